@@ -1,0 +1,33 @@
+"""NetVLAD for visual place recognition: cluster, train and test by command.
+
+    python main.py --mode=cluster     # visual words that initialise NetVLAD
+    python main.py --mode=train       # weakly supervised triplets
+    python main.py --mode=test        # Recall@N
+
+This file only reads the command line and calls the mode; `vpr/` holds the rest.
+"""
+
+import importlib
+import sys
+
+from vpr.errors import UserError
+from vpr.options import parse_options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one mode. Returns the exit code: 0, or 2 after a mistake the user can mend."""
+    try:
+        options = parse_options(arguments)
+        # Imported here, not above: torch and FAISS take seconds, `--help` must not.
+        importlib.import_module(f"vpr.{options.mode}").run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; a training run goes on with --mode=train --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

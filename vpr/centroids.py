@@ -1,0 +1,149 @@
+"""The vocabulary: k-means centres of local descriptors, in a file that says what made them."""
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from netvlad import NetVLAD
+from pittsburgh import read_places
+from vpr.encoder import normalization_of, weights_hash, weights_label
+from vpr.errors import UserError
+from vpr.files import replacing
+from vpr.flags import CLUSTER_FLAGS
+from vpr.model import PlaceModel
+from vpr.options import command_line
+from vpr.places import draw_toy_city, spec_path
+from vpr.progress import say
+
+ENDING = ".hdf5"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What centroids are made from. Two files with equal recipes hold centroids for the same model and photos.
+
+    Attributes:
+        weights_hash: of the trunk's values, so that a file and a name of the same weights are the same.
+        dataset: name of the training spec.
+        dataset_hash: of the names and positions in it.
+        image_size: `H W` in pixels that photos were resized to, or `own`.
+    """
+
+    arch: str
+    weights: str
+    weights_hash: str
+    normalization: str
+    num_clusters: int
+    dataset: str
+    dataset_hash: str
+    image_size: str
+    seed: int
+
+
+# What has to agree, and the flag that the message names. Names of weights may differ where values agree.
+MODEL_FIELDS = {
+    "arch": "arch", "num_clusters": "num_clusters", "weights_hash": "weights", "normalization": "normalization",
+    "image_size": "imageSize",
+}  # fmt: skip
+DATASET_FIELDS = {"dataset": "dataset", "dataset_hash": "root"}
+
+
+def recipe_for(options: argparse.Namespace, model: PlaceModel, dataset: str, dataset_hash: str) -> Recipe:
+    """The recipe of centroids that `options` ask for."""
+    return Recipe(
+        arch=options.arch,
+        weights=weights_label(options.arch, options.weights),
+        weights_hash=weights_hash(model.encoder),
+        normalization=normalization_of(options.arch, options.weights, options.normalization)[0],
+        num_clusters=options.num_clusters,
+        dataset=dataset,
+        dataset_hash=dataset_hash,
+        image_size=" ".join(map(str, options.imageSize)) if options.imageSize else "own",
+        seed=options.seed,
+    )
+
+
+def centroids_path(options: argparse.Namespace, recipe: Recipe) -> Path:
+    """Where centroids of a recipe lie: --dataPath itself if that names a file, else a name that tells them apart."""
+    if _names_a_file(options):
+        return Path(options.dataPath)
+    weights = f"{recipe.weights}-{recipe.weights_hash[:6]}"
+    photos = f"{recipe.dataset}-{recipe.dataset_hash[:6]}-{recipe.image_size.replace(' ', 'x')}"
+    return Path(options.dataPath) / f"{recipe.arch}_{weights}_{recipe.num_clusters}_{photos}{ENDING}"
+
+
+def write_centroids(path: Path, recipe: Recipe, centroids: np.ndarray, descriptors: np.ndarray) -> None:
+    """Write centroids [K, D], the descriptors [N, D] they were made from, and their recipe as attributes."""
+    import h5py
+
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset("centroids", data=centroids)
+        file.create_dataset("descriptors", data=descriptors)
+        file.attrs.update(asdict(recipe))
+
+
+def read_centroids(path: Path, wanted: Recipe, any_dataset: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Read centroids [K, D] and descriptors [N, D] that were made by `wanted`.
+
+    Args:
+        any_dataset: accept centroids of other photos: the user named this very file.
+
+    Raises:
+        UserError: the file is damaged, or made for something else.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            found = dict(file.attrs)
+            centroids, descriptors = file["centroids"][:], file["descriptors"][:]
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as centroids ({error}): run --mode=cluster again") from error
+    fields = MODEL_FIELDS if any_dataset else {**MODEL_FIELDS, **DATASET_FIELDS}
+    for name, flag in fields.items():
+        value = getattr(wanted, name)
+        if str(found.get(name)) != str(value):
+            raise UserError(
+                f"{path} was made with {name}={found.get(name)}, wanted {name}={value}: "
+                f"change --{flag}, or run --mode=cluster with the same flags"
+            )
+    return centroids, descriptors
+
+
+def start_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
+    """Start NetVLAD from the training set's centroids; other poolings have nothing to start.
+
+    Returns:
+        the centroids file's name, or 'none'.
+
+    Raises:
+        UserError: the centroids are missing or made for something else.
+    """
+    if not isinstance(model.pool, NetVLAD):
+        return "none"
+    wanted = recipe_for(options, model, *_training_set(options))
+    path = centroids_path(options, wanted)
+    if not path.is_file():
+        command = command_line(options, "cluster", CLUSTER_FLAGS)
+        raise UserError(f"no centroids at {path}: make them with   {command}")
+    centroids, descriptors = read_centroids(path, wanted, any_dataset=_names_a_file(options))
+    alpha = model.pool.init_params(torch.from_numpy(centroids), torch.from_numpy(descriptors))
+    say(f"centroids: {path}, alpha {alpha:.2f}")
+    return path.name
+
+
+def _names_a_file(options: argparse.Namespace) -> bool:
+    return options.dataPath.endswith(ENDING)
+
+
+def _training_set(options: argparse.Namespace) -> tuple[str, str]:
+    """Name and hash of the training spec; unknown where the user named a centroids file of other photos."""
+    path = spec_path(options, "train")
+    if _names_a_file(options) and not path.is_file():
+        return path.stem, "unknown"
+    if options.dataset == "toy":
+        draw_toy_city(Path(options.root))
+    return path.stem, read_places(path).fingerprint()

@@ -1,0 +1,92 @@
+"""--mode=cluster: k-means of local descriptors from training photos, the vocabulary NetVLAD starts from."""
+
+import argparse
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vpr.centroids import centroids_path, recipe_for, write_centroids
+from vpr.errors import UserError
+from vpr.images import in_batches, photo_batches
+from vpr.model import PlaceModel, build_model, choose_device, device_line
+from vpr.places import PlacePhotos, load_places
+from vpr.progress import Progress, say
+
+PHOTOS = 500
+DESCRIPTORS_PER_PHOTO = 100
+ITERATIONS = 100
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the centroids file that train and test look for."""
+    if options.pooling != "netvlad":
+        raise UserError(f"--pooling={options.pooling} has no clusters: train and test it without --mode=cluster")
+    device = choose_device(options)
+    say(device_line(device))
+    photos = load_places(options, "train")
+    model = build_model(options).to(device)
+    recipe = recipe_for(options, model, photos.places.name, photos.places.fingerprint())
+    descriptors = sample_local_descriptors(model, photos, options, device)
+    centroids = cluster(descriptors, options.num_clusters, options.seed)
+    path = centroids_path(options, recipe)
+    write_centroids(path, recipe, centroids, descriptors)
+    say(f"wrote {path}: {len(centroids)} centroids of {len(descriptors)} descriptors")
+
+
+@torch.no_grad()
+def sample_local_descriptors(
+    model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
+) -> np.ndarray:
+    """L2-normalised local descriptors of random places in random training database photos, float32 [N, D].
+
+    Raises:
+        UserError: there are fewer than there shall be clusters.
+    """
+    files = photos.database_files
+    chosen = np.random.default_rng(options.seed).permutation(len(files))[:PHOTOS]
+    if len(chosen) < PHOTOS:
+        say(f"{photos.places.name} has only {len(chosen)} database photos, not {PHOTOS}: taking all")
+    model.eval()
+    samples, batches = [], in_batches(len(chosen), options.cacheBatchSize)
+    loaded = photo_batches([files[index] for index in chosen], options.imageSize, batches, options.threads)
+    with Progress("local descriptors", len(chosen)) as progress:
+        for indices, batch in zip(batches, loaded, strict=True):
+            for places, pixels in batch:
+                features = model.local_descriptors(pixels.to(device, non_blocking=True)).float().cpu()
+                for place, feature in zip(places.tolist(), features, strict=True):
+                    samples.append(sample_places(feature, seed=[options.seed, int(chosen[indices[place]])]))
+            progress.advance(len(indices))
+    descriptors = np.concatenate(samples) if samples else np.empty((0, 1), np.float32)
+    if len(descriptors) < options.num_clusters:
+        raise UserError(
+            f"{len(chosen)} photos gave {len(descriptors)} local descriptors, {options.num_clusters} clusters need at "
+            "least as many: add photos or lower --num_clusters"
+        )
+    if len(descriptors) < DESCRIPTORS_PER_PHOTO * len(chosen):
+        say(f"photos have fewer than {DESCRIPTORS_PER_PHOTO} places: {len(descriptors)} descriptors in all")
+    return descriptors
+
+
+def sample_places(feature: torch.Tensor, seed: list[int]) -> np.ndarray:
+    """Up to 100 random places of a map [D, h, w], L2-normalised: [n, D]. The seed is the photo's own."""
+    places = feature.flatten(1).T  # [h * w, D]
+    chosen = np.random.default_rng(seed).permutation(len(places))[:DESCRIPTORS_PER_PHOTO]
+    return F.normalize(places[torch.from_numpy(chosen)], dim=1).numpy()
+
+
+def cluster(descriptors: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+    """FAISS k-means on all descriptors [N, D]: centroids [num_clusters, D]."""
+    kmeans = faiss.Kmeans(
+        descriptors.shape[1],
+        num_clusters,
+        niter=ITERATIONS,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(descriptors),  # FAISS would quietly take 256 per centroid
+    )
+    with Progress("k-means", ITERATIONS, "iterations") as progress:
+        kmeans.train(descriptors)
+        progress.advance(ITERATIONS)
+    return kmeans.centroids.reshape(num_clusters, -1)

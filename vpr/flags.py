@@ -1,0 +1,155 @@
+"""Every flag of `main.py` with its default, unit and help line, grouped by the mode that reads it."""
+
+import argparse
+import os
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from vpr.errors import UserError
+
+# The paper's VGG16 is Oxford's network, which torchvision calls IMAGENET1K_FEATURES.
+DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
+# The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
+DEFAULT_LEARNING_RATE, DEFAULT_LEARNING_RATE_PITTS250K = 1e-3, 1e-4
+
+# A run stores these and a resumed one gets them back. The first group is the model itself.
+MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "pooling", "num_clusters", "vladv2")
+TRAINING_FLAGS = (
+    "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
+    "weightDecay", "momentum", "margin", "nNeg", "nNegSample",
+)  # fmt: skip
+# The flags that decide what a centroids file is made from.
+CLUSTER_FLAGS = (
+    "arch", "num_clusters", "weights", "fromscratch", "normalization", "dataset", "root", "imageSize",
+    "seed", "dataPath", "device", "nocuda",
+)  # fmt: skip
+
+
+def whole_number(at_least: int):
+    """An argparse type: a whole number that is not below `at_least`."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < at_least:
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least {at_least}")
+        return int(text)
+
+    return convert
+
+
+def quantity(text: str) -> float:
+    """An argparse type: a finite number that is not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a finite number of at least 0")
+    return value
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: its name, default, help line, and what argparse needs to read it."""
+
+    name: str
+    default: Any
+    help: str
+    reading: dict = field(default_factory=dict)
+
+
+ON = {"action": "store_true"}
+COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"type": quantity}
+
+FLAGS: dict[str, list[Flag]] = {
+    "all modes": [
+        Flag("mode", None, "what to do", {"choices": ("cluster", "train", "test")}),
+        Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use",
+             {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy")}),
+        Flag("root", None, "folder with datasets/*.mat and the photos (default: the project root; "
+             "toy: toy_city in it)", {"metavar": "DIR"}),
+        Flag("imageSize", None, "resize every photo to this height and width in pixels "
+             "(default: the photo's own size)", {"nargs": 2, "type": whole_number(1), "metavar": ("H", "W")}),
+        Flag("cacheBatchSize", 24, "photos described at once", COUNT),
+        Flag("threads", min(8, os.cpu_count() or 1), "worker processes that decode photos; 0: none", WHOLE),
+        Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
+        Flag("nocuda", False, "use the CPU even if there is a GPU", ON),
+        Flag("nGPU", 1, "GPUs to use", COUNT),
+        Flag("seed", 123, "seed of every random choice", WHOLE),
+        Flag("dataPath", "centroids", "folder of centroid files that cluster writes; train and test also "
+             "take one file, whatever photos it was made from"),
+        Flag("runsPath", "runs", "folder under which each training makes its run"),
+        Flag("savePath", "checkpoints", "folder of the checkpoints inside a run"),
+        Flag("cachePath", None, "accepted for compatibility; nothing is cached on disk"),
+    ],
+    "model": [
+        Flag("arch", "vgg16", "backbone", {"choices": ("vgg16", "alexnet")}),
+        Flag("weights", None, "pretrained weights of the backbone: a torchvision name (DEFAULT, "
+             "IMAGENET1K_V1, for vgg16 also IMAGENET1K_FEATURES), a .pth file, or none (default: vgg16 "
+             "IMAGENET1K_FEATURES, the paper's; alexnet IMAGENET1K_V1)"),
+        Flag("normalization", None, "what a weights FILE expects of its input (default: torchvision)",
+             {"choices": ("torchvision", "caffe", "features", "unit")}),
+        Flag("fromscratch", False, "random weights, all layers trained; the same as --weights=none", ON),
+        Flag("pooling", "netvlad", "how local descriptors become one", {"choices": ("netvlad", "max", "avg")}),
+        Flag("num_clusters", 64, "clusters of NetVLAD (visual words)", {"type": whole_number(2)}),
+        Flag("vladv2", False, "NetVLAD version 2: assignment by squared distance, with a bias", ON),
+    ],
+    "train": [
+        Flag("nEpochs", 30, "last epoch", COUNT),
+        Flag("start-epoch", 0, "epochs counted as done at the start", WHOLE),
+        Flag("batchSize", 4, "tuples in a step: a query, its positive and its negatives each", COUNT),
+        Flag("cacheRefreshRate", 1000, "queries after which all descriptors are computed anew; doubles at "
+             "each drop of the learning rate; 0: once an epoch", WHOLE),
+        Flag("optim", "SGD", "optimiser", {"choices": ("SGD", "ADAM")}),
+        Flag("lr", None, "learning rate (default: 0.001; pitts250k 0.0001)", NUMBER),
+        Flag("lrStep", 5, "epochs between drops of the learning rate", COUNT),
+        Flag("lrGamma", 0.5, "factor of each drop", NUMBER),
+        Flag("weightDecay", 0.001, "weight decay", NUMBER),
+        Flag("momentum", 0.9, "momentum of SGD", NUMBER),
+        Flag("margin", 0.1, "margin of the triplet loss, in squared descriptor distance", NUMBER),
+        Flag("nNeg", 10, "hard negatives in a tuple, at most", COUNT),
+        Flag("nNegSample", 1000, "random negatives among which the hard ones are sought", COUNT),
+        Flag("evalEvery", 1, "epochs between validations", COUNT),
+        Flag("patience", 10, "epochs without a better validation after which training stops; 0: never", WHOLE),
+    ],
+    "train and test": [
+        Flag("resume", None, "go on with (train) or use (test) a run; without DIR the newest under --runsPath",
+             {"nargs": "?", "const": "newest", "metavar": "DIR"}),
+        Flag("ckpt", None, "which model of the run (default: train latest, test best)",
+             {"choices": ("latest", "best")}),
+        Flag("recallValues", [1, 5, 10, 20], "the N of Recall@N", {"nargs": "+", "type": whole_number(1),
+                                                                   "metavar": "N"}),
+    ],
+    "test": [
+        Flag("split", "val", "which part of the dataset",
+             {"choices": ("train", "val", "test", "train250k", "val250k", "test250k")}),
+    ],
+}  # fmt: skip
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a bad command line as one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def build_parser(typed_only: bool = False) -> argparse.ArgumentParser:
+    """The parser of all flags. With `typed_only` its result holds no defaults."""
+    parser = OneLineParser(
+        prog="main.py",
+        description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
+        allow_abbrev=False,
+    )
+    for title, flags in FLAGS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            default = argparse.SUPPRESS if typed_only else flag.default
+            group.add_argument(f"--{flag.name}", default=default, help=_help_line(flag), **flag.reading)
+    return parser
+
+
+def _help_line(flag: Flag) -> str:
+    if flag.default is None or flag.default is False:
+        return flag.help
+    shown = " ".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default
+    return f"{flag.help} (default: {shown})"

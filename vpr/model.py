@@ -1,0 +1,135 @@
+"""The model: photos [B, 3, H, W] as bytes -> trunk -> pooling -> descriptors of length 1."""
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from netvlad import NetVLAD
+from vpr.encoder import (
+    TRUNKS,
+    Normalization,
+    build_encoder,
+    initialize_randomly,
+    load_pretrained,
+    normalization_of,
+    weights_label,
+)
+from vpr.errors import UserError
+
+
+class GlobalPooling(nn.Module):
+    """Maximum or mean over all places, L2-normalised: the paper's f_max baseline and its average kin."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, D, H, W] -> [B, D]."""
+        pooled = features.amax(dim=(2, 3)) if self.kind == "max" else features.mean(dim=(2, 3))
+        return F.normalize(pooled, dim=1)
+
+
+class PlaceModel(nn.Module):
+    """Describes photos.
+
+    Attributes:
+        encoder: the trunk; [B, 3, H, W] -> [B, D, h, w].
+        pool: NetVLAD or a global pooling; [B, D, h, w] -> [B, descriptor_dim].
+        first_trained: layers of the trunk below this one are frozen.
+        descriptor_dim: length of a descriptor.
+    """
+
+    def __init__(self, arch: str, pool: nn.Module, descriptor_dim: int, normalization: Normalization, frozen: bool):
+        super().__init__()
+        self.smallest_side = TRUNKS[arch].smallest_side
+        self.encoder = build_encoder(arch)
+        self.pool = pool
+        self.descriptor_dim = descriptor_dim
+        self.first_trained = TRUNKS[arch].first_trained if frozen else 0
+        for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        for layer in self.encoder[: self.first_trained]:
+            layer.requires_grad_(False)
+
+    def local_descriptors(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W] -> the trunk's output [B, D, h, w].
+
+        Raises:
+            UserError: the photos are too small to leave a single local descriptor.
+        """
+        height, width = photos.shape[2:]
+        if min(height, width) < self.smallest_side:
+            raise UserError(
+                f"a photo is {width}x{height} pixels, the backbone needs at least {self.smallest_side} each way: "
+                "leave it out or give a larger --imageSize"
+            )
+        features = (photos.float() - self.mean) / self.std
+        # The frozen part needs no graph: that saves most of the memory of a training step.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.first_trained == 0):
+            features = self.encoder[: self.first_trained](features)
+        return self.encoder[self.first_trained :](features)
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W] -> descriptors [B, descriptor_dim] of length 1."""
+        return self.pool(self.local_descriptors(photos))
+
+
+def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceModel:
+    """The model that the flags describe.
+
+    Args:
+        pretrained: fill in the backbone's weights; False where a checkpoint follows.
+
+    Raises:
+        UserError: the weights are unknown, missing or do not fit.
+    """
+    dim = TRUNKS[options.arch].dim
+    if options.pooling == "netvlad":
+        pool, descriptor_dim = NetVLAD(options.num_clusters, dim, options.vladv2), options.num_clusters * dim
+    else:
+        pool, descriptor_dim = GlobalPooling(options.pooling), dim
+    _, normalization = normalization_of(options.arch, options.weights, options.normalization)
+    model = PlaceModel(options.arch, pool, descriptor_dim, normalization, frozen=not options.fromscratch)
+    if not pretrained:
+        return model
+    if options.fromscratch:
+        initialize_randomly(model.encoder, options.seed)
+    else:
+        load_pretrained(model.encoder, options.arch, options.weights)
+    return model
+
+
+def describe_model(options: argparse.Namespace, model: PlaceModel) -> str:
+    """Backbone and weights, pooling, dimension: what every recall is labelled with."""
+    name, _ = normalization_of(options.arch, options.weights, options.normalization)
+    kind = options.pooling
+    if kind == "netvlad":
+        kind = f"NetVLAD{' v2' if options.vladv2 else ''} with {options.num_clusters} clusters"
+    weights = weights_label(options.arch, options.weights)
+    return f"{options.arch} ({weights}, {name} input), {kind}, {model.descriptor_dim}-D"
+
+
+def choose_device(options: argparse.Namespace) -> torch.device:
+    """The device that --device means.
+
+    Raises:
+        UserError: it is unknown or not there.
+    """
+    if options.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(options.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device={options.device} cannot be used here ({error}): try --device=cpu") from error
+    return device
+
+
+def device_line(device: torch.device) -> str:
+    """What was taken, for the console."""
+    if device.type == "cuda":
+        return f"device: {device} ({torch.cuda.get_device_name(device)})"
+    return f"device: {device} ({torch.get_num_threads()} threads)"

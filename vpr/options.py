@@ -1,0 +1,131 @@
+"""The options of a call: defaults, then the flags of a stored run, then what the user typed.
+
+Nothing changes them after `parse_options`. A typed flag that contradicts a stored model is an error.
+"""
+
+import argparse
+from pathlib import Path
+
+from vpr.errors import UserError
+from vpr.flags import (
+    DEFAULT_LEARNING_RATE,
+    DEFAULT_LEARNING_RATE_PITTS250K,
+    DEFAULT_WEIGHTS,
+    MODEL_FLAGS,
+    TRAINING_FLAGS,
+    build_parser,
+)
+from vpr.runs import FLAGS_FILE, newest_run, read_flags
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+NOT_FLAGS = ("given", "run")
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Besides the flags the result has `given` (dict: the flags the user typed) and `run` (Path of the
+    resumed run, or None).
+
+    Raises:
+        UserError: a flag is unknown, has a bad value, or contradicts another one or the stored run.
+    """
+    defaults = vars(build_parser().parse_args(arguments))
+    given = _settle_weights(vars(build_parser(typed_only=True).parse_args(arguments)))
+    if defaults["mode"] is None:
+        raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
+    run, stored = _stored_run(defaults, given)
+    if run is not None:
+        _refuse_contradictions(given, stored, run)
+    return argparse.Namespace(**_fill_in({**defaults, **stored, **given}), given=given, run=run)
+
+
+def flags_of(options: argparse.Namespace) -> dict:
+    """The flags alone, as JSON can hold them: what a run stores."""
+    return {name: value for name, value in vars(options).items() if name not in NOT_FLAGS}
+
+
+def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
+    """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
+    defaults = _fill_in(vars(build_parser().parse_args(["--arch", options.arch, "--dataset", options.dataset])))
+    words = [f"python main.py --mode={mode}"]
+    for name in flags:
+        value = getattr(options, name)
+        if value == defaults[name] and name != "arch":
+            continue
+        if value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, list):
+            words.append(f"--{name} " + " ".join(map(str, value)))
+        elif not (name == "weights" and options.fromscratch):
+            words.append(f"--{name}={value}")
+    return " ".join(words)
+
+
+def _settle_weights(given: dict) -> dict:
+    """--fromscratch and --weights=none are the same wish."""
+    wants_none = given.get("weights", "none").lower() == "none"
+    if given.get("fromscratch") and not wants_none:
+        raise UserError(f"--fromscratch and --weights={given['weights']} contradict each other: give one")
+    if given.get("fromscratch") or ("weights" in given and wants_none):
+        return {**given, "fromscratch": True, "weights": "none"}
+    return given
+
+
+def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
+    """The run that --resume names and those of its flags that this mode takes over."""
+    if defaults["resume"] is None:
+        return None, {}
+    if defaults["mode"] == "cluster":
+        raise UserError("--mode=cluster always starts anew: drop --resume")
+    named = defaults["resume"]
+    run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
+    stored = read_flags(run)
+    kept = {*MODEL_FLAGS, *TRAINING_FLAGS, "root", "nEpochs", "evalEvery", "patience", "savePath"}
+    if defaults["mode"] == "test" and "dataset" in given and given["dataset"] != stored.get("dataset"):
+        kept -= {"root"}  # the run's photos are not those of the dataset that was asked for
+    return run, {name: value for name, value in stored.items() if name in kept}
+
+
+def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
+    """A test may look at other photos; a training may not change under way; a model never."""
+    training = given["mode"] == "train"
+    for name in MODEL_FLAGS + (TRAINING_FLAGS if training else ()):
+        if name in given and name in stored and given[name] != stored[name]:
+            raise UserError(
+                f"--{name}={given[name]} contradicts {run / FLAGS_FILE}, which has {name}={stored[name]}: "
+                f"drop --{name}, or work without --resume"
+            )
+    if training and "start_epoch" in given:
+        raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")
+
+
+def _fill_in(merged: dict) -> dict:
+    """Settle the defaults that depend on other flags, and refuse flags that cannot go together."""
+    filled = dict(merged)
+    toy = filled["dataset"] == "toy"
+    filled["root"] = filled["root"] or str(PROJECT_ROOT / "toy_city" if toy else PROJECT_ROOT)
+    filled["weights"] = filled["weights"] or DEFAULT_WEIGHTS[filled["arch"]]
+    filled["fromscratch"] = filled["weights"] == "none"
+    filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
+    if filled["lr"] is None:
+        large = filled["dataset"] == "pitts250k"
+        filled["lr"] = DEFAULT_LEARNING_RATE_PITTS250K if large else DEFAULT_LEARNING_RATE
+    if filled["nocuda"]:
+        if filled["device"] not in ("auto", "cpu"):
+            raise UserError(f"--nocuda and --device={filled['device']} contradict each other: give one")
+        filled["device"] = "cpu"
+    if filled["nGPU"] > 1:
+        raise UserError(f"--nGPU={filled['nGPU']}: a process uses one GPU and several are not supported; drop --nGPU")
+    if filled["normalization"] is not None and not (filled["fromscratch"] or is_file(filled["weights"])):
+        raise UserError(
+            f"--normalization={filled['normalization']} goes with --weights FILE or --fromscratch: "
+            f"{filled['weights']} brings its own; drop --normalization"
+        )
+    filled["recallValues"] = sorted(set(filled["recallValues"]))
+    return filled
+
+
+def is_file(weights: str) -> bool:
+    """Whether a --weights value names a file rather than a torchvision entry or none."""
+    return Path(weights).suffix in (".pth", ".pt", ".tar") or "/" in weights or Path(weights).is_file()

@@ -1,0 +1,112 @@
+"""Stage 1, places: which spec belongs to a dataset's split, and where its photos lie."""
+
+import argparse
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from pittsburgh import Places, read_places
+from vpr.errors import UserError
+
+_PITTS30K = {split: f"pitts30k_{split}" for split in ("train", "val", "test")}
+_PITTS250K = {split: f"pitts250k_{split}" for split in ("train", "val", "test")}
+_ALL_PITTS250K = {f"{split}250k": spec for split, spec in _PITTS250K.items()}
+
+# Which spec in datasets/ a dataset's split is. Tokyo 24/7 is a test set; its training set is TokyoTM.
+SPECS = {
+    "pittsburgh": {**_PITTS30K, **_ALL_PITTS250K},
+    "pitts250k": {**_PITTS250K, **_ALL_PITTS250K},
+    "tokyo247": {"train": "tokyoTM_train", "val": "tokyoTM_val", "test": "tokyo247"},
+    "tokyotm": {"train": "tokyoTM_train", "val": "tokyoTM_val"},
+    "toy": {split: f"toy_{split}" for split in ("train", "val", "test")},
+}
+# Pittsburgh's own folders, then those of the MATLAB release; in TokyoTM queries lie among the database.
+DATABASE_FOLDERS = ("", "images")
+QUERY_FOLDERS = ("queries_real", "queries", "query", "", "images")
+
+
+@dataclass(frozen=True)
+class PlacePhotos:
+    """A split and its photo files, in the spec's order."""
+
+    places: Places
+    split: str
+    database_files: list[Path]
+    query_files: list[Path]
+
+
+def spec_path(options: argparse.Namespace, split: str) -> Path:
+    """The .mat file of a split of `--dataset`.
+
+    Raises:
+        UserError: the dataset has no such split.
+    """
+    specs = SPECS[options.dataset]
+    if split not in specs:
+        raise UserError(f"--dataset={options.dataset} has no split {split}: choose from {', '.join(specs)}")
+    return Path(options.root) / "datasets" / f"{specs[split]}.mat"
+
+
+def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
+    """Read a split's spec, find its photos and check that they are all there.
+
+    Raises:
+        UserError: the spec or photos are missing, or the spec is not usable.
+    """
+    if options.dataset == "toy":
+        draw_toy_city(Path(options.root))
+    places = read_places(spec_path(options, split))
+    root = Path(options.root)
+    database = _first_folder_with(root, DATABASE_FOLDERS, places.database_names)
+    queries = _first_folder_with(root, QUERY_FOLDERS, places.query_names)
+    photos = PlacePhotos(
+        places,
+        split,
+        [database / name for name in places.database_names],
+        [queries / name for name in places.query_names],
+    )
+    _check_files_exist(photos.database_files + photos.query_files, places.name, root)
+    return photos
+
+
+def require_queries(photos: PlacePhotos) -> None:
+    """Raises UserError where a split without queries is to be trained on or tested."""
+    if not photos.query_files:
+        raise UserError(f"{photos.places.name} has no queries: nothing can be looked up; use a spec that lists some")
+    if not photos.database_files:
+        raise UserError(f"{photos.places.name} has no database photos: there is nothing to find; get the spec again")
+
+
+def draw_toy_city(root: Path) -> None:
+    """Draw the toy city into `root` unless it is there already."""
+    from vpr import toycity
+    from vpr.progress import say, track
+
+    if toycity.is_current(root, toycity.SEED):
+        return
+    say(f"drawing the toy city into {root} (once)")
+    toycity.make_toy_city(root, progress=lambda items, total, description: track(items, description, total))
+
+
+def _first_folder_with(root: Path, folders: tuple[str, ...], names: list[str]) -> Path:
+    """The first of `folders` that has the first of `names`; the usual one where none has."""
+    for folder in folders:
+        if names and (root / folder / names[0]).is_file():
+            return root / folder
+    return root / folders[0]
+
+
+def _check_files_exist(files: list[Path], spec: str, root: Path) -> None:
+    # One listing per folder instead of one look-up per file: 250,000 photos on a network disk.
+    names_in = defaultdict(set)
+    for folder in {file.parent for file in files}:
+        if folder.is_dir():
+            names_in[folder] = set(os.listdir(folder))
+    missing = [file for file in files if file.name not in names_in[file.parent]]
+    if missing:
+        first = ", ".join(str(file) for file in missing[:5])
+        raise UserError(
+            f"{len(missing)} of the {len(files)} photos of {spec} are missing under {root}, first {first}: "
+            "put them there or name the right folder with --root"
+        )

@@ -1,0 +1,141 @@
+"""What a training is made of between two steps, and how it goes into a checkpoint and comes back."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vpr.errors import UserError
+from vpr.flags import MODEL_FLAGS
+from vpr.mining import NO_PHOTO
+from vpr.model import PlaceModel, build_model
+from vpr.runs import load_checkpoint
+
+# The paper selects by R@5; ties go to R@1, then R@10.
+SELECTED_BY = (5, 1, 10)
+
+
+@dataclass
+class Position:
+    """How far a training has come.
+
+    Attributes:
+        epoch: the epoch under way, from 1.
+        blocks_done: blocks of queries of that epoch that are trained; descriptors are refreshed between.
+        steps: optimiser steps so far.
+        loss_sum, tuples, violating, batches: of the epoch under way, for its line on the console.
+        best: recalls by SELECTED_BY of the best validation so far; empty before the first.
+        best_epoch: its epoch.
+        epochs_without_gain: since then.
+    """
+
+    epoch: int = 1
+    blocks_done: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    tuples: int = 0
+    violating: int = 0
+    batches: int = 0
+    best: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    epochs_without_gain: int = 0
+
+    def start_next_epoch(self) -> None:
+        """Move to the first block of the next epoch."""
+        self.epoch, self.blocks_done = self.epoch + 1, 0
+        self.loss_sum, self.tuples, self.violating, self.batches = 0.0, 0, 0, 0
+
+
+@dataclass
+class TrainingState:
+    """Model, optimiser, remembered hard negatives [M, nNeg] and position: all that a resumed run needs.
+
+    Random choices are drawn from (seed, epoch, query) and need no state; torch's own generators are
+    kept for layers that may draw.
+    """
+
+    model: PlaceModel
+    optimizer: torch.optim.Optimizer
+    remembered: np.ndarray
+    position: Position
+
+    def checkpoint(self, options: argparse.Namespace) -> dict:
+        """The state as tensors, numbers and text, which a safe load accepts."""
+        return {
+            "flags": model_flags(options),
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "remembered": torch.from_numpy(self.remembered),
+            "position": vars(self.position),
+            "random_state": torch.get_rng_state(),
+            "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+
+def model_flags(options: argparse.Namespace) -> dict:
+    """The flags that say what the model is."""
+    return {name: getattr(options, name) for name in MODEL_FLAGS}
+
+
+def build_optimizer(model: PlaceModel, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """The optimiser of the layers that are trained."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if options.optim == "ADAM":
+        return torch.optim.Adam(trained, lr=options.lr, weight_decay=options.weightDecay)
+    return torch.optim.SGD(trained, lr=options.lr, momentum=options.momentum, weight_decay=options.weightDecay)
+
+
+def new_state(model: PlaceModel, options: argparse.Namespace, query_count: int, device: torch.device) -> TrainingState:
+    """The state before the first step."""
+    model = model.to(device)
+    remembered = np.full((query_count, options.nNeg), NO_PHOTO, np.int64)
+    return TrainingState(model, build_optimizer(model, options), remembered, Position(epoch=options.start_epoch + 1))
+
+
+def load_model(options: argparse.Namespace, run: Path, which: str) -> tuple[PlaceModel, int]:
+    """The model of a run's `best` or `latest` checkpoint, and the epochs it was trained for.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, foreign, or of another model than the run's flags.
+    """
+    checkpoint = load_checkpoint(run, options.savePath, which)
+    return _fill_model(checkpoint, options, run), checkpoint["position"]["epoch"] - 1
+
+
+def load_state(options: argparse.Namespace, query_count: int, device: torch.device) -> TrainingState:
+    """The state of the resumed run's checkpoint.
+
+    Raises:
+        UserError: as `load_model`, or the checkpoint belongs to other training photos.
+    """
+    checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
+    remembered = checkpoint["remembered"].numpy()
+    if len(remembered) != query_count:
+        raise UserError(
+            f"{options.run} was trained on {len(remembered)} queries, found {query_count}: name its photos with --root"
+        )
+    model = _fill_model(checkpoint, options, options.run).to(device)
+    optimizer = build_optimizer(model, options)
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    torch.set_rng_state(checkpoint["random_state"])
+    if len(checkpoint["cuda_random_states"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(checkpoint["cuda_random_states"])
+    return TrainingState(model, optimizer, remembered, Position(**checkpoint["position"]))
+
+
+def _fill_model(checkpoint: dict, options: argparse.Namespace, run: Path) -> PlaceModel:
+    for name, value in model_flags(options).items():
+        stored = checkpoint["flags"].get(name)
+        if stored != value:
+            raise UserError(
+                f"the checkpoint in {run} has {name}={stored}, its flags say {name}={value}: "
+                "one of the two files was replaced; restore it"
+            )
+    model = build_model(options, pretrained=False)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"the checkpoint in {run} does not fit its model: {error}") from error
+    return model
