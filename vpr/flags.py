@@ -122,6 +122,7 @@ FLAGS: dict[str, list[Flag]] = {
     "test": [
         Flag("split", "val", "which part of the dataset",
              {"choices": ("train", "val", "test", "train250k", "val250k", "test250k")}),
+        Flag("panels", 10, "queries to draw with what was found for them; 0: none", WHOLE),
     ],
 }  # fmt: skip
 

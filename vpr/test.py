@@ -5,12 +5,14 @@ import datetime
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vpr.centroids import start_pooling
 from vpr.descriptors import describe_files, describe_sizes
 from vpr.files import read_json, write_json
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
+from vpr.panels import SHOWN, draw_panels
 from vpr.places import PlacePhotos, load_places, require_queries
 from vpr.progress import say
 from vpr.recall import recall_at, recall_line
@@ -44,6 +46,14 @@ class Evaluation:
         )
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What was found for each query, int64 [M, count] nearest first, and what would have been right."""
+
+    found: np.ndarray
+    positives: list[np.ndarray]
+
+
 def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
     photos = load_places(options, options.split)
@@ -56,9 +66,14 @@ def run(options: argparse.Namespace) -> None:
     else:
         model = build_model(options)
         source = {"run": None, "centroids": start_pooling(model, options)}
-    evaluation = evaluate(model.to(device), photos, options.recallValues, options, device)
+    evaluation, answers = evaluate(model.to(device), photos, options.recallValues, options, device)
     folder = options.run or Path(options.runsPath)
     record(folder / RESULTS_FILE, evaluation, source)
+    if options.panels:
+        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        pictures = folder / f"test_{options.split}_{stamp}" / "panels.jpg"
+        draw_panels(pictures, photos, answers.found, answers.positives, options.panels)
+        say(f"wrote {pictures}")
     say(evaluation.lines())
 
 
@@ -68,14 +83,14 @@ def evaluate(
     recall_values: list[int],
     options: argparse.Namespace,
     device: torch.device,
-) -> Evaluation:
+) -> tuple[Evaluation, Answers]:
     """Recall@N of a model on a split, for each N of `recall_values`."""
     places = photos.places
     database, sizes = describe_files(model, photos.database_files, options, device, f"{photos.split} database")
     queries, query_sizes = describe_files(model, photos.query_files, options, device, f"{photos.split} queries")
-    found = search_places(database, queries, max(recall_values), places)
+    found = search_places(database, queries, max(*recall_values, SHOWN), places)
     positives = places.positives()
-    return Evaluation(
+    evaluation = Evaluation(
         recalls=recall_at(found, positives, recall_values),
         split=photos.split,
         spec=places.name,
@@ -86,6 +101,7 @@ def evaluate(
         descriptor_dim=model.descriptor_dim,
         image_size=describe_sizes(sizes | query_sizes, resized=options.imageSize is not None),
     )
+    return evaluation, Answers(found, positives)
 
 
 def record(path: Path, evaluation: Evaluation, source: dict) -> None:

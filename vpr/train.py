@@ -219,7 +219,7 @@ def _validate(
     """Measure the validation split and say whether it is the best so far."""
     position = state.position
     recall_values = sorted({*options.recallValues, *SELECTED_BY})
-    evaluation = evaluate(state.model, validation, recall_values, options, device)
+    evaluation, _ = evaluate(state.model, validation, recall_values, options, device)
     for n, recall in evaluation.recalls.items():
         board.add_scalar(f"validation/recall_at_{n}", recall, position.epoch)
     score = [evaluation.recalls[n] for n in SELECTED_BY]
@@ -252,6 +252,6 @@ def _test_best(options: argparse.Namespace, run_folder: Path, device: torch.devi
     if not has_test:
         say("no test spec: the best model is measured on val")
     model, epochs = load_model(options, run_folder, "best")
-    evaluation = evaluate(model.to(device), load_places(options, split), options.recallValues, options, device)
+    evaluation, _ = evaluate(model.to(device), load_places(options, split), options.recallValues, options, device)
     record(run_folder / RESULTS_FILE, evaluation, {"run": run_folder.name, "checkpoint": "best", "epochs": epochs})
     say(f"best model (after epoch {epochs}): {evaluation.lines()}")
