@@ -18,10 +18,9 @@ TRAINING_FLAGS = (
     "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
     "weightDecay", "momentum", "margin", "nNeg", "nNegSample",
 )  # fmt: skip
-# The flags that decide what a centroids file is made from.
+# Besides --arch and --dataset, the flags that decide what a centroids file is made from.
 CLUSTER_FLAGS = (
-    "arch", "num_clusters", "weights", "fromscratch", "normalization", "dataset", "root", "imageSize",
-    "seed", "dataPath", "device", "nocuda",
+    "num_clusters", "weights", "fromscratch", "normalization", "root", "imageSize", "seed", "dataPath", "device",
 )  # fmt: skip
 
 

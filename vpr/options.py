@@ -4,6 +4,7 @@ Nothing changes them after `parse_options`. A typed flag that contradicts a stor
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from vpr.errors import UserError
@@ -47,18 +48,21 @@ def flags_of(options: argparse.Namespace) -> dict:
 
 def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
     """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
-    defaults = _fill_in(vars(build_parser().parse_args(["--arch", options.arch, "--dataset", options.dataset])))
-    words = [f"python main.py --mode={mode}"]
+    words = [f"python main.py --mode={mode}", f"--arch={options.arch}"]
+    if options.dataset != build_parser().get_default("dataset"):
+        words.append(f"--dataset={options.dataset}")
+    # Other defaults follow from these two.
+    defaults = _fill_in(vars(build_parser().parse_args([f"--arch={options.arch}", f"--dataset={options.dataset}"])))
     for name in flags:
         value = getattr(options, name)
-        if value == defaults[name] and name != "arch":
+        if value == defaults[name] or (name == "weights" and options.fromscratch):
             continue
         if value is True:
             words.append(f"--{name}")
         elif isinstance(value, list):
             words.append(f"--{name} " + " ".join(map(str, value)))
-        elif not (name == "weights" and options.fromscratch):
-            words.append(f"--{name}={value}")
+        else:
+            words.append(f"--{name}={shlex.quote(str(value))}")
     return " ".join(words)
 
 

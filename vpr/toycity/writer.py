@@ -1,6 +1,7 @@
 """Writes the toy city in Pittsburgh's layout: JPEGs, query JPEGs and one dbStruct `.mat` per split."""
 
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ from vpr.toycity.streets import survey_stations
 from vpr.toycity.traffic import scatter_traffic
 from vpr.toycity.viewpoints import HEADINGS, draw_query_camera, survey_camera
 
-VERSION = 1  # raise when the pictures or the layout change, so that older cities are drawn anew
+VERSION = 2  # raise when the pictures or the layout change, so that older cities are drawn anew
 SEED = 2016
+PANORAMAS = 60
+# Many to learn from: they differ in light, weather and traffic, which is what training is to see through.
+QUERIES = {"train": 480, "val": 160, "test": 240}
 DESCRIPTION_FILE = "toy_city.json"
 ROLL_MARGIN = 6  # pixels drawn beyond the frame and cut off after the roll
 
@@ -40,18 +44,19 @@ def make_toy_city(
     seed: int = SEED,
     progress=None,
     *,
-    panoramas: int = 60,
-    queries: int = 160,
+    panoramas: int = PANORAMAS,
+    queries: int | None = None,
     size: tuple[int, int] = (160, 120),
     difficulty: Difficulty | None = None,
 ) -> None:
-    """Draw three quarters and their specs into `folder`, all or nothing.
+    """Draw three quarters and their specs into `folder`, all or nothing, on all processor cores.
 
     Args:
         folder: is created; an older toy city in it is replaced.
         seed: everything drawn follows from it.
         progress: called as progress(iterable, total=..., description=...), yields the iterable's items.
-        panoramas, queries: per quarter; a panorama has 8 photos.
+        panoramas: per quarter; a panorama has 8 photos.
+        queries: per quarter; None for QUERIES.
         size: of the pictures, pixels (width, height).
         difficulty: strength of the nuisances in the queries.
 
@@ -61,12 +66,13 @@ def make_toy_city(
     folder = Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION_FILE).is_file():
         raise UserError(f"{folder} holds files that are not a toy city: name an empty or new folder with --root")
+    counts = QUERIES if queries is None else dict.fromkeys(SPLITS, queries)
     work = folder.with_name(f"{folder.name}.drawing-{os.getpid()}")
     work.mkdir(parents=True)
     try:
-        steps = _draw_all(work, seed, panoramas, queries, size, difficulty or Difficulty())
-        total = len(SPLITS) * (panoramas * HEADINGS + queries)
-        for _ in progress(steps, total=total, description="drawing") if progress else steps:
+        steps = _draw_all(work, seed, panoramas, counts, size, difficulty or Difficulty())
+        total = len(SPLITS) * panoramas + sum(counts.values())
+        for _ in progress(steps, total=total, description="drawing places") if progress else steps:
             pass
         _put_in_place(work, folder)
     finally:
@@ -81,37 +87,84 @@ def _put_in_place(work: Path, folder: Path) -> None:
     work.rename(folder)
 
 
-def _draw_all(folder: Path, seed: int, panoramas: int, queries: int, size, difficulty: Difficulty) -> Iterator[None]:
-    """Draw picture after picture, yielding after each; specs and description follow the pictures."""
+def _draw_all(
+    folder: Path, seed: int, panoramas: int, counts: dict[str, int], size: tuple[int, int], difficulty: Difficulty
+) -> Iterator[None]:
+    """Draw panorama after panorama and query after query, yielding after each; specs follow the pictures."""
     (folder / "datasets").mkdir()
     headings = {}
     for number, split in enumerate(SPLITS):
-        quarter = build_quarter(seed, number)
-        stations = quarter.plan.to_local(survey_stations(quarter.plan, panoramas))  # [panoramas, 2]
         (folder / f"{number:03d}").mkdir()
         (folder / "queries_real" / f"{number:03d}").mkdir(parents=True)
-        names, positions = [], []
-        for index, station in enumerate(stations):
-            for yaw in range(1, HEADINGS + 1):
-                names.append(f"{number:03d}/{index:06d}_pitch1_yaw{yaw}.jpg")
-                positions.append(station)
-                picture, conditions = draw_database_picture(quarter, seed, number, index, yaw, station, size)
-                picture.save(folder / names[-1], quality=conditions.quality)
+        painter = Painter(folder, seed, number, panoramas, size, difficulty)
+        # Names are shuffled: the lists of real sets have no useful order either.
+        order = generator(seed, number, "order").permutation(counts[split]).tolist()
+        asked = []
+        with multiprocessing.Pool(os.cpu_count(), _keep_painter, (painter,)) as pool:
+            for _ in pool.imap(_draw_panorama, range(panoramas)):
                 yield
-        query_names, query_positions, query_headings = [], [], []
-        for index in generator(seed, number, "order").permutation(queries):
-            picture, conditions, camera = draw_query_picture(quarter, seed, number, index, stations, size, difficulty)
-            query_names.append(f"{number:03d}/{index:06d}_query.jpg")
-            query_positions.append(camera.position)
-            query_headings.append(round(float(np.rad2deg(camera.heading)), 1))
-            picture.save(folder / "queries_real" / query_names[-1], quality=conditions.quality)
-            yield
-        headings[split] = query_headings
-        database = names, np.array(positions) + quarter.origin
-        asked = query_names, np.array(query_positions) + quarter.origin
-        write_spec(folder / "datasets" / f"toy_{split}.mat", split, *database, *asked)
+            for answer in pool.imap(_draw_query, order):
+                asked.append(answer)
+                yield
+        names = [painter.database_name(index, yaw) for index in range(panoramas) for yaw in range(1, HEADINGS + 1)]
+        positions = np.repeat(painter.stations, HEADINGS, axis=0) + painter.quarter.origin
+        query_positions = np.array([position for position, _ in asked]) + painter.quarter.origin
+        query_names = [painter.query_name(index) for index in order]
+        write_spec(folder / "datasets" / f"toy_{split}.mat", split, names, positions, query_names, query_positions)
+        headings[split] = [heading for _, heading in asked]
     description = {"version": VERSION, "seed": seed, "query_headings": headings}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description))
+
+
+class Painter:
+    """Draws and stores the pictures of one quarter; each process has its own."""
+
+    def __init__(
+        self, folder: Path, seed: int, number: int, panoramas: int, size: tuple[int, int], difficulty: Difficulty
+    ):
+        self.folder, self.seed, self.number, self.size, self.difficulty = folder, seed, number, size, difficulty
+        self.quarter = build_quarter(seed, number)
+        self.stations = self.quarter.plan.to_local(survey_stations(self.quarter.plan, panoramas))  # [panoramas, 2]
+
+    def database_name(self, panorama: int, yaw: int) -> str:
+        """File name in the database, as Pittsburgh's: panorama and heading from 1."""
+        return f"{self.number:03d}/{panorama:06d}_pitch1_yaw{yaw}.jpg"
+
+    def query_name(self, query: int) -> str:
+        """File name under queries_real."""
+        return f"{self.number:03d}/{query:06d}_query.jpg"
+
+    def draw_panorama(self, panorama: int) -> None:
+        """Store all headings of a panorama."""
+        for yaw in range(1, HEADINGS + 1):
+            picture, conditions = draw_database_picture(
+                self.quarter, self.seed, self.number, panorama, yaw, self.stations[panorama], self.size
+            )
+            picture.save(self.folder / self.database_name(panorama, yaw), quality=conditions.quality)
+
+    def draw_query(self, query: int) -> tuple[np.ndarray, float]:
+        """Store a query; returns its position [2] in the quarter, metres, and its heading, degrees."""
+        picture, conditions, camera = draw_query_picture(
+            self.quarter, self.seed, self.number, query, self.stations, self.size, self.difficulty
+        )
+        picture.save(self.folder / "queries_real" / self.query_name(query), quality=conditions.quality)
+        return camera.position, round(float(np.rad2deg(camera.heading)), 1)
+
+
+_painter: Painter | None = None  # of a worker process
+
+
+def _keep_painter(painter: Painter) -> None:
+    global _painter
+    _painter = painter
+
+
+def _draw_panorama(panorama: int) -> None:
+    _painter.draw_panorama(panorama)
+
+
+def _draw_query(query: int) -> tuple[np.ndarray, float]:
+    return _painter.draw_query(query)
 
 
 def draw_database_picture(

@@ -1,0 +1,76 @@
+"""What several tests share: small places on disk, and the real data beside the repository if it is there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from vpr import toycity
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real specs, weights and photos."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder with real specs, weights and photos is not beside the repository")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_city(tmp_path_factory) -> Path:
+    """A toy city of 6 panoramas and 12 queries in each quarter."""
+    folder = tmp_path_factory.mktemp("tiny") / "city"
+    toycity.make_toy_city(folder, panoramas=6, queries=12)
+    return folder
+
+
+def _cells(names):
+    cells = np.empty((len(names), 1), dtype=object)
+    cells[:, 0] = names
+    return cells
+
+
+@pytest.fixture(scope="session")
+def write_spec():
+    """Writes a dbStruct .mat in the layout of the public ones; extra fields replace or join the usual ones."""
+
+    def write(path, database_names, database_positions, query_names, query_positions, **extra_fields):
+        fields = {
+            "whichSet": "val",
+            "dbImageFns": _cells(database_names),
+            "utmDb": np.asarray(database_positions, dtype=float).T,
+            "qImageFns": _cells(query_names),
+            "utmQ": np.asarray(query_positions, dtype=float).T,
+            "numImages": np.uint16(len(database_names)),
+            "numQueries": np.uint16(len(query_names)),
+            "posDistThr": np.uint8(25),
+            "posDistSqThr": np.uint16(625),
+            "nonTrivPosDistSqThr": np.uint8(100),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        savemat(path, {"dbStruct": {**fields, **extra_fields}})
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_places(tmp_path, write_spec) -> Path:
+    """Pittsburgh's layout with 12 database photos and 5 queries of 64x48 pixels in train and in val."""
+    root, random = tmp_path / "places", np.random.default_rng(0)
+    for number, split in enumerate(("train", "val")):
+        database_names = [f"{number:03d}/{index:06d}.jpg" for index in range(12)]
+        query_names = [f"{number:03d}/{index:06d}_query.jpg" for index in range(5)]
+        for folder, names in ((root, database_names), (root / "queries_real", query_names)):
+            (folder / f"{number:03d}").mkdir(parents=True, exist_ok=True)
+            for name in names:
+                coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+                Image.fromarray(coarse).resize((64, 48), Image.Resampling.NEAREST).save(folder / name)
+        positions = np.stack([20.0 * np.arange(12), np.zeros(12)], axis=1)
+        spec = root / "datasets" / f"pitts30k_{split}.mat"
+        write_spec(spec, database_names, positions, query_names, positions[:5] + [3.0, 4.0])
+    return root
