@@ -1,0 +1,253 @@
+"""Photos to tensors, tensors to descriptors and centroids, files that are whole, and the trunk's cut."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from vpr.cluster import cluster, sample_places
+from vpr.descriptors import describe_batch
+from vpr.encoder import NORMALIZATIONS, build_encoder, normalization_of
+from vpr.errors import UserError
+from vpr.files import replacing
+from vpr.images import decode, in_batches, photo_batches
+
+RANDOM = np.random.default_rng(0)
+
+
+def noise(height, width, channels=3):
+    return RANDOM.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def save(path, pixels, **settings):
+    Image.fromarray(pixels).save(path, **settings)
+    return path
+
+
+def plain_photo(path, number, height=6, width=8):
+    """One colour, which tells which photo it is."""
+    return save(path, np.full((height, width, 3), (number, 2 * number, 100 + number), dtype=np.uint8))
+
+
+@pytest.fixture
+def truncated(tmp_path):
+    path = save(tmp_path / "half.jpg", noise(96, 128))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def test_decode_gives_the_exact_pixels(tmp_path):
+    pixels = noise(5, 7)
+    photo = decode(save(tmp_path / "photo.png", pixels))
+    assert photo.dtype == torch.uint8 and photo.shape == (3, 5, 7)
+    assert np.array_equal(photo.numpy(), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_exif_orientation_is_obeyed(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    path = save(tmp_path / f"turned.{suffix}", noise(16, 24), exif=exif)
+    stored = np.array(Image.open(path))
+    assert stored.shape == (16, 24, 3)
+    upright = np.rot90(stored, k=-1)
+    assert np.array_equal(decode(path).permute(1, 2, 0).numpy(), upright)
+
+
+def test_grey_becomes_rgb(tmp_path):
+    grey = noise(5, 7, 1)[:, :, 0]
+    photo = decode(save(tmp_path / "grey.png", grey))
+    assert np.array_equal(photo.numpy(), np.stack([grey] * 3))
+
+
+def test_palette_becomes_rgb(tmp_path):
+    colours, places = noise(1, 4)[0], RANDOM.integers(0, 4, (5, 7), dtype=np.uint8)
+    image = Image.fromarray(places, mode="P")
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "palette.png")
+    assert np.array_equal(decode(tmp_path / "palette.png").numpy(), colours[places].transpose(2, 0, 1))
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    image = Image.new("CMYK", (16, 8), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    image.save(tmp_path / "cmyk.jpg", quality=100)
+    photo = decode(tmp_path / "cmyk.jpg")
+    assert photo.shape == (3, 8, 16)
+    assert photo[0].min() >= 250 and photo[1:].max() <= 5
+
+
+def test_resize_takes_height_then_width_and_keeps_the_picture(tmp_path):
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[:, 30:] = 200  # right half bright
+    photo = decode(save(tmp_path / "photo.png", pixels), (10, 32))
+    assert photo.shape == (3, 10, 32)
+    assert photo[:, :, :14].max() == 0 and photo[:, :, 18:].min() == 200
+
+
+def test_truncated_photo_is_named(truncated):
+    with pytest.raises(UserError, match="half.jpg"):
+        decode(truncated)
+
+
+def test_file_that_is_missing_or_no_photo_is_named(tmp_path):
+    (tmp_path / "text.jpg").write_text("not a photo")
+    for name in ("text.jpg", "missing.jpg"):
+        with pytest.raises(UserError, match=name):
+            decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_truncated_photo_in_a_batch_is_named_in_one_line(tmp_path, truncated, workers):
+    good = plain_photo(tmp_path / "good.png", 1)
+    seen = []
+    with pytest.raises(UserError) as caught:
+        for batch in photo_batches([good, truncated], None, [[0], [0, 1]], workers):
+            seen.append(batch)
+    assert len(seen) == 1
+    text = str(caught.value)
+    assert str(truncated) in text and "\n" not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_keep_order_and_group_mixed_sizes(tmp_path, workers):
+    sizes = [(6, 8), (8, 6), (6, 8), (8, 6), (5, 5), (6, 8)]
+    files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
+    wanted = [[3, 0, 2, 4, 1], [5], [2, 5, 0]]
+    loaded = list(photo_batches(files, None, wanted, workers))
+    assert [len(groups) for groups in loaded] == [3, 1, 1]
+    for groups, numbers in zip(loaded, wanted, strict=True):
+        places = torch.cat([places for places, _ in groups]).tolist()
+        assert sorted(places) == list(range(len(numbers)))
+        for group_places, photos in groups:
+            for place, photo in zip(group_places.tolist(), photos, strict=True):
+                number = numbers[place]
+                assert photo.shape == (3, *sizes[number])
+                assert photo[:, 0, 0].tolist() == [number, 2 * number, 100 + number]
+
+
+def test_batches_of_resized_photos_are_one_group(tmp_path):
+    files = [plain_photo(tmp_path / f"{number}.png", number, 6 + number, 8) for number in range(3)]
+    ((places, photos),) = next(photo_batches(files, [4, 5], [[2, 0, 1]], 0))
+    assert places.tolist() == [0, 1, 2] and photos.shape == (3, 3, 4, 5)
+    assert photos[:, 0, 0, 0].tolist() == [2, 0, 1]
+
+
+def test_loading_photos_leaves_the_random_state_alone(tmp_path):
+    file = plain_photo(tmp_path / "photo.png", 1)
+    before = torch.get_rng_state()
+    list(photo_batches([file], None, [[0], [0]], 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_in_batches_covers_all_indices_in_order():
+    assert [list(batch) for batch in in_batches(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert in_batches(0, 3) == []
+
+
+def test_descriptors_of_mixed_sizes_come_in_batch_order(tmp_path):
+    sizes = [(6, 8), (8, 6), (5, 5), (6, 8), (8, 6), (6, 8)]
+    files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
+    order = [4, 3, 2, 5, 1, 0]
+    (batch,) = photo_batches(files, None, [order], 0)
+    descriptors = describe_batch(lambda photos: photos.float().mean(dim=(2, 3)), batch, torch.device("cpu"))
+    assert descriptors.tolist() == [[number, 2 * number, 100 + number] for number in order]
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(15, 17, 100), (10, 10, 100), (3, 4, 12)])
+def test_sampled_places_are_distinct_places_of_length_1(height, width, count):
+    feature = torch.from_numpy(RANDOM.normal(size=(6, height, width)).astype(np.float32)) * 5
+    sample = sample_places(feature, seed=[123, 4])
+    assert sample.shape == (count, 6)
+    assert np.abs(np.linalg.norm(sample.astype(np.float64), axis=1) - 1).max() < 1e-6
+    rows = [feature[:, y, x].double().numpy() for y in range(height) for x in range(width)]
+    normalised = np.stack([row / np.linalg.norm(row) for row in rows])
+    distance = np.linalg.norm(sample[:, None] - normalised[None], axis=2)
+    assert distance.min(axis=1).max() < 1e-6
+    assert len(set(distance.argmin(axis=1).tolist())) == count
+
+
+def test_sampled_places_depend_on_the_seed():
+    feature = torch.from_numpy(RANDOM.normal(size=(4, 20, 20)).astype(np.float32))
+    first, again, other = (sample_places(feature, seed=[123, photo]) for photo in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_centroids_are_the_means_of_all_points_assigned_to_them():
+    sizes, dim = [2500, 900, 500, 300], 5
+    middles = 10 * np.eye(4, dim)
+    points = np.concatenate(
+        [middle + RANDOM.normal(0, 0.5, (size, dim)) for middle, size in zip(middles, sizes, strict=True)]
+    ).astype(np.float32)
+    assert len(points) > 256 * 4
+    centroids = cluster(points[RANDOM.permutation(len(points))], 4, seed=123)
+    assert centroids.shape == (4, dim)
+    nearest = ((points[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
+    for index, centroid in enumerate(centroids):
+        own = points[nearest == index].astype(np.float64)
+        assert len(own) > 0
+        assert np.abs(own.mean(axis=0) - centroid).max() < 1e-3
+
+
+def test_clusters_can_be_as_many_as_points():
+    points = 10 * np.eye(6, dtype=np.float32)
+    centroids = cluster(points, 6, seed=1)
+    distance = np.linalg.norm(centroids[:, None] - points[None], axis=2)
+    assert sorted(distance.argmin(axis=1).tolist()) == list(range(6)) and distance.min(axis=1).max() < 1e-5
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), RuntimeError("unexpected pos")])
+def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, error):
+    path = tmp_path / "state.bin"
+    path.write_text("old")
+    with pytest.raises(UserError, match="state.bin"), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        assert path.read_text() == "old"
+        raise error
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["state.bin"]
+
+
+def test_failed_first_write_leaves_nothing(tmp_path):
+    with pytest.raises(UserError), replacing(tmp_path / "state.bin") as temporary:
+        temporary.write_text("half")
+        raise OSError("No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finished_write_replaces_the_file_and_makes_its_folder(tmp_path):
+    path = tmp_path / "new" / "state.bin"
+    for text in ("first", "second"):
+        with replacing(path) as temporary:
+            assert temporary != path
+            temporary.write_text(text)
+        assert path.read_text() == text
+    assert [file.name for file in path.parent.iterdir()] == ["state.bin"]
+
+
+@pytest.mark.parametrize(("arch", "layers", "channels"), [("vgg16", 29, 512), ("alexnet", 11, 256)])
+def test_trunk_ends_with_the_last_convolution(arch, layers, channels):
+    encoder = build_encoder(arch)
+    assert len(encoder) == layers
+    assert isinstance(encoder[-1], nn.Conv2d) and encoder[-1].out_channels == channels
+    with torch.device("meta"):
+        whole = getattr(torchvision.models, arch)(weights=None).features
+    assert [str(layer) for layer in encoder] == [str(layer) for layer in whole[:layers]]
+    assert [type(layer) for layer in whole[layers:]] == [nn.ReLU, nn.MaxPool2d]
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "entry"),
+    [
+        ("features", "vgg16", torchvision.models.VGG16_Weights.IMAGENET1K_FEATURES),
+        ("torchvision", "alexnet", torchvision.models.AlexNet_Weights.IMAGENET1K_V1),
+        ("torchvision", "vgg16", torchvision.models.VGG16_Weights.IMAGENET1K_V1),
+    ],
+)
+def test_normalization_does_what_torchvision_does(name, arch, entry):
+    pixels = noise(32, 32)
+    wanted = entry.transforms(crop_size=32, resize_size=32)(Image.fromarray(pixels)).permute(1, 2, 0).numpy()
+    found, values = normalization_of(arch, entry.name, None)
+    assert found == name and values == NORMALIZATIONS[name]
+    assert np.abs((pixels - np.array(values.mean)) / np.array(values.std) - wanted).max() < 1e-4

@@ -1,0 +1,320 @@
+"""Mining against a brute force, the loss against hand-worked values, and how queries become batches."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vpr.loss import triplet_loss
+from vpr.mining import NO_PHOTO, MiningRules, TrainingTuple, mine, sample_negatives
+from vpr.train import TrainingSet, learning_rate, photos_of_tuples, query_blocks
+
+ALL = 10**6  # a sample that no database of these tests exceeds
+
+
+def unit_rows(random, count, dim):
+    rows = random.normal(size=(count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_problem(database=60, queries=25, dim=6, seed=0):
+    """Random descriptors; each query has 1 to 4 positives, which with some others may not be negatives."""
+    random = np.random.default_rng(seed)
+    positives, not_negatives = [], []
+    for _ in range(queries):
+        near = random.permutation(database)[: random.integers(5, 10)]
+        positives.append(np.sort(near[: random.integers(1, 5)]))
+        not_negatives.append(np.sort(near))
+    return unit_rows(random, database, dim), unit_rows(random, queries, dim), positives, not_negatives
+
+
+def no_memory(queries, negatives):
+    return np.full((queries, negatives), NO_PHOTO, dtype=np.int64)
+
+
+def mine_all(problem, remembered, rules, epoch=1, order=None):
+    database, queries, positives, not_negatives = problem
+    order = np.arange(len(queries)) if order is None else order
+    return mine(order, database, queries[order], positives, not_negatives, remembered, rules, epoch)
+
+
+def squared_distance(a, b):
+    return sum((float(x) - float(y)) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def ranked_negatives(problem, query):
+    """(distance, index) of all photos that may be negatives, nearest first, and the positive's (distance, index)."""
+    database, queries, positives, not_negatives = problem
+    distance = [squared_distance(queries[query], row) for row in database]
+    allowed = sorted((distance[i], i) for i in range(len(database)) if i not in set(not_negatives[query].tolist()))
+    return allowed, min((distance[i], int(i)) for i in positives[query])
+
+
+def brute_force(problem, order, negatives, margin):
+    expected = []
+    for query in order:
+        allowed, (positive_distance, positive) = ranked_negatives(problem, query)
+        hard = [index for distance, index in allowed if distance < positive_distance + margin][:negatives]
+        if hard:
+            expected.append((int(query), positive, hard))
+    return expected
+
+
+def plain(tuples):
+    return [(item.query, item.positive, item.negatives.tolist()) for item in tuples]
+
+
+@pytest.mark.parametrize(("database", "queries", "margin"), [(60, 25, 0.1), (150, 20, 0.0), (30, 300, 0.3)])
+def test_mining_agrees_with_brute_force_when_everything_is_sampled(database, queries, margin):
+    problem = make_problem(database, queries, seed=database)
+    order = np.random.default_rng(1).permutation(queries)
+    tuples = mine_all(problem, no_memory(queries, 10), MiningRules(10, ALL, margin, 7), order=order)
+    expected = brute_force(problem, order, 10, margin)
+    assert plain(tuples) == expected
+    lengths = {len(hard) for *_, hard in expected}
+    assert max(lengths) == 10 and min(lengths) < 10, "the problem must have full and short tuples"
+    assert len(expected) < queries, "the problem must have a query without hard negatives"
+
+
+def test_mined_negatives_are_allowed_distinct_nearest_first_and_few_enough():
+    problem = make_problem(database=80, queries=40)
+    tuples = mine_all(problem, no_memory(40, 5), MiningRules(5, 30, 0.2, 7))
+    assert len(tuples) > 10
+    for item in tuples:
+        assert not set(item.negatives.tolist()) & set(problem[3][item.query].tolist())
+        assert len(set(item.negatives.tolist())) == len(item.negatives) <= 5
+        distances = [squared_distance(problem[1][item.query], problem[0][index]) for index in item.negatives]
+        assert distances == sorted(distances)
+
+
+def test_nearest_negatives_are_remembered_even_where_none_violates():
+    problem = make_problem(queries=30)
+    remembered = no_memory(31, 8)
+    problem[2].append(np.array([0]))  # a query that is not in the block: its row stays as it is
+    problem[3].append(np.array([0]))
+    remembered[30] = np.arange(8)
+    tuples = mine_all(problem, remembered, MiningRules(8, ALL, 0.0, 7), order=np.arange(30))
+    assert len(tuples) < 30
+    for query in range(30):
+        allowed, _ = ranked_negatives(problem, query)
+        assert remembered[query].tolist() == [index for _, index in allowed[:8]]
+    assert remembered[30].tolist() == list(range(8))
+
+
+def test_memory_is_filled_up_with_no_photo_and_forgets_what_stood_there():
+    database = unit_rows(np.random.default_rng(0), 5, 4)
+    problem = (database, database[:1], [np.array([0])], [np.array([0, 1])])
+    remembered = np.array([[2, 3, 4, 2, 3, 4]])
+    mine_all(problem, remembered, MiningRules(6, ALL, 0.1, 7))
+    assert sorted(remembered[0, :3].tolist()) == [2, 3, 4]
+    assert remembered[0, 3:].tolist() == [NO_PHOTO] * 3
+
+
+def test_remembered_negative_is_considered_though_the_sample_lacks_it():
+    # Photo 1 is nearer to the query than its positive, photo 0; all others are opposite.
+    database = np.array([[0.8, 0.6], [1.0, 0.0]] + [[-1.0, 0.0]] * 48, dtype=np.float32)
+    problem = (database, np.array([[1.0, 0.0]], dtype=np.float32), [np.array([0])], [np.array([0])])
+    rules = MiningRules(negatives=1, sample=1, margin=0.1, seed=7)
+    epochs = range(1, 11)
+    without = [plain(mine_all(problem, no_memory(1, 1), rules, epoch)) for epoch in epochs]
+    assert [] in without, "the random sample alone must miss photo 1 in some epoch"
+    for epoch in epochs:
+        remembered = np.array([[1]])
+        assert plain(mine_all(problem, remembered, rules, epoch)) == [(0, 0, [1])]
+        assert remembered.tolist() == [[1]]
+
+
+def test_negative_on_the_margin_is_not_hard_and_one_just_inside_is():
+    # All numbers are exact in float32: d^2 = 2 - 2 cos, positive 0.5, margin 0.25.
+    inside = 0.625 + 2.0**-12
+    database = np.array([[cos, np.sqrt(1 - cos**2)] for cos in (0.75, 0.625, inside)], dtype=np.float32)
+    query = np.array([[1.0, 0.0]], dtype=np.float32)
+    rules = MiningRules(5, ALL, 0.25, 7)
+    both = (database, query, [np.array([0])], [np.array([0])])
+    assert plain(mine_all(both, no_memory(1, 5), rules)) == [(0, 0, [2])]
+    border_only = (database[:2], *both[1:])
+    assert mine_all(border_only, no_memory(1, 5), rules) == []
+
+
+def test_draw_depends_on_epoch_and_query_not_on_the_rest_of_the_block():
+    problem = make_problem(database=200, queries=10)
+    rules = MiningRules(5, 20, 4.0, 7)
+
+    def by_query(epoch, order):
+        tuples = mine_all(problem, no_memory(10, 5), rules, epoch, np.array(order))
+        return {item.query: item.negatives.tolist() for item in tuples}
+
+    everything = by_query(1, range(10))
+    assert len(everything) == 10
+    assert by_query(1, [7, 3]) == {query: everything[query] for query in (7, 3)}
+    assert by_query(2, range(10)) != everything
+
+
+def test_sample_holds_exactly_as_many_distinct_allowed_photos_as_wanted():
+    not_negatives = np.array([0, 3, 4, 11, 19])
+    for seed in range(50):
+        sample = sample_negatives(20, not_negatives, np.array([NO_PHOTO] * 3), 6, [seed])
+        assert len(sample) == len(set(sample.tolist())) == 6
+        assert set(sample.tolist()) <= set(range(20)) - set(not_negatives.tolist())
+
+
+def test_sample_larger_than_what_is_allowed_takes_all_of_it():
+    sample = sample_negatives(10, np.array([2, 5]), np.array([NO_PHOTO]), 50, [1])
+    assert sample.tolist() == [0, 1, 3, 4, 6, 7, 8, 9]
+
+
+def test_sample_is_joined_by_the_remembered_ones_without_doubles():
+    for seed in range(30):
+        alone = set(sample_negatives(12, np.array([0]), np.array([NO_PHOTO]), 4, [seed]).tolist())
+        joined = sample_negatives(12, np.array([0]), np.array([7, 9, NO_PHOTO]), 4, [seed]).tolist()
+        assert sorted(joined) == sorted(alone | {7, 9})
+
+
+def test_sample_is_uniform_over_the_allowed():
+    rounds, wanted, allowed = 2000, 6, sorted(set(range(20)) - {0, 3, 4, 11, 19})
+    counts = np.zeros(20)
+    for seed in range(rounds):
+        counts[sample_negatives(20, np.array([0, 3, 4, 11, 19]), np.array([NO_PHOTO]), wanted, [seed])] += 1
+    share = wanted / len(allowed)
+    deviation = np.sqrt(rounds * share * (1 - share))
+    assert np.abs(counts[allowed] - rounds * share).max() < 4.5 * deviation
+    assert counts.sum() == counts[allowed].sum()
+
+
+def test_same_seed_same_sample_and_another_seed_another():
+    first, again, other = (
+        sample_negatives(1000, np.array([1]), np.array([NO_PHOTO]), 20, [123, epoch, 5]).tolist() for epoch in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def doubles(rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# d^2 to the positives: 1 and 0.25. Violations with margin 0.1: 0.1, none (4), 0.31 (0.04).
+QUERIES, POSITIVES = doubles([[0, 0], [1, 1]]), doubles([[1, 0], [1, 1.5]])
+NEGATIVES, OWNERS = doubles([[0, 1], [2, 0], [1, 1.2]]), torch.tensor([0, 0, 1])
+
+
+def test_loss_is_the_mean_over_violating_pairs_only():
+    loss, violating = triplet_loss(QUERIES, POSITIVES, NEGATIVES, OWNERS, 0.1)
+    assert violating == 2
+    assert loss.item() == pytest.approx((0.1 + 0.31) / 2, abs=1e-12)
+
+
+def test_pairs_that_do_not_violate_leave_loss_and_gradient_alone():
+    far = doubles([[100, 0], [0, 100], [-50, 0]])
+    query = QUERIES.clone().requires_grad_()
+    few, _ = triplet_loss(query, POSITIVES, NEGATIVES, OWNERS, 0.1)
+    (few_gradient,) = torch.autograd.grad(few, query)
+    owners = torch.cat([OWNERS, torch.tensor([0, 1, 1])])
+    many, violating = triplet_loss(query, POSITIVES, torch.cat([NEGATIVES, far]), owners, 0.1)
+    (many_gradient,) = torch.autograd.grad(many, query)
+    assert violating == 2 and few.item() == many.item()
+    torch.testing.assert_close(many_gradient, few_gradient, rtol=0, atol=0)
+
+
+def test_loss_is_zero_where_no_pair_violates():
+    query = QUERIES.clone().requires_grad_()
+    loss, violating = triplet_loss(query, QUERIES, NEGATIVES + 10, OWNERS, 0.1)
+    assert loss.item() == 0 and violating == 0
+    loss.backward()
+    assert query.grad.abs().max() == 0
+
+
+def test_pair_exactly_on_the_margin_does_not_violate():
+    loss, violating = triplet_loss(doubles([[0]]), doubles([[1]]), doubles([[1.5]]), torch.tensor([0]), 1.25)
+    assert loss.item() == 0 and violating == 0
+
+
+def loss_by_loops(queries, positives, negatives, owners, margin):
+    violations = []
+    for negative, owner in zip(negatives, owners, strict=True):
+        violation = (
+            squared_distance(queries[owner], positives[owner]) + margin - squared_distance(queries[owner], negative)
+        )
+        violations += [violation] if violation > 0 else []
+    return sum(violations) / len(violations)
+
+
+def test_loss_gradient_agrees_with_finite_differences():
+    random = np.random.default_rng(3)
+    arrays = [random.normal(size=(rows, 3)) for rows in (3, 3, 8)]
+    owners = np.array([0, 0, 1, 1, 1, 2, 2, 2])
+    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    loss, violating = triplet_loss(*tensors, torch.tensor(owners), 0.1)
+    assert 0 < violating < 8
+    assert loss.item() == pytest.approx(loss_by_loops(*arrays, owners, 0.1), abs=1e-12)
+    loss.backward()
+    step = 1e-6
+    for array, tensor in zip(arrays, tensors, strict=True):
+        for place in np.ndindex(array.shape):
+            value, sides = array[place], []
+            for shifted in (value + step, value - step):
+                array[place] = shifted
+                sides.append(loss_by_loops(*arrays, owners, 0.1))
+            array[place] = value
+            assert tensor.grad[place].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-7)
+
+
+def test_photos_of_tuples_lead_back_to_the_photos_of_each_tuple():
+    tuples = [
+        TrainingTuple(query=2, positive=5, negatives=np.array([9, 1, 7])),
+        TrainingTuple(query=0, positive=7, negatives=np.array([5])),  # 7 and 5 are shared, in other roles
+        TrainingTuple(query=4, positive=5, negatives=np.array([1, 3])),
+    ]
+    database_size = 10
+    files = [f"database {index}" for index in range(database_size)] + [f"query {index}" for index in range(5)]
+    photos, query, positive, negative, owner = photos_of_tuples(tuples, database_size)
+    assert sorted(photos.tolist()) == [1, 3, 5, 7, 9, 10, 12, 14]  # each once
+    loaded = [files[photo] for photo in photos]
+    assert [loaded[place] for place in query] == ["query 2", "query 0", "query 4"]
+    assert [loaded[place] for place in positive] == ["database 5", "database 7", "database 5"]
+    for index, item in enumerate(tuples):
+        mine_own = [loaded[place] for place in negative[owner == index]]
+        assert mine_own == [f"database {photo}" for photo in item.negatives]
+
+
+def test_training_files_are_the_database_then_the_queries():
+    photos = SimpleNamespace(database_files=[Path("d0"), Path("d1")], query_files=[Path("q0")])
+    assert TrainingSet(photos, [], [], np.array([])).files == [Path("d0"), Path("d1"), Path("q0")]
+
+
+USABLE = np.array([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233])
+
+
+def blocks_in(epoch, rate=2, seed=123):
+    options = SimpleNamespace(seed=seed, cacheRefreshRate=rate, lrStep=5)
+    return [block.tolist() for block in query_blocks(USABLE, options, epoch)]
+
+
+def test_every_usable_query_is_in_an_epoch_exactly_once_in_a_new_order():
+    orders = []
+    for epoch in range(1, 13):
+        order = [query for block in blocks_in(epoch) for query in block]
+        assert sorted(order) == USABLE.tolist()
+        orders.append(tuple(order))
+    assert len(set(orders)) == 12
+    assert blocks_in(3) == blocks_in(3) != blocks_in(3, seed=124)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sizes"), [(1, [2] * 6), (5, [2] * 6), (6, [4] * 3), (10, [4] * 3), (11, [8, 4]), (16, [12])]
+)
+def test_refresh_interval_doubles_after_every_lr_step(epoch, sizes):
+    assert [len(block) for block in blocks_in(epoch)] == sizes
+
+
+@pytest.mark.parametrize("epoch", [1, 6])
+def test_refresh_rate_zero_makes_one_block(epoch):
+    (block,) = blocks_in(epoch, rate=0)
+    assert sorted(block) == USABLE.tolist()
+
+
+def test_learning_rate_halves_first_at_epoch_6():
+    options = SimpleNamespace(lr=0.001, lrGamma=0.5, lrStep=5)
+    rates = [learning_rate(options, epoch) for epoch in range(1, 17)]
+    assert rates == pytest.approx([0.001] * 5 + [0.0005] * 5 + [0.00025] * 5 + [0.000125], rel=1e-12)
