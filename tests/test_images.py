@@ -87,7 +87,7 @@ def test_resize_takes_height_then_width_and_keeps_the_picture(tmp_path):
 
 
 def test_truncated_photo_is_named(truncated):
-    with pytest.raises(UserError, match="half.jpg"):
+    with pytest.raises(UserError, match=r"half\.jpg"):
         decode(truncated)
 
 
@@ -201,7 +201,7 @@ def test_clusters_can_be_as_many_as_points():
 def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, error):
     path = tmp_path / "state.bin"
     path.write_text("old")
-    with pytest.raises(UserError, match="state.bin"), replacing(path) as temporary:
+    with pytest.raises(UserError, match=r"state\.bin"), replacing(path) as temporary:
         temporary.write_text("half of the n")
         assert path.read_text() == "old"
         raise error

@@ -46,9 +46,8 @@ class Recipe:
 # What has to agree, and the flag that the message names. Names of weights may differ where values agree.
 MODEL_FIELDS = {
     "arch": "arch", "num_clusters": "num_clusters", "weights_hash": "weights", "normalization": "normalization",
-    "image_size": "imageSize",
 }  # fmt: skip
-DATASET_FIELDS = {"dataset": "dataset", "dataset_hash": "root"}
+PHOTO_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize"}
 
 
 def recipe_for(options: argparse.Namespace, model: PlaceModel, dataset: str, dataset_hash: str) -> Recipe:
@@ -85,11 +84,11 @@ def write_centroids(path: Path, recipe: Recipe, centroids: np.ndarray, descripto
         file.attrs.update(asdict(recipe))
 
 
-def read_centroids(path: Path, wanted: Recipe, any_dataset: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.ndarray, np.ndarray]:
     """Read centroids [K, D] and descriptors [N, D] that were made by `wanted`.
 
     Args:
-        any_dataset: accept centroids of other photos: the user named this very file.
+        any_photos: accept centroids of other photos or other sizes: the user named this very file.
 
     Raises:
         UserError: the file is damaged, or made for something else.
@@ -102,7 +101,7 @@ def read_centroids(path: Path, wanted: Recipe, any_dataset: bool) -> tuple[np.nd
             centroids, descriptors = file["centroids"][:], file["descriptors"][:]
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"{path} cannot be read as centroids ({error}): run --mode=cluster again") from error
-    fields = MODEL_FIELDS if any_dataset else {**MODEL_FIELDS, **DATASET_FIELDS}
+    fields = MODEL_FIELDS if any_photos else {**MODEL_FIELDS, **PHOTO_FIELDS}
     for name, flag in fields.items():
         value = getattr(wanted, name)
         if str(found.get(name)) != str(value):
@@ -129,7 +128,7 @@ def start_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
     if not path.is_file():
         command = command_line(options, "cluster", CLUSTER_FLAGS)
         raise UserError(f"no centroids at {path}: make them with   {command}")
-    centroids, descriptors = read_centroids(path, wanted, any_dataset=_names_a_file(options))
+    centroids, descriptors = read_centroids(path, wanted, any_photos=_names_a_file(options))
     alpha = model.pool.init_params(torch.from_numpy(centroids), torch.from_numpy(descriptors))
     say(f"centroids: {path}, alpha {alpha:.2f}")
     return path.name
