@@ -27,19 +27,19 @@ class Difficulty:
     """
 
     light_shares: tuple[tuple[str, float], ...] = (
-        ("sunny", 0.30), ("overcast", 0.26), ("evening", 0.22), ("dusk", 0.15), ("night", 0.07),
+        ("sunny", 0.34), ("overcast", 0.33), ("evening", 0.20), ("dusk", 0.10), ("night", 0.03),
     )  # fmt: skip
-    exposure: float = 0.35
-    colour_cast: float = 0.07
-    contrast: float = 0.2
-    gamma: float = 0.18
-    vignette: float = 0.4
-    noise: float = 0.025
-    blur: float = 0.6
-    occluders: float = 2.2
-    turn: float = 12.0
-    roll: float = 2.5
-    tilt: float = 0.06
+    exposure: float = 0.22
+    colour_cast: float = 0.05
+    contrast: float = 0.12
+    gamma: float = 0.1
+    vignette: float = 0.25
+    noise: float = 0.015
+    blur: float = 0.4
+    occluders: float = 1.2
+    turn: float = 8.0
+    roll: float = 1.5
+    tilt: float = 0.03
     field_of_view: tuple[float, float] = (62.0, 74.0)
     quality: tuple[int, int] = (45, 80)
 

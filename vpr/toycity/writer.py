@@ -21,9 +21,9 @@ from vpr.toycity.streets import survey_stations
 from vpr.toycity.traffic import scatter_traffic
 from vpr.toycity.viewpoints import HEADINGS, draw_query_camera, survey_camera
 
-VERSION = 2  # raise when the pictures or the layout change, so that older cities are drawn anew
+VERSION = 3  # raise when the pictures or the layout change, so that older cities are drawn anew
 SEED = 2016
-PANORAMAS = 60
+PANORAMAS = 80
 # Many to learn from: they differ in light, weather and traffic, which is what training is to see through.
 QUERIES = {"train": 480, "val": 160, "test": 240}
 DESCRIPTION_FILE = "toy_city.json"

@@ -1,0 +1,251 @@
+"""The NetVLAD layer against the paper's equations, written out literally, and against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from netvlad import NetVLAD
+
+SHAPE = (2, 7, 3, 5)  # B, D, H, W
+CLUSTERS = 4
+VERSIONS = pytest.mark.parametrize("vladv2", [False, True], ids=["v1", "v2"])
+NORMALIZE_INPUT = pytest.mark.parametrize("normalize_input", [True, False], ids=["normalised", "as-is"])
+
+
+def make_layer(vladv2, normalize_input=True, seed=0, clusters=CLUSTERS, dim=SHAPE[1]):
+    """A float64 layer whose weights, bias and centres have nothing to do with each other."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = NetVLAD(clusters, dim, vladv2, normalize_input).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return layer
+
+
+def make_map(seed=1, shape=SHAPE):
+    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unit_rows(random, count, dim):
+    rows = random.normal(size=(count, dim))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def vlad_by_loops(features, weight, bias, centroids, normalize_input):
+    """Equation 4 and the two normalisations after it, one number at a time."""
+    batch, dim, height, width = features.shape
+    clusters = len(centroids)
+    rows = []
+    for image in range(batch):
+        vlad = [[0.0] * dim for _ in range(clusters)]
+        for y in range(height):
+            for x in range(width):
+                place = [float(features[image, d, y, x]) for d in range(dim)]
+                if normalize_input:
+                    length = math.sqrt(sum(value * value for value in place))
+                    place = [value / length for value in place]
+                powers = [
+                    math.exp(sum(float(weight[k, d]) * place[d] for d in range(dim)) + float(bias[k]))
+                    for k in range(clusters)
+                ]
+                for k in range(clusters):
+                    for d in range(dim):
+                        vlad[k][d] += powers[k] / sum(powers) * (place[d] - float(centroids[k, d]))
+        row = []
+        for k in range(clusters):
+            length = math.sqrt(sum(value * value for value in vlad[k]))
+            row += [value / length for value in vlad[k]]
+        length = math.sqrt(sum(value * value for value in row))
+        rows.append([value / length for value in row])
+    return np.array(rows)
+
+
+def vlad_by_torch(features, weight, bias, centroids, normalize_input):
+    """The same as differentiable torch, with every residual x_p - c_k spelled out."""
+    places = features.flatten(2).permute(0, 2, 1)  # [B, P, D]
+    if normalize_input:
+        places = places / places.pow(2).sum(dim=2, keepdim=True).sqrt()
+    powers = torch.exp((places[:, :, None, :] * weight).sum(dim=3) + bias)  # [B, P, K]
+    shares = powers / powers.sum(dim=2, keepdim=True)
+    vlad = (shares[..., None] * (places[:, :, None, :] - centroids)).sum(dim=1)  # [B, K, D]
+    vlad = (vlad / vlad.pow(2).sum(dim=2, keepdim=True).sqrt()).flatten(1)
+    return vlad / vlad.pow(2).sum(dim=1, keepdim=True).sqrt()
+
+
+def parts(layer):
+    """Weight [K, D], bias [K] (zeros in version 1) and centres [K, D]."""
+    bias = layer.conv.bias if layer.vladv2 else torch.zeros(layer.num_clusters, dtype=torch.float64)
+    return layer.conv.weight[:, :, 0, 0], bias, layer.centroids
+
+
+@VERSIONS
+@NORMALIZE_INPUT
+def test_forward_is_the_papers_equation(vladv2, normalize_input):
+    layer, features = make_layer(vladv2, normalize_input), make_map()
+    with torch.no_grad():
+        expected = vlad_by_loops(features, *parts(layer), normalize_input)
+        found = layer(features).numpy()
+    assert found.shape == (SHAPE[0], CLUSTERS * SHAPE[1])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@VERSIONS
+def test_float32_stays_close_to_float64(vladv2):
+    layer, features = make_layer(vladv2), make_map()
+    with torch.no_grad():
+        expected = vlad_by_loops(features, *parts(layer), True)
+        found = layer.float()(features.float())
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_only_version_2_has_a_bias():
+    assert [name for name, _ in NetVLAD(3, 5, vladv2=False).conv.named_parameters()] == ["weight"]
+    assert sorted(name for name, _ in NetVLAD(3, 5, vladv2=True).conv.named_parameters()) == ["bias", "weight"]
+
+
+@VERSIONS
+@NORMALIZE_INPUT
+def test_gradients_agree_with_finite_differences(vladv2, normalize_input):
+    layer = make_layer(vladv2, normalize_input, clusters=3, dim=4)
+    names = [name for name, _ in layer.named_parameters()]
+    assert set(names) == {"conv.weight", "centroids"} | ({"conv.bias"} if vladv2 else set())
+
+    def forward(features, *parameters):
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (features,))
+
+    inputs = [make_map(shape=(2, 4, 2, 3)).requires_grad_()]
+    inputs += [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
+    assert torch.autograd.gradcheck(forward, inputs)
+
+
+@VERSIONS
+@NORMALIZE_INPUT
+def test_gradients_are_those_of_the_papers_equation(vladv2, normalize_input):
+    layer, features = make_layer(vladv2, normalize_input), make_map().requires_grad_()
+    wanted = [features, *layer.parameters()]
+    direction = torch.randn(SHAPE[0], CLUSTERS * SHAPE[1], generator=torch.Generator().manual_seed(5)).double()
+    found = torch.autograd.grad((layer(features) * direction).sum(), wanted)
+    reference = vlad_by_torch(features, *parts(layer), normalize_input)
+    expected = torch.autograd.grad((reference * direction).sum(), wanted)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert theirs.abs().max() > 1e-3
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_version_1_starts_from_cosines():
+    random = np.random.default_rng(2)
+    centres = unit_rows(random, 5, 7) * random.uniform(0.3, 0.9, (5, 1))
+    descriptors = unit_rows(random, 40, 7)
+    directions = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    cosines = np.sort(descriptors @ directions.T, axis=1)
+    expected = -np.log(0.01) / np.mean(cosines[:, -1] - cosines[:, -2])
+
+    layer = make_layer(False, clusters=5)
+    alpha = layer.init_params(torch.from_numpy(centres), torch.from_numpy(descriptors))
+    assert alpha == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(layer.conv.weight.detach()[:, :, 0, 0], expected * directions, rtol=1e-11)
+    assert layer.conv.bias is None
+    np.testing.assert_array_equal(layer.centroids.detach(), centres)
+
+
+def test_version_2_starts_from_squared_distances():
+    random = np.random.default_rng(3)
+    centres = unit_rows(random, 5, 7) * random.uniform(0.3, 0.9, (5, 1))
+    descriptors = unit_rows(random, 40, 7)
+    distances = np.sort([[((x - c) ** 2).sum() for c in centres] for x in descriptors], axis=1)
+    expected = -np.log(0.01) / np.mean(distances[:, 1] - distances[:, 0])
+
+    layer = make_layer(True, clusters=5)
+    alpha = layer.init_params(torch.from_numpy(centres), torch.from_numpy(descriptors))
+    assert alpha == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(layer.conv.weight.detach()[:, :, 0, 0], 2 * expected * centres, rtol=1e-11)
+    np.testing.assert_allclose(layer.conv.bias.detach(), -expected * (centres**2).sum(axis=1), rtol=1e-11)
+    np.testing.assert_array_equal(layer.centroids.detach(), centres)
+
+
+def test_version_2_assigns_by_squared_distance():
+    random = np.random.default_rng(4)
+    centres, descriptors = 0.7 * unit_rows(random, 5, 7), unit_rows(random, 40, 7)
+    layer = make_layer(True, clusters=5)
+    alpha = layer.init_params(torch.from_numpy(centres), torch.from_numpy(descriptors))
+    powers = np.exp([[-alpha * ((x - c) ** 2).sum() for c in centres] for x in descriptors])  # equation 2
+    with torch.no_grad():
+        shares = layer.conv(torch.from_numpy(descriptors)[:, :, None, None]).softmax(dim=1)[:, :, 0, 0]
+    np.testing.assert_allclose(shares, powers / powers.sum(axis=1, keepdims=True), rtol=1e-9)
+
+
+@VERSIONS
+def test_second_nearest_gets_a_hundredth_where_all_gaps_are_equal(vladv2):
+    random = np.random.default_rng(6)
+    centres = unit_rows(random, 2, 7) * [[0.5], [0.8]]
+    if vladv2:  # |x - c2|^2 - |x - c1|^2 = 2 x.(c1 - c2) + |c2|^2 - |c1|^2
+        axis, offset = 2 * (centres[0] - centres[1]), (centres[1] ** 2).sum() - (centres[0] ** 2).sum()
+    else:
+        directions = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+        axis, offset = directions[0] - directions[1], 0.0
+    descriptors = []
+    for gap in (0.2, -0.2) * 10:  # unit vectors x with x.axis + offset = gap
+        along = (gap - offset) / np.linalg.norm(axis)
+        across = random.normal(size=7)
+        across -= across @ axis / (axis @ axis) * axis
+        across *= math.sqrt(1 - along**2) / np.linalg.norm(across)
+        descriptors.append(along * axis / np.linalg.norm(axis) + across)
+    descriptors = np.array(descriptors)
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1)
+
+    layer = make_layer(vladv2, clusters=2)
+    alpha = layer.init_params(torch.from_numpy(centres), torch.from_numpy(descriptors))
+    assert alpha == pytest.approx(math.log(100) / 0.2)
+    with torch.no_grad():
+        shares = layer.conv(torch.from_numpy(descriptors)[:, :, None, None]).softmax(dim=1)[:, :, 0, 0].numpy()
+    np.testing.assert_allclose(shares[0::2, 1] / shares[0::2, 0], 0.01, rtol=1e-9)
+    np.testing.assert_allclose(shares[1::2, 0] / shares[1::2, 1], 0.01, rtol=1e-9)
+
+
+@VERSIONS
+def test_scale_of_the_input_does_not_matter(vladv2):
+    features = make_map()
+    scales = torch.rand(SHAPE[0], 1, *SHAPE[2:], generator=torch.Generator().manual_seed(7)).double() * 9 + 0.1
+    with torch.no_grad():
+        layer = make_layer(vladv2)
+        torch.testing.assert_close(layer(features * scales), layer(features), rtol=0, atol=1e-12)
+        as_is = make_layer(vladv2, normalize_input=False)
+        assert (as_is(features * scales) - as_is(features)).abs().max() > 1e-2
+
+
+@VERSIONS
+def test_order_of_the_places_does_not_matter_but_that_of_the_images_does(vladv2):
+    layer, features = make_layer(vladv2), make_map()
+    with torch.no_grad():
+        expected = layer(features)
+        torch.testing.assert_close(layer(features.flip(2, 3)), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(layer(features.flip(0)), expected.flip(0), rtol=0, atol=1e-12)
+        assert (expected[0] - expected[1]).abs().max() > 1e-2
+
+
+@VERSIONS
+@NORMALIZE_INPUT
+def test_descriptor_and_its_clusters_have_equal_lengths(vladv2, normalize_input):
+    with torch.no_grad():
+        descriptors = make_layer(vladv2, normalize_input)(make_map()).numpy()
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, rtol=1e-12)
+    rows = descriptors.reshape(SHAPE[0], CLUSTERS, SHAPE[1])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=2), 1 / math.sqrt(CLUSTERS), rtol=1e-12)
+
+
+@VERSIONS
+@NORMALIZE_INPUT
+def test_black_input_stays_finite(vladv2, normalize_input):
+    """Without descriptors every residual points away from its centre."""
+    layer = make_layer(vladv2, normalize_input).float()
+    features = torch.zeros(SHAPE, requires_grad=True)
+    found = layer(features)
+    centres = layer.centroids.detach()
+    expected = -centres / centres.norm(dim=1, keepdim=True) / math.sqrt(CLUSTERS)
+    torch.testing.assert_close(found.detach(), expected.flatten().expand(SHAPE[0], -1))
+    found.pow(3).sum().backward()
+    for tensor in (features, *layer.parameters()):
+        assert torch.isfinite(tensor.grad).all()

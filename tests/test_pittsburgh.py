@@ -1,0 +1,321 @@
+"""Specs: the nine real ones, written ones with borders and odd layouts, and damaged ones."""
+
+import random
+from argparse import Namespace
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+
+from pittsburgh import Places, read_places
+from vpr.errors import UserError
+from vpr.places import SPECS, load_places
+
+REAL_SPECS = {
+    "pitts30k_train": (10000, 7416),
+    "pitts30k_val": (10000, 7608),
+    "pitts30k_test": (10000, 6816),
+    "pitts250k_train": (91464, 7824),
+    "pitts250k_val": (78648, 7608),
+    "pitts250k_test": (83952, 8280),
+    "tokyo247": (75984, 315),
+    "tokyoTM_train": (49104, 7277),
+    "tokyoTM_val": (49056, 7186),
+}
+EAST, NORTH = 585000.0, 4477000.0  # about where Pittsburgh lies in UTM
+DATABASE = ["a.jpg", "b.jpg", "c.jpg"]
+DATABASE_POSITIONS = [[EAST, NORTH], [EAST + 5, NORTH], [EAST + 200, NORTH]]
+QUERIES = ["q.jpg", "r.jpg"]
+QUERY_POSITIONS = [[EAST, NORTH], [EAST + 195, NORTH]]
+
+
+@pytest.fixture
+def spec(tmp_path, write_spec):
+    """Writes three photos and two queries; fields can be replaced, added or, with None, left out."""
+
+    def write(reverse=False, **changes):
+        path = write_spec(tmp_path / "spec.mat", DATABASE, DATABASE_POSITIONS, QUERIES, QUERY_POSITIONS)
+        record = loadmat(path)["dbStruct"][0, 0]
+        fields = {name: record[name] for name in record.dtype.names} | changes
+        fields = {name: value for name, value in fields.items() if value is not None}
+        savemat(path, {"dbStruct": dict(reversed(fields.items())) if reverse else fields})
+        return path
+
+    return write
+
+
+def lists(indices_of_query):
+    return [indices.tolist() for indices in indices_of_query]
+
+
+def complaint(path):
+    """The message of the UserError that reading gives; it is one line and names the file."""
+    with pytest.raises(UserError) as caught:
+        read_places(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def make_places(database, queries, database_times=None, query_times=None):
+    return Places(
+        name="made",
+        database_names=[f"{index}.jpg" for index in range(len(database))],
+        query_names=[f"q{index}.jpg" for index in range(len(queries))],
+        database_positions=np.array(database, dtype=float).reshape(-1, 2),
+        query_positions=np.array(queries, dtype=float).reshape(-1, 2),
+        positive_radius=25.0,
+        training_positive_radius=10.0,
+        database_times=None if database_times is None else np.array(database_times),
+        query_times=None if query_times is None else np.array(query_times),
+    )
+
+
+@pytest.mark.parametrize("name", REAL_SPECS)
+def test_real_spec(shared, name):
+    places = read_places(shared / "netvlad_specs" / f"{name}.mat")
+    database, queries = REAL_SPECS[name]
+    assert places.name == name
+    assert (len(places.database_names), len(places.query_names)) == (database, queries)
+    assert places.database_positions.shape == (database, 2)
+    assert places.query_positions.shape == (queries, 2)
+    assert places.database_positions.dtype == places.query_positions.dtype == np.float64
+    assert (places.positive_radius, places.training_positive_radius) == (25, 10)
+    assert type(places.positive_radius) is type(places.training_positive_radius) is float
+    if name == "tokyo247":  # the folder's name tells the position: 03814/381418.231_3946450.428/...
+        told = [[float(part) for part in path.split("/")[1].split("_")] for path in places.database_names]
+        np.testing.assert_allclose(places.database_positions, told, rtol=0, atol=2e-3)
+    if name.startswith("tokyoTM"):  # and so does the file's its month: .../_201306/...
+        for times, names in ((places.database_times, places.database_names), (places.query_times, places.query_names)):
+            assert times.tolist() == [int(path.split("/")[-2].lstrip("_")) for path in names]
+    else:
+        assert places.database_times is None
+        assert places.query_times is None
+
+
+def test_written_spec(spec):
+    places = read_places(spec())
+    assert places.name == "spec"
+    assert places.database_names == DATABASE
+    assert places.query_names == QUERIES
+    np.testing.assert_array_equal(places.database_positions, DATABASE_POSITIONS)
+    np.testing.assert_array_equal(places.query_positions, QUERY_POSITIONS)
+    assert lists(places.positives()) == [[0, 1], [2]]
+    assert lists(places.training_positives()) == [[1], [2]]
+    assert lists(places.not_negatives()) == [[0, 1], [2]]
+
+
+def test_thresholds_do_not_overflow(spec):
+    path = spec()
+    assert loadmat(path)["dbStruct"][0, 0]["posDistThr"].dtype == np.uint8  # in which 25 squared is 113
+    places = read_places(path)
+    assert places.positive_radius**2 == 625
+    assert places.training_positive_radius**2 == 100
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_positives_are_those_of_a_double_loop(seed):
+    generator = np.random.default_rng(seed)
+    queries = generator.integers(0, 200, (30, 2)) + [EAST, NORTH]
+    steps = [(25, 0), (-15, 20), (7, -24), (26, 0), (1, 0), (0, -1), (1, 1), (0, 0), (10, 0), (-6, 8), (0, 11)]
+    planted = np.concatenate([query + np.array(steps) for query in queries[:10]])  # whole numbers: distances are exact
+    database = np.concatenate([generator.uniform(0, 200, (150, 2)) + [EAST, NORTH], planted])
+    database = database[generator.permutation(len(database))]
+    near, training = [], []
+    for qx, qy in queries.tolist():
+        squares = [(x - qx) ** 2 + (y - qy) ** 2 for x, y in database.tolist()]
+        near.append([index for index, square in enumerate(squares) if square <= 625])
+        training.append([index for index, square in enumerate(squares) if 1 < square <= 100])
+    places = make_places(database, queries)
+    assert lists(places.positives()) == near
+    assert lists(places.not_negatives()) == near
+    assert lists(places.training_positives()) == training
+
+
+def test_borders():
+    steps = [(25, 0), (15, 20), (25.001, 0), (1, 0), (0, -1), (1.001, 0), (10, 0), (6, -8), (10.001, 0), (0, 0)]
+    places = make_places(np.array(steps) + [1000, 2000], [[1000, 2000]])
+    assert lists(places.positives()) == [[0, 1, 3, 4, 5, 6, 7, 8, 9]]
+    assert lists(places.training_positives()) == [[5, 6, 7]]
+
+
+def test_no_queries_and_no_database():
+    assert make_places([[0, 0]], []).positives() == []
+    for lonely in (make_places([], [[0, 0]]), make_places([[100, 0]], [[0, 0]])):
+        assert lists(lonely.positives()) == lists(lonely.training_positives()) == lists(lonely.not_negatives()) == [[]]
+
+
+def test_fields_are_read_by_name(spec):
+    plain = read_places(spec())
+    mixed = read_places(spec(reverse=True, aFieldOfAnotherSet=np.arange(5), posDistThrOther=np.uint8(3)))
+    assert mixed.database_names == plain.database_names == DATABASE
+    assert mixed.query_names == plain.query_names == QUERIES
+    np.testing.assert_array_equal(mixed.database_positions, DATABASE_POSITIONS)
+    np.testing.assert_array_equal(mixed.query_positions, QUERY_POSITIONS)
+    assert (mixed.positive_radius, mixed.training_positive_radius) == (25, 10)
+
+
+def test_own_time_stamp_is_dropped_from_positives_but_not_from_not_negatives(spec):
+    path = spec(dbTimeStamp=np.array([[201306.0, 200912.0, 201306.0]]), qTimeStamp=np.array([[200912.0, 200912.0]]))
+    places = read_places(path)
+    assert places.database_times.tolist() == [201306, 200912, 201306]
+    assert places.query_times.tolist() == [200912, 200912]
+    assert lists(places.positives()) == [[0], [2]]
+    assert lists(places.training_positives()) == [[], [2]]
+    assert lists(places.not_negatives()) == [[0, 1], [2]]
+
+
+def test_time_stamps_against_a_double_loop():
+    generator = np.random.default_rng(11)
+    database, queries = generator.uniform(0, 60, (80, 2)), generator.uniform(0, 60, (20, 2))
+    database_times, query_times = generator.integers(0, 3, 80), generator.integers(0, 3, 20)
+    places = make_places(database, queries, database_times, query_times)
+    for query, (x, y) in enumerate(queries):
+        squares = [(x - u) ** 2 + (y - v) ** 2 for u, v in database]
+        other = [database_times[index] != query_times[query] for index in range(80)]
+        near = [index for index in range(80) if squares[index] <= 625]
+        assert places.not_negatives()[query].tolist() == near
+        assert places.positives()[query].tolist() == [index for index in near if other[index]]
+        training = [index for index in range(80) if other[index] and 1 < squares[index] <= 100]
+        assert places.training_positives()[query].tolist() == training
+
+
+def test_a_photo_that_is_both_database_and_query_is_a_hit_but_no_training_positive(tmp_path, write_spec):
+    path = write_spec(tmp_path / "s.mat", ["a.jpg", "b.jpg"], [[0, 0], [3, 4]], ["b.jpg"], [[3, 4]])
+    places = read_places(path)
+    assert (places.database_names, places.query_names) == (["a.jpg", "b.jpg"], ["b.jpg"])
+    assert lists(places.positives()) == [[0, 1]]
+    assert lists(places.training_positives()) == [[0]]
+
+
+def test_fingerprint_is_that_of_names_and_positions(spec):
+    places = read_places(spec())
+    same = [read_places(spec(reverse=True)), replace(places, name="other", positive_radius=3.0)]
+    assert {other.fingerprint() for other in same} == {places.fingerprint()}
+    moved, moved_query = places.database_positions.copy(), places.query_positions.copy()
+    moved[1, 1] += 1e-3
+    moved_query[1, 0] += 1e-3
+    changed = [
+        replace(places, database_names=["a.jpg", "B.jpg", "c.jpg"]),
+        replace(places, query_names=["r.jpg", "q.jpg"]),
+        replace(places, database_positions=moved),
+        replace(places, query_positions=moved_query),
+        replace(places, database_positions=places.database_positions[::-1]),
+    ]
+    prints = [places.fingerprint(), *(other.fingerprint() for other in changed)]
+    assert len(set(prints)) == len(prints)
+
+
+def test_missing_file(tmp_path):
+    assert "is missing" in complaint(tmp_path / "pitts30k_val.mat")
+
+
+@pytest.mark.parametrize("do_compression", [False, True], ids=["plain", "compressed"])
+def test_truncated_file(spec, do_compression):
+    path = spec()
+    savemat(path, {"dbStruct": loadmat(path)["dbStruct"]}, do_compression=do_compression)
+    whole = path.read_bytes()
+    read_places(path)
+    lengths = [0, 1, 100, 127, 128, 129, 136, len(whole) // 2, len(whole) - 100, len(whole) - 1]
+    for length in lengths + random.Random(0).sample(range(140, len(whole) - 1), 30):
+        path.write_bytes(whole[:length])
+        complaint(path)
+
+
+def test_truncated_real_file(shared, tmp_path):
+    whole = (shared / "netvlad_specs" / "pitts30k_val.mat").read_bytes()
+    path = tmp_path / "pitts30k_val.mat"
+    for length in (5000, len(whole) // 2, len(whole) - 1000):
+        path.write_bytes(whole[:length])
+        complaint(path)
+
+
+def test_file_of_another_kind(tmp_path):
+    path = tmp_path / "spec.mat"
+    path.write_bytes(b"<html>not found</html>\n" * 40)
+    assert "MATLAB" in complaint(path)
+
+
+@pytest.mark.parametrize("content", [{"whatever": np.arange(3)}, {"dbStruct": np.arange(3)}, {}])
+def test_file_without_dbstruct(tmp_path, content):
+    path = tmp_path / "spec.mat"
+    savemat(path, content)
+    assert "dbStruct" in complaint(path)
+
+
+@pytest.mark.parametrize("field", ["dbImageFns", "qImageFns", "utmDb", "utmQ", "posDistThr", "nonTrivPosDistSqThr"])
+def test_missing_field(spec, field):
+    assert f"no field {field}" in complaint(spec(**{field: None}))
+
+
+@pytest.mark.parametrize(("field", "count"), [("numImages", 4), ("numQueries", 1)])
+def test_count_that_contradicts_the_names(spec, field, count):
+    text = complaint(spec(**{field: np.uint16(count)}))
+    assert field in text
+    assert f"says {count}" in text
+
+
+def test_count_is_optional(spec):
+    assert len(read_places(spec(numImages=None, numQueries=None)).database_names) == 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("field", "rows"), [("utmDb", DATABASE_POSITIONS), ("utmQ", QUERY_POSITIONS)])
+def test_position_that_is_not_finite(spec, field, rows, value):
+    positions = np.array(rows).T
+    positions[1, 1] = value
+    text = complaint(spec(**{field: positions}))
+    assert field in text
+    assert "number 2" in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("utmDb", np.array(DATABASE_POSITIONS)),  # not transposed
+        ("utmDb", np.array(DATABASE_POSITIONS).T[:, :2]),
+        ("utmQ", np.zeros((3, 2))),
+        ("utmQ", np.zeros((2, 0))),
+        ("posDistThr", np.array([25, 10])),
+        ("nonTrivPosDistSqThr", np.array([])),
+        ("dbTimeStamp", np.array([[201306, 200912]])),
+        ("qTimeStamp", np.array([[201306, 200912, 201306]])),
+    ],
+)
+def test_field_of_the_wrong_shape(spec, field, value):
+    assert field in complaint(spec(**{field: value}))
+
+
+def test_load_places_finds_the_photos(tiny_places):
+    photos = load_places(Namespace(dataset="pittsburgh", root=tiny_places), "train")
+    assert photos.split == "train"
+    assert photos.places.name == "pitts30k_train"
+    assert photos.database_files == [tiny_places / f"000/{index:06d}.jpg" for index in range(12)]
+    assert photos.query_files == [tiny_places / f"queries_real/000/{index:06d}_query.jpg" for index in range(5)]
+
+
+def test_load_places_names_a_missing_photo(tiny_places):
+    photo = tiny_places / "queries_real" / "001" / "000003_query.jpg"
+    photo.unlink()
+    with pytest.raises(UserError, match="1 of the 17 photos") as caught:
+        load_places(Namespace(dataset="pittsburgh", root=tiny_places), "val")
+    assert str(photo) in str(caught.value)
+
+
+def test_load_places_names_a_missing_spec(tiny_places):
+    with pytest.raises(UserError, match="is missing") as caught:
+        load_places(Namespace(dataset="pittsburgh", root=tiny_places), "test")
+    assert str(tiny_places / "datasets" / "pitts30k_test.mat") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_tokyo_time_machine_has_no_test_split(tmp_path):
+    assert set(SPECS["tokyotm"]) == {"train", "val"}
+    with pytest.raises(UserError, match="--dataset=tokyotm has no split test: choose from train, val"):
+        load_places(Namespace(dataset="tokyotm", root=tmp_path), "test")
+
+
+def test_every_real_spec_belongs_to_a_split():
+    assert {spec for name, splits in SPECS.items() if name != "toy" for spec in splits.values()} == set(REAL_SPECS)
