@@ -109,14 +109,14 @@ def test_only_version_2_has_a_bias():
 @VERSIONS
 @NORMALIZE_INPUT
 def test_gradients_agree_with_finite_differences(vladv2, normalize_input):
-    layer = make_layer(vladv2, normalize_input, clusters=3, dim=4)
+    layer = make_layer(vladv2, normalize_input, clusters=3, dim=3)
     names = [name for name, _ in layer.named_parameters()]
     assert set(names) == {"conv.weight", "centroids"} | ({"conv.bias"} if vladv2 else set())
 
     def forward(features, *parameters):
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (features,))
 
-    inputs = [make_map(shape=(2, 4, 2, 3)).requires_grad_()]
+    inputs = [make_map(shape=(2, 3, 1, 2)).requires_grad_()]
     inputs += [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
     assert torch.autograd.gradcheck(forward, inputs)
 

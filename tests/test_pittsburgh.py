@@ -24,6 +24,7 @@ REAL_SPECS = {
     "tokyoTM_val": (49056, 7186),
 }
 EAST, NORTH = 585000.0, 4477000.0  # about where Pittsburgh lies in UTM
+CORNER = np.array([EAST, NORTH])
 DATABASE = ["a.jpg", "b.jpg", "c.jpg"]
 DATABASE_POSITIONS = [[EAST, NORTH], [EAST + 5, NORTH], [EAST + 200, NORTH]]
 QUERIES = ["q.jpg", "r.jpg"]
@@ -84,9 +85,9 @@ def test_real_spec(shared, name):
     assert places.database_positions.dtype == places.query_positions.dtype == np.float64
     assert (places.positive_radius, places.training_positive_radius) == (25, 10)
     assert type(places.positive_radius) is type(places.training_positive_radius) is float
-    if name == "tokyo247":  # the folder's name tells the position: 03814/381418.231_3946450.428/...
+    if name == "tokyo247":  # the folder's name tells the position, here rounded: 03814/381418.231_3946450.428/...
         told = [[float(part) for part in path.split("/")[1].split("_")] for path in places.database_names]
-        np.testing.assert_allclose(places.database_positions, told, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(places.database_positions, told, rtol=0, atol=0.0051)
     if name.startswith("tokyoTM"):  # and so does the file's its month: .../_201306/...
         for times, names in ((places.database_times, places.database_names), (places.query_times, places.query_names)):
             assert times.tolist() == [int(path.split("/")[-2].lstrip("_")) for path in names]
@@ -118,10 +119,10 @@ def test_thresholds_do_not_overflow(spec):
 @pytest.mark.parametrize("seed", range(4))
 def test_positives_are_those_of_a_double_loop(seed):
     generator = np.random.default_rng(seed)
-    queries = generator.integers(0, 200, (30, 2)) + [EAST, NORTH]
+    queries = generator.integers(0, 200, (30, 2)) + CORNER
     steps = [(25, 0), (-15, 20), (7, -24), (26, 0), (1, 0), (0, -1), (1, 1), (0, 0), (10, 0), (-6, 8), (0, 11)]
     planted = np.concatenate([query + np.array(steps) for query in queries[:10]])  # whole numbers: distances are exact
-    database = np.concatenate([generator.uniform(0, 200, (150, 2)) + [EAST, NORTH], planted])
+    database = np.concatenate([generator.uniform(0, 200, (150, 2)) + CORNER, planted])
     database = database[generator.permutation(len(database))]
     near, training = [], []
     for qx, qy in queries.tolist():
@@ -136,7 +137,7 @@ def test_positives_are_those_of_a_double_loop(seed):
 
 def test_borders():
     steps = [(25, 0), (15, 20), (25.001, 0), (1, 0), (0, -1), (1.001, 0), (10, 0), (6, -8), (10.001, 0), (0, 0)]
-    places = make_places(np.array(steps) + [1000, 2000], [[1000, 2000]])
+    places = make_places(CORNER + steps, [CORNER])
     assert lists(places.positives()) == [[0, 1, 3, 4, 5, 6, 7, 8, 9]]
     assert lists(places.training_positives()) == [[5, 6, 7]]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ MAIN = Path(main.__file__)
 def flags(toy_root: Path, folder: Path) -> list[str]:
     return [
         "--dataset=toy", f"--root={toy_root}", "--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0",
-        "--device=cpu", f"--dataPath={folder / 'centroids'}", f"--runsPath={folder / 'runs'}",
+        "--device=cpu", "--imageSize", "48", "64", f"--dataPath={folder / 'centroids'}", f"--runsPath={folder / 'runs'}",
     ]  # fmt: skip
 
 
@@ -107,7 +108,8 @@ def test_a_killed_run_goes_on(tiny_city, never_stopped, tmp_path):
 
 
 def test_more_epochs_can_be_added_to_a_finished_run(never_stopped, tmp_path):
-    assert main.main([*resuming(never_stopped), f"--nEpochs={EPOCHS + 1}"]) == 0
-    assert newest_checkpoint(never_stopped)["position"]["epoch"] == EPOCHS + 2
-    results = json.loads((newest_run(never_stopped / "runs") / "results.json").read_text())
+    shutil.copytree(never_stopped / "runs", tmp_path / "runs")
+    assert main.main([*resuming(tmp_path), f"--nEpochs={EPOCHS + 1}"]) == 0
+    assert newest_checkpoint(tmp_path)["position"]["epoch"] == EPOCHS + 2
+    results = json.loads((newest_run(tmp_path / "runs") / "results.json").read_text())
     assert [entry["split"] for entry in results] == ["test", "test"]

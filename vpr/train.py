@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> None:
     say(f"run: {run_folder}\n{describe_model(options, state.model)}")
     folder = run_folder / options.savePath
     position = state.position
-    with SummaryWriter(str(run_folder), purge_step=position.steps) as board:
+    if position.epoch > options.nEpochs:
+        say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
+    with SummaryWriter(str(run_folder), purge_step=position.epoch) as board:
         while position.epoch <= options.nEpochs and not _out_of_patience(state, options):
             started = time.monotonic()
             train_epoch(state, training, options, device, folder)
