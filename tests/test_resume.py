@@ -23,7 +23,8 @@ MAIN = Path(main.__file__)
 def flags(toy_root: Path, folder: Path) -> list[str]:
     return [
         "--dataset=toy", f"--root={toy_root}", "--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0",
-        "--device=cpu", "--imageSize", "48", "64", f"--dataPath={folder / 'centroids'}", f"--runsPath={folder / 'runs'}",
+        "--device=cpu", "--imageSize", "48", "64",
+        f"--dataPath={folder / 'centroids'}", f"--runsPath={folder / 'runs'}",
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,11 +28,21 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     # torch.save and h5py report a full disk as RuntimeError, everything else as OSError.
     except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else "writing broke off"  # their texts help nobody
         kept = "; the file that was there is unchanged" if path.exists() else ""
-        raise UserError(f"cannot write {path} ({error}){kept}: make room or choose another folder") from error
+        raise UserError(
+            f"cannot write {path} ({reason}; {_free_megabytes(path)} MB are free){kept}: "
+            "make room or choose another folder"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _free_megabytes(path: Path) -> str:
+    """Room on the disk of `path`: libraries often do not say that it is full."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return f"{shutil.disk_usage(existing).free / 1e6:.0f}"
 
 
 def write_json(path: Path, content: object) -> None:

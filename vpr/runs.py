@@ -64,8 +64,9 @@ def save_checkpoint(folder: Path, state: dict, best: bool = False) -> None:
     import torch
 
     for which in ("best", "latest") if best else ("latest",):
-        with replacing(folder / CHECKPOINT_FILES[which]) as temporary:
-            torch.save({"format": FORMAT, **state}, temporary)
+        # Through a file of our own: torch would keep its one open after a failure, and with it the disk's room.
+        with replacing(folder / CHECKPOINT_FILES[which]) as temporary, open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
 
 
 def load_checkpoint(run: Path, checkpoint_folder: str, which: str) -> dict:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vpr.board import Board
 from vpr.centroids import start_pooling
 from vpr.descriptors import describe_batch, describe_files
 from vpr.images import photo_batches
@@ -44,8 +45,6 @@ class TrainingSet:
 
 def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with that of --resume; at the end test the best model."""
-    from tensorboardX import SummaryWriter
-
     training, validation = load_training_set(options), load_places(options, "val")
     require_queries(validation)
     device = choose_device(options)
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     position = state.position
     if position.epoch > options.nEpochs:
         say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
-    with SummaryWriter(str(run_folder), purge_step=position.epoch) as board:
+    with Board(run_folder, position.epoch) as board:
         while position.epoch <= options.nEpochs and not _out_of_patience(state, options):
             started = time.monotonic()
             train_epoch(state, training, options, device, folder)
@@ -216,14 +215,14 @@ def _out_of_patience(state: TrainingState, options: argparse.Namespace) -> bool:
 
 
 def _validate(
-    board, state: TrainingState, validation: PlacePhotos, options: argparse.Namespace, device: torch.device
+    board: Board, state: TrainingState, validation: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> bool:
     """Measure the validation split and say whether it is the best so far."""
     position = state.position
     recall_values = sorted({*options.recallValues, *SELECTED_BY})
     evaluation, _ = evaluate(state.model, validation, recall_values, options, device)
     for n, recall in evaluation.recalls.items():
-        board.add_scalar(f"validation/recall_at_{n}", recall, position.epoch)
+        board.add(f"validation/recall_at_{n}", recall, position.epoch)
     score = [evaluation.recalls[n] for n in SELECTED_BY]
     better = score > position.best
     if better:
@@ -234,13 +233,13 @@ def _validate(
     return better
 
 
-def _write_epoch(board, state: TrainingState, options: argparse.Namespace, seconds: float) -> None:
+def _write_epoch(board: Board, state: TrainingState, options: argparse.Namespace, seconds: float) -> None:
     position = state.position
     loss = position.loss_sum / max(position.batches, 1)
     rate = learning_rate(options, position.epoch)
     per_tuple = position.violating / max(position.tuples, 1)
     for name, value in (("loss", loss), ("violating_per_tuple", per_tuple), ("learning_rate", rate)):
-        board.add_scalar(f"train/{name}", value, position.epoch)
+        board.add(f"train/{name}", value, position.epoch)
     say(
         f"epoch {position.epoch}/{options.nEpochs}: loss {loss:.4f}, {position.tuples} tuples, "
         f"{per_tuple:.1f} violating negatives each, learning rate {rate:g}, {seconds:.0f} s"
