@@ -117,6 +117,8 @@ def read_places(path: Path) -> Places:
         database_times=_times(fields, "dbTimeStamp", len(database_names), path),
         query_times=_times(fields, "qTimeStamp", len(query_names), path),
     )
+    if (places.database_times is None) != (places.query_times is None):
+        raise UserError(f"{path}: only one of dbTimeStamp and qTimeStamp is there: get the spec again")
     for field, names in (("numImages", database_names), ("numQueries", query_names)):
         if field in fields and int(_number(fields, field, path)) != len(names):
             raise UserError(
@@ -156,8 +158,10 @@ def _field(fields: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
 
 def _names(fields: dict[str, np.ndarray], name: str, path: Path) -> list[str]:
     cells = _field(fields, name, path)
-    if cells.dtype != object:  # a character matrix instead of a cell array
+    if cells.dtype.kind == "U":  # a character matrix instead of a cell array
         return [str(text).rstrip() for text in cells.ravel()]
+    if cells.size and cells.dtype != object:
+        raise UserError(f"{path}: {name} holds {cells.dtype} instead of file names: get the spec again")
     texts = [np.asarray(cell).ravel() for cell in cells.ravel()]
     bad = next((row for row, text in enumerate(texts) if text.size != 1 or text.dtype.kind != "U"), None)
     if bad is not None:
@@ -183,8 +187,8 @@ def _positions(fields: dict[str, np.ndarray], name: str, count: int, path: Path)
 def _number(fields: dict[str, np.ndarray], name: str, path: Path) -> float:
     """A scalar as a Python number: the files hold uint8, in which 25 squared overflows."""
     values = np.asarray(_field(fields, name, path)).ravel()
-    if values.size != 1 or values.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name} is not one number: get the spec again")
+    if values.size != 1 or values.dtype.kind not in "fiu" or not 0 <= float(values[0]) < float("inf"):
+        raise UserError(f"{path}: {name} is not one number of at least 0: get the spec again")
     return float(values[0])
 
 

@@ -320,3 +320,17 @@ def test_tokyo_time_machine_has_no_test_split(tmp_path):
 
 def test_every_real_spec_belongs_to_a_split():
     assert {spec for name, splits in SPECS.items() if name != "toy" for spec in splits.values()} == set(REAL_SPECS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"numImages": np.array([[np.nan]])}, "numImages"),
+        ({"nonTrivPosDistSqThr": np.array([[-1.0]])}, "nonTrivPosDistSqThr"),
+        ({"posDistThr": np.array([[np.nan]])}, "posDistThr"),
+        ({"dbImageFns": np.zeros((3, 1))}, "dbImageFns"),
+        ({"dbTimeStamp": np.array([[1, 2, 3]])}, "qTimeStamp"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named(spec, changes, word):
+    assert word in complaint(spec(**changes))
