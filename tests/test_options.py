@@ -314,6 +314,8 @@ def test_printed_command_of_a_resumed_run_needs_no_run(make_run):
 def test_printed_command_is_silent_about_defaults():
     line = command_line(parse("--mode=train"), "cluster", CLUSTER_FLAGS)
     assert line == "python main.py --mode=cluster --arch=vgg16"
+    line = command_line(parse("--mode=train", "--weights=none"), "cluster", CLUSTER_FLAGS)
+    assert line == "python main.py --mode=cluster --arch=vgg16 --fromscratch"
 
 
 def test_help_exits_well_and_imports_no_heavy_library():

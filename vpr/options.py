@@ -67,12 +67,14 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
 
 
 def _settle_weights(given: dict) -> dict:
-    """--fromscratch and --weights=none are the same wish."""
+    """One spelling for each wish: --fromscratch and --weights=none are the same."""
     wants_none = given.get("weights", "none").lower() == "none"
     if given.get("fromscratch") and not wants_none:
         raise UserError(f"--fromscratch and --weights={given['weights']} contradict each other: give one")
     if given.get("fromscratch") or ("weights" in given and wants_none):
         return {**given, "fromscratch": True, "weights": "none"}
+    if "weights" in given and not is_file(given["weights"]):
+        return {**given, "weights": given["weights"].upper()}  # torchvision's names are upper case
     return given
 
 
