@@ -24,6 +24,13 @@ CLUSTER_FLAGS = (
 )  # fmt: skip
 
 
+def available_cores() -> int:
+    """Processor cores this process may use: fewer than there are in a container or under a scheduler."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def whole_number(at_least: int):
     """An argparse type: a whole number that is not below `at_least`."""
 
@@ -69,7 +76,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("imageSize", None, "resize every photo to this height and width in pixels "
              "(default: the photo's own size)", {"nargs": 2, "type": whole_number(1), "metavar": ("H", "W")}),
         Flag("cacheBatchSize", 24, "photos described at once", COUNT),
-        Flag("threads", min(8, os.cpu_count() or 1), "worker processes that decode photos; 0: none", WHOLE),
+        Flag("threads", min(8, available_cores()), "worker processes that decode photos; 0: none", WHOLE),
         Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
         Flag("nocuda", False, "use the CPU even if there is a GPU", ON),
         Flag("nGPU", 1, "GPUs to use", COUNT),
