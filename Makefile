@@ -7,7 +7,7 @@ MAIN := $(VENV)/bin/python main.py
 TOY := --dataset=toy --arch=alexnet --fromscratch --num_clusters=16 --imageSize 96 128 --seed=$(SEED)
 # A network with random weights escapes the hardest negatives by making all descriptors alike. Few random ones
 # to choose from and a wide margin keep it from that. Pretrained networks take the defaults.
-GENTLY := --nEpochs=4 --optim=ADAM --lr=0.0001 --lrStep=3 --lrGamma=0.3 --weightDecay=0 \
+GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weightDecay=0 \
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=240
 
 .PHONY: demo test environment clean

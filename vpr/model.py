@@ -17,6 +17,7 @@ from vpr.encoder import (
     weights_label,
 )
 from vpr.errors import UserError
+from vpr.memory import keep_large_blocks
 
 
 class GlobalPooling(nn.Module):
@@ -118,6 +119,7 @@ def choose_device(options: argparse.Namespace) -> torch.device:
     Raises:
         UserError: it is unknown or not there.
     """
+    keep_large_blocks()
     if options.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

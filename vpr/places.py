@@ -86,7 +86,7 @@ def draw_toy_city(root: Path) -> None:
     if toycity.is_current(root, toycity.SEED):
         return
     say(f"drawing the toy city into {root} (once)")
-    toycity.make_toy_city(root, progress=lambda items, total, description: track(items, description, total))
+    toycity.make_toy_city(root, progress=lambda items, total, description: track(items, description, total, "places"))
 
 
 def _first_folder_with(root: Path, folders: tuple[str, ...], names: list[str]) -> Path:
