@@ -86,6 +86,13 @@ def test_resize_takes_height_then_width_and_keeps_the_picture(tmp_path):
     assert photo[:, :, :14].max() == 0 and photo[:, :, 18:].min() == 200
 
 
+def test_resize_blends_neighbours(tmp_path):
+    stripes = np.zeros((40, 60, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    photo = decode(save(tmp_path / "stripes.png", stripes), (10, 15))
+    assert photo.min() > 80 and photo.max() < 120
+
+
 def test_truncated_photo_is_named(truncated):
     with pytest.raises(UserError, match=r"half\.jpg"):
         decode(truncated)
@@ -190,6 +197,12 @@ def test_centroids_are_the_means_of_all_points_assigned_to_them():
         assert np.abs(own.mean(axis=0) - centroid).max() < 1e-3
 
 
+def test_centroids_depend_on_the_seed():
+    points = RANDOM.uniform(size=(500, 6)).astype(np.float32)
+    first, again, other = (cluster(points, 8, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and np.abs(first - other).max() > 1e-2
+
+
 def test_clusters_can_be_as_many_as_points():
     points = 10 * np.eye(6, dtype=np.float32)
     centroids = cluster(points, 6, seed=1)
@@ -224,6 +237,21 @@ def test_finished_write_replaces_the_file_and_makes_its_folder(tmp_path):
             temporary.write_text(text)
         assert path.read_text() == text
     assert [file.name for file in path.parent.iterdir()] == ["state.bin"]
+
+
+def test_reader_of_the_old_file_never_sees_the_new_one(tmp_path):
+    path = tmp_path / "state.bin"
+    path.write_text("old and long")
+    with path.open() as reader:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+        assert reader.read() == "old and long"
+
+
+def test_interrupted_write_stays_an_interrupt(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "state.bin"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("arch", "layers", "channels"), [("vgg16", 29, 512), ("alexnet", 11, 256)])

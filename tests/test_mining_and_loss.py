@@ -318,3 +318,10 @@ def test_learning_rate_halves_first_at_epoch_6():
     options = SimpleNamespace(lr=0.001, lrGamma=0.5, lrStep=5)
     rates = [learning_rate(options, epoch) for epoch in range(1, 17)]
     assert rates == pytest.approx([0.001] * 5 + [0.0005] * 5 + [0.00025] * 5 + [0.000125], rel=1e-12)
+
+
+def test_queries_draw_different_samples():
+    database = unit_rows(np.random.default_rng(0), 200, 6)
+    twins = (database, database[[0, 0]], [np.array([0])] * 2, [np.array([0])] * 2)
+    first, second = mine_all(twins, no_memory(2, 5), MiningRules(5, 20, 4.0, 7))
+    assert set(first.negatives.tolist()) != set(second.negatives.tolist())

@@ -249,3 +249,16 @@ def test_black_input_stays_finite(vladv2, normalize_input):
     found.pow(3).sum().backward()
     for tensor in (features, *layer.parameters()):
         assert torch.isfinite(tensor.grad).all()
+
+
+@VERSIONS
+def test_equal_centres_share_equally(vladv2):
+    """Without any gap alpha has a limit instead of dividing by 0."""
+    centres = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]], dtype=torch.float64)
+    descriptors = torch.eye(3, dtype=torch.float64)
+    layer = make_layer(vladv2, clusters=2, dim=3)
+    assert math.isfinite(layer.init_params(centres, descriptors))
+    with torch.no_grad():
+        found = layer(make_map(shape=(1, 3, 2, 2)))
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found[:, :3], found[:, 3:])

@@ -66,6 +66,18 @@ DEFAULTS = {
     "dataPath": "centroids",
     "runsPath": "runs",
     "savePath": "checkpoints",
+    "dataset": "pittsburgh",
+    "arch": "vgg16",
+    "pooling": "netvlad",
+    "vladv2": False,
+    "optim": "SGD",
+    "start_epoch": 0,
+    "nNeg": 10,
+    "nNegSample": 1000,
+    "evalEvery": 1,
+    "split": "val",
+    "recallValues": [1, 5, 10, 20],
+    "panels": 10,
 }
 
 STORED = {
@@ -327,3 +339,31 @@ def test_help_exits_well_and_imports_no_heavy_library():
     imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "vpr" in imported
     assert not imported & {"torch", "torchvision", "faiss", "scipy", "numpy"}
+
+
+def test_printed_command_carries_the_device():
+    assert "--device=cpu" in shlex.split(command_line(parse("--mode=train", "--nocuda"), "cluster", CLUSTER_FLAGS))
+
+
+def test_nocuda_means_the_cpu():
+    assert parse("--mode=train", "--nocuda").device == "cpu"
+
+
+def test_names_of_torchvision_weights_are_read_in_any_case():
+    assert parse("--mode=train", "--weights=imagenet1k_v1").weights == "IMAGENET1K_V1"
+
+
+def test_recall_values_are_sorted_and_distinct():
+    assert parse("--mode=test", "--recallValues", "10", "1", "10", "5").recallValues == [1, 5, 10]
+
+
+def test_version_of_the_pooling_belongs_to_the_run(make_run):
+    version_2 = make_run("2024-01-01_00-00-00.000_alexnet_netvlad", vladv2=True)
+    assert parse("--mode=test", f"--resume={version_2}").vladv2 is True
+    version_1 = make_run("2024-01-02_00-00-00.000_alexnet_netvlad", vladv2=False)
+    text = refusal("--mode=test", f"--resume={version_1}", "--vladv2")
+    assert "vladv2=True" in text and "vladv2=False" in text
+
+
+def test_user_error_is_one_line_whatever_its_text():
+    assert str(UserError("first\n  second\r\n\tthird\n")) == "first second third"

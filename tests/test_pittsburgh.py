@@ -239,11 +239,20 @@ def test_file_of_another_kind(tmp_path):
     assert "MATLAB" in complaint(path)
 
 
-@pytest.mark.parametrize("content", [{"whatever": np.arange(3)}, {"dbStruct": np.arange(3)}, {}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"whatever": np.arange(3)},
+        {"dbStruct": np.arange(3)},
+        {"dbStruct": np.array([[1.0]])},
+        {"dbStruct": np.zeros(2, dtype=[("utmDb", object)])},
+        {},
+    ],
+)
 def test_file_without_dbstruct(tmp_path, content):
     path = tmp_path / "spec.mat"
     savemat(path, content)
-    assert "dbStruct" in complaint(path)
+    assert "instead of one dbStruct" in complaint(path)
 
 
 @pytest.mark.parametrize("field", ["dbImageFns", "qImageFns", "utmDb", "utmQ", "posDistThr", "nonTrivPosDistSqThr"])
@@ -334,3 +343,35 @@ def test_every_real_spec_belongs_to_a_split():
 )
 def test_a_field_that_makes_no_sense_is_named(spec, changes, word):
     assert word in complaint(spec(**changes))
+
+
+def test_a_hair_beyond_the_border_is_outside():
+    assert lists(make_places([[25.00000001, 0]], [[0, 0]]).positives()) == [[]]
+
+
+def test_unsigned_positions_become_floating_point(spec):
+    whole = {"utmDb": DATABASE_POSITIONS, "utmQ": QUERY_POSITIONS}
+    places = read_places(spec(**{field: np.array(rows).T.astype(np.uint32) for field, rows in whole.items()}))
+    assert places.database_positions.dtype == places.query_positions.dtype == np.float64
+    assert lists(places.positives()) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize(("named", "database", "queries"), [("dbTimeStamp has 2", 2, 2), ("qTimeStamp has 3", 3, 3)])
+def test_too_few_or_too_many_time_stamps(spec, named, database, queries):
+    assert named in complaint(
+        spec(dbTimeStamp=np.full((1, database), 201306), qTimeStamp=np.full((1, queries), 201306))
+    )
+
+
+def test_cell_that_is_no_file_name_is_numbered(spec):
+    cells = np.empty((3, 1), dtype=object)
+    cells[:, 0] = ["a.jpg", 5.0, "c.jpg"]
+    assert "entry 2 of dbImageFns" in complaint(spec(dbImageFns=cells))
+
+
+def test_names_in_a_character_matrix_lose_their_padding(spec):
+    assert read_places(spec(dbImageFns=np.array(["a.jpg", "longer.jpg", "c.jpg"]))).database_names == [
+        "a.jpg",
+        "longer.jpg",
+        "c.jpg",
+    ]

@@ -30,7 +30,7 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
             if size is not None:
                 photo = photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             pixels = np.array(photo)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files and damaged EXIF
         raise UserError(f"cannot decode the photo {path} ({error}): get it again or leave it out") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # [H, W, 3] -> [3, H, W]
 
