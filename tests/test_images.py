@@ -1,5 +1,7 @@
 """Photos to tensors, tensors to descriptors and centroids, files that are whole, and the trunk's cut."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -279,3 +281,15 @@ def test_normalization_does_what_torchvision_does(name, arch, entry):
     found, values = normalization_of(arch, entry.name, None)
     assert found == name and values == NORMALIZATIONS[name]
     assert np.abs((pixels - np.array(values.mean)) / np.array(values.std) - wanted).max() < 1e-4
+
+
+def test_a_photo_with_damaged_exif_is_named(tmp_path):
+    path = tmp_path / "damaged.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation
+    Image.new("RGB", (16, 8)).save(path, exif=exif)
+    content = bytearray(path.read_bytes())
+    content[43] = 1  # inside the EXIF block: its entry no longer says what it holds
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        decode(path)
