@@ -286,10 +286,10 @@ def test_normalization_does_what_torchvision_does(name, arch, entry):
 def test_a_photo_with_damaged_exif_is_named(tmp_path):
     path = tmp_path / "damaged.jpg"
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation
+    exif[0x0100], exif[0x010F], exif[0x0112] = 16, "maker", 6  # width, maker, orientation
     Image.new("RGB", (16, 8)).save(path, exif=exif)
     content = bytearray(path.read_bytes())
-    content[43] = 1  # inside the EXIF block: its entry no longer says what it holds
+    content[43] = 1  # the type of the width: a number becomes bytes, which Pillow cannot write back upright
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(path))):
         decode(path)
