@@ -8,7 +8,7 @@ TOY := --dataset=toy --arch=alexnet --fromscratch --num_clusters=16 --imageSize 
 # A network with random weights escapes the hardest negatives by making all descriptors alike. Few random ones
 # to choose from and a wide margin keep it from that. Pretrained networks take the defaults.
 GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weightDecay=0 \
-	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=240
+	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
 .PHONY: demo test environment clean
 

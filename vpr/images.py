@@ -15,8 +15,21 @@ from vpr.errors import UserError
 SizeGroup = tuple[torch.Tensor, torch.Tensor]
 
 
+def read_photo(path: Path) -> Image.Image:
+    """Read a photo as RGB, upright by its EXIF orientation.
+
+    Raises:
+        UserError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as photo:
+            return ImageOps.exif_transpose(photo).convert("RGB")
+    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files and damaged EXIF
+        raise UserError(f"cannot decode the photo {path} ({error}): get it again or leave it out") from error
+
+
 def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
-    """Read a photo as uint8 [3, H, W], upright by its EXIF orientation.
+    """Read a photo as uint8 [3, H, W].
 
     Args:
         size: (height, width) in pixels to resize to; None keeps the photo's own.
@@ -24,15 +37,10 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
     Raises:
         UserError: the file cannot be decoded.
     """
-    try:
-        with Image.open(path) as photo:
-            photo = ImageOps.exif_transpose(photo).convert("RGB")
-            if size is not None:
-                photo = photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            pixels = np.array(photo)
-    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files and damaged EXIF
-        raise UserError(f"cannot decode the photo {path} ({error}): get it again or leave it out") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # [H, W, 3] -> [3, H, W]
+    photo = read_photo(path)
+    if size is not None:
+        photo = photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous()  # [H, W, 3] -> [3, H, W]
 
 
 class Photos(Dataset):

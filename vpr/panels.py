@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from vpr.files import replacing
+from vpr.images import read_photo
 from vpr.places import PlacePhotos
 
 SHOWN = 5  # hits beside each query
@@ -50,9 +51,7 @@ def draw_panels(
 
 def _paste(sheet: Image.Image, file: Path, corner: tuple[int, int], colour: str, caption: str) -> None:
     x, y = corner
-    with Image.open(file) as photo:
-        photo = ImageOps.contain(ImageOps.exif_transpose(photo).convert("RGB"), CELL)
-    framed = ImageOps.expand(photo, FRAME, colour)
+    framed = ImageOps.expand(ImageOps.contain(read_photo(file), CELL), FRAME, colour)
     sheet.paste(framed, (x, y))
     ImageDraw.Draw(sheet).text((x + FRAME, y + framed.height + 2), caption, fill=INK)
 
