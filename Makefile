@@ -1,4 +1,4 @@
-# make demo   environment, toy city, cluster, test, train, test, pictures (about 6 minutes on 2 cores, beside the installation)
+# make demo   environment, toy city, cluster, test, train, test, pictures (about 5 minutes on 2 cores, beside the installation)
 # make test   environment, ruff, all tests
 PYTHON ?= python3
 VENV ?= .venv
