@@ -10,6 +10,7 @@ This file only reads the command line and calls the mode; `vpr/` holds the rest.
 import importlib
 import sys
 
+from vpr import processes
 from vpr.errors import UserError
 from vpr.options import parse_options
 
@@ -19,9 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse_options(arguments)
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
-        importlib.import_module(f"vpr.{options.mode}").run(options)
+        mode = importlib.import_module(f"vpr.{options.mode}")
+        with processes.joined():
+            mode.run(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        who = f" in process {processes.rank()}" if processes.rank() else ""
+        print(f"error{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; a training run goes on with --mode=train --resume", file=sys.stderr)

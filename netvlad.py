@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 SMALLEST_NORM = 1e-12  # what F.normalize uses
 
@@ -68,16 +69,60 @@ class NetVLAD(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D, H, W] -> [B, K * D]."""
-        features = features.flatten(2)  # [B, D, P], P = H * W places
-        # Dividing the two products by |x| equals normalising x, without a normalised copy of the map.
-        scale = 1.0
-        if self.normalize_input:
-            scale = 1 / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [B, 1, P]
-        logits = (self.conv.weight.flatten(1) @ features) * scale  # [B, K, P]
-        if self.vladv2:
-            logits = logits + self.conv.bias[:, None]
-        assignment = logits.softmax(dim=1)  # [B, K, P]
-        weighted_sum = (assignment * scale) @ features.transpose(1, 2)  # [B, K, D]
-        residuals = weighted_sum - assignment.sum(dim=2)[:, :, None] * self.centroids
+        residuals = SoftResiduals.apply(
+            features.flatten(2),  # [B, D, P], P = H * W places
+            self.conv.weight.flatten(1),
+            self.conv.bias,
+            self.centroids,
+            self.normalize_input,
+        )
         rows = F.normalize(residuals, dim=2)  # intra-normalisation
         return F.normalize(rows.flatten(1), dim=1)  # [B, K * D]
+
+
+class SoftResiduals(torch.autograd.Function):
+    """Equation 4 for a batch: local descriptors [B, D, P] -> residual sums V [B, K, D].
+
+    Forward, with s_p = 1 / |x_p| and y_p = s_p x_p: two matrix products, x read in place. Dividing the
+    products by |x| equals normalising x, without a normalised copy of the map.
+
+    Backward, from G = dV: four products and one pass over x. Nothing of the size [K, D, P] is ever formed.
+
+        dA_kp = G_k . y_p - G_k . c_k
+        dL_kp = A_kp (dA_kp - sum_j A_jp dA_jp)                       through the softmax
+        dy_p  = sum_k (A_kp G_k + dL_kp w_k)
+        dx_p  = s_p (dy_p - y_p (y_p . dy_p))                         through the normalisation
+    """
+
+    @staticmethod
+    def forward(ctx, features, weight, bias, centroids, normalize: bool) -> torch.Tensor:
+        scale = features.new_ones(())
+        if normalize:
+            scale = 1 / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [B, 1, P]
+        logits = (weight @ features).mul_(scale)  # [B, K, P], w . y
+        assignment = (logits if bias is None else logits + bias[:, None]).softmax(dim=1)  # [B, K, P]
+        weighted_sum = (assignment * scale) @ features.transpose(1, 2)  # [B, K, D]
+        ctx.save_for_backward(features, weight, centroids, scale, logits, assignment)
+        ctx.has_bias, ctx.normalize = bias is not None, normalize
+        return weighted_sum.sub_(assignment.sum(dim=2)[:, :, None] * centroids)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple:
+        features, weight, centroids, scale, logits, assignment = ctx.saved_tensors
+        along = (grad @ features).mul_(scale)  # [B, K, P], G . y
+        to_assignment = along - (grad * centroids).sum(dim=2)[:, :, None]
+        to_logits = assignment * (to_assignment - (assignment * to_assignment).sum(dim=1, keepdim=True))
+        to_weight = ((to_logits * scale) @ features.transpose(1, 2)).sum(dim=0)  # [K, D]
+        to_bias = to_logits.sum(dim=(0, 2)) if ctx.has_bias else None
+        to_centroids = -(grad * assignment.sum(dim=2)[:, :, None]).sum(dim=0)
+        to_features = None
+        if ctx.needs_input_grad[0]:
+            pulled = torch.cat([grad, weight.expand(len(grad), -1, -1)], dim=1)  # [B, 2K, D]
+            pulls = torch.cat([assignment, to_logits], dim=1) * scale  # [B, 2K, P]
+            to_features = pulled.transpose(1, 2) @ pulls  # [B, D, P]
+            if ctx.normalize:
+                radial = (assignment * along + to_logits * logits).sum(dim=1, keepdim=True)  # [B, 1, P], y . dy
+                radial = radial * (scale * scale) * (scale < 1 / SMALLEST_NORM)  # a clamped norm is a constant
+                to_features.addcmul_(features, radial, value=-1)
+        return to_features, to_weight, to_bias, to_centroids, None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from vpr.processes import is_main
 from vpr.progress import say
 
 
@@ -13,21 +14,27 @@ class Board:
 
     def __init__(self, run: Path, epoch: int):
         """Open the board of `run`; scalars of `epoch` and later, of an earlier try, are taken back."""
-        from tensorboardX import SummaryWriter
+        self.writer = None
+        if is_main():
+            from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(run), purge_step=epoch)
+            self.writer = SummaryWriter(str(run), purge_step=epoch)
 
     def __enter__(self) -> "Board":
         return self
 
     def add(self, name: str, value: float, epoch: int) -> None:
         """Write one scalar."""
+        if self.writer is None:
+            return
         try:
             self.writer.add_scalar(name, value, epoch)
         except OSError as error:
             self._give_up(error)
 
     def __exit__(self, *_: object) -> None:
+        if self.writer is None:
+            return
         try:
             self.writer.close()
         except OSError as error:

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vpr import processes
 from vpr.centroids import centroids_path, recipe_for, write_centroids
+from vpr.descriptors import automatic_batch_size
 from vpr.errors import UserError
-from vpr.images import in_batches, photo_batches
+from vpr.images import PhotoReader, in_batches
 from vpr.model import PlaceModel, build_model, choose_device, device_line
 from vpr.places import PlacePhotos, load_places
 from vpr.progress import Progress, say
@@ -26,9 +28,11 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options)
     say(device_line(device))
     photos = load_places(options, "train")
-    model = build_model(options).to(device)
+    model = build_model(options).place(device, options.precision)
     recipe = recipe_for(options, model, photos.places.name, photos.places.fingerprint())
     descriptors = sample_local_descriptors(model, photos, options, device)
+    if not processes.is_main():
+        return
     centroids = cluster(descriptors, options.num_clusters, options.seed)
     path = centroids_path(options, recipe)
     write_centroids(path, recipe, centroids, descriptors)
@@ -41,24 +45,31 @@ def sample_local_descriptors(
 ) -> np.ndarray:
     """L2-normalised local descriptors of random places in random training database photos, float32 [N, D].
 
+    With several processes each takes a share of the photos, and process 0 gets all descriptors.
+
     Raises:
         UserError: there are fewer than there shall be clusters.
     """
-    files = photos.database_files
-    chosen = np.random.default_rng(options.seed).permutation(len(files))[:PHOTOS]
+    reader = PhotoReader(photos.database_files, options.imageSize, options.threads)
+    chosen = np.random.default_rng(options.seed).permutation(len(reader.files))[:PHOTOS]
     if len(chosen) < PHOTOS:
         say(f"{photos.places.name} has only {len(chosen)} database photos, not {PHOTOS}: taking all")
     model.eval()
-    samples, batches = [], in_batches(len(chosen), options.cacheBatchSize)
-    loaded = photo_batches([files[index] for index in chosen], options.imageSize, batches, options.threads)
-    with Progress("local descriptors", len(chosen)) as progress:
-        for indices, batch in zip(batches, loaded, strict=True):
-            for places, pixels in batch:
-                features = model.local_descriptors(pixels.to(device, non_blocking=True)).float().cpu()
-                for place, feature in zip(places.tolist(), features, strict=True):
-                    samples.append(sample_places(feature, seed=[options.seed, int(chosen[indices[place]])]))
-            progress.advance(len(indices))
-    descriptors = np.concatenate(samples) if samples else np.empty((0, 1), np.float32)
+    batches = in_batches(len(chosen), options.cacheBatchSize or automatic_batch_size(model, reader, device))
+    mine, samples = batches[processes.rank() :: processes.world()], {}
+    loaded = reader.batches([[int(chosen[place]) for place in batch] for batch in mine])
+    with Progress("local descriptors", sum(map(len, mine))) as progress:
+        for places, batch in zip(mine, loaded, strict=True):
+            for group in batch:
+                features = model.local_descriptors(group.values.to(device, non_blocking=True)).cpu()
+                for place, feature in zip(group.places.tolist(), features, strict=True):
+                    photo = int(chosen[places[place]])
+                    samples[places[place]] = sample_places(feature, seed=[options.seed, photo])
+            progress.advance(len(places))
+    samples = {place: rows for part in processes.collect(samples) for place, rows in part.items()}
+    descriptors = np.concatenate([samples[place] for place in sorted(samples)]) if samples else np.empty((0, 1), "f4")
+    if not processes.is_main():
+        return descriptors
     if len(descriptors) < options.num_clusters:
         raise UserError(
             f"{len(chosen)} photos gave {len(descriptors)} local descriptors, {options.num_clusters} clusters need at "

@@ -1,50 +1,107 @@
-"""Stage 3, descriptors: photo files -> one descriptor each."""
+"""Stage 3, descriptors: photos -> one descriptor each."""
 
 import argparse
+import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
 
+from vpr import processes
 from vpr.errors import UserError
-from vpr.images import SizeGroup, in_batches, photo_batches
+from vpr.images import PhotoReader, SizeGroup, in_batches, photo_size
+from vpr.memory import available_bytes, out_of_memory_says
 from vpr.model import PlaceModel
-from vpr.progress import Progress
+from vpr.progress import Progress, say
+
+LARGEST_AUTOMATIC_BATCH = 256
+AUTOMATIC_BATCH_BYTES_CPU = 1 << 30  # more gains nothing there
 
 
-def describe_batch(model: PlaceModel, batch: list[SizeGroup], device: torch.device) -> torch.Tensor:
+class Source(Protocol):
+    """Where photos come from by index: decoded from files, or as the frozen layers left them."""
+
+    files: Sequence[Path]
+
+    def batches(self, batches: Sequence[Sequence[int]]):
+        """The photos of each batch of indices, in order, as lists of `SizeGroup`."""
+
+
+def describe_batch(model: torch.nn.Module, batch: list[SizeGroup], device: torch.device) -> torch.Tensor:
     """Descriptors [B, descriptor_dim] of a batch, in the batch's order whatever sizes it mixes."""
-    parts = [model(photos.to(device, non_blocking=True)) for _, photos in batch]
-    order = torch.cat([places for places, _ in batch]).argsort().to(device)
+    parts = [model(group.values.to(device, non_blocking=True)) for group in batch]
+    order = torch.cat([group.places for group in batch]).argsort().to(device)
     return torch.cat(parts)[order]
 
 
 @torch.no_grad()
-def describe_files(
-    model: PlaceModel, files: Sequence[Path], options: argparse.Namespace, device: torch.device, description: str
-) -> tuple[np.ndarray, set[tuple[int, int]]]:
-    """Describe photos in their order.
+def describe(
+    model: PlaceModel,
+    source: Source,
+    indices: Sequence[int],
+    options: argparse.Namespace,
+    device: torch.device,
+    description: str,
+) -> tuple[torch.Tensor, set[tuple[int, int]]]:
+    """Describe photos of a source in the order of `indices`.
+
+    With several processes each describes its share of the batches, and process 0 gets them all.
 
     Returns:
-        float32 [N, descriptor_dim], and the (height, width) in pixels that photos had.
+        float16 [N, descriptor_dim] on the CPU (complete in process 0 only), and the (height, width) in
+        pixels that photos had. Float16 moves a squared distance between descriptors of length 1 by
+        some 1e-6 and halves the memory.
 
     Raises:
-        UserError: a photo cannot be decoded, or the model's output is not finite.
+        UserError: a photo cannot be decoded, memory runs out, or the model's output is not finite.
     """
     model.eval()
-    descriptors = np.empty((len(files), model.descriptor_dim), np.float32)
+    descriptors = torch.empty(len(indices), model.descriptor_dim, dtype=torch.float16)
+    batches = in_batches(len(indices), options.cacheBatchSize or automatic_batch_size(model, source, device))
+    mine = batches[processes.rank() :: processes.world()]
     sizes = set()
-    batches = in_batches(len(files), options.cacheBatchSize)
-    with Progress(description, len(files)) as progress:
-        loaded = photo_batches(files, options.imageSize, batches, options.threads)
-        for indices, batch in zip(batches, loaded, strict=True):
-            descriptors[indices.start : indices.stop] = describe_batch(model, batch, device).float().cpu().numpy()
-            sizes.update(tuple(photos.shape[2:]) for _, photos in batch)
-            progress.advance(len(indices))
-    if not np.isfinite(descriptors.sum(dtype=np.float64)):
-        raise UserError("the model gives descriptors that are not finite: training diverged; lower --lr")
+    loaded = source.batches([[indices[place] for place in batch] for batch in mine])
+    with Progress(description, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
+        for number, (places, batch) in enumerate(zip(mine, loaded, strict=True)):
+            descriptors[places.start : places.stop] = describe_batch(model, batch, device)
+            sizes.update(group.photo_size for group in batch)
+            progress.advance(sum(map(len, batches[number * processes.world() : (number + 1) * processes.world()])))
+    owners = [(slice(batch.start, batch.stop), n % processes.world()) for n, batch in enumerate(batches)]
+    processes.collect_rows(descriptors, owners)
+    require_finite(descriptors)
     return descriptors, sizes
+
+
+def require_finite(descriptors: torch.Tensor) -> None:
+    """Raise a UserError unless all [N, dim] descriptors of this process are numbers."""
+    if processes.is_main() and not all(rows.isfinite().all() for rows in descriptors.split(4096)):
+        raise UserError("the model gives descriptors that are not finite: training diverged; lower --lr")
+
+
+def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device) -> int:
+    """How many photos of the first photo's size fit into memory at once (--cacheBatchSize=0)."""
+    if not isinstance(source, PhotoReader):  # frozen features are small
+        return 64
+    size = source.size or photo_size(source.files[0])
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] // 2
+    else:
+        budget = min(available_bytes() // 4, AUTOMATIC_BATCH_BYTES_CPU)
+    count = max(1, min(LARGEST_AUTOMATIC_BATCH, budget // bytes_per_photo(model, size)))
+    say(f"{count} photos at once")
+    return count
+
+
+def bytes_per_photo(model: PlaceModel, size: Sequence[int]) -> int:
+    """Memory that a photo of (height, width) pixels takes in the trunk: the largest input and output of a layer."""
+    features = torch.empty(1, 3, *size, device="meta")
+    largest = 4 * features.numel()
+    for layer in copy.deepcopy(model.encoder).to("meta"):
+        output = layer(features)
+        largest = max(largest, (features.numel() + output.numel()) * model.dtype.itemsize)
+        features = output
+    return largest
 
 
 def describe_sizes(sizes: set[tuple[int, int]], resized: bool) -> str:

@@ -75,17 +75,19 @@ FLAGS: dict[str, list[Flag]] = {
              "toy: toy_city in it)", {"metavar": "DIR"}),
         Flag("imageSize", None, "resize every photo to this height and width in pixels "
              "(default: the photo's own size)", {"nargs": 2, "type": whole_number(1), "metavar": ("H", "W")}),
-        Flag("cacheBatchSize", 24, "photos described at once", COUNT),
+        Flag("cacheBatchSize", 24, "photos described at once; 0: as many as memory holds", WHOLE),
+        Flag("precision", "auto", "number format of the trunk's arithmetic; auto: bf16 where the hardware "
+             "multiplies it, else fp32; weights and pooling stay fp32", {"choices": ("auto", "fp32", "bf16", "fp16")}),
         Flag("threads", min(8, available_cores()), "worker processes that decode photos; 0: none", WHOLE),
         Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
         Flag("nocuda", False, "use the CPU even if there is a GPU", ON),
-        Flag("nGPU", 1, "GPUs to use", COUNT),
+        Flag("nGPU", 1, "GPUs to use; above 1 start with torchrun, which says how many processes there are", COUNT),
         Flag("seed", 123, "seed of every random choice", WHOLE),
         Flag("dataPath", "centroids", "folder of centroid files that cluster writes; train and test also "
              "take one file, whatever photos it was made from"),
         Flag("runsPath", "runs", "folder under which each training makes its run"),
         Flag("savePath", "checkpoints", "folder of the checkpoints inside a run"),
-        Flag("cachePath", None, "accepted for compatibility; nothing is cached on disk"),
+        Flag("cachePath", "cache", "folder of the trunk cache"),
     ],
     "model": [
         Flag("arch", "vgg16", "backbone", {"choices": ("vgg16", "alexnet")}),
@@ -115,6 +117,8 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("nNeg", 10, "hard negatives in a tuple, at most", COUNT),
         Flag("nNegSample", 1000, "random negatives among which the hard ones are sought", COUNT),
         Flag("evalEvery", 1, "epochs between validations", COUNT),
+        Flag("trunkCache", "auto", "where to keep what the frozen layers make of each photo (auto: in memory if "
+             "half of it is enough, else on disk)", {"choices": ("auto", "memory", "disk", "off")}),
         Flag("patience", 10, "epochs without a better validation after which training stops; 0: never", WHOLE),
     ],
     "train and test": [
@@ -129,6 +133,11 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("split", "val", "which part of the dataset",
              {"choices": ("train", "val", "test", "train250k", "val250k", "test250k")}),
         Flag("panels", 10, "queries to draw with what was found for them; 0: none", WHOLE),
+        Flag("index", None, "test also with this FAISS index (Flat, SQfp16, HNSW32, IVF4096,PQ64, ...) and print "
+             "what it loses and takes", {"metavar": "FACTORY"}),
+        Flag("saveDescriptors", None, "write the split's descriptors into this HDF5 file", {"metavar": "FILE"}),
+        Flag("loadDescriptors", None, "take the split's descriptors from this file instead of describing photos",
+             {"metavar": "FILE"}),
     ],
 }  # fmt: skip
 

@@ -2,17 +2,30 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from vpr.errors import UserError
 
-# Photos of one batch that share a size: (places in the batch [b], bytes [b, 3, H, W]).
-SizeGroup = tuple[torch.Tensor, torch.Tensor]
+
+class SizeGroup(NamedTuple):
+    """Photos of one batch that share a size.
+
+    Attributes:
+        places: where in the batch they stand, int64 [b].
+        values: uint8 [b, 3, H, W], channels last in memory; or what frozen layers made of it, float16 [b, C, h, w].
+        photo_size: their (height, width) in pixels.
+    """
+
+    places: torch.Tensor
+    values: torch.Tensor
+    photo_size: tuple[int, int]
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -28,6 +41,20 @@ def read_photo(path: Path) -> Image.Image:
         raise UserError(f"cannot decode the photo {path} ({error}): get it again or leave it out") from error
 
 
+def photo_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels of a photo once upright; reads the header, not the pixels.
+
+    Raises:
+        UserError: the file is no photo.
+    """
+    try:
+        with Image.open(path) as photo:
+            sideways = photo.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a quarter
+            return (photo.width, photo.height) if sideways else (photo.height, photo.width)
+    except Exception as error:
+        raise UserError(f"cannot decode the photo {path} ({error}): get it again or leave it out") from error
+
+
 def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
     """Read a photo as uint8 [3, H, W].
 
@@ -40,7 +67,7 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
     photo = read_photo(path)
     if size is not None:
         photo = photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous()  # [H, W, 3] -> [3, H, W]
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W], same memory
 
 
 class Photos(Dataset):
@@ -60,38 +87,63 @@ class Photos(Dataset):
             return error
 
 
-def group_by_size(photos: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
-    """Stack the photos of a batch by size, since sets mix sizes; the first error takes the batch's place."""
-    places = defaultdict(list)
-    for place, photo in enumerate(photos):
+def collate(photos: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
+    """A batch of decoded photos; the first error takes its place."""
+    for photo in photos:
         if isinstance(photo, UserError):
             return photo
-        places[photo.shape].append(place)
-    return [(torch.tensor(group), torch.stack([photos[place] for place in group])) for group in places.values()]
+    return group_by_size(photos, [tuple(photo.shape[1:]) for photo in photos])
 
 
-def photo_batches(
-    files: Sequence[Path], size: Sequence[int] | None, batches: Sequence[Sequence[int]], workers: int
-) -> Iterator[list[SizeGroup]]:
-    """Decode the files of each batch of indices, in order, ahead of the caller.
+def group_by_size(values: list[torch.Tensor], photo_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
+    """Stack what stands for each photo of a batch, [C, h, w], by the photo's size, since sets mix sizes."""
+    places = defaultdict(list)
+    for place, size in enumerate(photo_sizes):
+        places[size].append(place)
+    return [
+        SizeGroup(torch.tensor(group), _stack([values[place] for place in group]), size)
+        for size, group in places.items()
+    ]
 
-    Raises:
-        UserError: a photo cannot be decoded; the message names it.
+
+def _stack(values: list[torch.Tensor]) -> torch.Tensor:
+    """[C, h, w] each -> [b, C, h, w], copied once, as they lie in memory: channels last."""
+    return torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class PhotoReader:
+    """Photos by their index in `files`, decoded by worker processes ahead of the caller.
+
+    Attributes:
+        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        workers: processes that decode; 0 decodes in this one.
     """
-    workers = min(workers, len(batches))
-    loader = DataLoader(
-        Photos(files, size),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=group_by_size,
-        prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
-    )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+
+    files: Sequence[Path]
+    size: Sequence[int] | None
+    workers: int
+
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
+        """The photos of each batch of indices, in order.
+
+        Raises:
+            UserError: a photo cannot be decoded; the message names it.
+        """
+        workers = min(self.workers, len(batches))
+        loader = DataLoader(
+            Photos(self.files, self.size),
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            prefetch_factor=4 if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:

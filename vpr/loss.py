@@ -3,14 +3,16 @@
 import torch
 
 
-def triplet_loss(
+def triplet_violations(
     queries: torch.Tensor,
     positives: torch.Tensor,
     negatives: torch.Tensor,
     owners: torch.Tensor,
     margin: float,
 ) -> tuple[torch.Tensor, int]:
-    """Mean over the violating pairs of max(0, d^2(q, p) + margin - d^2(q, n)).
+    """Sum of max(0, d^2(q, p) + margin - d^2(q, n)) over all pairs of a query and one of its negatives.
+
+    The loss is the mean over the violating pairs: sum / number, of all processes together.
 
     Args:
         queries, positives: descriptors [T, dim], one per tuple.
@@ -19,10 +21,9 @@ def triplet_loss(
         margin: in squared descriptor distance.
 
     Returns:
-        the loss, a scalar (0 where no pair violates), and the number of violating pairs.
+        the sum, a scalar, and the number of pairs that violate.
     """
     to_positive = (queries - positives).pow(2).sum(dim=1)  # [T]
     to_negative = (queries[owners] - negatives).pow(2).sum(dim=1)  # [N]
     violation = (to_positive[owners] + margin - to_negative).clamp_min(0)  # [N]
-    violating = int((violation > 0).sum())
-    return violation.sum() / max(violating, 1), violating
+    return violation.sum(), int((violation > 0).sum())

@@ -1,7 +1,13 @@
-"""How the C library hands out memory."""
+"""Main memory: how the C library hands it out, how much there is, and what is said when it ends."""
 
+import contextlib
 import ctypes
 import ctypes.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vpr.errors import UserError
 
 # Names and numbers of mallopt(3), GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -20,3 +26,40 @@ def keep_large_blocks() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, LARGEST_ALLOWED)
     mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def available_bytes() -> int:
+    """Bytes of main memory that can be taken without swapping, within the container's limit."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":") for line in file)
+        available = 1024 * int(fields["MemAvailable"].split()[0])
+    except OSError:  # not Linux: half of what is built in
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    group = Path("/sys/fs/cgroup")
+    try:
+        fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        available = min(available, int((group / "memory.max").read_text()) - int(fields["anon"]))
+    except (OSError, ValueError):  # no container, or one without a limit
+        pass
+    return available
+
+
+def where_it_fits(values, device):
+    """A tensor on `device` if that is a GPU with twice the room, else where it is."""
+    import torch
+
+    if device.type == "cuda" and 2 * values.nbytes < torch.cuda.mem_get_info(device)[0]:
+        return values.to(device)
+    return values
+
+
+@contextlib.contextmanager
+def out_of_memory_says(remedy: str) -> Iterator[None]:
+    """Turn a device's lack of memory into one line."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the device has too little memory ({str(error).split('. ')[0]}): {remedy}") from error

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 NO_PHOTO = -1
-QUERIES_AT_ONCE = 256
+QUERIES_AT_ONCE = 1024
+TILE_BYTES = 128 << 20  # of descriptors that are in float32 at a time
+# One product with the whole database does this many distances in the time in which one is done on its own.
+PRODUCT_GAIN = 50
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class MiningRules:
 
 def mine(
     queries: np.ndarray,
-    database_descriptors: np.ndarray,
-    query_descriptors: np.ndarray,
+    database_descriptors: torch.Tensor,
+    query_descriptors: torch.Tensor,
     positives: list[np.ndarray],
     not_negatives: list[np.ndarray],
     remembered: np.ndarray,
@@ -52,8 +56,8 @@ def mine(
 
     Args:
         queries: int64 [B], indices of the block's queries, each with at least one positive.
-        database_descriptors: float32 [N, dim], of length 1.
-        query_descriptors: float32 [B, dim], of length 1, in the order of `queries`.
+        database_descriptors: [N, dim], of length 1, float16 or float32, on any device.
+        query_descriptors: [B, dim], likewise, in the order of `queries`.
         positives, not_negatives: for every query of the set, database indices.
         remembered: int64 [M, rules.negatives], each query's hardest negatives so far, NO_PHOTO where
             there are none; the rows of this block's queries are overwritten.
@@ -63,21 +67,61 @@ def mine(
     """
     tuples = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
-        block = slice(start, start + QUERIES_AT_ONCE)
-        # |q - x|^2 = 2 - 2 q.x for descriptors of length 1; one product for all candidates.
-        distances = 2 - 2 * (query_descriptors[block] @ database_descriptors.T)  # [b, N]
-        for query, distance in zip(queries[block].tolist(), distances, strict=True):
-            candidates = sample_negatives(
-                len(distance), not_negatives[query], remembered[query], rules.sample, [rules.seed, epoch, query]
+        block = queries[start : start + QUERIES_AT_ONCE].tolist()
+        drawn = [
+            sample_negatives(
+                len(database_descriptors),
+                not_negatives[query],
+                remembered[query],
+                rules.sample,
+                [rules.seed, epoch, query],
             )
-            nearest = candidates[np.argsort(distance[candidates], kind="stable")[:NEAREST_KEPT]]
+            for query in block
+        ]
+        candidates = [np.concatenate([positives[query], found]) for query, found in zip(block, drawn, strict=True)]
+        rows = query_descriptors[start : start + QUERIES_AT_ONCE]
+        distances = candidate_distances(rows, database_descriptors, candidates)
+        for query, indices, distance in zip(block, candidates, distances, strict=True):
+            split = len(positives[query])
+            nearest = split + np.argsort(distance[split:], kind="stable")[: max(NEAREST_KEPT, rules.negatives)]
             remembered[query] = NO_PHOTO
-            remembered[query, : min(len(nearest), rules.negatives)] = nearest[: rules.negatives]
-            positive = positives[query][distance[positives[query]].argmin()]
+            remembered[query, : min(len(nearest), rules.negatives)] = indices[nearest[: rules.negatives]]
+            positive = distance[:split].argmin()
             hard = nearest[distance[nearest] < distance[positive] + rules.margin][: rules.negatives]
             if len(hard):
-                tuples.append(TrainingTuple(query, int(positive), hard))
+                tuples.append(TrainingTuple(query, int(indices[positive]), indices[hard]))
     return tuples
+
+
+def candidate_distances(
+    queries: torch.Tensor, database: torch.Tensor, candidates: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Squared distances |q - x|^2 = 2 - 2 q.x of descriptors of length 1, from each query to its candidates.
+
+    A product of all queries with all the database, tile by tile, is the faster way unless candidates are
+    few in a large database: it reads the database once, not once for each query.
+
+    Args:
+        queries: [b, dim]; database: [N, dim]; both float16 or float32, on one device.
+        candidates: for each of the b queries, database indices.
+
+    Returns:
+        for each query float32 [number of its candidates].
+    """
+    queries = queries.float()
+    if len(database) > PRODUCT_GAIN * np.mean([len(indices) for indices in candidates]):
+        products = [
+            database[torch.from_numpy(indices).to(database.device)].float() @ query
+            for query, indices in zip(queries, candidates, strict=True)
+        ]
+        return [2 - 2 * product.cpu().numpy() for product in products]
+    tile = max(1, TILE_BYTES // (4 * database.shape[1]))
+    products = queries.new_empty(len(queries), len(database))  # [b, N]
+    buffer = queries.new_empty(min(tile, len(database)), database.shape[1])  # one: fresh memory costs page faults
+    for start in range(0, len(database), tile):
+        rows = database[start : start + tile]
+        products[:, start : start + tile] = queries @ buffer[: len(rows)].copy_(rows).T
+    return [2 - 2 * row[indices] for row, indices in zip(products.cpu().numpy(), candidates, strict=True)]
 
 
 def sample_negatives(

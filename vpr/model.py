@@ -1,12 +1,14 @@
 """The model: photos [B, 3, H, W] as bytes -> trunk -> pooling -> descriptors of length 1."""
 
 import argparse
+import copy
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from netvlad import NetVLAD
+from vpr import processes
 from vpr.encoder import (
     TRUNKS,
     Normalization,
@@ -18,6 +20,7 @@ from vpr.encoder import (
 )
 from vpr.errors import UserError
 from vpr.memory import keep_large_blocks
+from vpr.precision import compute_dtype, precision_name
 
 
 class GlobalPooling(nn.Module):
@@ -41,22 +44,34 @@ class PlaceModel(nn.Module):
         pool: NetVLAD or a global pooling; [B, D, h, w] -> [B, descriptor_dim].
         first_trained: layers of the trunk below this one are frozen.
         descriptor_dim: length of a descriptor.
+        dtype: the format in which the trunk computes. Weights and pooling are float32 always.
     """
 
     def __init__(self, arch: str, pool: nn.Module, descriptor_dim: int, normalization: Normalization, frozen: bool):
         super().__init__()
         self.smallest_side = TRUNKS[arch].smallest_side
-        self.encoder = build_encoder(arch)
+        # Channels last is how the bytes of a photo lie, and what convolution libraries are fastest with.
+        self.encoder = build_encoder(arch).to(memory_format=torch.channels_last)
         self.pool = pool
         self.descriptor_dim = descriptor_dim
+        self.dtype = torch.float32
         self.first_trained = TRUNKS[arch].first_trained if frozen else 0
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         for layer in self.encoder[: self.first_trained]:
             layer.requires_grad_(False)
 
-    def local_descriptors(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W] -> the trunk's output [B, D, h, w].
+    def place(self, device: torch.device, precision: str) -> "PlaceModel":
+        """Move to a device and compute there as --precision says."""
+        self.dtype = compute_dtype(precision, device)
+        return self.to(device)
+
+    def trunk(self) -> torch.autocast:
+        """The context in which layers of the trunk run: in `dtype`, from float32 weights."""
+        return torch.autocast(self.mean.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def frozen_features(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w].
 
         Raises:
             UserError: the photos are too small to leave a single local descriptor.
@@ -67,15 +82,23 @@ class PlaceModel(nn.Module):
                 f"a photo is {width}x{height} pixels, the backbone needs at least {self.smallest_side} each way: "
                 "leave it out or give a larger --imageSize"
             )
-        features = (photos.float() - self.mean) / self.std
         # The frozen part needs no graph: that saves most of the memory of a training step.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.first_trained == 0):
-            features = self.encoder[: self.first_trained](features)
-        return self.encoder[self.first_trained :](features)
+        with self.trunk(), torch.set_grad_enabled(torch.is_grad_enabled() and self.first_trained == 0):
+            return self.encoder[: self.first_trained](((photos.float() - self.mean) / self.std).to(self.dtype))
 
-    def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W] -> descriptors [B, descriptor_dim] of length 1."""
-        return self.pool(self.local_descriptors(photos))
+    def frozen_layers_without_data(self) -> nn.Sequential:
+        """The frozen layers as shapes only, to ask what they make of a size."""
+        return copy.deepcopy(self.encoder[: self.first_trained]).to("meta")
+
+    def local_descriptors(self, values: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W], or what the frozen layers made of them -> local descriptors [B, D, h, w]."""
+        features = self.frozen_features(values) if values.dtype == torch.uint8 else values.to(self.dtype)
+        with self.trunk():
+            return self.encoder[self.first_trained :](features).float()
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W], or what the frozen layers made of them -> [B, descriptor_dim] of length 1."""
+        return self.pool(self.local_descriptors(values))
 
 
 def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceModel:
@@ -104,13 +127,13 @@ def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceMo
 
 
 def describe_model(options: argparse.Namespace, model: PlaceModel) -> str:
-    """Backbone and weights, pooling, dimension: what every recall is labelled with."""
+    """Backbone and weights, pooling, dimension, precision: what every recall is labelled with."""
     name, _ = normalization_of(options.arch, options.weights, options.normalization)
     kind = options.pooling
     if kind == "netvlad":
         kind = f"NetVLAD{' v2' if options.vladv2 else ''} with {options.num_clusters} clusters"
     weights = weights_label(options.arch, options.weights)
-    return f"{options.arch} ({weights}, {name} input), {kind}, {model.descriptor_dim}-D"
+    return f"{options.arch} ({weights}, {name} input), {kind}, {model.descriptor_dim}-D, {precision_name(model.dtype)}"
 
 
 def choose_device(options: argparse.Namespace) -> torch.device:
@@ -120,18 +143,24 @@ def choose_device(options: argparse.Namespace) -> torch.device:
         UserError: it is unknown or not there.
     """
     keep_large_blocks()
-    if options.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.world() > 1:
+        name = f"cuda:{processes.local_rank()}"
     try:
-        device = torch.device(options.device)
+        device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device={options.device} cannot be used here ({error}): try --device=cpu") from error
+        raise UserError(f"--device={name} cannot be used here ({error}): try --device=cpu") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 
 def device_line(device: torch.device) -> str:
     """What was taken, for the console."""
+    share = f" in each of {processes.world()} processes" if processes.world() > 1 else ""
     if device.type == "cuda":
-        return f"device: {device} ({torch.cuda.get_device_name(device)})"
-    return f"device: {device} ({torch.get_num_threads()} threads)"
+        return f"device: {device} ({torch.cuda.get_device_name(device)}){share}"
+    return f"device: {device} ({torch.get_num_threads()} threads){share}"

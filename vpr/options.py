@@ -7,6 +7,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from vpr import processes
 from vpr.errors import UserError
 from vpr.flags import (
     DEFAULT_LEARNING_RATE,
@@ -20,6 +21,8 @@ from vpr.runs import FLAGS_FILE, newest_run, read_flags
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 NOT_FLAGS = ("given", "run")
+# A resumed run gets these back too, unless the user types others.
+RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -87,7 +90,7 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
     named = defaults["resume"]
     run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
     stored = read_flags(run)
-    kept = {*MODEL_FLAGS, *TRAINING_FLAGS, "root", "nEpochs", "evalEvery", "patience", "savePath"}
+    kept = {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
     if defaults["mode"] == "test" and "dataset" in given and given["dataset"] != stored.get("dataset"):
         kept -= {"root"}  # the run's photos are not those of the dataset that was asked for
     return run, {name: value for name, value in stored.items() if name in kept}
@@ -121,8 +124,11 @@ def _fill_in(merged: dict) -> dict:
         if filled["device"] not in ("auto", "cpu"):
             raise UserError(f"--nocuda and --device={filled['device']} contradict each other: give one")
         filled["device"] = "cpu"
-    if filled["nGPU"] > 1:
-        raise UserError(f"--nGPU={filled['nGPU']}: a process uses one GPU and several are not supported; drop --nGPU")
+    if filled["nGPU"] > 1 and processes.world() == 1:
+        raise UserError(
+            f"--nGPU={filled['nGPU']} takes as many processes: start them with "
+            f"torchrun --nproc_per_node={filled['nGPU']} main.py --mode={filled['mode']} ..."
+        )
     if filled["normalization"] is not None and not (filled["fromscratch"] or is_file(filled["weights"])):
         raise UserError(
             f"--normalization={filled['normalization']} goes with --weights FILE or --fromscratch: "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pittsburgh import Places, read_places
+from vpr import processes
 from vpr.errors import UserError
 
 _PITTS30K = {split: f"pitts30k_{split}" for split in ("train", "val", "test")}
@@ -34,6 +35,11 @@ class PlacePhotos:
     split: str
     database_files: list[Path]
     query_files: list[Path]
+
+    @property
+    def files(self) -> list[Path]:
+        """Database photos, then queries: indices of queries are offset by the database's size."""
+        return self.database_files + self.query_files
 
 
 def spec_path(options: argparse.Namespace, split: str) -> Path:
@@ -66,7 +72,7 @@ def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
         [database / name for name in places.database_names],
         [queries / name for name in places.query_names],
     )
-    _check_files_exist(photos.database_files + photos.query_files, places.name, root)
+    _check_files_exist(photos.files, places.name, root)
     return photos
 
 
@@ -83,10 +89,12 @@ def draw_toy_city(root: Path) -> None:
     from vpr import toycity
     from vpr.progress import say, track
 
-    if toycity.is_current(root, toycity.SEED):
-        return
-    say(f"drawing the toy city into {root} (once)")
-    toycity.make_toy_city(root, progress=lambda items, total, description: track(items, description, total, "places"))
+    if processes.is_main() and not toycity.is_current(root, toycity.SEED):
+        say(f"drawing the toy city into {root} (once)")
+        toycity.make_toy_city(
+            root, progress=lambda items, total, description: track(items, description, total, "places")
+        )
+    processes.wait_for_all()
 
 
 def _first_folder_with(root: Path, folders: tuple[str, ...], names: list[str]) -> Path:

@@ -7,12 +7,19 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from vpr.processes import is_main
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 30.0
 
 
 def say(text: str) -> None:
-    """Print one line at once, also into a pipe or a log file, without tearing a bar that is drawn."""
+    """Print one line at once, also into a pipe or a log file, without tearing a bar that is drawn.
+
+    With several processes only the first prints.
+    """
+    if not is_main():
+        return
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
@@ -25,7 +32,7 @@ class Progress:
         self.done, self.started = 0, time.monotonic()
         self.last_line = self.started
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_main():
             self.bar = tqdm(total=total, desc=description, unit=f" {unit}", leave=False, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":

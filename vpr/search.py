@@ -1,49 +1,84 @@
 """Stage 4, search: the nearest database descriptors of each query, by the protocol of the set."""
 
+from collections.abc import Callable
+
 import faiss
 import numpy as np
+import torch
 
 from pittsburgh import Places
+from vpr.progress import Progress
 
 CUTOUTS_PER_PANORAMA = 12  # Tokyo 24/7
 TOKYO_247 = "tokyo247"
+TILE_BYTES = 256 << 20  # of descriptors that are in float32 at a time, database and queries each
+
+# (queries [m, dim], count) -> indices int64 [m, at most count], nearest first.
+Search = Callable[[torch.Tensor, int], np.ndarray]
 
 
-def nearest(database: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
-    """Exact Euclidean search by FAISS.
+def nearest(database: torch.Tensor, queries: torch.Tensor, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Exact Euclidean search by FAISS, tile by tile, so that float16 descriptors are never all in float32.
 
     Args:
-        database: float32 [N, dim].
-        queries: float32 [M, dim].
+        database: [N, dim], float16 or float32; queries: [M, dim], likewise.
         count: how many to find, at most.
+        allowed: database indices to search among; None is all.
 
     Returns:
         int64 [M, min(count, N)], nearest first.
     """
-    # faiss.knn works on the arrays in place; an index would copy the database.
-    _, found = faiss.knn(queries, database, min(count, len(database)))
+    allowed = np.arange(len(database)) if allowed is None else allowed
+    count = min(count, len(allowed))
+    found = np.empty((len(queries), count), np.int64)
+    with Progress("search", len(queries), "queries") as progress:
+        for asking in tiles(len(queries), queries.shape[1]):
+            rows = queries[asking].float().numpy()
+            best = faiss.ResultHeap(len(rows), count)
+            for tile in tiles(len(allowed), database.shape[1]):
+                values = database[allowed[tile]].float().numpy()
+                distances, indices = faiss.knn(rows, values, min(count, len(values)))
+                best.add_result(distances, allowed[tile][indices])
+            best.finalize()
+            found[asking] = best.I
+            progress.advance(len(rows))
     return found
 
 
-def search_places(database: np.ndarray, queries: np.ndarray, count: int, places: Places) -> np.ndarray:
+def tiles(count: int, dim: int) -> list[slice]:
+    """Rows 0 .. count - 1 of `dim` numbers in slices of at most TILE_BYTES in float32."""
+    rows = max(1, TILE_BYTES // (4 * dim))
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+
+def search_places(
+    database: torch.Tensor, queries: torch.Tensor, count: int, places: Places, search: Search | None = None
+) -> np.ndarray:
     """Find `count` hits for each query as the set's own protocol counts them.
 
     Tokyo 24/7: only the first hit of each panorama counts (Torii et al., CVPR 2015). Tokyo Time
     Machine: hits with the query's own time stamp do not count. Elsewhere: the nearest.
 
+    Args:
+        search: an approximate search of the database; None searches exactly.
+
     Returns:
         int64 [M, count]; -1 where there are not so many.
     """
     if places.database_times is not None and places.query_times is not None:
-        found = _nearest_of_other_times(database, queries, count, places)
+        found = _nearest_of_other_times(database, queries, count, places, search)
     elif places.name == TOKYO_247:
-        candidates = nearest(database, queries, count * CUTOUTS_PER_PANORAMA)
+        candidates = _find(database, queries, count * CUTOUTS_PER_PANORAMA, search)
         found = first_per_panorama(candidates, panoramas_of(places.database_names))
     else:
-        found = nearest(database, queries, count)
+        found = _find(database, queries, count, search)
     padded = np.full((len(queries), count), -1, np.int64)
     padded[:, : min(count, found.shape[1])] = found[:, :count]
     return padded
+
+
+def _find(database: torch.Tensor, queries: torch.Tensor, count: int, search: Search | None) -> np.ndarray:
+    return search(queries, count) if search else nearest(database, queries, count)
 
 
 def panoramas_of(names: list[str]) -> np.ndarray:
@@ -54,19 +89,32 @@ def panoramas_of(names: list[str]) -> np.ndarray:
 
 def first_per_panorama(candidates: np.ndarray, panoramas: np.ndarray) -> np.ndarray:
     """Keep the first hit of each panorama in each row; [M, c] -> [M, c], filled up with -1."""
-    kept = np.full_like(candidates, -1)
+    first = np.zeros(candidates.shape, bool)
     for row, hits in enumerate(candidates):
-        _, first = np.unique(panoramas[hits], return_index=True)
-        kept[row, : len(first)] = hits[np.sort(first)]
-    return kept
+        first[row, np.unique(panoramas[hits], return_index=True)[1]] = True
+    return _in_front(candidates, first & (candidates >= 0))
 
 
-def _nearest_of_other_times(database: np.ndarray, queries: np.ndarray, count: int, places: Places) -> np.ndarray:
+def _in_front(hits: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Move the hits that are kept to the front of each row, in their order, and fill up with -1."""
+    order = np.argsort(~kept, axis=1, kind="stable")
+    return np.take_along_axis(np.where(kept, hits, -1), order, axis=1)
+
+
+def _nearest_of_other_times(
+    database: torch.Tensor, queries: torch.Tensor, count: int, places: Places, search: Search | None
+) -> np.ndarray:
     found = np.full((len(queries), count), -1, np.int64)
     for time in np.unique(places.query_times):
         asking = np.flatnonzero(places.query_times == time)
         allowed = np.flatnonzero(places.database_times != time)
-        if len(allowed):
-            hits = allowed[nearest(database[allowed], queries[asking], count)]
-            found[asking, : hits.shape[1]] = hits
+        if not len(allowed):
+            continue
+        if search:
+            # Enough that `count` are left though all that is not allowed be among them.
+            hits = search(queries[asking], count + len(database) - len(allowed))
+            hits = _in_front(hits, np.isin(hits, allowed))[:, :count]
+        else:
+            hits = nearest(database, queries[asking], count, allowed)
+        found[asking, : hits.shape[1]] = hits
     return found

@@ -1,6 +1,7 @@
 """--mode=test: describe, search, and count Recall@N of a trained or an off-the-shelf model."""
 
 import argparse
+import dataclasses
 import datetime
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vpr import processes
 from vpr.centroids import start_pooling
-from vpr.descriptors import describe_files, describe_sizes
+from vpr.descriptors import Source, describe, describe_sizes
 from vpr.files import read_json, write_json
+from vpr.images import PhotoReader
+from vpr.index import build_index, index_search, stored_bytes
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.panels import SHOWN, draw_panels
 from vpr.places import PlacePhotos, load_places, require_queries
 from vpr.progress import say
 from vpr.recall import recall_at, recall_line
 from vpr.search import search_places
+from vpr.stored_descriptors import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 from vpr.training_state import load_model
 
 RESULTS_FILE = "results.json"
@@ -35,13 +40,16 @@ class Evaluation:
     model: str
     descriptor_dim: int
     image_size: str
+    search: str = "exact"
+    bytes_per_image: float = 0
 
     def lines(self) -> str:
         """What was measured, then the recalls in percent."""
         return (
             f"split {self.split} ({self.spec}): {self.queries} queries, of which {self.queries_without_positive} have "
             f"no database photo within reach and count as missed; {self.database_photos} database photos\n"
-            f"{self.model}; images {self.image_size}\n"
+            f"{self.model}; images {self.image_size}; "
+            f"search {self.search}, {self.bytes_per_image:.0f} bytes per image\n"
             f"{recall_line(self.recalls)}"
         )
 
@@ -66,7 +74,11 @@ def run(options: argparse.Namespace) -> None:
     else:
         model = build_model(options)
         source = {"run": None, "centroids": start_pooling(model, options)}
-    evaluation, answers = evaluate(model.to(device), photos, options.recallValues, options, device)
+    model.place(device, options.precision)
+    descriptors = _load_or_describe(model, photos, options, device)
+    if not processes.is_main():
+        return
+    evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
     folder = options.run or Path(options.runsPath)
     record(folder / RESULTS_FILE, evaluation, source)
     if options.panels:
@@ -75,20 +87,50 @@ def run(options: argparse.Namespace) -> None:
         draw_panels(pictures, photos, answers.found, answers.positives, options.panels)
         say(f"wrote {pictures}")
     say(evaluation.lines())
+    if options.index:
+        approximate = measure_index(descriptors, photos, evaluation, answers.positives, options)
+        record(folder / RESULTS_FILE, approximate, source)
+        lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
+        say(f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}")
 
 
 def evaluate(
     model: PlaceModel,
     photos: PlacePhotos,
+    source: Source,
     recall_values: list[int],
     options: argparse.Namespace,
     device: torch.device,
+) -> Evaluation | None:
+    """Recall@N of a model on a split, for each N of `recall_values`; in process 0, None in the others.
+
+    Args:
+        source: the split's photos: database, then queries.
+    """
+    descriptors = describe_split(model, photos, source, options, device)
+    return measure(descriptors, model, photos, recall_values, options)[0] if processes.is_main() else None
+
+
+def describe_split(
+    model: PlaceModel, photos: PlacePhotos, source: Source, options: argparse.Namespace, device: torch.device
+) -> SplitDescriptors:
+    """Describe the database and the queries; complete in process 0."""
+    count, total = len(photos.database_files), len(source.files)
+    database, sizes = describe(model, source, range(count), options, device, f"{photos.split} database")
+    queries, query_sizes = describe(model, source, range(count, total), options, device, f"{photos.split} queries")
+    return SplitDescriptors(database, queries, sizes | query_sizes)
+
+
+def measure(
+    descriptors: SplitDescriptors,
+    model: PlaceModel,
+    photos: PlacePhotos,
+    recall_values: list[int],
+    options: argparse.Namespace,
 ) -> tuple[Evaluation, Answers]:
-    """Recall@N of a model on a split, for each N of `recall_values`."""
+    """Search exactly and count Recall@N."""
     places = photos.places
-    database, sizes = describe_files(model, photos.database_files, options, device, f"{photos.split} database")
-    queries, query_sizes = describe_files(model, photos.query_files, options, device, f"{photos.split} queries")
-    found = search_places(database, queries, max(*recall_values, SHOWN), places)
+    found = search_places(descriptors.database, descriptors.queries, max(*recall_values, SHOWN), places)
     positives = places.positives()
     evaluation = Evaluation(
         recalls=recall_at(found, positives, recall_values),
@@ -99,9 +141,42 @@ def evaluate(
         database_photos=len(places.database_names),
         model=describe_model(options, model),
         descriptor_dim=model.descriptor_dim,
-        image_size=describe_sizes(sizes | query_sizes, resized=options.imageSize is not None),
+        image_size=describe_sizes(descriptors.photo_sizes, resized=options.imageSize is not None),
+        bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
     )
     return evaluation, Answers(found, positives)
+
+
+def measure_index(
+    descriptors: SplitDescriptors,
+    photos: PlacePhotos,
+    exact: Evaluation,
+    positives: list[np.ndarray],
+    options: argparse.Namespace,
+) -> Evaluation:
+    """Recall@N by the approximate search of --index instead of the exact one."""
+    index = build_index(options.index, descriptors.database, options.seed)
+    count = max(exact.recalls)
+    found = search_places(descriptors.database, descriptors.queries, count, photos.places, index_search(index))
+    return dataclasses.replace(
+        exact,
+        recalls=recall_at(found, positives, list(exact.recalls)),
+        search=f"by index {options.index}",
+        bytes_per_image=stored_bytes(index) / len(photos.database_files),
+    )
+
+
+def _load_or_describe(
+    model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
+) -> SplitDescriptors:
+    if options.loadDescriptors:
+        return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options))
+    reader = PhotoReader(photos.files, options.imageSize, options.threads)
+    descriptors = describe_split(model, photos, reader, options, device)
+    if options.saveDescriptors and processes.is_main():
+        save_descriptors(Path(options.saveDescriptors), descriptors, recipe_of(model, photos, options))
+        say(f"wrote {options.saveDescriptors}")
+    return descriptors
 
 
 def record(path: Path, evaluation: Evaluation, source: dict) -> None:

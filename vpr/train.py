@@ -2,7 +2,8 @@
 
 Epoch: a fresh permutation of the queries, in blocks. Block: describe all training photos with the
 model as it is, mine the block's tuples from these descriptors, take gradient steps on them. After the
-epoch: validate, keep the best. A checkpoint follows each block and each epoch.
+epoch: validate, keep the best. A checkpoint follows each block and each epoch. With pretrained weights
+all passes start from what the frozen layers made of each photo, computed once (`vpr/trunk_cache.py`).
 """
 
 import argparse
@@ -13,19 +14,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vpr import processes
 from vpr.board import Board
 from vpr.centroids import start_pooling
-from vpr.descriptors import describe_batch, describe_files
-from vpr.images import photo_batches
-from vpr.loss import triplet_loss
+from vpr.descriptors import Source, describe
+from vpr.images import PhotoReader
+from vpr.memory import where_it_fits
 from vpr.mining import MiningRules, TrainingTuple, mine
-from vpr.model import build_model, choose_device, describe_model, device_line
+from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.options import flags_of
 from vpr.places import SPECS, PlacePhotos, load_places, require_queries, spec_path
-from vpr.progress import Progress, say
+from vpr.progress import say
 from vpr.runs import create_run, save_checkpoint
-from vpr.test import RESULTS_FILE, evaluate, record
+from vpr.steps import train_block
+from vpr.test import RESULTS_FILE, Evaluation, evaluate, record
 from vpr.training_state import SELECTED_BY, TrainingState, load_model, load_state, new_state
+from vpr.trunk_cache import cached_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +41,13 @@ class TrainingSet:
     not_negatives: list[np.ndarray]
     usable: np.ndarray  # queries that have a positive
 
-    @property
-    def files(self) -> list[Path]:
-        """Database photos, then queries: indices of queries are offset by the database's size."""
-        return self.photos.database_files + self.photos.query_files
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where the photos of the two splits come from, each the database's, then the queries'."""
+
+    training: Source
+    validation: Source
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,25 +58,34 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     state, run_folder = _start_or_resume(options, training, device)
     say(f"run: {run_folder}\n{describe_model(options, state.model)}")
-    folder = run_folder / options.savePath
-    position = state.position
+    position, folder = state.position, run_folder / options.savePath
     if position.epoch > options.nEpochs:
         say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
+        sources = Sources(_reader(training.photos, options), _reader(validation, options))
+    else:
+        sources = Sources(
+            _cached(training.photos, state.model, options, device), _cached(validation, state.model, options, device)
+        )
     with Board(run_folder, position.epoch) as board:
         while position.epoch <= options.nEpochs and not _out_of_patience(state, options):
             started = time.monotonic()
-            train_epoch(state, training, options, device, folder)
+            train_epoch(state, training, sources.training, options, device, folder)
             _write_epoch(board, state, options, time.monotonic() - started)
             better = False
             if position.epoch % options.evalEvery == 0 or position.epoch == options.nEpochs:
-                better = _validate(board, state, validation, options, device)
+                better = _validate(board, state, validation, sources.validation, options, device)
             position.start_next_epoch()
-            save_checkpoint(folder, state.checkpoint(options), best=better)
-    _test_best(options, run_folder, device)
+            _save(folder, state, options, best=better)
+    _test_best(options, run_folder, validation, sources.validation, device)
 
 
 def train_epoch(
-    state: TrainingState, training: TrainingSet, options: argparse.Namespace, device: torch.device, folder: Path
+    state: TrainingState,
+    training: TrainingSet,
+    source: Source,
+    options: argparse.Namespace,
+    device: torch.device,
+    folder: Path,
 ) -> None:
     """Train on all queries once, from the block on at which the state stands."""
     position = state.position
@@ -78,10 +94,10 @@ def train_epoch(
     blocks = query_blocks(training.usable, options, position.epoch)
     while position.blocks_done < len(blocks):
         name = f"epoch {position.epoch} block {position.blocks_done + 1}/{len(blocks)}"
-        tuples = mine_block(state, training, blocks[position.blocks_done], options, device, name)
-        train_block(state, training, tuples, options, device, name)
+        tuples = mine_block(state, training, source, blocks[position.blocks_done], options, device, name)
+        train_block(state, source, len(training.photos.database_files), tuples, options, device, name)
         position.blocks_done += 1
-        save_checkpoint(folder, state.checkpoint(options))
+        _save(folder, state, options)
 
 
 def learning_rate(options: argparse.Namespace, epoch: int) -> float:
@@ -105,76 +121,30 @@ def query_blocks(usable: np.ndarray, options: argparse.Namespace, epoch: int) ->
 def mine_block(
     state: TrainingState,
     training: TrainingSet,
+    source: Source,
     queries: np.ndarray,
     options: argparse.Namespace,
     device: torch.device,
     name: str,
 ) -> list[TrainingTuple]:
     """Describe the database and the block's queries with the model as it is, and choose tuples."""
-    database_files, query_files = training.photos.database_files, training.photos.query_files
-    files = database_files + [query_files[query] for query in queries]
-    descriptors, _ = describe_files(state.model, files, options, device, f"{name}: descriptors")
-    rules = MiningRules(options.nNeg, options.nNegSample, options.margin, options.seed)
-    return mine(
+    database_size = len(training.photos.database_files)
+    photos = [*range(database_size), *(database_size + queries).tolist()]
+    descriptors, _ = describe(state.model, source, photos, options, device, f"{name}: descriptors")
+    if not processes.is_main():
+        return processes.from_main(None)
+    descriptors = where_it_fits(descriptors, device)
+    tuples = mine(
         queries,
-        descriptors[: len(database_files)],
-        descriptors[len(database_files) :],
+        descriptors[:database_size],
+        descriptors[database_size:],
         training.positives,
         training.not_negatives,
         state.remembered,
-        rules,
+        MiningRules(options.nNeg, options.nNegSample, options.margin, options.seed),
         state.position.epoch,
     )
-
-
-def train_block(
-    state: TrainingState,
-    training: TrainingSet,
-    tuples: list[TrainingTuple],
-    options: argparse.Namespace,
-    device: torch.device,
-    name: str,
-) -> None:
-    """One optimiser step for each batch of tuples."""
-    state.model.train()
-    position = state.position
-    batches = [tuples[start : start + options.batchSize] for start in range(0, len(tuples), options.batchSize)]
-    wanted = [photos_of_tuples(batch, len(training.photos.database_files)) for batch in batches]
-    loaded = photo_batches(training.files, options.imageSize, [photos for photos, *_ in wanted], options.threads)
-    with Progress(f"{name}: training", len(tuples), "tuples") as progress:
-        for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
-            descriptors = describe_batch(state.model, photos, device)
-            loss, violating = triplet_loss(
-                descriptors[query], descriptors[positive], descriptors[negative],
-                torch.as_tensor(owner, device=device), options.margin,
-            )  # fmt: skip
-            state.optimizer.zero_grad()
-            if violating:  # without one there is nothing to learn, and momentum alone shall not move
-                loss.backward()
-                state.optimizer.step()
-            position.steps += 1
-            position.loss_sum += loss.item()
-            position.violating += violating
-            position.batches += 1
-            position.tuples += len(batch)
-            progress.advance(len(batch))
-
-
-def photos_of_tuples(tuples: list[TrainingTuple], database_size: int) -> tuple[np.ndarray, ...]:
-    """The distinct photos of a batch of tuples, and where each tuple's photos are among them.
-
-    Returns:
-        photos: indices into `TrainingSet.files`; a photo that several tuples share is there once.
-        query, positive: [T], negative: [N]: places in `photos`.
-        owner: [N], the tuple of each negative.
-    """
-    query = [item.query + database_size for item in tuples]
-    positive = [item.positive for item in tuples]
-    negative = np.concatenate([item.negatives for item in tuples])
-    owner = np.repeat(np.arange(len(tuples)), [len(item.negatives) for item in tuples])
-    photos, places = np.unique(np.concatenate([query, positive, negative]), return_inverse=True)
-    count = len(tuples)
-    return photos, places[:count], places[count : 2 * count], places[2 * count :], owner
+    return processes.from_main(tuples)
 
 
 def load_training_set(options: argparse.Namespace) -> TrainingSet:
@@ -199,12 +169,28 @@ def _start_or_resume(
     torch.manual_seed(options.seed)
     model = build_model(options)
     start_pooling(model, options)
-    state = new_state(model, options, query_count, device)
-    checkpoint = state.checkpoint(options)
-    run_folder = create_run(
-        Path(options.runsPath), options.arch, options.pooling, flags_of(options), options.savePath, checkpoint
-    )
-    return state, run_folder
+    state, run_folder = new_state(model, options, query_count, device), None
+    if processes.is_main():
+        run_folder = create_run(
+            Path(options.runsPath), options.arch, options.pooling, flags_of(options), options.savePath,
+            state.checkpoint(options),
+        )  # fmt: skip
+    return state, processes.from_main(run_folder)
+
+
+def _reader(photos: PlacePhotos, options: argparse.Namespace) -> PhotoReader:
+    return PhotoReader(photos.files, options.imageSize, options.threads)
+
+
+def _cached(photos: PlacePhotos, model: PlaceModel, options: argparse.Namespace, device: torch.device) -> Source:
+    size = "x".join(map(str, options.imageSize)) if options.imageSize else "own"
+    name = f"{photos.places.name}-{photos.places.fingerprint()[:6]}-{size}"
+    return cached_source(_reader(photos, options), name, model, options, device)
+
+
+def _save(folder: Path, state: TrainingState, options: argparse.Namespace, best: bool = False) -> None:
+    if processes.is_main():
+        save_checkpoint(folder, state.checkpoint(options), best)
 
 
 def _out_of_patience(state: TrainingState, options: argparse.Namespace) -> bool:
@@ -215,12 +201,17 @@ def _out_of_patience(state: TrainingState, options: argparse.Namespace) -> bool:
 
 
 def _validate(
-    board: Board, state: TrainingState, validation: PlacePhotos, options: argparse.Namespace, device: torch.device
+    board: Board,
+    state: TrainingState,
+    validation: PlacePhotos,
+    source: Source,
+    options: argparse.Namespace,
+    device: torch.device,
 ) -> bool:
     """Measure the validation split and say whether it is the best so far."""
     position = state.position
     recall_values = sorted({*options.recallValues, *SELECTED_BY})
-    evaluation, _ = evaluate(state.model, validation, recall_values, options, device)
+    evaluation = _evaluate(state.model, validation, source, recall_values, options, device)
     for n, recall in evaluation.recalls.items():
         board.add(f"validation/recall_at_{n}", recall, position.epoch)
     score = [evaluation.recalls[n] for n in SELECTED_BY]
@@ -231,6 +222,10 @@ def _validate(
         position.epochs_without_gain = position.epoch - position.best_epoch
     say(f"epoch {position.epoch} validation: {evaluation.lines()}{' (best so far)' if better else ''}")
     return better
+
+
+def _evaluate(model: PlaceModel, photos: PlacePhotos, source: Source, recall_values, options, device) -> Evaluation:
+    return processes.from_main(evaluate(model, photos, source, recall_values, options, device))
 
 
 def _write_epoch(board: Board, state: TrainingState, options: argparse.Namespace, seconds: float) -> None:
@@ -246,13 +241,19 @@ def _write_epoch(board: Board, state: TrainingState, options: argparse.Namespace
     )
 
 
-def _test_best(options: argparse.Namespace, run_folder: Path, device: torch.device) -> None:
+def _test_best(
+    options: argparse.Namespace, run_folder: Path, validation: PlacePhotos, source: Source, device: torch.device
+) -> None:
     """Test the best model on the dataset's test split, or on val where no test spec is there."""
-    has_test = "test" in SPECS[options.dataset] and spec_path(options, "test").is_file()
-    split = "test" if has_test else "val"
-    if not has_test:
+    photos = validation
+    if "test" in SPECS[options.dataset] and spec_path(options, "test").is_file():
+        photos = load_places(options, "test")
+        source = _reader(photos, options)
+    else:
         say("no test spec: the best model is measured on val")
     model, epochs = load_model(options, run_folder, "best")
-    evaluation, _ = evaluate(model.to(device), load_places(options, split), options.recallValues, options, device)
-    record(run_folder / RESULTS_FILE, evaluation, {"run": run_folder.name, "checkpoint": "best", "epochs": epochs})
+    model.place(device, options.precision)
+    evaluation = _evaluate(model, photos, source, options.recallValues, options, device)
+    if processes.is_main():
+        record(run_folder / RESULTS_FILE, evaluation, {"run": run_folder.name, "checkpoint": "best", "epochs": epochs})
     say(f"best model (after epoch {epochs}): {evaluation.lines()}")

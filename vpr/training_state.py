@@ -52,12 +52,14 @@ class Position:
 class TrainingState:
     """Model, optimiser, remembered hard negatives [M, nNeg] and position: all that a resumed run needs.
 
+    `scaler` keeps small gradients of a float16 trunk from vanishing, and does nothing in other formats.
     Random choices are drawn from (seed, epoch, query) and need no state; torch's own generators are
     kept for layers that may draw.
     """
 
     model: PlaceModel
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     remembered: np.ndarray
     position: Position
 
@@ -67,6 +69,7 @@ class TrainingState:
             "flags": model_flags(options),
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "remembered": torch.from_numpy(self.remembered),
             "position": vars(self.position),
             "random_state": torch.get_rng_state(),
@@ -87,11 +90,17 @@ def build_optimizer(model: PlaceModel, options: argparse.Namespace) -> torch.opt
     return torch.optim.SGD(trained, lr=options.lr, momentum=options.momentum, weight_decay=options.weightDecay)
 
 
+def build_scaler(model: PlaceModel) -> torch.amp.GradScaler:
+    """The gradient scaler that the model's number format needs."""
+    return torch.amp.GradScaler(model.mean.device.type, enabled=model.dtype == torch.float16)
+
+
 def new_state(model: PlaceModel, options: argparse.Namespace, query_count: int, device: torch.device) -> TrainingState:
     """The state before the first step."""
-    model = model.to(device)
+    model = model.place(device, options.precision)
     remembered = np.full((query_count, options.nNeg), NO_PHOTO, np.int64)
-    return TrainingState(model, build_optimizer(model, options), remembered, Position(epoch=options.start_epoch + 1))
+    position = Position(epoch=options.start_epoch + 1)
+    return TrainingState(model, build_optimizer(model, options), build_scaler(model), remembered, position)
 
 
 def load_model(options: argparse.Namespace, run: Path, which: str) -> tuple[PlaceModel, int]:
@@ -116,13 +125,14 @@ def load_state(options: argparse.Namespace, query_count: int, device: torch.devi
         raise UserError(
             f"{options.run} was trained on {len(remembered)} queries, found {query_count}: name its photos with --root"
         )
-    model = _fill_model(checkpoint, options, options.run).to(device)
-    optimizer = build_optimizer(model, options)
+    model = _fill_model(checkpoint, options, options.run).place(device, options.precision)
+    optimizer, scaler = build_optimizer(model, options), build_scaler(model)
     optimizer.load_state_dict(checkpoint["optimizer"])
+    scaler.load_state_dict(checkpoint.get("scaler", {}))
     torch.set_rng_state(checkpoint["random_state"])
     if len(checkpoint["cuda_random_states"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(checkpoint["cuda_random_states"])
-    return TrainingState(model, optimizer, remembered, Position(**checkpoint["position"]))
+    return TrainingState(model, optimizer, scaler, remembered, Position(**checkpoint["position"]))
 
 
 def _fill_model(checkpoint: dict, options: argparse.Namespace, run: Path) -> PlaceModel:

@@ -1,0 +1,69 @@
+"""Approximate search: a FAISS index named by its factory string (--index), and what it costs.
+
+https://github.com/facebookresearch/faiss/wiki/The-index-factory lists the strings.
+"""
+
+import re
+
+import faiss
+import numpy as np
+import torch
+
+from vpr.errors import UserError
+from vpr.progress import Progress, say
+from vpr.search import Search, tiles
+
+TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
+
+
+def build_index(factory: str, database: torch.Tensor, seed: int) -> faiss.Index:
+    """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
+
+    Raises:
+        UserError: FAISS does not know the string or cannot train it on so few photos; quotes FAISS.
+    """
+    count, dim = database.shape
+    try:
+        index = faiss.index_factory(dim, factory)
+        if not index.is_trained:
+            sample = np.random.default_rng(seed).permutation(count)[: TRAINING_BYTES // (4 * dim)]
+            say(f"training the index {factory} on {len(sample)} descriptors")
+            index.train(database[np.sort(sample)].float().numpy())
+        with Progress("index", count) as progress:
+            for rows in tiles(count, dim):
+                index.add(database[rows].float().numpy())
+                progress.advance(rows.stop - rows.start)
+    except RuntimeError as error:
+        raise UserError(
+            f"--index={factory} cannot be built of {count} descriptors, {dim}-D; FAISS says: {faiss_reason(error)}"
+        ) from error
+    return index
+
+
+def faiss_reason(error: RuntimeError) -> str:
+    """What FAISS says, without the C++ function and line it says it from."""
+    return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).removeprefix("Error: ")
+
+
+def index_search(index: faiss.Index) -> Search:
+    """The search of `vpr.search` by an index. Where it finds fewer than asked for, -1 stands."""
+
+    def search(queries: torch.Tensor, count: int) -> np.ndarray:
+        count = min(count, index.ntotal)
+        found = [index.search(queries[rows].float().numpy(), count)[1] for rows in tiles(*queries.shape)]
+        return np.concatenate(found)
+
+    return search
+
+
+def stored_bytes(index: faiss.Index) -> int:
+    """Bytes that the index would take on disk, counted without writing it."""
+    written = 0
+
+    def count(block: bytes) -> int:
+        nonlocal written
+        written += len(block)
+        return len(block)
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(count, 1 << 20))
+    return written
