@@ -36,4 +36,4 @@ test: environment
 	$(VENV)/bin/python -m pytest -q --durations=8
 
 clean:
-	rm -rf runs centroids toy_city
+	rm -rf runs centroids cache toy_city

@@ -14,7 +14,7 @@ from vpr.descriptors import describe_batch
 from vpr.encoder import NORMALIZATIONS, build_encoder, normalization_of
 from vpr.errors import UserError
 from vpr.files import replacing
-from vpr.images import decode, in_batches, photo_batches
+from vpr.images import PhotoReader, decode, in_batches
 
 RANDOM = np.random.default_rng(0)
 
@@ -112,7 +112,7 @@ def test_truncated_photo_in_a_batch_is_named_in_one_line(tmp_path, truncated, wo
     good = plain_photo(tmp_path / "good.png", 1)
     seen = []
     with pytest.raises(UserError) as caught:
-        for batch in photo_batches([good, truncated], None, [[0], [0, 1]], workers):
+        for batch in PhotoReader([good, truncated], None, workers).batches([[0], [0, 1]]):
             seen.append(batch)
     assert len(seen) == 1
     text = str(caught.value)
@@ -124,29 +124,29 @@ def test_batches_keep_order_and_group_mixed_sizes(tmp_path, workers):
     sizes = [(6, 8), (8, 6), (6, 8), (8, 6), (5, 5), (6, 8)]
     files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
     wanted = [[3, 0, 2, 4, 1], [5], [2, 5, 0]]
-    loaded = list(photo_batches(files, None, wanted, workers))
+    loaded = list(PhotoReader(files, None, workers).batches(wanted))
     assert [len(groups) for groups in loaded] == [3, 1, 1]
     for groups, numbers in zip(loaded, wanted, strict=True):
-        places = torch.cat([places for places, _ in groups]).tolist()
+        places = torch.cat([group.places for group in groups]).tolist()
         assert sorted(places) == list(range(len(numbers)))
-        for group_places, photos in groups:
-            for place, photo in zip(group_places.tolist(), photos, strict=True):
+        for group in groups:
+            for place, photo in zip(group.places.tolist(), group.values, strict=True):
                 number = numbers[place]
-                assert photo.shape == (3, *sizes[number])
+                assert photo.shape == (3, *sizes[number]) and group.photo_size == sizes[number]
                 assert photo[:, 0, 0].tolist() == [number, 2 * number, 100 + number]
 
 
 def test_batches_of_resized_photos_are_one_group(tmp_path):
     files = [plain_photo(tmp_path / f"{number}.png", number, 6 + number, 8) for number in range(3)]
-    ((places, photos),) = next(photo_batches(files, [4, 5], [[2, 0, 1]], 0))
-    assert places.tolist() == [0, 1, 2] and photos.shape == (3, 3, 4, 5)
+    ((places, photos, size),) = next(PhotoReader(files, [4, 5], 0).batches([[2, 0, 1]]))
+    assert places.tolist() == [0, 1, 2] and photos.shape == (3, 3, 4, 5) and size == (4, 5)
     assert photos[:, 0, 0, 0].tolist() == [2, 0, 1]
 
 
 def test_loading_photos_leaves_the_random_state_alone(tmp_path):
     file = plain_photo(tmp_path / "photo.png", 1)
     before = torch.get_rng_state()
-    list(photo_batches([file], None, [[0], [0]], 1))
+    list(PhotoReader([file], None, 1).batches([[0], [0]]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -159,7 +159,7 @@ def test_descriptors_of_mixed_sizes_come_in_batch_order(tmp_path):
     sizes = [(6, 8), (8, 6), (5, 5), (6, 8), (8, 6), (6, 8)]
     files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
     order = [4, 3, 2, 5, 1, 0]
-    (batch,) = photo_batches(files, None, [order], 0)
+    (batch,) = PhotoReader(files, None, 0).batches([order])
     descriptors = describe_batch(lambda photos: photos.float().mean(dim=(2, 3)), batch, torch.device("cpu"))
     assert descriptors.tolist() == [[number, 2 * number, 100 + number] for number in order]
 

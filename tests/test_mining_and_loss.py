@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from vpr.loss import triplet_loss
+from vpr.loss import triplet_violations
 from vpr.mining import NO_PHOTO, MiningRules, TrainingTuple, mine, sample_negatives
-from vpr.train import TrainingSet, learning_rate, photos_of_tuples, query_blocks
+from vpr.places import PlacePhotos
+from vpr.steps import photos_of_tuples
+from vpr.train import learning_rate, query_blocks
 
 ALL = 10**6  # a sample that no database of these tests exceeds
 
@@ -37,7 +39,8 @@ def no_memory(queries, negatives):
 def mine_all(problem, remembered, rules, epoch=1, order=None):
     database, queries, positives, not_negatives = problem
     order = np.arange(len(queries)) if order is None else order
-    return mine(order, database, queries[order], positives, not_negatives, remembered, rules, epoch)
+    rows = [torch.from_numpy(values) for values in (database, queries[order])]
+    return mine(order, *rows, positives, not_negatives, remembered, rules, epoch)
 
 
 def squared_distance(a, b):
@@ -194,6 +197,12 @@ def doubles(rows):
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def triplet_loss(*arguments):
+    """The loss that a step takes: the mean over the violating pairs."""
+    violation, violating = triplet_violations(*arguments)
+    return violation / max(violating, 1), violating
+
+
 # d^2 to the positives: 1 and 0.25. Violations with margin 0.1: 0.1, none (4), 0.31 (0.04).
 QUERIES, POSITIVES = doubles([[0, 0], [1, 1]]), doubles([[1, 0], [1, 1.5]])
 NEGATIVES, OWNERS = doubles([[0, 1], [2, 0], [1, 1.2]]), torch.tensor([0, 0, 1])
@@ -278,9 +287,9 @@ def test_photos_of_tuples_lead_back_to_the_photos_of_each_tuple():
         assert mine_own == [f"database {photo}" for photo in item.negatives]
 
 
-def test_training_files_are_the_database_then_the_queries():
-    photos = SimpleNamespace(database_files=[Path("d0"), Path("d1")], query_files=[Path("q0")])
-    assert TrainingSet(photos, [], [], np.array([])).files == [Path("d0"), Path("d1"), Path("q0")]
+def test_files_of_a_split_are_the_database_then_the_queries():
+    photos = PlacePhotos(None, "train", [Path("d0"), Path("d1")], [Path("q0")])
+    assert photos.files == [Path("d0"), Path("d1"), Path("q0")]
 
 
 USABLE = np.array([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233])

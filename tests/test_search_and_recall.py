@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
+import vpr.search
 from pittsburgh import Places, read_places
 from vpr.recall import recall_at, recall_line
-from vpr.search import first_per_panorama, nearest, panoramas_of, search_places
+from vpr.search import first_per_panorama, panoramas_of
 
 
 def make_places(name, database, queries, database_times=None, query_times=None):
@@ -22,6 +24,14 @@ def make_places(name, database, queries, database_times=None, query_times=None):
         database_times=None if database_times is None else np.array(database_times),
         query_times=None if query_times is None else np.array(query_times),
     )
+
+
+def nearest(database, queries, *arguments):
+    return vpr.search.nearest(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
+
+
+def search_places(database, queries, *arguments):
+    return vpr.search.search_places(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
 
 
 def column(values):

@@ -6,9 +6,11 @@ it; the latter is written last, so a cache without it is no cache.
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,18 +48,18 @@ class FrozenFeatures:
     def __init__(self, files: Sequence[Path], photo_sizes: np.ndarray, shapes: np.ndarray):
         self.files, self.photo_sizes, self.shapes = files, photo_sizes, shapes
         self.offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
-        self.values = np.empty(0, np.float16)
+        self.values = torch.empty(0, dtype=torch.float16)
 
     @property
     def stored_bytes(self) -> int:
         """Size of `values` in bytes."""
         return 2 * int(self.offsets[-1])
 
-    def features(self, index: int) -> np.ndarray:
+    def features(self, index: int) -> torch.Tensor:
         """Photo `index`'s features as a view [C, h, w], channels last in memory."""
-        channels, height, width = self.shapes[index]
+        channels, height, width = self.shapes[index].tolist()
         flat = self.values[self.offsets[index] : self.offsets[index + 1]]
-        return flat.reshape(height, width, channels).transpose(2, 0, 1)
+        return flat.view(height, width, channels).permute(2, 0, 1)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The features of each batch of indices, in order, read one batch ahead of the caller."""
@@ -71,7 +73,7 @@ class FrozenFeatures:
                 yield upcoming.result()
 
     def _read(self, batch: Sequence[int]) -> list[SizeGroup]:
-        features = [torch.from_numpy(self.features(index)) for index in batch]
+        features = [self.features(index) for index in batch]
         groups = group_by_size(features, [tuple(self.photo_sizes[index].tolist()) for index in batch])
         if not torch.cuda.is_available():
             return groups
@@ -97,7 +99,7 @@ def cached_source(
         f"{kind if kind == 'memory' else path}")  # fmt: skip
     try:
         if kind == "memory":
-            source.values = np.empty(source.offsets[-1], np.float16)
+            source.values = torch.empty(int(source.offsets[-1]), dtype=torch.float16)
             _fill(source, reader, model, options, device)
         else:
             _open_or_make(source, path, reader, model, options, device)
@@ -171,20 +173,24 @@ def _open_or_make(
             failure = _reserve(path, unfinished, source.stored_bytes) if processes.local_rank() == 0 else None
             if processes.any_says(failure is not None):
                 raise NoTrunkCache(failure or "another process found no room")
-            source.values = np.memmap(unfinished, np.float16, "r+", shape=(length,))
+            mapped = np.memmap(unfinished, np.float16, "r+", shape=(length,))
+            source.values = torch.from_numpy(mapped)
             _fill(source, reader, model, options, device)
-            source.values.flush()
+            mapped.flush()
             processes.wait_for_all()
             if processes.local_rank() == 0:
                 os.replace(unfinished, path)
                 write_json(_description_file(path), wanted)
         finally:
             if processes.local_rank() == 0:
-                unfinished.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    unfinished.unlink()
         processes.wait_for_all()
     else:
         say(f"trunk cache: {path} is used again")
-    source.values = np.memmap(path, np.float16, "r", shape=(length,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch has no read-only tensors; nothing writes here
+        source.values = torch.from_numpy(np.memmap(path, np.float16, "r", shape=(length,)))
 
 
 def _is_whole(path: Path, wanted: dict) -> bool:
@@ -240,7 +246,7 @@ def _fill(
                 features = model.frozen_features(group.values.to(device, non_blocking=True)).half().cpu()
                 fits = fits and bool(features.isfinite().all())
                 for place, feature in zip(group.places.tolist(), features, strict=True):
-                    source.features(photos[place])[:] = feature.numpy()
+                    source.features(photos[place]).copy_(feature)
             progress.advance(len(photos))
     if processes.any_says(not fits):
         raise NoTrunkCache("the frozen layers' values exceed float16")
