@@ -204,3 +204,21 @@ def test_search_in_tokyo_time_machine_is_that_of_a_brute_force():
     for query in range(30):
         allowed = [hit for hit in order[query].tolist() if database_times[hit] != query_times[query]]
         assert found[query].tolist() == allowed[:5]
+
+
+@pytest.mark.parametrize("tile_rows", [1, 7, 1000])
+def test_search_by_tiles_of_any_size_is_that_of_a_sort(monkeypatch, tile_rows):
+    random = np.random.default_rng(tile_rows)
+    database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
+    monkeypatch.setattr(vpr.search, "TILE_BYTES", 4 * 6 * tile_rows)
+    allowed = np.sort(random.permutation(40)[:25])
+    found = nearest(database, queries, 9, allowed)
+    expected = allowed[np.argsort(squared_distances(database[allowed], queries), axis=1)[:, :9]]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_float16_descriptors_are_searched_as_what_they_are():
+    random = np.random.default_rng(2)
+    database, queries = (random.normal(size=(rows, 8)).astype(np.float16) for rows in (60, 20))
+    expected = np.argsort(squared_distances(database, queries), axis=1)[:, :5]
+    np.testing.assert_array_equal(nearest(database, queries, 5), expected)

@@ -9,10 +9,12 @@ import h5py
 import numpy as np
 import torch
 
+from vpr.encoder import normalization_of
 from vpr.errors import UserError
 from vpr.files import replacing
 from vpr.model import PlaceModel
 from vpr.places import PlacePhotos
+from vpr.precision import precision_name
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespac
         "pooling": options.pooling,
         "dimension": str(model.descriptor_dim),
         "weights_hash": weights.hexdigest()[:12],
+        "normalization": normalization_of(options.arch, options.weights, options.normalization)[0],
+        "precision": precision_name(model.dtype),
         "spec": photos.places.name,
         "spec_hash": photos.places.fingerprint(),
         "image_size": " ".join(map(str, options.imageSize)) if options.imageSize else "own",

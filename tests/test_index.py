@@ -1,0 +1,131 @@
+"""Approximate search by a FAISS index, and descriptors that are stored and used again."""
+
+import json
+
+import faiss
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+from vpr.errors import UserError
+from vpr.files import read_json
+from vpr.index import build_index, index_search, stored_bytes
+from vpr.search import nearest
+
+DIM = 16
+
+
+def rows(count, seed):
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(count, DIM))
+    return torch.from_numpy(values / np.linalg.norm(values, axis=1, keepdims=True)).half()
+
+
+@pytest.fixture
+def test_mode(tiny_places, tmp_path):
+    """Runs --mode=test with global pooling on the tiny places and gives the results that it wrote."""
+
+    def run(*flags):
+        code = main.main([
+            "--mode=test", f"--root={tiny_places}", f"--runsPath={tmp_path / 'runs'}", "--arch=alexnet",
+            "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--panels=0", *flags,
+        ])  # fmt: skip
+        return read_json(tmp_path / "runs" / "results.json") if code == 0 else code
+
+    return run
+
+
+def test_a_flat_index_finds_what_the_exact_search_finds():
+    database, queries = rows(200, 0), rows(30, 1)
+    found = index_search(build_index("Flat", database, 0))(queries, 7)
+    np.testing.assert_array_equal(found, nearest(database, queries, 7))
+
+
+@pytest.mark.parametrize(("factory", "per_image"), [("Flat", 4 * DIM), ("SQfp16", 2 * DIM), ("SQ8", DIM), ("PQ4", 4)])
+def test_stored_bytes_are_those_of_the_codes_and_a_constant(factory, per_image):
+    small, large = (stored_bytes(build_index(factory, rows(count, 0), 0)) for count in (300, 1300))
+    assert large - small == 1000 * per_image
+
+
+def test_an_index_is_trained_on_rows_of_the_whole_database(monkeypatch):
+    """Half of the photos are of one kind, half of another: means of both must be among the cluster centres."""
+    monkeypatch.setattr("vpr.index.TRAINING_BYTES", 4 * DIM * 100)
+    database = torch.cat([rows(300, 0).abs(), -rows(300, 1).abs()])
+    index = build_index("IVF2,Flat", database, 0)
+    centres = faiss.downcast_index(index.quantizer).reconstruct_n(0, 2)
+    assert sorted(np.sign(centres.mean(axis=1)).tolist()) == [-1, 1]
+
+
+@pytest.mark.parametrize("factory", ["Nonsense", "IVF100000,Flat", "PQ5"])
+def test_what_faiss_cannot_build_is_an_error_that_quotes_it(factory):
+    with pytest.raises(UserError) as caught:
+        build_index(factory, rows(300, 0), 0)
+    text = str(caught.value)
+    assert factory in text and "FAISS says" in text and "\n" not in text
+    try:
+        faiss.index_factory(DIM, factory).train(rows(300, 0).float().numpy())
+    except RuntimeError as error:
+        assert text.split("FAISS says: ")[1].strip() in " ".join(str(error).split())
+
+
+def test_test_mode_prints_what_an_index_loses_and_takes(test_mode, capsys):
+    exact, approximate = test_mode("--index=PQ4x3", "--recallValues", "1", "5")
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert exact["search"] == "exact" and approximate["search"] == "by index PQ4x3"
+    assert exact["bytes_per_image"] == 2 * 256  # float16
+    lost = [100 * (exact["recalls"][n] - approximate["recalls"][n]) for n in ("1", "5")]
+    assert printed[-1] == f"lost against exact search: R@1: {lost[0]:.1f}, R@5: {lost[1]:.1f}"
+    assert "bytes per image" in printed[-3]
+
+
+def test_test_mode_refuses_an_unknown_index(test_mode, capsys):
+    assert test_mode("--index=Nonsense") == 2
+    assert "FAISS says" in capsys.readouterr().err
+
+
+def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(test_mode, tiny_places, tmp_path):
+    file = tmp_path / "descriptors.h5"
+    (first,) = test_mode(f"--saveDescriptors={file}")
+    with h5py.File(file) as stored:
+        assert stored["database"].shape == (12, 256) and stored["database"].dtype == np.float16
+        assert stored["queries"].shape == (5, 256) and stored.attrs["arch"] == "alexnet"
+    for photo in tiny_places.rglob("*.jpg"):
+        Image.new("RGB", (64, 48)).save(photo)
+    _, second = test_mode(f"--loadDescriptors={file}")
+    _, _, anew = test_mode()
+    assert {**second, "measured": 0} == {**first, "measured": 0}
+    assert anew["recalls"] != first["recalls"], "the photos did matter"
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [(["--seed=7"], "weights_hash"), (["--imageSize", "40", "50"], "image_size"), (["--pooling=max"], "pooling"),
+     (["--split=train"], "spec"), (["--normalization=unit"], "normalization"),
+     (["--precision=bf16"], "precision")],
+)  # fmt: skip
+def test_descriptors_of_something_else_are_refused(test_mode, tmp_path, capsys, flags, word):
+    file = tmp_path / "descriptors.h5"
+    test_mode(f"--saveDescriptors={file}")
+    assert test_mode(f"--loadDescriptors={file}", *flags) == 2
+    error = capsys.readouterr().err
+    assert word in error and str(file) in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"not HDF5", "foreign"])
+def test_a_file_without_descriptors_is_refused(test_mode, tmp_path, capsys, content):
+    file = tmp_path / "descriptors.h5"
+    if content == "foreign":
+        with h5py.File(file, "w") as foreign:
+            foreign["database"] = np.zeros(3)
+    elif content:
+        file.write_bytes(content)
+    assert test_mode(f"--loadDescriptors={file}") == 2
+    assert str(file) in capsys.readouterr().err
+
+
+def test_results_say_how_the_search_was_made(test_mode):
+    (result,) = test_mode()
+    assert json.dumps(result) and result["search"] == "exact" and "fp32" in result["model"]
