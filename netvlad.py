@@ -101,10 +101,16 @@ class SoftResiduals(torch.autograd.Function):
             scale = 1 / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [B, 1, P]
         logits = (weight @ features).mul_(scale)  # [B, K, P], w . y
         assignment = (logits if bias is None else logits + bias[:, None]).softmax(dim=1)  # [B, K, P]
-        weighted_sum = (assignment * scale) @ features.transpose(1, 2)  # [B, K, D]
-        ctx.save_for_backward(features, weight, centroids, scale, logits, assignment)
-        ctx.has_bias, ctx.normalize = bias is not None, normalize
-        return weighted_sum.sub_(assignment.sum(dim=2)[:, :, None] * centroids)
+        counts = assignment.sum(dim=2)  # [B, K]
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(features, weight, centroids, scale, logits, assignment)
+            ctx.has_bias, ctx.normalize = bias is not None, normalize
+            weights = assignment * scale
+        else:
+            del logits  # less memory
+            weights = assignment.mul_(scale)
+        weighted_sum = weights @ features.transpose(1, 2)  # [B, K, D]
+        return weighted_sum.sub_(counts[:, :, None] * centroids)
 
     @staticmethod
     @once_differentiable

@@ -37,7 +37,7 @@ def flags(toy_root: Path, folder: Path) -> list[str]:
 
 
 def losses(run: Path) -> list[float]:
-    """The loss of each epoch from a run's TensorBoard file: length (8 bytes), check (4), event, check (4), and so on."""
+    """The loss of each epoch from a run's TensorBoard file: length (8 bytes), check (4), event, check (4), ..."""
     found, content, place = [], next(run.glob("events.out.tfevents*")).read_bytes(), 0
     while place < len(content):
         length = int.from_bytes(content[place : place + 8], "little")

@@ -1,0 +1,93 @@
+"""python -m benchmarks: each stage against the textbook way and against the machine's limit, in one run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, write benchmark.md and benchmark.json, print the table."""
+    options = _parser().parse_args(arguments)
+    import torch
+
+    from benchmarks.ceilings import measure_ceilings
+    from benchmarks.report import write_report
+    from benchmarks.stages import Bench
+    from vpr.errors import UserError
+    from vpr.memory import keep_large_blocks
+    from vpr.precision import compute_dtype, precision_name
+
+    keep_large_blocks()
+    device = torch.device(options.device)
+    dtype = compute_dtype(options.precision, device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else None
+    try:
+        ceilings = measure_ceilings(device, dtype, synchronize)
+        print(ceilings.line(), flush=True)
+        bench = Bench(
+            device, ceilings, _weights(options), _photos(Path(options.root)), options.root, options.repeats,
+            options.precision,
+        )  # fmt: skip
+        rows = []
+        for name, stage in stages(options.full).items():
+            if not options.only or name in options.only:
+                found = stage(bench)
+                rows += found if isinstance(found, list) else [found]
+                print(*rows[-1].cells(), sep=" | ", flush=True)
+                written = write_report(Path(options.out), rows, ceilings, precision_name(dtype), device)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{written.read_text(encoding='utf-8')}\nwrote {written} and {written.with_suffix('.json').name}")
+    return 0
+
+
+def stages(full: bool) -> dict:
+    """What is measured, by name."""
+    from benchmarks import stages as stage
+    from benchmarks import training
+
+    chosen = {
+        "layer": lambda bench: stage.layer(bench, backward=False),
+        "layer-backward": lambda bench: stage.layer(bench, backward=True),
+        "decoding": stage.decoding,
+        "extraction-alexnet": lambda bench: stage.extraction(bench, "alexnet", None, 96, 24),
+        "mining": lambda bench: stage.mining(bench, plain_queries=10),
+        "search": lambda bench: stage.search(bench, 10_000, 500),
+        "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
+    }
+    if full:
+        chosen["extraction-vgg16"] = lambda bench: stage.extraction(bench, "vgg16", (480, 640), 12, 4)
+        chosen["epoch-vgg16"] = lambda bench: training.epoch(bench, "vgg16", 40)
+    return chosen
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="also the long rows: VGG16, whole epochs")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="only these stages")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side (default: 3)")
+    parser.add_argument("--root", default="toy_city", help="places with a train split: a folder as for main.py --root")
+    parser.add_argument("--alexnet", metavar="FILE", help="weights of AlexNet (default: random)")
+    parser.add_argument("--vgg16", metavar="FILE", help="weights of VGG16 (default: random)")
+    parser.add_argument("--out", default="benchmarks/out", help="folder of benchmark.md and benchmark.json")
+    return parser
+
+
+def _weights(options: argparse.Namespace) -> dict[str, str]:
+    return {arch: path for arch in ("alexnet", "vgg16") if (path := getattr(options, arch))}
+
+
+def _photos(root: Path) -> list[Path]:
+    from vpr.errors import UserError
+
+    photos = sorted(root.glob("[0-9]*/*.jpg"))
+    if len(photos) < 100:
+        raise UserError(f"{root} has {len(photos)} photos in numbered folders, 100 are wanted: name places with --root")
+    return photos
+
+
+if __name__ == "__main__":
+    sys.exit(main())
