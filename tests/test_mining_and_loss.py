@@ -1,5 +1,6 @@
 """Mining against a brute force, the loss against hand-worked values, and how queries become batches."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,8 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+import vpr.mining
 from vpr.loss import triplet_violations
-from vpr.mining import NO_PHOTO, MiningRules, TrainingTuple, mine, sample_negatives
+from vpr.mining import (
+    NO_PHOTO,
+    QUERIES_AT_ONCE,
+    MiningRules,
+    TrainingTuple,
+    candidate_distances,
+    draw_negatives,
+    join_remembered,
+    mine,
+)
 from vpr.places import PlacePhotos
 from vpr.steps import photos_of_tuples
 from vpr.train import learning_rate, query_blocks
@@ -141,56 +152,66 @@ def test_negative_on_the_margin_is_not_hard_and_one_just_inside_is():
     assert mine_all(border_only, no_memory(1, 5), rules) == []
 
 
-def test_draw_depends_on_epoch_and_query_not_on_the_rest_of_the_block():
-    problem = make_problem(database=200, queries=10)
-    rules = MiningRules(5, 20, 4.0, 7)
+def test_draw_depends_on_the_epoch_and_is_shared_by_a_group_of_queries():
+    """With a margin that all violate and no own limits, a tuple's negatives are the nearest of the query's draw."""
+    problem = make_problem(database=400, queries=3 * QUERIES_AT_ONCE)
+    rules = MiningRules(negatives=50, sample=50, margin=4.0, seed=7)
 
-    def by_query(epoch, order):
-        tuples = mine_all(problem, no_memory(10, 5), rules, epoch, np.array(order))
-        return {item.query: item.negatives.tolist() for item in tuples}
+    def drawn(epoch, seed=7):
+        tuples = mine_all(problem, no_memory(len(problem[1]), 50), replace(rules, seed=seed), epoch)
+        return [set(item.negatives.tolist()) for item in tuples]
 
-    everything = by_query(1, range(10))
-    assert len(everything) == 10
-    assert by_query(1, [7, 3]) == {query: everything[query] for query in (7, 3)}
-    assert by_query(2, range(10)) != everything
+    first = drawn(1)
+    assert first == drawn(1) and first != drawn(2) and first != drawn(1, seed=8)
+    groups = [first[start : start + QUERIES_AT_ONCE] for start in range(0, len(first), QUERIES_AT_ONCE)]
+    unions = [set().union(*group) for group in groups]
+    assert all(len(union) <= 50 + 10 for union in unions)  # a query has at most 9 that it may not have
+    assert len(unions[0] & unions[1]) < 25, "another group has another draw"
 
 
-def test_sample_holds_exactly_as_many_distinct_allowed_photos_as_wanted():
-    not_negatives = np.array([0, 3, 4, 11, 19])
+def test_draw_holds_exactly_as_many_distinct_allowed_photos_as_wanted():
+    forbidden = [np.array([0, 3, 4, 11, 19]), np.array([7])]
     for seed in range(50):
-        sample = sample_negatives(20, not_negatives, np.array([NO_PHOTO] * 3), 6, [seed])
-        assert len(sample) == len(set(sample.tolist())) == 6
-        assert set(sample.tolist()) <= set(range(20)) - set(not_negatives.tolist())
+        for drawn, not_allowed in zip(
+            draw_negatives(20, forbidden, 6, np.random.default_rng(seed)), forbidden, strict=True
+        ):
+            assert len(drawn) == len(set(drawn.tolist())) == 6
+            assert set(drawn.tolist()) <= set(range(20)) - set(not_allowed.tolist())
 
 
-def test_sample_larger_than_what_is_allowed_takes_all_of_it():
-    sample = sample_negatives(10, np.array([2, 5]), np.array([NO_PHOTO]), 50, [1])
-    assert sample.tolist() == [0, 1, 3, 4, 6, 7, 8, 9]
+def test_draw_larger_than_what_is_allowed_takes_all_of_it():
+    drawn = draw_negatives(10, [np.array([2, 5]), np.array([], dtype=int)], 50, np.random.default_rng(1))
+    assert [sorted(rows.tolist()) for rows in drawn] == [[0, 1, 3, 4, 6, 7, 8, 9], list(range(10))]
 
 
-def test_sample_is_joined_by_the_remembered_ones_without_doubles():
-    for seed in range(30):
-        alone = set(sample_negatives(12, np.array([0]), np.array([NO_PHOTO]), 4, [seed]).tolist())
-        joined = sample_negatives(12, np.array([0]), np.array([7, 9, NO_PHOTO]), 4, [seed]).tolist()
-        assert sorted(joined) == sorted(alone | {7, 9})
+def test_draw_is_joined_by_the_remembered_ones_without_doubles():
+    assert join_remembered(np.array([8, 2, 7]), np.array([7, 9, NO_PHOTO])).tolist() == [2, 7, 8, 9]
 
 
-def test_sample_is_uniform_over_the_allowed():
-    rounds, wanted, allowed = 2000, 6, sorted(set(range(20)) - {0, 3, 4, 11, 19})
+@pytest.mark.parametrize("which", [0, 1])
+def test_draw_is_uniform_over_the_allowed_of_each_query(which):
+    forbidden = [np.array([0, 3, 4, 11, 19]), np.array([7, 8])]
+    rounds, wanted, allowed = 2000, 6, sorted(set(range(20)) - set(forbidden[which].tolist()))
     counts = np.zeros(20)
     for seed in range(rounds):
-        counts[sample_negatives(20, np.array([0, 3, 4, 11, 19]), np.array([NO_PHOTO]), wanted, [seed])] += 1
+        counts[draw_negatives(20, forbidden, wanted, np.random.default_rng(seed))[which]] += 1
     share = wanted / len(allowed)
     deviation = np.sqrt(rounds * share * (1 - share))
     assert np.abs(counts[allowed] - rounds * share).max() < 4.5 * deviation
     assert counts.sum() == counts[allowed].sum()
 
 
-def test_same_seed_same_sample_and_another_seed_another():
-    first, again, other = (
-        sample_negatives(1000, np.array([1]), np.array([NO_PHOTO]), 20, [123, epoch, 5]).tolist() for epoch in (1, 1, 2)
-    )
-    assert first == again != other
+@pytest.mark.parametrize("tile_rows", [1, 7, 1000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_distances_to_candidates_are_those_of_float64_whatever_the_tile(monkeypatch, tile_rows, dtype):
+    random = np.random.default_rng(5)
+    monkeypatch.setattr(vpr.mining, "TILE_BYTES", 4 * 6 * tile_rows)
+    database, queries = (torch.from_numpy(unit_rows(random, count, 6)).to(dtype) for count in (50, 8))
+    candidates = [random.permutation(50)[: random.integers(1, 30)] for _ in range(8)]
+    found = candidate_distances(queries, database, candidates)
+    for query, indices, distances in zip(queries.double(), candidates, found, strict=True):
+        wanted = ((query - database.double()[indices]) ** 2).sum(dim=1)
+        assert np.abs(distances - wanted.numpy()).max() < (3e-3 if dtype == torch.float16 else 1e-6)
 
 
 def doubles(rows):
@@ -327,10 +348,3 @@ def test_learning_rate_halves_first_at_epoch_6():
     options = SimpleNamespace(lr=0.001, lrGamma=0.5, lrStep=5)
     rates = [learning_rate(options, epoch) for epoch in range(1, 17)]
     assert rates == pytest.approx([0.001] * 5 + [0.0005] * 5 + [0.00025] * 5 + [0.000125], rel=1e-12)
-
-
-def test_queries_draw_different_samples():
-    database = unit_rows(np.random.default_rng(0), 200, 6)
-    twins = (database, database[[0, 0]], [np.array([0])] * 2, [np.array([0])] * 2)
-    first, second = mine_all(twins, no_memory(2, 5), MiningRules(5, 20, 4.0, 7))
-    assert set(first.negatives.tolist()) != set(second.negatives.tolist())

@@ -107,7 +107,9 @@ def group_by_size(values: list[torch.Tensor], photo_sizes: list[tuple[int, int]]
 
 
 def _stack(values: list[torch.Tensor]) -> torch.Tensor:
-    """[C, h, w] each -> [b, C, h, w], copied once, as they lie in memory: channels last."""
+    """[C, h, w] each -> [b, C, h, w], copied once, as they lie in memory: photos have their channels last."""
+    if values[0].is_contiguous():
+        return torch.stack(values)
     return torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
 
 

@@ -7,10 +7,8 @@ import torch
 
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 NO_PHOTO = -1
-QUERIES_AT_ONCE = 1024
+QUERIES_AT_ONCE = 32  # that share a draw
 TILE_BYTES = 128 << 20  # of descriptors that are in float32 at a time
-# One product with the whole database does this many distances in the time in which one is done on its own.
-PRODUCT_GAIN = 50
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class MiningRules:
         negatives: hard negatives in a tuple, at most; as many are remembered for the next time.
         sample: random negatives drawn for a query.
         margin: a negative is hard if d^2 < d^2(positive) + margin.
-        seed: of the draws; a query's draw depends on it, the round and the query alone.
+        seed: of the draws.
     """
 
     negatives: int
@@ -54,6 +52,10 @@ def mine(
 ) -> list[TrainingTuple]:
     """Make the tuples of a block of queries.
 
+    Each 32 queries share a draw of random negatives: one product then gives all their distances, where
+    draws of their own would take as many passes over the descriptors. For a single query nothing changes:
+    its negatives are a uniform draw from all that it may have.
+
     Args:
         queries: int64 [B], indices of the block's queries, each with at least one positive.
         database_descriptors: [N, dim], of length 1, float16 or float32, on any device.
@@ -67,39 +69,42 @@ def mine(
     """
     tuples = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
-        block = queries[start : start + QUERIES_AT_ONCE].tolist()
-        drawn = [
-            sample_negatives(
-                len(database_descriptors),
-                not_negatives[query],
-                remembered[query],
-                rules.sample,
-                [rules.seed, epoch, query],
-            )
-            for query in block
+        group = queries[start : start + QUERIES_AT_ONCE].tolist()
+        generator = np.random.default_rng([rules.seed, epoch, group[0]])
+        forbidden = [not_negatives[query] for query in group]
+        drawn = draw_negatives(len(database_descriptors), forbidden, rules.sample, generator)
+        candidates = [
+            np.concatenate([positives[query], join_remembered(negatives, remembered[query])])
+            for query, negatives in zip(group, drawn, strict=True)
         ]
-        candidates = [np.concatenate([positives[query], found]) for query, found in zip(block, drawn, strict=True)]
         rows = query_descriptors[start : start + QUERIES_AT_ONCE]
         distances = candidate_distances(rows, database_descriptors, candidates)
-        for query, indices, distance in zip(block, candidates, distances, strict=True):
-            split = len(positives[query])
-            nearest = split + np.argsort(distance[split:], kind="stable")[: max(NEAREST_KEPT, rules.negatives)]
-            remembered[query] = NO_PHOTO
-            remembered[query, : min(len(nearest), rules.negatives)] = indices[nearest[: rules.negatives]]
-            positive = distance[:split].argmin()
-            hard = nearest[distance[nearest] < distance[positive] + rules.margin][: rules.negatives]
-            if len(hard):
-                tuples.append(TrainingTuple(query, int(indices[positive]), indices[hard]))
+        for query, indices, distance in zip(group, candidates, distances, strict=True):
+            found = choose(query, indices, distance, len(positives[query]), remembered, rules)
+            if found is not None:
+                tuples.append(found)
     return tuples
+
+
+def choose(
+    query: int, indices: np.ndarray, distance: np.ndarray, positives: int, remembered: np.ndarray, rules: MiningRules
+) -> TrainingTuple | None:
+    """The tuple of a query from its candidates, of which the first `positives` are positives; None if none is hard.
+
+    Its row of `remembered` is overwritten.
+    """
+    nearest = positives + np.argsort(distance[positives:], kind="stable")[: max(NEAREST_KEPT, rules.negatives)]
+    remembered[query] = NO_PHOTO
+    remembered[query, : min(len(nearest), rules.negatives)] = indices[nearest[: rules.negatives]]
+    positive = distance[:positives].argmin()
+    hard = nearest[distance[nearest] < distance[positive] + rules.margin][: rules.negatives]
+    return TrainingTuple(query, int(indices[positive]), indices[hard]) if len(hard) else None
 
 
 def candidate_distances(
     queries: torch.Tensor, database: torch.Tensor, candidates: list[np.ndarray]
 ) -> list[np.ndarray]:
     """Squared distances |q - x|^2 = 2 - 2 q.x of descriptors of length 1, from each query to its candidates.
-
-    A product of all queries with all the database, tile by tile, is the faster way unless candidates are
-    few in a large database: it reads the database once, not once for each query.
 
     Args:
         queries: [b, dim]; database: [N, dim]; both float16 or float32, on one device.
@@ -108,29 +113,35 @@ def candidate_distances(
     Returns:
         for each query float32 [number of its candidates].
     """
+    wanted = np.unique(np.concatenate(candidates))
+    rows = torch.from_numpy(wanted).to(database.device)
     queries = queries.float()
-    if len(database) > PRODUCT_GAIN * np.mean([len(indices) for indices in candidates]):
-        products = [
-            database[torch.from_numpy(indices).to(database.device)].float() @ query
-            for query, indices in zip(queries, candidates, strict=True)
-        ]
-        return [2 - 2 * product.cpu().numpy() for product in products]
     tile = max(1, TILE_BYTES // (4 * database.shape[1]))
-    products = queries.new_empty(len(queries), len(database))  # [b, N]
-    buffer = queries.new_empty(min(tile, len(database)), database.shape[1])  # one: fresh memory costs page faults
-    for start in range(0, len(database), tile):
-        rows = database[start : start + tile]
-        products[:, start : start + tile] = queries @ buffer[: len(rows)].copy_(rows).T
-    return [2 - 2 * row[indices] for row, indices in zip(products.cpu().numpy(), candidates, strict=True)]
+    products = queries.new_empty(len(queries), len(wanted))  # [b, n]
+    buffer = queries.new_empty(min(tile, len(wanted)), database.shape[1])  # one: fresh memory costs page faults
+    for start in range(0, len(wanted), tile):
+        part = rows[start : start + tile]
+        products[:, start : start + tile] = queries @ buffer[: len(part)].copy_(database[part]).T
+    return [
+        2 - 2 * row[np.searchsorted(wanted, indices)]
+        for row, indices in zip(products.cpu().numpy(), candidates, strict=True)
+    ]
 
 
-def sample_negatives(
-    database_size: int, not_negatives: np.ndarray, remembered: np.ndarray, sample: int, seed: list[int]
-) -> np.ndarray:
-    """Up to `sample` distinct random negatives and the remembered ones: sorted distinct indices."""
-    generator = np.random.default_rng(seed)
-    # Enough draws that `sample` are left even if all that may not be negatives are among them.
-    draws = min(database_size, sample + len(not_negatives))
+def draw_negatives(
+    database_size: int, forbidden: list[np.ndarray], sample: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Up to `sample` distinct random negatives for each of a group of queries, from one draw.
+
+    Args:
+        forbidden: for each query, database indices that may not be its negatives.
+    """
+    # Enough that `sample` are left to each query even if all that it may not have are among them.
+    draws = min(database_size, sample + max(map(len, forbidden)))
     drawn = generator.choice(database_size, draws, replace=False)
-    drawn = drawn[~np.isin(drawn, not_negatives)][:sample]
+    return [drawn[~np.isin(drawn, indices)][:sample] for indices in forbidden]
+
+
+def join_remembered(drawn: np.ndarray, remembered: np.ndarray) -> np.ndarray:
+    """Drawn and remembered negatives: sorted distinct indices."""
     return np.union1d(drawn, remembered[remembered != NO_PHOTO])

@@ -9,6 +9,7 @@ from torch import nn
 
 from netvlad import NetVLAD
 from vpr import processes
+from vpr.convolution import has_fast_convolutions, run_layers
 from vpr.encoder import (
     TRUNKS,
     Normalization,
@@ -45,16 +46,17 @@ class PlaceModel(nn.Module):
         first_trained: layers of the trunk below this one are frozen.
         descriptor_dim: length of a descriptor.
         dtype: the format in which the trunk computes. Weights and pooling are float32 always.
+        fast: whether `vpr.convolution` does the trunk's convolutions.
     """
 
     def __init__(self, arch: str, pool: nn.Module, descriptor_dim: int, normalization: Normalization, frozen: bool):
         super().__init__()
         self.smallest_side = TRUNKS[arch].smallest_side
-        # Channels last is how the bytes of a photo lie, and what convolution libraries are fastest with.
-        self.encoder = build_encoder(arch).to(memory_format=torch.channels_last)
+        self.encoder = build_encoder(arch)
         self.pool = pool
         self.descriptor_dim = descriptor_dim
         self.dtype = torch.float32
+        self.fast = False
         self.first_trained = TRUNKS[arch].first_trained if frozen else 0
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
@@ -64,7 +66,14 @@ class PlaceModel(nn.Module):
     def place(self, device: torch.device, precision: str) -> "PlaceModel":
         """Move to a device and compute there as --precision says."""
         self.dtype = compute_dtype(precision, device)
+        self.fast = has_fast_convolutions(device, self.dtype)
+        self.encoder.to(memory_format=self.layout)
         return self.to(device)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """How maps lie in memory: channels last is what most convolutions are fastest with, and how photos come."""
+        return torch.contiguous_format if self.fast else torch.channels_last
 
     def trunk(self) -> torch.autocast:
         """The context in which layers of the trunk run: in `dtype`, from float32 weights."""
@@ -84,7 +93,9 @@ class PlaceModel(nn.Module):
             )
         # The frozen part needs no graph: that saves most of the memory of a training step.
         with self.trunk(), torch.set_grad_enabled(torch.is_grad_enabled() and self.first_trained == 0):
-            return self.encoder[: self.first_trained](((photos.float() - self.mean) / self.std).to(self.dtype))
+            photos = photos.contiguous(memory_format=self.layout)  # while they are bytes
+            values = ((photos.float() - self.mean) / self.std).to(self.dtype)
+            return run_layers(self.encoder[: self.first_trained], values, self.fast)
 
     def frozen_layers_without_data(self) -> nn.Sequential:
         """The frozen layers as shapes only, to ask what they make of a size."""
@@ -94,7 +105,7 @@ class PlaceModel(nn.Module):
         """Photos uint8 [B, 3, H, W], or what the frozen layers made of them -> local descriptors [B, D, h, w]."""
         features = self.frozen_features(values) if values.dtype == torch.uint8 else values.to(self.dtype)
         with self.trunk():
-            return self.encoder[self.first_trained :](features).float()
+            return run_layers(self.encoder[self.first_trained :], features, self.fast).float()
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Photos uint8 [B, 3, H, W], or what the frozen layers made of them -> [B, descriptor_dim] of length 1."""

@@ -39,14 +39,15 @@ class FrozenFeatures:
 
     Attributes:
         files: the photos.
-        values: float16, all features one after the other, each [h, w, C]; in memory or mapped from a file.
+        values: float16, all features one after the other; in memory or mapped from a file.
         offsets: int64 [N + 1], where each photo's features begin.
         shapes: int64 [N, 3], their C, h, w.
         photo_sizes: int64 [N, 2], height and width of the photos in pixels.
+        layout: how a photo's features lie in `values`: [h, w, C] with channels last, else [C, h, w].
     """
 
-    def __init__(self, files: Sequence[Path], photo_sizes: np.ndarray, shapes: np.ndarray):
-        self.files, self.photo_sizes, self.shapes = files, photo_sizes, shapes
+    def __init__(self, files: Sequence[Path], photo_sizes: np.ndarray, shapes: np.ndarray, layout: torch.memory_format):
+        self.files, self.photo_sizes, self.shapes, self.layout = files, photo_sizes, shapes, layout
         self.offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
         self.values = torch.empty(0, dtype=torch.float16)
 
@@ -56,9 +57,11 @@ class FrozenFeatures:
         return 2 * int(self.offsets[-1])
 
     def features(self, index: int) -> torch.Tensor:
-        """Photo `index`'s features as a view [C, h, w], channels last in memory."""
+        """Photo `index`'s features as a view [C, h, w]."""
         channels, height, width = self.shapes[index].tolist()
         flat = self.values[self.offsets[index] : self.offsets[index + 1]]
+        if self.layout == torch.contiguous_format:
+            return flat.view(channels, height, width)
         return flat.view(height, width, channels).permute(2, 0, 1)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
@@ -92,7 +95,7 @@ def cached_source(
     """
     if model.first_trained == 0 or options.trunkCache == "off":
         return reader
-    source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model))
+    source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout)
     kind = processes.from_main(_memory_or_disk(source, options.trunkCache))
     path = Path(options.cachePath) / f"trunk_{options.arch}_{name}.float16"
     say(f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} photos, "
@@ -146,6 +149,7 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "precision": precision_name(model.dtype),
+        "layout": str(source.layout),
         "photos": len(source.files),
         "files": files.hexdigest(),
         "bytes": source.stored_bytes,

@@ -1,0 +1,117 @@
+"""The fast convolutions against PyTorch's own, in float64 where that decides."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vpr import convolution
+from vpr.convolution import FastConvolution, has_fast_convolutions, max_pool, pays, run_layers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def available():
+    if not has_fast_convolutions(CPU, torch.float32):
+        pytest.skip("this build of PyTorch has no NNPACK for this processor")
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def apart(found, wanted):
+    """The largest difference, relative to the largest value."""
+    return ((found.double() - wanted.double()).abs().max() / wanted.double().abs().max()).item()
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "filters", "height", "width", "kernel", "padding"),
+    [(1, 16, 24, 37, 41, 3, 1), (6, 16, 8, 15, 17, 3, 1), (3, 32, 16, 33, 35, 5, 2), (2, 16, 16, 40, 40, 3, 0)],
+)
+def test_results_and_gradients_are_those_of_float64(batch, channels, filters, height, width, kernel, padding):
+    features = random(batch, channels, height, width)
+    weight, bias = 0.1 * random(filters, channels, kernel, kernel, seed=1), random(filters, seed=2)
+    exact = [value.double().requires_grad_() for value in (features, weight, bias)]
+    wanted = F.conv2d(*exact, padding=padding)
+    toward = random(*wanted.shape, seed=3)
+    wanted.backward(toward.double())
+    fast = [value.clone().requires_grad_() for value in (features, weight, bias)]
+    found = FastConvolution.apply(*fast, (padding, padding))
+    found.backward(toward)
+    assert apart(found, wanted) < 1e-4
+    for of_fast, of_exact in zip(fast, exact, strict=True):
+        assert apart(of_fast.grad, of_exact.grad) < 1e-4
+
+
+def test_frozen_inputs_and_weights_get_no_gradient():
+    features, weight, bias = random(1, 16, 40, 40), random(8, 16, 3, 3).requires_grad_(), random(8)
+    FastConvolution.apply(features, weight, bias, (1, 1)).sum().backward()
+    assert features.grad is None and weight.grad is not None and bias.grad is None
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1)])
+@pytest.mark.parametrize(("height", "width"), [(8, 10), (9, 10), (8, 11), (9, 11), (3, 3)])
+def test_max_pooling_is_that_of_pytorch(height, width, size, stride):
+    features = random(2, 3, height, width)
+    assert torch.equal(max_pool(features, size, stride), F.max_pool2d(features, size, stride))
+
+
+@pytest.fixture
+def trunk():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(inplace=True),
+        nn.MaxPool2d(2, 2), nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
+        nn.Conv2d(32, 16, 3, padding=1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(1, 64, 80), (3, 64, 81), (12, 21, 30), (2, 9, 12), (2, 70, 70)]
+)
+def test_a_trunk_gives_what_its_layers_give(trunk, batch, height, width):
+    photos = random(batch, 3, height, width)
+    with torch.no_grad():
+        found = run_layers(trunk, photos.clone(), fast=True)
+        wanted = trunk.double()(photos.double())
+    assert apart(found, wanted) < 1e-4
+
+
+def test_a_trunk_has_the_gradients_of_its_layers(trunk):
+    photos, gradients = random(3, 3, 64, 80), []
+    for fast in (True, False):
+        trunk.zero_grad()
+        run_layers(trunk, photos.clone(), fast).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in trunk.parameters()])
+    for found, wanted in zip(*gradients, strict=True):
+        assert apart(found, wanted) < 1e-3
+
+
+def test_the_fast_way_is_taken_where_it_pays(trunk, monkeypatch):
+    taken, apply = [], convolution._convolve
+
+    def watched(features, weight, *rest):
+        taken.append(tuple(weight.shape[:2]))
+        return apply(features, weight, *rest)
+
+    monkeypatch.setattr(convolution, "_convolve", watched)
+    with torch.no_grad():
+        run_layers(trunk, random(1, 3, 64, 80), fast=True)
+        assert taken == [(16, 3), (16, 16), (32, 16)]  # the last map's 285 places are too few
+        run_layers(trunk, random(1, 3, 64, 80), fast=False)
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(16, 16, 3, stride=2), nn.Conv2d(16, 16, 3, dilation=2), nn.Conv2d(16, 16, 3, groups=2),
+    nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 7),
+])  # fmt: skip
+def test_other_kinds_of_layers_are_left_alone(layer):
+    assert not pays(layer, random(1, 16, 60, 60))
+
+
+def test_only_float32_on_the_processor_has_it():
+    assert not has_fast_convolutions(CPU, torch.bfloat16)
+    assert not has_fast_convolutions(torch.device("cuda"), torch.float32)
