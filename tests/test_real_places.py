@@ -3,8 +3,18 @@
 import json
 
 import pytest
+import torch
 
 import main
+import vpr.search
+from vpr.centroids import start_pooling
+from vpr.images import PhotoReader
+from vpr.model import build_model
+from vpr.places import load_places
+from vpr.test import evaluate
+from vpr.trunk_cache import FrozenFeatures, cached_source
+
+CPU = torch.device("cpu")
 
 # Percent at 1, 5, 10, 20, measured elsewhere: AlexNet (torchvision V1), 64 clusters, float32, own image size.
 TOWER = {"1": 59.6, "5": 83.5, "10": 91.9, "20": 96.5}
@@ -27,3 +37,50 @@ def test_alexnet_off_the_shelf_on_tower_and_corridor(shared, tmp_path):
         assert result["descriptor_dim"] == 64 * 256
         for n, percent in wanted.items():
             assert abs(100 * result["recalls"][n] - percent) < TOLERANCE, (result["image_size"], n)
+
+
+@pytest.fixture(scope="module")
+def off_the_shelf(shared, tmp_path_factory):
+    """Gives a split of real places with AlexNet off the shelf: photos, model, options; clusters are of tower."""
+    folder = tmp_path_factory.mktemp("real")
+    weights = shared / "weights" / "alexnet_features_torchvision_imagenet1k.pth"
+    common = ["--arch=alexnet", f"--weights={weights}", "--device=cpu"]
+    assert main.main(["--mode=cluster", *common, f"--root={shared / 'places' / 'tower'}", f"--dataPath={folder}"]) == 0
+
+    centroids = next(folder.glob("*.hdf5"))
+
+    def make(places, *flags):
+        where = [f"--root={shared / 'places' / places}", f"--dataPath={centroids}"]
+        options = main.parse_options(["--mode=train", *common, *where, *flags])
+        model = build_model(options)
+        start_pooling(model, options)
+        return load_places(options, "val"), model.place(CPU, options.precision), options
+
+    return make
+
+
+def recalls(photos, model, options, source=None):
+    source = source or PhotoReader(photos.files, None, options.threads)
+    return evaluate(model, photos, source, [1, 5, 10, 20], options, CPU).recalls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("places", ["tower", "corridor"])
+def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monkeypatch):
+    """Within one query at each N: fast convolutions, the trunk cache, small tiles, and bf16 (on the few photos)."""
+    photos, model, options = off_the_shelf(places, "--precision=fp32", "--trunkCache=memory")
+    cached = cached_source(PhotoReader(photos.files, None, options.threads), "val", model, options, CPU)
+    assert isinstance(cached, FrozenFeatures)
+    found = {"cache": recalls(photos, model, options, cached)}
+    monkeypatch.setattr(vpr.search, "TILE_BYTES", 1 << 20)
+    found["cache, small tiles"] = recalls(photos, model, options, cached)
+    monkeypatch.undo()
+    found["fast convolutions"] = recalls(photos, model, options)
+    model.fast = False
+    plain = recalls(photos, model, options)
+    if places == "corridor":
+        found["bf16"] = recalls(*off_the_shelf(places, "--precision=bf16"))
+    assert 0.4 < plain[1] < plain[20] < 1
+    for name, values in found.items():
+        for n, value in values.items():
+            assert abs(value - plain[n]) < 1.01 / len(photos.query_files), (name, n)
