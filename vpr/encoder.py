@@ -155,10 +155,10 @@ def weights_label(arch: str, weights: str) -> str:
     return Path(weights).stem if is_file(weights) else torchvision_entry(arch, weights).name
 
 
-def weights_hash(encoder: nn.Sequential) -> str:
-    """A hash of the trunk's weights: equal exactly where they are, wherever they came from."""
+def weights_hash(module: nn.Module) -> str:
+    """A hash of a trunk's or a whole model's weights: equal exactly where they are, wherever they came from."""
     digest = hashlib.sha256()
-    for name, value in encoder.state_dict().items():
+    for name, value in module.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -68,7 +68,7 @@ COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"t
 
 FLAGS: dict[str, list[Flag]] = {
     "all modes": [
-        Flag("mode", None, "what to do", {"choices": ("cluster", "train", "test")}),
+        Flag("mode", None, "what to do", {"choices": ("cluster", "train", "test", "whiten")}),
         Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use",
              {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy")}),
         Flag("root", None, "folder with datasets/*.mat and the photos (default: the project root; "
@@ -128,6 +128,13 @@ FLAGS: dict[str, list[Flag]] = {
              {"choices": ("latest", "best")}),
         Flag("recallValues", [1, 5, 10, 20], "the N of Recall@N", {"nargs": "+", "type": whole_number(1),
                                                                    "metavar": "N"}),
+    ],
+    "whiten and test": [
+        Flag("pcaDim", None, "dimensions of a whitened descriptor: whiten learns so many (default: 4096), test takes "
+             "the first so many (default: all)", COUNT),
+        Flag("nPCA", 10_000, "training database photos on which whitening is learnt, at most",
+             {"type": whole_number(2)}),
+        Flag("noWhiten", False, "test without the whitening that the model has", ON),
     ],
     "test": [
         Flag("split", "val", "which part of the dataset",

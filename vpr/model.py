@@ -22,6 +22,7 @@ from vpr.encoder import (
 from vpr.errors import UserError
 from vpr.memory import keep_large_blocks
 from vpr.precision import compute_dtype, precision_name
+from vpr.whitening import Whitening
 
 
 class GlobalPooling(nn.Module):
@@ -42,7 +43,8 @@ class PlaceModel(nn.Module):
 
     Attributes:
         encoder: the trunk; [B, 3, H, W] -> [B, D, h, w].
-        pool: NetVLAD or a global pooling; [B, D, h, w] -> [B, descriptor_dim].
+        pool: NetVLAD or a global pooling; [B, D, h, w] -> [B, pooled_dim].
+        whitening: [B, pooled_dim] -> [B, descriptor_dim], or None.
         first_trained: layers of the trunk below this one are frozen.
         descriptor_dim: length of a descriptor.
         dtype: the format in which the trunk computes. Weights and pooling are float32 always.
@@ -54,7 +56,8 @@ class PlaceModel(nn.Module):
         self.smallest_side = TRUNKS[arch].smallest_side
         self.encoder = build_encoder(arch)
         self.pool = pool
-        self.descriptor_dim = descriptor_dim
+        self.whitening = None
+        self.pooled_dim = self.descriptor_dim = descriptor_dim
         self.dtype = torch.float32
         self.fast = False
         self.first_trained = TRUNKS[arch].first_trained if frozen else 0
@@ -109,7 +112,12 @@ class PlaceModel(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Photos uint8 [B, 3, H, W], or what the frozen layers made of them -> [B, descriptor_dim] of length 1."""
-        return self.pool(self.local_descriptors(values))
+        descriptors = self.pool(self.local_descriptors(values))
+        return descriptors if self.whitening is None else self.whitening(descriptors)
+
+    def whiten(self, whitening: Whitening) -> None:
+        """Add the last layer."""
+        self.whitening, self.descriptor_dim = whitening, whitening.dim
 
 
 def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceModel:
@@ -144,7 +152,10 @@ def describe_model(options: argparse.Namespace, model: PlaceModel) -> str:
     if kind == "netvlad":
         kind = f"NetVLAD{' v2' if options.vladv2 else ''} with {options.num_clusters} clusters"
     weights = weights_label(options.arch, options.weights)
-    return f"{options.arch} ({weights}, {name} input), {kind}, {model.descriptor_dim}-D, {precision_name(model.dtype)}"
+    dim = f"{model.descriptor_dim}-D"
+    if model.whitening is not None:
+        dim = f"{model.pooled_dim}-D whitened to {dim}"
+    return f"{options.arch} ({weights}, {name} input), {kind}, {dim}, {precision_name(model.dtype)}"
 
 
 def choose_device(options: argparse.Namespace) -> torch.device:

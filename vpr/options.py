@@ -37,7 +37,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     defaults = vars(build_parser().parse_args(arguments))
     given = _settle_weights(vars(build_parser(typed_only=True).parse_args(arguments)))
     if defaults["mode"] is None:
-        raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
+        raise UserError("no mode: add --mode=cluster, --mode=train, --mode=test or --mode=whiten (see --help)")
     run, stored = _stored_run(defaults, given)
     if run is not None:
         _refuse_contradictions(given, stored, run)

@@ -1,7 +1,6 @@
 """Descriptors of a split in an HDF5 file that says what made them: --saveDescriptors, --loadDescriptors."""
 
 import argparse
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import h5py
 import numpy as np
 import torch
 
-from vpr.encoder import normalization_of
+from vpr.encoder import normalization_of, weights_hash
 from vpr.errors import UserError
 from vpr.files import replacing
 from vpr.model import PlaceModel
@@ -28,15 +27,11 @@ class SplitDescriptors:
 
 def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
     """What descriptors depend on."""
-    weights = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
     return {
         "arch": options.arch,
         "pooling": options.pooling,
         "dimension": str(model.descriptor_dim),
-        "weights_hash": weights.hexdigest()[:12],
+        "weights_hash": weights_hash(model),
         "normalization": normalization_of(options.arch, options.weights, options.normalization)[0],
         "precision": precision_name(model.dtype),
         "spec": photos.places.name,

@@ -10,19 +10,18 @@ import numpy as np
 import torch
 
 from vpr import processes
-from vpr.centroids import start_pooling
 from vpr.descriptors import Source, describe, describe_sizes
 from vpr.files import read_json, write_json
+from vpr.finished_model import load_finished
 from vpr.images import PhotoReader
 from vpr.index import build_index, index_search, stored_bytes
-from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
+from vpr.model import PlaceModel, choose_device, describe_model, device_line
 from vpr.panels import SHOWN, draw_panels
 from vpr.places import PlacePhotos, load_places, require_queries
 from vpr.progress import say
 from vpr.recall import recall_at, recall_line
 from vpr.search import search_places
 from vpr.stored_descriptors import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
-from vpr.training_state import load_model
 
 RESULTS_FILE = "results.json"
 
@@ -68,13 +67,8 @@ def run(options: argparse.Namespace) -> None:
     require_queries(photos)
     device = choose_device(options)
     say(device_line(device))
-    if options.run:
-        model, epochs = load_model(options, options.run, options.ckpt)
-        source = {"run": options.run.name, "checkpoint": options.ckpt, "epochs": epochs}
-    else:
-        model = build_model(options)
-        source = {"run": None, "centroids": start_pooling(model, options)}
-    model.place(device, options.precision)
+    finished = load_finished(options)
+    model, source = finished.model.place(device, options.precision), finished.source
     descriptors = _load_or_describe(model, photos, options, device)
     if not processes.is_main():
         return

@@ -1,0 +1,176 @@
+"""PCA whitening against scikit-learn's, against its own definition, and as a mode."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+import main
+from vpr.errors import UserError
+from vpr.runs import newest_run
+from vpr.whitening import Whitening, learn_whitening, load_whitening, save_whitening
+
+
+def correlated(count, length, seed=0):
+    """Random rows with a spectrum that decays."""
+    random = np.random.default_rng(seed)
+    scales = 1 / np.arange(1, length + 1)
+    turned = np.linalg.qr(random.normal(size=(length, length)))[0]
+    return torch.from_numpy(random.normal(size=(count, length)) * scales @ turned + random.normal(size=length))
+
+
+def unnormalised(whitening, rows):
+    return ((rows.double() - whitening.mean.double()) @ whitening.projection.double().T).numpy()
+
+
+@pytest.mark.parametrize(("count", "length"), [(200, 30), (25, 80), (40, 40)], ids=["primal", "dual", "square"])
+def test_whitened_training_set_has_mean_zero_and_identity_covariance(count, length):
+    rows = correlated(count, length)
+    whitening = learn_whitening(rows, 1000)
+    assert whitening.dim == min(length, count - 1)
+    white = unnormalised(whitening, rows)
+    assert np.abs(white.mean(axis=0)).max() < 1e-4
+    assert np.abs(np.cov(white.T) - np.eye(whitening.dim)).max() < 2e-3
+
+
+@pytest.mark.parametrize(("count", "length"), [(200, 30), (25, 80)], ids=["primal", "dual"])
+def test_components_are_those_of_scikit_learn(count, length):
+    rows = correlated(count, length)
+    found = unnormalised(learn_whitening(rows, 12), rows)
+    wanted = PCA(12, whiten=True, svd_solver="full").fit_transform(rows.numpy())
+    signs = np.sign((found * wanted).sum(axis=0))
+    assert np.abs(found * signs - wanted).max() < 1e-3
+
+
+def test_dual_form_is_the_primal_one():
+    """Rows in 40 of 400 dimensions: their primal whitening in those 40, their dual one in all 400."""
+    rows = correlated(100, 40)
+    turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(1).normal(size=(400, 40)))[0])
+    primal, dual = learn_whitening(rows, 20), learn_whitening(rows @ turn.T, 20)
+    found, wanted = unnormalised(dual, rows @ turn.T), unnormalised(primal, rows)
+    signs = np.sign((found * wanted).sum(axis=0))
+    assert np.abs(found * signs - wanted).max() < 1e-3
+
+
+def test_tiles_of_columns_change_nothing(monkeypatch):
+    rows = correlated(25, 80)
+    wanted = learn_whitening(rows, 10).projection
+    monkeypatch.setattr("vpr.whitening.TILE", 7)
+    found = learn_whitening(rows, 10).projection
+    signs = torch.sign((found * wanted).sum(dim=1, keepdim=True))
+    assert (found * signs - wanted).abs().max() < 1e-3 * wanted.abs().max()
+
+
+def test_largest_variance_comes_first_and_the_small_constant_is_in_the_scale():
+    rows = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1e-4], [0.0, -1e-4]])
+    whitening = learn_whitening(rows, 2)
+    variances = np.array([18 / 3, 2e-8 / 3])
+    wanted = np.diag(1 / np.sqrt(variances + 1e-9))
+    assert np.abs(np.abs(whitening.projection.numpy()) - wanted).max() < 1e-3 * wanted.max()
+
+
+def test_a_crop_is_the_first_dimensions_normalised_anew():
+    rows = correlated(200, 30)
+    whitening = learn_whitening(rows, 20)
+    whole, cropped = whitening(rows.float()), whitening.cropped(5)(rows.float())
+    wanted = whole[:, :5] / whole[:, :5].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(cropped, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(200))
+    with pytest.raises(UserError, match="20 dimensions"):
+        whitening.cropped(21)
+
+
+@pytest.mark.parametrize("rows", [torch.ones(5, 3), torch.ones(1, 3), torch.ones(5, 9)])
+def test_descriptors_that_do_not_differ_cannot_be_whitened(rows):
+    with pytest.raises(UserError, match="do not differ"):
+        learn_whitening(rows, 2)
+
+
+def test_dependent_descriptors_give_fewer_components():
+    rows = correlated(30, 6).repeat(1, 3)  # 18 columns, 6 of them independent
+    assert learn_whitening(rows, 18).dim == 6
+
+
+def test_a_whitening_is_stored_whole(tmp_path):
+    whitening = learn_whitening(correlated(50, 10), 4)
+    save_whitening(tmp_path / "w.pth.tar", whitening)
+    loaded = load_whitening(tmp_path / "w.pth.tar")
+    assert torch.equal(loaded.mean, whitening.mean) and torch.equal(loaded.projection, whitening.projection)
+
+
+@pytest.mark.parametrize("content", [b"junk", {"format": "another"}, {"mean": 3}])
+def test_what_is_no_whitening_is_refused(tmp_path, content):
+    path = tmp_path / "w.pth.tar"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match="whitening"):
+        load_whitening(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_city, tmp_path_factory):
+    """Flags of a folder with centroids and a run of one epoch."""
+    folder = tmp_path_factory.mktemp("whiten")
+    common = [
+        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0",
+        "--device=cpu", f"--dataPath={folder}", f"--runsPath={folder / 'runs'}",
+    ]  # fmt: skip
+    assert main.main([*common, "--mode=cluster"]) == 0
+    assert main.main([*common, "--mode=train", "--nEpochs=1"]) == 0
+    return common, folder
+
+
+def results_of(common, *flags):
+    """The newest results of --mode=test with some flags."""
+    assert main.main([*common, "--mode=test", "--panels=0", *flags]) == 0
+    runs = next(flag.split("=")[1] for flag in common if flag.startswith("--runsPath"))
+    folder = newest_run(Path(runs)) if "--resume" in flags else Path(runs)
+    return json.loads((folder / "results.json").read_text())[-1]
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["off the shelf", "run"])
+def test_a_whitening_is_learnt_once_and_used_by_test(trained, resume, capsys):
+    common, _ = trained
+    plain = results_of(common, *resume)
+    assert plain["descriptor_dim"] == 1024
+    assert main.main([*common, "--mode=whiten", "--pcaDim=16", *resume]) == 0
+    white = results_of(common, *resume)
+    assert white["descriptor_dim"] == 16 and "1024-D whitened to 16-D" in white["model"]
+    assert white["bytes_per_image"] == 32
+    assert white["recalls"] != plain["recalls"]
+    assert results_of(common, *resume, "--pcaDim=4")["descriptor_dim"] == 4
+    again = results_of(common, *resume, "--noWhiten")
+    assert again["descriptor_dim"] == 1024 and again["recalls"] == plain["recalls"]
+    capsys.readouterr()
+    assert main.main([*common, "--mode=test", "--pcaDim=17", *resume]) == 2
+    assert "16 dimensions" in capsys.readouterr().err
+
+
+def test_fewer_photos_than_dimensions_are_said_aloud(trained, capsys):
+    common, _ = trained
+    assert main.main([*common, "--mode=whiten", "--nPCA=10", "--resume"]) == 0
+    assert "10 photos and 1024 dimensions give 9 components" in capsys.readouterr().out
+    assert main.main([*common, "--mode=whiten", "--nPCA=1"]) == 2
+
+
+def test_whitening_of_earlier_weights_is_not_used(trained, tmp_path, capsys):
+    common, _ = trained
+    assert main.main([*common, "--mode=whiten", "--pcaDim=8", "--resume", "--ckpt=best"]) == 0
+    assert main.main([*common, "--mode=train", "--resume", "--nEpochs=2"]) == 0
+    capsys.readouterr()
+    result = results_of(common, "--resume", "--ckpt=latest")
+    assert result["descriptor_dim"] == 1024
+    assert "belongs to other weights" in capsys.readouterr().out
+
+
+def test_no_whitening_to_crop(trained, tmp_path, capsys):
+    common, _ = trained
+    assert main.main([*common, "--mode=test", "--pooling=avg", "--pcaDim=8"]) == 2
+    assert "no whitening" in capsys.readouterr().err
+
+
+def test_a_whitening_is_a_module_with_its_tensors():
+    whitening = Whitening(torch.zeros(3), torch.eye(3)[:2])
+    assert whitening(torch.tensor([[3.0, 4.0, 12.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
