@@ -83,6 +83,8 @@ def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device
     """How many photos of the first photo's size fit into memory at once (--cacheBatchSize=0)."""
     if not isinstance(source, PhotoReader):  # frozen features are small
         return 64
+    if not isinstance(model, PlaceModel):  # an exported model: what it takes inside is not known
+        return 8
     size = source.size or photo_size(source.files[0])
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0] // 2

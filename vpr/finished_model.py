@@ -7,6 +7,7 @@ from pathlib import Path
 from vpr.centroids import start_pooling
 from vpr.errors import UserError
 from vpr.model import PlaceModel, build_model
+from vpr.onnx_model import OnnxModel
 from vpr.progress import say
 from vpr.training_state import load_model
 from vpr.whitening import load_whitening, whitening_file
@@ -21,7 +22,7 @@ class FinishedModel:
         folder: where its whitening lies.
     """
 
-    model: PlaceModel
+    model: PlaceModel | OnnxModel
     source: dict
     folder: Path
 
@@ -32,6 +33,8 @@ def load_finished(options: argparse.Namespace, whitened: bool = True) -> Finishe
     Raises:
         UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
     """
+    if options.run and options.run.suffix == ".onnx":
+        return FinishedModel(OnnxModel(options.run), {"model": options.run.name}, options.run.parent)
     if options.run:
         model, epochs = load_model(options, options.run, options.ckpt)
         source = {"run": options.run.name, "checkpoint": options.ckpt, "epochs": epochs}

@@ -68,7 +68,7 @@ COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"t
 
 FLAGS: dict[str, list[Flag]] = {
     "all modes": [
-        Flag("mode", None, "what to do", {"choices": ("cluster", "train", "test", "whiten")}),
+        Flag("mode", None, "what to do", {"choices": ("cluster", "train", "test", "whiten", "export")}),
         Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use",
              {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy")}),
         Flag("root", None, "folder with datasets/*.mat and the photos (default: the project root; "
@@ -122,12 +122,19 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("patience", 10, "epochs without a better validation after which training stops; 0: never", WHOLE),
     ],
     "train and test": [
-        Flag("resume", None, "go on with (train) or use (test) a run; without DIR the newest under --runsPath",
+        Flag("resume", None, "go on with (train) or use a run; without DIR the newest under --runsPath; test "
+             "also takes an exported FILE.onnx",
              {"nargs": "?", "const": "newest", "metavar": "DIR"}),
         Flag("ckpt", None, "which model of the run (default: train latest, test best)",
              {"choices": ("latest", "best")}),
         Flag("recallValues", [1, 5, 10, 20], "the N of Recall@N", {"nargs": "+", "type": whole_number(1),
                                                                    "metavar": "N"}),
+    ],
+    "export": [
+        Flag("format", "onnx", "file format of an exported model", {"choices": ("onnx",)}),
+        Flag("quantize", None, "int8: the trunk in 8 bits, calibrated on training photos; fp16: in 16 (default: fp32)",
+             {"choices": ("int8", "fp16")}),
+        Flag("out", None, "file to write (default: in the run)", {"metavar": "FILE"}),
     ],
     "whiten and test": [
         Flag("pcaDim", None, "dimensions of a whitened descriptor: whiten learns so many (default: 4096), test takes "

@@ -37,7 +37,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     defaults = vars(build_parser().parse_args(arguments))
     given = _settle_weights(vars(build_parser(typed_only=True).parse_args(arguments)))
     if defaults["mode"] is None:
-        raise UserError("no mode: add --mode=cluster, --mode=train, --mode=test or --mode=whiten (see --help)")
+        raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
     run, stored = _stored_run(defaults, given)
     if run is not None:
         _refuse_contradictions(given, stored, run)
@@ -89,6 +89,12 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
         raise UserError("--mode=cluster always starts anew: drop --resume")
     named = defaults["resume"]
     run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
+    if run.suffix == ".onnx":
+        if defaults["mode"] != "test":
+            raise UserError(f"--mode={defaults['mode']} cannot go on from {run}: an exported model can only be tested")
+        from vpr.onnx_model import card_of
+
+        return run, card_of(run)["flags"]
     stored = read_flags(run)
     kept = {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
     if defaults["mode"] == "test" and "dataset" in given and given["dataset"] != stored.get("dataset"):
@@ -102,11 +108,15 @@ def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
     for name in MODEL_FLAGS + (TRAINING_FLAGS if training else ()):
         if name in given and name in stored and given[name] != stored[name]:
             raise UserError(
-                f"--{name}={given[name]} contradicts {run / FLAGS_FILE}, which has {name}={stored[name]}: "
+                f"--{name}={given[name]} contradicts {_flags_of_run(run)}, which has {name}={stored[name]}: "
                 f"drop --{name}, or work without --resume"
             )
     if training and "start_epoch" in given:
         raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")
+
+
+def _flags_of_run(run: Path) -> Path:
+    return run if run.suffix == ".onnx" else run / FLAGS_FILE
 
 
 def _fill_in(merged: dict) -> dict:

@@ -16,6 +16,7 @@ from vpr.finished_model import load_finished
 from vpr.images import PhotoReader
 from vpr.index import build_index, index_search, stored_bytes
 from vpr.model import PlaceModel, choose_device, describe_model, device_line
+from vpr.onnx_model import OnnxModel
 from vpr.panels import SHOWN, draw_panels
 from vpr.places import PlacePhotos, load_places, require_queries
 from vpr.progress import say
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     if not processes.is_main():
         return
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
-    folder = options.run or Path(options.runsPath)
+    folder = finished.folder if isinstance(model, OnnxModel) else options.run or Path(options.runsPath)
     record(folder / RESULTS_FILE, evaluation, source)
     if options.panels:
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -133,7 +134,7 @@ def measure(
         queries=len(places.query_names),
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
-        model=describe_model(options, model),
+        model=model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model),
         descriptor_dim=model.descriptor_dim,
         image_size=describe_sizes(descriptors.photo_sizes, resized=options.imageSize is not None),
         bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,

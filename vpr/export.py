@@ -1,0 +1,151 @@
+"""--mode=export: a run or the off-the-shelf model as one self-contained ONNX file, in float32, float16 or int8."""
+
+import argparse
+import contextlib
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vpr.encoder import weights_label
+from vpr.errors import UserError
+from vpr.files import read_json, replacing
+from vpr.finished_model import FinishedModel, load_finished
+from vpr.images import PhotoReader
+from vpr.model import describe_model
+from vpr.onnx_model import FORMAT, INSTALL, PlainPlaceModel
+from vpr.options import flags_of
+from vpr.places import load_places
+from vpr.progress import say, track
+
+CALIBRATION_PHOTOS = 64
+OPSET = 18
+CARD_FLAGS = ("arch", "pooling", "num_clusters", "vladv2", "dataset", "imageSize", "seed")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the file, beside the run's checkpoints unless --out names another."""
+    require_packages()
+    finished = load_finished(options)
+    kind = options.quantize or "fp32"
+    path = Path(options.out) if options.out else _default_path(options, finished, kind)
+    if path.suffix != ".onnx":
+        raise UserError(f"--out={path}: found {path.suffix or 'no ending'}, wanted .onnx")
+    calibration = _calibration_photos(options) if kind == "int8" else None
+    card = model_card(options, finished, kind)
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        plain = Path(folder) / "plain.onnx"
+        export_plain(finished, plain)
+        if kind == "int8":
+            quantize(plain, calibration)
+        elif kind == "fp16":
+            to_float16(plain)
+        _write_with_card(plain, temporary, card)
+    say(f"wrote {path}: {card['model']}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def export_plain(finished: FinishedModel, path: Path) -> None:
+    """The float32 model with a free number, height and width of photos."""
+    model = PlainPlaceModel(finished.model).eval()
+    model.encoder.to(memory_format=torch.contiguous_format)
+    free = torch.export.Dim
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's own inner workings
+        torch.onnx.export(
+            model, (torch.zeros(2, 160, 192, 3, dtype=torch.uint8),), str(path), dynamo=True, external_data=False,
+            input_names=["photos"], output_names=["descriptors"], opset_version=OPSET, verbose=False,
+            dynamic_shapes=({0: free("batch"), 1: free("height"), 2: free("width")},),
+        )  # fmt: skip
+
+
+def quantize(path: Path, photos: list[np.ndarray]) -> None:
+    """Turn the trunk's convolutions into int8 in place: per channel, with ranges that photos [1, H, W, 3] show.
+
+    The pooling head stays in float: its sums and norms suffer more than its few products cost.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Photos(CalibrationDataReader):
+        """Hands out one photo after the other."""
+
+        def __init__(self):
+            self.rest = iter(track(photos, "calibration", len(photos)))
+
+        def get_next(self) -> dict | None:
+            photo = next(self.rest, None)
+            return None if photo is None else {"photos": photo}
+
+    whole = path.with_name("quantized.onnx")
+    quantize_static(
+        str(path), str(whole), Photos(), quant_format=QuantFormat.QDQ, per_channel=True,
+        # Without VNNI two products of 8 bits do not fit the 16 of the sum; with 7 bits for weights they do.
+        reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Relu", "MaxPool"],
+    )  # fmt: skip
+    whole.replace(path)
+
+
+def to_float16(path: Path) -> None:
+    """Store weights and compute in float16 in place, with photos and descriptors as before."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast"]  # the head's
+    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
+
+
+def model_card(options: argparse.Namespace, finished: FinishedModel, kind: str) -> dict:
+    """What the file says of itself: the model, the flags to test it with, and the recalls known of it."""
+    known = []
+    if options.run and (options.run / "results.json").is_file():
+        known = [
+            entry for entry in read_json(options.run / "results.json") if entry.get("checkpoint") == options.ckpt
+        ]
+    flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
+    return {
+        "model": f"{describe_model(options, finished.model).rsplit(', ', 1)[0]}, {kind} ONNX",
+        "arch": options.arch,
+        "weights": weights_label(options.arch, options.weights),
+        "dimension": finished.model.descriptor_dim,
+        "precision": kind,
+        "source": finished.source,
+        "flags": flags,
+        "recalls_before_export": known[-4:],
+    }
+
+
+
+
+def require_packages() -> None:
+    """Raise a UserError where the optional packages are missing."""
+    import importlib.util
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--mode=export needs {', '.join(missing)}, which is not installed: {INSTALL}")
+
+
+def _default_path(options: argparse.Namespace, finished: FinishedModel, kind: str) -> Path:
+    if options.run:
+        return options.run / f"model_{options.ckpt}_{kind}.onnx"
+    weights = weights_label(options.arch, options.weights)
+    return finished.folder / f"{options.arch}_{weights}_{options.pooling}_{kind}.onnx"
+
+
+def _calibration_photos(options: argparse.Namespace) -> list[np.ndarray]:
+    files = load_places(options, "train").database_files
+    chosen = np.random.default_rng(options.seed).permutation(len(files))[:CALIBRATION_PHOTOS]
+    reader = PhotoReader(files, options.imageSize, options.threads)
+    batches = reader.batches([[int(index)] for index in chosen])
+    return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
+
+
+def _write_with_card(plain: Path, path: Path, card: dict) -> None:
+    import onnx
+
+    model = onnx.load(plain)
+    onnx.helper.set_model_props(model, {"format": FORMAT, "card": json.dumps(card)})
+    path.write_bytes(model.SerializeToString())

@@ -1,0 +1,139 @@
+"""Exported models: one .onnx file from photos as bytes to descriptors, run by ONNX Runtime.
+
+ONNX and ONNX Runtime are optional (requirements-deploy.txt); they are imported where they are used.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from netvlad import SMALLEST_NORM, NetVLAD
+from vpr.errors import UserError
+from vpr.model import PlaceModel
+
+FORMAT = "netvlad place recognition 1"
+INSTALL = "python -m pip install -r requirements-deploy.txt"
+
+
+class PlainPlaceModel(nn.Module):
+    """A `PlaceModel` in plain operations, as exporters want it: uint8 [B, H, W, 3] -> [B, descriptor_dim]."""
+
+    def __init__(self, model: PlaceModel):
+        super().__init__()
+        self.encoder, self.whitening = model.encoder, model.whitening
+        self.pool = PlainNetVLAD(model.pool) if isinstance(model.pool, NetVLAD) else model.pool
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("scale", 1 / model.std)
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """The whole way of a photo."""
+        values = (photos.permute(0, 3, 1, 2).float() - self.mean) * self.scale  # [B, 3, H, W]
+        descriptors = self.pool(self.encoder(values))
+        return descriptors if self.whitening is None else self.whitening(descriptors)
+
+
+class PlainNetVLAD(nn.Module):
+    """`NetVLAD` without a backward pass of its own: [B, D, H, W] -> [B, K * D]."""
+
+    def __init__(self, layer: NetVLAD):
+        super().__init__()
+        self.normalize_input = layer.normalize_input
+        self.register_buffer("weight", layer.conv.weight.detach().flatten(1))  # [K, D]
+        bias = torch.zeros(layer.num_clusters) if layer.conv.bias is None else layer.conv.bias.detach()
+        self.register_buffer("bias", bias[:, None])
+        self.register_buffer("centroids", layer.centroids.detach())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Equation 4 and both normalisations."""
+        features = features.flatten(2)  # [B, D, P]
+        if self.normalize_input:
+            features = F.normalize(features, dim=1, eps=SMALLEST_NORM)
+        assignment = (self.weight @ features + self.bias).softmax(dim=1)  # [B, K, P]
+        residuals = assignment @ features.transpose(1, 2) - assignment.sum(dim=2)[:, :, None] * self.centroids
+        return F.normalize(F.normalize(residuals, dim=2).flatten(1), dim=1)
+
+
+class OnnxModel(nn.Module):
+    """An exported model where a `PlaceModel` is expected: uint8 [B, 3, H, W] -> float32 [B, descriptor_dim].
+
+    Attributes:
+        card: what the file says of itself.
+    """
+
+    first_trained = 0
+    dtype = torch.float32
+
+    def __init__(self, path: Path):
+        super().__init__()
+        runtime = _import("onnxruntime")
+        try:
+            providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider")
+                         if name in runtime.get_available_providers()]  # fmt: skip
+            options = runtime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            self.session = runtime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
+            raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
+        self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map)
+        self.descriptor_dim = self.pooled_dim = int(self.card["dimension"])
+
+    def place(self, device: torch.device, precision: str) -> "OnnxModel":
+        """Nothing moves: ONNX Runtime takes a GPU where it has one."""
+        return self
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Describe photos.
+
+        Raises:
+            UserError: the photos are too small for the model.
+        """
+        photos = values.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        try:
+            (descriptors,) = self.session.run(None, {self.session.get_inputs()[0].name: photos})
+        except Exception as error:
+            height, width = values.shape[2:]
+            raise UserError(
+                f"the exported model cannot describe photos of {width}x{height} pixels "
+                f"({str(error).splitlines()[0]}): give a larger --imageSize"
+            ) from error
+        return torch.from_numpy(descriptors).to(values.device)
+
+
+def read_card(path: Path, metadata: dict[str, str]) -> dict:
+    """What an exported file says of itself.
+
+    Raises:
+        UserError: another program wrote it.
+    """
+    if metadata.get("format") != FORMAT:
+        found = ", ".join(sorted(metadata)[:4]) or "nothing"
+        raise UserError(f"{path} was exported by another program (it says {found}): export with --mode=export")
+    return json.loads(metadata["card"])
+
+
+def card_of(path: Path) -> dict:
+    """The card of an exported file, without loading its weights into a session.
+
+    Raises:
+        UserError: it is missing, damaged or of another program.
+    """
+    onnx = _import("onnx")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: export a run with --mode=export")
+    try:
+        metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as an ONNX model ({type(error).__name__}): export it again") from error
+    return read_card(path, metadata)
+
+
+def _import(name: str):
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"ONNX models need {name}, which is not installed: {INSTALL}") from error
