@@ -84,9 +84,9 @@ def peak_memory(work: Callable[[], object]) -> int:
 
 
 def peak_memory_alone(target: Callable, *arguments: object) -> int:
-    """`peak_memory` of target(*arguments), run once in a fresh process, where nothing is warm.
+    """`peak_memory` of the work that target(*arguments) prepares and returns, in a fresh process.
 
-    What importing the target's module takes is not counted; what its first call sets up is.
+    What imports and preparation take is not counted.
 
     Args:
         target: importable by name, since the process is spawned; arguments can be pickled.
@@ -185,6 +185,6 @@ def _resident_bytes() -> int:
 
 def _measure_alone(sender: Connection, target: Callable, arguments: tuple) -> None:
     try:
-        sender.send(peak_memory(lambda: target(*arguments)))
+        sender.send(peak_memory(target(*arguments)))
     except Exception as error:
         sender.send(f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
 """Each stage of the pipeline, done the textbook way and this project's way, in one run."""
 
 import argparse
-import copy
+import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_alone, time_of
 from benchmarks.report import Row
 from netvlad import NetVLAD
+from vpr.cost import trunk_gflop
 from vpr.descriptors import describe
 from vpr.images import PhotoReader, decode
 from vpr.mining import NO_PHOTO, MiningRules, mine
@@ -88,7 +89,7 @@ def layer(bench: Bench, backward: bool) -> Row:
     if bench.device.type == "cuda":
         memory = [cuda_peak_memory(work(module), bench.device) for module in (plain, fast)]
     else:
-        memory = [peak_memory_alone(_pool_alone, module, backward) - _map_bytes() for module in ("loop", "fast")]
+        memory = [peak_memory_alone(_pool_alone, module, backward) for module in ("loop", "fast")]
     what = "forward + backward" if backward else "forward"
     count = "six products" if backward else "two products"
     limit = f"its {count} alone {products.median:.3g} s: {quick.median / products.median:.2f} of that"
@@ -116,16 +117,15 @@ def _pool(module: torch.nn.Module, features: torch.Tensor, backward: bool) -> No
     module(features).sum().backward()
 
 
-def _map_bytes() -> int:
-    return 4 * int(np.prod(LAYER))
-
-
-def _pool_alone(which: str, backward: bool) -> None:
+def _pool_alone(which: str, backward: bool) -> Callable:
+    """The work on a map that is there already, after one on a small map, which sets up threads and libraries."""
     module = NetVLAD(CLUSTERS, LAYER[1]) if which == "fast" else textbook.LoopNetVLAD(CLUSTERS, LAYER[1])
-    count, channels, height, width = LAYER
-    features = torch.randn(count, height, width, channels).permute(0, 3, 1, 2)  # channels last without a copy
-    features.requires_grad_(backward)
-    _pool(module, features, backward)
+    small, whole = (
+        torch.randn(count, LAYER[2], LAYER[3], LAYER[1]).permute(0, 3, 1, 2).requires_grad_(backward)  # channels last
+        for count in (1, LAYER[0])
+    )
+    _pool(module, small, backward)
+    return functools.partial(_pool, module, whole, backward)
 
 
 def decoding(bench: Bench) -> Row:
@@ -159,21 +159,12 @@ def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int
         alone = time_of(lambda: model(values), bench.repeats, 1, bench.synchronize)
     rate, alone_rate = count / quick.median, batch / alone.median
     height, width = values.shape[2:]
+    gflop, _ = trunk_gflop(arch, None, height, width)
     limit = (
         f"{rate:.3g} images/s, the model alone {alone_rate:.3g}: {100 * rate / alone_rate:.0f} %; "
-        f"{_trunk_gflop(model, height, width):.0f} GFLOP an image: "
-        f"{alone_rate * _trunk_gflop(model, height, width):.0f} GFLOP/s"
+        f"{gflop:.3g} GFLOP an image: {alone_rate * gflop:.0f} GFLOP/s"
     )
     return Row(f"extraction, {arch}", f"{count} photos at {width}x{height}", slow, quick, limit=limit)
-
-
-def _trunk_gflop(model: PlaceModel, height: int, width: int) -> float:
-    features, total = torch.empty(1, 3, height, width, device="meta"), 0.0
-    for module in copy.deepcopy(model.encoder).to("meta"):
-        features = module(features)
-        if isinstance(module, torch.nn.Conv2d):
-            total += 2 * module.weight.numel() * features.shape[2] * features.shape[3]
-    return total / 1e9
 
 
 def mining(bench: Bench, plain_queries: int) -> Row:

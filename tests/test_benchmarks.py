@@ -291,13 +291,23 @@ def test_peak_memory_counts_from_what_is_held_already():
     assert held[0] == 1
 
 
-def test_peak_memory_alone_measures_in_a_fresh_process():
-    assert measure.peak_memory_alone(np.ones, BYTES // 8) == pytest.approx(BYTES, rel=0.2)
+def prepared(count):
+    held = np.ones(BYTES // 4)  # not counted
+    return lambda: np.ones(count if held[0] else 0)
+
+
+def prepared_to_die():
+    return lambda: os._exit(7)
+
+
+def test_peak_memory_alone_measures_the_work_and_not_its_preparation():
+    assert measure.peak_memory_alone(prepared, BYTES // 8) == pytest.approx(BYTES, rel=0.2)
 
 
 @pytest.mark.parametrize(
-    ("target", "argument", "said"), [(np.ones, -1, "ValueError"), (os._exit, 7, "died")], ids=["fails", "dies"]
-)
-def test_peak_memory_alone_says_when_the_work_fails(target, argument, said):
+    ("target", "arguments", "said"), [(prepared, (-1,), "ValueError"), (prepared_to_die, (), "died")],
+    ids=["fails", "dies"],
+)  # fmt: skip
+def test_peak_memory_alone_says_when_the_work_fails(target, arguments, said):
     with pytest.raises(RuntimeError, match=said):
-        measure.peak_memory_alone(target, argument)
+        measure.peak_memory_alone(target, *arguments)

@@ -58,13 +58,28 @@ NORMALIZATIONS = {
 }
 
 
-def build_encoder(arch: str) -> nn.Sequential:
-    """The trunk without weights worth having: layers are those of torchvision's `features`, same indices."""
+def build_encoder(arch: str, channels: list[int] | None = None) -> nn.Sequential:
+    """The trunk without weights worth having: layers are those of torchvision's `features`, same indices.
+
+    Args:
+        channels: filters of each convolution; None is the backbone's own.
+
+    Raises:
+        UserError: there are not as many numbers as convolutions.
+    """
     import torchvision
 
     with torch.device("meta"):  # the classifier, most of the network, never takes memory
-        features = getattr(torchvision.models, arch)(weights=None).features
-    return features[: TRUNKS[arch].layers].to_empty(device="cpu")
+        encoder = getattr(torchvision.models, arch)(weights=None).features[: TRUNKS[arch].layers]
+        places = [place for place, layer in enumerate(encoder) if isinstance(layer, nn.Conv2d)]
+        if channels is not None and len(channels) != len(places):
+            raise UserError(f"--channels: found {len(channels)} numbers, {arch} has {len(places)} convolutions")
+        before = 3
+        for place, count in zip(places, channels or (), strict=False):
+            layer = encoder[place]
+            encoder[place] = nn.Conv2d(before, count, layer.kernel_size, layer.stride, layer.padding)
+            before = count
+    return encoder.to_empty(device="cpu")
 
 
 def initialize_randomly(encoder: nn.Sequential, seed: int) -> None:

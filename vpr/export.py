@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vpr.cost import parameter_count
 from vpr.encoder import weights_label
 from vpr.errors import UserError
 from vpr.files import read_json, replacing
@@ -23,7 +24,7 @@ from vpr.progress import say, track
 
 CALIBRATION_PHOTOS = 64
 OPSET = 18
-CARD_FLAGS = ("arch", "pooling", "num_clusters", "vladv2", "dataset", "imageSize", "seed")
+CARD_FLAGS = ("arch", "channels", "pooling", "num_clusters", "vladv2", "dataset", "imageSize", "seed")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -101,22 +102,20 @@ def model_card(options: argparse.Namespace, finished: FinishedModel, kind: str) 
     """What the file says of itself: the model, the flags to test it with, and the recalls known of it."""
     known = []
     if options.run and (options.run / "results.json").is_file():
-        known = [
-            entry for entry in read_json(options.run / "results.json") if entry.get("checkpoint") == options.ckpt
-        ]
+        known = [entry for entry in read_json(options.run / "results.json") if entry.get("checkpoint") == options.ckpt]
     flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
     return {
         "model": f"{describe_model(options, finished.model).rsplit(', ', 1)[0]}, {kind} ONNX",
         "arch": options.arch,
         "weights": weights_label(options.arch, options.weights),
         "dimension": finished.model.descriptor_dim,
+        "pooled_dimension": finished.model.pooled_dim,
+        "parameters": parameter_count(finished.model),
         "precision": kind,
         "source": finished.source,
         "flags": flags,
         "recalls_before_export": known[-4:],
     }
-
-
 
 
 def require_packages() -> None:

@@ -12,8 +12,9 @@ DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 # The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
 DEFAULT_LEARNING_RATE, DEFAULT_LEARNING_RATE_PITTS250K = 1e-3, 1e-4
 
+MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare")
 # A run stores these and a resumed one gets them back. The first group is the model itself.
-MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "pooling", "num_clusters", "vladv2")
+MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
 TRAINING_FLAGS = (
     "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
     "weightDecay", "momentum", "margin", "nNeg", "nNegSample",
@@ -53,6 +54,17 @@ def quantity(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1, neither of them."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number between 0 and 1, neither of them")
+    return value
+
+
 @dataclass(frozen=True)
 class Flag:
     """One flag: its name, default, help line, and what argparse needs to read it."""
@@ -68,7 +80,7 @@ COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"t
 
 FLAGS: dict[str, list[Flag]] = {
     "all modes": [
-        Flag("mode", None, "what to do", {"choices": ("cluster", "train", "test", "whiten", "export")}),
+        Flag("mode", None, "what to do", {"choices": MODES}),
         Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use",
              {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy")}),
         Flag("root", None, "folder with datasets/*.mat and the photos (default: the project root; "
@@ -97,6 +109,8 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("normalization", None, "what a weights FILE expects of its input (default: torchvision)",
              {"choices": ("torchvision", "caffe", "features", "unit")}),
         Flag("fromscratch", False, "random weights, all layers trained; the same as --weights=none", ON),
+        Flag("channels", None, "filters of each convolution, as --mode=prune leaves them (default: the backbone's own)",
+             {"nargs": "+", "type": whole_number(1), "metavar": "N"}),
         Flag("pooling", "netvlad", "how local descriptors become one", {"choices": ("netvlad", "max", "avg")}),
         Flag("num_clusters", 64, "clusters of NetVLAD (visual words)", {"type": whole_number(2)}),
         Flag("vladv2", False, "NetVLAD version 2: assignment by squared distance, with a bias", ON),
@@ -129,6 +143,11 @@ FLAGS: dict[str, list[Flag]] = {
              {"choices": ("latest", "best")}),
         Flag("recallValues", [1, 5, 10, 20], "the N of Recall@N", {"nargs": "+", "type": whole_number(1),
                                                                    "metavar": "N"}),
+    ],
+    "prune": [
+        Flag("pruneRatio", 0.5, "share of each convolution's filters that goes", {"type": share}),
+        Flag("importance", "taylor", "by what filters are judged: taylor, the training loss's first-order change; "
+             "magnitude, the size of their weights", {"choices": ("taylor", "magnitude")}),
     ],
     "export": [
         Flag("format", "onnx", "file format of an exported model", {"choices": ("onnx",)}),
@@ -170,6 +189,8 @@ def build_parser(typed_only: bool = False) -> argparse.ArgumentParser:
         description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
         allow_abbrev=False,
     )
+    nothing = argparse.SUPPRESS if typed_only else []
+    parser.add_argument("inputs", nargs="*", default=nothing, help="compare: runs and exported files")
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for flag in flags:

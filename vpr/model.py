@@ -51,10 +51,18 @@ class PlaceModel(nn.Module):
         fast: whether `vpr.convolution` does the trunk's convolutions.
     """
 
-    def __init__(self, arch: str, pool: nn.Module, descriptor_dim: int, normalization: Normalization, frozen: bool):
+    def __init__(
+        self,
+        arch: str,
+        pool: nn.Module,
+        descriptor_dim: int,
+        normalization: Normalization,
+        frozen: bool,
+        channels: list[int] | None = None,
+    ):
         super().__init__()
         self.smallest_side = TRUNKS[arch].smallest_side
-        self.encoder = build_encoder(arch)
+        self.encoder = build_encoder(arch, channels)
         self.pool = pool
         self.whitening = None
         self.pooled_dim = self.descriptor_dim = descriptor_dim
@@ -129,13 +137,15 @@ def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceMo
     Raises:
         UserError: the weights are unknown, missing or do not fit.
     """
-    dim = TRUNKS[options.arch].dim
+    dim = options.channels[-1] if options.channels else TRUNKS[options.arch].dim
     if options.pooling == "netvlad":
         pool, descriptor_dim = NetVLAD(options.num_clusters, dim, options.vladv2), options.num_clusters * dim
     else:
         pool, descriptor_dim = GlobalPooling(options.pooling), dim
     _, normalization = normalization_of(options.arch, options.weights, options.normalization)
-    model = PlaceModel(options.arch, pool, descriptor_dim, normalization, frozen=not options.fromscratch)
+    # A pruned trunk is trained as a whole: it has lost filters everywhere.
+    frozen = not options.fromscratch and options.channels is None
+    model = PlaceModel(options.arch, pool, descriptor_dim, normalization, frozen, options.channels)
     if not pretrained:
         return model
     if options.fromscratch:
@@ -152,6 +162,8 @@ def describe_model(options: argparse.Namespace, model: PlaceModel) -> str:
     if kind == "netvlad":
         kind = f"NetVLAD{' v2' if options.vladv2 else ''} with {options.num_clusters} clusters"
     weights = weights_label(options.arch, options.weights)
+    if options.channels:
+        weights += f" pruned to {'-'.join(map(str, options.channels))} filters"
     dim = f"{model.descriptor_dim}-D"
     if model.whitening is not None:
         dim = f"{model.pooled_dim}-D whitened to {dim}"

@@ -78,7 +78,7 @@ class OnnxModel(nn.Module):
         except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
             raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map)
-        self.descriptor_dim = self.pooled_dim = int(self.card["dimension"])
+        self.descriptor_dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
 
     def place(self, device: torch.device, precision: str) -> "OnnxModel":
         """Nothing moves: ONNX Runtime takes a GPU where it has one."""

@@ -20,7 +20,8 @@ from vpr.flags import (
 from vpr.runs import FLAGS_FILE, newest_run, read_flags
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-NOT_FLAGS = ("given", "run")
+NOT_FLAGS = ("given", "run", "inputs")
+MODES_WITH_INPUTS = ("compare",)
 # A resumed run gets these back too, unless the user types others.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache")
 
@@ -36,6 +37,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     defaults = vars(build_parser().parse_args(arguments))
     given = _settle_weights(vars(build_parser(typed_only=True).parse_args(arguments)))
+    if defaults["inputs"] and defaults["mode"] not in MODES_WITH_INPUTS:
+        raise UserError(f"unrecognized arguments: {' '.join(defaults['inputs'])}; see --help")
     if defaults["mode"] is None:
         raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
     run, stored = _stored_run(defaults, given)
@@ -60,13 +63,24 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
         value = getattr(options, name)
         if value == defaults[name] or (name == "weights" and options.fromscratch):
             continue
-        if value is True:
-            words.append(f"--{name}")
-        elif isinstance(value, list):
-            words.append(f"--{name} " + " ".join(map(str, value)))
-        else:
-            words.append(f"--{name}={shlex.quote(str(value))}")
+        words += map(shlex.quote, words_of(name, value))
     return " ".join(words)
+
+
+def words_of(name: str, value: object) -> list[str]:
+    """A flag as the words that are typed for it."""
+    if value is True:
+        return [f"--{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"]
+
+
+def options_for(options: argparse.Namespace, mode: str, flags: dict) -> argparse.Namespace:
+    """The options of another mode with the flags that the user typed for this one, and `flags` beside them."""
+    typed = {name: value for name, value in options.given.items() if name not in ("mode", "inputs")}
+    words = [word for name, value in {**typed, **flags}.items() for word in words_of(name, value)]
+    return parse_options([f"--mode={mode}", *words])
 
 
 def _settle_weights(given: dict) -> dict:

@@ -43,14 +43,16 @@ def read_flags(run: Path) -> dict:
     return flags
 
 
-def create_run(runs: Path, arch: str, pooling: str, flags: dict, checkpoint_folder: str, state: dict) -> Path:
+def create_run(
+    runs: Path, arch: str, pooling: str, flags: dict, checkpoint_folder: str, state: dict, best: bool = False
+) -> Path:
     """Make a run with its first checkpoint. The folder appears whole, so it can be resumed from birth."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")[:-3]
     run = runs / f"{stamp}_{arch}_{pooling}"
     unfinished = runs / f".{run.name}.part"
     try:
         write_json(unfinished / FLAGS_FILE, flags)
-        save_checkpoint(unfinished / checkpoint_folder, state)
+        save_checkpoint(unfinished / checkpoint_folder, state, best)
         unfinished.rename(run)
     except OSError as error:
         raise UserError(f"cannot make the run {run} ({error}): make room or choose another --runsPath") from error

@@ -1,0 +1,98 @@
+"""The table of several models, and what a model costs, against counts worked out by hand."""
+
+import json
+import time
+
+import pytest
+import torch
+import torchvision
+
+import main
+from vpr.cost import milliseconds_per_photo, pooling_gflop, trunk_gflop
+from vpr.runs import newest_run
+
+
+def test_gflop_of_a_trunk_are_those_counted_by_hand():
+    # AlexNet on 63x63 pixels: 11x11 stride 4 padding 2 gives 15x15, pooled 7x7, then 7x7, pooled 3x3 three times.
+    first, second = 2 * 11 * 11 * 3 * 64 * 15 * 15, 2 * 5 * 5 * 64 * 192 * 7 * 7
+    rest = 2 * 9 * 3 * 3 * (192 * 384 + 384 * 256 + 256 * 256)
+    gflop, places = trunk_gflop("alexnet", None, 63, 63)
+    assert gflop == pytest.approx((first + second + rest) / 1e9, rel=1e-12) and places == 9
+
+
+def test_gflop_of_vgg16_are_near_those_published():
+    """torchvision states billions of multiplications with an addition for 224x224; 0.124 are the classifier's."""
+    published = torchvision.models.VGG16_Weights.IMAGENET1K_V1.meta["_ops"]
+    gflop, _ = trunk_gflop("vgg16", None, 224, 224)
+    assert gflop / 2 == pytest.approx(published - 0.1236, rel=2e-3)
+
+
+def test_gflop_of_the_pooling():
+    assert pooling_gflop(100, 512, 64, 32768, None) == pytest.approx(4 * 100 * 512 * 64 / 1e9)
+    assert pooling_gflop(100, 512, 0, 512, 256) == pytest.approx(2 * 512 * 256 / 1e9)
+
+
+def test_time_is_the_median_of_single_photos_without_the_first_ones():
+    lengths = iter([0.2, 0.2, 0.2, 0.01, 0.03, 0.02, 0.01, 0.5])
+    photos = [torch.zeros(1)] * 5
+    found = milliseconds_per_photo(lambda _: time.sleep(next(lengths)), photos)
+    assert found == pytest.approx(20, rel=0.5)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_city, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    places = [
+        "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
+        f"--runsPath={folder / 'runs'}",
+    ]  # fmt: skip
+    model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
+    assert main.main([*places, *model, "--mode=cluster"]) == 0
+    assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
+    return places, newest_run(folder / "runs"), folder
+
+
+def test_models_are_compared_in_one_table(run, capsys):
+    places, trained, folder = run
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    file = trained / "small.onnx"
+    assert main.main([*places, "--mode=export", f"--resume={trained}", f"--out={file}"]) == 0
+    assert main.main([*places, "--mode=test", f"--resume={trained}", "--split=test", "--panels=0"]) == 0
+    capsys.readouterr()
+    assert main.main([*places, "--mode=compare", "--split=test", str(trained), str(file)]) == 0
+    printed = capsys.readouterr().out
+    (made,) = (folder / "runs").glob("compare_test_*")
+    assert {path.name for path in made.iterdir()} == {"comparison.md", "comparison.json", "comparison.png"}
+    rows = json.loads((made / "comparison.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == [trained.name, "small.onnx"]
+    stored = json.loads((trained / "results.json").read_text())[-1]
+    for row in rows:
+        assert row["evaluation"]["recalls"] == stored["recalls"]
+        assert row["milliseconds"] > 0
+        # 2,469,696 weights and biases of AlexNet's trunk, 2 x 4 x 256 of the pooling.
+        assert row["parameters"] == 2_469_696 + 2 * 4 * 256
+        assert row["evaluation"]["bytes_per_image"] == 2 * 1024
+    assert rows[0]["megabytes"] == pytest.approx(4 * rows[0]["parameters"] / 1e6)
+    assert rows[1]["megabytes"] == pytest.approx(file.stat().st_size / 1e6)
+    lines = (made / "comparison.md").read_text().strip().splitlines()
+    assert lines[-1] in printed and len(lines) == 6
+    assert {line.count("|") for line in lines[2:]} == {1 + 1 + 4 + 6}
+    assert "12 queries" in lines[0] and "threads" in lines[0]
+
+
+def test_nothing_to_compare(run, capsys):
+    assert main.main([*run[0], "--mode=compare"]) == 2
+    assert "runs or exported files" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_named_before_any_work(run, capsys):
+    places, trained, folder = run
+    assert main.main([*places, "--mode=compare", str(trained), str(folder / "absent")]) == 2
+    output = capsys.readouterr()
+    assert "absent" in output.err and "device" not in output.out
+
+
+def test_other_modes_take_no_names(capsys):
+    assert main.main(["--mode=test", "photo.jpg"]) == 2
+    assert "photo.jpg" in capsys.readouterr().err

@@ -1,0 +1,216 @@
+"""Exported models give the descriptors and the recalls of the models they were exported from."""
+
+import errno
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+import vpr.export
+from netvlad import NetVLAD
+from vpr.errors import UserError
+from vpr.onnx_model import OnnxModel, PlainNetVLAD, card_of
+from vpr.options import parse_options
+from vpr.runs import newest_run
+from vpr.training_state import load_model
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason=f"{package}, an optional package, is not installed")
+import onnx  # noqa: E402
+
+
+@pytest.mark.parametrize("vladv2", [False, True])
+@pytest.mark.parametrize("normalize_input", [True, False])
+def test_the_plain_layer_is_the_layer(vladv2, normalize_input):
+    torch.manual_seed(0)
+    layer = NetVLAD(5, 7, vladv2, normalize_input)
+    torch.nn.init.normal_(layer.conv.weight, std=3)
+    features = torch.randn(2, 7, 4, 6)
+    torch.testing.assert_close(PlainNetVLAD(layer)(features), layer(features), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_city, tmp_path_factory):
+    """Flags of a folder with a run of one epoch, whitened to 16 dimensions."""
+    folder = tmp_path_factory.mktemp("export")
+    places = [
+        "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
+        f"--runsPath={folder / 'runs'}",
+    ]  # fmt: skip
+    model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
+    assert main.main([*places, *model, "--mode=cluster"]) == 0
+    assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
+    assert main.main([*places, "--mode=whiten", "--resume", "--pcaDim=16"]) == 0
+    return places, newest_run(folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    """The three files of a run's model, without its whitening, by kind; and that with it as `white`."""
+    places, run = trained
+    files = {}
+    for kind, flags in {
+        "fp32": ["--noWhiten"], "int8": ["--noWhiten", "--quantize=int8"], "fp16": ["--noWhiten", "--quantize=fp16"],
+        "white": [],
+    }.items():  # fmt: skip
+        files[kind] = run / f"{kind}.onnx"
+        assert main.main([*places, "--mode=export", f"--resume={run}", f"--out={files[kind]}", *flags]) == 0
+    return files
+
+
+def photos(batch, height, width, seed=0):
+    coarse = torch.rand(batch, 3, 8, 10, generator=torch.Generator().manual_seed(seed))
+    return (255 * torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")).to(torch.uint8)
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 120, 160), (7, 120, 160), (2, 90, 133), (3, 161, 70)])
+def test_descriptors_are_those_of_pytorch_for_any_batch_and_size(trained, exported, batch, height, width):
+    """The file was exported from photos of another size."""
+    options = parse_options(["--mode=test", f"--resume={trained[1]}"])
+    model, _ = load_model(options, trained[1], "best")
+    values = photos(batch, height, width)
+    with torch.no_grad():
+        wanted = model.eval()(values)
+    found = {kind: OnnxModel(exported[kind])(values) for kind in ("fp32", "fp16", "int8")}
+    assert found["fp32"].shape == (batch, 1024)
+    assert (found["fp32"] - wanted).abs().max() < 1e-4
+    assert (found["fp16"] - wanted).norm(dim=1).max() < 0.02
+    cosine = (found["int8"] * wanted).sum(dim=1)
+    assert cosine.min() > 0.95 and (found["int8"] - wanted).abs().max() > 1e-4
+
+
+def results_of(places, run, *flags):
+    assert main.main([*places, "--mode=test", "--panels=0", *flags]) == 0
+    return json.loads((run / "results.json").read_text())[-1]
+
+
+def test_test_mode_takes_the_file_and_counts_the_same_recalls(trained, exported):
+    places, run = trained
+    wanted = results_of(places, run, f"--resume={run}", "--split=test", "--noWhiten")
+    found = results_of(places, run, f"--resume={exported['fp32']}", "--split=test")
+    assert found["recalls"] == wanted["recalls"] and found["queries"] == wanted["queries"] == 12
+    assert found["model"].endswith("fp32 ONNX") and found["descriptor_dim"] == 1024
+
+
+def test_whitening_is_in_the_file(trained, exported):
+    places, run = trained
+    wanted = results_of(places, run, f"--resume={run}", "--split=test")
+    found = results_of(places, run, f"--resume={exported['white']}", "--split=test")
+    assert found["descriptor_dim"] == wanted["descriptor_dim"] == 16
+    assert found["recalls"] == wanted["recalls"]
+
+
+def test_the_card_says_what_the_model_is(trained, exported):
+    card = card_of(exported["int8"])
+    assert card["arch"] == "alexnet" and card["dimension"] == 1024 and card["precision"] == "int8"
+    assert card["source"]["run"] == trained[1].name
+    assert card["flags"]["num_clusters"] == 4
+    trunk = sum(value.numel() for value in torch.load(
+        trained[1] / "checkpoints" / "model_best.pth.tar", weights_only=True)["state_dict"].values())  # fmt: skip
+    assert card["parameters"] == trunk
+
+
+def test_int8_and_fp16_files_are_smaller(exported):
+    sizes = {kind: path.stat().st_size for kind, path in exported.items()}
+    assert sizes["int8"] < sizes["fp32"] / 3.5
+    assert sizes["fp16"] < sizes["fp32"] / 1.8
+
+
+def test_the_trunk_is_in_int8_and_the_head_is_not(exported):
+    graph = onnx.load(exported["int8"]).graph
+    readers = {name: node for node in graph.node for name in node.input}
+    quantised = {readers[node.output[0]].op_type for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert "Conv" in quantised and "MatMul" not in quantised and "Softmax" not in quantised
+    assert sum(value.data_type == onnx.TensorProto.INT8 and len(value.dims) == 4 for value in graph.initializer) == 5
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_photos_of_any_kind_go_through(trained, exported, tmp_path, tiny_city, mode):
+    """A grey, CMYK, palette or transparent photo in the database."""
+    places, _ = trained
+    root = tmp_path / "city"
+    shutil.copytree(tiny_city, root)
+    photo = sorted(root.glob("0*/*.jpg"))[0]
+    ending = {"P": "GIF", "RGBA": "PNG"}.get(mode, "JPEG")
+    image = Image.open(photo).convert(mode)
+    image.save(photo, format=ending)
+    flags = [flag for flag in places if not flag.startswith("--root")]
+    assert main.main([
+        *flags, f"--root={root}", "--mode=test", "--split=train", f"--resume={exported['int8']}", "--panels=0",
+    ]) == 0  # fmt: skip
+
+
+def one_line(capsys, *words):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+
+
+def test_a_file_of_another_program(trained, tmp_path, capsys):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    path = tmp_path / "other.onnx"
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out])), path)
+    assert main.main([*trained[0], "--mode=test", f"--resume={path}"]) == 2
+    one_line(capsys, str(path), "another program")
+
+
+@pytest.mark.parametrize("content", [None, b"junk"])
+def test_a_file_that_is_missing_or_damaged(trained, tmp_path, capsys, content):
+    path = tmp_path / "model.onnx"
+    if content:
+        path.write_bytes(content)
+    assert main.main([*trained[0], "--mode=test", f"--resume={path}"]) == 2
+    one_line(capsys, str(path))
+
+
+def test_an_exported_model_cannot_be_trained(trained, exported, capsys):
+    assert main.main([*trained[0], "--mode=train", f"--resume={exported['fp32']}"]) == 2
+    one_line(capsys, "only be tested")
+
+
+def test_exporting_a_run_that_does_not_exist(trained, tmp_path, capsys):
+    assert main.main([*trained[0], "--mode=export", f"--resume={tmp_path / 'absent'}"]) == 2
+    one_line(capsys, "absent")
+
+
+def test_a_name_that_is_not_onnx(trained, tmp_path, capsys):
+    assert main.main([*trained[0], "--mode=export", "--resume", f"--out={tmp_path / 'model.pt'}"]) == 2
+    one_line(capsys, ".onnx")
+
+
+def test_a_full_disk_leaves_nothing(trained, tmp_path, capsys, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(vpr.export, "_write_with_card", no_room)
+    assert main.main([*trained[0], "--mode=export", "--resume", f"--out={tmp_path / 'model.onnx'}"]) == 2
+    one_line(capsys, "No space left", "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnx_runtime(trained, exported, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    places, run = trained
+    assert main.main([*places, "--mode=test", f"--resume={exported['fp32']}"]) == 2
+    one_line(capsys, "onnxruntime", "requirements-deploy.txt")
+    assert main.main([*places, "--mode=export", f"--resume={run}"]) == 2
+    one_line(capsys, "onnxruntime", "requirements-deploy.txt")
+
+
+def test_photos_too_small_for_an_exported_model(exported):
+    with pytest.raises(UserError, match="12x10"):
+        OnnxModel(exported["fp32"])(torch.zeros(1, 3, 10, 12, dtype=torch.uint8))
+
+
+def test_photos_for_calibration_are_bytes_in_the_models_layout(trained):
+    options = parse_options([*trained[0], "--mode=export", "--arch=alexnet", "--fromscratch"])
+    calibration = vpr.export._calibration_photos(options)
+    assert len(calibration) == 48
+    assert {photo.dtype for photo in calibration} == {np.dtype(np.uint8)}
+    assert {photo.shape for photo in calibration} == {(1, 120, 160, 3)}

@@ -1,0 +1,151 @@
+"""Pruning leaves a smaller dense model of the filters that matter, which is an ordinary run."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import main
+from vpr import prune
+from vpr.encoder import build_encoder, initialize_randomly
+from vpr.errors import UserError
+from vpr.prune import filters_of, prune_trunk
+from vpr.runs import newest_run
+
+pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package, is not installed")
+
+
+@pytest.fixture
+def encoder():
+    encoder = build_encoder("alexnet")
+    initialize_randomly(encoder, 0)
+    return encoder
+
+
+def convolutions(encoder):
+    return [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize(("ratio", "wanted"), [(0.5, [32, 96, 192, 128, 128]), (0.25, [48, 144, 288, 192, 192])])
+def test_each_layer_loses_its_share_and_what_reads_it_follows(encoder, ratio, wanted):
+    smaller = prune_trunk(encoder, ratio, "magnitude")
+    assert filters_of(smaller) == wanted and filters_of(encoder) == [64, 192, 384, 256, 256]
+    assert [layer.in_channels for layer in convolutions(smaller)] == [3, *wanted[:-1]]
+    rebuilt = build_encoder("alexnet", wanted)
+    rebuilt.load_state_dict(smaller.state_dict())
+    photos = torch.randn(2, 3, 80, 96)
+    assert torch.equal(rebuilt(photos.clone()), smaller(photos.clone()))
+    assert smaller(photos).shape[1] == wanted[-1]
+
+
+def test_filters_without_weight_go_first_and_change_nothing(encoder):
+    """Half of the filters of each layer are zero: pruned by size, the trunk gives what it gave, on those left."""
+    with torch.no_grad():
+        for layer in convolutions(encoder):
+            dead = torch.randperm(layer.out_channels)[: layer.out_channels // 2]
+            layer.weight[dead], layer.bias[dead] = 0, 0
+    photos = torch.randn(2, 3, 80, 96)
+    smaller, whole = prune_trunk(encoder, 0.5, "magnitude")(photos.clone()), encoder(photos.clone())
+    alive = whole.abs().sum(dim=(0, 2, 3)) > 0
+    torch.testing.assert_close(smaller, whole[:, alive], rtol=1e-4, atol=1e-4)
+
+
+def test_taylor_keeps_the_filters_whose_loss_gradient_is_large(encoder):
+    """Large weights without a gradient go, small ones with a gradient stay."""
+    last = convolutions(encoder)[-1]
+    useful = torch.arange(0, 256, 2)
+    with torch.no_grad():
+        last.weight[1::2] *= 100
+    for parameter in encoder.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    last.weight.grad.zero_()
+    last.weight.grad[useful] = 1.0
+    last.bias.grad.zero_()
+    smaller = convolutions(prune_trunk(encoder, 0.5, "taylor"))[-1]
+    kept = {tuple(row.tolist()) for row in smaller.weight[:, 0, 0, :2]}
+    # Input filters went too: compare by a spatial corner of each kernel that is left, over all inputs.
+    corners = {
+        filter: {tuple(row.tolist()) for row in last.weight[filter, :, 0, :2]} for filter in range(256)
+    }  # fmt: skip
+    found = [filter for row in kept for filter in range(256) if row in corners[filter]]
+    assert len(found) == 128 and all(filter % 2 == 0 for filter in found)
+
+
+@pytest.mark.parametrize("ratio", [0.95, 0.999])
+def test_a_ratio_that_leaves_nothing_is_refused(encoder, ratio):
+    with pytest.raises(UserError, match="pruneRatio"):
+        prune_trunk(encoder, ratio, "magnitude")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_city, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prune")
+    places = [
+        "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
+        f"--runsPath={folder / 'runs'}",
+    ]  # fmt: skip
+    model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
+    assert main.main([*places, *model, "--mode=cluster"]) == 0
+    assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
+    return places, newest_run(folder / "runs")
+
+
+@pytest.mark.parametrize("importance", ["taylor", "magnitude"])
+def test_a_pruned_run_is_an_ordinary_run(trained, importance, tmp_path, capsys):
+    places, run = trained
+    runs = [flag for flag in places if not flag.startswith("--runsPath")] + [f"--runsPath={tmp_path}"]
+    command = [*runs, "--mode=prune", f"--resume={run}", f"--importance={importance}", "--pruneRatio=0.5"]
+    assert main.main(command) == 0
+    pruned = newest_run(tmp_path)
+    assert json.loads((pruned / "flags.json").read_text())["channels"] == [32, 96, 192, 128, 128]
+    assert main.main([*runs, "--mode=test", f"--resume={pruned}", "--panels=0"]) == 0
+    assert main.main([*runs, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
+    assert main.main([*runs, "--mode=whiten", f"--resume={pruned}", "--pcaDim=8"]) == 0
+    assert main.main([*runs, "--mode=test", f"--resume={pruned}", "--panels=0"]) == 0
+    first, _, last = json.loads((pruned / "results.json").read_text())
+    assert first["descriptor_dim"] == 4 * 128 and first["epochs"] == 0
+    assert "pruned to 32-96-192-128-128 filters" in first["model"]
+    assert last["descriptor_dim"] == 8 and last["epochs"] == 1
+    capsys.readouterr()
+    assert main.main([*runs, "--mode=test", f"--resume={pruned}", "--channels", "64", "192", "384", "256", "256"]) == 2
+    assert "contradicts" in capsys.readouterr().err
+
+
+def test_with_epochs_the_pruned_run_is_trained(trained, tmp_path):
+    places, run = trained
+    runs = [flag for flag in places if not flag.startswith("--runsPath")] + [f"--runsPath={tmp_path}"]
+    assert main.main([*runs, "--mode=prune", f"--resume={run}", "--nEpochs=1"]) == 0
+    checkpoint = newest_run(tmp_path) / "checkpoints" / "checkpoint.pth.tar"
+    assert torch.load(checkpoint, weights_only=True)["position"]["epoch"] == 2
+
+
+def one_line(capsys, *words):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "-0.5", "1.5", "half", "nan"])
+def test_a_ratio_outside_0_to_1(trained, capsys, ratio):
+    places, run = trained
+    assert main.main([*places, "--mode=prune", f"--resume={run}", f"--pruneRatio={ratio}"]) == 2
+    one_line(capsys, "between 0 and 1")
+
+
+def test_pruning_without_a_run(trained, capsys):
+    assert main.main([*trained[0], "--mode=prune"]) == 2
+    one_line(capsys, "--resume")
+
+
+def test_pruning_without_the_package(trained, capsys, monkeypatch):
+    places, run = trained
+    find = importlib.util.find_spec
+    monkeypatch.setattr(prune.importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
+    assert main.main([*places, "--mode=prune", f"--resume={run}"]) == 2
+    one_line(capsys, "torch-pruning", "requirements-deploy.txt")
+
+
+def test_a_wrong_number_of_channels(capsys):
+    with pytest.raises(UserError, match="5 convolutions"):
+        build_encoder("alexnet", [8, 8])

@@ -1,0 +1,145 @@
+"""--mode=prune: drop the filters of a run's trunk that matter least, and start a new, smaller run from the rest.
+
+Filters go whole, with what reads them, by the dependency graph of Torch-Pruning (Fang et al., CVPR 2023): the
+model left is an ordinary dense one. How much a filter matters: the first-order Taylor term of the training
+loss on mined tuples (Molchanov et al., ICLR 2017), or the size of its weights.
+"""
+
+import argparse
+import copy
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from netvlad import NetVLAD
+from vpr import processes, train
+from vpr.cluster import cluster, sample_local_descriptors
+from vpr.descriptors import describe_batch
+from vpr.errors import UserError
+from vpr.images import PhotoReader
+from vpr.loss import triplet_violations
+from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
+from vpr.onnx_model import INSTALL
+from vpr.options import flags_of
+from vpr.progress import Progress, say
+from vpr.runs import create_run
+from vpr.steps import photos_of_tuples
+from vpr.training_state import load_model, new_state
+
+TUPLES = 64  # on which filters are judged
+FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the pruned run; with --nEpochs also train it."""
+    if processes.world() > 1:
+        raise UserError("--mode=prune runs in one process: start it without torchrun, the training after it with")
+    if importlib.util.find_spec("torch_pruning") is None:
+        raise UserError(f"--mode=prune needs torch-pruning, which is not installed: {INSTALL}")
+    if not options.run:
+        raise UserError("--mode=prune starts from a trained run: train first, then give --resume [DIR]")
+    device = choose_device(options)
+    say(device_line(device))
+    training = train.load_training_set(options)
+    model, _ = load_model(options, options.run, options.ckpt)
+    model.place(device, options.precision)
+    if options.importance == "taylor":
+        accumulate_gradients(model, training, options, device)
+    encoder = prune_trunk(model.encoder, options.pruneRatio, options.importance)
+    smaller = argparse.Namespace(**{**vars(options), "channels": filters_of(encoder)})
+    pruned = build_model(smaller, pretrained=False)
+    pruned.encoder.load_state_dict(encoder.state_dict())
+    start_anew(pruned.place(device, options.precision), training, smaller, device)
+    state = new_state(pruned, smaller, len(training.photos.query_files), device)
+    folder = create_run(
+        Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags_of(smaller), options.savePath,
+        state.checkpoint(smaller), best=True,
+    )  # fmt: skip
+    before, after = (sum(value.numel() for value in part.parameters()) for part in (model.encoder, encoder))
+    say(f"{describe_model(smaller, pruned)}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
+    say(f"run: {folder}")
+    if "nEpochs" in options.given:
+        train.run(argparse.Namespace(**{**vars(smaller), "mode": "train", "run": folder, "ckpt": "latest"}))
+    else:
+        say(f"train it: python main.py --mode=train --resume={folder}")
+
+
+def accumulate_gradients(
+    model: PlaceModel, training: train.TrainingSet, options: argparse.Namespace, device: torch.device
+) -> None:
+    """Leave in all weights of the trunk their gradient of the loss on mined tuples.
+
+    Raises:
+        UserError: no query has a hard negative.
+    """
+    state = new_state(model, options, len(training.photos.query_files), device)
+    reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
+    queries = train.query_blocks(training.usable, options, 1)[0][: 2 * TUPLES]
+    tuples = train.mine_block(state, training, reader, queries, options, device, "pruning")[:TUPLES]
+    if not tuples:
+        raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
+    model.encoder.requires_grad_(True)
+    first_trained, model.first_trained = model.first_trained, 0  # all layers take part
+    batches = [tuples[start : start + options.batchSize] for start in range(0, len(tuples), options.batchSize)]
+    wanted = [photos_of_tuples(batch, len(training.photos.database_files)) for batch in batches]
+    with Progress("pruning: gradients", len(tuples), "tuples") as progress:
+        loaded = reader.batches([photos for photos, *_ in wanted])
+        for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
+            descriptors = describe_batch(model, photos, device)
+            violation, violating = triplet_violations(
+                descriptors[query], descriptors[positive], descriptors[negative],
+                torch.as_tensor(owner, device=device), options.margin,
+            )  # fmt: skip
+            (violation / max(violating, 1)).backward()
+            progress.advance(len(batch))
+    model.first_trained = first_trained
+
+
+def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> nn.Sequential:
+    """A copy of a trunk without the share `ratio` of each convolution's filters.
+
+    Args:
+        importance: taylor, from the gradients in its weights, or magnitude.
+
+    Raises:
+        UserError: nothing is left of a layer.
+    """
+    import torch_pruning
+
+    fewest = min(filters_of(encoder))
+    if round(fewest * (1 - ratio)) < FILTERS_TOGETHER:
+        raise UserError(
+            f"--pruneRatio={ratio} leaves fewer than {FILTERS_TOGETHER} of a layer's {fewest} filters: give less"
+        )
+    smaller = copy.deepcopy(encoder).to("cpu", memory_format=torch.contiguous_format)
+    for layer, original in zip(smaller.parameters(), encoder.parameters(), strict=True):
+        layer.requires_grad_(True)
+        layer.grad = None if original.grad is None else original.grad.detach().cpu()  # a copy has none
+    judge = {
+        "taylor": torch_pruning.importance.GroupTaylorImportance,
+        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
+    }[importance]
+    pruner = torch_pruning.pruner.MetaPruner(
+        smaller, torch.zeros(1, 3, 64, 64), judge(), pruning_ratio=ratio, round_to=FILTERS_TOGETHER
+    )
+    pruner.step()
+    return smaller
+
+
+def filters_of(encoder: nn.Sequential) -> list[int]:
+    """How many filters each convolution has."""
+    return [layer.out_channels for layer in encoder if isinstance(layer, nn.Conv2d)]
+
+
+def start_anew(
+    model: PlaceModel, training: train.TrainingSet, options: argparse.Namespace, device: torch.device
+) -> None:
+    """Cluster the pruned trunk's local descriptors: other channels want other centres and another alpha."""
+    if not isinstance(model.pool, NetVLAD):
+        return
+    descriptors = sample_local_descriptors(model, training.photos, options, device)
+    centroids = cluster(descriptors, options.num_clusters, options.seed)
+    alpha = model.pool.init_params(*(torch.from_numpy(rows).to(device) for rows in (centroids, descriptors)))
+    say(f"{options.num_clusters} new clusters, alpha {alpha:.2f}")
