@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -21,23 +22,27 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     dtype = compute_dtype(options.precision, device)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else None
+    folder = tempfile.TemporaryDirectory()
     try:
+        chosen = _chosen(options)
+        dataset, root = _places(options.root)
         ceilings = measure_ceilings(device, dtype, synchronize)
         print(ceilings.line(), flush=True)
         bench = Bench(
-            device, ceilings, _weights(options), _photos(Path(options.root)), options.root, options.repeats,
-            options.precision,
+            device, ceilings, _weights(options, Path(folder.name)), _photos(root), dataset, str(root),
+            options.repeats, options.precision,
         )  # fmt: skip
         rows = []
-        for name, stage in stages(options.full).items():
-            if not options.only or name in options.only:
-                found = stage(bench)
-                rows += found if isinstance(found, list) else [found]
-                print(*rows[-1].cells(), sep=" | ", flush=True)
-                written = write_report(Path(options.out), rows, ceilings, precision_name(dtype), device)
+        for name in chosen:
+            found = stages(options.full)[name](bench)
+            rows += found if isinstance(found, list) else [found]
+            print(*rows[-1].cells(), sep=" | ", flush=True)
+            written = write_report(Path(options.out), rows, ceilings, precision_name(dtype), device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        folder.cleanup()
     print(f"\n{written.read_text(encoding='utf-8')}\nwrote {written} and {written.with_suffix('.json').name}")
     return 0
 
@@ -69,15 +74,48 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side (default: 3)")
-    parser.add_argument("--root", default="toy_city", help="places with a train split: a folder as for main.py --root")
+    parser.add_argument("--root", help="places in Pittsburgh's layout with a train split (default: the toy city)")
     parser.add_argument("--alexnet", metavar="FILE", help="weights of AlexNet (default: random)")
     parser.add_argument("--vgg16", metavar="FILE", help="weights of VGG16 (default: random)")
     parser.add_argument("--out", default="benchmarks/out", help="folder of benchmark.md and benchmark.json")
     return parser
 
 
-def _weights(options: argparse.Namespace) -> dict[str, str]:
-    return {arch: path for arch in ("alexnet", "vgg16") if (path := getattr(options, arch))}
+def _chosen(options: argparse.Namespace) -> list[str]:
+    from vpr.errors import UserError
+
+    known = list(stages(options.full))
+    unknown = [name for name in options.only or () if name not in known]
+    if unknown:
+        raise UserError(f"--only: no stage {', '.join(unknown)}; there are {', '.join(known)} (some need --full)")
+    return options.only or known
+
+
+def _places(root: str | None) -> tuple[str, Path]:
+    """Dataset and folder, as main.py takes them; the toy city is drawn if need be."""
+    from vpr.options import PROJECT_ROOT
+    from vpr.places import draw_toy_city
+
+    if root:
+        return "pittsburgh", Path(root)
+    draw_toy_city(PROJECT_ROOT / "toy_city")
+    return "toy", PROJECT_ROOT / "toy_city"
+
+
+def _weights(options: argparse.Namespace, folder: Path) -> dict[str, str]:
+    """Weights files of both backbones. Random ones take as long as real ones, and are as frozen."""
+    import torch
+
+    from vpr.encoder import build_encoder, initialize_randomly
+
+    files = {}
+    for arch in ("alexnet", "vgg16"):
+        files[arch] = getattr(options, arch) or str(folder / f"{arch}.pth")
+        if not getattr(options, arch):
+            encoder = build_encoder(arch)
+            initialize_randomly(encoder, 0)
+            torch.save(encoder.state_dict(), files[arch])
+    return files
 
 
 def _photos(root: Path) -> list[Path]:

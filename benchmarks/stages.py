@@ -36,9 +36,9 @@ class Bench:
     """Where and with what things are measured.
 
     Attributes:
-        weights: a state-dict file for each backbone; a backbone without one has random weights.
+        weights: a state-dict file for each backbone.
         photos: real photos to describe.
-        root: a folder of places whose train split makes the training epoch.
+        dataset, root: places whose train split makes the training epoch, as main.py takes them.
         repeats: runs of each side.
     """
 
@@ -46,6 +46,7 @@ class Bench:
     ceilings: Ceilings
     weights: dict[str, str]
     photos: list[Path]
+    dataset: str
     root: str
     repeats: int
     precision: str = "auto"
@@ -57,8 +58,7 @@ class Bench:
 
     def options(self, arch: str, *flags: str) -> argparse.Namespace:
         """Options of a call with a backbone's weights."""
-        weights = [f"--weights={self.weights[arch]}"] if arch in self.weights else ["--fromscratch"]
-        return parse_options([f"--arch={arch}", *weights, f"--device={self.device}", *flags])
+        return parse_options([f"--arch={arch}", f"--weights={self.weights[arch]}", f"--device={self.device}", *flags])
 
     def model(self, options: argparse.Namespace) -> PlaceModel:
         """The model of these options; its centres are random and near 0, where local descriptors lie."""

@@ -38,8 +38,8 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
     """
     with tempfile.TemporaryDirectory() as folder:
         options = bench.options(
-            arch, "--mode=train", f"--root={bench.root}", f"--cachePath={folder}", f"--dataPath={folder}",
-            f"--precision={bench.precision}", "--trunkCache=memory",
+            arch, "--mode=train", f"--dataset={bench.dataset}", f"--root={bench.root}", f"--cachePath={folder}",
+            f"--dataPath={folder}", f"--precision={bench.precision}", "--trunkCache=memory",
         )  # fmt: skip
         _cluster(options)
         training = load_training_set(options)
