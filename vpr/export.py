@@ -110,6 +110,7 @@ def model_card(options: argparse.Namespace, finished: FinishedModel, kind: str) 
         "weights": weights_label(options.arch, options.weights),
         "dimension": finished.model.descriptor_dim,
         "pooled_dimension": finished.model.pooled_dim,
+        "smallest_side": finished.model.smallest_side,
         "parameters": parameter_count(finished.model),
         "precision": kind,
         "source": finished.source,

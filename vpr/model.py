@@ -96,12 +96,7 @@ class PlaceModel(nn.Module):
         Raises:
             UserError: the photos are too small to leave a single local descriptor.
         """
-        height, width = photos.shape[2:]
-        if min(height, width) < self.smallest_side:
-            raise UserError(
-                f"a photo is {width}x{height} pixels, the backbone needs at least {self.smallest_side} each way: "
-                "leave it out or give a larger --imageSize"
-            )
+        require_size(photos, self.smallest_side)
         # The frozen part needs no graph: that saves most of the memory of a training step.
         with self.trunk(), torch.set_grad_enabled(torch.is_grad_enabled() and self.first_trained == 0):
             photos = photos.contiguous(memory_format=self.layout)  # while they are bytes
@@ -126,6 +121,16 @@ class PlaceModel(nn.Module):
     def whiten(self, whitening: Whitening) -> None:
         """Add the last layer."""
         self.whitening, self.descriptor_dim = whitening, whitening.dim
+
+
+def require_size(photos: torch.Tensor, smallest_side: int) -> None:
+    """Raise a UserError if photos [B, 3, H, W] are too small to leave a single local descriptor."""
+    height, width = photos.shape[2:]
+    if min(height, width) < smallest_side:
+        raise UserError(
+            f"a photo is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
+            "leave it out or give a larger --imageSize"
+        )
 
 
 def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceModel:

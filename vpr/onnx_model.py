@@ -12,7 +12,7 @@ from torch import nn
 
 from netvlad import SMALLEST_NORM, NetVLAD
 from vpr.errors import UserError
-from vpr.model import PlaceModel
+from vpr.model import PlaceModel, require_size
 
 FORMAT = "netvlad place recognition 1"
 INSTALL = "python -m pip install -r requirements-deploy.txt"
@@ -90,15 +90,9 @@ class OnnxModel(nn.Module):
         Raises:
             UserError: the photos are too small for the model.
         """
+        require_size(values, int(self.card["smallest_side"]))  # ONNX Runtime would crash
         photos = values.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        try:
-            (descriptors,) = self.session.run(None, {self.session.get_inputs()[0].name: photos})
-        except Exception as error:
-            height, width = values.shape[2:]
-            raise UserError(
-                f"the exported model cannot describe photos of {width}x{height} pixels "
-                f"({str(error).splitlines()[0]}): give a larger --imageSize"
-            ) from error
+        (descriptors,) = self.session.run(None, {self.session.get_inputs()[0].name: photos})
         return torch.from_numpy(descriptors).to(values.device)
 
 

@@ -114,9 +114,12 @@ def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> nn.Seq
             f"--pruneRatio={ratio} leaves fewer than {FILTERS_TOGETHER} of a layer's {fewest} filters: give less"
         )
     smaller = copy.deepcopy(encoder).to("cpu", memory_format=torch.contiguous_format)
-    for layer, original in zip(smaller.parameters(), encoder.parameters(), strict=True):
-        layer.requires_grad_(True)
-        layer.grad = None if original.grad is None else original.grad.detach().cpu()  # a copy has none
+    for layer in smaller:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # the graph is followed from output to input, which in-place layers cut
+    for copied, original in zip(smaller.parameters(), encoder.parameters(), strict=True):
+        copied.requires_grad_(True)
+        copied.grad = None if original.grad is None else original.grad.detach().cpu()  # a copy has none
     judge = {
         "taylor": torch_pruning.importance.GroupTaylorImportance,
         "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
