@@ -166,7 +166,7 @@ def test_fromscratch_contradicts_pretrained_weights():
 
 
 def test_every_flag_has_a_help_line():
-    helps = {action.option_strings[-1]: action.help for action in build_parser()._actions}
+    helps = {(action.option_strings or [action.dest])[-1]: action.help for action in build_parser()._actions}
     assert set(helps) >= {f"--{name}" for name in [*ACCEPTED, "resume"]}
     for name, text in helps.items():
         assert text and len(text.split()) >= 2 and "\n" not in text, name
