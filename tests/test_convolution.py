@@ -45,6 +45,21 @@ def test_results_and_gradients_are_those_of_float64(batch, channels, filters, he
         assert apart(of_fast.grad, of_exact.grad) < 1e-4
 
 
+@pytest.mark.parametrize("used", [[1], [0, 2], []])
+def test_photos_without_a_gradient_change_nothing(used):
+    """The gradient of a loss that looks at some of the photos only."""
+    toward = torch.zeros(3, 8, 40, 40)
+    toward[used] = random(len(used), 8, 40, 40, seed=4)
+    gradients = []
+    for apply in (FastConvolution.apply, lambda values, weight, bias, _: F.conv2d(values, weight, bias, padding=1)):
+        inputs = [random(3, 16, 40, 40), random(8, 16, 3, 3, seed=1), random(8, seed=2)]
+        inputs = [value.requires_grad_() for value in inputs]
+        apply(*inputs, (1, 1)).backward(toward)
+        gradients.append([value.grad for value in inputs])
+    for found, wanted in zip(*gradients, strict=True):
+        assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
 def test_frozen_inputs_and_weights_get_no_gradient():
     features, weight, bias = random(1, 16, 40, 40), random(8, 16, 3, 3).requires_grad_(), random(8)
     FastConvolution.apply(features, weight, bias, (1, 1)).sum().backward()

@@ -12,7 +12,7 @@ from PIL import Image
 import main
 from vpr.errors import UserError
 from vpr.files import read_json
-from vpr.index import build_index, index_search, stored_bytes
+from vpr.index import build_index, index_name, index_search, stored_bytes
 from vpr.search import nearest
 
 DIM = 16
@@ -57,6 +57,15 @@ def test_an_index_is_trained_on_rows_of_the_whole_database(monkeypatch):
     index = build_index("IVF2,Flat", database, 0)
     centres = faiss.downcast_index(index.quantizer).reconstruct_n(0, 2)
     assert sorted(np.sign(centres.mean(axis=1)).tolist()) == [-1, 1]
+
+
+def test_an_inverted_file_that_looks_through_all_its_lists_finds_what_the_exact_search_finds():
+    database, queries = rows(400, 0), rows(30, 1)
+    exact = nearest(database, queries, 5)
+    whole, part = (build_index("IVF8,Flat", database, 0, nprobe) for nprobe in (8, 1))
+    np.testing.assert_array_equal(index_search(whole)(queries, 5), exact)
+    assert (index_search(part)(queries, 5) != exact).any()
+    assert index_name("IVF8,Flat", part) == "IVF8,Flat (1 of 8 lists looked through)"
 
 
 @pytest.mark.parametrize("factory", ["Nonsense", "IVF100000,Flat", "PQ5"])

@@ -82,11 +82,16 @@ class FastConvolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple:
         features, weight = ctx.saved_tensors
+        # Photos of no violating pair have no gradient: the more a training has learnt, the more of them there are.
+        used = grad.flatten(1).any(dim=1)  # [B]
+        features, grad = features[used], grad[used]
         to_features = None
         if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3).transpose(0, 1).contiguous()
             reach = tuple(size - 1 - padding for size, padding in zip(weight.shape[2:], ctx.padding, strict=True))
-            to_features = _convolve(grad.contiguous(), turned, None, reach)
+            to_features = features.new_zeros(len(used), *features.shape[1:])
+            if len(grad):
+                to_features[used] = _convolve(grad.contiguous(), turned, None, reach)
         _, to_weight, to_bias = torch.ops.aten.convolution_backward(
             grad, features, weight, [len(weight)], (1, 1), ctx.padding, (1, 1), False, (0, 0), 1,
             [False, ctx.needs_input_grad[1], ctx.needs_input_grad[2]],

@@ -168,6 +168,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("panels", 10, "queries to draw with what was found for them; 0: none", WHOLE),
         Flag("index", None, "test also with this FAISS index (Flat, SQfp16, HNSW32, IVF4096,PQ64, ...) and print "
              "what it loses and takes", {"metavar": "FACTORY"}),
+        Flag("nprobe", 16, "lists that an inverted-file index (IVF) looks through", COUNT),
         Flag("saveDescriptors", None, "write the split's descriptors into this HDF5 file", {"metavar": "FILE"}),
         Flag("loadDescriptors", None, "take the split's descriptors from this file instead of describing photos",
              {"metavar": "FILE"}),

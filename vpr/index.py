@@ -16,8 +16,11 @@ from vpr.search import Search, tiles
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
 
-def build_index(factory: str, database: torch.Tensor, seed: int) -> faiss.Index:
+def build_index(factory: str, database: torch.Tensor, seed: int, nprobe: int = 1) -> faiss.Index:
     """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
+
+    Args:
+        nprobe: how many of its lists an inverted file (IVF) looks through.
 
     Raises:
         UserError: FAISS does not know the string or cannot train it on so few photos; quotes FAISS.
@@ -37,7 +40,16 @@ def build_index(factory: str, database: torch.Tensor, seed: int) -> faiss.Index:
         raise UserError(
             f"--index={factory} cannot be built of {count} descriptors, {dim}-D; FAISS says: {faiss_reason(error)}"
         ) from error
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None:
+        lists.nprobe = nprobe
     return index
+
+
+def index_name(factory: str, index: faiss.Index) -> str:
+    """How results name an index."""
+    lists = faiss.try_extract_index_ivf(index)
+    return factory if lists is None else f"{factory} ({lists.nprobe} of {lists.nlist} lists looked through)"
 
 
 def faiss_reason(error: RuntimeError) -> str:

@@ -14,7 +14,7 @@ from vpr.descriptors import Source, describe, describe_sizes
 from vpr.files import read_json, write_json
 from vpr.finished_model import load_finished
 from vpr.images import PhotoReader
-from vpr.index import build_index, index_search, stored_bytes
+from vpr.index import build_index, index_name, index_search, stored_bytes
 from vpr.model import PlaceModel, choose_device, describe_model, device_line
 from vpr.onnx_model import OnnxModel
 from vpr.panels import SHOWN, draw_panels
@@ -150,13 +150,13 @@ def measure_index(
     options: argparse.Namespace,
 ) -> Evaluation:
     """Recall@N by the approximate search of --index instead of the exact one."""
-    index = build_index(options.index, descriptors.database, options.seed)
+    index = build_index(options.index, descriptors.database, options.seed, options.nprobe)
     count = max(exact.recalls)
     found = search_places(descriptors.database, descriptors.queries, count, photos.places, index_search(index))
     return dataclasses.replace(
         exact,
         recalls=recall_at(found, positives, list(exact.recalls)),
-        search=f"by index {options.index}",
+        search=f"by index {index_name(options.index, index)}",
         bytes_per_image=stored_bytes(index) / len(photos.database_files),
     )
 
