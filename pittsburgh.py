@@ -128,6 +128,34 @@ def read_places(path: Path) -> Places:
     return places
 
 
+def write_places(path: Path, places: Places) -> None:
+    """Write a dbStruct `.mat` (MATLAB v5) that `read_places` and other programs read.
+
+    Raises:
+        UserError: the disk is full or may not be written to.
+    """
+    from scipy.io import savemat
+
+    from vpr.files import replacing
+
+    radius, training_radius = places.positive_radius, places.training_positive_radius
+    structure = {
+        "whichSet": places.name.rsplit("_", 1)[-1],
+        "dbImageFns": _cells(places.database_names), "utmDb": places.database_positions.T,
+        "qImageFns": _cells(places.query_names), "utmQ": places.query_positions.T,
+        "numImages": float(len(places.database_names)), "numQueries": float(len(places.query_names)),
+        "posDistThr": radius, "posDistSqThr": radius**2, "nonTrivPosDistSqThr": training_radius**2,
+    }  # fmt: skip
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        savemat(file, {"dbStruct": structure})
+
+
+def _cells(names: list[str]) -> np.ndarray:
+    cells = np.empty((len(names), 1), dtype=object)  # MATLAB's cell array
+    cells[:, 0] = names
+    return cells
+
+
 def _read_fields(path: Path) -> dict[str, np.ndarray]:
     from scipy.io import loadmat  # scipy takes a while to import
 

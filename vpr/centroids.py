@@ -8,14 +8,13 @@ import numpy as np
 import torch
 
 from netvlad import NetVLAD
-from pittsburgh import read_places
 from vpr.encoder import normalization_of, weights_hash, weights_label
 from vpr.errors import UserError
 from vpr.files import replacing
 from vpr.flags import CLUSTER_FLAGS
 from vpr.model import PlaceModel
 from vpr.options import command_line
-from vpr.places import draw_toy_city, spec_path
+from vpr.places import has_split, training_set
 from vpr.progress import say
 
 ENDING = ".hdf5"
@@ -139,10 +138,7 @@ def _names_a_file(options: argparse.Namespace) -> bool:
 
 
 def _training_set(options: argparse.Namespace) -> tuple[str, str]:
-    """Name and hash of the training spec; unknown where the user named a centroids file of other photos."""
-    path = spec_path(options, "train")
-    if _names_a_file(options) and not path.is_file():
-        return path.stem, "unknown"
-    if options.dataset == "toy":
-        draw_toy_city(Path(options.root))
-    return path.stem, read_places(path).fingerprint()
+    """Name and hash of the training places; unknown where the user named a centroids file of other photos."""
+    if _names_a_file(options) and not has_split(options, "train"):
+        return "unknown", "unknown"
+    return training_set(options)

@@ -12,7 +12,7 @@ DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 # The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
 DEFAULT_LEARNING_RATE, DEFAULT_LEARNING_RATE_PITTS250K = 1e-3, 1e-4
 
-MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare")
+MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec")
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
 TRAINING_FLAGS = (
@@ -81,8 +81,8 @@ COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"t
 FLAGS: dict[str, list[Flag]] = {
     "all modes": [
         Flag("mode", None, "what to do", {"choices": MODES}),
-        Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use",
-             {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy")}),
+        Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use; folder: your "
+             "own photos in --root", {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy", "folder")}),
         Flag("root", None, "folder with datasets/*.mat and the photos (default: the project root; "
              "toy: toy_city in it)", {"metavar": "DIR"}),
         Flag("imageSize", None, "resize every photo to this height and width in pixels "

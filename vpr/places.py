@@ -9,6 +9,7 @@ from pathlib import Path
 from pittsburgh import Places, read_places
 from vpr import processes
 from vpr.errors import UserError
+from vpr.folders import has_folder, read_folder
 
 _PITTS30K = {split: f"pitts30k_{split}" for split in ("train", "val", "test")}
 _PITTS250K = {split: f"pitts250k_{split}" for split in ("train", "val", "test")}
@@ -43,7 +44,7 @@ class PlacePhotos:
 
 
 def spec_path(options: argparse.Namespace, split: str) -> Path:
-    """The .mat file of a split of `--dataset`.
+    """The .mat file of a split of `--dataset`, which is not a folder.
 
     Raises:
         UserError: the dataset has no such split.
@@ -60,10 +61,15 @@ def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
     Raises:
         UserError: the spec or photos are missing, or the spec is not usable.
     """
-    if options.dataset == "toy":
-        draw_toy_city(Path(options.root))
-    places = read_places(spec_path(options, split))
     root = Path(options.root)
+    if options.dataset == "folder":
+        places, base = read_folder(root, split)
+        return PlacePhotos(
+            places, split, [base / name for name in places.database_names], [base / name for name in places.query_names]
+        )
+    if options.dataset == "toy":
+        draw_toy_city(root)
+    places = read_places(spec_path(options, split))
     database = _first_folder_with(root, DATABASE_FOLDERS, places.database_names)
     queries = _first_folder_with(root, QUERY_FOLDERS, places.query_names)
     photos = PlacePhotos(
@@ -74,6 +80,25 @@ def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
     )
     _check_files_exist(photos.files, places.name, root)
     return photos
+
+
+def has_split(options: argparse.Namespace, split: str) -> bool:
+    """Whether a split's spec, or its folder, is there."""
+    if options.dataset == "folder":
+        return has_folder(Path(options.root), split)
+    return split in SPECS[options.dataset] and spec_path(options, split).is_file()
+
+
+def training_set(options: argparse.Namespace) -> tuple[str, str]:
+    """Name and hash of the places of the training split, without looking for the photos of a spec."""
+    root = Path(options.root)
+    if options.dataset == "folder":
+        places, _ = read_folder(root, "train")
+    else:
+        if options.dataset == "toy":
+            draw_toy_city(root)
+        places = read_places(spec_path(options, "train"))
+    return places.name, places.fingerprint()
 
 
 def require_queries(photos: PlacePhotos) -> None:

@@ -18,12 +18,13 @@ from vpr import processes
 from vpr.board import Board
 from vpr.centroids import start_pooling
 from vpr.descriptors import Source, describe
+from vpr.errors import UserError
 from vpr.images import PhotoReader
 from vpr.memory import where_it_fits
 from vpr.mining import MiningRules, TrainingTuple, mine
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.options import flags_of
-from vpr.places import SPECS, PlacePhotos, load_places, require_queries, spec_path
+from vpr.places import PlacePhotos, has_split, load_places, require_queries
 from vpr.progress import say
 from vpr.runs import create_run, save_checkpoint
 from vpr.steps import train_block
@@ -157,6 +158,12 @@ def load_training_set(options: argparse.Namespace) -> TrainingSet:
         f"{photos.places.name}: {len(photos.database_files)} database photos, {len(usable)} queries; "
         f"{len(positives) - len(usable)} queries without a potential positive are left out"
     )
+    if len(photos.database_files) < 2 * options.nNeg or len(usable) < options.batchSize:
+        raise UserError(
+            f"{photos.places.name} has {len(photos.database_files)} database photos and {len(usable)} usable queries: "
+            f"training needs {2 * options.nNeg} (2 x --nNeg) and {options.batchSize} (--batchSize) at least; "
+            "add photos, or cluster and test without training"
+        )
     return TrainingSet(photos, positives, photos.places.not_negatives(), usable)
 
 
@@ -246,7 +253,7 @@ def _test_best(
 ) -> None:
     """Test the best model on the dataset's test split, or on val where no test spec is there."""
     photos = validation
-    if "test" in SPECS[options.dataset] and spec_path(options, "test").is_file():
+    if has_split(options, "test"):
         photos = load_places(options, "test")
         source = _reader(photos, options)
     else:

@@ -1,0 +1,200 @@
+"""Own photos: positions from names, tables and GPS, and what is said where they are missing."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from vpr.errors import UserError
+from vpr.folders import from_degrees, position_in_exif, position_in_name, read_folder, read_positions, to_degrees
+
+# On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from
+# the equator to 45 degrees on WGS84.
+KNOWN_DEGREES, KNOWN_METRES = (45.0, 3.0), (500_000, 0.9996 * 4_984_944.378)
+
+
+def photo(path, exif=None, number=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((80, 64), Image.Resampling.NEAREST)
+    image.save(path, exif=exif) if exif else image.save(path)
+    return path
+
+
+def gps(latitude, longitude):
+    exif = Image.Exif()
+    folder = exif.get_ifd(0x8825)
+    for reference, key, value, letters in ((1, 2, latitude, "NS"), (3, 4, longitude, "EW")):
+        folder[reference] = letters[value < 0]
+        degrees, rest = divmod(abs(value), 1)
+        minutes, rest = divmod(60 * rest, 1)
+        folder[key] = (degrees, minutes, round(60 * rest, 6))
+    exif[0x8825] = folder
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("name", "easting", "northing", "zone"),
+    [
+        ("@512000.25@4476000.5@.jpg", 512000.25, 4476000.5, None),
+        ("@512000@4476000@17@T@40.44@-79.99@pano@.jpg", 512000, 4476000, "17N"),
+        ("@512000@4476000@23@K@x.jpg", 512000, 4476000, "23S"),
+        ("@1@2@text@.jpg", 1, 2, None),
+    ],
+)
+def test_position_in_a_name(name, easting, northing, zone):
+    position = position_in_name(name)
+    assert (position.easting, position.northing, position.zone) == (easting, northing, zone)
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "@1@.jpg", "a@1@2@.jpg", "@east@north@.jpg", "@nan@2@.jpg", "@1.jpg"])
+def test_names_without_a_position(name):
+    assert position_in_name(name) is None
+
+
+def test_degrees_are_those_of_a_known_place():
+    position = from_degrees(*KNOWN_DEGREES)
+    assert (position.easting, position.northing) == pytest.approx(KNOWN_METRES, abs=1)
+    assert position.zone == "31N"
+    assert to_degrees(position.easting, position.northing, "31N") == pytest.approx(KNOWN_DEGREES, abs=1e-6)
+    south = from_degrees(-22.951916, -43.210487)  # Rio de Janeiro
+    assert south.zone == "23S"
+    assert to_degrees(south.easting, south.northing, south.zone) == pytest.approx((-22.951916, -43.210487), abs=1e-6)
+
+
+@pytest.mark.parametrize(("latitude", "longitude"), [KNOWN_DEGREES, (-22.951916, -43.210487)])
+def test_position_in_exif(tmp_path, latitude, longitude):
+    found, wanted = (
+        position_in_exif(photo(tmp_path / "a.jpg", gps(latitude, longitude))),
+        from_degrees(latitude, longitude),
+    )
+    assert (found.easting, found.northing) == pytest.approx((wanted.easting, wanted.northing), abs=0.1)
+    assert found.zone == wanted.zone
+
+
+def test_photos_without_gps_have_no_position(tmp_path):
+    (tmp_path / "text.jpg").write_text("no photo")
+    assert position_in_exif(photo(tmp_path / "a.jpg")) is None
+    assert position_in_exif(tmp_path / "text.jpg") is None
+
+
+def make_city(root, base="", queries=3, database=20):
+    """Database every 10 m, queries 2 m beside."""
+    for index in range(database):
+        photo(root / base / "train" / "database" / f"sub{index % 2}" / f"@{10 * index}@0@.jpg", number=index)
+    for index in range(queries):
+        photo(root / base / "train" / "queries" / f"@{10 * index}@2@.png", number=index)
+    return root
+
+
+@pytest.mark.parametrize("base", ["", "images"])
+def test_a_folder_is_read_with_its_sub_folders(tmp_path, base):
+    places, folder = read_folder(make_city(tmp_path / "city", base), "train")
+    assert len(places.database_names) == 20 and len(places.query_names) == 3
+    assert places.name == "city_train" and places.zone is None
+    for name, position in zip(places.database_names, places.database_positions, strict=True):
+        assert (folder / name).is_file()
+        assert name.split("@")[1] == f"{position[0]:.0f}" and position[1] == 0
+    for query, found in enumerate(places.positives()):
+        x = places.query_positions[query, 0]
+        wanted = [index for index, (east, _) in enumerate(places.database_positions) if abs(east - x) <= 24.9]
+        assert found.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("heading", "lines"),
+    [
+        ("image,easting,northing", ["train/database/a.jpg,100,200", "b.jpg,110,200"]),
+        ("Northing, note ,Image,Easting", ["200,x,train/database/a.jpg,100", "200,y,b.jpg,110"]),
+    ],
+)
+def test_positions_from_a_table(tmp_path, heading, lines):
+    files = [photo(tmp_path / "train" / "database" / name) for name in ("a.jpg", "b.jpg")]
+    (tmp_path / "positions.csv").write_text("\n".join([heading, *lines]))
+    found = read_positions(files, tmp_path)
+    assert [(position.easting, position.northing) for position in found] == [(100, 200), (110, 200)]
+
+
+def test_positions_in_degrees_from_a_table(tmp_path):
+    file = photo(tmp_path / "train" / "database" / "a.jpg")
+    (tmp_path / "positions.csv").write_text(f"image,latitude,longitude\na.jpg,{KNOWN_DEGREES[0]},{KNOWN_DEGREES[1]}\n")
+    (position,) = read_positions([file], tmp_path)
+    assert (position.easting, position.northing) == pytest.approx(KNOWN_METRES, abs=1) and position.zone == "31N"
+
+
+def test_the_name_comes_before_the_table_before_the_gps(tmp_path):
+    folder = tmp_path / "train" / "database"
+    files = [photo(folder / name, gps(*KNOWN_DEGREES)) for name in ("@1@2@.jpg", "b.jpg", "c.jpg")]
+    (tmp_path / "positions.csv").write_text("image,easting,northing\n@1@2@.jpg,7,7\nb.jpg,3,4\n")
+    found = [round(position.easting) for position in read_positions(files, tmp_path)]
+    assert found[:2] == [1, 3] and found[2] == pytest.approx(KNOWN_METRES[0], abs=1)
+
+
+def test_missing_positions_are_counted_and_five_are_named(tmp_path):
+    make_city(tmp_path)
+    for index in range(7):
+        photo(tmp_path / "train" / "database" / f"unknown{index}.jpg")
+    with pytest.raises(UserError) as caught:
+        read_folder(tmp_path, "train")
+    text = str(caught.value)
+    assert text.startswith("7 of 30 photos") and text.count("unknown") == 5 and "@easting@northing@" in text
+
+
+def test_several_zones_are_refused(tmp_path):
+    photo(tmp_path / "train" / "database" / "@1@2@17@T@.jpg")
+    photo(tmp_path / "train" / "database" / "@1@3@18@T@.jpg")
+    with pytest.raises(UserError, match="17N: 1, 18N: 1"):
+        read_folder(tmp_path, "train")
+
+
+def test_an_empty_folder_says_what_is_wanted(tmp_path):
+    (tmp_path / "train" / "database").mkdir(parents=True)
+    with pytest.raises(UserError, match="no photos"):
+        read_folder(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("image,x,y\na.jpg,1,2\n", "easting"), ("name,easting,northing\na.jpg,1,2\n", "wanted image"), ("", "wanted"),
+        ("image,easting,northing\na.jpg,1\n", "cannot be read"), ("image,easting,northing\na.jpg,one,2\n", "one"),
+        ("image,latitude,longitude\na.jpg,95,2\n", "95"), ("image,easting,northing\na.jpg,inf,2\n", "inf"),
+    ],
+)  # fmt: skip
+def test_a_damaged_table_is_one_line(tmp_path, content, word):
+    file = photo(tmp_path / "train" / "database" / "a.jpg")
+    (tmp_path / "positions.csv").write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_positions([file], tmp_path)
+    assert word in str(caught.value) and "positions.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def command(tmp_path):
+    def run(mode, *flags):
+        return main.main([
+            f"--mode={mode}", "--dataset=folder", f"--root={tmp_path / 'city'}", "--arch=alexnet", "--fromscratch",
+            "--num_clusters=4", "--threads=0", "--device=cpu", f"--dataPath={tmp_path}",
+            f"--runsPath={tmp_path / 'runs'}", *flags,
+        ])  # fmt: skip
+
+    return run
+
+
+def test_a_folder_of_few_photos_is_clustered_and_tested_but_not_trained_on(tmp_path, command, capsys):
+    make_city(tmp_path / "city", database=15, queries=5)
+    assert command("cluster") == 0
+    assert command("test", "--split=train") == 0
+    assert "city_train" in capsys.readouterr().out
+    (tmp_path / "city" / "val").symlink_to(tmp_path / "city" / "train")
+    assert command("train") == 2
+    error = capsys.readouterr().err
+    assert "15 database photos" in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_larger_folder_is_trained_on(tmp_path, command):
+    make_city(tmp_path / "city", database=40, queries=8)
+    (tmp_path / "city" / "val").symlink_to(tmp_path / "city" / "train")
+    assert command("cluster") == 0
+    assert command("train", "--nEpochs=1") == 0
+    assert command("test", "--resume") == 0
