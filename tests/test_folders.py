@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import loadmat
 
 import main
+from pittsburgh import read_places
 from vpr.errors import UserError
 from vpr.folders import from_degrees, position_in_exif, position_in_name, read_folder, read_positions, to_degrees
 
@@ -198,3 +200,34 @@ def test_a_larger_folder_is_trained_on(tmp_path, command):
     assert command("cluster") == 0
     assert command("train", "--nEpochs=1") == 0
     assert command("test", "--resume") == 0
+
+
+def test_a_folders_spec_is_read_back_as_the_same_places(tmp_path, command, capsys):
+    city = make_city(tmp_path / "city")
+    assert command("spec") == 0
+    spec = city / "datasets" / "city_train.mat"
+    assert "20 database photos, 3 queries" in capsys.readouterr().out
+    written, (places, _) = read_places(spec), read_folder(city, "train")
+    assert (written.database_names, written.query_names) == (places.database_names, places.query_names)
+    assert np.array_equal(written.database_positions, places.database_positions)
+    assert np.array_equal(written.query_positions, places.query_positions)
+    assert (written.positive_radius, written.training_positive_radius) == (25, 10)
+    structure = loadmat(spec)["dbStruct"][0, 0]
+    assert structure["utmDb"].shape == (2, 20) and structure["dbImageFns"].shape == (20, 1)
+
+
+def test_a_specs_table_gives_a_folder_the_same_positions(tiny_places, tmp_path, capsys):
+    assert main.main(["--mode=spec", f"--root={tiny_places}"]) == 0
+    assert "34 photos" in capsys.readouterr().out  # 12 and 5 in each of two splits
+    places = read_places(tiny_places / "datasets" / "pitts30k_val.mat")
+    files = [tiny_places / name for name in places.database_names]
+    found = [(position.easting, position.northing) for position in read_positions(files, tiny_places)]
+    assert np.array_equal(found, places.database_positions)
+
+
+def test_nothing_to_write_a_spec_of(tmp_path, command, capsys):
+    (tmp_path / "city").mkdir()
+    assert command("spec") == 2
+    assert "train, val or test" in capsys.readouterr().err
+    assert main.main(["--mode=spec", f"--root={tmp_path}"]) == 2
+    assert "no spec" in capsys.readouterr().err
