@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+import main
 from vpr import toycity
+from vpr.runs import newest_run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -26,6 +28,23 @@ def tiny_city(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "city"
     toycity.make_toy_city(folder, panoramas=6, queries=12)
     return folder
+
+
+@pytest.fixture(scope="session")
+def train_toy_run(tiny_city):
+    """Clusters and trains a small model for an epoch in a folder; gives the flags that name the places, and the run."""
+
+    def train(folder):
+        places = [
+            "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
+            f"--runsPath={folder / 'runs'}",
+        ]  # fmt: skip
+        model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
+        assert main.main([*places, *model, "--mode=cluster"]) == 0
+        assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
+        return places, newest_run(folder / "runs")
+
+    return train
 
 
 def _cells(names):

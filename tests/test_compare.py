@@ -9,7 +9,6 @@ import torchvision
 
 import main
 from vpr.cost import milliseconds_per_photo, pooling_gflop, trunk_gflop
-from vpr.runs import newest_run
 
 
 def test_gflop_of_a_trunk_are_those_counted_by_hand():
@@ -40,16 +39,10 @@ def test_time_is_the_median_of_single_photos_without_the_first_ones():
 
 
 @pytest.fixture(scope="module")
-def run(tiny_city, tmp_path_factory):
+def run(train_toy_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
-    places = [
-        "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
-        f"--runsPath={folder / 'runs'}",
-    ]  # fmt: skip
-    model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
-    assert main.main([*places, *model, "--mode=cluster"]) == 0
-    assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
-    return places, newest_run(folder / "runs"), folder
+    places, trained = train_toy_run(folder)
+    return places, trained, folder
 
 
 def test_models_are_compared_in_one_table(run, capsys):

@@ -16,7 +16,6 @@ from netvlad import NetVLAD
 from vpr.errors import UserError
 from vpr.onnx_model import OnnxModel, PlainNetVLAD, card_of
 from vpr.options import parse_options
-from vpr.runs import newest_run
 from vpr.training_state import load_model
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -35,18 +34,12 @@ def test_the_plain_layer_is_the_layer(vladv2, normalize_input):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_city, tmp_path_factory):
+def trained(train_toy_run, tmp_path_factory):
     """Flags of a folder with a run of one epoch, whitened to 16 dimensions."""
     folder = tmp_path_factory.mktemp("export")
-    places = [
-        "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
-        f"--runsPath={folder / 'runs'}",
-    ]  # fmt: skip
-    model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
-    assert main.main([*places, *model, "--mode=cluster"]) == 0
-    assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
+    places, run = train_toy_run(folder)
     assert main.main([*places, "--mode=whiten", "--resume", "--pcaDim=16"]) == 0
-    return places, newest_run(folder / "runs")
+    return places, run
 
 
 @pytest.fixture(scope="module")

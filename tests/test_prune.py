@@ -80,16 +80,9 @@ def test_a_ratio_that_leaves_nothing_is_refused(encoder, ratio):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_city, tmp_path_factory):
+def trained(train_toy_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prune")
-    places = [
-        "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
-        f"--runsPath={folder / 'runs'}",
-    ]  # fmt: skip
-    model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
-    assert main.main([*places, *model, "--mode=cluster"]) == 0
-    assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
-    return places, newest_run(folder / "runs")
+    return train_toy_run(folder)
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])
