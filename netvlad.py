@@ -75,6 +75,7 @@ class NetVLAD(nn.Module):
             self.conv.bias,
             self.centroids,
             self.normalize_input,
+            torch.is_grad_enabled(),
         )
         rows = F.normalize(residuals, dim=2)  # intra-normalisation
         return F.normalize(rows.flatten(1), dim=1)  # [B, K * D]
@@ -86,6 +87,8 @@ class SoftResiduals(torch.autograd.Function):
     Forward, with s_p = 1 / |x_p| and y_p = s_p x_p: two matrix products, x read in place. Dividing the
     products by |x| equals normalising x, without a normalised copy of the map.
 
+    With for_backward false the assignments overwrite the products, and nothing is kept.
+
     Backward, from G = dV: four products and one pass over x. Nothing of the size [K, D, P] is ever formed.
 
         dA_kp = G_k . y_p - G_k . c_k
@@ -95,22 +98,22 @@ class SoftResiduals(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features, weight, bias, centroids, normalize: bool) -> torch.Tensor:
+    def forward(ctx, features, weight, bias, centroids, normalize: bool, for_backward: bool) -> torch.Tensor:
         scale = features.new_ones(())
         if normalize:
             scale = 1 / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [B, 1, P]
-        logits = (weight @ features).mul_(scale)  # [B, K, P], w . y
-        assignment = (logits if bias is None else logits + bias[:, None]).softmax(dim=1)  # [B, K, P]
-        counts = assignment.sum(dim=2)  # [B, K]
-        if any(ctx.needs_input_grad):
+        # bmm rather than @, which would copy the product into another order.
+        logits = weight.expand(len(features), -1, -1).bmm(features).mul_(scale)  # [B, K, P], w . y
+        if for_backward:
+            assignment = (logits if bias is None else logits + bias[:, None]).softmax(dim=1)  # [B, K, P]
             ctx.save_for_backward(features, weight, centroids, scale, logits, assignment)
             ctx.has_bias, ctx.normalize = bias is not None, normalize
-            weights = assignment * scale
-        else:
-            del logits  # less memory
-            weights = assignment.mul_(scale)
+            counts, weights = assignment.sum(dim=2), assignment * scale  # [B, K], [B, K, P]
+        else:  # the same within one piece of memory
+            assignment = _softmax_in_place(logits if bias is None else logits.add_(bias[:, None]))
+            counts, weights = assignment.sum(dim=2), assignment.mul_(scale)
         weighted_sum = weights @ features.transpose(1, 2)  # [B, K, D]
-        return weighted_sum.sub_(counts[:, :, None] * centroids)
+        return weighted_sum.addcmul_(counts[:, :, None], centroids, value=-1)
 
     @staticmethod
     @once_differentiable
@@ -131,4 +134,10 @@ class SoftResiduals(torch.autograd.Function):
                 radial = (assignment * along + to_logits * logits).sum(dim=1, keepdim=True)  # [B, 1, P], y . dy
                 radial = radial * (scale * scale) * (scale < 1 / SMALLEST_NORM)  # a clamped norm is a constant
                 to_features.addcmul_(features, radial, value=-1)
-        return to_features, to_weight, to_bias, to_centroids, None
+        return to_features, to_weight, to_bias, to_centroids, None, None
+
+
+def _softmax_in_place(logits: torch.Tensor) -> torch.Tensor:
+    """Softmax over the clusters of [B, K, P], overwriting it."""
+    shares = logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
+    return shares.div_(shares.sum(dim=1, keepdim=True))

@@ -1,15 +1,12 @@
 """The textbook ways against which the fast code is timed: same results up to rounding, plainly computed.
 
 The pooling loops over clusters and leaves the backward to autograd, photos become normalised float32 in
-the workers, descriptors go through an HDF5 file, each query is mined on its own, and each tuple decodes
-and describes its own photos. All photos of one call have to come out at one size, and to lie upright:
-their EXIF orientation is not looked at.
+the workers, descriptors go through an HDF5 file, and each query is mined on its own. All photos of one call have to
+come out at one size, and to lie upright: their EXIF orientation is not looked at.
 """
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -27,7 +24,6 @@ from vpr.model import PlaceModel
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 
 Size = tuple[int, int] | None  # (height, width) in pixels to resize to; None keeps the photos' own
-Tuple = tuple[int, int, np.ndarray]  # query, of the queries; positive and negatives, of the database
 
 
 class LoopNetVLAD(nn.Module):
@@ -110,21 +106,6 @@ class NormalizedPhotos(Dataset):
         return (pixels.float().div(255) - self.mean) / self.std
 
 
-class TuplePhotos(Dataset):
-    """Tuples by index as their photos, float32 [2 + negatives, 3, H, W]: query, positive, negatives."""
-
-    def __init__(self, tuples: Sequence[Tuple], photos: NormalizedPhotos, database_count: int):
-        self.tuples, self.photos, self.database_count = tuples, photos, database_count
-
-    def __len__(self) -> int:
-        return len(self.tuples)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        query, positive, negatives = self.tuples[index]
-        rows = [self.database_count + query, positive, *negatives.tolist()]
-        return torch.stack([self.photos[row] for row in rows])
-
-
 def describe(model: TextbookModel, files: Sequence[Path], size: Size, batch_size: int, workers: int) -> np.ndarray:
     """Descriptors float32 [N, dim] of photo files, in their order."""
     return np.concatenate([rows for _, rows in _described(model, files, size, batch_size, workers)])
@@ -179,105 +160,6 @@ def mine_query(
     return (positive, hard) if len(hard) else None
 
 
-def train_tuples(
-    model: TextbookModel,
-    optimizer: torch.optim.Optimizer,
-    tuples: Sequence[Tuple],
-    files: Sequence[Path],
-    database_count: int,
-    size: Size,
-    batch_size: int,
-    margin: float,
-    workers: int = 0,
-) -> float:
-    """One step for each batch of tuples. Photos that tuples share are decoded and described for each.
-
-    Args:
-        files: the database's photos, then the queries'; all of one size unless `size` resizes them.
-        margin: in squared descriptor distance.
-
-    Returns:
-        the mean of the batches' losses; 0 where there are no tuples.
-    """
-    model.train()
-    photos = NormalizedPhotos(files, size, model.mean, model.std)
-    loader = DataLoader(
-        TuplePhotos(tuples, photos, database_count), batch_size, num_workers=workers, collate_fn=_join_tuples
-    )
-    losses = []
-    for values, lengths in loader:
-        descriptors = model(values.to(model.mean.device))
-        violation, violating = _violations_one_by_one(descriptors, lengths, margin)
-        loss = violation / max(violating, 1)
-        optimizer.zero_grad()
-        if violating:  # momentum and weight decay alone shall not move the weights
-            loss.backward()
-            optimizer.step()
-        losses.append(loss.item())
-    return float(np.mean(losses)) if losses else 0.0
-
-
-@dataclass(frozen=True)
-class EpochRules:
-    """How an epoch is trained.
-
-    Attributes:
-        size: (height, width) in pixels that photos are resized to; None where all have one size already.
-        block: queries between two rounds of describing all photos.
-        batch_size: tuples in a step.
-        cache_batch_size: photos that are described at once.
-        workers: processes that decode; 0 decodes in this one.
-        sample, negatives, margin: as in `mine_query`.
-        seed: of the draws.
-    """
-
-    size: Size
-    block: int
-    batch_size: int
-    cache_batch_size: int
-    workers: int
-    sample: int
-    negatives: int
-    margin: float
-    seed: int = 0
-
-
-def train_epoch(
-    model: TextbookModel,
-    optimizer: torch.optim.Optimizer,
-    files: Sequence[Path],
-    database_count: int,
-    order: Sequence[int],
-    positives: Sequence[np.ndarray],
-    not_negatives: Sequence[np.ndarray],
-    cache_path: Path,
-    rules: EpochRules,
-) -> tuple[float, int]:
-    """Train on queries once: describe everything, mine a block, train its tuples, and so on.
-
-    Args:
-        files: the database's photos, then the queries'.
-        order: queries, indices from 0, each with at least one positive.
-        positives, not_negatives: for every query of the set, database indices.
-        cache_path: the HDF5 file that holds the descriptors; written anew for each block.
-
-    Returns:
-        the mean loss of all steps, and the number of tuples.
-    """
-    generator = np.random.default_rng(rules.seed)
-    loss_sum, steps, count = 0.0, 0, 0
-    for start in range(0, len(order), rules.block):
-        queries = order[start : start + rules.block]
-        write_feature_cache(cache_path, model, files, rules.size, rules.cache_batch_size, rules.workers)
-        tuples = _mine_block(cache_path, queries, database_count, positives, not_negatives, generator, rules)
-        loss = train_tuples(
-            model, optimizer, tuples, files, database_count, rules.size, rules.batch_size, rules.margin, rules.workers
-        )
-        block_steps = math.ceil(len(tuples) / rules.batch_size)
-        loss_sum, steps, count = loss_sum + loss * block_steps, steps + block_steps, count + len(tuples)
-    return loss_sum / max(steps, 1), count
-
-
 def _textbook_pool(pool: NetVLAD) -> LoopNetVLAD:
     if pool.vladv2 or not pool.normalize_input:
         raise ValueError("the textbook NetVLAD is version 1 and normalises its input")
@@ -300,49 +182,3 @@ def _described(
             rows = model(photos.to(model.mean.device)).cpu().numpy()
         yield start, rows
         start += len(rows)
-
-
-def _join_tuples(tuples: list[torch.Tensor]) -> tuple[torch.Tensor, list[int]]:
-    """Photos of tuples [n, 3, H, W] each -> all of them [sum, 3, H, W], and each tuple's number of photos."""
-    return torch.cat(tuples), [len(photos) for photos in tuples]
-
-
-def _violations_one_by_one(descriptors: torch.Tensor, lengths: list[int], margin: float) -> tuple[torch.Tensor, int]:
-    """The sum of max(0, d^2(q, p) + margin - d^2(q, n)), pair by pair, and how many pairs violate.
-
-    Args:
-        descriptors: [sum of lengths, dim], of each tuple its query, its positive, its negatives.
-        lengths: each tuple's number of photos.
-    """
-    total = descriptors.new_zeros(())
-    violating = torch.zeros((), dtype=torch.int64, device=descriptors.device)
-    for rows in descriptors.split(lengths):
-        query, positive, *negatives = rows
-        for negative in negatives:
-            to_positive = (query - positive).pow(2).sum()
-            to_negative = (query - negative).pow(2).sum()
-            violation = (to_positive + margin - to_negative).clamp_min(0)
-            total = total + violation
-            violating = violating + (violation > 0)
-    return total, int(violating)
-
-
-def _mine_block(
-    cache_path: Path,
-    queries: Sequence[int],
-    database_count: int,
-    positives: Sequence[np.ndarray],
-    not_negatives: Sequence[np.ndarray],
-    generator: np.random.Generator,
-    rules: EpochRules,
-) -> list[Tuple]:
-    tuples = []
-    with h5py.File(cache_path, "r") as file:
-        for query in map(int, queries):
-            mined = mine_query(
-                file["features"], database_count + query, positives[query], not_negatives[query], database_count,
-                generator, rules.sample, rules.negatives, rules.margin,
-            )  # fmt: skip
-            if mined:
-                tuples.append((query, *mined))
-    return tuples

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from benchmarks import textbook
+from benchmarks import textbook, textbook_training
 from benchmarks.measure import Timing
 from benchmarks.report import Row
 from benchmarks.stages import Bench
@@ -66,14 +66,14 @@ def _second_epoch(bench: Bench, state: TrainingState, training, source, options,
     plain = textbook.textbook_of(state.model)
     optimizer = build_optimizer(plain, options)
     order = query_blocks(training.usable, options, 2)
-    rules = textbook.EpochRules(
+    rules = textbook_training.EpochRules(
         size=options.imageSize, block=options.cacheRefreshRate, batch_size=options.batchSize,
         cache_batch_size=options.cacheBatchSize, workers=options.threads, sample=options.nNegSample,
         negatives=options.nNeg, margin=options.margin,
     )  # fmt: skip
     bench.synchronize()
     started = perf_counter()
-    _, plain_tuples = textbook.train_epoch(
+    _, plain_tuples = textbook_training.train_epoch(
         plain, optimizer, training.photos.files, len(training.photos.database_files),
         [query for block in order for query in block.tolist()], training.positives, training.not_negatives,
         folder / "features.h5", rules,
