@@ -12,7 +12,7 @@ from PIL import Image
 import main
 from vpr.errors import UserError
 from vpr.files import read_json
-from vpr.index import build_index, index_name, index_search, stored_bytes
+from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.search import nearest
 
 DIM = 16
@@ -52,7 +52,7 @@ def test_stored_bytes_are_those_of_the_codes_and_a_constant(factory, per_image):
 
 def test_an_index_is_trained_on_rows_of_the_whole_database(monkeypatch):
     """Half of the photos are of one kind, half of another: means of both must be among the cluster centres."""
-    monkeypatch.setattr("vpr.index.TRAINING_BYTES", 4 * DIM * 100)
+    monkeypatch.setattr("vpr.approximate.TRAINING_BYTES", 4 * DIM * 100)
     database = torch.cat([rows(300, 0).abs(), -rows(300, 1).abs()])
     index = build_index("IVF2,Flat", database, 0)
     centres = faiss.downcast_index(index.quantizer).reconstruct_n(0, 2)
