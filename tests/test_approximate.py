@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import main
+from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.errors import UserError
 from vpr.files import read_json
-from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.search import nearest
 
 DIM = 16

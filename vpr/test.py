@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from vpr import processes
+from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.descriptors import Source, describe, describe_sizes
 from vpr.files import read_json, write_json
 from vpr.finished_model import load_finished
 from vpr.images import PhotoReader
-from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.model import PlaceModel, choose_device, describe_model, device_line
 from vpr.onnx_model import OnnxModel
 from vpr.panels import SHOWN, draw_panels
