@@ -16,6 +16,7 @@ from vpr.model import choose_device, device_line
 from vpr.onnx_model import OnnxModel
 from vpr.options import options_for
 from vpr.places import PlacePhotos, load_places, require_queries
+from vpr.plots import draw_recall
 from vpr.progress import say
 from vpr.test import Evaluation, describe_split, measure
 
@@ -29,11 +30,13 @@ class Row:
     Attributes:
         megabytes: of the exported file, or of a PyTorch model's values.
         gflop: for a photo of the first query's size, 2 for a multiplication and an addition.
+        curve: Recall@N for all N up to 100.
         milliseconds: median for one photo at a time.
     """
 
     name: str
     evaluation: Evaluation
+    curve: dict[int, float]
     megabytes: float
     parameters: int
     gflop: float
@@ -60,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
         path.write_text(text, encoding="utf-8")
     write_json(folder / "comparison.json", {"about": about, "rows": [asdict(row) for row in rows]})
     draw(rows, folder / "comparison.png")
-    say(f"{text}\nwrote {folder}/comparison.md, .json and .png")
+    draw_recall(folder / "recall.png", {row.name: row.curve for row in rows}, about)
+    say(f"{text}\nwrote {folder}/comparison.md, .json and .png, and recall.png")
 
 
 def measure_model(options: argparse.Namespace, device: torch.device) -> Row:
@@ -71,7 +75,7 @@ def measure_model(options: argparse.Namespace, device: torch.device) -> Row:
     model = finished.model.place(device, options.precision).eval()
     reader = PhotoReader(photos.files, options.imageSize, options.threads)
     descriptors = describe_split(model, photos, reader, options, device)
-    evaluation, _ = measure(descriptors, model, photos, options.recallValues, options)
+    evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
     singles = _single_photos(photos, options)
     with torch.no_grad():
         milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(device)).cpu(), singles)
@@ -80,6 +84,7 @@ def measure_model(options: argparse.Namespace, device: torch.device) -> Row:
     return Row(
         name=Path(options.resume).name if options.resume else "off the shelf",
         evaluation=evaluation,
+        curve=answers.curve,
         megabytes=megabytes,
         parameters=parameters,
         gflop=model_gflop(options, finished, height, width),

@@ -27,6 +27,12 @@ class FinishedModel:
     folder: Path
 
 
+def results_folder(finished: FinishedModel, options: argparse.Namespace) -> Path:
+    """Where results of a model go: its run, beside its exported file, or for the off-the-shelf model --runsPath."""
+    exported = isinstance(finished.model, OnnxModel)
+    return finished.folder if exported else options.run or Path(options.runsPath)
+
+
 def load_finished(options: argparse.Namespace, whitened: bool = True) -> FinishedModel:
     """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
 

@@ -12,7 +12,7 @@ DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 # The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
 DEFAULT_LEARNING_RATE, DEFAULT_LEARNING_RATE_PITTS250K = 1e-3, 1e-4
 
-MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec")
+MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
 TRAINING_FLAGS = (
@@ -41,6 +41,20 @@ def whole_number(at_least: int):
         return int(text)
 
     return convert
+
+
+def number_or_all(text: str) -> int | str:
+    """An argparse type: a whole number, or the word all."""
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number or all")
+    return text if text == "all" else int(text)
+
+
+def utm_zone(text: str) -> str:
+    """An argparse type: a UTM zone's number and hemisphere, such as 17N."""
+    if text[-1:].upper() not in ("N", "S") or not text[:-1].isdecimal() or not 1 <= int(text[:-1]) <= 60:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a UTM zone and hemisphere such as 17N")
+    return f"{int(text[:-1])}{text[-1].upper()}"
 
 
 def quantity(text: str) -> float:
@@ -162,10 +176,20 @@ FLAGS: dict[str, list[Flag]] = {
              {"type": whole_number(2)}),
         Flag("noWhiten", False, "test without the whitening that the model has", ON),
     ],
+    "index and locate": [
+        Flag("indexFile", None, "file of the database's descriptors (default: beside the model)", {"metavar": "FILE"}),
+        Flag("top", 5, "matches shown for each photo", COUNT),
+        Flag("json", False, "print the matches as JSON", ON),
+        Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither photos nor dataset tell",
+             {"type": utm_zone, "metavar": "ZONE"}),
+    ],
     "test": [
         Flag("split", "val", "which part of the dataset",
              {"choices": ("train", "val", "test", "train250k", "val250k", "test250k")}),
-        Flag("panels", 10, "queries to draw with what was found for them; 0: none", WHOLE),
+        Flag("panels", 10, "queries to draw with what was found for them, the worst first: a number, or all; 0: no "
+             "pictures and no report", {"type": number_or_all, "metavar": "N"}),
+        Flag("explain", False, "show in the pictures which cluster owns each region, and what it adds to the "
+             "similarity", ON),
         Flag("index", None, "test also with this FAISS index (Flat, SQfp16, HNSW32, IVF4096,PQ64, ...) and print "
              "what it loses and takes", {"metavar": "FACTORY"}),
         Flag("nprobe", 16, "lists that an inverted-file index (IVF) looks through", COUNT),
@@ -191,7 +215,9 @@ def build_parser(typed_only: bool = False) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     nothing = argparse.SUPPRESS if typed_only else []
-    parser.add_argument("inputs", nargs="*", default=nothing, help="compare: runs and exported files")
+    parser.add_argument(
+        "inputs", nargs="*", default=nothing, help="compare: runs and exported files; locate: photos and folders"
+    )
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for flag in flags:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pittsburgh import Places
 from vpr.errors import UserError
+from vpr.progress import say
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".heic"}
 POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS = 25.0, 10.0  # metres, Pittsburgh's
@@ -69,6 +70,32 @@ def read_folder(root: Path, split: str) -> tuple[FolderPlaces, Path]:
     return places, base
 
 
+def read_database(root: Path, split: str) -> tuple[FolderPlaces, Path]:
+    """The database photos of a split, or where there is no such split, all photos under the folder.
+
+    Positions may be missing: NaN stands for them, and it is said how many there are.
+
+    Raises:
+        UserError: there are no photos, or they lie in several UTM zones.
+    """
+    base = next((folder for folder in (root, root / "images") if (folder / split / "database").is_dir()), None)
+    found = find_photos(base / split / "database" if base else root)
+    if not found:
+        raise UserError(f"{root} has no photos ({', '.join(sorted(ENDINGS))}): name the folder that has with --root")
+    positions = find_positions(found, root)
+    missing = positions.count(None)
+    if missing:
+        say(f"{missing} of {len(found)} photos have no position, only a name ({WANTED} if they should have one)")
+    zone = common_zone([position for position in positions if position], root)
+    unknown = Position(np.nan, np.nan)
+    values = np.array([(place.easting, place.northing) for place in (position or unknown for position in positions)])
+    names, nobody = [str(file.relative_to(base or root)) for file in found], np.empty((0, 2))
+    name = f"{root.resolve().name}_{split}" if base else root.resolve().name
+    return FolderPlaces(
+        name, names, [], values, nobody, POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, zone=zone
+    ), base or root
+
+
 def has_folder(root: Path, split: str) -> bool:
     """Whether a folder has a split."""
     return any((folder / split).is_dir() for folder in (root, root / "images"))
@@ -85,15 +112,20 @@ def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
     Raises:
         UserError: some have no position; says how many and names the first five.
     """
-    table = read_table(root / TABLE)
-    found = [
-        position_in_name(file.name) or _position_in_table(table, file, root) or position_in_exif(file) for file in files
-    ]
+    found = find_positions(files, root)
     missing = [file for file, position in zip(files, found, strict=True) if position is None]
     if missing:
         first = ", ".join(str(file) for file in missing[:5])
         raise UserError(f"{len(missing)} of {len(files)} photos have no position, first {first}: {WANTED}")
     return found
+
+
+def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:
+    """Where photos were taken, None where nothing says so."""
+    table = read_table(root / TABLE)
+    return [
+        position_in_name(file.name) or _position_in_table(table, file, root) or position_in_exif(file) for file in files
+    ]
 
 
 def position_in_name(name: str) -> Position | None:

@@ -3,6 +3,7 @@
 ONNX and ONNX Runtime are optional (requirements-deploy.txt); they are imported where they are used.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class OnnxModel(nn.Module):
 
     Attributes:
         card: what the file says of itself.
+        file_digest: of the file, so that two models are told apart by what they hold, as others are.
     """
 
     first_trained = 0
@@ -77,6 +79,8 @@ class OnnxModel(nn.Module):
             self.session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
             raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map)
         self.descriptor_dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
 

@@ -21,7 +21,8 @@ from vpr.runs import FLAGS_FILE, newest_run, read_flags
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 NOT_FLAGS = ("given", "run", "inputs")
-MODES_WITH_INPUTS = ("compare",)
+MODES_WITH_INPUTS = ("compare", "locate")
+MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 # A resumed run gets these back too, unless the user types others.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache")
 
@@ -104,14 +105,20 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
     named = defaults["resume"]
     run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
     if run.suffix == ".onnx":
-        if defaults["mode"] != "test":
-            raise UserError(f"--mode={defaults['mode']} cannot go on from {run}: an exported model can only be tested")
+        if defaults["mode"] not in MODES_OF_EXPORTED_MODELS:
+            raise UserError(
+                f"--mode={defaults['mode']} cannot go on from {run}: exported models serve test, index and locate"
+            )
         from vpr.onnx_model import card_of
 
         return run, card_of(run)["flags"]
     stored = read_flags(run)
     kept = {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
-    if defaults["mode"] == "test" and "dataset" in given and given["dataset"] != stored.get("dataset"):
+    if (
+        defaults["mode"] in MODES_OF_EXPORTED_MODELS
+        and "dataset" in given
+        and given["dataset"] != stored.get("dataset")
+    ):
         kept -= {"root"}  # the run's photos are not those of the dataset that was asked for
     return run, {name: value for name, value in stored.items() if name in kept}
 

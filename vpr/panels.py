@@ -1,61 +1,93 @@
-"""Pictures of a test: queries with what was found for each, right in green, wrong in red."""
+"""Pictures of queries: each with its first hits beside it, right in green, wrong in red."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vpr.files import replacing
 from vpr.images import read_photo
+from vpr.outcomes import SHOWN, Hit, Outcome
 from vpr.places import PlacePhotos
 
-SHOWN = 5  # hits beside each query
-CELL = (200, 150)  # pixels
+CELL = (200, 150)  # pixels, width and height
 FRAME = 5  # pixels
-CAPTION = 16  # pixels
+LINE = 16  # pixels of a line of text
 RIGHT, WRONG, NEUTRAL, PAPER, INK = "#2e9e4f", "#d03b3b", "#4a4a4a", "#ffffff", "#202020"
 
 
-def choose_queries(found: np.ndarray, positives: Sequence[np.ndarray], count: int) -> list[int]:
-    """Queries to show: half of them missed by the first hit, half found, spread over the list."""
-    first_right = np.array([hits[0] in wanted for hits, wanted in zip(found, positives, strict=True)])
-    missed, right = np.flatnonzero(~first_right), np.flatnonzero(first_right)
-    from_missed = min(len(missed), max(count // 2, count - len(right)))
-    chosen = [_spread(missed, from_missed), _spread(right, min(len(right), count - from_missed))]
-    return np.concatenate(chosen).tolist()
+def panel(photos: PlacePhotos, outcome: Outcome) -> Image.Image:
+    """A query and its first hits in a row, with how far off each is: on the ground in metres, and as a descriptor."""
+    query = photos.query_files[outcome.query]
+    cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {verdict(outcome)}", query.name)]
+    for hit in outcome.hits:
+        caption = f"{'right' if hit.right else 'wrong'}, {far_off(hit)}"
+        cells.append(cell(photos.database_files[hit.photo], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
+    return in_a_row(cells, SHOWN + 1)
 
 
-def draw_panels(
-    path: Path, photos: PlacePhotos, found: np.ndarray, positives: Sequence[np.ndarray], count: int
-) -> None:
-    """Write a JPEG with a row for each of `count` queries: the query and its first hits.
+def verdict(outcome: Outcome) -> str:
+    """What came of a query, in words."""
+    if outcome.rank is None:
+        return "missed" if outcome.answerable else "nothing in reach"
+    return "found" if outcome.rank == 1 else f"found at {outcome.rank}"
 
-    Under each hit stands how far from the query it was taken, in metres.
-    """
-    queries = choose_queries(found, positives, count)
-    width, height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME + CAPTION
-    sheet = Image.new("RGB", ((SHOWN + 1) * width, len(queries) * height), PAPER)
-    places = photos.places
-    for row, query in enumerate(queries):
-        _paste(sheet, photos.query_files[query], (0, row * height), NEUTRAL, f"query {query + 1}")
-        for column, hit in enumerate(found[query, :SHOWN], start=1):
-            if hit < 0:
-                continue
-            metres = np.linalg.norm(places.database_positions[hit] - places.query_positions[query])
-            colour = RIGHT if hit in positives[query] else WRONG
-            _paste(sheet, photos.database_files[hit], (column * width, row * height), colour, f"{metres:,.0f} m away")
+
+def far_off(hit: Hit) -> str:
+    """How far from the query a hit was taken."""
+    return "place unknown" if hit.metres is None else f"{hit.metres:,.0f} m away"
+
+
+def distance_text(hit: Hit) -> str:
+    """The distance of a hit's descriptor."""
+    return f"descriptor distance {hit.distance:.3f}"
+
+
+def cell(file: Path, colour: str, *captions: str) -> Image.Image:
+    """A framed photo over lines of text; the photo fits into CELL."""
+    return captioned(ImageOps.contain(read_photo(file), CELL), colour, *captions)
+
+
+def captioned(picture: Image.Image, colour: str, *captions: str) -> Image.Image:
+    """A framed picture of at most CELL over lines of text, cut short where they are too long."""
+    width, height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME
+    sheet = Image.new("RGB", (width, height + LINE * len(captions) + FRAME), PAPER)
+    framed = ImageOps.expand(picture, FRAME, colour)
+    sheet.paste(framed, ((width - framed.width) // 2, (height - framed.height) // 2))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for number, caption in enumerate(captions):
+        draw.text((FRAME, height + number * LINE), _shortened(caption, font, CELL[0]), fill=INK, font=font)
+    return sheet
+
+
+def in_a_row(cells: list[Image.Image], places: int) -> Image.Image:
+    """Cells of one size side by side, on a sheet with room for `places`."""
+    width, height = cells[0].size
+    sheet = Image.new("RGB", (places * width, height), PAPER)
+    for place, picture in enumerate(cells):
+        sheet.paste(picture, (place * width, 0))
+    return sheet
+
+
+def stacked(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures one below the other."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
+    tops = np.cumsum([0, *(picture.height for picture in pictures)])
+    for picture, top in zip(pictures, tops, strict=False):
+        sheet.paste(picture, (0, int(top)))
+    return sheet
+
+
+def write_jpeg(path: Path, picture: Image.Image) -> None:
+    """Write a picture, whole or not at all."""
     with replacing(path) as temporary:
-        sheet.save(temporary, format="JPEG", quality=88)
+        picture.save(temporary, format="JPEG", quality=85)
 
 
-def _paste(sheet: Image.Image, file: Path, corner: tuple[int, int], colour: str, caption: str) -> None:
-    x, y = corner
-    framed = ImageOps.expand(ImageOps.contain(read_photo(file), CELL), FRAME, colour)
-    sheet.paste(framed, (x, y))
-    ImageDraw.Draw(sheet).text((x + FRAME, y + framed.height + 2), caption, fill=INK)
-
-
-def _spread(indices: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the indices, evenly spaced."""
-    return indices[np.linspace(0, len(indices) - 1, count).astype(int)] if count else indices[:0]
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """`text`, its middle left out if it is wider than `width` pixels."""
+    shown, kept = text, len(text)
+    while font.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: kept // 2]}…{text[-(kept // 2) :]}"
+    return shown

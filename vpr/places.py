@@ -1,15 +1,18 @@
 """Stage 1, places: which spec belongs to a dataset's split, and where its photos lie."""
 
 import argparse
+import dataclasses
 import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pittsburgh import Places, read_places
 from vpr import processes
 from vpr.errors import UserError
-from vpr.folders import has_folder, read_folder
+from vpr.folders import has_folder, read_database, read_folder
 
 _PITTS30K = {split: f"pitts30k_{split}" for split in ("train", "val", "test")}
 _PITTS250K = {split: f"pitts250k_{split}" for split in ("train", "val", "test")}
@@ -23,6 +26,9 @@ SPECS = {
     "tokyotm": {"train": "tokyoTM_train", "val": "tokyoTM_val"},
     "toy": {split: f"toy_{split}" for split in ("train", "val", "test")},
 }
+# Which UTM zone a dataset's metres are of: checked against the cities' latitude and longitude.
+ZONES = {"pittsburgh": "17N", "pitts250k": "17N", "tokyo247": "54N", "tokyotm": "54N"}
+UTM_WEST = 100_000  # metres; UTM eastings are larger, those of a local survey rarely are
 # Pittsburgh's own folders, then those of the MATLAB release; in TokyoTM queries lie among the database.
 DATABASE_FOLDERS = ("", "images")
 QUERY_FOLDERS = ("queries_real", "queries", "query", "", "images")
@@ -80,6 +86,27 @@ def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
     )
     _check_files_exist(photos.files, places.name, root)
     return photos
+
+
+def load_database(options: argparse.Namespace) -> PlacePhotos:
+    """The database photos of --split alone; positions may be NaN in a folder of own photos.
+
+    Raises:
+        UserError: as of `load_places`.
+    """
+    if options.dataset != "folder":
+        photos = load_places(options, options.split)
+        places = dataclasses.replace(photos.places, query_names=[], query_positions=np.empty((0, 2)))
+        return dataclasses.replace(photos, places=places, query_files=[])
+    places, base = read_database(Path(options.root), options.split)
+    return PlacePhotos(places, options.split, [base / name for name in places.database_names], [])
+
+
+def zone_of(places: Places, options: argparse.Namespace) -> str | None:
+    """The UTM zone of positions: --utmZone, else what the photos say, else the dataset's; None if unknown."""
+    plausible = np.isfinite(places.database_positions).any() and np.nanmin(places.database_positions[:, 0]) > UTM_WEST
+    known = ZONES.get(options.dataset) if plausible else None
+    return options.utmZone or getattr(places, "zone", None) or known
 
 
 def has_split(options: argparse.Namespace, split: str) -> bool:

@@ -45,6 +45,23 @@ def nearest(database: torch.Tensor, queries: torch.Tensor, count: int, allowed: 
     return found
 
 
+def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: np.ndarray) -> np.ndarray:
+    """Euclidean distances of queries [M, dim] to database descriptors that were found for them.
+
+    Args:
+        found: [M, c] database indices; -1 is none.
+
+    Returns:
+        float32 [M, c]; NaN where there is none.
+    """
+    distances = np.full(found.shape, np.nan, np.float32)
+    for row, hits in enumerate(found):
+        there = hits >= 0
+        differences = database[hits[there]].float() - queries[row].float()
+        distances[row, there] = differences.norm(dim=1).numpy()
+    return distances
+
+
 def tiles(count: int, dim: int) -> list[slice]:
     """Rows 0 .. count - 1 of `dim` numbers in slices of at most TILE_BYTES in float32."""
     rows = max(1, TILE_BYTES // (4 * dim))

@@ -25,8 +25,8 @@ class SplitDescriptors:
     photo_sizes: set[tuple[int, int]]
 
 
-def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
-    """What descriptors depend on."""
+def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, str]:
+    """What a photo's descriptor depends on beside the photo."""
     return {
         "arch": options.arch,
         "pooling": options.pooling,
@@ -34,10 +34,15 @@ def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespac
         "weights_hash": weights_hash(model),
         "normalization": normalization_of(options.arch, options.weights, options.normalization)[0],
         "precision": precision_name(model.dtype),
-        "spec": photos.places.name,
-        "spec_hash": photos.places.fingerprint(),
         "image_size": " ".join(map(str, options.imageSize)) if options.imageSize else "own",
     }
+
+
+def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
+    """What a split's descriptors depend on."""
+    return {
+        **model_recipe(model, options), "spec": photos.places.name, "spec_hash": photos.places.fingerprint(),
+    }  # fmt: skip
 
 
 def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str, str]) -> None:

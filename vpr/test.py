@@ -13,18 +13,20 @@ from vpr import processes
 from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.descriptors import Source, describe, describe_sizes
 from vpr.files import read_json, write_json
-from vpr.finished_model import load_finished
+from vpr.finished_model import load_finished, results_folder
 from vpr.images import PhotoReader
 from vpr.model import PlaceModel, choose_device, describe_model, device_line
 from vpr.onnx_model import OnnxModel
-from vpr.panels import SHOWN, draw_panels
+from vpr.outcomes import SHOWN, Outcome, outcomes_of
+from vpr.pictures import write_pictures
 from vpr.places import PlacePhotos, load_places, require_queries
 from vpr.progress import say
 from vpr.recall import recall_at, recall_line
-from vpr.search import search_places
+from vpr.search import descriptor_distances, search_places
 from vpr.stored_descriptors import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 
 RESULTS_FILE = "results.json"
+CURVE = 100  # the last N of the recall curve
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Answers:
-    """What was found for each query, int64 [M, count] nearest first, and what would have been right."""
+    """What came of each query, what would have been right, and Recall@N for all N up to CURVE."""
 
-    found: np.ndarray
+    outcomes: list[Outcome]
     positives: list[np.ndarray]
+    curve: dict[int, float]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -74,14 +77,13 @@ def run(options: argparse.Namespace) -> None:
     if not processes.is_main():
         return
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
-    folder = finished.folder if isinstance(model, OnnxModel) else options.run or Path(options.runsPath)
+    folder = results_folder(finished, options)
     record(folder / RESULTS_FILE, evaluation, source)
+    say(evaluation.lines())
     if options.panels:
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        pictures = folder / f"test_{options.split}_{stamp}" / "panels.jpg"
-        draw_panels(pictures, photos, answers.found, answers.positives, options.panels)
-        say(f"wrote {pictures}")
-    say(evaluation.lines())
+        pictures = folder / f"test_{options.split}_{stamp}"
+        write_pictures(pictures, evaluation, answers, photos, model, options, device)
     if options.index:
         approximate = measure_index(descriptors, photos, evaluation, answers.positives, options)
         record(folder / RESULTS_FILE, approximate, source)
@@ -125,7 +127,8 @@ def measure(
 ) -> tuple[Evaluation, Answers]:
     """Search exactly and count Recall@N."""
     places = photos.places
-    found = search_places(descriptors.database, descriptors.queries, max(*recall_values, SHOWN), places)
+    found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE), places)
+    distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     positives = places.positives()
     evaluation = Evaluation(
         recalls=recall_at(found, positives, recall_values),
@@ -139,7 +142,8 @@ def measure(
         image_size=describe_sizes(descriptors.photo_sizes, resized=options.imageSize is not None),
         bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
     )
-    return evaluation, Answers(found, positives)
+    curve = recall_at(found, positives, range(1, CURVE + 1))
+    return evaluation, Answers(outcomes_of(found, distances, positives, places), positives, curve)
 
 
 def measure_index(
