@@ -77,7 +77,7 @@ def test_cluster_test_train_test_as_commands(tiny_city, tmp_path):
     shown = float(resumed.strip().splitlines()[-1].split(",")[0].split(":")[1])
     assert 100 * stored["recalls"]["1"] == pytest.approx(shown, abs=0.051)
     assert stored["queries"] == 12 and stored["descriptor_dim"] == 1024 and stored["checkpoint"] == "best"
-    assert list(run.glob("test_test_*/panels.jpg")) and list(run.glob("events.out.tfevents*"))
+    assert list(run.glob("test_test_*/panels/*.jpg")) and list(run.glob("events.out.tfevents*"))
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])

@@ -1,0 +1,132 @@
+"""Where was this taken: matches against brute force, and the index they come from."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import utm
+from PIL import Image
+
+import main
+from vpr.locate import confidence
+
+SQUARE = (64, 48)
+MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--panels=1"]
+
+
+@pytest.fixture
+def locate(tmp_path, capsys):
+    """Runs --mode=locate for JSON on a folder of own photos; gives exit code, answers and what else was said."""
+
+    def call(root, *arguments, mode="locate"):
+        places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+        code = main.main([f"--mode={mode}", *MODEL, *places, "--json", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if code == 0 and mode == "locate" else None, err + out
+
+    return call
+
+
+def draw_photos(folder, names, seed=0):
+    random = np.random.default_rng(seed)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(folder / name)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Ten database photos 20 m apart in zone 17N and three queries, in the common layout."""
+    root = tmp_path / "own"
+    draw_photos(root / "val" / "database", [f"@{585000 + 20 * n}.0@4477000.0@17@T@{n}@.png" for n in range(10)])
+    draw_photos(root / "val" / "queries", [f"@{585001 + 20 * n}.0@4477000.0@17@T@q{n}@.png" for n in range(3)], 1)
+    return root
+
+
+def descriptors_by_test(own, tmp_path):
+    """Those that --mode=test keeps: database, queries."""
+    places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+    assert main.main(["--mode=test", *MODEL, *places, "--panels=0", f"--saveDescriptors={tmp_path / 'kept.h5'}"]) == 0
+    with h5py.File(tmp_path / "kept.h5") as file:
+        return file["database"][:].astype(float), file["queries"][:].astype(float)
+
+
+@pytest.mark.parametrize("factory", [None, "Flat"])
+def test_matches_are_the_nearest_descriptors_with_their_places(locate, own, tmp_path, factory, capsys):
+    database, queries = descriptors_by_test(own, tmp_path)
+    capsys.readouterr()
+    index = [f"--index={factory}"] if factory else []
+    code, answers, _ = locate(own, own / "val" / "queries", "--top=4", *index)
+    assert code == 0 and len(answers) == 3
+    names = sorted(path.name for path in (own / "val" / "database").iterdir())
+    for query, answer in zip(queries, answers, strict=True):
+        distances = np.linalg.norm(database - query, axis=1)
+        order = np.argsort(distances)
+        assert [match["name"].split("/")[-1] for match in answer["matches"]] == [names[n] for n in order[:4]]
+        np.testing.assert_allclose([m["distance"] for m in answer["matches"]], distances[order[:4]], rtol=1e-3)
+        best = answer["matches"][0]
+        assert (best["easting"], best["northing"]) == (585000 + 20 * order[0], 4477000) and best["zone"] == "17N"
+        wanted = utm.to_latlon(best["easting"], best["northing"], 17, "T")
+        assert (best["latitude"], best["longitude"]) == pytest.approx(wanted, abs=1e-6)
+        elsewhere = next(n for n in order if abs(int(n) - int(order[0])) >= 2)  # 40 m and more
+        assert answer["confidence"] == pytest.approx(1 - distances[order[0]] / distances[elsewhere], abs=2e-3)
+    assert len(list(tmp_path.glob("locate_*/1_*.jpg"))) == 1
+
+
+def test_confidence_compares_with_the_best_match_elsewhere():
+    positions = np.array([[0, 0], [10, 0], [500, 0], [900, 0], [np.nan, np.nan]])
+    assert confidence(np.array([0, 1, 2, 3]), np.array([0.3, 0.4, 0.6, 0.9]), positions) == pytest.approx(0.5)
+    assert confidence(np.array([0, 1]), np.array([0.3, 0.4]), positions) == pytest.approx(0.25), "at least"
+    assert confidence(np.array([4, 0]), np.array([0.5, 1.0]), positions) == pytest.approx(0.5), "unknown places"
+    assert confidence(np.array([2, -1]), np.array([0.5, np.nan]), positions) is None
+    assert confidence(np.array([0, 2]), np.array([0.0, 0.0]), positions) == 0.0
+
+
+def test_the_index_is_used_again_and_made_anew_when_photos_change(locate, own):
+    photo = next((own / "val" / "queries").iterdir())
+    said = [locate(own, photo)[2], locate(own, photo)[2]]
+    assert ["wrote" in text and "database_own_val.h5" in text for text in said] == [True, False]
+    draw_photos(own / "val" / "database", ["@586000.0@4477000.0@17@T@new@.png"], 7)
+    _, answers, text = locate(own, own / "val" / "database" / "@586000.0@4477000.0@17@T@new@.png")
+    assert "making it anew" in text and answers[0]["matches"][0]["easting"] == 586000
+    assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
+
+
+def test_an_index_of_another_model_is_refused(locate, own, tmp_path):
+    photo = next((own / "val" / "queries").iterdir())
+    assert locate(own, mode="index")[0] == 0
+    code, _, text = locate(own, photo, "--seed=5")  # other random weights
+    assert code == 2 and "was made by another model (weights_hash=" in text and text.count("\n") <= 2
+    assert locate(own, "--seed=5", mode="index")[0] == 0 and locate(own, photo, "--seed=5")[0] == 0
+    (tmp_path / "model" / "database_own_val.h5").write_bytes(b"nonsense")
+    code, _, text = locate(own, photo)
+    assert code == 2 and "cannot be read as an index" in text
+
+
+def test_photos_without_places_are_found_by_name(locate, tmp_path):
+    folder = tmp_path / "holiday"
+    draw_photos(folder, ["a/one.png", "two.png", "b/c/three.png"])
+    code, answers, text = locate(folder, folder / "two.png", "--top=2")
+    assert code == 0 and "3 of 3 photos have no position" in text
+    best, second = answers[0]["matches"]
+    assert best["name"] == "two.png" and best["easting"] is None and best["latitude"] is None
+    assert answers[0]["confidence"] == pytest.approx(1, abs=0.02), "the photo itself is there"
+    assert second["name"] in ("a/one.png", "b/c/three.png")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [([], "wants photos or folders"), (["nowhere.jpg"], "does not exist"), (["empty"], "no photos")]
+)  # fmt: skip
+def test_what_cannot_be_located_is_said_in_a_line(locate, own, tmp_path, monkeypatch, named, said):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, _, text = locate(own, *named)
+    assert code == 2 and said in text and text.count("\n") == 1
+
+
+def test_a_database_folder_without_photos_is_refused(locate, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, text = locate(tmp_path / "empty", mode="index")
+    assert code == 2 and "has no photos" in text
