@@ -18,6 +18,7 @@ from vpr.explain import (
     contribution_caption,
     draw_clusters,
     draw_contributions,
+    explain,
     explain_pair,
     region_contributions,
     require_netvlad,
@@ -51,6 +52,15 @@ def photos():
     """Two unlike photos, uint8 [1, 3, H, W] each, of different sizes."""
     random = torch.Generator().manual_seed(1)
     return [torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=random) for size in ((96, 128), (80, 64))]
+
+
+@pytest.fixture
+def files(photos, tmp_path):
+    """The same two, one lying and one upright, as files without loss."""
+    paths = [tmp_path / "query.png", tmp_path / "match.png"]
+    for path, photo in zip(paths, photos, strict=True):
+        Image.fromarray(photo[0].permute(1, 2, 0).numpy()).save(path)
+    return paths
 
 
 def of_layer(layer):
@@ -191,12 +201,17 @@ def test_models_without_clusters_are_refused(photos, tmp_path):
             assert found in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_strip_has_four_cells_with_captions_in_them(model, tmp_path):
-    files = []
-    for number, size in enumerate(((128, 96), (64, 80))):  # one lying, one upright
-        pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        files.append(tmp_path / f"{number}.png")
+@torch.no_grad()
+def test_each_photo_of_a_pair_is_explained_against_the_other(model, photos, files):
+    model.whiten(random_whitening(model))
+    similarity = (model(photos[0])[0] @ model(photos[1])[0]).item()
+    for photo, explanation in zip(photos, explain(model, *files, None, CPU), strict=True):
+        assert explanation.contributions.sum().item() + explanation.constant == pytest.approx(similarity, abs=1e-5)
+        clusters, shares = soft_assignment(model, photo)
+        assert torch.equal(explanation.clusters, clusters) and torch.allclose(explanation.shares, shares)
+
+
+def test_strip_has_four_cells_with_captions_in_them(model, files):
     width, height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME + 2 * CAPTION
     for size in (None, (72, 88)):
         strip = explain_pair(model, *files, size, CPU)

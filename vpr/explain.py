@@ -104,10 +104,9 @@ def explain_pair(
     Raises:
         UserError: the model has no clusters, or a photo cannot be decoded or is too small.
     """
-    require_netvlad(model)
     pictures = []
     for name, file, explanation in zip(
-        ("query", "match"), (query_file, match_file), _explain(model, query_file, match_file, size, device), strict=True
+        ("query", "match"), (query_file, match_file), explain(model, query_file, match_file, size, device), strict=True
     ):
         grey = _grey(read_photo(file))
         by_cluster = draw_clusters(grey, explanation.clusters, explanation.shares, model.pool.num_clusters)
@@ -118,10 +117,14 @@ def explain_pair(
 
 
 @torch.no_grad()
-def _explain(
+def explain(
     model: PlaceModel, query_file: Path, match_file: Path, size: tuple[int, int] | None, device: torch.device
 ) -> list[Explanation]:
-    """Each photo's part in the similarity of the two; every photo goes through the trunk once."""
+    """The query's, then the match's part in the similarity of the two; each goes through the trunk once.
+
+    Args and errors are those of `explain_pair`.
+    """
+    require_netvlad(model)
     model.eval()
     features = [
         model.local_descriptors(decode(file, size)[None].to(device)) for file in (query_file, match_file)
