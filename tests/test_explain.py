@@ -1,0 +1,274 @@
+"""Contributions add up to similarities, shares are the softmax's, and the pictures show both where they are."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+import main
+from netvlad import NetVLAD
+from vpr.errors import UserError
+from vpr.explain import (
+    Explanation,
+    cluster_caption,
+    cluster_colours,
+    contribution_caption,
+    draw_clusters,
+    draw_contributions,
+    explain,
+    explain_pair,
+    region_contributions,
+    require_netvlad,
+    soft_assignment,
+)
+from vpr.model import build_model
+from vpr.onnx_model import OnnxModel
+from vpr.panels import CAPTION, CELL, FRAME, PAPER
+from vpr.whitening import Whitening
+
+CPU = torch.device("cpu")
+CLUSTERS = 4
+
+
+@pytest.fixture(params=[False, True], ids=["v1", "v2"])
+def model(request):
+    """A fast model whose descriptors tell photos apart: its centres lie as near 0 as local descriptors do."""
+    version = ["--vladv2"] if request.param else []
+    flags = ["--mode=train", "--arch=alexnet", "--fromscratch", f"--num_clusters={CLUSTERS}", *version]
+    torch.manual_seed(0)
+    model = build_model(main.parse_options(flags)).eval()
+    nn.init.normal_(model.pool.centroids, std=0.02)
+    nn.init.normal_(model.pool.conv.weight, std=3.0)
+    if request.param:
+        nn.init.normal_(model.pool.conv.bias)
+    return model
+
+
+@pytest.fixture
+def photos():
+    """Two unlike photos, uint8 [1, 3, H, W] each, of different sizes."""
+    random = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=random) for size in ((96, 128), (80, 64))]
+
+
+@pytest.fixture
+def files(photos, tmp_path):
+    """The same two, one lying and one upright, as files without loss."""
+    paths = [tmp_path / "query.png", tmp_path / "match.png"]
+    for path, photo in zip(paths, photos, strict=True):
+        Image.fromarray(photo[0].permute(1, 2, 0).numpy()).save(path)
+    return paths
+
+
+def of_layer(layer):
+    """A model that pools a given map of local descriptors."""
+    return SimpleNamespace(pool=layer, whitening=None, local_descriptors=lambda features: features)
+
+
+def random_layer(normalize_input):
+    """3 clusters of 5 dimensions with every parameter random, in float64."""
+    torch.manual_seed(2)
+    layer = NetVLAD(3, 5, vladv2=True, normalize_input=normalize_input).double()
+    for values in layer.parameters():
+        nn.init.normal_(values)
+    return layer
+
+
+def random_whitening(model, dim=6):
+    random = torch.Generator().manual_seed(3)
+    mean = torch.randn(model.pooled_dim, generator=random) / model.pooled_dim**0.5
+    return Whitening(mean, torch.randn(dim, model.pooled_dim, generator=random))
+
+
+def unrolled(layer, features):
+    """Inputs y [P, D] and shares a [P, K] of a layer, one region and one cluster at a time."""
+    weight, bias = layer.conv.weight.detach().flatten(1).numpy(), layer.conv.bias.detach().numpy()
+    inputs, shares = [], []
+    for x in features.flatten(2)[0].T.numpy():
+        y = x / np.sqrt((x * x).sum()) if layer.normalize_input else x
+        powers = [np.exp(np.dot(weight[k], y) + bias[k]) for k in range(layer.num_clusters)]
+        inputs.append(y)
+        shares.append([power / sum(powers) for power in powers])
+    return np.array(inputs), np.array(shares)
+
+
+@pytest.mark.parametrize("normalize_input", [True, False])
+@pytest.mark.parametrize("whitened", [False, True])
+@torch.no_grad()
+def test_contributions_and_constant_add_up_to_the_similarity(model, photos, normalize_input, whitened):
+    model.pool.normalize_input = normalize_input
+    if whitened:
+        model.whiten(random_whitening(model))
+    first, second = (model(photo)[0] for photo in photos)
+    assert first @ second < 0.99  # else every photo would do
+    for photo, other in zip(photos, (second, first), strict=True):
+        contributions, constant = region_contributions(model, photo, other)
+        assert contributions.shape == model.local_descriptors(photo).shape[2:]
+        assert contributions.sum().item() + constant == pytest.approx((first @ second).item(), abs=1e-5)
+        assert (constant != 0) == whitened
+
+
+@torch.no_grad()
+def test_a_photo_adds_up_to_one_against_itself(model, photos):
+    contributions, constant = region_contributions(model, photos[0], model(photos[0])[0])
+    assert (contributions.sum().item(), constant) == (pytest.approx(1, abs=1e-5), 0)
+
+
+def test_stored_descriptors_of_half_precision_will_do(model, photos):
+    with torch.no_grad():
+        other = model(photos[1])[0]
+    wanted, _ = region_contributions(model, photos[0], other)
+    found, _ = region_contributions(model, photos[0], other.half())
+    assert (found - wanted).abs().max() < 2e-3 * wanted.abs().max()
+
+
+def test_one_cluster_at_the_origin_has_a_closed_form():
+    """All shares are 1 and v = (2, 1) / sqrt(5): each y adds y . g / sqrt(5)."""
+    layer = NetVLAD(1, 2, normalize_input=False)
+    nn.init.zeros_(layer.centroids)
+    features = torch.tensor([[[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]]])  # [1, 2, 1, 3]
+    contributions, constant = region_contributions(of_layer(layer), features, torch.tensor([0.6, 0.8]))
+    assert torch.allclose(contributions, torch.tensor([[0.6, 0.8, 0.6]]) / 5**0.5)
+    assert constant == 0
+
+
+@pytest.mark.parametrize("normalize_input", [True, False])
+def test_contribution_is_what_is_lost_without_the_region_under_the_same_norms(normalize_input):
+    layer = random_layer(normalize_input)
+    features, other = torch.randn(1, 5, 2, 3, dtype=torch.float64), torch.randn(15, dtype=torch.float64)
+    inputs, shares = unrolled(layer, features)
+    centroids = layer.centroids.detach().numpy()
+
+    def residuals(regions):
+        return np.array([sum(shares[p, k] * (inputs[p] - centroids[k]) for p in regions) for k in range(3)])
+
+    whole = residuals(range(6))
+    norms = np.sqrt((whole**2).sum(axis=1, keepdims=True))
+    length = np.sqrt(((whole / norms) ** 2).sum())
+
+    def similarity(regions):
+        return ((residuals(regions) / norms / length) * other.numpy().reshape(3, 5)).sum()
+
+    lost = [similarity(range(6)) - similarity([p for p in range(6) if p != left_out]) for left_out in range(6)]
+    contributions, _ = region_contributions(of_layer(layer), features, other)
+    assert np.allclose(contributions.numpy(), np.reshape(lost, (2, 3)))
+
+
+@torch.no_grad()
+def test_whitened_contribution_is_the_derivative_of_the_unnormalised_similarity(model, photos):
+    """With |W (v - mean)| fixed the similarity is linear in v: g is its gradient, taken here by autograd."""
+    model.whiten(random_whitening(model))
+    other = model(photos[1])[0]
+    whitened, _ = region_contributions(model, photos[0], other)
+    whitening, model.whitening = model.whitening, None
+    pooled = model(photos[0])[0]
+    with torch.enable_grad():
+        leaf = pooled.clone().requires_grad_()
+        centred = (leaf - whitening.mean) @ whitening.projection.T
+        (slope,) = torch.autograd.grad(centred @ other / centred.detach().norm(), leaf)
+    plain, _ = region_contributions(model, photos[0], slope)
+    assert (whitened - plain).abs().max() < 1e-5 * plain.abs().max()
+
+
+@pytest.mark.parametrize("normalize_input", [True, False])
+def test_assignment_is_the_largest_share_of_a_brute_force_softmax(normalize_input):
+    layer = random_layer(normalize_input)
+    features = torch.randn(1, 5, 2, 3, dtype=torch.float64)
+    _, wanted = unrolled(layer, features)  # [P, K]
+    clusters, shares = soft_assignment(of_layer(layer), features)
+    assert clusters.dtype == torch.int64
+    assert clusters.tolist() == wanted.argmax(axis=1).reshape(2, 3).tolist()
+    assert np.allclose(shares.numpy(), wanted.max(axis=1).reshape(2, 3))
+    assert len(clusters.unique()) > 1
+
+
+def test_models_without_clusters_are_refused(photos, tmp_path):
+    pooled = build_model(main.parse_options(["--mode=train", "--arch=alexnet", "--fromscratch", "--pooling=max"]))
+    exported = OnnxModel.__new__(OnnxModel)  # reading a file would need ONNX Runtime
+    nn.Module.__init__(exported)
+    for model, found in ((pooled, "--pooling=max"), (exported, ".onnx")):
+        for call in (
+            lambda model=model: require_netvlad(model),
+            lambda model=model: soft_assignment(model, photos[0]),
+            lambda model=model: region_contributions(model, photos[0], torch.zeros(256)),
+            lambda model=model: explain_pair(model, tmp_path / "none.jpg", tmp_path / "none.jpg", None, CPU),
+        ):
+            with pytest.raises(UserError, match="--explain needs a run with NetVLAD") as raised:
+                call()
+            assert found in str(raised.value) and "\n" not in str(raised.value)
+
+
+@torch.no_grad()
+def test_each_photo_of_a_pair_is_explained_against_the_other(model, photos, files):
+    model.whiten(random_whitening(model))
+    similarity = (model(photos[0])[0] @ model(photos[1])[0]).item()
+    for photo, explanation in zip(photos, explain(model, *files, None, CPU), strict=True):
+        assert explanation.contributions.sum().item() + explanation.constant == pytest.approx(similarity, abs=1e-5)
+        clusters, shares = soft_assignment(model, photo)
+        assert torch.equal(explanation.clusters, clusters) and torch.allclose(explanation.shares, shares)
+
+
+def test_strip_has_four_cells_with_captions_in_them(model, files):
+    width, height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME + 2 * CAPTION
+    for size in (None, (72, 88)):
+        strip = explain_pair(model, *files, size, CPU)
+        assert strip.size == (4 * width, height)
+        below = np.asarray(strip.convert("L"))[CELL[1] + 2 * FRAME :].reshape(2 * CAPTION, 4, width)
+        ink = (below < 128).any(axis=0)  # [4, width]
+        assert ink[:, : width // 2].any(axis=1).all()
+        assert not ink[:, -2 * FRAME :].any()
+        assert not (below[-1] < 128).any()
+
+
+def test_longest_captions_fit_below_a_picture():
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1), PAPER))
+    clusters, contributions = torch.arange(256).view(16, 16), torch.full((10, 10), -0.1234)
+    explanation = Explanation(clusters, torch.ones(16, 16), contributions, 12.0)
+    tiny = Explanation(clusters, torch.ones(16, 16), contributions * 1e-5, 0.0)
+    lines = cluster_caption("match", clusters, 256)
+    for each in (explanation, tiny):
+        lines += contribution_caption("match", each)
+    assert max(draw.textlength(line) for line in lines) < CELL[0]
+
+
+def test_captions_say_owners_sum_scale_and_similarity():
+    contributions = torch.tensor([[0.5, -0.25], [0.125, 0.125]])
+    explanation = Explanation(torch.tensor([[0, 5], [5, 0]]), torch.ones(2, 2), contributions, 0.0)
+    assert "2 of 64 clusters" in cluster_caption("query", explanation.clusters, 64)[0]
+    assert contribution_caption("query", explanation)[0] == "query: adds to similarity 0.50 in all"
+    assert contribution_caption("query", explanation)[1] == "full red +0.5, full blue -0.5"
+    whitened = Explanation(explanation.clusters, explanation.shares, contributions, -0.3)
+    assert contribution_caption("query", whitened)[0] == "query: similarity 0.20, 0.50 by regions"
+
+
+def test_heat_is_red_where_regions_add_and_blue_where_they_take_away():
+    grey = Image.new("L", (120, 60), 100)
+    contributions = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+    red, _, blue = np.moveaxis(np.asarray(draw_contributions(grey, contributions)).astype(int), 2, 0)
+    assert np.unravel_index((red - blue).argmax(), red.shape) == (0, 0)
+    warmth = red - blue
+    assert warmth[15, 20] > 0 and warmth[45, 100] < 0 and warmth[45, 20] >= 0
+    assert warmth[59, 119] == pytest.approx(-warmth[0, 0] / 2, abs=2)  # half as much, half as blue
+    assert (np.asarray(draw_contributions(grey, torch.zeros(2, 3))) == 100).all()
+
+
+def test_clusters_have_colours_of_their_own_and_a_small_share_is_pale():
+    grey = Image.new("L", (60, 40), 100)
+    clusters = torch.tensor([[0, 1, 0], [2, 2, 1]])
+    whole = np.asarray(draw_clusters(grey, clusters, torch.ones(2, 3), 3)).astype(int)
+    corners = {(y, x): whole[y, x].tolist() for y in (0, 39) for x in (0, 30, 59)}
+    assert corners[0, 0] == corners[0, 59] and corners[0, 30] == corners[39, 59] and corners[39, 0] == corners[39, 30]
+    assert len({tuple(colour) for colour in corners.values()}) == 3
+    pale = np.asarray(draw_clusters(grey, clusters, torch.full((2, 3), 0.5), 3)).astype(int)
+    assert np.abs(2 * (pale - 100) - (whole - 100)).max() <= 2
+
+
+@pytest.mark.parametrize("count", [1, 4, 64, 256])
+def test_no_two_clusters_share_a_colour(count):
+    colours = np.rint(255 * cluster_colours(count)).astype(int)
+    assert colours.shape == (count, 3)
+    apart = np.abs(colours[:, None] - colours[None]).max(axis=2) + 255 * np.eye(count)
+    assert apart.min() >= min(4, 256 // count)
