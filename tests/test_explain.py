@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageFont
 from torch import nn
 
 import main
@@ -26,7 +26,7 @@ from vpr.explain import (
 )
 from vpr.model import build_model
 from vpr.onnx_model import OnnxModel
-from vpr.panels import CAPTION, CELL, FRAME, PAPER
+from vpr.panels import CELL, FRAME, LINE
 from vpr.whitening import Whitening
 
 CPU = torch.device("cpu")
@@ -212,26 +212,26 @@ def test_each_photo_of_a_pair_is_explained_against_the_other(model, photos, file
 
 
 def test_strip_has_four_cells_with_captions_in_them(model, files):
-    width, height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME + 2 * CAPTION
+    width, height = CELL[0] + 2 * FRAME, CELL[1] + 3 * FRAME + 2 * LINE
     for size in (None, (72, 88)):
         strip = explain_pair(model, *files, size, CPU)
         assert strip.size == (4 * width, height)
-        below = np.asarray(strip.convert("L"))[CELL[1] + 2 * FRAME :].reshape(2 * CAPTION, 4, width)
+        below = np.asarray(strip.convert("L"))[CELL[1] + 2 * FRAME :].reshape(2 * LINE + FRAME, 4, width)
         ink = (below < 128).any(axis=0)  # [4, width]
         assert ink[:, : width // 2].any(axis=1).all()
-        assert not ink[:, -2 * FRAME :].any()
+        assert not ink[:, -FRAME:].any()
         assert not (below[-1] < 128).any()
 
 
 def test_longest_captions_fit_below_a_picture():
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1), PAPER))
+    font = ImageFont.load_default(12)
     clusters, contributions = torch.arange(256).view(16, 16), torch.full((10, 10), -0.1234)
     explanation = Explanation(clusters, torch.ones(16, 16), contributions, 12.0)
     tiny = Explanation(clusters, torch.ones(16, 16), contributions * 1e-5, 0.0)
     lines = cluster_caption("match", clusters, 256)
     for each in (explanation, tiny):
         lines += contribution_caption("match", each)
-    assert max(draw.textlength(line) for line in lines) < CELL[0]
+    assert max(font.getlength(line) for line in lines) < CELL[0]
 
 
 def test_captions_say_owners_sum_scale_and_similarity():
@@ -239,9 +239,9 @@ def test_captions_say_owners_sum_scale_and_similarity():
     explanation = Explanation(torch.tensor([[0, 5], [5, 0]]), torch.ones(2, 2), contributions, 0.0)
     assert "2 of 64 clusters" in cluster_caption("query", explanation.clusters, 64)[0]
     assert contribution_caption("query", explanation)[0] == "query: adds to similarity 0.50 in all"
-    assert contribution_caption("query", explanation)[1] == "full red +0.5, full blue -0.5"
+    assert contribution_caption("query", explanation)[1] == "red adds, blue takes, full at 0.5"
     whitened = Explanation(explanation.clusters, explanation.shares, contributions, -0.3)
-    assert contribution_caption("query", whitened)[0] == "query: similarity 0.20, 0.50 by regions"
+    assert contribution_caption("query", whitened)[0] == "query: similarity 0.20, regions 0.50"
 
 
 def test_heat_is_red_where_regions_add_and_blue_where_they_take_away():

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from netvlad import SMALLEST_NORM, NetVLAD
 from vpr.errors import UserError
 from vpr.images import decode, read_photo
 from vpr.model import PlaceModel
 from vpr.onnx_model import OnnxModel
-from vpr.panels import CAPTION, CELL, FRAME, INK, NEUTRAL, PAPER
+from vpr.panels import CELL, NEUTRAL, captioned, in_a_row
 
 BRIGHTNESS = (1.0, 0.75, 0.5)  # in turn, since 64 hues alone are hard to tell apart
 STRONGEST = 0.75  # share of a colour over the grey photo, which stays visible
@@ -104,16 +104,17 @@ def explain_pair(
     Raises:
         UserError: the model has no clusters, or a photo cannot be decoded or is too small.
     """
-    pictures = []
+    cells = []
     for name, file, explanation in zip(
         ("query", "match"), (query_file, match_file), explain(model, query_file, match_file, size, device), strict=True
     ):
         grey = _grey(read_photo(file))
         by_cluster = draw_clusters(grey, explanation.clusters, explanation.shares, model.pool.num_clusters)
-        pictures.append((by_cluster, cluster_caption(name, explanation.clusters, model.pool.num_clusters)))
+        captions = cluster_caption(name, explanation.clusters, model.pool.num_clusters)
+        cells.append(captioned(by_cluster, NEUTRAL, *captions))
         by_contribution = draw_contributions(grey, explanation.contributions)
-        pictures.append((by_contribution, contribution_caption(name, explanation)))
-    return _strip(pictures)
+        cells.append(captioned(by_contribution, NEUTRAL, *contribution_caption(name, explanation)))
+    return in_a_row(cells, len(cells))
 
 
 @torch.no_grad()
@@ -232,7 +233,7 @@ def draw_contributions(grey: Image.Image, contributions: torch.Tensor) -> Image.
 def cluster_caption(name: str, clusters: torch.Tensor, count: int) -> list[str]:
     """Two lines below a picture by cluster."""
     owners = len(clusters.unique())
-    return [f"{name}: {owners} of {count} clusters own a region", "stronger colour: larger share"]
+    return [f"{name}: {owners} of {count} clusters", "the stronger, the larger its share"]
 
 
 def contribution_caption(name: str, explanation: Explanation) -> list[str]:
@@ -240,10 +241,10 @@ def contribution_caption(name: str, explanation: Explanation) -> list[str]:
     total, constant = explanation.contributions.sum().item(), explanation.constant
     scale = explanation.contributions.abs().max().item()
     if constant:
-        first = f"{name}: similarity {total + constant:.2f}, {total:.2f} by regions"
+        first = f"{name}: similarity {total + constant:.2f}, regions {total:.2f}"
     else:
         first = f"{name}: adds to similarity {total:.2f} in all"
-    return [first, f"full red +{scale:.2g}, full blue -{scale:.2g}"]
+    return [first, f"red adds, blue takes, full at {scale:.2g}"]
 
 
 def _grey(photo: Image.Image) -> Image.Image:
@@ -261,15 +262,3 @@ def _blend(grey: Image.Image, colours: np.ndarray, strength: np.ndarray) -> Imag
     below = np.asarray(grey, dtype=np.float32)[:, :, None]  # [H, W, 1]
     cover = STRONGEST * strength[:, :, None]
     return Image.fromarray(np.rint((1 - cover) * below + cover * 255 * colours).astype(np.uint8))
-
-
-def _strip(pictures: list[tuple[Image.Image, list[str]]]) -> Image.Image:
-    """Framed pictures side by side, each with two lines below."""
-    width, height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME + 2 * CAPTION
-    strip = Image.new("RGB", (len(pictures) * width, height), PAPER)
-    for column, (picture, lines) in enumerate(pictures):
-        framed = ImageOps.expand(picture, FRAME, NEUTRAL)
-        strip.paste(framed, (column * width, 0))
-        corner = (column * width + FRAME, framed.height + 1)
-        ImageDraw.Draw(strip).multiline_text(corner, "\n".join(lines), fill=INK, spacing=4)
-    return strip

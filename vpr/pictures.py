@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vpr.explain import explain_pair
 from vpr.options import flags_of
 from vpr.outcomes import Outcome
 from vpr.panels import panel, stacked, verdict, write_jpeg
@@ -69,7 +70,5 @@ def explanation(
     model: "PlaceModel", photos: PlacePhotos, outcome: Outcome, options: argparse.Namespace, device: torch.device
 ):
     """Where the model looks in a query and in its first hit."""
-    from vpr.explain import explain_pair
-
     match = photos.database_files[outcome.hits[0].photo]
     return explain_pair(model, photos.query_files[outcome.query], match, options.imageSize, device)

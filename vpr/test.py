@@ -12,6 +12,7 @@ import torch
 from vpr import processes
 from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.descriptors import Source, describe, describe_sizes
+from vpr.explain import require_netvlad
 from vpr.files import read_json, write_json
 from vpr.finished_model import load_finished, results_folder
 from vpr.images import PhotoReader
@@ -73,6 +74,8 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     finished = load_finished(options)
     model, source = finished.model.place(device, options.precision), finished.source
+    if options.explain:
+        require_netvlad(model)
     descriptors = _load_or_describe(model, photos, options, device)
     if not processes.is_main():
         return
