@@ -230,7 +230,7 @@ def test_longest_captions_fit_below_a_picture():
     tiny = Explanation(clusters, torch.ones(16, 16), contributions * 1e-5, 0.0)
     lines = cluster_caption("match", clusters, 256)
     for each in (explanation, tiny):
-        lines += contribution_caption("match", each)
+        lines += contribution_caption(each)
     assert max(font.getlength(line) for line in lines) < CELL[0]
 
 
@@ -238,10 +238,10 @@ def test_captions_say_owners_sum_scale_and_similarity():
     contributions = torch.tensor([[0.5, -0.25], [0.125, 0.125]])
     explanation = Explanation(torch.tensor([[0, 5], [5, 0]]), torch.ones(2, 2), contributions, 0.0)
     assert "2 of 64 clusters" in cluster_caption("query", explanation.clusters, 64)[0]
-    assert contribution_caption("query", explanation)[0] == "query: adds to similarity 0.50 in all"
-    assert contribution_caption("query", explanation)[1] == "red adds, blue takes, full at 0.5"
+    assert contribution_caption(explanation)[0] == "adds to similarity 0.50 in all"
+    assert contribution_caption(explanation)[1] == "red adds, blue takes, full at 0.5"
     whitened = Explanation(explanation.clusters, explanation.shares, contributions, -0.3)
-    assert contribution_caption("query", whitened)[0] == "query: similarity 0.20, regions 0.50"
+    assert contribution_caption(whitened)[0] == "similarity 0.20, regions 0.50"
 
 
 def test_heat_is_red_where_regions_add_and_blue_where_they_take_away():

@@ -113,7 +113,7 @@ def explain_pair(
         captions = cluster_caption(name, explanation.clusters, model.pool.num_clusters)
         cells.append(captioned(by_cluster, NEUTRAL, *captions))
         by_contribution = draw_contributions(grey, explanation.contributions)
-        cells.append(captioned(by_contribution, NEUTRAL, *contribution_caption(name, explanation)))
+        cells.append(captioned(by_contribution, NEUTRAL, *contribution_caption(explanation)))
     return in_a_row(cells, len(cells))
 
 
@@ -236,14 +236,14 @@ def cluster_caption(name: str, clusters: torch.Tensor, count: int) -> list[str]:
     return [f"{name}: {owners} of {count} clusters", "the stronger, the larger its share"]
 
 
-def contribution_caption(name: str, explanation: Explanation) -> list[str]:
+def contribution_caption(explanation: Explanation) -> list[str]:
     """Two lines below a picture by contribution: the sum, and what the full colours stand for."""
     total, constant = explanation.contributions.sum().item(), explanation.constant
     scale = explanation.contributions.abs().max().item()
     if constant:
-        first = f"{name}: similarity {total + constant:.2f}, regions {total:.2f}"
+        first = f"similarity {total + constant:.2f}, regions {total:.2f}"
     else:
-        first = f"{name}: adds to similarity {total:.2f} in all"
+        first = f"adds to similarity {total:.2f} in all"
     return [first, f"red adds, blue takes, full at {scale:.2g}"]
 
 
