@@ -30,8 +30,9 @@ def write_pictures(
     device: torch.device,
 ) -> None:
     """Draw a test: the recall curve, the map, --panels queries from the worst on, and the report that shows all."""
-    measured = evaluation.lines().splitlines()
-    title = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries\n{evaluation.model}"
+    *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
+    about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
+    title = f"{about}\n{evaluation.model}"
     worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.badness)
     count = len(worst_first) if options.panels == "all" else options.panels
     draw_recall(folder / "recall.png", {evaluation.model.split(",")[0]: answers.curve}, title)
@@ -39,7 +40,7 @@ def write_pictures(
     explain = (lambda outcome: explanation(model, photos, outcome, options, device)) if options.explain else None
     panels = write_panels(folder / "panels", photos, worst_first[:count], explain)
     pictures = [("Recall@N", folder / "recall.png"), ("Where queries were found and missed", folder / "map.png")]
-    figures = ReportFigures(title, measured, evaluation.recalls, flags_of(options), pictures, panels)
+    figures = ReportFigures(about, measured, evaluation.recalls, flags_of(options), pictures, panels)
     write_report(folder / "report.html", answers.outcomes, photos, figures)
     say(f"wrote {folder / 'report.html'}, recall.png, map.png and {len(panels)} panels")
 
