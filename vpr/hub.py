@@ -1,0 +1,75 @@
+"""Finished models for other people's code: image files in, NumPy descriptors out."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from vpr.descriptors import describe
+from vpr.finished_model import load_finished
+from vpr.images import PhotoReader
+from vpr.model import choose_device, describe_model
+from vpr.onnx_model import OnnxModel
+from vpr.options import parse_options
+
+
+class PhotoDescriber(nn.Module):
+    """A finished model that describes photos.
+
+    Attributes:
+        name: backbone, weights, pooling, dimension and precision in words.
+        dimension: of a descriptor.
+    """
+
+    def __init__(self, model: nn.Module, name: str, device: torch.device, options: argparse.Namespace):
+        super().__init__()
+        self.model, self.name, self.dimension = model.eval(), name, model.descriptor_dim
+        self._device, self._options = device, options
+
+    @torch.no_grad()
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W], RGB -> descriptors float32 [B, dimension] of length 1."""
+        return self.model(photos.to(self._device)).float()
+
+    def describe_files(
+        self, files: Sequence[str | Path], image_size: tuple[int, int] | None = None, workers: int = 0
+    ) -> np.ndarray:
+        """Descriptors float32 [N, dimension] of image files, in their order.
+
+        Args:
+            image_size: (height, width) in pixels to resize to; None takes what the model was trained with, which
+                may be each photo's own.
+            workers: processes that decode; 0 decodes in this one.
+
+        Raises:
+            UserError: a photo cannot be decoded or is too small.
+        """
+        size = image_size or self._options.imageSize
+        reader = PhotoReader([Path(file) for file in files], size, workers)
+        if not reader.files:
+            return np.empty((0, self.dimension), np.float32)
+        rows, _ = describe(self.model, reader, range(len(reader.files)), self._options, self._device, "photos")
+        return rows.float().numpy()
+
+
+def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = "auto") -> PhotoDescriber:
+    """A finished model.
+
+    Args:
+        checkpoint: a run, whose best model is taken, or an exported FILE.onnx.
+        whitened: with the run's whitening, if it has one.
+        device: as --device.
+
+    Raises:
+        UserError: the run or file is missing, damaged or of another program.
+    """
+    flags = ["--mode=test", f"--resume={checkpoint}", f"--device={device}"]
+    options = parse_options(flags if whitened else [*flags, "--noWhiten"])
+    device = choose_device(options)
+    finished = load_finished(options)
+    model = finished.model.place(device, options.precision)
+    name = model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
+    return PhotoDescriber(model, name, device, options)
