@@ -17,6 +17,7 @@ from vpr.options import parse_options
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one mode. Returns the exit code: 0, or 2 after a mistake the user can mend."""
+    options = None
     try:
         options = parse_options(arguments)
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
@@ -28,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; a training run goes on with --mode=train --resume", file=sys.stderr)
+        resume = ": --mode=train --resume goes on with the newest run" if options and options.mode == "train" else ""
+        print(f"interrupted{resume}", file=sys.stderr)
         return 130
     return 0
 

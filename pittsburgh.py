@@ -4,6 +4,7 @@ The layout is that of NetVLAD's public release (Pittsburgh, Tokyo 24/7, Tokyo Ti
 are read by name: sets differ in which fields they have and in which order.
 """
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,18 @@ class Places:
     def not_negatives(self) -> list[np.ndarray]:
         """For each query the database indices that may not be negatives: all within `positive_radius`."""
         return self._near(self.positive_radius)
+
+    def only(self, database: list[int], queries: list[int]) -> "Places":
+        """The same places with these database photos and queries alone, by index."""
+        times = {"database_times": database, "query_times": queries}
+        return dataclasses.replace(
+            self,
+            database_names=[self.database_names[index] for index in database],
+            query_names=[self.query_names[index] for index in queries],
+            database_positions=self.database_positions[database],
+            query_positions=self.query_positions[queries],
+            **{name: getattr(self, name)[rows] for name, rows in times.items() if getattr(self, name) is not None},
+        )
 
     def fingerprint(self) -> str:
         """A hash of names and positions: the same photos at the same places, and only those, share it."""

@@ -11,7 +11,7 @@ from vpr.centroids import start_pooling
 from vpr.images import PhotoReader
 from vpr.model import build_model
 from vpr.places import load_places
-from vpr.test import evaluate
+from vpr.test import describe_split, measure
 from vpr.trunk_cache import FrozenFeatures, cached_source
 
 CPU = torch.device("cpu")
@@ -61,7 +61,8 @@ def off_the_shelf(shared, tmp_path_factory):
 
 def recalls(photos, model, options, source=None):
     source = source or PhotoReader(photos.files, None, options.threads)
-    return evaluate(model, photos, source, [1, 5, 10, 20], options, CPU).recalls
+    descriptors = describe_split(model, photos, source, options, CPU)
+    return measure(descriptors, model, photos, [1, 5, 10, 20], options)[0].recalls
 
 
 @pytest.mark.slow

@@ -114,3 +114,20 @@ def test_more_epochs_can_be_added_to_a_finished_run(never_stopped, tmp_path):
     assert newest_checkpoint(tmp_path)["position"]["epoch"] == EPOCHS + 2
     results = json.loads((newest_run(tmp_path / "runs") / "results.json").read_text())
     assert [entry["split"] for entry in results] == ["test", "test"]
+
+
+def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(tiny_city, never_stopped, tmp_path):
+    (tmp_path / "centroids").symlink_to(never_stopped / "centroids")
+    command = [sys.executable, str(MAIN), *training(tiny_city, tmp_path), "--threads=2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 1 block 1"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "interrupted: --mode=train --resume goes on with the newest run\n"
+    assert main.main(resuming(tmp_path)) == 0
+    assert newest_checkpoint(tmp_path)["position"] == newest_checkpoint(never_stopped)["position"]

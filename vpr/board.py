@@ -1,9 +1,13 @@
-"""TensorBoard scalars of a training."""
+"""A training on TensorBoard and on the console."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vpr.processes import is_main
 from vpr.progress import say
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Board:
@@ -32,6 +36,17 @@ class Board:
         except OSError as error:
             self._give_up(error)
 
+    def add_picture(self, name: str, picture: "Image.Image", epoch: int) -> None:
+        """Write one picture."""
+        if self.writer is None:
+            return
+        import numpy as np
+
+        try:
+            self.writer.add_image(name, np.asarray(picture), epoch, dataformats="HWC")
+        except OSError as error:
+            self._give_up(error)
+
     def __exit__(self, *_: object) -> None:
         if self.writer is None:
             return
@@ -45,3 +60,15 @@ class Board:
         if self.writer.file_writer is not None:
             # tensorboardX closes it once more when Python ends, and would print a traceback.
             self.writer.file_writer.event_writer.close = lambda: None
+
+
+def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
+    """Show the figures of an epoch, by the columns of metrics.csv: scalars, and a line."""
+    epoch = row["epoch"]
+    for name in ("loss", "violating_per_tuple", "learning_rate", "images_per_second", "memory_mb"):
+        board.add(f"train/{name}", row[name], epoch)
+    say(
+        f"epoch {epoch}/{last_epoch}: loss {row['loss']:.4f}, {row['tuples']} tuples, "
+        f"{row['violating_per_tuple']:.1f} violating negatives each, learning rate {row['learning_rate']:g}, "
+        f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
+    )

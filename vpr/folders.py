@@ -18,7 +18,7 @@ from pittsburgh import Places
 from vpr.errors import UserError
 from vpr.progress import say
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".heic"}
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
 POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS = 25.0, 10.0  # metres, Pittsburgh's
 TABLE = "positions.csv"
 COLUMNS = (("easting", "northing"), ("latitude", "longitude"))

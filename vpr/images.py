@@ -1,5 +1,8 @@
 """Stage 2, images: photo files -> batches of bytes, decoded by worker processes."""
 
+import contextlib
+import functools
+import signal
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +15,9 @@ from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from vpr.errors import UserError
+from vpr.progress import Progress
+
+HEIC = {".heic", ".heif"}
 
 
 class SizeGroup(NamedTuple):
@@ -34,11 +40,39 @@ def read_photo(path: Path) -> Image.Image:
     Raises:
         UserError: the file cannot be decoded.
     """
+    with _opened(path) as photo:
+        return in_eight_bits(ImageOps.exif_transpose(photo)).convert("RGB")
+
+
+def in_eight_bits(photo: Image.Image) -> Image.Image:
+    """A photo with 16 bits of grey in 8: Pillow by itself would make white of all but the darkest."""
+    if not photo.mode.startswith("I"):
+        return photo
+    return Image.fromarray(np.rint(np.asarray(photo, np.float64) / 257).clip(0, 255).astype(np.uint8))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a photo; whatever goes wrong with it becomes one line."""
+    advice = "get it again, or leave it out by --skipBroken"
+    if path.suffix.lower() in HEIC and not _reads_heic():
+        advice = "Pillow reads it after: python -m pip install pillow-heif"
     try:
         with Image.open(path) as photo:
-            return ImageOps.exif_transpose(photo).convert("RGB")
+            yield photo
     except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files and damaged EXIF
-        raise UserError(f"cannot decode the photo {path} ({error}): get it again or leave it out") from error
+        raise UserError(f"cannot decode the photo {path} ({error}): {advice}") from error
+
+
+@functools.cache
+def _reads_heic() -> bool:
+    """Whether Pillow has its optional plugin for HEIC, which is registered on first use."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def photo_size(path: Path) -> tuple[int, int]:
@@ -47,12 +81,9 @@ def photo_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: the file is no photo.
     """
-    try:
-        with Image.open(path) as photo:
-            sideways = photo.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a quarter
-            return (photo.width, photo.height) if sideways else (photo.height, photo.width)
-    except Exception as error:
-        raise UserError(f"cannot decode the photo {path} ({error}): get it again or leave it out") from error
+    with _opened(path) as photo:
+        sideways = photo.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a quarter
+        return (photo.width, photo.height) if sideways else (photo.height, photo.width)
 
 
 def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
@@ -140,12 +171,52 @@ class PhotoReader:
             collate_fn=collate,
             prefetch_factor=4 if workers else None,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_interrupts_to_the_parent,
             generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
         )
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def leave_interrupts_to_the_parent(_worker: int = 0) -> None:
+    """A terminal's Ctrl-C reaches workers too, who would each print a traceback; the parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Decodable(Dataset):
+    """Whether each of some photo files can be decoded."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> bool:
+        try:
+            read_photo(self.files[index])
+        except UserError:
+            return False
+        return True
+
+
+def broken_photos(files: Sequence[Path], workers: int) -> list[int]:
+    """The indices of the files that cannot be decoded, found by decoding all."""
+    loader = DataLoader(
+        Decodable(files),
+        batch_size=16,
+        num_workers=workers,
+        worker_init_fn=leave_interrupts_to_the_parent,
+        generator=torch.Generator(),
+    )
+    whole = []
+    with Progress("looking for broken photos", len(files)) as progress:
+        for batch in loader:
+            whole += batch.tolist()
+            progress.advance(len(batch))
+    return [index for index, good in enumerate(whole) if not good]
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:

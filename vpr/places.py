@@ -13,6 +13,7 @@ from pittsburgh import Places, read_places
 from vpr import processes
 from vpr.errors import UserError
 from vpr.folders import has_folder, read_database, read_folder
+from vpr.progress import say
 
 _PITTS30K = {split: f"pitts30k_{split}" for split in ("train", "val", "test")}
 _PITTS250K = {split: f"pitts250k_{split}" for split in ("train", "val", "test")}
@@ -62,7 +63,7 @@ def spec_path(options: argparse.Namespace, split: str) -> Path:
 
 
 def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
-    """Read a split's spec, find its photos and check that they are all there.
+    """Read a split's spec, find its photos and check that they are all there; with --skipBroken also decode them.
 
     Raises:
         UserError: the spec or photos are missing, or the spec is not usable.
@@ -70,22 +71,50 @@ def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
     root = Path(options.root)
     if options.dataset == "folder":
         places, base = read_folder(root, split)
-        return PlacePhotos(
-            places, split, [base / name for name in places.database_names], [base / name for name in places.query_names]
-        )
-    if options.dataset == "toy":
-        draw_toy_city(root)
-    places = read_places(spec_path(options, split))
-    database = _first_folder_with(root, DATABASE_FOLDERS, places.database_names)
-    queries = _first_folder_with(root, QUERY_FOLDERS, places.query_names)
-    photos = PlacePhotos(
+        photos = _photos_in(places, split, base, base)
+    else:
+        if options.dataset == "toy":
+            draw_toy_city(root)
+        places = read_places(spec_path(options, split))
+        database = _first_folder_with(root, DATABASE_FOLDERS, places.database_names)
+        photos = _photos_in(places, split, database, _first_folder_with(root, QUERY_FOLDERS, places.query_names))
+        _check_files_exist(photos.files, places.name, root)
+    return without_broken(photos, options.threads) if options.skipBroken else photos
+
+
+def _photos_in(places: Places, split: str, database: Path, queries: Path) -> PlacePhotos:
+    return PlacePhotos(
         places,
         split,
         [database / name for name in places.database_names],
         [queries / name for name in places.query_names],
     )
-    _check_files_exist(photos.files, places.name, root)
-    return photos
+
+
+def without_broken(photos: PlacePhotos, workers: int) -> PlacePhotos:
+    """A split without the photos that cannot be decoded, of which it is said how many and the first five.
+
+    Raises:
+        UserError: no database photo is left.
+    """
+    from vpr.images import broken_photos  # torch takes seconds to import
+
+    broken = set(broken_photos(photos.files, workers))
+    if not broken:
+        return photos
+    first = ", ".join(str(photos.files[index]) for index in sorted(broken)[:5])
+    say(f"{len(broken)} of the {len(photos.files)} photos of {photos.places.name} cannot be decoded, first {first}")
+    count = len(photos.database_files)
+    database = [index for index in range(count) if index not in broken]
+    queries = [index - count for index in range(count, len(photos.files)) if index not in broken]
+    if not database:
+        raise UserError(f"no database photo of {photos.places.name} can be decoded: get the photos again")
+    return PlacePhotos(
+        photos.places.only(database, queries),
+        photos.split,
+        [photos.database_files[index] for index in database],
+        [photos.query_files[index] for index in queries],
+    )
 
 
 def load_database(options: argparse.Namespace) -> PlacePhotos:
@@ -99,7 +128,8 @@ def load_database(options: argparse.Namespace) -> PlacePhotos:
         places = dataclasses.replace(photos.places, query_names=[], query_positions=np.empty((0, 2)))
         return dataclasses.replace(photos, places=places, query_files=[])
     places, base = read_database(Path(options.root), options.split)
-    return PlacePhotos(places, options.split, [base / name for name in places.database_names], [])
+    photos = _photos_in(places, options.split, base, base)
+    return without_broken(photos, options.threads) if options.skipBroken else photos
 
 
 def zone_of(places: Places, options: argparse.Namespace) -> str | None:
@@ -139,7 +169,7 @@ def require_queries(photos: PlacePhotos) -> None:
 def draw_toy_city(root: Path) -> None:
     """Draw the toy city into `root` unless it is there already."""
     from vpr import toycity
-    from vpr.progress import say, track
+    from vpr.progress import track
 
     if processes.is_main() and not toycity.is_current(root, toycity.SEED):
         say(f"drawing the toy city into {root} (once)")

@@ -94,23 +94,6 @@ def run(options: argparse.Namespace) -> None:
         say(f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}")
 
 
-def evaluate(
-    model: PlaceModel,
-    photos: PlacePhotos,
-    source: Source,
-    recall_values: list[int],
-    options: argparse.Namespace,
-    device: torch.device,
-) -> Evaluation | None:
-    """Recall@N of a model on a split, for each N of `recall_values`; in process 0, None in the others.
-
-    Args:
-        source: the split's photos: database, then queries.
-    """
-    descriptors = describe_split(model, photos, source, options, device)
-    return measure(descriptors, model, photos, recall_values, options)[0] if processes.is_main() else None
-
-
 def describe_split(
     model: PlaceModel, photos: PlacePhotos, source: Source, options: argparse.Namespace, device: torch.device
 ) -> SplitDescriptors:

@@ -15,22 +15,26 @@ import numpy as np
 import torch
 
 from vpr import processes
-from vpr.board import Board
+from vpr.board import Board, report_epoch
 from vpr.centroids import start_pooling
 from vpr.descriptors import Source, describe
 from vpr.errors import UserError
 from vpr.images import PhotoReader
 from vpr.memory import where_it_fits
+from vpr.metrics import Metrics, peak_memory_mb
 from vpr.mining import MiningRules, TrainingTuple, mine
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.options import flags_of
+from vpr.panels import panel, stacked
 from vpr.places import PlacePhotos, has_split, load_places, require_queries
 from vpr.progress import say
 from vpr.runs import create_run, save_checkpoint
 from vpr.steps import train_block
-from vpr.test import RESULTS_FILE, Evaluation, evaluate, record
+from vpr.test import RESULTS_FILE, describe_split, measure, record
 from vpr.training_state import SELECTED_BY, TrainingState, load_model, load_state, new_state
 from vpr.trunk_cache import cached_source
+
+PANELS = 3  # of the worst queries, for each validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +71,17 @@ def run(options: argparse.Namespace) -> None:
         sources = Sources(
             _cached(training.photos, state.model, options, device), _cached(validation, state.model, options, device)
         )
+    metrics = Metrics(run_folder, position.epoch)
     with Board(run_folder, position.epoch) as board:
         while position.epoch <= options.nEpochs and not _out_of_patience(state, options):
             started = time.monotonic()
-            train_epoch(state, training, sources.training, options, device, folder)
-            _write_epoch(board, state, options, time.monotonic() - started)
-            better = False
+            photos = train_epoch(state, training, sources.training, options, device, folder)
+            row = _epoch_row(state, photos, time.monotonic() - started, options, device)
+            report_epoch(board, row, options.nEpochs)
+            better, recalls = False, {}
             if position.epoch % options.evalEvery == 0 or position.epoch == options.nEpochs:
-                better = _validate(board, state, validation, sources.validation, options, device)
+                better, recalls = _validate(board, state, validation, sources.validation, options, device)
+            metrics.add(row, recalls)
             position.start_next_epoch()
             _save(folder, state, options, best=better)
     _test_best(options, run_folder, validation, sources.validation, device)
@@ -87,9 +94,13 @@ def train_epoch(
     options: argparse.Namespace,
     device: torch.device,
     folder: Path,
-) -> None:
-    """Train on all queries once, from the block on at which the state stands."""
-    position = state.position
+) -> int:
+    """Train on all queries once, from the block on at which the state stands.
+
+    Returns:
+        photos that went through the model, each time they did.
+    """
+    position, photos = state.position, 0
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, position.epoch)
     blocks = query_blocks(training.usable, options, position.epoch)
@@ -97,8 +108,11 @@ def train_epoch(
         name = f"epoch {position.epoch} block {position.blocks_done + 1}/{len(blocks)}"
         tuples = mine_block(state, training, source, blocks[position.blocks_done], options, device, name)
         train_block(state, source, len(training.photos.database_files), tuples, options, device, name)
+        photos += len(training.photos.database_files) + len(blocks[position.blocks_done])
+        photos += sum(2 + len(each.negatives) for each in tuples)
         position.blocks_done += 1
         _save(folder, state, options)
+    return photos
 
 
 def learning_rate(options: argparse.Namespace, epoch: int) -> float:
@@ -214,11 +228,16 @@ def _validate(
     source: Source,
     options: argparse.Namespace,
     device: torch.device,
-) -> bool:
-    """Measure the validation split and say whether it is the best so far."""
-    position = state.position
+) -> tuple[bool, dict[int, float]]:
+    """Measure the validation split; whether it is the best so far, and the recalls."""
+    position, evaluation = state.position, None
     recall_values = sorted({*options.recallValues, *SELECTED_BY})
-    evaluation = _evaluate(state.model, validation, source, recall_values, options, device)
+    descriptors = describe_split(state.model, validation, source, options, device)
+    if processes.is_main():
+        evaluation, answers = measure(descriptors, state.model, validation, recall_values, options)
+        worst = sorted(answers.outcomes, key=lambda outcome: outcome.badness)[:PANELS]
+        board.add_picture("validation/worst", stacked([panel(validation, each) for each in worst]), position.epoch)
+    evaluation = processes.from_main(evaluation)
     for n, recall in evaluation.recalls.items():
         board.add(f"validation/recall_at_{n}", recall, position.epoch)
     score = [evaluation.recalls[n] for n in SELECTED_BY]
@@ -228,24 +247,24 @@ def _validate(
     else:
         position.epochs_without_gain = position.epoch - position.best_epoch
     say(f"epoch {position.epoch} validation: {evaluation.lines()}{' (best so far)' if better else ''}")
-    return better
+    return better, evaluation.recalls
 
 
-def _evaluate(model: PlaceModel, photos: PlacePhotos, source: Source, recall_values, options, device) -> Evaluation:
-    return processes.from_main(evaluate(model, photos, source, recall_values, options, device))
-
-
-def _write_epoch(board: Board, state: TrainingState, options: argparse.Namespace, seconds: float) -> None:
+def _epoch_row(
+    state: TrainingState, photos: int, seconds: float, options: argparse.Namespace, device: torch.device
+) -> dict[str, float]:
+    """The figures of the epoch under way, by the columns of metrics.csv."""
     position = state.position
-    loss = position.loss_sum / max(position.batches, 1)
-    rate = learning_rate(options, position.epoch)
-    per_tuple = position.violating / max(position.tuples, 1)
-    for name, value in (("loss", loss), ("violating_per_tuple", per_tuple), ("learning_rate", rate)):
-        board.add(f"train/{name}", value, position.epoch)
-    say(
-        f"epoch {position.epoch}/{options.nEpochs}: loss {loss:.4f}, {position.tuples} tuples, "
-        f"{per_tuple:.1f} violating negatives each, learning rate {rate:g}, {seconds:.0f} s"
-    )
+    return {
+        "epoch": position.epoch,
+        "loss": position.loss_sum / max(position.batches, 1),
+        "tuples": position.tuples,
+        "violating_per_tuple": position.violating / max(position.tuples, 1),
+        "learning_rate": learning_rate(options, position.epoch),
+        "seconds": seconds,
+        "images_per_second": photos / seconds,
+        "memory_mb": peak_memory_mb(device),
+    }
 
 
 def _test_best(
@@ -260,7 +279,8 @@ def _test_best(
         say("no test spec: the best model is measured on val")
     model, epochs = load_model(options, run_folder, "best")
     model.place(device, options.precision)
-    evaluation = _evaluate(model, photos, source, options.recallValues, options, device)
+    descriptors = describe_split(model, photos, source, options, device)
     if processes.is_main():
+        evaluation, _ = measure(descriptors, model, photos, options.recallValues, options)
         record(run_folder / RESULTS_FILE, evaluation, {"run": run_folder.name, "checkpoint": "best", "epochs": epochs})
-    say(f"best model (after epoch {epochs}): {evaluation.lines()}")
+        say(f"best model (after epoch {epochs}): {evaluation.lines()}")
