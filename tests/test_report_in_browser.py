@@ -104,7 +104,7 @@ def test_found_that_have_a_name(made):
 
 @in_browser
 def test_headings_filter_and_paging_by_hand(made):
-    path, outcomes, names = made(700)
+    path, outcomes, names = made(1500)
     clicks = """
         document.querySelector("[data-column=distance]").click();
         document.querySelector("[data-column=distance]").click();

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vpr.descriptors import describe
+from vpr.errors import UserError
 from vpr.finished_model import load_finished
 from vpr.images import PhotoReader
 from vpr.model import choose_device, describe_model
@@ -71,5 +72,7 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     device = choose_device(options)
     finished = load_finished(options)
     model = finished.model.place(device, options.precision)
+    if isinstance(model, OnnxModel) and not whitened and model.descriptor_dim != model.pooled_dim:
+        raise UserError(f"{checkpoint} holds its whitening inside: export the run with --noWhiten, or name the run")
     name = model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
     return PhotoDescriber(model, name, device, options)
