@@ -82,11 +82,11 @@ def run(options: argparse.Namespace) -> None:
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
     folder = results_folder(finished, options)
     record(folder / RESULTS_FILE, evaluation, source)
-    say(evaluation.lines())
     if options.panels:
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         pictures = folder / f"test_{options.split}_{stamp}"
         write_pictures(pictures, evaluation, answers, photos, model, options, device)
+    say(evaluation.lines())
     if options.index:
         approximate = measure_index(descriptors, photos, evaluation, answers.positives, options)
         record(folder / RESULTS_FILE, approximate, source)
