@@ -56,7 +56,12 @@ def test_models_are_compared_in_one_table(run, capsys):
     assert main.main([*places, "--mode=compare", "--split=test", str(trained), str(file)]) == 0
     printed = capsys.readouterr().out
     (made,) = (folder / "runs").glob("compare_test_*")
-    assert {path.name for path in made.iterdir()} == {"comparison.md", "comparison.json", "comparison.png"}
+    assert {path.name for path in made.iterdir()} == {
+        "comparison.md",
+        "comparison.json",
+        "comparison.png",
+        "recall.png",
+    }
     rows = json.loads((made / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [trained.name, "small.onnx"]
     stored = json.loads((trained / "results.json").read_text())[-1]

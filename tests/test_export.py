@@ -164,7 +164,7 @@ def test_a_file_that_is_missing_or_damaged(trained, tmp_path, capsys, content):
 
 def test_an_exported_model_cannot_be_trained(trained, exported, capsys):
     assert main.main([*trained[0], "--mode=train", f"--resume={exported['fp32']}"]) == 2
-    one_line(capsys, "only be tested")
+    one_line(capsys, "exported models serve test, index and locate")
 
 
 def test_exporting_a_run_that_does_not_exist(trained, tmp_path, capsys):

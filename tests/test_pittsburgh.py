@@ -299,7 +299,7 @@ def test_field_of_the_wrong_shape(spec, field, value):
 
 
 def test_load_places_finds_the_photos(tiny_places):
-    photos = load_places(Namespace(dataset="pittsburgh", root=tiny_places), "train")
+    photos = load_places(Namespace(dataset="pittsburgh", root=tiny_places, skipBroken=False), "train")
     assert photos.split == "train"
     assert photos.places.name == "pitts30k_train"
     assert photos.database_files == [tiny_places / f"000/{index:06d}.jpg" for index in range(12)]
@@ -310,13 +310,13 @@ def test_load_places_names_a_missing_photo(tiny_places):
     photo = tiny_places / "queries_real" / "001" / "000003_query.jpg"
     photo.unlink()
     with pytest.raises(UserError, match="1 of the 17 photos") as caught:
-        load_places(Namespace(dataset="pittsburgh", root=tiny_places), "val")
+        load_places(Namespace(dataset="pittsburgh", root=tiny_places, skipBroken=False), "val")
     assert str(photo) in str(caught.value)
 
 
 def test_load_places_names_a_missing_spec(tiny_places):
     with pytest.raises(UserError, match="is missing") as caught:
-        load_places(Namespace(dataset="pittsburgh", root=tiny_places), "test")
+        load_places(Namespace(dataset="pittsburgh", root=tiny_places, skipBroken=False), "test")
     assert str(tiny_places / "datasets" / "pitts30k_test.mat") in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -324,7 +324,7 @@ def test_load_places_names_a_missing_spec(tiny_places):
 def test_tokyo_time_machine_has_no_test_split(tmp_path):
     assert set(SPECS["tokyotm"]) == {"train", "val"}
     with pytest.raises(UserError, match="--dataset=tokyotm has no split test: choose from train, val"):
-        load_places(Namespace(dataset="tokyotm", root=tmp_path), "test")
+        load_places(Namespace(dataset="tokyotm", root=tmp_path, skipBroken=False), "test")
 
 
 def test_every_real_spec_belongs_to_a_split():

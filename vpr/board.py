@@ -1,5 +1,7 @@
 """A training on TensorBoard and on the console."""
 
+import contextlib
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,55 +13,65 @@ if TYPE_CHECKING:
 
 
 class Board:
-    """Writes scalars into a run. Use as a context manager.
+    """Writes scalars and pictures into a run. Use as a context manager.
 
-    Scalars are a convenience: a disk that fills loses them, aloud, and never hides the training's own error.
+    They are a convenience: a disk that fills loses them, aloud, and never hides the training's own error. They are
+    written at once, not by tensorboardX's thread, for which a full disk is the end and its queue then a trap.
     """
 
     def __init__(self, run: Path, epoch: int):
-        """Open the board of `run`; scalars of `epoch` and later, of an earlier try, are taken back."""
+        """Open the board of `run`; what is of `epoch` and later, of an earlier try, is taken back."""
         self.writer = None
-        if is_main():
-            from tensorboardX import SummaryWriter
+        if not is_main():
+            return
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-            self.writer = SummaryWriter(str(run), purge_step=epoch)
+        try:
+            self.writer = EventsWriter(str(run / "events"))
+        except OSError as error:
+            self._give_up(error)
+        self._write(epoch, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "Board":
         return self
 
     def add(self, name: str, value: float, epoch: int) -> None:
         """Write one scalar."""
-        if self.writer is None:
-            return
-        try:
-            self.writer.add_scalar(name, value, epoch)
-        except OSError as error:
-            self._give_up(error)
+        if self.writer is not None:
+            from tensorboardX.summary import scalar
+
+            self._write(epoch, summary=scalar(name, value))
 
     def add_picture(self, name: str, picture: "Image.Image", epoch: int) -> None:
         """Write one picture."""
-        if self.writer is None:
-            return
-        import numpy as np
+        if self.writer is not None:
+            import numpy as np
+            from tensorboardX.summary import image
 
-        try:
-            self.writer.add_image(name, np.asarray(picture), epoch, dataformats="HWC")
-        except OSError as error:
-            self._give_up(error)
+            self._write(epoch, summary=image(name, np.asarray(picture), dataformats="HWC"))
 
     def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def _write(self, epoch: int, **content: object) -> None:
         if self.writer is None:
             return
+        from tensorboardX.proto.event_pb2 import Event
+
         try:
-            self.writer.close()
+            self.writer.write_event(Event(wall_time=time.time(), step=epoch, **content))
+            self.writer.flush()
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        say(f"TensorBoard scalars are lost: {error}")
-        if self.writer.file_writer is not None:
-            # tensorboardX closes it once more when Python ends, and would print a traceback.
-            self.writer.file_writer.event_writer.close = lambda: None
+        say(f"TensorBoard's scalars and pictures are given up: {error}")
+        if self.writer is not None:
+            with contextlib.suppress(OSError):
+                self.writer.close()
+            self.writer = None
 
 
 def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:

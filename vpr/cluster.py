@@ -13,7 +13,7 @@ from vpr.descriptors import automatic_batch_size
 from vpr.errors import UserError
 from vpr.images import PhotoReader, in_batches
 from vpr.model import PlaceModel, build_model, choose_device, device_line
-from vpr.places import PlacePhotos, load_places
+from vpr.places import PlacePhotos, load_places, training_set
 from vpr.progress import Progress, say
 
 PHOTOS = 500
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     photos = load_places(options, "train")
     model = build_model(options).place(device, options.precision)
-    recipe = recipe_for(options, model, photos.places.name, photos.places.fingerprint())
+    recipe = recipe_for(options, model, *training_set(options))
     descriptors = sample_local_descriptors(model, photos, options, device)
     if not processes.is_main():
         return

@@ -183,10 +183,10 @@ def _position_in_table(table: dict[str, Position], file: Path, root: Path) -> Po
 
 def position_in_exif(file: Path) -> Position | None:
     """From a photo's GPS, if it has one."""
-    from PIL import Image
+    from vpr.images import opened  # torch takes seconds to import
 
     try:
-        with Image.open(file) as photo:
+        with opened(file) as photo:
             gps = photo.getexif().get_ifd(GPS_FOLDER)
         degrees = [_degrees(gps[2], gps[1] == "S"), _degrees(gps[4], gps[3] == "W")]
     except Exception:  # no EXIF, no GPS, half a GPS: there is no position; the photo itself is decoded later

@@ -40,7 +40,7 @@ def read_photo(path: Path) -> Image.Image:
     Raises:
         UserError: the file cannot be decoded.
     """
-    with _opened(path) as photo:
+    with opened(path) as photo:
         return in_eight_bits(ImageOps.exif_transpose(photo)).convert("RGB")
 
 
@@ -52,7 +52,7 @@ def in_eight_bits(photo: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """Open a photo; whatever goes wrong with it becomes one line."""
     advice = "get it again, or leave it out by --skipBroken"
     if path.suffix.lower() in HEIC and not _reads_heic():
@@ -81,7 +81,7 @@ def photo_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: the file is no photo.
     """
-    with _opened(path) as photo:
+    with opened(path) as photo:
         sideways = photo.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a quarter
         return (photo.width, photo.height) if sideways else (photo.height, photo.width)
 

@@ -24,7 +24,7 @@ NOT_FLAGS = ("given", "run", "inputs")
 MODES_WITH_INPUTS = ("compare", "locate")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 # A resumed run gets these back too, unless the user types others.
-RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache")
+RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
