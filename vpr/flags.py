@@ -21,7 +21,8 @@ TRAINING_FLAGS = (
 )  # fmt: skip
 # Besides --arch and --dataset, the flags that decide what a centroids file is made from.
 CLUSTER_FLAGS = (
-    "num_clusters", "weights", "fromscratch", "normalization", "root", "imageSize", "seed", "dataPath", "device", "skipBroken",
+    "num_clusters", "weights", "fromscratch", "normalization", "root", "imageSize", "seed", "dataPath", "device",
+    "skipBroken",
 )  # fmt: skip
 
 
