@@ -123,7 +123,10 @@ def test_a_process_that_dies_ends_the_run(tiny_city, runs, tmp_path, victim):
 def test_an_error_in_all_processes_is_one_line_each(tiny_city, tmp_path):
     result = command(2, "--mode=test", *flags(tiny_city, tmp_path))
     lines = [line for line in result.stderr.splitlines() if "no centroids" in line]
-    assert result.returncode != 0 and sorted(line.split(":")[0] for line in lines) == ["error", "error in process 1"]
+    assert result.returncode != 0 and "UserError" not in result.stderr
+    # torchrun may end the second process before it has said the same.
+    said = [line.split(":")[0] for line in lines]
+    assert said and set(said) <= {"error", "error in process 1"} and len(said) == len(set(said))
 
 
 def test_more_than_one_gpu_without_torchrun_says_what_to_type(capsys):
