@@ -25,7 +25,7 @@ def rows(count, seed):
 
 
 @pytest.fixture
-def test_mode(tiny_places, tmp_path):
+def run_test_mode(tiny_places, tmp_path):
     """Runs --mode=test with global pooling on the tiny places and gives the results that it wrote."""
 
     def run(*flags):
@@ -80,8 +80,8 @@ def test_what_faiss_cannot_build_is_an_error_that_quotes_it(factory):
         assert text.split("FAISS says: ")[1].strip() in " ".join(str(error).split())
 
 
-def test_test_mode_prints_what_an_index_loses_and_takes(test_mode, capsys):
-    exact, approximate = test_mode("--index=PQ4x3", "--recallValues", "1", "5")
+def test_test_mode_prints_what_an_index_loses_and_takes(run_test_mode, capsys):
+    exact, approximate = run_test_mode("--index=PQ4x3", "--recallValues", "1", "5")
     printed = capsys.readouterr().out.strip().splitlines()
     assert exact["search"] == "exact" and approximate["search"] == "by index PQ4x3"
     assert exact["bytes_per_image"] == 2 * 256  # float16
@@ -90,21 +90,21 @@ def test_test_mode_prints_what_an_index_loses_and_takes(test_mode, capsys):
     assert "bytes per image" in printed[-3]
 
 
-def test_test_mode_refuses_an_unknown_index(test_mode, capsys):
-    assert test_mode("--index=Nonsense") == 2
+def test_test_mode_refuses_an_unknown_index(run_test_mode, capsys):
+    assert run_test_mode("--index=Nonsense") == 2
     assert "FAISS says" in capsys.readouterr().err
 
 
-def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(test_mode, tiny_places, tmp_path):
+def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(run_test_mode, tiny_places, tmp_path):
     file = tmp_path / "descriptors.h5"
-    (first,) = test_mode(f"--saveDescriptors={file}")
+    (first,) = run_test_mode(f"--saveDescriptors={file}")
     with h5py.File(file) as stored:
         assert stored["database"].shape == (12, 256) and stored["database"].dtype == np.float16
         assert stored["queries"].shape == (5, 256) and stored.attrs["arch"] == "alexnet"
     for photo in tiny_places.rglob("*.jpg"):
         Image.new("RGB", (64, 48)).save(photo)
-    _, second = test_mode(f"--loadDescriptors={file}")
-    _, _, anew = test_mode()
+    _, second = run_test_mode(f"--loadDescriptors={file}")
+    _, _, anew = run_test_mode()
     assert {**second, "measured": 0} == {**first, "measured": 0}
     assert anew["recalls"] != first["recalls"], "the photos did matter"
 
@@ -115,26 +115,26 @@ def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(test
      (["--split=train"], "spec"), (["--normalization=unit"], "normalization"),
      (["--precision=bf16"], "precision")],
 )  # fmt: skip
-def test_descriptors_of_something_else_are_refused(test_mode, tmp_path, capsys, flags, word):
+def test_descriptors_of_something_else_are_refused(run_test_mode, tmp_path, capsys, flags, word):
     file = tmp_path / "descriptors.h5"
-    test_mode(f"--saveDescriptors={file}")
-    assert test_mode(f"--loadDescriptors={file}", *flags) == 2
+    run_test_mode(f"--saveDescriptors={file}")
+    assert run_test_mode(f"--loadDescriptors={file}", *flags) == 2
     error = capsys.readouterr().err
     assert word in error and str(file) in error and len(error.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", [None, b"not HDF5", "foreign"])
-def test_a_file_without_descriptors_is_refused(test_mode, tmp_path, capsys, content):
+def test_a_file_without_descriptors_is_refused(run_test_mode, tmp_path, capsys, content):
     file = tmp_path / "descriptors.h5"
     if content == "foreign":
         with h5py.File(file, "w") as foreign:
             foreign["database"] = np.zeros(3)
     elif content:
         file.write_bytes(content)
-    assert test_mode(f"--loadDescriptors={file}") == 2
+    assert run_test_mode(f"--loadDescriptors={file}") == 2
     assert str(file) in capsys.readouterr().err
 
 
-def test_results_say_how_the_search_was_made(test_mode):
-    (result,) = test_mode()
+def test_results_say_how_the_search_was_made(run_test_mode):
+    (result,) = run_test_mode()
     assert json.dumps(result) and result["search"] == "exact" and "fp32" in result["model"]

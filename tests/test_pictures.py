@@ -118,7 +118,7 @@ def test_test_mode_leaves_its_pictures(tiny_city, tmp_path):
     recalls = json.loads((tmp_path / "results.json").read_text())[-1]["recalls"]
     names = sorted(path.name for path in (folder / "panels").iterdir())
     assert len(names) == 12 and [name.split("_")[0] for name in names] == [f"{n:02d}" for n in range(1, 13)]
-    found_first = [name.endswith("_found.jpg") for name in names]
+    found_first = [name.endswith("_found_at_1.jpg") for name in names]
     assert found_first == sorted(found_first), "the worst first"
     assert sum(found_first) / 12 == pytest.approx(recalls["1"])
     for name in ("recall.png", "map.png"):

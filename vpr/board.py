@@ -52,8 +52,12 @@ class Board:
             self._write(epoch, summary=image(name, np.asarray(picture), dataformats="HWC"))
 
     def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
+        if self.writer is None:
+            return
+        try:
             self.writer.close()
+        except OSError as error:
+            self._give_up(error)
 
     def _write(self, epoch: int, **content: object) -> None:
         if self.writer is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vpr.centroids import start_pooling
 from vpr.errors import UserError
-from vpr.model import PlaceModel, build_model
+from vpr.model import PlaceModel, build_model, describe_model
 from vpr.onnx_model import OnnxModel
 from vpr.progress import say
 from vpr.training_state import load_model
@@ -25,6 +25,11 @@ class FinishedModel:
     model: PlaceModel | OnnxModel
     source: dict
     folder: Path
+
+
+def name_of(model: PlaceModel | OnnxModel, options: argparse.Namespace) -> str:
+    """What a model is, in words: what every recall is labelled with."""
+    return model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
 
 
 def results_folder(finished: FinishedModel, options: argparse.Namespace) -> Path:

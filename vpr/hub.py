@@ -10,9 +10,9 @@ from torch import nn
 
 from vpr.descriptors import describe
 from vpr.errors import UserError
-from vpr.finished_model import load_finished
+from vpr.finished_model import load_finished, name_of
 from vpr.images import PhotoReader
-from vpr.model import choose_device, describe_model
+from vpr.model import choose_device
 from vpr.onnx_model import OnnxModel
 from vpr.options import parse_options
 
@@ -74,5 +74,5 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     model = finished.model.place(device, options.precision)
     if isinstance(model, OnnxModel) and not whitened and model.descriptor_dim != model.pooled_dim:
         raise UserError(f"{checkpoint} holds its whitening inside: export the run with --noWhiten, or name the run")
-    name = model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
+    name = name_of(model, options)
     return PhotoDescriber(model, name, device, options)

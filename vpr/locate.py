@@ -14,11 +14,10 @@ from vpr import processes
 from vpr.database_index import DatabaseIndex, index_file, load_index, make_index
 from vpr.descriptors import describe
 from vpr.errors import UserError
-from vpr.finished_model import load_finished, results_folder
+from vpr.finished_model import load_finished, name_of, results_folder
 from vpr.folders import ENDINGS, find_photos, to_degrees
 from vpr.images import PhotoReader
-from vpr.model import choose_device, describe_model, device_line
-from vpr.onnx_model import OnnxModel
+from vpr.model import choose_device, device_line
 from vpr.panels import NEUTRAL, cell, in_a_row, write_jpeg
 from vpr.places import PlacePhotos, load_database, zone_of
 from vpr.progress import say
@@ -91,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
         path = index_file(finished, database, options)
         index = load_index(path, finished, database, options)
         index = index or make_index(path, finished, database, options, device)
-        name = model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
+        name = name_of(model, options)
         say(f"{name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
         reader = PhotoReader(files, options.imageSize, options.threads)
         descriptors, _ = describe(model, reader, range(len(files)), options, device, "photos")

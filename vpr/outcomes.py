@@ -44,6 +44,13 @@ class Outcome:
     answerable: bool
 
     @property
+    def verdict(self) -> str:
+        """What came of the query, in words."""
+        if self.rank is not None:
+            return "found at 1" if self.rank == 1 else f"found at rank {self.rank}"
+        return "missed" if self.answerable else "nothing within reach"
+
+    @property
     def badness(self) -> tuple:
         """Sorts the worst first: misses before late hits before first hits, each the farther off the worse.
 

@@ -19,18 +19,11 @@ RIGHT, WRONG, NEUTRAL, PAPER, INK = "#2e9e4f", "#d03b3b", "#4a4a4a", "#ffffff", 
 def panel(photos: PlacePhotos, outcome: Outcome) -> Image.Image:
     """A query and its first hits in a row, with how far off each is: on the ground in metres, and as a descriptor."""
     query = photos.query_files[outcome.query]
-    cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {verdict(outcome)}", query.name)]
+    cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {outcome.verdict}", query.name)]
     for hit in outcome.hits:
         caption = f"{'right' if hit.right else 'wrong'}, {far_off(hit)}"
         cells.append(cell(photos.database_files[hit.photo], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
     return in_a_row(cells, SHOWN + 1)
-
-
-def verdict(outcome: Outcome) -> str:
-    """What came of a query, in words."""
-    if outcome.rank is None:
-        return "missed" if outcome.answerable else "nothing in reach"
-    return "found" if outcome.rank == 1 else f"found at {outcome.rank}"
 
 
 def far_off(hit: Hit) -> str:

@@ -9,7 +9,7 @@ import torch
 from vpr.explain import explain_pair
 from vpr.options import flags_of
 from vpr.outcomes import Outcome
-from vpr.panels import panel, stacked, verdict, write_jpeg
+from vpr.panels import panel, stacked, write_jpeg
 from vpr.places import PlacePhotos
 from vpr.plots import draw_map, draw_recall
 from vpr.progress import Progress, say
@@ -60,7 +60,7 @@ def write_panels(folder: Path, photos: PlacePhotos, outcomes: list[Outcome], exp
             picture = panel(photos, outcome)
             if explain and outcome.hits:
                 picture = stacked([picture, explain(outcome)])
-            name = f"{number:0{digits}}_query_{outcome.query + 1}_{verdict(outcome).replace(' ', '_')}.jpg"
+            name = f"{number:0{digits}}_query_{outcome.query + 1}_{outcome.verdict.replace(' ', '_')}.jpg"
             files[outcome.query] = folder / name
             write_jpeg(files[outcome.query], picture)
             progress.advance()

@@ -76,13 +76,6 @@ def write_report(path: Path, outcomes: list[Outcome], photos: PlacePhotos, figur
         temporary.write_text(page, encoding="utf-8", errors="replace")
 
 
-def status(outcome: Outcome) -> str:
-    """What came of a query, in words."""
-    if outcome.rank is not None:
-        return "found at 1" if outcome.rank == 1 else f"found at rank {outcome.rank}"
-    return "missed" if outcome.answerable else "nothing within reach"
-
-
 def where_panels_are(embedded: int, linked: int) -> str:
     """A sentence on how many pictures of queries are inside the page, and how many beside it."""
     if linked:
@@ -100,7 +93,7 @@ def _row(outcome: Outcome, photos: PlacePhotos, address: str | None) -> dict:
     return {
         "query": int(outcome.query),
         "name": photos.places.query_names[outcome.query],
-        "status": status(outcome),
+        "status": outcome.verdict,
         "rank": None if outcome.rank is None else int(outcome.rank),
         "answerable": bool(outcome.answerable),
         "hits": [_hit(hit, photos) for hit in outcome.hits],

@@ -14,10 +14,9 @@ from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.descriptors import Source, describe, describe_sizes
 from vpr.explain import require_netvlad
 from vpr.files import read_json, write_json
-from vpr.finished_model import load_finished, results_folder
+from vpr.finished_model import load_finished, name_of, results_folder
 from vpr.images import PhotoReader
-from vpr.model import PlaceModel, choose_device, describe_model, device_line
-from vpr.onnx_model import OnnxModel
+from vpr.model import PlaceModel, choose_device, device_line
 from vpr.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.pictures import write_pictures
 from vpr.places import PlacePhotos, load_places, require_queries
@@ -123,7 +122,7 @@ def measure(
         queries=len(places.query_names),
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
-        model=model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model),
+        model=name_of(model, options),
         descriptor_dim=model.descriptor_dim,
         image_size=describe_sizes(descriptors.photo_sizes, resized=options.imageSize is not None),
         bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
