@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 import main
 from vpr import images
 from vpr.errors import UserError
-from vpr.images import broken_photos, read_photo
+from vpr.images import read_photo, whole_photos
 
 BROKEN_DATABASE, BROKEN_QUERIES = (0, 7), (2,)
 
@@ -77,9 +78,37 @@ def test_a_database_of_broken_photos_is_refused(folders, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_photos_are_found(folders, workers):
+def test_whole_photos_are_found(folders, workers):
     files = sorted((folders[0] / "val" / "database").iterdir())
-    assert broken_photos(files, workers) == [n for n in range(10) if n in BROKEN_DATABASE]
+    assert whole_photos(files, workers, "ten") == [n for n in range(10) if n not in BROKEN_DATABASE]
+
+
+def test_what_is_no_photo_needs_no_position(folders, tmp_path, capsys):
+    """A text file with a photo's ending has no position either; a photo without one still ends the test."""
+    broken, _ = folders
+    (broken / "val" / "queries" / "notes.jpg").write_text("no photo")
+    assert run_test(broken, tmp_path)[0] == 2 and "notes.jpg" in capsys.readouterr().err
+    code, result = run_test(broken, tmp_path, "--skipBroken")
+    assert code == 0 and result["queries"] == 3 and "1 of the 1 photos" in capsys.readouterr().out
+    Image.new("RGB", (96, 72)).save(broken / "val" / "queries" / "nowhere.jpg")
+    assert run_test(broken, tmp_path, "--skipBroken")[0] == 2
+    said = capsys.readouterr().err
+    assert "1 of 15 photos have no position" in said and "nowhere.jpg" in said
+
+
+def test_locate_goes_on_without_broken_photos(folders, tmp_path, capsys):
+    broken, _ = folders
+    call = [
+        "--mode=locate", "--dataset=folder", f"--root={broken}", "--arch=alexnet", "--fromscratch", "--pooling=avg",
+        "--threads=0", "--device=cpu", "--panels=0", f"--runsPath={tmp_path / 'runs'}", "--json", "--skipBroken",
+    ]  # fmt: skip
+    assert main.main([*call, str(broken / "val" / "queries")]) == 0
+    captured = capsys.readouterr()
+    located = [Path(photo["photo"]).name for photo in json.loads(captured.out)]
+    assert located == [f"@{500000 + 15 * n}@4477000@queries@.jpg" for n in range(4) if n not in BROKEN_QUERIES]
+    assert "1 of the 4 photos of --mode=locate cannot be decoded" in captured.err
+    only = next((broken / "val" / "queries").glob(f"@{500000 + 15 * BROKEN_QUERIES[0]}*"))
+    assert main.main([*call, str(only)]) == 2 and "no photo that was named" in capsys.readouterr().err
 
 
 def test_grey_of_16_bits_becomes_grey_of_8(tmp_path):

@@ -113,10 +113,24 @@ def test_the_fast_way_is_taken_where_it_pays(trunk, monkeypatch):
 
     monkeypatch.setattr(convolution, "_convolve", watched)
     with torch.no_grad():
-        run_layers(trunk, random(1, 3, 64, 80), fast=True)
-        assert taken == [(16, 3), (16, 16), (32, 16)]  # the last map's 285 places are too few
-        run_layers(trunk, random(1, 3, 64, 80), fast=False)
+        run_layers(trunk, random(1, 3, 24, 28), fast=True)
+        assert taken == [(16, 3), (16, 16), (32, 16)]  # the last map's 30 places are too few
+        run_layers(trunk, random(1, 3, 24, 28), fast=False)
     assert len(taken) == 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 80), (48, 60)])
+@pytest.mark.parametrize("first", [nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 16, 11, stride=2, padding=4)])
+def test_values_depend_neither_on_the_other_photos_nor_on_the_number_of_threads(trunk, first, height, width):
+    """To the bit: two processes, with fewer photos and threads each, start a training's step as one does."""
+    trunk[0], photos, threads = first, random(12, 3, height, width), torch.get_num_threads()
+    with torch.no_grad():
+        together = run_layers(trunk, photos.clone(), fast=True)
+        for size, count in ((2, threads), (2, 1), (5, 1), (12, 1)):
+            torch.set_num_threads(count)
+            apart = torch.cat([run_layers(trunk, part.clone(), fast=True) for part in photos.split(size)])
+            torch.set_num_threads(threads)
+            assert torch.equal(together, apart)
 
 
 @pytest.mark.parametrize("layer", [

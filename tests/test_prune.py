@@ -30,7 +30,8 @@ def convolutions(encoder):
 
 @pytest.mark.parametrize(("ratio", "wanted"), [(0.5, [32, 96, 192, 128, 128]), (0.25, [48, 144, 288, 192, 192])])
 def test_each_layer_loses_its_share_and_what_reads_it_follows(encoder, ratio, wanted):
-    smaller = prune_trunk(encoder, ratio, "magnitude")
+    smaller, kept = prune_trunk(encoder, ratio, "magnitude")
+    assert [len(filters) for filters in kept] == wanted
     assert filters_of(smaller) == wanted and filters_of(encoder) == [64, 192, 384, 256, 256]
     assert [layer.in_channels for layer in convolutions(smaller)] == [3, *wanted[:-1]]
     rebuilt = build_encoder("alexnet", wanted)
@@ -47,8 +48,10 @@ def test_filters_without_weight_go_first_and_change_nothing(encoder):
             dead = torch.randperm(layer.out_channels)[: layer.out_channels // 2]
             layer.weight[dead], layer.bias[dead] = 0, 0
     photos = torch.randn(2, 3, 80, 96)
-    smaller, whole = prune_trunk(encoder, 0.5, "magnitude")(photos.clone()), encoder(photos.clone())
+    smaller, kept = prune_trunk(encoder, 0.5, "magnitude")
+    smaller, whole = smaller(photos.clone()), encoder(photos.clone())
     alive = whole.abs().sum(dim=(0, 2, 3)) > 0
+    assert torch.equal(kept[-1], alive.nonzero()[:, 0])
     torch.testing.assert_close(smaller, whole[:, alive], rtol=1e-4, atol=1e-4)
 
 
@@ -63,7 +66,7 @@ def test_taylor_keeps_the_filters_whose_loss_gradient_is_large(encoder):
     last.weight.grad.zero_()
     last.weight.grad[useful] = 1.0
     last.bias.grad.zero_()
-    smaller = convolutions(prune_trunk(encoder, 0.5, "taylor"))[-1]
+    smaller = convolutions(prune_trunk(encoder, 0.5, "taylor")[0])[-1]
     kept = {tuple(row.tolist()) for row in smaller.weight[:, 0, 0, :2]}
     # Input filters went too: compare by a spatial corner of each kernel that is left, over all inputs.
     corners = {

@@ -10,7 +10,7 @@ import functools
 import torch
 from torch import nn
 
-FEWEST_PLACES = 1000  # of all maps of a batch: below, transforming the kernel costs more than it saves
+SMALLEST_MAP = 32  # places: below, transforming the kernel costs more than it saves
 LARGE_MAP = 1000  # places: NNPACK is faster on larger maps one by one, on smaller ones together
 
 
@@ -44,18 +44,24 @@ def _is_large(features: torch.Tensor) -> bool:
 
 
 def _run_layer(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
-    if isinstance(layer, nn.Conv2d) and pays(layer, features):
-        return FastConvolution.apply(features, layer.weight, layer.bias, layer.padding)
+    if isinstance(layer, nn.Conv2d):
+        if pays(layer, features):
+            return FastConvolution.apply(features, layer.weight, layer.bias, layer.padding)
+        # No slower with channels last, and then the values depend neither on the batch nor on the number of threads.
+        return layer(features.contiguous(memory_format=torch.channels_last)).contiguous()
     if isinstance(layer, nn.MaxPool2d) and not features.requires_grad:
         return max_pool(features, layer.kernel_size, layer.stride)
     return layer(features)
 
 
 def pays(layer: nn.Conv2d, features: torch.Tensor) -> bool:
-    """Whether NNPACK can do a layer on maps [B, C, H, W], and faster."""
+    """Whether NNPACK can do a layer on maps [B, C, H, W], and faster.
+
+    That must not depend on B: then a photo's values are the same to the bit in any batch of several, and a training
+    by two processes sees what one would. The two ways of computing differ by more than orders of summation do.
+    """
     plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1 and layer.kernel_size in ((3, 3), (5, 5))
-    places = len(features) * features.shape[2] * features.shape[3]
-    return plain and places >= FEWEST_PLACES and features.is_contiguous()
+    return plain and features.shape[2] * features.shape[3] >= SMALLEST_MAP and features.is_contiguous()
 
 
 def max_pool(features: torch.Tensor, size: int, stride: int) -> torch.Tensor:

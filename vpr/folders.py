@@ -42,8 +42,11 @@ class FolderPlaces(Places):
     zone: str | None = None
 
 
-def read_folder(root: Path, split: str) -> tuple[FolderPlaces, Path]:
+def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
     """The photos of a split of a folder and where they were taken.
+
+    Args:
+        skip_broken: leave out files that have no position because they are no photos.
 
     Returns:
         the places, names relative to a folder, and that folder.
@@ -53,6 +56,8 @@ def read_folder(root: Path, split: str) -> tuple[FolderPlaces, Path]:
     """
     base = next((folder for folder in (root, root / "images") if (folder / split).is_dir()), root)
     database, queries = (find_photos(base / split / role) for role in ("database", "queries"))
+    if skip_broken:
+        database, queries = (_without_placeless_broken(files, root) for files in (database, queries))
     if not database:
         raise UserError(
             f"{base / split / 'database'} has no photos ({', '.join(sorted(ENDINGS))}): put some there, or name the "
@@ -118,6 +123,17 @@ def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
         first = ", ".join(str(file) for file in missing[:5])
         raise UserError(f"{len(missing)} of {len(files)} photos have no position, first {first}: {WANTED}")
     return found
+
+
+def _without_placeless_broken(files: list[Path], root: Path) -> list[Path]:
+    """Files without those that have no position and cannot be decoded either."""
+    from vpr.images import whole_photos  # torch takes seconds to import
+
+    placeless = [file for file, position in zip(files, find_positions(files, root), strict=True) if position is None]
+    if not placeless:
+        return files
+    whole = {placeless[index] for index in whole_photos(placeless, 0, f"{root} without a position")}
+    return [file for file in files if file in whole or file not in placeless]
 
 
 def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:

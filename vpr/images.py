@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from vpr.errors import UserError
-from vpr.progress import Progress
+from vpr.progress import Progress, say
 
 HEIC = {".heic", ".heif"}
 
@@ -202,8 +202,12 @@ class Decodable(Dataset):
         return True
 
 
-def broken_photos(files: Sequence[Path], workers: int) -> list[int]:
-    """The indices of the files that cannot be decoded, found by decoding all."""
+def whole_photos(files: Sequence[Path], workers: int, name: str) -> list[int]:
+    """The indices of the files that can be decoded, found by decoding all; says how many cannot, and the first five.
+
+    Args:
+        name: of the set of photos, for what is said.
+    """
     loader = DataLoader(
         Decodable(files),
         batch_size=16,
@@ -216,7 +220,10 @@ def broken_photos(files: Sequence[Path], workers: int) -> list[int]:
         for batch in loader:
             whole += batch.tolist()
             progress.advance(len(batch))
-    return [index for index, good in enumerate(whole) if not good]
+    broken = [str(file) for file, good in zip(files, whole, strict=True) if not good]
+    if broken:
+        say(f"{len(broken)} of the {len(files)} photos of {name} cannot be decoded, first {', '.join(broken[:5])}")
+    return [index for index, good in enumerate(whole) if good]
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:

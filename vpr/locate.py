@@ -16,7 +16,7 @@ from vpr.descriptors import describe
 from vpr.errors import UserError
 from vpr.finished_model import load_finished, name_of, results_folder
 from vpr.folders import ENDINGS, find_photos, to_degrees
-from vpr.images import PhotoReader
+from vpr.images import PhotoReader, whole_photos
 from vpr.model import choose_device, device_line
 from vpr.panels import NEUTRAL, cell, in_a_row, write_jpeg
 from vpr.places import PlacePhotos, load_database, zone_of
@@ -79,9 +79,9 @@ def run(options: argparse.Namespace) -> None:
     """Locate all photos that were named; print and draw the matches."""
     if processes.world() > 1:
         raise UserError("--mode=locate runs in one process: start it without torchrun")
-    files = photos_named(options.inputs)
     # With --json nothing else goes to where the JSON goes.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        files = photos_named(options)
         database = load_database(options)
         device = choose_device(options)
         say(device_line(device))
@@ -108,22 +108,26 @@ def run(options: argparse.Namespace) -> None:
         say("\n".join(photo.lines() for photo in located))
 
 
-def photos_named(inputs: list[str]) -> list[Path]:
-    """Photos and those in folders, in the order given; within a folder by name.
+def photos_named(options: argparse.Namespace) -> list[Path]:
+    """Photos and those in folders, in the order given; within a folder by name. With --skipBroken what can be decoded.
 
     Raises:
         UserError: there are none.
     """
-    if not inputs:
+    if not options.inputs:
         raise UserError("--mode=locate wants photos or folders: as in --mode=locate --resume=runs/RUN PHOTO.jpg")
     files = []
-    for path in map(Path, inputs):
+    for path in map(Path, options.inputs):
         found = find_photos(path) if path.is_dir() else [path] if path.is_file() else None
         if found is None:
             raise UserError(f"{path} does not exist: name photos or folders of photos")
         if not found:
             raise UserError(f"the folder {path} has no photos ({', '.join(sorted(ENDINGS))}): name another")
         files += found
+    if options.skipBroken:
+        files = [files[index] for index in whole_photos(files, options.threads, "--mode=locate")]
+    if not files:
+        raise UserError("no photo that was named can be decoded: name others")
     return files
 
 

@@ -99,9 +99,12 @@ class PlaceModel(nn.Module):
         require_size(photos, self.smallest_side)
         # The frozen part needs no graph: that saves most of the memory of a training step.
         with self.trunk(), torch.set_grad_enabled(torch.is_grad_enabled() and self.first_trained == 0):
-            photos = photos.contiguous(memory_format=self.layout)  # while they are bytes
-            values = ((photos.float() - self.mean) / self.std).to(self.dtype)
-            return run_layers(self.encoder[: self.first_trained], values, self.fast)
+            return run_layers(self.encoder[: self.first_trained], self.normalized(photos), self.fast)
+
+    def normalized(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W] -> what the first layer takes, in `dtype`."""
+        photos = photos.contiguous(memory_format=self.layout)  # while they are bytes
+        return ((photos.float() - self.mean) / self.std).to(self.dtype)
 
     def frozen_layers_without_data(self) -> nn.Sequential:
         """The frozen layers as shapes only, to ask what they make of a size."""

@@ -70,7 +70,7 @@ def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
     """
     root = Path(options.root)
     if options.dataset == "folder":
-        places, base = read_folder(root, split)
+        places, base = read_folder(root, split, options.skipBroken)
         photos = _photos_in(places, split, base, base)
     else:
         if options.dataset == "toy":
@@ -92,21 +92,18 @@ def _photos_in(places: Places, split: str, database: Path, queries: Path) -> Pla
 
 
 def without_broken(photos: PlacePhotos, workers: int) -> PlacePhotos:
-    """A split without the photos that cannot be decoded, of which it is said how many and the first five.
+    """A split without the photos that cannot be decoded.
 
     Raises:
         UserError: no database photo is left.
     """
-    from vpr.images import broken_photos  # torch takes seconds to import
+    from vpr.images import whole_photos  # torch takes seconds to import
 
-    broken = set(broken_photos(photos.files, workers))
-    if not broken:
+    whole, count = whole_photos(photos.files, workers, photos.places.name), len(photos.database_files)
+    if len(whole) == len(photos.files):
         return photos
-    first = ", ".join(str(photos.files[index]) for index in sorted(broken)[:5])
-    say(f"{len(broken)} of the {len(photos.files)} photos of {photos.places.name} cannot be decoded, first {first}")
-    count = len(photos.database_files)
-    database = [index for index in range(count) if index not in broken]
-    queries = [index - count for index in range(count, len(photos.files)) if index not in broken]
+    database = [index for index in whole if index < count]
+    queries = [index - count for index in whole if index >= count]
     if not database:
         raise UserError(f"no database photo of {photos.places.name} can be decoded: get the photos again")
     return PlacePhotos(
@@ -150,7 +147,7 @@ def training_set(options: argparse.Namespace) -> tuple[str, str]:
     """Name and hash of the places of the training split, without looking for the photos of a spec."""
     root = Path(options.root)
     if options.dataset == "folder":
-        places, _ = read_folder(root, "train")
+        places, _ = read_folder(root, "train", options.skipBroken)
     else:
         if options.dataset == "toy":
             draw_toy_city(root)

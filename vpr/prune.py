@@ -2,7 +2,8 @@
 
 Filters go whole, with what reads them, by the dependency graph of Torch-Pruning (Fang et al., CVPR 2023): the
 model left is an ordinary dense one. How much a filter matters: the first-order Taylor term of the training
-loss on mined tuples (Molchanov et al., ICLR 2017), or the size of its weights.
+loss on mined tuples (Molchanov et al., ICLR 2017), or the size of its weights. Those left then learn to
+stand in for those gone (`vpr/reconstruction.py`), before the ordinary training.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from vpr.model import PlaceModel, build_model, choose_device, describe_model, de
 from vpr.onnx_model import INSTALL
 from vpr.options import flags_of
 from vpr.progress import Progress, say
+from vpr.reconstruction import reconstruct
 from vpr.runs import create_run
 from vpr.steps import photos_of_tuples
 from vpr.training_state import load_model, new_state
@@ -47,11 +49,14 @@ def run(options: argparse.Namespace) -> None:
     model.place(device, options.precision)
     if options.importance == "taylor":
         accumulate_gradients(model, training, options, device)
-    encoder = prune_trunk(model.encoder, options.pruneRatio, options.importance)
+    encoder, kept = prune_trunk(model.encoder, options.pruneRatio, options.importance)
     smaller = argparse.Namespace(**{**vars(options), "channels": filters_of(encoder)})
     pruned = build_model(smaller, pretrained=False)
     pruned.encoder.load_state_dict(encoder.state_dict())
-    start_anew(pruned.place(device, options.precision), training, smaller, device)
+    pruned.place(device, options.precision)
+    reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
+    reconstruct(pruned, model, kept, reader, options.seed)
+    start_anew(pruned, training, smaller, device)
     state = new_state(pruned, smaller, len(training.photos.query_files), device)
     folder = create_run(
         Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags_of(smaller), options.savePath,
@@ -97,8 +102,8 @@ def accumulate_gradients(
     model.first_trained = first_trained
 
 
-def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> nn.Sequential:
-    """A copy of a trunk without the share `ratio` of each convolution's filters.
+def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> tuple[nn.Sequential, list[torch.Tensor]]:
+    """A copy of a trunk without the share `ratio` of each convolution's filters, and the indices of those kept.
 
     Args:
         importance: taylor, from the gradients in its weights, or magnitude.
@@ -128,7 +133,13 @@ def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> nn.Seq
         smaller, torch.zeros(1, 3, 64, 64), judge(), pruning_ratio=ratio, round_to=FILTERS_TOGETHER
     )
     pruner.step()
-    return smaller
+    gone = {name: indices for name, _, indices in pruner.pruning_history()}
+    kept = [
+        torch.tensor(sorted({*range(layer.out_channels)} - {*gone.get(name, ())}))
+        for name, layer in encoder.named_children()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    return smaller, kept
 
 
 def filters_of(encoder: nn.Sequential) -> list[int]:

@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
         if not splits:
             raise UserError(f"{root} has no folder train, val or test: name the folder that has with --root")
         for split in splits:
-            places, _ = read_folder(root, split)
+            places, _ = read_folder(root, split, options.skipBroken)
             path = root / "datasets" / f"{places.name}.mat"
             write_places(path, places)
             say(f"wrote {path}: {len(places.database_names)} database photos, {len(places.query_names)} queries")

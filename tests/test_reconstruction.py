@@ -1,0 +1,88 @@
+"""Filters that are left stand in for those that went, where that is possible at all."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vpr.encoder import NORMALIZATIONS
+from vpr.images import SizeGroup
+from vpr.model import GlobalPooling, PlaceModel
+from vpr.reconstruction import reconstruct, refit
+
+CHANNELS = [16, 16, 16, 16, 16]
+
+
+class Photos:
+    """Random photos of two sizes as a source."""
+
+    files = range(48)
+
+    def batches(self, batches):
+        for (index,) in batches:
+            size = ((80, 96), (96, 80))[index % 2]
+            photo = torch.randint(0, 256, (1, 3, *size), generator=torch.Generator().manual_seed(index))
+            yield [SizeGroup(torch.zeros(1, dtype=torch.long), photo.to(torch.uint8), size)]
+
+
+def small_model(channels, normalization, fast):
+    model = PlaceModel("alexnet", GlobalPooling("avg"), channels[-1], normalization, False, channels)
+    torch.manual_seed(0)
+    for layer in model.encoder:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.normal_(layer.bias, std=0.1)
+    model.fast = fast and model.place(torch.device("cpu"), "fp32").fast
+    return model.eval()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_twins_that_went_are_made_up_for(fast):
+    """Every second filter is a copy of the one before: half of them can do all, with other weights after them."""
+    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], fast)
+    with torch.no_grad():
+        for layer in original.encoder:
+            if isinstance(layer, nn.Conv2d):
+                layer.weight[1::2], layer.bias[1::2] = layer.weight[::2].clone(), layer.bias[::2].clone()
+    pruned = small_model([8] * 5, NORMALIZATIONS["torchvision"], fast)
+    kept = [torch.arange(0, 16, 2)] * 5
+    inputs = torch.arange(3)
+    with torch.no_grad():
+        for small, large in zip(pruned.encoder, original.encoder, strict=True):
+            if isinstance(small, nn.Conv2d):
+                small.weight.copy_(large.weight[::2, inputs])
+                small.bias.copy_(large.bias[::2])
+                inputs = torch.arange(0, 16, 2)
+        photos = next(Photos().batches([[100]]))[0].values
+        wanted = original.local_descriptors(photos)[:, ::2]
+        before = (pruned.local_descriptors(photos) - wanted).norm() / wanted.norm()
+        reconstruct(pruned, original, kept, Photos(), seed=0)
+        after = (pruned.local_descriptors(photos) - wanted).norm() / wanted.norm()
+    assert before > 0.3 and after < 0.02
+
+
+@pytest.mark.parametrize("rows", [400, 5])
+def test_a_refit_is_the_ridge_regression_of_augmented_rows(rows):
+    """Also with fewer rows than weights: NumPy solves the same problem, the ridge as rows of their own."""
+    random = np.random.default_rng(0)
+    inputs = np.concatenate([random.normal(size=(rows, 2 * 9)), np.ones((rows, 1))], axis=1)
+    outputs = random.normal(size=(rows, 4))
+    layer = nn.Conv2d(2, 4, 3)
+    present = torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1).T.detach().double().numpy()
+    hold = np.sqrt(1e-3 * np.mean(np.sum(inputs**2, axis=0)))
+    wanted, *_ = np.linalg.lstsq(
+        np.concatenate([inputs, hold * np.eye(19)]), np.concatenate([outputs, hold * present]), rcond=None
+    )
+    inputs, outputs = torch.from_numpy(inputs), torch.from_numpy(outputs)
+    with torch.no_grad():
+        refit(layer, inputs.T @ inputs, inputs.T @ outputs)
+    np.testing.assert_allclose(layer.weight.detach().flatten(1).T, wanted[:-1], atol=1e-5)
+    np.testing.assert_allclose(layer.bias.detach(), wanted[-1], atol=1e-5)
+
+
+def test_a_layer_that_lost_nothing_stays_as_it_is():
+    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], True)
+    same = small_model(CHANNELS, NORMALIZATIONS["torchvision"], True)
+    reconstruct(same, original, [torch.arange(16)] * 5, Photos(), seed=0)
+    for found, wanted in zip(same.encoder.parameters(), original.encoder.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
