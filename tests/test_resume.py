@@ -120,8 +120,10 @@ def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(tiny_city, never_stopped, t
     (tmp_path / "centroids").symlink_to(never_stopped / "centroids")
     command = [sys.executable, str(MAIN), *training(tiny_city, tmp_path), "--threads=2"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # Tests that run in the background of a script ignore Ctrl-C, and what they start would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     for line in process.stdout:
         if line.startswith("epoch 1 block 1"):
             break
