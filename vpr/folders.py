@@ -133,7 +133,8 @@ def _without_placeless_broken(files: list[Path], root: Path) -> list[Path]:
     if not placeless:
         return files
     whole = {placeless[index] for index in whole_photos(placeless, 0, f"{root} without a position")}
-    return [file for file in files if file in whole or file not in placeless]
+    broken = set(placeless) - whole
+    return [file for file in files if file not in broken]
 
 
 def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:
