@@ -8,6 +8,7 @@ from torch import nn
 from vpr.encoder import NORMALIZATIONS
 from vpr.images import SizeGroup
 from vpr.model import GlobalPooling, PlaceModel
+from vpr.precision import compute_dtype
 from vpr.reconstruction import reconstruct, refit
 
 CHANNELS = [16, 16, 16, 16, 16]
@@ -36,8 +37,8 @@ def small_model(channels, normalization, fast):
     return model.eval()
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_twins_that_went_are_made_up_for(fast):
+@pytest.mark.parametrize(("fast", "precision"), [(True, "fp32"), (False, "fp32"), (False, "bf16")])
+def test_twins_that_went_are_made_up_for(fast, precision):
     """Every second filter is a copy of the one before: half of them can do all, with other weights after them."""
     original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], fast)
     with torch.no_grad():
@@ -47,6 +48,8 @@ def test_twins_that_went_are_made_up_for(fast):
     pruned = small_model([8] * 5, NORMALIZATIONS["torchvision"], fast)
     kept = [torch.arange(0, 16, 2)] * 5
     inputs = torch.arange(3)
+    for model in (original, pruned):
+        model.dtype = compute_dtype(precision, torch.device("cpu"))
     with torch.no_grad():
         for small, large in zip(pruned.encoder, original.encoder, strict=True):
             if isinstance(small, nn.Conv2d):
@@ -58,7 +61,7 @@ def test_twins_that_went_are_made_up_for(fast):
         before = (pruned.local_descriptors(photos) - wanted).norm() / wanted.norm()
         reconstruct(pruned, original, kept, Photos(), seed=0)
         after = (pruned.local_descriptors(photos) - wanted).norm() / wanted.norm()
-    assert before > 0.3 and after < 0.02
+    assert before > 0.3 and after < (0.02 if precision == "fp32" else 0.05)
 
 
 @pytest.mark.parametrize("rows", [400, 5])

@@ -57,11 +57,12 @@ def _examples(
         inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original].
     """
     layer = pruned.encoder[number]
-    features = run_layers(pruned.encoder[:number], pruned.normalized(photo), pruned.fast)
-    wanted = run_layers(original.encoder[: number + 1], original.normalized(photo), original.fast)
+    with pruned.trunk():
+        features = run_layers(pruned.encoder[:number], pruned.normalized(photo), pruned.fast)
+        wanted = run_layers(original.encoder[: number + 1], original.normalized(photo), original.fast)
     wanted = wanted[0].flatten(1).T  # [h * w, filters]
     places = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_PHOTO].to(wanted.device)
-    rows, columns = nn.modules.utils._pair(layer.padding)
+    rows, columns = layer.padding
     windows = nn.functional.pad(features[0], (columns, columns, rows, rows))
     for axis in (0, 1):
         windows = windows.unfold(axis + 1, layer.kernel_size[axis], layer.stride[axis])  # [C, h, w, k, k]
