@@ -9,6 +9,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from vpr import images
 from vpr.cluster import cluster, sample_places
 from vpr.descriptors import describe_batch
 from vpr.encoder import NORMALIZATIONS, build_encoder, normalization_of
@@ -107,7 +108,14 @@ def test_file_that_is_missing_or_no_photo_is_named(tmp_path):
             decode(tmp_path / name)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.fixture(params=["caller", "threads", "processes"])
+def workers(request, monkeypatch):
+    """How many workers decode, for each way of decoding: processes are those that work beside a GPU."""
+    if request.param == "processes":
+        monkeypatch.setattr(images, "_by_threads", images._by_processes)
+    return 0 if request.param == "caller" else 2
+
+
 def test_truncated_photo_in_a_batch_is_named_in_one_line(tmp_path, truncated, workers):
     good = plain_photo(tmp_path / "good.png", 1)
     seen = []
@@ -119,7 +127,6 @@ def test_truncated_photo_in_a_batch_is_named_in_one_line(tmp_path, truncated, wo
     assert str(truncated) in text and "\n" not in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 def test_batches_keep_order_and_group_mixed_sizes(tmp_path, workers):
     sizes = [(6, 8), (8, 6), (6, 8), (8, 6), (5, 5), (6, 8)]
     files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
@@ -143,11 +150,29 @@ def test_batches_of_resized_photos_are_one_group(tmp_path):
     assert photos[:, 0, 0, 0].tolist() == [2, 0, 1]
 
 
-def test_loading_photos_leaves_the_random_state_alone(tmp_path):
+def test_loading_photos_leaves_the_random_state_alone(tmp_path, workers):
     file = plain_photo(tmp_path / "photo.png", 1)
     before = torch.get_rng_state()
-    list(PhotoReader([file], None, 1).batches([[0], [0]]))
+    list(PhotoReader([file], None, workers).batches([[0], [0]]))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_threads_decode_some_batches_ahead_and_stop_with_the_caller(monkeypatch):
+    """Memory is bounded by what is decoded ahead; a caller who has seen enough waits for no more."""
+    decoded = []
+
+    def read(path, size):
+        decoded.append(path)
+        return torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+    monkeypatch.setattr(images, "decode", read)
+    monkeypatch.setattr(images.torch.cuda, "is_available", lambda: False)
+    batches = PhotoReader(range(100), None, 3).batches([[n, n + 1] for n in range(0, 100, 2)])
+    for seen in range(1, 6):
+        next(batches)
+        assert 2 * seen <= len(decoded) <= 2 * (seen + images.BATCHES_AHEAD)
+    batches.close()
+    assert len(decoded) <= 2 * (5 + images.BATCHES_AHEAD) and len(set(decoded)) == len(decoded)
 
 
 def test_in_batches_covers_all_indices_in_order():

@@ -105,7 +105,8 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("cacheBatchSize", 24, "photos described at once; 0: as many as memory holds", WHOLE),
         Flag("precision", "auto", "number format of the trunk's arithmetic; auto: bf16 where the hardware "
              "multiplies it, else fp32; weights and pooling stay fp32", {"choices": ("auto", "fp32", "bf16", "fp16")}),
-        Flag("threads", min(8, available_cores()), "worker processes that decode photos; 0: none", WHOLE),
+        Flag("threads", min(8, available_cores()), "workers that decode photos ahead: processes beside a "
+             "GPU, else threads; 0: none", WHOLE),
         Flag("skipBroken", False, "leave out photos that cannot be decoded, and say which; decodes all once more", ON),
         Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
         Flag("nocuda", False, "use the CPU even if there is a GPU", ON),

@@ -1,10 +1,11 @@
-"""Stage 2, images: photo files -> batches of bytes, decoded by worker processes."""
+"""Stage 2, images: photo files -> batches of bytes, decoded by workers ahead of the model."""
 
 import contextlib
 import functools
 import signal
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from vpr.errors import UserError
 from vpr.progress import Progress, say
 
 HEIC = {".heic", ".heif"}
+BATCHES_AHEAD = 4
 
 
 class SizeGroup(NamedTuple):
@@ -146,11 +148,11 @@ def _stack(values: list[torch.Tensor]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class PhotoReader:
-    """Photos by their index in `files`, decoded by worker processes ahead of the caller.
+    """Photos by their index in `files`, decoded by workers ahead of the caller.
 
     Attributes:
         size: (height, width) in pixels to resize to; None keeps each photo's own.
-        workers: processes that decode; 0 decodes in this one.
+        workers: that decode: processes where there is a GPU, else threads; 0 decodes when the caller asks.
     """
 
     files: Sequence[Path]
@@ -163,21 +165,46 @@ class PhotoReader:
         Raises:
             UserError: a photo cannot be decoded; the message names it.
         """
-        workers = min(self.workers, len(batches))
-        loader = DataLoader(
-            Photos(self.files, self.size),
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=collate,
-            prefetch_factor=4 if workers else None,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_interrupts_to_the_parent,
-            generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
-        )
-        for batch in loader:
+        photos = Photos(self.files, self.size)
+        if self.workers and not torch.cuda.is_available():
+            loaded = _by_threads(photos, batches, self.workers)
+        else:
+            loaded = _by_processes(photos, batches, min(self.workers, len(batches)))
+        for batch in loaded:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def _by_threads(
+    photos: Photos, batches: Sequence[Sequence[int]], workers: int
+) -> Iterator[list[SizeGroup] | UserError]:
+    """Beside a model on the processor, processes would share its memory until it writes, and then copy it all."""
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            ahead = deque()
+            for batch in batches:
+                ahead.append([pool.submit(photos.__getitem__, index) for index in batch])
+                if len(ahead) > BATCHES_AHEAD:
+                    yield collate([photo.result() for photo in ahead.popleft()])
+            while ahead:
+                yield collate([photo.result() for photo in ahead.popleft()])
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever asked has seen enough
+
+
+def _by_processes(photos: Photos, batches: Sequence[Sequence[int]], workers: int) -> DataLoader:
+    """Beside a GPU, which wants more photos a second than one process can decode."""
+    return DataLoader(
+        photos,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=BATCHES_AHEAD if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=leave_interrupts_to_the_parent,
+        generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
+    )
 
 
 def leave_interrupts_to_the_parent(_worker: int = 0) -> None:
