@@ -92,7 +92,14 @@ def trained(train_toy_run, tmp_path_factory):
 def test_a_pruned_run_is_an_ordinary_run(trained, importance, tmp_path, capsys):
     places, run = trained
     runs = [flag for flag in places if not flag.startswith("--runsPath")] + [f"--runsPath={tmp_path}"]
-    command = [*runs, "--mode=prune", f"--resume={run}", f"--importance={importance}", "--pruneRatio=0.5"]
+    command = [
+        *runs,
+        "--mode=prune",
+        f"--resume={run}",
+        f"--importance={importance}",
+        "--pruneRatio=0.5",
+        "--distill=8",
+    ]
     assert main.main(command) == 0
     pruned = newest_run(tmp_path)
     assert json.loads((pruned / "flags.json").read_text())["channels"] == [32, 96, 192, 128, 128]
@@ -112,7 +119,7 @@ def test_a_pruned_run_is_an_ordinary_run(trained, importance, tmp_path, capsys):
 def test_with_epochs_the_pruned_run_is_trained(trained, tmp_path):
     places, run = trained
     runs = [flag for flag in places if not flag.startswith("--runsPath")] + [f"--runsPath={tmp_path}"]
-    assert main.main([*runs, "--mode=prune", f"--resume={run}", "--nEpochs=1"]) == 0
+    assert main.main([*runs, "--mode=prune", f"--resume={run}", "--nEpochs=1", "--distill=0"]) == 0
     checkpoint = newest_run(tmp_path) / "checkpoints" / "checkpoint.pth.tar"
     assert torch.load(checkpoint, weights_only=True)["position"]["epoch"] == 2
 

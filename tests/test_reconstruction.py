@@ -9,7 +9,7 @@ from vpr.encoder import NORMALIZATIONS
 from vpr.images import SizeGroup
 from vpr.model import GlobalPooling, PlaceModel
 from vpr.precision import compute_dtype
-from vpr.reconstruction import reconstruct, refit
+from vpr.reconstruction import _distance, distill, reconstruct, refit
 
 CHANNELS = [16, 16, 16, 16, 16]
 
@@ -89,3 +89,55 @@ def test_a_layer_that_lost_nothing_stays_as_it_is():
     reconstruct(same, original, [torch.arange(16)] * 5, Photos(), seed=0)
     for found, wanted in zip(same.encoder.parameters(), original.encoder.parameters(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "fp32"), (False, "bf16")])
+def test_distilling_brings_all_layers_nearer_to_what_the_original_gives(fast, precision):
+    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], fast)
+    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], fast)
+    filters = torch.arange(15, -1, -2)  # backwards, so that their order counts
+    with torch.no_grad():
+        for small, large in zip(pruned.encoder.parameters(), original.encoder.parameters(), strict=True):
+            large = large[filters] if len(small) == 8 else large
+            small.copy_(large + 0.3 * large.std(correction=0) * torch.randn(large.shape))
+    for model in (original, pruned):
+        model.dtype = compute_dtype(precision, torch.device("cpu"))
+    kept = [value.clone() for value in original.encoder.parameters()]
+    started = [value.clone() for value in pruned.encoder.parameters()]
+    photos = [next(Photos().batches([[index]]))[0].values for index in (100, 101, 102)]
+
+    def apart():
+        with torch.no_grad():
+            return sum(_distance(pruned, original, filters, photo).item() for photo in photos)
+
+    before = apart()
+    distill(pruned, original, filters, Singles(), photos=240, seed=0)
+    assert apart() < 0.7 * before
+    assert all(torch.equal(*pair) for pair in zip(kept, original.encoder.parameters(), strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(started, pruned.encoder.parameters(), strict=True))
+
+
+class Singles(Photos):
+    """The same photos, in batches of any number."""
+
+    def batches(self, batches):
+        for batch in batches:
+            yield [group for index in batch for group in next(super(Singles, self).batches([[index]]))]
+
+
+def test_the_distance_is_that_of_directions():
+    """Place by place, in NumPy."""
+    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], True)
+    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], True)
+    filters = torch.arange(15, -1, -2)
+    photos = torch.cat([next(Photos().batches([[index]]))[0].values for index in (2, 4)])
+    with torch.no_grad():
+        found = _distance(pruned, original, filters, photos).item()
+        wanted = original.local_descriptors(photos)[:, filters].double().numpy()
+        given = pruned.local_descriptors(photos).double().numpy()
+    total = 0
+    for photo in range(2):
+        rows = [values[photo].reshape(8, -1).T for values in (given, wanted)]  # [P, 8]
+        directions = [row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows]
+        total += np.mean(np.sum((directions[0] - directions[1]) ** 2, axis=1))
+    assert found == pytest.approx(total, rel=1e-4)

@@ -165,6 +165,8 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("pruneRatio", 0.5, "share of each convolution's filters that goes", {"type": share}),
         Flag("importance", "taylor", "by what filters are judged: taylor, the training loss's first-order change; "
              "magnitude, the size of their weights", {"choices": ("taylor", "magnitude")}),
+        Flag("distill", 4096, "training photos, repetitions counted, on which the pruned trunk learns to give what the "
+             "whole one gave; 0: none", WHOLE),
     ],
     "export": [
         Flag("format", "onnx", "file format of an exported model", {"choices": ("onnx",)}),

@@ -25,7 +25,7 @@ from vpr.model import PlaceModel, build_model, choose_device, describe_model, de
 from vpr.onnx_model import INSTALL
 from vpr.options import flags_of
 from vpr.progress import Progress, say
-from vpr.reconstruction import reconstruct
+from vpr.reconstruction import distill, reconstruct
 from vpr.runs import create_run
 from vpr.steps import photos_of_tuples
 from vpr.training_state import load_model, new_state
@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> None:
     pruned.place(device, options.precision)
     reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
     reconstruct(pruned, model, kept, reader, options.seed)
+    if options.distill:
+        distill(pruned, model, kept[-1], reader, options.distill, options.seed)
     start_anew(pruned, training, smaller, device)
     state = new_state(pruned, smaller, len(training.photos.query_files), device)
     folder = create_run(

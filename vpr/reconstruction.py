@@ -1,14 +1,16 @@
-"""After pruning: what is left of each convolution learns to give what it gave before.
+"""After pruning: what is left learns to give what it gave before. That takes photos, but no positions.
 
-From the photos on, each convolution gets those kernels and biases that least squares finds between what the pruned
-trunk feeds it now and what the original's same filters gave there (He et al., ICCV 2017, section 3.1, without
-its choice of filters). That takes photos, but neither positions nor gradients.
+First layer by layer: from the photos on, each convolution gets those kernels and biases that least squares finds
+between what the pruned trunk feeds it now and what the original's same filters gave there (He et al., ICCV 2017,
+section 3.1, without its choice of filters). Then all layers together, by gradients: the original's local
+descriptors are distilled into them (Hinton et al., arXiv:1503.02531; of features, Romero et al., ICLR 2015).
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vpr.cluster import DESCRIPTORS_PER_PHOTO
@@ -16,8 +18,11 @@ from vpr.convolution import run_layers
 from vpr.descriptors import Source
 from vpr.model import PlaceModel
 from vpr.progress import Progress
+from vpr.training_state import build_scaler
 
 PHOTOS = 256
+PHOTOS_PER_STEP = 4
+LEARNING_RATE = 2e-4  # Adam's, falling to 0 by a cosine
 RIDGE = 1e-3  # of the inputs' mean square: how strongly weights that the photos say little about stay as they are
 
 
@@ -39,6 +44,46 @@ def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tenso
                 sums = _add(sums, inputs, wanted[:, filters.to(wanted.device)])
                 progress.advance(1)
             refit(pruned.encoder[number], *sums)
+
+
+def distill(
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, source: Source, photos: int, seed: int
+) -> None:
+    """Train all layers of a pruned trunk together, in place, to give the original's local descriptors.
+
+    The loss is their squared distance once both have length 1, which is how NetVLAD takes them.
+
+    Args:
+        pruned, original: on the same device.
+        filters: indices of the original's last filters that are left.
+        photos: how many are looked at, 1 or more; each several times where there are fewer.
+    """
+    random, count = np.random.default_rng(seed), len(source.files)
+    order = np.concatenate([random.permutation(count) for _ in range(-(-photos // count))])[:photos].tolist()
+    batches = [order[start : start + PHOTOS_PER_STEP] for start in range(0, photos, PHOTOS_PER_STEP)]
+    pruned.encoder.requires_grad_(True)
+    optimizer = torch.optim.Adam(pruned.encoder.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
+    scaler = build_scaler(pruned)
+    with Progress("distilling", photos) as progress:
+        for batch, groups in zip(batches, source.batches(batches), strict=True):
+            distance = sum(_distance(pruned, original, filters, group.values) for group in groups)
+            optimizer.zero_grad()
+            scaler.scale(distance / len(batch)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            progress.advance(len(batch))
+    pruned.zero_grad()
+
+
+def _distance(pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
+    """Squared distance of both models' local descriptors, the mean over places, the sum over photos."""
+    photos = photos.to(pruned.mean.device, non_blocking=True)
+    with torch.no_grad():
+        wanted = original.local_descriptors(photos)[:, filters.to(photos.device)]  # [B, D, h, w]
+    found = pruned.local_descriptors(photos)
+    return (F.normalize(found, dim=1) - F.normalize(wanted, dim=1)).square().sum(dim=1).mean(dim=(1, 2)).sum()
 
 
 def _photos_one_by_one(source: Source, photos: list[int]) -> Iterator[torch.Tensor]:
