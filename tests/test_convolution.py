@@ -113,9 +113,9 @@ def test_the_fast_way_is_taken_where_it_pays(trunk, monkeypatch):
 
     monkeypatch.setattr(convolution, "_convolve", watched)
     with torch.no_grad():
-        run_layers(trunk, random(1, 3, 24, 28), fast=True)
-        assert taken == [(16, 3), (16, 16), (32, 16)]  # the last map's 30 places are too few
-        run_layers(trunk, random(1, 3, 24, 28), fast=False)
+        run_layers(trunk, random(1, 3, 48, 56), fast=True)
+        assert taken == [(16, 3), (16, 16), (32, 16)]  # the last map's 143 places are too few
+        run_layers(trunk, random(1, 3, 48, 56), fast=False)
     assert len(taken) == 3
 
 

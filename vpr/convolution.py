@@ -10,7 +10,7 @@ import functools
 import torch
 from torch import nn
 
-SMALLEST_MAP = 32  # places: below, transforming the kernel costs more than it saves
+SMALLEST_MAP = 400  # places: below, transforming the kernel costs more than it saves
 LARGE_MAP = 1000  # places: NNPACK is faster on larger maps one by one, on smaller ones together
 
 
