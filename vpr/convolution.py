@@ -2,7 +2,8 @@
 
 By itself PyTorch multiplies nine times there for each output of a 3x3 kernel and channel. NNPACK, which its
 builds for x86 and ARM carry along, gets the same sums from Winograd's and Fourier's transforms: on two cores
-with AVX2 a layer of VGG16 takes a half to a third of the time, and differs by 2e-5 of the largest value.
+with AVX2 a layer of VGG16 takes a third to four fifths of the time at 640x480 pixels, and differs by 2e-5 of the largest
+value.
 """
 
 import functools
