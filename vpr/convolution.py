@@ -1,9 +1,9 @@
 """A trunk in float32 on a processor, by algorithms that suit it better than PyTorch's own choice.
 
 By itself PyTorch multiplies nine times there for each output of a 3x3 kernel and channel. NNPACK, which its
-builds for x86 and ARM carry along, gets the same sums from Winograd's and Fourier's transforms: on two cores
-with AVX2 a layer of VGG16 takes a third to four fifths of the time at 640x480 pixels, and differs by 2e-5 of the largest
-value.
+builds for x86 and ARM carry along, gets the same sums from Winograd's and Fourier's transforms: on two cores with
+AVX2 a layer of VGG16 takes a third to four fifths of the time at 640x480 pixels, and differs by 2e-5 of the
+largest value.
 """
 
 import functools
