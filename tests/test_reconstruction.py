@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from netvlad import NetVLAD
 from vpr.encoder import NORMALIZATIONS
 from vpr.images import SizeGroup
 from vpr.model import GlobalPooling, PlaceModel
@@ -26,8 +27,8 @@ class Photos:
             yield [SizeGroup(torch.zeros(1, dtype=torch.long), photo.to(torch.uint8), size)]
 
 
-def small_model(channels, normalization, fast):
-    model = PlaceModel("alexnet", GlobalPooling("avg"), channels[-1], normalization, False, channels)
+def small_model(channels, normalization, fast, pool=None):
+    model = PlaceModel("alexnet", pool or GlobalPooling("avg"), channels[-1], normalization, False, channels)
     torch.manual_seed(0)
     for layer in model.encoder:
         if isinstance(layer, nn.Conv2d):
@@ -91,10 +92,11 @@ def test_a_layer_that_lost_nothing_stays_as_it_is():
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("pool", [NetVLAD(2, 8), GlobalPooling("avg")])
 @pytest.mark.parametrize(("fast", "precision"), [(True, "fp32"), (False, "bf16")])
-def test_distilling_brings_all_layers_nearer_to_what_the_original_gives(fast, precision):
+def test_distilling_brings_all_layers_nearer_to_what_the_original_gives(fast, precision, pool):
     original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], fast)
-    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], fast)
+    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], fast, pool)
     filters = torch.arange(15, -1, -2)  # backwards, so that their order counts
     with torch.no_grad():
         for small, large in zip(pruned.encoder.parameters(), original.encoder.parameters(), strict=True):
@@ -125,19 +127,19 @@ class Singles(Photos):
             yield [group for index in batch for group in next(super(Singles, self).batches([[index]]))]
 
 
-def test_the_distance_is_that_of_directions():
-    """Place by place, in NumPy."""
+@pytest.mark.parametrize("pool", [NetVLAD(2, 8), GlobalPooling("max")])
+def test_the_distance_is_that_of_what_the_pooling_takes(pool):
+    """Place by place, in NumPy: directions for NetVLAD, else lengths too."""
     original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], True)
-    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], True)
+    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], True, pool)
     filters = torch.arange(15, -1, -2)
     photos = torch.cat([next(Photos().batches([[index]]))[0].values for index in (2, 4)])
     with torch.no_grad():
         found = _distance(pruned, original, filters, photos).item()
         wanted = original.local_descriptors(photos)[:, filters].double().numpy()
         given = pruned.local_descriptors(photos).double().numpy()
-    total = 0
-    for photo in range(2):
-        rows = [values[photo].reshape(8, -1).T for values in (given, wanted)]  # [P, 8]
-        directions = [row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows]
-        total += np.mean(np.sum((directions[0] - directions[1]) ** 2, axis=1))
-    assert found == pytest.approx(total, rel=1e-4)
+    given, wanted = (values.reshape(2, 8, -1).transpose(0, 2, 1) for values in (given, wanted))  # [B, P, 8]
+    if isinstance(pool, NetVLAD):
+        given, wanted = (values / np.linalg.norm(values, axis=2, keepdims=True) for values in (given, wanted))
+    distances = np.sum((given - wanted) ** 2, axis=2) / np.mean(np.sum(wanted**2, axis=2))  # 1 for directions
+    assert found == pytest.approx(np.sum(np.mean(distances, axis=1)), rel=1e-4)

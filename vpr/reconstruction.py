@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from netvlad import NetVLAD
 from vpr.cluster import DESCRIPTORS_PER_PHOTO
 from vpr.convolution import run_layers
 from vpr.descriptors import Source
@@ -51,7 +52,8 @@ def distill(
 ) -> None:
     """Train all layers of a pruned trunk together, in place, to give the original's local descriptors.
 
-    The loss is their squared distance once both have length 1, which is how NetVLAD takes them.
+    The loss is their squared distance: once both have length 1, which is how NetVLAD takes them; for other poolings in
+    units of the original's mean square.
 
     Args:
         pruned, original: on the same device.
@@ -83,7 +85,12 @@ def _distance(pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, p
     with torch.no_grad():
         wanted = original.local_descriptors(photos)[:, filters.to(photos.device)]  # [B, D, h, w]
     found = pruned.local_descriptors(photos)
-    return (F.normalize(found, dim=1) - F.normalize(wanted, dim=1)).square().sum(dim=1).mean(dim=(1, 2)).sum()
+    if isinstance(pruned.pool, NetVLAD):
+        found, wanted = F.normalize(found, dim=1), F.normalize(wanted, dim=1)
+    else:
+        size = wanted.square().sum(dim=1).mean().sqrt()
+        found, wanted = found / size, wanted / size
+    return (found - wanted).square().sum(dim=1).mean(dim=(1, 2)).sum()
 
 
 def _photos_one_by_one(source: Source, photos: list[int]) -> Iterator[torch.Tensor]:
