@@ -194,7 +194,7 @@ def _by_threads(
 
 
 def _by_processes(photos: Photos, batches: Sequence[Sequence[int]], workers: int) -> DataLoader:
-    """Beside a GPU, which wants more photos a second than one process can decode."""
+    """Beside a GPU, which wants more photos a second than one process can decode; with 0 workers, by the caller."""
     return DataLoader(
         photos,
         batch_sampler=batches,
