@@ -1,21 +1,40 @@
 """Reads dbStruct `.mat` specs: which photos exist, where they were taken, and which of them match.
 
-The layout is that of NetVLAD's public release (Pittsburgh, Tokyo 24/7, Tokyo Time Machine). Fields
-are read by name: sets differ in which fields they have and in which order.
+The layout is that of NetVLAD's public release (Pittsburgh, Tokyo 24/7, Tokyo Time Machine). Fields are read by name:
+sets differ in which they have. The file format is level 5 of MathWorks' "MAT-File Format": a header of 128 bytes, then
+elements, each a tag (type, size) and its content. Types and sizes are checked before use: damaged files are errors.
 """
 
 import dataclasses
 import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vpr.errors import UserError
+Fields = dict[str, Any]  # of a structure
 
 # "We use only those potential positives that are further than 1 m from the query", so that a photo
 # is never its own positive. Stated as a squared distance in the original release.
 LEAST_POSITIVE_SQUARED_DISTANCE = 1.0
+
+NEEDED = ("dbImageFns", "utmDb", "qImageFns", "utmQ", "posDistThr", "nonTrivPosDistSqThr")
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}  # by type
+TEXTS = {1: "utf-8", 2: "utf-8", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
+INT32, UINT32, MATRIX, COMPRESSED, LAST_TYPE = 5, 6, 14, 15, 18
+CELL, STRUCT, CHARACTERS, DOUBLE, UINT64 = 1, 2, 4, 6, 15  # classes of arrays; the last two enclose those of numbers
+COMPLEX = 0x800  # a flag beside the class
+# A compressed element may grow to so many times its bytes, or to so many bytes: those of the public specs to 22 times.
+LARGEST_GROWTH, SMALLEST_LIMIT = 100, 1 << 26
+
+
+class SpecError(ValueError):
+    """A spec is missing, damaged, of another kind, or contradicts itself; the text is one line and names the file."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,8 @@ class Places:
         positive_radius: a retrieved photo at most this far away is a hit, metres.
         training_positive_radius: a training positive is at most this far away, metres.
         database_times [N], query_times [M]: time stamps (yyyymm) where the set has them, else None.
+        protocol: which hits count in a search: all (`plain`), those of another time stamp than the query's
+            (`other_time`), or the first of each panorama (`panorama`).
     """
 
     name: str
@@ -40,6 +61,7 @@ class Places:
     training_positive_radius: float
     database_times: np.ndarray | None = None
     query_times: np.ndarray | None = None
+    protocol: str = "plain"
 
     def positives(self) -> list[np.ndarray]:
         """For each query the database indices that count as hits: within `positive_radius`, inclusive."""
@@ -93,11 +115,8 @@ class Places:
         tree = cKDTree(self.database_positions)
         # A hair more than the radius, then the exact test: the border itself belongs to the place.
         found = tree.query_ball_point(self.query_positions, radius * (1 + 1e-9), return_sorted=True)
-        near = []
-        for query, indices in enumerate(found):
-            indices = np.asarray(indices, dtype=np.int64)
-            near.append(indices[self._squared_distances(query, indices) <= radius**2])
-        return near
+        near = enumerate(np.asarray(indices, np.int64) for indices in found)
+        return [indices[self._squared_distances(query, indices) <= radius**2] for query, indices in near]
 
     def _squared_distances(self, query: int, indices: np.ndarray) -> np.ndarray:
         return ((self.database_positions[indices] - self.query_positions[query]) ** 2).sum(axis=1)
@@ -114,129 +133,167 @@ class Places:
 def read_places(path: Path) -> Places:
     """Read a dbStruct `.mat` (MATLAB v5).
 
+    The protocol is `other_time` where there are time stamps, else `plain`: the file does not name it.
+
     Raises:
-        UserError: the file is missing, damaged, of another kind, or contradicts itself.
+        SpecError: the file is missing, damaged, of another kind, or contradicts itself.
     """
     fields = _read_fields(path)
     database_names, query_names = _names(fields, "dbImageFns", path), _names(fields, "qImageFns", path)
-    places = Places(
+    timed = [field in fields for field in ("dbTimeStamp", "qTimeStamp")]
+    if any(timed) and not all(timed):
+        raise SpecError(f"{path}: only one of dbTimeStamp and qTimeStamp is there: get the spec again")
+    for field, names in (("numImages", database_names), ("numQueries", query_names)):
+        count = int(_numbers(fields, field, 1, 1, path).item()) if field in fields else len(names)
+        if count != len(names):
+            raise SpecError(f"{path}: {field} says {count} but {len(names)} names are listed: get the spec again")
+    return Places(
         name=path.stem,
         database_names=database_names,
         query_names=query_names,
-        database_positions=_positions(fields, "utmDb", len(database_names), path),
-        query_positions=_positions(fields, "utmQ", len(query_names), path),
-        positive_radius=_number(fields, "posDistThr", path),
-        training_positive_radius=_number(fields, "nonTrivPosDistSqThr", path) ** 0.5,
-        database_times=_times(fields, "dbTimeStamp", len(database_names), path),
-        query_times=_times(fields, "qTimeStamp", len(query_names), path),
+        database_positions=_numbers(fields, "utmDb", 2, len(database_names), path).T.astype(np.float64),
+        query_positions=_numbers(fields, "utmQ", 2, len(query_names), path).T.astype(np.float64),
+        positive_radius=float(_numbers(fields, "posDistThr", 1, 1, path, 0).item()),
+        training_positive_radius=_numbers(fields, "nonTrivPosDistSqThr", 1, 1, path, 0).item() ** 0.5,
+        database_times=_numbers(fields, "dbTimeStamp", 1, len(database_names), path)[0] if all(timed) else None,
+        query_times=_numbers(fields, "qTimeStamp", 1, len(query_names), path)[0] if all(timed) else None,
+        protocol="other_time" if all(timed) else "plain",
     )
-    if (places.database_times is None) != (places.query_times is None):
-        raise UserError(f"{path}: only one of dbTimeStamp and qTimeStamp is there: get the spec again")
-    for field, names in (("numImages", database_names), ("numQueries", query_names)):
-        if field in fields and int(_number(fields, field, path)) != len(names):
-            raise UserError(
-                f"{path}: {field} says {int(_number(fields, field, path))} but {len(names)} names are listed: "
-                "get the spec again"
-            )
-    return places
 
 
 def write_places(path: Path, places: Places) -> None:
-    """Write a dbStruct `.mat` (MATLAB v5) that `read_places` and other programs read.
+    """Write a dbStruct `.mat` (MATLAB v5) that `read_places` and other programs read; all but the protocol."""
+    from scipy.io import savemat  # scipy takes a while to import
 
-    Raises:
-        UserError: the disk is full or may not be written to.
-    """
-    from scipy.io import savemat
-
-    from vpr.files import replacing
-
-    radius, training_radius = places.positive_radius, places.training_positive_radius
+    names, queries = (np.array(each, object).reshape(-1, 1) for each in (places.database_names, places.query_names))
     structure = {
         "whichSet": places.name.rsplit("_", 1)[-1],
-        "dbImageFns": _cells(places.database_names), "utmDb": places.database_positions.T,
-        "qImageFns": _cells(places.query_names), "utmQ": places.query_positions.T,
-        "numImages": float(len(places.database_names)), "numQueries": float(len(places.query_names)),
-        "posDistThr": radius, "posDistSqThr": radius**2, "nonTrivPosDistSqThr": training_radius**2,
+        "dbImageFns": names, "utmDb": places.database_positions.T, "numImages": float(len(names)),
+        "qImageFns": queries, "utmQ": places.query_positions.T, "numQueries": float(len(queries)),
+        "posDistThr": places.positive_radius, "posDistSqThr": places.positive_radius**2,
+        "nonTrivPosDistSqThr": places.training_positive_radius**2,
     }  # fmt: skip
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        savemat(file, {"dbStruct": structure})
+    for field, times in (("dbTimeStamp", places.database_times), ("qTimeStamp", places.query_times)):
+        if times is not None:
+            structure[field] = times.reshape(1, -1)
+    savemat(path, {"dbStruct": structure}, appendmat=False)
 
 
-def _cells(names: list[str]) -> np.ndarray:
-    cells = np.empty((len(names), 1), dtype=object)  # MATLAB's cell array
-    cells[:, 0] = names
-    return cells
-
-
-def _read_fields(path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat  # scipy takes a while to import
-
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing: put the specs of netvlad_v100_datasets.tar.gz into {path.parent}, name their "
-            "folder's parent with --root, or try --dataset=toy, which needs no data"
-        )
+def _read_fields(path: Path) -> Fields:
+    """The fields of the file's dbStruct, as `_array` reads them."""
     try:
-        content = loadmat(str(path))
-    except Exception as error:  # scipy raises a dozen kinds of errors on damaged files
-        raise UserError(
-            f"{path} cannot be read as a MATLAB v5 file ({type(error).__name__}: {error}): get it again"
-        ) from error
-    structure = content.get("dbStruct")
-    if structure is None or structure.dtype.names is None or structure.size != 1:
-        found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
-        raise UserError(f"{path} holds {found} instead of one dbStruct: it is not a NetVLAD spec")
-    record = structure.reshape(-1)[0]
-    return {name: record[name] for name in structure.dtype.names}
+        variables = dict(_variables(memoryview(path.read_bytes())))
+    except (ValueError, struct.error, zlib.error, OSError) as error:
+        raise SpecError(f"{path} cannot be read as a MATLAB v5 file ({error}): get it again") from error
+    if not isinstance(variables.get("dbStruct"), dict):
+        found = ", ".join(variables) or "nothing"
+        raise SpecError(f"{path} holds {found} instead of one dbStruct: it is not a NetVLAD spec")
+    fields = variables["dbStruct"]
+    for name in NEEDED:
+        if name not in fields:
+            raise SpecError(f"{path}: dbStruct has no field {name} (it has {', '.join(fields)}): get the spec again")
+    return fields
 
 
-def _field(fields: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
-    if name not in fields:
-        raise UserError(f"{path}: dbStruct has no field {name} (it has {', '.join(fields)}): get the spec again")
-    return fields[name]
+def _names(fields: Fields, name: str, path: Path) -> list[str]:
+    cells = fields[name]
+    if isinstance(cells, tuple):  # a character matrix instead of a cell array
+        return [text.rstrip() for text in cells]
+    for row, cell in enumerate(cells if isinstance(cells, list) or not np.size(cells) else [cells]):
+        if not (isinstance(cell, tuple) and len(cell) == 1):
+            raise SpecError(f"{path}: entry {row + 1} of {name} is not a file name: get the spec again")
+    return [text for (text,) in cells]
 
 
-def _names(fields: dict[str, np.ndarray], name: str, path: Path) -> list[str]:
-    cells = _field(fields, name, path)
-    if cells.dtype.kind == "U":  # a character matrix instead of a cell array
-        return [str(text).rstrip() for text in cells.ravel()]
-    if cells.size and cells.dtype != object:
-        raise UserError(f"{path}: {name} holds {cells.dtype} instead of file names: get the spec again")
-    texts = [np.asarray(cell).ravel() for cell in cells.ravel()]
-    bad = next((row for row, text in enumerate(texts) if text.size != 1 or text.dtype.kind != "U"), None)
-    if bad is not None:
-        raise UserError(f"{path}: entry {bad + 1} of {name} is not a file name: get the spec again")
-    return [str(text[0]) for text in texts]
-
-
-def _positions(fields: dict[str, np.ndarray], name: str, count: int, path: Path) -> np.ndarray:
-    values = np.asarray(_field(fields, name, path))
-    if count == 0 and values.size == 0:
-        return np.empty((0, 2))
-    if values.shape != (2, count) or values.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name} is {values.dtype} {values.shape}, wanted numbers (2, {count})")
-    positions = values.T.astype(np.float64)  # [2, count] -> [count, 2]
-    broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if broken.size:
-        raise UserError(
-            f"{path}: {broken.size} positions of {name} are not finite, the first is number {broken[0] + 1}"
+def _numbers(fields: Fields, name: str, rows: int, count: int, path: Path, least: float = -np.inf) -> np.ndarray:
+    """A field of finite numbers [rows, count] that are at least `least`; a single row may stand upright in the file."""
+    values = fields[name]
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise SpecError(f"{path}: {name} does not hold numbers: get the spec again")
+    if values.size != rows * count or (rows > 1 and values.size and len(values) != rows):
+        raise SpecError(f"{path}: {name} has {values.shape} numbers, wanted {(rows, count)}: get the spec again")
+    values = values.reshape(rows, count)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= least)).all(axis=0))
+    if bad.size:
+        raise SpecError(
+            f"{path}: {bad.size} values of {name} are not finite or too small, the first is number {bad[0] + 1}"
         )
-    return positions
+    return values
 
 
-def _number(fields: dict[str, np.ndarray], name: str, path: Path) -> float:
-    """A scalar as a Python number: the files hold uint8, in which 25 squared overflows."""
-    values = np.asarray(_field(fields, name, path)).ravel()
-    if values.size != 1 or values.dtype.kind not in "fiu" or not 0 <= float(values[0]) < float("inf"):
-        raise UserError(f"{path}: {name} is not one number of at least 0: get the spec again")
-    return float(values[0])
+def _variables(content: memoryview) -> Iterator[tuple[str, Any]]:
+    order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(bytes(content[124:128]))  # version 1 and the order of bytes
+    if order is None:
+        raise ValueError("its header does not say so")
+    for kind, data in _elements(content[128:], order):
+        if kind == COMPRESSED:
+            limit, stream = max(SMALLEST_LIMIT, LARGEST_GROWTH * len(data)), zlib.decompressobj()
+            data = memoryview(stream.decompress(data, limit))
+            if not stream.eof:  # where it ends, its checksum has been compared
+                raise ValueError(f"a compressed element has no end within {limit} bytes")
+            yield from _arrays(_elements(data, order), order, 0)
+        else:
+            yield from _arrays([(kind, data)], order, 0)
 
 
-def _times(fields: dict[str, np.ndarray], name: str, count: int, path: Path) -> np.ndarray | None:
-    if name not in fields:
-        return None
-    times = np.asarray(fields[name]).ravel()
-    if times.size != count:
-        raise UserError(f"{path}: {name} has {times.size} time stamps for {count} names: get the spec again")
-    return times
+def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Type and content of each of the elements that make up `data`."""
+    end = 0
+    while end < len(data):
+        kind, size = struct.unpack_from(order + "II", data, end)
+        start = end = end + 8
+        if kind >> 16:  # up to four bytes of content lie within the tag, behind their type and size
+            kind, size, start = kind & 0xFFFF, kind >> 16, start - 4
+        else:
+            end = start + (size if kind == COMPRESSED else -(-size // 8) * 8)
+        if not 0 < kind <= LAST_TYPE or start + size > min(end, len(data)):
+            raise ValueError(f"an element of type {kind} and {size} bytes where {len(data) - start} are left")
+        yield kind, data[start : start + size]
+
+
+def _arrays(elements: Iterable[tuple[int, memoryview]], order: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Name and content of each of some MATLAB arrays: numbers [rows, columns] (uint8 stays uint8, in which 25 squared
+    overflows), lines of characters (tuple), cells (list), a structure's fields (dict), or None for what no spec has."""
+    for kind, data in elements:
+        if kind != MATRIX:
+            raise ValueError(f"an element of type {kind} where an array should be")
+        yield _array(data, order, depth) if len(data) else ("", np.empty((0, 0)))
+
+
+def _array(data: memoryview, order: str, depth: int) -> tuple[str, Any]:
+    parts = _elements(data, order)
+    (first, flags), (second, shape), (_, name) = (next(parts, (0, b"")) for _ in range(3))
+    if (first, second) != (UINT32, INT32):
+        raise ValueError("an array without class and size")
+    (flags,), shape = struct.unpack(order + "I4x", flags), struct.unpack(f"{order}{len(shape) // 4}i", shape)
+    kind, name, count = flags & 0xFF, bytes(name).decode("ascii"), math.prod(shape)
+    if min(shape, default=-1) < 0:
+        raise ValueError(f"an array of size {shape}")
+    if kind == CELL and depth < 2:
+        cells = [content for _, content in _arrays(parts, order, depth + 1)]
+        if len(cells) != count:
+            raise ValueError(f"{len(cells)} cells where {count} are wanted")
+        return name, cells
+    if kind == STRUCT and depth == 0 and count == 1:
+        (_, width), (_, names) = next(parts, (0, b"")), next(parts, (0, b""))
+        (width,) = struct.unpack(order + "I", width)
+        names = [bytes(names[start : start + width]).split(b"\0")[0] for start in range(0, len(names), width)]
+        contents = (content for _, content in _arrays(parts, order, depth + 1))
+        return name, {name.decode("ascii"): content for name, content in zip(names, contents, strict=True)}
+    if len(shape) == 2 and (kind == CHARACTERS or DOUBLE <= kind <= UINT64) and not flags & COMPLEX:
+        return name, _values(*next(parts, (0, b"")), order, kind == CHARACTERS, shape) if count else np.empty(shape)
+    return name, None
+
+
+def _values(kind: int, content: memoryview, order: str, characters: bool, shape: tuple[int, int]) -> np.ndarray | tuple:
+    """Numbers [rows, columns], or the lines of a character matrix; stored column after column."""
+    if kind not in (TEXTS if characters else NUMBERS):
+        raise ValueError(f"an array of data of type {kind}")
+    if not characters:
+        dtype = np.dtype(order + NUMBERS[kind])
+        return np.frombuffer(content, dtype).reshape(shape, order="F").astype(dtype.newbyteorder("="))
+    codec = {"utf-8": "utf-8", "utf-16": "utf-16-le" if order == "<" else "utf-16-be"}[TEXTS[kind]]
+    text = bytes(content).decode(codec)
+    if len(text) != math.prod(shape):
+        raise ValueError(f"{len(text)} characters in an array of size {shape}")
+    return tuple(text[row :: shape[0]] for row in range(shape[0]))

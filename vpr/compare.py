@@ -11,7 +11,6 @@ from vpr.cost import milliseconds_per_photo, parameter_count, pooling_gflop, tru
 from vpr.errors import UserError
 from vpr.files import replacing, write_json
 from vpr.finished_model import FinishedModel, load_finished
-from vpr.images import PhotoReader
 from vpr.model import choose_device, device_line
 from vpr.onnx_model import OnnxModel
 from vpr.options import options_for
@@ -73,7 +72,7 @@ def measure_model(options: argparse.Namespace, device: torch.device) -> Row:
     require_queries(photos)
     finished = load_finished(options)
     model = finished.model.place(device, options.precision).eval()
-    reader = PhotoReader(photos.files, options.imageSize, options.threads)
+    reader = photos.reader(options.imageSize, options.threads)
     descriptors = describe_split(model, photos, reader, options, device)
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
     singles = _single_photos(photos, options)
@@ -148,8 +147,9 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[torch.Tensor]:
-    reader = PhotoReader(photos.query_files[:TIMED_PHOTOS], options.imageSize, 0)
-    return [group.values for (group,) in reader.batches([[index] for index in range(len(reader.files))])]
+    reader, count = photos.reader(options.imageSize, 0), len(photos.database_files)
+    queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
+    return [group.values for (group,) in reader.batches([[index] for index in queries])]
 
 
 def _size(finished: FinishedModel, options: argparse.Namespace) -> tuple[float, int]:

@@ -106,8 +106,9 @@ def bytes_per_photo(model: PlaceModel, size: Sequence[int]) -> int:
     return largest
 
 
-def describe_sizes(sizes: set[tuple[int, int]], resized: bool) -> str:
-    """Image sizes as width x height in pixels, for result lines."""
+def describe_sizes(sizes: set[tuple[int, int]], resized: bool, query_longest_side: int | None = None) -> str:
+    """Image sizes as width x height in pixels, for result lines; with the queries' longest side where it is bounded."""
     shown = [f"{width}x{height}" for height, width in sorted(sizes)]
     text = shown[0] if len(shown) == 1 else f"{len(shown)} sizes from {shown[0]} to {shown[-1]}"
-    return f"{text} pixels ({'resized' if resized else 'own size'})"
+    queries = f", queries at most {query_longest_side} pixels long" if query_longest_side else ""
+    return f"{text} pixels ({'resized' if resized else f'own size{queries}'})"

@@ -94,20 +94,25 @@ def region_contributions(
 
 
 def explain_pair(
-    model: PlaceModel, query_file: Path, match_file: Path, size: tuple[int, int] | None, device: torch.device
+    model: PlaceModel,
+    query_file: Path,
+    match_file: Path,
+    size: tuple[int, int] | None,
+    device: torch.device,
+    query_longest_side: int | None = None,
 ) -> Image.Image:
     """Four pictures in a row: the query by cluster and by contribution, then the match likewise.
 
     Args:
         size: (height, width) in pixels to resize to; None keeps each photo's own.
+        query_longest_side: pixels, to which a larger query is shrunk where there is no `size`.
 
     Raises:
         UserError: the model has no clusters, or a photo cannot be decoded or is too small.
     """
-    cells = []
-    for name, file, explanation in zip(
-        ("query", "match"), (query_file, match_file), explain(model, query_file, match_file, size, device), strict=True
-    ):
+    cells, files = [], (query_file, match_file)
+    explanations = explain(model, *files, size, device, query_longest_side)
+    for name, file, explanation in zip(("query", "match"), files, explanations, strict=True):
         grey = _grey(read_photo(file))
         by_cluster = draw_clusters(grey, explanation.clusters, explanation.shares, model.pool.num_clusters)
         captions = cluster_caption(name, explanation.clusters, model.pool.num_clusters)
@@ -119,7 +124,12 @@ def explain_pair(
 
 @torch.no_grad()
 def explain(
-    model: PlaceModel, query_file: Path, match_file: Path, size: tuple[int, int] | None, device: torch.device
+    model: PlaceModel,
+    query_file: Path,
+    match_file: Path,
+    size: tuple[int, int] | None,
+    device: torch.device,
+    query_longest_side: int | None = None,
 ) -> list[Explanation]:
     """The query's, then the match's part in the similarity of the two; each goes through the trunk once.
 
@@ -128,7 +138,8 @@ def explain(
     require_netvlad(model)
     model.eval()
     features = [
-        model.local_descriptors(decode(file, size)[None].to(device)) for file in (query_file, match_file)
+        model.local_descriptors(decode(file, size, longest_side)[None].to(device))
+        for file, longest_side in ((query_file, query_longest_side), (match_file, None))
     ]  # each [1, D, h, w]
     descriptors = [_describe(model, each) for each in features]
     return [

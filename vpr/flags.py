@@ -10,7 +10,6 @@ from vpr.errors import UserError
 # The paper's VGG16 is Oxford's network, which torchvision calls IMAGENET1K_FEATURES.
 DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 # The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
-DEFAULT_LEARNING_RATE, DEFAULT_LEARNING_RATE_PITTS250K = 1e-3, 1e-4
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
 # A run stores these and a resumed one gets them back. The first group is the model itself.
@@ -139,7 +138,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("cacheRefreshRate", 1000, "queries after which all descriptors are computed anew; doubles at "
              "each drop of the learning rate; 0: once an epoch", WHOLE),
         Flag("optim", "SGD", "optimiser", {"choices": ("SGD", "ADAM")}),
-        Flag("lr", None, "learning rate (default: 0.001; pitts250k 0.0001)", NUMBER),
+        Flag("lr", None, "learning rate (default: 0.001; pitts250k, tokyo247, tokyotm 0.0001)", NUMBER),
         Flag("lrStep", 5, "epochs between drops of the learning rate", COUNT),
         Flag("lrGamma", 0.5, "factor of each drop", NUMBER),
         Flag("weightDecay", 0.001, "weight decay", NUMBER),

@@ -4,9 +4,9 @@ import contextlib
 import functools
 import signal
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,21 +84,31 @@ def photo_size(path: Path) -> tuple[int, int]:
         UserError: the file is no photo.
     """
     with opened(path) as photo:
-        sideways = photo.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a quarter
+        sideways = photo.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)  # turned by a quarter
         return (photo.width, photo.height) if sideways else (photo.height, photo.width)
 
 
-def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
+def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
+    """(height, width) in pixels of a photo whose longest side may have `longest_side` pixels, of the same shape."""
+    longest = max(size)
+    if longest_side is None or longest <= longest_side:
+        return size
+    return tuple(max(1, round(side * longest_side / longest)) for side in size)
+
+
+def decode(path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None) -> torch.Tensor:
     """Read a photo as uint8 [3, H, W].
 
     Args:
         size: (height, width) in pixels to resize to; None keeps the photo's own.
+        longest_side: pixels, to which a larger photo is shrunk where there is no `size`.
 
     Raises:
         UserError: the file cannot be decoded.
     """
     photo = read_photo(path)
-    if size is not None:
+    size = size or shrunk((photo.height, photo.width), longest_side)
+    if size != (photo.height, photo.width):
         photo = photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(photo)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W], same memory
 
@@ -106,16 +116,17 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> torch.Tensor:
 class Photos(Dataset):
     """Photo files by index. A file that cannot be decoded comes as the error, for the parent to raise."""
 
-    def __init__(self, files: Sequence[Path], size: Sequence[int] | None):
+    def __init__(self, files: Sequence[Path], size: Sequence[int] | None, longest_sides: Mapping[int, int]):
         self.files = files
         self.size = tuple(size) if size else None
+        self.longest_sides = longest_sides
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> torch.Tensor | UserError:
         try:
-            return decode(self.files[index], self.size)
+            return decode(self.files[index], self.size, self.longest_sides.get(index))
         except UserError as error:  # raised here it would arrive wrapped in a worker's traceback
             return error
 
@@ -153,11 +164,17 @@ class PhotoReader:
     Attributes:
         size: (height, width) in pixels to resize to; None keeps each photo's own.
         workers: that decode: processes where there is a GPU, else threads; 0 decodes when the caller asks.
+        longest_sides: pixels to which larger photos are shrunk, by their index, where there is no `size`.
     """
 
     files: Sequence[Path]
     size: Sequence[int] | None
     workers: int
+    longest_sides: Mapping[int, int] = field(default_factory=dict)
+
+    def photo_size(self, index: int) -> tuple[int, int]:
+        """(height, width) in pixels that a photo is given out at."""
+        return tuple(self.size) if self.size else shrunk(photo_size(self.files[index]), self.longest_sides.get(index))
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The photos of each batch of indices, in order.
@@ -165,7 +182,7 @@ class PhotoReader:
         Raises:
             UserError: a photo cannot be decoded; the message names it.
         """
-        photos = Photos(self.files, self.size)
+        photos = Photos(self.files, self.size, self.longest_sides)
         if self.workers and not torch.cuda.is_available():
             loaded = _by_threads(photos, batches, self.workers)
         else:

@@ -15,11 +15,11 @@ from vpr.database_index import DatabaseIndex, index_file, load_index, make_index
 from vpr.descriptors import describe
 from vpr.errors import UserError
 from vpr.finished_model import load_finished, name_of, results_folder
-from vpr.folders import ENDINGS, find_photos, to_degrees
 from vpr.images import PhotoReader, whole_photos
 from vpr.model import choose_device, device_line
 from vpr.panels import NEUTRAL, cell, in_a_row, write_jpeg
 from vpr.places import PlacePhotos, load_database, zone_of
+from vpr.positions import ENDINGS, find_photos, to_degrees
 from vpr.progress import say
 
 LOOKED_AT = 100  # hits, among which one taken elsewhere is sought

@@ -8,10 +8,9 @@ import shlex
 from pathlib import Path
 
 from vpr import processes
+from vpr.catalogue import DATASETS
 from vpr.errors import UserError
 from vpr.flags import (
-    DEFAULT_LEARNING_RATE,
-    DEFAULT_LEARNING_RATE_PITTS250K,
     DEFAULT_WEIGHTS,
     MODEL_FLAGS,
     TRAINING_FLAGS,
@@ -149,8 +148,7 @@ def _fill_in(merged: dict) -> dict:
     filled["fromscratch"] = filled["weights"] == "none"
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
     if filled["lr"] is None:
-        large = filled["dataset"] == "pitts250k"
-        filled["lr"] = DEFAULT_LEARNING_RATE_PITTS250K if large else DEFAULT_LEARNING_RATE
+        filled["lr"] = DATASETS[filled["dataset"]].lr
     if filled["nocuda"]:
         if filled["device"] not in ("auto", "cpu"):
             raise UserError(f"--nocuda and --device={filled['device']} contradict each other: give one")

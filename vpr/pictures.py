@@ -72,4 +72,5 @@ def explanation(
 ):
     """Where the model looks in a query and in its first hit."""
     match = photos.database_files[outcome.hits[0].photo]
-    return explain_pair(model, photos.query_files[outcome.query], match, options.imageSize, device)
+    query = photos.query_files[outcome.query]
+    return explain_pair(model, query, match, options.imageSize, device, photos.query_longest_side)

@@ -4,50 +4,50 @@ import argparse
 import dataclasses
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pittsburgh import Places, read_places
+from pittsburgh import Places, SpecError, read_places
 from vpr import processes
+from vpr.catalogue import DATASETS, OTHER_TIME, PLAIN, Dataset
 from vpr.errors import UserError
 from vpr.folders import has_folder, read_database, read_folder
+from vpr.positions import UTM_WEST
 from vpr.progress import say
 
-_PITTS30K = {split: f"pitts30k_{split}" for split in ("train", "val", "test")}
-_PITTS250K = {split: f"pitts250k_{split}" for split in ("train", "val", "test")}
-_ALL_PITTS250K = {f"{split}250k": spec for split, spec in _PITTS250K.items()}
-
-# Which spec in datasets/ a dataset's split is. Tokyo 24/7 is a test set; its training set is TokyoTM.
-SPECS = {
-    "pittsburgh": {**_PITTS30K, **_ALL_PITTS250K},
-    "pitts250k": {**_PITTS250K, **_ALL_PITTS250K},
-    "tokyo247": {"train": "tokyoTM_train", "val": "tokyoTM_val", "test": "tokyo247"},
-    "tokyotm": {"train": "tokyoTM_train", "val": "tokyoTM_val"},
-    "toy": {split: f"toy_{split}" for split in ("train", "val", "test")},
-}
-# Which UTM zone a dataset's metres are of: checked against the cities' latitude and longitude.
-ZONES = {"pittsburgh": "17N", "pitts250k": "17N", "tokyo247": "54N", "tokyotm": "54N"}
-UTM_WEST = 100_000  # metres; UTM eastings are larger, those of a local survey rarely are
-# Pittsburgh's own folders, then those of the MATLAB release; in TokyoTM queries lie among the database.
-DATABASE_FOLDERS = ("", "images")
-QUERY_FOLDERS = ("queries_real", "queries", "query", "", "images")
+if TYPE_CHECKING:
+    from vpr.images import PhotoReader
 
 
 @dataclass(frozen=True)
 class PlacePhotos:
-    """A split and its photo files, in the spec's order."""
+    """A split and its photo files, in the spec's order.
+
+    Attributes:
+        query_longest_side: pixels, to which larger queries are shrunk unless all photos get one size.
+    """
 
     places: Places
     split: str
     database_files: list[Path]
     query_files: list[Path]
+    query_longest_side: int | None = None
 
     @property
     def files(self) -> list[Path]:
         """Database photos, then queries: indices of queries are offset by the database's size."""
         return self.database_files + self.query_files
+
+    def reader(self, size: Sequence[int] | None, workers: int) -> "PhotoReader":
+        """A reader of `files`; args are those of `PhotoReader`."""
+        from vpr.images import PhotoReader  # torch takes seconds to import
+
+        limited = range(len(self.database_files), len(self.files)) if self.query_longest_side and not size else ()
+        return PhotoReader(self.files, size, workers, dict.fromkeys(limited, self.query_longest_side))
 
 
 def spec_path(options: argparse.Namespace, split: str) -> Path:
@@ -56,10 +56,32 @@ def spec_path(options: argparse.Namespace, split: str) -> Path:
     Raises:
         UserError: the dataset has no such split.
     """
-    specs = SPECS[options.dataset]
+    specs = DATASETS[options.dataset].specs
     if split not in specs:
         raise UserError(f"--dataset={options.dataset} has no split {split}: choose from {', '.join(specs)}")
     return Path(options.root) / "datasets" / f"{specs[split]}.mat"
+
+
+def read_spec(options: argparse.Namespace, split: str) -> Places:
+    """Read the spec of a split of `--dataset`, which is not a folder, with the data set's protocol.
+
+    Raises:
+        UserError: the dataset has no such split, or its spec is missing or not usable.
+    """
+    path = spec_path(options, split)
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: put the specs of netvlad_v100_datasets.tar.gz into {path.parent}, name their "
+            "folder's parent with --root, or try --dataset=toy, which needs no data"
+        )
+    try:
+        places = read_places(path)
+    except SpecError as error:
+        raise UserError(str(error)) from error
+    protocol = DATASETS[options.dataset].protocol
+    if protocol == OTHER_TIME != places.protocol:
+        raise UserError(f"{path} has no time stamps, which --dataset={options.dataset} goes by: get the spec again")
+    return dataclasses.replace(places, protocol=protocol) if places.protocol == PLAIN else places
 
 
 def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
@@ -75,10 +97,11 @@ def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
     else:
         if options.dataset == "toy":
             draw_toy_city(root)
-        places = read_places(spec_path(options, split))
-        database = _first_folder_with(root, DATABASE_FOLDERS, places.database_names)
-        photos = _photos_in(places, split, database, _first_folder_with(root, QUERY_FOLDERS, places.query_names))
-        _check_files_exist(photos.files, places.name, root)
+        dataset, places = DATASETS[options.dataset], read_spec(options, split)
+        longest_side = None if queries_are_database_photos(places) else dataset.query_longest_side
+        photos = PlacePhotos(places, split, *find_files(root, places, dataset), longest_side)
+        _check_files_exist(photos, root, dataset)
+        _check_queries_are_no_database_photos(photos)
     return without_broken(photos, options.threads) if options.skipBroken else photos
 
 
@@ -106,11 +129,11 @@ def without_broken(photos: PlacePhotos, workers: int) -> PlacePhotos:
     queries = [index - count for index in whole if index >= count]
     if not database:
         raise UserError(f"no database photo of {photos.places.name} can be decoded: get the photos again")
-    return PlacePhotos(
-        photos.places.only(database, queries),
-        photos.split,
-        [photos.database_files[index] for index in database],
-        [photos.query_files[index] for index in queries],
+    return dataclasses.replace(
+        photos,
+        places=photos.places.only(database, queries),
+        database_files=[photos.database_files[index] for index in database],
+        query_files=[photos.query_files[index] for index in queries],
     )
 
 
@@ -132,7 +155,7 @@ def load_database(options: argparse.Namespace) -> PlacePhotos:
 def zone_of(places: Places, options: argparse.Namespace) -> str | None:
     """The UTM zone of positions: --utmZone, else what the photos say, else the dataset's; None if unknown."""
     plausible = np.isfinite(places.database_positions).any() and np.nanmin(places.database_positions[:, 0]) > UTM_WEST
-    known = ZONES.get(options.dataset) if plausible else None
+    known = DATASETS[options.dataset].zone if plausible else None
     return options.utmZone or getattr(places, "zone", None) or known
 
 
@@ -140,7 +163,7 @@ def has_split(options: argparse.Namespace, split: str) -> bool:
     """Whether a split's spec, or its folder, is there."""
     if options.dataset == "folder":
         return has_folder(Path(options.root), split)
-    return split in SPECS[options.dataset] and spec_path(options, split).is_file()
+    return split in DATASETS[options.dataset].specs and spec_path(options, split).is_file()
 
 
 def training_set(options: argparse.Namespace) -> tuple[str, str]:
@@ -151,7 +174,7 @@ def training_set(options: argparse.Namespace) -> tuple[str, str]:
     else:
         if options.dataset == "toy":
             draw_toy_city(root)
-        places = read_places(spec_path(options, "train"))
+        places = read_spec(options, "train")
     return places.name, places.fingerprint()
 
 
@@ -176,24 +199,94 @@ def draw_toy_city(root: Path) -> None:
     processes.wait_for_all()
 
 
-def _first_folder_with(root: Path, folders: tuple[str, ...], names: list[str]) -> Path:
-    """The first of `folders` that has the first of `names`; the usual one where none has."""
-    for folder in folders:
-        if names and (root / folder / names[0]).is_file():
-            return root / folder
-    return root / folders[0]
+def queries_are_database_photos(places: Places) -> bool:
+    """Whether each query is a photo of the database, told from it by its time stamp alone: Tokyo Time Machine."""
+    if places.query_times is None:
+        return False
+    database = zip(places.database_names, map(tuple, places.database_positions.tolist()), strict=True)
+    queries = zip(places.query_names, map(tuple, places.query_positions.tolist()), strict=True)
+    return set(queries) <= set(database)
 
 
-def _check_files_exist(files: list[Path], spec: str, root: Path) -> None:
+def find_files(root: Path, places: Places, dataset: Dataset) -> tuple[list[Path], list[Path]]:
+    """The files of a spec's database photos and queries in those of the data set's folders that have most of them.
+
+    Other photos of a set bear the names of its queries (all of Pittsburgh's do), so queries are only looked for
+    among the database where they are database photos. Files that are in no folder are named in the first.
+    """
+    folders = [root / folder for folder in dataset.database_folders]
+    base, ending = _fullest(folders, places.database_names, (None, dataset.database_ending))
+    database = [base / _with_ending(name, ending) for name in places.database_names]
+    if ending:
+        say(f"{places.name}: the database photos' files end with {ending}, unlike in the spec")
+    folders = [root / folder for folder in dataset.query_folders]
+    if queries_are_database_photos(places):
+        query_base, ending = _fullest([base, *folders], places.query_names, (ending, None))
+    else:
+        query_base, ending = _fullest(folders, places.query_names, (None,))
+    return database, [query_base / _with_ending(name, ending) for name in places.query_names]
+
+
+def _fullest(bases: list[Path], names: list[str], endings: tuple[str | None, ...]) -> tuple[Path, str | None]:
+    """Which of some folders, and with which ending of the names, has most of the files; the first of equals."""
+    choices = [(base, ending) for base in bases for ending in dict.fromkeys(endings)]
+    return max(choices, key=lambda choice: _count_present(choice[0], names, choice[1]))
+
+
+def _count_present(base: Path, names: list[str], ending: str | None) -> int:
     # One listing per folder instead of one look-up per file: 250,000 photos on a network disk.
-    names_in = defaultdict(set)
-    for folder in {file.parent for file in files}:
-        if folder.is_dir():
-            names_in[folder] = set(os.listdir(folder))
-    missing = [file for file in files if file.name not in names_in[file.parent]]
-    if missing:
-        first = ", ".join(str(file) for file in missing[:5])
+    wanted = defaultdict(set)
+    for name in names if base.is_dir() else ():
+        folder, _, file = _with_ending(name, ending).rpartition("/")
+        wanted[folder].add(file)
+    return sum(len(files & _listing(base / folder)) for folder, files in wanted.items())
+
+
+def _with_ending(name: str, ending: str | None) -> str:
+    stem, dot, usual = name.rpartition(".")
+    return name if ending is None else (stem if dot and "/" not in usual else name) + ending
+
+
+def _listing(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def _check_files_exist(photos: PlacePhotos, root: Path, dataset: Dataset) -> None:
+    names_in = {folder: _listing(folder) for folder in {file.parent for file in photos.files}}
+    missing = [file for file in photos.files if file.name not in names_in[file.parent]]
+    if not missing:
+        return
+    spec, first = photos.places.name, ", ".join(str(file) for file in missing[:5])
+    if missing == photos.query_files:
+        usual, *others = dataset.query_folders
         raise UserError(
-            f"{len(missing)} of the {len(files)} photos of {spec} are missing under {root}, first {first}: "
-            "put them there or name the right folder with --root"
+            f"{root / usual} is missing: none of the {len(missing)} queries of {spec} is there (nor in "
+            f"{', '.join(others)}), first {first}: put them there or name the right folder with --root"
+        )
+    raise UserError(
+        f"{len(missing)} of the {len(photos.files)} photos of {spec} are missing under {root}, first {first}: "
+        "put them there or name the right folder with --root"
+    )
+
+
+def _check_queries_are_no_database_photos(photos: PlacePhotos) -> None:
+    """Refuse queries that are read from the database's folders, be it by a link, where they are no database photos."""
+    places = photos.places
+    if not photos.database_files or not photos.query_files:
+        return
+    base = photos.database_files[0].parents[len(PurePosixPath(places.database_names[0]).parts) - 1]
+    asked = {file.parent for file in photos.files} | {(base / name).parent for name in places.query_names}
+    real = {folder: os.path.realpath(folder) for folder in asked}
+    database = [(real[file.parent], file.name) for file in photos.database_files]
+    position = dict(zip(database, places.database_positions.tolist(), strict=True))
+    shared = {folder for folder, _ in database} | {real[(base / name).parent] for name in places.query_names}
+    wrong = [
+        file
+        for file, own in zip(photos.query_files, places.query_positions.tolist(), strict=True)
+        if real[file.parent] in shared and position.get((real[file.parent], file.name)) != own
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of the {len(places.query_names)} queries of {places.name} would be read from the database's "
+            f"folders, first {wrong[0]}, whose photos are of other places: put the queries' own into queries_real"
         )

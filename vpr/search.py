@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from pittsburgh import Places
+from vpr.catalogue import OTHER_TIME, PANORAMA
 from vpr.progress import Progress
 
 CUTOUTS_PER_PANORAMA = 12  # Tokyo 24/7
-TOKYO_247 = "tokyo247"
 TILE_BYTES = 256 << 20  # of descriptors that are in float32 at a time, database and queries each
 
 # (queries [m, dim], count) -> indices int64 [m, at most count], nearest first.
@@ -73,8 +73,8 @@ def search_places(
 ) -> np.ndarray:
     """Find `count` hits for each query as the set's own protocol counts them.
 
-    Tokyo 24/7: only the first hit of each panorama counts (Torii et al., CVPR 2015). Tokyo Time
-    Machine: hits with the query's own time stamp do not count. Elsewhere: the nearest.
+    `panorama` (Tokyo 24/7): only the first hit of each panorama counts (Torii et al., CVPR 2015). `other_time`
+    (Tokyo Time Machine): hits with the query's own time stamp do not count. `plain`: the nearest.
 
     Args:
         search: an approximate search of the database; None searches exactly.
@@ -82,9 +82,9 @@ def search_places(
     Returns:
         int64 [M, count]; -1 where there are not so many.
     """
-    if places.database_times is not None and places.query_times is not None:
+    if places.protocol == OTHER_TIME:
         found = _nearest_of_other_times(database, queries, count, places, search)
-    elif places.name == TOKYO_247:
+    elif places.protocol == PANORAMA:
         candidates = _find(database, queries, count * CUTOUTS_PER_PANORAMA, search)
         found = first_per_panorama(candidates, panoramas_of(places.database_names))
     else:

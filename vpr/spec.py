@@ -1,14 +1,17 @@
-"""--mode=spec: a folder's positions as dbStruct .mat specs, or the specs' as a table, for other programs."""
+"""--mode=spec: a folder's positions as dbStruct .mat specs, or the positions of photos of specs as a table."""
 
 import argparse
 import csv
+import os
 from pathlib import Path
 
-from pittsburgh import Places, read_places, write_places
+from pittsburgh import write_places
+from vpr.catalogue import DATASETS
 from vpr.errors import UserError
 from vpr.files import replacing
-from vpr.folders import TABLE, read_folder
-from vpr.places import SPECS, has_split, spec_path
+from vpr.folders import read_folder
+from vpr.places import find_files, has_split, read_spec, spec_path
+from vpr.positions import TABLE
 from vpr.progress import say
 
 
@@ -22,25 +25,41 @@ def run(options: argparse.Namespace) -> None:
         for split in splits:
             places, _ = read_folder(root, split, options.skipBroken)
             path = root / "datasets" / f"{places.name}.mat"
-            write_places(path, places)
+            with replacing(path) as temporary:
+                write_places(temporary, places)
             say(f"wrote {path}: {len(places.database_names)} database photos, {len(places.query_names)} queries")
         return
-    specs = sorted({spec_path(options, split) for split in SPECS[options.dataset] if has_split(options, split)})
-    if not specs:
+    # Some splits have two names.
+    splits = {
+        spec_path(options, split): split for split in DATASETS[options.dataset].specs if has_split(options, split)
+    }
+    if not splits:
         raise UserError(f"{root / 'datasets'} has no spec of --dataset={options.dataset}: put the .mat files there")
-    path = root / TABLE
-    count = write_table(path, [read_places(spec) for spec in specs])
-    say(f"wrote {path}: {count} photos of {', '.join(spec.stem for spec in specs)}")
+    path, positions = root / TABLE, {}
+    for spec, split in sorted(splits.items()):
+        add_positions(positions, options, split, spec)
+    write_table(path, positions)
+    say(f"wrote {path}: {len(positions)} photos of {', '.join(spec.stem for spec in sorted(splits))}")
 
 
-def write_table(path: Path, sets: list[Places]) -> int:
-    """Write image,easting,northing of all photos of some places, each once; returns how many there are."""
-    lines = {}
-    for places in sets:
-        lines.update(zip(places.database_names, places.database_positions.tolist(), strict=True))
-        lines.update(zip(places.query_names, places.query_positions.tolist(), strict=True))
+def add_positions(positions: dict[str, list[float]], options: argparse.Namespace, split: str, spec: Path) -> None:
+    """Add easting and northing of a split's photos by their path under the root, as of `find_files`.
+
+    Raises:
+        UserError: a photo has two positions.
+    """
+    root, places = Path(options.root), read_spec(options, split)
+    database, queries = find_files(root, places, DATASETS[options.dataset])
+    taken = [*places.database_positions.tolist(), *places.query_positions.tolist()]
+    for file, position in zip([*database, *queries], taken, strict=True):
+        earlier = positions.setdefault(Path(os.path.relpath(file, root)).as_posix(), position)
+        if earlier != position:
+            raise UserError(f"{file} has two positions, {earlier} and in {spec} {position}: get the specs again")
+
+
+def write_table(path: Path, positions: dict[str, list[float]]) -> None:
+    """Write image,easting,northing of photos."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "easting", "northing"])
-        writer.writerows([name, repr(east), repr(north)] for name, (east, north) in lines.items())
-    return len(lines)
+        writer.writerows([name, repr(east), repr(north)] for name, (east, north) in positions.items())

@@ -40,9 +40,10 @@ def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, st
 
 def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
     """What a split's descriptors depend on."""
-    return {
-        **model_recipe(model, options), "spec": photos.places.name, "spec_hash": photos.places.fingerprint(),
-    }  # fmt: skip
+    recipe = {**model_recipe(model, options), "spec": photos.places.name, "spec_hash": photos.places.fingerprint()}
+    if photos.query_longest_side and not options.imageSize:
+        recipe["image_size"] += f", queries at most {photos.query_longest_side}"
+    return recipe
 
 
 def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str, str]) -> None:

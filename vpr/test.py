@@ -15,7 +15,6 @@ from vpr.descriptors import Source, describe, describe_sizes
 from vpr.explain import require_netvlad
 from vpr.files import read_json, write_json
 from vpr.finished_model import load_finished, name_of, results_folder
-from vpr.images import PhotoReader
 from vpr.model import PlaceModel, choose_device, device_line
 from vpr.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.pictures import write_pictures
@@ -124,7 +123,7 @@ def measure(
         database_photos=len(places.database_names),
         model=name_of(model, options),
         descriptor_dim=model.descriptor_dim,
-        image_size=describe_sizes(descriptors.photo_sizes, resized=options.imageSize is not None),
+        image_size=describe_sizes(descriptors.photo_sizes, options.imageSize is not None, photos.query_longest_side),
         bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
@@ -155,7 +154,7 @@ def _load_or_describe(
 ) -> SplitDescriptors:
     if options.loadDescriptors:
         return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options))
-    reader = PhotoReader(photos.files, options.imageSize, options.threads)
+    reader = photos.reader(options.imageSize, options.threads)
     descriptors = describe_split(model, photos, reader, options, device)
     if options.saveDescriptors and processes.is_main():
         save_descriptors(Path(options.saveDescriptors), descriptors, recipe_of(model, photos, options))

@@ -200,7 +200,7 @@ def _start_or_resume(
 
 
 def _reader(photos: PlacePhotos, options: argparse.Namespace) -> PhotoReader:
-    return PhotoReader(photos.files, options.imageSize, options.threads)
+    return photos.reader(options.imageSize, options.threads)
 
 
 def _cached(photos: PlacePhotos, model: PlaceModel, options: argparse.Namespace, device: torch.device) -> Source:

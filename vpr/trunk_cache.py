@@ -23,9 +23,9 @@ from vpr.descriptors import automatic_batch_size
 from vpr.encoder import weights_hash
 from vpr.errors import UserError
 from vpr.files import read_json, write_json
-from vpr.images import PhotoReader, SizeGroup, group_by_size, in_batches, photo_size
+from vpr.images import PhotoReader, SizeGroup, group_by_size, in_batches
 from vpr.memory import available_bytes
-from vpr.model import PlaceModel
+from vpr.model import PlaceModel, require_size
 from vpr.precision import precision_name
 from vpr.progress import Progress, say, track
 
@@ -130,10 +130,14 @@ def _sizes_and_shapes(reader: PhotoReader, model: PlaceModel) -> tuple[np.ndarra
     if reader.size:
         sizes = np.tile(reader.size, (len(reader.files), 1))
     else:
-        sizes = np.array([photo_size(file) for file in track(reader.files, "photo sizes", len(reader.files))])
+        photos = track(range(len(reader.files)), "photo sizes", len(reader.files))
+        sizes = np.array([reader.photo_size(index) for index in photos])
     distinct, which = np.unique(sizes, axis=0, return_inverse=True)
     frozen = model.frozen_layers_without_data()
-    shapes = [frozen(torch.empty(1, 3, *size.tolist(), device="meta")).shape[1:] for size in distinct]
+    photos = [torch.empty(1, 3, *size.tolist(), device="meta") for size in distinct]
+    for photo in photos:
+        require_size(photo, model.smallest_side)
+    shapes = [frozen(photo).shape[1:] for photo in photos]
     return sizes, np.array(shapes, np.int64)[which.reshape(-1)]
 
 
