@@ -8,7 +8,8 @@ from scipy.io import loadmat
 import main
 from pittsburgh import read_places
 from vpr.errors import UserError
-from vpr.folders import from_degrees, position_in_exif, position_in_name, read_folder, read_positions, to_degrees
+from vpr.folders import read_folder
+from vpr.positions import find_photos, from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
 
 # On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from
 # the equator to 45 degrees on WGS84.
@@ -231,3 +232,79 @@ def test_nothing_to_write_a_spec_of(tmp_path, command, capsys):
     assert "train, val or test" in capsys.readouterr().err
     assert main.main(["--mode=spec", f"--root={tmp_path}"]) == 2
     assert "no spec" in capsys.readouterr().err
+
+
+def test_a_line_without_folders_that_fits_several_photos_is_refused(tmp_path):
+    """Cameras number photos from 1 in each folder: a query is not where the database's photo of the same name is."""
+    database, query = (photo(tmp_path / "test" / role / "000.jpg") for role in ("database", "queries"))
+    table = tmp_path / "positions.csv"
+    table.write_text("image,easting,northing\n000.jpg,100,200\n")
+    with pytest.raises(UserError, match=r"positions\.csv: 000\.jpg may be any of 2 photos") as caught:
+        read_folder(tmp_path, "test")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="000"):  # each of the two alone as well
+        read_positions([query], tmp_path)
+    table.write_text("image,easting,northing\n000.jpg,100,200\ntest/queries/000.jpg,300,400\n")
+    found = [(position.easting, position.northing) for position in read_positions([database, query], tmp_path)]
+    assert found == [(100, 200), (300, 400)]  # one is left that the bare name can mean
+
+
+def test_a_name_is_counted_once_though_links_lead_to_its_photo_too(tmp_path):
+    photo(tmp_path / "train" / "database" / "a.jpg")
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    (tmp_path / "positions.csv").write_text("image,easting,northing\na.jpg,1,2\n")
+    for split in ("train", "val"):
+        places, _ = read_folder(tmp_path, split)
+        assert places.database_positions.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(("second", "refused"), [("1,2", False), ("1,2.5", True), ("3,2", True)])
+def test_a_photo_with_two_positions_in_the_table_is_refused(tmp_path, second, refused):
+    file = photo(tmp_path / "train" / "database" / "a.jpg")
+    (tmp_path / "positions.csv").write_text(f"image,easting,northing\na.jpg,1,2\na.jpg,{second}\n")
+    if refused:
+        with pytest.raises(UserError, match=r"positions\.csv has two positions for a\.jpg") as caught:
+            read_positions([file], tmp_path)
+        assert "\n" not in str(caught.value)
+    else:
+        assert [(position.easting, position.northing) for position in read_positions([file], tmp_path)] == [(1, 2)]
+
+
+def test_photos_in_linked_folders_are_found_and_loops_end(tmp_path):
+    top, other = tmp_path / "city" / "database", tmp_path / "disk"
+    wanted = [photo(top / name) for name in ("a.jpg", "real/b.jpg", "real/deep/c.png")]
+    for name in ("d.jpg", "more/e.jpg"):
+        photo(other / name)
+    photo(tmp_path / "city" / "queries" / "q.jpg")
+    (top / "a_link_to_real").symlink_to(top / "real")  # sorts first; its photos keep their own paths
+    (top / "linked").symlink_to(other)
+    (top / "linked_again").symlink_to(other)
+    (top / "real" / "up").symlink_to(top)
+    (top / "real" / "far_up").symlink_to(tmp_path / "city")
+    (other / "back").symlink_to(top)
+    (other / "more" / "itself").symlink_to(other / "more")
+    (top / "nowhere").symlink_to(tmp_path / "missing")
+    (top / "f.jpg").symlink_to(other / "d.jpg")
+    wanted += [top / "f.jpg", top / "linked" / "d.jpg", top / "linked" / "more" / "e.jpg"]
+    assert find_photos(top) == sorted(wanted)
+
+
+def test_hidden_files_are_no_photos(tmp_path):
+    wanted = photo(tmp_path / "a.jpg")
+    for name in ("._a.jpg", ".hidden.png", ".thumbnails/a.jpg", "sub/._b.jpg"):
+        photo(tmp_path / name)
+    assert find_photos(tmp_path) == [wanted]
+    assert find_photos(photo(tmp_path / ".album" / "c.jpg").parent) == [tmp_path / ".album" / "c.jpg"]  # as asked for
+
+
+@pytest.mark.parametrize(("metres", "refused"), [("@500@600@.jpg", True), ("@500000@4984000@.jpg", False)])
+def test_local_metres_and_gps_do_not_mix(tmp_path, metres, refused):
+    """UTM metres in a name without a zone are taken to be of the others' zone; local ones cannot be."""
+    photo(tmp_path / "train" / "database" / metres)
+    photo(tmp_path / "train" / "database" / "b.jpg", gps(*KNOWN_DEGREES))
+    if refused:
+        with pytest.raises(UserError, match=r"1 of 2 photos .* local metres, the first 500 600, .* zone 31N") as caught:
+            read_folder(tmp_path, "train")
+        assert "\n" not in str(caught.value)
+    else:
+        assert read_folder(tmp_path, "train")[0].zone == "31N"

@@ -137,7 +137,7 @@ def test_default_value(name):
 
 def test_default_learning_rate_is_smaller_on_pitts250k():
     assert parse("--mode=train").lr == 1e-3
-    assert parse("--mode=train", "--dataset=tokyotm").lr == 1e-3
+    assert parse("--mode=train", "--dataset=tokyotm").lr == parse("--mode=train", "--dataset=tokyo247").lr == 1e-4
     assert parse("--mode=train", "--dataset=pitts250k").lr == 1e-4
     assert parse("--mode=train", "--dataset=pitts250k", "--lr=0.02").lr == 0.02
 

@@ -1,16 +1,25 @@
 """Specs: the nine real ones, written ones with borders and odd layouts, and damaged ones."""
 
+import json
 import random
+import shutil
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from pittsburgh import Places, read_places
+from pittsburgh import Places, SpecError, read_places, write_places
+from vpr.catalogue import DATASETS
 from vpr.errors import UserError
-from vpr.places import SPECS, load_places
+from vpr.places import load_places
 
 REAL_SPECS = {
     "pitts30k_train": (10000, 7416),
@@ -51,8 +60,8 @@ def lists(indices_of_query):
 
 
 def complaint(path):
-    """The message of the UserError that reading gives; it is one line and names the file."""
-    with pytest.raises(UserError) as caught:
+    """The message of the SpecError that reading gives; it is one line and names the file."""
+    with pytest.raises(SpecError) as caught:
         read_places(path)
     text = str(caught.value)
     assert "\n" not in text
@@ -210,7 +219,7 @@ def test_fingerprint_is_that_of_names_and_positions(spec):
 
 
 def test_missing_file(tmp_path):
-    assert "is missing" in complaint(tmp_path / "pitts30k_val.mat")
+    assert "No such file" in complaint(tmp_path / "pitts30k_val.mat")
 
 
 @pytest.mark.parametrize("do_compression", [False, True], ids=["plain", "compressed"])
@@ -322,13 +331,14 @@ def test_load_places_names_a_missing_spec(tiny_places):
 
 
 def test_tokyo_time_machine_has_no_test_split(tmp_path):
-    assert set(SPECS["tokyotm"]) == {"train", "val"}
+    assert set(DATASETS["tokyotm"].specs) == {"train", "val"}
     with pytest.raises(UserError, match="--dataset=tokyotm has no split test: choose from train, val"):
         load_places(Namespace(dataset="tokyotm", root=tmp_path, skipBroken=False), "test")
 
 
 def test_every_real_spec_belongs_to_a_split():
-    assert {spec for name, splits in SPECS.items() if name != "toy" for spec in splits.values()} == set(REAL_SPECS)
+    known = {spec for name, dataset in DATASETS.items() if name != "toy" for spec in dataset.specs.values()}
+    assert known == set(REAL_SPECS)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +366,9 @@ def test_unsigned_positions_become_floating_point(spec):
     assert lists(places.positives()) == [[0, 1], [2]]
 
 
-@pytest.mark.parametrize(("named", "database", "queries"), [("dbTimeStamp has 2", 2, 2), ("qTimeStamp has 3", 3, 3)])
+@pytest.mark.parametrize(
+    ("named", "database", "queries"), [("dbTimeStamp has (1, 2)", 2, 2), ("qTimeStamp has (1, 3)", 3, 3)]
+)
 def test_too_few_or_too_many_time_stamps(spec, named, database, queries):
     assert named in complaint(
         spec(dbTimeStamp=np.full((1, database), 201306), qTimeStamp=np.full((1, queries), 201306))
@@ -375,3 +387,140 @@ def test_names_in_a_character_matrix_lose_their_padding(spec):
         "longer.jpg",
         "c.jpg",
     ]
+
+
+def same_places(first, second):
+    """Whether two places are equal in all but their names."""
+    for one, other in zip(vars(replace(first, name="")).items(), vars(replace(second, name="")).items(), strict=True):
+        if isinstance(one[1], np.ndarray):
+            assert np.array_equal(one[1], other[1]) and one[1].dtype == other[1].dtype, one[0]
+        else:
+            assert one == other
+    return True
+
+
+@pytest.mark.parametrize("name", ["tokyoTM_val", "pitts30k_val"])
+def test_a_real_spec_that_is_written_is_read_back_the_same(shared, tmp_path, name):
+    places = read_places(shared / "netvlad_specs" / f"{name}.mat")
+    write_places(tmp_path / f"{name}.mat", places)
+    again = read_places(tmp_path / f"{name}.mat")
+    assert again.name == name and same_places(again, places)
+    assert (places.query_times is not None) == (name == "tokyoTM_val")
+
+
+@pytest.mark.parametrize("times", [None, np.array([201306, 200912], np.int32)])
+@pytest.mark.parametrize("names", [["a.jpg", "Straße/東京 1.jpg"], ["x" * 300, " y"]])
+def test_what_is_written_is_read_back(tmp_path, names, times):
+    places = Places(
+        "s", names, names[:1], np.array([[0.1, -2.5], [1e6, 1 / 3]]), np.array([[0.0, 1e-9]]), 12.5, 3.0, times,
+        None if times is None else times[:1], "plain" if times is None else "other_time",
+    )  # fmt: skip
+    write_places(tmp_path / "s.mat", places)
+    assert same_places(read_places(tmp_path / "s.mat"), places)
+    no_queries = places.only([0, 1], [])
+    write_places(tmp_path / "s.mat", no_queries)
+    assert same_places(read_places(tmp_path / "s.mat"), no_queries)
+
+
+def test_pittsburgh_py_can_be_copied_into_another_project(tmp_path, spec):
+    """Alone in a folder it reads and writes, without what is ours."""
+    path = spec()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(Path(__file__).resolve().parents[1] / "pittsburgh.py", alone)
+    code = (
+        "import pittsburgh, pathlib, sys; places = pittsburgh.read_places(pathlib.Path(sys.argv[1])); "
+        "pittsburgh.write_places(pathlib.Path('copy.mat'), places); "
+        "assert pittsburgh.read_places(pathlib.Path('copy.mat')).fingerprint() == places.fingerprint()"
+    )
+    subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {code}", path], cwd=alone, check=True
+    )
+
+
+@pytest.mark.parametrize("name", REAL_SPECS)
+def test_a_real_spec_is_read_as_scipy_reads_it(shared, name):
+    """SciPy's reader is another program's reading of the same format."""
+    path = shared / "netvlad_specs" / f"{name}.mat"
+    record, places = loadmat(path)["dbStruct"][0, 0], read_places(path)
+    assert places.database_names == [str(cell[0]) for cell in record["dbImageFns"].ravel()]
+    assert places.query_names == [str(cell[0]) for cell in record["qImageFns"].ravel()]
+    assert np.array_equal(places.database_positions, record["utmDb"].T)
+    assert np.array_equal(places.query_positions, record["utmQ"].T)
+
+
+@pytest.mark.parametrize("do_compression", [False, True], ids=["plain", "compressed"])
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i4", "u2", "i8"])
+def test_numbers_of_any_type_are_read(spec, dtype, do_compression):
+    path = spec(
+        dbTimeStamp=np.array([[1, 2, 3]]), qTimeStamp=np.array([[3, 1]]), utmQ=np.array([[7, 300], [5, 9]], dtype)
+    )
+    savemat(path, {"dbStruct": loadmat(path)["dbStruct"]}, do_compression=do_compression)
+    places = read_places(path)
+    assert places.query_positions.tolist() == [[7, 5], [300, 9]] and places.query_positions.dtype == np.float64
+    assert places.query_times.tolist() == [3, 1]
+
+
+def test_a_file_of_the_other_byte_order_is_read(tmp_path):
+    """Made by hand: a structure of one cell of UTF-16 text, big-endian, as MATLAB once wrote it."""
+
+    def element(kind, content):
+        return struct.pack(">II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+    def array(kind, shape, *parts, name=b""):
+        head = element(6, struct.pack(">II", kind, 0)), element(5, struct.pack(">2i", *shape)), element(1, name)
+        return element(14, b"".join([*head, *parts]))
+
+    def text(value):
+        return array(4, (1, len(value)), element(4, value.encode("utf-16-be")))
+
+    def numbers(rows, columns, *values):
+        return array(6, (rows, columns), element(9, struct.pack(f">{len(values)}d", *values)))
+
+    fields = {
+        "dbImageFns": array(1, (2, 1), text("a.jpg"), text("ü.jpg")), "utmDb": numbers(2, 2, 1, 2, 3, 4),
+        "qImageFns": array(1, (1, 1), text("q.jpg")), "utmQ": numbers(2, 1, 5, 6),
+        "posDistThr": numbers(1, 1, 25), "nonTrivPosDistSqThr": numbers(1, 1, 100),
+    }  # fmt: skip
+    names = b"".join(name.encode().ljust(32, b"\0") for name in fields)
+    width = struct.pack(">HHI", 4, 5, 32)  # in the tag itself
+    variable = array(2, (1, 1), width, element(1, names), *fields.values(), name=b"dbStruct")
+    path = tmp_path / "big.mat"
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\1\0MI" + variable)
+    places = read_places(path)
+    assert (places.database_names, places.query_names) == (["a.jpg", "ü.jpg"], ["q.jpg"])
+    assert places.database_positions.tolist() == [[1, 2], [3, 4]] and places.query_positions.tolist() == [[5, 6]]
+    assert (places.positive_radius, places.training_positive_radius) == (25, 10)
+
+
+def test_what_grows_without_end_is_refused(tmp_path):
+    """A compressed element of 100 kB that would be 100 MB is not inflated: no spec shrinks so far."""
+    packed = zlib.compress(struct.pack("<II", 14, 100_000_000) + bytes(100_000_000), 9)
+    path = tmp_path / "bomb.mat"
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + struct.pack("<II", 15, len(packed)) + packed)
+    tracemalloc.start()
+    text = complaint(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "no end" in text and peak < 200 << 20
+
+
+def test_damaged_copies_are_read_or_refused_and_end_no_process(spec, tmp_path):
+    """Bits, ends, runs and tags are changed; nothing but a SpecError may come of it: no signal, no traceback."""
+    small = spec(dbTimeStamp=np.array([[1, 2, 3]]), qTimeStamp=np.array([[3, 1]]))
+    command = [sys.executable, Path(__file__).with_name("spec_fuzz.py"), "123", "600", small]
+    reading = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert reading.returncode == 0, reading.stderr
+    (outcome,) = json.loads(reading.stdout).values()
+    assert sum(outcome.values()) == 600 and outcome["refused"] > 300
+
+
+def test_a_changed_byte_of_a_compressed_spec_is_noticed(shared, tmp_path):
+    """The files are compressed, with a checksum."""
+    whole = (shared / "netvlad_specs" / "pitts30k_test.mat").read_bytes()
+    chance = random.Random(5)
+    for _ in range(20):
+        content = bytearray(whole)
+        content[chance.randrange(136, len(whole))] ^= 1 << chance.randrange(8)
+        (tmp_path / "changed.mat").write_bytes(content)
+        complaint(tmp_path / "changed.mat")

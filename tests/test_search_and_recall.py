@@ -10,11 +10,11 @@ from vpr.recall import recall_at, recall_line
 from vpr.search import first_per_panorama, panoramas_of
 
 
-def make_places(name, database, queries, database_times=None, query_times=None):
-    """Places in one row, 100 m apart; only names and times matter to the search."""
+def make_places(protocol, database, queries, database_times=None, query_times=None):
+    """Places in one row, 100 m apart; only names, times and the protocol matter to the search."""
     database_names = database if isinstance(database, list) else [f"{index}.jpg" for index in range(database)]
     return Places(
-        name=name,
+        name="made",
         database_names=database_names,
         query_names=[f"q{index}.jpg" for index in range(queries)],
         database_positions=np.stack([100.0 * np.arange(len(database_names)), np.zeros(len(database_names))], axis=1),
@@ -23,6 +23,7 @@ def make_places(name, database, queries, database_times=None, query_times=None):
         training_positive_radius=10.0,
         database_times=None if database_times is None else np.array(database_times),
         query_times=None if query_times is None else np.array(query_times),
+        protocol=protocol,
     )
 
 
@@ -83,10 +84,10 @@ def test_minus_one_is_never_a_hit():
     assert recall_at(found, [last, last, last], [1, 2]) == {1: 1 / 3, 2: 1 / 3}
 
 
-@pytest.mark.parametrize("name", ["pitts30k_val", "tokyo247"])
-def test_more_hits_than_photos_are_no_hits(name):
+@pytest.mark.parametrize("protocol", ["plain", "panorama"])
+def test_more_hits_than_photos_are_no_hits(protocol):
     names = ["a_000.jpg", "b_000.jpg", "c_000.jpg"]
-    found = search_places(column([0, 1, 2]), column([0.1, 1.9]), 5, make_places(name, names, 2))
+    found = search_places(column([0, 1, 2]), column([0.1, 1.9]), 5, make_places(protocol, names, 2))
     assert found.tolist() == [[0, 1, 2, -1, -1], [2, 1, 0, -1, -1]]
     assert recall_at(found, [np.array([], dtype=np.int64), np.array([1])], [1, 2, 5]) == {1: 0.0, 2: 0.5, 5: 0.5}
 
@@ -113,7 +114,7 @@ def test_nearest_goes_by_distance_not_by_inner_product():
 def test_search_elsewhere_is_the_nearest():
     random = np.random.default_rng(8)
     database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
-    found = search_places(database, queries, 7, make_places("pitts30k_test", 40, 30))
+    found = search_places(database, queries, 7, make_places("plain", 40, 30))
     np.testing.assert_array_equal(found, np.argsort(squared_distances(database, queries), axis=1)[:, :7])
 
 
@@ -130,7 +131,7 @@ def test_only_the_first_hit_of_each_panorama_counts_in_tokyo_247():
     names = np.random.default_rng(9).permutation(sorted(spot)).tolist()
     assert len(names) == 36
     database, queries = column([spot[name] for name in names]), column([0, 10])
-    places = make_places("tokyo247", names, 2)
+    places = make_places("panorama", names, 2)
 
     found = search_places(database, queries, 3, places)
     assert [[names[hit] for hit in hits] for hits in found] == [
@@ -143,13 +144,13 @@ def test_only_the_first_hit_of_each_panorama_counts_in_tokyo_247():
     )
     positives = [first, second]
     assert recall_at(found, positives, [1, 2, 3]) == {1: 0.0, 2: 0.5, 3: 1.0}
-    plain = search_places(database, queries, 3, make_places("pitts30k_test", names, 2))
+    plain = search_places(database, queries, 3, make_places("plain", names, 2))
     assert recall_at(plain, positives, [1, 2, 3]) == {1: 0.0, 2: 0.0, 3: 0.0}
 
 
 def test_three_panoramas_fill_only_three_of_five_hits():
     names = [f"p{panorama}_{30 * step:03d}.jpg" for panorama in range(3) for step in range(12)]
-    found = search_places(column(range(36)), column([35]), 5, make_places("tokyo247", names, 1))
+    found = search_places(column(range(36)), column([35]), 5, make_places("panorama", names, 1))
     assert found.tolist() == [[35, 23, 11, -1, -1]]
 
 
@@ -179,18 +180,18 @@ def test_each_real_tokyo_panorama_has_twelve_cutouts_at_one_place(shared):
 def test_hits_with_the_querys_own_time_stamp_do_not_count_in_tokyo_time_machine():
     """Descriptors 0 to 5; the queries ask at 0.1, 0.1 and 4.9, the first and the last in the same month."""
     times = [201306, 200912, 201306, 201306, 200912, 201306]
-    places = make_places("tokyoTM_val", 6, 3, times, [201306, 200912, 201306])
+    places = make_places("other_time", 6, 3, times, [201306, 200912, 201306])
     database, queries = column(range(6)), column([0.1, 0.1, 4.9])
     found = search_places(database, queries, 3, places)
     assert found.tolist() == [[1, 4, -1], [0, 2, 3], [4, 1, -1]]
     positives = [np.array([1]), np.array([2]), np.array([4])]
     assert recall_at(found, positives, [1, 2]) == {1: 2 / 3, 2: 1.0}
-    plain = search_places(database, queries, 3, make_places("pitts30k_test", 6, 3))
+    plain = search_places(database, queries, 3, make_places("plain", 6, 3))
     assert recall_at(plain, positives, [1, 2]) == {1: 0.0, 2: 2 / 3}
 
 
 def test_nothing_is_found_where_all_photos_are_of_the_querys_time():
-    places = make_places("tokyoTM_val", 3, 2, [201306] * 3, [201306, 200912])
+    places = make_places("other_time", 3, 2, [201306] * 3, [201306, 200912])
     found = search_places(column([0, 1, 2]), column([0, 2]), 2, places)
     assert found.tolist() == [[-1, -1], [2, 1]]
 
@@ -199,7 +200,7 @@ def test_search_in_tokyo_time_machine_is_that_of_a_brute_force():
     random = np.random.default_rng(10)
     database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
     database_times, query_times = random.integers(0, 4, 40), random.integers(0, 4, 30)
-    found = search_places(database, queries, 5, make_places("tokyoTM_val", 40, 30, database_times, query_times))
+    found = search_places(database, queries, 5, make_places("other_time", 40, 30, database_times, query_times))
     order = np.argsort(squared_distances(database, queries), axis=1)
     for query in range(30):
         allowed = [hit for hit in order[query].tolist() if database_times[hit] != query_times[query]]
