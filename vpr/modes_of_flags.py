@@ -66,7 +66,8 @@ EXCEPTIONS = {
     "dataPath": all_but("prune", "compare", "spec"),
     "runsPath": all_but("cluster"),
     "savePath": all_but("cluster", "spec"),
-    "cachePath": ("train", "prune"),
+    "cachePath": ("train",),  # a pruned run has no frozen layers
+    "trunkCache": ("train",),
     "ckpt": all_but("cluster", "spec"),
     "recallValues": ("train", "test", "prune", "compare"),
     "pcaDim": all_but("cluster", "train", "prune", "spec"),
