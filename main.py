@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = None
     try:
         options = parse_options(arguments)
+        for note in options.notes if processes.is_main() else ():
+            print(note, file=sys.stderr if options.json else sys.stdout, flush=True)
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
         mode = importlib.import_module(f"vpr.{options.mode}")
         with processes.joined():

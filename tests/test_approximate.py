@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import main
-from vpr.approximate import build_index, index_name, index_search, stored_bytes
+from vpr.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.errors import UserError
 from vpr.files import read_json
 from vpr.search import nearest
@@ -40,7 +40,7 @@ def run_test_mode(tiny_places, tmp_path):
 
 def test_a_flat_index_finds_what_the_exact_search_finds():
     database, queries = rows(200, 0), rows(30, 1)
-    found = index_search(build_index("Flat", database, 0))(queries, 7)
+    found = IndexSearch(build_index("Flat", database, 0))(queries, 7)
     np.testing.assert_array_equal(found, nearest(database, queries, 7))
 
 
@@ -63,8 +63,8 @@ def test_an_inverted_file_that_looks_through_all_its_lists_finds_what_the_exact_
     database, queries = rows(400, 0), rows(30, 1)
     exact = nearest(database, queries, 5)
     whole, part = (build_index("IVF8,Flat", database, 0, nprobe) for nprobe in (8, 1))
-    np.testing.assert_array_equal(index_search(whole)(queries, 5), exact)
-    assert (index_search(part)(queries, 5) != exact).any()
+    np.testing.assert_array_equal(IndexSearch(whole)(queries, 5), exact)
+    assert (IndexSearch(part)(queries, 5) != exact).any()
     assert index_name("IVF8,Flat", part) == "IVF8,Flat (1 of 8 lists looked through)"
 
 

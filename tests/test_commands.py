@@ -15,7 +15,7 @@ import main
 from vpr.runs import newest_run
 
 MAIN = Path(main.__file__)
-MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu", "--panels=2"]
+MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu"]
 
 
 def toy(root: Path, folder: Path) -> list[str]:
@@ -62,7 +62,7 @@ def test_cluster_test_train_test_as_commands(tiny_city, tmp_path):
 
     common = [*toy(tiny_city, tmp_path), *MODEL]
     assert "4 centroids" in command("--mode=cluster", *common)
-    off_the_shelf = command("--mode=test", "--split=test", *common)
+    off_the_shelf = command("--mode=test", "--split=test", "--panels=2", *common)
     command("--mode=train", "--nEpochs=1", *common)
     resumed = command("--mode=test", "--resume", "--split=test", "--threads=0", *paths(tmp_path))
     for printed in (off_the_shelf, resumed):

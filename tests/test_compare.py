@@ -1,6 +1,7 @@
 """The table of several models, and what a model costs, against counts worked out by hand."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 import torchvision
 
 import main
+from vpr.compare import Row, labels, options_on_one_set, table
 from vpr.cost import milliseconds_per_photo, pooling_gflop, trunk_gflop
+from vpr.options import parse_options
+from vpr.test import Evaluation
 
 
 def test_gflop_of_a_trunk_are_those_counted_by_hand():
@@ -64,6 +68,8 @@ def test_models_are_compared_in_one_table(run, capsys):
     }
     rows = json.loads((made / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [trained.name, "small.onnx"]
+    assert [row["path"] for row in rows] == [str(trained), str(file)]
+    assert [row["device"] for row in rows] == ["cpu", "cpu"]
     stored = json.loads((trained / "results.json").read_text())[-1]
     for row in rows:
         assert row["evaluation"]["recalls"] == stored["recalls"]
@@ -75,7 +81,7 @@ def test_models_are_compared_in_one_table(run, capsys):
     assert rows[1]["megabytes"] == pytest.approx(file.stat().st_size / 1e6)
     lines = (made / "comparison.md").read_text().strip().splitlines()
     assert lines[-1] in printed and len(lines) == 6
-    assert {line.count("|") for line in lines[2:]} == {1 + 1 + 4 + 6}
+    assert {line.count("|") for line in lines[2:]} == {1 + 1 + 4 + 7}
     assert "12 queries" in lines[0] and "threads" in lines[0]
 
 
@@ -94,3 +100,85 @@ def test_a_model_that_is_not_there_is_named_before_any_work(run, capsys):
 def test_other_modes_take_no_names(capsys):
     assert main.main(["--mode=test", "photo.jpg"]) == 2
     assert "photo.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["runs/A/best.onnx", "runs/B/best.onnx"], ["A/best.onnx", "B/best.onnx"]),
+        (["x/1/run", "y/1/run", "x/2/run", "x/other"], ["x/1/run", "y/1/run", "2/run", "other"]),
+        (["runs/a", "./runs/../runs/a", "runs/b"], ["a", "b"]),
+    ],
+)
+def test_models_are_called_by_what_tells_their_paths_apart(paths, wanted):
+    assert list(labels(paths).values()) == wanted
+
+
+def test_files_of_one_name_keep_their_own_curve(run, monkeypatch, capsys):
+    places, trained, folder = run
+    copies = [folder / letter / "run" for letter in "AB"]
+    for copy in copies:
+        shutil.copytree(trained, copy)
+    drawn = {}
+    monkeypatch.setattr("vpr.compare.draw_recall", lambda path, curves, title: drawn.update(curves))
+    assert main.main([*places, "--mode=compare", *map(str, copies)]) == 0
+    assert list(drawn) == ["A/run", "B/run"]
+    assert "| A/run |" in capsys.readouterr().out
+
+
+def stored_as_of(trained, folder, **flags):
+    """A copy of a run that says that it was trained otherwise."""
+    shutil.copytree(trained, folder)
+    stored = json.loads((folder / "flags.json").read_text())
+    (folder / "flags.json").write_text(json.dumps({**stored, **flags}))
+    return folder
+
+
+def without_places(places):
+    return [flag for flag in places if not flag.startswith(("--dataset", "--root"))]
+
+
+@pytest.mark.parametrize("named", ["--root", "--dataset"])
+def test_recalls_of_other_photos_are_not_put_into_one_table(run, tiny_city, tmp_path, capsys, named):
+    places, trained, _ = run
+    changed = {"root": str(tmp_path / "elsewhere")} if named == "--root" else {"dataset": "pittsburgh"}
+    other = stored_as_of(trained, tmp_path / "other", **changed)
+    assert main.main([*without_places(places), "--mode=compare", str(trained), str(other)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(trained) in line and str(other) in line and next(iter(changed.values())) in line and named in line
+
+
+def test_typed_places_are_taken_for_all_models(run, tmp_path):
+    places, trained, folder = run
+    other = stored_as_of(trained, tmp_path / "other", root=str(tmp_path / "elsewhere"))
+    before = set((folder / "runs").glob("compare_*"))
+    assert main.main([*places, "--mode=compare", "--split=test", str(other), str(trained)]) == 0
+    (made,) = set((folder / "runs").glob("compare_*")) - before
+    first, second = json.loads((made / "comparison.json").read_text())["rows"]
+    assert first["evaluation"] == second["evaluation"] and first["evaluation"]["spec"] == "toy_test"
+
+
+def test_a_typed_dataset_is_looked_for_where_the_model_of_that_dataset_has_it(run, tmp_path):
+    places, trained, _ = run
+    elsewhere = stored_as_of(trained, tmp_path / "elsewhere", dataset="pittsburgh", root="/nowhere")
+    typed = parse_options(["--mode=compare", "--dataset=toy", str(elsewhere), str(trained)])
+    root = next(flag for flag in places if flag.startswith("--root"))[len("--root=") :]
+    assert [(one.dataset, one.root) for one in options_on_one_set(typed, typed.inputs)] == [("toy", root)] * 2
+
+
+def test_all_models_are_tested_without_broken_photos_where_one_was_trained_so(run, tmp_path):
+    _, trained, _ = run
+    other = stored_as_of(trained, tmp_path / "other", skipBroken=True)
+    typed = parse_options(["--mode=compare", str(trained), str(other)])
+    assert [one.skipBroken for one in options_on_one_set(typed, typed.inputs)] == [True, True]
+
+
+def test_the_table_says_on_which_device_a_model_ran():
+    evaluation = Evaluation({1: 0.5}, "val", "toy_val", 12, 0, 48, "model", 8, "64x48", bytes_per_image=16)
+    rows = [
+        Row(name, evaluation, {1: 0.5}, 1, 2, 3, 4, device, name) for name, device in (("a", "cuda:0"), ("b", "cpu"))
+    ]
+    heading, _, *lines = table(rows).splitlines()
+    column = heading.split("|").index(" runs on ")
+    assert [line.split("|")[column].strip() for line in lines] == ["cuda:0", "cpu"]

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 import main
 import vpr.export
 from netvlad import NetVLAD
+from vpr.compare import options_on_one_set
 from vpr.errors import UserError
 from vpr.onnx_model import OnnxModel, PlainNetVLAD, card_of
 from vpr.options import parse_options
@@ -106,6 +108,98 @@ def test_the_card_says_what_the_model_is(trained, exported):
     trunk = sum(value.numel() for value in torch.load(
         trained[1] / "checkpoints" / "model_best.pth.tar", weights_only=True)["state_dict"].values())  # fmt: skip
     assert card["parameters"] == trunk
+
+
+def test_a_file_is_tested_on_the_photos_of_its_run(trained, exported, capsys):
+    """Without a word about places, as the run is."""
+    places, run = trained
+    plain = [flag for flag in places if not flag.startswith(("--dataset", "--root"))]
+    wanted = results_of(plain, run, f"--resume={run}", "--noWhiten")
+    assert results_of(plain, run, f"--resume={exported['fp32']}")["recalls"] == wanted["recalls"]
+    capsys.readouterr()
+    assert main.main([*plain, "--mode=compare", str(run), str(exported["fp32"])]) == 0
+
+
+def rewritten(path, target, **flags):
+    """An exported file with other flags in its card; None takes one out."""
+    model = onnx.load(path)
+    card = card_of(path)
+    card["flags"] = {name: value for name, value in {**card["flags"], **flags}.items() if value is not None}
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**properties, "card": json.dumps(card)})
+    onnx.save(model, target)
+    return target
+
+
+def test_a_file_without_its_root_is_still_taken_and_says_so(trained, exported, tmp_path, capsys):
+    places, run = trained
+    old = rewritten(exported["fp32"], tmp_path / "old.onnx", root=None, skipBroken=None)
+    plain = [flag for flag in places if not flag.startswith(("--dataset", "--root"))]
+    root = next(flag for flag in places if flag.startswith("--root"))
+    assert parse_options(["--mode=test", f"--resume={old}", root]).root == root[len("--root=") :]
+    pittsburgh = rewritten(old, tmp_path / "pittsburgh.onnx", dataset="pittsburgh")
+    (note,) = parse_options(["--mode=test", f"--resume={pittsburgh}"]).notes
+    assert str(pittsburgh) in note and "--root" in note
+    capsys.readouterr()
+    assert main.main([*plain, "--mode=compare", str(old), str(run)]) == 0
+    assert f"{old} does not say where its photos are" in capsys.readouterr().out
+
+
+def test_a_file_on_another_dataset_leaves_the_photos_of_its_run(exported):
+    other = parse_options(["--mode=test", f"--resume={exported['fp32']}", "--dataset=tokyo247"])
+    assert other.dataset == "tokyo247" and not other.root.endswith("city")
+
+
+@pytest.mark.parametrize("flag", ["--pcaDim=8", "--noWhiten", "--precision=fp32", "--ckpt=latest"])
+@pytest.mark.parametrize("mode", ["test", "index", "locate"])
+def test_what_a_file_holds_inside_cannot_be_asked_for(exported, flag, mode):
+    with pytest.raises(UserError) as caught:
+        parse_options([f"--mode={mode}", f"--resume={exported['fp32']}", flag])
+    assert flag.split("=")[0] in str(caught.value) and str(exported["fp32"]) in str(caught.value)
+
+
+def test_runs_beside_a_file_may_be_asked_for_a_precision(trained, exported):
+    typed = parse_options(
+        ["--mode=compare", "--precision=fp32", "--ckpt=latest", str(trained[1]), str(exported["fp32"])]
+    )
+    run, file = options_on_one_set(typed, typed.inputs)
+    assert (run.precision, run.ckpt) == ("fp32", "latest") and "precision" not in file.given
+    alone = parse_options(["--mode=compare", "--precision=fp32", str(exported["fp32"])])
+    with pytest.raises(UserError, match="--precision has no effect"):
+        options_on_one_set(alone, alone.inputs)
+
+
+class Session:
+    """Stands in for ONNX Runtime's session on a machine with a GPU."""
+
+    def __init__(self, path, options, providers):
+        self.providers = providers
+        self.card = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+    def set_providers(self, providers, options=None):
+        self.providers = providers
+
+    def get_providers(self):
+        return self.providers
+
+    def get_modelmeta(self):
+        return SimpleNamespace(custom_metadata_map=self.card)
+
+
+@pytest.mark.parametrize(
+    ("available", "asked", "wanted"),
+    [
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda:0", "cuda:0"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], "cpu", "cpu"),
+        (["CPUExecutionProvider"], "cuda:0", "cpu"),
+    ],
+)
+def test_a_file_runs_on_the_device_that_was_asked_for(exported, monkeypatch, available, asked, wanted):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    model = OnnxModel(exported["fp32"]).place(torch.device(asked), "auto")
+    assert model.session.providers[0] == ("CUDAExecutionProvider" if wanted != "cpu" else "CPUExecutionProvider")
+    assert model.device == torch.device(wanted)
 
 
 def test_int8_and_fp16_files_are_smaller(exported):

@@ -84,3 +84,34 @@ def test_hub_resizes_when_asked(run, files, tmp_path):
 def test_hub_says_what_is_missing(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "photos",
+    [
+        torch.zeros(1, 3, 64, 64),
+        torch.zeros(1, 3, 64, 64, dtype=torch.float16),
+        torch.zeros(1, 3, 64, 64, dtype=torch.int64),
+        torch.zeros(3, 64, 64, dtype=torch.uint8),
+        torch.zeros(1, 64, 64, 3, dtype=torch.uint8),
+    ],
+)
+def test_hub_takes_photos_as_bytes_alone(run, photos):
+    with pytest.raises(UserError) as caught:
+        load(run)(photos)
+    assert str(photos.dtype).removeprefix("torch.") in str(caught.value) and str(list(photos.shape)) in str(
+        caught.value
+    )
+    assert "wanted uint8 [B, 3, H, W]" in str(caught.value)
+
+
+def test_hub_takes_an_exported_file(run, files):
+    pytest.importorskip("onnxscript", reason="onnxscript, an optional package, is not installed")
+    for name, flags in (("plain", ["--noWhiten"]), ("white", [])):
+        path = run / f"{name}.onnx"
+        assert main.main(["--mode=export", f"--resume={run}", f"--out={path}", *flags]) == 0
+    for whitened in (True, False):
+        found = load(run / "plain.onnx", whitened=whitened).describe_files(files)
+        np.testing.assert_allclose(found[0], by_hand(run, files[0], False), atol=2e-3)
+    with pytest.raises(UserError, match="whitening inside"):
+        load(run / "white.onnx", whitened=False)

@@ -12,7 +12,7 @@ import main
 from vpr.locate import confidence
 
 SQUARE = (64, 48)
-MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--panels=1"]
+MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def locate(tmp_path, capsys):
 
     def call(root, *arguments, mode="locate"):
         places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
-        code = main.main([f"--mode={mode}", *MODEL, *places, "--json", *map(str, arguments)])
+        shown = ["--json", "--panels=1"] if mode == "locate" else []
+        code = main.main([f"--mode={mode}", *MODEL, *places, *shown, *map(str, arguments)])
         out, err = capsys.readouterr()
         return code, json.loads(out) if code == 0 and mode == "locate" else None, err + out
 

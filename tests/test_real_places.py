@@ -26,11 +26,12 @@ TOLERANCE = 6.0
 @pytest.mark.slow
 def test_alexnet_off_the_shelf_on_tower_and_corridor(shared, tmp_path):
     weights = shared / "weights" / "alexnet_features_torchvision_imagenet1k.pth"
-    common = ["--arch=alexnet", f"--weights={weights}", f"--runsPath={tmp_path / 'runs'}", "--panels=0"]
+    common = ["--arch=alexnet", f"--weights={weights}", f"--runsPath={tmp_path / 'runs'}"]
     tower, corridor = (f"--root={shared / 'places' / name}" for name in ("tower", "corridor"))
     assert main.main(["--mode=cluster", tower, f"--dataPath={tmp_path}", *common]) == 0
-    assert main.main(["--mode=test", tower, f"--dataPath={tmp_path}", *common]) == 0
-    assert main.main(["--mode=test", corridor, f"--dataPath={next(tmp_path.glob('*.hdf5'))}", *common]) == 0
+    centroids = next(tmp_path.glob("*.hdf5"))
+    assert main.main(["--mode=test", "--panels=0", tower, f"--dataPath={tmp_path}", *common]) == 0
+    assert main.main(["--mode=test", "--panels=0", corridor, f"--dataPath={centroids}", *common]) == 0
     for result, wanted in zip(
         json.loads((tmp_path / "runs" / "results.json").read_text()), (TOWER, CORRIDOR), strict=True
     ):

@@ -6,6 +6,7 @@ import torch
 
 import vpr.search
 from pittsburgh import Places, read_places
+from vpr.approximate import IndexSearch, build_index
 from vpr.recall import recall_at, recall_line
 from vpr.search import first_per_panorama, panoramas_of
 
@@ -33,6 +34,11 @@ def nearest(database, queries, *arguments):
 
 def search_places(database, queries, *arguments):
     return vpr.search.search_places(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
+
+
+def flat_search(database):
+    """An index that finds what an exact search finds."""
+    return IndexSearch(build_index("Flat", torch.from_numpy(database), 0))
 
 
 def column(values):
@@ -196,15 +202,41 @@ def test_nothing_is_found_where_all_photos_are_of_the_querys_time():
     assert found.tolist() == [[-1, -1], [2, 1]]
 
 
-def test_search_in_tokyo_time_machine_is_that_of_a_brute_force():
+@pytest.mark.parametrize("factory", [None, "Flat"])
+def test_search_in_tokyo_time_machine_is_that_of_a_brute_force(factory):
     random = np.random.default_rng(10)
     database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
     database_times, query_times = random.integers(0, 4, 40), random.integers(0, 4, 30)
-    found = search_places(database, queries, 5, make_places("other_time", 40, 30, database_times, query_times))
+    places = make_places("other_time", 40, 30, database_times, query_times)
+    search = flat_search(database) if factory else None
+    found = search_places(database, queries, 5, places, search)
     order = np.argsort(squared_distances(database, queries), axis=1)
     for query in range(30):
         allowed = [hit for hit in order[query].tolist() if database_times[hit] != query_times[query]]
         assert found[query].tolist() == allowed[:5]
+
+
+def test_approximate_search_in_tokyo_time_machine_asks_for_no_more_than_it_takes():
+    """Queries at 0 of months 1 and 2; photo n lies at n, the first five in month 1. Twice as many at each step."""
+    asked = []
+
+    def search(queries, count):
+        asked.append((len(queries), count))
+        return np.argsort(np.abs(queries.numpy() - np.arange(100)), axis=1)[:, :count]
+
+    times = [1] * 5 + [3] * 55 + [1] * 40
+    places = make_places("tokyoTM_val", 100, 2, times, [1, 2])
+    found = search_places(column(range(100)), column([0, 0]), 2, places, search)
+    assert found.tolist() == [[5, 6], [0, 1]]
+    # Of the 4 nearest none is of another month than 1, of the 8 nearest three are.
+    assert asked == [(1, 4), (1, 8), (1, 2)]
+
+
+def test_approximate_search_finds_what_is_allowed_though_little_is():
+    times = [1] * 97 + [2] * 3
+    places = make_places("tokyoTM_val", 100, 1, times, [1])
+    found = search_places(column(range(100)), column([0]), 5, places, flat_search(column(range(100))))
+    assert found.tolist() == [[97, 98, 99, -1, -1]]
 
 
 @pytest.mark.parametrize("tile_rows", [1, 7, 1000])

@@ -11,7 +11,7 @@ import torch
 
 from vpr.errors import UserError
 from vpr.progress import Progress, say
-from vpr.search import Search, tiles
+from vpr.search import tiles
 
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
@@ -57,15 +57,22 @@ def faiss_reason(error: RuntimeError) -> str:
     return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).removeprefix("Error: ")
 
 
-def index_search(index: faiss.Index) -> Search:
-    """The search of `vpr.search` by an index. Where it finds fewer than asked for, -1 stands."""
+class IndexSearch:
+    """The search of `vpr.search` by an index. Where it finds fewer than asked for, -1 stands.
 
-    def search(queries: torch.Tensor, count: int) -> np.ndarray:
-        count = min(count, index.ntotal)
-        found = [index.search(queries[rows].float().numpy(), count)[1] for rows in tiles(*queries.shape)]
+    Attributes:
+        deepest: the most hits that were asked for so far.
+    """
+
+    def __init__(self, index: faiss.Index):
+        self.index, self.deepest = index, 0
+
+    def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
+        """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
+        count = min(count, self.index.ntotal)
+        self.deepest = max(self.deepest, count)
+        found = [self.index.search(queries[rows].float().numpy(), count)[1] for rows in tiles(*queries.shape)]
         return np.concatenate(found)
-
-    return search
 
 
 def stored_bytes(index: faiss.Index) -> int:

@@ -30,7 +30,10 @@ class Source(Protocol):
 
 def describe_batch(model: torch.nn.Module, batch: list[SizeGroup], device: torch.device) -> torch.Tensor:
     """Descriptors [B, descriptor_dim] of a batch, in the batch's order whatever sizes it mixes."""
-    parts = [model(group.values.to(device, non_blocking=True)) for group in batch]
+    parts = [
+        (model.describe_features if group.frozen else model)(group.values.to(device, non_blocking=True))
+        for group in batch
+    ]
     order = torch.cat([group.places for group in batch]).argsort().to(device)
     return torch.cat(parts)[order]
 

@@ -15,6 +15,7 @@ from vpr.encoder import weights_label
 from vpr.errors import UserError
 from vpr.files import read_json, replacing
 from vpr.finished_model import FinishedModel, load_finished
+from vpr.flags import CARD_FLAGS
 from vpr.images import PhotoReader
 from vpr.model import describe_model
 from vpr.onnx_model import FORMAT, INSTALL, PlainPlaceModel
@@ -24,7 +25,6 @@ from vpr.progress import say, track
 
 CALIBRATION_PHOTOS = 64
 OPSET = 18
-CARD_FLAGS = ("arch", "channels", "pooling", "num_clusters", "vladv2", "dataset", "imageSize", "seed")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Every flag of `main.py` with its default, unit and help line, grouped by the mode that reads it."""
+"""Every flag of `main.py` with its default, unit and help line; `vpr/modes_of_flags.py` says which modes read it."""
 
 import argparse
 import os
@@ -22,6 +22,10 @@ TRAINING_FLAGS = (
 CLUSTER_FLAGS = (
     "num_clusters", "weights", "fromscratch", "normalization", "root", "imageSize", "seed", "dataPath", "device",
     "skipBroken",
+)  # fmt: skip
+# What an exported file's card holds, so that the file is tested as its run is.
+CARD_FLAGS = (
+    "arch", "channels", "pooling", "num_clusters", "vladv2", "dataset", "root", "imageSize", "seed", "skipBroken",
 )  # fmt: skip
 
 
@@ -93,7 +97,7 @@ ON = {"action": "store_true"}
 COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"type": quantity}
 
 FLAGS: dict[str, list[Flag]] = {
-    "all modes": [
+    "places, photos and machine": [
         Flag("mode", None, "what to do", {"choices": MODES}),
         Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use; folder: your "
              "own photos in --root", {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy", "folder")}),
@@ -151,7 +155,7 @@ FLAGS: dict[str, list[Flag]] = {
              "half of it is enough, else on disk)", {"choices": ("auto", "memory", "disk", "off")}),
         Flag("patience", 10, "epochs without a better validation after which training stops; 0: never", WHOLE),
     ],
-    "train and test": [
+    "run and recalls": [
         Flag("resume", None, "go on with (train) or use a run; without DIR the newest under --runsPath; test "
              "also takes an exported FILE.onnx",
              {"nargs": "?", "const": "newest", "metavar": "DIR"}),
@@ -173,7 +177,7 @@ FLAGS: dict[str, list[Flag]] = {
              {"choices": ("int8", "fp16")}),
         Flag("out", None, "file to write (default: in the run)", {"metavar": "FILE"}),
     ],
-    "whiten and test": [
+    "whitening": [
         Flag("pcaDim", None, "dimensions of a whitened descriptor: whiten learns so many (default: 4096), test takes "
              "the first so many (default: all)", COUNT),
         Flag("nPCA", 10_000, "training database photos on which whitening is learnt, at most",
@@ -187,7 +191,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither photos nor dataset tell",
              {"type": utm_zone, "metavar": "ZONE"}),
     ],
-    "test": [
+    "search and pictures": [
         Flag("split", "val", "which part of the dataset",
              {"choices": ("train", "val", "test", "train250k", "val250k", "test250k")}),
         Flag("panels", 10, "queries to draw with what was found for them, the worst first: a number, or all; 0: no "
@@ -211,22 +215,36 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def build_parser(typed_only: bool = False) -> argparse.ArgumentParser:
-    """The parser of all flags. With `typed_only` its result holds no defaults."""
+def build_parser(typed_only: bool = False, shown: set[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of all flags.
+
+    Args:
+        typed_only: its result holds no defaults.
+        shown: names of the flags, and inputs, that its help lists; None lists all.
+    """
     parser = OneLineParser(
         prog="main.py",
+        usage="main.py --mode=MODE [flags] [INPUT ...]",
         description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
         allow_abbrev=False,
+        add_help=False,
     )
-    nothing = argparse.SUPPRESS if typed_only else []
+
+    def help_of(name: str, line: str) -> str:
+        return line if shown is None or name in shown else argparse.SUPPRESS
+
     parser.add_argument(
-        "inputs", nargs="*", default=nothing, help="compare: runs and exported files; locate: photos and folders"
-    )
+        "inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS if typed_only else [],
+        help=help_of("inputs", "compare: runs and exported files; locate: photos and folders"),
+    )  # fmt: skip
+    parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
+    parser.add_argument("--help-all", action="help", help="all flags of all modes")
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for flag in flags:
             default = argparse.SUPPRESS if typed_only else flag.default
-            group.add_argument(f"--{flag.name}", default=default, help=_help_line(flag), **flag.reading)
+            line = help_of(flag.name, _help_line(flag))
+            group.add_argument(f"--{flag.name}", default=default, help=line, **flag.reading)
     return parser
 
 

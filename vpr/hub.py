@@ -32,7 +32,16 @@ class PhotoDescriber(nn.Module):
 
     @torch.no_grad()
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W], RGB -> descriptors float32 [B, dimension] of length 1."""
+        """Photos uint8 [B, 3, H, W], RGB, values 0 to 255 -> descriptors float32 [B, dimension] of length 1.
+
+        Raises:
+            UserError: the photos are of another type or shape, or too small for the model.
+        """
+        if photos.dtype != torch.uint8 or photos.dim() != 4 or photos.shape[1] != 3:
+            raise UserError(
+                f"photos are {str(photos.dtype).removeprefix('torch.')} {list(photos.shape)}, wanted uint8 "
+                "[B, 3, H, W] with values 0 to 255: hand them over as they are decoded, neither scaled nor normalised"
+            )
         return self.model(photos.to(self._device)).float()
 
     def describe_files(
@@ -68,7 +77,8 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
         UserError: the run or file is missing, damaged or of another program.
     """
     flags = ["--mode=test", f"--resume={checkpoint}", f"--device={device}"]
-    options = parse_options(flags if whitened else [*flags, "--noWhiten"])
+    plain = not whitened and Path(checkpoint).suffix != ".onnx"
+    options = parse_options([*flags, "--noWhiten"] if plain else flags)
     device = choose_device(options)
     finished = load_finished(options)
     model = finished.model.place(device, options.precision)

@@ -29,11 +29,13 @@ class SizeGroup(NamedTuple):
         places: where in the batch they stand, int64 [b].
         values: uint8 [b, 3, H, W], channels last in memory; or what frozen layers made of it, float16 [b, C, h, w].
         photo_size: their (height, width) in pixels.
+        frozen: whether `values` are what frozen layers made of the photos.
     """
 
     places: torch.Tensor
     values: torch.Tensor
     photo_size: tuple[int, int]
+    frozen: bool = False
 
 
 def read_photo(path: Path) -> Image.Image:

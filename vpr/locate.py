@@ -17,7 +17,7 @@ from vpr.errors import UserError
 from vpr.finished_model import load_finished, name_of, results_folder
 from vpr.images import PhotoReader, whole_photos
 from vpr.model import choose_device, device_line
-from vpr.panels import NEUTRAL, cell, in_a_row, write_jpeg
+from vpr.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
 from vpr.places import PlacePhotos, load_database, zone_of
 from vpr.positions import ENDINGS, find_photos, to_degrees
 from vpr.progress import say
@@ -95,17 +95,28 @@ def run(options: argparse.Namespace) -> None:
         reader = PhotoReader(files, options.imageSize, options.threads)
         descriptors, _ = describe(model, reader, range(len(files)), options, device, "photos")
         located, hits = locate(descriptors, files, index, database, options)
-        count = len(files) if options.panels == "all" else min(options.panels, len(files))
-        if count:
-            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            folder = results_folder(finished, options) / f"locate_{stamp}"
-            for number, photo in enumerate(located[:count]):
-                draw(folder / f"{number + 1}_{files[number].stem}.jpg", photo, hits[number], database)
-            say(f"wrote {count} panels into {folder}")
     if options.json:
         say(json.dumps([asdict(photo) for photo in located], indent=2))
     else:
         say("\n".join(photo.lines() for photo in located))
+    # Behind the matches, which stand though a panel cannot be drawn.
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        draw_panels(results_folder(finished, options), located, hits, database, options.panels)
+
+
+def draw_panels(
+    folder: Path, located: list[Located], hits: np.ndarray, database: PlacePhotos, panels: int | str
+) -> None:
+    """A panel for each of the first photos, in a folder of its own."""
+    count = len(located) if panels == "all" else min(panels, len(located))
+    if not count:
+        return
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = folder / f"locate_{stamp}"
+    for number, photo in enumerate(located[:count]):
+        name = file_name(f"{number + 1}_{Path(photo.photo).stem}", ".jpg")
+        draw(folder / name, photo, hits[number], database)
+    say(f"wrote {count} panels into {folder}")
 
 
 def photos_named(options: argparse.Namespace) -> list[Path]:

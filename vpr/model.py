@@ -110,15 +110,25 @@ class PlaceModel(nn.Module):
         """The frozen layers as shapes only, to ask what they make of a size."""
         return copy.deepcopy(self.encoder[: self.first_trained]).to("meta")
 
-    def local_descriptors(self, values: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W], or what the frozen layers made of them -> local descriptors [B, D, h, w]."""
-        features = self.frozen_features(values) if values.dtype == torch.uint8 else values.to(self.dtype)
-        with self.trunk():
-            return run_layers(self.encoder[self.first_trained :], features, self.fast).float()
+    def local_descriptors(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
+        return self.finish_features(self.frozen_features(photos))
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W], or what the frozen layers made of them -> [B, descriptor_dim] of length 1."""
-        descriptors = self.pool(self.local_descriptors(values))
+    def finish_features(self, features: torch.Tensor) -> torch.Tensor:
+        """What `frozen_features` gave, in any float format, [B, C, h', w'] -> local descriptors [B, D, h, w]."""
+        with self.trunk():
+            return run_layers(self.encoder[self.first_trained :], features.to(self.dtype), self.fast).float()
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W] -> [B, descriptor_dim] of length 1."""
+        return self._pooled(self.local_descriptors(photos))
+
+    def describe_features(self, features: torch.Tensor) -> torch.Tensor:
+        """What `frozen_features` gave [B, C, h', w'] -> [B, descriptor_dim] of length 1."""
+        return self._pooled(self.finish_features(features))
+
+    def _pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:
+        descriptors = self.pool(local_descriptors)
         return descriptors if self.whitening is None else self.whitening(descriptors)
 
     def whiten(self, whitening: Whitening) -> None:

@@ -16,6 +16,7 @@ from vpr.errors import UserError
 from vpr.model import PlaceModel, require_size
 
 FORMAT = "netvlad place recognition 1"
+GPU = "CUDAExecutionProvider"
 INSTALL = "python -m pip install -r requirements-deploy.txt"
 
 
@@ -63,6 +64,7 @@ class OnnxModel(nn.Module):
     Attributes:
         card: what the file says of itself.
         file_digest: of the file, so that two models are told apart by what they hold, as others are.
+        device: on which ONNX Runtime computes: the CPU, before `place`.
     """
 
     first_trained = 0
@@ -72,20 +74,23 @@ class OnnxModel(nn.Module):
         super().__init__()
         runtime = _import("onnxruntime")
         try:
-            providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider")
-                         if name in runtime.get_available_providers()]  # fmt: skip
             options = runtime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
-            self.session = runtime.InferenceSession(str(path), options, providers=providers)
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
             raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
         digest = hashlib.sha256(path.read_bytes()).digest()
         self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+        self.device = torch.device("cpu")
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map)
         self.descriptor_dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
 
     def place(self, device: torch.device, precision: str) -> "OnnxModel":
-        """Nothing moves: ONNX Runtime takes a GPU where it has one."""
+        """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
+        if device.type == "cuda" and GPU in _import("onnxruntime").get_available_providers():
+            self.session.set_providers([GPU, "CPUExecutionProvider"], [{"device_id": device.index or 0}, {}])
+        # Without the GPU's libraries ONNX Runtime falls back by itself: what it has taken is asked for.
+        self.device = device if self.session.get_providers()[0] == GPU else torch.device("cpu")
         return self
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:

@@ -11,16 +11,18 @@ from vpr import processes
 from vpr.catalogue import DATASETS
 from vpr.errors import UserError
 from vpr.flags import (
+    CARD_FLAGS,
     DEFAULT_WEIGHTS,
     MODEL_FLAGS,
     TRAINING_FLAGS,
     build_parser,
 )
+from vpr.help_text import MODES_WITH_INPUTS, wanted_help
+from vpr.modes_of_flags import check_typed
 from vpr.runs import FLAGS_FILE, newest_run, read_flags
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-NOT_FLAGS = ("given", "run", "inputs")
-MODES_WITH_INPUTS = ("compare", "locate")
+NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 # A resumed run gets these back too, unless the user types others.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
@@ -29,22 +31,32 @@ RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "preci
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
-    Besides the flags the result has `given` (dict: the flags the user typed) and `run` (Path of the
-    resumed run, or None).
+    Besides the flags the result has `given` (dict: the flags the user typed), `run` (Path of the
+    resumed run or exported file, or None) and `notes` (lines to print of what has no effect).
 
     Raises:
-        UserError: a flag is unknown, has a bad value, or contradicts another one or the stored run.
+        UserError: a flag is unknown, has a bad value, is not read by the mode, or contradicts another one or the
+            stored run.
+        SystemExit: after --help.
     """
+    text = wanted_help(arguments)
+    if text is not None:
+        print(text, end="")
+        raise SystemExit(0)
     defaults = vars(build_parser().parse_args(arguments))
-    given = _settle_weights(vars(build_parser(typed_only=True).parse_args(arguments)))
+    typed = vars(build_parser(typed_only=True).parse_args(arguments))
     if defaults["inputs"] and defaults["mode"] not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(defaults['inputs'])}; see --help")
     if defaults["mode"] is None:
         raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
+    notes = check_typed(defaults["mode"], set(typed))
+    _refuse_pairs(typed)
+    given = _settle_weights(typed)
     run, stored = _stored_run(defaults, given)
     if run is not None:
         _refuse_contradictions(given, stored, run)
-    return argparse.Namespace(**_fill_in({**defaults, **stored, **given}), given=given, run=run)
+        notes += _missing_root(run, stored, given)
+    return argparse.Namespace(**_fill_in({**defaults, **stored, **given}), given=given, run=run, notes=notes)
 
 
 def flags_of(options: argparse.Namespace) -> dict:
@@ -83,6 +95,13 @@ def options_for(options: argparse.Namespace, mode: str, flags: dict) -> argparse
     return parse_options([f"--mode={mode}", *words])
 
 
+def _refuse_pairs(typed: dict) -> None:
+    """Flags of which one would silently undo the other."""
+    for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
+        if first in typed and second in typed:
+            raise UserError(f"--{first}={typed[first]} and --{second} contradict each other: give one")
+
+
 def _settle_weights(given: dict) -> dict:
     """One spelling for each wish: --fromscratch and --weights=none are the same."""
     wants_none = given.get("weights", "none").lower() == "none"
@@ -101,6 +120,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
         return None, {}
     if defaults["mode"] == "cluster":
         raise UserError("--mode=cluster always starts anew: drop --resume")
+    if defaults["mode"] == "compare":
+        raise UserError("--mode=compare takes runs and files as they are, without --resume: drop the word --resume")
     named = defaults["resume"]
     run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
     if run.suffix == ".onnx":
@@ -110,9 +131,10 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
             )
         from vpr.onnx_model import card_of
 
-        return run, card_of(run)["flags"]
-    stored = read_flags(run)
-    kept = {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
+        _refuse_for_exported(run, given)
+        stored, kept = card_of(run)["flags"], {*CARD_FLAGS}
+    else:
+        stored, kept = read_flags(run), {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
     if (
         defaults["mode"] in MODES_OF_EXPORTED_MODELS
         and "dataset" in given
@@ -120,6 +142,23 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
     ):
         kept -= {"root"}  # the run's photos are not those of the dataset that was asked for
     return run, {name: value for name, value in stored.items() if name in kept}
+
+
+def _refuse_for_exported(file: Path, given: dict) -> None:
+    """An exported file holds its whitening and its number format inside."""
+    for name in ("pcaDim", "noWhiten", "precision", "ckpt"):
+        if name in given:
+            raise UserError(
+                f"--{name} has no effect on {file}, an exported model: drop --{name}, or give it to --mode=export"
+                f"{' or to a run' if name == 'precision' else ''}"
+            )
+
+
+def _missing_root(run: Path, stored: dict, given: dict) -> list[str]:
+    """A line where an exported file does not say where its photos are."""
+    if run.suffix != ".onnx" or "root" in {*stored, *given} or given.get("dataset", stored.get("dataset")) == "toy":
+        return []
+    return [f"{run} was exported without its --root: photos are sought in the project's folder"]
 
 
 def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:

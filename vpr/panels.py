@@ -1,5 +1,6 @@
 """Pictures of queries: each with its first hits beside it, right in green, wrong in red."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vpr.places import PlacePhotos
 CELL = (200, 150)  # pixels, width and height
 FRAME = 5  # pixels
 LINE = 16  # pixels of a line of text
+LONGEST_STEM = 150  # bytes; file systems take 255, of which temporary names want some
 RIGHT, WRONG, NEUTRAL, PAPER, INK = "#2e9e4f", "#d03b3b", "#4a4a4a", "#ffffff", "#202020"
 
 
@@ -69,6 +71,11 @@ def stacked(pictures: list[Image.Image]) -> Image.Image:
     for picture, top in zip(pictures, tops, strict=False):
         sheet.paste(picture, (0, int(top)))
     return sheet
+
+
+def file_name(stem: str, ending: str) -> str:
+    """A file name that is short enough for any file system, also with what a temporary file's name adds to it."""
+    return os.fsencode(stem)[:LONGEST_STEM].decode(errors="ignore") + ending
 
 
 def write_jpeg(path: Path, picture: Image.Image) -> None:

@@ -141,12 +141,17 @@ def load_database(options: argparse.Namespace) -> PlacePhotos:
     """The database photos of --split alone; positions may be NaN in a folder of own photos.
 
     Raises:
-        UserError: as of `load_places`.
+        UserError: as of `load_places`, or a folder has no database of the --split that was typed.
     """
     if options.dataset != "folder":
         photos = load_places(options, options.split)
         places = dataclasses.replace(photos.places, query_names=[], query_positions=np.empty((0, 2)))
         return dataclasses.replace(photos, places=places, query_files=[])
+    if "split" in options.given and not has_folder(Path(options.root), f"{options.split}/database"):
+        raise UserError(
+            f"--split={options.split}: {options.root} has no folder {options.split}/database; "
+            "drop --split to take all photos under --root"
+        )
     places, base = read_database(Path(options.root), options.split)
     photos = _photos_in(places, options.split, base, base)
     return without_broken(photos, options.threads) if options.skipBroken else photos

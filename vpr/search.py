@@ -128,10 +128,31 @@ def _nearest_of_other_times(
         if not len(allowed):
             continue
         if search:
-            # Enough that `count` are left though all that is not allowed be among them.
-            hits = search(queries[asking], count + len(database) - len(allowed))
-            hits = _in_front(hits, np.isin(hits, allowed))[:, :count]
+            hits = _search_allowed(search, queries[asking], count, allowed, len(database))
         else:
             hits = nearest(database, queries[asking], count, allowed)
         found[asking, : hits.shape[1]] = hits
+    return found
+
+
+def _search_allowed(
+    search: Search, queries: torch.Tensor, count: int, allowed: np.ndarray, database_size: int
+) -> np.ndarray:
+    """Hits of an approximate search that are allowed [m, count], filled up with -1.
+
+    Each query asks for twice as many as before until `count` of its hits are allowed, as one would in use. To ask
+    at once for so many that `count` must be left would be slower and flatter some indexes: refined ones (RFlat) and
+    NSG look the deeper the more hits they are asked for.
+    """
+    found = np.full((len(queries), count), -1, np.int64)
+    enough = min(count + database_size - len(allowed), database_size)  # so many leave `count`, whichever they are
+    open_queries, wanted = np.arange(len(queries)), count
+    while len(open_queries):
+        wanted = min(2 * wanted, enough)
+        hits = search(queries[open_queries], wanted)
+        hits = _in_front(hits, np.isin(hits, allowed))[:, :count]
+        found[open_queries, : hits.shape[1]] = hits
+        if wanted == enough:
+            break
+        open_queries = open_queries[(hits < 0).any(axis=1)]
     return found

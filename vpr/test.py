@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import datetime
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from vpr import processes
-from vpr.approximate import build_index, index_name, index_search, stored_bytes
+from vpr.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.descriptors import Source, describe, describe_sizes
+from vpr.errors import UserError
 from vpr.explain import require_netvlad
 from vpr.files import read_json, write_json
 from vpr.finished_model import load_finished, name_of, results_folder
@@ -78,18 +80,45 @@ def run(options: argparse.Namespace) -> None:
     if not processes.is_main():
         return
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
+    result = evaluation.lines()
+    say(result)  # before anything is written, which may fail
     folder = results_folder(finished, options)
-    record(folder / RESULTS_FILE, evaluation, source)
-    if options.panels:
-        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        pictures = folder / f"test_{options.split}_{stamp}"
-        write_pictures(pictures, evaluation, answers, photos, model, options, device)
-    say(evaluation.lines())
-    if options.index:
-        approximate = measure_index(descriptors, photos, evaluation, answers.positives, options)
-        record(folder / RESULTS_FILE, approximate, source)
-        lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
-        say(f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}")
+
+    def draw() -> None:
+        if options.panels:
+            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            pictures = folder / f"test_{options.split}_{stamp}"
+            write_pictures(pictures, evaluation, answers, photos, model, options, device)
+
+    def search_by_index() -> None:
+        nonlocal result
+        if options.index:
+            approximate = measure_index(descriptors, photos, evaluation, answers.positives, options)
+            lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
+            result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
+            say(result)
+            record(folder / RESULTS_FILE, approximate, source)
+
+    try:
+        all_of(lambda: record(folder / RESULTS_FILE, evaluation, source), draw, search_by_index)
+    finally:
+        say(result)  # once more, as the last line
+
+
+def all_of(*steps: Callable[[], None]) -> None:
+    """Run all steps, though some fail, since what has been measured took long.
+
+    Raises:
+        UserError: the first that a step raised.
+    """
+    failures = []
+    for step in steps:
+        try:
+            step()
+        except UserError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def describe_split(
@@ -140,11 +169,14 @@ def measure_index(
     """Recall@N by the approximate search of --index instead of the exact one."""
     index = build_index(options.index, descriptors.database, options.seed, options.nprobe)
     count = max(exact.recalls)
-    found = search_places(descriptors.database, descriptors.queries, count, photos.places, index_search(index))
+    search = IndexSearch(index)
+    found = search_places(descriptors.database, descriptors.queries, count, photos.places, search)
+    # Where not every hit counts more are asked for, and some indexes then look deeper than for `count`.
+    deeper = f", up to {search.deepest} hits asked for" if search.deepest > count else ""
     return dataclasses.replace(
         exact,
         recalls=recall_at(found, positives, list(exact.recalls)),
-        search=f"by index {index_name(options.index, index)}",
+        search=f"by index {index_name(options.index, index)}{deeper}",
         bytes_per_image=stored_bytes(index) / len(photos.database_files),
     )
 
@@ -163,8 +195,20 @@ def _load_or_describe(
 
 
 def record(path: Path, evaluation: Evaluation, source: dict) -> None:
-    """Add an evaluation to a results file: a list, oldest first."""
-    earlier = read_json(path) if path.is_file() else []
-    now = datetime.datetime.now().isoformat(timespec="seconds")
-    write_json(path, [*earlier, {"measured": now, **source, **asdict(evaluation)}])
+    """Add an evaluation to a results file: a list, oldest first.
+
+    Raises:
+        UserError: what is there is no such list. It stays as it is, and the evaluation goes into a file beside it.
+    """
+    now = datetime.datetime.now()
+    entry = {"measured": now.isoformat(timespec="seconds"), **source, **asdict(evaluation)}
+    try:
+        earlier = read_json(path) if path.is_file() else []
+        if not isinstance(earlier, list):
+            raise UserError(f"{path} holds no list of results but {type(earlier).__name__}")
+    except UserError as error:
+        beside = path.with_name(f"{path.stem}_{now:%Y-%m-%d_%H-%M-%S.%f}{path.suffix}")
+        write_json(beside, [entry])
+        raise UserError(f"{error}; it is unchanged, and the new result is in {beside}: mend or move it") from error
+    write_json(path, [*earlier, entry])
     say(f"wrote {path}")

@@ -78,6 +78,7 @@ class FrozenFeatures:
     def _read(self, batch: Sequence[int]) -> list[SizeGroup]:
         features = [self.features(index) for index in batch]
         groups = group_by_size(features, [tuple(self.photo_sizes[index].tolist()) for index in batch])
+        groups = [group._replace(frozen=True) for group in groups]
         if not torch.cuda.is_available():
             return groups
         return [group._replace(values=group.values.pin_memory()) for group in groups]
