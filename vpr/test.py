@@ -13,7 +13,7 @@ from vpr import processes
 from vpr.approximate import build_index, index_name, index_search, stored_bytes
 from vpr.descriptors import Source, describe, describe_sizes
 from vpr.explain import require_netvlad
-from vpr.files import read_json, write_json
+from vpr.files import append_to_list
 from vpr.finished_model import load_finished, name_of, results_folder
 from vpr.images import PhotoReader
 from vpr.model import PlaceModel, choose_device, device_line
@@ -154,7 +154,7 @@ def _load_or_describe(
     model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> SplitDescriptors:
     if options.loadDescriptors:
-        return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options))
+        return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options), photos)
     reader = PhotoReader(photos.files, options.imageSize, options.threads)
     descriptors = describe_split(model, photos, reader, options, device)
     if options.saveDescriptors and processes.is_main():
@@ -165,7 +165,6 @@ def _load_or_describe(
 
 def record(path: Path, evaluation: Evaluation, source: dict) -> None:
     """Add an evaluation to a results file: a list, oldest first."""
-    earlier = read_json(path) if path.is_file() else []
     now = datetime.datetime.now().isoformat(timespec="seconds")
-    write_json(path, [*earlier, {"measured": now, **source, **asdict(evaluation)}])
+    append_to_list(path, {"measured": now, **source, **asdict(evaluation)})
     say(f"wrote {path}")
