@@ -109,7 +109,9 @@ def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.nda
                 f"change --{flag}, or run --mode=cluster with the same flags"
             )
     if len(centroids) != wanted.num_clusters:
-        raise UserError(f"{path} holds {len(centroids)} centroids, wanted {wanted.num_clusters}: run --mode=cluster again")
+        raise UserError(
+            f"{path} holds {len(centroids)} centroids, wanted {wanted.num_clusters}: run --mode=cluster again"
+        )
     return centroids, descriptors
 
 

@@ -18,7 +18,7 @@ from vpr.provenance import check_onnx, say_without_checksum
 from vpr.runs import check_flags
 
 FORMAT = "netvlad place recognition 1"
-CARD = ("model", "dimension", "pooled_dimension", "smallest_side", "parameters", "flags")  # what is read of a card
+CARD = ("model", "dimension", "pooled_dimension", "smallest_side", "flags")  # what is read of a card
 INSTALL = "python -m pip install -r requirements-deploy.txt"
 
 

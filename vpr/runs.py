@@ -86,7 +86,7 @@ def _may_be_one(reading: dict, value: object) -> bool:
         return isinstance(value, str) and value.isprintable()
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return False
-    if isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and value >= 2**63:
+    if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value >= 2**63):
         return False
     try:
         return reading["type"](str(value)) == value
