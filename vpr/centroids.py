@@ -10,12 +10,12 @@ import torch
 from netvlad import NetVLAD
 from vpr.encoder import normalization_of, weights_hash, weights_label
 from vpr.errors import UserError
-from vpr.files import replacing
-from vpr.flags import CLUSTER_FLAGS
+from vpr.flags import CLUSTER_FLAGS, DEFAULT_SEED
 from vpr.model import PlaceModel
 from vpr.options import command_line
 from vpr.places import has_split, training_set
 from vpr.progress import say
+from vpr.provenance import open_hdf5, write_hdf5
 
 ENDING = ".hdf5"
 
@@ -46,7 +46,7 @@ class Recipe:
 MODEL_FIELDS = {
     "arch": "arch", "num_clusters": "num_clusters", "weights_hash": "weights", "normalization": "normalization",
 }  # fmt: skip
-PHOTO_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize"}
+PHOTO_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize", "seed": "seed"}
 
 
 def recipe_for(options: argparse.Namespace, model: PlaceModel, dataset: str, dataset_hash: str) -> Recipe:
@@ -65,22 +65,25 @@ def recipe_for(options: argparse.Namespace, model: PlaceModel, dataset: str, dat
 
 
 def centroids_path(options: argparse.Namespace, recipe: Recipe) -> Path:
-    """Where centroids of a recipe lie: --dataPath itself if that names a file, else a name that tells them apart."""
+    """Where centroids of a recipe lie: --dataPath itself if that names a file, else a name that tells them apart.
+
+    The default seed is not in the name.
+    """
     if _names_a_file(options):
         return Path(options.dataPath)
+    seed = "" if recipe.seed == DEFAULT_SEED else f"_seed{recipe.seed}"
+    return Path(options.dataPath) / f"{_name(recipe)}{seed}{ENDING}"
+
+
+def _name(recipe: Recipe) -> str:
     weights = f"{recipe.weights}-{recipe.weights_hash[:6]}"
     photos = f"{recipe.dataset}-{recipe.dataset_hash[:6]}-{recipe.image_size.replace(' ', 'x')}"
-    return Path(options.dataPath) / f"{recipe.arch}_{weights}_{recipe.num_clusters}_{photos}{ENDING}"
+    return f"{recipe.arch}_{weights}_{recipe.num_clusters}_{photos}"
 
 
 def write_centroids(path: Path, recipe: Recipe, centroids: np.ndarray, descriptors: np.ndarray) -> None:
     """Write centroids [K, D], the descriptors [N, D] they were made from, and their recipe as attributes."""
-    import h5py
-
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("centroids", data=centroids)
-        file.create_dataset("descriptors", data=descriptors)
-        file.attrs.update(asdict(recipe))
+    write_hdf5(path, {"centroids": centroids, "descriptors": descriptors}, asdict(recipe))
 
 
 def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -92,14 +95,11 @@ def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.nda
     Raises:
         UserError: the file is damaged, or made for something else.
     """
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            found = dict(file.attrs)
-            centroids, descriptors = file["centroids"][:], file["descriptors"][:]
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as centroids ({error}): run --mode=cluster again") from error
+    with open_hdf5(path, "centroids", "run --mode=cluster again") as file:
+        found = dict(file.attrs)
+        centroids, descriptors = file["centroids"][:], file["descriptors"][:]
+        if centroids.ndim != 2 or descriptors.shape[1:] != centroids.shape[1:] or len(descriptors) < len(centroids):
+            raise ValueError(f"centroids {centroids.shape}, descriptors {descriptors.shape}")
     fields = MODEL_FIELDS if any_photos else {**MODEL_FIELDS, **PHOTO_FIELDS}
     for name, flag in fields.items():
         value = getattr(wanted, name)
@@ -108,6 +108,10 @@ def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.nda
                 f"{path} was made with {name}={found.get(name)}, wanted {name}={value}: "
                 f"change --{flag}, or run --mode=cluster with the same flags"
             )
+    if len(centroids) != wanted.num_clusters:
+        raise UserError(
+            f"{path} holds {len(centroids)} centroids, wanted {wanted.num_clusters}: run --mode=cluster again"
+        )
     return centroids, descriptors
 
 
@@ -123,14 +127,27 @@ def start_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
     if not isinstance(model.pool, NetVLAD):
         return "none"
     wanted = recipe_for(options, model, *_training_set(options))
-    path = centroids_path(options, wanted)
+    path = _existing(options, wanted)
     if not path.is_file():
         command = command_line(options, "cluster", CLUSTER_FLAGS)
         raise UserError(f"no centroids at {path}: make them with   {command}")
     centroids, descriptors = read_centroids(path, wanted, any_photos=_names_a_file(options))
+    if centroids.shape[1] != model.pool.centroids.shape[1]:
+        raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={options.arch} gives "
+                        f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
     alpha = model.pool.init_params(torch.from_numpy(centroids), torch.from_numpy(descriptors))
     say(f"centroids: {path}, alpha {alpha:.2f}")
     return path.name
+
+
+def _existing(options: argparse.Namespace, wanted: Recipe) -> Path:
+    """Where `wanted` lies; earlier versions had no seed in the name, and such a file may be of this seed."""
+    path = centroids_path(options, wanted)
+    earlier = path.with_name(f"{_name(wanted)}{ENDING}")
+    if path.is_file() or path == Path(options.dataPath) or not earlier.is_file():
+        return path
+    with open_hdf5(earlier, "centroids", "run --mode=cluster again") as file:
+        return earlier if str(file.attrs.get("seed")) == str(wanted.seed) else path
 
 
 def _names_a_file(options: argparse.Namespace) -> bool:

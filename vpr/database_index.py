@@ -1,6 +1,8 @@
 """The database as it is searched: descriptors, or a FAISS index of them, in a file with what made them."""
 
 import argparse
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +14,17 @@ import torch
 from vpr.approximate import build_index
 from vpr.descriptors import describe
 from vpr.errors import UserError
-from vpr.files import replacing
 from vpr.finished_model import FinishedModel
 from vpr.images import PhotoReader
 from vpr.places import PlacePhotos
 from vpr.progress import say
+from vpr.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.search import descriptor_distances, nearest, tiles
 from vpr.stored_descriptors import model_recipe
 
-PHOTO_FIELDS = ("photos", "photos_hash")
+REMEDY = "make it anew with --mode=index, or name another with --indexFile"
+PHOTO_FIELDS = ("photos", "photos_hash", "files_hash")
+EXACT = "none"  # in place of a FAISS index's factory string
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class DatabaseIndex:
             queries: [M, dim].
 
         Returns:
-            indices int64 [M, c], -1 where there are not so many, and descriptor distances float32 [M, c].
+            indices int64 [M, c], -1 where there are not so many, and descriptor distances float32 [M, c], NaN where
+            the index knows none.
         """
         if self.descriptors is not None:
             found = nearest(self.descriptors, queries, count)
@@ -45,65 +50,161 @@ class DatabaseIndex:
         count = min(count, self.approximate.ntotal)
         parts = [self.approximate.search(queries[rows].float().numpy(), count) for rows in tiles(*queries.shape)]
         squared, found = (np.concatenate(values) for values in zip(*parts, strict=True))
+        if not measures_descriptors(self.approximate):
+            return found, np.full(found.shape, np.nan, np.float32)
         return found, np.sqrt(np.maximum(squared, 0))
 
 
-def index_file(finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace) -> Path:
-    """Where the index of a split's database lies: --indexFile, or beside the model."""
-    return Path(options.indexFile) if options.indexFile else finished.folder / f"database_{photos.places.name}.h5"
+def measures_descriptors(index: faiss.Index) -> bool:
+    """Whether an index's distances are squared descriptor distances, exact or approximate.
+
+    Not so those of bit strings (LSH, spectral hashing), and those after a projection to fewer dimensions.
+    """
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        steps = [faiss.downcast_VectorTransform(index.chain.at(step)) for step in range(index.chain.size())]
+        return all(map(_keeps_distances, steps)) and measures_descriptors(index.index)
+    if isinstance(index, faiss.IndexIDMap):
+        return measures_descriptors(index.index)
+    hashed = isinstance(index, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
+    return index.metric_type == faiss.METRIC_L2 and not hashed
+
+
+def _keeps_distances(step: faiss.VectorTransform) -> bool:
+    """Whether a transform leaves the distances of vectors of length 1 as they are."""
+    if isinstance(step, faiss.NormalizationTransform):
+        return True
+    return isinstance(step, faiss.LinearTransform) and step.d_in == step.d_out and bool(step.is_orthonormal)
 
 
 def index_recipe(finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
-    """What an index depends on."""
+    """What an index depends on. The photos' folder is no part of it: an index may travel with its photos."""
     return {
         **model_recipe(finished.model, options), "photos": photos.places.name,
         "photos_hash": photos.places.fingerprint(),
+        "files_hash": files_digest(photos.places.database_names, photos.database_files),
     }  # fmt: skip
 
 
+def index_file(finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace) -> Path:
+    """Where the index of a split's database lies or shall lie: --indexFile, or beside the model.
+
+    Photo folders with the same last name get a file each: the second one's name has a hash of the whole path. A
+    file of the same photos in another folder has travelled with them and is taken.
+
+    Raises:
+        UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
+    """
+    if options.indexFile:
+        return Path(options.indexFile)
+    path = _usual_file(finished, photos)
+    if not path.is_file():
+        return path
+    with open_hdf5(path, "an index", REMEDY) as file:
+        found = dict(file.attrs)
+    mine, theirs = _folder_hash(options), found.get("folder_hash")
+    travelled = found.get("files_hash") == files_digest(photos.places.database_names, photos.database_files)
+    return path if theirs in (None, mine) or travelled else path.with_stem(f"{path.stem}_{mine}")
+
+
+def file_to_write(finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace) -> Path:
+    """As `index_file`, for --mode=index, which replaces a damaged file."""
+    try:
+        return index_file(finished, photos, options)
+    except UserError as error:
+        say(f"replaced: {error}")
+        return _usual_file(finished, photos)
+
+
+def _usual_file(finished: FinishedModel, photos: PlacePhotos) -> Path:
+    return finished.folder / f"database_{photos.places.name}.h5"
+
+
+def _folder_hash(options: argparse.Namespace) -> str:
+    return hashlib.sha256(str(Path(options.root).resolve()).encode()).hexdigest()[:8]
+
+
 def make_index(
-    path: Path, finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
+    path: Path,
+    finished: FinishedModel,
+    photos: PlacePhotos,
+    options: argparse.Namespace,
+    device: torch.device,
+    factory: str | None,
 ) -> DatabaseIndex:
-    """Describe the database and write its descriptors, or with --index a FAISS index of them, whole or not at all."""
+    """Describe the database and write its descriptors, or a FAISS index of them, whole or not at all.
+
+    Args:
+        factory: FAISS's string for the index; None keeps the descriptors.
+    """
+    recipe = index_recipe(finished, photos, options)  # before, so that a photo that changes meanwhile is noticed
     reader = PhotoReader(photos.database_files, options.imageSize, options.threads)
     descriptors, _ = describe(finished.model, reader, range(len(reader.files)), options, device, "database")
-    if options.index:
-        index = DatabaseIndex(approximate=build_index(options.index, descriptors, options.seed, options.nprobe))
-        name, values = "faiss", faiss.serialize_index(index.approximate)
+    if factory:
+        index = DatabaseIndex(approximate=build_index(factory, descriptors, options.seed, options.nprobe))
+        values = {"faiss": faiss.serialize_index(index.approximate)}
     else:
         index = DatabaseIndex(descriptors)
-        name, values = "descriptors", descriptors.numpy()
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset(name, data=values)
-        file.attrs.update(index_recipe(finished, photos, options))
+        values = {"descriptors": descriptors.numpy()}
+    write_hdf5(path, values, {**recipe, "index": factory or EXACT, "folder_hash": _folder_hash(options)})
     say(f"wrote {path}: {len(reader.files)} photos, {path.stat().st_size / 1e6:.1f} MB")
     return index
 
 
-def load_index(
-    path: Path, finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace
-) -> DatabaseIndex | None:
-    """Read an index; None where there is none, or where it is of other photos than there are now.
+def load_or_make_index(
+    finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
+) -> DatabaseIndex:
+    """The index of a split's database, made anew where there is none or photos are others than when it was made.
 
     Raises:
-        UserError: the file is damaged or foreign, or another model made it.
+        UserError: the file is damaged or foreign, another model made it, or --index contradicts it.
     """
-    if not path.is_file():
-        return None
-    try:
-        with h5py.File(path) as file:
+    path, factory = index_file(finished, photos, options), options.index
+    if path.is_file():
+        recipe = index_recipe(finished, photos, options)
+        with open_hdf5(path, "an index", REMEDY) as file:
             found = dict(file.attrs)
-            for name, value in index_recipe(finished, photos, options).items():
-                if name not in PHOTO_FIELDS and found.get(name) != value:
-                    raise UserError(
-                        f"{path} was made by another model ({name}={found.get(name)}, wanted {value}): make it anew "
-                        "with --mode=index, or name another with --indexFile"
-                    )
-            if found.get("photos_hash") != photos.places.fingerprint():
-                say(f"{path} is of other photos or places than there are now: making it anew")
-                return None
-            if "faiss" in file:
-                return DatabaseIndex(approximate=faiss.deserialize_index(file["faiss"][:]))
-            return DatabaseIndex(torch.from_numpy(file["descriptors"][:]))
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as an index ({error}): make it with --mode=index") from error
+            _refuse_other_models(path, found, recipe)
+            kind = found.get("index", factory or EXACT)
+            if factory and kind != factory:
+                raise UserError(f"{path} is made with --index={kind}, found --index={factory}: drop that, or {REMEDY}")
+            factory = None if kind == EXACT else kind
+            changed = _what_changed(found, recipe)
+            if not changed:
+                return _read(file, len(photos.database_files), finished.model.descriptor_dim, options)
+        say(f"{path} {changed}: making it anew")
+    return make_index(path, finished, photos, options, device, factory)
+
+
+def _refuse_other_models(path: Path, found: Mapping[str, object], recipe: dict[str, str]) -> None:
+    for name, value in recipe.items():
+        if name not in PHOTO_FIELDS and found.get(name) != value:
+            raise UserError(f"{path} was made by another model ({name}={found.get(name)}, wanted {value}): {REMEDY}")
+
+
+def _what_changed(found: Mapping[str, object], recipe: dict[str, str]) -> str | None:
+    """Why an index cannot serve these photos, or None where it can."""
+    if found.get("photos_hash") != recipe["photos_hash"]:
+        return "is of other photos or places than there are now"
+    if "files_hash" not in found:
+        return "was written by an earlier version, which did not say of which photo files"
+    if found["files_hash"] != recipe["files_hash"]:
+        return "is of other photo files (size or time of a photo differs)"
+    return None
+
+
+def _read(file: h5py.File, count: int, dim: int, options: argparse.Namespace) -> DatabaseIndex:
+    """An index that `open_hdf5` has found whole: FAISS is given nothing else, since it trusts what it reads."""
+    if "faiss" in file:
+        index = faiss.deserialize_index(file["faiss"][:])
+        shape, kind = (index.ntotal, index.d), "an index"
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None and "nprobe" in options.given:
+            lists.nprobe = options.nprobe
+        found = DatabaseIndex(approximate=index)
+    else:
+        values = torch.from_numpy(file["descriptors"][:])
+        shape, kind, found = tuple(values.shape), str(values.dtype), DatabaseIndex(values)
+    if shape != (count, dim):
+        raise ValueError(f"found {kind} of {shape}, wanted {(count, dim)}")
+    return found

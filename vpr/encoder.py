@@ -9,6 +9,7 @@ from torch import nn
 
 from vpr.errors import UserError
 from vpr.options import is_file
+from vpr.provenance import check_torch
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def read_weights_file(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise UserError(f"--weights={path} does not exist: name a .pth state dict or a torchvision weight name")
+    check_torch(path, "a state dict", "get the weights again")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything at all on a damaged or foreign file

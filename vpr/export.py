@@ -22,6 +22,7 @@ from vpr.onnx_model import FORMAT, INSTALL, PlainPlaceModel
 from vpr.options import flags_of
 from vpr.places import load_places
 from vpr.progress import say, track
+from vpr.provenance import NOTE, seal_onnx
 
 CALIBRATION_PHOTOS = 64
 OPSET = 18
@@ -147,5 +148,5 @@ def _write_with_card(plain: Path, path: Path, card: dict) -> None:
     import onnx
 
     model = onnx.load(plain)
-    onnx.helper.set_model_props(model, {"format": FORMAT, "card": json.dumps(card)})
-    path.write_bytes(model.SerializeToString())
+    onnx.helper.set_model_props(model, {"format": FORMAT, "card": json.dumps({**card, "checksum": NOTE})})
+    path.write_bytes(seal_onnx(model.SerializeToString()))

@@ -1,16 +1,20 @@
 """The model that test, whiten and export start from: a trained run's or the off-the-shelf one, whitened or not."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vpr.centroids import start_pooling
+from vpr.encoder import normalization_of, weights_hash
 from vpr.errors import UserError
-from vpr.model import PlaceModel, build_model, describe_model
+from vpr.model import PlaceModel, build_model, choose_device, describe_model
 from vpr.onnx_model import OnnxModel
+from vpr.places import has_split, training_set
+from vpr.precision import compute_dtype, precision_name
 from vpr.progress import say
+from vpr.runs import read_flags
 from vpr.training_state import load_model
-from vpr.whitening import load_whitening, whitening_file
+from vpr.whitening import StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,98 @@ def load_finished(options: argparse.Namespace, whitened: bool = True) -> Finishe
         path = Path(options.dataPath)
         folder = path.parent if path.is_file() else path
     if whitened and not options.noWhiten:
-        _whiten(model, folder, options)
+        source["whitening"] = _whiten(model, folder, options)
     return FinishedModel(model, source, folder)
 
 
-def _whiten(model: PlaceModel, folder: Path, options: argparse.Namespace) -> None:
-    path = whitening_file(folder, model)
-    if path.is_file():
-        whitening = load_whitening(path)
-        model.whiten(whitening.cropped(options.pcaDim) if options.pcaDim else whitening)
-    elif options.pcaDim:
-        raise UserError(f"--pcaDim={options.pcaDim}: this model has no whitening; run --mode=whiten first, or drop it")
+def whitening_recipe(
+    model: PlaceModel, options: argparse.Namespace, dataset: str = "", dataset_hash: str = ""
+) -> WhiteningRecipe:
+    """What a whitening of a model without one is learnt on, or, without a training set, has to agree with."""
+    return WhiteningRecipe(
+        weights_hash=weights_hash(model),
+        arch=options.arch,
+        pooling=options.pooling,
+        normalization=normalization_of(options.arch, options.weights, options.normalization)[0],
+        precision=precision_name(compute_dtype(options.precision, choose_device(options))),
+        image_size=" ".join(map(str, options.imageSize)) if options.imageSize else "own",
+        dataset=dataset,
+        dataset_hash=dataset_hash,
+    )
+
+
+def _whiten(model: PlaceModel, folder: Path, options: argparse.Namespace) -> dict | None:
+    """Whiten a model as it was learnt for it, if it was.
+
+    Returns:
+        what the whitening was learnt on, for results files.
+    """
+    wanted = whitening_recipe(model, options)
+    files = whitening_files(folder, wanted.weights_hash)
+    stored, reason = _choose(files, wanted, options) if files else (None, "run --mode=whiten first, or drop it")
+    if stored:
+        model.whiten(stored.whitening.cropped(options.pcaDim or stored.dim))
+        say(f"whitening: learnt on {stored.whitening.learnt_on}")
+        recipe = asdict(stored.recipe) if stored.recipe else {}
+        return {**recipe, "photos": stored.photos, "dim": model.descriptor_dim}
+    if options.pcaDim:
+        raise UserError(f"--pcaDim={options.pcaDim}: this model has no whitening that fits; {reason}")
+    if files:
+        say(f"the whitening in {folder} is not used: {reason}")
     elif options.run and list(folder.glob("whitening_*.pth.tar")):
         say(f"the whitening in {folder} belongs to other weights and is not used: run --mode=whiten again")
+    return None
+
+
+def _choose(
+    files: list[Path], wanted: WhiteningRecipe, options: argparse.Namespace
+) -> tuple[StoredWhitening | None, str]:
+    """The whitening that serves these flags, or None and why not.
+
+    It was learnt on the training set of --dataset and --root, or else of the run. Where neither is on this machine, or
+    places to test have no training set, the only whitening that agrees in all else is taken.
+    """
+    usable, reasons = [], []
+    for file in files:
+        stored = load_whitening(file)
+        if stored.recipe is None:
+            if len(files) > 1:
+                continue
+            say(f"{file} was written by an earlier version: whether it was learnt for these flags cannot be told")
+            return stored, ""
+        difference = stored.recipe.difference(wanted)
+        if difference:
+            reasons.append(f"{file.name} was learnt with {difference}")
+        else:
+            usable.append(stored)
+    sets, all_known = _training_sets(options)
+    for known in sets:
+        for stored in usable:
+            if (stored.recipe.dataset, stored.recipe.dataset_hash) == known:
+                return stored, ""
+    if not all_known and len(usable) == 1:
+        return usable[0], ""
+    names = " or ".join(name for name, _ in sets) or "not here"
+    reasons += [f"one was learnt on {stored.recipe.dataset}, the training set is {names}" for stored in usable]
+    return None, f"{'; '.join(reasons)}; run --mode=whiten with the same flags"
+
+
+def _training_sets(options: argparse.Namespace) -> tuple[list[tuple[str, str]], bool]:
+    """Name and hash of the training sets that whitening may have been learnt on: of the flags, then of the run.
+
+    Returns:
+        the sets that are on this machine, and whether the one that counts (the run's, if there is a run) is.
+    """
+    chosen = [(options.dataset, options.root)]
+    if options.run:
+        flags = read_flags(options.run)
+        chosen.append((flags.get("dataset", options.dataset), flags.get("root", options.root)))
+    sets, known = [], False
+    for dataset, root in dict.fromkeys(chosen):
+        place = argparse.Namespace(dataset=dataset, root=root, skipBroken=options.skipBroken)
+        try:
+            known = has_split(place, "train")
+            sets += [training_set(place)] if known else []
+        except UserError:  # of a training set that nobody asked for
+            known = False
+    return sets, known

@@ -10,6 +10,7 @@ from vpr.errors import UserError
 # The paper's VGG16 is Oxford's network, which torchvision calls IMAGENET1K_FEATURES.
 DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 # The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
+DEFAULT_SEED = 123
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
 # A run stores these and a resumed one gets them back. The first group is the model itself.
@@ -114,7 +115,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
         Flag("nocuda", False, "use the CPU even if there is a GPU", ON),
         Flag("nGPU", 1, "GPUs to use; above 1 start with torchrun, which says how many processes there are", COUNT),
-        Flag("seed", 123, "seed of every random choice", WHOLE),
+        Flag("seed", DEFAULT_SEED, "seed of every random choice", WHOLE),
         Flag("dataPath", "centroids", "folder of centroid files that cluster writes; train and test also "
              "take one file, whatever photos it was made from"),
         Flag("runsPath", "runs", "folder under which each training makes its run"),

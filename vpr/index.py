@@ -3,7 +3,7 @@
 import argparse
 
 from vpr import processes
-from vpr.database_index import index_file, make_index
+from vpr.database_index import file_to_write, make_index
 from vpr.errors import UserError
 from vpr.finished_model import load_finished
 from vpr.model import choose_device, device_line
@@ -20,4 +20,5 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     finished = load_finished(options)
     finished.model.place(device, options.precision)
-    make_index(index_file(finished, photos, options), finished, photos, options, device)
+    path = file_to_write(finished, photos, options)
+    make_index(path, finished, photos, options, device, options.index)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vpr import processes
-from vpr.database_index import DatabaseIndex, index_file, load_index, make_index
+from vpr.database_index import DatabaseIndex, load_or_make_index
 from vpr.descriptors import describe
 from vpr.errors import UserError
 from vpr.finished_model import load_finished, name_of, results_folder
@@ -36,18 +36,22 @@ class Match:
 
     Attributes:
         name: of the database photo.
-        distance: of the descriptors, 0 to 2.
+        distance: of the descriptors, 0 to 2; None where the index knows none.
         easting, northing: UTM metres; None where unknown.
         zone, latitude, longitude: None where the UTM zone is unknown.
     """
 
     name: str
-    distance: float
+    distance: float | None
     easting: float | None
     northing: float | None
     zone: str | None
     latitude: float | None
     longitude: float | None
+
+    def distance_text(self) -> str:
+        """Its distance in words."""
+        return "unknown" if self.distance is None else f"{self.distance:.3f}"
 
     def place(self) -> str:
         """Its place in words."""
@@ -69,7 +73,7 @@ class Located:
         """A small table."""
         sure = "unknown" if self.confidence is None else f"{self.confidence:.2f}"
         rows = [
-            f"  {rank:>2}  distance {match.distance:.3f}  {match.place()}  {match.name}"
+            f"  {rank:>2}  distance {match.distance_text()}  {match.place()}  {match.name}"
             for rank, match in enumerate(self.matches, start=1)
         ]
         return "\n".join([f"{self.photo}: confidence {sure}", *rows])
@@ -87,9 +91,7 @@ def run(options: argparse.Namespace) -> None:
         say(device_line(device))
         finished = load_finished(options)
         model = finished.model.place(device, options.precision)
-        path = index_file(finished, database, options)
-        index = load_index(path, finished, database, options)
-        index = index or make_index(path, finished, database, options, device)
+        index = load_or_make_index(finished, database, options, device)
         name = name_of(model, options)
         say(f"{name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
         reader = PhotoReader(files, options.imageSize, options.threads)
@@ -162,10 +164,11 @@ def confidence(hits: np.ndarray, distances: np.ndarray, positions: np.ndarray) -
     """1 - d1 / d2, where d2 is the distance of the best hit taken over ELSEWHERE metres from the best of all.
 
     Where all hits lie there, the last one's distance stands for d2, which can only make the confidence too
-    small. Where places are unknown, the second hit stands for another place. None with a single hit.
+    small. Where places are unknown, the second hit stands for another place. None with a single hit, and where
+    distances are not known.
     """
     hits, distances = hits[hits >= 0], distances[hits >= 0]
-    if len(hits) < 2:
+    if len(hits) < 2 or np.isnan(distances).any():
         return None
     metres = np.linalg.norm(positions[hits[1:]] - positions[hits[0]], axis=1)
     elsewhere = np.flatnonzero(~(metres <= ELSEWHERE))  # NaN, an unknown place, counts as another
@@ -181,13 +184,14 @@ def draw(path: Path, located: Located, hits: np.ndarray, database: PlacePhotos) 
     for hit, match in zip(hits, located.matches, strict=False):
         place = match.place() if match.latitude is None else f"{match.latitude:.6f}, {match.longitude:.6f}"
         photo = database.database_files[hit]
-        cells.append(cell(photo, NEUTRAL, f"descriptor distance {match.distance:.3f}", place, match.name))
+        cells.append(cell(photo, NEUTRAL, f"descriptor distance {match.distance_text()}", place, match.name))
     write_jpeg(path, in_a_row(cells, len(cells)))
 
 
 def _match(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:
+    distance = None if np.isnan(distance) else float(distance)
     if not np.isfinite(position).all():
-        return Match(name, float(distance), None, None, None, None, None)
+        return Match(name, distance, None, None, None, None, None)
     easting, northing = map(float, position)
     latitude, longitude = to_degrees(easting, northing, zone) if zone else (None, None)
-    return Match(name, float(distance), easting, northing, zone, latitude, longitude)
+    return Match(name, distance, easting, northing, zone, latitude, longitude)

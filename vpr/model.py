@@ -132,7 +132,14 @@ class PlaceModel(nn.Module):
         return descriptors if self.whitening is None else self.whitening(descriptors)
 
     def whiten(self, whitening: Whitening) -> None:
-        """Add the last layer."""
+        """Add the last layer.
+
+        Raises:
+            UserError: it is of other dimensions.
+        """
+        if whitening.mean.shape != (self.pooled_dim,):
+            raise UserError(f"the whitening is of {len(whitening.mean)}-D descriptors, these have {self.pooled_dim}: "
+                            "run --mode=whiten again")  # fmt: skip
         self.whitening, self.descriptor_dim = whitening, whitening.dim
 
 
@@ -185,6 +192,7 @@ def describe_model(options: argparse.Namespace, model: PlaceModel) -> str:
     dim = f"{model.descriptor_dim}-D"
     if model.whitening is not None:
         dim = f"{model.pooled_dim}-D whitened to {dim}"
+        dim += f" by {model.whitening.learnt_on}" if model.whitening.learnt_on else ""
     return f"{options.arch} ({weights}, {name} input), {kind}, {dim}, {precision_name(model.dtype)}"
 
 

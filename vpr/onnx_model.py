@@ -14,9 +14,12 @@ from torch import nn
 from netvlad import SMALLEST_NORM, NetVLAD
 from vpr.errors import UserError
 from vpr.model import PlaceModel, require_size
+from vpr.provenance import check_onnx, say_without_checksum
+from vpr.runs import check_flags
 
 FORMAT = "netvlad place recognition 1"
 GPU = "CUDAExecutionProvider"
+CARD = ("model", "dimension", "pooled_dimension", "smallest_side", "flags")  # what is read of a card
 INSTALL = "python -m pip install -r requirements-deploy.txt"
 
 
@@ -73,6 +76,7 @@ class OnnxModel(nn.Module):
     def __init__(self, path: Path):
         super().__init__()
         runtime = _import("onnxruntime")
+        sealed = _check(path)
         try:
             options = runtime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
@@ -82,7 +86,7 @@ class OnnxModel(nn.Module):
         digest = hashlib.sha256(path.read_bytes()).digest()
         self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
         self.device = torch.device("cpu")
-        self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map)
+        self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.descriptor_dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
 
     def place(self, device: torch.device, precision: str) -> "OnnxModel":
@@ -105,16 +109,37 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(descriptors).to(values.device)
 
 
-def read_card(path: Path, metadata: dict[str, str]) -> dict:
+def _check(path: Path) -> bool:
+    """Whether an exported file has a checksum, which then is right."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: export a run with --mode=export")
+    return check_onnx(path, "export it again")
+
+
+def read_card(path: Path, metadata: dict[str, str], sealed: bool) -> dict:
     """What an exported file says of itself.
 
+    Args:
+        sealed: whether the file's checksum has been found right.
+
     Raises:
-        UserError: another program wrote it.
+        UserError: another program wrote it, or it is damaged.
     """
     if metadata.get("format") != FORMAT:
         found = ", ".join(sorted(metadata)[:4]) or "nothing"
         raise UserError(f"{path} was exported by another program (it says {found}): export with --mode=export")
-    return json.loads(metadata["card"])
+    try:
+        card = json.loads(metadata["card"])
+        missing = {*CARD} - card.keys()
+    except (KeyError, ValueError, RecursionError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: its card cannot be read ({error}): export it again") from error
+    if missing or (card.get("checksum") and not sealed):
+        why = f"its card lacks {', '.join(sorted(missing))}" if missing else "its checksum is gone"
+        raise UserError(f"{path} is damaged: {why}: export it again")
+    check_flags(card["flags"], f"the card of {path}")
+    if not sealed:
+        say_without_checksum(path)
+    return card
 
 
 def card_of(path: Path) -> dict:
@@ -124,13 +149,12 @@ def card_of(path: Path) -> dict:
         UserError: it is missing, damaged or of another program.
     """
     onnx = _import("onnx")
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: export a run with --mode=export")
+    sealed = _check(path)
     try:
         metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     except Exception as error:
         raise UserError(f"{path} cannot be read as an ONNX model ({type(error).__name__}): export it again") from error
-    return read_card(path, metadata)
+    return read_card(path, metadata, sealed)
 
 
 def _import(name: str):

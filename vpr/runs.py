@@ -5,16 +5,21 @@ runs/<stamp>_<arch>_<pooling>/checkpoints/checkpoint.pth.tar   the newest state
 runs/<stamp>_<arch>_<pooling>/checkpoints/model_best.pth.tar   the state of the best validation
 """
 
+import argparse
 import datetime
+import math
 import shutil
 from pathlib import Path
 
 from vpr.errors import UserError
-from vpr.files import read_json, replacing, write_json
+from vpr.files import read_json, write_json
+from vpr.flags import FLAGS, Flag
+from vpr.provenance import load_torch, save_torch
 
 FLAGS_FILE = "flags.json"
 CHECKPOINT_FILES = {"latest": "checkpoint.pth.tar", "best": "model_best.pth.tar"}
 FORMAT = "netvlad place recognition 1"
+STATE = ("flags", "state_dict", "position")  # what every use of a checkpoint needs
 
 
 def newest_run(runs: Path) -> Path:
@@ -40,7 +45,53 @@ def read_flags(run: Path) -> dict:
     flags = read_json(run / FLAGS_FILE)
     if not isinstance(flags, dict) or "arch" not in flags:
         raise UserError(f"{run / FLAGS_FILE} holds no flags of this program: restore it or train anew")
+    check_flags(flags, str(run / FLAGS_FILE))
     return flags
+
+
+def check_flags(flags: dict, where: str) -> None:
+    """Check stored flags as typed ones are checked: users may edit them, but not into nonsense.
+
+    Raises:
+        UserError: a flag is unknown, or its value is of another kind or not among its choices.
+    """
+    known = {flag.name.replace("-", "_"): flag for group in FLAGS.values() for flag in group}
+    for name, value in flags.items():
+        if name not in known:
+            raise UserError(f"{where} has {name[:40]!r}, which is no flag of this program: restore or remove it")
+        if not _may_have(known[name], value):
+            found = repr(value)
+            raise UserError(
+                f"{where} has {name}={found[:60]}, which --{known[name].name} cannot be: restore it (see --help)"
+            )
+
+
+def _may_have(flag: Flag, value: object) -> bool:
+    reading = flag.reading
+    if value is None:  # earlier versions stored none for --cachePath
+        return flag.default is None or flag.name == "cachePath"
+    if reading.get("action") == "store_true":
+        return isinstance(value, bool)
+    if reading.get("nargs") in ("+", 2):
+        right_length = isinstance(value, list) and len(value) > 0 and reading["nargs"] in ("+", len(value))
+        return right_length and all(_may_be_one(reading, item) for item in value)
+    return _may_be_one(reading, value)
+
+
+def _may_be_one(reading: dict, value: object) -> bool:
+    """Whether `value` is what `reading` makes of some word."""
+    if "choices" in reading and value not in reading["choices"]:
+        return False
+    if "type" not in reading:
+        return isinstance(value, str) and value.isprintable()
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value >= 2**63):
+        return False
+    try:
+        return reading["type"](str(value)) == value
+    except (argparse.ArgumentTypeError, ValueError):
+        return False
 
 
 def create_run(
@@ -63,12 +114,8 @@ def create_run(
 
 def save_checkpoint(folder: Path, state: dict, best: bool = False) -> None:
     """Write the newest state, and as the best model too if it is that; each file whole or not at all."""
-    import torch
-
     for which in ("best", "latest") if best else ("latest",):
-        # Through a file of our own: torch would keep its one open after a failure, and with it the disk's room.
-        with replacing(folder / CHECKPOINT_FILES[which]) as temporary, open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+        save_torch(folder / CHECKPOINT_FILES[which], {"format": FORMAT, **state})
 
 
 def load_checkpoint(run: Path, checkpoint_folder: str, which: str) -> dict:
@@ -77,17 +124,15 @@ def load_checkpoint(run: Path, checkpoint_folder: str, which: str) -> dict:
     Raises:
         UserError: missing, unreadable, or not written by this program.
     """
-    import torch
-
     path = run / checkpoint_folder / CHECKPOINT_FILES[which]
     if not path.is_file():
         other = "; before the first validation there is only --ckpt=latest" if which == "best" else ""
         raise UserError(f"{path} does not exist{other}: choose another run or checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises anything at all on a damaged or foreign file
-        raise UserError(f"{path} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint") from error
+    state = load_torch(path, "a checkpoint", "restore it, choose another with --ckpt, or train anew")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = sorted(map(str, state))[:4] if isinstance(state, dict) else type(state).__name__
         raise UserError(f"{path} was written by another program (found {found}): train with this one")
+    missing = [name for name in STATE if name not in state]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: restore it, or train anew")
     return state

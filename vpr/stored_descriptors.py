@@ -10,10 +10,13 @@ import torch
 
 from vpr.encoder import normalization_of, weights_hash
 from vpr.errors import UserError
-from vpr.files import replacing
 from vpr.model import PlaceModel
 from vpr.places import PlacePhotos
 from vpr.precision import precision_name
+from vpr.progress import say
+from vpr.provenance import files_digest, open_hdf5, write_hdf5
+
+REMEDY = "drop --loadDescriptors, or name a file that this model made of these photos with --saveDescriptors"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, st
 
 def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
     """What a split's descriptors depend on."""
-    recipe = {**model_recipe(model, options), "spec": photos.places.name, "spec_hash": photos.places.fingerprint()}
+    places = photos.places
+    recipe = {
+        **model_recipe(model, options), "spec": places.name, "spec_hash": places.fingerprint(),
+        "files_hash": files_digest(places.database_names + places.query_names, photos.files),
+    }  # fmt: skip
     if photos.query_longest_side and not options.imageSize:
         recipe["image_size"] += f", queries at most {photos.query_longest_side}"
     return recipe
@@ -48,37 +55,42 @@ def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespac
 
 def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str, str]) -> None:
     """Write both sets with their recipe, whole or not at all."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("database", data=descriptors.database.numpy())
-        file.create_dataset("queries", data=descriptors.queries.numpy())
-        file.create_dataset("photo_sizes", data=np.array(sorted(descriptors.photo_sizes)))
-        file.attrs.update(recipe)
+    values = {"database": descriptors.database.numpy(), "queries": descriptors.queries.numpy()}
+    write_hdf5(path, {**values, "photo_sizes": np.array(sorted(descriptors.photo_sizes))}, recipe)
 
 
-def load_descriptors(path: Path, wanted: dict[str, str]) -> SplitDescriptors:
+def load_descriptors(path: Path, wanted: dict[str, str], photos: PlacePhotos) -> SplitDescriptors:
     """Read what `save_descriptors` wrote.
+
+    Args:
+        wanted: the recipe that the file has to have.
+        photos: of which there has to be a descriptor each.
 
     Raises:
         UserError: the file is missing, damaged or foreign, or another model or other photos made it.
     """
-    try:
-        with h5py.File(path) as file:
-            found = dict(file.attrs)
-            for name, value in wanted.items():
-                if found.get(name) != value:
-                    raise UserError(
-                        f"{path} was made with {name}={found.get(name)}, wanted {name}={value}: "
-                        "drop --loadDescriptors, or name a file that this model made of these photos"
-                    )
-            database, queries = _read(file["database"]), _read(file["queries"])
-            sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as descriptors ({error}): make it with --saveDescriptors") from error
+    count, dim = len(photos.database_files), int(wanted["dimension"])
+    with open_hdf5(path, "descriptors", REMEDY) as file:
+        found = dict(file.attrs)
+        if "files_hash" not in found:
+            say(f"{path} was written by an earlier version: whether photo files have changed since cannot be told")
+            found["files_hash"] = wanted["files_hash"]
+        for name, value in wanted.items():
+            if found.get(name) == value:
+                continue
+            if name == "files_hash":
+                raise UserError(f"{path} was made of other photo files (size or time of a photo differs): {REMEDY}")
+            raise UserError(f"{path} was made with {name}={found.get(name)}, wanted {name}={value}: {REMEDY}")
+        database = _read(file["database"], (count, dim))
+        queries = _read(file["queries"], (len(photos.query_files), dim))
+        sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
     return SplitDescriptors(database, queries, sizes)
 
 
-def _read(dataset: h5py.Dataset) -> torch.Tensor:
-    values = torch.empty(dataset.shape, dtype=torch.float16)
+def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> torch.Tensor:
+    if dataset.shape != shape or dataset.dtype != np.float16:
+        raise ValueError(f"found {dataset.dtype} {dataset.shape}, wanted float16 {shape}")
+    values = torch.empty(shape, dtype=torch.float16)
     if dataset.size:
         dataset.read_direct(values.numpy())
     return values

@@ -15,7 +15,7 @@ from vpr.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.descriptors import Source, describe, describe_sizes
 from vpr.errors import UserError
 from vpr.explain import require_netvlad
-from vpr.files import read_json, write_json
+from vpr.files import append_to_list, write_json
 from vpr.finished_model import load_finished, name_of, results_folder
 from vpr.model import PlaceModel, choose_device, device_line
 from vpr.outcomes import SHOWN, Outcome, outcomes_of
@@ -185,7 +185,7 @@ def _load_or_describe(
     model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> SplitDescriptors:
     if options.loadDescriptors:
-        return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options))
+        return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options), photos)
     reader = photos.reader(options.imageSize, options.threads)
     descriptors = describe_split(model, photos, reader, options, device)
     if options.saveDescriptors and processes.is_main():
@@ -203,12 +203,9 @@ def record(path: Path, evaluation: Evaluation, source: dict) -> None:
     now = datetime.datetime.now()
     entry = {"measured": now.isoformat(timespec="seconds"), **source, **asdict(evaluation)}
     try:
-        earlier = read_json(path) if path.is_file() else []
-        if not isinstance(earlier, list):
-            raise UserError(f"{path} holds no list of results but {type(earlier).__name__}")
+        append_to_list(path, entry)
     except UserError as error:
         beside = path.with_name(f"{path.stem}_{now:%Y-%m-%d_%H-%M-%S.%f}{path.suffix}")
         write_json(beside, [entry])
         raise UserError(f"{error}; it is unchanged, and the new result is in {beside}: mend or move it") from error
-    write_json(path, [*earlier, entry])
     say(f"wrote {path}")

@@ -2,14 +2,18 @@
 
 With pretrained weights everything below conv5 never changes in a training, and is most of its arithmetic.
 A cache is one file of float16 values under --cachePath and, beside it, a JSON file that says what made
-it; the latter is written last, so a cache without it is no cache.
+it, with a checksum; the latter is written last, so a cache without it is no cache. Names hold hashes of all
+that made a cache, and each training writes under a name of its own, so that several may share --cachePath.
 """
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
+import time
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +32,12 @@ from vpr.memory import available_bytes
 from vpr.model import PlaceModel, require_size
 from vpr.precision import precision_name
 from vpr.progress import Progress, say, track
+from vpr.provenance import recipe_hash, sha256_of
 
 ROOM_TO_LEAVE = 1 << 30  # bytes on the disk
 LARGEST_SHARE_OF_MEMORY = 0.5
-FORMAT = 1
+FORMAT = 2
+NEWBORN = 10.0  # seconds within which a file may not be locked yet
 
 
 class FrozenFeatures:
@@ -98,7 +104,10 @@ def cached_source(
         return reader
     source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout)
     kind = processes.from_main(_memory_or_disk(source, options.trunkCache))
-    path = Path(options.cachePath) / f"trunk_{options.arch}_{name}.float16"
+    path, wanted = Path(options.cachePath) / f"trunk_{options.arch}_{name}.float16", {}
+    if kind == "disk":
+        wanted = _describe(source, model)
+        path = path.with_stem(f"{path.stem}_{wanted['weights']}_{recipe_hash(wanted)}")
     say(f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} photos, "
         f"{kind if kind == 'memory' else path}")  # fmt: skip
     try:
@@ -106,7 +115,8 @@ def cached_source(
             source.values = torch.empty(int(source.offsets[-1]), dtype=torch.float16)
             _fill(source, reader, model, options, device)
         else:
-            _open_or_make(source, path, reader, model, options, device)
+            values = _open_whole(path, wanted)
+            source.values = _make(source, path, wanted, reader, model, options, device) if values is None else values
     except NoTrunkCache as error:
         say(f"no trunk cache ({error}): the whole trunk runs each time")
         return reader
@@ -161,85 +171,111 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
     }
 
 
+def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
+    """Map a cache that is there and right; None, in every process at once, where it is not."""
+    description, values = {}, None
+    with contextlib.suppress(OSError, UserError, AttributeError, ValueError):
+        description = read_json(_description_file(path))
+        checksum = description.pop("checksum", None)
+        if description == wanted and path.stat().st_size == wanted["bytes"]:
+            values = _map(path, wanted)
+    if processes.any_says(values is None):
+        return None
+    damaged = processes.local_rank() == 0 and sha256_of(path) != checksum
+    if processes.any_says(damaged):
+        say(f"trunk cache: {path} is damaged, its bytes do not fit its checksum: making it anew")
+        return None
+    say(f"trunk cache: {path} is used again")
+    return values
+
+
+def _map(path: Path, wanted: dict) -> torch.Tensor:
+    """The values in a file, to be read; they stay although the file's name goes to another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch has no read-only tensors; nothing writes here
+        return torch.from_numpy(np.memmap(path, np.float16, "r", shape=(wanted["bytes"] // 2,)))
+
+
+def _make(
+    source: FrozenFeatures, path: Path, wanted: dict, reader: PhotoReader, model: PlaceModel,
+    options: argparse.Namespace, device: torch.device,
+) -> torch.Tensor:  # fmt: skip
+    """Compute a cache into its file; the processes of a machine do so together, each machine by itself."""
+    first = processes.local_rank() == 0
+    token = processes.from_main(uuid.uuid4().hex[:12])
+    # By process 0's token and the machine's first process: unlike any other training's and machine's.
+    unfinished = path.with_name(f".{path.name}.{token}-{processes.rank() - processes.local_rank()}.part")
+    with contextlib.ExitStack() as stack:
+        failure = _reserve(path, unfinished, wanted["bytes"], stack) if first else None
+        if processes.any_says(failure is not None):
+            raise NoTrunkCache(failure or "another process found no room")
+        mapped = np.memmap(unfinished, np.float16, "r+", shape=(wanted["bytes"] // 2,))
+        source.values = torch.from_numpy(mapped)
+        _fill(source, reader, model, options, device)
+        mapped.flush()
+        values = _map(unfinished, wanted)
+        processes.wait_for_all()
+        if first:
+            checksum = sha256_of(unfinished)
+            os.replace(unfinished, path)
+            write_json(_description_file(path), {**wanted, "checksum": checksum})
+    processes.wait_for_all()
+    return values
+
+
 def _description_file(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _open_or_make(
-    source: FrozenFeatures,
-    path: Path,
-    reader: PhotoReader,
-    model: PlaceModel,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> None:
-    """Map the cache file of this machine; its processes make it together unless it is there and right."""
-    wanted = _describe(source, model)
-    length = int(source.offsets[-1])
-    if processes.any_says(not _is_whole(path, wanted)):
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            failure = _reserve(path, unfinished, source.stored_bytes) if processes.local_rank() == 0 else None
-            if processes.any_says(failure is not None):
-                raise NoTrunkCache(failure or "another process found no room")
-            mapped = np.memmap(unfinished, np.float16, "r+", shape=(length,))
-            source.values = torch.from_numpy(mapped)
-            _fill(source, reader, model, options, device)
-            mapped.flush()
-            processes.wait_for_all()
-            if processes.local_rank() == 0:
-                os.replace(unfinished, path)
-                write_json(_description_file(path), wanted)
-        finally:
-            if processes.local_rank() == 0:
-                with contextlib.suppress(OSError):
-                    unfinished.unlink()
-        processes.wait_for_all()
-    else:
-        say(f"trunk cache: {path} is used again")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch has no read-only tensors; nothing writes here
-        source.values = torch.from_numpy(np.memmap(path, np.float16, "r", shape=(length,)))
+def _reserve(path: Path, unfinished: Path, count: int, stack: contextlib.ExitStack) -> str | None:
+    """Remove stale caches and give the new file its bytes, so that the disk cannot fill up later.
 
-
-def _is_whole(path: Path, wanted: dict) -> bool:
-    """Whether the cache at `path` is there, complete, and made of the same photos by the same layers."""
-    try:
-        return path.stat().st_size == wanted["bytes"] and read_json(_description_file(path)) == wanted
-    except (OSError, UserError):
-        return False
-
-
-def _reserve(path: Path, unfinished: Path, count: int) -> str | None:
-    """Remove a stale cache and give the new file its bytes, so that the disk cannot fill up later.
+    Args:
+        stack: at its end the file's lock goes, and the file unless it has another name by then.
 
     Returns:
         why there is no room, or None.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _description_file(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        _remove_stale(path)
         free = shutil.disk_usage(path.parent).free
         if free < count + ROOM_TO_LEAVE:
             return (
                 f"{count / 1e9:.2f} GB and {ROOM_TO_LEAVE / 1e9:.0f} GB to spare are wanted, {free / 1e9:.2f} GB are "
                 f"free under {path.parent}; --cachePath names another disk"
             )
-        with open(unfinished, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, count)
+        file = stack.enter_context(open(unfinished, "wb"))  # noqa: SIM115 - the stack closes it
+        stack.callback(unfinished.unlink, missing_ok=True)
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(file, fcntl.LOCK_EX)  # until this process ends, however it ends: see _remove_stale
+        os.posix_fallocate(file.fileno(), 0, count)
     except OSError as error:
         return str(error)
     return None
 
 
+def _remove_stale(path: Path) -> None:
+    """Remove caches of the same photos' set and weights that are made of other files or otherwise, and leftovers.
+
+    A training that has mapped one keeps it. Leftovers are unfinished files that no process holds a lock on: of
+    trainings that were killed. A file of an earlier version, without hashes in its name, may mix two trainings.
+    """
+    kin = path.stem.rsplit("_", 1)[0] + "_"
+    earlier = path.stem.rsplit("_", 2)[0]
+    for file in list(path.parent.iterdir()):
+        if file.suffix in (".float16", ".json") and (file.stem.startswith(kin) or file.stem == earlier):
+            file.unlink(missing_ok=True)
+        elif file.suffix == ".part" and file.name.startswith(f".{earlier}"):
+            with contextlib.suppress(OSError), open(file, "rb") as other:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - file.stat().st_mtime > NEWBORN:
+                    file.unlink(missing_ok=True)
+
+
 @torch.no_grad()
 def _fill(
-    source: FrozenFeatures,
-    reader: PhotoReader,
-    model: PlaceModel,
-    options: argparse.Namespace,
-    device: torch.device,
+    source: FrozenFeatures, reader: PhotoReader, model: PlaceModel, options: argparse.Namespace, device: torch.device
 ) -> None:
     """Compute this process's share of the features; every machine makes all of them.
 

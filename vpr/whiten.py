@@ -7,12 +7,12 @@ import numpy as np
 from vpr import processes
 from vpr.descriptors import describe, describe_sizes
 from vpr.errors import UserError
-from vpr.finished_model import load_finished
+from vpr.finished_model import load_finished, whitening_recipe
 from vpr.images import PhotoReader
 from vpr.model import choose_device, describe_model, device_line
-from vpr.places import load_places
+from vpr.places import load_places, training_set
 from vpr.progress import say
-from vpr.whitening import learn_whitening, save_whitening, whitening_file
+from vpr.whitening import StoredWhitening, learn_whitening, load_whitening, save_whitening
 
 DEFAULT_DIM = 4096  # the paper's
 
@@ -34,13 +34,19 @@ def run(options: argparse.Namespace) -> None:
     if not processes.is_main():
         return
     wanted = options.pcaDim or DEFAULT_DIM
-    whitening = learn_whitening(descriptors, wanted)
-    if whitening.dim < wanted:
+    recipe = whitening_recipe(model, options, *training_set(options))
+    path = recipe.path(finished.folder)
+    # Fewer dimensions than before are a wish for tests to come: the others stay in the file.
+    before = load_whitening(path).whitening.dim if path.is_file() else 0
+    whitening = learn_whitening(descriptors, max(wanted, before))
+    dim = min(wanted, whitening.dim)
+    if dim < wanted:
         say(
-            f"{len(descriptors)} photos and {model.descriptor_dim} dimensions give {whitening.dim} components: "
-            f"descriptors have {whitening.dim} dimensions, not {wanted}"
+            f"{len(descriptors)} photos and {model.descriptor_dim} dimensions give {dim} components: "
+            f"descriptors have {dim} dimensions, not {wanted}"
         )
-    path = whitening_file(finished.folder, model)
-    save_whitening(path, whitening)
+    save_whitening(path, StoredWhitening(whitening, dim, recipe, len(descriptors)))
     say(f"{describe_model(options, model)}; images {describe_sizes(sizes, resized=options.imageSize is not None)}")
-    say(f"wrote {path}: {model.descriptor_dim}-D -> {whitening.dim}-D, of {len(descriptors)} photos")
+    say(f"wrote {path}: {model.descriptor_dim}-D -> {dim}-D, of {len(descriptors)} photos")
+    if dim < whitening.dim:
+        say(f"it holds {whitening.dim} dimensions as before: --mode=test --pcaDim=N takes the first N of them")

@@ -1,16 +1,16 @@
 """PCA whitening, the paper's last step (section 5.1, as the original release does it): shorter, better descriptors."""
 
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vpr.encoder import weights_hash
 from vpr.errors import UserError
-from vpr.files import replacing
+from vpr.provenance import load_torch, recipe_hash, save_torch
 
-FORMAT = "netvlad whitening 1"
+FORMATS = ("netvlad whitening 1", "netvlad whitening 2")  # the first says nothing of what it was learnt on
 ADDED_TO_VARIANCE = 1e-9  # the original release's
 SMALLEST_SHARE = 1e-9  # of the largest variance: below there is nothing but rounding
 SMALLEST_VARIANCE = 1e-20
@@ -23,10 +23,12 @@ class Whitening(nn.Module):
     Attributes:
         mean: [D].
         projection: [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first.
+        learnt_on: in words, for results.
     """
 
-    def __init__(self, mean: torch.Tensor, projection: torch.Tensor):
+    def __init__(self, mean: torch.Tensor, projection: torch.Tensor, learnt_on: str = ""):
         super().__init__()
+        self.learnt_on = learnt_on
         self.register_buffer("mean", mean)
         self.register_buffer("projection", projection)
 
@@ -43,7 +45,7 @@ class Whitening(nn.Module):
         """
         if dim > self.dim:
             raise UserError(f"--pcaDim={dim}: the whitening has {self.dim} dimensions; learn more, or give less")
-        return Whitening(self.mean, self.projection[:dim])
+        return Whitening(self.mean, self.projection[:dim], self.learnt_on)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
         """[B, D] -> [B, dim] of length 1."""
@@ -88,29 +90,91 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
     return Whitening(mean.float(), projection)
 
 
-def whitening_file(folder: Path, model: nn.Module) -> Path:
-    """Where the whitening of a model without one lies: the name holds a hash of all its weights."""
-    return folder / f"whitening_{weights_hash(model)}.pth.tar"
+@dataclass(frozen=True)
+class WhiteningRecipe:
+    """What a whitening is learnt on. It serves descriptors that agree in all of this but the training set.
+
+    Attributes:
+        weights_hash: of the model without its whitening.
+        image_size: `H W` in pixels that photos were resized to, or `own`.
+        dataset, dataset_hash: name of the training set, and a hash of its names and positions.
+    """
+
+    weights_hash: str
+    arch: str
+    pooling: str
+    normalization: str
+    precision: str
+    image_size: str
+    dataset: str = ""
+    dataset_hash: str = ""
+
+    def path(self, folder: Path) -> Path:
+        """The file of a whitening; its name tells recipes apart."""
+        return folder / f"whitening_{self.weights_hash}_{recipe_hash(asdict(self))}.pth.tar"
+
+    def difference(self, wanted: "WhiteningRecipe") -> str | None:
+        """In what it does not serve `wanted`, whatever the training sets; None where it does."""
+        for field in fields(self):
+            found, value = getattr(self, field.name), getattr(wanted, field.name)
+            if found != value and not field.name.startswith("dataset"):
+                return f"{field.name}={found}, not {value}"
+        return None
 
 
-def save_whitening(path: Path, whitening: Whitening) -> None:
+@dataclass(frozen=True)
+class StoredWhitening:
+    """A whitening as it lies in a file.
+
+    Attributes:
+        whitening: with all dimensions that were learnt.
+        dim: how many of them are taken unless the user asks for others.
+        recipe: what it was learnt on; None in files of earlier versions.
+        photos: how many photos it was learnt on; 0 if unknown.
+    """
+
+    whitening: Whitening
+    dim: int
+    recipe: WhiteningRecipe | None = None
+    photos: int = 0
+
+
+def whitening_files(folder: Path, weights_hash: str) -> list[Path]:
+    """Files of whitenings of a model, by the hash of its weights; an earlier version's comes first."""
+    earlier = folder / f"whitening_{weights_hash}.pth.tar"
+    found = sorted(folder.glob(f"whitening_{weights_hash}_*.pth.tar"))
+    return [earlier, *found] if earlier.is_file() else found
+
+
+def save_whitening(path: Path, stored: StoredWhitening) -> None:
     """Write a whitening, whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, **whitening.state_dict()}, file)
+    content = {
+        "dim": stored.dim, "photos": stored.photos, "recipe": asdict(stored.recipe) if stored.recipe else None,
+    }  # fmt: skip
+    save_torch(path, {"format": FORMATS[1], **stored.whitening.state_dict(), **content})
 
 
-def load_whitening(path: Path) -> Whitening:
+def load_whitening(path: Path) -> StoredWhitening:
     """Read what `save_whitening` wrote, without running any code from it.
 
     Raises:
-        UserError: unreadable, or not a whitening.
+        UserError: unreadable, damaged, or not a whitening.
     """
+    what, remedy = "a whitening", "delete it and run --mode=whiten again"
+    state = load_torch(path, what, remedy)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
+        if state["format"] not in FORMATS:
             raise KeyError("format")
-        return Whitening(state["mean"], state["projection"])
-    except Exception as error:  # torch.load raises anything at all on a damaged or foreign file
-        raise UserError(
-            f"{path} cannot be read as a whitening ({type(error).__name__}): delete it and run --mode=whiten again"
-        ) from error
+        mean, projection = state["mean"], state["projection"]
+        if projection.ndim != 2 or mean.shape != projection.shape[1:] or not len(projection):
+            raise ValueError(f"mean {tuple(mean.shape)}, projection {tuple(projection.shape)}")
+        recipe = WhiteningRecipe(**state["recipe"]) if state.get("recipe") else None
+        dim = int(state.get("dim", len(projection)))
+        photos = int(state.get("photos", 0))
+    except Exception as error:  # whatever a foreign file may hold
+        raise UserError(f"{path} cannot be read as {what} ({type(error).__name__}): {remedy}") from error
+    learnt_on = "an unknown set"
+    if recipe:
+        size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
+        learnt_on = f"{photos} photos of {recipe.dataset} ({size})"
+    return StoredWhitening(Whitening(mean, projection, learnt_on), dim, recipe, photos)

@@ -1,0 +1,274 @@
+"""Ten kinds of files that the program reads: small sound ones, and how the program itself reads each.
+
+Places are a folder of own photos of 64x48 pixels; the model is AlexNet with a few filters and random weights.
+"""
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import main
+from vpr.encoder import build_encoder, initialize_randomly
+from vpr.errors import UserError
+from vpr.options import parse_options
+
+CPU = torch.device("cpu")
+FILTERS = [4, 6, 6, 6, 8]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files of a kind.
+
+    Attributes:
+        checked: whether a file that was changed has to be refused: it carries a checksum, ours or its format's.
+        files: the sound files, as patterns in the folder; mutations go through them in turn.
+        prepare: given the folder, a function that reads a file as the program does and returns a hash of what it
+            read; the file is one of `files`, at its own place.
+    """
+
+    checked: bool
+    files: list[str]
+    prepare: Callable[[Path], Callable[[Path], str]]
+
+
+def make_files(folder: Path) -> None:
+    """Make the sound files of all kinds by the program's own modes."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for part, count in (("database", 24), ("queries", 6)):
+            (folder / "own" / split / part).mkdir(parents=True)
+            for number in range(count):
+                coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+                east = 585000 + 15 * number + (3 if part == "queries" else 0)
+                name = f"@{east}.0@4477000.0@17@T@{split}{number}@.{'png' if number else 'jpg'}"
+                coarse.resize((64, 48), Image.Resampling.BICUBIC).save(folder / "own" / split / part / name)
+    for number, ending in enumerate(("jpg", "png")):
+        photo = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        photo.resize((64, 48)).save(folder / f"photo{number}.{ending}")
+    filters = ["--channels", *map(str, FILTERS)]
+    new = [*_places(folder), "--arch=alexnet", "--fromscratch", "--num_clusters=2", *filters]
+    _run(*new, "--mode=cluster")
+    _run(*new, "--mode=train", "--nEpochs=1", "--nNeg=2")
+    next((folder / "runs").iterdir()).rename(folder / "run")
+    old = [*_places(folder), f"--resume={folder / 'run'}"]
+    _run(*old, "--mode=whiten", "--pcaDim=4")
+    _run(*old, "--mode=export", "--ckpt=best", f"--out={folder / 'model.onnx'}")
+    _run(*old, "--mode=index", f"--indexFile={folder / 'exact.h5'}")
+    _run(*old, "--mode=index", "--index=IVF2,SQ8", f"--indexFile={folder / 'faiss.h5'}")
+    _run(*old, "--mode=test", "--panels=0", f"--saveDescriptors={folder / 'descriptors.h5'}")
+    _run(*_places(folder), "--mode=spec")
+    _write_spec(folder / "spec.mat")
+    generator = torch.Generator().manual_seed(0)
+    torch.save({f"features.{n}.weight": torch.rand(40, generator=generator) for n in range(3)}, folder / "trunk.pth")
+    alexnet = build_encoder("alexnet")
+    initialize_randomly(alexnet, 0)
+    torch.save(alexnet.state_dict(), folder / "alexnet.pth")
+    with contextlib.redirect_stdout(io.StringIO()):
+        _cached(folder)  # makes it
+
+
+def kinds() -> dict[str, Kind]:
+    """All kinds by name."""
+    return {
+        "spec .mat": Kind(False, ["spec.mat"], _spec),
+        "checkpoint": Kind(True, ["run/checkpoints/checkpoint.pth.tar"], _checkpoint),
+        "flags.json": Kind(False, ["run/flags.json"], _flags),
+        "centroids": Kind(True, ["centroids/*.hdf5"], _centroids),
+        "ONNX": Kind(True, ["model.onnx"], _onnx),
+        "index": Kind(True, ["exact.h5", "faiss.h5"], _index),
+        "stored descriptors": Kind(True, ["descriptors.h5"], _descriptors),
+        "whitening": Kind(True, ["run/checkpoints/whitening_*"], _whitening),
+        "photo": Kind(False, ["photo0.jpg", "photo1.png"], _photo),
+        "trunk cache": Kind(True, ["cache/*.float16", "cache/*.json"], _cache),
+        "weights .pth": Kind(True, ["trunk.pth"], _weights),
+    }
+
+
+def content_hash(content: object) -> str:
+    """A hash of nested dicts, lists, arrays, tensors and plain values."""
+    digest = hashlib.sha256()
+
+    def add(value: object) -> None:
+        if isinstance(value, dict):
+            for name in sorted(value, key=str):
+                digest.update(f"{name!r}:".encode())
+                add(value[name])
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"[{len(value)}".encode())
+            for item in value:
+                add(item)
+        elif isinstance(value, (np.ndarray, torch.Tensor)):
+            array = np.asarray(value)
+            digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        else:
+            digest.update(repr(value).encode())
+
+    add(content)
+    return digest.hexdigest()
+
+
+def _places(folder: Path) -> list[str]:
+    return [
+        "--dataset=folder", f"--root={folder / 'own'}", "--threads=0", "--device=cpu", "--precision=fp32",
+        f"--dataPath={folder / 'centroids'}", f"--runsPath={folder / 'runs'}", f"--cachePath={folder / 'cache'}",
+    ]  # fmt: skip
+
+
+def _run(*flags: str) -> None:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main.main(list(flags))
+    if code:
+        raise RuntimeError(f"{' '.join(flags)} ended with {code}: {said.getvalue()}")
+
+
+def _write_spec(path: Path) -> None:
+    from pittsburgh import Places, write_places
+
+    metres, names = np.arange(12.0).reshape(6, 2), [f"{number:03d}/{number:06d}.jpg" for number in range(6)]
+    write_places(path, Places("spec", names, names[:3], metres, metres[:3] + 0.5, 25.0, 10.0))
+
+
+def _spec(folder: Path) -> Callable[[Path], str]:
+    from pittsburgh import read_places
+
+    return lambda path: content_hash(vars(read_places(path)))
+
+
+def _checkpoint(folder: Path) -> Callable[[Path], str]:
+    from vpr.runs import load_checkpoint
+    from vpr.training_state import load_model
+
+    options = parse_options([*_places(folder), "--mode=train", f"--resume={folder / 'run'}"])
+
+    def read(path: Path) -> str:
+        load_model(options, options.run, "latest")
+        return content_hash(load_checkpoint(options.run, path.parent.name, "latest"))
+
+    return read
+
+
+def _flags(folder: Path) -> Callable[[Path], str]:
+    from vpr.options import flags_of
+    from vpr.training_state import load_model
+
+    def read(path: Path) -> str:
+        options = parse_options([*_places(folder), "--mode=test", f"--resume={path.parent}"])
+        load_model(options, path.parent, "best")
+        return content_hash(flags_of(options))
+
+    return read
+
+
+def _centroids(folder: Path) -> Callable[[Path], str]:
+    from vpr.centroids import read_centroids, recipe_for
+    from vpr.model import build_model
+    from vpr.places import training_set
+
+    new = ["--mode=train", "--arch=alexnet", "--fromscratch", "--num_clusters=2", "--channels", *map(str, FILTERS)]
+    options = parse_options([*_places(folder), *new])
+    wanted = recipe_for(options, build_model(options), *training_set(options))
+    return lambda path: content_hash(read_centroids(path, wanted, any_photos=False))
+
+
+def _onnx(folder: Path) -> Callable[[Path], str]:
+    from vpr.onnx_model import OnnxModel, card_of
+
+    photos = torch.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).to(torch.uint8)
+
+    def read(path: Path) -> str:
+        card = card_of(path)
+        return content_hash([card, OnnxModel(path)(photos)])
+
+    return read
+
+
+def _finished(folder: Path, mode: str):
+    from vpr.finished_model import load_finished
+
+    options = parse_options([*_places(folder), f"--mode={mode}", f"--resume={folder / 'run'}"])
+    finished = load_finished(options)
+    finished.model.place(CPU, options.precision)
+    return options, finished
+
+
+def _index(folder: Path) -> Callable[[Path], str]:
+    from vpr.database_index import load_or_make_index
+    from vpr.places import load_database
+
+    options, finished = _finished(folder, "locate")
+    photos = load_database(options)
+    queries = torch.randn(3, finished.model.descriptor_dim, generator=torch.Generator().manual_seed(0))
+
+    def read(path: Path) -> str:
+        named = parse_options([*_places(folder), "--mode=locate", f"--resume={options.run}", f"--indexFile={path}"])
+        return content_hash(load_or_make_index(finished, photos, named, CPU).search(queries, 5))
+
+    return read
+
+
+def _descriptors(folder: Path) -> Callable[[Path], str]:
+    from vpr.places import load_places
+    from vpr.stored_descriptors import load_descriptors, recipe_of
+
+    options, finished = _finished(folder, "test")
+    photos = load_places(options, "val")
+    recipe = recipe_of(finished.model, photos, options)
+    return lambda path: content_hash(vars(load_descriptors(path, recipe, photos)))
+
+
+def _whitening(folder: Path) -> Callable[[Path], str]:
+    from vpr.whitening import load_whitening
+
+    def read(path: Path) -> str:
+        stored = load_whitening(path)
+        return content_hash([stored.whitening.state_dict(), stored.dim, stored.photos, stored.recipe])
+
+    return read
+
+
+def _photo(folder: Path) -> Callable[[Path], str]:
+    from vpr.images import decode
+
+    return lambda path: content_hash(decode(path))
+
+
+def _cache(folder: Path) -> Callable[[Path], str]:
+    def read(path: Path) -> str:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            values = _cached(folder)
+        if "is used again" not in said.getvalue():
+            raise UserError(f"{path} is not used but made anew")
+        return content_hash(values)
+
+    return read
+
+
+def _cached(folder: Path) -> torch.Tensor:
+    """The trunk cache of the photos of val, from its file if that is right."""
+    from vpr.images import PhotoReader
+    from vpr.model import build_model
+    from vpr.trunk_cache import cached_source
+
+    options = parse_options(
+        [*_places(folder), "--mode=train", "--arch=alexnet", f"--weights={folder / 'alexnet.pth'}", "--pooling=avg",
+         "--trunkCache=disk"]
+    )  # fmt: skip
+    model = build_model(options).place(CPU, options.precision).eval()
+    files = sorted((folder / "own" / "val").rglob("*.png"))
+    return cached_source(PhotoReader(files, None, 0), "val", model, options, CPU).values
+
+
+def _weights(folder: Path) -> Callable[[Path], str]:
+    from vpr.encoder import read_weights_file
+
+    return lambda path: content_hash(read_weights_file(path))
