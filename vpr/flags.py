@@ -135,7 +135,7 @@ FLAGS: dict[str, list[Flag]] = {
     "train": [
         Flag("nEpochs", 30, "last epoch", COUNT),
         Flag("start-epoch", 0, "epochs counted as done at the start", WHOLE),
-        Flag("batchSize", 4, "tuples in a step: a query, its positive and its negatives each", COUNT),
+        Flag("batchSize", 4, "queries in a step; those without a violating negative are skipped", COUNT),
         Flag("cacheRefreshRate", 1000, "queries after which all descriptors are computed anew; doubles at "
              "each drop of the learning rate; 0: once an epoch", WHOLE),
         Flag("optim", "SGD", "optimiser", {"choices": ("SGD", "ADAM")}),

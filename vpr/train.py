@@ -22,7 +22,7 @@ from vpr.errors import UserError
 from vpr.images import PhotoReader
 from vpr.memory import where_it_fits
 from vpr.metrics import Metrics, peak_memory_mb
-from vpr.mining import MiningRules, TrainingTuple, mine
+from vpr.mining import MiningRules, TrainingTuple, batches_of_queries, mine
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.options import flags_of
 from vpr.panels import panel, stacked
@@ -106,9 +106,11 @@ def train_epoch(
     blocks = query_blocks(training.usable, options, position.epoch)
     while position.blocks_done < len(blocks):
         name = f"epoch {position.epoch} block {position.blocks_done + 1}/{len(blocks)}"
-        tuples = mine_block(state, training, source, blocks[position.blocks_done], options, device, name)
-        train_block(state, source, len(training.photos.database_files), tuples, options, device, name)
-        photos += len(training.photos.database_files) + len(blocks[position.blocks_done])
+        queries = blocks[position.blocks_done]
+        tuples = mine_block(state, training, source, queries, options, device, name)
+        batches = batches_of_queries(queries, tuples, options.batchSize)
+        train_block(state, source, len(training.photos.database_files), batches, options, device, name)
+        photos += len(training.photos.database_files) + len(queries)
         photos += sum(2 + len(each.negatives) for each in tuples)
         position.blocks_done += 1
         _save(folder, state, options)
