@@ -15,7 +15,7 @@ from vpr.model import build_model
 from vpr.runs import newest_run
 from vpr.steps import train_block
 from vpr.train import load_training_set
-from vpr.training_state import new_state
+from vpr.training_state import new_state, splits_of
 
 
 def tuple_of(query):
@@ -75,7 +75,7 @@ def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pai
     photos, count = training.photos, len(training.photos.database_files)
     model = build_model(options)
     plain = copy.deepcopy(model)
-    state = new_state(model, options, len(photos.query_files), torch.device("cpu"))
+    state = new_state(model, options, splits_of(photos), torch.device("cpu"))
     reader = PhotoReader(photos.files, options.imageSize, 0)
     batches = [
         [TrainingTuple(0, int(training.positives[0][0]), np.array([30, 40]))],

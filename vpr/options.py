@@ -12,7 +12,9 @@ from vpr.errors import UserError
 from vpr.flags import (
     DEFAULT_LEARNING_RATE,
     DEFAULT_LEARNING_RATE_PITTS250K,
+    DEFAULT_TRAIN_FROM,
     DEFAULT_WEIGHTS,
+    LAYERS,
     MODEL_FLAGS,
     TRAINING_FLAGS,
     build_parser,
@@ -113,6 +115,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
 
         return run, card_of(run)["flags"]
     stored = read_flags(run)
+    if stored["arch"] in LAYERS:
+        stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
     kept = {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
     if (
         defaults["mode"] in MODES_OF_EXPORTED_MODELS
@@ -148,6 +152,7 @@ def _fill_in(merged: dict) -> dict:
     filled["weights"] = filled["weights"] or DEFAULT_WEIGHTS[filled["arch"]]
     filled["fromscratch"] = filled["weights"] == "none"
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
+    filled["trainFrom"] = train_from(filled)
     if filled["lr"] is None:
         large = filled["dataset"] == "pitts250k"
         filled["lr"] = DEFAULT_LEARNING_RATE_PITTS250K if large else DEFAULT_LEARNING_RATE
@@ -167,6 +172,22 @@ def _fill_in(merged: dict) -> dict:
         )
     filled["recallValues"] = sorted(set(filled["recallValues"]))
     return filled
+
+
+def train_from(flags: dict) -> str:
+    """The first layer that is trained: that of --trainFrom, else by the weights that training starts from.
+
+    Raises:
+        UserError: the backbone has no such layer.
+    """
+    layers, named = LAYERS[flags["arch"]], flags.get("trainFrom")
+    if named is None:
+        # A pruned trunk is trained as a whole: it has lost filters everywhere.
+        everything = flags.get("fromscratch") or flags.get("channels") is not None
+        return layers[0] if everything else DEFAULT_TRAIN_FROM[flags["arch"]]
+    if named not in layers:
+        raise UserError(f"--trainFrom={named} is no layer of {flags['arch']}: choose from {', '.join(layers)}")
+    return named
 
 
 def is_file(weights: str) -> bool:
