@@ -25,8 +25,10 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 NOT_FLAGS = ("given", "run", "inputs")
 MODES_WITH_INPUTS = ("compare", "locate")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
-# A resumed run gets these back too, unless the user types others.
+# A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
+
+RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -118,6 +120,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
     if stored["arch"] in LAYERS:
         stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
     kept = {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
+    if defaults["mode"] in ("train", "prune"):
+        kept |= {*RESTORED_IN_TRAINING}
     if (
         defaults["mode"] in MODES_OF_EXPORTED_MODELS
         and "dataset" in given
