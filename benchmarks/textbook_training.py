@@ -1,6 +1,5 @@
 """The textbook way to train: each tuple describes its own photos, and pairs are gone through one by one."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,27 +32,31 @@ class TuplePhotos(Dataset):
 def train_tuples(
     model: TextbookModel,
     optimizer: torch.optim.Optimizer,
-    tuples: Sequence[Tuple],
+    batches: Sequence[Sequence[Tuple]],
     files: Sequence[Path],
     database_count: int,
     size: Size,
-    batch_size: int,
     margin: float,
     workers: int = 0,
 ) -> float:
     """One step for each batch of tuples. Photos that tuples share are decoded and described for each.
 
     Args:
+        batches: tuples, at least one in each batch.
         files: the database's photos, then the queries'; all of one size unless `size` resizes them.
         margin: in squared descriptor distance.
 
     Returns:
-        the mean of the batches' losses; 0 where there are no tuples.
+        the mean of the batches' losses; 0 where there are none.
     """
     model.train()
     photos = NormalizedPhotos(files, size, model.mean, model.std)
+    tuples, indices = [item for batch in batches for item in batch], iter(range(sum(map(len, batches))))
     loader = DataLoader(
-        TuplePhotos(tuples, photos, database_count), batch_size, num_workers=workers, collate_fn=_join_tuples
+        TuplePhotos(tuples, photos, database_count),
+        batch_sampler=[[next(indices) for _ in batch] for batch in batches],
+        num_workers=workers,
+        collate_fn=_join_tuples,
     )
     losses = []
     for values, lengths in loader:
@@ -75,7 +78,7 @@ class EpochRules:
     Attributes:
         size: (height, width) in pixels that photos are resized to; None where all have one size already.
         block: queries between two rounds of describing all photos.
-        batch_size: tuples in a step.
+        batch_size: queries in a step; those without a violating negative are skipped.
         cache_batch_size: photos that are described at once.
         workers: processes that decode; 0 decodes in this one.
         sample, negatives, margin: as in `mine_query`.
@@ -120,12 +123,13 @@ def train_epoch(
     for start in range(0, len(order), rules.block):
         queries = order[start : start + rules.block]
         write_feature_cache(cache_path, model, files, rules.size, rules.cache_batch_size, rules.workers)
-        tuples = _mine_block(cache_path, queries, database_count, positives, not_negatives, generator, rules)
-        loss = train_tuples(
-            model, optimizer, tuples, files, database_count, rules.size, rules.batch_size, rules.margin, rules.workers
-        )
-        block_steps = math.ceil(len(tuples) / rules.batch_size)
-        loss_sum, steps, count = loss_sum + loss * block_steps, steps + block_steps, count + len(tuples)
+        mined = _mine_block(cache_path, queries, database_count, positives, not_negatives, generator, rules)
+        batches = [mined[place : place + rules.batch_size] for place in range(0, len(mined), rules.batch_size)]
+        batches = [[item for item in batch if item] for batch in batches]
+        batches = [batch for batch in batches if batch]
+        loss = train_tuples(model, optimizer, batches, files, database_count, rules.size, rules.margin, rules.workers)
+        loss_sum, steps = loss_sum + loss * len(batches), steps + len(batches)
+        count += sum(map(len, batches))
     return loss_sum / max(steps, 1), count
 
 
@@ -162,7 +166,8 @@ def _mine_block(
     not_negatives: Sequence[np.ndarray],
     generator: np.random.Generator,
     rules: EpochRules,
-) -> list[Tuple]:
+) -> list[Tuple | None]:
+    """The tuple of each query; None for one that has no violating negative."""
     tuples = []
     with h5py.File(cache_path, "r") as file:
         for query in map(int, queries):
@@ -170,6 +175,5 @@ def _mine_block(
                 file["features"], database_count + query, positives[query], not_negatives[query], database_count,
                 generator, rules.sample, rules.negatives, rules.margin,
             )  # fmt: skip
-            if mined:
-                tuples.append((query, *mined))
+            tuples.append((query, *mined) if mined else None)
     return tuples

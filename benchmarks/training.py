@@ -16,7 +16,7 @@ from vpr.descriptors import describe
 from vpr.images import PhotoReader
 from vpr.model import PlaceModel
 from vpr.train import TrainingSet, load_training_set, query_blocks, train_epoch
-from vpr.training_state import TrainingState, build_optimizer, new_state
+from vpr.training_state import TrainingState, build_optimizer, new_state, splits_of
 from vpr.trunk_cache import cached_source
 
 
@@ -48,7 +48,7 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
             training = TrainingSet(training.photos, training.positives, training.not_negatives, first_epochs)
         model = bench.model(options)
         start_pooling(model, options)
-        state = new_state(model, options, len(training.photos.query_files), bench.device)
+        state = new_state(model, options, splits_of(training.photos), bench.device)
         reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
         started = perf_counter()
         source = cached_source(reader, "benchmark", model, options, bench.device)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import main
-from benchmarks import measure, textbook
+from benchmarks import measure, textbook, textbook_training
 from benchmarks.textbook_training import EpochRules, train_epoch, train_tuples
 from netvlad import NetVLAD
 from vpr.loss import triplet_violations
@@ -192,7 +192,7 @@ def test_a_step_on_tuples_has_the_loss_and_the_effect_of_the_fast_codes(model, f
     assert 0 < violating < 6, "some pairs must violate, some not"
     expected.backward()
     optimizer.step()
-    loss = train_tuples(plain, sgd(plain), TUPLES, files, DATABASE, SIZE, batch_size=3, margin=margin)
+    loss = train_tuples(plain, sgd(plain), [TUPLES], files, DATABASE, SIZE, margin=margin)
     assert loss == pytest.approx(expected.item(), abs=1e-5)
     moved = [(now - then).abs().max() for now, then in zip(model.parameters(), before, strict=True)]
     assert min(moved) > 1e-5, "every weight must have moved"
@@ -203,21 +203,22 @@ def test_a_step_on_tuples_has_the_loss_and_the_effect_of_the_fast_codes(model, f
 def test_the_loss_of_several_steps_is_their_mean(model, files):
     plain = textbook.textbook_of(model)
     standing = torch.optim.SGD(plain.parameters(), lr=0.0)
+    batches = [TUPLES[:2], TUPLES[2:]]
     with torch.no_grad():
-        losses = [fast_loss(model, files, batch, 0.3)[0].item() for batch in (TUPLES[:2], TUPLES[2:])]
+        losses = [fast_loss(model, files, batch, 0.3)[0].item() for batch in batches]
     assert abs(losses[0] - losses[1]) > 1e-3
-    loss = train_tuples(plain, standing, TUPLES, files, DATABASE, None, batch_size=2, margin=0.3)
+    loss = train_tuples(plain, standing, batches, files, DATABASE, None, margin=0.3)
     assert loss == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 def test_nothing_moves_where_no_pair_violates(model, files):
     plain = textbook.textbook_of(model)
     optimizer = sgd(plain)
-    train_tuples(plain, optimizer, TUPLES, files, DATABASE, SIZE, batch_size=3, margin=0.3)  # momentum
+    train_tuples(plain, optimizer, [TUPLES], files, DATABASE, SIZE, margin=0.3)  # momentum
     before = values_of(plain)
-    assert train_tuples(plain, optimizer, TUPLES, files, DATABASE, SIZE, batch_size=2, margin=-10) == 0
+    assert train_tuples(plain, optimizer, [TUPLES[:2], TUPLES[2:]], files, DATABASE, SIZE, margin=-10) == 0
     assert all(torch.equal(now, then) for now, then in zip(plain.parameters(), before, strict=True))
-    assert train_tuples(plain, optimizer, [], files, DATABASE, SIZE, batch_size=2, margin=1) == 0
+    assert train_tuples(plain, optimizer, [], files, DATABASE, SIZE, margin=1) == 0
 
 
 def test_an_epoch_describes_anew_for_each_block_and_trains_every_mined_tuple(model, files, tmp_path):
@@ -234,6 +235,24 @@ def test_an_epoch_describes_anew_for_each_block_and_trains_every_mined_tuple(mod
     assert second_block.shape == untrained.shape
     assert np.abs(second_block - untrained).max() > 1e-3, "the second block's cache is of the trained model"
     assert np.abs(second_block - textbook.describe(plain, files, SIZE, 4, 0)).max() > 1e-6, "of before its step"
+
+
+def test_an_epochs_steps_are_of_queries_and_those_that_do_not_violate_are_skipped(model, files, tmp_path, monkeypatch):
+    """Of five queries, two in a step, the first and the last violate: two steps of one tuple each."""
+    taken = []
+    monkeypatch.setattr(textbook_training, "train_tuples", lambda *given: taken.append(given[2]) or 1.0)
+    monkeypatch.setattr(
+        textbook_training,
+        "mine_query",
+        lambda _, row, *__: (0, np.array([1])) if row in (DATABASE, DATABASE + 4) else None,
+    )
+    near = [np.array([0])] * 5
+    rules = EpochRules(SIZE, block=5, batch_size=2, cache_batch_size=4, workers=0, sample=4, negatives=2, margin=0.1)
+    plain = textbook.textbook_of(model)
+    order = [0, 1, 2, 3, 4]
+    _, count = train_epoch(plain, sgd(plain), files, DATABASE, order, near, near, tmp_path / "cache.h5", rules)
+    assert count == 2
+    assert [[query for query, *_ in batch] for batch in taken[0]] == [[0], [4]]
 
 
 def fake_clock(monkeypatch, durations):

@@ -185,7 +185,23 @@ def test_draw_larger_than_what_is_allowed_takes_all_of_it():
 
 
 def test_draw_is_joined_by_the_remembered_ones_without_doubles():
-    assert join_remembered(np.array([8, 2, 7]), np.array([7, 9, NO_PHOTO])).tolist() == [2, 7, 8, 9]
+    nothing = np.array([], dtype=np.int64)
+    assert join_remembered(np.array([8, 2, 7]), np.array([7, 9, NO_PHOTO]), nothing).tolist() == [2, 7, 8, 9]
+    assert join_remembered(np.array([8, 2]), np.array([7, 9, NO_PHOTO]), np.array([6, 7])).tolist() == [2, 8, 9]
+
+
+def test_remembered_photos_that_may_not_be_negatives_are_none():
+    """Of a memory that names the positive and its neighbours nothing is left, though they are nearest of all."""
+    random = np.random.default_rng(4)
+    database = unit_rows(random, 20, 4)
+    query = database[7:8]
+    database[[6, 8]] = database[7]
+    problem = (database, query, [np.array([7])], [np.array([6, 7, 8])])
+    remembered = np.array([[7, 6, 8]])
+    (found,) = mine_all(problem, remembered, MiningRules(3, ALL, 4.0, 7))
+    allowed, _ = ranked_negatives(problem, 0)
+    assert found.positive == 7 and found.negatives.tolist() == [index for _, index in allowed[:3]]
+    assert remembered.tolist() == [found.negatives.tolist()]
 
 
 @pytest.mark.parametrize("which", [0, 1])

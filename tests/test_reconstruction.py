@@ -28,7 +28,7 @@ class Photos:
 
 
 def small_model(channels, normalization, fast, pool=None):
-    model = PlaceModel("alexnet", pool or GlobalPooling("avg"), channels[-1], normalization, False, channels)
+    model = PlaceModel("alexnet", pool or GlobalPooling("avg"), channels[-1], normalization, None, channels)
     torch.manual_seed(0)
     for layer in model.encoder:
         if isinstance(layer, nn.Conv2d):

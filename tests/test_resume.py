@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import main
 import vpr.train
@@ -133,3 +135,163 @@ def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(tiny_city, never_stopped, t
     assert said == "interrupted: --mode=train --resume goes on with the newest run\n"
     assert main.main(resuming(tmp_path)) == 0
     assert newest_checkpoint(tmp_path)["position"] == newest_checkpoint(never_stopped)["position"]
+
+
+def one_line(capsys):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def own_photos(tmp_path_factory):
+    """A folder of own photos in each split: a street with a photo every 12 m and 4 queries; a run trained on it."""
+    folder, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    for split, south in (("train", 0), ("val", 4000)):
+        for kind, count, off in (("database", 24, 0), ("queries", 4, 3)):
+            place = folder / "photos" / split / kind
+            place.mkdir(parents=True)
+            for number in range(count):
+                coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+                photo = Image.fromarray(coarse).resize((80, 64))
+                photo.save(place / f"@{500000 + 12 * number + off}@{4477000 + south}@{kind}@.jpg")
+    call = [
+        "--mode=train", "--dataset=folder", f"--root={folder / 'photos'}", "--arch=alexnet", "--fromscratch",
+        "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32", f"--runsPath={folder / 'runs'}",
+    ]  # fmt: skip
+    assert main.main([*call, "--nEpochs=1", "--margin=1", "--cacheRefreshRate=2"]) == 0
+    return folder
+
+
+@pytest.fixture
+def own_copy(own_photos, tmp_path):
+    """The same photos and run in a folder of the test's own, and how the run is resumed with them."""
+    shutil.copytree(own_photos, tmp_path / "own")
+    run = newest_run(tmp_path / "own" / "runs")
+    return tmp_path / "own" / "photos", run, [
+        "--mode=train", f"--resume={run}", f"--root={tmp_path / 'own' / 'photos'}", "--threads=0", "--nEpochs=2",
+    ]  # fmt: skip
+
+
+def checkpoint_of(run):
+    return run / "checkpoints" / "checkpoint.pth.tar"
+
+
+def forget_splits(run):
+    """Make the checkpoint one of before it said which photos it is of."""
+    state = torch.load(checkpoint_of(run), weights_only=True)
+    del state["splits"]
+    torch.save(state, checkpoint_of(run))
+
+
+def add_photos(folder):
+    """Three photos of the database that come first in order, and so move the others' numbers."""
+    first = sorted(folder.iterdir())[0]
+    for number in range(3):
+        shutil.copy(first, folder / f"@{499900 + number}@4477000@new@.jpg")
+
+
+def remove_photo(folder):
+    sorted(folder.iterdir())[5].unlink()
+
+
+def rename_photo(folder):
+    first = sorted(folder.iterdir())[0]
+    first.rename(first.with_name("@500001@4477000@moved@.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "said"),
+    [
+        ("train", add_photos, ("24 database photos", "27 database photos")),
+        ("train", remove_photo, ("24 database photos", "23 database photos")),
+        ("train", rename_photo, ("24 database photos", "other names or positions")),
+        ("val", add_photos, ("24 database photos", "27 database photos")),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_database_photos(own_copy, capsys, split, change, said):
+    photos, run, call = own_copy
+    change(photos / split / "database")
+    before = checkpoint_of(run).read_bytes()
+    capsys.readouterr()
+    assert main.main(call) == 2
+    line = one_line(capsys)
+    assert all(words in line for words in (f"its {split} split", *said)), line
+    assert checkpoint_of(run).read_bytes() == before
+
+
+def test_a_photo_that_skip_broken_leaves_out_now_is_named_in_the_counts(own_copy, capsys):
+    photos, _, call = own_copy
+    sorted((photos / "train" / "database").iterdir())[3].write_bytes(b"no photo")
+    capsys.readouterr()
+    assert main.main([*call, "--skipBroken"]) == 2
+    line = one_line(capsys)
+    assert "24 database photos" in line and "23 database photos" in line and "--skipBroken" in line
+
+
+def test_photos_that_only_moved_are_the_same(own_copy, capsys):
+    """The folder of the run's own flags is another one, and still there: taken, and said."""
+    _, run, call = own_copy
+    capsys.readouterr()
+    assert main.main(call) == 0
+    assert "--root=" in changed_line(capsys.readouterr().out)
+    assert torch.load(checkpoint_of(run), weights_only=True)["position"]["epoch"] == 3
+
+
+def changed_line(printed):
+    (line,) = [line for line in printed.splitlines() if "differs from one that was never stopped" in line]
+    return line
+
+
+def test_a_checkpoint_that_does_not_know_its_photos_goes_on_and_says_so_once(own_copy, capsys):
+    _, run, call = own_copy
+    forget_splits(run)
+    assert main.main(call) == 0
+    printed = capsys.readouterr().out
+    assert "does not say which photos" in printed and "from now on it is of 4 queries" in printed
+    assert main.main([*call, "--nEpochs=3"]) == 0
+    assert "does not say which photos" not in capsys.readouterr().out
+
+
+def test_remembered_photos_that_are_not_there_are_noticed_without_a_fingerprint(own_copy, capsys):
+    photos, run, call = own_copy
+    forget_splits(run)
+    remembered = torch.load(checkpoint_of(run), weights_only=True)["remembered"]
+    for photo in sorted((photos / "train" / "database").iterdir())[int(remembered.max()) :]:
+        photo.unlink()
+    capsys.readouterr()
+    assert main.main(call) == 2
+    assert "database photos" in one_line(capsys)
+
+
+def test_a_run_keeps_its_flags_but_those_of_the_machine(own_copy, tmp_path, capsys):
+    _, run, call = own_copy
+    flags = json.loads((run / "flags.json").read_text())
+    changed = {"recallValues": [1, 3], "cachePath": str(tmp_path / "big"), "cacheBatchSize": 7, "threads": 1}
+    (run / "flags.json").write_text(json.dumps({**flags, **changed, "device": "cuda"}))
+    options = main.parse_options(["--mode=train", f"--resume={run}"])
+    assert (options.recallValues, options.cachePath, options.cacheBatchSize) == ([1, 3], str(tmp_path / "big"), 7)
+    assert options.threads == main.parse_options(["--mode=train"]).threads and options.device == "auto"
+    assert main.parse_options(["--mode=train", f"--resume={run}", "--recallValues", "2"]).recallValues == [2]
+    assert main.main([*call, "--device=cpu"]) == 0
+    results = json.loads((run / "results.json").read_text())[-1]
+    assert list(results["recalls"]) == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["--precision=bf16", "--evalEvery=2"], ("--precision=bf16 (was fp32)", "--evalEvery=2 (was 1)")),
+        (["--cacheBatchSize=5"], ("--cacheBatchSize=5 (was 24)",)),
+    ],
+)
+def test_flags_that_change_how_a_resumed_run_ends_are_said(own_copy, capsys, typed, says):
+    photos, run, call = own_copy
+    flags = json.loads((run / "flags.json").read_text())
+    (run / "flags.json").write_text(json.dumps({**flags, "root": str(photos)}))
+    capsys.readouterr()
+    assert main.main([*call, "--nEpochs=1", *typed]) == 0
+    line = changed_line(capsys.readouterr().out)
+    assert all(words in line for words in says) and "--root" not in line
+    assert main.main([*call, "--nEpochs=1", "--precision=fp32", "--evalEvery=1", "--cacheBatchSize=24"]) == 0
+    assert "never stopped" not in capsys.readouterr().out

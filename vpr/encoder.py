@@ -8,31 +8,29 @@ import torch
 from torch import nn
 
 from vpr.errors import UserError
+from vpr.flags import LAYERS
 from vpr.options import is_file
 from vpr.provenance import check_torch
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """Where a torchvision network is cut and from which layer on it is trained.
+    """Where a torchvision network is cut.
 
     Attributes:
         layers: how many of `features` are kept: up to the last convolution, without its ReLU and pooling.
-        first_trained: index of the first layer that is trained when weights are pretrained (conv5_1 of
-            VGG16, conv5 of AlexNet).
         dim: D, channels of a local descriptor.
         smallest_side: pixels a photo must have in height and width to leave one local descriptor.
     """
 
     layers: int
-    first_trained: int
     dim: int
     smallest_side: int
 
 
 TRUNKS = {
-    "vgg16": Trunk(layers=29, first_trained=24, dim=512, smallest_side=16),
-    "alexnet": Trunk(layers=11, first_trained=10, dim=256, smallest_side=31),
+    "vgg16": Trunk(layers=29, dim=512, smallest_side=16),
+    "alexnet": Trunk(layers=11, dim=256, smallest_side=31),
 }
 
 
@@ -81,6 +79,12 @@ def build_encoder(arch: str, channels: list[int] | None = None) -> nn.Sequential
             encoder[place] = nn.Conv2d(before, count, layer.kernel_size, layer.stride, layer.padding)
             before = count
     return encoder.to_empty(device="cpu")
+
+
+def layer_index(encoder: nn.Sequential, arch: str, layer: str) -> int:
+    """Where in a trunk the convolution of that name is."""
+    convolutions = [place for place, each in enumerate(encoder) if isinstance(each, nn.Conv2d)]
+    return convolutions[LAYERS[arch].index(layer)]
 
 
 def initialize_randomly(encoder: nn.Sequential, seed: int) -> None:

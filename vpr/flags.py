@@ -12,12 +12,22 @@ DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 # The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
 DEFAULT_SEED = 123
 
+# A backbone's convolutions by the names of its paper; from the last block of VGG16, the last layer of AlexNet on
+# pretrained weights are trained unless --trainFrom says otherwise.
+LAYERS = {
+    "vgg16": tuple(
+        f"conv{block}_{number}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for number in range(1, count + 1)
+    ),
+    "alexnet": tuple(f"conv{number}" for number in range(1, 6)),
+}
+DEFAULT_TRAIN_FROM = {"vgg16": "conv5_1", "alexnet": "conv5"}
+
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
 TRAINING_FLAGS = (
     "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
-    "weightDecay", "momentum", "margin", "nNeg", "nNegSample",
+    "weightDecay", "momentum", "margin", "nNeg", "nNegSample", "trainFrom",
 )  # fmt: skip
 # Besides --arch and --dataset, the flags that decide what a centroids file is made from.
 CLUSTER_FLAGS = (
@@ -139,7 +149,7 @@ FLAGS: dict[str, list[Flag]] = {
     "train": [
         Flag("nEpochs", 30, "last epoch", COUNT),
         Flag("start-epoch", 0, "epochs counted as done at the start", WHOLE),
-        Flag("batchSize", 4, "tuples in a step: a query, its positive and its negatives each", COUNT),
+        Flag("batchSize", 4, "queries in a step; those without a violating negative are skipped", COUNT),
         Flag("cacheRefreshRate", 1000, "queries after which all descriptors are computed anew; doubles at "
              "each drop of the learning rate; 0: once an epoch", WHOLE),
         Flag("optim", "SGD", "optimiser", {"choices": ("SGD", "ADAM")}),
@@ -148,6 +158,9 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("lrGamma", 0.5, "factor of each drop", NUMBER),
         Flag("weightDecay", 0.001, "weight decay", NUMBER),
         Flag("momentum", 0.9, "momentum of SGD", NUMBER),
+        Flag("trainFrom", None, "first layer that is trained, by name: conv1_1 ... conv5_3 of VGG16, conv1 ... conv5 "
+             "of AlexNet (default: conv5_1, conv5; from random weights and after pruning the first)",
+             {"metavar": "LAYER"}),
         Flag("margin", 0.1, "margin of the triplet loss, in squared descriptor distance", NUMBER),
         Flag("nNeg", 10, "hard negatives in a tuple, at most", COUNT),
         Flag("nNegSample", 1000, "random negatives among which the hard ones are sought", COUNT),

@@ -1,5 +1,6 @@
 """Hard negative mining (the paper's appendix on training): which photos make a query's tuple."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +75,7 @@ def mine(
         forbidden = [not_negatives[query] for query in group]
         drawn = draw_negatives(len(database_descriptors), forbidden, rules.sample, generator)
         candidates = [
-            np.concatenate([positives[query], join_remembered(negatives, remembered[query])])
+            np.concatenate([positives[query], join_remembered(negatives, remembered[query], not_negatives[query])])
             for query, negatives in zip(group, drawn, strict=True)
         ]
         rows = query_descriptors[start : start + QUERIES_AT_ONCE]
@@ -142,6 +143,23 @@ def draw_negatives(
     return [drawn[~np.isin(drawn, indices)][:sample] for indices in forbidden]
 
 
-def join_remembered(drawn: np.ndarray, remembered: np.ndarray) -> np.ndarray:
-    """Drawn and remembered negatives: sorted distinct indices."""
-    return np.union1d(drawn, remembered[remembered != NO_PHOTO])
+def join_remembered(drawn: np.ndarray, remembered: np.ndarray, forbidden: np.ndarray) -> np.ndarray:
+    """Drawn and remembered negatives without those that are `forbidden`: sorted distinct indices."""
+    return np.setdiff1d(np.union1d(drawn, remembered[remembered != NO_PHOTO]), forbidden)
+
+
+def batches_of_queries(queries: np.ndarray, tuples: list[TrainingTuple], batch_size: int) -> list[list[TrainingTuple]]:
+    """The tuples of each `batch_size` consecutive queries of a block: what an optimiser step is made of.
+
+    As in the original release a query without a hard negative is skipped and not replaced by the next one, so
+    a batch has `batch_size` tuples at most. Batches without any tuple are left out.
+
+    Args:
+        queries: int64 [B], the block's queries; the last batch has the rest of them.
+        tuples: in the order of `queries`.
+    """
+    batch_of = {query: place // batch_size for place, query in enumerate(queries.tolist())}
+    batches = defaultdict(list)
+    for item in tuples:
+        batches[batch_of[item.query]].append(item)
+    return list(batches.values())

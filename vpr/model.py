@@ -15,6 +15,7 @@ from vpr.encoder import (
     Normalization,
     build_encoder,
     initialize_randomly,
+    layer_index,
     load_pretrained,
     normalization_of,
     weights_label,
@@ -57,7 +58,7 @@ class PlaceModel(nn.Module):
         pool: nn.Module,
         descriptor_dim: int,
         normalization: Normalization,
-        frozen: bool,
+        train_from: str | None,
         channels: list[int] | None = None,
     ):
         super().__init__()
@@ -68,7 +69,7 @@ class PlaceModel(nn.Module):
         self.pooled_dim = self.descriptor_dim = descriptor_dim
         self.dtype = torch.float32
         self.fast = False
-        self.first_trained = TRUNKS[arch].first_trained if frozen else 0
+        self.first_trained = layer_index(self.encoder, arch, train_from) if train_from else 0
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         for layer in self.encoder[: self.first_trained]:
@@ -168,9 +169,7 @@ def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceMo
     else:
         pool, descriptor_dim = GlobalPooling(options.pooling), dim
     _, normalization = normalization_of(options.arch, options.weights, options.normalization)
-    # A pruned trunk is trained as a whole: it has lost filters everywhere.
-    frozen = not options.fromscratch and options.channels is None
-    model = PlaceModel(options.arch, pool, descriptor_dim, normalization, frozen, options.channels)
+    model = PlaceModel(options.arch, pool, descriptor_dim, normalization, options.trainFrom, options.channels)
     if not pretrained:
         return model
     if options.fromscratch:

@@ -12,7 +12,9 @@ from vpr.catalogue import DATASETS
 from vpr.errors import UserError
 from vpr.flags import (
     CARD_FLAGS,
+    DEFAULT_TRAIN_FROM,
     DEFAULT_WEIGHTS,
+    LAYERS,
     MODEL_FLAGS,
     TRAINING_FLAGS,
     build_parser,
@@ -24,8 +26,10 @@ from vpr.runs import FLAGS_FILE, newest_run, read_flags
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
-# A resumed run gets these back too, unless the user types others.
+# A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
+
+RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -135,6 +139,10 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
         stored, kept = card_of(run)["flags"], {*CARD_FLAGS}
     else:
         stored, kept = read_flags(run), {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
+        if stored["arch"] in LAYERS:
+            stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
+        if defaults["mode"] in ("train", "prune"):
+            kept |= {*RESTORED_IN_TRAINING}
     if (
         defaults["mode"] in MODES_OF_EXPORTED_MODELS
         and "dataset" in given
@@ -186,6 +194,7 @@ def _fill_in(merged: dict) -> dict:
     filled["weights"] = filled["weights"] or DEFAULT_WEIGHTS[filled["arch"]]
     filled["fromscratch"] = filled["weights"] == "none"
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
+    filled["trainFrom"] = train_from(filled)
     if filled["lr"] is None:
         filled["lr"] = DATASETS[filled["dataset"]].lr
     if filled["nocuda"]:
@@ -204,6 +213,22 @@ def _fill_in(merged: dict) -> dict:
         )
     filled["recallValues"] = sorted(set(filled["recallValues"]))
     return filled
+
+
+def train_from(flags: dict) -> str:
+    """The first layer that is trained: that of --trainFrom, else by the weights that training starts from.
+
+    Raises:
+        UserError: the backbone has no such layer.
+    """
+    layers, named = LAYERS[flags["arch"]], flags.get("trainFrom")
+    if named is None:
+        # A pruned trunk is trained as a whole: it has lost filters everywhere.
+        everything = flags.get("fromscratch") or flags.get("channels") is not None
+        return layers[0] if everything else DEFAULT_TRAIN_FROM[flags["arch"]]
+    if named not in layers:
+        raise UserError(f"--trainFrom={named} is no layer of {flags['arch']}: choose from {', '.join(layers)}")
+    return named
 
 
 def is_file(weights: str) -> bool:

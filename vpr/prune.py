@@ -7,8 +7,10 @@ stand in for those gone (`vpr/reconstruction.py`), before the ordinary training.
 """
 
 import argparse
+import contextlib
 import copy
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,19 +21,24 @@ from vpr import processes, train
 from vpr.cluster import cluster, sample_local_descriptors
 from vpr.descriptors import describe_batch
 from vpr.errors import UserError
+from vpr.flags import LAYERS
 from vpr.images import PhotoReader
 from vpr.loss import triplet_violations
+from vpr.mining import batches_of_queries
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.onnx_model import INSTALL
 from vpr.options import flags_of
+from vpr.places import PlacePhotos, has_split, load_places
 from vpr.progress import Progress, say
 from vpr.reconstruction import distill, reconstruct
 from vpr.runs import create_run
 from vpr.steps import photos_of_tuples
-from vpr.training_state import load_model, new_state
+from vpr.training_state import TrainingState, load_model, new_state, splits_of
+from vpr.validation import measure_split, select
 
 TUPLES = 64  # on which filters are judged
 FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
+LARGEST_SCALE = 2.0**16  # of the loss, for gradients in float16
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,12 +52,14 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options)
     say(device_line(device))
     training = train.load_training_set(options)
+    validation = load_places(options, "val") if has_split(options, "val") else None
     model, _ = load_model(options, options.run, options.ckpt)
     model.place(device, options.precision)
     if options.importance == "taylor":
         accumulate_gradients(model, training, options, device)
     encoder, kept = prune_trunk(model.encoder, options.pruneRatio, options.importance)
-    smaller = argparse.Namespace(**{**vars(options), "channels": filters_of(encoder)})
+    changed = {"channels": filters_of(encoder), "trainFrom": options.given.get("trainFrom", LAYERS[options.arch][0])}
+    smaller = argparse.Namespace(**{**vars(options), **changed})
     pruned = build_model(smaller, pretrained=False)
     pruned.encoder.load_state_dict(encoder.state_dict())
     pruned.place(device, options.precision)
@@ -59,7 +68,8 @@ def run(options: argparse.Namespace) -> None:
     if options.distill:
         distill(pruned, model, kept[-1], reader, options.distill, options.seed)
     start_anew(pruned, training, smaller, device)
-    state = new_state(pruned, smaller, len(training.photos.query_files), device)
+    state = new_state(pruned, smaller, splits_of(training.photos, *([validation] if validation else [])), device)
+    measure_first(state, validation, smaller, device)
     folder = create_run(
         Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags_of(smaller), options.savePath,
         state.checkpoint(smaller), best=True,
@@ -73,6 +83,46 @@ def run(options: argparse.Namespace) -> None:
         say(f"train it: python main.py --mode=train --resume={folder}")
 
 
+def measure_first(
+    state: TrainingState, validation: PlacePhotos | None, options: argparse.Namespace, device: torch.device
+) -> None:
+    """Take the model's recalls on val as the best so far: a training has to better them to replace it."""
+    if validation is None:
+        say("no val split: the first validation of a training after this replaces the pruned model as the best one")
+        return
+    reader = PhotoReader(validation.files, options.imageSize, options.threads)
+    evaluation, _ = measure_split(state.model, validation, reader, options, device)
+    select(state.position, evaluation.recalls, state.position.epoch - 1)
+    say(f"pruned, before any training: {evaluation.lines()}")
+
+
+@contextlib.contextmanager
+def whole_trunk_trained(model: PlaceModel) -> Iterator[None]:
+    """All layers of the trunk take part in gradients until the context ends."""
+    first_trained, required = model.first_trained, [value.requires_grad for value in model.encoder.parameters()]
+    model.first_trained = 0
+    model.encoder.requires_grad_(True)
+    try:
+        yield
+    finally:
+        model.first_trained = first_trained
+        for value, before in zip(model.encoder.parameters(), required, strict=True):
+            value.requires_grad_(before)
+
+
+def scaled_gradients(loss: torch.Tensor, weights: list[torch.Tensor], scale: float) -> tuple[list[torch.Tensor], float]:
+    """Gradients of a loss by a backward pass of `scale` times it, so that small ones do not vanish in float16.
+
+    Returns:
+        the gradients, divided by the scale again, and the scale: halved until no gradient overflowed.
+    """
+    while True:
+        found = torch.autograd.grad(loss * scale, weights, retain_graph=True)
+        if scale <= 1 or all(gradient.isfinite().all() for gradient in found):
+            return [gradient / scale for gradient in found], scale
+        scale /= 2
+
+
 def accumulate_gradients(
     model: PlaceModel, training: train.TrainingSet, options: argparse.Namespace, device: torch.device
 ) -> None:
@@ -81,17 +131,16 @@ def accumulate_gradients(
     Raises:
         UserError: no query has a hard negative.
     """
-    state = new_state(model, options, len(training.photos.query_files), device)
+    state = new_state(model, options, splits_of(training.photos), device)
     reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
     queries = train.query_blocks(training.usable, options, 1)[0][: 2 * TUPLES]
     tuples = train.mine_block(state, training, reader, queries, options, device, "pruning")[:TUPLES]
     if not tuples:
         raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
-    model.encoder.requires_grad_(True)
-    first_trained, model.first_trained = model.first_trained, 0  # all layers take part
-    batches = [tuples[start : start + options.batchSize] for start in range(0, len(tuples), options.batchSize)]
+    batches = batches_of_queries(queries, tuples, options.batchSize)
     wanted = [photos_of_tuples(batch, len(training.photos.database_files)) for batch in batches]
-    with Progress("pruning: gradients", len(tuples), "tuples") as progress:
+    weights, scale = list(model.encoder.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
+    with whole_trunk_trained(model), Progress("pruning: gradients", len(tuples), "tuples") as progress:
         loaded = reader.batches([photos for photos, *_ in wanted])
         for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
             descriptors = describe_batch(model, photos, device)
@@ -99,9 +148,10 @@ def accumulate_gradients(
                 descriptors[query], descriptors[positive], descriptors[negative],
                 torch.as_tensor(owner, device=device), options.margin,
             )  # fmt: skip
-            (violation / max(violating, 1)).backward()
+            found, scale = scaled_gradients(violation / max(violating, 1), weights, scale)
+            for value, gradient in zip(weights, found, strict=True):
+                value.grad = gradient if value.grad is None else value.grad + gradient
             progress.advance(len(batch))
-    model.first_trained = first_trained
 
 
 def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> tuple[nn.Sequential, list[torch.Tensor]]:

@@ -19,19 +19,23 @@ def train_block(
     state: TrainingState,
     source: Source,
     database_size: int,
-    tuples: list[TrainingTuple],
+    batches: list[list[TrainingTuple]],
     options: argparse.Namespace,
     device: torch.device,
     name: str,
 ) -> None:
-    """One optimiser step for each batch of tuples. Each process takes its share of every batch."""
+    """One optimiser step for each batch of tuples. Each process takes its share of every batch.
+
+    Args:
+        batches: the tuples of each batch of queries, at least one each.
+    """
     describer = processes.in_parallel(BatchDescriber(state.model.train(), device))
-    batches = [tuples[start : start + options.batchSize] for start in range(0, len(tuples), options.batchSize)]
     # A process without a tuple takes the first: all have to take part in every step.
     shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
     wanted = [photos_of_tuples(share, database_size) for share in shares]
     loaded = source.batches([photos for photos, *_ in wanted])
-    with Progress(f"{name}: training", len(tuples), "tuples") as progress, out_of_memory_says("lower --batchSize"):
+    count = sum(map(len, batches))
+    with Progress(f"{name}: training", count, "tuples") as progress, out_of_memory_says("lower --batchSize"):
         for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
             descriptors = describer(photos)
             violation, violating = triplet_violations(

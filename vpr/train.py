@@ -22,19 +22,20 @@ from vpr.errors import UserError
 from vpr.images import PhotoReader
 from vpr.memory import where_it_fits
 from vpr.metrics import Metrics, peak_memory_mb
-from vpr.mining import MiningRules, TrainingTuple, mine
+from vpr.mining import MiningRules, TrainingTuple, batches_of_queries, mine
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.options import flags_of
-from vpr.panels import panel, stacked
-from vpr.places import PlacePhotos, has_split, load_places, require_queries
+from vpr.places import PlacePhotos, load_places, require_queries
+from vpr.precision import compute_dtype
 from vpr.progress import say
-from vpr.runs import create_run, save_checkpoint
+from vpr.runs import create_run, read_flags, save_checkpoint
 from vpr.steps import train_block
-from vpr.test import RESULTS_FILE, describe_split, measure, record
-from vpr.training_state import SELECTED_BY, TrainingState, load_model, load_state, new_state
+from vpr.training_state import TrainingState, load_state, new_state, splits_of
 from vpr.trunk_cache import cached_source
+from vpr.validation import measure_best, open_test_split, validate
 
-PANELS = 3  # of the worst queries, for each validation
+# A resumed run may get other values of these; it then no longer ends as one that was never stopped.
+CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEvery", "patience")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +60,11 @@ def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with that of --resume; at the end test the best model."""
     training, validation = load_training_set(options), load_places(options, "val")
     require_queries(validation)
+    test = open_test_split(options)
     device = choose_device(options)
     say(device_line(device))
-    state, run_folder = _start_or_resume(options, training, device)
-    say(f"run: {run_folder}\n{describe_model(options, state.model)}")
+    state, run_folder = _start_or_resume(options, training, validation, device)
+    say(f"run: {run_folder}\n{describe_model(options, state.model)}, trained from {options.trainFrom} on")
     position, folder = state.position, run_folder / options.savePath
     if position.epoch > options.nEpochs:
         say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
@@ -80,11 +82,11 @@ def run(options: argparse.Namespace) -> None:
             report_epoch(board, row, options.nEpochs)
             better, recalls = False, {}
             if position.epoch % options.evalEvery == 0 or position.epoch == options.nEpochs:
-                better, recalls = _validate(board, state, validation, sources.validation, options, device)
+                better, recalls = validate(board, state, validation, sources.validation, options, device)
             metrics.add(row, recalls)
             position.start_next_epoch()
             _save(folder, state, options, best=better)
-    _test_best(options, run_folder, validation, sources.validation, device)
+    measure_best(options, run_folder, test, validation, sources.validation, device)
 
 
 def train_epoch(
@@ -106,9 +108,11 @@ def train_epoch(
     blocks = query_blocks(training.usable, options, position.epoch)
     while position.blocks_done < len(blocks):
         name = f"epoch {position.epoch} block {position.blocks_done + 1}/{len(blocks)}"
-        tuples = mine_block(state, training, source, blocks[position.blocks_done], options, device, name)
-        train_block(state, source, len(training.photos.database_files), tuples, options, device, name)
-        photos += len(training.photos.database_files) + len(blocks[position.blocks_done])
+        queries = blocks[position.blocks_done]
+        tuples = mine_block(state, training, source, queries, options, device, name)
+        batches = batches_of_queries(queries, tuples, options.batchSize)
+        train_block(state, source, len(training.photos.database_files), batches, options, device, name)
+        photos += len(training.photos.database_files) + len(queries)
         photos += sum(2 + len(each.negatives) for each in tuples)
         position.blocks_done += 1
         _save(folder, state, options)
@@ -182,21 +186,41 @@ def load_training_set(options: argparse.Namespace) -> TrainingSet:
 
 
 def _start_or_resume(
-    options: argparse.Namespace, training: TrainingSet, device: torch.device
+    options: argparse.Namespace, training: TrainingSet, validation: PlacePhotos, device: torch.device
 ) -> tuple[TrainingState, Path]:
-    query_count = len(training.photos.query_files)
+    splits = splits_of(training.photos, validation)
     if options.run:
-        return load_state(options, query_count, device), options.run
+        state = load_state(options, splits, device)
+        _say_what_changed(options, device)
+        return state, options.run
     torch.manual_seed(options.seed)
     model = build_model(options)
     start_pooling(model, options)
-    state, run_folder = new_state(model, options, query_count, device), None
+    state, run_folder = new_state(model, options, splits, device), None
     if processes.is_main():
         run_folder = create_run(
             Path(options.runsPath), options.arch, options.pooling, flags_of(options), options.savePath,
             state.checkpoint(options),
         )  # fmt: skip
     return state, processes.from_main(run_folder)
+
+
+def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None:
+    """A line for the flags that were typed for a resumed run and change how it ends."""
+    stored = read_flags(options.run)
+    same = {
+        "root": lambda one, other: Path(one).resolve() == Path(other).resolve(),
+        "precision": lambda one, other: compute_dtype(one, device) == compute_dtype(other, device),
+    }
+    changed = [
+        f"--{name}={options.given[name]} (was {stored[name]})"
+        for name in CHANGES_THE_END
+        if name in options.given
+        and name in stored
+        and not same.get(name, lambda one, other: one == other)(options.given[name], stored[name])
+    ]
+    if changed:
+        say(f"{', '.join(changed)}: from here on this run differs from one that was never stopped")
 
 
 def _reader(photos: PlacePhotos, options: argparse.Namespace) -> PhotoReader:
@@ -221,35 +245,6 @@ def _out_of_patience(state: TrainingState, options: argparse.Namespace) -> bool:
     return stop
 
 
-def _validate(
-    board: Board,
-    state: TrainingState,
-    validation: PlacePhotos,
-    source: Source,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> tuple[bool, dict[int, float]]:
-    """Measure the validation split; whether it is the best so far, and the recalls."""
-    position, evaluation = state.position, None
-    recall_values = sorted({*options.recallValues, *SELECTED_BY})
-    descriptors = describe_split(state.model, validation, source, options, device)
-    if processes.is_main():
-        evaluation, answers = measure(descriptors, state.model, validation, recall_values, options)
-        worst = sorted(answers.outcomes, key=lambda outcome: outcome.badness)[:PANELS]
-        board.add_picture("validation/worst", stacked([panel(validation, each) for each in worst]), position.epoch)
-    evaluation = processes.from_main(evaluation)
-    for n, recall in evaluation.recalls.items():
-        board.add(f"validation/recall_at_{n}", recall, position.epoch)
-    score = [evaluation.recalls[n] for n in SELECTED_BY]
-    better = score > position.best
-    if better:
-        position.best, position.best_epoch, position.epochs_without_gain = score, position.epoch, 0
-    else:
-        position.epochs_without_gain = position.epoch - position.best_epoch
-    say(f"epoch {position.epoch} validation: {evaluation.lines()}{' (best so far)' if better else ''}")
-    return better, evaluation.recalls
-
-
 def _epoch_row(
     state: TrainingState, photos: int, seconds: float, options: argparse.Namespace, device: torch.device
 ) -> dict[str, float]:
@@ -265,22 +260,3 @@ def _epoch_row(
         "images_per_second": photos / seconds,
         "memory_mb": peak_memory_mb(device),
     }
-
-
-def _test_best(
-    options: argparse.Namespace, run_folder: Path, validation: PlacePhotos, source: Source, device: torch.device
-) -> None:
-    """Test the best model on the dataset's test split, or on val where no test spec is there."""
-    photos = validation
-    if has_split(options, "test"):
-        photos = load_places(options, "test")
-        source = _reader(photos, options)
-    else:
-        say("no test spec: the best model is measured on val")
-    model, epochs = load_model(options, run_folder, "best")
-    model.place(device, options.precision)
-    descriptors = describe_split(model, photos, source, options, device)
-    if processes.is_main():
-        evaluation, _ = measure(descriptors, model, photos, options.recallValues, options)
-        record(run_folder / RESULTS_FILE, evaluation, {"run": run_folder.name, "checkpoint": "best", "epochs": epochs})
-        say(f"best model (after epoch {epochs}): {evaluation.lines()}")

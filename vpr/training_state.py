@@ -11,6 +11,8 @@ from vpr.errors import UserError
 from vpr.flags import MODEL_FLAGS
 from vpr.mining import NO_PHOTO
 from vpr.model import PlaceModel, build_model
+from vpr.places import PlacePhotos
+from vpr.progress import say
 from vpr.runs import load_checkpoint
 
 # The paper selects by R@5; ties go to R@1, then R@10.
@@ -54,7 +56,7 @@ class TrainingState:
 
     `scaler` keeps small gradients of a float16 trunk from vanishing, and does nothing in other formats.
     Random choices are drawn from (seed, epoch, query) and need no state; torch's own generators are
-    kept for layers that may draw.
+    kept for layers that may draw. `splits` says which photos it is trained and validated on (`splits_of`).
     """
 
     model: PlaceModel
@@ -62,6 +64,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     remembered: np.ndarray
     position: Position
+    splits: dict[str, dict]
 
     def checkpoint(self, options: argparse.Namespace) -> dict:
         """The state as tensors, numbers and text, which a safe load accepts."""
@@ -72,6 +75,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "remembered": torch.from_numpy(self.remembered),
             "position": vars(self.position),
+            "splits": self.splits,
             "random_state": torch.get_rng_state(),
             "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -95,12 +99,26 @@ def build_scaler(model: PlaceModel) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(model.mean.device.type, enabled=model.dtype == torch.float16)
 
 
-def new_state(model: PlaceModel, options: argparse.Namespace, query_count: int, device: torch.device) -> TrainingState:
+def splits_of(*splits: PlacePhotos) -> dict[str, dict]:
+    """By a split's name: the fingerprint of its places, and how many photos its database and its queries are."""
+    return {
+        photos.split: {
+            "places": photos.places.fingerprint(),
+            "database": len(photos.database_files),
+            "queries": len(photos.query_files),
+        }
+        for photos in splits
+    }
+
+
+def new_state(
+    model: PlaceModel, options: argparse.Namespace, splits: dict[str, dict], device: torch.device
+) -> TrainingState:
     """The state before the first step."""
     model = model.place(device, options.precision)
-    remembered = np.full((query_count, options.nNeg), NO_PHOTO, np.int64)
+    remembered = np.full((splits["train"]["queries"], options.nNeg), NO_PHOTO, np.int64)
     position = Position(epoch=options.start_epoch + 1)
-    return TrainingState(model, build_optimizer(model, options), build_scaler(model), remembered, position)
+    return TrainingState(model, build_optimizer(model, options), build_scaler(model), remembered, position, splits)
 
 
 def load_model(options: argparse.Namespace, run: Path, which: str) -> tuple[PlaceModel, int]:
@@ -113,26 +131,69 @@ def load_model(options: argparse.Namespace, run: Path, which: str) -> tuple[Plac
     return _fill_model(checkpoint, options, run), checkpoint["position"]["epoch"] - 1
 
 
-def load_state(options: argparse.Namespace, query_count: int, device: torch.device) -> TrainingState:
+def load_state(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> TrainingState:
     """The state of the resumed run's checkpoint.
 
+    Args:
+        splits: of the photos that are there now.
+
     Raises:
-        UserError: as `load_model`, or the checkpoint belongs to other training photos.
+        UserError: as `load_model`, or the checkpoint belongs to other photos.
     """
     checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
     remembered = checkpoint["remembered"].numpy()
-    if len(remembered) != query_count:
-        raise UserError(
-            f"{options.run} was trained on {len(remembered)} queries, found {query_count}: name its photos with --root"
-        )
+    if "splits" in checkpoint:
+        _require_same_splits(checkpoint["splits"], splits, options)
+    else:
+        _require_fitting_memory(remembered, splits["train"], options)
     model = _fill_model(checkpoint, options, options.run).place(device, options.precision)
     optimizer, scaler = build_optimizer(model, options), build_scaler(model)
-    optimizer.load_state_dict(checkpoint["optimizer"])
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except ValueError as error:
+        raise UserError(
+            f"the checkpoint in {options.run} trains other layers than its flags say (trainFrom={options.trainFrom}): "
+            "one of the two files was replaced; restore it"
+        ) from error
     scaler.load_state_dict(checkpoint.get("scaler", {}))
     torch.set_rng_state(checkpoint["random_state"])
     if len(checkpoint["cuda_random_states"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(checkpoint["cuda_random_states"])
-    return TrainingState(model, optimizer, scaler, remembered, Position(**checkpoint["position"]))
+    return TrainingState(model, optimizer, scaler, remembered, Position(**checkpoint["position"]), splits)
+
+
+def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], options: argparse.Namespace) -> None:
+    """Raises UserError where photos are others than the run's: remembered negatives and best recalls are of those."""
+    for split, wanted in stored.items():
+        have = found.get(split, wanted)
+        if have == wanted:
+            continue
+        counts = [f"{each['database']} database photos and {each['queries']} queries" for each in (wanted, have)]
+        difference = "as many with other names or positions" if counts[0] == counts[1] else counts[1]
+        hint = "; --skipBroken leaves out photos that cannot be decoded: get them again" if options.skipBroken else ""
+        raise UserError(
+            f"{options.run} has {counts[0]} in its {split} split, found {difference}: "
+            f"name its photos with --root, or train anew{hint}"
+        )
+
+
+def _require_fitting_memory(remembered: np.ndarray, split: dict, options: argparse.Namespace) -> None:
+    """What can be checked of a checkpoint that does not say which photos it is of. Raises UserError."""
+    if len(remembered) != split["queries"]:
+        raise UserError(
+            f"{options.run} was trained on {len(remembered)} queries, found {split['queries']}: "
+            "name its photos with --root"
+        )
+    if remembered.max(initial=NO_PHOTO) >= split["database"]:
+        raise UserError(
+            f"{options.run} was trained on {remembered.max() + 1} database photos or more, found {split['database']}: "
+            "name its photos with --root"
+        )
+    say(
+        f"{options.run} is of an earlier version: it does not say which photos it was trained on, and these are taken "
+        f"to be the same; a step was of {options.batchSize} violating queries, from now on it is of "
+        f"{options.batchSize} queries, those that do not violate skipped"
+    )
 
 
 def _fill_model(checkpoint: dict, options: argparse.Namespace, run: Path) -> PlaceModel:
