@@ -1,14 +1,18 @@
 """Where was this taken: matches against brute force, and the index they come from."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
 import pytest
+import torch
 import utm
 from PIL import Image
 
 import main
+from vpr.approximate import build_index
+from vpr.database_index import measures_descriptors
 from vpr.locate import confidence
 
 SQUARE = (64, 48)
@@ -131,3 +135,157 @@ def test_a_database_folder_without_photos_is_refused(locate, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, text = locate(tmp_path / "empty", mode="index")
     assert code == 2 and "has no photos" in text
+
+
+def test_folders_with_the_same_last_name_have_an_index_each(locate, tmp_path):
+    folders = [tmp_path / parent / "photos" for parent in "ab"]
+    names = [f"frame_{number:02d}.png" for number in range(6)]
+    for seed, folder in enumerate(folders):
+        draw_photos(folder, names, seed)
+    for turn in range(2):
+        for folder in folders:
+            _, answers, text = locate(folder, folder / names[3])
+            assert answers[0]["matches"][0]["name"] == names[3]
+            assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
+            assert "making it anew" not in text and ("wrote" in text and ".h5" in text) == (turn == 0)
+
+
+def test_an_index_is_made_anew_when_a_photo_is_replaced_in_place(locate, tmp_path):
+    folder = tmp_path / "holiday"
+    draw_photos(folder, [f"{number}.png" for number in range(5)])
+    assert locate(folder, mode="index")[0] == 0
+    draw_photos(folder, ["2.png"], 9)
+    _, answers, text = locate(folder, folder / "2.png")
+    assert "making it anew" in text
+    assert answers[0]["matches"][0]["name"] == "2.png"
+    assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
+
+
+def test_an_index_travels_with_its_photos(locate, tmp_path):
+    folder = tmp_path / "here" / "holiday"
+    draw_photos(folder, [f"{number}.png" for number in range(5)])
+    assert locate(folder, mode="index")[0] == 0
+    (tmp_path / "there").mkdir()
+    shutil.move(folder, tmp_path / "there" / "holiday")  # keeps times
+    code, answers, text = locate(tmp_path / "there" / "holiday", tmp_path / "there" / "holiday" / "1.png")
+    assert code == 0 and answers[0]["matches"][0]["name"] == "1.png" and ".h5" not in text
+
+
+def test_an_index_of_an_earlier_version_is_made_anew(locate, own, tmp_path):
+    photo = next((own / "val" / "queries").iterdir())
+    assert locate(own, mode="index")[0] == 0
+    path = tmp_path / "model" / "database_own_val.h5"
+    with h5py.File(path) as file:
+        values, attributes = file["descriptors"][:], dict(file.attrs)
+    for name in ("files_hash", "folder_hash", "index", "checksum"):
+        del attributes[name]
+    with h5py.File(path, "w") as file:  # without a user block, as it was
+        file["descriptors"] = values
+        file.attrs.update(attributes)
+    code, _, text = locate(own, photo)
+    assert code == 0 and "written by an earlier version" in text and "making it anew" in text
+
+
+@pytest.mark.parametrize("factory", [None, "Flat"])
+def test_a_damaged_index_is_refused_and_kept(locate, own, tmp_path, factory):
+    photo = next((own / "val" / "queries").iterdir())
+    assert locate(own, *([f"--index={factory}"] if factory else []), mode="index")[0] == 0
+    path = tmp_path / "model" / "database_own_val.h5"
+    content = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        at = file["faiss" if factory else "descriptors"].id.get_offset() + 4200
+    content[at] ^= 4
+    path.write_bytes(content)
+    code, _, text = locate(own, photo)
+    assert code == 2 and "it is damaged" in text and text.count("\n") <= 2
+    assert path.read_bytes() == content and len(list(path.parent.glob("*.h5"))) == 1
+
+
+def test_an_inverted_file_looks_through_as_many_lists_as_asked_for(locate, own):
+    photo = next((own / "val" / "queries").iterdir())
+    assert locate(own, "--index=IVF5,Flat", "--nprobe=1", mode="index")[0] == 0
+    found = {flags: len(locate(own, photo, "--top=10", *flags)[1][0]["matches"]) for flags in [
+        (), ("--nprobe=1",), ("--nprobe=5",),
+    ]}  # fmt: skip
+    assert found[("--nprobe=5",)] == 10 and found[("--nprobe=1",)] == found[()] < 10
+
+
+def test_an_index_that_contradicts_the_flags_is_refused(locate, own):
+    photo = next((own / "val" / "queries").iterdir())
+    assert locate(own, mode="index")[0] == 0
+    code, _, text = locate(own, photo, "--index=SQ4")
+    assert code == 2 and "--index=none" in text and "--index=SQ4" in text
+    assert locate(own, "--index=SQ8", mode="index")[0] == 0
+    assert locate(own, photo, "--index=SQ8")[0] == 0 and locate(own, photo)[0] == 0
+    assert locate(own, photo, "--index=Flat")[0] == 2
+    draw_photos(own / "val" / "database", ["@586000.0@4477000.0@17@T@new@.png"], 7)
+    assert "making it anew" in locate(own, photo)[2]
+    assert locate(own, photo, "--index=SQ8")[0] == 0, "made anew as it was"
+
+
+def test_an_index_without_descriptor_distances_shows_none(locate, own):
+    photo = next((own / "val" / "database").iterdir())
+    _, answers, _ = locate(own, photo, "--index=LSH")
+    assert answers[0]["confidence"] is None and len(answers[0]["matches"]) == 5
+    assert all(match["distance"] is None for match in answers[0]["matches"])
+
+
+@pytest.mark.parametrize(
+    ("factory", "measures"),
+    [
+        ("Flat", True), ("SQfp16", True), ("IVF4,Flat", True), ("HNSW8", True), ("PQ4x4", True), ("OPQ4,PQ4x4", True),
+        ("LSH", False), ("PCA4,Flat", False), ("ITQ8,LSH", False),
+    ],
+)  # fmt: skip
+def test_which_indexes_measure_descriptors(factory, measures):
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(400, 16)).astype("f4"))
+    rows /= rows.norm(dim=1, keepdim=True)
+    index = build_index(factory, rows, 0)
+    assert measures_descriptors(index) == measures
+    squared, found = index.search(rows[:20].numpy(), 5)
+    truth = ((rows[:20, None] - rows[found]) ** 2).sum(dim=2).numpy()
+    assert (np.abs(squared - truth).mean() < 0.25) == measures
+
+
+@pytest.mark.parametrize("where", ["database", "queries"])
+def test_stored_descriptors_of_other_photos_are_refused(own, tmp_path, capsys, where):
+    flags = [
+        "--mode=test", *MODEL, "--panels=0", "--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}",
+        f"--runsPath={tmp_path}",
+    ]  # fmt: skip
+    kept = tmp_path / "kept.h5"
+    assert main.main([*flags, f"--saveDescriptors={kept}"]) == 0
+    assert main.main([*flags, f"--loadDescriptors={kept}"]) == 0
+    name = next((own / "val" / where).iterdir()).name
+    draw_photos(own / "val" / where, [name], 5)
+    capsys.readouterr()
+    assert main.main([*flags, f"--loadDescriptors={kept}"]) == 2
+    error = capsys.readouterr().err
+    assert "other photo files" in error and error.count("\n") == 1
+
+
+def test_stored_descriptors_are_checked_whole_and_earlier_ones_are_read(own, tmp_path, capsys):
+    database, _ = descriptors_by_test(own, tmp_path)
+    kept = tmp_path / "kept.h5"
+    flags = [
+        "--mode=test", *MODEL, "--panels=0", "--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}",
+        f"--runsPath={tmp_path}", f"--loadDescriptors={kept}",
+    ]  # fmt: skip
+    whole = kept.read_bytes()
+    damaged = bytearray(whole)
+    damaged[whole.index(database.astype("f2")[3].tobytes()) + 100] ^= 1
+    kept.write_bytes(damaged)
+    assert main.main(flags) == 2 and "it is damaged" in capsys.readouterr().err
+    kept.write_bytes(whole)
+    with h5py.File(kept) as file:
+        values = {name: file[name][:] for name in file}
+        attributes = {name: value for name, value in file.attrs.items() if name not in ("files_hash", "checksum")}
+    for rows, code in ((values["database"], 0), (values["database"][1:], 2), (values["database"][:, 1:], 2)):
+        with h5py.File(kept, "w") as file:
+            for name, value in {**values, "database": rows}.items():
+                file[name] = value
+            file.attrs.update(attributes)
+        capsys.readouterr()
+        assert main.main(flags) == code
+        out, err = capsys.readouterr()
+        assert "earlier version" in out and (code == 0 or ("wanted float16 (10, 256)" in err and err.count("\n") == 1))

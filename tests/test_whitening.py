@@ -1,6 +1,7 @@
 """PCA whitening against scikit-learn's, against its own definition, and as a mode."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,17 @@ import torch
 from sklearn.decomposition import PCA
 
 import main
+from pittsburgh import read_places, write_places
 from vpr.errors import UserError
 from vpr.runs import newest_run
-from vpr.whitening import Whitening, learn_whitening, load_whitening, save_whitening
+from vpr.whitening import (
+    StoredWhitening,
+    Whitening,
+    WhiteningRecipe,
+    learn_whitening,
+    load_whitening,
+    save_whitening,
+)
 
 
 def correlated(count, length, seed=0):
@@ -96,9 +105,23 @@ def test_dependent_descriptors_give_fewer_components():
 
 def test_a_whitening_is_stored_whole(tmp_path):
     whitening = learn_whitening(correlated(50, 10), 4)
-    save_whitening(tmp_path / "w.pth.tar", whitening)
+    recipe = WhiteningRecipe("0123", "alexnet", "avg", "torchvision", "fp32", "48 64", "city_train", "4567")
+    save_whitening(tmp_path / "w.pth.tar", StoredWhitening(whitening, 3, recipe, 50))
     loaded = load_whitening(tmp_path / "w.pth.tar")
-    assert torch.equal(loaded.mean, whitening.mean) and torch.equal(loaded.projection, whitening.projection)
+    assert torch.equal(loaded.whitening.mean, whitening.mean)
+    assert torch.equal(loaded.whitening.projection, whitening.projection)
+    assert (loaded.dim, loaded.recipe, loaded.photos) == (3, recipe, 50)
+    assert loaded.whitening.learnt_on == "50 photos of city_train (48x64)"
+
+
+def test_a_damaged_whitening_is_refused(tmp_path):
+    path = tmp_path / "w.pth.tar"
+    save_whitening(path, StoredWhitening(learn_whitening(correlated(50, 10), 4), 4))
+    content = bytearray(path.read_bytes())
+    content[content.index(load_whitening(path).whitening.mean.numpy().tobytes()) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_whitening(path)
 
 
 @pytest.mark.parametrize("content", [b"junk", {"format": "another"}, {"mean": 3}])
@@ -174,3 +197,81 @@ def test_no_whitening_to_crop(trained, tmp_path, capsys):
 def test_a_whitening_is_a_module_with_its_tensors():
     whitening = Whitening(torch.zeros(3), torch.eye(3)[:2])
     assert whitening(torch.tensor([[3.0, 4.0, 12.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
+
+
+@pytest.fixture
+def averaged(tiny_city, tmp_path):
+    """Flags of an off-the-shelf model that nothing but its flags tells from others: average pooling, small photos."""
+    return [
+        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0",
+        "--device=cpu", "--precision=fp32", "--imageSize", "48", "64", f"--dataPath={tmp_path / 'centroids'}",
+        f"--runsPath={tmp_path}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (["--imageSize", "64", "80"], "image_size=48 64, not 64 80"),
+        (["--normalization=unit"], "normalization=torchvision, not unit"),
+        (["--precision=bf16"], "precision=fp32, not bf16"),
+        (["--pooling=max"], "pooling=avg, not max"),
+    ],
+)
+def test_a_whitening_serves_only_what_it_was_learnt_for(averaged, capsys, other, named):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    capsys.readouterr()
+    result = results_of(averaged, *other)
+    assert result["descriptor_dim"] == 256 and result["whitening"] is None
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "is not used" in line]
+    assert named in line
+    assert main.main([*averaged, "--mode=test", "--panels=0", "--pcaDim=4", *other]) == 2
+    assert named in capsys.readouterr().err
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=6", *other]) == 0
+    assert results_of(averaged, *other)["descriptor_dim"] == 6
+    assert results_of(averaged)["descriptor_dim"] == 8, "both are kept"
+
+
+def test_a_whitening_of_another_training_set_is_not_used(averaged, tiny_city, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_city, other)
+    spec = other / "datasets" / "toy_train.mat"
+    places = read_places(spec)
+    write_places(spec, places.only(list(range(1, len(places.database_names))), list(range(len(places.query_names)))))
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8", f"--root={other}"]) == 0
+    assert results_of(averaged, f"--root={other}")["descriptor_dim"] == 8
+    capsys.readouterr()
+    assert results_of(averaged)["descriptor_dim"] == 256
+    assert "one was learnt on toy_train, the training set is toy_train" in capsys.readouterr().out
+
+
+def test_results_say_what_a_whitening_was_learnt_on(averaged):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8", "--nPCA=20"]) == 0
+    result = results_of(averaged)
+    assert "whitened to 8-D by 20 photos of toy_train (48x64)" in result["model"]
+    learnt = result["whitening"]
+    assert (learnt["dataset"], learnt["image_size"], learnt["photos"], learnt["dim"]) == ("toy_train", "48 64", 20, 8)
+
+
+def test_a_smaller_whitening_does_not_cost_the_larger(averaged):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=12"]) == 0
+    wanted = results_of(averaged, "--pcaDim=10")
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=4"]) == 0
+    assert results_of(averaged)["descriptor_dim"] == 4
+    found = results_of(averaged, "--pcaDim=10")
+    assert found["descriptor_dim"] == 10 and found["recalls"] == wanted["recalls"]
+
+
+def test_a_whitening_of_an_earlier_version_is_used_where_it_is_the_only_one(averaged, tmp_path, capsys):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    (path,) = (tmp_path / "centroids").glob("whitening_*")
+    stored = load_whitening(path)
+    earlier = path.with_name(f"whitening_{path.name.split('_')[1]}.pth.tar")
+    torch.save({"format": "netvlad whitening 1", **stored.whitening.state_dict()}, earlier)
+    result = results_of(averaged)
+    assert result["whitening"]["dataset"] == "toy_train", "the one that says what it was learnt on"
+    path.unlink()
+    capsys.readouterr()
+    result = results_of(averaged)
+    assert result["descriptor_dim"] == 8 and "by an unknown set" in result["model"]
+    assert "was written by an earlier version" in capsys.readouterr().out
