@@ -73,7 +73,7 @@ def measure_model(options: argparse.Namespace, device: torch.device) -> Row:
     require_queries(photos)
     finished = load_finished(options)
     model = finished.model.place(device, options.precision).eval()
-    reader = PhotoReader(photos.files, options.imageSize, options.threads)
+    reader = PhotoReader(photos.files, options.imageSize, options.threads, device)
     descriptors = describe_split(model, photos, reader, options, device)
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
     singles = _single_photos(photos, options)

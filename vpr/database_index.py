@@ -65,7 +65,7 @@ def make_index(
     path: Path, finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> DatabaseIndex:
     """Describe the database and write its descriptors, or with --index a FAISS index of them, whole or not at all."""
-    reader = PhotoReader(photos.database_files, options.imageSize, options.threads)
+    reader = PhotoReader(photos.database_files, options.imageSize, options.threads, device)
     descriptors, _ = describe(finished.model, reader, range(len(reader.files)), options, device, "database")
     if options.index:
         index = DatabaseIndex(approximate=build_index(options.index, descriptors, options.seed, options.nprobe))

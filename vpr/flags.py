@@ -13,6 +13,7 @@ DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 DEFAULT_LEARNING_RATE, DEFAULT_LEARNING_RATE_PITTS250K = 1e-3, 1e-4
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
+PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
 TRAINING_FLAGS = (

@@ -26,6 +26,8 @@ MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 # A resumed run gets these back too, unless the user types others.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
 
+AUTO_PRECISION = "auto_precision"  # beside the flags of a run: what --precision=auto meant when it began
+
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line.
@@ -113,6 +115,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
 
         return run, card_of(run)["flags"]
     stored = read_flags(run)
+    if defaults["mode"] == "train" and stored.get("precision") == "auto":
+        stored = {**stored, "precision": stored.get(AUTO_PRECISION, "auto")}
     kept = {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
     if (
         defaults["mode"] in MODES_OF_EXPORTED_MODELS
@@ -155,7 +159,7 @@ def _fill_in(merged: dict) -> dict:
         if filled["device"] not in ("auto", "cpu"):
             raise UserError(f"--nocuda and --device={filled['device']} contradict each other: give one")
         filled["device"] = "cpu"
-    if filled["nGPU"] > 1 and processes.world() == 1:
+    if filled["nGPU"] > 1 and processes.launched() == 1:
         raise UserError(
             f"--nGPU={filled['nGPU']} takes as many processes: start them with "
             f"torchrun --nproc_per_node={filled['nGPU']} main.py --mode={filled['mode']} ..."

@@ -164,16 +164,20 @@ def require_queries(photos: PlacePhotos) -> None:
 
 
 def draw_toy_city(root: Path) -> None:
-    """Draw the toy city into `root` unless it is there already."""
+    """Draw the toy city into `root` unless it is there already.
+
+    Of several processes the first draws; then the first of each other machine to which `root` is another folder.
+    """
     from vpr import toycity
     from vpr.progress import track
 
-    if processes.is_main() and not toycity.is_current(root, toycity.SEED):
-        say(f"drawing the toy city into {root} (once)")
-        toycity.make_toy_city(
-            root, progress=lambda items, total, description: track(items, description, total, "places")
-        )
-    processes.wait_for_all()
+    for machine_draws in (processes.is_main(), processes.local_rank() == 0):
+        if machine_draws and not toycity.is_current(root, toycity.SEED):
+            say(f"drawing the toy city into {root} (once)")
+            toycity.make_toy_city(
+                root, progress=lambda items, total, description: track(items, description, total, "places")
+            )
+        processes.wait_for_all()
 
 
 def _first_folder_with(root: Path, folders: tuple[str, ...], names: list[str]) -> Path:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from netvlad import NetVLAD
-from vpr import processes, train
+from vpr import train
 from vpr.cluster import cluster, sample_local_descriptors
 from vpr.descriptors import describe_batch
 from vpr.errors import UserError
@@ -23,12 +23,11 @@ from vpr.images import PhotoReader
 from vpr.loss import triplet_violations
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.onnx_model import INSTALL
-from vpr.options import flags_of
 from vpr.progress import Progress, say
 from vpr.reconstruction import distill, reconstruct
 from vpr.runs import create_run
 from vpr.steps import photos_of_tuples
-from vpr.training_state import load_model, new_state
+from vpr.training_state import load_model, new_state, run_flags
 
 TUPLES = 64  # on which filters are judged
 FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
@@ -36,8 +35,6 @@ FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
 
 def run(options: argparse.Namespace) -> None:
     """Make the pruned run; with --nEpochs also train it."""
-    if processes.world() > 1:
-        raise UserError("--mode=prune runs in one process: start it without torchrun, the training after it with")
     if importlib.util.find_spec("torch_pruning") is None:
         raise UserError(f"--mode=prune needs torch-pruning, which is not installed: {INSTALL}")
     if not options.run:
@@ -54,15 +51,15 @@ def run(options: argparse.Namespace) -> None:
     pruned = build_model(smaller, pretrained=False)
     pruned.encoder.load_state_dict(encoder.state_dict())
     pruned.place(device, options.precision)
-    reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
+    reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
     reconstruct(pruned, model, kept, reader, options.seed)
     if options.distill:
         distill(pruned, model, kept[-1], reader, options.distill, options.seed)
     start_anew(pruned, training, smaller, device)
     state = new_state(pruned, smaller, len(training.photos.query_files), device)
     folder = create_run(
-        Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags_of(smaller), options.savePath,
-        state.checkpoint(smaller), best=True,
+        Path(options.runsPath), options.arch, f"{options.pooling}_pruned", run_flags(smaller, pruned),
+        options.savePath, state.checkpoint(smaller), best=True,
     )  # fmt: skip
     before, after = (sum(value.numel() for value in part.parameters()) for part in (model.encoder, encoder))
     say(f"{describe_model(smaller, pruned)}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
@@ -82,7 +79,7 @@ def accumulate_gradients(
         UserError: no query has a hard negative.
     """
     state = new_state(model, options, len(training.photos.query_files), device)
-    reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
+    reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
     queries = train.query_blocks(training.usable, options, 1)[0][: 2 * TUPLES]
     tuples = train.mine_block(state, training, reader, queries, options, device, "pruning")[:TUPLES]
     if not tuples:

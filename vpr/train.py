@@ -24,14 +24,13 @@ from vpr.memory import where_it_fits
 from vpr.metrics import Metrics, peak_memory_mb
 from vpr.mining import MiningRules, TrainingTuple, mine
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
-from vpr.options import flags_of
 from vpr.panels import panel, stacked
 from vpr.places import PlacePhotos, has_split, load_places, require_queries
 from vpr.progress import say
 from vpr.runs import create_run, save_checkpoint
 from vpr.steps import train_block
 from vpr.test import RESULTS_FILE, describe_split, measure, record
-from vpr.training_state import SELECTED_BY, TrainingState, load_model, load_state, new_state
+from vpr.training_state import SELECTED_BY, TrainingState, load_model, load_state, new_state, run_flags
 from vpr.trunk_cache import cached_source
 
 PANELS = 3  # of the worst queries, for each validation
@@ -66,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     position, folder = state.position, run_folder / options.savePath
     if position.epoch > options.nEpochs:
         say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
-        sources = Sources(_reader(training.photos, options), _reader(validation, options))
+        sources = Sources(_reader(training.photos, options, device), _reader(validation, options, device))
     else:
         sources = Sources(
             _cached(training.photos, state.model, options, device), _cached(validation, state.model, options, device)
@@ -193,20 +192,20 @@ def _start_or_resume(
     state, run_folder = new_state(model, options, query_count, device), None
     if processes.is_main():
         run_folder = create_run(
-            Path(options.runsPath), options.arch, options.pooling, flags_of(options), options.savePath,
-            state.checkpoint(options),
+            Path(options.runsPath), options.arch, options.pooling, run_flags(options, state.model),
+            options.savePath, state.checkpoint(options),
         )  # fmt: skip
     return state, processes.from_main(run_folder)
 
 
-def _reader(photos: PlacePhotos, options: argparse.Namespace) -> PhotoReader:
-    return PhotoReader(photos.files, options.imageSize, options.threads)
+def _reader(photos: PlacePhotos, options: argparse.Namespace, device: torch.device) -> PhotoReader:
+    return PhotoReader(photos.files, options.imageSize, options.threads, device)
 
 
 def _cached(photos: PlacePhotos, model: PlaceModel, options: argparse.Namespace, device: torch.device) -> Source:
     size = "x".join(map(str, options.imageSize)) if options.imageSize else "own"
     name = f"{photos.places.name}-{photos.places.fingerprint()[:6]}-{size}"
-    return cached_source(_reader(photos, options), name, model, options, device)
+    return cached_source(_reader(photos, options, device), name, model, options, device)
 
 
 def _save(folder: Path, state: TrainingState, options: argparse.Namespace, best: bool = False) -> None:
@@ -274,7 +273,7 @@ def _test_best(
     photos = validation
     if has_split(options, "test"):
         photos = load_places(options, "test")
-        source = _reader(photos, options)
+        source = _reader(photos, options, device)
     else:
         say("no test spec: the best model is measured on val")
     model, epochs = load_model(options, run_folder, "best")
