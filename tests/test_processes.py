@@ -1,5 +1,6 @@
 """Several processes started by torchrun do what one does, and end together when one of them dies."""
 
+import ast
 import json
 import os
 import subprocess
@@ -7,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import main
+from vpr.flags import MODES
 from vpr.precision import multiplies_bf16
 from vpr.runs import newest_run
 
@@ -136,11 +140,10 @@ def test_clusters_and_off_the_shelf_recalls_are_the_same(runs):
 def test_one_process_prints_and_writes(runs):
     (one, _), (two, printed) = runs[1], runs[2]
     files = [sorted(path.name for path in newest_run(folder / "runs").rglob("*.*")) for folder in (one, two)]
-    events = [[name.startswith("events.out") for name in names].count(True) for names in files]
-    assert events == [1, 1]
-    assert [[name for name in names if not name.startswith("events.out")] for names in files][0] == [
-        name for name in files[1] if not name.startswith("events.out")
-    ]
+    for names in files:
+        (events,) = (name for name in names if name.startswith("events.out.tfevents."))
+        names.remove(events)
+    assert files[0] == files[1] and "results.json" in files[0]
     for text in printed:
         assert text.count("device: ") == 1 and "2 processes" in text
 
@@ -174,6 +177,78 @@ def test_an_error_in_all_processes_is_one_line_each(tiny_city, tmp_path):
     # torchrun may end the second process before it has said the same.
     said = [line.split(":")[0] for line in lines]
     assert said and set(said) <= {"error", "error in process 1"} and len(said) == len(set(said))
+
+
+@pytest.mark.parametrize("room", [(16, 11), (3, 7)])
+def test_processes_with_unequal_memory_agree_on_the_photos_at_once(tiny_city, runs, tmp_path, room):
+    """--cacheBatchSize=0 where one process finds room for 16 photos and the other for 11."""
+    program = tmp_path / "unequal.py"
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
+        "import main\nfrom vpr import descriptors, processes\n"
+        "each = 4 * 2 * 64 * 15 * 19  # bytes: AlexNet's first layer at 80x64 pixels, and its ReLU\n"
+        f"descriptors.available_bytes = lambda: 8 * each * {room}[processes.launched_rank()]\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    described = {}
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        common = [*flags(tiny_city, folder), "--precision=fp32", "--cacheBatchSize=0"]
+        result = command(count, "--mode=cluster", *common, program=program if count == 2 else MAIN)
+        assert result.returncode == 0, result.stderr
+        # 48 photos have 3 x 4 local descriptors each.
+        assert "4 centroids of 576 descriptors" in result.stdout
+        if count == 2:
+            assert f"\n{min(room)} photos at once\n" in result.stdout
+        file = folder / "descriptors.h5"
+        arguments = ["--mode=test", "--split=train", *common, "--panels=0", f"--saveDescriptors={file}"]
+        # Both with the centroids of one process.
+        arguments.append(f"--dataPath={tmp_path / '1' / 'centroids'}")
+        result = command(count, *arguments, program=program if count == 2 else MAIN)
+        assert result.returncode == 0, result.stderr
+        with h5py.File(file) as stored:
+            described[count] = np.concatenate([stored["database"][:], stored["queries"][:]]).astype(np.float32)
+    assert described[1].shape == (60, 1024)
+    assert np.abs(described[2] - described[1]).max() <= 2**-11  # a number below 1 in float16
+
+
+def test_processes_are_counted_only_while_they_have_joined(tmp_path):
+    """A program that joined its processes for work of its own is one process to us, and cannot be joined."""
+    program = tmp_path / "own.py"
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
+        "import torch, torch.distributed as dist\nfrom vpr import processes\nfrom vpr.errors import UserError\n"
+        "def counted():\n"
+        "    found = [processes.rank(), processes.world(), processes.local_rank(), processes.local_world()]\n"
+        "    return [*found, processes.collect(processes.rank())]\n"
+        "said = [counted()]\n"
+        "with processes.joined():\n"
+        "    said.append(counted())\n"
+        "    said.append(processes.least([7, 5][processes.rank()]))\n"
+        "dist.init_process_group('gloo')\n"
+        "said.append(counted())\n"
+        "try:\n"
+        "    with processes.joined():\n        said.append('joined')\n"
+        "except UserError as error:\n    said.append(str(error))\n"
+        "if dist.get_rank() == 0:\n    print(said)\n"
+        "dist.destroy_process_group()\n"
+    )
+    result = command(2, program=program)
+    assert result.returncode == 0, result.stderr
+    alone = [0, 1, 0, 1, [0]]
+    found = ast.literal_eval(result.stdout.strip())
+    assert found[:4] == [alone, [0, 2, 0, 2, [0, 1]], 5, alone]
+    assert "another program" in found[4]
+
+
+@pytest.mark.parametrize("mode", sorted({*MODES} - {"cluster", "train", "test", "whiten"}))
+def test_modes_of_one_process_refuse_several_in_one_line(monkeypatch, capsys, mode):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main.main([f"--mode={mode}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"--mode={mode} runs in one process, found 2" in said
+    assert "cluster, train, test and whiten" in said
 
 
 def test_more_than_one_gpu_without_torchrun_says_what_to_type(capsys):
