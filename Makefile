@@ -1,5 +1,6 @@
 # make demo   environment, toy city, cluster, test, train, test, pictures (about 5 minutes on 2 cores, beside the installation)
-# make test   environment, ruff, all tests
+# make test   environment, ruff, all tests; what a number format can touch also with --precision=auto the other way
+# make test-number-format   only the latter
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 123
@@ -10,7 +11,7 @@ TOY := --dataset=toy --arch=alexnet --fromscratch --num_clusters=16 --imageSize 
 GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weightDecay=0 \
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
-.PHONY: demo test environment clean
+.PHONY: demo test test-number-format environment clean
 
 environment: $(VENV)/installed
 
@@ -34,6 +35,10 @@ test: environment
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest -q --durations=8
+	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
+
+test-number-format: environment
+	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
 
 clean:
 	rm -rf runs centroids cache toy_city

@@ -12,6 +12,8 @@ import sys
 
 from vpr import processes
 from vpr.errors import UserError
+from vpr.flags import PARALLEL_MODES
+from vpr.memory import keep_large_blocks
 from vpr.options import parse_options
 
 
@@ -20,14 +22,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = None
     try:
         options = parse_options(arguments)
-        for note in options.notes if processes.is_main() else ():
+        require_one_process(options.mode)
+        for note in options.notes if processes.launched_rank() == 0 else ():
             print(note, file=sys.stderr if options.json else sys.stdout, flush=True)
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
         mode = importlib.import_module(f"vpr.{options.mode}")
+        keep_large_blocks()
         with processes.joined():
             mode.run(options)
     except UserError as error:
-        who = f" in process {processes.rank()}" if processes.rank() else ""
+        rank = processes.launched_rank()
+        who = f" in process {rank}" if rank else ""
         print(f"error{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -35,6 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted{resume}", file=sys.stderr)
         return 130
     return 0
+
+
+def require_one_process(mode: str) -> None:
+    """Raise a UserError where torchrun started several processes of a mode that works in one."""
+    if processes.launched() > 1 and mode not in PARALLEL_MODES:
+        raise UserError(
+            f"--mode={mode} runs in one process, found {processes.launched()}: start it without torchrun, which is for "
+            f"{', '.join(PARALLEL_MODES[:-1])} and {PARALLEL_MODES[-1]}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,84 @@
-"""What several tests share: small places on disk, and the real data beside the repository if it is there."""
+"""What several tests share: small places on disk, and the real data beside the repository if it is there.
 
+--auto says what --precision=auto means in this run of the tests, in them and in the programs they start.
+"""
+
+import importlib
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.io import savemat
 
 import main
 from vpr import toycity
+from vpr.precision import AUTO_VARIABLE, compute_dtype, precision_name
 from vpr.runs import newest_run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# Tests of these files describe no photo by a trunk whose number format --precision=auto decides.
+WITHOUT_A_TRUNK = {
+    "test_convolution", "test_folders", "test_images", "test_mining_and_loss", "test_netvlad", "test_pittsburgh",
+    "test_report", "test_report_in_browser", "test_search_and_recall", "test_toycity",
+}  # fmt: skip
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--auto", choices=("native", "other", "fp32", "bf16"), default="native",
+        help="what --precision=auto means in the tests: as the processor has it (native), the other way, or this",
+    )  # fmt: skip
+
+
+def pytest_configure(config):
+    asked = config.getoption("--auto")
+    os.environ.pop(AUTO_VARIABLE, None)
+    if asked != "native":
+        native = auto_here()
+        os.environ[AUTO_VARIABLE] = {"fp32": "bf16", "bf16": "fp32"}[native] if asked == "other" else asked
+
+
+def auto_here() -> str:
+    return precision_name(compute_dtype("auto", torch.device("cpu")))
+
+
+def pytest_report_header():
+    return f"--precision=auto means {auto_here()} on the processor in these tests"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem not in WITHOUT_A_TRUNK:
+            item.add_marker(pytest.mark.number_format)
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip a test for want of a program or package; where CI is set, which installs them all, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI is set, and {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def chromium() -> str:
+    """The browser that shows the report."""
+    found = shutil.which("chromium")
+    if found is None:
+        skip_or_fail("chromium is not installed: nothing shows the page (Debian: apt-get install chromium)")
+    return found
+
+
+@pytest.fixture
+def pillow_heif():
+    """Pillow's plugin for HEIC, which is optional."""
+    try:
+        return importlib.import_module("pillow_heif")
+    except ImportError:
+        skip_or_fail("pillow-heif is not installed: python -m pip install -r requirements-dev.txt")
 
 
 @pytest.fixture(scope="session")

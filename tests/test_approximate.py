@@ -95,16 +95,19 @@ def test_test_mode_refuses_an_unknown_index(run_test_mode, capsys):
     assert "FAISS says" in capsys.readouterr().err
 
 
-def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(run_test_mode, tiny_places, tmp_path):
-    file = tmp_path / "descriptors.h5"
-    (first,) = run_test_mode(f"--saveDescriptors={file}")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(
+    run_test_mode, tiny_places, tmp_path, precision
+):
+    file, flag = tmp_path / "descriptors.h5", f"--precision={precision}"
+    (first,) = run_test_mode(f"--saveDescriptors={file}", flag)
     with h5py.File(file) as stored:
         assert stored["database"].shape == (12, 256) and stored["database"].dtype == np.float16
         assert stored["queries"].shape == (5, 256) and stored.attrs["arch"] == "alexnet"
     for photo in tiny_places.rglob("*.jpg"):
         Image.new("RGB", (64, 48)).save(photo)
-    _, second = run_test_mode(f"--loadDescriptors={file}")
-    _, _, anew = run_test_mode()
+    _, second = run_test_mode(f"--loadDescriptors={file}", flag)
+    _, _, anew = run_test_mode(flag)
     assert {**second, "measured": 0} == {**first, "measured": 0}
     assert anew["recalls"] != first["recalls"], "the photos did matter"
 
@@ -117,8 +120,8 @@ def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(run_
 )  # fmt: skip
 def test_descriptors_of_something_else_are_refused(run_test_mode, tmp_path, capsys, flags, word):
     file = tmp_path / "descriptors.h5"
-    run_test_mode(f"--saveDescriptors={file}")
-    assert run_test_mode(f"--loadDescriptors={file}", *flags) == 2
+    run_test_mode(f"--saveDescriptors={file}", "--precision=fp32")
+    assert run_test_mode(f"--loadDescriptors={file}", "--precision=fp32", *flags) == 2
     error = capsys.readouterr().err
     assert word in error and str(file) in error and len(error.strip().splitlines()) == 1
 
@@ -135,6 +138,7 @@ def test_a_file_without_descriptors_is_refused(run_test_mode, tmp_path, capsys, 
     assert str(file) in capsys.readouterr().err
 
 
-def test_results_say_how_the_search_was_made(run_test_mode):
-    (result,) = run_test_mode()
-    assert json.dumps(result) and result["search"] == "exact" and "fp32" in result["model"]
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_results_say_how_the_search_was_made(run_test_mode, precision):
+    (result,) = run_test_mode(f"--precision={precision}")
+    assert json.dumps(result) and result["search"] == "exact" and result["model"].endswith(f", {precision}")

@@ -127,8 +127,7 @@ def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     images._reads_heic.cache_clear()
 
 
-def test_heic_with_its_reader_is_read(tmp_path):
-    pillow_heif = pytest.importorskip("pillow_heif")
+def test_heic_with_its_reader_is_read(tmp_path, pillow_heif):
     images._reads_heic.cache_clear()
     pillow_heif.register_heif_opener()
     Image.new("RGB", (64, 48), (200, 40, 90)).save(tmp_path / "photo.heic")

@@ -81,6 +81,22 @@ def test_hub_resizes_when_asked(run, files, tmp_path):
     np.testing.assert_allclose(resized, small, atol=1e-3)
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_hub_in_a_job_of_several_processes_describes_all_files_that_it_is_given(run, files, monkeypatch, rank):
+    """torchrun's variables are the surrounding program's, whose processes each describe files of their own."""
+    wanted = load(run).describe_files(files)
+    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    found = load(run).describe_files(files)
+    assert (np.abs(np.linalg.norm(found, axis=1) - 1) < 1e-3).all()
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_hub_leaves_the_allocator_of_the_program_around_it_alone(run, monkeypatch):
+    monkeypatch.setattr("vpr.memory.ctypes.CDLL", lambda *_: pytest.fail("the hub called mallopt"))
+    load(run)
+
+
 def test_hub_says_what_is_missing(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         load(tmp_path)

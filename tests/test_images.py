@@ -112,7 +112,7 @@ def test_file_that_is_missing_or_no_photo_is_named(tmp_path):
 def workers(request, monkeypatch):
     """How many workers decode, for each way of decoding: processes are those that work beside a GPU."""
     if request.param == "processes":
-        monkeypatch.setattr(images, "_by_threads", images._by_processes)
+        monkeypatch.setattr(images, "_by_threads", lambda *settings: images._by_processes(*settings, images.CPU))
     return 0 if request.param == "caller" else 2
 
 
@@ -166,13 +166,39 @@ def test_threads_decode_some_batches_ahead_and_stop_with_the_caller(monkeypatch)
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
 
     monkeypatch.setattr(images, "decode", read)
-    monkeypatch.setattr(images.torch.cuda, "is_available", lambda: False)
-    batches = PhotoReader(range(100), None, 3).batches([[n, n + 1] for n in range(0, 100, 2)])
+    monkeypatch.setattr(images.torch.cuda, "is_available", lambda: True)  # of no matter: the device in use is the CPU
+    batches = PhotoReader(range(100), (4, 4), 3).batches([[n, n + 1] for n in range(0, 100, 2)])
     for seen in range(1, 6):
         next(batches)
         assert 2 * seen <= len(decoded) <= 2 * (seen + images.BATCHES_AHEAD)
     batches.close()
     assert len(decoded) <= 2 * (5 + images.BATCHES_AHEAD) and len(set(decoded)) == len(decoded)
+
+
+@pytest.mark.parametrize(("room", "wanted"), [(1 << 40, 4), (3 * 72 * 2, 3), (72 * 2, 1), (1, 1)])
+@pytest.mark.parametrize("size", [None, (4, 6)])
+def test_fewer_bytes_are_decoded_ahead_where_memory_is_short(tmp_path, monkeypatch, room, wanted, size):
+    """A photo of 4x6 pixels has 72 bytes. The largest of a batch counts, and a broken one is left to who decodes it."""
+    files = [plain_photo(tmp_path / f"{number}.png", number, 4, 6) for number in range(20)]
+    plain_photo(files[2], 2, 2, 2)
+    files[3].write_text("not a photo")
+    started, decoding = [], images.decode
+    monkeypatch.setattr(images, "decode", lambda path, size: started.append(path) or decoding(path, size))
+    monkeypatch.setattr(images, "available_bytes", lambda: 4 * room)
+    batches = PhotoReader(files, size, 1).batches([[n, n + 1] for n in (0, 4, 6, 8, 10, 12, 14, 16)])
+    for seen in range(1, 4):
+        next(batches)
+        assert 2 * seen <= len(started) <= 2 * (seen + wanted)
+    batches.close()
+
+
+@pytest.mark.parametrize(("room", "workers", "prefetch"), [(1 << 40, 3, 4), (7 * 144, 3, 2), (2 * 144, 2, 1)])
+def test_processes_beside_a_gpu_decode_no_more_ahead_than_memory_holds(monkeypatch, room, workers, prefetch):
+    used = {}
+    monkeypatch.setattr(images, "DataLoader", lambda *_, **settings: used.update(settings) or [])
+    monkeypatch.setattr(images, "available_bytes", lambda: 4 * room)
+    list(PhotoReader(range(20), (4, 6), 3, torch.device("cuda")).batches([[n, n + 1] for n in range(0, 20, 2)]))
+    assert (used["num_workers"], used["prefetch_factor"], used["pin_memory"]) == (workers, prefetch, True)
 
 
 def test_in_batches_covers_all_indices_in_order():

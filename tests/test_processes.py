@@ -1,5 +1,6 @@
 """Several processes started by torchrun do what one does, and end together when one of them dies."""
 
+import ast
 import json
 import os
 import subprocess
@@ -7,22 +8,29 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import main
+from vpr.flags import MODES
+from vpr.precision import multiplies_bf16
 from vpr.runs import newest_run
 
 MAIN = Path(main.__file__)
 EPOCHS = 2
+CPU = torch.device("cpu")
 
 
-def command(count: int, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-    """Run main.py in `count` processes; one needs no torchrun."""
+def command(
+    count: int, *arguments: str, program: Path = MAIN, environment: dict | None = None
+) -> subprocess.CompletedProcess:
+    """Run main.py or another program in `count` processes; one needs no torchrun."""
     torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={count}", "--standalone"] if count > 1 else []
     return subprocess.run(
-        [sys.executable, *torchrun, str(MAIN), *arguments],
+        [sys.executable, *torchrun, str(program), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(environment or {})},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -52,7 +60,8 @@ def runs(tiny_city, tmp_path_factory):
     """Folders in which one, two and three processes did their work, and what they printed; three only train."""
     done = {}
     cluster, test = ["--mode=cluster"], ["--mode=test", "--split=train"]
-    train = ["--mode=train", f"--nEpochs={EPOCHS}", "--cacheRefreshRate=6", "--batchSize=3"]
+    # A training magnifies what a number format rounds: whole trainings are compared in float32, a step in bf16 below.
+    train = ["--mode=train", f"--nEpochs={EPOCHS}", "--cacheRefreshRate=6", "--batchSize=3", "--precision=fp32"]
     for count, modes in ((1, (cluster, train, test)), (2, (cluster, train, test)), (3, (train,))):
         folder = tmp_path_factory.mktemp(f"by_{count}")
         printed = []
@@ -84,6 +93,44 @@ def test_training_has_the_same_loss_recalls_and_weights(runs, count):
         assert apart < 1e-4 * value.norm().clamp_min(1e-3), name
 
 
+@pytest.fixture(scope="module")
+def one_step(tiny_city, tmp_path_factory):
+    """Takes the same training step by some processes in a number format; gives its loss, gradient and parts."""
+    folder = tmp_path_factory.mktemp("one_step")
+
+    def step(precision: str, count: int) -> dict:
+        file = folder / f"{precision}_{count}.pt"
+        if not file.exists():
+            arguments = [*flags(tiny_city, folder), "--margin=4", "--batchSize=4", f"--precision={precision}"]
+            result = command(count, str(file), *arguments, program=Path(__file__).with_name("one_step.py"))
+            assert result.returncode == 0, result.stderr
+        return torch.load(file, weights_only=True)
+
+    return step
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_has_the_same_loss_and_gradient_but_for_the_rounding_of_sums(one_step, precision, count):
+    """The bound: a photo's part of a gradient is the same in any batch, and what differs is where sums are rounded.
+
+    In bf16 a process's sum over its photos is rounded to 8 significant bits: once by hardware that has the format, else
+    up to once a photo. Each time that errs by at most 2^-8 of the partial sum, which the photos' parts taken absolutely
+    bound. float32 (the sums over processes, and all of the pooling) errs by 2^-24 in each of its additions, of which
+    a weight has some 16 photos x 192 places: 2^-12, and on the whole of what cancels, so that parts do not bound it.
+    """
+    one, many = one_step(precision, 1), one_step(precision, count)
+    assert one["loss"] > 1 and many["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    for name, gradient in one["gradient"].items():
+        parts = one["parts"][name]
+        assert gradient.norm() > 1e-2 * parts.norm() > 0, "the step must do something"
+        roundings = 0
+        if precision == "bf16" and name.startswith("encoder"):
+            roundings = 2 if multiplies_bf16(CPU) else 2 * one["photos"]
+        bound = 1.01 * 2**-8 * roundings * parts + 2**-12 * parts.max()
+        assert ((many["gradient"][name] - gradient).abs() <= bound).all(), name
+
+
 def test_clusters_and_off_the_shelf_recalls_are_the_same(runs):
     off_the_shelf = [json.loads((runs[count][0] / "runs" / "results.json").read_text())[-1] for count in (1, 2)]
     assert off_the_shelf[0]["recalls"] == off_the_shelf[1]["recalls"]
@@ -93,7 +140,10 @@ def test_clusters_and_off_the_shelf_recalls_are_the_same(runs):
 def test_one_process_prints_and_writes(runs):
     (one, _), (two, printed) = runs[1], runs[2]
     files = [sorted(path.name for path in newest_run(folder / "runs").rglob("*.*")) for folder in (one, two)]
-    assert len(files[0]) == len(files[1])
+    for names in files:
+        (events,) = (name for name in names if name.startswith("events.out.tfevents."))
+        names.remove(events)
+    assert files[0] == files[1] and "results.json" in files[0]
     for text in printed:
         assert text.count("device: ") == 1 and "2 processes" in text
 
@@ -127,6 +177,78 @@ def test_an_error_in_all_processes_is_one_line_each(tiny_city, tmp_path):
     # torchrun may end the second process before it has said the same.
     said = [line.split(":")[0] for line in lines]
     assert said and set(said) <= {"error", "error in process 1"} and len(said) == len(set(said))
+
+
+@pytest.mark.parametrize("room", [(16, 11), (3, 7)])
+def test_processes_with_unequal_memory_agree_on_the_photos_at_once(tiny_city, runs, tmp_path, room):
+    """--cacheBatchSize=0 where one process finds room for 16 photos and the other for 11."""
+    program = tmp_path / "unequal.py"
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
+        "import main\nfrom vpr import descriptors, processes\n"
+        "each = 4 * 2 * 64 * 15 * 19  # bytes: AlexNet's first layer at 80x64 pixels, and its ReLU\n"
+        f"descriptors.available_bytes = lambda: 8 * each * {room}[processes.launched_rank()]\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    described = {}
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        common = [*flags(tiny_city, folder), "--precision=fp32", "--cacheBatchSize=0"]
+        result = command(count, "--mode=cluster", *common, program=program if count == 2 else MAIN)
+        assert result.returncode == 0, result.stderr
+        # 48 photos have 3 x 4 local descriptors each.
+        assert "4 centroids of 576 descriptors" in result.stdout
+        if count == 2:
+            assert f"\n{min(room)} photos at once\n" in result.stdout
+        file = folder / "descriptors.h5"
+        arguments = ["--mode=test", "--split=train", *common, "--panels=0", f"--saveDescriptors={file}"]
+        # Both with the centroids of one process.
+        arguments.append(f"--dataPath={tmp_path / '1' / 'centroids'}")
+        result = command(count, *arguments, program=program if count == 2 else MAIN)
+        assert result.returncode == 0, result.stderr
+        with h5py.File(file) as stored:
+            described[count] = np.concatenate([stored["database"][:], stored["queries"][:]]).astype(np.float32)
+    assert described[1].shape == (60, 1024)
+    assert np.abs(described[2] - described[1]).max() <= 2**-11  # a number below 1 in float16
+
+
+def test_processes_are_counted_only_while_they_have_joined(tmp_path):
+    """A program that joined its processes for work of its own is one process to us, and cannot be joined."""
+    program = tmp_path / "own.py"
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
+        "import torch, torch.distributed as dist\nfrom vpr import processes\nfrom vpr.errors import UserError\n"
+        "def counted():\n"
+        "    found = [processes.rank(), processes.world(), processes.local_rank(), processes.local_world()]\n"
+        "    return [*found, processes.collect(processes.rank())]\n"
+        "said = [counted()]\n"
+        "with processes.joined():\n"
+        "    said.append(counted())\n"
+        "    said.append(processes.least([7, 5][processes.rank()]))\n"
+        "dist.init_process_group('gloo')\n"
+        "said.append(counted())\n"
+        "try:\n"
+        "    with processes.joined():\n        said.append('joined')\n"
+        "except UserError as error:\n    said.append(str(error))\n"
+        "if dist.get_rank() == 0:\n    print(said)\n"
+        "dist.destroy_process_group()\n"
+    )
+    result = command(2, program=program)
+    assert result.returncode == 0, result.stderr
+    alone = [0, 1, 0, 1, [0]]
+    found = ast.literal_eval(result.stdout.strip())
+    assert found[:4] == [alone, [0, 2, 0, 2, [0, 1]], 5, alone]
+    assert "another program" in found[4]
+
+
+@pytest.mark.parametrize("mode", sorted({*MODES} - {"cluster", "train", "test", "whiten"}))
+def test_modes_of_one_process_refuse_several_in_one_line(monkeypatch, capsys, mode):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main.main([f"--mode={mode}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"--mode={mode} runs in one process, found 2" in said
+    assert "cluster, train, test and whiten" in said
 
 
 def test_more_than_one_gpu_without_torchrun_says_what_to_type(capsys):

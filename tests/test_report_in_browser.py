@@ -1,7 +1,6 @@
 """The HTML report of a test as Chromium shows it."""
 
 import base64
-import shutil
 import subprocess
 
 import pytest
@@ -23,9 +22,6 @@ from vpr import report
 from vpr.outcomes import Outcome
 from vpr.report import write_report
 
-CHROMIUM = shutil.which("chromium")
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: nothing shows the page")
-
 
 def cells_of(outcome, names):
     """A row of the table as it should read."""
@@ -42,16 +38,21 @@ def cells_of(outcome, names):
     ]
 
 
-def show(path, state="", script=""):
-    """The page after a browser has run it, and then `script`."""
-    if script:
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=3000"]
-    folder = f"--user-data-dir={path.parent / 'profile'}"
-    done = subprocess.run([CHROMIUM, *flags, folder, f"{path.as_uri()}{state}"], capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Page(done.stdout.decode("utf-8"))
+@pytest.fixture
+def show(chromium):
+    """Gives the page after a browser has run it, and then `script`."""
+
+    def run(path, state="", script=""):
+        if script:
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=3000"]
+        folder = f"--user-data-dir={path.parent / 'profile'}"
+        done = subprocess.run([chromium, *flags, folder, f"{path.as_uri()}{state}"], capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return Page(done.stdout.decode("utf-8"))
+
+    return run
 
 
 @pytest.fixture
@@ -66,9 +67,8 @@ def made(tmp_path):
     return make
 
 
-@in_browser
 @pytest.mark.parametrize("count", [5, 5000])
-def test_missed_by_metres(made, count):
+def test_missed_by_metres(show, made, count):
     path, outcomes, names = made(count)
     page = show(path, "#filter=missed&sort=metres")
     missed = [outcome for outcome in worst_first(outcomes) if outcome.rank != 1]
@@ -80,8 +80,7 @@ def test_missed_by_metres(made, count):
     assert f"Missed ({len(missed):,})" in page.texts["control"]
 
 
-@in_browser
-def test_second_page_by_name_downwards(made):
+def test_second_page_by_name_downwards(show, made):
     path, outcomes, names = made(450)
     page = show(path, "#sort=name&order=descending&page=2")
     wanted = sorted(outcomes, key=lambda outcome: names[outcome.query], reverse=True)[200:400]
@@ -89,8 +88,7 @@ def test_second_page_by_name_downwards(made):
     assert page.texts["where"].startswith("201–400 of 450")
 
 
-@in_browser
-def test_found_that_have_a_name(made):
+def test_found_that_have_a_name(show, made):
     path, outcomes, names = made(300)
     page = show(path, "#filter=found&search=001/00")
     wanted = [
@@ -102,8 +100,7 @@ def test_found_that_have_a_name(made):
     assert page.cells() == wanted
 
 
-@in_browser
-def test_headings_filter_and_paging_by_hand(made):
+def test_headings_filter_and_paging_by_hand(show, made):
     path, outcomes, names = made(1500)
     clicks = """
         document.querySelector("[data-column=distance]").click();
@@ -123,8 +120,7 @@ def test_headings_filter_and_paging_by_hand(made):
     assert state == {"filter=found", "sort=distance", "order=descending", "page=2"}
 
 
-@in_browser
-def test_open_rows_show_panels_inside_and_beside(tmp_path, made, monkeypatch):
+def test_open_rows_show_panels_inside_and_beside(show, tmp_path, made, monkeypatch):
     monkeypatch.setattr(report, "MAX_EMBEDDED", 1)
     panels = panels_in(tmp_path / "panels", [0, 1, 2])
     path, outcomes, _ = made(5, panels=panels)
@@ -142,16 +138,14 @@ def test_open_rows_show_panels_inside_and_beside(tmp_path, made, monkeypatch):
     assert page.elements[0] == ("html", {"lang": "en", "data-scheme": "dark"})
 
 
-@in_browser
-def test_no_queries_are_a_sentence(made):
+def test_no_queries_are_a_sentence(show, made):
     page = show(made(0)[0], "#filter=missed&sort=metres")
     assert "hidden" in page.with_id("queries")
     assert "hidden" not in page.with_id("no-queries")
     assert page.cells() == []
 
 
-@in_browser
-def test_hostile_names_do_nothing_in_a_browser(tmp_path):
+def test_hostile_names_do_nothing_in_a_browser(show, tmp_path):
     outcomes = [Outcome(query, [], None, True) for query in range(4)]
     write_report(tmp_path / "report.html", outcomes, photos_of(HOSTILE), figures_with())
     page = show(tmp_path / "report.html", "#search=<&open=all")
@@ -160,9 +154,8 @@ def test_hostile_names_do_nothing_in_a_browser(tmp_path):
     assert "img" not in {tag for tag, _ in page.elements}
 
 
-@in_browser
 @pytest.mark.parametrize("width", [360, 1600])
-def test_nothing_hangs_over_the_edge(tmp_path, width):
+def test_nothing_hangs_over_the_edge(show, tmp_path, width):
     long = "a_name_without_any_gap_" * 12
     Image.new("L", (2000, 50)).save(tmp_path / "wide.png")
     figures = figures_with(

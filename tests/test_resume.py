@@ -16,6 +16,7 @@ from PIL import Image
 
 import main
 import vpr.train
+from vpr.precision import AUTO_VARIABLE, compute_dtype, precision_name
 from vpr.runs import newest_run
 
 EPOCHS, BLOCKS = 2, 2
@@ -116,6 +117,33 @@ def test_more_epochs_can_be_added_to_a_finished_run(never_stopped, tmp_path):
     assert newest_checkpoint(tmp_path)["position"]["epoch"] == EPOCHS + 2
     results = json.loads((newest_run(tmp_path / "runs") / "results.json").read_text())
     assert [entry["split"] for entry in results] == ["test", "test"]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_resumed_run_keeps_the_number_format_that_auto_meant_when_it_began(
+    never_stopped, tmp_path, monkeypatch, capsys, noted
+):
+    """On a machine where auto means the other one; a run without a note of it takes what auto means there."""
+    shutil.copytree(never_stopped / "runs", tmp_path / "runs")
+    run = newest_run(tmp_path / "runs")
+    flags = json.loads((run / "flags.json").read_text())
+    began = precision_name(compute_dtype("auto", torch.device("cpu")))
+    other = {"fp32": "bf16", "bf16": "fp32"}[began]
+    assert flags["precision"] == "auto" and flags["auto_precision"] == began
+    if not noted:
+        del flags["auto_precision"]
+        (run / "flags.json").write_text(json.dumps(flags))
+    monkeypatch.setenv(AUTO_VARIABLE, other)
+    capsys.readouterr()
+    assert main.main([*resuming(tmp_path), f"--nEpochs={EPOCHS + 1}"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "--precision=auto" in line]
+    result = json.loads((run / "results.json").read_text())[-1]
+    assert len(said) == 1 and said[0].endswith(f"goes on in {began}" if noted else f"{other} from here on")
+    assert result["model"].endswith(f", {began if noted else other}")
+    # A test has no earlier arithmetic to keep to: auto is what is fast where it runs.
+    assert main.parse_options(["--mode=test", f"--resume={run}"]).precision == "auto"
+    typed = main.parse_options(["--mode=train", f"--resume={run}", "--precision=fp16"])
+    assert typed.precision == "fp16"
 
 
 def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(tiny_city, never_stopped, tmp_path):

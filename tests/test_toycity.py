@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
+from vpr import places
 from vpr.errors import UserError
 from vpr.toycity import is_current, make_toy_city, writer
 from vpr.toycity.camera import GROUND, LAYERS, Camera, cast_rays, visible_layers
@@ -262,3 +263,31 @@ def test_older_city_is_replaced_and_progress_counts_every_place(tmp_path):
     assert seen == [6] * 6
     assert is_current(tmp_path / "city", 2016) and not (tmp_path / "city" / "old.jpg").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["city"]
+
+
+def test_as_many_processes_draw_as_there_are_cores_to_use(tmp_path, monkeypatch):
+    """A container or a scheduler may leave this process fewer than the machine has."""
+    asked, pool = [], writer.multiprocessing.Pool
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5})
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    monkeypatch.setattr(writer.multiprocessing, "Pool", lambda count, *rest: asked.append(count) or pool(1, *rest))
+    make_toy_city(tmp_path / "city", panoramas=1, queries=1, size=SIZE)
+    assert asked == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("main", "local_rank", "shared", "draws"),
+    [(True, 0, False, 1), (False, 0, False, 1), (False, 0, True, 0), (False, 1, False, 0)],
+)
+def test_the_first_process_of_each_machine_draws_unless_its_folder_is_shared(
+    tmp_path, monkeypatch, main, local_rank, shared, draws
+):
+    """With a shared folder the city is there when process 0 has drawn it, which all wait for."""
+    drawn, there = [], []
+    monkeypatch.setattr(places.processes, "is_main", lambda: main)
+    monkeypatch.setattr(places.processes, "local_rank", lambda: local_rank)
+    monkeypatch.setattr(places.processes, "wait_for_all", lambda: there.append(shared))
+    monkeypatch.setattr("vpr.toycity.is_current", lambda *_: bool(drawn) or any(there))
+    monkeypatch.setattr("vpr.toycity.make_toy_city", lambda root, **_: drawn.append(root))
+    places.draw_toy_city(tmp_path)
+    assert drawn == [tmp_path] * draws and len(there) == 2

@@ -70,15 +70,20 @@ def described(source, model, options, order):
     return describe(model, source, order, options, CPU, "test")[0].float()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["memory", "disk", "auto"])
-def test_descriptors_from_the_cache_are_those_of_the_whole_trunk(make, kind):
-    cached, whole = make(f"--trunkCache={kind}"), make("--trunkCache=off")
+def test_descriptors_from_the_cache_are_those_of_the_whole_trunk(make, kind, precision):
+    flag = f"--precision={precision}"
+    cached, whole = make(f"--trunkCache={kind}", flag), make("--trunkCache=off", flag)
     assert isinstance(cached[0], FrozenFeatures) and isinstance(whole[0], PhotoReader)
     order = [3, 0, 2, 4, 1]
     found, wanted = described(*cached, order), described(*whole, order)
     assert torch.pdist(wanted).min() > 0.1, "the photos must differ"
     assert (found - wanted).norm(dim=1).max() < 2e-3  # float16 has 11 bits
-    assert (found - wanted).abs().max() > 0, "the cache is in float16, the trunk is not"
+    # The 8 bits of bf16 fit into them.
+    assert ((found - wanted).abs().max() > 0) == (precision == "fp32"), (
+        "the cache is in float16, a float32 trunk is not"
+    )
 
 
 def test_gradients_from_the_cache_are_those_of_the_whole_trunk(make):
@@ -100,6 +105,18 @@ def test_batches_of_mixed_sizes_come_from_the_cache_as_from_the_files(make):
         assert [group.photo_size for group in found] == [group.photo_size for group in expected]
         assert [group.places.tolist() for group in found] == [group.places.tolist() for group in expected]
         assert all(group.values.dtype == torch.float16 for group in found)
+
+
+def test_features_are_pinned_only_for_a_gpu(make, monkeypatch):
+    """Beside a GPU that is not in use nothing is: here it could not even be done."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    source, *_ = make("--trunkCache=memory")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
+    plain, pinned = [], []
+    for device, values in ((CPU, plain), (torch.device("cuda"), pinned)):
+        source.device = device
+        values += [group.values for batch in source.batches([[0, 1], [4]]) for group in batch]
+    assert len(plain) == 2 and all(torch.equal(b, a + 1) for a, b in zip(plain, pinned, strict=True))
 
 
 def test_a_cache_on_disk_is_used_again_as_it_is(make, tmp_path, capsys):
@@ -149,7 +166,7 @@ def test_a_stale_or_damaged_cache_is_made_anew(make, tmp_path, photos, capsys, s
 
 @pytest.mark.parametrize("change", ["weights", "normalization", "size", "files", "precision"])
 def test_a_cache_of_something_else_is_not_used(make, weights, tmp_path, photos, capsys, change):
-    make("--trunkCache=disk")
+    make("--trunkCache=disk", "--precision=fp32")
     other = tmp_path / "other.pth"
     state = torch.load(weights, weights_only=True)
     torch.save({**state, "features.0.bias": state["features.0.bias"] + 0.5}, other)
@@ -158,7 +175,7 @@ def test_a_cache_of_something_else_is_not_used(make, weights, tmp_path, photos, 
     if change == "size":
         Image.open(photos[0]).resize((90, 70)).save(photos[0])
     capsys.readouterr()
-    words = [flags[change]] if change in flags else []
+    words = ["--precision=fp32", *([flags[change]] if change in flags else [])]
     found = described(*make("--trunkCache=disk", *words, paths=paths), range(5))
     assert "is used again" not in capsys.readouterr().out
     whole = described(*make("--trunkCache=off", *words, paths=paths), range(5))

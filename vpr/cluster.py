@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vpr import processes
 from vpr.centroids import centroids_path, recipe_for, write_centroids
-from vpr.descriptors import automatic_batch_size
+from vpr.descriptors import automatic_batch_size, that_fit
 from vpr.errors import UserError
 from vpr.images import PhotoReader, in_batches
 from vpr.model import PlaceModel, build_model, choose_device, device_line
@@ -50,14 +50,14 @@ def sample_local_descriptors(
     Raises:
         UserError: there are fewer than there shall be clusters.
     """
-    reader = PhotoReader(photos.database_files, options.imageSize, options.threads)
+    reader = PhotoReader(photos.database_files, options.imageSize, options.threads, device)
     chosen = np.random.default_rng(options.seed).permutation(len(reader.files))[:PHOTOS]
     if len(chosen) < PHOTOS:
         say(f"{photos.places.name} has only {len(chosen)} database photos, not {PHOTOS}: taking all")
     model.eval()
     batches = in_batches(len(chosen), options.cacheBatchSize or automatic_batch_size(model, reader, device))
     mine, samples = batches[processes.rank() :: processes.world()], {}
-    loaded = reader.batches([[int(chosen[place]) for place in batch] for batch in mine])
+    loaded = that_fit(reader.batches([[int(chosen[place]) for place in batch] for batch in mine]), model, device)
     with Progress("local descriptors", sum(map(len, mine))) as progress:
         for places, batch in zip(mine, loaded, strict=True):
             for group in batch:

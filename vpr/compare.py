@@ -141,7 +141,7 @@ def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, 
     """Recalls and costs of one model."""
     finished = load_finished(options)
     model = finished.model.place(device, options.precision).eval()
-    reader = photos.reader(options.imageSize, options.threads)
+    reader = photos.reader(options.imageSize, options.threads, device)
     descriptors = describe_split(model, photos, reader, options, device)
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
     singles = _single_photos(photos, options)
@@ -219,7 +219,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[torch.Tensor]:
-    reader, count = photos.reader(options.imageSize, 0), len(photos.database_files)
+    reader, count = photos.reader(options.imageSize, 0, torch.device("cpu")), len(photos.database_files)
     queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
     return [group.values for (group,) in reader.batches([[index] for index in queries])]
 

@@ -138,7 +138,7 @@ def make_index(
         factory: FAISS's string for the index; None keeps the descriptors.
     """
     recipe = index_recipe(finished, photos, options)  # before, so that a photo that changes meanwhile is noticed
-    reader = PhotoReader(photos.database_files, options.imageSize, options.threads)
+    reader = PhotoReader(photos.database_files, options.imageSize, options.threads, device)
     descriptors, _ = describe(finished.model, reader, range(len(reader.files)), options, device, "database")
     if factory:
         index = DatabaseIndex(approximate=build_index(factory, descriptors, options.seed, options.nprobe))

@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from vpr import processes
 from vpr.errors import UserError
 from vpr.images import PhotoReader, SizeGroup, in_batches, photo_size
 from vpr.memory import available_bytes, out_of_memory_says
-from vpr.model import PlaceModel
+from vpr.model import PlaceModel, require_size
 from vpr.progress import Progress, say
 
 LARGEST_AUTOMATIC_BATCH = 256
@@ -65,6 +65,7 @@ def describe(
     mine = batches[processes.rank() :: processes.world()]
     sizes = set()
     loaded = source.batches([[indices[place] for place in batch] for batch in mine])
+    loaded = that_fit(loaded, model, device)
     with Progress(description, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
         for number, (places, batch) in enumerate(zip(mine, loaded, strict=True)):
             descriptors[places.start : places.stop] = describe_batch(model, batch, device)
@@ -83,7 +84,10 @@ def require_finite(descriptors: torch.Tensor) -> None:
 
 
 def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device) -> int:
-    """How many photos of the first photo's size fit into memory at once (--cacheBatchSize=0)."""
+    """How many photos of the first photo's size fit into memory at once (--cacheBatchSize=0).
+
+    The same in all processes, as their shares are counted in batches: what the one with the least room takes.
+    """
     if not isinstance(source, PhotoReader):  # frozen features are small
         return 64
     if not isinstance(model, PlaceModel):  # an exported model: what it takes inside is not known
@@ -92,15 +96,68 @@ def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0] // 2
     else:
-        budget = min(available_bytes() // 4, AUTOMATIC_BATCH_BYTES_CPU)
-    count = max(1, min(LARGEST_AUTOMATIC_BATCH, budget // bytes_per_photo(model, size)))
+        budget = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU)
+    count = processes.least(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // bytes_per_photo(model, size))))
     say(f"{count} photos at once")
     return count
 
 
+def that_fit(
+    batches: Iterable[list[SizeGroup]], model: torch.nn.Module, device: torch.device
+) -> Iterator[list[SizeGroup]]:
+    """The batches, with groups of photos cut to what main memory holds beside the model at once.
+
+    A processor's memory ends without an error that could be caught: the kernel kills the process. Half of what is
+    free when photos of a size come first is taken, shared by the processes of the machine; a GPU and an exported
+    model report for themselves, and frozen features are small.
+
+    Raises:
+        UserError: there is no room for a single photo.
+    """
+    if device.type != "cpu" or not isinstance(model, PlaceModel):
+        yield from batches
+        return
+    at_once: dict[tuple[int, int], int] = {}
+    for batch in batches:
+        parts = []
+        for group in batch:
+            count = len(group.places)
+            if group.values.dtype == torch.uint8:
+                if group.photo_size not in at_once:
+                    at_once[group.photo_size] = photos_that_fit(model, group.photo_size, count)
+                count = at_once[group.photo_size]
+            cut = zip(group.places.split(count), group.values.split(count), strict=True)
+            parts += [SizeGroup(places, values, group.photo_size) for places, values in cut]
+        yield parts
+
+
+def photos_that_fit(model: PlaceModel, size: tuple[int, int], wanted: int) -> int:
+    """How many photos of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
+
+    Raises:
+        UserError: not one.
+    """
+    shown = f"{size[1]}x{size[0]} pixels"
+    each, free = bytes_per_photo(model, size), available_bytes() // processes.local_world()
+    if each > free:
+        raise UserError(
+            f"a photo of {shown} takes {each / 1e9:.1f} GB in the trunk, {free / 1e9:.1f} GB of "
+            "memory are free: resize photos by --imageSize H W"
+        )
+    count = max(1, free // 2 // each)
+    if count < wanted:
+        say(f"memory holds {count} photos of {shown} at once, not {wanted}: --imageSize resizes them")
+    return count
+
+
 def bytes_per_photo(model: PlaceModel, size: Sequence[int]) -> int:
-    """Memory that a photo of (height, width) pixels takes in the trunk: the largest input and output of a layer."""
+    """Memory that a photo of (height, width) pixels takes in the trunk: the largest input and output of a layer.
+
+    Raises:
+        UserError: the photo is too small for the trunk.
+    """
     features = torch.empty(1, 3, *size, device="meta")
+    require_size(features, model.smallest_side)
     largest = 4 * features.numel()
     for layer in copy.deepcopy(model.encoder).to("meta"):
         output = layer(features)

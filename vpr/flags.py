@@ -23,6 +23,7 @@ LAYERS = {
 DEFAULT_TRAIN_FROM = {"vgg16": "conv5_1", "alexnet": "conv5"}
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
+PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
 TRAINING_FLAGS = (

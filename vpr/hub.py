@@ -58,7 +58,7 @@ class PhotoDescriber(nn.Module):
             UserError: a photo cannot be decoded or is too small.
         """
         size = image_size or self._options.imageSize
-        reader = PhotoReader([Path(file) for file in files], size, workers)
+        reader = PhotoReader([Path(file) for file in files], size, workers, self._device)
         if not reader.files:
             return np.empty((0, self.dimension), np.float32)
         rows, _ = describe(self.model, reader, range(len(reader.files)), self._options, self._device, "photos")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import signal
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,13 @@ from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from vpr.errors import UserError
+from vpr.memory import available_bytes
 from vpr.progress import Progress, say
 
 HEIC = {".heic", ".heif"}
-BATCHES_AHEAD = 4
+CPU = torch.device("cpu")
+BATCHES_AHEAD = 4  # of all threads together, or of each process
+BYTES_AHEAD = 2 << 30  # of decoded photos that wait for the model, at most
 
 
 class SizeGroup(NamedTuple):
@@ -165,13 +169,15 @@ class PhotoReader:
 
     Attributes:
         size: (height, width) in pixels to resize to; None keeps each photo's own.
-        workers: that decode: processes where there is a GPU, else threads; 0 decodes when the caller asks.
+        workers: that decode: processes beside a GPU, else threads; 0 decodes when the caller asks.
+        device: where the photos are wanted.
         longest_sides: pixels to which larger photos are shrunk, by their index, where there is no `size`.
     """
 
     files: Sequence[Path]
     size: Sequence[int] | None
     workers: int
+    device: torch.device = CPU
     longest_sides: Mapping[int, int] = field(default_factory=dict)
 
     def photo_size(self, index: int) -> tuple[int, int]:
@@ -185,18 +191,36 @@ class PhotoReader:
             UserError: a photo cannot be decoded; the message names it.
         """
         photos = Photos(self.files, self.size, self.longest_sides)
-        if self.workers and not torch.cuda.is_available():
-            loaded = _by_threads(photos, batches, self.workers)
+        most = self._batches_that_wait(batches) if self.workers else 0
+        if self.workers and self.device.type != "cuda":
+            loaded = _by_threads(photos, batches, self.workers, min(most, BATCHES_AHEAD))
         else:
-            loaded = _by_processes(photos, batches, min(self.workers, len(batches)))
+            workers = min(self.workers, len(batches), most)
+            loaded = _by_processes(photos, batches, workers, most, self.device)
         for batch in loaded:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
 
+    def _batches_that_wait(self, batches: Sequence[Sequence[int]]) -> int:
+        """How many decoded batches memory has room for while they wait; 1 at least."""
+        largest = max(batches, key=len, default=())
+        height, width = self.size or largest_size([self.files[index] for index in largest])
+        room = min(BYTES_AHEAD, available_bytes() // 4)
+        return max(1, room // max(1, 3 * height * width * len(largest)))
+
+
+def largest_size(files: Sequence[Path]) -> tuple[int, int]:
+    """(height, width) in pixels of the largest of some photos, by their headers; 0, 0 if none can be read."""
+    sizes = [(0, 0)]
+    for file in files:
+        with contextlib.suppress(UserError):  # whoever decodes it will name it
+            sizes.append(photo_size(file))
+    return max(sizes, key=math.prod)
+
 
 def _by_threads(
-    photos: Photos, batches: Sequence[Sequence[int]], workers: int
+    photos: Photos, batches: Sequence[Sequence[int]], workers: int, most_ahead: int
 ) -> Iterator[list[SizeGroup] | UserError]:
     """Beside a model on the processor, processes would share its memory until it writes, and then copy it all."""
     with ThreadPoolExecutor(workers) as pool:
@@ -204,7 +228,7 @@ def _by_threads(
             ahead = deque()
             for batch in batches:
                 ahead.append([pool.submit(photos.__getitem__, index) for index in batch])
-                if len(ahead) > BATCHES_AHEAD:
+                if len(ahead) > most_ahead:
                     yield collate([photo.result() for photo in ahead.popleft()])
             while ahead:
                 yield collate([photo.result() for photo in ahead.popleft()])
@@ -212,15 +236,17 @@ def _by_threads(
             pool.shutdown(cancel_futures=True)  # whoever asked has seen enough
 
 
-def _by_processes(photos: Photos, batches: Sequence[Sequence[int]], workers: int) -> DataLoader:
+def _by_processes(
+    photos: Photos, batches: Sequence[Sequence[int]], workers: int, most_ahead: int, device: torch.device
+) -> DataLoader:
     """Beside a GPU, which wants more photos a second than one process can decode; with 0 workers, by the caller."""
     return DataLoader(
         photos,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
-        prefetch_factor=BATCHES_AHEAD if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=max(1, min(BATCHES_AHEAD, most_ahead // workers)) if workers else None,
+        pin_memory=device.type == "cuda",
         worker_init_fn=leave_interrupts_to_the_parent,
         generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
     )

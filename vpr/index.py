@@ -2,9 +2,7 @@
 
 import argparse
 
-from vpr import processes
 from vpr.database_index import file_to_write, make_index
-from vpr.errors import UserError
 from vpr.finished_model import load_finished
 from vpr.model import choose_device, device_line
 from vpr.places import load_database
@@ -13,8 +11,6 @@ from vpr.progress import say
 
 def run(options: argparse.Namespace) -> None:
     """Write the index of the database of --split."""
-    if processes.world() > 1:
-        raise UserError("--mode=index runs in one process: start it without torchrun")
     photos = load_database(options)
     device = choose_device(options)
     say(device_line(device))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr import processes
 from vpr.database_index import DatabaseIndex, load_or_make_index
 from vpr.descriptors import describe
 from vpr.errors import UserError
@@ -81,8 +80,6 @@ class Located:
 
 def run(options: argparse.Namespace) -> None:
     """Locate all photos that were named; print and draw the matches."""
-    if processes.world() > 1:
-        raise UserError("--mode=locate runs in one process: start it without torchrun")
     # With --json nothing else goes to where the JSON goes.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         files = photos_named(options)
@@ -94,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
         index = load_or_make_index(finished, database, options, device)
         name = name_of(model, options)
         say(f"{name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
-        reader = PhotoReader(files, options.imageSize, options.threads)
+        reader = PhotoReader(files, options.imageSize, options.threads, device)
         descriptors, _ = describe(model, reader, range(len(files)), options, device, "photos")
         located, hits = locate(descriptors, files, index, database, options)
     if options.json:

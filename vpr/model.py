@@ -21,7 +21,6 @@ from vpr.encoder import (
     weights_label,
 )
 from vpr.errors import UserError
-from vpr.memory import keep_large_blocks
 from vpr.precision import compute_dtype, precision_name
 from vpr.whitening import Whitening
 
@@ -201,7 +200,6 @@ def choose_device(options: argparse.Namespace) -> torch.device:
     Raises:
         UserError: it is unknown or not there.
     """
-    keep_large_blocks()
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -30,6 +30,7 @@ MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
 
 RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
+AUTO_PRECISION = "auto_precision"  # beside the flags of a run: what --precision=auto meant when it began
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -141,6 +142,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
         stored, kept = read_flags(run), {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
         if stored["arch"] in LAYERS:
             stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
+        if defaults["mode"] == "train" and stored.get("precision") == "auto":
+            stored = {**stored, "precision": stored.get(AUTO_PRECISION, "auto")}
         if defaults["mode"] in ("train", "prune"):
             kept |= {*RESTORED_IN_TRAINING}
     if (
@@ -201,7 +204,7 @@ def _fill_in(merged: dict) -> dict:
         if filled["device"] not in ("auto", "cpu"):
             raise UserError(f"--nocuda and --device={filled['device']} contradict each other: give one")
         filled["device"] = "cpu"
-    if filled["nGPU"] > 1 and processes.world() == 1:
+    if filled["nGPU"] > 1 and processes.launched() == 1:
         raise UserError(
             f"--nGPU={filled['nGPU']} takes as many processes: start them with "
             f"torchrun --nproc_per_node={filled['nGPU']} main.py --mode={filled['mode']} ..."

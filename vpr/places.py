@@ -20,6 +20,8 @@ from vpr.positions import UTM_WEST
 from vpr.progress import say
 
 if TYPE_CHECKING:
+    import torch
+
     from vpr.images import PhotoReader
 
 
@@ -42,12 +44,12 @@ class PlacePhotos:
         """Database photos, then queries: indices of queries are offset by the database's size."""
         return self.database_files + self.query_files
 
-    def reader(self, size: Sequence[int] | None, workers: int) -> "PhotoReader":
+    def reader(self, size: Sequence[int] | None, workers: int, device: "torch.device") -> "PhotoReader":
         """A reader of `files`; args are those of `PhotoReader`."""
         from vpr.images import PhotoReader  # torch takes seconds to import
 
         limited = range(len(self.database_files), len(self.files)) if self.query_longest_side and not size else ()
-        return PhotoReader(self.files, size, workers, dict.fromkeys(limited, self.query_longest_side))
+        return PhotoReader(self.files, size, workers, device, dict.fromkeys(limited, self.query_longest_side))
 
 
 def spec_path(options: argparse.Namespace, split: str) -> Path:
@@ -192,16 +194,20 @@ def require_queries(photos: PlacePhotos) -> None:
 
 
 def draw_toy_city(root: Path) -> None:
-    """Draw the toy city into `root` unless it is there already."""
+    """Draw the toy city into `root` unless it is there already.
+
+    Of several processes the first draws; then the first of each other machine to which `root` is another folder.
+    """
     from vpr import toycity
     from vpr.progress import track
 
-    if processes.is_main() and not toycity.is_current(root, toycity.SEED):
-        say(f"drawing the toy city into {root} (once)")
-        toycity.make_toy_city(
-            root, progress=lambda items, total, description: track(items, description, total, "places")
-        )
-    processes.wait_for_all()
+    for machine_draws in (processes.is_main(), processes.local_rank() == 0):
+        if machine_draws and not toycity.is_current(root, toycity.SEED):
+            say(f"drawing the toy city into {root} (once)")
+            toycity.make_toy_city(
+                root, progress=lambda items, total, description: track(items, description, total, "places")
+            )
+        processes.wait_for_all()
 
 
 def queries_are_database_photos(places: Places) -> bool:

@@ -1,7 +1,11 @@
 """The number format in which the trunk computes: --precision."""
 
+import os
+
 import torch
 
+# An environment variable that says what auto means, whatever the processor: the tests set it to run both ways.
+AUTO_VARIABLE = "VPR_AUTO_PRECISION"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Processor flags, as Linux names them, of instructions that multiply bf16 (x86 and ARM).
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -12,13 +16,16 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     Elsewhere bf16 is converted to float32 and back, and several times slower than float32 itself.
     """
-    if precision != "auto":
-        return DTYPES[precision]
+    if precision == "auto":
+        precision = os.environ.get(AUTO_VARIABLE) or ("bf16" if multiplies_bf16(device) else "fp32")
+    return DTYPES[precision]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware has instructions for it."""
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)  # emulated before
-    else:
-        native = device.type == "cpu" and bool(NATIVE_BF16 & processor_flags())
-    return torch.bfloat16 if native else torch.float32
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # emulated before
+    return device.type == "cpu" and bool(NATIVE_BF16 & processor_flags())
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from netvlad import NetVLAD
-from vpr import processes, train
+from vpr import train
 from vpr.cluster import cluster, sample_local_descriptors
 from vpr.descriptors import describe_batch
 from vpr.errors import UserError
@@ -27,13 +27,12 @@ from vpr.loss import triplet_violations
 from vpr.mining import batches_of_queries
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.onnx_model import INSTALL
-from vpr.options import flags_of
 from vpr.places import PlacePhotos, has_split, load_places
 from vpr.progress import Progress, say
 from vpr.reconstruction import distill, reconstruct
 from vpr.runs import create_run
 from vpr.steps import photos_of_tuples
-from vpr.training_state import TrainingState, load_model, new_state, splits_of
+from vpr.training_state import TrainingState, load_model, new_state, run_flags, splits_of
 from vpr.validation import measure_split, select
 
 TUPLES = 64  # on which filters are judged
@@ -43,8 +42,6 @@ LARGEST_SCALE = 2.0**16  # of the loss, for gradients in float16
 
 def run(options: argparse.Namespace) -> None:
     """Make the pruned run; with --nEpochs also train it."""
-    if processes.world() > 1:
-        raise UserError("--mode=prune runs in one process: start it without torchrun, the training after it with")
     if importlib.util.find_spec("torch_pruning") is None:
         raise UserError(f"--mode=prune needs torch-pruning, which is not installed: {INSTALL}")
     if not options.run:
@@ -63,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     pruned = build_model(smaller, pretrained=False)
     pruned.encoder.load_state_dict(encoder.state_dict())
     pruned.place(device, options.precision)
-    reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
+    reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
     reconstruct(pruned, model, kept, reader, options.seed)
     if options.distill:
         distill(pruned, model, kept[-1], reader, options.distill, options.seed)
@@ -71,8 +68,8 @@ def run(options: argparse.Namespace) -> None:
     state = new_state(pruned, smaller, splits_of(training.photos, *([validation] if validation else [])), device)
     measure_first(state, validation, smaller, device)
     folder = create_run(
-        Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags_of(smaller), options.savePath,
-        state.checkpoint(smaller), best=True,
+        Path(options.runsPath), options.arch, f"{options.pooling}_pruned", run_flags(smaller, pruned),
+        options.savePath, state.checkpoint(smaller), best=True,
     )  # fmt: skip
     before, after = (sum(value.numel() for value in part.parameters()) for part in (model.encoder, encoder))
     say(f"{describe_model(smaller, pruned)}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
@@ -90,7 +87,7 @@ def measure_first(
     if validation is None:
         say("no val split: the first validation of a training after this replaces the pruned model as the best one")
         return
-    reader = PhotoReader(validation.files, options.imageSize, options.threads)
+    reader = validation.reader(options.imageSize, options.threads, device)
     evaluation, _ = measure_split(state.model, validation, reader, options, device)
     select(state.position, evaluation.recalls, state.position.epoch - 1)
     say(f"pruned, before any training: {evaluation.lines()}")
@@ -132,7 +129,7 @@ def accumulate_gradients(
         UserError: no query has a hard negative.
     """
     state = new_state(model, options, splits_of(training.photos), device)
-    reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
+    reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
     queries = train.query_blocks(training.usable, options, 1)[0][: 2 * TUPLES]
     tuples = train.mine_block(state, training, reader, queries, options, device, "pruning")[:TUPLES]
     if not tuples:

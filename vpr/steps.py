@@ -67,8 +67,7 @@ def take_step(state: TrainingState, violation: torch.Tensor, violating: int) -> 
     total, pairs = processes.sums(violation.item(), violating)
     state.optimizer.zero_grad()
     if pairs:  # without one there is nothing to learn, and momentum alone shall not move
-        # Gradients are averaged over the processes; the loss is a sum over them.
-        state.scaler.scale(violation * (processes.world() / pairs)).backward()
+        state.scaler.scale(violation / pairs).backward()  # gradients, like the loss, are sums over the processes
         state.scaler.step(state.optimizer)
         state.scaler.update()
     position.steps += 1

@@ -186,7 +186,7 @@ def _load_or_describe(
 ) -> SplitDescriptors:
     if options.loadDescriptors:
         return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options), photos)
-    reader = photos.reader(options.imageSize, options.threads)
+    reader = photos.reader(options.imageSize, options.threads, device)
     descriptors = describe_split(model, photos, reader, options, device)
     if options.saveDescriptors and processes.is_main():
         save_descriptors(Path(options.saveDescriptors), descriptors, recipe_of(model, photos, options))

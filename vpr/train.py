@@ -24,13 +24,12 @@ from vpr.memory import where_it_fits
 from vpr.metrics import Metrics, peak_memory_mb
 from vpr.mining import MiningRules, TrainingTuple, batches_of_queries, mine
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
-from vpr.options import flags_of
 from vpr.places import PlacePhotos, load_places, require_queries
 from vpr.precision import compute_dtype
 from vpr.progress import say
 from vpr.runs import create_run, read_flags, save_checkpoint
 from vpr.steps import train_block
-from vpr.training_state import TrainingState, load_state, new_state, splits_of
+from vpr.training_state import TrainingState, load_state, new_state, run_flags, splits_of
 from vpr.trunk_cache import cached_source
 from vpr.validation import measure_best, open_test_split, validate
 
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     position, folder = state.position, run_folder / options.savePath
     if position.epoch > options.nEpochs:
         say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
-        sources = Sources(_reader(training.photos, options), _reader(validation, options))
+        sources = Sources(_reader(training.photos, options, device), _reader(validation, options, device))
     else:
         sources = Sources(
             _cached(training.photos, state.model, options, device), _cached(validation, state.model, options, device)
@@ -199,8 +198,8 @@ def _start_or_resume(
     state, run_folder = new_state(model, options, splits, device), None
     if processes.is_main():
         run_folder = create_run(
-            Path(options.runsPath), options.arch, options.pooling, flags_of(options), options.savePath,
-            state.checkpoint(options),
+            Path(options.runsPath), options.arch, options.pooling, run_flags(options, state.model),
+            options.savePath, state.checkpoint(options),
         )  # fmt: skip
     return state, processes.from_main(run_folder)
 
@@ -223,14 +222,14 @@ def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None
         say(f"{', '.join(changed)}: from here on this run differs from one that was never stopped")
 
 
-def _reader(photos: PlacePhotos, options: argparse.Namespace) -> PhotoReader:
-    return photos.reader(options.imageSize, options.threads)
+def _reader(photos: PlacePhotos, options: argparse.Namespace, device: torch.device) -> PhotoReader:
+    return photos.reader(options.imageSize, options.threads, device)
 
 
 def _cached(photos: PlacePhotos, model: PlaceModel, options: argparse.Namespace, device: torch.device) -> Source:
     size = "x".join(map(str, options.imageSize)) if options.imageSize else "own"
     name = f"{photos.places.name}-{photos.places.fingerprint()[:6]}-{size}"
-    return cached_source(_reader(photos, options), name, model, options, device)
+    return cached_source(_reader(photos, options, device), name, model, options, device)
 
 
 def _save(folder: Path, state: TrainingState, options: argparse.Namespace, best: bool = False) -> None:

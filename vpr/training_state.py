@@ -11,9 +11,11 @@ from vpr.errors import UserError
 from vpr.flags import MODEL_FLAGS
 from vpr.mining import NO_PHOTO
 from vpr.model import PlaceModel, build_model
+from vpr.options import AUTO_PRECISION, flags_of
 from vpr.places import PlacePhotos
+from vpr.precision import compute_dtype, precision_name
 from vpr.progress import say
-from vpr.runs import load_checkpoint
+from vpr.runs import load_checkpoint, read_flags
 
 # The paper selects by R@5; ties go to R@1, then R@10.
 SELECTED_BY = (5, 1, 10)
@@ -86,6 +88,14 @@ def model_flags(options: argparse.Namespace) -> dict:
     return {name: getattr(options, name) for name in MODEL_FLAGS}
 
 
+def run_flags(options: argparse.Namespace, model: PlaceModel) -> dict:
+    """What a run stores of its flags: all, and the number format that --precision=auto meant when it began.
+
+    A resumed training computes in that format on any machine; other modes take what auto means where they run.
+    """
+    return {**flags_of(options), AUTO_PRECISION: precision_name(model.dtype)}
+
+
 def build_optimizer(model: PlaceModel, options: argparse.Namespace) -> torch.optim.Optimizer:
     """The optimiser of the layers that are trained."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -147,6 +157,7 @@ def load_state(options: argparse.Namespace, splits: dict[str, dict], device: tor
     else:
         _require_fitting_memory(remembered, splits["train"], options)
     model = _fill_model(checkpoint, options, options.run).place(device, options.precision)
+    _say_of_precision(options, model, device)
     optimizer, scaler = build_optimizer(model, options), build_scaler(model)
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -194,6 +205,20 @@ def _require_fitting_memory(remembered: np.ndarray, split: dict, options: argpar
         f"to be the same; a step was of {options.batchSize} violating queries, from now on it is of "
         f"{options.batchSize} queries, those that do not violate skipped"
     )
+
+
+def _say_of_precision(options: argparse.Namespace, model: PlaceModel, device: torch.device) -> None:
+    """Say so where a run that began with --precision=auto would begin in another number format on this machine."""
+    stored, here = read_flags(options.run), compute_dtype("auto", device)
+    if stored.get("precision") != "auto" or "precision" in options.given:
+        return
+    if AUTO_PRECISION not in stored:
+        say(f"the run is older than its note of what --precision=auto meant: {precision_name(here)} from here on")
+    elif here != model.dtype:
+        say(
+            f"--precision=auto meant {precision_name(model.dtype)} when the run began and would be "
+            f"{precision_name(here)} here: it goes on in {precision_name(model.dtype)}"
+        )
 
 
 def _fill_model(checkpoint: dict, options: argparse.Namespace, run: Path) -> PlaceModel:

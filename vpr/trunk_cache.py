@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from vpr import processes
-from vpr.descriptors import automatic_batch_size
+from vpr.descriptors import automatic_batch_size, that_fit
 from vpr.encoder import weights_hash
 from vpr.errors import UserError
 from vpr.files import read_json, write_json
@@ -49,11 +49,20 @@ class FrozenFeatures:
         offsets: int64 [N + 1], where each photo's features begin.
         shapes: int64 [N, 3], their C, h, w.
         photo_sizes: int64 [N, 2], height and width of the photos in pixels.
+        device: where the features are wanted.
         layout: how a photo's features lie in `values`: [h, w, C] with channels last, else [C, h, w].
     """
 
-    def __init__(self, files: Sequence[Path], photo_sizes: np.ndarray, shapes: np.ndarray, layout: torch.memory_format):
+    def __init__(
+        self,
+        files: Sequence[Path],
+        photo_sizes: np.ndarray,
+        shapes: np.ndarray,
+        layout: torch.memory_format,
+        device: torch.device,
+    ):
         self.files, self.photo_sizes, self.shapes, self.layout = files, photo_sizes, shapes, layout
+        self.device = device
         self.offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
         self.values = torch.empty(0, dtype=torch.float16)
 
@@ -85,7 +94,7 @@ class FrozenFeatures:
         features = [self.features(index) for index in batch]
         groups = group_by_size(features, [tuple(self.photo_sizes[index].tolist()) for index in batch])
         groups = [group._replace(frozen=True) for group in groups]
-        if not torch.cuda.is_available():
+        if self.device.type != "cuda":
             return groups
         return [group._replace(values=group.values.pin_memory()) for group in groups]
 
@@ -102,7 +111,7 @@ def cached_source(
     """
     if model.first_trained == 0 or options.trunkCache == "off":
         return reader
-    source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout)
+    source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout, device)
     kind = processes.from_main(_memory_or_disk(source, options.trunkCache))
     path, wanted = Path(options.cachePath) / f"trunk_{options.arch}_{name}.float16", {}
     if kind == "disk":
@@ -286,7 +295,7 @@ def _fill(
     batches = in_batches(len(source.files), options.cacheBatchSize or automatic_batch_size(model, reader, device))
     share, fits = batches[processes.local_rank() :: processes.local_world()], True
     with Progress("trunk cache", sum(map(len, share))) as progress:
-        for photos, batch in zip(share, reader.batches(share), strict=True):
+        for photos, batch in zip(share, that_fit(reader.batches(share), model, device), strict=True):
             for group in batch:
                 features = model.frozen_features(group.values.to(device, non_blocking=True)).half().cpu()
                 fits = fits and bool(features.isfinite().all())

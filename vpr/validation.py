@@ -9,7 +9,6 @@ from vpr import processes
 from vpr.board import Board
 from vpr.descriptors import Source
 from vpr.errors import UserError
-from vpr.images import PhotoReader
 from vpr.model import PlaceModel
 from vpr.outcomes import Outcome
 from vpr.panels import panel, stacked
@@ -112,7 +111,7 @@ def _evaluate(
     model: PlaceModel, photos: PlacePhotos, source: Source | None, options: argparse.Namespace, device: torch.device
 ) -> Evaluation | None:
     """Recalls by --recallValues, in process 0. Without a source photos are read from their files."""
-    source = source or PhotoReader(photos.files, options.imageSize, options.threads)
+    source = source or photos.reader(options.imageSize, options.threads, device)
     descriptors = describe_split(model, photos, source, options, device)
     if not processes.is_main():
         return None

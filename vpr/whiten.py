@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"{photos.places.name} has {len(chosen)} database photos: whitening needs more")
     if len(chosen) < options.nPCA:
         say(f"{photos.places.name} has only {len(chosen)} database photos, not {options.nPCA}: taking all")
-    reader = PhotoReader(photos.database_files, options.imageSize, options.threads)
+    reader = PhotoReader(photos.database_files, options.imageSize, options.threads, device)
     descriptors, sizes = describe(model, reader, np.sort(chosen).tolist(), options, device, "descriptors")
     if not processes.is_main():
         return

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from vpr.errors import UserError
+from vpr.flags import available_cores
 from vpr.toycity.camera import Camera
 from vpr.toycity.city import SPLITS, Quarter, build_quarter, generator
 from vpr.toycity.conditions import Conditions, Difficulty, develop, draw_conditions, survey_conditions
@@ -49,7 +50,7 @@ def make_toy_city(
     size: tuple[int, int] = (160, 120),
     difficulty: Difficulty | None = None,
 ) -> None:
-    """Draw three quarters and their specs into `folder`, all or nothing, on all processor cores.
+    """Draw three quarters and their specs into `folder`, all or nothing, on all cores that this process may use.
 
     Args:
         folder: is created; an older toy city in it is replaced.
@@ -100,7 +101,7 @@ def _draw_all(
         # Names are shuffled: the lists of real sets have no useful order either.
         order = generator(seed, number, "order").permutation(counts[split]).tolist()
         asked = []
-        with multiprocessing.Pool(os.cpu_count(), _keep_painter, (painter,)) as pool:
+        with multiprocessing.Pool(available_cores(), _keep_painter, (painter,)) as pool:
             for _ in pool.imap(_draw_panorama, range(panoramas)):
                 yield
             for answer in pool.imap(_draw_query, order):

@@ -1,0 +1,87 @@
+"""A program for torchrun: one optimiser step of a training by one or more processes.
+
+    python one_step.py RESULT FLAG ...
+
+Process 0 writes into RESULT the step's loss, its gradient by parameter, how many photos there are, and by parameter the
+sum of the absolute values of each photo's part of the gradient.
+"""
+
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vpr import processes
+from vpr.descriptors import describe_batch
+from vpr.images import CPU, PhotoReader
+from vpr.loss import triplet_violations
+from vpr.mining import TrainingTuple
+from vpr.model import build_model
+from vpr.options import parse_options
+from vpr.steps import photos_of_tuples, train_block
+from vpr.train import load_training_set
+from vpr.training_state import new_state
+
+TUPLES, NEGATIVES = 4, 2
+
+
+def tuples_without_a_common_photo(training) -> list[TrainingTuple]:
+    chosen, taken = [], set()
+    for query in training.usable.tolist():
+        positive = next((photo for photo in training.positives[query].tolist() if photo not in taken), None)
+        if positive is None or len(chosen) == TUPLES:
+            continue
+        forbidden = {*training.not_negatives[query].tolist(), *taken, positive}
+        negatives = [n for n in range(len(training.photos.database_files)) if n not in forbidden][:NEGATIVES]
+        taken |= {positive, *negatives}
+        chosen.append(TrainingTuple(query, positive, np.array(negatives)))
+    assert len(chosen) == TUPLES
+    return chosen
+
+
+def parts_of_photos(model, source, tuples, database_size, margin) -> tuple[int, dict[str, torch.Tensor]]:
+    """The number of photos, and the sum over them of what each adds to the gradient, taken absolutely."""
+    photos, query, positive, negative, owner = photos_of_tuples(tuples, database_size)
+    batches = list(source.batches([[int(photo)] for photo in photos]))
+    with torch.no_grad():
+        descriptors = torch.cat([describe_batch(model, batch, CPU) for batch in batches])
+    descriptors.requires_grad_(True)
+    violation, violating = triplet_violations(
+        descriptors[query], descriptors[positive], descriptors[negative], torch.as_tensor(owner), margin
+    )
+    (violation / violating).backward()
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    sums = {name: torch.zeros_like(value) for name, value in trained.items()}
+    for batch, gradient in zip(batches, descriptors.grad, strict=True):
+        parts = torch.autograd.grad(describe_batch(model, batch, CPU), list(trained.values()), gradient[None])
+        for name, part in zip(trained, parts, strict=True):
+            sums[name] += part.abs()
+    return len(photos), sums
+
+
+def main(result: str, flags: list[str]) -> None:
+    options = parse_options(["--mode=train", *flags])
+    with processes.joined():
+        training = load_training_set(options)
+        torch.manual_seed(0)
+        model = build_model(options)
+        nn.init.normal_(model.pool.conv.weight, std=3)
+        nn.init.normal_(model.pool.centroids, std=0.02)
+        state = new_state(model, options, len(training.photos.query_files), CPU)
+        source, database_size = PhotoReader(training.photos.files, options.imageSize, 0), 48
+        tuples = tuples_without_a_common_photo(training)
+        count, parts = parts_of_photos(copy.deepcopy(state.model), source, tuples, database_size, options.margin)
+        train_block(state, source, database_size, tuples, options, CPU, "one step")
+        if processes.is_main():
+            gradient = {name: value.grad for name, value in state.model.named_parameters() if value.requires_grad}
+            found = {"loss": state.position.loss_sum, "gradient": gradient, "photos": count, "parts": parts}
+            torch.save(found, result)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
