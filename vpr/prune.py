@@ -20,7 +20,7 @@ from vpr.cluster import cluster, sample_local_descriptors
 from vpr.descriptors import describe_batch
 from vpr.errors import UserError
 from vpr.images import PhotoReader
-from vpr.loss import triplet_violations
+from vpr.loss import select_rows, triplet_violations
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.onnx_model import INSTALL
 from vpr.options import flags_of
@@ -96,7 +96,7 @@ def accumulate_gradients(
         for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
             descriptors = describe_batch(model, photos, device)
             violation, violating = triplet_violations(
-                descriptors[query], descriptors[positive], descriptors[negative],
+                *(select_rows(descriptors, rows) for rows in (query, positive, negative)),
                 torch.as_tensor(owner, device=device), options.margin,
             )  # fmt: skip
             (violation / max(violating, 1)).backward()
