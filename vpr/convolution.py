@@ -1,18 +1,55 @@
-"""A trunk in float32 on a processor, by algorithms that suit it better than PyTorch's own choice.
+"""A trunk in float32 on a processor: each convolution by NNPACK or by PyTorch, whichever is faster there.
 
-By itself PyTorch multiplies nine times there for each output of a 3x3 kernel and channel. NNPACK, which its
-builds for x86 and ARM carry along, gets the same sums from Winograd's and Fourier's transforms: on two cores with
-AVX2 a layer of VGG16 takes a third to four fifths of the time at 640x480 pixels, and differs by 2e-5 of the
-largest value.
+NNPACK, which PyTorch's builds for x86 and ARM carry along, computes 3x3 and 5x5 kernels through Winograd's and
+Fourier's transforms with 2 to 3 times fewer multiplications, in vectors of 8, from maps [B, C, H, W] that lie so. It
+differs by 2e-5 of the largest value. PyTorch multiplies directly, fastest with channels last. Each layer takes the
+maps as it wants them, and hands them on as it has them.
+
+What pays depends on how many float32 a core multiplies at a time; `RULES` says from which layers on NNPACK does.
+Milliseconds an image on two cores, all layers by NNPACK that can be (its maps converted back after each of the
+others) and all by PyTorch with channels last:
+
+    multiplied at a time           8 (AVX2)        8 (AMD EPYC Genoa)   16 (AVX-512 at full width)
+    AlexNet 320x180             PLACEHOLDER        3.9 / 3.1
+    AlexNet 320x320
+    VGG16 320x240
+    VGG16 640x480
 """
 
 import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-SMALLEST_MAP = 400  # places: below, transforming the kernel costs more than it saves
+from vpr.precision import has_wide_vectors
+
 LARGE_MAP = 1000  # places: NNPACK is faster on larger maps one by one, on smaller ones together
+FEWEST_VALUES = 20480  # of a map: with fewer PyTorch computes a single one in another way than several
+
+
+@dataclass(frozen=True)
+class Rule:
+    """From which layer on NNPACK is faster than PyTorch with channels last.
+
+    Attributes:
+        places: height x width of its maps; below, transforming the kernels costs more than it saves.
+        kernels: how many it has, input x output channels; with fewer, moving the maps costs more.
+    """
+
+    places: int
+    kernels: int
+
+
+# By whether a core multiplies 16 float32 at a time.
+RULES = {False: Rule(places=400, kernels=0), True: Rule(places=8192, kernels=128 * 256)}
+
+
+@functools.cache
+def rule() -> Rule:
+    """The rule of this processor: always the same."""
+    return RULES[has_wide_vectors()]
 
 
 def has_fast_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
@@ -22,8 +59,18 @@ def has_fast_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
     return torch._nnpack_available()  # also sets it up
 
 
+def layout_for(layers: Iterable[nn.Module], fast: bool) -> torch.memory_format:
+    """How large maps that go into layers, and kernels, should lie in memory: as the first convolution wants them."""
+    first = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
+    wanted = fast and first is not None and _is_nnpacks(first) and _kernels(first) >= rule().kernels
+    return torch.contiguous_format if wanted else torch.channels_last
+
+
 def run_layers(layers: nn.Sequential, features: torch.Tensor, fast: bool) -> torch.Tensor:
-    """Apply layers in turn; if `fast` by this file's ways where they pay, from maps [B, C, H, W] that lie so."""
+    """Apply layers in turn to maps [B, C, H, W]; if `fast` by this file's ways where they pay.
+
+    In which layout the maps come out depends on the layers, the size and the processor alone.
+    """
     if not fast:
         return layers(features)
     done = 0
@@ -41,16 +88,17 @@ def run_layers(layers: nn.Sequential, features: torch.Tensor, fast: bool) -> tor
 
 
 def _is_large(features: torch.Tensor) -> bool:
-    return features.shape[2] * features.shape[3] >= LARGE_MAP
+    places = features.shape[2] * features.shape[3]
+    return places >= LARGE_MAP and features.shape[1] * places > FEWEST_VALUES
 
 
 def _run_layer(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
     if isinstance(layer, nn.Conv2d):
         if pays(layer, features):
-            return FastConvolution.apply(features, layer.weight, layer.bias, layer.padding)
-        # No slower with channels last, and then the values depend neither on the batch nor on the number of threads.
-        return layer(features.contiguous(memory_format=torch.channels_last)).contiguous()
-    if isinstance(layer, nn.MaxPool2d) and not features.requires_grad:
+            return FastConvolution.apply(features.contiguous(), layer.weight, layer.bias, layer.padding)
+        # With channels last the values depend neither on the batch nor on the number of threads.
+        return layer(features.contiguous(memory_format=torch.channels_last))
+    if isinstance(layer, nn.MaxPool2d) and not features.requires_grad and features.is_contiguous():
         return max_pool(features, layer.kernel_size, layer.stride)
     return layer(features)
 
@@ -61,14 +109,24 @@ def pays(layer: nn.Conv2d, features: torch.Tensor) -> bool:
     That must not depend on B: then a photo's values are the same to the bit in any batch of several, and a training
     by two processes sees what one would. The two ways of computing differ by more than orders of summation do.
     """
-    plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1 and layer.kernel_size in ((3, 3), (5, 5))
-    return plain and features.shape[2] * features.shape[3] >= SMALLEST_MAP and features.is_contiguous()
+    places = features.shape[2] * features.shape[3]
+    return _is_nnpacks(layer) and places >= rule().places and _kernels(layer) >= rule().kernels
+
+
+def _is_nnpacks(layer: nn.Conv2d) -> bool:
+    plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
+    return plain and layer.kernel_size in ((3, 3), (5, 5))
+
+
+def _kernels(layer: nn.Conv2d) -> int:
+    return layer.in_channels * layer.out_channels
 
 
 def max_pool(features: torch.Tensor, size: int, stride: int) -> torch.Tensor:
     """Max pooling without padding, [B, C, H, W] -> [B, C, h, w].
 
-    Rows first, whole vectors at a time, then columns: an eighth of the time of PyTorch's own.
+    Rows first, whole vectors at a time, then columns: an eighth of the time of PyTorch's own on maps that lie so.
+    With channels last PyTorch's own is as fast.
     """
     height, width = ((length - size) // stride * stride + 1 for length in features.shape[2:])
     rows = [features[:, :, start : start + height : stride] for start in range(size)]

@@ -9,7 +9,7 @@ from torch import nn
 
 from netvlad import NetVLAD
 from vpr import processes
-from vpr.convolution import has_fast_convolutions, run_layers
+from vpr.convolution import has_fast_convolutions, layout_for, run_layers
 from vpr.encoder import (
     TRUNKS,
     Normalization,
@@ -78,13 +78,14 @@ class PlaceModel(nn.Module):
         """Move to a device and compute there as --precision says."""
         self.dtype = compute_dtype(precision, device)
         self.fast = has_fast_convolutions(device, self.dtype)
-        self.encoder.to(memory_format=self.layout)
+        for layer in self.encoder:
+            layer.to(memory_format=layout_for([layer], self.fast))
         return self.to(device)
 
     @property
     def layout(self) -> torch.memory_format:
-        """How maps lie in memory: channels last is what most convolutions are fastest with, and how photos come."""
-        return torch.contiguous_format if self.fast else torch.channels_last
+        """How photos and stored maps lie in memory. Photos come with channels last."""
+        return layout_for(self.encoder, self.fast)
 
     def trunk(self) -> torch.autocast:
         """The context in which layers of the trunk run: in `dtype`, from float32 weights."""

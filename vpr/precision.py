@@ -35,9 +35,23 @@ def precision_name(dtype: torch.dtype) -> str:
 
 def processor_flags() -> set[str]:
     """The instruction sets of this processor by Linux's names; empty where they cannot be read."""
+    return set((processor_field("flags") or processor_field("features")).split())
+
+
+def has_wide_vectors() -> bool:
+    """Whether a core of this processor multiplies 16 float32 at a time.
+
+    AMD's family 25 (Zen 4) takes AVX-512 instructions and does them in halves, 8 at a time.
+    """
+    halves = processor_field("vendor_id") == "AuthenticAMD" and processor_field("cpu family") == "25"
+    return "avx512f" in processor_flags() and not halves
+
+
+def processor_field(name: str) -> str:
+    """What Linux says of the first processor under a name such as vendor_id; empty where it says nothing."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            line = next((line for line in file if line.lower().startswith(("flags", "features"))), "")
+            lines = (line.partition(":") for line in file)
+            return next((value.strip() for key, _, value in lines if key.strip().lower() == name), "")
     except OSError:
-        return set()
-    return set(line.partition(":")[2].split())
+        return ""

@@ -23,7 +23,7 @@ from vpr.descriptors import describe_batch
 from vpr.errors import UserError
 from vpr.flags import LAYERS
 from vpr.images import PhotoReader
-from vpr.loss import triplet_violations
+from vpr.loss import select_rows, triplet_violations
 from vpr.mining import batches_of_queries
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.onnx_model import INSTALL
@@ -142,7 +142,7 @@ def accumulate_gradients(
         for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
             descriptors = describe_batch(model, photos, device)
             violation, violating = triplet_violations(
-                descriptors[query], descriptors[positive], descriptors[negative],
+                *(select_rows(descriptors, rows) for rows in (query, positive, negative)),
                 torch.as_tensor(owner, device=device), options.margin,
             )  # fmt: skip
             found, scale = scaled_gradients(violation / max(violating, 1), weights, scale)

@@ -7,7 +7,7 @@ import torch
 
 from vpr import processes
 from vpr.descriptors import Source, describe_batch
-from vpr.loss import triplet_violations
+from vpr.loss import select_rows, triplet_violations
 from vpr.memory import out_of_memory_says
 from vpr.mining import TrainingTuple
 from vpr.model import PlaceModel
@@ -39,7 +39,7 @@ def train_block(
         for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
             descriptors = describer(photos)
             violation, violating = triplet_violations(
-                descriptors[query], descriptors[positive], descriptors[negative],
+                *(select_rows(descriptors, rows) for rows in (query, positive, negative)),
                 torch.as_tensor(owner, device=device), options.margin,
             )  # fmt: skip
             if processes.rank() >= len(batch):
