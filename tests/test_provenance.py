@@ -79,8 +79,9 @@ def test_bytes_that_are_missing_or_too_many_are_noticed(sealed, at):
         if read in (read_hdf5, read_torch):
             with pytest.raises(UserError):
                 read(path)
-        else:
-            assert at in (0.0, 0.999) or changed == content[:here] or pytest.raises(UserError, read, path)
+        elif at in (0.3, 0.7) and len(changed) > here:  # without its end, an ONNX file has no checksum to compare
+            with pytest.raises(UserError):
+                read(path)
 
 
 def test_other_programs_read_our_files(sealed):
