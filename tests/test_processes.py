@@ -52,7 +52,7 @@ def runs(tiny_city, tmp_path_factory):
     """Folders in which one, two and three processes did their work, and what they printed; three only train."""
     done = {}
     cluster, test = ["--mode=cluster"], ["--mode=test", "--split=train"]
-    train = ["--mode=train", f"--nEpochs={EPOCHS}", "--cacheRefreshRate=6", "--batchSize=3"]
+    train = ["--mode=train", f"--nEpochs={EPOCHS}", "--cacheRefreshRate=6", "--batchSize=4"]
     for count, modes in ((1, (cluster, train, test)), (2, (cluster, train, test)), (3, (train,))):
         folder = tmp_path_factory.mktemp(f"by_{count}")
         printed = []
@@ -68,7 +68,7 @@ def runs(tiny_city, tmp_path_factory):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_training_has_the_same_loss_recalls_and_weights(runs, count):
-    """Three processes have batches in which one of them has no tuple."""
+    """A block of six queries has a batch of four and one of two: of three processes one has no tuple then."""
     (one, _), (many, _) = runs[1], runs[count]
     runs_found = [newest_run(folder / "runs") for folder in (one, many)]
     wanted, found = (losses(run) for run in runs_found)
