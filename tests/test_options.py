@@ -213,7 +213,8 @@ def test_resume_takes_over_the_stored_flags(make_run):
     for name in ("arch", "weights", "num_clusters", "dataset", "root", "lr", "margin", "nEpochs", "evalEvery"):
         assert getattr(options, name) == STORED[name], name
     assert options.savePath == "kept"
-    assert options.cacheBatchSize == 24  # of the machine, not of the run
+    assert options.cacheBatchSize == 11
+    assert parse("--mode=test", f"--resume={run}").cacheBatchSize == 24  # of the training alone
     assert options.batchSize == 4  # not stored
 
 

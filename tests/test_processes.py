@@ -61,7 +61,7 @@ def runs(tiny_city, tmp_path_factory):
     done = {}
     cluster, test = ["--mode=cluster"], ["--mode=test", "--split=train"]
     # A training magnifies what a number format rounds: whole trainings are compared in float32, a step in bf16 below.
-    train = ["--mode=train", f"--nEpochs={EPOCHS}", "--cacheRefreshRate=6", "--batchSize=3", "--precision=fp32"]
+    train = ["--mode=train", f"--nEpochs={EPOCHS}", "--cacheRefreshRate=6", "--batchSize=4", "--precision=fp32"]
     for count, modes in ((1, (cluster, train, test)), (2, (cluster, train, test)), (3, (train,))):
         folder = tmp_path_factory.mktemp(f"by_{count}")
         printed = []
@@ -77,7 +77,7 @@ def runs(tiny_city, tmp_path_factory):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_training_has_the_same_loss_recalls_and_weights(runs, count):
-    """Three processes have batches in which one of them has no tuple."""
+    """A block of six queries has a batch of four and one of two: of three processes one has no tuple then."""
     (one, _), (many, _) = runs[1], runs[count]
     runs_found = [newest_run(folder / "runs") for folder in (one, many)]
     wanted, found = (losses(run) for run in runs_found)
