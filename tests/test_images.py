@@ -344,3 +344,24 @@ def test_a_photo_with_damaged_exif_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(path))):
         decode(path)
+
+
+@pytest.mark.parametrize("orientation", range(11))
+def test_the_size_in_the_header_is_that_of_the_decoded_photo(tmp_path, orientation):
+    """Orientations 1 to 8 exist, of which 5 to 8 turn by a quarter; others leave a photo as it is."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "photo.jpg", noise(16, 24), exif=exif)
+    size = (24, 16) if orientation in (5, 6, 7, 8) else (16, 24)
+    assert images.photo_size(path) == size == tuple(decode(path).shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("size", "longest_side", "wanted"),
+    [
+        ((960, 1280), 640, (480, 640)), ((1280, 960), 640, (640, 480)), ((480, 640), 640, (480, 640)),
+        ((100, 50), 640, (100, 50)), ((1000, 3), 100, (100, 1)), ((101, 77), 50, (50, 38)), ((99, 99), None, (99, 99)),
+    ],
+)  # fmt: skip
+def test_a_photo_is_shrunk_and_keeps_its_shape(size, longest_side, wanted):
+    assert images.shrunk(size, longest_side) == wanted

@@ -14,6 +14,7 @@ import main
 from vpr import trunk_cache
 from vpr.descriptors import describe
 from vpr.encoder import build_encoder
+from vpr.errors import UserError
 from vpr.images import PhotoReader
 from vpr.model import build_model
 from vpr.runs import newest_run
@@ -240,3 +241,11 @@ def test_training_from_the_cache_ends_where_training_without_it_ends(tiny_city, 
         ends["memory"]["state_dict"]["encoder.10.weight"], ends["disk"]["state_dict"]["encoder.10.weight"]
     )
     assert len(list((tmp_path / "cache").glob("*.float16"))) == 2  # train and val
+
+
+def test_a_photo_too_small_for_the_trunk_is_one_line(make, photos):
+    """As without the cache."""
+    Image.new("RGB", (20, 20)).save(photos[2])
+    for flag in ("--trunkCache=memory", "--trunkCache=disk"):
+        with pytest.raises(UserError, match=r"a photo is 20x20 pixels, the backbone needs at least 31"):
+            make(flag)
