@@ -1,6 +1,8 @@
 """Approximate search by a FAISS index, and descriptors that are stored and used again."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import h5py
@@ -10,10 +12,14 @@ import torch
 from PIL import Image
 
 import main
+from pittsburgh import Places
 from vpr.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.errors import UserError
 from vpr.files import read_json
+from vpr.places import PlacePhotos
 from vpr.search import nearest
+from vpr.stored_descriptors import SplitDescriptors
+from vpr.test import Evaluation, measure_index
 
 DIM = 16
 
@@ -142,3 +148,21 @@ def test_a_file_without_descriptors_is_refused(run_test_mode, tmp_path, capsys, 
 def test_results_say_how_the_search_was_made(run_test_mode, precision):
     (result,) = run_test_mode(f"--precision={precision}")
     assert json.dumps(result) and result["search"] == "exact" and result["model"].endswith(f", {precision}")
+
+
+def test_results_say_how_many_hits_were_asked_for_where_not_all_count():
+    """Of Tokyo Time Machine: query 0 is nearest to photos of its own month, so that 4 are asked for instead of 2."""
+    names = [f"{n}.jpg" for n in range(8)]
+    positions = np.stack([100.0 * np.arange(8), np.zeros(8)], axis=1)
+    database = torch.arange(8.0)[:, None]
+    descriptors = SplitDescriptors(database, database[:1], {(48, 64)})
+    searched = []
+    for times in (np.array([1, 1, 2, 2, 2, 2, 2, 2]), None):
+        asked = None if times is None else times[:1]
+        places = Places("tokyoTM_val", names, names[:1], positions, positions[:1], 25.0, 10.0, times, asked)
+        photos = PlacePhotos(places, "val", [Path(name) for name in names], [Path(names[0])])
+        exact = Evaluation({1: 0.0, 2: 0.0}, "val", places.name, 1, 0, 8, "model", 1, "64x48")
+        options = SimpleNamespace(index="Flat", seed=0, nprobe=1)
+        searched.append(measure_index(descriptors, photos, exact, [np.array([2])], options))
+    assert [found.search for found in searched] == ["by index Flat, up to 4 hits asked for", "by index Flat"]
+    assert [found.recalls for found in searched] == [{1: 1.0, 2: 1.0}, {1: 0.0, 2: 0.0}]

@@ -55,6 +55,19 @@ def test_weights_and_pooling_stay_in_float32():
     assert torch.equal(features, features.bfloat16().float()), "the trunk computes in bf16"
 
 
+def test_frozen_features_are_told_from_photos_by_what_is_asked_not_by_their_type():
+    """Features that happen to be bytes are features all the same."""
+    model, _ = make("--precision=fp32")
+    model.first_trained = 10
+    photos = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = model.frozen_features(photos)
+        torch.testing.assert_close(model.finish_features(features), model.local_descriptors(photos))
+        torch.testing.assert_close(model.describe_features(features), model(photos))
+        rounded = (10 * features).clamp(0, 255).to(torch.uint8)
+        torch.testing.assert_close(model.finish_features(rounded), model.finish_features(rounded.float()))
+
+
 def test_labels_say_the_precision():
     for name in ("fp32", "bf16", "fp16"):
         model, options = make(f"--precision={name}")

@@ -111,7 +111,6 @@ def test_the_card_says_what_the_model_is(trained, exported):
 
 
 def test_a_file_is_tested_on_the_photos_of_its_run(trained, exported, capsys):
-    """Without a word about places, as the run is."""
     places, run = trained
     plain = [flag for flag in places if not flag.startswith(("--dataset", "--root"))]
     wanted = results_of(plain, run, f"--resume={run}", "--noWhiten")
@@ -140,7 +139,6 @@ def test_a_file_without_its_root_is_still_taken_and_says_so(trained, exported, t
     pittsburgh = rewritten(old, tmp_path / "pittsburgh.onnx", dataset="pittsburgh")
     (note,) = parse_options(["--mode=test", f"--resume={pittsburgh}"]).notes
     assert str(pittsburgh) in note and "--root" in note
-    capsys.readouterr()
     assert main.main([*plain, "--mode=compare", str(old), str(run)]) == 0
     assert f"{old} does not say where its photos are" in capsys.readouterr().out
 

@@ -13,6 +13,7 @@ from PIL import Image
 import main
 from vpr.approximate import build_index
 from vpr.database_index import measures_descriptors
+from vpr.errors import UserError
 from vpr.locate import confidence
 
 SQUARE = (64, 48)
@@ -289,3 +290,43 @@ def test_stored_descriptors_are_checked_whole_and_earlier_ones_are_read(own, tmp
         assert main.main(flags) == code
         out, err = capsys.readouterr()
         assert "earlier version" in out and (code == 0 or ("wanted float16 (10, 256)" in err and err.count("\n") == 1))
+
+
+def test_a_photo_with_a_long_name_is_located_and_drawn(locate, own, tmp_path):
+    draw_photos(tmp_path, ["n" * 245 + ".png"], 3)
+    code, answers, _ = locate(own, tmp_path / ("n" * 245 + ".png"))
+    assert code == 0 and len(answers[0]["matches"]) == 5
+    (panel,) = tmp_path.glob("locate_*/1_n*.jpg")
+    with Image.open(panel) as picture:
+        assert picture.width > 1000
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_matches_are_printed_though_no_panel_can_be_drawn(own, tmp_path, monkeypatch, capsys, as_json):
+    def no_room(*_):
+        raise UserError("no room for panels")
+
+    monkeypatch.setattr("vpr.locate.draw", no_room)
+    places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+    photo = str(next((own / "val" / "queries").iterdir()))
+    assert main.main(["--mode=locate", *MODEL, *places, photo, *(["--json"] if as_json else [])]) == 2
+    out, err = capsys.readouterr()
+    assert "no room for panels" in err
+    if as_json:
+        assert len(json.loads(out)[0]["matches"]) == 5
+    else:
+        assert f"{photo}: confidence" in out
+
+
+def test_flags_without_effect_do_not_get_among_the_json(locate, own):
+    code, answers, text = locate(own, next((own / "val" / "queries").iterdir()), "--lr=0.1")
+    assert code == 0 and len(answers) == 1 and "without effect in --mode=locate: --lr" in text
+
+
+@pytest.mark.parametrize("mode", ["index", "locate"])
+def test_a_split_that_the_folder_lacks_is_refused(locate, own, mode):
+    """Else all photos under the folder would be taken, queries among them."""
+    photos = [next((own / "val" / "queries").iterdir())] if mode == "locate" else []
+    code, _, text = locate(own, *photos, "--split=test", mode=mode)
+    assert code == 2 and "--split=test" in text and "test/database" in text and text.count("\n") == 1
+    assert locate(own, *photos, "--split=val", mode=mode)[0] == 0

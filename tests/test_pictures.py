@@ -10,9 +10,11 @@ from PIL import Image, ImageColor, ImageFont
 import main
 from pittsburgh import Places
 from vpr import panels, plots
+from vpr.errors import UserError
 from vpr.outcomes import Hit, Outcome, outcomes_of
 from vpr.places import PlacePhotos
 from vpr.search import descriptor_distances
+from vpr.test import all_of
 
 
 def places_of(database, queries):
@@ -125,3 +127,62 @@ def test_test_mode_leaves_its_pictures(tiny_city, tmp_path):
         with Image.open(folder / name) as picture:
             assert picture.width > 700
     assert "R@1" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def off_the_shelf(tiny_city, folder):
+    return [
+        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0",
+        "--device=cpu", "--mode=test", f"--runsPath={folder}", "--imageSize", "48", "64",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["[{", '{"an": "object"}', "\0\1"])
+def test_a_damaged_results_file_costs_neither_recalls_nor_pictures(tiny_city, tmp_path, content, capsys):
+    (tmp_path / "results.json").write_text(content)
+    assert main.main([*off_the_shelf(tiny_city, tmp_path), "--panels=1", "--index=Flat"]) == 2
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if "images" not in line and "queries/s" not in line]
+    assert str(tmp_path / "results.json") in line and "unchanged" in line
+    assert (tmp_path / "results.json").read_text() == content
+    beside = sorted(tmp_path.glob("results_*.json"))
+    (exact,), (approximate,) = (json.loads(path.read_text()) for path in beside)
+    assert exact["search"] == "exact" and approximate["search"] == "by index Flat"
+    assert exact["queries"] == 12 and str(beside[0]) in line
+    recalls = ", ".join(f"R@{n}: {100 * recall:.1f}" for n, recall in exact["recalls"].items())
+    assert recalls in printed.out.splitlines()
+    assert len(list(tmp_path.glob("test_val_*/report.html"))) == 1
+
+
+def test_recalls_are_printed_and_kept_though_no_picture_can_be_drawn(tiny_city, tmp_path, monkeypatch, capsys):
+    def no_room(*_):
+        said = capsys.readouterr().out
+        assert "R@1: " in said, "before anything is drawn"
+        raise UserError("no room for pictures")
+
+    monkeypatch.setattr("vpr.test.write_pictures", no_room)
+    assert main.main([*off_the_shelf(tiny_city, tmp_path), "--panels=1"]) == 2
+    printed = capsys.readouterr()
+    assert "no room for pictures" in printed.err
+    assert printed.out.splitlines()[-1].startswith("R@1: "), "the last line is the result"
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 1
+
+
+def test_steps_are_all_taken_and_the_first_failure_is_raised():
+    taken = []
+
+    def failing(text):
+        taken.append(text)
+        raise UserError(text)
+
+    with pytest.raises(UserError, match="one"):
+        all_of(lambda: failing("one"), lambda: taken.append("between"), lambda: failing("two"))
+    assert taken == ["one", "between", "two"]
+
+
+@pytest.mark.parametrize("stem", ["short", "x" * 245, "ü" * 120, "日" * 80])
+def test_file_names_of_panels_are_short_enough(tmp_path, stem):
+    name = panels.file_name(f"1_{stem}", ".jpg")
+    assert name.startswith("1_" + stem[:40]) and name.endswith(".jpg") and len(name.encode()) < 200
+    assert (name == "1_short.jpg") == (stem == "short")
+    panels.write_jpeg(tmp_path / name, Image.new("RGB", (4, 4)))
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -76,10 +76,7 @@ def test_bytes_that_are_missing_or_too_many_are_noticed(sealed, at):
     here = int(at * len(content))
     for changed in (content[:here], content[:here] + b"!" + content[here:], content[:here] + content[here + 1 :]):
         path.write_bytes(changed)
-        if read in (read_hdf5, read_torch):
-            with pytest.raises(UserError):
-                read(path)
-        elif at in (0.3, 0.7) and len(changed) > here:  # without its end, an ONNX file has no checksum to compare
+        if read in (read_hdf5, read_torch) or (at in (0.3, 0.7) and len(changed) > here):
             with pytest.raises(UserError):
                 read(path)
 
