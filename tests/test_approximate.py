@@ -159,7 +159,8 @@ def test_results_say_how_many_hits_were_asked_for_where_not_all_count():
     searched = []
     for times in (np.array([1, 1, 2, 2, 2, 2, 2, 2]), None):
         asked = None if times is None else times[:1]
-        places = Places("tokyoTM_val", names, names[:1], positions, positions[:1], 25.0, 10.0, times, asked)
+        protocol = "plain" if times is None else "other_time"
+        places = Places("set", names, names[:1], positions, positions[:1], 25.0, 10.0, times, asked, protocol)
         photos = PlacePhotos(places, "val", [Path(name) for name in names], [Path(names[0])])
         exact = Evaluation({1: 0.0, 2: 0.0}, "val", places.name, 1, 0, 8, "model", 1, "64x48")
         options = SimpleNamespace(index="Flat", seed=0, nprobe=1)
