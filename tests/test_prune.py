@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,10 +165,30 @@ def test_the_pruned_model_is_the_best_one_until_a_training_betters_it(trained, t
 
 def test_a_pruned_run_is_trained_as_a_whole_unless_it_is_told_otherwise(trained, tmp_path):
     runs, run = runs_in(trained, tmp_path)
-    for typed, wanted in ((["--trainFrom=conv4"], "conv4"), ([], "conv1")):
-        call = ["--mode=prune", f"--resume={run}", "--distill=0", "--importance=magnitude"]
+    for typed, wanted in ((["--trainFrom=conv4"], [8, 10]), ([], [0, 3, 6, 8, 10])):
+        call = ["--mode=prune", f"--resume={run}", "--distill=8", "--importance=magnitude"]
         assert main.main([*runs, *call, *typed]) == 0
-        assert json.loads((newest_run(tmp_path) / "flags.json").read_text())["trainFrom"] == wanted
+        pruned = newest_run(tmp_path)
+        start = state_of(pruned, "checkpoint")["state_dict"]
+        assert main.main([*runs, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
+        found = state_of(pruned, "checkpoint")["state_dict"]
+        entries = {place: f"encoder.{place}.weight" for place in (0, 3, 6, 8, 10)}
+        assert [place for place, name in entries.items() if not torch.equal(start[name], found[name])] == wanted
+
+
+def test_pruning_needs_no_photos_of_val(trained, tmp_path, capsys):
+    """Then nothing is measured, a line says what follows, and the first validation of a training will be the best."""
+    runs, run = runs_in(trained, tmp_path / "runs")
+    city = Path(next(flag for flag in runs if flag.startswith("--root")).partition("=")[2])
+    (tmp_path / "city").mkdir()
+    for entry in city.iterdir():
+        if entry.name != "001":  # the database photos of val
+            (tmp_path / "city" / entry.name).symlink_to(entry)
+    call = ["--mode=prune", f"--resume={run}", "--distill=0", "--importance=magnitude", f"--root={tmp_path / 'city'}"]
+    capsys.readouterr()
+    assert main.main([*runs, *call]) == 0
+    assert "no val split (48 of the 60 photos of toy_val are missing" in capsys.readouterr().out
+    assert state_of(newest_run(tmp_path / "runs"))["position"]["best"] == []
 
 
 def loaded(trained, precision):

@@ -7,10 +7,8 @@ stand in for those gone (`vpr/reconstruction.py`), before the ordinary training.
 """
 
 import argparse
-import contextlib
 import copy
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,13 +25,13 @@ from vpr.loss import select_rows, triplet_violations
 from vpr.mining import batches_of_queries
 from vpr.model import PlaceModel, build_model, choose_device, describe_model, device_line
 from vpr.onnx_model import INSTALL
-from vpr.places import PlacePhotos, has_split, load_places
+from vpr.places import PlacePhotos
 from vpr.progress import Progress, say
-from vpr.reconstruction import distill, reconstruct
+from vpr.reconstruction import distill, reconstruct, whole_trunk_trained
 from vpr.runs import create_run
 from vpr.steps import photos_of_tuples
 from vpr.training_state import TrainingState, load_model, new_state, run_flags, splits_of
-from vpr.validation import measure_split, select
+from vpr.validation import find_split, measure_split, select
 
 TUPLES = 64  # on which filters are judged
 FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
@@ -49,7 +47,9 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options)
     say(device_line(device))
     training = train.load_training_set(options)
-    validation = load_places(options, "val") if has_split(options, "val") else None
+    validation, reason = find_split(options, "val")
+    if validation is None:
+        say(f"{reason}: the first validation of a training after this replaces the pruned model as the best one")
     model, _ = load_model(options, options.run, options.ckpt)
     model.place(device, options.precision)
     if options.importance == "taylor":
@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> None:
         distill(pruned, model, kept[-1], reader, options.distill, options.seed)
     start_anew(pruned, training, smaller, device)
     state = new_state(pruned, smaller, splits_of(training.photos, *([validation] if validation else [])), device)
-    measure_first(state, validation, smaller, device)
+    if validation is not None:
+        measure_first(state, validation, smaller, device)
     folder = create_run(
         Path(options.runsPath), options.arch, f"{options.pooling}_pruned", run_flags(smaller, pruned),
         options.savePath, state.checkpoint(smaller), best=True,
@@ -81,30 +82,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def measure_first(
-    state: TrainingState, validation: PlacePhotos | None, options: argparse.Namespace, device: torch.device
+    state: TrainingState, validation: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> None:
     """Take the model's recalls on val as the best so far: a training has to better them to replace it."""
-    if validation is None:
-        say("no val split: the first validation of a training after this replaces the pruned model as the best one")
-        return
     reader = validation.reader(options.imageSize, options.threads, device)
     evaluation, _ = measure_split(state.model, validation, reader, options, device)
     select(state.position, evaluation.recalls, state.position.epoch - 1)
     say(f"pruned, before any training: {evaluation.lines()}")
-
-
-@contextlib.contextmanager
-def whole_trunk_trained(model: PlaceModel) -> Iterator[None]:
-    """All layers of the trunk take part in gradients until the context ends."""
-    first_trained, required = model.first_trained, [value.requires_grad for value in model.encoder.parameters()]
-    model.first_trained = 0
-    model.encoder.requires_grad_(True)
-    try:
-        yield
-    finally:
-        model.first_trained = first_trained
-        for value, before in zip(model.encoder.parameters(), required, strict=True):
-            value.requires_grad_(before)
 
 
 def scaled_gradients(loss: torch.Tensor, weights: list[torch.Tensor], scale: float) -> tuple[list[torch.Tensor], float]:

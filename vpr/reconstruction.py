@@ -6,6 +6,7 @@ section 3.1, without its choice of filters). Then all layers together, by gradie
 descriptors are distilled into them (Hinton et al., arXiv:1503.02531; of features, Romero et al., ICLR 2015).
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -63,11 +64,10 @@ def distill(
     random, count = np.random.default_rng(seed), len(source.files)
     order = np.concatenate([random.permutation(count) for _ in range(-(-photos // count))])[:photos].tolist()
     batches = [order[start : start + PHOTOS_PER_STEP] for start in range(0, photos, PHOTOS_PER_STEP)]
-    pruned.encoder.requires_grad_(True)
     optimizer = torch.optim.Adam(pruned.encoder.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     scaler = build_scaler(pruned)
-    with Progress("distilling", photos) as progress:
+    with whole_trunk_trained(pruned), Progress("distilling", photos) as progress:
         for batch, groups in zip(batches, source.batches(batches), strict=True):
             distance = sum(_distance(pruned, original, filters, group.values) for group in groups)
             optimizer.zero_grad()
@@ -77,6 +77,20 @@ def distill(
             schedule.step()
             progress.advance(len(batch))
     pruned.zero_grad()
+
+
+@contextlib.contextmanager
+def whole_trunk_trained(model: PlaceModel) -> Iterator[None]:
+    """All layers of the trunk take part in gradients until the context ends."""
+    first_trained, required = model.first_trained, [value.requires_grad for value in model.encoder.parameters()]
+    model.first_trained = 0
+    model.encoder.requires_grad_(True)
+    try:
+        yield
+    finally:
+        model.first_trained = first_trained
+        for value, before in zip(model.encoder.parameters(), required, strict=True):
+            value.requires_grad_(before)
 
 
 def _distance(pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:

@@ -65,17 +65,23 @@ def measure_split(
     return processes.from_main(evaluation), outcomes
 
 
+def find_split(options: argparse.Namespace, split: str) -> tuple[PlacePhotos | None, str]:
+    """A split with its photos, or None and what is missing."""
+    if not has_split(options, split):
+        return None, f"no {split} spec"
+    try:
+        photos = load_places(options, split)
+        require_queries(photos)
+    except UserError as error:
+        return None, f"no {split} split ({error})"
+    return photos, ""
+
+
 def open_test_split(options: argparse.Namespace) -> PlacePhotos | None:
     """The test split with its photos; None, with a line that says why, where val has to stand in for it."""
-    photos, reason = None, "no test spec"
-    if has_split(options, "test"):
-        try:
-            photos = load_places(options, "test")
-            require_queries(photos)
-        except UserError as error:
-            photos, reason = None, f"no test split ({error})"
+    photos, reason = find_split(options, "test")
     if processes.any_says(photos is None):
-        say(f"{reason}: the best model will be measured on val")
+        say(f"{reason or 'no test split in another process'}: the best model will be measured on val")
         return None
     return photos
 
