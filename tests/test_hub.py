@@ -13,7 +13,6 @@ from vpr.errors import UserError
 from vpr.images import decode
 from vpr.model import build_model
 from vpr.options import parse_options
-from vpr.whitening import whitening_file
 
 REPOSITORY = str(Path(main.__file__).parent)
 
@@ -51,7 +50,7 @@ def by_hand(run, file, whitened):
         descriptor = model.float()(decode(file)[None])[0]
     if not whitened:
         return descriptor.numpy()
-    kept = torch.load(whitening_file(run / "checkpoints", model), weights_only=True)
+    kept = torch.load(next((run / "checkpoints").glob("whitening_*")), weights_only=True)
     projected = kept["projection"] @ (descriptor - kept["mean"])
     return (projected / projected.norm()).numpy()
 
