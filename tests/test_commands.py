@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import main
+from vpr.encoder import build_encoder, initialize_randomly
 from vpr.runs import newest_run
 
 MAIN = Path(main.__file__)
@@ -163,6 +164,30 @@ def test_damaged_centroids(trained, tiny_city, tmp_path, one_line_error):
     file.write_bytes(next((trained / "centroids").glob("*.hdf5")).read_bytes()[:5000])
     arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", f"--dataPath={file}"]
     one_line_error(arguments, str(file), folder=tmp_path)
+
+
+def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_error, capsys):
+    """Pretrained weights, so that the seed changes the clusters alone."""
+    encoder = build_encoder("alexnet")
+    initialize_randomly(encoder, 0)
+    torch.save(encoder.state_dict(), tmp_path / "w.pth")
+    flags = [
+        f"--root={tiny_places}", "--arch=alexnet", f"--weights={tmp_path / 'w.pth'}", "--num_clusters=4", "--threads=0",
+        "--device=cpu", f"--dataPath={tmp_path / 'centroids'}", f"--runsPath={tmp_path}", "--panels=0",
+    ]  # fmt: skip
+    assert main.main([*flags, "--mode=cluster", "--seed=1"]) == 0
+    assert main.main([*flags, "--mode=test", "--seed=1"]) == 0
+    for seed in ([], ["--seed=2"]):
+        one_line_error([*flags, "--mode=test", *seed], "no centroids", "--mode=cluster", *seed, folder=tmp_path)
+    assert main.main([*flags, "--mode=cluster"]) == 0
+    (usual,) = (path for path in (tmp_path / "centroids").iterdir() if "seed" not in path.name)
+    assert usual.name.startswith("alexnet_w-") and usual.name.endswith("_own.hdf5"), "the name that it always had"
+    assert main.main([*flags, "--mode=test"]) == 0
+    (of_one,) = (tmp_path / "centroids").glob("*_seed1.hdf5")
+    of_one.replace(usual)  # as earlier versions named it
+    one_line_error([*flags, "--mode=test"], "seed=1", "wanted seed=123", folder=tmp_path)
+    assert main.main([*flags, "--mode=test", "--seed=1"]) == 0
+    assert main.main([*flags, "--mode=test", f"--dataPath={usual}"]) == 0, "a file that is named is taken"
 
 
 def copied_run(trained: Path, folder: Path) -> Path:

@@ -254,6 +254,31 @@ def test_a_file_that_is_missing_or_damaged(trained, tmp_path, capsys, content):
     one_line(capsys, str(path))
 
 
+@pytest.mark.parametrize("at", [0.01, 0.5, 0.9, -110, -3])
+def test_a_changed_byte_of_an_exported_file_is_noticed(trained, exported, tmp_path, capsys, at):
+    """In the graph, its weights, the card, and the checksum itself."""
+    content = bytearray(exported["fp32"].read_bytes())
+    content[int(at * len(content)) if at > 0 else at] ^= 8
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert main.main([*trained[0], "--mode=test", f"--resume={path}"]) == 2
+    one_line(capsys, str(path), "damaged")
+
+
+def test_a_file_of_an_earlier_version_has_no_checksum_and_works(trained, exported, tmp_path, capsys):
+    places, _ = trained
+    model = onnx.load(exported["fp32"])
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    card = {name: value for name, value in json.loads(entries["card"]).items() if name != "checksum"}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {"format": entries["format"], "card": json.dumps(card)})
+    onnx.save(model, tmp_path / "model.onnx")
+    capsys.readouterr()
+    assert main.main([*places, "--mode=test", "--panels=0", f"--resume={tmp_path / 'model.onnx'}"]) == 0
+    assert "without a checksum" in capsys.readouterr().out
+
+
 def test_an_exported_model_cannot_be_trained(trained, exported, capsys):
     assert main.main([*trained[0], "--mode=train", f"--resume={exported['fp32']}"]) == 2
     one_line(capsys, "exported models serve test, index and locate")

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 import time
 
 import pytest
@@ -82,19 +81,18 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     names = {
         f".a.{host}-{ended.pid}-0.part": False,
         f".a.{host}-{os.getppid()}-0.part": True,
-        f".a.another.{host}-{ended.pid}-3.part": True,  # another host
-        f".old.another.{host}-{ended.pid}-3.part": False,
+        f".a.another_{host}-{ended.pid}-3.part": True,  # another host
+        f".old.another_{host}-{ended.pid}-3.part": False,
         ".trunk_alexnet_x.float16.part": True,
         "notes.part": True,
     }
     for name in names:
         (tmp_path / name).write_text("half")
     long_ago = time.time() - 2 * files.LEFTOVER_AGE
-    os.utime(tmp_path / f".old.another.{host}-{ended.pid}-3.part", (long_ago, long_ago))
+    os.utime(tmp_path / f".old.another_{host}-{ended.pid}-3.part", (long_ago, long_ago))
     with replacing(tmp_path / "b") as temporary:
         temporary.write_text("whole")
     assert {name: (tmp_path / name).exists() for name in names} == names
-    assert socket.gethostname()[:5].replace("-", "_") in host
 
 
 def test_names_as_long_as_a_file_system_allows(tmp_path):

@@ -234,7 +234,7 @@ def test_an_index_without_descriptor_distances_shows_none(locate, own):
 @pytest.mark.parametrize(
     ("factory", "measures"),
     [
-        ("Flat", True), ("SQfp16", True), ("IVF4,Flat", True), ("HNSW8", True), ("PQ4x4", True), ("OPQ4,PQ4x4", True),
+        ("Flat", True), ("SQfp16", True), ("IVF4,Flat", True), ("HNSW8", True), ("PQ8x8", True), ("OPQ8,PQ8x8", True),
         ("LSH", False), ("PCA4,Flat", False), ("ITQ8,LSH", False),
     ],
 )  # fmt: skip

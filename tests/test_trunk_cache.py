@@ -1,6 +1,7 @@
 """Starting from the trunk cache gives what the whole trunk gives, and no stale cache is ever trusted."""
 
 import errno
+import fcntl
 import os
 import shutil
 
@@ -136,6 +137,11 @@ def spoil_truncate(file, photos):
         cache.truncate(file.stat().st_size // 2)
 
 
+def spoil_value(file, photos):
+    values = np.memmap(file, np.uint8, "r+")
+    values[777] ^= 1
+
+
 def spoil_photo(file, photos):
     Image.new("RGB", SIZES[2], (9, 200, 9)).save(photos[2])
 
@@ -153,7 +159,7 @@ def spoil_absent_description(file, photos):
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_truncate, spoil_photo, spoil_touch, spoil_description, spoil_absent_description]
+    "spoil", [spoil_truncate, spoil_value, spoil_photo, spoil_touch, spoil_description, spoil_absent_description]
 )
 def test_a_stale_or_damaged_cache_is_made_anew(make, tmp_path, photos, capsys, spoil):
     make("--trunkCache=disk")
@@ -249,3 +255,52 @@ def test_a_photo_too_small_for_the_trunk_is_one_line(make, photos):
     for flag in ("--trunkCache=memory", "--trunkCache=disk"):
         with pytest.raises(UserError, match=r"a photo is 20x20 pixels, the backbone needs at least 31"):
             make(flag)
+
+
+def test_two_trainings_share_a_cache_folder(make, weights, tmp_path, monkeypatch):
+    """The second one makes and ends its cache while the first is half way, with weights of its own."""
+    state = torch.load(weights, weights_only=True)
+    torch.save({**state, "features.0.bias": state["features.0.bias"] + 0.5}, tmp_path / "other.pth")
+    others, made, fill = [f"--weights={tmp_path / 'other.pth'}"], {}, trunk_cache._fill
+    for second in (others, []):  # other weights, then the same
+
+        def fill_with_interruption(source, *rest, second=second):
+            fill(source, *rest)
+            monkeypatch.setattr(trunk_cache, "_fill", fill)
+            source.values[: len(source.values) // 2] = 0  # half way
+            made["second"] = make("--trunkCache=disk", *second)
+            fill(source, *rest)
+
+        monkeypatch.setattr(trunk_cache, "_fill", fill_with_interruption)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        first = make("--trunkCache=disk")
+        for cached, words in ((first, []), (made["second"], second)):
+            alone = make("--trunkCache=memory", *words)[0]
+            assert isinstance(cached[0], FrozenFeatures) and torch.equal(cached[0].values, alone.values)
+            again = make("--trunkCache=disk", *words)[0]
+            assert torch.equal(again.values, alone.values), "what later runs find"
+        assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_values_stay_though_another_training_replaces_the_file(make, tmp_path):
+    first = make("--trunkCache=disk")[0]
+    wanted = first.values.clone()
+    large = make("--trunkCache=disk", "--imageSize", "96", "96")[0]  # same weights and set: the former is stale
+    assert len(list((tmp_path / "cache").glob("*.float16"))) == 1 and len(large.values) != len(wanted)
+    assert torch.equal(first.values, wanted)
+
+
+def test_leftovers_of_killed_trainings_and_earlier_versions_go(make, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (part, live, old, other) = (cache / name for name in (
+        ".trunk_alexnet_places_0_1.float16.aa-0.part", ".trunk_alexnet_places_0_1.float16.bb-0.part",
+        "trunk_alexnet_places.float16", "trunk_alexnet_y.float16",
+    ))  # fmt: skip
+    for file in (part, live, old, other):
+        file.write_bytes(b"12")
+        os.utime(file, (1, 1))
+    with open(live, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        make("--trunkCache=disk")
+    assert [file.exists() for file in (part, live, old, other)] == [False, True, False, True]

@@ -17,7 +17,7 @@ from vpr.errors import UserError
 
 LONGEST_WAIT = 60.0  # seconds for another process to add its entry
 LEFTOVER_AGE = 24 * 3600.0  # seconds after which nobody writes to a temporary file any more
-TEMPORARY = re.compile(r"\..+\.(?P<host>[\w.]+)-(?P<process>\d+)-\d+\.part")
+TEMPORARY = re.compile(r"\..+\.(?P<host>\w+)-(?P<process>\d+)-\d+\.part")
 _numbers = itertools.count()
 
 
@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _host() -> str:
-    return re.sub(r"[^\w.]", "_", socket.gethostname())[:24]
+    return re.sub(r"\W", "_", socket.gethostname())[:24]
 
 
 @functools.cache
