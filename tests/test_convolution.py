@@ -5,10 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vpr import convolution
+from vpr import convolution, precision
 from vpr.convolution import FastConvolution, has_fast_convolutions, max_pool, pays, run_layers
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, params=list(convolution.RULES), ids=lambda widths: f"vectors{widths[0]}by{widths[1]}")
+def processor(request, monkeypatch):
+    """Every test by the rule of every kind of processor."""
+    monkeypatch.setattr(convolution, "rule", lambda: convolution.RULES[request.param])
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +111,8 @@ def test_a_trunk_has_the_gradients_of_its_layers(trunk):
         assert apart(found, wanted) < 1e-3
 
 
-def test_the_fast_way_is_taken_where_it_pays(trunk, monkeypatch):
+@pytest.mark.parametrize("processor", [(8, 8)], indirect=True)
+def test_the_fast_way_is_taken_where_it_pays(trunk, processor, monkeypatch):
     taken, apply = [], convolution._convolve
 
     def watched(features, weight, *rest):
@@ -138,7 +146,49 @@ def test_values_depend_neither_on_the_other_photos_nor_on_the_number_of_threads(
     nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 7),
 ])  # fmt: skip
 def test_other_kinds_of_layers_are_left_alone(layer):
-    assert not pays(layer, random(1, 16, 60, 60))
+    assert not pays(layer, random(1, 16, 100, 100))
+
+
+@pytest.mark.parametrize(
+    ("features", "layer", "nnpack_on"),
+    [
+        ((64, 39, 39), (192, 5), {(8, 8)}),  # AlexNet's conv2 at 320x320
+        ((192, 19, 19), (384, 3), set()),  # its conv3
+        ((64, 240, 320), (64, 3), {(8, 8), (16, 8)}),  # VGG16's conv1_2 at 320x240
+        ((128, 120, 160), (256, 3), {(8, 8), (16, 8), (16, 16)}),  # its conv3_1 at 640x480
+        ((128, 60, 80), (256, 3), {(8, 8), (16, 8)}),  # and at 320x240
+    ],
+)
+def test_the_choice_is_that_of_the_table(processor, features, layer, nnpack_on):
+    filters, side = layer
+    with torch.device("meta"):
+        convolution_layer = nn.Conv2d(features[0], filters, side, padding=side // 2)
+        for batch in (1, 7):
+            assert pays(convolution_layer, torch.empty(batch, *features)) == (processor in nnpack_on)
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "family", "widths"),
+    [
+        ("fma avx2", "AuthenticAMD", "25", (8, 8)),
+        ("avx2 avx512f", "AuthenticAMD", "25", (16, 8)),
+        ("avx2 avx512f", "AuthenticAMD", "26", (16, 16)),
+        ("avx2 avx512f", "GenuineIntel", "6", (16, 16)),
+        ("", "", "", (8, 8)),
+    ],
+)
+def test_the_processor_is_known_by_what_linux_says(monkeypatch, flags, vendor, family, widths):
+    said = {"flags": flags, "vendor_id": vendor, "cpu family": family}
+    monkeypatch.setattr(precision, "processor_field", lambda name: said.get(name, ""))
+    assert precision.vector_widths() == widths
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+def test_the_layout_of_photos_does_not_change_the_values(trunk, layout):
+    photos = random(2, 3, 64, 80)
+    with torch.no_grad():
+        wanted = run_layers(trunk, photos.clone(), fast=True)
+        assert torch.equal(run_layers(trunk, photos.clone(memory_format=layout), fast=True), wanted)
 
 
 def test_only_float32_on_the_processor_has_it():

@@ -5,15 +5,17 @@ Fourier's transforms with 2 to 3 times fewer multiplications, in vectors of 8, f
 differs by 2e-5 of the largest value. PyTorch multiplies directly, fastest with channels last. Each layer takes the
 maps as it wants them, and hands them on as it has them.
 
-What pays depends on how many float32 a core multiplies at a time; `RULES` says from which layers on NNPACK does.
-Milliseconds an image on two cores, all layers by NNPACK that can be (its maps converted back after each of the
-others) and all by PyTorch with channels last:
+What pays depends on the processor: `RULES` says which layers NNPACK does on which. Measured, in milliseconds an image,
+all layers by NNPACK that can be / all by PyTorch with channels last; the first three columns while others used the
+machine too, so that only their ratios count:
 
-    multiplied at a time           8 (AVX2)        8 (AMD EPYC Genoa)   16 (AVX-512 at full width)
-    AlexNet 320x180             PLACEHOLDER        3.9 / 3.1
-    AlexNet 320x320
-    VGG16 320x240
-    VGG16 640x480
+                     Genoa, 1 thread (of CPU time)   Genoa, 2 threads   AVX-512 at full width, 2 threads
+    AlexNet 320x180  12.0 / 12.8                     27.0 / 16.4        3.9 / 3.1
+    AlexNet 320x320  23.8 / 25.4                     79.4 / 44.8        10.5 / 6.7
+    VGG16 320x240    240 / 464                       487 / 521          153 / 118
+    VGG16 640x480    897 / 1931                      649 / 1017         463 / 490
+
+Each has threads of its own, which wait for work by turning: with few cores short layers of one disturb the other's.
 """
 
 import functools
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vpr.precision import has_wide_vectors
+from vpr.precision import vector_widths
 
 LARGE_MAP = 1000  # places: NNPACK is faster on larger maps one by one, on smaller ones together
 FEWEST_VALUES = 20480  # of a map: with fewer PyTorch computes a single one in another way than several
@@ -36,20 +38,27 @@ class Rule:
     Attributes:
         places: height x width of its maps; below, transforming the kernels costs more than it saves.
         kernels: how many it has, input x output channels; with fewer, moving the maps costs more.
+        sides: of these kernels.
     """
 
     places: int
     kernels: int
+    sides: tuple[int, ...]
 
 
-# By whether a core multiplies 16 float32 at a time.
-RULES = {False: Rule(places=400, kernels=0), True: Rule(places=8192, kernels=128 * 256)}
+# By the float32 that an instruction names and those that a core multiplies at a time. The last row is reckoned from
+# the whole trunks above and Genoa's single layers: it leaves all but VGG16's conv3 at 640x480 to PyTorch.
+RULES = {
+    (8, 8): Rule(places=400, kernels=0, sides=(3, 5)),  # AVX2 and others
+    (16, 8): Rule(places=400, kernels=0, sides=(3,)),  # AVX-512 in two halves: AMD Zen 4 (Genoa)
+    (16, 16): Rule(places=8192, kernels=128 * 256, sides=(3,)),  # AVX-512: Intel, AMD from Zen 5
+}
 
 
 @functools.cache
 def rule() -> Rule:
     """The rule of this processor: always the same."""
-    return RULES[has_wide_vectors()]
+    return RULES[vector_widths()]
 
 
 def has_fast_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
@@ -74,7 +83,7 @@ def run_layers(layers: nn.Sequential, features: torch.Tensor, fast: bool) -> tor
     if not fast:
         return layers(features)
     done = 0
-    if len(features) > 1 and _is_large(features):
+    if len(features) > 1 and _is_large(features) and layout_for(layers, fast) == torch.contiguous_format:
         parts = []
         for image in features.split(1):
             done = 0
@@ -115,7 +124,7 @@ def pays(layer: nn.Conv2d, features: torch.Tensor) -> bool:
 
 def _is_nnpacks(layer: nn.Conv2d) -> bool:
     plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
-    return plain and layer.kernel_size in ((3, 3), (5, 5))
+    return plain and layer.kernel_size in [(side, side) for side in rule().sides]
 
 
 def _kernels(layer: nn.Conv2d) -> int:

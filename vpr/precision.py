@@ -38,13 +38,15 @@ def processor_flags() -> set[str]:
     return set((processor_field("flags") or processor_field("features")).split())
 
 
-def has_wide_vectors() -> bool:
-    """Whether a core of this processor multiplies 16 float32 at a time.
+def vector_widths() -> tuple[int, int]:
+    """How many float32 this processor's longest instructions name, and how many a core multiplies at a time.
 
-    AMD's family 25 (Zen 4) takes AVX-512 instructions and does them in halves, 8 at a time.
+    AMD's family 25 (Zen 4) takes AVX-512's 16 and does them in halves.
     """
+    if "avx512f" not in processor_flags():
+        return 8, 8
     halves = processor_field("vendor_id") == "AuthenticAMD" and processor_field("cpu family") == "25"
-    return "avx512f" in processor_flags() and not halves
+    return 16, 8 if halves else 16
 
 
 def processor_field(name: str) -> str:
