@@ -180,7 +180,7 @@ def test_an_error_in_all_processes_is_one_line_each(tiny_city, tmp_path):
 
 
 @pytest.mark.parametrize("room", [(16, 11)])
-def test_processes_with_unequal_memory_agree_on_the_photos_at_once(tiny_city, runs, tmp_path, room):
+def test_processes_with_unequal_memory_agree_on_the_photos_at_once(tiny_city, tmp_path, room):
     """--cacheBatchSize=0 where one process finds room for 16 photos and the other for 11."""
     program = tmp_path / "unequal.py"
     program.write_text(
