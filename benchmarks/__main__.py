@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name in chosen:
             found = stages(options.full)[name](bench)
             rows += found if isinstance(found, list) else [found]
-            print(*rows[-1].cells(), sep=" | ", flush=True)
+            for row in found if isinstance(found, list) else [found]:
+                print(*row.cells(), sep=" | ", flush=True)
             written = write_report(Path(options.out), rows, ceilings, precision_name(dtype), device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -51,17 +52,22 @@ def stages(full: bool) -> dict:
     """What is measured, by name."""
     from benchmarks import stages as stage
     from benchmarks import training
+    from benchmarks.trunk import trunk
 
     chosen = {
         "layer": lambda bench: stage.layer(bench, backward=False),
         "layer-backward": lambda bench: stage.layer(bench, backward=True),
         "decoding": stage.decoding,
         "extraction-alexnet": lambda bench: stage.extraction(bench, "alexnet", None, 96, 24),
+        "trunk-alexnet-320x180": lambda bench: trunk(bench, "alexnet", (180, 320), 24),
+        "trunk-alexnet-320x320": lambda bench: trunk(bench, "alexnet", (320, 320), 24),
         "mining": lambda bench: stage.mining(bench, plain_queries=10),
         "search": lambda bench: stage.search(bench, 10_000, 500),
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
     }
     if full:
+        chosen["trunk-vgg16-320x240"] = lambda bench: trunk(bench, "vgg16", (240, 320), 4)
+        chosen["trunk-vgg16-640x480"] = lambda bench: trunk(bench, "vgg16", (480, 640), 4)
         chosen["extraction-vgg16"] = lambda bench: stage.extraction(bench, "vgg16", (480, 640), 12, 4)
         chosen["epoch-vgg16"] = lambda bench: training.epoch(bench, "vgg16", 40)
     return chosen

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import statistics
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -48,19 +48,31 @@ def compare(
     warmup: int = 1,
     synchronize: Callable[[], None] | None = None,
 ) -> tuple[Timing, Timing]:
-    """Time two pieces of work in turn, so that a machine that is slow for a while is slow for both.
+    """Time two pieces of work in turn: `compare_all` of two."""
+    first_timing, second_timing = compare_all([first, second], repeats, warmup, synchronize)
+    return first_timing, second_timing
+
+
+def compare_all(
+    works: Sequence[Callable[[], object]],
+    repeats: int = 5,
+    warmup: int = 1,
+    synchronize: Callable[[], None] | None = None,
+) -> list[Timing]:
+    """Time pieces of work in turn, so that a machine that is slow for a while is slow for all.
 
     Args: as of `time_of`.
     """
     for _ in range(warmup):
-        first()
-        second()
-    seconds = ([], [])
+        for work in works:
+            work()
+    seconds = [[] for _ in works]
     for number in range(repeats):
         # Who begins alternates too: the second finds the caches as the first has left them.
-        for which in (0, 1) if number % 2 == 0 else (1, 0):
-            seconds[which].append(_seconds((first, second)[which], synchronize))
-    return _timing(seconds[0]), _timing(seconds[1])
+        order = range(len(works)) if number % 2 == 0 else reversed(range(len(works)))
+        for which in order:
+            seconds[which].append(_seconds(works[which], synchronize))
+    return [_timing(each) for each in seconds]
 
 
 def peak_memory(work: Callable[[], object]) -> int:

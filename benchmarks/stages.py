@@ -3,7 +3,7 @@
 import argparse
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from benchmarks.report import Row
 from netvlad import NetVLAD
 from vpr.cost import trunk_gflop
 from vpr.descriptors import describe
-from vpr.images import PhotoReader, decode
+from vpr.images import PhotoReader, SizeGroup, decode, in_batches
 from vpr.mining import NO_PHOTO, MiningRules, mine
 from vpr.model import PlaceModel, build_model
 from vpr.options import parse_options
@@ -143,8 +143,22 @@ def decoding(bench: Bench) -> Row:
     return Row("decoding in one worker", setting, slow, quick, 4 * size, size, limit)
 
 
+@dataclass(frozen=True)
+class HeldPhotos:
+    """Photos that are decoded already, as a source of `describe`: the batches that a reader gave for them."""
+
+    files: list[Path]
+    loaded: list[list[SizeGroup]]
+
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
+        """The batches in memory; they must be those asked for."""
+        if [len(batch) for batch in batches] != [sum(len(group.places) for group in each) for each in self.loaded]:
+            raise ValueError("other batches are held")
+        return iter(self.loaded)
+
+
 def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int, batch: int) -> Row:
-    """Files to descriptors, the whole way; against the model alone on a batch in memory."""
+    """Files to descriptors, the whole way; and the model alone: the same from photos that are decoded already."""
     flags = ["--imageSize", *map(str, size)] if size else []
     options = bench.options(arch, "--mode=test", f"--cacheBatchSize={batch}", f"--precision={bench.precision}", *flags)
     model, photos = bench.model(options), bench.photos[:count]
@@ -154,11 +168,13 @@ def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int
         lambda: textbook.describe(plain, photos, size, batch, options.threads),
         lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
     )
-    values = next(reader.batches([range(batch)]))[0].values.to(bench.device)
-    with torch.no_grad():
-        alone = time_of(lambda: model(values), bench.repeats, 1, bench.synchronize)
-    rate, alone_rate = count / quick.median, batch / alone.median
-    height, width = values.shape[2:]
+    held = HeldPhotos(photos, list(reader.batches(in_batches(count, batch))))
+    whole, alone = bench.compare(
+        lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
+        lambda: describe(model, held, range(count), options, bench.device, "model alone"),
+    )
+    rate, alone_rate = count / whole.median, count / alone.median
+    height, width = held.loaded[0][0].photo_size
     gflop, _ = trunk_gflop(arch, None, height, width)
     limit = (
         f"{rate:.3g} images/s, the model alone {alone_rate:.3g}: {100 * rate / alone_rate:.0f} %; "
