@@ -191,7 +191,7 @@ def _read_fields(path: Path) -> Fields:
     fields = variables["dbStruct"]
     for name in NEEDED:
         if name not in fields:
-            raise SpecError(f"{path}: dbStruct has no field {name} (it has {', '.join(fields)}): get the spec again")
+            raise SpecError(f"{path}: dbStruct has no field {name} (it has {[*fields]}): get the spec again")
     return fields
 
 
@@ -267,8 +267,8 @@ def _array(data: memoryview, order: str, depth: int) -> tuple[str, Any]:
         raise ValueError("an array without class and size")
     (flags,), shape = struct.unpack(order + "I4x", flags), struct.unpack(f"{order}{len(shape) // 4}i", shape)
     kind, name, count = flags & 0xFF, bytes(name).decode("ascii"), math.prod(shape)
-    if min(shape, default=-1) < 0:
-        raise ValueError(f"an array of size {shape}")
+    if min(shape, default=-1) < 0 or not name.isprintable():
+        raise ValueError(f"an array {name!r} of size {shape}")
     if kind == CELL and depth < 2:
         cells = [content for _, content in _arrays(parts, order, depth + 1)]
         if len(cells) != count:

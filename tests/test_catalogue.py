@@ -311,3 +311,12 @@ def test_each_data_set_has_its_learning_rate():
     slow = {"pitts250k", "tokyo247", "tokyotm"}
     assert rates == {name: 0.0001 if name in slow else 0.001 for name in DATASETS}
     assert main.parse_options(["--mode=train", "--dataset=tokyotm", "--lr=0.01"]).lr == 0.01
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + "/1.jpg", "0\0/1.jpg", "..", "/1.jpg", "a\n/b.jpg"])
+@pytest.mark.parametrize("dataset", ["pittsburgh", "tokyo247"])
+def test_names_that_no_file_can_have_are_missing_photos(tmp_path, write_spec, dataset, name):
+    """As a damaged spec may have them."""
+    spec = DATASETS[dataset].specs["test"]
+    write_spec(tmp_path / "datasets" / f"{spec}.mat", [name, "b.jpg"], POSITIONS[:2], QUERIES, QUERY_POSITIONS)
+    assert "photos of" in refusal(tmp_path, dataset, "test")

@@ -259,7 +259,10 @@ def _with_ending(name: str, ending: str | None) -> str:
 
 
 def _listing(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):  # it is not there, or a damaged spec's names cannot be names of folders
+        return set()
 
 
 def _check_files_exist(photos: PlacePhotos, root: Path, dataset: Dataset) -> None:

@@ -36,7 +36,7 @@ def find_photos(folder: Path) -> list[Path]:
     Hidden ones are left out: macOS puts a `._photo.jpg`, which is no photo, beside each photo on other disks. A folder
     that several paths lead to is looked into once, by its own path if it has one; links upwards lead nowhere.
     """
-    top = os.path.realpath(folder)
+    top = os.path.join(os.path.realpath(folder), "")
     photos, seen, starts = [], set(), [str(folder)]
     while starts:
         links = []
@@ -49,7 +49,7 @@ def find_photos(folder: Path) -> list[Path]:
                     Path(path, name) for name in files if name[0] != "." and Path(name).suffix.lower() in ENDINGS
                 ]
             seen.add(real)
-        starts = sorted(link for link in links if not f"{top}/".startswith(f"{os.path.realpath(link)}/"))
+        starts = sorted(link for link in links if not top.startswith(os.path.join(os.path.realpath(link), "")))
     return sorted(photo for photo in photos if photo.is_file())
 
 
