@@ -13,7 +13,7 @@ from torch import nn
 
 import main
 from vpr import trunk_cache
-from vpr.descriptors import describe
+from vpr.descriptors import describe, describe_batch
 from vpr.encoder import build_encoder
 from vpr.errors import UserError
 from vpr.images import PhotoReader
@@ -92,7 +92,7 @@ def test_gradients_from_the_cache_are_those_of_the_whole_trunk(make):
     gradients = []
     for source, model, _ in (make("--trunkCache=memory"), make("--trunkCache=off")):
         (batch,) = source.batches([[0, 1, 4]])
-        model(batch[0].values)[0, ::3].sum().backward()
+        describe_batch(model, batch[:1], CPU)[0, ::3].sum().backward()
         gradients.append({name: value.grad for name, value in model.named_parameters() if value.requires_grad})
     found, wanted = gradients
     assert found.keys() == wanted.keys() and len(wanted) == 4  # conv5 and the pooling
