@@ -30,6 +30,8 @@ TRAINING_FLAGS = (
     "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
     "weightDecay", "momentum", "margin", "nNeg", "nNegSample", "trainFrom",
 )  # fmt: skip
+# Beside the flags of a run: what --precision=auto meant when it began.
+AUTO_PRECISION = "auto_precision"
 # Besides --arch and --dataset, the flags that decide what a centroids file is made from.
 CLUSTER_FLAGS = (
     "num_clusters", "weights", "fromscratch", "normalization", "root", "imageSize", "seed", "dataPath", "device",

@@ -11,6 +11,7 @@ from vpr import processes
 from vpr.catalogue import DATASETS
 from vpr.errors import UserError
 from vpr.flags import (
+    AUTO_PRECISION,
     CARD_FLAGS,
     DEFAULT_TRAIN_FROM,
     DEFAULT_WEIGHTS,
@@ -30,7 +31,6 @@ MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
 
 RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
-AUTO_PRECISION = "auto_precision"  # beside the flags of a run: what --precision=auto meant when it began
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:

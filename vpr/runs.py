@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vpr.errors import UserError
 from vpr.files import read_json, write_json
-from vpr.flags import FLAGS, Flag
+from vpr.flags import AUTO_PRECISION, FLAGS, Flag
 from vpr.provenance import load_torch, save_torch
 
 FLAGS_FILE = "flags.json"
@@ -56,6 +56,7 @@ def check_flags(flags: dict, where: str) -> None:
         UserError: a flag is unknown, or its value is of another kind or not among its choices.
     """
     known = {flag.name.replace("-", "_"): flag for group in FLAGS.values() for flag in group}
+    known[AUTO_PRECISION] = known["precision"]
     for name, value in flags.items():
         if name not in known:
             raise UserError(f"{where} has {name[:40]!r}, which is no flag of this program: restore or remove it")

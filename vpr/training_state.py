@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from vpr.errors import UserError
-from vpr.flags import MODEL_FLAGS
+from vpr.flags import AUTO_PRECISION, MODEL_FLAGS
 from vpr.mining import NO_PHOTO
 from vpr.model import PlaceModel, build_model
-from vpr.options import AUTO_PRECISION, flags_of
+from vpr.options import flags_of
 from vpr.places import PlacePhotos
 from vpr.precision import compute_dtype, precision_name
 from vpr.progress import say
