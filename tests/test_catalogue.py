@@ -231,7 +231,7 @@ def test_tokyos_queries_are_shrunk_to_640_pixels(tokyo):
     """The longest side of queries alone, never enlarged; --imageSize is the size of all."""
     photos = load(tokyo, "tokyo247", "test")
     numbers = [0, 1, 24, 25, 26]
-    reader = photos.reader(None, 0)
+    reader = photos.reader(None, 0, torch.device("cpu"))
     sizes = [(120, 800), (120, 160), (480, 640), (640, 480), (240, 320)]
     assert [reader.photo_size(number) for number in numbers] == sizes
     for number, size, ((_, values, photo_size),) in zip(

@@ -77,7 +77,7 @@ def test_bytes_that_are_missing_or_too_many_are_noticed(sealed, at):
     here = int(at * len(content))
     for changed in (content[:here], content[:here] + b"!" + content[here:], content[:here] + content[here + 1 :]):
         path.write_bytes(changed)
-        if read in (read_hdf5, read_torch) or (at in (0.3, 0.7) and len(changed) > here):
+        if read in (read_hdf5, read_torch):
             with pytest.raises(UserError):
                 read(path)
         else:
@@ -191,6 +191,6 @@ def test_nonsense_in_stored_flags_is_one_line(name, value):
 def test_flags_as_runs_store_them_are_accepted():
     from vpr.options import flags_of, parse_options
 
-    for words in ([], ["--imageSize", "48", "64", "--lr=0.1", "--fromscratch", "--channels", "4", "5", "--panels=all"]):
+    for words in ([], ["--imageSize", "48", "64", "--lr=0.1", "--fromscratch", "--channels", "4", "5"]):
         check_flags(flags_of(parse_options(["--mode=train", *words])), "flags.json")
     check_flags({"arch": "vgg16", "cachePath": None}, "flags.json")

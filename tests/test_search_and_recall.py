@@ -225,7 +225,7 @@ def test_approximate_search_in_tokyo_time_machine_asks_for_no_more_than_it_takes
         return np.argsort(np.abs(queries.numpy() - np.arange(100)), axis=1)[:, :count]
 
     times = [1] * 5 + [3] * 55 + [1] * 40
-    places = make_places("tokyoTM_val", 100, 2, times, [1, 2])
+    places = make_places("other_time", 100, 2, times, [1, 2])
     found = search_places(column(range(100)), column([0, 0]), 2, places, search)
     assert found.tolist() == [[5, 6], [0, 1]]
     # Of the 4 nearest none is of another month than 1, of the 8 nearest three are.
@@ -234,7 +234,7 @@ def test_approximate_search_in_tokyo_time_machine_asks_for_no_more_than_it_takes
 
 def test_approximate_search_finds_what_is_allowed_though_little_is():
     times = [1] * 97 + [2] * 3
-    places = make_places("tokyoTM_val", 100, 1, times, [1])
+    places = make_places("other_time", 100, 1, times, [1])
     found = search_places(column(range(100)), column([0]), 5, places, flat_search(column(range(100))))
     assert found.tolist() == [[97, 98, 99, -1, -1]]
 

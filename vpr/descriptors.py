@@ -122,12 +122,12 @@ def that_fit(
         parts = []
         for group in batch:
             count = len(group.places)
-            if group.values.dtype == torch.uint8:
+            if not group.frozen:
                 if group.photo_size not in at_once:
                     at_once[group.photo_size] = photos_that_fit(model, group.photo_size, count)
                 count = at_once[group.photo_size]
             cut = zip(group.places.split(count), group.values.split(count), strict=True)
-            parts += [SizeGroup(places, values, group.photo_size) for places, values in cut]
+            parts += [group._replace(places=places, values=values) for places, values in cut]
         yield parts
 
 
