@@ -234,13 +234,11 @@ def test_tokyos_queries_are_shrunk_to_640_pixels(tokyo):
     reader = photos.reader(None, 0, torch.device("cpu"))
     sizes = [(120, 800), (120, 160), (480, 640), (640, 480), (240, 320)]
     assert [reader.photo_size(number) for number in numbers] == sizes
-    for number, size, ((_, values, photo_size),) in zip(
-        numbers, sizes, reader.batches([[n] for n in numbers]), strict=True
-    ):
+    for number, size, (group,) in zip(numbers, sizes, reader.batches([[n] for n in numbers]), strict=True):
         whole = Image.open(photos.files[number])
         wanted = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        assert photo_size == size and np.array_equal(values[0].numpy(), wanted)
-    fixed = photos.reader([48, 64], 0)
+        assert group.photo_size == size and np.array_equal(group.values[0].numpy(), wanted)
+    fixed = photos.reader([48, 64], 0, torch.device("cpu"))
     assert {group.photo_size for (group,) in fixed.batches([[n] for n in numbers])} == {(48, 64)}
     assert {fixed.photo_size(number) for number in numbers} == {(48, 64)}
 

@@ -181,7 +181,7 @@ def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_
         one_line_error([*flags, "--mode=test", *seed], "no centroids", "--mode=cluster", *seed, folder=tmp_path)
     assert main.main([*flags, "--mode=cluster"]) == 0
     (usual,) = (path for path in (tmp_path / "centroids").iterdir() if "seed" not in path.name)
-    assert usual.name.startswith("alexnet_w-") and usual.name.endswith("_own.hdf5"), "the name that it always had"
+    assert usual.name.startswith("alexnet_w-") and usual.name.endswith("-own.hdf5"), "the name that it always had"
     assert main.main([*flags, "--mode=test", "--panels=0"]) == 0
     (of_one,) = (tmp_path / "centroids").glob("*_seed1.hdf5")
     of_one.replace(usual)  # as earlier versions named it

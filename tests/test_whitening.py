@@ -214,7 +214,6 @@ def averaged(tiny_city, tmp_path):
     [
         (["--imageSize", "64", "80"], "image_size=48 64, not 64 80"),
         (["--normalization=unit"], "normalization=torchvision, not unit"),
-        (["--precision=bf16"], "precision=fp32, not bf16"),
         (["--pooling=max"], "pooling=avg, not max"),
     ],
 )
@@ -230,6 +229,15 @@ def test_a_whitening_serves_only_what_it_was_learnt_for(averaged, capsys, other,
     assert main.main([*averaged, "--mode=whiten", "--pcaDim=6", *other]) == 0
     assert results_of(averaged, *other)["descriptor_dim"] == 6
     assert results_of(averaged)["descriptor_dim"] == 8, "both are kept"
+
+
+def test_a_whitening_in_the_own_number_format_is_preferred_to_another(averaged):
+    other = ["--precision=bf16"]
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    assert results_of(averaged, *other)["descriptor_dim"] == 8, "as on a machine where auto means another format"
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=6", *other]) == 0
+    assert results_of(averaged, *other)["descriptor_dim"] == 6
+    assert results_of(averaged)["descriptor_dim"] == 8
 
 
 def test_a_whitening_of_another_training_set_is_not_used(averaged, tiny_city, tmp_path, capsys):

@@ -124,6 +124,7 @@ def _choose(
             reasons.append(f"{file.name} was learnt with {difference}")
         else:
             usable.append(stored)
+    usable.sort(key=lambda stored: stored.recipe.precision != wanted.precision)
     sets, all_known = _training_sets(options)
     for known in sets:
         for stored in usable:

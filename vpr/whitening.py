@@ -114,10 +114,13 @@ class WhiteningRecipe:
         return folder / f"whitening_{self.weights_hash}_{recipe_hash(asdict(self))}.pth.tar"
 
     def difference(self, wanted: "WhiteningRecipe") -> str | None:
-        """In what it does not serve `wanted`, whatever the training sets; None where it does."""
+        """In what it does not serve `wanted`, whatever the training sets; None where it does.
+
+        The number format may differ, as it does between machines: descriptors of one model in two formats are close.
+        """
         for field in fields(self):
             found, value = getattr(self, field.name), getattr(wanted, field.name)
-            if found != value and not field.name.startswith("dataset"):
+            if found != value and not field.name.startswith(("dataset", "precision")):
                 return f"{field.name}={found}, not {value}"
         return None
 
