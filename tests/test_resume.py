@@ -14,6 +14,8 @@ import torch
 
 import main
 import vpr.train
+from benchmarks.determinism import different, final_state
+from vpr.encoder import build_encoder, initialize_randomly
 from vpr.runs import newest_run
 
 EPOCHS, BLOCKS = 2, 2
@@ -133,3 +135,28 @@ def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(tiny_city, never_stopped, t
     assert said == "interrupted: --mode=train --resume goes on with the newest run\n"
     assert main.main(resuming(tmp_path)) == 0
     assert newest_checkpoint(tmp_path)["position"] == newest_checkpoint(never_stopped)["position"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_equal_trainings_by_two_threads_end_with_the_same_bits(tiny_places, tmp_path, precision):
+    """Three processes of two threads each; tuples that share their photos, so that gradients of several add up."""
+    torch.manual_seed(0)
+    encoder = build_encoder("alexnet")
+    initialize_randomly(encoder, 0)
+    torch.save(encoder.state_dict(), tmp_path / "weights.pth")
+    common = [
+        sys.executable, str(MAIN), "--dataset=pittsburgh", f"--root={tiny_places}", "--arch=alexnet", "--threads=0",
+        f"--weights={tmp_path / 'weights.pth'}", "--imageSize", "48", "64", f"--dataPath={tmp_path}", "--device=cpu",
+        f"--precision={precision}", "--num_clusters=16",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    train = ["--mode=train", "--nEpochs=3", "--nNeg=5", "--margin=2", "--lr=0.01", "--batchSize=5"]
+    states = []
+    for flags in (["--mode=cluster"], *([*train, f"--runsPath={tmp_path / name}"] for name in "abc")):
+        done = subprocess.run([*common, *flags], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    for name in "abc":
+        states.append(final_state(tmp_path / name))
+    start = torch.load(tmp_path / "weights.pth", weights_only=True)
+    assert not torch.equal(states[0]["encoder.10.weight"], start["10.weight"]), "training must do something"
+    assert different(states[0], states[1]) == different(states[0], states[2]) == []
