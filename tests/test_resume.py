@@ -16,6 +16,8 @@ from PIL import Image
 
 import main
 import vpr.train
+from benchmarks.determinism import different, final_state
+from vpr.encoder import build_encoder, initialize_randomly
 from vpr.precision import AUTO_VARIABLE, compute_dtype, precision_name
 from vpr.runs import newest_run
 
@@ -323,3 +325,28 @@ def test_flags_that_change_how_a_resumed_run_ends_are_said(own_copy, capsys, typ
     assert all(words in line for words in says) and "--root" not in line
     assert main.main([*call, "--nEpochs=1", "--precision=fp32", "--evalEvery=1", "--cacheBatchSize=24"]) == 0
     assert "never stopped" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_equal_trainings_by_two_threads_end_with_the_same_bits(tiny_places, tmp_path, precision):
+    """Three processes of two threads each; tuples that share their photos, so that gradients of several add up."""
+    torch.manual_seed(0)
+    encoder = build_encoder("alexnet")
+    initialize_randomly(encoder, 0)
+    torch.save(encoder.state_dict(), tmp_path / "weights.pth")
+    common = [
+        sys.executable, str(MAIN), "--dataset=pittsburgh", f"--root={tiny_places}", "--arch=alexnet", "--threads=0",
+        f"--weights={tmp_path / 'weights.pth'}", "--imageSize", "48", "64", f"--dataPath={tmp_path}", "--device=cpu",
+        f"--precision={precision}", "--num_clusters=16",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    train = ["--mode=train", "--nEpochs=3", "--nNeg=5", "--margin=2", "--lr=0.01", "--batchSize=5"]
+    states = []
+    for flags in (["--mode=cluster"], *([*train, f"--runsPath={tmp_path / name}"] for name in "abc")):
+        done = subprocess.run([*common, *flags], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    for name in "abc":
+        states.append(final_state(tmp_path / name))
+    start = torch.load(tmp_path / "weights.pth", weights_only=True)
+    assert not torch.equal(states[0]["encoder.10.weight"], start["10.weight"]), "training must do something"
+    assert different(states[0], states[1]) == different(states[0], states[2]) == []
