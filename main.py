@@ -10,11 +10,11 @@ This file only reads the command line and calls the mode; `vpr/` holds the rest.
 import importlib
 import sys
 
-from vpr import processes
-from vpr.errors import UserError
-from vpr.flags import PARALLEL_MODES
-from vpr.memory import keep_large_blocks
-from vpr.options import parse_options
+from vpr.cli.flags import PARALLEL_MODES
+from vpr.cli.options import parse_options
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.memory import keep_large_blocks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         for note in options.notes if processes.launched_rank() == 0 else ():
             print(note, file=sys.stderr if options.json else sys.stdout, flush=True)
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
-        mode = importlib.import_module(f"vpr.{options.mode}")
+        mode = importlib.import_module(f"vpr.modes.{options.mode}")
         keep_large_blocks()
         with processes.joined():
             mode.run(options)

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 import main
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.errors import UserError
-from vpr.options import parse_options
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.models.backbones.cnn import build_encoder, initialize_randomly
 
 CPU = torch.device("cpu")
 FILTERS = [4, 6, 6, 6, 8]
@@ -144,8 +144,8 @@ def _spec(folder: Path) -> Callable[[Path], str]:
 
 
 def _checkpoint(folder: Path) -> Callable[[Path], str]:
-    from vpr.runs import load_checkpoint
-    from vpr.training_state import load_model
+    from vpr.artifacts.model import load_model
+    from vpr.artifacts.runs import load_checkpoint
 
     options = parse_options([*_places(folder), "--mode=train", f"--resume={folder / 'run'}"])
 
@@ -157,8 +157,8 @@ def _checkpoint(folder: Path) -> Callable[[Path], str]:
 
 
 def _flags(folder: Path) -> Callable[[Path], str]:
-    from vpr.options import flags_of
-    from vpr.training_state import load_model
+    from vpr.artifacts.model import load_model
+    from vpr.cli.options import flags_of
 
     def read(path: Path) -> str:
         options = parse_options([*_places(folder), "--mode=test", f"--resume={path.parent}"])
@@ -169,9 +169,9 @@ def _flags(folder: Path) -> Callable[[Path], str]:
 
 
 def _centroids(folder: Path) -> Callable[[Path], str]:
-    from vpr.centroids import read_centroids, recipe_for
-    from vpr.model import build_model
-    from vpr.places import training_set
+    from vpr.artifacts.centroids import read_centroids, recipe_for
+    from vpr.data.places import training_set
+    from vpr.models.place_model import build_model
 
     new = ["--mode=train", "--arch=alexnet", "--fromscratch", "--num_clusters=2", "--channels", *map(str, FILTERS)]
     options = parse_options([*_places(folder), *new])
@@ -180,7 +180,8 @@ def _centroids(folder: Path) -> Callable[[Path], str]:
 
 
 def _onnx(folder: Path) -> Callable[[Path], str]:
-    from vpr.onnx_model import OnnxModel, card_of
+    from vpr.models.card import card_of
+    from vpr.models.onnx_model import OnnxModel
 
     photos = torch.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).to(torch.uint8)
 
@@ -192,7 +193,7 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
 
 
 def _finished(folder: Path, mode: str):
-    from vpr.finished_model import load_finished
+    from vpr.artifacts.model import load_finished
 
     options = parse_options([*_places(folder), f"--mode={mode}", f"--resume={folder / 'run'}"])
     finished = load_finished(options)
@@ -201,8 +202,8 @@ def _finished(folder: Path, mode: str):
 
 
 def _index(folder: Path) -> Callable[[Path], str]:
-    from vpr.database_index import load_or_make_index
-    from vpr.places import load_database
+    from vpr.artifacts.database_index import load_or_make_index
+    from vpr.data.places import load_database
 
     options, finished = _finished(folder, "locate")
     photos = load_database(options)
@@ -216,8 +217,8 @@ def _index(folder: Path) -> Callable[[Path], str]:
 
 
 def _descriptors(folder: Path) -> Callable[[Path], str]:
-    from vpr.places import load_places
-    from vpr.stored_descriptors import load_descriptors, recipe_of
+    from vpr.artifacts.descriptors_file import load_descriptors, recipe_of
+    from vpr.data.places import load_places
 
     options, finished = _finished(folder, "test")
     photos = load_places(options, "val")
@@ -226,7 +227,7 @@ def _descriptors(folder: Path) -> Callable[[Path], str]:
 
 
 def _whitening(folder: Path) -> Callable[[Path], str]:
-    from vpr.whitening import load_whitening
+    from vpr.models.whitening import load_whitening
 
     def read(path: Path) -> str:
         stored = load_whitening(path)
@@ -236,7 +237,7 @@ def _whitening(folder: Path) -> Callable[[Path], str]:
 
 
 def _photo(folder: Path) -> Callable[[Path], str]:
-    from vpr.images import decode
+    from vpr.data.photos import decode
 
     return lambda path: content_hash(decode(path))
 
@@ -255,9 +256,9 @@ def _cache(folder: Path) -> Callable[[Path], str]:
 
 def _cached(folder: Path) -> torch.Tensor:
     """The trunk cache of the photos of val, from its file if that is right."""
-    from vpr.images import PhotoReader
-    from vpr.model import build_model
-    from vpr.trunk_cache import cached_source
+    from vpr.data.reader import PhotoReader
+    from vpr.descriptors.trunk_cache import cached_source
+    from vpr.models.place_model import build_model
 
     options = parse_options(
         [*_places(folder), "--mode=train", "--arch=alexnet", f"--weights={folder / 'alexnet.pth'}", "--pooling=avg",
@@ -269,6 +270,6 @@ def _cached(folder: Path) -> torch.Tensor:
 
 
 def _weights(folder: Path) -> Callable[[Path], str]:
-    from vpr.encoder import read_weights_file
+    from vpr.models.weights import read_weights_file
 
     return lambda path: content_hash(read_weights_file(path))

@@ -20,15 +20,15 @@ from benchmarks.measure import peak_memory
 from benchmarks.report import machine
 from benchmarks.stages import DIM, unit_rows
 from pittsburgh import Places
-from vpr.descriptors import describe
-from vpr.files import replacing
-from vpr.images import SizeGroup
-from vpr.memory import keep_large_blocks
-from vpr.mining import NO_PHOTO, MiningRules, mine
-from vpr.model import build_model
-from vpr.options import parse_options
-from vpr.places import PlacePhotos
-from vpr.stored_descriptors import SplitDescriptors
+from vpr.artifacts.descriptors_file import SplitDescriptors
+from vpr.cli.options import parse_options
+from vpr.common.files import replacing
+from vpr.common.memory import keep_large_blocks
+from vpr.data.places import PlacePhotos
+from vpr.data.reader import SizeGroup
+from vpr.descriptors.describe import describe
+from vpr.models.place_model import build_model
+from vpr.training.mining import NO_PHOTO, MiningRules, mine
 
 SIZES = (1_000, 10_000, 100_000)
 QUERIES = 1000
@@ -81,7 +81,7 @@ def mining(count: int) -> None:
 
 def testing(count: int, queries: int = QUERIES) -> None:
     """What --mode=test does once descriptors are there: exact search and Recall@N."""
-    from vpr.test import measure
+    from vpr.evaluation.evaluate import measure
 
     options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu"])
     places = Places(

@@ -16,13 +16,14 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_alone, time_of
 from benchmarks.report import Row
 from netvlad import NetVLAD
-from vpr.cost import trunk_gflop
-from vpr.descriptors import describe
-from vpr.images import PhotoReader, SizeGroup, decode, in_batches
-from vpr.mining import NO_PHOTO, MiningRules, mine
-from vpr.model import PlaceModel, build_model
-from vpr.options import parse_options
-from vpr.search import nearest
+from vpr.cli.options import parse_options
+from vpr.data.photos import decode
+from vpr.data.reader import PhotoReader, SizeGroup, in_batches
+from vpr.descriptors.describe import describe
+from vpr.evaluation.cost import trunk_gflop
+from vpr.models.place_model import PlaceModel, build_model
+from vpr.search.exact import nearest
+from vpr.training.mining import NO_PHOTO, MiningRules, mine
 
 LAYER = (24, 512, 30, 40)  # conv5 of VGG16 on 24 photos of 640x480 pixels
 CLUSTERS = 64

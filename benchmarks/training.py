@@ -11,13 +11,13 @@ from benchmarks import textbook, textbook_training
 from benchmarks.measure import Timing
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr.centroids import start_pooling
-from vpr.descriptors import describe
-from vpr.images import PhotoReader
-from vpr.model import PlaceModel
-from vpr.train import TrainingSet, load_training_set, query_blocks, train_epoch
-from vpr.training_state import TrainingState, build_optimizer, new_state, splits_of
-from vpr.trunk_cache import cached_source
+from vpr.artifacts.centroids import start_pooling
+from vpr.data.reader import PhotoReader
+from vpr.descriptors.describe import describe
+from vpr.descriptors.trunk_cache import cached_source
+from vpr.models.place_model import PlaceModel
+from vpr.training.state import TrainingState, build_optimizer, new_state, splits_of
+from vpr.training.trainer import TrainingSet, load_training_set, query_blocks, train_epoch
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _refresh_row(bench: Bench, arch: str, model: PlaceModel, reader, source, opt
 
 
 def _cluster(options) -> None:
-    from vpr import cluster
+    from vpr.modes import cluster
 
     cluster.run(options)
 

@@ -8,9 +8,9 @@ import torch
 from benchmarks.measure import compare_all
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr import convolution
-from vpr.model import PlaceModel
-from vpr.precision import precision_name, vector_widths
+from vpr.common.device import precision_name, vector_widths
+from vpr.models import nnpack as convolution
+from vpr.models.place_model import PlaceModel
 
 EVERYWHERE = convolution.Rule(places=400, kernels=0, sides=(3, 5))  # NNPACK for all that it does well on AVX2
 

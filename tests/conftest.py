@@ -16,8 +16,8 @@ from scipy.io import savemat
 
 import main
 from vpr import toycity
-from vpr.precision import AUTO_VARIABLE, compute_dtype, precision_name
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Tests of these files describe no photo by a trunk whose number format --precision=auto decides.

@@ -16,16 +16,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vpr import processes
-from vpr.descriptors import describe_batch
-from vpr.images import CPU, PhotoReader
-from vpr.loss import triplet_violations
-from vpr.mining import TrainingTuple
-from vpr.model import build_model
-from vpr.options import parse_options
-from vpr.steps import photos_of_tuples, train_block
-from vpr.train import load_training_set
-from vpr.training_state import new_state
+from vpr.cli.options import parse_options
+from vpr.common import processes
+from vpr.data.reader import CPU, PhotoReader
+from vpr.descriptors.describe import describe_batch
+from vpr.models.place_model import build_model
+from vpr.training.losses import triplet_violations
+from vpr.training.mining import TrainingTuple
+from vpr.training.state import new_state
+from vpr.training.trainer import load_training_set, photos_of_tuples, train_block
 
 TUPLES, NEGATIVES = 4, 2
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 import main
 from pittsburgh import Places
-from vpr.approximate import IndexSearch, build_index, index_name, stored_bytes
-from vpr.errors import UserError
-from vpr.files import read_json
-from vpr.places import PlacePhotos
-from vpr.search import nearest
-from vpr.stored_descriptors import SplitDescriptors
-from vpr.test import Evaluation, measure_index
+from vpr.artifacts.descriptors_file import SplitDescriptors
+from vpr.common.errors import UserError
+from vpr.common.files import read_json
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.evaluate import Evaluation, measure_index
+from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
+from vpr.search.exact import nearest
 
 DIM = 16
 
@@ -59,7 +59,7 @@ def test_stored_bytes_are_those_of_the_codes_and_a_constant(factory, per_image):
 
 def test_an_index_is_trained_on_rows_of_the_whole_database(monkeypatch):
     """Half of the photos are of one kind, half of another: means of both must be among the cluster centres."""
-    monkeypatch.setattr("vpr.approximate.TRAINING_BYTES", 4 * DIM * 100)
+    monkeypatch.setattr("vpr.search.approximate.TRAINING_BYTES", 4 * DIM * 100)
     database = torch.cat([rows(300, 0).abs(), -rows(300, 1).abs()])
     index = build_index("IVF2,Flat", database, 0)
     centres = faiss.downcast_index(index.quantizer).reconstruct_n(0, 2)

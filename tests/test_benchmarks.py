@@ -14,8 +14,8 @@ import main
 from benchmarks import measure, textbook, textbook_training
 from benchmarks.textbook_training import EpochRules, train_epoch, train_tuples
 from netvlad import NetVLAD
-from vpr.loss import triplet_violations
-from vpr.model import build_model
+from vpr.models.place_model import build_model
+from vpr.training.losses import triplet_violations
 
 DATABASE, QUERIES = 6, 3
 SIZE = (48, 64)  # height, width

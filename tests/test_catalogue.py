@@ -10,11 +10,11 @@ from PIL import Image
 
 import main
 from pittsburgh import read_places
-from vpr.catalogue import DATASETS
-from vpr.errors import UserError
-from vpr.places import load_places
-from vpr.positions import read_positions
-from vpr.search import search_places
+from vpr.common.errors import UserError
+from vpr.data.catalogue import DATASETS
+from vpr.data.places import load_places
+from vpr.data.positions import read_positions
+from vpr.search.protocols import search_places
 
 NAMES = ["000/1.jpg", "000/2.jpg", "001/3.jpg"]
 POSITIONS = [[500.0, 100.0], [510.0, 100.0], [900.0, 100.0]]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import main
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.models.backbones.cnn import build_encoder, initialize_randomly
 
 MAIN = Path(main.__file__)
 MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu"]

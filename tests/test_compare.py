@@ -9,10 +9,11 @@ import torch
 import torchvision
 
 import main
-from vpr.compare import Row, labels, options_on_one_set, table
-from vpr.cost import milliseconds_per_photo, pooling_gflop, trunk_gflop
-from vpr.options import parse_options
-from vpr.test import Evaluation
+from vpr.cli.options import parse_options
+from vpr.evaluation.comparison import Row, table
+from vpr.evaluation.cost import milliseconds_per_photo, pooling_gflop, trunk_gflop
+from vpr.evaluation.evaluate import Evaluation
+from vpr.modes.compare import labels, options_on_one_set
 
 
 def test_gflop_of_a_trunk_are_those_counted_by_hand():
@@ -121,7 +122,7 @@ def test_files_of_one_name_keep_their_own_curve(run, monkeypatch, capsys):
     for copy in copies:
         shutil.copytree(trained, copy)
     drawn = {}
-    monkeypatch.setattr("vpr.compare.draw_recall", lambda path, curves, title: drawn.update(curves))
+    monkeypatch.setattr("vpr.modes.compare.draw_recall", lambda path, curves, title: drawn.update(curves))
     assert main.main([*places, "--mode=compare", *map(str, copies)]) == 0
     assert list(drawn) == ["A/run", "B/run"]
     assert "| A/run |" in capsys.readouterr().out

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vpr import convolution, precision
-from vpr.convolution import FastConvolution, has_fast_convolutions, max_pool, pays, run_layers
+from vpr.common import device as precision
+from vpr.models import nnpack as convolution
+from vpr.models.nnpack import FastConvolution, has_fast_convolutions, max_pool, pays, run_layers
 
 CPU = torch.device("cpu")
 

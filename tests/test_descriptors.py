@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 
 import main
-from vpr import descriptors, memory, precision
-from vpr.descriptors import automatic_batch_size, bytes_per_photo, describe
-from vpr.errors import UserError
-from vpr.images import PhotoReader
-from vpr.model import build_model, describe_model
+from vpr.common import device as precision
+from vpr.common import memory
+from vpr.common.errors import UserError
+from vpr.data.reader import PhotoReader
+from vpr.descriptors import describe as descriptors
+from vpr.descriptors.describe import automatic_batch_size, bytes_per_photo, describe
+from vpr.models.place_model import build_model, describe_model
 
 CPU = torch.device("cpu")
 

@@ -10,24 +10,20 @@ from torch import nn
 
 import main
 from netvlad import NetVLAD
-from vpr.errors import UserError
-from vpr.explain import (
-    Explanation,
+from vpr.common.errors import UserError
+from vpr.evaluation.explanation import Explanation, explain, region_contributions, require_netvlad, soft_assignment
+from vpr.models.onnx_model import OnnxModel
+from vpr.models.place_model import build_model
+from vpr.models.whitening import Whitening
+from vpr.report.heatmaps import (
     cluster_caption,
     cluster_colours,
     contribution_caption,
     draw_clusters,
     draw_contributions,
-    explain,
     explain_pair,
-    region_contributions,
-    require_netvlad,
-    soft_assignment,
 )
-from vpr.model import build_model
-from vpr.onnx_model import OnnxModel
-from vpr.panels import CELL, FRAME, LINE
-from vpr.whitening import Whitening
+from vpr.report.panels import CELL, FRAME, LINE
 
 CPU = torch.device("cpu")
 CLUSTERS = 4

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 import main
-import vpr.export
+import vpr.modes.export
 from netvlad import NetVLAD
-from vpr.compare import options_on_one_set
-from vpr.errors import UserError
-from vpr.onnx_model import OnnxModel, PlainNetVLAD, card_of
-from vpr.options import parse_options
-from vpr.training_state import load_model
+from vpr.artifacts.model import load_model
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.models.card import card_of
+from vpr.models.onnx_model import OnnxModel, PlainNetVLAD
+from vpr.modes.compare import options_on_one_set
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"{package}, an optional package, is not installed")
@@ -297,7 +298,7 @@ def test_a_full_disk_leaves_nothing(trained, tmp_path, capsys, monkeypatch):
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(vpr.export, "_write_with_card", no_room)
+    monkeypatch.setattr(vpr.modes.export, "_write_with_card", no_room)
     assert main.main([*trained[0], "--mode=export", "--resume", f"--out={tmp_path / 'model.onnx'}"]) == 2
     one_line(capsys, "No space left", "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -319,7 +320,7 @@ def test_photos_too_small_for_an_exported_model(exported):
 
 def test_photos_for_calibration_are_bytes_in_the_models_layout(trained):
     options = parse_options([*trained[0], "--mode=export", "--arch=alexnet", "--fromscratch"])
-    calibration = vpr.export._calibration_photos(options)
+    calibration = vpr.compression.onnx_export._calibration_photos(options)
     assert len(calibration) == 48
     assert {photo.dtype for photo in calibration} == {np.dtype(np.uint8)}
     assert {photo.shape for photo in calibration} == {(1, 120, 160, 3)}

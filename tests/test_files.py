@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from vpr import files
-from vpr.errors import UserError
-from vpr.files import append_to_list, locked, read_json, replacing
+from vpr.common import files
+from vpr.common.errors import UserError
+from vpr.common.files import append_to_list, locked, read_json, replacing
 
 ENTRIES = 40
 FORK = multiprocessing.get_context("fork")

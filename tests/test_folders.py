@@ -7,9 +7,9 @@ from scipy.io import loadmat
 
 import main
 from pittsburgh import read_places
-from vpr.errors import UserError
-from vpr.folders import read_folder
-from vpr.positions import find_photos, from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
+from vpr.common.errors import UserError
+from vpr.data.folders import read_folder
+from vpr.data.positions import find_photos, from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
 
 # On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from
 # the equator to 45 degrees on WGS84.

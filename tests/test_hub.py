@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import main
-from vpr.errors import UserError
-from vpr.images import decode
-from vpr.model import build_model
-from vpr.options import parse_options
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.data.photos import decode
+from vpr.models.place_model import build_model
 
 REPOSITORY = str(Path(main.__file__).parent)
 
@@ -93,7 +93,7 @@ def test_hub_in_a_job_of_several_processes_describes_all_files_that_it_is_given(
 
 
 def test_hub_leaves_the_allocator_of_the_program_around_it_alone(run, monkeypatch):
-    monkeypatch.setattr("vpr.memory.ctypes.CDLL", lambda *_: pytest.fail("the hub called mallopt"))
+    monkeypatch.setattr("vpr.common.memory.ctypes.CDLL", lambda *_: pytest.fail("the hub called mallopt"))
     load(run)
 
 

@@ -9,13 +9,16 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from vpr import images
-from vpr.cluster import cluster, sample_places
-from vpr.descriptors import describe_batch
-from vpr.encoder import NORMALIZATIONS, build_encoder, normalization_of
-from vpr.errors import UserError
-from vpr.files import replacing
-from vpr.images import PhotoReader, decode, in_batches
+from vpr.common.errors import UserError
+from vpr.common.files import replacing
+from vpr.data import photos as photos_module
+from vpr.data import reader as images
+from vpr.data.photos import decode
+from vpr.data.reader import PhotoReader, in_batches
+from vpr.descriptors.describe import describe_batch
+from vpr.descriptors.vocabulary import cluster, sample_places
+from vpr.models.backbones.cnn import build_encoder
+from vpr.models.normalization import NORMALIZATIONS, normalization_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -353,7 +356,7 @@ def test_the_size_in_the_header_is_that_of_the_decoded_photo(tmp_path, orientati
     exif[0x0112] = orientation
     path = save(tmp_path / "photo.jpg", noise(16, 24), exif=exif)
     size = (24, 16) if orientation in (5, 6, 7, 8) else (16, 24)
-    assert images.photo_size(path) == size == tuple(decode(path).shape[1:])
+    assert photos_module.photo_size(path) == size == tuple(decode(path).shape[1:])
 
 
 @pytest.mark.parametrize(
@@ -364,4 +367,4 @@ def test_the_size_in_the_header_is_that_of_the_decoded_photo(tmp_path, orientati
     ],
 )  # fmt: skip
 def test_a_photo_is_shrunk_and_keeps_its_shape(size, longest_side, wanted):
-    assert images.shrunk(size, longest_side) == wanted
+    assert photos_module.shrunk(size, longest_side) == wanted

@@ -11,10 +11,10 @@ import utm
 from PIL import Image
 
 import main
-from vpr.approximate import build_index
-from vpr.database_index import measures_descriptors
-from vpr.errors import UserError
-from vpr.locate import confidence
+from vpr.common.errors import UserError
+from vpr.search.approximate import build_index
+from vpr.search.database import measures_descriptors
+from vpr.search.locate import confidence
 
 SQUARE = (64, 48)
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
@@ -306,7 +306,7 @@ def test_matches_are_printed_though_no_panel_can_be_drawn(own, tmp_path, monkeyp
     def no_room(*_):
         raise UserError("no room for panels")
 
-    monkeypatch.setattr("vpr.locate.draw", no_room)
+    monkeypatch.setattr("vpr.modes.locate.draw", no_room)
     places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
     photo = str(next((own / "val" / "queries").iterdir()))
     assert main.main(["--mode=locate", *MODEL, *places, photo, *(["--json"] if as_json else [])]) == 2

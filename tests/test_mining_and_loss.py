@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import vpr.mining
-from vpr.loss import select_rows, triplet_violations
-from vpr.mining import (
+import vpr.training.mining
+from vpr.data.places import PlacePhotos
+from vpr.training.losses import select_rows, triplet_violations
+from vpr.training.mining import (
     NO_PHOTO,
     QUERIES_AT_ONCE,
     MiningRules,
@@ -20,9 +21,7 @@ from vpr.mining import (
     join_remembered,
     mine,
 )
-from vpr.places import PlacePhotos
-from vpr.steps import photos_of_tuples
-from vpr.train import learning_rate, query_blocks
+from vpr.training.trainer import learning_rate, photos_of_tuples, query_blocks
 
 ALL = 10**6  # a sample that no database of these tests exceeds
 
@@ -221,7 +220,7 @@ def test_draw_is_uniform_over_the_allowed_of_each_query(which):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_distances_to_candidates_are_those_of_float64_whatever_the_tile(monkeypatch, tile_rows, dtype):
     random = np.random.default_rng(5)
-    monkeypatch.setattr(vpr.mining, "TILE_BYTES", 4 * 6 * tile_rows)
+    monkeypatch.setattr(vpr.training.mining, "TILE_BYTES", 4 * 6 * tile_rows)
     database, queries = (torch.from_numpy(unit_rows(random, count, 6)).to(dtype) for count in (50, 8))
     candidates = [random.permutation(50)[: random.integers(1, 30)] for _ in range(8)]
     found = candidate_distances(queries, database, candidates)

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from main import main
-from vpr.errors import UserError
-from vpr.flags import FLAGS, MODES
-from vpr.modes_of_flags import flags_of_mode
-from vpr.options import parse_options
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.cli.flags import FLAGS, MODES
+from vpr.cli.mode_flags import flags_of_mode
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from main import main
-from vpr.errors import UserError
-from vpr.flags import CLUSTER_FLAGS, build_parser
-from vpr.options import command_line, flags_of, parse_options
+from vpr.cli.flags import CLUSTER_FLAGS, build_parser
+from vpr.cli.options import command_line, flags_of, parse_options
+from vpr.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,12 +9,12 @@ from PIL import Image, ImageColor, ImageFont
 
 import main
 from pittsburgh import Places
-from vpr import panels, plots
-from vpr.errors import UserError
-from vpr.outcomes import Hit, Outcome, outcomes_of
-from vpr.places import PlacePhotos
-from vpr.search import descriptor_distances
-from vpr.test import all_of
+from vpr.common.errors import UserError
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.outcomes import Hit, Outcome, outcomes_of
+from vpr.modes.test import all_of
+from vpr.report import panels, plots
+from vpr.search.exact import descriptor_distances
 
 
 def places_of(database, queries):
@@ -159,7 +159,7 @@ def test_recalls_are_printed_and_kept_though_no_picture_can_be_drawn(tiny_city, 
         assert "R@1: " in said, "before anything is drawn"
         raise UserError("no room for pictures")
 
-    monkeypatch.setattr("vpr.test.write_pictures", no_room)
+    monkeypatch.setattr("vpr.modes.test.write_pictures", no_room)
     assert main.main([*off_the_shelf(tiny_city, tmp_path), "--panels=1"]) == 2
     printed = capsys.readouterr()
     assert "no room for pictures" in printed.err

@@ -17,9 +17,9 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from pittsburgh import Places, SpecError, read_places, write_places
-from vpr.catalogue import DATASETS
-from vpr.errors import UserError
-from vpr.places import load_places
+from vpr.common.errors import UserError
+from vpr.data.catalogue import DATASETS
+from vpr.data.places import load_places
 
 REAL_SPECS = {
     "pitts30k_train": (10000, 7416),

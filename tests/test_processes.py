@@ -15,9 +15,9 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import main
-from vpr.flags import MODES
-from vpr.precision import multiplies_bf16
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.cli.flags import MODES
+from vpr.common.device import multiplies_bf16
 
 MAIN = Path(main.__file__)
 EPOCHS = 2
@@ -217,7 +217,8 @@ def test_processes_are_counted_only_while_they_have_joined(tmp_path):
     program = tmp_path / "own.py"
     program.write_text(
         f"import sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
-        "import torch, torch.distributed as dist\nfrom vpr import processes\nfrom vpr.errors import UserError\n"
+        "import torch, torch.distributed as dist\nfrom vpr.common import processes\n"
+        "from vpr.common.errors import UserError\n"
         "def counted():\n"
         "    found = [processes.rank(), processes.world(), processes.local_rank(), processes.local_world()]\n"
         "    return [*found, processes.collect(processes.rank())]\n"

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 import main
-from vpr import prune, train
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.errors import UserError
-from vpr.prune import filters_of, prune_trunk
-from vpr.runs import newest_run
-from vpr.training_state import load_model
+from vpr.artifacts.model import load_model
+from vpr.artifacts.runs import newest_run
+from vpr.common.errors import UserError
+from vpr.compression import pruning
+from vpr.compression.pruning import filters_of, prune_trunk
+from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.modes import prune
+from vpr.training.trainer import load_training_set
 
 pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package, is not installed")
 
@@ -152,7 +154,7 @@ def test_the_pruned_model_is_the_best_one_until_a_training_betters_it(trained, t
                 value.fill_(0.01)  # all photos look alike
         return 0
 
-    monkeypatch.setattr(train, "train_epoch", spoil)
+    monkeypatch.setattr("vpr.modes.train.train_epoch", spoil)
     assert main.main([*runs, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
     after, latest = state_of(pruned), state_of(pruned, "checkpoint")
     assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
@@ -204,14 +206,14 @@ def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, mo
         layer.requires_grad_(False)
     monkeypatch.setattr(prune, "triplet_violations", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prune.accumulate_gradients(model, train.load_training_set(options), options, torch.device("cpu"))
+        pruning.accumulate_gradients(model, load_training_set(options), options, torch.device("cpu"))
     assert model.first_trained == 10
     assert [value.requires_grad for value in model.encoder.parameters()] == [False] * 8 + [True] * 2
 
 
 def test_gradients_below_the_least_float16_number_are_found(trained, monkeypatch):
     """A loss of a 65536th has gradients that float16 cannot hold: they are those of float32 all the same."""
-    violations = prune.triplet_violations
+    violations = pruning.triplet_violations
 
     def tiny(*given):
         violation, violating = violations(*given)
@@ -221,7 +223,7 @@ def test_gradients_below_the_least_float16_number_are_found(trained, monkeypatch
     found = {}
     for precision in ("fp32", "fp16"):
         options, model = loaded(trained, precision)
-        prune.accumulate_gradients(model, train.load_training_set(options), options, torch.device("cpu"))
+        pruning.accumulate_gradients(model, load_training_set(options), options, torch.device("cpu"))
         found[precision] = [value.grad for value in model.encoder.parameters()]
     for wanted, gradient in zip(found["fp32"], found["fp16"], strict=True):
         assert gradient.dtype == torch.float32 and wanted.norm() > 0
@@ -232,7 +234,7 @@ def test_a_gradients_scale_falls_until_nothing_overflows():
     """d/dx of c x through float16 is c, whatever c is, as long as c times some scale up to 65536 fits."""
     for c, largest in ((2.0**-26, 2.0**16), (1.0, 2.0**15), (2.0**10, 2.0**5)):
         weight = torch.ones(1, requires_grad=True)
-        (found,), scale = prune.scaled_gradients((weight.half().float() * c).sum(), [weight], 2.0**16)
+        (found,), scale = pruning.scaled_gradients((weight.half().float() * c).sum(), [weight], 2.0**16)
         assert found.item() == c and scale == largest
 
 

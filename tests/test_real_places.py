@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import main
-import vpr.search
-from vpr.centroids import start_pooling
-from vpr.images import PhotoReader
-from vpr.model import build_model
-from vpr.places import load_places
-from vpr.test import describe_split, measure
-from vpr.trunk_cache import FrozenFeatures, cached_source
+import vpr.search.exact
+from vpr.artifacts.centroids import start_pooling
+from vpr.data.places import load_places
+from vpr.data.reader import PhotoReader
+from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.evaluation.evaluate import describe_split, measure
+from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
 
@@ -74,7 +74,7 @@ def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monk
     cached = cached_source(PhotoReader(photos.files, None, options.threads), "val", model, options, CPU)
     assert isinstance(cached, FrozenFeatures)
     found = {"cache": recalls(photos, model, options, cached)}
-    monkeypatch.setattr(vpr.search, "TILE_BYTES", 1 << 20)
+    monkeypatch.setattr(vpr.search.exact, "TILE_BYTES", 1 << 20)
     found["cache, small tiles"] = recalls(photos, model, options, cached)
     monkeypatch.undo()
     found["fast convolutions"] = recalls(photos, model, options)

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from netvlad import NetVLAD
-from vpr.encoder import NORMALIZATIONS
-from vpr.images import SizeGroup
-from vpr.model import GlobalPooling, PlaceModel
-from vpr.precision import compute_dtype
-from vpr.reconstruction import _distance, distill, reconstruct, refit
+from vpr.common.device import compute_dtype
+from vpr.compression.reconstruction import _distance, distill, reconstruct, refit
+from vpr.data.reader import SizeGroup
+from vpr.models.normalization import NORMALIZATIONS
+from vpr.models.place_model import PlaceModel
+from vpr.models.poolings.max_avg import GlobalPooling
 
 CHANNELS = [16, 16, 16, 16, 16]
 

@@ -20,10 +20,10 @@ from report_page import (
     worst_first,
 )
 
-from vpr import report
-from vpr.errors import UserError
-from vpr.outcomes import Hit, Outcome
-from vpr.report import write_report
+from vpr.common.errors import UserError
+from vpr.evaluation.outcomes import Hit, Outcome
+from vpr.report import html as report
+from vpr.report.html import write_report
 
 
 def outcomes_in(page):

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 import main
-import vpr.train
+import vpr.training.trainer
 from benchmarks.determinism import different, final_state
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.precision import AUTO_VARIABLE, compute_dtype, precision_name
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
+from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.models.place_model import build_model
 
 EPOCHS, BLOCKS = 2, 2
 MAIN = Path(main.__file__)
@@ -63,7 +64,7 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
     tiny_city, never_stopped, tmp_path, monkeypatch, checkpoints_before_stop
 ):
     (tmp_path / "centroids").symlink_to(never_stopped / "centroids")
-    written, save = [], vpr.train.save_checkpoint
+    written, save = [], vpr.training.trainer.save_checkpoint
 
     def save_and_stop(*arguments, **named):
         save(*arguments, **named)
@@ -71,7 +72,7 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
         if len(written) == checkpoints_before_stop:
             raise Stopped
 
-    monkeypatch.setattr(vpr.train, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(vpr.training.trainer, "save_checkpoint", save_and_stop)
     with pytest.raises(Stopped):
         main.main(training(tiny_city, tmp_path))
     monkeypatch.undo()
@@ -90,9 +91,7 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
 def test_training_moves_the_weights(tiny_city, never_stopped):
     """Without this the comparison above would hold for a training that does nothing."""
     checkpoint = newest_checkpoint(never_stopped)
-    start = vpr.train.build_model(
-        main.parse_options([*flags(tiny_city, never_stopped), "--mode=train"])
-    ).encoder.state_dict()
+    start = build_model(main.parse_options([*flags(tiny_city, never_stopped), "--mode=train"])).encoder.state_dict()
     assert not torch.equal(checkpoint["state_dict"]["encoder.0.weight"], start["0.weight"])
     assert checkpoint["position"]["steps"] >= EPOCHS * BLOCKS
 

@@ -8,14 +8,13 @@ import torch
 from test_mining_and_loss import ALL, brute_force, make_problem, mine_all, no_memory
 
 import main
-import vpr.train
-from vpr.images import PhotoReader
-from vpr.mining import MiningRules, TrainingTuple, batches_of_queries
-from vpr.model import build_model
-from vpr.runs import newest_run
-from vpr.steps import train_block
-from vpr.train import load_training_set
-from vpr.training_state import new_state, splits_of
+import vpr.training.trainer
+from vpr.artifacts.runs import newest_run
+from vpr.data.reader import PhotoReader
+from vpr.models.place_model import build_model
+from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
+from vpr.training.state import new_state, splits_of
+from vpr.training.trainer import load_training_set, train_block
 
 
 def tuple_of(query):
@@ -56,13 +55,13 @@ def flags(tiny_city, folder):
 
 def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny_city, tmp_path, monkeypatch):
     """Of 12 queries the first, and those at places 5, 6 and 7 violate: of three batches two make a step."""
-    mine = vpr.train.mine
+    mine = vpr.training.trainer.mine
 
     def few(queries, *others):
         chosen = set(queries[[0, 5, 6, 7]].tolist())
         return [item for item in mine(queries, *others) if item.query in chosen]
 
-    monkeypatch.setattr(vpr.train, "mine", few)
+    monkeypatch.setattr(vpr.training.trainer, "mine", few)
     assert main.main([*flags(tiny_city, tmp_path), "--nEpochs=1", "--margin=4", "--batchSize=4"]) == 0
     checkpoint = newest_run(tmp_path) / "checkpoints" / "checkpoint.pth.tar"
     assert torch.load(checkpoint, weights_only=True)["position"]["steps"] == 2

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from vpr import places
-from vpr.errors import UserError
+from vpr.common.errors import UserError
+from vpr.data import places
 from vpr.toycity import is_current, make_toy_city, writer
 from vpr.toycity.camera import GROUND, LAYERS, Camera, cast_rays, visible_layers
 from vpr.toycity.city import SPLITS, Walls, build_quarter, generator

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 import main
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.errors import UserError
-from vpr.images import PhotoReader
-from vpr.model import build_model
-from vpr.options import parse_options
-from vpr.places import load_places
-from vpr.runs import newest_run
-from vpr.trunk_cache import FrozenFeatures, cached_source
+from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.data.places import load_places
+from vpr.data.reader import PhotoReader
+from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.models.place_model import build_model
 
 ALEXNET = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
 # Of the paper's column D: two, two, three, three, three convolutions, each with its ReLU, a pooling after each block.

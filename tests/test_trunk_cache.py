@@ -12,14 +12,14 @@ from PIL import Image
 from torch import nn
 
 import main
-from vpr import trunk_cache
-from vpr.descriptors import describe, describe_batch
-from vpr.encoder import build_encoder
-from vpr.errors import UserError
-from vpr.images import PhotoReader
-from vpr.model import build_model
-from vpr.runs import newest_run
-from vpr.trunk_cache import FrozenFeatures, cached_source
+from vpr.artifacts.runs import newest_run
+from vpr.common.errors import UserError
+from vpr.data.reader import PhotoReader
+from vpr.descriptors import trunk_cache
+from vpr.descriptors.describe import describe, describe_batch
+from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.models.backbones.cnn import build_encoder
+from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
 SIZES = [(64, 48), (64, 48), (80, 56), (48, 64), (64, 48)]  # width, height

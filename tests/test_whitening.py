@@ -11,9 +11,9 @@ from sklearn.decomposition import PCA
 
 import main
 from pittsburgh import read_places, write_places
-from vpr.errors import UserError
-from vpr.runs import newest_run
-from vpr.whitening import (
+from vpr.artifacts.runs import newest_run
+from vpr.common.errors import UserError
+from vpr.models.whitening import (
     StoredWhitening,
     Whitening,
     WhiteningRecipe,
@@ -67,7 +67,7 @@ def test_dual_form_is_the_primal_one():
 def test_tiles_of_columns_change_nothing(monkeypatch):
     rows = correlated(25, 80)
     wanted = learn_whitening(rows, 10).projection
-    monkeypatch.setattr("vpr.whitening.TILE", 7)
+    monkeypatch.setattr("vpr.models.whitening.TILE", 7)
     found = learn_whitening(rows, 10).projection
     signs = torch.sign((found * wanted).sum(dim=1, keepdim=True))
     assert (found * signs - wanted).abs().max() < 1e-3 * wanted.abs().max()

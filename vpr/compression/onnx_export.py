@@ -1,0 +1,124 @@
+"""Models as ONNX files: float32, float16 and calibrated int8."""
+
+import argparse
+import contextlib
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vpr.artifacts.model import FinishedModel
+from vpr.cli.flags import CARD_FLAGS
+from vpr.cli.options import flags_of
+from vpr.common.errors import UserError
+from vpr.common.files import read_json
+from vpr.common.progress import track
+from vpr.common.provenance import NOTE, seal_onnx
+from vpr.data.places import load_places
+from vpr.data.reader import PhotoReader
+from vpr.evaluation.cost import parameter_count
+from vpr.models.card import FORMAT, INSTALL
+from vpr.models.onnx_model import PlainPlaceModel
+from vpr.models.place_model import describe_model
+from vpr.models.weights import weights_label
+
+CALIBRATION_PHOTOS = 64
+OPSET = 18
+
+
+def export_plain(finished: FinishedModel, path: Path) -> None:
+    """The float32 model with a free number, height and width of photos."""
+    model = PlainPlaceModel(finished.model).eval()
+    model.encoder.to(memory_format=torch.contiguous_format)
+    free = torch.export.Dim
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's own inner workings
+        torch.onnx.export(
+            model, (torch.zeros(2, 160, 192, 3, dtype=torch.uint8),), str(path), dynamo=True, external_data=False,
+            input_names=["photos"], output_names=["descriptors"], opset_version=OPSET, verbose=False,
+            dynamic_shapes=({0: free("batch"), 1: free("height"), 2: free("width")},),
+        )  # fmt: skip
+
+
+def quantize(path: Path, photos: list[np.ndarray]) -> None:
+    """Turn the trunk's convolutions into int8 in place: per channel, with ranges that photos [1, H, W, 3] show.
+
+    The pooling head stays in float: its sums and norms suffer more than its few products cost.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Photos(CalibrationDataReader):
+        """Hands out one photo after the other."""
+
+        def __init__(self):
+            self.rest = iter(track(photos, "calibration", len(photos)))
+
+        def get_next(self) -> dict | None:
+            photo = next(self.rest, None)
+            return None if photo is None else {"photos": photo}
+
+    whole = path.with_name("quantized.onnx")
+    quantize_static(
+        str(path), str(whole), Photos(), quant_format=QuantFormat.QDQ, per_channel=True,
+        # Without VNNI two products of 8 bits do not fit the 16 of the sum; with 7 bits for weights they do.
+        reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Relu", "MaxPool"],
+    )  # fmt: skip
+    whole.replace(path)
+
+
+def to_float16(path: Path) -> None:
+    """Store weights and compute in float16 in place, with photos and descriptors as before."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast"]  # the head's
+    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
+
+
+def model_card(options: argparse.Namespace, finished: FinishedModel, kind: str) -> dict:
+    """What the file says of itself: the model, the flags to test it with, and the recalls known of it."""
+    known = []
+    if options.run and (options.run / "results.json").is_file():
+        known = [entry for entry in read_json(options.run / "results.json") if entry.get("checkpoint") == options.ckpt]
+    flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
+    return {
+        "model": f"{describe_model(options, finished.model).rsplit(', ', 1)[0]}, {kind} ONNX",
+        "arch": options.arch,
+        "weights": weights_label(options.arch, options.weights),
+        "dimension": finished.model.descriptor_dim,
+        "pooled_dimension": finished.model.pooled_dim,
+        "smallest_side": finished.model.smallest_side,
+        "parameters": parameter_count(finished.model),
+        "precision": kind,
+        "source": finished.source,
+        "flags": flags,
+        "recalls_before_export": known[-4:],
+    }
+
+
+def require_packages() -> None:
+    """Raise a UserError where the optional packages are missing."""
+    import importlib.util
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--mode=export needs {', '.join(missing)}, which is not installed: {INSTALL}")
+
+
+def _calibration_photos(options: argparse.Namespace) -> list[np.ndarray]:
+    files = load_places(options, "train").database_files
+    chosen = np.random.default_rng(options.seed).permutation(len(files))[:CALIBRATION_PHOTOS]
+    reader = PhotoReader(files, options.imageSize, options.threads)
+    batches = reader.batches([[int(index)] for index in chosen])
+    return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
+
+
+def _write_with_card(plain: Path, path: Path, card: dict) -> None:
+    import onnx
+
+    model = onnx.load(plain)
+    onnx.helper.set_model_props(model, {"format": FORMAT, "card": json.dumps({**card, "checksum": NOTE})})
+    path.write_bytes(seal_onnx(model.SerializeToString()))

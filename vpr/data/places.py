@@ -1,0 +1,301 @@
+"""Stage 1, places: which spec belongs to a dataset's split, and where its photos lie."""
+
+import argparse
+import dataclasses
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from pittsburgh import Places, SpecError, read_places
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.catalogue import DATASETS, OTHER_TIME, PLAIN, Dataset
+from vpr.data.folders import has_folder, read_database, read_folder
+from vpr.data.positions import UTM_WEST
+from vpr.data.reader import PhotoReader, whole_photos
+
+
+@dataclass(frozen=True)
+class PlacePhotos:
+    """A split and its photo files, in the spec's order.
+
+    Attributes:
+        query_longest_side: pixels, to which larger queries are shrunk unless all photos get one size.
+    """
+
+    places: Places
+    split: str
+    database_files: list[Path]
+    query_files: list[Path]
+    query_longest_side: int | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Database photos, then queries: indices of queries are offset by the database's size."""
+        return self.database_files + self.query_files
+
+    def reader(self, size: Sequence[int] | None, workers: int, device: torch.device) -> PhotoReader:
+        """A reader of `files`; args are those of `PhotoReader`."""
+        from vpr.data.reader import PhotoReader
+
+        limited = range(len(self.database_files), len(self.files)) if self.query_longest_side and not size else ()
+        return PhotoReader(self.files, size, workers, device, dict.fromkeys(limited, self.query_longest_side))
+
+
+def spec_path(options: argparse.Namespace, split: str) -> Path:
+    """The .mat file of a split of `--dataset`, which is not a folder.
+
+    Raises:
+        UserError: the dataset has no such split.
+    """
+    specs = DATASETS[options.dataset].specs
+    if split not in specs:
+        raise UserError(f"--dataset={options.dataset} has no split {split}: choose from {', '.join(specs)}")
+    return Path(options.root) / "datasets" / f"{specs[split]}.mat"
+
+
+def read_spec(options: argparse.Namespace, split: str) -> Places:
+    """Read the spec of a split of `--dataset`, which is not a folder, with the data set's protocol.
+
+    Raises:
+        UserError: the dataset has no such split, or its spec is missing or not usable.
+    """
+    path = spec_path(options, split)
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: put the specs of netvlad_v100_datasets.tar.gz into {path.parent}, name their "
+            "folder's parent with --root, or try --dataset=toy, which needs no data"
+        )
+    try:
+        places = read_places(path)
+    except SpecError as error:
+        raise UserError(str(error)) from error
+    protocol = DATASETS[options.dataset].protocol
+    if protocol == OTHER_TIME != places.protocol:
+        raise UserError(f"{path} has no time stamps, which --dataset={options.dataset} goes by: get the spec again")
+    return dataclasses.replace(places, protocol=protocol) if places.protocol == PLAIN else places
+
+
+def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
+    """Read a split's spec, find its photos and check that they are all there; with --skipBroken also decode them.
+
+    Raises:
+        UserError: the spec or photos are missing, or the spec is not usable.
+    """
+    root = Path(options.root)
+    if options.dataset == "folder":
+        places, base = read_folder(root, split, options.skipBroken)
+        photos = _photos_in(places, split, base, base)
+    else:
+        if options.dataset == "toy":
+            draw_toy_city(root)
+        dataset, places = DATASETS[options.dataset], read_spec(options, split)
+        longest_side = None if queries_are_database_photos(places) else dataset.query_longest_side
+        photos = PlacePhotos(places, split, *find_files(root, places, dataset), longest_side)
+        _check_files_exist(photos, root, dataset)
+        _check_queries_are_no_database_photos(photos)
+    return without_broken(photos, options.threads) if options.skipBroken else photos
+
+
+def _photos_in(places: Places, split: str, database: Path, queries: Path) -> PlacePhotos:
+    return PlacePhotos(
+        places,
+        split,
+        [database / name for name in places.database_names],
+        [queries / name for name in places.query_names],
+    )
+
+
+def without_broken(photos: PlacePhotos, workers: int) -> PlacePhotos:
+    """A split without the photos that cannot be decoded.
+
+    Raises:
+        UserError: no database photo is left.
+    """
+
+    whole, count = whole_photos(photos.files, workers, photos.places.name), len(photos.database_files)
+    if len(whole) == len(photos.files):
+        return photos
+    database = [index for index in whole if index < count]
+    queries = [index - count for index in whole if index >= count]
+    if not database:
+        raise UserError(f"no database photo of {photos.places.name} can be decoded: get the photos again")
+    return dataclasses.replace(
+        photos,
+        places=photos.places.only(database, queries),
+        database_files=[photos.database_files[index] for index in database],
+        query_files=[photos.query_files[index] for index in queries],
+    )
+
+
+def load_database(options: argparse.Namespace) -> PlacePhotos:
+    """The database photos of --split alone; positions may be NaN in a folder of own photos.
+
+    Raises:
+        UserError: as of `load_places`, or a folder has no database of the --split that was typed.
+    """
+    if options.dataset != "folder":
+        photos = load_places(options, options.split)
+        places = dataclasses.replace(photos.places, query_names=[], query_positions=np.empty((0, 2)))
+        return dataclasses.replace(photos, places=places, query_files=[])
+    if "split" in options.given and not has_folder(Path(options.root), f"{options.split}/database"):
+        raise UserError(
+            f"--split={options.split}: {options.root} has no folder {options.split}/database; "
+            "drop --split to take all photos under --root"
+        )
+    places, base = read_database(Path(options.root), options.split)
+    photos = _photos_in(places, options.split, base, base)
+    return without_broken(photos, options.threads) if options.skipBroken else photos
+
+
+def zone_of(places: Places, options: argparse.Namespace) -> str | None:
+    """The UTM zone of positions: --utmZone, else what the photos say, else the dataset's; None if unknown."""
+    plausible = np.isfinite(places.database_positions).any() and np.nanmin(places.database_positions[:, 0]) > UTM_WEST
+    known = DATASETS[options.dataset].zone if plausible else None
+    return options.utmZone or getattr(places, "zone", None) or known
+
+
+def has_split(options: argparse.Namespace, split: str) -> bool:
+    """Whether a split's spec, or its folder, is there."""
+    if options.dataset == "folder":
+        return has_folder(Path(options.root), split)
+    return split in DATASETS[options.dataset].specs and spec_path(options, split).is_file()
+
+
+def training_set(options: argparse.Namespace) -> tuple[str, str]:
+    """Name and hash of the places of the training split, without looking for the photos of a spec."""
+    root = Path(options.root)
+    if options.dataset == "folder":
+        places, _ = read_folder(root, "train", options.skipBroken)
+    else:
+        if options.dataset == "toy":
+            draw_toy_city(root)
+        places = read_spec(options, "train")
+    return places.name, places.fingerprint()
+
+
+def require_queries(photos: PlacePhotos) -> None:
+    """Raises UserError where a split without queries is to be trained on or tested."""
+    if not photos.query_files:
+        raise UserError(f"{photos.places.name} has no queries: nothing can be looked up; use a spec that lists some")
+    if not photos.database_files:
+        raise UserError(f"{photos.places.name} has no database photos: there is nothing to find; get the spec again")
+
+
+def draw_toy_city(root: Path) -> None:
+    """Draw the toy city into `root` unless it is there already.
+
+    Of several processes the first draws; then the first of each other machine to which `root` is another folder.
+    """
+    from vpr import toycity
+    from vpr.common.progress import track
+
+    for machine_draws in (processes.is_main(), processes.local_rank() == 0):
+        if machine_draws and not toycity.is_current(root, toycity.SEED):
+            say(f"drawing the toy city into {root} (once)")
+            toycity.make_toy_city(
+                root, progress=lambda items, total, description: track(items, description, total, "places")
+            )
+        processes.wait_for_all()
+
+
+def queries_are_database_photos(places: Places) -> bool:
+    """Whether each query is a photo of the database, told from it by its time stamp alone: Tokyo Time Machine."""
+    if places.query_times is None:
+        return False
+    database = zip(places.database_names, map(tuple, places.database_positions.tolist()), strict=True)
+    queries = zip(places.query_names, map(tuple, places.query_positions.tolist()), strict=True)
+    return set(queries) <= set(database)
+
+
+def find_files(root: Path, places: Places, dataset: Dataset) -> tuple[list[Path], list[Path]]:
+    """The files of a spec's database photos and queries in those of the data set's folders that have most of them.
+
+    Other photos of a set bear the names of its queries (all of Pittsburgh's do), so queries are only looked for
+    among the database where they are database photos. Files that are in no folder are named in the first.
+    """
+    folders = [root / folder for folder in dataset.database_folders]
+    base, ending = _fullest(folders, places.database_names, (None, dataset.database_ending))
+    database = [base / _with_ending(name, ending) for name in places.database_names]
+    if ending:
+        say(f"{places.name}: the database photos' files end with {ending}, unlike in the spec")
+    folders = [root / folder for folder in dataset.query_folders]
+    if queries_are_database_photos(places):
+        query_base, ending = _fullest([base, *folders], places.query_names, (ending, None))
+    else:
+        query_base, ending = _fullest(folders, places.query_names, (None,))
+    return database, [query_base / _with_ending(name, ending) for name in places.query_names]
+
+
+def _fullest(bases: list[Path], names: list[str], endings: tuple[str | None, ...]) -> tuple[Path, str | None]:
+    """Which of some folders, and with which ending of the names, has most of the files; the first of equals."""
+    choices = [(base, ending) for base in bases for ending in dict.fromkeys(endings)]
+    return max(choices, key=lambda choice: _count_present(choice[0], names, choice[1]))
+
+
+def _count_present(base: Path, names: list[str], ending: str | None) -> int:
+    # One listing per folder instead of one look-up per file: 250,000 photos on a network disk.
+    wanted = defaultdict(set)
+    for name in names if base.is_dir() else ():
+        folder, _, file = _with_ending(name, ending).rpartition("/")
+        wanted[folder].add(file)
+    return sum(len(files & _listing(base / folder)) for folder, files in wanted.items())
+
+
+def _with_ending(name: str, ending: str | None) -> str:
+    stem, dot, usual = name.rpartition(".")
+    return name if ending is None else (stem if dot and "/" not in usual else name) + ending
+
+
+def _listing(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):  # it is not there, or a damaged spec's names cannot be names of folders
+        return set()
+
+
+def _check_files_exist(photos: PlacePhotos, root: Path, dataset: Dataset) -> None:
+    names_in = {folder: _listing(folder) for folder in {file.parent for file in photos.files}}
+    missing = [file for file in photos.files if file.name not in names_in[file.parent]]
+    if not missing:
+        return
+    spec, first = photos.places.name, ", ".join(str(file) for file in missing[:5])
+    if missing == photos.query_files:
+        usual, *others = dataset.query_folders
+        raise UserError(
+            f"{root / usual} is missing: none of the {len(missing)} queries of {spec} is there (nor in "
+            f"{', '.join(others)}), first {first}: put them there or name the right folder with --root"
+        )
+    raise UserError(
+        f"{len(missing)} of the {len(photos.files)} photos of {spec} are missing under {root}, first {first}: "
+        "put them there or name the right folder with --root"
+    )
+
+
+def _check_queries_are_no_database_photos(photos: PlacePhotos) -> None:
+    """Refuse queries that are read from the database's folders, be it by a link, where they are no database photos."""
+    places = photos.places
+    if not photos.database_files or not photos.query_files:
+        return
+    base = photos.database_files[0].parents[len(PurePosixPath(places.database_names[0]).parts) - 1]
+    asked = {file.parent for file in photos.files} | {(base / name).parent for name in places.query_names}
+    real = {folder: os.path.realpath(folder) for folder in asked}
+    database = [(real[file.parent], file.name) for file in photos.database_files]
+    position = dict(zip(database, places.database_positions.tolist(), strict=True))
+    shared = {folder for folder, _ in database} | {real[(base / name).parent] for name in places.query_names}
+    wrong = [
+        file
+        for file, own in zip(photos.query_files, places.query_positions.tolist(), strict=True)
+        if real[file.parent] in shared and position.get((real[file.parent], file.name)) != own
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of the {len(places.query_names)} queries of {places.name} would be read from the database's "
+            f"folders, first {wrong[0]}, whose photos are of other places: put the queries' own into queries_real"
+        )

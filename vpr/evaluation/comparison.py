@@ -1,0 +1,97 @@
+"""Several models on one split: recall against size, arithmetic and time."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vpr.artifacts.model import FinishedModel, load_finished
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.cost import milliseconds_per_photo, model_gflop, parameter_count
+from vpr.evaluation.evaluate import Evaluation, describe_split, measure
+from vpr.models.onnx_model import OnnxModel
+
+TIMED_PHOTOS = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model with its recalls and what it costs.
+
+    Attributes:
+        megabytes: of the exported file, or of a PyTorch model's values.
+        gflop: for a photo of the first query's size, 2 for a multiplication and an addition.
+        curve: Recall@N for all N up to 100.
+        milliseconds: median for one photo at a time.
+        device: on which the model ran.
+        path: of the run or exported file, in full; `name` is so much of its end as tells it from the others.
+    """
+
+    name: str
+    evaluation: Evaluation
+    curve: dict[int, float]
+    megabytes: float
+    parameters: int
+    gflop: float
+    milliseconds: float
+    device: str
+    path: str
+
+
+def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, device: torch.device) -> Row:
+    """Recalls and costs of one model."""
+    finished = load_finished(options)
+    model = finished.model.place(device, options.precision).eval()
+    reader = photos.reader(options.imageSize, options.threads, device)
+    descriptors = describe_split(model, photos, reader, options, device)
+    evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
+    singles = _single_photos(photos, options)
+    on = model.device if isinstance(model, OnnxModel) else device
+    with torch.no_grad():
+        milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(on)).cpu(), singles)
+    height, width = singles[0].shape[2:]
+    megabytes, parameters = _size(finished, options)
+    return Row(
+        name=label,
+        evaluation=evaluation,
+        curve=answers.curve,
+        megabytes=megabytes,
+        parameters=parameters,
+        gflop=model_gflop(options, finished, height, width),
+        milliseconds=milliseconds,
+        device=str(on),
+        path=str(Path(options.resume).resolve()),
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    recalls = list(rows[0].evaluation.recalls)
+    headings = [
+        "model", *(f"R@{n}" for n in recalls), "MB", "million parameters", "GFLOP per image", "ms per image",
+        "runs on", "descriptor bytes", "what it is",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for row in rows:
+        evaluation = row.evaluation
+        cells = [
+            row.name, *(f"{100 * value:.1f}" for value in evaluation.recalls.values()), f"{row.megabytes:.1f}",
+            f"{row.parameters / 1e6:.2f}", f"{row.gflop:.2f}", f"{row.milliseconds:.1f}",
+            row.device, f"{evaluation.bytes_per_image:.0f}", f"{evaluation.model}; images {evaluation.image_size}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[torch.Tensor]:
+    reader, count = photos.reader(options.imageSize, 0, torch.device("cpu")), len(photos.database_files)
+    queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
+    return [group.values for (group,) in reader.batches([[index] for index in queries])]
+
+
+def _size(finished: FinishedModel, options: argparse.Namespace) -> tuple[float, int]:
+    if isinstance(finished.model, OnnxModel):
+        return options.run.stat().st_size / 1e6, int(finished.model.card["parameters"])
+    count = parameter_count(finished.model)
+    return 4 * count / 1e6, count

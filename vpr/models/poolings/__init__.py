@@ -1,0 +1,1 @@
+"""Poolings: maps of local descriptors to one descriptor. NetVLAD itself is netvlad.py."""

@@ -1,0 +1,20 @@
+"""--mode=index: describe a database once, for --mode=locate."""
+
+import argparse
+
+from vpr.artifacts.database_index import file_to_write, make_index
+from vpr.artifacts.model import load_finished
+from vpr.common.device import choose_device, device_line
+from vpr.common.progress import say
+from vpr.data.places import load_database
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the index of the database of --split."""
+    photos = load_database(options)
+    device = choose_device(options)
+    say(device_line(device))
+    finished = load_finished(options)
+    finished.model.place(device, options.precision)
+    path = file_to_write(finished, photos, options)
+    make_index(path, finished, photos, options, device, options.index)
