@@ -129,7 +129,10 @@ class SoftResiduals(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             pulled = torch.cat([grad, weight.expand(len(grad), -1, -1)], dim=1)  # [B, 2K, D]
             pulls = torch.cat([assignment, to_logits], dim=1) * scale  # [B, 2K, P]
-            to_features = pulled.transpose(1, 2) @ pulls  # [B, D, P]
+            if features.stride(1) == 1:  # channels last: the gradient lies as the map does, or it would be copied
+                to_features = pulls.transpose(1, 2).bmm(pulled).transpose(1, 2)  # [B, D, P]
+            else:
+                to_features = pulled.transpose(1, 2).bmm(pulls)
             if ctx.normalize:
                 radial = (assignment * along + to_logits * logits).sum(dim=1, keepdim=True)  # [B, 1, P], y . dy
                 radial = radial * (scale * scale) * (scale < 1 / SMALLEST_NORM)  # a clamped norm is a constant

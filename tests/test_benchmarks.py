@@ -3,6 +3,7 @@
 import mmap
 import os
 import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -12,8 +13,11 @@ from PIL import Image
 
 import main
 from benchmarks import measure, textbook, textbook_training
+from benchmarks.stages import HeldPhotos
 from benchmarks.textbook_training import EpochRules, train_epoch, train_tuples
 from netvlad import NetVLAD
+from vpr.data.reader import PhotoReader, in_batches
+from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.training.losses import triplet_violations
 
@@ -21,6 +25,7 @@ DATABASE, QUERIES = 6, 3
 SIZE = (48, 64)  # height, width
 ALL = 10**6  # a sample that no database of these tests exceeds
 BYTES = 200_000_000
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -337,3 +342,13 @@ def test_peak_memory_alone_measures_the_work_and_not_its_preparation():
 def test_peak_memory_alone_says_when_the_work_fails(target, arguments, said):
     with pytest.raises(RuntimeError, match=said):
         measure.peak_memory_alone(target, *arguments)
+
+
+def test_held_photos_give_the_descriptors_of_their_files(files, model):
+    """What "the model alone" is timed on is the whole path without decoding."""
+    reader, options = PhotoReader(files, SIZE, 0), SimpleNamespace(cacheBatchSize=4)
+    held = HeldPhotos(files, list(reader.batches(in_batches(len(files), 4))))
+    found, wanted = (describe(model, each, range(len(files)), options, CPU, "test")[0] for each in (held, reader))
+    assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match="other batches"):
+        held.batches([[0], [1]])

@@ -10,7 +10,7 @@ import torch
 
 import vpr.training.mining
 from vpr.data.places import PlacePhotos
-from vpr.training.losses import select_rows, triplet_violations
+from vpr.training.losses import triplet_violations
 from vpr.training.mining import (
     NO_PHOTO,
     QUERIES_AT_ONCE,
@@ -363,35 +363,3 @@ def test_learning_rate_halves_first_at_epoch_6():
     options = SimpleNamespace(lr=0.001, lrGamma=0.5, lrStep=5)
     rates = [learning_rate(options, epoch) for epoch in range(1, 17)]
     assert rates == pytest.approx([0.001] * 5 + [0.0005] * 5 + [0.00025] * 5 + [0.000125], rel=1e-12)
-
-
-def gradients_of_many(count, dim=4096):
-    """The loss's gradient by descriptors that tuples share, computed `count` times by two threads."""
-    threads, random = torch.get_num_threads(), np.random.default_rng(0)
-    descriptors = torch.from_numpy(unit_rows(random, 12, dim))
-    query, positive = np.array([0, 1, 2, 3]), np.array([4, 4, 4, 5])
-    negative, owner = random.integers(4, 12, 40), torch.arange(4).repeat_interleave(10)
-    torch.set_num_threads(2)
-    try:
-        for _ in range(count):
-            values = descriptors.clone().requires_grad_()
-            rows = (select_rows(values, places) for places in (query, positive, negative))
-            triplet_violations(*rows, owner, 3.0)[0].backward()
-            yield values.grad
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_the_gradient_of_shared_photos_is_the_same_to_the_bit_each_time():
-    """With shares of three and more added up in the order in which threads come, tens of these would differ."""
-    first, *others = gradients_of_many(60)
-    assert first.abs().max() > 0
-    assert all(torch.equal(first, other) for other in others)
-
-
-def test_selected_rows_and_their_gradient_are_those_of_indexing():
-    values, rows = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), np.array([4, 0, 4, 4, 1])
-    selected = select_rows(values, rows)
-    assert torch.equal(selected, values[rows])
-    selected.sum().backward()
-    assert values.grad[:, 0].tolist() == [1, 1, 0, 0, 3]

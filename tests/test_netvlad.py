@@ -135,6 +135,25 @@ def test_gradients_are_those_of_the_papers_equation(vladv2, normalize_input):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_a_map_is_read_as_it_lies_and_its_gradient_lies_likewise(layout):
+    """No copy of the map in either layout, and the same values and gradients."""
+    layer, features = make_layer(False), make_map(shape=(2, 7, 3, 5)).contiguous(memory_format=layout).requires_grad_()
+    with torch.profiler.profile(record_shapes=True) as profile:
+        found = layer(features)
+        (gradient,) = torch.autograd.grad(found[:, ::3].sum(), features)
+    copied = [event.input_shapes[0] for event in profile.events() if event.name == "aten::copy_"]
+    assert [2, 7, 3, 5] not in copied and [2, 7, 15] not in copied
+    assert gradient.is_contiguous(memory_format=layout)
+    wanted = vlad_by_torch(features, *parts(layer), True)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+    expected = torch.autograd.grad(wanted[:, ::3].sum(), features)[0]
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
+
+
 def test_version_1_starts_from_cosines():
     random = np.random.default_rng(2)
     centres = unit_rows(random, 5, 7) * random.uniform(0.3, 0.9, (5, 1))

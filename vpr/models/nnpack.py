@@ -5,17 +5,17 @@ Fourier's transforms with 2 to 3 times fewer multiplications, in vectors of 8, f
 differs by 2e-5 of the largest value. PyTorch multiplies directly, fastest with channels last. Each layer takes the
 maps as it wants them, and hands them on as it has them.
 
-What pays depends on the processor: `RULES` says which layers NNPACK does on which. Measured, in milliseconds an image,
-all layers by NNPACK that can be / all by PyTorch with channels last; the first three columns while others used the
-machine too, so that only their ratios count:
+What pays depends on the processor: `RULES` says which layers NNPACK does on which. Milliseconds an image, all layers by
+NNPACK that can be / all by PyTorch with channels last. Other work ran on the Genoa machine, so only its ratios count:
 
-                     Genoa, 1 thread (of CPU time)   Genoa, 2 threads   AVX-512 at full width, 2 threads
-    AlexNet 320x180  12.0 / 12.8                     27.0 / 16.4        3.9 / 3.1
-    AlexNet 320x320  23.8 / 25.4                     79.4 / 44.8        10.5 / 6.7
-    VGG16 320x240    240 / 464                       487 / 521          153 / 118
-    VGG16 640x480    897 / 1931                      649 / 1017         463 / 490
+                     Genoa, 1 thread (CPU time)   Genoa, 2 threads   AVX-512 at full width, 2 threads
+    AlexNet 320x180  12.0 / 12.8                  18.7 / 18.0        3.9 / 3.1
+    AlexNet 320x320  23.8 / 25.4                  13.9 / 13.7        10.5 / 6.7
+    VGG16 320x240    240 / 464                    224 / 252          153 / 118
+    VGG16 640x480    897 / 1931                   552 / 1010         463 / 490
 
-Each has threads of its own, which wait for work by turning: with few cores short layers of one disturb the other's.
+Each has threads of its own, which wait for work by turning: with few cores short layers of one disturb the other's, and
+on a busy machine AlexNet took up to 1.7 times as long by NNPACK.
 """
 
 import functools
