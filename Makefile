@@ -35,6 +35,10 @@ demo: environment
 test: static
 	$(VENV)/bin/python -m pytest -q --durations=8
 
+# Closed forms and small arrays: what most changes break first.
+QUICK := $(addprefix tests/test_,netvlad.py options.py pittsburgh.py mining_and_loss.py search_and_recall.py \
+	convolution.py report.py packaging.py)
+
 # What needs no run of the program: style, spelling, types, layers.
 static: environment
 	$(VENV)/bin/ruff check .
