@@ -1,3 +1,4 @@
+# make check  environment, style, types, layers, quick tests (about a minute)
 # make demo   environment, toy city, cluster, test, train, test, pictures (about 5 minutes on 2 cores, beside the installation)
 # make test   environment, ruff, all tests; what a number format can touch also with --precision=auto the other way
 # make test-number-format   only the latter
@@ -12,6 +13,7 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
 .PHONY: demo test test-number-format environment clean
+.PHONY: check static
 
 environment: $(VENV)/installed
 
@@ -31,14 +33,27 @@ demo: environment
 	@echo "== 4/4 what it finds trained, on streets it has never seen"
 	$(MAIN) --mode=test --resume --split=test
 
-test: environment
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+test: static
 	$(VENV)/bin/python -m pytest -q --durations=8
 	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
 
+# Closed forms and small arrays: what most changes break first.
+QUICK := $(addprefix tests/test_,netvlad.py options.py pittsburgh.py mining_and_loss.py search_and_recall.py \
+	convolution.py report.py packaging.py)
+
+# What needs no run of the program: style, spelling, types, layers.
+static: environment
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
 test-number-format: environment
 	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
+
+check: static
+	$(VENV)/bin/python -m pytest -q -m "not slow" $(QUICK)
 
 clean:
 	rm -rf runs centroids cache toy_city

@@ -99,13 +99,13 @@ def _chosen(options: argparse.Namespace) -> list[str]:
 
 def _places(root: str | None) -> tuple[str, Path]:
     """Dataset and folder, as main.py takes them; the toy city is drawn if need be."""
-    from vpr.cli.options import PROJECT_ROOT
+    from vpr.cli.options import default_root
     from vpr.data.places import draw_toy_city
 
     if root:
         return "pittsburgh", Path(root)
-    draw_toy_city(PROJECT_ROOT / "toy_city")
-    return "toy", PROJECT_ROOT / "toy_city"
+    draw_toy_city(default_root() / "toy_city")
+    return "toy", default_root() / "toy_city"
 
 
 def _weights(options: argparse.Namespace, folder: Path) -> dict[str, str]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-import main
 from benchmarks import measure, textbook, textbook_training
 from benchmarks.stages import HeldPhotos
 from benchmarks.textbook_training import EpochRules, train_epoch, train_tuples
 from netvlad import NetVLAD
+from vpr.cli.options import parse_options
 from vpr.data.reader import PhotoReader, in_batches
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
@@ -42,7 +42,7 @@ def files(tmp_path_factory):
 @pytest.fixture
 def model():
     """A fast model whose descriptors tell photos apart: its centres lie as near 0 as local descriptors do."""
-    options = main.parse_options(["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--mode=train"])
+    options = parse_options(["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--mode=train"])
     torch.manual_seed(0)
     model = build_model(options)
     torch.nn.init.normal_(model.pool.centroids, std=0.02)

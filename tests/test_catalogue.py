@@ -10,6 +10,7 @@ from PIL import Image
 
 import main
 from pittsburgh import read_places
+from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.data.catalogue import DATASETS
 from vpr.data.places import load_places
@@ -305,10 +306,10 @@ def test_time_stamps_make_the_protocol_of_any_set(tmp_path, write_spec):
 
 def test_each_data_set_has_its_learning_rate():
     """That of the original release's demo: 0.001 for Pittsburgh 30k, 0.0001 for Pittsburgh 250k and Tokyo."""
-    rates = {name: main.parse_options(["--mode=train", f"--dataset={name}"]).lr for name in DATASETS}
+    rates = {name: parse_options(["--mode=train", f"--dataset={name}"]).lr for name in DATASETS}
     slow = {"pitts250k", "tokyo247", "tokyotm"}
     assert rates == {name: 0.0001 if name in slow else 0.001 for name in DATASETS}
-    assert main.parse_options(["--mode=train", "--dataset=tokyotm", "--lr=0.01"]).lr == 0.01
+    assert parse_options(["--mode=train", "--dataset=tokyotm", "--lr=0.01"]).lr == 0.01
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + "/1.jpg", "0\0/1.jpg", "..", "/1.jpg", "a\n/b.jpg"])

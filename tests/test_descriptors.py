@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import main
+from vpr.cli.options import parse_options
 from vpr.common import device as precision
 from vpr.common import memory
 from vpr.common.errors import UserError
@@ -30,7 +30,7 @@ def photos(tmp_path):
 
 
 def make(*flags):
-    options = main.parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--pooling=avg", *flags])
+    options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--pooling=avg", *flags])
     return build_model(options).place(CPU, options.precision), options
 
 

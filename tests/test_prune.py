@@ -11,6 +11,7 @@ from torch import nn
 import main
 from vpr.artifacts.model import load_model
 from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.compression import pruning
 from vpr.compression.pruning import filters_of, prune_trunk
@@ -195,7 +196,7 @@ def test_pruning_needs_no_photos_of_val(trained, tmp_path, capsys):
 
 def loaded(trained, precision):
     runs, run = trained
-    options = main.parse_options([*runs, "--mode=prune", f"--resume={run}", f"--precision={precision}", "--margin=1"])
+    options = parse_options([*runs, "--mode=prune", f"--resume={run}", f"--precision={precision}", "--margin=1"])
     return options, load_model(options, run, "latest")[0].place(torch.device("cpu"), precision)
 
 

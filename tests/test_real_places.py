@@ -8,6 +8,7 @@ import torch
 import main
 import vpr.search.exact
 from vpr.artifacts.centroids import start_pooling
+from vpr.cli.options import parse_options
 from vpr.data.places import load_places
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
@@ -52,7 +53,7 @@ def off_the_shelf(shared, tmp_path_factory):
 
     def make(places, *flags):
         where = [f"--root={shared / 'places' / places}", f"--dataPath={centroids}"]
-        options = main.parse_options(["--mode=train", *common, *where, *flags])
+        options = parse_options(["--mode=train", *common, *where, *flags])
         model = build_model(options)
         start_pooling(model, options)
         return load_places(options, "val"), model.place(CPU, options.precision), options

@@ -18,6 +18,7 @@ import main
 import vpr.training.trainer
 from benchmarks.determinism import different, final_state
 from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 from vpr.models.backbones.cnn import build_encoder, initialize_randomly
 from vpr.models.place_model import build_model
@@ -91,7 +92,7 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
 def test_training_moves_the_weights(tiny_city, never_stopped):
     """Without this the comparison above would hold for a training that does nothing."""
     checkpoint = newest_checkpoint(never_stopped)
-    start = build_model(main.parse_options([*flags(tiny_city, never_stopped), "--mode=train"])).encoder.state_dict()
+    start = build_model(parse_options([*flags(tiny_city, never_stopped), "--mode=train"])).encoder.state_dict()
     assert not torch.equal(checkpoint["state_dict"]["encoder.0.weight"], start["0.weight"])
     assert checkpoint["position"]["steps"] >= EPOCHS * BLOCKS
 
@@ -142,8 +143,8 @@ def test_a_resumed_run_keeps_the_number_format_that_auto_meant_when_it_began(
     assert len(said) == 1 and said[0].endswith(f"goes on in {began}" if noted else f"{other} from here on")
     assert result["model"].endswith(f", {began if noted else other}")
     # A test has no earlier arithmetic to keep to: auto is what is fast where it runs.
-    assert main.parse_options(["--mode=test", f"--resume={run}"]).precision == "auto"
-    typed = main.parse_options(["--mode=train", f"--resume={run}", "--precision=fp16"])
+    assert parse_options(["--mode=test", f"--resume={run}"]).precision == "auto"
+    typed = parse_options(["--mode=train", f"--resume={run}", "--precision=fp16"])
     assert typed.precision == "fp16"
 
 
@@ -298,10 +299,10 @@ def test_a_run_keeps_its_flags_but_those_of_the_machine(own_copy, tmp_path, caps
     flags = json.loads((run / "flags.json").read_text())
     changed = {"recallValues": [1, 3], "cachePath": str(tmp_path / "big"), "cacheBatchSize": 7, "threads": 1}
     (run / "flags.json").write_text(json.dumps({**flags, **changed, "device": "cuda"}))
-    options = main.parse_options(["--mode=train", f"--resume={run}"])
+    options = parse_options(["--mode=train", f"--resume={run}"])
     assert (options.recallValues, options.cachePath, options.cacheBatchSize) == ([1, 3], str(tmp_path / "big"), 7)
-    assert options.threads == main.parse_options(["--mode=train"]).threads and options.device == "auto"
-    assert main.parse_options(["--mode=train", f"--resume={run}", "--recallValues", "2"]).recallValues == [2]
+    assert options.threads == parse_options(["--mode=train"]).threads and options.device == "auto"
+    assert parse_options(["--mode=train", f"--resume={run}", "--recallValues", "2"]).recallValues == [2]
     assert main.main([*call, "--device=cpu"]) == 0
     results = json.loads((run / "results.json").read_text())[-1]
     assert list(results["recalls"]) == ["1", "3"]

@@ -10,6 +10,7 @@ from test_mining_and_loss import ALL, brute_force, make_problem, mine_all, no_me
 import main
 import vpr.training.trainer
 from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
 from vpr.data.reader import PhotoReader
 from vpr.models.place_model import build_model
 from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
@@ -69,7 +70,7 @@ def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny
 
 def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pairs(tiny_city, tmp_path):
     """Against a loop over single photos in float32, with momentum and weight decay by hand."""
-    options = main.parse_options([*flags(tiny_city, tmp_path), "--lr=0.01", "--margin=0.1"])
+    options = parse_options([*flags(tiny_city, tmp_path), "--lr=0.01", "--margin=0.1"])
     training = load_training_set(options)
     photos, count = training.photos, len(training.photos.database_files)
     model = build_model(options)

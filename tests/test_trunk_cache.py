@@ -13,6 +13,7 @@ from torch import nn
 
 import main
 from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.data.reader import PhotoReader
 from vpr.descriptors import trunk_cache
@@ -54,7 +55,7 @@ def make(weights, photos, tmp_path):
     """Makes (source, model, options) as a training with some flags does."""
 
     def run(*flags, paths=photos):
-        options = main.parse_options([
+        options = parse_options([
             "--mode=train", "--arch=alexnet", f"--weights={weights}", "--num_clusters=4", "--threads=0",
             "--cacheBatchSize=2", f"--cachePath={tmp_path / 'cache'}", *flags,
         ])  # fmt: skip

@@ -25,13 +25,18 @@ from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.data.catalogue import DATASETS
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 # A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
 
 RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
+
+
+def default_root() -> Path:
+    """Where --root points: the checkout that this file is part of; of an installed package, the current folder."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "main.py").is_file() else Path.cwd()
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -194,7 +199,7 @@ def _fill_in(merged: dict) -> dict:
     """Settle the defaults that depend on other flags, and refuse flags that cannot go together."""
     filled = dict(merged)
     toy = filled["dataset"] == "toy"
-    filled["root"] = filled["root"] or str(PROJECT_ROOT / "toy_city" if toy else PROJECT_ROOT)
+    filled["root"] = filled["root"] or str(default_root() / "toy_city" if toy else default_root())
     filled["weights"] = filled["weights"] or DEFAULT_WEIGHTS[filled["arch"]]
     filled["fromscratch"] = filled["weights"] == "none"
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
