@@ -197,7 +197,7 @@ def _finished(folder: Path, mode: str):
 
     options = parse_options([*_places(folder), f"--mode={mode}", f"--resume={folder / 'run'}"])
     finished = load_finished(options)
-    finished.model.place(CPU, options.precision)
+    finished.model.to_device(CPU, options.precision)
     return options, finished
 
 
@@ -264,7 +264,7 @@ def _cached(folder: Path) -> torch.Tensor:
         [*_places(folder), "--mode=train", "--arch=alexnet", f"--weights={folder / 'alexnet.pth'}", "--pooling=avg",
          "--trunkCache=disk"]
     )  # fmt: skip
-    model = build_model(options).place(CPU, options.precision).eval()
+    model = build_model(options).to_device(CPU, options.precision).eval()
     files = sorted((folder / "own" / "val").rglob("*.png"))
     return cached_source(PhotoReader(files, None, 0), "val", model, options, CPU).values
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def write_report(folder: Path, rows: list[Row], ceilings: Ceilings, precision: s
         "date": today, "machine": about, "precision": precision, "ceilings": ceilings.rounded(),
         "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
     }  # fmt: skip
-    with replacing(folder / "benchmark.json") as path:
+    with atomic_write(folder / "benchmark.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    with replacing(folder / "benchmark.md") as path:
+    with atomic_write(folder / "benchmark.md") as path:
         path.write_text("\n".join(lines), encoding="utf-8")
     return folder / "benchmark.md"
 

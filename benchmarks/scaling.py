@@ -22,7 +22,7 @@ from benchmarks.stages import DIM, unit_rows
 from pittsburgh import Places
 from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.cli.options import parse_options
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.common.memory import keep_large_blocks
 from vpr.data.places import PlacePhotos
 from vpr.data.reader import SizeGroup
@@ -63,7 +63,7 @@ def describing(count: int) -> None:
     options = parse_options(
         ["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu", "--cacheBatchSize=64"]
     )
-    model = build_model(options).place(torch.device("cpu"), "auto")
+    model = build_model(options).to_device(torch.device("cpu"), "auto")
     describe(model, RandomPhotos(count), range(count), options, torch.device("cpu"), "describing")
 
 
@@ -154,7 +154,7 @@ def draw(found: list[Measured], path: Path) -> None:
         axes.set(xlabel="images", ylabel=name)
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
@@ -170,9 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
             found.append(measured(stage, size))
             print(found[-1], flush=True)
     about = f"{machine(torch.device('cpu'))}; {DIM} dimensions, float16, {QUERIES} queries"
-    with replacing(folder / "scaling.md") as path:
+    with atomic_write(folder / "scaling.md") as path:
         path.write_text(f"{about}\n\n{table(found)}", encoding="utf-8")
-    with replacing(folder / "scaling.json") as path:
+    with atomic_write(folder / "scaling.json") as path:
         path.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in found]}, indent=2) + "\n")
     draw(found, folder / "scaling.png")
     print(table(found))

@@ -67,7 +67,7 @@ class Bench:
         model = build_model(options)
         torch.nn.init.normal_(model.pool.centroids, std=0.02)
         torch.nn.init.normal_(model.pool.conv.weight, std=3.0)
-        return model.place(self.device, options.precision).eval()
+        return model.to_device(self.device, options.precision).eval()
 
     def compare(self, plain: Callable, fast: Callable, repeats: int | None = None) -> tuple[Timing, Timing]:
         """Time both ways in turn."""

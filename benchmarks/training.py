@@ -11,7 +11,7 @@ from benchmarks import textbook, textbook_training
 from benchmarks.measure import Timing
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr.artifacts.centroids import start_pooling
+from vpr.artifacts.centroids import init_pooling
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.describe import describe
 from vpr.descriptors.trunk_cache import cached_source
@@ -47,7 +47,7 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
             first_epochs = query_blocks(training.usable, options, 2)[0][:queries]
             training = TrainingSet(training.photos, training.positives, training.not_negatives, first_epochs)
         model = bench.model(options)
-        start_pooling(model, options)
+        init_pooling(model, options)
         state = new_state(model, options, splits_of(training.photos), bench.device)
         reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
         started = perf_counter()

@@ -21,11 +21,11 @@ def trunk(bench: Bench, arch: str, size: tuple[int, int], batch: int) -> list[Ro
     generator = torch.Generator().manual_seed(0)
     photos = torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     models = {
-        name: bench.model(options).place(bench.device, precision)
+        name: bench.model(options).to_device(bench.device, precision)
         for name, precision in (("fp32, as chosen here", "fp32"), ("bf16", "bf16"), ("--precision=auto", "auto"))
     }
     works = {name: _work(model, photos.to(bench.device)) for name, model in models.items()}
-    plain = bench.model(options).place(bench.device, "fp32")
+    plain = bench.model(options).to_device(bench.device, "fp32")
     plain.fast = False
     plain.encoder.to(memory_format=torch.channels_last)
     works["fp32, channels last"] = _work(plain, photos.to(bench.device))
@@ -55,7 +55,7 @@ def _by_nnpack(bench: Bench, options, photos: torch.Tensor) -> Callable:
         return patch.object(convolution, "rule", lambda: EVERYWHERE)
 
     with everywhere():
-        model = bench.model(options).place(bench.device, "fp32")
+        model = bench.model(options).to_device(bench.device, "fp32")
 
     def work() -> torch.Tensor:
         with everywhere(), torch.no_grad():

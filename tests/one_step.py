@@ -65,7 +65,7 @@ def parts_of_photos(model, source, tuples, database_size, margin) -> tuple[int, 
 
 def main(result: str, flags: list[str]) -> None:
     options = parse_options(["--mode=train", *flags])
-    with processes.joined():
+    with processes.process_group():
         training = load_training_set(options)
         torch.manual_seed(0)
         model = build_model(options)

@@ -31,7 +31,7 @@ def photos(tmp_path):
 
 def make(*flags):
     options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--pooling=avg", *flags])
-    return build_model(options).place(CPU, options.precision), options
+    return build_model(options).to_device(CPU, options.precision), options
 
 
 def described(photos, *flags):

@@ -195,7 +195,7 @@ class Session:
 def test_a_file_runs_on_the_device_that_was_asked_for(exported, monkeypatch, available, asked, wanted):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    model = OnnxModel(exported["fp32"]).place(torch.device(asked), "auto")
+    model = OnnxModel(exported["fp32"]).to_device(torch.device(asked), "auto")
     assert model.session.providers[0] == ("CUDAExecutionProvider" if wanted != "cpu" else "CPUExecutionProvider")
     assert model.device == torch.device(wanted)
 

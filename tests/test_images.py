@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from vpr.common.errors import UserError
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.data import photos as photos_module
 from vpr.data import reader as images
 from vpr.data.photos import decode
@@ -270,7 +270,7 @@ def test_clusters_can_be_as_many_as_points():
 def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, error):
     path = tmp_path / "state.bin"
     path.write_text("old")
-    with pytest.raises(UserError, match=r"state\.bin"), replacing(path) as temporary:
+    with pytest.raises(UserError, match=r"state\.bin"), atomic_write(path) as temporary:
         temporary.write_text("half of the n")
         assert path.read_text() == "old"
         raise error
@@ -279,7 +279,7 @@ def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, error):
 
 
 def test_failed_first_write_leaves_nothing(tmp_path):
-    with pytest.raises(UserError), replacing(tmp_path / "state.bin") as temporary:
+    with pytest.raises(UserError), atomic_write(tmp_path / "state.bin") as temporary:
         temporary.write_text("half")
         raise OSError("No space left on device")
     assert list(tmp_path.iterdir()) == []
@@ -288,7 +288,7 @@ def test_failed_first_write_leaves_nothing(tmp_path):
 def test_finished_write_replaces_the_file_and_makes_its_folder(tmp_path):
     path = tmp_path / "new" / "state.bin"
     for text in ("first", "second"):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             assert temporary != path
             temporary.write_text(text)
         assert path.read_text() == text
@@ -299,13 +299,13 @@ def test_reader_of_the_old_file_never_sees_the_new_one(tmp_path):
     path = tmp_path / "state.bin"
     path.write_text("old and long")
     with path.open() as reader:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("new")
         assert reader.read() == "old and long"
 
 
 def test_interrupted_write_stays_an_interrupt(tmp_path):
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "state.bin"):
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "state.bin"):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 

@@ -74,7 +74,7 @@ def test_a_full_disk_is_said_once(tmp_path, monkeypatch, capsys):
     def full(_path):
         raise UserError("no room")
 
-    monkeypatch.setattr("vpr.training.log.replacing", full)
+    monkeypatch.setattr("vpr.training.log.atomic_write", full)
     metrics = Metrics(tmp_path, 1)
     for epoch in (1, 2):
         metrics.add({**ROW, "epoch": epoch}, {1: 0.5})

@@ -50,7 +50,7 @@ def test_the_worst_come_first():
         outcome(2, 60), outcome(0, 2, metres=50.0), outcome(3, 2, metres=40.0), outcome(6, 1),
     ]  # fmt: skip
     shuffled = [ordered[n] for n in (3, 0, 6, 2, 5, 1, 4)]
-    assert sorted(shuffled, key=lambda outcome: outcome.badness) == ordered
+    assert sorted(shuffled, key=lambda outcome: outcome.sort_key) == ordered
 
 
 def test_descriptor_distances_are_euclidean():

@@ -197,7 +197,7 @@ def test_pruning_needs_no_photos_of_val(trained, tmp_path, capsys):
 def loaded(trained, precision):
     runs, run = trained
     options = parse_options([*runs, "--mode=prune", f"--resume={run}", f"--precision={precision}", "--margin=1"])
-    return options, load_model(options, run, "latest")[0].place(torch.device("cpu"), precision)
+    return options, load_model(options, run, "latest")[0].to_device(torch.device("cpu"), precision)
 
 
 def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, monkeypatch):

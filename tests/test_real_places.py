@@ -7,7 +7,7 @@ import torch
 
 import main
 import vpr.search.exact
-from vpr.artifacts.centroids import start_pooling
+from vpr.artifacts.centroids import init_pooling
 from vpr.cli.options import parse_options
 from vpr.data.places import load_places
 from vpr.data.reader import PhotoReader
@@ -55,8 +55,8 @@ def off_the_shelf(shared, tmp_path_factory):
         where = [f"--root={shared / 'places' / places}", f"--dataPath={centroids}"]
         options = parse_options(["--mode=train", *common, *where, *flags])
         model = build_model(options)
-        start_pooling(model, options)
-        return load_places(options, "val"), model.place(CPU, options.precision), options
+        init_pooling(model, options)
+        return load_places(options, "val"), model.to_device(CPU, options.precision), options
 
     return make
 

@@ -35,7 +35,7 @@ def small_model(channels, normalization, fast, pool=None):
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.normal_(layer.bias, std=0.1)
-    model.fast = fast and model.place(torch.device("cpu"), "fp32").fast
+    model.fast = fast and model.to_device(torch.device("cpu"), "fp32").fast
     return model.eval()
 
 

@@ -64,7 +64,7 @@ def test_metres_that_are_not_a_number_are_not_known(tmp_path):
     ],
 )
 def test_status_in_words(rank, answerable, words):
-    assert Outcome(0, [], rank, answerable).verdict == words
+    assert Outcome(0, [], rank, answerable).status == words
 
 
 def test_page_asks_for_nothing_from_elsewhere(tmp_path):

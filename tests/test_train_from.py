@@ -82,7 +82,7 @@ def test_the_trunk_cache_holds_what_the_layers_below_give(weights, tiny_city, tm
     flags = ["--dataset=toy", f"--root={tiny_city}", "--imageSize", "64", "80", "--trunkCache=disk", "--precision=fp32"]
     for layer in ("conv5", name, "conv3", name):
         options = options_of(weights, "alexnet", *flags, "--cacheBatchSize=8", f"--trainFrom={layer}", place)
-        model = build_model(options).place(torch.device("cpu"), "fp32")
+        model = build_model(options).to_device(torch.device("cpu"), "fp32")
         reader = PhotoReader(load_places(options, "val").files[:8], options.imageSize, 0)
         source = cached_source(reader, "few", model, options, torch.device("cpu"))
         assert isinstance(source, FrozenFeatures)

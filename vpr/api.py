@@ -81,7 +81,7 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     options = parse_options([*flags, "--noWhiten"] if plain else flags)
     device = choose_device(options)
     finished = load_finished(options)
-    model = finished.model.place(device, options.precision)
+    model = finished.model.to_device(device, options.precision)
     if isinstance(model, OnnxModel) and not whitened and model.descriptor_dim != model.pooled_dim:
         raise UserError(f"{checkpoint} holds its whitening inside: export the run with --noWhiten, or name the run")
     name = name_of(model, options)

@@ -116,7 +116,7 @@ def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.nda
     return centroids, descriptors
 
 
-def start_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
+def init_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
     """Start NetVLAD from the training set's centroids; other poolings have nothing to start.
 
     Returns:

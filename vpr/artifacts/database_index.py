@@ -10,7 +10,7 @@ import h5py
 import torch
 
 from vpr.artifacts.descriptors_file import model_recipe
-from vpr.artifacts.model import FinishedModel
+from vpr.artifacts.model import LoadedModel
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
@@ -25,7 +25,7 @@ PHOTO_FIELDS = ("photos", "photos_hash", "files_hash")
 EXACT = "none"  # in place of a FAISS index's factory string
 
 
-def index_recipe(finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
+def index_recipe(finished: LoadedModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
     """What an index depends on. The photos' folder is no part of it: an index may travel with its photos."""
     return {
         **model_recipe(finished.model, options), "photos": photos.places.name,
@@ -34,7 +34,7 @@ def index_recipe(finished: FinishedModel, photos: PlacePhotos, options: argparse
     }  # fmt: skip
 
 
-def index_file(finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace) -> Path:
+def index_file(finished: LoadedModel, photos: PlacePhotos, options: argparse.Namespace) -> Path:
     """Where the index of a split's database lies or shall lie: --indexFile, or beside the model.
 
     Photo folders with the same last name get a file each: the second one's name has a hash of the whole path. A
@@ -55,7 +55,7 @@ def index_file(finished: FinishedModel, photos: PlacePhotos, options: argparse.N
     return path if theirs in (None, mine) or travelled else path.with_stem(f"{path.stem}_{mine}")
 
 
-def file_to_write(finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace) -> Path:
+def file_to_write(finished: LoadedModel, photos: PlacePhotos, options: argparse.Namespace) -> Path:
     """As `index_file`, for --mode=index, which replaces a damaged file."""
     try:
         return index_file(finished, photos, options)
@@ -64,7 +64,7 @@ def file_to_write(finished: FinishedModel, photos: PlacePhotos, options: argpars
         return _usual_file(finished, photos)
 
 
-def _usual_file(finished: FinishedModel, photos: PlacePhotos) -> Path:
+def _usual_file(finished: LoadedModel, photos: PlacePhotos) -> Path:
     return finished.folder / f"database_{photos.places.name}.h5"
 
 
@@ -74,7 +74,7 @@ def _folder_hash(options: argparse.Namespace) -> str:
 
 def make_index(
     path: Path,
-    finished: FinishedModel,
+    finished: LoadedModel,
     photos: PlacePhotos,
     options: argparse.Namespace,
     device: torch.device,
@@ -100,7 +100,7 @@ def make_index(
 
 
 def load_or_make_index(
-    finished: FinishedModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
+    finished: LoadedModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> DatabaseIndex:
     """The index of a split's database, made anew where there is none or photos are others than when it was made.
 

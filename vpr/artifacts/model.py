@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vpr.artifacts.centroids import start_pooling
+from vpr.artifacts.centroids import init_pooling
 from vpr.artifacts.runs import load_checkpoint, read_flags
 from vpr.cli.flags import MODEL_FLAGS
 from vpr.common.device import choose_device, compute_dtype, precision_name
@@ -19,7 +19,7 @@ from vpr.models.whitening import StoredWhitening, WhiteningRecipe, load_whitenin
 
 
 @dataclass(frozen=True)
-class FinishedModel:
+class LoadedModel:
     """A model on the CPU, and where it comes from.
 
     Attributes:
@@ -37,32 +37,32 @@ def name_of(model: PlaceModel | OnnxModel, options: argparse.Namespace) -> str:
     return model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
 
 
-def results_folder(finished: FinishedModel, options: argparse.Namespace) -> Path:
+def results_folder(finished: LoadedModel, options: argparse.Namespace) -> Path:
     """Where results of a model go: its run, beside its exported file, or for the off-the-shelf model --runsPath."""
     exported = isinstance(finished.model, OnnxModel)
     return finished.folder if exported else options.run or Path(options.runsPath)
 
 
-def load_finished(options: argparse.Namespace, whitened: bool = True) -> FinishedModel:
+def load_finished(options: argparse.Namespace, whitened: bool = True) -> LoadedModel:
     """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
 
     Raises:
         UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
     """
     if options.run and options.run.suffix == ".onnx":
-        return FinishedModel(OnnxModel(options.run), {"model": options.run.name}, options.run.parent)
+        return LoadedModel(OnnxModel(options.run), {"model": options.run.name}, options.run.parent)
     if options.run:
         model, epochs = load_model(options, options.run, options.ckpt)
         source = {"run": options.run.name, "checkpoint": options.ckpt, "epochs": epochs}
         folder = options.run / options.savePath
     else:
         model = build_model(options)
-        source = {"run": None, "centroids": start_pooling(model, options)}
+        source = {"run": None, "centroids": init_pooling(model, options)}
         path = Path(options.dataPath)
         folder = path.parent if path.is_file() else path
     if whitened and not options.noWhiten:
         source["whitening"] = _whiten(model, folder, options)
-    return FinishedModel(model, source, folder)
+    return LoadedModel(model, source, folder)
 
 
 def whitening_recipe(

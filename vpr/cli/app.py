@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
         mode = importlib.import_module(f"vpr.modes.{options.mode}")
         keep_large_blocks()
-        with processes.joined():
+        with processes.process_group():
             mode.run(options)
     except UserError as error:
         rank = processes.launched_rank()

@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` and rename it onto `path` when the block ends well.
 
     A reader never sees half a file, and what stood at `path` survives a failed write. Several processes may
@@ -138,7 +138,7 @@ def _free_megabytes(path: Path) -> str:
 
 def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -63,7 +63,7 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Join the other processes that torchrun started: nccl between GPUs, gloo between CPUs.
 
     Raises:
@@ -91,7 +91,7 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def from_main(value: object) -> object:
+def broadcast(value: object) -> object:
     """Process 0's `value`, in every process."""
     if world() == 1:
         return value
@@ -102,7 +102,7 @@ def from_main(value: object) -> object:
     return box[0]
 
 
-def collect(value: object) -> list:
+def gather(value: object) -> list:
     """Every process's `value`, in the order of the processes; complete in process 0 only."""
     if world() == 1:
         return [value]
@@ -113,7 +113,7 @@ def collect(value: object) -> list:
     return values or [value]
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return when every process is here."""
     if world() > 1:
         import torch
@@ -122,7 +122,7 @@ def wait_for_all() -> None:
         dist.all_reduce(torch.zeros(1))  # on the CPU, unlike dist.barrier, which would claim a GPU
 
 
-def sums(*values: float) -> list[float]:
+def all_reduce_sum(*values: float) -> list[float]:
     """Each of `values`, summed over all processes."""
     if world() == 1:
         return list(values)
@@ -134,7 +134,7 @@ def sums(*values: float) -> list[float]:
     return totals.tolist()
 
 
-def least(value: int) -> int:
+def all_reduce_min(value: int) -> int:
     """The smallest of all processes' `value`: what each found for itself, and all must agree on."""
     if world() == 1:
         return value
@@ -146,9 +146,9 @@ def least(value: int) -> int:
     return int(smallest)
 
 
-def any_says(value: bool) -> bool:
+def any_process(value: bool) -> bool:
     """Whether `value` is true in any process."""
-    return sums(float(value))[0] > 0
+    return all_reduce_sum(float(value))[0] > 0
 
 
 def in_parallel(module):
@@ -174,7 +174,7 @@ def _sum_gradients(_state: None, bucket):
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
 
-def collect_rows(rows, owners: list[tuple[slice, int]]) -> None:
+def gather_rows(rows, owners: list[tuple[slice, int]]) -> None:
     """Bring rows that other processes computed to process 0.
 
     Args:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpr.common.errors import UserError
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.common.progress import say
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def write_hdf5(path: Path, datasets: Mapping[str, "np.ndarray"], attributes: Map
     """
     import h5py
 
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file:
             for name, values in datasets.items():
                 file.create_dataset(name, data=values)
@@ -119,7 +119,7 @@ def save_torch(path: Path, content: object) -> None:
     import torch
 
     # Through a file of our own: torch would keep its one open after a failure, and with it the disk's room.
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         with open(temporary, "wb") as file:
             torch.save(content, file)
         with open(temporary, "r+b") as file:

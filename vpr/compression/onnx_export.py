@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vpr.artifacts.model import FinishedModel
+from vpr.artifacts.model import LoadedModel
 from vpr.cli.flags import CARD_FLAGS
 from vpr.cli.options import flags_of
 from vpr.common.errors import UserError
@@ -28,7 +28,7 @@ CALIBRATION_PHOTOS = 64
 OPSET = 18
 
 
-def export_plain(finished: FinishedModel, path: Path) -> None:
+def export_plain(finished: LoadedModel, path: Path) -> None:
     """The float32 model with a free number, height and width of photos."""
     model = PlainPlaceModel(finished.model).eval()
     model.encoder.to(memory_format=torch.contiguous_format)
@@ -78,7 +78,7 @@ def to_float16(path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
 
 
-def model_card(options: argparse.Namespace, finished: FinishedModel, kind: str) -> dict:
+def model_card(options: argparse.Namespace, finished: LoadedModel, kind: str) -> dict:
     """What the file says of itself: the model, the flags to test it with, and the recalls known of it."""
     known = []
     if options.run and (options.run / "results.json").is_file():

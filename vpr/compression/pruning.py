@@ -120,7 +120,7 @@ def filters_of(encoder: nn.Sequential) -> list[int]:
     return [layer.out_channels for layer in encoder if isinstance(layer, nn.Conv2d)]
 
 
-def start_anew(
+def recluster(
     model: PlaceModel, training: trainer.TrainingSet, options: argparse.Namespace, device: torch.device
 ) -> None:
     """Cluster the pruned trunk's local descriptors: other channels want other centres and another alpha."""

@@ -202,7 +202,7 @@ def draw_toy_city(root: Path) -> None:
             toycity.make_toy_city(
                 root, progress=lambda items, total, description: track(items, description, total, "places")
             )
-        processes.wait_for_all()
+        processes.barrier()
 
 
 def queries_are_database_photos(places: Places) -> bool:

@@ -73,7 +73,7 @@ def describe(
             sizes.update(group.photo_size for group in batch)
             progress.advance(sum(map(len, batches[number * processes.world() : (number + 1) * processes.world()])))
     owners = [(slice(batch.start, batch.stop), n % processes.world()) for n, batch in enumerate(batches)]
-    processes.collect_rows(descriptors, owners)
+    processes.gather_rows(descriptors, owners)
     require_finite(descriptors)
     return descriptors, sizes
 
@@ -98,7 +98,7 @@ def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device
         budget = torch.cuda.mem_get_info(device)[0] // 2
     else:
         budget = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU)
-    count = processes.least(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // bytes_per_photo(model, size))))
+    count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // bytes_per_photo(model, size))))
     say(f"{count} photos at once")
     return count
 

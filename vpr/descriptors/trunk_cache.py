@@ -112,7 +112,7 @@ def cached_source(
     if model.first_trained == 0 or options.trunkCache == "off":
         return reader
     source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout, device)
-    kind = processes.from_main(_memory_or_disk(source, options.trunkCache))
+    kind = processes.broadcast(_memory_or_disk(source, options.trunkCache))
     path, wanted = Path(options.cachePath) / f"trunk_{options.arch}_{name}.float16", {}
     if kind == "disk":
         wanted = _describe(source, model)
@@ -188,10 +188,10 @@ def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
         checksum = description.pop("checksum", None)
         if description == wanted and path.stat().st_size == wanted["bytes"]:
             values = _map(path, wanted)
-    if processes.any_says(values is None):
+    if processes.any_process(values is None):
         return None
     damaged = processes.local_rank() == 0 and sha256_of(path) != checksum
-    if processes.any_says(damaged):
+    if processes.any_process(damaged):
         say(f"trunk cache: {path} is damaged, its bytes do not fit its checksum: making it anew")
         return None
     say(f"trunk cache: {path} is used again")
@@ -211,24 +211,24 @@ def _make(
 ) -> torch.Tensor:  # fmt: skip
     """Compute a cache into its file; the processes of a machine do so together, each machine by itself."""
     first = processes.local_rank() == 0
-    token = processes.from_main(uuid.uuid4().hex[:12])
+    token = processes.broadcast(uuid.uuid4().hex[:12])
     # By process 0's token and the machine's first process: unlike any other training's and machine's.
     unfinished = path.with_name(f".{path.name}.{token}-{processes.rank() - processes.local_rank()}.part")
     with contextlib.ExitStack() as stack:
         failure = _reserve(path, unfinished, wanted["bytes"], stack) if first else None
-        if processes.any_says(failure is not None):
+        if processes.any_process(failure is not None):
             raise NoTrunkCache(failure or "another process found no room")
         mapped = np.memmap(unfinished, np.float16, "r+", shape=(wanted["bytes"] // 2,))
         source.values = torch.from_numpy(mapped)
         _fill(source, reader, model, options, device)
         mapped.flush()
         values = _map(unfinished, wanted)
-        processes.wait_for_all()
+        processes.barrier()
         if first:
             checksum = sha256_of(unfinished)
             os.replace(unfinished, path)
             write_json(_description_file(path), {**wanted, "checksum": checksum})
-    processes.wait_for_all()
+    processes.barrier()
     return values
 
 
@@ -302,5 +302,5 @@ def _fill(
                 for place, feature in zip(group.places.tolist(), features, strict=True):
                     source.features(photos[place]).copy_(feature)
             progress.advance(len(photos))
-    if processes.any_says(not fits):
+    if processes.any_process(not fits):
         raise NoTrunkCache("the frozen layers' values exceed float16")

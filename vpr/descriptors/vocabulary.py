@@ -47,7 +47,7 @@ def sample_local_descriptors(
                     photo = int(chosen[places[place]])
                     samples[places[place]] = sample_places(feature, seed=[options.seed, photo])
             progress.advance(len(places))
-    samples = {place: rows for part in processes.collect(samples) for place, rows in part.items()}
+    samples = {place: rows for part in processes.gather(samples) for place, rows in part.items()}
     descriptors = np.concatenate([samples[place] for place in sorted(samples)]) if samples else np.empty((0, 1), "f4")
     if not processes.is_main():
         return descriptors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vpr.artifacts.model import FinishedModel, load_finished
+from vpr.artifacts.model import LoadedModel, load_finished
 from vpr.data.places import PlacePhotos
 from vpr.evaluation.cost import milliseconds_per_photo, model_gflop, parameter_count
 from vpr.evaluation.evaluate import Evaluation, describe_split, measure
@@ -42,7 +42,7 @@ class Row:
 def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, device: torch.device) -> Row:
     """Recalls and costs of one model."""
     finished = load_finished(options)
-    model = finished.model.place(device, options.precision).eval()
+    model = finished.model.to_device(device, options.precision).eval()
     reader = photos.reader(options.imageSize, options.threads, device)
     descriptors = describe_split(model, photos, reader, options, device)
     evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
@@ -90,7 +90,7 @@ def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[tor
     return [group.values for (group,) in reader.batches([[index] for index in queries])]
 
 
-def _size(finished: FinishedModel, options: argparse.Namespace) -> tuple[float, int]:
+def _size(finished: LoadedModel, options: argparse.Namespace) -> tuple[float, int]:
     if isinstance(finished.model, OnnxModel):
         return options.run.stat().st_size / 1e6, int(finished.model.card["parameters"])
     count = parameter_count(finished.model)

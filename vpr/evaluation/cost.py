@@ -8,7 +8,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from vpr.artifacts.model import FinishedModel
+from vpr.artifacts.model import LoadedModel
 from vpr.models.backbones.cnn import build_encoder
 
 WARM_UP = 3
@@ -49,7 +49,7 @@ def milliseconds_per_photo(describe: Callable[[torch.Tensor], object], photos: l
     return 1000 * statistics.median(times[min(WARM_UP, len(photos)) :])
 
 
-def model_gflop(options: argparse.Namespace, finished: FinishedModel, height: int, width: int) -> float:
+def model_gflop(options: argparse.Namespace, finished: LoadedModel, height: int, width: int) -> float:
     """GFLOP for one photo, of the arithmetic as designed, whatever the number format."""
     model = finished.model
     gflop, places = trunk_gflop(options.arch, options.channels, height, width)

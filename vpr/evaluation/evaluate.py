@@ -55,7 +55,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Answers:
+class QueryResults:
     """What came of each query, what would have been right, and Recall@N for all N up to CURVE."""
 
     outcomes: list[Outcome]
@@ -79,7 +79,7 @@ def measure(
     photos: PlacePhotos,
     recall_values: list[int],
     options: argparse.Namespace,
-) -> tuple[Evaluation, Answers]:
+) -> tuple[Evaluation, QueryResults]:
     """Search exactly and count Recall@N."""
     places = photos.places
     found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE), places)
@@ -98,7 +98,7 @@ def measure(
         bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
-    return evaluation, Answers(outcomes_of(found, distances, positives, places), positives, curve)
+    return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve)
 
 
 def measure_index(

@@ -44,14 +44,14 @@ class Outcome:
     answerable: bool
 
     @property
-    def verdict(self) -> str:
+    def status(self) -> str:
         """What came of the query, in words."""
         if self.rank is not None:
             return "found at 1" if self.rank == 1 else f"found at rank {self.rank}"
         return "missed" if self.answerable else "nothing within reach"
 
     @property
-    def badness(self) -> tuple:
+    def sort_key(self) -> tuple:
         """Sorts the worst first: misses before late hits before first hits, each the farther off the worse.
 
         Queries that nothing could have answered come behind the misses that something could.

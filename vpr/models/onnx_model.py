@@ -84,7 +84,7 @@ class OnnxModel(nn.Module):
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.descriptor_dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
 
-    def place(self, device: torch.device, precision: str) -> "OnnxModel":
+    def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
         if device.type == "cuda" and GPU in _import("onnxruntime").get_available_providers():
             self.session.set_providers([GPU, "CPUExecutionProvider"], [{"device_id": device.index or 0}, {}])

@@ -53,7 +53,7 @@ class PlaceModel(nn.Module):
         for layer in self.encoder[: self.first_trained]:
             layer.requires_grad_(False)
 
-    def place(self, device: torch.device, precision: str) -> "PlaceModel":
+    def to_device(self, device: torch.device, precision: str) -> "PlaceModel":
         """Move to a device and compute there as --precision says."""
         self.dtype = compute_dtype(precision, device)
         self.fast = has_fast_convolutions(device, self.dtype)

@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options)
     say(device_line(device))
     photos = load_places(options, "train")
-    model = build_model(options).place(device, options.precision)
+    model = build_model(options).to_device(device, options.precision)
     recipe = recipe_for(options, model, *training_set(options))
     descriptors = sample_local_descriptors(model, photos, options, device)
     if not processes.is_main():

@@ -8,7 +8,7 @@ from pathlib import Path
 from vpr.cli.options import options_for
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
-from vpr.common.files import replacing, write_json
+from vpr.common.files import atomic_write, write_json
 from vpr.common.progress import say
 from vpr.data.places import load_places, require_queries
 from vpr.evaluation.comparison import measure_model, table
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     )
     text = f"{about}; time: median of single photos\n\n{table(rows)}"
     say(text)
-    with replacing(folder / "comparison.md") as path:
+    with atomic_write(folder / "comparison.md") as path:
         path.write_text(text, encoding="utf-8")
     write_json(folder / "comparison.json", {"about": about, "rows": [asdict(row) for row in rows]})
     draw(rows, folder / "comparison.png")

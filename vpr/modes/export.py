@@ -4,9 +4,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from vpr.artifacts.model import FinishedModel, load_finished
+from vpr.artifacts.model import LoadedModel, load_finished
 from vpr.common.errors import UserError
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.common.progress import say
 from vpr.compression.onnx_export import (
     _calibration_photos,
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--out={path}: found {path.suffix or 'no ending'}, wanted .onnx")
     calibration = _calibration_photos(options) if kind == "int8" else None
     card = model_card(options, finished, kind)
-    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+    with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
         plain = Path(folder) / "plain.onnx"
         export_plain(finished, plain)
         if kind == "int8":
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     say(f"wrote {path}: {card['model']}, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _default_path(options: argparse.Namespace, finished: FinishedModel, kind: str) -> Path:
+def _default_path(options: argparse.Namespace, finished: LoadedModel, kind: str) -> Path:
     if options.run:
         return options.run / f"model_{options.ckpt}_{kind}.onnx"
     weights = weights_label(options.arch, options.weights)

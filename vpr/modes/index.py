@@ -15,6 +15,6 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options)
     say(device_line(device))
     finished = load_finished(options)
-    finished.model.place(device, options.precision)
+    finished.model.to_device(device, options.precision)
     path = file_to_write(finished, photos, options)
     make_index(path, finished, photos, options, device, options.index)

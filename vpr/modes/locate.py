@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         device = choose_device(options)
         say(device_line(device))
         finished = load_finished(options)
-        model = finished.model.place(device, options.precision)
+        model = finished.model.to_device(device, options.precision)
         index = load_or_make_index(finished, database, options, device)
         name = name_of(model, options)
         say(f"{name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")

@@ -18,7 +18,7 @@ from vpr.cli.flags import LAYERS
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.compression.pruning import accumulate_gradients, filters_of, prune_trunk, start_anew
+from vpr.compression.pruning import accumulate_gradients, filters_of, prune_trunk, recluster
 from vpr.compression.reconstruction import distill, reconstruct
 from vpr.data.places import PlacePhotos
 from vpr.data.reader import PhotoReader
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     if validation is None:
         say(f"{reason}: the first validation of a training after this replaces the pruned model as the best one")
     model, _ = load_model(options, options.run, options.ckpt)
-    model.place(device, options.precision)
+    model.to_device(device, options.precision)
     if options.importance == "taylor":
         accumulate_gradients(model, training, options, device)
     encoder, kept = prune_trunk(model.encoder, options.pruneRatio, options.importance)
@@ -51,12 +51,12 @@ def run(options: argparse.Namespace) -> None:
     smaller = argparse.Namespace(**{**vars(options), **changed})
     pruned = build_model(smaller, pretrained=False)
     pruned.encoder.load_state_dict(encoder.state_dict())
-    pruned.place(device, options.precision)
+    pruned.to_device(device, options.precision)
     reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
     reconstruct(pruned, model, kept, reader, options.seed)
     if options.distill:
         distill(pruned, model, kept[-1], reader, options.distill, options.seed)
-    start_anew(pruned, training, smaller, device)
+    recluster(pruned, training, smaller, device)
     state = new_state(pruned, smaller, splits_of(training.photos, *([validation] if validation else [])), device)
     if validation is not None:
         measure_first(state, validation, smaller, device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pittsburgh import write_places
 from vpr.common.errors import UserError
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS
 from vpr.data.folders import read_folder
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
         for split in splits:
             places, _ = read_folder(root, split, options.skipBroken)
             path = root / "datasets" / f"{places.name}.mat"
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 write_places(temporary, places)
             say(f"wrote {path}: {len(places.database_names)} database photos, {len(places.query_names)} queries")
         return
@@ -59,7 +59,7 @@ def add_positions(positions: dict[str, list[float]], options: argparse.Namespace
 
 def write_table(path: Path, positions: dict[str, list[float]]) -> None:
     """Write image,easting,northing of photos."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "easting", "northing"])
         writer.writerows([name, repr(east), repr(north)] for name, (east, north) in positions.items())

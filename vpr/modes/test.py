@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options)
     say(device_line(device))
     finished = load_finished(options)
-    model, source = finished.model.place(device, options.precision), finished.source
+    model, source = finished.model.to_device(device, options.precision), finished.source
     if options.explain:
         require_netvlad(model)
     descriptors = _load_or_describe(model, photos, options, device)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from vpr.artifacts.centroids import start_pooling
+from vpr.artifacts.centroids import init_pooling
 from vpr.artifacts.runs import create_run, read_flags
 from vpr.common import processes
 from vpr.common.device import choose_device, compute_dtype, device_line
@@ -82,14 +82,14 @@ def _start_or_resume(
         return state, options.run
     torch.manual_seed(options.seed)
     model = build_model(options)
-    start_pooling(model, options)
+    init_pooling(model, options)
     state, run_folder = new_state(model, options, splits, device), None
     if processes.is_main():
         run_folder = create_run(
             Path(options.runsPath), options.arch, options.pooling, run_flags(options, state.model),
             options.savePath, state.checkpoint(options),
         )  # fmt: skip
-    return state, processes.from_main(run_folder)
+    return state, processes.broadcast(run_folder)
 
 
 def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None:

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     photos = load_places(options, "train")
     finished = load_finished(options, whitened=False)
-    model = finished.model.place(device, options.precision)
+    model = finished.model.to_device(device, options.precision)
     chosen = np.random.default_rng(options.seed).permutation(len(photos.database_files))[: options.nPCA]
     if len(chosen) < 2:
         raise UserError(f"{photos.places.name} has {len(chosen)} database photos: whitening needs more")

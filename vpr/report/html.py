@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vpr.common.errors import UserError
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.data.places import PlacePhotos
 from vpr.evaluation.outcomes import Hit, Outcome
 
@@ -53,7 +53,7 @@ def write_report(path: Path, outcomes: list[Outcome], photos: PlacePhotos, figur
     Raises:
         UserError: a picture cannot be read, or the page cannot be written.
     """
-    worst_first = sorted(outcomes, key=lambda outcome: outcome.badness)
+    worst_first = sorted(outcomes, key=lambda outcome: outcome.sort_key)
     with_panel = [outcome.query for outcome in worst_first if outcome.query in figures.panels]
     embedded, linked = with_panel[:MAX_EMBEDDED], with_panel[MAX_EMBEDDED:]
     addresses = {query: _relative_address(figures.panels[query], path) for query in linked}
@@ -71,7 +71,7 @@ def write_report(path: Path, outcomes: list[Outcome], photos: PlacePhotos, figur
             "panels": "\n".join(_panel(query, figures.panels[query]) for query in embedded),
         },
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         # File names that are not UTF-8 hold characters that cannot be written; the JSON escapes its own.
         temporary.write_text(page, encoding="utf-8", errors="replace")
 
@@ -93,7 +93,7 @@ def _row(outcome: Outcome, photos: PlacePhotos, address: str | None) -> dict:
     return {
         "query": int(outcome.query),
         "name": photos.places.query_names[outcome.query],
-        "status": outcome.verdict,
+        "status": outcome.status,
         "rank": None if outcome.rank is None else int(outcome.rank),
         "answerable": bool(outcome.answerable),
         "hits": [_hit(hit, photos) for hit in outcome.hits],

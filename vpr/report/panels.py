@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.data.photos import read_photo
 from vpr.data.places import PlacePhotos
 from vpr.evaluation.outcomes import SHOWN, Hit, Outcome
@@ -21,7 +21,7 @@ RIGHT, WRONG, NEUTRAL, PAPER, INK = "#2e9e4f", "#d03b3b", "#4a4a4a", "#ffffff", 
 def panel(photos: PlacePhotos, outcome: Outcome) -> Image.Image:
     """A query and its first hits in a row, with how far off each is: on the ground in metres, and as a descriptor."""
     query = photos.query_files[outcome.query]
-    cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {outcome.verdict}", query.name)]
+    cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {outcome.status}", query.name)]
     for hit in outcome.hits:
         caption = f"{'right' if hit.right else 'wrong'}, {far_off(hit)}"
         cells.append(cell(photos.database_files[hit.photo], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
@@ -80,7 +80,7 @@ def file_name(stem: str, ending: str) -> str:
 
 def write_jpeg(path: Path, picture: Image.Image) -> None:
     """Write a picture, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, format="JPEG", quality=85)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pittsburgh import Places
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.evaluation.comparison import Row
 from vpr.evaluation.outcomes import Outcome
 from vpr.report.panels import NEUTRAL, RIGHT, WRONG
@@ -83,7 +83,7 @@ def _title(axes, text: str, width: int) -> None:
 def _save(figure, path: Path) -> None:
     from matplotlib import pyplot
 
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     pyplot.close(figure)
 
@@ -110,7 +110,7 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.margins(0.25)
         axes.legend()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
 
@@ -143,6 +143,6 @@ def draw_training(path: Path, rows: list[dict[str, float]]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     right.legend(fontsize=8)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)

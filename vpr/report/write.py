@@ -8,7 +8,7 @@ import torch
 from vpr.cli.options import flags_of
 from vpr.common.progress import Progress, say
 from vpr.data.places import PlacePhotos
-from vpr.evaluation.evaluate import Answers, Evaluation
+from vpr.evaluation.evaluate import Evaluation, QueryResults
 from vpr.evaluation.outcomes import Outcome
 from vpr.models.place_model import PlaceModel
 from vpr.report.heatmaps import explain_pair
@@ -20,7 +20,7 @@ from vpr.report.plots import draw_map, draw_recall
 def write_pictures(
     folder: Path,
     evaluation: Evaluation,
-    answers: Answers,
+    answers: QueryResults,
     photos: PlacePhotos,
     model: PlaceModel,
     options: argparse.Namespace,
@@ -30,7 +30,7 @@ def write_pictures(
     *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
     about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
     title = f"{about}\n{evaluation.model}"
-    worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.badness)
+    worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.sort_key)
     count = len(worst_first) if options.panels == "all" else options.panels
     draw_recall(folder / "recall.png", {evaluation.model.split(",")[0]: answers.curve}, title)
     draw_map(folder / "map.png", photos.places, answers.outcomes, title)
@@ -57,7 +57,7 @@ def write_panels(folder: Path, photos: PlacePhotos, outcomes: list[Outcome], exp
             picture = panel(photos, outcome)
             if explain and outcome.hits:
                 picture = stacked([picture, explain(outcome)])
-            name = f"{number:0{digits}}_query_{outcome.query + 1}_{outcome.verdict.replace(' ', '_')}.jpg"
+            name = f"{number:0{digits}}_query_{outcome.query + 1}_{outcome.status.replace(' ', '_')}.jpg"
             files[outcome.query] = folder / name
             write_jpeg(files[outcome.query], picture)
             progress.advance()

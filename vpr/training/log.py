@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpr.common.errors import UserError
-from vpr.common.files import replacing
+from vpr.common.files import atomic_write
 from vpr.common.processes import is_main
 from vpr.common.progress import say
 from vpr.report.plots import draw_training, recall_columns
@@ -51,7 +51,7 @@ class Metrics:
             say(f"{METRICS_FILE} and {PLOT_FILE} are given up: {error}")
 
     def _write(self) -> None:
-        with replacing(self.run / METRICS_FILE) as path, open(path, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.run / METRICS_FILE) as path, open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*COLUMNS, *recall_columns(self.rows)], restval="")
             writer.writeheader()
             writer.writerows({name: f"{value:g}" for name, value in row.items()} for row in self.rows)

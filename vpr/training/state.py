@@ -120,7 +120,7 @@ def new_state(
     model: PlaceModel, options: argparse.Namespace, splits: dict[str, dict], device: torch.device
 ) -> TrainingState:
     """The state before the first step."""
-    model = model.place(device, options.precision)
+    model = model.to_device(device, options.precision)
     remembered = np.full((splits["train"]["queries"], options.nNeg), NO_PHOTO, np.int64)
     position = Position(epoch=options.start_epoch + 1)
     return TrainingState(model, build_optimizer(model, options), build_scaler(model), remembered, position, splits)
@@ -141,7 +141,7 @@ def load_state(options: argparse.Namespace, splits: dict[str, dict], device: tor
         _require_same_splits(checkpoint["splits"], splits, options)
     else:
         _require_fitting_memory(remembered, splits["train"], options)
-    model = _fill_model(checkpoint, options, options.run).place(device, options.precision)
+    model = _fill_model(checkpoint, options, options.run).to_device(device, options.precision)
     _say_of_precision(options, model, device)
     optimizer, scaler = build_optimizer(model, options), build_scaler(model)
     try:

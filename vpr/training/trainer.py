@@ -107,7 +107,7 @@ def mine_block(
     photos = [*range(database_size), *(database_size + queries).tolist()]
     descriptors, _ = describe(state.model, source, photos, options, device, f"{name}: descriptors")
     if not processes.is_main():
-        return processes.from_main(None)
+        return processes.broadcast(None)
     descriptors = where_it_fits(descriptors, device)
     tuples = mine(
         queries,
@@ -119,7 +119,7 @@ def mine_block(
         MiningRules(options.nNeg, options.nNegSample, options.margin, options.seed),
         state.position.epoch,
     )
-    return processes.from_main(tuples)
+    return processes.broadcast(tuples)
 
 
 def load_training_set(options: argparse.Namespace) -> TrainingSet:
@@ -219,7 +219,7 @@ class BatchDescriber(torch.nn.Module):
 def take_step(state: TrainingState, violation: torch.Tensor, violating: int) -> None:
     """One step down the gradient of the loss: all processes' violations over the number of violating pairs."""
     position = state.position
-    total, pairs = processes.sums(violation.item(), violating)
+    total, pairs = processes.all_reduce_sum(violation.item(), violating)
     state.optimizer.zero_grad()
     if pairs:  # without one there is nothing to learn, and momentum alone shall not move
         state.scaler.scale(violation / pairs).backward()  # gradients, like the loss, are sums over the processes

@@ -33,7 +33,7 @@ def validate(
     position = state.position
     evaluation, outcomes = measure_split(state.model, validation, source, options, device)
     if processes.is_main():
-        worst = sorted(outcomes, key=lambda outcome: outcome.badness)[:PANELS]
+        worst = sorted(outcomes, key=lambda outcome: outcome.sort_key)[:PANELS]
         board.add_picture("validation/worst", stacked([panel(validation, each) for each in worst]), position.epoch)
     for n, recall in evaluation.recalls.items():
         board.add(f"validation/recall_at_{n}", recall, position.epoch)
@@ -63,7 +63,7 @@ def measure_split(
     if processes.is_main():
         evaluation, answers = measure(descriptors, model, photos, recall_values, options)
         outcomes = answers.outcomes
-    return processes.from_main(evaluation), outcomes
+    return processes.broadcast(evaluation), outcomes
 
 
 def find_split(options: argparse.Namespace, split: str) -> tuple[PlacePhotos | None, str]:
@@ -81,7 +81,7 @@ def find_split(options: argparse.Namespace, split: str) -> tuple[PlacePhotos | N
 def open_test_split(options: argparse.Namespace) -> PlacePhotos | None:
     """The test split with its photos; None, with a line that says why, where val has to stand in for it."""
     photos, reason = find_split(options, "test")
-    if processes.any_says(photos is None):
+    if processes.any_process(photos is None):
         say(f"{reason or 'no test split in another process'}: the best model will be measured on val")
         return None
     return photos
@@ -101,7 +101,7 @@ def measure_best(
         UserError: it cannot be measured; the run itself is whole.
     """
     model, epochs = load_model(options, run, "best")
-    model.place(device, options.precision)
+    model.to_device(device, options.precision)
     try:
         evaluation = _evaluate(model, test or validation, None if test else source, options, device)
     except UserError as error:
