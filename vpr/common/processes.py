@@ -16,7 +16,7 @@ from vpr.common.errors import UserError
 LONGEST_WAIT = datetime.timedelta(hours=6)
 
 
-_OURS = False  # whether `joined` holds now: torchrun's variables alone may be those of another program's job
+_OURS = False  # whether `process_group` holds now: torchrun's variables alone may be those of another program's job
 
 
 def launched() -> int:
@@ -39,7 +39,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many processes have joined: 1 outside of `joined`."""
+    """How many processes have joined: 1 outside of `process_group`."""
     if not _OURS:
         return 1
     import torch.distributed as dist

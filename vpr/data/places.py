@@ -22,6 +22,25 @@ from vpr.data.reader import PhotoReader, whole_photos
 
 
 @dataclass(frozen=True)
+class PlacesSpec:
+    """Which places a command is about.
+
+    Attributes:
+        dataset: a key of `vpr.data.catalogue.DATASETS`, or folder.
+        root: folder with datasets/*.mat and the photos, or that of own photos.
+        skip_broken: leave out photos that cannot be decoded.
+        workers: that decode photos to find those.
+        utm_zone: zone of the positions where neither photos nor data set tell, such as 17N.
+    """
+
+    dataset: str
+    root: Path
+    skip_broken: bool = False
+    workers: int = 0
+    utm_zone: str | None = None
+
+
+@dataclass(frozen=True)
 class PlacePhotos:
     """A split and its photo files, in the spec's order.
 

@@ -130,6 +130,25 @@ class PhotoReader:
         return max(1, room // max(1, 3 * height * width * len(largest)))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How photos are read: `of` makes the reader of some files.
+
+    Attributes:
+        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        workers: that decode; 0 decodes when the caller asks.
+        device: where the photos are wanted.
+    """
+
+    size: tuple[int, int] | None = None
+    workers: int = 0
+    device: torch.device = CPU
+
+    def of(self, files: Sequence[Path]) -> PhotoReader:
+        """A reader of photo files."""
+        return PhotoReader(files, self.size, self.workers, self.device)
+
+
 def largest_size(files: Sequence[Path]) -> tuple[int, int]:
     """(height, width) in pixels of the largest of some photos, by their headers; 0, 0 if none can be read."""
     sizes = [(0, 0)]
