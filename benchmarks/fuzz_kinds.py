@@ -139,9 +139,15 @@ def _write_spec(path: Path) -> None:
 
 
 def _spec(folder: Path) -> Callable[[Path], str]:
-    from pittsburgh import read_places
+    from pittsburgh import SpecError, read_places
 
-    return lambda path: content_hash(vars(read_places(path)))
+    def read(path: Path) -> str:
+        try:
+            return content_hash(vars(read_places(path)))
+        except SpecError as error:  # as the program itself does
+            raise UserError(str(error)) from error
+
+    return read
 
 
 def _checkpoint(folder: Path) -> Callable[[Path], str]:
