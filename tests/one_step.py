@@ -23,7 +23,7 @@ from vpr.descriptors.describe import describe_batch
 from vpr.models.place_model import build_model
 from vpr.training.losses import triplet_violations
 from vpr.training.mining import TrainingTuple
-from vpr.training.state import new_state
+from vpr.training.state import new_state, splits_of
 from vpr.training.trainer import load_training_set, photos_of_tuples, train_block
 
 TUPLES, NEGATIVES = 4, 2
@@ -71,11 +71,11 @@ def main(result: str, flags: list[str]) -> None:
         model = build_model(options)
         nn.init.normal_(model.pool.conv.weight, std=3)
         nn.init.normal_(model.pool.centroids, std=0.02)
-        state = new_state(model, options, len(training.photos.query_files), CPU)
+        state = new_state(model, options, splits_of(training.photos), CPU)
         source, database_size = PhotoReader(training.photos.files, options.imageSize, 0), 48
         tuples = tuples_without_a_common_photo(training)
         count, parts = parts_of_photos(copy.deepcopy(state.model), source, tuples, database_size, options.margin)
-        train_block(state, source, database_size, tuples, options, CPU, "one step")
+        train_block(state, source, database_size, [tuples], options, CPU, "one step")
         if processes.is_main():
             gradient = {name: value.grad for name, value in state.model.named_parameters() if value.requires_grad}
             found = {"loss": state.position.loss_sum, "gradient": gradient, "photos": count, "parts": parts}

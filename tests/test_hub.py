@@ -10,6 +10,7 @@ from PIL import Image
 
 import main
 from vpr.cli.options import parse_options
+from vpr.common.device import AUTO_VARIABLE
 from vpr.common.errors import UserError
 from vpr.data.photos import decode
 from vpr.models.place_model import build_model
@@ -57,7 +58,8 @@ def by_hand(run, file, whitened):
 
 
 @pytest.mark.parametrize("whitened", [True, False])
-def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened):
+def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkeypatch):
+    monkeypatch.setenv(AUTO_VARIABLE, "fp32")  # the checkpoint's values by hand are in float32
     before = list(sys.path)
     model = load(run, whitened=whitened)
     assert sys.path == before

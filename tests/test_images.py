@@ -148,7 +148,7 @@ def test_batches_keep_order_and_group_mixed_sizes(tmp_path, workers):
 
 def test_batches_of_resized_photos_are_one_group(tmp_path):
     files = [plain_photo(tmp_path / f"{number}.png", number, 6 + number, 8) for number in range(3)]
-    ((places, photos, size),) = next(PhotoReader(files, [4, 5], 0).batches([[2, 0, 1]]))
+    ((places, photos, size, _),) = next(PhotoReader(files, [4, 5], 0).batches([[2, 0, 1]]))
     assert places.tolist() == [0, 1, 2] and photos.shape == (3, 3, 4, 5) and size == (4, 5)
     assert photos[:, 0, 0, 0].tolist() == [2, 0, 1]
 
@@ -186,7 +186,7 @@ def test_fewer_bytes_are_decoded_ahead_where_memory_is_short(tmp_path, monkeypat
     plain_photo(files[2], 2, 2, 2)
     files[3].write_text("not a photo")
     started, decoding = [], images.decode
-    monkeypatch.setattr(images, "decode", lambda path, size: started.append(path) or decoding(path, size))
+    monkeypatch.setattr(images, "decode", lambda path, *sizes: started.append(path) or decoding(path, *sizes))
     monkeypatch.setattr(images, "available_bytes", lambda: 4 * room)
     batches = PhotoReader(files, size, 1).batches([[n, n + 1] for n in (0, 4, 6, 8, 10, 12, 14, 16)])
     for seen in range(1, 4):
