@@ -12,6 +12,7 @@ from vpr.data.reader import SizeGroup
 from vpr.models.normalization import NORMALIZATIONS
 from vpr.models.place_model import PlaceModel
 from vpr.models.poolings.max_avg import GlobalPooling
+from vpr.models.spec import ModelSpec
 
 CHANNELS = [16, 16, 16, 16, 16]
 
@@ -29,7 +30,9 @@ class Photos:
 
 
 def small_model(channels, normalization, fast, pool=None):
-    model = PlaceModel("alexnet", pool or GlobalPooling("avg"), channels[-1], normalization, None, channels)
+    model = PlaceModel(
+        ModelSpec("alexnet", channels=tuple(channels)), pool or GlobalPooling("avg"), channels[-1], normalization
+    )
     torch.manual_seed(0)
     for layer in model.encoder:
         if isinstance(layer, nn.Conv2d):

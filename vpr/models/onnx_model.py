@@ -84,6 +84,11 @@ class OnnxModel(nn.Module):
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.descriptor_dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
 
+    @property
+    def name(self) -> str:
+        """What was exported, in words."""
+        return self.card["model"]
+
     def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
         if device.type == "cuda" and GPU in _import("onnxruntime").get_available_providers():

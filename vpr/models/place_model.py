@@ -1,6 +1,5 @@
 """The model: photos [B, 3, H, W] as bytes -> trunk -> pooling -> descriptors of length 1."""
 
-import argparse
 import copy
 
 import torch
@@ -13,6 +12,7 @@ from vpr.models.backbones.cnn import TRUNKS, build_encoder, initialize_randomly,
 from vpr.models.nnpack import has_fast_convolutions, layout_for, run_layers
 from vpr.models.normalization import Normalization, normalization_of
 from vpr.models.poolings.max_avg import GlobalPooling
+from vpr.models.spec import ModelSpec
 from vpr.models.weights import load_pretrained, weights_label
 from vpr.models.whitening import Whitening
 
@@ -21,6 +21,7 @@ class PlaceModel(nn.Module):
     """Describes photos.
 
     Attributes:
+        spec: what it is.
         encoder: the trunk; [B, 3, H, W] -> [B, D, h, w].
         pool: NetVLAD or a global pooling; [B, D, h, w] -> [B, pooled_dim].
         whitening: [B, pooled_dim] -> [B, descriptor_dim], or None.
@@ -32,22 +33,21 @@ class PlaceModel(nn.Module):
 
     def __init__(
         self,
-        arch: str,
+        spec: ModelSpec,
         pool: nn.Module,
         descriptor_dim: int,
         normalization: Normalization,
-        train_from: str | None,
-        channels: list[int] | None = None,
-    ):
+    ) -> None:
         super().__init__()
-        self.smallest_side = TRUNKS[arch].smallest_side
-        self.encoder = build_encoder(arch, channels)
+        self.spec = spec
+        self.smallest_side = TRUNKS[spec.arch].smallest_side
+        self.encoder = build_encoder(spec.arch, spec.channels)
         self.pool = pool
         self.whitening = None
         self.pooled_dim = self.descriptor_dim = descriptor_dim
         self.dtype = torch.float32
         self.fast = False
-        self.first_trained = layer_index(self.encoder, arch, train_from) if train_from else 0
+        self.first_trained = layer_index(self.encoder, spec.arch, spec.train_from) if spec.train_from else 0
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         for layer in self.encoder[: self.first_trained]:
@@ -62,13 +62,35 @@ class PlaceModel(nn.Module):
         return self.to(device)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
+
+    @property
+    def name(self) -> str:
+        """Backbone and weights, pooling, dimension, precision: what every recall is labelled with."""
+        spec = self.spec
+        name, _ = normalization_of(spec.arch, spec.weights, spec.normalization)
+        kind = spec.pooling
+        if kind == "netvlad":
+            kind = f"NetVLAD{' v2' if spec.vladv2 else ''} with {spec.clusters} clusters"
+        weights = weights_label(spec.arch, spec.weights)
+        if spec.channels:
+            weights += f" pruned to {'-'.join(map(str, spec.channels))} filters"
+        dim = f"{self.descriptor_dim}-D"
+        if self.whitening is not None:
+            dim = f"{self.pooled_dim}-D whitened to {dim}"
+            dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
+        return f"{spec.arch} ({weights}, {name} input), {kind}, {dim}, {precision_name(self.dtype)}"
+
+    @property
     def layout(self) -> torch.memory_format:
         """How photos and stored maps lie in memory. Photos come with channels last."""
         return layout_for(self.encoder, self.fast)
 
     def trunk(self) -> torch.autocast:
         """The context in which layers of the trunk run: in `dtype`, from float32 weights."""
-        return torch.autocast(self.mean.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def frozen_features(self, photos: torch.Tensor) -> torch.Tensor:
         """Photos uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w].
@@ -133,8 +155,8 @@ def require_size(photos: torch.Tensor, smallest_side: int) -> None:
         )
 
 
-def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceModel:
-    """The model that the flags describe.
+def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
+    """The model of a spec.
 
     Args:
         pretrained: fill in the backbone's weights; False where a checkpoint follows.
@@ -142,33 +164,17 @@ def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceMo
     Raises:
         UserError: the weights are unknown, missing or do not fit.
     """
-    dim = options.channels[-1] if options.channels else TRUNKS[options.arch].dim
-    if options.pooling == "netvlad":
-        pool, descriptor_dim = NetVLAD(options.num_clusters, dim, options.vladv2), options.num_clusters * dim
+    dim = spec.channels[-1] if spec.channels else TRUNKS[spec.arch].dim
+    if spec.pooling == "netvlad":
+        pool, descriptor_dim = NetVLAD(spec.clusters, dim, spec.vladv2), spec.clusters * dim
     else:
-        pool, descriptor_dim = GlobalPooling(options.pooling), dim
-    _, normalization = normalization_of(options.arch, options.weights, options.normalization)
-    model = PlaceModel(options.arch, pool, descriptor_dim, normalization, options.trainFrom, options.channels)
+        pool, descriptor_dim = GlobalPooling(spec.pooling), dim
+    _, normalization = normalization_of(spec.arch, spec.weights, spec.normalization)
+    model = PlaceModel(spec, pool, descriptor_dim, normalization)
     if not pretrained:
         return model
-    if options.fromscratch:
-        initialize_randomly(model.encoder, options.seed)
+    if spec.from_scratch:
+        initialize_randomly(model.encoder, spec.seed)
     else:
-        load_pretrained(model.encoder, options.arch, options.weights)
+        load_pretrained(model.encoder, spec.arch, spec.weights)
     return model
-
-
-def describe_model(options: argparse.Namespace, model: PlaceModel) -> str:
-    """Backbone and weights, pooling, dimension, precision: what every recall is labelled with."""
-    name, _ = normalization_of(options.arch, options.weights, options.normalization)
-    kind = options.pooling
-    if kind == "netvlad":
-        kind = f"NetVLAD{' v2' if options.vladv2 else ''} with {options.num_clusters} clusters"
-    weights = weights_label(options.arch, options.weights)
-    if options.channels:
-        weights += f" pruned to {'-'.join(map(str, options.channels))} filters"
-    dim = f"{model.descriptor_dim}-D"
-    if model.whitening is not None:
-        dim = f"{model.pooled_dim}-D whitened to {dim}"
-        dim += f" by {model.whitening.learnt_on}" if model.whitening.learnt_on else ""
-    return f"{options.arch} ({weights}, {name} input), {kind}, {dim}, {precision_name(model.dtype)}"
