@@ -208,7 +208,7 @@ def _index(folder: Path) -> Callable[[Path], str]:
 
     options, finished = _finished(folder, "locate")
     photos = load_database(places_spec(options), options.split)
-    queries = torch.randn(3, finished.model.descriptor_dim, generator=torch.Generator().manual_seed(0))
+    queries = torch.randn(3, finished.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
         named = parse_options([*_places(folder), "--mode=locate", f"--resume={options.run}", f"--indexFile={path}"])

@@ -27,7 +27,7 @@ class PhotoDescriber(nn.Module):
 
     def __init__(self, model: nn.Module, name: str, device: torch.device, options: argparse.Namespace):
         super().__init__()
-        self.model, self.name, self.dimension = model.eval(), name, model.descriptor_dim
+        self.model, self.name, self.dimension = model.eval(), name, model.dim
         self._device, self._options = device, options
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     device = choose_device(options.device)
     finished = load_finished(options)
     model = finished.model.to_device(device, options.precision)
-    if isinstance(model, OnnxModel) and not whitened and model.descriptor_dim != model.pooled_dim:
+    if isinstance(model, OnnxModel) and not whitened and model.dim != model.pooled_dim:
         raise UserError(f"{checkpoint} holds its whitening inside: export the run with --noWhiten, or name the run")
     name = model.name
     return PhotoDescriber(model, name, device, options)

@@ -95,7 +95,7 @@ def _whiten(model: PlaceModel, folder: Path, options: argparse.Namespace) -> dic
         model.whiten(stored.whitening.cropped(options.pcaDim or stored.dim))
         say(f"whitening: learnt on {stored.whitening.learnt_on}")
         recipe = asdict(stored.recipe) if stored.recipe else {}
-        return {**recipe, "photos": stored.photos, "dim": model.descriptor_dim}
+        return {**recipe, "photos": stored.photos, "dim": model.dim}
     if options.pcaDim:
         raise UserError(f"--pcaDim={options.pcaDim}: this model has no whitening that fits; {reason}")
     if files:

@@ -87,7 +87,7 @@ def model_card(options: argparse.Namespace, finished: LoadedModel, kind: str) ->
         "model": f"{finished.model.name.rsplit(', ', 1)[0]}, {kind} ONNX",
         "arch": options.arch,
         "weights": weights_label(options.arch, options.weights),
-        "dimension": finished.model.descriptor_dim,
+        "dimension": finished.model.dim,
         "pooled_dimension": finished.model.pooled_dim,
         "smallest_side": finished.model.smallest_side,
         "parameters": parameter_count(finished.model),

@@ -35,7 +35,7 @@ class Source(Protocol):
 
 
 def describe_batch(model: PlaceModel, batch: list[SizeGroup]) -> torch.Tensor:
-    """Descriptors [B, descriptor_dim] of a batch, in the batch's order whatever sizes it mixes."""
+    """Descriptors [B, dim] of a batch, in the batch's order whatever sizes it mixes."""
     device = model.device
     parts = [
         (model.describe_features if group.frozen else model)(group.values.to(device, non_blocking=True))
@@ -62,7 +62,7 @@ def describe(
         label: of the progress bar.
 
     Returns:
-        float16 [N, descriptor_dim] on the CPU (complete in process 0 only), and the (height, width) in
+        float16 [N, dim] on the CPU (complete in process 0 only), and the (height, width) in
         pixels that photos had. Float16 moves a squared distance between descriptors of length 1 by
         some 1e-6 and halves the memory.
 
@@ -70,7 +70,7 @@ def describe(
         UserError: a photo cannot be decoded, memory runs out, or the model's output is not finite.
     """
     model.eval()
-    descriptors = torch.empty(len(indices), model.descriptor_dim, dtype=torch.float16)
+    descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
     batches = in_batches(len(indices), batch_size or automatic_batch_size(model, source))
     own = batches[processes.rank() :: processes.world()]
     sizes = set()

@@ -85,9 +85,9 @@ def measure(
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
         model=model.name,
-        descriptor_dim=model.descriptor_dim,
+        descriptor_dim=model.dim,
         image_size=describe_sizes(descriptors.photo_sizes, descriptors.resized, photos.query_longest_side),
-        bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
+        bytes_per_image=descriptors.database.element_size() * model.dim,
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
     return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve)

@@ -42,11 +42,11 @@ def run(options: argparse.Namespace) -> None:
     dim = min(wanted, whitening.dim)
     if dim < wanted:
         say(
-            f"{len(descriptors)} photos and {model.descriptor_dim} dimensions give {dim} components: "
+            f"{len(descriptors)} photos and {model.dim} dimensions give {dim} components: "
             f"descriptors have {dim} dimensions, not {wanted}"
         )
     save_whitening(path, StoredWhitening(whitening, dim, recipe, len(descriptors)))
     say(f"{model.name}; images {describe_sizes(sizes, resized=options.imageSize is not None)}")
-    say(f"wrote {path}: {model.descriptor_dim}-D -> {dim}-D, of {len(descriptors)} photos")
+    say(f"wrote {path}: {model.dim}-D -> {dim}-D, of {len(descriptors)} photos")
     if dim < whitening.dim:
         say(f"it holds {whitening.dim} dimensions as before: --mode=test --pcaDim=N takes the first N of them")
