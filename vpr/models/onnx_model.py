@@ -100,11 +100,6 @@ class OnnxModel(nn.Module):
         """Of the file."""
         return self.path.stat().st_size / 1e6
 
-    @property
-    def name(self) -> str:
-        """What was exported, in words."""
-        return self.card["model"]
-
     def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
         if device.type == "cuda" and GPU in _import("onnxruntime").get_available_providers():

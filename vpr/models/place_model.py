@@ -96,35 +96,13 @@ class PlaceModel(nn.Module):
         return self.to(device)
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.mean.device
-
-    @property
-    def name(self) -> str:
-        """Backbone and weights, pooling, dimension, precision: what every recall is labelled with."""
-        spec = self.spec
-        name, _ = normalization_of(spec.arch, spec.weights, spec.normalization)
-        kind = spec.pooling
-        if kind == "netvlad":
-            kind = f"NetVLAD{' v2' if spec.vladv2 else ''} with {spec.clusters} clusters"
-        weights = weights_label(spec.arch, spec.weights)
-        if spec.channels:
-            weights += f" pruned to {'-'.join(map(str, spec.channels))} filters"
-        dim = f"{self.descriptor_dim}-D"
-        if self.whitening is not None:
-            dim = f"{self.pooled_dim}-D whitened to {dim}"
-            dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
-        return f"{spec.arch} ({weights}, {name} input), {kind}, {dim}, {precision_name(self.dtype)}"
-
-    @property
     def layout(self) -> torch.memory_format:
         """How photos and stored maps lie in memory. Photos come with channels last."""
         return layout_for(self.encoder, self.fast)
 
     def trunk(self) -> torch.autocast:
         """The context in which layers of the trunk run: in `dtype`, from float32 weights."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        return torch.autocast(self.mean.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def frozen_features(self, photos: torch.Tensor) -> torch.Tensor:
         """Photos uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w].
