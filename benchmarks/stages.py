@@ -17,6 +17,7 @@ from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_al
 from benchmarks.report import Row
 from netvlad import NetVLAD
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.data.photos import decode
 from vpr.data.reader import PhotoReader, SizeGroup, in_batches
 from vpr.descriptors.describe import describe
@@ -64,7 +65,7 @@ class Bench:
     def model(self, options: argparse.Namespace) -> PlaceModel:
         """The model of these options; its centres are random and near 0, where local descriptors lie."""
         torch.manual_seed(0)
-        model = build_model(options)
+        model = build_model(model_spec(options))
         torch.nn.init.normal_(model.pool.centroids, std=0.02)
         torch.nn.init.normal_(model.pool.conv.weight, std=3.0)
         return model.to_device(self.device, options.precision).eval()

@@ -17,6 +17,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common import processes
 from vpr.data.reader import CPU, PhotoReader
 from vpr.descriptors.describe import describe_batch
@@ -68,7 +69,7 @@ def main(result: str, flags: list[str]) -> None:
     with processes.process_group():
         training = load_training_set(options)
         torch.manual_seed(0)
-        model = build_model(options)
+        model = build_model(model_spec(options))
         nn.init.normal_(model.pool.conv.weight, std=3)
         nn.init.normal_(model.pool.centroids, std=0.02)
         state = new_state(model, options, len(training.photos.query_files), CPU)

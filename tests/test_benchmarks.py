@@ -16,6 +16,7 @@ from benchmarks.stages import HeldPhotos
 from benchmarks.textbook_training import EpochRules, train_epoch, train_tuples
 from netvlad import NetVLAD
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.data.reader import PhotoReader, in_batches
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
@@ -44,7 +45,7 @@ def model():
     """A fast model whose descriptors tell photos apart: its centres lie as near 0 as local descriptors do."""
     options = parse_options(["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--mode=train"])
     torch.manual_seed(0)
-    model = build_model(options)
+    model = build_model(model_spec(options))
     torch.nn.init.normal_(model.pool.centroids, std=0.02)
     torch.nn.init.normal_(model.pool.conv.weight, std=3.0)
     return model

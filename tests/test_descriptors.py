@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common import device as precision
 from vpr.common import memory
 from vpr.common.errors import UserError
 from vpr.data.reader import PhotoReader
 from vpr.descriptors import describe as descriptors
 from vpr.descriptors.describe import automatic_batch_size, bytes_per_photo, describe
-from vpr.models.place_model import build_model, describe_model
+from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
 
@@ -31,7 +32,7 @@ def photos(tmp_path):
 
 def make(*flags):
     options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--pooling=avg", *flags])
-    return build_model(options).to_device(CPU, options.precision), options
+    return build_model(model_spec(options)).to_device(CPU, options.precision), options
 
 
 def described(photos, *flags):
@@ -72,8 +73,8 @@ def test_frozen_features_are_told_from_photos_by_what_is_asked_not_by_their_type
 
 def test_labels_say_the_precision():
     for name in ("fp32", "bf16", "fp16"):
-        model, options = make(f"--precision={name}")
-        assert describe_model(options, model).endswith(f", {name}")
+        model, _ = make(f"--precision={name}")
+        assert model.name.endswith(f", {name}")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import main
 import vpr.search.exact
 from vpr.artifacts.centroids import init_pooling
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.data.places import load_places
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
@@ -54,7 +55,7 @@ def off_the_shelf(shared, tmp_path_factory):
     def make(places, *flags):
         where = [f"--root={shared / 'places' / places}", f"--dataPath={centroids}"]
         options = parse_options(["--mode=train", *common, *where, *flags])
-        model = build_model(options)
+        model = build_model(model_spec(options))
         init_pooling(model, options)
         return load_places(options, "val"), model.to_device(CPU, options.precision), options
 

@@ -14,6 +14,7 @@ from torch import nn
 import main
 from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
 from vpr.data.reader import PhotoReader
 from vpr.descriptors import trunk_cache
@@ -60,7 +61,7 @@ def make(weights, photos, tmp_path):
             "--cacheBatchSize=2", f"--cachePath={tmp_path / 'cache'}", *flags,
         ])  # fmt: skip
         torch.manual_seed(1)
-        model = build_model(options).to_device(CPU, options.precision).eval()
+        model = build_model(model_spec(options)).to_device(CPU, options.precision).eval()
         nn.init.normal_(model.pool.conv.weight, std=3)
         nn.init.normal_(model.pool.centroids, std=0.02)  # near 0, as local descriptors are: photos come out unlike
         source = cached_source(PhotoReader(paths, None, 0), "places", model, options, CPU)

@@ -119,7 +119,7 @@ def load_or_make_index(
             factory = None if kind == EXACT else kind
             changed = _what_changed(found, recipe)
             if not changed:
-                return _read(file, len(photos.database_files), finished.model.descriptor_dim, options)
+                return _read(file, len(photos.database_files), finished.model.dim, options)
         say(f"{path} {changed}: making it anew")
     return make_index(path, finished, photos, options, device, factory)
 

@@ -34,7 +34,7 @@ def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, st
     return {
         "arch": options.arch,
         "pooling": options.pooling,
-        "dimension": str(model.descriptor_dim),
+        "dimension": str(model.dim),
         "weights_hash": weights_hash(model),
         "normalization": normalization_of(options.arch, options.weights, options.normalization)[0],
         "precision": precision_name(model.dtype),

@@ -13,7 +13,8 @@ from vpr.common.progress import say
 from vpr.data.places import has_split, training_set
 from vpr.models.normalization import normalization_of
 from vpr.models.onnx_model import OnnxModel
-from vpr.models.place_model import PlaceModel, build_model, describe_model
+from vpr.models.place_model import PlaceModel, build_model
+from vpr.models.spec import ModelSpec
 from vpr.models.weights import weights_hash
 from vpr.models.whitening import StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
 
@@ -30,11 +31,6 @@ class LoadedModel:
     model: PlaceModel | OnnxModel
     source: dict
     folder: Path
-
-
-def name_of(model: PlaceModel | OnnxModel, options: argparse.Namespace) -> str:
-    """What a model is, in words: what every recall is labelled with."""
-    return model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
 
 
 def results_folder(finished: LoadedModel, options: argparse.Namespace) -> Path:
@@ -56,7 +52,7 @@ def load_finished(options: argparse.Namespace, whitened: bool = True) -> LoadedM
         source = {"run": options.run.name, "checkpoint": options.ckpt, "epochs": epochs}
         folder = options.run / options.savePath
     else:
-        model = build_model(options)
+        model = build_model(ModelSpec.from_flags(vars(options)))
         source = {"run": None, "centroids": init_pooling(model, options)}
         path = Path(options.dataPath)
         folder = path.parent if path.is_file() else path
@@ -94,7 +90,7 @@ def _whiten(model: PlaceModel, folder: Path, options: argparse.Namespace) -> dic
         model.whiten(stored.whitening.cropped(options.pcaDim or stored.dim))
         say(f"whitening: learnt on {stored.whitening.learnt_on}")
         recipe = asdict(stored.recipe) if stored.recipe else {}
-        return {**recipe, "photos": stored.photos, "dim": model.descriptor_dim}
+        return {**recipe, "photos": stored.photos, "dim": model.dim}
     if options.pcaDim:
         raise UserError(f"--pcaDim={options.pcaDim}: this model has no whitening that fits; {reason}")
     if files:
@@ -182,7 +178,7 @@ def _fill_model(checkpoint: dict, options: argparse.Namespace, run: Path) -> Pla
                 f"the checkpoint in {run} has {name}={stored}, its flags say {name}={value}: "
                 "one of the two files was replaced; restore it"
             )
-    model = build_model(options, pretrained=False)
+    model = build_model(ModelSpec.from_flags(vars(options)), pretrained=False)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

@@ -21,7 +21,6 @@ from vpr.data.reader import PhotoReader
 from vpr.evaluation.cost import parameter_count
 from vpr.models.card import FORMAT, INSTALL
 from vpr.models.onnx_model import PlainPlaceModel
-from vpr.models.place_model import describe_model
 from vpr.models.weights import weights_label
 
 CALIBRATION_PHOTOS = 64
@@ -85,10 +84,10 @@ def model_card(options: argparse.Namespace, finished: LoadedModel, kind: str) ->
         known = [entry for entry in read_json(options.run / "results.json") if entry.get("checkpoint") == options.ckpt]
     flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
     return {
-        "model": f"{describe_model(options, finished.model).rsplit(', ', 1)[0]}, {kind} ONNX",
+        "model": f"{finished.model.name.rsplit(', ', 1)[0]}, {kind} ONNX",
         "arch": options.arch,
         "weights": weights_label(options.arch, options.weights),
-        "dimension": finished.model.descriptor_dim,
+        "dimension": finished.model.dim,
         "pooled_dimension": finished.model.pooled_dim,
         "smallest_side": finished.model.smallest_side,
         "parameters": parameter_count(finished.model),

@@ -61,7 +61,7 @@ def describe(
         UserError: a photo cannot be decoded, memory runs out, or the model's output is not finite.
     """
     model.eval()
-    descriptors = torch.empty(len(indices), model.descriptor_dim, dtype=torch.float16)
+    descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
     batches = in_batches(len(indices), options.cacheBatchSize or automatic_batch_size(model, source, device))
     mine = batches[processes.rank() :: processes.world()]
     sizes = set()

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from vpr.artifacts.descriptors_file import SplitDescriptors
-from vpr.artifacts.model import name_of
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
 from vpr.common.progress import say
@@ -92,10 +91,10 @@ def measure(
         queries=len(places.query_names),
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
-        model=name_of(model, options),
-        descriptor_dim=model.descriptor_dim,
+        model=model.name,
+        descriptor_dim=model.dim,
         image_size=describe_sizes(descriptors.photo_sizes, options.imageSize is not None, photos.query_longest_side),
-        bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
+        bytes_per_image=descriptors.database.element_size() * model.dim,
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
     return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve)

@@ -3,6 +3,7 @@
 import argparse
 
 from vpr.artifacts.centroids import centroids_path, recipe_for, write_centroids
+from vpr.cli.specs import model_spec
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -19,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options)
     say(device_line(device))
     photos = load_places(options, "train")
-    model = build_model(options).to_device(device, options.precision)
+    model = build_model(model_spec(options)).to_device(device, options.precision)
     recipe = recipe_for(options, model, *training_set(options))
     descriptors = sample_local_descriptors(model, photos, options, device)
     if not processes.is_main():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vpr.artifacts.database_index import load_or_make_index
-from vpr.artifacts.model import load_finished, name_of, results_folder
+from vpr.artifacts.model import load_finished, results_folder
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         finished = load_finished(options)
         model = finished.model.to_device(device, options.precision)
         index = load_or_make_index(finished, database, options, device)
-        name = name_of(model, options)
+        name = model.name
         say(f"{name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
         reader = PhotoReader(files, options.imageSize, options.threads, device)
         descriptors, _ = describe(model, reader, range(len(files)), options, device, "photos")

@@ -15,6 +15,7 @@ import torch
 from vpr.artifacts.model import load_model
 from vpr.artifacts.runs import create_run
 from vpr.cli.flags import LAYERS
+from vpr.cli.specs import model_spec
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -23,7 +24,7 @@ from vpr.compression.reconstruction import distill, reconstruct
 from vpr.data.places import PlacePhotos
 from vpr.data.reader import PhotoReader
 from vpr.models.card import INSTALL
-from vpr.models.place_model import build_model, describe_model
+from vpr.models.place_model import build_model
 from vpr.modes import train
 from vpr.training import trainer
 from vpr.training.state import TrainingState, new_state, run_flags, splits_of
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     encoder, kept = prune_trunk(model.encoder, options.pruneRatio, options.importance)
     changed = {"channels": filters_of(encoder), "trainFrom": options.given.get("trainFrom", LAYERS[options.arch][0])}
     smaller = argparse.Namespace(**{**vars(options), **changed})
-    pruned = build_model(smaller, pretrained=False)
+    pruned = build_model(model_spec(smaller), pretrained=False)
     pruned.encoder.load_state_dict(encoder.state_dict())
     pruned.to_device(device, options.precision)
     reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         options.savePath, state.checkpoint(smaller), best=True,
     )  # fmt: skip
     before, after = (sum(value.numel() for value in part.parameters()) for part in (model.encoder, encoder))
-    say(f"{describe_model(smaller, pruned)}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
+    say(f"{pruned.name}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
     say(f"run: {folder}")
     if "nEpochs" in options.given:
         train.run(argparse.Namespace(**{**vars(smaller), "mode": "train", "run": folder, "ckpt": "latest"}))

@@ -12,7 +12,6 @@ from vpr.common.progress import say
 from vpr.data.places import load_places, training_set
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.describe import describe, describe_sizes
-from vpr.models.place_model import describe_model
 from vpr.models.whitening import StoredWhitening, learn_whitening, load_whitening, save_whitening
 
 DEFAULT_DIM = 4096  # the paper's
@@ -43,11 +42,11 @@ def run(options: argparse.Namespace) -> None:
     dim = min(wanted, whitening.dim)
     if dim < wanted:
         say(
-            f"{len(descriptors)} photos and {model.descriptor_dim} dimensions give {dim} components: "
+            f"{len(descriptors)} photos and {model.dim} dimensions give {dim} components: "
             f"descriptors have {dim} dimensions, not {wanted}"
         )
     save_whitening(path, StoredWhitening(whitening, dim, recipe, len(descriptors)))
-    say(f"{describe_model(options, model)}; images {describe_sizes(sizes, resized=options.imageSize is not None)}")
-    say(f"wrote {path}: {model.descriptor_dim}-D -> {dim}-D, of {len(descriptors)} photos")
+    say(f"{model.name}; images {describe_sizes(sizes, resized=options.imageSize is not None)}")
+    say(f"wrote {path}: {model.dim}-D -> {dim}-D, of {len(descriptors)} photos")
     if dim < whitening.dim:
         say(f"it holds {whitening.dim} dimensions as before: --mode=test --pcaDim=N takes the first N of them")
