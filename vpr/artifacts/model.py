@@ -33,11 +33,6 @@ class LoadedModel:
     folder: Path
 
 
-def name_of(model: PlaceModel | OnnxModel, options: argparse.Namespace) -> str:
-    """What a model is, in words: what every recall is labelled with."""
-    return model.name
-
-
 def results_folder(finished: LoadedModel, options: argparse.Namespace) -> Path:
     """Where results of a model go: its run, beside its exported file, or for the off-the-shelf model --runsPath."""
     exported = isinstance(finished.model, OnnxModel)
