@@ -72,19 +72,8 @@ def to_float16(path: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    keep = [
-        "Softmax",
-        "ReduceSum",
-        "ReduceL2",
-        "Sub",
-        "Mul",
-        "Div",
-        "Clip",
-        "Max",
-        "MatMul",
-        "Cast",
-        "Pow",
-    ]  # the head's
+    # The pooling head's.
+    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
 
 

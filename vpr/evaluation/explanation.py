@@ -47,7 +47,8 @@ def opened_at_pooling(model: Describer) -> tuple[HasLocalDescriptors, ClusterPoo
     opened = cast(HasLocalDescriptors, model)
     if not isinstance(opened.pool, ClusterPooling):
         raise UserError(
-            f"--explain needs a run with NetVLAD, this model has --pooling={opened.pool.label}: give another to --resume"
+            f"--explain needs a run with NetVLAD, this model has --pooling={opened.pool.label}: "
+            "give another to --resume"
         )
     return opened, opened.pool
 
