@@ -7,20 +7,22 @@ stand in for those gone (`vpr.compression.reconstruction`), before the ordinary 
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from netvlad import NetVLAD
 from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.compression.reconstruction import distill, reconstruct, whole_trunk_trained
+from vpr.compression.reconstruction import distill, reconstruct
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import Source, describe_batch
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
+from vpr.models.backbones.base import Backbone
 from vpr.models.place_model import PlaceModel, build_model
+from vpr.models.poolings.base import ClusterPooling
 from vpr.training.losses import LOSSES
 from vpr.training.mining import TupleBatch, batches_of_queries
 from vpr.training.rules import TrainingRules
@@ -62,9 +64,9 @@ def prune(
     source = reading.of(training.photos.files)
     if importance == "taylor":
         accumulate_gradients(model, rules, training, source, batch_size)
-    encoder, kept = prune_trunk(model.encoder, ratio, importance)
-    pruned = build_model(replace(model.spec, channels=tuple(filters_of(encoder)), train_from=train_from), False)
-    pruned.encoder.load_state_dict(encoder.state_dict())
+    backbone, kept = prune_trunk(model.backbone, ratio, importance)
+    pruned = build_model(replace(model.spec, channels=tuple(filters_of(backbone)), train_from=train_from), False)
+    pruned.backbone.load_state_dict(backbone.state_dict())
     pruned.to_device(model.device, precision_name(model.dtype))
     reconstruct(pruned, model, kept, source, rules.seed)
     if distill_photos:
@@ -73,7 +75,9 @@ def prune(
     return pruned
 
 
-def scaled_gradients(loss: torch.Tensor, weights: list[torch.Tensor], scale: float) -> tuple[list[torch.Tensor], float]:
+def scaled_gradients(
+    loss: torch.Tensor, weights: Sequence[torch.Tensor], scale: float
+) -> tuple[list[torch.Tensor], float]:
     """Gradients of a loss by a backward pass of `scale` times it, so that small ones do not vanish in float16.
 
     Returns:
@@ -107,8 +111,8 @@ def accumulate_gradients(
         TupleBatch.of(batch, len(training.photos.database_files))
         for batch in batches_of_queries(queries, tuples, rules.batch_size)
     ]
-    weights, scale = list(model.encoder.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
-    with whole_trunk_trained(model), Progress("pruning: gradients", len(tuples), "tuples") as progress:
+    weights, scale = list(model.backbone.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
+    with model.backbone.wholly_trained(), Progress("pruning: gradients", len(tuples), "tuples") as progress:
         for batch, photos in zip(batches, source.batches([batch.images for batch in batches]), strict=True):
             loss_sum, pairs = loss(describe_batch(model, photos), batch, rules.margin)
             found, scale = scaled_gradients(loss_sum / max(pairs, 1), weights, scale)
@@ -117,17 +121,19 @@ def accumulate_gradients(
             progress.advance(len(batch.query))
 
 
-def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> tuple[nn.Sequential, list[torch.Tensor]]:
+def prune_trunk(encoder: Backbone, ratio: float, importance: str) -> tuple[Backbone, list[torch.Tensor]]:
     """A copy of a trunk without the share `ratio` of each convolution's filters, and the indices of those kept.
 
     Args:
         importance: taylor, from the gradients in its weights, or magnitude.
 
     Raises:
-        UserError: nothing is left of a layer.
+        UserError: nothing is left of a layer, or the backbone's filters cannot be dropped.
     """
     import torch_pruning
 
+    if not encoder.prunable():
+        raise UserError("--mode=prune cannot drop filters of this backbone: prune vgg16 or alexnet")
     fewest = min(filters_of(encoder))
     if round(fewest * (1 - ratio)) < FILTERS_TOGETHER:
         raise UserError(
@@ -157,9 +163,9 @@ def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> tuple[
     return smaller, kept
 
 
-def filters_of(encoder: nn.Sequential) -> list[int]:
+def filters_of(encoder: Backbone) -> list[int]:
     """How many filters each convolution has."""
-    return [layer.out_channels for layer in encoder if isinstance(layer, nn.Conv2d)]
+    return [layer.out_channels for layer in encoder.prunable()]
 
 
 def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: int, batch_size: int = 24) -> None:
@@ -170,10 +176,10 @@ def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: 
         seed: of the photos and places drawn, and of k-means.
         batch_size: photos at once; 0: as many as memory holds.
     """
-    if not isinstance(model.pool, NetVLAD):
+    if not isinstance(model.pool, ClusterPooling):
         return
     reader, clusters = reading.of(training.photos.database_files), model.spec.clusters
     descriptors = sample_local_descriptors(model, reader, seed, batch_size, training.photos.places.name, clusters)
     centroids = cluster(descriptors, clusters, seed)
-    alpha = model.pool.init_params(*(torch.from_numpy(rows).to(model.device) for rows in (centroids, descriptors)))
+    alpha = model.pool.init_from(*(torch.from_numpy(rows).to(model.device) for rows in (centroids, descriptors)))
     say(f"{clusters} new clusters, alpha {alpha:.2f}")

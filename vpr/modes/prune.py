@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vpr.artifacts.model import restore_model
 from vpr.artifacts.runs import create_run, load_checkpoint
-from vpr.cli.flags import LAYERS
 from vpr.cli.options import run_flags
 from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common.device import choose_device, device_line, precision_name
@@ -14,6 +13,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.compression.pruning import prune
 from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
 from vpr.training.state import TrainingState, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer, TrainingSet, load_training_set
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"{reason}: the first validation of a training after this replaces the pruned model as the best one")
     checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
     model = restore_model(checkpoint, model_spec(options), options.run).to_device(device, options.precision)
-    train_from = options.given.get("trainFrom", LAYERS[options.arch][0])
+    train_from = options.given.get("trainFrom", BACKBONES[options.arch].layers[0])
     pruned = prune(
         model, rules, training, options.pruneRatio, options.importance, read, train_from, options.distill,
         options.cacheBatchSize,
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
         Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags, options.savePath,
         state.checkpoint(spec), best=True,
     )  # fmt: skip
-    before, after = (sum(value.numel() for value in part.encoder.parameters()) for part in (model, pruned))
+    before, after = (sum(value.numel() for value in part.backbone.parameters()) for part in (model, pruned))
     say(f"{pruned.name}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
     say(f"run: {folder}")
     if "nEpochs" in options.given:
