@@ -16,7 +16,7 @@ from PIL import Image
 
 import main
 from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec
+from vpr.cli.specs import model_spec, places_spec
 from vpr.common.errors import UserError
 from vpr.models.backbones.cnn import build_encoder, initialize_randomly
 
@@ -176,7 +176,7 @@ def _centroids(folder: Path) -> Callable[[Path], str]:
 
     new = ["--mode=train", "--arch=alexnet", "--fromscratch", "--num_clusters=2", "--channels", *map(str, FILTERS)]
     options = parse_options([*_places(folder), *new])
-    wanted = recipe_for(options, build_model(model_spec(options)), *training_set(options))
+    wanted = recipe_for(options, build_model(model_spec(options)), *training_set(places_spec(options)))
     return lambda path: content_hash(read_centroids(path, wanted, any_photos=False))
 
 
@@ -207,7 +207,7 @@ def _index(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import load_database
 
     options, finished = _finished(folder, "locate")
-    photos = load_database(options)
+    photos = load_database(places_spec(options), options.split)
     queries = torch.randn(3, finished.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
@@ -222,7 +222,7 @@ def _descriptors(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import load_places
 
     options, finished = _finished(folder, "test")
-    photos = load_places(options, "val")
+    photos = load_places(places_spec(options), "val")
     recipe = recipe_of(finished.model, photos, options)
     return lambda path: content_hash(vars(load_descriptors(path, recipe, photos)))
 
@@ -267,7 +267,7 @@ def _cached(folder: Path) -> torch.Tensor:
     )  # fmt: skip
     model = build_model(model_spec(options)).to_device(CPU, options.precision).eval()
     files = sorted((folder / "own" / "val").rglob("*.png"))
-    return cached_source(PhotoReader(files, None, 0), "val", model, options, CPU).values
+    return cached_source(PhotoReader(files, None, 0), "val", model, "disk", Path(options.cachePath)).values
 
 
 def _weights(folder: Path) -> Callable[[Path], str]:

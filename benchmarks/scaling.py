@@ -50,6 +50,7 @@ class RandomPhotos:
     """A source of random photos."""
 
     def __init__(self, count: int):
+        self.size = None
         self.files = [Path(f"{index}.jpg") for index in range(count)]
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
@@ -65,7 +66,7 @@ def describing(count: int) -> None:
         ["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu", "--cacheBatchSize=64"]
     )
     model = build_model(model_spec(options)).to_device(torch.device("cpu"), "auto")
-    describe(model, RandomPhotos(count), range(count), options, torch.device("cpu"), "describing")
+    describe(model, RandomPhotos(count), range(count), 64, "describing")
 
 
 def mining(count: int) -> None:
@@ -96,7 +97,7 @@ def testing(count: int, queries: int = QUERIES) -> None:
     descriptors = SplitDescriptors(unit_rows(count, 0), unit_rows(queries, 1), {SMALL})
     model = build_model(model_spec(options))
     started = perf_counter()
-    measure(descriptors, model, photos, [1, 5, 10, 20], options)
+    measure(descriptors, model, photos, [1, 5, 10, 20])
     _took(perf_counter() - started)
 
 

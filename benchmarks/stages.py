@@ -151,6 +151,7 @@ class HeldPhotos:
 
     files: list[Path]
     loaded: list[list[SizeGroup]]
+    size: tuple[int, int] | None = None
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The batches in memory; they must be those asked for."""
@@ -168,12 +169,12 @@ def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int
     reader = PhotoReader(photos, options.imageSize, options.threads)
     slow, quick = bench.compare(
         lambda: textbook.describe(plain, photos, size, batch, options.threads),
-        lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
+        lambda: describe(model, reader, range(count), batch, "benchmark"),
     )
     held = HeldPhotos(photos, list(reader.batches(in_batches(count, batch))))
     whole, alone = bench.compare(
-        lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
-        lambda: describe(model, held, range(count), options, bench.device, "model alone"),
+        lambda: describe(model, reader, range(count), batch, "benchmark"),
+        lambda: describe(model, held, range(count), batch, "model alone"),
     )
     rate, alone_rate = count / whole.median, count / alone.median
     height, width = held.loaded[0][0].photo_size

@@ -49,7 +49,7 @@ def parts_of_photos(model, source, tuples, database_size, margin) -> tuple[int, 
     photos, query, positive, negative, owner = photos_of_tuples(tuples, database_size)
     batches = list(source.batches([[int(photo)] for photo in photos]))
     with torch.no_grad():
-        descriptors = torch.cat([describe_batch(model, batch, CPU) for batch in batches])
+        descriptors = torch.cat([describe_batch(model, batch) for batch in batches])
     descriptors.requires_grad_(True)
     violation, violating = triplet_violations(
         descriptors[query], descriptors[positive], descriptors[negative], torch.as_tensor(owner), margin
@@ -58,7 +58,7 @@ def parts_of_photos(model, source, tuples, database_size, margin) -> tuple[int, 
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     sums = {name: torch.zeros_like(value) for name, value in trained.items()}
     for batch, gradient in zip(batches, descriptors.grad, strict=True):
-        parts = torch.autograd.grad(describe_batch(model, batch, CPU), list(trained.values()), gradient[None])
+        parts = torch.autograd.grad(describe_batch(model, batch), list(trained.values()), gradient[None])
         for name, part in zip(trained, parts, strict=True):
             sums[name] += part.abs()
     return len(photos), sums

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -334,9 +333,9 @@ def test_peak_memory_alone_says_when_the_work_fails(target, arguments, said):
 
 def test_held_photos_give_the_descriptors_of_their_files(files, model):
     """What "the model alone" is timed on is the whole path without decoding."""
-    reader, options = PhotoReader(files, SIZE, 0), SimpleNamespace(cacheBatchSize=4)
+    reader = PhotoReader(files, SIZE, 0)
     held = HeldPhotos(files, list(reader.batches(in_batches(len(files), 4))))
-    found, wanted = (describe(model, each, range(len(files)), options, CPU, "test")[0] for each in (held, reader))
+    found, wanted = (describe(model, each, range(len(files)), 4, "test")[0] for each in (held, reader))
     assert torch.equal(found, wanted)
     with pytest.raises(ValueError, match="other batches"):
         held.batches([[0], [1]])

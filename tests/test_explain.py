@@ -15,6 +15,7 @@ from vpr.common.errors import UserError
 from vpr.evaluation.explanation import Explanation, explain, region_contributions, require_netvlad, soft_assignment
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
 from vpr.models.whitening import Whitening
 from vpr.report.heatmaps import (
     cluster_caption,
@@ -183,9 +184,7 @@ def test_assignment_is_the_largest_share_of_a_brute_force_softmax(normalize_inpu
 
 
 def test_models_without_clusters_are_refused(photos, tmp_path):
-    pooled = build_model(
-        model_spec(parse_options(["--mode=train", "--arch=alexnet", "--fromscratch", "--pooling=max"]))
-    )
+    pooled = build_model(ModelSpec("alexnet", "none", pooling="max"))
     exported = OnnxModel.__new__(OnnxModel)  # reading a file would need ONNX Runtime
     nn.Module.__init__(exported)
     for model, found in ((pooled, "--pooling=max"), (exported, ".onnx")):

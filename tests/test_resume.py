@@ -93,9 +93,8 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
 def test_training_moves_the_weights(tiny_city, never_stopped):
     """Without this the comparison above would hold for a training that does nothing."""
     checkpoint = newest_checkpoint(never_stopped)
-    start = build_model(
-        model_spec(parse_options([*flags(tiny_city, never_stopped), "--mode=train"]))
-    ).encoder.state_dict()
+    options = parse_options([*flags(tiny_city, never_stopped), "--mode=train"])
+    start = build_model(model_spec(options)).encoder.state_dict()
     assert not torch.equal(checkpoint["state_dict"]["encoder.0.weight"], start["0.weight"])
     assert checkpoint["position"]["steps"] >= EPOCHS * BLOCKS
 

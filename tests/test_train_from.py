@@ -10,7 +10,7 @@ from torch import nn
 import main
 from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec
+from vpr.cli.specs import model_spec, places_spec
 from vpr.common.errors import UserError
 from vpr.data.places import load_places
 from vpr.data.reader import PhotoReader
@@ -84,8 +84,8 @@ def test_the_trunk_cache_holds_what_the_layers_below_give(weights, tiny_city, tm
     for layer in ("conv5", name, "conv3", name):
         options = options_of(weights, "alexnet", *flags, "--cacheBatchSize=8", f"--trainFrom={layer}", place)
         model = build_model(model_spec(options)).to_device(torch.device("cpu"), "fp32")
-        reader = PhotoReader(load_places(options, "val").files[:8], options.imageSize, 0)
-        source = cached_source(reader, "few", model, options, torch.device("cpu"))
+        reader = PhotoReader(load_places(places_spec(options), "val").files[:8], options.imageSize, 0)
+        source = cached_source(reader, "few", model, "memory")
         assert isinstance(source, FrozenFeatures)
     with torch.no_grad():
         photos = next(reader.batches([range(8)]))[0].values

@@ -12,12 +12,12 @@ import torch
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.flags import CARD_FLAGS
 from vpr.cli.options import flags_of
+from vpr.cli.specs import places_spec, reading
 from vpr.common.errors import UserError
 from vpr.common.files import read_json
 from vpr.common.progress import track
 from vpr.common.provenance import NOTE, seal_onnx
 from vpr.data.places import load_places
-from vpr.data.reader import PhotoReader
 from vpr.evaluation.cost import parameter_count
 from vpr.models.card import FORMAT, INSTALL
 from vpr.models.onnx_model import PlainPlaceModel
@@ -108,9 +108,9 @@ def require_packages() -> None:
 
 
 def _calibration_photos(options: argparse.Namespace) -> list[np.ndarray]:
-    files = load_places(options, "train").database_files
+    files = load_places(places_spec(options), "train").database_files
     chosen = np.random.default_rng(options.seed).permutation(len(files))[:CALIBRATION_PHOTOS]
-    reader = PhotoReader(files, options.imageSize, options.threads)
+    reader = reading(options, torch.device("cpu")).of(files)
     batches = reader.batches([[int(index)] for index in chosen])
     return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
 

@@ -69,7 +69,7 @@ def distill(
     scaler = build_scaler(pruned)
     with whole_trunk_trained(pruned), Progress("distilling", photos) as progress:
         for batch, groups in zip(batches, source.batches(batches), strict=True):
-            distance = sum(_distance(pruned, original, filters, group.values) for group in groups)
+            distance = sum(feature_distance(pruned, original, filters, group.values) for group in groups)
             optimizer.zero_grad()
             scaler.scale(distance / len(batch)).backward()
             scaler.step(optimizer)
@@ -93,7 +93,9 @@ def whole_trunk_trained(model: PlaceModel) -> Iterator[None]:
             value.requires_grad_(before)
 
 
-def _distance(pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
+def feature_distance(
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor
+) -> torch.Tensor:
     """Squared distance of both models' local descriptors, the mean over places, the sum over photos."""
     photos = photos.to(pruned.mean.device, non_blocking=True)
     with torch.no_grad():
