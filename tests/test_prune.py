@@ -88,9 +88,9 @@ def test_a_ratio_that_leaves_nothing_is_refused(encoder, ratio):
 
 
 @pytest.fixture(scope="module")
-def trained(train_toy_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prune")
-    return train_toy_run(folder)
+def trained(toy_run):
+    """Flags that name the places, and a run, which pruning only reads."""
+    return toy_run.places, toy_run.run
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])
