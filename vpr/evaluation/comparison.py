@@ -1,16 +1,17 @@
 """Several models on one split: recall against size, arithmetic and time."""
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vpr.artifacts.model import LoadedModel, load_finished
+from vpr.artifacts.model import load_finished
+from vpr.cli.specs import reading
 from vpr.data.places import PlacePhotos
-from vpr.evaluation.cost import milliseconds_per_photo, model_gflop, parameter_count
+from vpr.evaluation.cost import milliseconds_per_photo
 from vpr.evaluation.evaluate import Evaluation, describe_split, measure
-from vpr.models.onnx_model import OnnxModel
 
 TIMED_PHOTOS = 20
 
@@ -43,24 +44,22 @@ def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, 
     """Recalls and costs of one model."""
     finished = load_finished(options)
     model = finished.model.to_device(device, options.precision).eval()
-    reader = photos.reader(options.imageSize, options.threads, device)
-    descriptors = describe_split(model, photos, reader, options, device)
-    evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
+    reader = photos.reader(reading(options, device))
+    descriptors = describe_split(model, photos, reader, options.cacheBatchSize)
+    evaluation, answers = measure(descriptors, model, photos, options.recallValues)
     singles = _single_photos(photos, options)
-    on = model.device if isinstance(model, OnnxModel) else device
     with torch.no_grad():
-        milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(on)).cpu(), singles)
+        milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(model.device)).cpu(), singles)
     height, width = singles[0].shape[2:]
-    megabytes, parameters = _size(finished, options)
     return Row(
         name=label,
         evaluation=evaluation,
         curve=answers.curve,
-        megabytes=megabytes,
-        parameters=parameters,
-        gflop=model_gflop(options, finished, height, width),
+        megabytes=model.megabytes,
+        parameters=model.parameter_count,
+        gflop=model.gflop(height, width),
         milliseconds=milliseconds,
-        device=str(on),
+        device=str(model.device),
         path=str(Path(options.resume).resolve()),
     )
 
@@ -85,13 +84,9 @@ def table(rows: list[Row]) -> str:
 
 
 def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[torch.Tensor]:
-    reader, count = photos.reader(options.imageSize, 0, torch.device("cpu")), len(photos.database_files)
+    reader, count = (
+        photos.reader(dataclasses.replace(reading(options, torch.device("cpu")), workers=0)),
+        len(photos.database_files),
+    )
     queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
     return [group.values for (group,) in reader.batches([[index] for index in queries])]
-
-
-def _size(finished: LoadedModel, options: argparse.Namespace) -> tuple[float, int]:
-    if isinstance(finished.model, OnnxModel):
-        return options.run.stat().st_size / 1e6, int(finished.model.card["parameters"])
-    count = parameter_count(finished.model)
-    return 4 * count / 1e6, count
