@@ -121,7 +121,7 @@ def test_the_hub_and_an_exported_file_describe_alike(trained, tiny_city, capsys)
     places, run = trained
     file = run / "gem.onnx"
     places = [flag for flag in places if not flag.startswith("--precision")]
-    assert main.main([*places, "--precision=fp32", "--mode=export", f"--resume={run}", f"--out={file}"]) == 0
+    assert main.main([*places, "--mode=export", f"--resume={run}", f"--out={file}"]) == 0
     hub = torch.hub.load(main.__file__.removesuffix("/main.py"), "netvlad", source="local", checkpoint=str(run))
     hub.model.to_device(torch.device("cpu"), "fp32")
     exported = torch.hub.load(main.__file__.removesuffix("/main.py"), "netvlad", source="local", checkpoint=str(file))
