@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 import main
-import vpr.modes.export
 from netvlad import NetVLAD
 from pittsburgh import read_places
 from vpr.artifacts.model import load_model
@@ -310,7 +309,6 @@ def test_a_name_that_is_not_onnx(trained, tmp_path, capsys):
     one_line(capsys, ".onnx")
 
 
-<<<<<<< HEAD
 def test_a_full_disk_leaves_nothing(trained, tmp_path, capsys):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # writing more fails, as a full disk does
@@ -319,15 +317,6 @@ def test_a_full_disk_leaves_nothing(trained, tmp_path, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     one_line(capsys, "model.onnx")
-=======
-def test_a_full_disk_leaves_nothing(trained, tmp_path, capsys, monkeypatch):
-    def no_room(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(vpr.modes.export, "write_with_card", no_room)
-    assert main.main([*trained[0], "--mode=export", "--resume", f"--out={tmp_path / 'model.onnx'}"]) == 2
-    one_line(capsys, "No space left", "model.onnx")
->>>>>>> seams
     assert list(tmp_path.iterdir()) == []
 
 
