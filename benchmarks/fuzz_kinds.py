@@ -16,6 +16,7 @@ from PIL import Image
 
 import main
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec, places_spec
 from vpr.common.errors import UserError
 from vpr.models.backbones.cnn import build_encoder, initialize_randomly
 
@@ -175,7 +176,7 @@ def _centroids(folder: Path) -> Callable[[Path], str]:
 
     new = ["--mode=train", "--arch=alexnet", "--fromscratch", "--num_clusters=2", "--channels", *map(str, FILTERS)]
     options = parse_options([*_places(folder), *new])
-    wanted = recipe_for(options, build_model(options), *training_set(options))
+    wanted = recipe_for(options, build_model(model_spec(options)), *training_set(places_spec(options)))
     return lambda path: content_hash(read_centroids(path, wanted, any_photos=False))
 
 
@@ -206,8 +207,8 @@ def _index(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import load_database
 
     options, finished = _finished(folder, "locate")
-    photos = load_database(options)
-    queries = torch.randn(3, finished.model.descriptor_dim, generator=torch.Generator().manual_seed(0))
+    photos = load_database(places_spec(options), options.split)
+    queries = torch.randn(3, finished.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
         named = parse_options([*_places(folder), "--mode=locate", f"--resume={options.run}", f"--indexFile={path}"])
@@ -221,7 +222,7 @@ def _descriptors(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import load_places
 
     options, finished = _finished(folder, "test")
-    photos = load_places(options, "val")
+    photos = load_places(places_spec(options), "val")
     recipe = recipe_of(finished.model, photos, options)
     return lambda path: content_hash(vars(load_descriptors(path, recipe, photos)))
 
@@ -264,9 +265,9 @@ def _cached(folder: Path) -> torch.Tensor:
         [*_places(folder), "--mode=train", "--arch=alexnet", f"--weights={folder / 'alexnet.pth'}", "--pooling=avg",
          "--trunkCache=disk"]
     )  # fmt: skip
-    model = build_model(options).to_device(CPU, options.precision).eval()
+    model = build_model(model_spec(options)).to_device(CPU, options.precision).eval()
     files = sorted((folder / "own" / "val").rglob("*.png"))
-    return cached_source(PhotoReader(files, None, 0), "val", model, options, CPU).values
+    return cached_source(PhotoReader(files, None, 0), "val", model, "disk", Path(options.cachePath)).values
 
 
 def _weights(folder: Path) -> Callable[[Path], str]:

@@ -22,6 +22,7 @@ from benchmarks.stages import DIM, unit_rows
 from pittsburgh import Places
 from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common.files import atomic_write
 from vpr.common.memory import keep_large_blocks
 from vpr.data.places import PlacePhotos
@@ -49,6 +50,7 @@ class RandomPhotos:
     """A source of random photos."""
 
     def __init__(self, count: int):
+        self.size = None
         self.files = [Path(f"{index}.jpg") for index in range(count)]
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
@@ -63,8 +65,8 @@ def describing(count: int) -> None:
     options = parse_options(
         ["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu", "--cacheBatchSize=64"]
     )
-    model = build_model(options).to_device(torch.device("cpu"), "auto")
-    describe(model, RandomPhotos(count), range(count), options, torch.device("cpu"), "describing")
+    model = build_model(model_spec(options)).to_device(torch.device("cpu"), "auto")
+    describe(model, RandomPhotos(count), range(count), 64, "describing")
 
 
 def mining(count: int) -> None:
@@ -93,9 +95,9 @@ def testing(count: int, queries: int = QUERIES) -> None:
     )  # fmt: skip
     photos = PlacePhotos(places, "test", [Path(name) for name in places.database_names], [])
     descriptors = SplitDescriptors(unit_rows(count, 0), unit_rows(queries, 1), {SMALL})
-    model = build_model(options)
+    model = build_model(model_spec(options))
     started = perf_counter()
-    measure(descriptors, model, photos, [1, 5, 10, 20], options)
+    measure(descriptors, model, photos, [1, 5, 10, 20])
     _took(perf_counter() - started)
 
 

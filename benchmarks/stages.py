@@ -17,6 +17,7 @@ from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_al
 from benchmarks.report import Row
 from netvlad import NetVLAD
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.data.photos import decode
 from vpr.data.reader import PhotoReader, SizeGroup, in_batches
 from vpr.descriptors.describe import describe
@@ -64,7 +65,7 @@ class Bench:
     def model(self, options: argparse.Namespace) -> PlaceModel:
         """The model of these options; its centres are random and near 0, where local descriptors lie."""
         torch.manual_seed(0)
-        model = build_model(options)
+        model = build_model(model_spec(options))
         torch.nn.init.normal_(model.pool.centroids, std=0.02)
         torch.nn.init.normal_(model.pool.conv.weight, std=3.0)
         return model.to_device(self.device, options.precision).eval()
@@ -150,6 +151,7 @@ class HeldPhotos:
 
     files: list[Path]
     loaded: list[list[SizeGroup]]
+    size: tuple[int, int] | None = None
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The batches in memory; they must be those asked for."""
@@ -167,12 +169,12 @@ def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int
     reader = PhotoReader(photos, options.imageSize, options.threads)
     slow, quick = bench.compare(
         lambda: textbook.describe(plain, photos, size, batch, options.threads),
-        lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
+        lambda: describe(model, reader, range(count), batch, "benchmark"),
     )
     held = HeldPhotos(photos, list(reader.batches(in_batches(count, batch))))
     whole, alone = bench.compare(
-        lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
-        lambda: describe(model, held, range(count), options, bench.device, "model alone"),
+        lambda: describe(model, reader, range(count), batch, "benchmark"),
+        lambda: describe(model, held, range(count), batch, "model alone"),
     )
     rate, alone_rate = count / whole.median, count / alone.median
     height, width = held.loaded[0][0].photo_size

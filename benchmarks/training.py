@@ -51,7 +51,7 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
         state = new_state(model, options, splits_of(training.photos), bench.device)
         reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
         started = perf_counter()
-        source = cached_source(reader, "benchmark", model, options, bench.device)
+        source = cached_source(reader, "benchmark", model, "memory", Path(folder))
         filling = perf_counter() - started
         train_epoch(state, training, source, options, bench.device, Path(folder))
         state.position.start_next_epoch()
@@ -95,7 +95,7 @@ def _refresh_row(bench: Bench, arch: str, model: PlaceModel, reader, source, opt
         lambda: textbook.describe(
             plain, reader.files[:count], options.imageSize, options.cacheBatchSize, options.threads
         ),
-        lambda: describe(model, source, range(count), options, bench.device, "benchmark"),
+        lambda: describe(model, source, range(count), options.cacheBatchSize, "benchmark"),
         1,
     )
     limit = f"{count / quick.median:.3g} images/s; making the cache took {filling:.3g} s for {len(reader.files)} photos"

@@ -17,6 +17,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common import processes
 from vpr.data.reader import CPU, PhotoReader
 from vpr.descriptors.describe import describe_batch
@@ -48,7 +49,7 @@ def parts_of_photos(model, source, tuples, database_size, margin) -> tuple[int, 
     photos, query, positive, negative, owner = photos_of_tuples(tuples, database_size)
     batches = list(source.batches([[int(photo)] for photo in photos]))
     with torch.no_grad():
-        descriptors = torch.cat([describe_batch(model, batch, CPU) for batch in batches])
+        descriptors = torch.cat([describe_batch(model, batch) for batch in batches])
     descriptors.requires_grad_(True)
     violation, violating = triplet_violations(
         descriptors[query], descriptors[positive], descriptors[negative], torch.as_tensor(owner), margin
@@ -57,7 +58,7 @@ def parts_of_photos(model, source, tuples, database_size, margin) -> tuple[int, 
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     sums = {name: torch.zeros_like(value) for name, value in trained.items()}
     for batch, gradient in zip(batches, descriptors.grad, strict=True):
-        parts = torch.autograd.grad(describe_batch(model, batch, CPU), list(trained.values()), gradient[None])
+        parts = torch.autograd.grad(describe_batch(model, batch), list(trained.values()), gradient[None])
         for name, part in zip(trained, parts, strict=True):
             sums[name] += part.abs()
     return len(photos), sums
@@ -68,7 +69,7 @@ def main(result: str, flags: list[str]) -> None:
     with processes.process_group():
         training = load_training_set(options)
         torch.manual_seed(0)
-        model = build_model(options)
+        model = build_model(model_spec(options))
         nn.init.normal_(model.pool.conv.weight, std=3)
         nn.init.normal_(model.pool.centroids, std=0.02)
         state = new_state(model, options, len(training.photos.query_files), CPU)

@@ -3,7 +3,6 @@
 import mmap
 import os
 import time
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,6 +15,7 @@ from benchmarks.stages import HeldPhotos
 from benchmarks.textbook_training import EpochRules, train_epoch, train_tuples
 from netvlad import NetVLAD
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.data.reader import PhotoReader, in_batches
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
@@ -44,7 +44,7 @@ def model():
     """A fast model whose descriptors tell photos apart: its centres lie as near 0 as local descriptors do."""
     options = parse_options(["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--mode=train"])
     torch.manual_seed(0)
-    model = build_model(options)
+    model = build_model(model_spec(options))
     torch.nn.init.normal_(model.pool.centroids, std=0.02)
     torch.nn.init.normal_(model.pool.conv.weight, std=3.0)
     return model
@@ -346,9 +346,9 @@ def test_peak_memory_alone_says_when_the_work_fails(target, arguments, said):
 
 def test_held_photos_give_the_descriptors_of_their_files(files, model):
     """What "the model alone" is timed on is the whole path without decoding."""
-    reader, options = PhotoReader(files, SIZE, 0), SimpleNamespace(cacheBatchSize=4)
+    reader = PhotoReader(files, SIZE, 0)
     held = HeldPhotos(files, list(reader.batches(in_batches(len(files), 4))))
-    found, wanted = (describe(model, each, range(len(files)), options, CPU, "test")[0] for each in (held, reader))
+    found, wanted = (describe(model, each, range(len(files)), 4, "test")[0] for each in (held, reader))
     assert torch.equal(found, wanted)
     with pytest.raises(ValueError, match="other batches"):
         held.batches([[0], [1]])

@@ -1,7 +1,6 @@
 """Each data set as it is given out: where its photos lie, how large they are, and which hits count."""
 
 import csv
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from pittsburgh import read_places
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.data.catalogue import DATASETS
-from vpr.data.places import load_places
+from vpr.data.places import PlacesSpec, load_places
 from vpr.data.positions import read_positions
+from vpr.data.reader import Reading
 from vpr.search.protocols import search_places
 
 NAMES = ["000/1.jpg", "000/2.jpg", "001/3.jpg"]
@@ -31,7 +31,7 @@ def touch(folder, names):
 
 
 def load(root, dataset="pittsburgh", split="val"):
-    return load_places(Namespace(dataset=dataset, root=root, skipBroken=False), split)
+    return load_places(PlacesSpec(dataset, root), split)
 
 
 def refusal(root, *arguments):
@@ -232,14 +232,14 @@ def test_tokyos_queries_are_shrunk_to_640_pixels(tokyo):
     """The longest side of queries alone, never enlarged; --imageSize is the size of all."""
     photos = load(tokyo, "tokyo247", "test")
     numbers = [0, 1, 24, 25, 26]
-    reader = photos.reader(None, 0, torch.device("cpu"))
+    reader = photos.reader(Reading())
     sizes = [(120, 800), (120, 160), (480, 640), (640, 480), (240, 320)]
     assert [reader.photo_size(number) for number in numbers] == sizes
     for number, size, (group,) in zip(numbers, sizes, reader.batches([[n] for n in numbers]), strict=True):
         whole = Image.open(photos.files[number])
         wanted = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         assert group.photo_size == size and np.array_equal(group.values[0].numpy(), wanted)
-    fixed = photos.reader([48, 64], 0, torch.device("cpu"))
+    fixed = photos.reader(Reading((48, 64)))
     assert {group.photo_size for (group,) in fixed.batches([[n] for n in numbers])} == {(48, 64)}
     assert {fixed.photo_size(number) for number in numbers} == {(48, 64)}
 

@@ -10,10 +10,12 @@ from torch import nn
 
 from netvlad import NetVLAD
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
 from vpr.evaluation.explanation import Explanation, explain, region_contributions, require_netvlad, soft_assignment
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
 from vpr.models.whitening import Whitening
 from vpr.report.heatmaps import (
     cluster_caption,
@@ -35,7 +37,7 @@ def model(request):
     version = ["--vladv2"] if request.param else []
     flags = ["--mode=train", "--arch=alexnet", "--fromscratch", f"--num_clusters={CLUSTERS}", *version]
     torch.manual_seed(0)
-    model = build_model(parse_options(flags)).eval()
+    model = build_model(model_spec(parse_options(flags))).eval()
     nn.init.normal_(model.pool.centroids, std=0.02)
     nn.init.normal_(model.pool.conv.weight, std=3.0)
     if request.param:
@@ -182,7 +184,7 @@ def test_assignment_is_the_largest_share_of_a_brute_force_softmax(normalize_inpu
 
 
 def test_models_without_clusters_are_refused(photos, tmp_path):
-    pooled = build_model(parse_options(["--mode=train", "--arch=alexnet", "--fromscratch", "--pooling=max"]))
+    pooled = build_model(ModelSpec("alexnet", "none", pooling="max"))
     exported = OnnxModel.__new__(OnnxModel)  # reading a file would need ONNX Runtime
     nn.Module.__init__(exported)
     for model, found in ((pooled, "--pooling=max"), (exported, ".onnx")):

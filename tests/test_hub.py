@@ -10,6 +10,7 @@ from PIL import Image
 
 import main
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
 from vpr.data.photos import decode
 from vpr.models.place_model import build_model
@@ -43,7 +44,7 @@ def load(run, **arguments):
 def by_hand(run, file, whitened):
     """The checkpoint's values through the model that its flags describe, one photo at a time."""
     options = parse_options(["--mode=test", f"--resume={run}"])
-    model = build_model(options, pretrained=False).eval()
+    model = build_model(model_spec(options), pretrained=False).eval()
     stored = torch.load(run / "checkpoints" / "model_best.pth.tar", weights_only=True)
     model.load_state_dict(stored["state_dict"])
     with torch.no_grad():

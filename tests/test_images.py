@@ -209,12 +209,21 @@ def test_in_batches_covers_all_indices_in_order():
     assert in_batches(0, 3) == []
 
 
+class MeanColour(torch.nn.Module):
+    """A model whose descriptor is the mean of each channel."""
+
+    device = torch.device("cpu")
+
+    def forward(self, photos):
+        return photos.float().mean(dim=(2, 3))
+
+
 def test_descriptors_of_mixed_sizes_come_in_batch_order(tmp_path):
     sizes = [(6, 8), (8, 6), (5, 5), (6, 8), (8, 6), (6, 8)]
     files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
     order = [4, 3, 2, 5, 1, 0]
     (batch,) = PhotoReader(files, None, 0).batches([order])
-    descriptors = describe_batch(lambda photos: photos.float().mean(dim=(2, 3)), batch, torch.device("cpu"))
+    descriptors = describe_batch(MeanColour(), batch)
     assert descriptors.tolist() == [[number, 2 * number, 100 + number] for number in order]
 
 

@@ -9,6 +9,7 @@ import main
 import vpr.search.exact
 from vpr.artifacts.centroids import init_pooling
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec, places_spec
 from vpr.data.places import load_places
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
@@ -54,17 +55,17 @@ def off_the_shelf(shared, tmp_path_factory):
     def make(places, *flags):
         where = [f"--root={shared / 'places' / places}", f"--dataPath={centroids}"]
         options = parse_options(["--mode=train", *common, *where, *flags])
-        model = build_model(options)
+        model = build_model(model_spec(options))
         init_pooling(model, options)
-        return load_places(options, "val"), model.to_device(CPU, options.precision), options
+        return load_places(places_spec(options), "val"), model.to_device(CPU, options.precision), options
 
     return make
 
 
 def recalls(photos, model, options, source=None):
     source = source or PhotoReader(photos.files, None, options.threads)
-    descriptors = describe_split(model, photos, source, options, CPU)
-    return measure(descriptors, model, photos, [1, 5, 10, 20], options)[0].recalls
+    descriptors = describe_split(model, photos, source, options.cacheBatchSize)
+    return measure(descriptors, model, photos, [1, 5, 10, 20])[0].recalls
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def recalls(photos, model, options, source=None):
 def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monkeypatch):
     """Within one query at each N: fast convolutions, the trunk cache, small tiles, and bf16 (on the few photos)."""
     photos, model, options = off_the_shelf(places, "--precision=fp32", "--trunkCache=memory")
-    cached = cached_source(PhotoReader(photos.files, None, options.threads), "val", model, options, CPU)
+    cached = cached_source(PhotoReader(photos.files, None, options.threads), "val", model, "memory")
     assert isinstance(cached, FrozenFeatures)
     found = {"cache": recalls(photos, model, options, cached)}
     monkeypatch.setattr(vpr.search.exact, "TILE_BYTES", 1 << 20)

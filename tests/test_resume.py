@@ -19,6 +19,7 @@ import vpr.training.trainer
 from benchmarks.determinism import different, final_state
 from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 from vpr.models.backbones.cnn import build_encoder, initialize_randomly
 from vpr.models.place_model import build_model
@@ -92,7 +93,8 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
 def test_training_moves_the_weights(tiny_city, never_stopped):
     """Without this the comparison above would hold for a training that does nothing."""
     checkpoint = newest_checkpoint(never_stopped)
-    start = build_model(parse_options([*flags(tiny_city, never_stopped), "--mode=train"])).encoder.state_dict()
+    options = parse_options([*flags(tiny_city, never_stopped), "--mode=train"])
+    start = build_model(model_spec(options)).encoder.state_dict()
     assert not torch.equal(checkpoint["state_dict"]["encoder.0.weight"], start["0.weight"])
     assert checkpoint["position"]["steps"] >= EPOCHS * BLOCKS
 

@@ -11,6 +11,7 @@ import main
 import vpr.training.trainer
 from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.data.reader import PhotoReader
 from vpr.models.place_model import build_model
 from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
@@ -73,7 +74,7 @@ def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pai
     options = parse_options([*flags(tiny_city, tmp_path), "--lr=0.01", "--margin=0.1"])
     training = load_training_set(options)
     photos, count = training.photos, len(training.photos.database_files)
-    model = build_model(options)
+    model = build_model(model_spec(options))
     plain = copy.deepcopy(model)
     state = new_state(model, options, splits_of(photos), torch.device("cpu"))
     reader = PhotoReader(photos.files, options.imageSize, 0)
@@ -100,7 +101,7 @@ def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pai
                 speed.mul_(0.9).add_(value.grad + 0.001 * value)
                 value.sub_(0.01 * speed)
     assert state.position.steps == 2 and state.position.tuples == 3
-    start = build_model(options)
+    start = build_model(model_spec(options))
     for found, wanted, before in zip(model.parameters(), plain.parameters(), start.parameters(), strict=True):
         moved = (wanted - before).norm()
         assert moved > 0 and (found - wanted).norm() < 0.01 * moved

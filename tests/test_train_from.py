@@ -10,6 +10,7 @@ from torch import nn
 import main
 from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec, places_spec
 from vpr.common.errors import UserError
 from vpr.data.places import load_places
 from vpr.data.reader import PhotoReader
@@ -52,7 +53,7 @@ def trained_layers(model):
 @pytest.mark.parametrize(("arch", "layers"), [("alexnet", ALEXNET), ("vgg16", VGG16)])
 def test_the_layer_named_and_those_after_it_are_trained(weights, arch, layers):
     for name in layers if arch == "alexnet" else ("conv1_1", "conv3_2", "conv4_1", "conv5_3"):
-        model = build_model(options_of(weights, arch, f"--trainFrom={name}"))
+        model = build_model(model_spec(options_of(weights, arch, f"--trainFrom={name}")))
         assert model.first_trained == layers[name]
         assert trained_layers(model) == [place for place in layers.values() if place >= layers[name]]
 
@@ -61,8 +62,8 @@ def test_without_the_flag_the_last_block_or_from_random_weights_everything_is_tr
     assert options_of(weights, "alexnet").trainFrom == "conv5"
     assert options_of(weights, "vgg16").trainFrom == "conv5_1"
     assert parse_options(["--mode=train", "--arch=alexnet", "--fromscratch"]).trainFrom == "conv1"
-    assert build_model(options_of(weights, "alexnet")).first_trained == 10
-    assert build_model(options_of(weights, "vgg16")).first_trained == 24
+    assert build_model(model_spec(options_of(weights, "alexnet"))).first_trained == 10
+    assert build_model(model_spec(options_of(weights, "vgg16"))).first_trained == 24
     channels = ["--channels", "16", "16", "16", "16", "8"]
     assert options_of(weights, "alexnet", *channels).trainFrom == "conv1"  # pruned: filters are gone everywhere
 
@@ -82,9 +83,9 @@ def test_the_trunk_cache_holds_what_the_layers_below_give(weights, tiny_city, tm
     flags = ["--dataset=toy", f"--root={tiny_city}", "--imageSize", "64", "80", "--trunkCache=disk", "--precision=fp32"]
     for layer in ("conv5", name, "conv3", name):
         options = options_of(weights, "alexnet", *flags, "--cacheBatchSize=8", f"--trainFrom={layer}", place)
-        model = build_model(options).to_device(torch.device("cpu"), "fp32")
-        reader = PhotoReader(load_places(options, "val").files[:8], options.imageSize, 0)
-        source = cached_source(reader, "few", model, options, torch.device("cpu"))
+        model = build_model(model_spec(options)).to_device(torch.device("cpu"), "fp32")
+        reader = PhotoReader(load_places(places_spec(options), "val").files[:8], options.imageSize, 0)
+        source = cached_source(reader, "few", model, "memory")
         assert isinstance(source, FrozenFeatures)
     with torch.no_grad():
         photos = next(reader.batches([range(8)]))[0].values

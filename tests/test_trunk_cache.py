@@ -14,6 +14,7 @@ from torch import nn
 import main
 from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
 from vpr.data.reader import PhotoReader
 from vpr.descriptors import trunk_cache
@@ -60,17 +61,19 @@ def make(weights, photos, tmp_path):
             "--cacheBatchSize=2", f"--cachePath={tmp_path / 'cache'}", *flags,
         ])  # fmt: skip
         torch.manual_seed(1)
-        model = build_model(options).to_device(CPU, options.precision).eval()
+        model = build_model(model_spec(options)).to_device(CPU, options.precision).eval()
         nn.init.normal_(model.pool.conv.weight, std=3)
         nn.init.normal_(model.pool.centroids, std=0.02)  # near 0, as local descriptors are: photos come out unlike
-        source = cached_source(PhotoReader(paths, None, 0), "places", model, options, CPU)
+        source = cached_source(
+            PhotoReader(paths, None, 0), "places", model, options.trunkCache, tmp_path / "cache", batch_size=2
+        )
         return source, model, options
 
     return run
 
 
 def described(source, model, options, order):
-    return describe(model, source, order, options, CPU, "test")[0].float()
+    return describe(model, source, order, options.cacheBatchSize, "test")[0].float()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -93,7 +96,7 @@ def test_gradients_from_the_cache_are_those_of_the_whole_trunk(make):
     gradients = []
     for source, model, _ in (make("--trunkCache=memory"), make("--trunkCache=off")):
         (batch,) = source.batches([[0, 1, 4]])
-        describe_batch(model, batch[:1], CPU)[0, ::3].sum().backward()
+        describe_batch(model, batch[:1])[0, ::3].sum().backward()
         gradients.append({name: value.grad for name, value in model.named_parameters() if value.requires_grad})
     found, wanted = gradients
     assert found.keys() == wanted.keys() and len(wanted) == 4  # conv5 and the pooling

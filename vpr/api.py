@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vpr.artifacts.model import load_finished, name_of
+from vpr.artifacts.model import load_finished
 from vpr.cli.options import parse_options
 from vpr.common.device import choose_device
 from vpr.common.errors import UserError
@@ -27,7 +27,7 @@ class PhotoDescriber(nn.Module):
 
     def __init__(self, model: nn.Module, name: str, device: torch.device, options: argparse.Namespace):
         super().__init__()
-        self.model, self.name, self.dimension = model.eval(), name, model.descriptor_dim
+        self.model, self.name, self.dimension = model.eval(), name, model.dim
         self._device, self._options = device, options
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class PhotoDescriber(nn.Module):
         reader = PhotoReader([Path(file) for file in files], size, workers, self._device)
         if not reader.files:
             return np.empty((0, self.dimension), np.float32)
-        rows, _ = describe(self.model, reader, range(len(reader.files)), self._options, self._device, "photos")
+        rows, _ = describe(self.model, reader, range(len(reader.files)), self._options.cacheBatchSize, "photos")
         return rows.float().numpy()
 
 
@@ -79,10 +79,10 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     flags = ["--mode=test", f"--resume={checkpoint}", f"--device={device}"]
     plain = not whitened and Path(checkpoint).suffix != ".onnx"
     options = parse_options([*flags, "--noWhiten"] if plain else flags)
-    device = choose_device(options)
+    device = choose_device(options.device)
     finished = load_finished(options)
     model = finished.model.to_device(device, options.precision)
-    if isinstance(model, OnnxModel) and not whitened and model.descriptor_dim != model.pooled_dim:
+    if isinstance(model, OnnxModel) and not whitened and model.dim != model.pooled_dim:
         raise UserError(f"{checkpoint} holds its whitening inside: export the run with --noWhiten, or name the run")
-    name = name_of(model, options)
+    name = model.name
     return PhotoDescriber(model, name, device, options)

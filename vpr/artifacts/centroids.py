@@ -10,6 +10,7 @@ import torch
 from netvlad import NetVLAD
 from vpr.cli.flags import CLUSTER_FLAGS, DEFAULT_SEED
 from vpr.cli.options import command_line
+from vpr.cli.specs import places_spec
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5, write_hdf5
@@ -157,6 +158,6 @@ def _names_a_file(options: argparse.Namespace) -> bool:
 
 def _training_set(options: argparse.Namespace) -> tuple[str, str]:
     """Name and hash of the training places; unknown where the user named a centroids file of other photos."""
-    if _names_a_file(options) and not has_split(options, "train"):
+    if _names_a_file(options) and not has_split(places_spec(options), "train"):
         return "unknown", "unknown"
-    return training_set(options)
+    return training_set(places_spec(options))

@@ -11,11 +11,11 @@ import torch
 
 from vpr.artifacts.descriptors_file import model_recipe
 from vpr.artifacts.model import LoadedModel
+from vpr.cli.specs import reading
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.data.places import PlacePhotos
-from vpr.data.reader import PhotoReader
 from vpr.descriptors.describe import describe
 from vpr.search.approximate import build_index
 from vpr.search.database import DatabaseIndex
@@ -86,8 +86,8 @@ def make_index(
         factory: FAISS's string for the index; None keeps the descriptors.
     """
     recipe = index_recipe(finished, photos, options)  # before, so that a photo that changes meanwhile is noticed
-    reader = PhotoReader(photos.database_files, options.imageSize, options.threads, device)
-    descriptors, _ = describe(finished.model, reader, range(len(reader.files)), options, device, "database")
+    reader = reading(options, device).of(photos.database_files)
+    descriptors, _ = describe(finished.model, reader, range(len(reader.files)), options.cacheBatchSize, "database")
     if factory:
         index = DatabaseIndex(approximate=build_index(factory, descriptors, options.seed, options.nprobe))
         values = {"faiss": faiss.serialize_index(index.approximate)}
@@ -119,7 +119,7 @@ def load_or_make_index(
             factory = None if kind == EXACT else kind
             changed = _what_changed(found, recipe)
             if not changed:
-                return _read(file, len(photos.database_files), finished.model.descriptor_dim, options)
+                return _read(file, len(photos.database_files), finished.model.dim, options)
         say(f"{path} {changed}: making it anew")
     return make_index(path, finished, photos, options, device, factory)
 

@@ -22,11 +22,18 @@ REMEDY = "drop --loadDescriptors, or name a file that this model made of these p
 
 @dataclass(frozen=True)
 class SplitDescriptors:
-    """Descriptors of a split, float16 [N, dim] and [M, dim], and the (height, width) in pixels its photos had."""
+    """Descriptors of a split.
+
+    Attributes:
+        database, queries: float16 [N, dim] and [M, dim].
+        photo_sizes: the (height, width) in pixels that its photos had.
+        resized: whether all were resized to that.
+    """
 
     database: torch.Tensor
     queries: torch.Tensor
     photo_sizes: set[tuple[int, int]]
+    resized: bool = False
 
 
 def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, str]:
@@ -34,7 +41,7 @@ def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, st
     return {
         "arch": options.arch,
         "pooling": options.pooling,
-        "dimension": str(model.descriptor_dim),
+        "dimension": str(model.dim),
         "weights_hash": weights_hash(model),
         "normalization": normalization_of(options.arch, options.weights, options.normalization)[0],
         "precision": precision_name(model.dtype),
@@ -85,7 +92,7 @@ def load_descriptors(path: Path, wanted: dict[str, str], photos: PlacePhotos) ->
         database = _read(file["database"], (count, dim))
         queries = _read(file["queries"], (len(photos.query_files), dim))
         sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
-    return SplitDescriptors(database, queries, sizes)
+    return SplitDescriptors(database, queries, sizes, resized=not wanted["image_size"].startswith("own"))
 
 
 def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> torch.Tensor:

@@ -7,13 +7,14 @@ from pathlib import Path
 from vpr.artifacts.centroids import init_pooling
 from vpr.artifacts.runs import load_checkpoint, read_flags
 from vpr.cli.flags import MODEL_FLAGS
+from vpr.cli.specs import model_spec
 from vpr.common.device import choose_device, compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import has_split, training_set
+from vpr.data.places import PlacesSpec, has_split, training_set
 from vpr.models.normalization import normalization_of
 from vpr.models.onnx_model import OnnxModel
-from vpr.models.place_model import PlaceModel, build_model, describe_model
+from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.weights import weights_hash
 from vpr.models.whitening import StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
 
@@ -30,11 +31,6 @@ class LoadedModel:
     model: PlaceModel | OnnxModel
     source: dict
     folder: Path
-
-
-def name_of(model: PlaceModel | OnnxModel, options: argparse.Namespace) -> str:
-    """What a model is, in words: what every recall is labelled with."""
-    return model.card["model"] if isinstance(model, OnnxModel) else describe_model(options, model)
 
 
 def results_folder(finished: LoadedModel, options: argparse.Namespace) -> Path:
@@ -56,7 +52,7 @@ def load_finished(options: argparse.Namespace, whitened: bool = True) -> LoadedM
         source = {"run": options.run.name, "checkpoint": options.ckpt, "epochs": epochs}
         folder = options.run / options.savePath
     else:
-        model = build_model(options)
+        model = build_model(model_spec(options))
         source = {"run": None, "centroids": init_pooling(model, options)}
         path = Path(options.dataPath)
         folder = path.parent if path.is_file() else path
@@ -74,7 +70,7 @@ def whitening_recipe(
         arch=options.arch,
         pooling=options.pooling,
         normalization=normalization_of(options.arch, options.weights, options.normalization)[0],
-        precision=precision_name(compute_dtype(options.precision, choose_device(options))),
+        precision=precision_name(compute_dtype(options.precision, choose_device(options.device))),
         image_size=" ".join(map(str, options.imageSize)) if options.imageSize else "own",
         dataset=dataset,
         dataset_hash=dataset_hash,
@@ -94,7 +90,7 @@ def _whiten(model: PlaceModel, folder: Path, options: argparse.Namespace) -> dic
         model.whiten(stored.whitening.cropped(options.pcaDim or stored.dim))
         say(f"whitening: learnt on {stored.whitening.learnt_on}")
         recipe = asdict(stored.recipe) if stored.recipe else {}
-        return {**recipe, "photos": stored.photos, "dim": model.descriptor_dim}
+        return {**recipe, "photos": stored.photos, "dim": model.dim}
     if options.pcaDim:
         raise UserError(f"--pcaDim={options.pcaDim}: this model has no whitening that fits; {reason}")
     if files:
@@ -150,7 +146,7 @@ def _training_sets(options: argparse.Namespace) -> tuple[list[tuple[str, str]], 
         chosen.append((flags.get("dataset", options.dataset), flags.get("root", options.root)))
     sets, known = [], False
     for dataset, root in dict.fromkeys(chosen):
-        place = argparse.Namespace(dataset=dataset, root=root, skipBroken=options.skipBroken)
+        place = PlacesSpec(dataset, Path(root), options.skipBroken)
         try:
             known = has_split(place, "train")
             sets += [training_set(place)] if known else []
@@ -182,7 +178,7 @@ def _fill_model(checkpoint: dict, options: argparse.Namespace, run: Path) -> Pla
                 f"the checkpoint in {run} has {name}={stored}, its flags say {name}={value}: "
                 "one of the two files was replaced; restore it"
             )
-    model = build_model(options, pretrained=False)
+    model = build_model(model_spec(options), pretrained=False)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

@@ -1,6 +1,5 @@
 """Which device a command computes on, and in which number format (--device, --precision)."""
 
-import argparse
 import os
 
 import torch
@@ -63,13 +62,12 @@ def processor_field(name: str) -> str:
         return ""
 
 
-def choose_device(options: argparse.Namespace) -> torch.device:
-    """The device that --device means.
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a name as of --device; auto takes a GPU if there is one.
 
     Raises:
         UserError: it is unknown or not there.
     """
-    name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and processes.world() > 1:

@@ -12,16 +12,15 @@ import torch
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.flags import CARD_FLAGS
 from vpr.cli.options import flags_of
+from vpr.cli.specs import places_spec, reading
 from vpr.common.errors import UserError
 from vpr.common.files import read_json
 from vpr.common.progress import track
 from vpr.common.provenance import NOTE, seal_onnx
 from vpr.data.places import load_places
-from vpr.data.reader import PhotoReader
 from vpr.evaluation.cost import parameter_count
 from vpr.models.card import FORMAT, INSTALL
 from vpr.models.onnx_model import PlainPlaceModel
-from vpr.models.place_model import describe_model
 from vpr.models.weights import weights_label
 
 CALIBRATION_PHOTOS = 64
@@ -85,10 +84,10 @@ def model_card(options: argparse.Namespace, finished: LoadedModel, kind: str) ->
         known = [entry for entry in read_json(options.run / "results.json") if entry.get("checkpoint") == options.ckpt]
     flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
     return {
-        "model": f"{describe_model(options, finished.model).rsplit(', ', 1)[0]}, {kind} ONNX",
+        "model": f"{finished.model.name.rsplit(', ', 1)[0]}, {kind} ONNX",
         "arch": options.arch,
         "weights": weights_label(options.arch, options.weights),
-        "dimension": finished.model.descriptor_dim,
+        "dimension": finished.model.dim,
         "pooled_dimension": finished.model.pooled_dim,
         "smallest_side": finished.model.smallest_side,
         "parameters": parameter_count(finished.model),
@@ -109,9 +108,9 @@ def require_packages() -> None:
 
 
 def _calibration_photos(options: argparse.Namespace) -> list[np.ndarray]:
-    files = load_places(options, "train").database_files
+    files = load_places(places_spec(options), "train").database_files
     chosen = np.random.default_rng(options.seed).permutation(len(files))[:CALIBRATION_PHOTOS]
-    reader = PhotoReader(files, options.imageSize, options.threads)
+    reader = reading(options, torch.device("cpu")).of(files)
     batches = reader.batches([[int(index)] for index in chosen])
     return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
 

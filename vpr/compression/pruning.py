@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from netvlad import NetVLAD
+from vpr.cli.specs import reading
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.compression.reconstruction import whole_trunk_trained
-from vpr.data.reader import PhotoReader
 from vpr.descriptors.describe import describe_batch
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import PlaceModel
@@ -53,7 +53,7 @@ def accumulate_gradients(
         UserError: no query has a hard negative.
     """
     state = new_state(model, options, splits_of(training.photos), device)
-    reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
+    reader = reading(options, device).of(training.photos.files)
     queries = trainer.query_blocks(training.usable, options, 1)[0][: 2 * TUPLES]
     tuples = trainer.mine_block(state, training, reader, queries, options, device, "pruning")[:TUPLES]
     if not tuples:
@@ -64,7 +64,7 @@ def accumulate_gradients(
     with whole_trunk_trained(model), Progress("pruning: gradients", len(tuples), "tuples") as progress:
         loaded = reader.batches([photos for photos, *_ in wanted])
         for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
-            descriptors = describe_batch(model, photos, device)
+            descriptors = describe_batch(model, photos)
             violation, violating = triplet_violations(
                 *(select_rows(descriptors, rows) for rows in (query, positive, negative)),
                 torch.as_tensor(owner, device=device), options.margin,
@@ -126,7 +126,11 @@ def recluster(
     """Cluster the pruned trunk's local descriptors: other channels want other centres and another alpha."""
     if not isinstance(model.pool, NetVLAD):
         return
-    descriptors = sample_local_descriptors(model, training.photos, options, device)
+    photos = training.photos
+    descriptors = sample_local_descriptors(
+        model, reading(options, device).of(photos.database_files), options.seed, options.cacheBatchSize,
+        photos.places.name, at_least=options.num_clusters,
+    )  # fmt: skip
     centroids = cluster(descriptors, options.num_clusters, options.seed)
     alpha = model.pool.init_params(*(torch.from_numpy(rows).to(device) for rows in (centroids, descriptors)))
     say(f"{options.num_clusters} new clusters, alpha {alpha:.2f}")

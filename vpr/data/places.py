@@ -1,15 +1,12 @@
 """Stage 1, places: which spec belongs to a dataset's split, and where its photos lie."""
 
-import argparse
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 
 from pittsburgh import Places, SpecError, read_places
 from vpr.common import processes
@@ -18,7 +15,7 @@ from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, OTHER_TIME, PLAIN, Dataset
 from vpr.data.folders import has_folder, read_database, read_folder
 from vpr.data.positions import UTM_WEST
-from vpr.data.reader import PhotoReader, whole_photos
+from vpr.data.reader import PhotoReader, Reading, whole_photos
 
 
 @dataclass(frozen=True)
@@ -59,33 +56,34 @@ class PlacePhotos:
         """Database photos, then queries: indices of queries are offset by the database's size."""
         return self.database_files + self.query_files
 
-    def reader(self, size: Sequence[int] | None, workers: int, device: torch.device) -> PhotoReader:
-        """A reader of `files`; args are those of `PhotoReader`."""
-        from vpr.data.reader import PhotoReader
+    def reader(self, reading: Reading) -> PhotoReader:
+        """A reader of `files`."""
+        longest = self.query_longest_side
+        if longest is None or reading.size:
+            return reading.of(self.files)
+        queries = range(len(self.database_files), len(self.files))
+        return reading.of(self.files, dict.fromkeys(queries, longest))
 
-        limited = range(len(self.database_files), len(self.files)) if self.query_longest_side and not size else ()
-        return PhotoReader(self.files, size, workers, device, dict.fromkeys(limited, self.query_longest_side))
 
-
-def spec_path(options: argparse.Namespace, split: str) -> Path:
-    """The .mat file of a split of `--dataset`, which is not a folder.
+def spec_path(spec: PlacesSpec, split: str) -> Path:
+    """The .mat file of a split of a data set, which is not a folder.
 
     Raises:
         UserError: the dataset has no such split.
     """
-    specs = DATASETS[options.dataset].specs
-    if split not in specs:
-        raise UserError(f"--dataset={options.dataset} has no split {split}: choose from {', '.join(specs)}")
-    return Path(options.root) / "datasets" / f"{specs[split]}.mat"
+    files = DATASETS[spec.dataset].specs
+    if split not in files:
+        raise UserError(f"--dataset={spec.dataset} has no split {split}: choose from {', '.join(files)}")
+    return spec.root / "datasets" / f"{files[split]}.mat"
 
 
-def read_spec(options: argparse.Namespace, split: str) -> Places:
-    """Read the spec of a split of `--dataset`, which is not a folder, with the data set's protocol.
+def read_spec(spec: PlacesSpec, split: str) -> Places:
+    """Read the spec of a split of a data set, which is not a folder, with the data set's protocol.
 
     Raises:
         UserError: the dataset has no such split, or its spec is missing or not usable.
     """
-    path = spec_path(options, split)
+    path = spec_path(spec, split)
     if not path.is_file():
         raise UserError(
             f"{path} is missing: put the specs of netvlad_v100_datasets.tar.gz into {path.parent}, name their "
@@ -95,31 +93,31 @@ def read_spec(options: argparse.Namespace, split: str) -> Places:
         places = read_places(path)
     except SpecError as error:
         raise UserError(str(error)) from error
-    protocol = DATASETS[options.dataset].protocol
+    protocol = DATASETS[spec.dataset].protocol
     if protocol == OTHER_TIME != places.protocol:
-        raise UserError(f"{path} has no time stamps, which --dataset={options.dataset} goes by: get the spec again")
+        raise UserError(f"{path} has no time stamps, which --dataset={spec.dataset} goes by: get the spec again")
     return dataclasses.replace(places, protocol=protocol) if places.protocol == PLAIN else places
 
 
-def load_places(options: argparse.Namespace, split: str) -> PlacePhotos:
-    """Read a split's spec, find its photos and check that they are all there; with --skipBroken also decode them.
+def load_places(spec: PlacesSpec, split: str) -> PlacePhotos:
+    """Read a split's spec, find its photos and check that they are all there; with `skip_broken` also decode them.
 
     Raises:
         UserError: the spec or photos are missing, or the spec is not usable.
     """
-    root = Path(options.root)
-    if options.dataset == "folder":
-        places, base = read_folder(root, split, options.skipBroken)
+    root = spec.root
+    if spec.dataset == "folder":
+        places, base = read_folder(root, split, spec.skip_broken)
         photos = _photos_in(places, split, base, base)
     else:
-        if options.dataset == "toy":
+        if spec.dataset == "toy":
             draw_toy_city(root)
-        dataset, places = DATASETS[options.dataset], read_spec(options, split)
+        dataset, places = DATASETS[spec.dataset], read_spec(spec, split)
         longest_side = None if queries_are_database_photos(places) else dataset.query_longest_side
         photos = PlacePhotos(places, split, *find_files(root, places, dataset), longest_side)
         _check_files_exist(photos, root, dataset)
         _check_queries_are_no_database_photos(photos)
-    return without_broken(photos, options.threads) if options.skipBroken else photos
+    return without_broken(photos, spec.workers) if spec.skip_broken else photos
 
 
 def _photos_in(places: Places, split: str, database: Path, queries: Path) -> PlacePhotos:
@@ -153,49 +151,51 @@ def without_broken(photos: PlacePhotos, workers: int) -> PlacePhotos:
     )
 
 
-def load_database(options: argparse.Namespace) -> PlacePhotos:
-    """The database photos of --split alone; positions may be NaN in a folder of own photos.
+def load_database(spec: PlacesSpec, split: str, split_required: bool = False) -> PlacePhotos:
+    """The database photos of a split alone; positions may be NaN in a folder of own photos.
+
+    Args:
+        split_required: refuse a folder that has no such split, instead of taking all photos under it.
 
     Raises:
-        UserError: as of `load_places`, or a folder has no database of the --split that was typed.
+        UserError: as of `load_places`, or a folder lacks the split that is required.
     """
-    if options.dataset != "folder":
-        photos = load_places(options, options.split)
+    if spec.dataset != "folder":
+        photos = load_places(spec, split)
         places = dataclasses.replace(photos.places, query_names=[], query_positions=np.empty((0, 2)))
         return dataclasses.replace(photos, places=places, query_files=[])
-    if "split" in options.given and not has_folder(Path(options.root), f"{options.split}/database"):
+    if split_required and not has_folder(spec.root, f"{split}/database"):
         raise UserError(
-            f"--split={options.split}: {options.root} has no folder {options.split}/database; "
-            "drop --split to take all photos under --root"
+            f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all photos under --root"
         )
-    places, base = read_database(Path(options.root), options.split)
-    photos = _photos_in(places, options.split, base, base)
-    return without_broken(photos, options.threads) if options.skipBroken else photos
+    places, base = read_database(spec.root, split)
+    photos = _photos_in(places, split, base, base)
+    return without_broken(photos, spec.workers) if spec.skip_broken else photos
 
 
-def zone_of(places: Places, options: argparse.Namespace) -> str | None:
-    """The UTM zone of positions: --utmZone, else what the photos say, else the dataset's; None if unknown."""
+def zone_of(places: Places, spec: PlacesSpec) -> str | None:
+    """The UTM zone of positions: the spec's, else what the photos say, else the dataset's; None if unknown."""
     plausible = np.isfinite(places.database_positions).any() and np.nanmin(places.database_positions[:, 0]) > UTM_WEST
-    known = DATASETS[options.dataset].zone if plausible else None
-    return options.utmZone or getattr(places, "zone", None) or known
+    known = DATASETS[spec.dataset].zone if plausible else None
+    return spec.utm_zone or getattr(places, "zone", None) or known
 
 
-def has_split(options: argparse.Namespace, split: str) -> bool:
-    """Whether a split's spec, or its folder, is there."""
-    if options.dataset == "folder":
-        return has_folder(Path(options.root), split)
-    return split in DATASETS[options.dataset].specs and spec_path(options, split).is_file()
+def has_split(spec: PlacesSpec, split: str) -> bool:
+    """Whether a split's .mat file, or its folder, is there."""
+    if spec.dataset == "folder":
+        return has_folder(spec.root, split)
+    return split in DATASETS[spec.dataset].specs and spec_path(spec, split).is_file()
 
 
-def training_set(options: argparse.Namespace) -> tuple[str, str]:
+def training_set(spec: PlacesSpec) -> tuple[str, str]:
     """Name and hash of the places of the training split, without looking for the photos of a spec."""
-    root = Path(options.root)
-    if options.dataset == "folder":
-        places, _ = read_folder(root, "train", options.skipBroken)
+    places: Places
+    if spec.dataset == "folder":
+        places, _ = read_folder(spec.root, "train", spec.skip_broken)
     else:
-        if options.dataset == "toy":
-            draw_toy_city(root)
-        places = read_spec(options, "train")
+        if spec.dataset == "toy":
+            draw_toy_city(spec.root)
+        places = read_spec(spec, "train")
     return places.name, places.fingerprint()
 
 

@@ -144,9 +144,9 @@ class Reading:
     workers: int = 0
     device: torch.device = CPU
 
-    def of(self, files: Sequence[Path]) -> PhotoReader:
-        """A reader of photo files."""
-        return PhotoReader(files, self.size, self.workers, self.device)
+    def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> PhotoReader:
+        """A reader of photo files; the second argument as of `PhotoReader`."""
+        return PhotoReader(files, self.size, self.workers, self.device, longest_sides or {})
 
 
 def largest_size(files: Sequence[Path]) -> tuple[int, int]:

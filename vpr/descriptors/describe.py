@@ -1,6 +1,5 @@
 """Stage 3, descriptors: photos -> one descriptor each."""
 
-import argparse
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,14 +22,21 @@ AUTOMATIC_BATCH_BYTES_CPU = 1 << 30  # more gains nothing there
 class Source(Protocol):
     """Where photos come from by index: decoded from files, or as the frozen layers left them."""
 
-    files: Sequence[Path]
+    @property
+    def files(self) -> Sequence[Path]:
+        """The photos."""
 
-    def batches(self, batches: Sequence[Sequence[int]]):
+    @property
+    def size(self) -> Sequence[int] | None:
+        """(height, width) in pixels to which all were resized; None where each has its own."""
+
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The photos of each batch of indices, in order, as lists of `SizeGroup`."""
 
 
-def describe_batch(model: torch.nn.Module, batch: list[SizeGroup], device: torch.device) -> torch.Tensor:
+def describe_batch(model: PlaceModel, batch: list[SizeGroup]) -> torch.Tensor:
     """Descriptors [B, descriptor_dim] of a batch, in the batch's order whatever sizes it mixes."""
+    device = model.device
     parts = [
         (model.describe_features if group.frozen else model)(group.values.to(device, non_blocking=True))
         for group in batch
@@ -44,13 +50,16 @@ def describe(
     model: PlaceModel,
     source: Source,
     indices: Sequence[int],
-    options: argparse.Namespace,
-    device: torch.device,
-    description: str,
+    batch_size: int = 24,
+    label: str = "images",
 ) -> tuple[torch.Tensor, set[tuple[int, int]]]:
     """Describe photos of a source in the order of `indices`.
 
     With several processes each describes its share of the batches, and process 0 gets them all.
+
+    Args:
+        batch_size: photos described at once; 0: as many as memory holds.
+        label: of the progress bar.
 
     Returns:
         float16 [N, descriptor_dim] on the CPU (complete in process 0 only), and the (height, width) in
@@ -61,15 +70,15 @@ def describe(
         UserError: a photo cannot be decoded, memory runs out, or the model's output is not finite.
     """
     model.eval()
-    descriptors = torch.empty(len(indices), model.descriptor_dim, dtype=torch.float16)
-    batches = in_batches(len(indices), options.cacheBatchSize or automatic_batch_size(model, source, device))
-    mine = batches[processes.rank() :: processes.world()]
+    descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
+    batches = in_batches(len(indices), batch_size or automatic_batch_size(model, source))
+    own = batches[processes.rank() :: processes.world()]
     sizes = set()
-    loaded = source.batches([[indices[place] for place in batch] for batch in mine])
-    loaded = that_fit(loaded, model, device)
-    with Progress(description, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
-        for number, (places, batch) in enumerate(zip(mine, loaded, strict=True)):
-            descriptors[places.start : places.stop] = describe_batch(model, batch, device)
+    loaded = source.batches([[indices[place] for place in batch] for batch in own])
+    loaded = that_fit(loaded, model)
+    with Progress(label, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
+        for number, (places, batch) in enumerate(zip(own, loaded, strict=True)):
+            descriptors[places.start : places.stop] = describe_batch(model, batch)
             sizes.update(group.photo_size for group in batch)
             progress.advance(sum(map(len, batches[number * processes.world() : (number + 1) * processes.world()])))
     owners = [(slice(batch.start, batch.stop), n % processes.world()) for n, batch in enumerate(batches)]
@@ -84,7 +93,7 @@ def require_finite(descriptors: torch.Tensor) -> None:
         raise UserError("the model gives descriptors that are not finite: training diverged; lower --lr")
 
 
-def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device) -> int:
+def automatic_batch_size(model: PlaceModel, source: Source) -> int:
     """How many photos of the first photo's size fit into memory at once (--cacheBatchSize=0).
 
     The same in all processes, as their shares are counted in batches: what the one with the least room takes.
@@ -94,8 +103,8 @@ def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device
     if not isinstance(model, PlaceModel):  # an exported model: what it takes inside is not known
         return 8
     size = source.size or photo_size(source.files[0])
-    if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] // 2
+    if model.device.type == "cuda":
+        budget = torch.cuda.mem_get_info(model.device)[0] // 2
     else:
         budget = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU)
     count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // bytes_per_photo(model, size))))
@@ -103,9 +112,7 @@ def automatic_batch_size(model: PlaceModel, source: Source, device: torch.device
     return count
 
 
-def that_fit(
-    batches: Iterable[list[SizeGroup]], model: torch.nn.Module, device: torch.device
-) -> Iterator[list[SizeGroup]]:
+def that_fit(batches: Iterable[list[SizeGroup]], model: PlaceModel) -> Iterator[list[SizeGroup]]:
     """The batches, with groups of photos cut to what main memory holds beside the model at once.
 
     A processor's memory ends without an error that could be caught: the kernel kills the process. Half of what is
@@ -115,7 +122,7 @@ def that_fit(
     Raises:
         UserError: there is no room for a single photo.
     """
-    if device.type != "cpu" or not isinstance(model, PlaceModel):
+    if model.device.type != "cpu" or not isinstance(model, PlaceModel):
         yield from batches
         return
     at_once: dict[tuple[int, int], int] = {}

@@ -6,7 +6,6 @@ it, with a checksum; the latter is written last, so a cache without it is no cac
 that made a cache, and each training writes under a name of its own, so that several may share --cachePath.
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -50,6 +49,7 @@ class FrozenFeatures:
         shapes: int64 [N, 3], their C, h, w.
         photo_sizes: int64 [N, 2], height and width of the photos in pixels.
         device: where the features are wanted.
+        size: (height, width) in pixels to which all photos were resized; None where each has its own.
         layout: how a photo's features lie in `values`: [h, w, C] with channels last, else [C, h, w].
     """
 
@@ -60,9 +60,10 @@ class FrozenFeatures:
         shapes: np.ndarray,
         layout: torch.memory_format,
         device: torch.device,
-    ):
+        size: Sequence[int] | None = None,
+    ) -> None:
         self.files, self.photo_sizes, self.shapes, self.layout = files, photo_sizes, shapes, layout
-        self.device = device
+        self.device, self.size = device, size
         self.offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
         self.values = torch.empty(0, dtype=torch.float16)
 
@@ -100,20 +101,28 @@ class FrozenFeatures:
 
 
 def cached_source(
-    reader: PhotoReader, name: str, model: PlaceModel, options: argparse.Namespace, device: torch.device
+    reader: PhotoReader,
+    name: str,
+    model: PlaceModel,
+    where: str = "auto",
+    folder: Path = Path("cache"),
+    batch_size: int = 24,
 ) -> PhotoReader | FrozenFeatures:
     """The frozen features of a reader's photos, from an earlier cache or computed now; or the reader itself.
 
-    The reader comes back where nothing is frozen, with --trunkCache=off, and where the cache finds no room.
+    The reader comes back where nothing is frozen, where it is off, and where the cache finds no room.
 
     Args:
         name: of the set of photos, for the cache's file.
+        where: memory, disk, auto (memory if half of it is enough, else disk) or off.
+        folder: of the cache's file.
+        batch_size: photos at once; 0: as many as memory holds.
     """
-    if model.first_trained == 0 or options.trunkCache == "off":
+    if model.first_trained == 0 or where == "off":
         return reader
-    source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout, device)
-    kind = processes.broadcast(_memory_or_disk(source, options.trunkCache))
-    path, wanted = Path(options.cachePath) / f"trunk_{options.arch}_{name}.float16", {}
+    source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout, model.device, reader.size)
+    kind = processes.broadcast(_memory_or_disk(source, where))
+    path, wanted = folder / f"trunk_{model.spec.arch}_{name}.float16", {}
     if kind == "disk":
         wanted = _describe(source, model)
         path = path.with_stem(f"{path.stem}_{wanted['weights']}_{recipe_hash(wanted)}")
@@ -122,10 +131,10 @@ def cached_source(
     try:
         if kind == "memory":
             source.values = torch.empty(int(source.offsets[-1]), dtype=torch.float16)
-            _fill(source, reader, model, options, device)
+            _fill(source, reader, model, batch_size)
         else:
             values = _open_whole(path, wanted)
-            source.values = _make(source, path, wanted, reader, model, options, device) if values is None else values
+            source.values = _make(source, path, wanted, reader, model, batch_size) if values is None else values
     except NoTrunkCache as error:
         say(f"no trunk cache ({error}): the whole trunk runs each time")
         return reader
@@ -206,9 +215,8 @@ def _map(path: Path, wanted: dict) -> torch.Tensor:
 
 
 def _make(
-    source: FrozenFeatures, path: Path, wanted: dict, reader: PhotoReader, model: PlaceModel,
-    options: argparse.Namespace, device: torch.device,
-) -> torch.Tensor:  # fmt: skip
+    source: FrozenFeatures, path: Path, wanted: dict, reader: PhotoReader, model: PlaceModel, batch_size: int
+) -> torch.Tensor:
     """Compute a cache into its file; the processes of a machine do so together, each machine by itself."""
     first = processes.local_rank() == 0
     token = processes.broadcast(uuid.uuid4().hex[:12])
@@ -220,7 +228,7 @@ def _make(
             raise NoTrunkCache(failure or "another process found no room")
         mapped = np.memmap(unfinished, np.float16, "r+", shape=(wanted["bytes"] // 2,))
         source.values = torch.from_numpy(mapped)
-        _fill(source, reader, model, options, device)
+        _fill(source, reader, model, batch_size)
         mapped.flush()
         values = _map(unfinished, wanted)
         processes.barrier()
@@ -283,21 +291,19 @@ def _remove_stale(path: Path) -> None:
 
 
 @torch.no_grad()
-def _fill(
-    source: FrozenFeatures, reader: PhotoReader, model: PlaceModel, options: argparse.Namespace, device: torch.device
-) -> None:
+def _fill(source: FrozenFeatures, reader: PhotoReader, model: PlaceModel, batch_size: int) -> None:
     """Compute this process's share of the features; every machine makes all of them.
 
     Raises:
         NoTrunkCache: a value is too large for float16.
     """
     model.eval()
-    batches = in_batches(len(source.files), options.cacheBatchSize or automatic_batch_size(model, reader, device))
+    batches = in_batches(len(source.files), batch_size or automatic_batch_size(model, reader))
     share, fits = batches[processes.local_rank() :: processes.local_world()], True
     with Progress("trunk cache", sum(map(len, share))) as progress:
-        for photos, batch in zip(share, that_fit(reader.batches(share), model, device), strict=True):
+        for photos, batch in zip(share, that_fit(reader.batches(share), model), strict=True):
             for group in batch:
-                features = model.frozen_features(group.values.to(device, non_blocking=True)).half().cpu()
+                features = model.frozen_features(group.values.to(model.device, non_blocking=True)).half().cpu()
                 fits = fits and bool(features.isfinite().all())
                 for place, feature in zip(group.places.tolist(), features, strict=True):
                     source.features(photos[place]).copy_(feature)

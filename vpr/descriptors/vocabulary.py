@@ -1,7 +1,5 @@
 """The vocabulary: local descriptors sampled from training photos, and their k-means."""
 
-import argparse
-
 import faiss
 import numpy as np
 import torch
@@ -10,7 +8,6 @@ import torch.nn.functional as F
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.data.places import PlacePhotos
 from vpr.data.reader import PhotoReader, in_batches
 from vpr.descriptors.describe import automatic_batch_size, that_fit
 from vpr.models.place_model import PlaceModel
@@ -22,38 +19,43 @@ ITERATIONS = 100
 
 @torch.no_grad()
 def sample_local_descriptors(
-    model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
+    model: PlaceModel, reader: PhotoReader, seed: int, batch_size: int = 24, name: str = "", at_least: int = 1
 ) -> np.ndarray:
-    """L2-normalised local descriptors of random places in random training database photos, float32 [N, D].
+    """L2-normalised local descriptors of random places in random photos of a reader, float32 [N, D].
 
     With several processes each takes a share of the photos, and process 0 gets all descriptors.
+
+    Args:
+        reader: of the training set's database photos.
+        batch_size: photos at once; 0: as many as memory holds.
+        name: of the set of photos, for messages.
+        at_least: how many descriptors are wanted: one for each cluster.
 
     Raises:
         UserError: there are fewer than there shall be clusters.
     """
-    reader = PhotoReader(photos.database_files, options.imageSize, options.threads, device)
-    chosen = np.random.default_rng(options.seed).permutation(len(reader.files))[:PHOTOS]
+    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:PHOTOS]
     if len(chosen) < PHOTOS:
-        say(f"{photos.places.name} has only {len(chosen)} database photos, not {PHOTOS}: taking all")
+        say(f"{name} has only {len(chosen)} database photos, not {PHOTOS}: taking all")
     model.eval()
-    batches = in_batches(len(chosen), options.cacheBatchSize or automatic_batch_size(model, reader, device))
-    mine, samples = batches[processes.rank() :: processes.world()], {}
-    loaded = that_fit(reader.batches([[int(chosen[place]) for place in batch] for batch in mine]), model, device)
-    with Progress("local descriptors", sum(map(len, mine))) as progress:
-        for places, batch in zip(mine, loaded, strict=True):
+    batches = in_batches(len(chosen), batch_size or automatic_batch_size(model, reader))
+    own, samples = batches[processes.rank() :: processes.world()], {}
+    loaded = that_fit(reader.batches([[int(chosen[place]) for place in batch] for batch in own]), model)
+    with Progress("local descriptors", sum(map(len, own))) as progress:
+        for places, batch in zip(own, loaded, strict=True):
             for group in batch:
-                features = model.local_descriptors(group.values.to(device, non_blocking=True)).cpu()
+                features = model.local_descriptors(group.values.to(model.device, non_blocking=True)).cpu()
                 for place, feature in zip(group.places.tolist(), features, strict=True):
                     photo = int(chosen[places[place]])
-                    samples[places[place]] = sample_places(feature, seed=[options.seed, photo])
+                    samples[places[place]] = sample_places(feature, seed=[seed, photo])
             progress.advance(len(places))
     samples = {place: rows for part in processes.gather(samples) for place, rows in part.items()}
     descriptors = np.concatenate([samples[place] for place in sorted(samples)]) if samples else np.empty((0, 1), "f4")
     if not processes.is_main():
         return descriptors
-    if len(descriptors) < options.num_clusters:
+    if len(descriptors) < at_least:
         raise UserError(
-            f"{len(chosen)} photos gave {len(descriptors)} local descriptors, {options.num_clusters} clusters need at "
+            f"{len(chosen)} photos gave {len(descriptors)} local descriptors, {at_least} clusters need at "
             "least as many: add photos or lower --num_clusters"
         )
     if len(descriptors) < DESCRIPTORS_PER_PHOTO * len(chosen):

@@ -1,12 +1,14 @@
 """Several models on one split: recall against size, arithmetic and time."""
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from vpr.artifacts.model import LoadedModel, load_finished
+from vpr.cli.specs import reading
 from vpr.data.places import PlacePhotos
 from vpr.evaluation.cost import milliseconds_per_photo, model_gflop, parameter_count
 from vpr.evaluation.evaluate import Evaluation, describe_split, measure
@@ -43,9 +45,9 @@ def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, 
     """Recalls and costs of one model."""
     finished = load_finished(options)
     model = finished.model.to_device(device, options.precision).eval()
-    reader = photos.reader(options.imageSize, options.threads, device)
-    descriptors = describe_split(model, photos, reader, options, device)
-    evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
+    reader = photos.reader(reading(options, device))
+    descriptors = describe_split(model, photos, reader, options.cacheBatchSize)
+    evaluation, answers = measure(descriptors, model, photos, options.recallValues)
     singles = _single_photos(photos, options)
     on = model.device if isinstance(model, OnnxModel) else device
     with torch.no_grad():
@@ -85,7 +87,10 @@ def table(rows: list[Row]) -> str:
 
 
 def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[torch.Tensor]:
-    reader, count = photos.reader(options.imageSize, 0, torch.device("cpu")), len(photos.database_files)
+    reader, count = (
+        photos.reader(dataclasses.replace(reading(options, torch.device("cpu")), workers=0)),
+        len(photos.database_files),
+    )
     queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
     return [group.values for (group,) in reader.batches([[index] for index in queries])]
 

@@ -54,5 +54,5 @@ def model_gflop(options: argparse.Namespace, finished: LoadedModel, height: int,
     model = finished.model
     gflop, places = trunk_gflop(options.arch, options.channels, height, width)
     clusters = options.num_clusters if options.pooling == "netvlad" else 0
-    whitened = model.descriptor_dim if model.descriptor_dim != model.pooled_dim else None
+    whitened = model.dim if model.dim != model.pooled_dim else None
     return gflop + pooling_gflop(places, model.pooled_dim // max(clusters, 1), clusters, model.pooled_dim, whitened)

@@ -1,16 +1,14 @@
 """Recall@N of a model on a split: describe, search, count, record."""
 
-import argparse
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vpr.artifacts.descriptors_file import SplitDescriptors
-from vpr.artifacts.model import name_of
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
 from vpr.common.progress import say
@@ -63,22 +61,16 @@ class QueryResults:
     curve: dict[int, float]
 
 
-def describe_split(
-    model: PlaceModel, photos: PlacePhotos, source: Source, options: argparse.Namespace, device: torch.device
-) -> SplitDescriptors:
-    """Describe the database and the queries; complete in process 0."""
+def describe_split(model: PlaceModel, photos: PlacePhotos, source: Source, batch_size: int = 24) -> SplitDescriptors:
+    """Describe the database and the queries; complete in process 0. `batch_size` as of `describe`."""
     count, total = len(photos.database_files), len(source.files)
-    database, sizes = describe(model, source, range(count), options, device, f"{photos.split} database")
-    queries, query_sizes = describe(model, source, range(count, total), options, device, f"{photos.split} queries")
-    return SplitDescriptors(database, queries, sizes | query_sizes)
+    database, sizes = describe(model, source, range(count), batch_size, f"{photos.split} database")
+    queries, query_sizes = describe(model, source, range(count, total), batch_size, f"{photos.split} queries")
+    return SplitDescriptors(database, queries, sizes | query_sizes, source.size is not None)
 
 
 def measure(
-    descriptors: SplitDescriptors,
-    model: PlaceModel,
-    photos: PlacePhotos,
-    recall_values: list[int],
-    options: argparse.Namespace,
+    descriptors: SplitDescriptors, model: PlaceModel, photos: PlacePhotos, recall_values: Sequence[int]
 ) -> tuple[Evaluation, QueryResults]:
     """Search exactly and count Recall@N."""
     places = photos.places
@@ -92,10 +84,10 @@ def measure(
         queries=len(places.query_names),
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
-        model=name_of(model, options),
-        descriptor_dim=model.descriptor_dim,
-        image_size=describe_sizes(descriptors.photo_sizes, options.imageSize is not None, photos.query_longest_side),
-        bytes_per_image=descriptors.database.element_size() * model.descriptor_dim,
+        model=model.name,
+        descriptor_dim=model.dim,
+        image_size=describe_sizes(descriptors.photo_sizes, descriptors.resized, photos.query_longest_side),
+        bytes_per_image=descriptors.database.element_size() * model.dim,
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
     return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve)
@@ -106,10 +98,16 @@ def measure_index(
     photos: PlacePhotos,
     exact: Evaluation,
     positives: list[np.ndarray],
-    options: argparse.Namespace,
+    factory: str,
+    nprobe: int = 16,
+    seed: int = 123,
 ) -> Evaluation:
-    """Recall@N by the approximate search of --index instead of the exact one."""
-    index = build_index(options.index, descriptors.database, options.seed, options.nprobe)
+    """Recall@N by an approximate search instead of the exact one.
+
+    Args:
+        factory, nprobe, seed: as of `build_index`.
+    """
+    index = build_index(factory, descriptors.database, seed, nprobe)
     count = max(exact.recalls)
     search = IndexSearch(index)
     found = search_places(descriptors.database, descriptors.queries, count, photos.places, search)
@@ -118,7 +116,7 @@ def measure_index(
     return dataclasses.replace(
         exact,
         recalls=recall_at(found, positives, list(exact.recalls)),
-        search=f"by index {index_name(options.index, index)}{deeper}",
+        search=f"by index {index_name(factory, index)}{deeper}",
         bytes_per_image=stored_bytes(index) / len(photos.database_files),
     )
 

@@ -19,7 +19,7 @@ GPU = "CUDAExecutionProvider"
 
 
 class PlainPlaceModel(nn.Module):
-    """A `PlaceModel` in plain operations, as exporters want it: uint8 [B, H, W, 3] -> [B, descriptor_dim]."""
+    """A `PlaceModel` in plain operations, as exporters want it: uint8 [B, H, W, 3] -> [B, dim]."""
 
     def __init__(self, model: PlaceModel):
         super().__init__()
@@ -57,7 +57,7 @@ class PlainNetVLAD(nn.Module):
 
 
 class OnnxModel(nn.Module):
-    """An exported model where a `PlaceModel` is expected: uint8 [B, 3, H, W] -> float32 [B, descriptor_dim].
+    """An exported model where a `PlaceModel` is expected: uint8 [B, 3, H, W] -> float32 [B, dim].
 
     Attributes:
         card: what the file says of itself.
@@ -81,8 +81,24 @@ class OnnxModel(nn.Module):
         digest = hashlib.sha256(path.read_bytes()).digest()
         self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
         self.device = torch.device("cpu")
+        self.path = path
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
-        self.descriptor_dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
+        self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
+
+    @property
+    def name(self) -> str:
+        """What every recall is labelled with, as its card has it."""
+        return self.card["model"]
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that the model stored before its export, whitening included."""
+        return int(self.card["parameters"])
+
+    @property
+    def megabytes(self) -> float:
+        """Of the file."""
+        return self.path.stat().st_size / 1e6
 
     def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""

@@ -1,6 +1,5 @@
 """The model: photos [B, 3, H, W] as bytes -> trunk -> pooling -> descriptors of length 1."""
 
-import argparse
 import copy
 
 import torch
@@ -11,8 +10,9 @@ from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.models.backbones.cnn import TRUNKS, build_encoder, initialize_randomly, layer_index
 from vpr.models.nnpack import has_fast_convolutions, layout_for, run_layers
-from vpr.models.normalization import Normalization, normalization_of
+from vpr.models.normalization import normalization_of
 from vpr.models.poolings.max_avg import GlobalPooling
+from vpr.models.spec import ModelSpec
 from vpr.models.weights import load_pretrained, weights_label
 from vpr.models.whitening import Whitening
 
@@ -21,37 +21,71 @@ class PlaceModel(nn.Module):
     """Describes photos.
 
     Attributes:
+        spec: what it is.
         encoder: the trunk; [B, 3, H, W] -> [B, D, h, w].
         pool: NetVLAD or a global pooling; [B, D, h, w] -> [B, pooled_dim].
-        whitening: [B, pooled_dim] -> [B, descriptor_dim], or None.
+        whitening: [B, pooled_dim] -> [B, dim], or None.
         first_trained: layers of the trunk below this one are frozen.
-        descriptor_dim: length of a descriptor.
         dtype: the format in which the trunk computes. Weights and pooling are float32 always.
         fast: whether `vpr.convolution` does the trunk's convolutions.
     """
 
-    def __init__(
-        self,
-        arch: str,
-        pool: nn.Module,
-        descriptor_dim: int,
-        normalization: Normalization,
-        train_from: str | None,
-        channels: list[int] | None = None,
-    ):
+    def __init__(self, spec: ModelSpec):
         super().__init__()
-        self.smallest_side = TRUNKS[arch].smallest_side
-        self.encoder = build_encoder(arch, channels)
-        self.pool = pool
+        self.spec = spec
+        dim = spec.channels[-1] if spec.channels else TRUNKS[spec.arch].dim
+        self.smallest_side = TRUNKS[spec.arch].smallest_side
+        self.encoder = build_encoder(spec.arch, spec.channels)
+        if spec.pooling == "netvlad":
+            self.pool, self.pooled_dim = NetVLAD(spec.clusters, dim, spec.vladv2), spec.clusters * dim
+        else:
+            self.pool, self.pooled_dim = GlobalPooling(spec.pooling), dim
         self.whitening = None
-        self.pooled_dim = self.descriptor_dim = descriptor_dim
         self.dtype = torch.float32
         self.fast = False
-        self.first_trained = layer_index(self.encoder, arch, train_from) if train_from else 0
+        self.first_trained = layer_index(self.encoder, spec.arch, spec.train_from) if spec.train_from else 0
+        _, normalization = normalization_of(spec.arch, spec.weights, spec.normalization)
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         for layer in self.encoder[: self.first_trained]:
             layer.requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """Backbone and weights, pooling, dimension, precision: what every recall is labelled with."""
+        spec = self.spec
+        normalization, _ = normalization_of(spec.arch, spec.weights, spec.normalization)
+        kind = spec.pooling
+        if kind == "netvlad":
+            kind = f"NetVLAD{' v2' if spec.vladv2 else ''} with {spec.clusters} clusters"
+        weights = weights_label(spec.arch, spec.weights)
+        if spec.channels:
+            weights += f" pruned to {'-'.join(map(str, spec.channels))} filters"
+        dim = f"{self.dim}-D"
+        if self.whitening is not None:
+            dim = f"{self.pooled_dim}-D whitened to {dim}"
+            dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
+        return f"{spec.arch} ({weights}, {normalization} input), {kind}, {dim}, {precision_name(self.dtype)}"
+
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+        return self.pooled_dim if self.whitening is None else self.whitening.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean.device
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that the model stores, whitening included."""
+        return sum(value.numel() for value in self.state_dict().values())
+
+    @property
+    def megabytes(self) -> float:
+        """Of the numbers that the model stores, in float32."""
+        return 4 * self.parameter_count / 1e6
 
     def to_device(self, device: torch.device, precision: str) -> "PlaceModel":
         """Move to a device and compute there as --precision says."""
@@ -100,11 +134,11 @@ class PlaceModel(nn.Module):
             return run_layers(self.encoder[self.first_trained :], features.to(self.dtype), self.fast).float()
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W] -> [B, descriptor_dim] of length 1."""
+        """Photos uint8 [B, 3, H, W] -> [B, dim] of length 1."""
         return self._pooled(self.local_descriptors(photos))
 
     def describe_features(self, features: torch.Tensor) -> torch.Tensor:
-        """What `frozen_features` gave [B, C, h', w'] -> [B, descriptor_dim] of length 1."""
+        """What `frozen_features` gave [B, C, h', w'] -> [B, dim] of length 1."""
         return self._pooled(self.finish_features(features))
 
     def _pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:
@@ -120,7 +154,7 @@ class PlaceModel(nn.Module):
         if whitening.mean.shape != (self.pooled_dim,):
             raise UserError(f"the whitening is of {len(whitening.mean)}-D descriptors, these have {self.pooled_dim}: "
                             "run --mode=whiten again")  # fmt: skip
-        self.whitening, self.descriptor_dim = whitening, whitening.dim
+        self.whitening = whitening
 
 
 def require_size(photos: torch.Tensor, smallest_side: int) -> None:
@@ -133,8 +167,8 @@ def require_size(photos: torch.Tensor, smallest_side: int) -> None:
         )
 
 
-def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceModel:
-    """The model that the flags describe.
+def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
+    """The model of a spec.
 
     Args:
         pretrained: fill in the backbone's weights; False where a checkpoint follows.
@@ -142,33 +176,11 @@ def build_model(options: argparse.Namespace, pretrained: bool = True) -> PlaceMo
     Raises:
         UserError: the weights are unknown, missing or do not fit.
     """
-    dim = options.channels[-1] if options.channels else TRUNKS[options.arch].dim
-    if options.pooling == "netvlad":
-        pool, descriptor_dim = NetVLAD(options.num_clusters, dim, options.vladv2), options.num_clusters * dim
-    else:
-        pool, descriptor_dim = GlobalPooling(options.pooling), dim
-    _, normalization = normalization_of(options.arch, options.weights, options.normalization)
-    model = PlaceModel(options.arch, pool, descriptor_dim, normalization, options.trainFrom, options.channels)
+    model = PlaceModel(spec)
     if not pretrained:
         return model
-    if options.fromscratch:
-        initialize_randomly(model.encoder, options.seed)
+    if spec.from_scratch:
+        initialize_randomly(model.encoder, spec.seed)
     else:
-        load_pretrained(model.encoder, options.arch, options.weights)
+        load_pretrained(model.encoder, spec.arch, spec.weights)
     return model
-
-
-def describe_model(options: argparse.Namespace, model: PlaceModel) -> str:
-    """Backbone and weights, pooling, dimension, precision: what every recall is labelled with."""
-    name, _ = normalization_of(options.arch, options.weights, options.normalization)
-    kind = options.pooling
-    if kind == "netvlad":
-        kind = f"NetVLAD{' v2' if options.vladv2 else ''} with {options.num_clusters} clusters"
-    weights = weights_label(options.arch, options.weights)
-    if options.channels:
-        weights += f" pruned to {'-'.join(map(str, options.channels))} filters"
-    dim = f"{model.descriptor_dim}-D"
-    if model.whitening is not None:
-        dim = f"{model.pooled_dim}-D whitened to {dim}"
-        dim += f" by {model.whitening.learnt_on}" if model.whitening.learnt_on else ""
-    return f"{options.arch} ({weights}, {name} input), {kind}, {dim}, {precision_name(model.dtype)}"

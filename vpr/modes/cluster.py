@@ -3,6 +3,7 @@
 import argparse
 
 from vpr.artifacts.centroids import centroids_path, recipe_for, write_centroids
+from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -16,12 +17,15 @@ def run(options: argparse.Namespace) -> None:
     """Write the centroids file that train and test look for."""
     if options.pooling != "netvlad":
         raise UserError(f"--pooling={options.pooling} has no clusters: train and test it without --mode=cluster")
-    device = choose_device(options)
+    device = choose_device(options.device)
     say(device_line(device))
-    photos = load_places(options, "train")
-    model = build_model(options).to_device(device, options.precision)
-    recipe = recipe_for(options, model, *training_set(options))
-    descriptors = sample_local_descriptors(model, photos, options, device)
+    photos = load_places(places_spec(options), "train")
+    model = build_model(model_spec(options)).to_device(device, options.precision)
+    recipe = recipe_for(options, model, *training_set(places_spec(options)))
+    descriptors = sample_local_descriptors(
+        model, reading(options, device).of(photos.database_files), options.seed, options.cacheBatchSize,
+        photos.places.name, at_least=options.num_clusters,
+    )  # fmt: skip
     if not processes.is_main():
         return
     centroids = cluster(descriptors, options.num_clusters, options.seed)

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--mode=compare wants runs or exported files: as in --mode=compare runs/RUN FILE.onnx")
     named = labels(options.inputs)
     each = options_on_one_set(options, list(named))
-    device = choose_device(options)
+    device = choose_device(options.device)
     say(device_line(device))
     photos = load_places(each[0], options.split)
     require_queries(photos)

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from vpr.artifacts.database_index import load_or_make_index
-from vpr.artifacts.model import load_finished, name_of, results_folder
+from vpr.artifacts.model import load_finished, results_folder
+from vpr.cli.specs import places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos, load_database
+from vpr.data.places import PlacePhotos, load_database, zone_of
 from vpr.data.positions import ENDINGS, find_photos
-from vpr.data.reader import PhotoReader, whole_photos
+from vpr.data.reader import whole_photos
 from vpr.descriptors.describe import describe
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
 from vpr.search.locate import CONFIDENCE, Located, locate
@@ -28,17 +29,19 @@ def run(options: argparse.Namespace) -> None:
     # With --json nothing else goes to where the JSON goes.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         files = photos_named(options)
-        database = load_database(options)
-        device = choose_device(options)
+        database = load_database(places_spec(options), options.split, split_required="split" in options.given)
+        device = choose_device(options.device)
         say(device_line(device))
         finished = load_finished(options)
         model = finished.model.to_device(device, options.precision)
         index = load_or_make_index(finished, database, options, device)
-        name = name_of(model, options)
+        name = model.name
         say(f"{name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
-        reader = PhotoReader(files, options.imageSize, options.threads, device)
-        descriptors, _ = describe(model, reader, range(len(files)), options, device, "photos")
-        located, hits = locate(descriptors, files, index, database, options)
+        reader = reading(options, device).of(files)
+        descriptors, _ = describe(model, reader, range(len(files)), options.cacheBatchSize, "photos")
+        located, hits = locate(
+            descriptors, files, index, database, options.top, zone_of(database.places, places_spec(options))
+        )
     if options.json:
         say(json.dumps([asdict(photo) for photo in located], indent=2))
     else:

@@ -15,15 +15,15 @@ import torch
 from vpr.artifacts.model import load_model
 from vpr.artifacts.runs import create_run
 from vpr.cli.flags import LAYERS
+from vpr.cli.specs import model_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.compression.pruning import accumulate_gradients, filters_of, prune_trunk, recluster
 from vpr.compression.reconstruction import distill, reconstruct
 from vpr.data.places import PlacePhotos
-from vpr.data.reader import PhotoReader
 from vpr.models.card import INSTALL
-from vpr.models.place_model import build_model, describe_model
+from vpr.models.place_model import build_model
 from vpr.modes import train
 from vpr.training import trainer
 from vpr.training.state import TrainingState, new_state, run_flags, splits_of
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--mode=prune needs torch-pruning, which is not installed: {INSTALL}")
     if not options.run:
         raise UserError("--mode=prune starts from a trained run: train first, then give --resume [DIR]")
-    device = choose_device(options)
+    device = choose_device(options.device)
     say(device_line(device))
     training = trainer.load_training_set(options)
     validation, reason = find_split(options, "val")
@@ -49,10 +49,10 @@ def run(options: argparse.Namespace) -> None:
     encoder, kept = prune_trunk(model.encoder, options.pruneRatio, options.importance)
     changed = {"channels": filters_of(encoder), "trainFrom": options.given.get("trainFrom", LAYERS[options.arch][0])}
     smaller = argparse.Namespace(**{**vars(options), **changed})
-    pruned = build_model(smaller, pretrained=False)
+    pruned = build_model(model_spec(smaller), pretrained=False)
     pruned.encoder.load_state_dict(encoder.state_dict())
     pruned.to_device(device, options.precision)
-    reader = PhotoReader(training.photos.files, options.imageSize, options.threads, device)
+    reader = reading(options, device).of(training.photos.files)
     reconstruct(pruned, model, kept, reader, options.seed)
     if options.distill:
         distill(pruned, model, kept[-1], reader, options.distill, options.seed)
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
         options.savePath, state.checkpoint(smaller), best=True,
     )  # fmt: skip
     before, after = (sum(value.numel() for value in part.parameters()) for part in (model.encoder, encoder))
-    say(f"{describe_model(smaller, pruned)}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
+    say(f"{pruned.name}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
     say(f"run: {folder}")
     if "nEpochs" in options.given:
         train.run(argparse.Namespace(**{**vars(smaller), "mode": "train", "run": folder, "ckpt": "latest"}))
@@ -77,7 +77,7 @@ def measure_first(
     state: TrainingState, validation: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> None:
     """Take the model's recalls on val as the best so far: a training has to better them to replace it."""
-    reader = validation.reader(options.imageSize, options.threads, device)
+    reader = validation.reader(reading(options, device))
     evaluation, _ = measure_split(state.model, validation, reader, options, device)
     select(state.position, evaluation.recalls, state.position.epoch - 1)
     say(f"pruned, before any training: {evaluation.lines()}")

@@ -9,6 +9,7 @@ import torch
 
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 from vpr.artifacts.model import load_finished, results_folder
+from vpr.cli.specs import places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -23,9 +24,9 @@ from vpr.report.write import write_pictures
 
 def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
-    photos = load_places(options, options.split)
+    photos = load_places(places_spec(options), options.split)
     require_queries(photos)
-    device = choose_device(options)
+    device = choose_device(options.device)
     say(device_line(device))
     finished = load_finished(options)
     model, source = finished.model.to_device(device, options.precision), finished.source
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     descriptors = _load_or_describe(model, photos, options, device)
     if not processes.is_main():
         return
-    evaluation, answers = measure(descriptors, model, photos, options.recallValues, options)
+    evaluation, answers = measure(descriptors, model, photos, options.recallValues)
     result = evaluation.lines()
     say(result)  # before anything is written, which may fail
     folder = results_folder(finished, options)
@@ -48,7 +49,9 @@ def run(options: argparse.Namespace) -> None:
     def search_by_index() -> None:
         nonlocal result
         if options.index:
-            approximate = measure_index(descriptors, photos, evaluation, answers.positives, options)
+            approximate = measure_index(
+                descriptors, photos, evaluation, answers.positives, options.index, options.nprobe, options.seed
+            )
             lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
             result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
             say(result)
@@ -81,8 +84,8 @@ def _load_or_describe(
 ) -> SplitDescriptors:
     if options.loadDescriptors:
         return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options), photos)
-    reader = photos.reader(options.imageSize, options.threads, device)
-    descriptors = describe_split(model, photos, reader, options, device)
+    reader = photos.reader(reading(options, device))
+    descriptors = describe_split(model, photos, reader, options.cacheBatchSize)
     if options.saveDescriptors and processes.is_main():
         save_descriptors(Path(options.saveDescriptors), descriptors, recipe_of(model, photos, options))
         say(f"wrote {options.saveDescriptors}")

@@ -14,6 +14,7 @@ import torch
 
 from vpr.artifacts.centroids import init_pooling
 from vpr.artifacts.runs import create_run, read_flags
+from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, compute_dtype, device_line
 from vpr.common.progress import say
@@ -21,7 +22,7 @@ from vpr.data.places import PlacePhotos, load_places, require_queries
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.describe import Source
 from vpr.descriptors.trunk_cache import cached_source
-from vpr.models.place_model import PlaceModel, build_model, describe_model
+from vpr.models.place_model import PlaceModel, build_model
 from vpr.training.log import Board, Metrics, report_epoch
 from vpr.training.state import TrainingState, load_state, new_state, run_flags, splits_of
 from vpr.training.trainer import (
@@ -41,13 +42,13 @@ CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEve
 
 def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with that of --resume; at the end test the best model."""
-    training, validation = load_training_set(options), load_places(options, "val")
+    training, validation = load_training_set(options), load_places(places_spec(options), "val")
     require_queries(validation)
     test = open_test_split(options)
-    device = choose_device(options)
+    device = choose_device(options.device)
     say(device_line(device))
     state, run_folder = _start_or_resume(options, training, validation, device)
-    say(f"run: {run_folder}\n{describe_model(options, state.model)}, trained from {options.trainFrom} on")
+    say(f"run: {run_folder}\n{state.model.name}, trained from {options.trainFrom} on")
     position, folder = state.position, run_folder / options.savePath
     if position.epoch > options.nEpochs:
         say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
@@ -81,7 +82,7 @@ def _start_or_resume(
         _say_what_changed(options, device)
         return state, options.run
     torch.manual_seed(options.seed)
-    model = build_model(options)
+    model = build_model(model_spec(options))
     init_pooling(model, options)
     state, run_folder = new_state(model, options, splits, device), None
     if processes.is_main():
@@ -111,10 +112,17 @@ def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None
 
 
 def _reader(photos: PlacePhotos, options: argparse.Namespace, device: torch.device) -> PhotoReader:
-    return photos.reader(options.imageSize, options.threads, device)
+    return photos.reader(reading(options, device))
 
 
 def _cached(photos: PlacePhotos, model: PlaceModel, options: argparse.Namespace, device: torch.device) -> Source:
     size = "x".join(map(str, options.imageSize)) if options.imageSize else "own"
     name = f"{photos.places.name}-{photos.places.fingerprint()[:6]}-{size}"
-    return cached_source(_reader(photos, options, device), name, model, options, device)
+    return cached_source(
+        _reader(photos, options, device),
+        name,
+        model,
+        options.trunkCache,
+        Path(options.cachePath),
+        options.cacheBatchSize,
+    )

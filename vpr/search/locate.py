@@ -1,12 +1,13 @@
 """Where photos were taken: the matches of each, their positions, and how sure the first is."""
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from vpr.data.places import PlacePhotos, zone_of
+from vpr.data.places import PlacePhotos
 from vpr.data.positions import to_degrees
 from vpr.search.database import DatabaseIndex
 
@@ -68,14 +69,28 @@ class Located:
 
 
 def locate(
-    descriptors, files: list[Path], index: DatabaseIndex, database: PlacePhotos, options: argparse.Namespace
+    descriptors: torch.Tensor,
+    files: Sequence[Path],
+    index: DatabaseIndex,
+    database: PlacePhotos,
+    top: int = 5,
+    zone: str | None = None,
 ) -> tuple[list[Located], np.ndarray]:
-    """The matches of described photos [M, dim], and the database indices [M, at most LOOKED_AT] of all looked at."""
-    places, zone = database.places, zone_of(database.places, options)
-    found, distances = index.search(descriptors, max(LOOKED_AT, options.top))
+    """The matches of described photos, and all hits that were looked at.
+
+    Args:
+        descriptors: [M, dim], of `files`.
+        top: how many matches of each.
+        zone: UTM zone of the database's metres; None if unknown.
+
+    Returns:
+        a photo with its matches for each file, and database indices int64 [M, at most LOOKED_AT or `top`].
+    """
+    places = database.places
+    found, distances = index.search(descriptors, max(LOOKED_AT, top))
     located = []
     for file, hits, apart in zip(files, found, distances, strict=True):
-        shown = [n for n in range(min(options.top, len(hits))) if hits[n] >= 0]
+        shown = [n for n in range(min(top, len(hits))) if hits[n] >= 0]
         matches = [
             _match(places.database_names[hits[n]], apart[n], places.database_positions[hits[n]], zone) for n in shown
         ]

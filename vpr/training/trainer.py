@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vpr.artifacts.runs import save_checkpoint
+from vpr.cli.specs import places_spec
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.memory import out_of_memory_says, where_it_fits
@@ -105,7 +106,7 @@ def mine_block(
     """Describe the database and the block's queries with the model as it is, and choose tuples."""
     database_size = len(training.photos.database_files)
     photos = [*range(database_size), *(database_size + queries).tolist()]
-    descriptors, _ = describe(state.model, source, photos, options, device, f"{name}: descriptors")
+    descriptors, _ = describe(state.model, source, photos, options.cacheBatchSize, f"{name}: descriptors")
     if not processes.is_main():
         return processes.broadcast(None)
     descriptors = where_it_fits(descriptors, device)
@@ -124,7 +125,7 @@ def mine_block(
 
 def load_training_set(options: argparse.Namespace) -> TrainingSet:
     """The training split. Queries without a potential positive are left out, aloud."""
-    photos = load_places(options, "train")
+    photos = load_places(places_spec(options), "train")
     require_queries(photos)
     positives = photos.places.training_positives()
     usable = np.flatnonzero([len(indices) > 0 for indices in positives])
@@ -184,7 +185,7 @@ def train_block(
     Args:
         batches: the tuples of each batch of queries, at least one each.
     """
-    describer = processes.in_parallel(BatchDescriber(state.model.train(), device))
+    describer = processes.in_parallel(BatchDescriber(state.model.train()))
     # A process without a tuple takes the first: all have to take part in every step.
     shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
     wanted = [photos_of_tuples(share, database_size) for share in shares]
@@ -207,13 +208,13 @@ def train_block(
 class BatchDescriber(torch.nn.Module):
     """`describe_batch` as a module with one forward for a step, as DistributedDataParallel wants it."""
 
-    def __init__(self, model: PlaceModel, device: torch.device):
+    def __init__(self, model: PlaceModel) -> None:
         super().__init__()
-        self.model, self.device = model, device
+        self.model = model
 
     def forward(self, batch: list) -> torch.Tensor:
         """Photos of a step by size -> their descriptors [B, descriptor_dim]."""
-        return describe_batch(self.model, batch, self.device)
+        return describe_batch(self.model, batch)
 
 
 def take_step(state: TrainingState, violation: torch.Tensor, violating: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from vpr.artifacts.model import load_model
+from vpr.cli.specs import places_spec, reading
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -59,19 +60,19 @@ def measure_split(
     """Recalls on a split, in every process, by --recallValues and SELECTED_BY; each query's outcome in process 0."""
     evaluation, outcomes = None, []
     recall_values = sorted({*options.recallValues, *SELECTED_BY})
-    descriptors = describe_split(model, photos, source, options, device)
+    descriptors = describe_split(model, photos, source, options.cacheBatchSize)
     if processes.is_main():
-        evaluation, answers = measure(descriptors, model, photos, recall_values, options)
+        evaluation, answers = measure(descriptors, model, photos, recall_values)
         outcomes = answers.outcomes
     return processes.broadcast(evaluation), outcomes
 
 
 def find_split(options: argparse.Namespace, split: str) -> tuple[PlacePhotos | None, str]:
     """A split with its photos, or None and what is missing."""
-    if not has_split(options, split):
+    if not has_split(places_spec(options), split):
         return None, f"no {split} spec"
     try:
-        photos = load_places(options, split)
+        photos = load_places(places_spec(options), split)
         require_queries(photos)
     except UserError as error:
         return None, f"no {split} split ({error})"
@@ -118,8 +119,8 @@ def _evaluate(
     model: PlaceModel, photos: PlacePhotos, source: Source | None, options: argparse.Namespace, device: torch.device
 ) -> Evaluation | None:
     """Recalls by --recallValues, in process 0. Without a source photos are read from their files."""
-    source = source or photos.reader(options.imageSize, options.threads, device)
-    descriptors = describe_split(model, photos, source, options, device)
+    source = source or photos.reader(reading(options, device))
+    descriptors = describe_split(model, photos, source, options.cacheBatchSize)
     if not processes.is_main():
         return None
-    return measure(descriptors, model, photos, options.recallValues, options)[0]
+    return measure(descriptors, model, photos, options.recallValues)[0]

@@ -1,5 +1,6 @@
 """VGG16 and AlexNet, cut after the last convolution: the layers of torchvision's `features`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ TRUNKS = {
 }
 
 
-def build_encoder(arch: str, channels: list[int] | None = None) -> nn.Sequential:
+def build_encoder(arch: str, channels: Sequence[int] | None = None) -> nn.Sequential:
     """The trunk without weights worth having: layers are those of torchvision's `features`, same indices.
 
     Args:
