@@ -112,14 +112,14 @@ def _weights(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     """Weights files of both backbones. Random ones take as long as real ones, and are as frozen."""
     import torch
 
-    from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+    from vpr.models.backbones.base import build_backbone
 
     files = {}
     for arch in ("alexnet", "vgg16"):
         files[arch] = getattr(options, arch) or str(folder / f"{arch}.pth")
         if not getattr(options, arch):
-            encoder = build_encoder(arch)
-            initialize_randomly(encoder, 0)
+            encoder = build_backbone(arch)
+            encoder.initialize(0)
             torch.save(encoder.state_dict(), files[arch])
     return files
 

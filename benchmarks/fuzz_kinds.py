@@ -18,7 +18,7 @@ import main
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec, places_spec
 from vpr.common.errors import UserError
-from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.models.backbones.base import build_backbone
 
 CPU = torch.device("cpu")
 FILTERS = [4, 6, 6, 6, 8]
@@ -69,8 +69,8 @@ def make_files(folder: Path) -> None:
     _write_spec(folder / "spec.mat")
     generator = torch.Generator().manual_seed(0)
     torch.save({f"features.{n}.weight": torch.rand(40, generator=generator) for n in range(3)}, folder / "trunk.pth")
-    alexnet = build_encoder("alexnet")
-    initialize_randomly(alexnet, 0)
+    alexnet = build_backbone("alexnet")
+    alexnet.initialize(0)
     torch.save(alexnet.state_dict(), folder / "alexnet.pth")
     with contextlib.redirect_stdout(io.StringIO()):
         _cached(folder)  # makes it

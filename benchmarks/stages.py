@@ -21,7 +21,7 @@ from vpr.cli.specs import model_spec
 from vpr.data.photos import decode
 from vpr.data.reader import PhotoReader, SizeGroup, in_batches
 from vpr.descriptors.describe import describe
-from vpr.evaluation.cost import trunk_gflop
+from vpr.models.flops import count_gflop
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.search.exact import nearest
 from vpr.training.mining import NO_PHOTO, MiningRules, mine
@@ -178,7 +178,7 @@ def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int
     )
     rate, alone_rate = count / whole.median, count / alone.median
     height, width = held.loaded[0][0].photo_size
-    gflop, _ = trunk_gflop(arch, None, height, width)
+    gflop = count_gflop(model.backbone, torch.empty(1, 3, height, width, device="meta"))
     limit = (
         f"{rate:.3g} images/s, the model alone {alone_rate:.3g}: {100 * rate / alone_rate:.0f} %; "
         f"{gflop:.3g} GFLOP an image: {alone_rate * gflop:.0f} GFLOP/s"

@@ -26,10 +26,10 @@ def trunk(bench: Bench, arch: str, size: tuple[int, int], batch: int) -> list[Ro
     }
     works = {name: _work(model, photos.to(bench.device)) for name, model in models.items()}
     plain = bench.model(options).to_device(bench.device, "fp32")
-    plain.fast = False
+    plain.backbone.fast = False
     plain.encoder.to(memory_format=torch.channels_last)
     works["fp32, channels last"] = _work(plain, photos.to(bench.device))
-    if models["fp32, as chosen here"].fast:
+    if models["fp32, as chosen here"].backbone.fast:
         works["fp32, NNPACK"] = _by_nnpack(bench, options, photos)
     timings = dict(
         zip(works, compare_all(list(works.values()), bench.repeats, synchronize=bench.synchronize), strict=True)

@@ -13,7 +13,7 @@ import torch
 
 import main
 from vpr.artifacts.runs import newest_run
-from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.models.backbones.base import build_backbone
 
 MAIN = Path(main.__file__)
 MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu"]
@@ -168,8 +168,8 @@ def test_damaged_centroids(trained, tiny_city, tmp_path, one_line_error):
 
 def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_error, capsys):
     """Pretrained weights, so that the seed changes the clusters alone."""
-    encoder = build_encoder("alexnet")
-    initialize_randomly(encoder, 0)
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
     torch.save(encoder.state_dict(), tmp_path / "w.pth")
     flags = [
         f"--root={tiny_places}", "--arch=alexnet", f"--weights={tmp_path / 'w.pth'}", "--num_clusters=4", "--threads=0",

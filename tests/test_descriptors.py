@@ -14,7 +14,7 @@ from vpr.common import memory
 from vpr.common.errors import UserError
 from vpr.data.reader import PhotoReader
 from vpr.descriptors import describe as descriptors
-from vpr.descriptors.describe import automatic_batch_size, bytes_per_photo, describe
+from vpr.descriptors.describe import automatic_batch_size, describe
 from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def test_weights_and_pooling_stay_in_float32():
 def test_frozen_features_are_told_from_photos_by_what_is_asked_not_by_their_type():
     """Features that happen to be bytes are features all the same."""
     model, _ = make("--precision=fp32")
-    model.first_trained = 10
+    model.backbone.first_trained = 10
     photos = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = model.frozen_features(photos)
@@ -119,13 +119,13 @@ def test_bytes_of_a_photo_are_those_of_the_largest_layer(name, bytes_each):
     # AlexNet's first layer: 3 channels of 64x96 in, 64 of 15x23 out; the output's ReLU reads and writes 64.
     # The photo itself is normalised in float32.
     largest = max(4 * 3 * 64 * 96, bytes_each * (3 * 64 * 96 + 64 * 15 * 23), bytes_each * 2 * 64 * 15 * 23)
-    assert bytes_per_photo(model, (64, 96)) == largest
+    assert model.bytes_per_image(64, 96) == largest
 
 
 def test_the_automatic_batch_is_as_large_as_memory_allows(photos, monkeypatch):
     model, _ = make()
     reader = PhotoReader(photos, None, 0)
-    each = bytes_per_photo(model, (64, 96))
+    each = model.bytes_per_image(64, 96)
     for available, wanted in ((4 * 10 * each, 10), (1, 1), (1 << 60, min(256, (1 << 30) // each))):
         monkeypatch.setattr(descriptors, "available_bytes", lambda available=available: available)
         assert automatic_batch_size(model, reader) == wanted
@@ -136,7 +136,7 @@ def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(photos, monkeypatc
     wanted, _ = described(photos, "--cacheBatchSize=2")
     seen, forward = [], model.forward
     monkeypatch.setattr(model, "forward", lambda values: seen.append(len(values)) or forward(values))
-    each = bytes_per_photo(model, (64, 96))
+    each = model.bytes_per_image(64, 96)
     monkeypatch.setattr(descriptors, "available_bytes", lambda: 2 * 2 * each + each)  # half of it: 2 photos
     found, _ = describe(model, PhotoReader(photos, None, 0), range(6), options.cacheBatchSize, "test")
     assert seen == [2, 2, 1, 1]
@@ -147,7 +147,7 @@ def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(photos, monkeypatc
 
 def test_a_photo_for_which_memory_has_no_room_is_one_line_before_it_is_described(photos, monkeypatch):
     model, options = make()
-    each = bytes_per_photo(model, (64, 96))
+    each = model.bytes_per_image(64, 96)
     monkeypatch.setattr(descriptors, "available_bytes", lambda: each - 1)
     monkeypatch.setattr(model, "forward", lambda _: pytest.fail("the kernel would have killed us here"))
     with pytest.raises(UserError, match=r"96x64 pixels .* GB of memory are free: .*--imageSize"):

@@ -12,7 +12,7 @@ from netvlad import NetVLAD
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
-from vpr.evaluation.explanation import Explanation, explain, region_contributions, require_netvlad, soft_assignment
+from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling, region_contributions, soft_assignment
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
@@ -189,7 +189,7 @@ def test_models_without_clusters_are_refused(photos, tmp_path):
     nn.Module.__init__(exported)
     for model, found in ((pooled, "--pooling=max"), (exported, ".onnx")):
         for call in (
-            lambda model=model: require_netvlad(model),
+            lambda model=model: opened_at_pooling(model),
             lambda model=model: soft_assignment(model, photos[0]),
             lambda model=model: region_contributions(model, photos[0], torch.zeros(256)),
             lambda model=model: explain_pair(model, tmp_path / "none.jpg", tmp_path / "none.jpg", None, CPU),

@@ -17,7 +17,7 @@ from vpr.data.photos import decode
 from vpr.data.reader import PhotoReader, in_batches
 from vpr.descriptors.describe import describe_batch
 from vpr.descriptors.vocabulary import cluster, sample_places
-from vpr.models.backbones.cnn import build_encoder
+from vpr.models.backbones.base import build_backbone
 from vpr.models.normalization import NORMALIZATIONS, normalization_of
 
 RANDOM = np.random.default_rng(0)
@@ -321,7 +321,7 @@ def test_interrupted_write_stays_an_interrupt(tmp_path):
 
 @pytest.mark.parametrize(("arch", "layers", "channels"), [("vgg16", 29, 512), ("alexnet", 11, 256)])
 def test_trunk_ends_with_the_last_convolution(arch, layers, channels):
-    encoder = build_encoder(arch)
+    encoder = build_backbone(arch)
     assert len(encoder) == layers
     assert isinstance(encoder[-1], nn.Conv2d) and encoder[-1].out_channels == channels
     with torch.device("meta"):

@@ -15,7 +15,7 @@ from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.compression import pruning
 from vpr.compression.pruning import filters_of, prune_trunk
-from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.models.backbones.base import build_backbone
 from vpr.modes import prune
 from vpr.training.trainer import load_training_set
 
@@ -24,8 +24,8 @@ pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package,
 
 @pytest.fixture
 def encoder():
-    encoder = build_encoder("alexnet")
-    initialize_randomly(encoder, 0)
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
     return encoder
 
 
@@ -39,7 +39,7 @@ def test_each_layer_loses_its_share_and_what_reads_it_follows(encoder, ratio, wa
     assert [len(filters) for filters in kept] == wanted
     assert filters_of(smaller) == wanted and filters_of(encoder) == [64, 192, 384, 256, 256]
     assert [layer.in_channels for layer in convolutions(smaller)] == [3, *wanted[:-1]]
-    rebuilt = build_encoder("alexnet", wanted)
+    rebuilt = build_backbone("alexnet", wanted)
     rebuilt.load_state_dict(smaller.state_dict())
     photos = torch.randn(2, 3, 80, 96)
     assert torch.equal(rebuilt(photos.clone()), smaller(photos.clone()))
@@ -202,13 +202,13 @@ def loaded(trained, precision):
 
 def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, monkeypatch):
     options, model = loaded(trained, "fp32")
-    model.first_trained = 10
+    model.backbone.first_trained = 10
     for layer in model.encoder[:10]:
         layer.requires_grad_(False)
     monkeypatch.setattr(prune, "triplet_violations", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pruning.accumulate_gradients(model, load_training_set(options), options, torch.device("cpu"))
-    assert model.first_trained == 10
+    assert model.backbone.first_trained == 10
     assert [value.requires_grad for value in model.encoder.parameters()] == [False] * 8 + [True] * 2
 
 
@@ -266,4 +266,4 @@ def test_pruning_without_the_package(trained, capsys, monkeypatch):
 
 def test_a_wrong_number_of_channels(capsys):
     with pytest.raises(UserError, match="5 convolutions"):
-        build_encoder("alexnet", [8, 8])
+        build_backbone("alexnet", [8, 8])

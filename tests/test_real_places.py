@@ -80,7 +80,7 @@ def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monk
     found["cache, small tiles"] = recalls(photos, model, options, cached)
     monkeypatch.undo()
     found["fast convolutions"] = recalls(photos, model, options)
-    model.fast = False
+    model.backbone.fast = False
     plain = recalls(photos, model, options)
     if places == "corridor":
         found["bf16"] = recalls(*off_the_shelf(places, "--precision=bf16"))

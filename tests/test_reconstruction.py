@@ -34,7 +34,7 @@ def small_model(channels, normalization, fast, pooling="avg"):
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.normal_(layer.bias, std=0.1)
-    model.fast = fast and model.to_device(torch.device("cpu"), "fp32").fast
+    model.backbone.fast = fast and model.to_device(torch.device("cpu"), "fp32").backbone.fast
     return model.eval()
 
 

@@ -21,7 +21,7 @@ from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
-from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
 
 EPOCHS, BLOCKS = 2, 2
@@ -333,8 +333,8 @@ def test_flags_that_change_how_a_resumed_run_ends_are_said(own_copy, capsys, typ
 def test_equal_trainings_by_two_threads_end_with_the_same_bits(tiny_places, tmp_path, precision):
     """Three processes of two threads each; tuples that share their photos, so that gradients of several add up."""
     torch.manual_seed(0)
-    encoder = build_encoder("alexnet")
-    initialize_randomly(encoder, 0)
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
     torch.save(encoder.state_dict(), tmp_path / "weights.pth")
     common = [
         sys.executable, str(MAIN), "--dataset=pittsburgh", f"--root={tiny_places}", "--arch=alexnet", "--threads=0",

@@ -15,7 +15,7 @@ from vpr.common.errors import UserError
 from vpr.data.places import load_places
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
-from vpr.models.backbones.cnn import build_encoder, initialize_randomly
+from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
 
 ALEXNET = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
@@ -31,8 +31,8 @@ def weights(tmp_path_factory):
     """Files of random weights: what is in a file counts as pretrained."""
     files = {}
     for arch in ("alexnet", "vgg16"):
-        encoder = build_encoder(arch)
-        initialize_randomly(encoder, 1)
+        encoder = build_backbone(arch)
+        encoder.initialize(1)
         files[arch] = tmp_path_factory.mktemp("weights") / f"{arch}.pth"
         torch.save(encoder.state_dict(), files[arch])
     return files
@@ -54,7 +54,7 @@ def trained_layers(model):
 def test_the_layer_named_and_those_after_it_are_trained(weights, arch, layers):
     for name in layers if arch == "alexnet" else ("conv1_1", "conv3_2", "conv4_1", "conv5_3"):
         model = build_model(model_spec(options_of(weights, arch, f"--trainFrom={name}")))
-        assert model.first_trained == layers[name]
+        assert model.backbone.first_trained == layers[name]
         assert trained_layers(model) == [place for place in layers.values() if place >= layers[name]]
 
 

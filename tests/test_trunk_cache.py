@@ -20,7 +20,7 @@ from vpr.data.reader import PhotoReader
 from vpr.descriptors import trunk_cache
 from vpr.descriptors.describe import describe, describe_batch
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
-from vpr.models.backbones.cnn import build_encoder
+from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ SIZES = [(64, 48), (64, 48), (80, 56), (48, 64), (64, 48)]  # width, height
 def weights(tmp_path_factory):
     """Weights of AlexNet in a file: with these its lower layers are frozen, as with pretrained ones."""
     torch.manual_seed(0)
-    encoder = build_encoder("alexnet")
+    encoder = build_backbone("alexnet")
     for layer in encoder:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)

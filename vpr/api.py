@@ -14,7 +14,6 @@ from vpr.common.device import choose_device
 from vpr.common.errors import UserError
 from vpr.data.reader import PhotoReader
 from vpr.descriptors.describe import describe
-from vpr.models.onnx_model import OnnxModel
 
 
 class PhotoDescriber(nn.Module):
@@ -82,7 +81,7 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     device = choose_device(options.device)
     finished = load_finished(options)
     model = finished.model.to_device(device, options.precision)
-    if isinstance(model, OnnxModel) and not whitened and model.dim != model.pooled_dim:
+    if not whitened and model.dim != model.pooled_dim:
         raise UserError(f"{checkpoint} holds its whitening inside: export the run with --noWhiten, or name the run")
     name = model.name
     return PhotoDescriber(model, name, device, options)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netvlad import NetVLAD
 from vpr.cli.flags import CLUSTER_FLAGS, DEFAULT_SEED
 from vpr.cli.options import command_line
 from vpr.cli.specs import places_spec
@@ -17,6 +16,7 @@ from vpr.common.provenance import open_hdf5, write_hdf5
 from vpr.data.places import has_split, training_set
 from vpr.models.normalization import normalization_of
 from vpr.models.place_model import PlaceModel
+from vpr.models.poolings.base import ClusterPooling
 from vpr.models.weights import weights_hash, weights_label
 
 ENDING = ".hdf5"
@@ -56,7 +56,7 @@ def recipe_for(options: argparse.Namespace, model: PlaceModel, dataset: str, dat
     return Recipe(
         arch=options.arch,
         weights=weights_label(options.arch, options.weights),
-        weights_hash=weights_hash(model.encoder),
+        weights_hash=weights_hash(model.backbone),
         normalization=normalization_of(options.arch, options.weights, options.normalization)[0],
         num_clusters=options.num_clusters,
         dataset=dataset,
@@ -118,7 +118,7 @@ def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.nda
 
 
 def init_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
-    """Start NetVLAD from the training set's centroids; other poolings have nothing to start.
+    """Start a pooling by clusters from the training set's centroids; other poolings have nothing to start.
 
     Returns:
         the centroids file's name, or 'none'.
@@ -126,7 +126,7 @@ def init_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
     Raises:
         UserError: the centroids are missing or made for something else.
     """
-    if not isinstance(model.pool, NetVLAD):
+    if not isinstance(model.pool, ClusterPooling):
         return "none"
     wanted = recipe_for(options, model, *_training_set(options))
     path = _existing(options, wanted)
@@ -137,7 +137,7 @@ def init_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
     if centroids.shape[1] != model.pool.centroids.shape[1]:
         raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={options.arch} gives "
                         f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
-    alpha = model.pool.init_params(torch.from_numpy(centroids), torch.from_numpy(descriptors))
+    alpha = model.pool.init_from(torch.from_numpy(centroids), torch.from_numpy(descriptors))
     say(f"centroids: {path}, alpha {alpha:.2f}")
     return path.name
 

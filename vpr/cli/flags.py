@@ -6,21 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from vpr.common.errors import UserError
+from vpr.models.backbones import BACKBONES
+from vpr.models.poolings import POOLINGS
 
-# The paper's VGG16 is Oxford's network, which torchvision calls IMAGENET1K_FEATURES.
-DEFAULT_WEIGHTS = {"vgg16": "IMAGENET1K_FEATURES", "alexnet": "IMAGENET1K_V1"}
 # The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
 DEFAULT_SEED = 123
-
-# A backbone's convolutions by the names of its paper; from the last block of VGG16, the last layer of AlexNet on
-# pretrained weights are trained unless --trainFrom says otherwise.
-LAYERS = {
-    "vgg16": tuple(
-        f"conv{block}_{number}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for number in range(1, count + 1)
-    ),
-    "alexnet": tuple(f"conv{number}" for number in range(1, 6)),
-}
-DEFAULT_TRAIN_FROM = {"vgg16": "conv5_1", "alexnet": "conv5"}
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
@@ -136,7 +126,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("cachePath", "cache", "folder of the trunk cache"),
     ],
     "model": [
-        Flag("arch", "vgg16", "backbone", {"choices": ("vgg16", "alexnet")}),
+        Flag("arch", "vgg16", "backbone", {"choices": tuple(BACKBONES)}),
         Flag("weights", None, "pretrained weights of the backbone: a torchvision name (DEFAULT, "
              "IMAGENET1K_V1, for vgg16 also IMAGENET1K_FEATURES), a .pth file, or none (default: vgg16 "
              "IMAGENET1K_FEATURES, the paper's; alexnet IMAGENET1K_V1)"),
@@ -145,7 +135,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("fromscratch", False, "random weights, all layers trained; the same as --weights=none", ON),
         Flag("channels", None, "filters of each convolution, as --mode=prune leaves them (default: the backbone's own)",
              {"nargs": "+", "type": whole_number(1), "metavar": "N"}),
-        Flag("pooling", "netvlad", "how local descriptors become one", {"choices": ("netvlad", "max", "avg")}),
+        Flag("pooling", "netvlad", "how local descriptors become one", {"choices": tuple(POOLINGS)}),
         Flag("num_clusters", 64, "clusters of NetVLAD (visual words)", {"type": whole_number(2)}),
         Flag("vladv2", False, "NetVLAD version 2: assignment by squared distance, with a bias", ON),
     ],

@@ -7,13 +7,10 @@ import argparse
 import shlex
 from pathlib import Path
 
-from vpr.artifacts.runs import FLAGS_FILE, newest_run, read_flags
+from vpr.artifacts.runs import FLAGS_FILE, check_flags, newest_run, read_flags
 from vpr.cli.flags import (
     AUTO_PRECISION,
     CARD_FLAGS,
-    DEFAULT_TRAIN_FROM,
-    DEFAULT_WEIGHTS,
-    LAYERS,
     MODEL_FLAGS,
     TRAINING_FLAGS,
     build_parser,
@@ -24,6 +21,7 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.data.catalogue import DATASETS
+from vpr.models.backbones import BACKBONES, default_train_from
 
 NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
@@ -144,9 +142,10 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
 
         _refuse_for_exported(run, given)
         stored, kept = card_of(run)["flags"], {*CARD_FLAGS}
+        check_flags(stored, f"the card of {run}")
     else:
         stored, kept = read_flags(run), {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
-        if stored["arch"] in LAYERS:
+        if stored["arch"] in BACKBONES:
             stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
         if defaults["mode"] == "train" and stored.get("precision") == "auto":
             stored = {**stored, "precision": stored.get(AUTO_PRECISION, "auto")}
@@ -200,7 +199,7 @@ def _fill_in(merged: dict) -> dict:
     filled = dict(merged)
     toy = filled["dataset"] == "toy"
     filled["root"] = filled["root"] or str(default_root() / "toy_city" if toy else default_root())
-    filled["weights"] = filled["weights"] or DEFAULT_WEIGHTS[filled["arch"]]
+    filled["weights"] = filled["weights"] or BACKBONES[filled["arch"]].weights
     filled["fromscratch"] = filled["weights"] == "none"
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
     filled["trainFrom"] = train_from(filled)
@@ -230,11 +229,9 @@ def train_from(flags: dict) -> str:
     Raises:
         UserError: the backbone has no such layer.
     """
-    layers, named = LAYERS[flags["arch"]], flags.get("trainFrom")
+    layers, named = BACKBONES[flags["arch"]].layers, flags.get("trainFrom")
     if named is None:
-        # A pruned trunk is trained as a whole: it has lost filters everywhere.
-        everything = flags.get("fromscratch") or flags.get("channels") is not None
-        return layers[0] if everything else DEFAULT_TRAIN_FROM[flags["arch"]]
+        return default_train_from(flags["arch"], bool(flags.get("fromscratch")), flags.get("channels") is not None)
     if named not in layers:
         raise UserError(f"--trainFrom={named} is no layer of {flags['arch']}: choose from {', '.join(layers)}")
     return named

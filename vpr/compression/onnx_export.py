@@ -18,9 +18,8 @@ from vpr.common.files import read_json
 from vpr.common.progress import track
 from vpr.common.provenance import NOTE, seal_onnx
 from vpr.data.places import load_places
-from vpr.evaluation.cost import parameter_count
 from vpr.models.card import FORMAT, INSTALL
-from vpr.models.onnx_model import PlainPlaceModel
+from vpr.models.place_model import PlainPlaceModel
 from vpr.models.weights import weights_label
 
 CALIBRATION_PHOTOS = 64
@@ -73,7 +72,8 @@ def to_float16(path: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast"]  # the head's
+    # The pooling head's.
+    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
 
 
@@ -90,7 +90,7 @@ def model_card(options: argparse.Namespace, finished: LoadedModel, kind: str) ->
         "dimension": finished.model.dim,
         "pooled_dimension": finished.model.pooled_dim,
         "smallest_side": finished.model.smallest_side,
-        "parameters": parameter_count(finished.model),
+        "parameters": finished.model.parameter_count,
         "precision": kind,
         "source": finished.source,
         "flags": flags,

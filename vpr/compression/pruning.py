@@ -12,14 +12,14 @@ import copy
 import torch
 from torch import nn
 
-from netvlad import NetVLAD
 from vpr.cli.specs import reading
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.compression.reconstruction import whole_trunk_trained
 from vpr.descriptors.describe import describe_batch
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
+from vpr.models.backbones.base import Backbone
 from vpr.models.place_model import PlaceModel
+from vpr.models.poolings.base import ClusterPooling
 from vpr.training import trainer
 from vpr.training.losses import select_rows, triplet_violations
 from vpr.training.mining import batches_of_queries
@@ -60,8 +60,8 @@ def accumulate_gradients(
         raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
     batches = batches_of_queries(queries, tuples, options.batchSize)
     wanted = [photos_of_tuples(batch, len(training.photos.database_files)) for batch in batches]
-    weights, scale = list(model.encoder.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
-    with whole_trunk_trained(model), Progress("pruning: gradients", len(tuples), "tuples") as progress:
+    weights, scale = list(model.backbone.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
+    with model.backbone.wholly_trained(), Progress("pruning: gradients", len(tuples), "tuples") as progress:
         loaded = reader.batches([photos for photos, *_ in wanted])
         for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
             descriptors = describe_batch(model, photos)
@@ -75,17 +75,19 @@ def accumulate_gradients(
             progress.advance(len(batch))
 
 
-def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> tuple[nn.Sequential, list[torch.Tensor]]:
+def prune_trunk(encoder: Backbone, ratio: float, importance: str) -> tuple[Backbone, list[torch.Tensor]]:
     """A copy of a trunk without the share `ratio` of each convolution's filters, and the indices of those kept.
 
     Args:
         importance: taylor, from the gradients in its weights, or magnitude.
 
     Raises:
-        UserError: nothing is left of a layer.
+        UserError: nothing is left of a layer, or the backbone's filters cannot be dropped.
     """
     import torch_pruning
 
+    if not encoder.prunable():
+        raise UserError("--mode=prune cannot drop filters of this backbone: prune vgg16 or alexnet")
     fewest = min(filters_of(encoder))
     if round(fewest * (1 - ratio)) < FILTERS_TOGETHER:
         raise UserError(
@@ -115,16 +117,16 @@ def prune_trunk(encoder: nn.Sequential, ratio: float, importance: str) -> tuple[
     return smaller, kept
 
 
-def filters_of(encoder: nn.Sequential) -> list[int]:
+def filters_of(encoder: Backbone) -> list[int]:
     """How many filters each convolution has."""
-    return [layer.out_channels for layer in encoder if isinstance(layer, nn.Conv2d)]
+    return [layer.out_channels for layer in encoder.prunable()]
 
 
 def recluster(
     model: PlaceModel, training: trainer.TrainingSet, options: argparse.Namespace, device: torch.device
 ) -> None:
     """Cluster the pruned trunk's local descriptors: other channels want other centres and another alpha."""
-    if not isinstance(model.pool, NetVLAD):
+    if not isinstance(model.pool, ClusterPooling):
         return
     photos = training.photos
     descriptors = sample_local_descriptors(
@@ -132,5 +134,5 @@ def recluster(
         photos.places.name, at_least=options.num_clusters,
     )  # fmt: skip
     centroids = cluster(descriptors, options.num_clusters, options.seed)
-    alpha = model.pool.init_params(*(torch.from_numpy(rows).to(device) for rows in (centroids, descriptors)))
+    alpha = model.pool.init_from(*(torch.from_numpy(rows).to(device) for rows in (centroids, descriptors)))
     say(f"{options.num_clusters} new clusters, alpha {alpha:.2f}")

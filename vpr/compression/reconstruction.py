@@ -6,7 +6,6 @@ section 3.1, without its choice of filters). Then all layers together, by gradie
 descriptors are distilled into them (Hinton et al., arXiv:1503.02531; of features, Romero et al., ICLR 2015).
 """
 
-import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from netvlad import NetVLAD
 from vpr.common.progress import Progress
 from vpr.descriptors.describe import Source
 from vpr.descriptors.vocabulary import DESCRIPTORS_PER_PHOTO
-from vpr.models.nnpack import run_layers
 from vpr.models.place_model import PlaceModel
 from vpr.training.state import build_scaler
 
@@ -37,15 +34,15 @@ def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tenso
         kept: for each convolution the indices of the original's filters that are left.
     """
     photos = np.random.default_rng(seed).permutation(len(source.files))[:PHOTOS].tolist()
-    convolutions = [number for number, layer in enumerate(pruned.encoder) if isinstance(layer, nn.Conv2d)]
+    convolutions = [number for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
     with Progress("refitting filters", len(convolutions) * len(photos)) as progress:
         for number, filters in zip(convolutions, kept, strict=True):
             sums, chosen = None, torch.Generator().manual_seed(seed)
             for values in _photos_one_by_one(source, photos):
-                inputs, wanted = _examples(pruned, original, values.to(pruned.mean.device), number, chosen)
+                inputs, wanted = _examples(pruned, original, values.to(pruned.device), number, chosen)
                 sums = _add(sums, inputs, wanted[:, filters.to(wanted.device)])
                 progress.advance(1)
-            refit(pruned.encoder[number], *sums)
+            refit(convolution_of(pruned, number), *sums)
 
 
 def distill(
@@ -64,10 +61,10 @@ def distill(
     random, count = np.random.default_rng(seed), len(source.files)
     order = np.concatenate([random.permutation(count) for _ in range(-(-photos // count))])[:photos].tolist()
     batches = [order[start : start + PHOTOS_PER_STEP] for start in range(0, photos, PHOTOS_PER_STEP)]
-    optimizer = torch.optim.Adam(pruned.encoder.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(pruned.backbone.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     scaler = build_scaler(pruned)
-    with whole_trunk_trained(pruned), Progress("distilling", photos) as progress:
+    with pruned.backbone.wholly_trained(), Progress("distilling", photos) as progress:
         for batch, groups in zip(batches, source.batches(batches), strict=True):
             distance = sum(_distance(pruned, original, filters, group.values) for group in groups)
             optimizer.zero_grad()
@@ -79,27 +76,20 @@ def distill(
     pruned.zero_grad()
 
 
-@contextlib.contextmanager
-def whole_trunk_trained(model: PlaceModel) -> Iterator[None]:
-    """All layers of the trunk take part in gradients until the context ends."""
-    first_trained, required = model.first_trained, [value.requires_grad for value in model.encoder.parameters()]
-    model.first_trained = 0
-    model.encoder.requires_grad_(True)
-    try:
-        yield
-    finally:
-        model.first_trained = first_trained
-        for value, before in zip(model.encoder.parameters(), required, strict=True):
-            value.requires_grad_(before)
+def convolution_of(model: PlaceModel, number: int) -> nn.Conv2d:
+    """The stage of that number of a backbone, where it is a convolution."""
+    layer = model.backbone[number]
+    assert isinstance(layer, nn.Conv2d)
+    return layer
 
 
 def _distance(pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
     """Squared distance of both models' local descriptors, the mean over places, the sum over photos."""
-    photos = photos.to(pruned.mean.device, non_blocking=True)
+    photos = photos.to(pruned.device, non_blocking=True)
     with torch.no_grad():
         wanted = original.local_descriptors(photos)[:, filters.to(photos.device)]  # [B, D, h, w]
     found = pruned.local_descriptors(photos)
-    if isinstance(pruned.pool, NetVLAD):
+    if pruned.pool.normalizes_input:
         found, wanted = F.normalize(found, dim=1), F.normalize(wanted, dim=1)
     else:
         size = wanted.square().sum(dim=1).mean().sqrt()
@@ -122,10 +112,10 @@ def _examples(
     Returns:
         inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original].
     """
-    layer = pruned.encoder[number]
-    with pruned.trunk():
-        features = run_layers(pruned.encoder[:number], pruned.normalized(photo), pruned.fast)
-        wanted = run_layers(original.encoder[: number + 1], original.normalized(photo), original.fast)
+    layer = convolution_of(pruned, number)
+    with pruned.autocast():
+        features = pruned.backbone.run(pruned.normalized(photo), stop=number)
+        wanted = original.backbone.run(original.normalized(photo), stop=number + 1)
     wanted = wanted[0].flatten(1).T  # [h * w, filters]
     places = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_PHOTO].to(wanted.device)
     rows, columns = layer.padding

@@ -1,6 +1,5 @@
 """Stage 3, descriptors: photos -> one descriptor each."""
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,10 +12,11 @@ from vpr.common.memory import available_bytes, out_of_memory_says
 from vpr.common.progress import Progress, say
 from vpr.data.photos import photo_size
 from vpr.data.reader import PhotoReader, SizeGroup, in_batches
-from vpr.models.place_model import PlaceModel, require_size
+from vpr.models.describer import Describer
 
 LARGEST_AUTOMATIC_BATCH = 256
 AUTOMATIC_BATCH_BYTES_CPU = 1 << 30  # more gains nothing there
+AUTOMATIC_BATCH_OF_UNKNOWN = 8  # of a model that does not know what an image takes inside
 
 
 class Source(Protocol):
@@ -34,8 +34,8 @@ class Source(Protocol):
         """The photos of each batch of indices, in order, as lists of `SizeGroup`."""
 
 
-def describe_batch(model: PlaceModel, batch: list[SizeGroup]) -> torch.Tensor:
-    """Descriptors [B, descriptor_dim] of a batch, in the batch's order whatever sizes it mixes."""
+def describe_batch(model: Describer, batch: list[SizeGroup]) -> torch.Tensor:
+    """Descriptors [B, dim] of a batch, in the batch's order whatever sizes it mixes."""
     device = model.device
     parts = [
         (model.describe_features if group.frozen else model)(group.values.to(device, non_blocking=True))
@@ -47,7 +47,7 @@ def describe_batch(model: PlaceModel, batch: list[SizeGroup]) -> torch.Tensor:
 
 @torch.no_grad()
 def describe(
-    model: PlaceModel,
+    model: Describer,
     source: Source,
     indices: Sequence[int],
     batch_size: int = 24,
@@ -62,7 +62,7 @@ def describe(
         label: of the progress bar.
 
     Returns:
-        float16 [N, descriptor_dim] on the CPU (complete in process 0 only), and the (height, width) in
+        float16 [N, dim] on the CPU (complete in process 0 only), and the (height, width) in
         pixels that photos had. Float16 moves a squared distance between descriptors of length 1 by
         some 1e-6 and halves the memory.
 
@@ -93,26 +93,27 @@ def require_finite(descriptors: torch.Tensor) -> None:
         raise UserError("the model gives descriptors that are not finite: training diverged; lower --lr")
 
 
-def automatic_batch_size(model: PlaceModel, source: Source) -> int:
+def automatic_batch_size(model: Describer, source: Source) -> int:
     """How many photos of the first photo's size fit into memory at once (--cacheBatchSize=0).
 
     The same in all processes, as their shares are counted in batches: what the one with the least room takes.
     """
     if not isinstance(source, PhotoReader):  # frozen features are small
         return 64
-    if not isinstance(model, PlaceModel):  # an exported model: what it takes inside is not known
-        return 8
-    size = source.size or photo_size(source.files[0])
+    height, width = source.size or photo_size(source.files[0])
+    each = model.bytes_per_image(height, width)
+    if each is None:
+        return AUTOMATIC_BATCH_OF_UNKNOWN
     if model.device.type == "cuda":
         budget = torch.cuda.mem_get_info(model.device)[0] // 2
     else:
         budget = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU)
-    count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // bytes_per_photo(model, size))))
+    count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // each)))
     say(f"{count} photos at once")
     return count
 
 
-def that_fit(batches: Iterable[list[SizeGroup]], model: PlaceModel) -> Iterator[list[SizeGroup]]:
+def that_fit(batches: Iterable[list[SizeGroup]], model: Describer) -> Iterator[list[SizeGroup]]:
     """The batches, with groups of photos cut to what main memory holds beside the model at once.
 
     A processor's memory ends without an error that could be caught: the kernel kills the process. Half of what is
@@ -122,7 +123,7 @@ def that_fit(batches: Iterable[list[SizeGroup]], model: PlaceModel) -> Iterator[
     Raises:
         UserError: there is no room for a single photo.
     """
-    if model.device.type != "cpu" or not isinstance(model, PlaceModel):
+    if model.device.type != "cpu":
         yield from batches
         return
     at_once: dict[tuple[int, int], int] = {}
@@ -139,14 +140,16 @@ def that_fit(batches: Iterable[list[SizeGroup]], model: PlaceModel) -> Iterator[
         yield parts
 
 
-def photos_that_fit(model: PlaceModel, size: tuple[int, int], wanted: int) -> int:
+def photos_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
     """How many photos of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
 
     Raises:
         UserError: not one.
     """
     shown = f"{size[1]}x{size[0]} pixels"
-    each, free = bytes_per_photo(model, size), available_bytes() // processes.local_world()
+    each, free = model.bytes_per_image(*size), available_bytes() // processes.local_world()
+    if each is None:  # nothing can be reckoned: an exported model reports for itself
+        return wanted
     if each > free:
         raise UserError(
             f"a photo of {shown} takes {each / 1e9:.1f} GB in the trunk, {free / 1e9:.1f} GB of "
@@ -156,22 +159,6 @@ def photos_that_fit(model: PlaceModel, size: tuple[int, int], wanted: int) -> in
     if count < wanted:
         say(f"memory holds {count} photos of {shown} at once, not {wanted}: --imageSize resizes them")
     return count
-
-
-def bytes_per_photo(model: PlaceModel, size: Sequence[int]) -> int:
-    """Memory that a photo of (height, width) pixels takes in the trunk: the largest input and output of a layer.
-
-    Raises:
-        UserError: the photo is too small for the trunk.
-    """
-    features = torch.empty(1, 3, *size, device="meta")
-    require_size(features, model.smallest_side)
-    largest = 4 * features.numel()
-    for layer in copy.deepcopy(model.encoder).to("meta"):
-        output = layer(features)
-        largest = max(largest, (features.numel() + output.numel()) * model.dtype.itemsize)
-        features = output
-    return largest
 
 
 def describe_sizes(sizes: set[tuple[int, int]], resized: bool, query_longest_side: int | None = None) -> str:

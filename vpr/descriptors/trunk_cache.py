@@ -118,9 +118,11 @@ def cached_source(
         folder: of the cache's file.
         batch_size: photos at once; 0: as many as memory holds.
     """
-    if model.first_trained == 0 or where == "off":
+    if model.backbone.first_trained == 0 or where == "off":
         return reader
-    source = FrozenFeatures(reader.files, *_sizes_and_shapes(reader, model), model.layout, model.device, reader.size)
+    source = FrozenFeatures(
+        reader.files, *_sizes_and_shapes(reader, model), model.backbone.layout, model.device, reader.size
+    )
     kind = processes.broadcast(_memory_or_disk(source, where))
     path, wanted = folder / f"trunk_{model.spec.arch}_{name}.float16", {}
     if kind == "disk":
@@ -162,7 +164,7 @@ def _sizes_and_shapes(reader: PhotoReader, model: PlaceModel) -> tuple[np.ndarra
         photos = track(range(len(reader.files)), "photo sizes", len(reader.files))
         sizes = np.array([reader.photo_size(index) for index in photos])
     distinct, which = np.unique(sizes, axis=0, return_inverse=True)
-    frozen = model.frozen_layers_without_data()
+    frozen = model.backbone.without_data().frozen
     photos = [torch.empty(1, 3, *size.tolist(), device="meta") for size in distinct]
     for photo in photos:
         require_size(photo, model.smallest_side)
@@ -178,7 +180,7 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
         files.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0{size}\n".encode())
     return {
         "format": FORMAT,
-        "weights": weights_hash(model.encoder[: model.first_trained]),
+        "weights": weights_hash(model.backbone.frozen),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "precision": precision_name(model.dtype),

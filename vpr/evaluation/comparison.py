@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from vpr.artifacts.model import LoadedModel, load_finished
+from vpr.artifacts.model import load_finished
 from vpr.cli.specs import reading
 from vpr.data.places import PlacePhotos
-from vpr.evaluation.cost import milliseconds_per_photo, model_gflop, parameter_count
+from vpr.evaluation.cost import milliseconds_per_photo
 from vpr.evaluation.evaluate import Evaluation, describe_split, measure
-from vpr.models.onnx_model import OnnxModel
 
 TIMED_PHOTOS = 20
 
@@ -49,20 +48,18 @@ def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, 
     descriptors = describe_split(model, photos, reader, options.cacheBatchSize)
     evaluation, answers = measure(descriptors, model, photos, options.recallValues)
     singles = _single_photos(photos, options)
-    on = model.device if isinstance(model, OnnxModel) else device
     with torch.no_grad():
-        milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(on)).cpu(), singles)
+        milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(model.device)).cpu(), singles)
     height, width = singles[0].shape[2:]
-    megabytes, parameters = _size(finished, options)
     return Row(
         name=label,
         evaluation=evaluation,
         curve=answers.curve,
-        megabytes=megabytes,
-        parameters=parameters,
-        gflop=model_gflop(options, finished, height, width),
+        megabytes=model.megabytes,
+        parameters=model.parameter_count,
+        gflop=model.gflop(height, width),
         milliseconds=milliseconds,
-        device=str(on),
+        device=str(model.device),
         path=str(Path(options.resume).resolve()),
     )
 
@@ -93,10 +90,3 @@ def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[tor
     )
     queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
     return [group.values for (group,) in reader.batches([[index] for index in queries])]
-
-
-def _size(finished: LoadedModel, options: argparse.Namespace) -> tuple[float, int]:
-    if isinstance(finished.model, OnnxModel):
-        return options.run.stat().st_size / 1e6, int(finished.model.card["parameters"])
-    count = parameter_count(finished.model)
-    return 4 * count / 1e6, count

@@ -10,15 +10,15 @@ whole. With these norms as they are, the cosine with another descriptor splits i
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 
-from netvlad import SMALLEST_NORM, NetVLAD
+from netvlad import SMALLEST_NORM
 from vpr.common.errors import UserError
 from vpr.data.photos import decode
-from vpr.models.onnx_model import OnnxModel
-from vpr.models.place_model import PlaceModel
+from vpr.models.describer import Describer, HasLocalDescriptors
+from vpr.models.poolings.base import ClusterPooling
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,25 @@ class Explanation:
     constant: float
 
 
-def require_netvlad(model: PlaceModel | OnnxModel) -> None:
-    """Raise a UserError if nothing can be explained of a model."""
-    if isinstance(model, OnnxModel):
+def opened_at_pooling(model: Describer) -> tuple[HasLocalDescriptors, ClusterPooling]:
+    """The model as one that shows what it pools, and its pooling.
+
+    Raises:
+        UserError: it is an exported model, or one without clusters.
+    """
+    if not hasattr(model, "local_descriptors"):
         raise UserError("--explain needs a run with NetVLAD, this is an exported .onnx model: give its run to --resume")
-    if not isinstance(model.pool, NetVLAD):
+    opened = cast(HasLocalDescriptors, model)
+    if not isinstance(opened.pool, ClusterPooling):
         raise UserError(
-            f"--explain needs a run with NetVLAD, this model has --pooling={model.pool.kind}: give another to --resume"
+            f"--explain needs a run with NetVLAD, this model has --pooling={opened.pool.label}: "
+            "give another to --resume"
         )
+    return opened, opened.pool
 
 
 @torch.no_grad()
-def soft_assignment(model: PlaceModel, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def soft_assignment(model: Describer, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Which cluster owns each region of a photo, and with what share.
 
     Args:
@@ -59,13 +66,13 @@ def soft_assignment(model: PlaceModel, photo: torch.Tensor) -> tuple[torch.Tenso
     Raises:
         UserError: the model has no clusters, or the photo is too small.
     """
-    require_netvlad(model)
-    return _owners(model.pool, model.local_descriptors(photo))
+    opened, pool = opened_at_pooling(model)
+    return _owners(pool, opened.local_descriptors(photo))
 
 
 @torch.no_grad()
 def region_contributions(
-    model: PlaceModel, photo: torch.Tensor, other_descriptor: torch.Tensor
+    model: Describer, photo: torch.Tensor, other_descriptor: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
     """What each region of a photo adds to the cosine similarity with another photo.
 
@@ -74,7 +81,7 @@ def region_contributions(
 
     Args:
         photo: uint8 [1, 3, H, W] on the model's device.
-        other_descriptor: [descriptor_dim] of length 1, the model's of the other photo.
+        other_descriptor: [dim] of length 1, the model's of the other photo.
 
     Returns:
         contributions float32 [h, w], and the constant that the mean of the whitening leaves (0 without one).
@@ -82,13 +89,13 @@ def region_contributions(
     Raises:
         UserError: the model has no clusters, or the photo is too small.
     """
-    require_netvlad(model)
-    return _contributions(model, model.local_descriptors(photo), other_descriptor)
+    opened, pool = opened_at_pooling(model)
+    return _contributions(opened, pool, opened.local_descriptors(photo), other_descriptor)
 
 
 @torch.no_grad()
 def explain(
-    model: PlaceModel,
+    model: Describer,
     query_file: Path,
     match_file: Path,
     size: tuple[int, int] | None,
@@ -99,47 +106,29 @@ def explain(
 
     Args and errors are those of `explain_pair`.
     """
-    require_netvlad(model)
+    opened, pool = opened_at_pooling(model)
     model.eval()
     features = [
-        model.local_descriptors(decode(file, size, longest_side)[None].to(device))
+        opened.local_descriptors(decode(file, size, longest_side)[None].to(device))
         for file, longest_side in ((query_file, query_longest_side), (match_file, None))
     ]  # each [1, D, h, w]
-    descriptors = [_describe(model, each) for each in features]
+    descriptors = [opened.pooled(each)[0] for each in features]
     return [
-        Explanation(*_owners(model.pool, own), *_contributions(model, own, other))
+        Explanation(*_owners(pool, own), *_contributions(opened, pool, own, other))
         for own, other in zip(features, reversed(descriptors), strict=True)
     ]
 
 
-def _describe(model: PlaceModel, features: torch.Tensor) -> torch.Tensor:
-    """Local descriptors [1, D, h, w] -> descriptor [descriptor_dim]."""
-    pooled = model.pool(features)
-    return (pooled if model.whitening is None else model.whitening(pooled))[0]
-
-
-def _assign(layer: NetVLAD, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Local descriptors [1, D, h, w] -> those that the layer sums up [D, P], and their shares [K, P]."""
-    (summed,) = features.flatten(2)  # [D, P]
-    if layer.normalize_input:
-        summed = F.normalize(summed, dim=0, eps=SMALLEST_NORM)
-    logits = layer.conv.weight.flatten(1) @ summed  # [K, P]
-    if layer.conv.bias is not None:
-        logits = logits + layer.conv.bias[:, None]
-    return summed, logits.softmax(dim=0)
-
-
-def _owners(layer: NetVLAD, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    _, shares = _assign(layer, features)
-    largest, cluster = shares.max(dim=0)  # [P]
+def _owners(layer: ClusterPooling, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    _, shares = layer.assign(features.flatten(2))  # [1, K, P]
+    largest, cluster = shares[0].max(dim=0)  # [P]
     return cluster.view(features.shape[2:]), largest.view(features.shape[2:])
 
 
 def _contributions(
-    model: PlaceModel, features: torch.Tensor, other_descriptor: torch.Tensor
+    model: HasLocalDescriptors, layer: ClusterPooling, features: torch.Tensor, other_descriptor: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    layer = model.pool
-    summed, shares = _assign(layer, features)
+    summed, shares = (each[0] for each in layer.assign(features.flatten(2)))  # [D, P], [K, P]
     residuals = shares @ summed.T - shares.sum(dim=1, keepdim=True) * layer.centroids  # [K, D]
     row_norms = torch.linalg.vector_norm(residuals, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [K, 1]
     rows = residuals / row_norms
@@ -151,7 +140,7 @@ def _contributions(
 
 
 def _before_whitening(
-    model: PlaceModel, pooled: torch.Tensor, other_descriptor: torch.Tensor
+    model: HasLocalDescriptors, pooled: torch.Tensor, other_descriptor: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
     """g [K * D] and a constant, with pooled . g + constant the similarity to the other descriptor.
 

@@ -2,8 +2,8 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
-from vpr.artifacts.runs import check_flags
 from vpr.common.errors import UserError
 from vpr.common.provenance import check_onnx, say_without_checksum
 
@@ -12,7 +12,7 @@ CARD = ("model", "dimension", "pooled_dimension", "smallest_side", "flags")  # w
 INSTALL = "python -m pip install -r requirements-deploy.txt"
 
 
-def _check(path: Path) -> bool:
+def is_sealed(path: Path) -> bool:
     """Whether an exported file has a checksum, which then is right."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: export a run with --mode=export")
@@ -20,7 +20,7 @@ def _check(path: Path) -> bool:
 
 
 def read_card(path: Path, metadata: dict[str, str], sealed: bool) -> dict:
-    """What an exported file says of itself.
+    """What an exported file says of itself; its flags are not checked here.
 
     Args:
         sealed: whether the file's checksum has been found right.
@@ -39,7 +39,8 @@ def read_card(path: Path, metadata: dict[str, str], sealed: bool) -> dict:
     if missing or (card.get("checksum") and not sealed):
         why = f"its card lacks {', '.join(sorted(missing))}" if missing else "its checksum is gone"
         raise UserError(f"{path} is damaged: {why}: export it again")
-    check_flags(card["flags"], f"the card of {path}")
+    if not isinstance(card["flags"], dict):
+        raise UserError(f"{path} is damaged: its flags are {card['flags']!r}: export it again")
     if not sealed:
         say_without_checksum(path)
     return card
@@ -51,8 +52,8 @@ def card_of(path: Path) -> dict:
     Raises:
         UserError: it is missing, damaged or of another program.
     """
-    onnx = _import("onnx")
-    sealed = _check(path)
+    onnx = import_optional("onnx")
+    sealed = is_sealed(path)
     try:
         metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     except Exception as error:
@@ -60,7 +61,12 @@ def card_of(path: Path) -> dict:
     return read_card(path, metadata, sealed)
 
 
-def _import(name: str):
+def import_optional(name: str) -> ModuleType:
+    """A module of requirements-deploy.txt.
+
+    Raises:
+        UserError: it is not installed.
+    """
     import importlib
 
     try:

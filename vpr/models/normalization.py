@@ -3,19 +3,27 @@
 from dataclasses import dataclass
 
 from vpr.common.files import is_file
-from vpr.models.weights import torchvision_entry
+from vpr.models.backbones.base import published
+
+Colour = tuple[float, float, float]  # R, G, B
 
 
 @dataclass(frozen=True)
 class Normalization:
     """What a network expects of its input: (pixel - mean) / std per channel R, G, B, pixels 0 to 255."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colour
+    std: Colour
 
 
-def _of_unit_range(mean: tuple, std: tuple) -> Normalization:
-    return Normalization(tuple(255 * value for value in mean), tuple(255 * value for value in std))
+def _of_unit_range(mean: Colour, std: Colour) -> Normalization:
+    """From the mean and standard deviation of pixels between 0 and 1."""
+    return Normalization(_times_255(mean), _times_255(std))
+
+
+def _times_255(colour: Colour) -> Colour:
+    red, green, blue = colour
+    return 255 * red, 255 * green, 255 * blue
 
 
 NORMALIZATIONS = {
@@ -34,7 +42,7 @@ def normalization_of(arch: str, weights: str, named: str | None) -> tuple[str, N
     if weights == "none" or is_file(weights):
         name = named or "torchvision"
         return name, NORMALIZATIONS[name]
-    mean_and_std = torchvision_entry(arch, weights).transforms()
-    values = _of_unit_range(tuple(mean_and_std.mean), tuple(mean_and_std.std))
+    found = published(arch, weights)
+    values = _of_unit_range(found.mean, found.std)
     name = next((name for name, known in NORMALIZATIONS.items() if known == values), "own")
     return name, values

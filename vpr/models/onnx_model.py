@@ -7,71 +7,32 @@ import hashlib
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from netvlad import SMALLEST_NORM, NetVLAD
 from vpr.common.errors import UserError
-from vpr.models.card import _check, _import, read_card
-from vpr.models.place_model import PlaceModel, require_size
+from vpr.models.card import import_optional, is_sealed, read_card
+from vpr.models.flops import count_gflop
+from vpr.models.place_model import PlaceModel, PlainPlaceModel, require_size
+from vpr.models.spec import ModelSpec
 
 GPU = "CUDAExecutionProvider"
 
 
-class PlainPlaceModel(nn.Module):
-    """A `PlaceModel` in plain operations, as exporters want it: uint8 [B, H, W, 3] -> [B, dim]."""
-
-    def __init__(self, model: PlaceModel):
-        super().__init__()
-        self.encoder, self.whitening = model.encoder, model.whitening
-        self.pool = PlainNetVLAD(model.pool) if isinstance(model.pool, NetVLAD) else model.pool
-        self.register_buffer("mean", model.mean)
-        self.register_buffer("scale", 1 / model.std)
-
-    def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """The whole way of a photo."""
-        values = (photos.permute(0, 3, 1, 2).float() - self.mean) * self.scale  # [B, 3, H, W]
-        descriptors = self.pool(self.encoder(values))
-        return descriptors if self.whitening is None else self.whitening(descriptors)
-
-
-class PlainNetVLAD(nn.Module):
-    """`NetVLAD` without a backward pass of its own: [B, D, H, W] -> [B, K * D]."""
-
-    def __init__(self, layer: NetVLAD):
-        super().__init__()
-        self.normalize_input = layer.normalize_input
-        self.register_buffer("weight", layer.conv.weight.detach().flatten(1))  # [K, D]
-        bias = torch.zeros(layer.num_clusters) if layer.conv.bias is None else layer.conv.bias.detach()
-        self.register_buffer("bias", bias[:, None])
-        self.register_buffer("centroids", layer.centroids.detach())
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Equation 4 and both normalisations."""
-        features = features.flatten(2)  # [B, D, P]
-        if self.normalize_input:
-            features = F.normalize(features, dim=1, eps=SMALLEST_NORM)
-        assignment = (self.weight @ features + self.bias).softmax(dim=1)  # [B, K, P]
-        residuals = assignment @ features.transpose(1, 2) - assignment.sum(dim=2)[:, :, None] * self.centroids
-        return F.normalize(F.normalize(residuals, dim=2).flatten(1), dim=1)
-
-
 class OnnxModel(nn.Module):
-    """An exported model where a `PlaceModel` is expected: uint8 [B, 3, H, W] -> float32 [B, dim].
+    """An exported model: uint8 [B, 3, H, W] -> float32 [B, dim]. Answers the protocol `Describer`.
 
     Attributes:
         card: what the file says of itself.
         file_digest: of the file, so that two models are told apart by what they hold, as others are.
-        device: on which ONNX Runtime computes: the CPU, before `place`.
+        device: on which ONNX Runtime computes: the CPU, before `to_device`.
     """
 
-    first_trained = 0
-    dtype = torch.float32
+    dtype = torch.float32  # of what goes in and comes out; what it computes in is the file's affair
 
     def __init__(self, path: Path):
         super().__init__()
-        runtime = _import("onnxruntime")
-        sealed = _check(path)
+        runtime = import_optional("onnxruntime")
+        sealed = is_sealed(path)
         try:
             options = runtime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
@@ -84,6 +45,7 @@ class OnnxModel(nn.Module):
         self.path = path
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
+        self.smallest_side = int(self.card["smallest_side"])
 
     @property
     def name(self) -> str:
@@ -100,21 +62,37 @@ class OnnxModel(nn.Module):
         """Of the file."""
         return self.path.stat().st_size / 1e6
 
+    def gflop(self, height: int, width: int) -> float:
+        """Arithmetic for one image of the model that was exported, whatever the number format; see `Describer`."""
+        with torch.device("meta"):
+            model = PlainPlaceModel(PlaceModel(ModelSpec.from_flags({"weights": "none", **self.card["flags"]})))
+        image = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
+        whitening = 2 * self.pooled_dim * self.dim if self.dim != self.pooled_dim else 0
+        return count_gflop(model, image) + whitening / 1e9
+
+    def bytes_per_image(self, height: int, width: int) -> None:
+        """What an image takes inside ONNX Runtime is not known."""
+        return None
+
+    def describe_features(self, features: torch.Tensor) -> torch.Tensor:
+        """An exported model has no frozen layers whose features could be kept."""
+        raise NotImplementedError("exported models describe images only")
+
     def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
-        if device.type == "cuda" and GPU in _import("onnxruntime").get_available_providers():
+        if device.type == "cuda" and GPU in import_optional("onnxruntime").get_available_providers():
             self.session.set_providers([GPU, "CPUExecutionProvider"], [{"device_id": device.index or 0}, {}])
         # Without the GPU's libraries ONNX Runtime falls back by itself: what it has taken is asked for.
         self.device = device if self.session.get_providers()[0] == GPU else torch.device("cpu")
         return self
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Describe photos.
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Describe images.
 
         Raises:
-            UserError: the photos are too small for the model.
+            UserError: the images are too small for the model.
         """
-        require_size(values, int(self.card["smallest_side"]))  # ONNX Runtime would crash
-        photos = values.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        (descriptors,) = self.session.run(None, {self.session.get_inputs()[0].name: photos})
-        return torch.from_numpy(descriptors).to(values.device)
+        require_size(images, self.smallest_side)  # ONNX Runtime would crash
+        pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        (descriptors,) = self.session.run(None, {self.session.get_inputs()[0].name: pixels})
+        return torch.from_numpy(descriptors).to(images.device)

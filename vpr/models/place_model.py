@@ -1,63 +1,59 @@
-"""The model: photos [B, 3, H, W] as bytes -> trunk -> pooling -> descriptors of length 1."""
-
-import copy
+"""The model: images [B, 3, H, W] as bytes -> backbone -> pooling -> whitening -> descriptors of length 1."""
 
 import torch
 from torch import nn
 
-from netvlad import NetVLAD
 from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError
-from vpr.models.backbones.cnn import TRUNKS, build_encoder, initialize_randomly, layer_index
-from vpr.models.nnpack import has_fast_convolutions, layout_for, run_layers
+from vpr.models.backbones.base import Backbone, build_backbone
+from vpr.models.flops import count_gflop, largest_step
 from vpr.models.normalization import normalization_of
-from vpr.models.poolings.max_avg import GlobalPooling
+from vpr.models.poolings.base import Pooling, build_pooling
 from vpr.models.spec import ModelSpec
 from vpr.models.weights import load_pretrained, weights_label
 from vpr.models.whitening import Whitening
 
 
 class PlaceModel(nn.Module):
-    """Describes photos.
+    """Describes images. Answers the protocol `Describer`.
 
     Attributes:
         spec: what it is.
-        encoder: the trunk; [B, 3, H, W] -> [B, D, h, w].
-        pool: NetVLAD or a global pooling; [B, D, h, w] -> [B, pooled_dim].
+        encoder: the backbone, by its name in checkpoints; [B, 3, H, W] -> [B, D, h, w].
+        pool: [B, D, h, w] -> [B, pooled_dim].
         whitening: [B, pooled_dim] -> [B, dim], or None.
-        first_trained: layers of the trunk below this one are frozen.
-        dtype: the format in which the trunk computes. Weights and pooling are float32 always.
-        fast: whether `vpr.convolution` does the trunk's convolutions.
+        dtype: number format in which the backbone computes. Weights and pooling are float32 always.
+        mean, std: [1, 3, 1, 1], of pixels from 0 to 255, as the backbone expects them.
     """
 
-    def __init__(self, spec: ModelSpec):
+    encoder: Backbone
+    pool: Pooling
+    whitening: Whitening | None
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        dim = spec.channels[-1] if spec.channels else TRUNKS[spec.arch].dim
-        self.smallest_side = TRUNKS[spec.arch].smallest_side
-        self.encoder = build_encoder(spec.arch, spec.channels)
-        if spec.pooling == "netvlad":
-            self.pool, self.pooled_dim = NetVLAD(spec.clusters, dim, spec.vladv2), spec.clusters * dim
-        else:
-            self.pool, self.pooled_dim = GlobalPooling(spec.pooling), dim
+        self.encoder = build_backbone(spec.arch, spec.channels)
+        self.pool = build_pooling(spec.pooling, self.encoder.dim, spec)
         self.whitening = None
         self.dtype = torch.float32
-        self.fast = False
-        self.first_trained = layer_index(self.encoder, spec.arch, spec.train_from) if spec.train_from else 0
         _, normalization = normalization_of(spec.arch, spec.weights, spec.normalization)
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-        for layer in self.encoder[: self.first_trained]:
-            layer.requires_grad_(False)
+        self.encoder.train_from(spec.first_trained)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone: [B, 3, H, W] -> [B, D, h, w]."""
+        return self.encoder
 
     @property
     def name(self) -> str:
-        """Backbone and weights, pooling, dimension, precision: what every recall is labelled with."""
+        """Backbone and weights, pooling, dimension, number format: what every recall is labelled with."""
         spec = self.spec
         normalization, _ = normalization_of(spec.arch, spec.weights, spec.normalization)
-        kind = spec.pooling
-        if kind == "netvlad":
-            kind = f"NetVLAD{' v2' if spec.vladv2 else ''} with {spec.clusters} clusters"
         weights = weights_label(spec.arch, spec.weights)
         if spec.channels:
             weights += f" pruned to {'-'.join(map(str, spec.channels))} filters"
@@ -65,7 +61,7 @@ class PlaceModel(nn.Module):
         if self.whitening is not None:
             dim = f"{self.pooled_dim}-D whitened to {dim}"
             dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
-        return f"{spec.arch} ({weights}, {normalization} input), {kind}, {dim}, {precision_name(self.dtype)}"
+        return f"{spec.arch} ({weights}, {normalization} input), {self.pool.label}, {dim}, {precision_name(self.dtype)}"
 
     @property
     def dim(self) -> int:
@@ -73,8 +69,18 @@ class PlaceModel(nn.Module):
         return self.pooled_dim if self.whitening is None else self.whitening.dim
 
     @property
+    def pooled_dim(self) -> int:
+        """Length of a descriptor before whitening."""
+        return self.pool.out_dim
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that an image must have in height and width."""
+        return self.backbone.smallest_side
+
+    @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where it computes."""
         return self.mean.device
 
     @property
@@ -87,63 +93,68 @@ class PlaceModel(nn.Module):
         """Of the numbers that the model stores, in float32."""
         return 4 * self.parameter_count / 1e6
 
+    def gflop(self, height: int, width: int) -> float:
+        """Arithmetic for one image as designed, whatever the number format; see `Describer`."""
+        return count_gflop(PlainPlaceModel(self), torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta"))
+
+    def bytes_per_image(self, height: int, width: int) -> int:
+        """Memory that an image takes in the backbone: the largest input and output of a layer.
+
+        Raises:
+            UserError: the image is too small for the backbone.
+        """
+        pixels = torch.empty(1, 3, height, width, device="meta")
+        require_size(pixels, self.smallest_side)
+        return max(4 * pixels.numel(), largest_step(self.backbone, pixels) * self.dtype.itemsize)
+
     def to_device(self, device: torch.device, precision: str) -> "PlaceModel":
         """Move to a device and compute there as --precision says."""
         self.dtype = compute_dtype(precision, device)
-        self.fast = has_fast_convolutions(device, self.dtype)
-        for layer in self.encoder:
-            layer.to(memory_format=layout_for([layer], self.fast))
+        self.backbone.set_up(device, self.dtype)
         return self.to(device)
 
-    @property
-    def layout(self) -> torch.memory_format:
-        """How photos and stored maps lie in memory. Photos come with channels last."""
-        return layout_for(self.encoder, self.fast)
+    def autocast(self) -> torch.autocast:
+        """The context in which the backbone computes: in `dtype`, from float32 weights."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def trunk(self) -> torch.autocast:
-        """The context in which layers of the trunk run: in `dtype`, from float32 weights."""
-        return torch.autocast(self.mean.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+    def normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> what the first layer takes, in `dtype`."""
+        images = images.contiguous(memory_format=self.backbone.layout)  # while they are bytes
+        return ((images.float() - self.mean) / self.std).to(self.dtype)
 
-    def frozen_features(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w].
+    def frozen_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w].
 
         Raises:
-            UserError: the photos are too small to leave a single local descriptor.
+            UserError: the images are too small to leave a single local descriptor.
         """
-        require_size(photos, self.smallest_side)
+        require_size(images, self.smallest_side)
+        first_trained = self.backbone.first_trained
         # The frozen part needs no graph: that saves most of the memory of a training step.
-        with self.trunk(), torch.set_grad_enabled(torch.is_grad_enabled() and self.first_trained == 0):
-            return run_layers(self.encoder[: self.first_trained], self.normalized(photos), self.fast)
-
-    def normalized(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W] -> what the first layer takes, in `dtype`."""
-        photos = photos.contiguous(memory_format=self.layout)  # while they are bytes
-        return ((photos.float() - self.mean) / self.std).to(self.dtype)
-
-    def frozen_layers_without_data(self) -> nn.Sequential:
-        """The frozen layers as shapes only, to ask what they make of a size."""
-        return copy.deepcopy(self.encoder[: self.first_trained]).to("meta")
-
-    def local_descriptors(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
-        return self.finish_features(self.frozen_features(photos))
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and first_trained == 0):
+            return self.backbone.run(self.normalized(images), stop=first_trained)
 
     def finish_features(self, features: torch.Tensor) -> torch.Tensor:
         """What `frozen_features` gave, in any float format, [B, C, h', w'] -> local descriptors [B, D, h, w]."""
-        with self.trunk():
-            return run_layers(self.encoder[self.first_trained :], features.to(self.dtype), self.fast).float()
+        with self.autocast():
+            return self.backbone.run(features.to(self.dtype), start=self.backbone.first_trained).float()
 
-    def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W] -> [B, dim] of length 1."""
-        return self._pooled(self.local_descriptors(photos))
+    def local_descriptors(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
+        return self.finish_features(self.frozen_features(images))
+
+    def pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:
+        """Local descriptors [B, D, h, w] -> [B, dim] of length 1."""
+        descriptors = self.pool(local_descriptors)
+        return descriptors if self.whitening is None else self.whitening(descriptors)
 
     def describe_features(self, features: torch.Tensor) -> torch.Tensor:
         """What `frozen_features` gave [B, C, h', w'] -> [B, dim] of length 1."""
-        return self._pooled(self.finish_features(features))
+        return self.pooled(self.finish_features(features))
 
-    def _pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:
-        descriptors = self.pool(local_descriptors)
-        return descriptors if self.whitening is None else self.whitening(descriptors)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> [B, dim] of length 1."""
+        return self.pooled(self.local_descriptors(images))
 
     def whiten(self, whitening: Whitening) -> None:
         """Add the last layer.
@@ -152,14 +163,36 @@ class PlaceModel(nn.Module):
             UserError: it is of other dimensions.
         """
         if whitening.mean.shape != (self.pooled_dim,):
-            raise UserError(f"the whitening is of {len(whitening.mean)}-D descriptors, these have {self.pooled_dim}: "
-                            "run --mode=whiten again")  # fmt: skip
+            raise UserError(
+                f"the whitening is of {len(whitening.mean)}-D descriptors, these have {self.pooled_dim}: "
+                "run --mode=whiten again"
+            )
         self.whitening = whitening
 
 
-def require_size(photos: torch.Tensor, smallest_side: int) -> None:
-    """Raise a UserError if photos [B, 3, H, W] are too small to leave a single local descriptor."""
-    height, width = photos.shape[2:]
+class PlainPlaceModel(nn.Module):
+    """A `PlaceModel` in plain operations, for exporters and for counting: uint8 [B, H, W, 3] -> [B, dim]."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, model: PlaceModel) -> None:
+        super().__init__()
+        self.encoder, self.whitening = model.encoder, model.whitening
+        self.pool = model.pool.plain()
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("scale", 1 / model.std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The whole way of an image."""
+        values = (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale  # [B, 3, H, W]
+        descriptors = self.pool(self.encoder(values))
+        return descriptors if self.whitening is None else self.whitening(descriptors)
+
+
+def require_size(images: torch.Tensor, smallest_side: int) -> None:
+    """Raise a UserError if images [B, 3, H, W] are too small to leave a single local descriptor."""
+    height, width = images.shape[2:]
     if min(height, width) < smallest_side:
         raise UserError(
             f"a photo is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
@@ -180,7 +213,7 @@ def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
     if not pretrained:
         return model
     if spec.from_scratch:
-        initialize_randomly(model.encoder, spec.seed)
+        model.backbone.initialize(spec.seed)
     else:
-        load_pretrained(model.encoder, spec.arch, spec.weights)
+        load_pretrained(model.backbone, spec.arch, spec.weights)
     return model

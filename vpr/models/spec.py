@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vpr.models.backbones import default_train_from
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -34,6 +36,11 @@ class ModelSpec:
     def from_scratch(self) -> bool:
         """Whether training starts from random weights."""
         return self.weights == "none"
+
+    @property
+    def first_trained(self) -> str:
+        """The first layer that is trained, by name."""
+        return self.train_from or default_train_from(self.arch, self.from_scratch, self.channels is not None)
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, object]) -> "ModelSpec":

@@ -11,11 +11,12 @@ from vpr.common.progress import say
 from vpr.data.places import load_places, training_set
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import build_model
+from vpr.models.poolings import POOLINGS
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the centroids file that train and test look for."""
-    if options.pooling != "netvlad":
+    if not POOLINGS[options.pooling].clusters:
         raise UserError(f"--pooling={options.pooling} has no clusters: train and test it without --mode=cluster")
     device = choose_device(options.device)
     say(device_line(device))

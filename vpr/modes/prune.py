@@ -14,7 +14,6 @@ import torch
 
 from vpr.artifacts.model import load_model
 from vpr.artifacts.runs import create_run
-from vpr.cli.flags import LAYERS
 from vpr.cli.specs import model_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -22,6 +21,7 @@ from vpr.common.progress import say
 from vpr.compression.pruning import accumulate_gradients, filters_of, prune_trunk, recluster
 from vpr.compression.reconstruction import distill, reconstruct
 from vpr.data.places import PlacePhotos
+from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
 from vpr.models.place_model import build_model
 from vpr.modes import train
@@ -46,11 +46,14 @@ def run(options: argparse.Namespace) -> None:
     model.to_device(device, options.precision)
     if options.importance == "taylor":
         accumulate_gradients(model, training, options, device)
-    encoder, kept = prune_trunk(model.encoder, options.pruneRatio, options.importance)
-    changed = {"channels": filters_of(encoder), "trainFrom": options.given.get("trainFrom", LAYERS[options.arch][0])}
+    encoder, kept = prune_trunk(model.backbone, options.pruneRatio, options.importance)
+    changed = {
+        "channels": filters_of(encoder),
+        "trainFrom": options.given.get("trainFrom", BACKBONES[options.arch].layers[0]),
+    }
     smaller = argparse.Namespace(**{**vars(options), **changed})
     pruned = build_model(model_spec(smaller), pretrained=False)
-    pruned.encoder.load_state_dict(encoder.state_dict())
+    pruned.backbone.load_state_dict(encoder.state_dict())
     pruned.to_device(device, options.precision)
     reader = reading(options, device).of(training.photos.files)
     reconstruct(pruned, model, kept, reader, options.seed)
@@ -64,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         Path(options.runsPath), options.arch, f"{options.pooling}_pruned", run_flags(smaller, pruned),
         options.savePath, state.checkpoint(smaller), best=True,
     )  # fmt: skip
-    before, after = (sum(value.numel() for value in part.parameters()) for part in (model.encoder, encoder))
+    before, after = (sum(value.numel() for value in part.parameters()) for part in (model.backbone, encoder))
     say(f"{pruned.name}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
     say(f"run: {folder}")
     if "nEpochs" in options.given:

@@ -16,7 +16,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlacePhotos, load_places, require_queries
 from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measure_index, record
-from vpr.evaluation.explanation import require_netvlad
+from vpr.evaluation.explanation import opened_at_pooling
 from vpr.evaluation.recall import recall_line
 from vpr.models.place_model import PlaceModel
 from vpr.report.write import write_pictures
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     finished = load_finished(options)
     model, source = finished.model.to_device(device, options.precision), finished.source
     if options.explain:
-        require_netvlad(model)
+        opened_at_pooling(model)
     descriptors = _load_or_describe(model, photos, options, device)
     if not processes.is_main():
         return

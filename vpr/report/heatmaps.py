@@ -8,8 +8,8 @@ from PIL import Image, ImageOps
 
 from netvlad import SMALLEST_NORM
 from vpr.data.photos import read_photo
-from vpr.evaluation.explanation import Explanation, explain
-from vpr.models.place_model import PlaceModel
+from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling
+from vpr.models.describer import Describer
 from vpr.report.panels import CELL, NEUTRAL, captioned, in_a_row
 
 BRIGHTNESS = (1.0, 0.75, 0.5)  # in turn, since 64 hues alone are hard to tell apart
@@ -18,7 +18,7 @@ DIMMED = 0.7  # the grey photo's brightness, so that colours stand out
 
 
 def explain_pair(
-    model: PlaceModel,
+    model: Describer,
     query_file: Path,
     match_file: Path,
     size: tuple[int, int] | None,
@@ -35,11 +35,12 @@ def explain_pair(
         UserError: the model has no clusters, or a photo cannot be decoded or is too small.
     """
     cells, files = [], (query_file, match_file)
+    clusters = opened_at_pooling(model)[1].num_clusters
     explanations = explain(model, *files, size, device, query_longest_side)
     for name, file, explanation in zip(("query", "match"), files, explanations, strict=True):
         grey = _grey(read_photo(file))
-        by_cluster = draw_clusters(grey, explanation.clusters, explanation.shares, model.pool.num_clusters)
-        captions = cluster_caption(name, explanation.clusters, model.pool.num_clusters)
+        by_cluster = draw_clusters(grey, explanation.clusters, explanation.shares, clusters)
+        captions = cluster_caption(name, explanation.clusters, clusters)
         cells.append(captioned(by_cluster, NEUTRAL, *captions))
         by_contribution = draw_contributions(grey, explanation.contributions)
         cells.append(captioned(by_contribution, NEUTRAL, *contribution_caption(explanation)))

@@ -1,23 +1,27 @@
 """What a training leaves to look at: metrics.csv, TensorBoard, console lines."""
 
-import contextlib
 import csv
 import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.processes import is_main
 from vpr.common.progress import say
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.outcomes import Outcome
+from vpr.report.panels import panel, stacked
 from vpr.report.plots import draw_training, recall_columns
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import torch
 
-
+PANELS = 3  # of the worst queries, for each validation
 METRICS_FILE, PLOT_FILE = "metrics.csv", "training.png"
 COLUMNS = (
     "epoch", "loss", "tuples", "violating_per_tuple", "learning_rate", "seconds", "images_per_second", "memory_mb",
@@ -57,7 +61,7 @@ class Metrics:
             writer.writerows({name: f"{value:g}" for name, value in row.items()} for row in self.rows)
 
 
-def peak_memory_mb(device) -> float:
+def peak_memory_mb(device: "torch.device") -> float:
     """The most memory held so far, in megabytes: on a GPU by tensors, else by this process."""
     if device.type == "cuda":
         import torch
@@ -68,69 +72,45 @@ def peak_memory_mb(device) -> float:
 
 
 class Board:
-    """Writes scalars and pictures into a run. Use as a context manager.
+    """TensorBoard's scalars and images of a run. They are a convenience: what cannot be written is said, once.
 
-    They are a convenience: a disk that fills loses them, aloud, and never hides the training's own error. They are
-    written at once, not by tensorboardX's thread, for which a full disk is the end and its queue then a trap.
+    Each is written and flushed at once. tensorboardX's SummaryWriter writes in a thread that a full disk ends, after
+    which its queue keeps the program from ending.
     """
 
     def __init__(self, run: Path, epoch: int):
-        """Open the board of `run`; what is of `epoch` and later, of an earlier try, is taken back."""
-        self.writer = None
-        if not is_main():
-            return
-        from tensorboardX.event_file_writer import EventsWriter
+        """Open the board of `run`; entries from `epoch` on, left by an interrupted run, are hidden."""
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        try:
-            self.writer = EventsWriter(str(run / "events"))
-        except OSError as error:
-            self._give_up(error)
+        self.run, self.writer, self.lost = run, None, not is_main()
         self._write(epoch, session_log=SessionLog(status=SessionLog.START))
-
-    def __enter__(self) -> "Board":
-        return self
 
     def add(self, name: str, value: float, epoch: int) -> None:
         """Write one scalar."""
-        if self.writer is not None:
-            from tensorboardX.summary import scalar
+        from tensorboardX.summary import scalar
 
-            self._write(epoch, summary=scalar(name, value))
+        self._write(epoch, summary=scalar(name, value))
 
-    def add_picture(self, name: str, picture: "Image.Image", epoch: int) -> None:
-        """Write one picture."""
-        if self.writer is not None:
-            import numpy as np
-            from tensorboardX.summary import image
+    def add_image(self, name: str, image: Image.Image, epoch: int) -> None:
+        """Write one image."""
+        import numpy as np
+        from tensorboardX import summary
 
-            self._write(epoch, summary=image(name, np.asarray(picture), dataformats="HWC"))
+        self._write(epoch, summary=summary.image(name, np.asarray(image), dataformats="HWC"))
 
-    def __exit__(self, *_: object) -> None:
-        if self.writer is None:
+    def _write(self, epoch: int, **content: Any) -> None:
+        if self.lost:
             return
-        try:
-            self.writer.close()
-        except OSError as error:
-            self._give_up(error)
-
-    def _write(self, epoch: int, **content: object) -> None:
-        if self.writer is None:
-            return
+        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
 
         try:
+            self.writer = self.writer or EventsWriter(str(self.run / "events"))
             self.writer.write_event(Event(wall_time=time.time(), step=epoch, **content))
             self.writer.flush()
         except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        say(f"TensorBoard's scalars and pictures are given up: {error}")
-        if self.writer is not None:
-            with contextlib.suppress(OSError):
-                self.writer.close()
-            self.writer = None
+            self.lost = True
+            say(f"TensorBoard's scalars and pictures are given up: {error}")
 
 
 def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
@@ -143,3 +123,10 @@ def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
         f"{row['violating_per_tuple']:.1f} violating negatives each, learning rate {row['learning_rate']:g}, "
         f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )
+
+
+def show_worst(board: Board, photos: PlacePhotos, outcomes: list[Outcome], epoch: int) -> None:
+    """Show the worst queries of a validation with their first hits; nothing where there are no outcomes."""
+    worst = sorted(outcomes, key=lambda outcome: outcome.sort_key)[:PANELS]
+    if worst:
+        board.add_image("validation/worst", stacked([panel(photos, each) for each in worst]), epoch)

@@ -25,11 +25,41 @@ class TrainingTuple:
 
 
 @dataclass(frozen=True)
+class TupleBatch:
+    """Tuples whose distinct images are described together, and where each tuple's images are among these.
+
+    Attributes:
+        images: indices into the split's files, the database's then the queries'; an image that several tuples share is
+            there once.
+        query, positive: int64 [T], rows of `images`, one per tuple.
+        negative: int64 [N], rows of `images`, of all tuples' negatives.
+        tuple_of_negative: int64 [N], the tuple of each negative.
+    """
+
+    images: list[int]
+    query: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+    tuple_of_negative: np.ndarray
+
+    @classmethod
+    def of(cls, tuples: list[TrainingTuple], database_size: int) -> "TupleBatch":
+        """The batch of one or more tuples of a split with so many database photos."""
+        query = [item.query + database_size for item in tuples]
+        positive = [item.positive for item in tuples]
+        negative = np.concatenate([item.negatives for item in tuples])
+        tuple_of_negative = np.repeat(np.arange(len(tuples)), [len(item.negatives) for item in tuples])
+        images, rows = np.unique(np.concatenate([query, positive, negative]), return_inverse=True)
+        count = len(tuples)
+        return cls(images.tolist(), rows[:count], rows[count : 2 * count], rows[2 * count :], tuple_of_negative)
+
+
+@dataclass(frozen=True)
 class MiningRules:
     """How tuples are chosen.
 
     Attributes:
-        negatives: hard negatives in a tuple, at most; as many are remembered for the next time.
+        negatives: hard negatives in a tuple, at most; as many are kept for the next time.
         sample: random negatives drawn for a query.
         margin: a negative is hard if d^2 < d^2(positive) + margin.
         seed: of the draws.
@@ -47,7 +77,7 @@ def mine(
     query_descriptors: torch.Tensor,
     positives: list[np.ndarray],
     not_negatives: list[np.ndarray],
-    remembered: np.ndarray,
+    hard_negative_cache: np.ndarray,
     rules: MiningRules,
     epoch: int,
 ) -> list[TrainingTuple]:
@@ -62,7 +92,7 @@ def mine(
         database_descriptors: [N, dim], of length 1, float16 or float32, on any device.
         query_descriptors: [B, dim], likewise, in the order of `queries`.
         positives, not_negatives: for every query of the set, database indices.
-        remembered: int64 [M, rules.negatives], each query's hardest negatives so far, NO_PHOTO where
+        hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far, NO_PHOTO where
             there are none; the rows of this block's queries are overwritten.
 
     Returns:
@@ -75,28 +105,33 @@ def mine(
         forbidden = [not_negatives[query] for query in group]
         drawn = draw_negatives(len(database_descriptors), forbidden, rules.sample, generator)
         candidates = [
-            np.concatenate([positives[query], join_remembered(negatives, remembered[query], not_negatives[query])])
+            np.concatenate([positives[query], join_cached(negatives, hard_negative_cache[query], not_negatives[query])])
             for query, negatives in zip(group, drawn, strict=True)
         ]
         rows = query_descriptors[start : start + QUERIES_AT_ONCE]
         distances = candidate_distances(rows, database_descriptors, candidates)
         for query, indices, distance in zip(group, candidates, distances, strict=True):
-            found = choose(query, indices, distance, len(positives[query]), remembered, rules)
+            found = choose(query, indices, distance, len(positives[query]), hard_negative_cache, rules)
             if found is not None:
                 tuples.append(found)
     return tuples
 
 
 def choose(
-    query: int, indices: np.ndarray, distance: np.ndarray, positives: int, remembered: np.ndarray, rules: MiningRules
+    query: int,
+    indices: np.ndarray,
+    distance: np.ndarray,
+    positives: int,
+    hard_negative_cache: np.ndarray,
+    rules: MiningRules,
 ) -> TrainingTuple | None:
     """The tuple of a query from its candidates, of which the first `positives` are positives; None if none is hard.
 
-    Its row of `remembered` is overwritten.
+    Its row of the hard-negative cache is overwritten.
     """
     nearest = positives + np.argsort(distance[positives:], kind="stable")[: max(NEAREST_KEPT, rules.negatives)]
-    remembered[query] = NO_PHOTO
-    remembered[query, : min(len(nearest), rules.negatives)] = indices[nearest[: rules.negatives]]
+    hard_negative_cache[query] = NO_PHOTO
+    hard_negative_cache[query, : min(len(nearest), rules.negatives)] = indices[nearest[: rules.negatives]]
     positive = distance[:positives].argmin()
     hard = nearest[distance[nearest] < distance[positive] + rules.margin][: rules.negatives]
     return TrainingTuple(query, int(indices[positive]), indices[hard]) if len(hard) else None
@@ -143,9 +178,9 @@ def draw_negatives(
     return [drawn[~np.isin(drawn, indices)][:sample] for indices in forbidden]
 
 
-def join_remembered(drawn: np.ndarray, remembered: np.ndarray, forbidden: np.ndarray) -> np.ndarray:
-    """Drawn and remembered negatives without those that are `forbidden`: sorted distinct indices."""
-    return np.setdiff1d(np.union1d(drawn, remembered[remembered != NO_PHOTO]), forbidden)
+def join_cached(drawn: np.ndarray, cached: np.ndarray, forbidden: np.ndarray) -> np.ndarray:
+    """Drawn and cached negatives without those that are `forbidden`: sorted distinct indices."""
+    return np.setdiff1d(np.union1d(drawn, cached[cached != NO_PHOTO]), forbidden)
 
 
 def batches_of_queries(queries: np.ndarray, tuples: list[TrainingTuple], batch_size: int) -> list[list[TrainingTuple]]:
@@ -159,7 +194,7 @@ def batches_of_queries(queries: np.ndarray, tuples: list[TrainingTuple], batch_s
         tuples: in the order of `queries`.
     """
     batch_of = {query: place // batch_size for place, query in enumerate(queries.tolist())}
-    batches = defaultdict(list)
+    batches: dict[int, list[TrainingTuple]] = defaultdict(list)
     for item in tuples:
         batches[batch_of[item.query]].append(item)
     return list(batches.values())

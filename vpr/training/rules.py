@@ -16,7 +16,8 @@ class TrainingRules:
         optimizer: SGD or ADAM.
         lr, lr_step, lr_gamma: learning rate, epochs between its drops, factor of each drop.
         weight_decay, momentum: of the optimiser.
-        margin: of the triplet loss, in squared descriptor distance.
+        loss: a key of `vpr.training.losses.LOSSES`.
+        margin: of the loss, in squared descriptor distance.
         negatives: hard negatives in a tuple, at most.
         negative_sample: random negatives among which the hard ones are sought.
         eval_every: epochs between validations.
@@ -34,6 +35,7 @@ class TrainingRules:
     lr_gamma: float = 0.5
     weight_decay: float = 1e-3
     momentum: float = 0.9
+    loss: str = "triplet"
     margin: float = 0.1
     negatives: int = 10
     negative_sample: int = 1000

@@ -1,31 +1,35 @@
-"""--mode=train: weakly supervised training on tuples of query, positive and hard negatives.
+"""Weakly supervised training on tuples of query, positive and hard negatives (the paper's section 4 and appendix).
 
 Epoch: a fresh permutation of the queries, in blocks. Block: describe all training photos with the
 model as it is, mine the block's tuples from these descriptors, take gradient steps on them. After the
 epoch: validate, keep the best. A checkpoint follows each block and each epoch. With pretrained weights
-all passes start from what the frozen layers made of each photo, computed once (`vpr/trunk_cache.py`).
+all passes start from what the frozen layers made of each photo, computed once (`vpr.descriptors.trunk_cache`).
 """
 
-import argparse
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vpr.artifacts.runs import save_checkpoint
-from vpr.cli.specs import places_spec
+from vpr.artifacts.model import restore_model
+from vpr.artifacts.runs import load_checkpoint, save_checkpoint
 from vpr.common import processes
+from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.memory import out_of_memory_says, where_it_fits
 from vpr.common.progress import Progress, say
-from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.data.places import PlacePhotos, PlacesSpec, load_places, require_queries
+from vpr.data.reader import SizeGroup
 from vpr.descriptors.describe import Source, describe, describe_batch
 from vpr.models.place_model import PlaceModel
-from vpr.training.log import peak_memory_mb
-from vpr.training.losses import select_rows, triplet_violations
-from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries, mine
+from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
+from vpr.training.losses import LOSSES
+from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, batches_of_queries, mine
+from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
+from vpr.training.validation import measure_best, measure_split, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,163 +50,170 @@ class Sources:
     validation: Source
 
 
-def train_epoch(
-    state: TrainingState,
-    training: TrainingSet,
-    source: Source,
-    options: argparse.Namespace,
-    device: torch.device,
-    folder: Path,
-) -> int:
-    """Train on all queries once, from the block on at which the state stands.
+class Trainer:
+    """Trains the model of a state and keeps its checkpoints in a run.
 
-    Returns:
-        photos that went through the model, each time they did.
+    Attributes:
+        state: model, optimiser, hard-negative cache and position; steps change it.
+        training, validation: the two splits.
+        sources: of their photos.
+        rules: how long, how fast, on which tuples.
+        folder: the run.
+        checkpoints: the folder of its checkpoints, in the run.
+        batch_size: photos described at once outside of steps; 0: as many as memory holds.
     """
-    position, photos = state.position, 0
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(options, position.epoch)
-    blocks = query_blocks(training.usable, options, position.epoch)
-    while position.blocks_done < len(blocks):
-        name = f"epoch {position.epoch} block {position.blocks_done + 1}/{len(blocks)}"
-        queries = blocks[position.blocks_done]
-        tuples = mine_block(state, training, source, queries, options, device, name)
-        batches = batches_of_queries(queries, tuples, options.batchSize)
-        train_block(state, source, len(training.photos.database_files), batches, options, device, name)
-        photos += len(training.photos.database_files) + len(queries)
-        photos += sum(2 + len(each.negatives) for each in tuples)
-        position.blocks_done += 1
-        _save(folder, state, options)
-    return photos
 
+    def __init__(
+        self,
+        state: TrainingState,
+        training: TrainingSet,
+        validation: PlacePhotos,
+        sources: Sources,
+        rules: TrainingRules,
+        folder: Path,
+        checkpoints: str = "checkpoints",
+        batch_size: int = 24,
+    ):
+        self.state, self.model = state, state.model
+        self.training, self.validation, self.sources = training, validation, sources
+        self.rules, self.batch_size = rules, batch_size
+        self.folder, self.checkpoints = folder, checkpoints
+        self.loss = LOSSES[rules.loss]
 
-def learning_rate(options: argparse.Namespace, epoch: int) -> float:
-    """The rate of an epoch (from 1): multiplied by lrGamma every lrStep epochs."""
-    return options.lr * options.lrGamma ** ((epoch - 1) // options.lrStep)
+    def run(self) -> None:
+        """Train the epochs that are left; log, validate and save after each."""
+        position, rules = self.state.position, self.rules
+        metrics, board = Metrics(self.folder, position.epoch), Board(self.folder, position.epoch)
+        while position.epoch <= rules.epochs and not self.out_of_patience():
+            started = time.monotonic()
+            photos = self.epoch()
+            figures = self.figures(photos, time.monotonic() - started)
+            report_epoch(board, figures, rules.epochs)
+            better, recalls = False, {}
+            if position.epoch % rules.eval_every == 0 or position.epoch == rules.epochs:
+                better, recalls = self.validate(board)
+            metrics.add(figures, recalls)
+            position.start_next_epoch()
+            self.save(best=better)
 
+    def epoch(self) -> int:
+        """Train on all queries once, from the block on at which the state stands.
 
-def query_blocks(usable: np.ndarray, options: argparse.Namespace, epoch: int) -> list[np.ndarray]:
-    """A fresh permutation of the queries, cut where descriptors are refreshed.
+        Returns:
+            photos that went through the model, each time they did.
+        """
+        position, photos = self.state.position, 0
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = self.rules.learning_rate(position.epoch)
+        blocks = self.rules.query_blocks(self.training.usable, position.epoch)
+        while position.blocks_done < len(blocks):
+            label = f"epoch {position.epoch} block {position.blocks_done + 1}/{len(blocks)}"
+            queries = blocks[position.blocks_done]
+            tuples = self.mine(queries, label)
+            self.train_block(batches_of_queries(queries, tuples, self.rules.batch_size), label)
+            photos += len(self.training.photos.database_files) + len(queries)
+            photos += sum(2 + len(each.negatives) for each in tuples)
+            position.blocks_done += 1
+            self.save()
+        return photos
 
-    The interval doubles with each drop of the learning rate: the slower the model changes, the longer
-    its descriptors stay true (the original release does so).
-    """
-    order = np.random.default_rng([options.seed, epoch]).permutation(usable)
-    if options.cacheRefreshRate == 0:
-        return [order]
-    interval = options.cacheRefreshRate * 2 ** ((epoch - 1) // options.lrStep)
-    return [order[start : start + interval] for start in range(0, len(order), interval)]
-
-
-def mine_block(
-    state: TrainingState,
-    training: TrainingSet,
-    source: Source,
-    queries: np.ndarray,
-    options: argparse.Namespace,
-    device: torch.device,
-    name: str,
-) -> list[TrainingTuple]:
-    """Describe the database and the block's queries with the model as it is, and choose tuples."""
-    database_size = len(training.photos.database_files)
-    photos = [*range(database_size), *(database_size + queries).tolist()]
-    descriptors, _ = describe(state.model, source, photos, options.cacheBatchSize, f"{name}: descriptors")
-    if not processes.is_main():
-        return processes.broadcast(None)
-    descriptors = where_it_fits(descriptors, device)
-    tuples = mine(
-        queries,
-        descriptors[:database_size],
-        descriptors[database_size:],
-        training.positives,
-        training.not_negatives,
-        state.remembered,
-        MiningRules(options.nNeg, options.nNegSample, options.margin, options.seed),
-        state.position.epoch,
-    )
-    return processes.broadcast(tuples)
-
-
-def load_training_set(options: argparse.Namespace) -> TrainingSet:
-    """The training split. Queries without a potential positive are left out, aloud."""
-    photos = load_places(places_spec(options), "train")
-    require_queries(photos)
-    positives = photos.places.training_positives()
-    usable = np.flatnonzero([len(indices) > 0 for indices in positives])
-    say(
-        f"{photos.places.name}: {len(photos.database_files)} database photos, {len(usable)} queries; "
-        f"{len(positives) - len(usable)} queries without a potential positive are left out"
-    )
-    if len(photos.database_files) < 2 * options.nNeg or len(usable) < options.batchSize:
-        raise UserError(
-            f"{photos.places.name} has {len(photos.database_files)} database photos and {len(usable)} usable queries: "
-            f"training needs {2 * options.nNeg} (2 x --nNeg) and {options.batchSize} (--batchSize) at least; "
-            "add photos, or cluster and test without training"
+    def mine(self, queries: np.ndarray, label: str) -> list[TrainingTuple]:
+        """The tuples of a block of queries (int64 [B]) by the model as it is."""
+        return mine_block(
+            self.state, self.training, self.sources.training, queries, self.rules, self.batch_size, label
         )
-    return TrainingSet(photos, positives, photos.places.not_negatives(), usable)
 
+    def train_block(self, batches: list[list[TrainingTuple]], label: str) -> None:
+        """One optimiser step for each batch of tuples. Each process takes its share of every batch.
 
-def _save(folder: Path, state: TrainingState, options: argparse.Namespace, best: bool = False) -> None:
-    if processes.is_main():
-        save_checkpoint(folder, state.checkpoint(options), best)
+        Args:
+            batches: the tuples of each batch of queries, at least one each.
+        """
+        describer = processes.in_parallel(BatchDescriber(self.model.train()))
+        # A process without a tuple takes the first: all have to take part in every step.
+        shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
+        tuple_batches = [TupleBatch.of(share, len(self.training.photos.database_files)) for share in shares]
+        loaded = self.sources.training.batches([tuples.images for tuples in tuple_batches])
+        count = sum(map(len, batches))
+        with Progress(f"{label}: training", count, "tuples") as progress, out_of_memory_says("lower --batchSize"):
+            for batch, tuples, photos in zip(batches, tuple_batches, loaded, strict=True):
+                loss_sum, pairs = self.loss(describer(photos), tuples, self.rules.margin)
+                if processes.rank() >= len(batch):
+                    loss_sum, pairs = 0 * loss_sum, 0
+                self.step(loss_sum, pairs)
+                self.state.position.tuples += len(batch)
+                progress.advance(len(batch))
 
+    def step(self, loss_sum: torch.Tensor, pairs: int) -> None:
+        """One step down the gradient of the loss: the sum of all processes over the number of pairs that have one."""
+        state, position = self.state, self.state.position
+        total, all_pairs = processes.all_reduce_sum(loss_sum.item(), pairs)
+        state.optimizer.zero_grad()
+        if all_pairs:  # without one there is nothing to learn, and momentum alone shall not move
+            state.scaler.scale(loss_sum / all_pairs).backward()  # gradients, like the loss, are sums over the processes
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        position.steps += 1
+        position.loss_sum += total / max(all_pairs, 1)
+        position.violating += int(all_pairs)
+        position.batches += 1
 
-def _out_of_patience(state: TrainingState, options: argparse.Namespace) -> bool:
-    stop = 0 < options.patience <= state.position.epochs_without_gain
-    if stop:
-        say(f"no better validation for {state.position.epochs_without_gain} epochs: stopping")
-    return stop
+    def validate(self, board: Board) -> tuple[bool, dict[int, float]]:
+        """Measure the validation split after an epoch; whether it is the best so far, and the recalls."""
+        position = self.state.position
+        evaluation, outcomes = measure_split(
+            self.model, self.validation, self.sources.validation, self.rules.recall_values, self.batch_size
+        )
+        show_worst(board, self.validation, outcomes, position.epoch)
+        for n, recall in evaluation.recalls.items():
+            board.add(f"validation/recall_at_{n}", recall, position.epoch)
+        better = select(position, evaluation.recalls, position.epoch)
+        say(f"epoch {position.epoch} validation: {evaluation.lines()}{' (best so far)' if better else ''}")
+        return better, evaluation.recalls
 
+    def save(self, best: bool = False) -> None:
+        """Write the state into the run, and as the best model too if it is that."""
+        if processes.is_main():
+            checkpoint = self.state.checkpoint(self.model.spec.flags())
+            save_checkpoint(self.folder / self.checkpoints, checkpoint, best)
 
-def _epoch_row(
-    state: TrainingState, photos: int, seconds: float, options: argparse.Namespace, device: torch.device
-) -> dict[str, float]:
-    """The figures of the epoch under way, by the columns of metrics.csv."""
-    position = state.position
-    return {
-        "epoch": position.epoch,
-        "loss": position.loss_sum / max(position.batches, 1),
-        "tuples": position.tuples,
-        "violating_per_tuple": position.violating / max(position.tuples, 1),
-        "learning_rate": learning_rate(options, position.epoch),
-        "seconds": seconds,
-        "images_per_second": photos / seconds,
-        "memory_mb": peak_memory_mb(device),
-    }
+    def test(self, photos: PlacePhotos | None, source: Source | None) -> None:
+        """Measure the run's best model on the test split; without one (None) on the validation split."""
+        checkpoint = load_checkpoint(self.folder, self.checkpoints, "best")
+        best = restore_model(checkpoint, self.model.spec, self.folder)
+        best.to_device(self.model.device, precision_name(self.model.dtype))
+        splits = [(self.validation, self.sources.validation)]
+        if photos is not None and source is not None:
+            splits.insert(0, (photos, source))
+        epochs = checkpoint["position"]["epoch"] - 1
+        measure_best(best, epochs, splits, self.rules.recall_values, self.batch_size, self.folder)
 
+    def out_of_patience(self) -> bool:
+        """Whether validations have not become better for too long; says so."""
+        waited = self.state.position.epochs_without_gain
+        stop = 0 < self.rules.patience <= waited
+        if stop:
+            say(f"no better validation for {waited} epochs: stopping")
+        return stop
 
-def train_block(
-    state: TrainingState,
-    source: Source,
-    database_size: int,
-    batches: list[list[TrainingTuple]],
-    options: argparse.Namespace,
-    device: torch.device,
-    name: str,
-) -> None:
-    """One optimiser step for each batch of tuples. Each process takes its share of every batch.
+    def figures(self, photos: int, seconds: float) -> dict[str, float]:
+        """The figures of the epoch under way, by the columns of metrics.csv.
 
-    Args:
-        batches: the tuples of each batch of queries, at least one each.
-    """
-    describer = processes.in_parallel(BatchDescriber(state.model.train()))
-    # A process without a tuple takes the first: all have to take part in every step.
-    shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
-    wanted = [photos_of_tuples(share, database_size) for share in shares]
-    loaded = source.batches([photos for photos, *_ in wanted])
-    count = sum(map(len, batches))
-    with Progress(f"{name}: training", count, "tuples") as progress, out_of_memory_says("lower --batchSize"):
-        for batch, (_, query, positive, negative, owner), photos in zip(batches, wanted, loaded, strict=True):
-            descriptors = describer(photos)
-            violation, violating = triplet_violations(
-                *(select_rows(descriptors, rows) for rows in (query, positive, negative)),
-                torch.as_tensor(owner, device=device), options.margin,
-            )  # fmt: skip
-            if processes.rank() >= len(batch):
-                violation, violating = 0 * violation, 0
-            take_step(state, violation, violating)
-            state.position.tuples += len(batch)
-            progress.advance(len(batch))
+        Args:
+            photos: that went through the model in it.
+            seconds: that it took.
+        """
+        position = self.state.position
+        return {
+            "epoch": position.epoch,
+            "loss": position.loss_sum / max(position.batches, 1),
+            "tuples": position.tuples,
+            "violating_per_tuple": position.violating / max(position.tuples, 1),
+            "learning_rate": self.rules.learning_rate(position.epoch),
+            "seconds": seconds,
+            "images_per_second": photos / seconds,
+            "memory_mb": peak_memory_mb(self.model.device),
+        }
 
 
 class BatchDescriber(torch.nn.Module):
@@ -212,38 +223,61 @@ class BatchDescriber(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: list) -> torch.Tensor:
-        """Photos of a step by size -> their descriptors [B, descriptor_dim]."""
+    def forward(self, batch: list[SizeGroup]) -> torch.Tensor:
+        """Photos of a step by size -> their descriptors [B, dim]."""
         return describe_batch(self.model, batch)
 
 
-def take_step(state: TrainingState, violation: torch.Tensor, violating: int) -> None:
-    """One step down the gradient of the loss: all processes' violations over the number of violating pairs."""
-    position = state.position
-    total, pairs = processes.all_reduce_sum(violation.item(), violating)
-    state.optimizer.zero_grad()
-    if pairs:  # without one there is nothing to learn, and momentum alone shall not move
-        state.scaler.scale(violation / pairs).backward()  # gradients, like the loss, are sums over the processes
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-    position.steps += 1
-    position.loss_sum += total / max(pairs, 1)
-    position.violating += int(pairs)
-    position.batches += 1
+def mine_block(
+    state: TrainingState,
+    training: TrainingSet,
+    source: Source,
+    queries: np.ndarray,
+    rules: TrainingRules,
+    batch_size: int,
+    label: str,
+) -> list[TrainingTuple]:
+    """Describe the database and a block's queries (int64 [B]) with the model as it is, and choose tuples.
 
-
-def photos_of_tuples(tuples: list[TrainingTuple], database_size: int) -> tuple[np.ndarray, ...]:
-    """The distinct photos of a batch of tuples, and where each tuple's photos are among them.
-
-    Returns:
-        photos: indices into the split's files; a photo that several tuples share is there once.
-        query, positive: [T], negative: [N]: places in `photos`.
-        owner: [N], the tuple of each negative.
+    The same tuples in every process; the state's hard-negative cache is brought up to date in process 0.
     """
-    query = [item.query + database_size for item in tuples]
-    positive = [item.positive for item in tuples]
-    negative = np.concatenate([item.negatives for item in tuples])
-    owner = np.repeat(np.arange(len(tuples)), [len(item.negatives) for item in tuples])
-    photos, places = np.unique(np.concatenate([query, positive, negative]), return_inverse=True)
-    count = len(tuples)
-    return photos, places[:count], places[count : 2 * count], places[2 * count :], owner
+    database_size = len(training.photos.database_files)
+    photos = [*range(database_size), *(database_size + queries).tolist()]
+    descriptors, _ = describe(state.model, source, photos, batch_size, f"{label}: descriptors")
+    tuples: list[TrainingTuple] = []
+    if processes.is_main():
+        descriptors = where_it_fits(descriptors, state.model.device)
+        tuples = mine(
+            queries,
+            descriptors[:database_size],
+            descriptors[database_size:],
+            training.positives,
+            training.not_negatives,
+            state.hard_negative_cache,
+            MiningRules(rules.negatives, rules.negative_sample, rules.margin, rules.seed),
+            state.position.epoch,
+        )
+    return processes.broadcast(tuples)
+
+
+def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
+    """The training split. Queries without a potential positive are left out, with a message.
+
+    Raises:
+        UserError: there are too few photos, or as of `load_places`.
+    """
+    photos = load_places(places, "train")
+    require_queries(photos)
+    positives = photos.places.training_positives()
+    usable = np.flatnonzero([len(indices) > 0 for indices in positives])
+    say(
+        f"{photos.places.name}: {len(photos.database_files)} database photos, {len(usable)} queries; "
+        f"{len(positives) - len(usable)} queries without a potential positive are left out"
+    )
+    if len(photos.database_files) < 2 * rules.negatives or len(usable) < rules.batch_size:
+        raise UserError(
+            f"{photos.places.name} has {len(photos.database_files)} database photos and {len(usable)} usable queries: "
+            f"training needs {2 * rules.negatives} (2 x --nNeg) and {rules.batch_size} (--batchSize) at least; "
+            "add photos, or cluster and test without training"
+        )
+    return TrainingSet(photos, positives, photos.places.not_negatives(), usable)

@@ -1,46 +1,17 @@
 """Which epoch's model is the best one, by the validation split, and what the test split says of it in the end."""
 
-import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-
-from vpr.artifacts.model import load_model
-from vpr.cli.specs import places_spec, reading
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos, has_split, load_places, require_queries
+from vpr.data.places import PlacePhotos, PlacesSpec, has_split, load_places, require_queries
 from vpr.descriptors.describe import Source
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, record
 from vpr.evaluation.outcomes import Outcome
 from vpr.models.place_model import PlaceModel
-from vpr.report.panels import panel, stacked
-from vpr.training.log import Board
-from vpr.training.state import SELECTED_BY, Position, TrainingState
-
-PANELS = 3  # of the worst queries, for each validation
-
-
-def validate(
-    board: Board,
-    state: TrainingState,
-    validation: PlacePhotos,
-    source: Source,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> tuple[bool, dict[int, float]]:
-    """Measure the validation split after an epoch; whether it is the best so far, and the recalls."""
-    position = state.position
-    evaluation, outcomes = measure_split(state.model, validation, source, options, device)
-    if processes.is_main():
-        worst = sorted(outcomes, key=lambda outcome: outcome.sort_key)[:PANELS]
-        board.add_picture("validation/worst", stacked([panel(validation, each) for each in worst]), position.epoch)
-    for n, recall in evaluation.recalls.items():
-        board.add(f"validation/recall_at_{n}", recall, position.epoch)
-    better = select(position, evaluation.recalls, position.epoch)
-    say(f"epoch {position.epoch} validation: {evaluation.lines()}{' (best so far)' if better else ''}")
-    return better, evaluation.recalls
+from vpr.training.state import SELECTED_BY, Position
 
 
 def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
@@ -55,33 +26,34 @@ def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
 
 
 def measure_split(
-    model: PlaceModel, photos: PlacePhotos, source: Source, options: argparse.Namespace, device: torch.device
+    model: PlaceModel, photos: PlacePhotos, source: Source, recall_values: Iterable[int], batch_size: int = 24
 ) -> tuple[Evaluation, list[Outcome]]:
-    """Recalls on a split, in every process, by --recallValues and SELECTED_BY; each query's outcome in process 0."""
-    evaluation, outcomes = None, []
-    recall_values = sorted({*options.recallValues, *SELECTED_BY})
-    descriptors = describe_split(model, photos, source, options.cacheBatchSize)
+    """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
+    descriptors = describe_split(model, photos, source, batch_size)
+    found: tuple[Evaluation | None, list[Outcome]] = None, []
     if processes.is_main():
-        evaluation, answers = measure(descriptors, model, photos, recall_values)
-        outcomes = answers.outcomes
-    return processes.broadcast(evaluation), outcomes
+        evaluation, answers = measure(descriptors, model, photos, sorted({*recall_values, *SELECTED_BY}))
+        found = evaluation, answers.outcomes
+    measured = processes.broadcast(found[0])
+    assert measured is not None  # process 0 measured it
+    return measured, found[1]
 
 
-def find_split(options: argparse.Namespace, split: str) -> tuple[PlacePhotos | None, str]:
+def find_split(places: PlacesSpec, split: str) -> tuple[PlacePhotos | None, str]:
     """A split with its photos, or None and what is missing."""
-    if not has_split(places_spec(options), split):
+    if not has_split(places, split):
         return None, f"no {split} spec"
     try:
-        photos = load_places(places_spec(options), split)
+        photos = load_places(places, split)
         require_queries(photos)
     except UserError as error:
         return None, f"no {split} split ({error})"
     return photos, ""
 
 
-def open_test_split(options: argparse.Namespace) -> PlacePhotos | None:
+def open_test_split(places: PlacesSpec) -> PlacePhotos | None:
     """The test split with its photos; None, with a line that says why, where val has to stand in for it."""
-    photos, reason = find_split(options, "test")
+    photos, reason = find_split(places, "test")
     if processes.any_process(photos is None):
         say(f"{reason or 'no test split in another process'}: the best model will be measured on val")
         return None
@@ -89,38 +61,41 @@ def open_test_split(options: argparse.Namespace) -> PlacePhotos | None:
 
 
 def measure_best(
-    options: argparse.Namespace,
+    model: PlaceModel,
+    epochs: int,
+    splits: Sequence[tuple[PlacePhotos, Source]],
+    recall_values: Sequence[int],
+    batch_size: int,
     run: Path,
-    test: PlacePhotos | None,
-    validation: PlacePhotos,
-    source: Source,
-    device: torch.device,
 ) -> None:
-    """Measure a run's best model on the test split; on val, from `source`, if there is none or it cannot be read.
+    """Measure a run's best model, say its recalls and add them to the run's results.
+
+    Args:
+        epochs: it was trained for.
+        splits: test and val with the sources of their photos, or val alone. It takes the place of a test split that
+            cannot be read.
 
     Raises:
         UserError: it cannot be measured; the run itself is whole.
     """
-    model, epochs = load_model(options, run, "best")
-    model.to_device(device, options.precision)
+    (photos, source), *others = splits
     try:
-        evaluation = _evaluate(model, test or validation, None if test else source, options, device)
+        evaluation = _evaluate(model, photos, source, recall_values, batch_size)
     except UserError as error:
-        if test is None or processes.world() > 1:  # other processes may be in the middle of it
+        if not others or processes.world() > 1:  # other processes may be in the middle of it
             raise UserError(f"{error}; the run is whole, measure it with --mode=test --resume={run}") from error
         say(f"the test split cannot be measured ({error}): the best model is measured on val")
-        evaluation = _evaluate(model, validation, source, options, device)
+        evaluation = _evaluate(model, *others[0], recall_values, batch_size)
     if evaluation is not None:
         say(f"best model (after epoch {epochs}): {evaluation.lines()}")
         record(run / RESULTS_FILE, evaluation, {"run": run.name, "checkpoint": "best", "epochs": epochs})
 
 
 def _evaluate(
-    model: PlaceModel, photos: PlacePhotos, source: Source | None, options: argparse.Namespace, device: torch.device
+    model: PlaceModel, photos: PlacePhotos, source: Source, recall_values: Sequence[int], batch_size: int
 ) -> Evaluation | None:
-    """Recalls by --recallValues, in process 0. Without a source photos are read from their files."""
-    source = source or photos.reader(reading(options, device))
-    descriptors = describe_split(model, photos, source, options.cacheBatchSize)
+    """Recalls on a split, in process 0."""
+    descriptors = describe_split(model, photos, source, batch_size)
     if not processes.is_main():
         return None
-    return measure(descriptors, model, photos, options.recallValues)[0]
+    return measure(descriptors, model, photos, recall_values)[0]
