@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vpr.artifacts.centroids import init_pooling
 from vpr.artifacts.runs import load_checkpoint, read_flags
-from vpr.cli.flags import MODEL_FLAGS
 from vpr.cli.specs import model_spec
 from vpr.common.device import choose_device, compute_dtype, precision_name
 from vpr.common.errors import UserError
@@ -15,6 +14,7 @@ from vpr.data.places import PlacesSpec, has_split, training_set
 from vpr.models.normalization import normalization_of
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import PlaceModel, build_model
+from vpr.models.spec import ModelSpec
 from vpr.models.weights import weights_hash
 from vpr.models.whitening import StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
 
@@ -155,11 +155,6 @@ def _training_sets(options: argparse.Namespace) -> tuple[list[tuple[str, str]], 
     return sets, known
 
 
-def model_flags(options: argparse.Namespace) -> dict:
-    """The flags that say what the model is."""
-    return {name: getattr(options, name) for name in MODEL_FLAGS}
-
-
 def load_model(options: argparse.Namespace, run: Path, which: str) -> tuple[PlaceModel, int]:
     """The model of a run's `best` or `latest` checkpoint, and the epochs it was trained for.
 
@@ -167,18 +162,23 @@ def load_model(options: argparse.Namespace, run: Path, which: str) -> tuple[Plac
         UserError: the checkpoint is missing, damaged, foreign, or of another model than the run's flags.
     """
     checkpoint = load_checkpoint(run, options.savePath, which)
-    return _fill_model(checkpoint, options, run), checkpoint["position"]["epoch"] - 1
+    return restore_model(checkpoint, model_spec(options), run), checkpoint["position"]["epoch"] - 1
 
 
-def _fill_model(checkpoint: dict, options: argparse.Namespace, run: Path) -> PlaceModel:
-    for name, value in model_flags(options).items():
+def restore_model(checkpoint: dict, spec: ModelSpec, run: Path) -> PlaceModel:
+    """The model of a checkpoint that was loaded from a run.
+
+    Raises:
+        UserError: the checkpoint is of another model than `spec`, which the run's flags say.
+    """
+    for name, value in spec.flags().items():
         stored = checkpoint["flags"].get(name)
         if stored != value:
             raise UserError(
                 f"the checkpoint in {run} has {name}={stored}, its flags say {name}={value}: "
                 "one of the two files was replaced; restore it"
             )
-    model = build_model(model_spec(options), pretrained=False)
+    model = build_model(spec, pretrained=False)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

@@ -73,6 +73,14 @@ def flags_of(options: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(options).items() if name not in NOT_FLAGS}
 
 
+def run_flags(options: argparse.Namespace, precision: str) -> dict:
+    """What a run stores of its flags: all, and the number format that --precision=auto meant when it began.
+
+    A resumed training computes in that format on any machine; other modes take what auto means where they run.
+    """
+    return {**flags_of(options), AUTO_PRECISION: precision}
+
+
 def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
     """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
     words = [f"python main.py --mode={mode}", f"--arch={options.arch}"]

@@ -8,9 +8,11 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 from vpr.common.errors import UserError
 
+Value = TypeVar("Value")
 # Longer than process 0 may search or mine while the others wait. A process that dies is noticed at once:
 # its connections close, and torchrun ends the rest.
 LONGEST_WAIT = datetime.timedelta(hours=6)
@@ -91,14 +93,15 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def broadcast(value: object) -> object:
+def broadcast(value: Value) -> Value:
     """Process 0's `value`, in every process."""
     if world() == 1:
         return value
+    import torch
     import torch.distributed as dist
 
     box = [value]
-    dist.broadcast_object_list(box, src=0, device="cpu")
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
 

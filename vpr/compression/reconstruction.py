@@ -19,6 +19,7 @@ from vpr.descriptors.vocabulary import DESCRIPTORS_PER_PHOTO
 from vpr.models.place_model import PlaceModel
 from vpr.training.state import build_scaler
 
+Sums = tuple[torch.Tensor, torch.Tensor]  # of products of inputs with inputs, and with outputs
 PHOTOS = 256
 PHOTOS_PER_STEP = 4
 LEARNING_RATE = 2e-4  # Adam's, falling to 0 by a cosine
@@ -37,12 +38,14 @@ def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tenso
     convolutions = [number for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
     with Progress("refitting filters", len(convolutions) * len(photos)) as progress:
         for number, filters in zip(convolutions, kept, strict=True):
-            sums, chosen = None, torch.Generator().manual_seed(seed)
+            sums: Sums | None = None
+            chosen = torch.Generator().manual_seed(seed)
             for values in _photos_one_by_one(source, photos):
                 inputs, wanted = _examples(pruned, original, values.to(pruned.device), number, chosen)
                 sums = _add(sums, inputs, wanted[:, filters.to(wanted.device)])
                 progress.advance(1)
-            refit(convolution_of(pruned, number), *sums)
+            if sums is not None:
+                refit(convolution_of(pruned, number), *sums)
 
 
 def distill(
@@ -66,9 +69,9 @@ def distill(
     scaler = build_scaler(pruned)
     with pruned.backbone.wholly_trained(), Progress("distilling", photos) as progress:
         for batch, groups in zip(batches, source.batches(batches), strict=True):
-            distance = sum(_distance(pruned, original, filters, group.values) for group in groups)
+            distances = [feature_distance(pruned, original, filters, group.values) for group in groups]
             optimizer.zero_grad()
-            scaler.scale(distance / len(batch)).backward()
+            scaler.scale(sum(distances[1:], distances[0]) / len(batch)).backward()
             scaler.step(optimizer)
             scaler.update()
             schedule.step()
@@ -83,7 +86,9 @@ def convolution_of(model: PlaceModel, number: int) -> nn.Conv2d:
     return layer
 
 
-def _distance(pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
+def feature_distance(
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor
+) -> torch.Tensor:
     """Squared distance of both models' local descriptors, the mean over places, the sum over photos."""
     photos = photos.to(pruned.device, non_blocking=True)
     with torch.no_grad():
@@ -118,6 +123,7 @@ def _examples(
         wanted = original.backbone.run(original.normalized(photo), stop=number + 1)
     wanted = wanted[0].flatten(1).T  # [h * w, filters]
     places = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_PHOTO].to(wanted.device)
+    assert not isinstance(layer.padding, str)
     rows, columns = layer.padding
     windows = nn.functional.pad(features[0], (columns, columns, rows, rows))
     for axis in (0, 1):
@@ -127,10 +133,10 @@ def _examples(
     return torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1).float(), wanted[places].float()
 
 
-def _add(sums: tuple | None, inputs: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _add(sums: Sums | None, inputs: torch.Tensor, wanted: torch.Tensor) -> Sums:
     """Sums of products of inputs with inputs, and with outputs, in float64."""
     products = (inputs.T @ inputs).double(), (inputs.T @ wanted).double()
-    return products if sums is None else tuple(total.add_(more) for total, more in zip(sums, products, strict=True))
+    return products if sums is None else (sums[0].add_(products[0]), sums[1].add_(products[1]))
 
 
 def refit(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
@@ -140,6 +146,7 @@ def refit(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> None
         inputs: [n, n], sums of products of inputs, n = C * k * k + 1; the last input is 1.
         outputs: [n, filters], sums of products of inputs with the outputs wanted.
     """
+    assert layer.bias is not None
     present = torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1).T.double()  # [n, filters]
     hold = RIDGE * inputs.diagonal().mean()
     inputs = inputs + hold * torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)

@@ -1,40 +1,24 @@
-"""--mode=train: weakly supervised training on tuples of query, positive and hard negatives.
-
-Epoch: a fresh permutation of the queries, in blocks. Block: describe all training photos with the
-model as it is, mine the block's tuples from these descriptors, take gradient steps on them. After the
-epoch: validate, keep the best. A checkpoint follows each block and each epoch. With pretrained weights
-all passes start from what the frozen layers made of each photo, computed once (`vpr/trunk_cache.py`).
-"""
+"""--mode=train: weakly supervised training, new or resumed; `vpr.training.trainer` says how it goes."""
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
 
 from vpr.artifacts.centroids import init_pooling
-from vpr.artifacts.runs import create_run, read_flags
-from vpr.cli.specs import model_spec, places_spec, reading
+from vpr.artifacts.model import restore_model
+from vpr.artifacts.runs import create_run, load_checkpoint, read_flags
+from vpr.cli.flags import AUTO_PRECISION
+from vpr.cli.options import run_flags
+from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common import processes
-from vpr.common.device import choose_device, compute_dtype, device_line
+from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos, load_places, require_queries
-from vpr.data.reader import PhotoReader
-from vpr.descriptors.describe import Source
-from vpr.descriptors.trunk_cache import cached_source
+from vpr.data.places import load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
-from vpr.training.log import Board, Metrics, report_epoch
-from vpr.training.state import TrainingState, load_state, new_state, run_flags, splits_of
-from vpr.training.trainer import (
-    Sources,
-    TrainingSet,
-    _epoch_row,
-    _out_of_patience,
-    _save,
-    load_training_set,
-    train_epoch,
-)
-from vpr.training.validation import measure_best, open_test_split, validate
+from vpr.training.state import TrainingState, load_state, new_state, splits_of
+from vpr.training.trainer import Sources, Trainer, load_training_set
+from vpr.training.validation import open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
 CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEvery", "patience")
@@ -42,55 +26,69 @@ CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEve
 
 def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with that of --resume; at the end test the best model."""
-    training, validation = load_training_set(options), load_places(places_spec(options), "val")
+    places, rules = places_spec(options), training_rules(options)
+    training, validation = load_training_set(places, rules), load_places(places, "val")
     require_queries(validation)
-    test = open_test_split(options)
+    test = open_test_split(places)
     device = choose_device(options.device)
     say(device_line(device))
-    state, run_folder = _start_or_resume(options, training, validation, device)
-    say(f"run: {run_folder}\n{state.model.name}, trained from {options.trainFrom} on")
-    position, folder = state.position, run_folder / options.savePath
-    if position.epoch > options.nEpochs:
-        say(f"all {options.nEpochs} epochs are trained: give a larger --nEpochs to go on")
-        sources = Sources(_reader(training.photos, options, device), _reader(validation, options, device))
-    else:
-        sources = Sources(
-            _cached(training.photos, state.model, options, device), _cached(validation, state.model, options, device)
-        )
-    metrics = Metrics(run_folder, position.epoch)
-    with Board(run_folder, position.epoch) as board:
-        while position.epoch <= options.nEpochs and not _out_of_patience(state, options):
-            started = time.monotonic()
-            photos = train_epoch(state, training, sources.training, options, device, folder)
-            row = _epoch_row(state, photos, time.monotonic() - started, options, device)
-            report_epoch(board, row, options.nEpochs)
-            better, recalls = False, {}
-            if position.epoch % options.evalEvery == 0 or position.epoch == options.nEpochs:
-                better, recalls = validate(board, state, validation, sources.validation, options, device)
-            metrics.add(row, recalls)
-            position.start_next_epoch()
-            _save(folder, state, options, best=better)
-    measure_best(options, run_folder, test, validation, sources.validation, device)
-
-
-def _start_or_resume(
-    options: argparse.Namespace, training: TrainingSet, validation: PlacePhotos, device: torch.device
-) -> tuple[TrainingState, Path]:
     splits = splits_of(training.photos, validation)
-    if options.run:
-        state = load_state(options, splits, device)
-        _say_what_changed(options, device)
-        return state, options.run
+    state, folder = (_resume if options.run else _start)(options, splits, device)
+    say(f"run: {folder}\n{state.model.name}, trained from {options.trainFrom} on")
+    where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
+    read = reading(options, device)
+    sources = Sources.cached(
+        training.photos, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
+    )
+    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize)
+    trainer.run()
+    trainer.test(test, test.reader(read) if test else None)
+
+
+def _start(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> tuple[TrainingState, Path]:
+    """The state before the first step, and the run made for it."""
     torch.manual_seed(options.seed)
     model = build_model(model_spec(options))
     init_pooling(model, options)
-    state, run_folder = new_state(model, options, splits, device), None
+    model.to_device(device, options.precision)
+    state = new_state(model, training_rules(options), splits, options.start_epoch)
+    folder: Path | None = None
     if processes.is_main():
-        run_folder = create_run(
-            Path(options.runsPath), options.arch, options.pooling, run_flags(options, state.model),
-            options.savePath, state.checkpoint(options),
-        )  # fmt: skip
-    return state, processes.broadcast(run_folder)
+        folder = create_run(
+            Path(options.runsPath),
+            options.arch,
+            options.pooling,
+            run_flags(options, precision_name(model.dtype)),
+            options.savePath,
+            state.checkpoint(model.spec.flags()),
+        )
+    folder = processes.broadcast(folder)
+    assert folder is not None  # process 0 made it
+    return state, folder
+
+
+def _resume(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> tuple[TrainingState, Path]:
+    """The state in which the run of --resume was left, and the run."""
+    checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
+    model = restore_model(checkpoint, model_spec(options), options.run).to_device(device, options.precision)
+    state = load_state(checkpoint, model, training_rules(options), splits, options.run, options.skipBroken)
+    _say_of_precision(options, model)
+    _say_what_changed(options, device)
+    return state, options.run
+
+
+def _say_of_precision(options: argparse.Namespace, model: PlaceModel) -> None:
+    """Say so where a run that began with --precision=auto would begin in another number format on this machine."""
+    stored, here = read_flags(options.run), compute_dtype("auto", model.device)
+    if stored.get("precision") != "auto" or "precision" in options.given:
+        return
+    if AUTO_PRECISION not in stored:
+        say(f"the run is older than its note of what --precision=auto meant: {precision_name(here)} from here on")
+    elif here != model.dtype:
+        say(
+            f"--precision=auto meant {precision_name(model.dtype)} when the run began and would be "
+            f"{precision_name(here)} here: it goes on in {precision_name(model.dtype)}"
+        )
 
 
 def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None:
@@ -109,20 +107,3 @@ def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None
     ]
     if changed:
         say(f"{', '.join(changed)}: from here on this run differs from one that was never stopped")
-
-
-def _reader(photos: PlacePhotos, options: argparse.Namespace, device: torch.device) -> PhotoReader:
-    return photos.reader(reading(options, device))
-
-
-def _cached(photos: PlacePhotos, model: PlaceModel, options: argparse.Namespace, device: torch.device) -> Source:
-    size = "x".join(map(str, options.imageSize)) if options.imageSize else "own"
-    name = f"{photos.places.name}-{photos.places.fingerprint()[:6]}-{size}"
-    return cached_source(
-        _reader(photos, options, device),
-        name,
-        model,
-        options.trunkCache,
-        Path(options.cachePath),
-        options.cacheBatchSize,
-    )

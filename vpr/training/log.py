@@ -82,7 +82,8 @@ class Board:
         """Open the board of `run`; entries from `epoch` on, left by an interrupted run, are hidden."""
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        self.run, self.writer, self.lost = run, None, not is_main()
+        self.run, self.lost = run, not is_main()
+        self.writer: Any = None
         self._write(epoch, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, name: str, value: float, epoch: int) -> None:
@@ -115,7 +116,7 @@ class Board:
 
 def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
     """Show the figures of an epoch, by the columns of metrics.csv: scalars, and a line."""
-    epoch = row["epoch"]
+    epoch = int(row["epoch"])
     for name in ("loss", "violating_per_tuple", "learning_rate", "images_per_second", "memory_mb"):
         board.add(f"train/{name}", row[name], epoch)
     say(

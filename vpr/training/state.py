@@ -118,9 +118,7 @@ def splits_of(*splits: PlacePhotos) -> dict[str, dict]:
     }
 
 
-def new_state(
-    model: PlaceModel, rules: TrainingRules, splits: dict[str, dict], start_epoch: int = 0
-) -> TrainingState:
+def new_state(model: PlaceModel, rules: TrainingRules, splits: dict[str, dict], start_epoch: int = 0) -> TrainingState:
     """The state before the first step.
 
     Args:

@@ -21,8 +21,9 @@ from vpr.common.errors import UserError
 from vpr.common.memory import out_of_memory_says, where_it_fits
 from vpr.common.progress import Progress, say
 from vpr.data.places import PlacePhotos, PlacesSpec, load_places, require_queries
-from vpr.data.reader import SizeGroup
+from vpr.data.reader import Reading, SizeGroup
 from vpr.descriptors.describe import Source, describe, describe_batch
+from vpr.descriptors.trunk_cache import cached_source
 from vpr.models.place_model import PlaceModel
 from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
 from vpr.training.losses import LOSSES
@@ -48,6 +49,26 @@ class Sources:
 
     training: Source
     validation: Source
+
+    @classmethod
+    def cached(
+        cls,
+        training: PlacePhotos,
+        validation: PlacePhotos,
+        model: PlaceModel,
+        reading: Reading,
+        where: str = "auto",
+        folder: Path = Path("cache"),
+        batch_size: int = 24,
+    ) -> "Sources":
+        """Sources that start from what the frozen layers gave, if any; the last three as of `cached_source`."""
+        size = "x".join(map(str, reading.size)) if reading.size else "own"
+        names = [f"{photos.places.name}-{photos.places.fingerprint()[:6]}-{size}" for photos in (training, validation)]
+        readers = [photos.reader(reading) for photos in (training, validation)]
+        return cls(
+            cached_source(readers[0], names[0], model, where, folder, batch_size),
+            cached_source(readers[1], names[1], model, where, folder, batch_size),
+        )
 
 
 class Trainer:
@@ -83,13 +104,16 @@ class Trainer:
     def run(self) -> None:
         """Train the epochs that are left; log, validate and save after each."""
         position, rules = self.state.position, self.rules
+        if position.epoch > rules.epochs:
+            say(f"all {rules.epochs} epochs are trained: give a larger --nEpochs to go on")
         metrics, board = Metrics(self.folder, position.epoch), Board(self.folder, position.epoch)
         while position.epoch <= rules.epochs and not self.out_of_patience():
             started = time.monotonic()
             photos = self.epoch()
             figures = self.figures(photos, time.monotonic() - started)
             report_epoch(board, figures, rules.epochs)
-            better, recalls = False, {}
+            better = False
+            recalls: dict[int, float] = {}
             if position.epoch % rules.eval_every == 0 or position.epoch == rules.epochs:
                 better, recalls = self.validate(board)
             metrics.add(figures, recalls)
@@ -119,9 +143,7 @@ class Trainer:
 
     def mine(self, queries: np.ndarray, label: str) -> list[TrainingTuple]:
         """The tuples of a block of queries (int64 [B]) by the model as it is."""
-        return mine_block(
-            self.state, self.training, self.sources.training, queries, self.rules, self.batch_size, label
-        )
+        return mine_block(self.state, self.training, self.sources.training, queries, self.rules, self.batch_size, label)
 
     def train_block(self, batches: list[list[TrainingTuple]], label: str) -> None:
         """One optimiser step for each batch of tuples. Each process takes its share of every batch.
