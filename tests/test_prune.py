@@ -16,7 +16,6 @@ from vpr.common.errors import UserError
 from vpr.compression import pruning
 from vpr.compression.pruning import filters_of, prune_trunk
 from vpr.models.backbones.cnn import build_encoder, initialize_randomly
-from vpr.modes import prune
 from vpr.training.trainer import load_training_set
 
 pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package, is not installed")
@@ -205,7 +204,7 @@ def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, mo
     model.first_trained = 10
     for layer in model.encoder[:10]:
         layer.requires_grad_(False)
-    monkeypatch.setattr(prune, "triplet_violations", lambda *_: 1 / 0)
+    monkeypatch.setattr(pruning, "triplet_violations", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pruning.accumulate_gradients(model, load_training_set(options), options, torch.device("cpu"))
     assert model.first_trained == 10
@@ -220,7 +219,7 @@ def test_gradients_below_the_least_float16_number_are_found(trained, monkeypatch
         violation, violating = violations(*given)
         return violation * 2.0**-16, violating
 
-    monkeypatch.setattr(prune, "triplet_violations", tiny)
+    monkeypatch.setattr(pruning, "triplet_violations", tiny)
     found = {}
     for precision in ("fp32", "fp16"):
         options, model = loaded(trained, precision)
@@ -259,7 +258,7 @@ def test_pruning_without_a_run(trained, capsys):
 def test_pruning_without_the_package(trained, capsys, monkeypatch):
     places, run = trained
     find = importlib.util.find_spec
-    monkeypatch.setattr(prune.importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
     assert main.main([*places, "--mode=prune", f"--resume={run}"]) == 2
     one_line(capsys, "torch-pruning", "requirements-deploy.txt")
 
