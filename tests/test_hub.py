@@ -59,7 +59,12 @@ def by_hand(run, file, whitened):
 
 @pytest.mark.parametrize("whitened", [True, False])
 def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkeypatch):
+<<<<<<< HEAD
     monkeypatch.setenv(AUTO_VARIABLE, "fp32")  # the checkpoint's values by hand are in float32
+=======
+    """In float32: whitening magnifies what another number format rounds."""
+    monkeypatch.setenv(AUTO_VARIABLE, "fp32")
+>>>>>>> tests2
     before = list(sys.path)
     model = load(run, whitened=whitened)
     assert sys.path == before
@@ -67,7 +72,7 @@ def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkey
     assert found.dtype == np.float32 and found.shape == (4, model.dimension)
     assert model.dimension == (8 if whitened else 4 * 256) and "alexnet" in model.name
     for row, file in zip(found, files, strict=True):
-        np.testing.assert_allclose(row, by_hand(run, file, whitened), atol=2e-3)
+        np.testing.assert_allclose(row, by_hand(run, file, whitened), atol=1e-3)
         np.testing.assert_allclose(model(decode(file)[None])[0].numpy(), row, atol=1e-3)
     assert model.describe_files([]).shape == (0, model.dimension)
 
