@@ -59,12 +59,8 @@ def by_hand(run, file, whitened):
 
 @pytest.mark.parametrize("whitened", [True, False])
 def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkeypatch):
-<<<<<<< HEAD
-    monkeypatch.setenv(AUTO_VARIABLE, "fp32")  # the checkpoint's values by hand are in float32
-=======
     """In float32: whitening magnifies what another number format rounds."""
     monkeypatch.setenv(AUTO_VARIABLE, "fp32")
->>>>>>> tests2
     before = list(sys.path)
     model = load(run, whitened=whitened)
     assert sys.path == before

@@ -14,7 +14,6 @@ from vpr.artifacts.runs import load_checkpoint, newest_run, read_flags
 from vpr.common.errors import UserError
 from vpr.compression import pruning
 from vpr.compression.pruning import filters_of, prune_trunk
-<<<<<<< HEAD
 from vpr.data.places import PlacesSpec
 from vpr.data.reader import CPU, Reading
 from vpr.models.backbones.base import build_backbone
@@ -22,10 +21,6 @@ from vpr.models.spec import ModelSpec
 from vpr.training.losses import LOSSES
 from vpr.training.rules import TrainingRules
 from vpr.training.trainer import Trainer, load_training_set
-=======
-from vpr.models.backbones.cnn import build_encoder, initialize_randomly
-from vpr.training.trainer import load_training_set
->>>>>>> tests2
 
 pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package, is not installed")
 
@@ -225,11 +220,7 @@ def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, ac
     model.backbone.first_trained = 10
     for layer in model.encoder[:10]:
         layer.requires_grad_(False)
-<<<<<<< HEAD
     monkeypatch.setitem(LOSSES, "triplet", lambda *_: 1 / 0)
-=======
-    monkeypatch.setattr(pruning, "triplet_violations", lambda *_: 1 / 0)
->>>>>>> tests2
     with pytest.raises(ZeroDivisionError):
         accumulate(model)
     assert model.backbone.first_trained == 10
@@ -244,11 +235,7 @@ def test_gradients_below_the_least_float16_number_are_found(trained, accumulate,
         violation, violating = violations(*given)
         return violation * 2.0**-16, violating
 
-<<<<<<< HEAD
     monkeypatch.setitem(LOSSES, "triplet", tiny)
-=======
-    monkeypatch.setattr(pruning, "triplet_violations", tiny)
->>>>>>> tests2
     found = {}
     for precision in ("fp32", "fp16"):
         found[precision] = [value.grad for value in accumulate(loaded(trained[1], precision)).encoder.parameters()]
