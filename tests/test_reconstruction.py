@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vpr.common.device import compute_dtype
-from vpr.compression.reconstruction import feature_distance, distill, reconstruct, refit
+from vpr.compression.reconstruction import distill, feature_distance, reconstruct, refit
 from vpr.data.reader import SizeGroup
 from vpr.models.place_model import PlaceModel
 from vpr.models.spec import ModelSpec
