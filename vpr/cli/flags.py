@@ -8,9 +8,7 @@ from typing import Any, NoReturn
 from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES
 from vpr.models.poolings import POOLINGS
-
-# The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
-DEFAULT_SEED = 123
+from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
