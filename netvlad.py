@@ -30,6 +30,9 @@ class NetVLAD(nn.Module):
         normalize_input: L2-normalise the local descriptors first.
     """
 
+    num_clusters: int
+    centroids: torch.Tensor
+
     def __init__(self, num_clusters: int = 64, dim: int = 512, vladv2: bool = False, normalize_input: bool = True):
         super().__init__()
         self.num_clusters, self.dim = num_clusters, dim

@@ -8,13 +8,13 @@ import torch
 from PIL import Image, ImageFont
 from torch import nn
 
-from netvlad import NetVLAD
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
 from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling, region_contributions, soft_assignment
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import build_model
+from vpr.models.poolings.netvlad_pooling import NetVLADPooling
 from vpr.models.spec import ModelSpec
 from vpr.models.whitening import Whitening
 from vpr.report.heatmaps import (
@@ -63,13 +63,13 @@ def files(photos, tmp_path):
 
 def of_layer(layer):
     """A model that pools a given map of local descriptors."""
-    return SimpleNamespace(pool=layer, whitening=None, local_descriptors=lambda features: features)
+    return SimpleNamespace(pool=layer, whitening=None, local_descriptors=lambda features: features, pooled=layer)
 
 
 def random_layer(normalize_input):
     """3 clusters of 5 dimensions with every parameter random, in float64."""
     torch.manual_seed(2)
-    layer = NetVLAD(3, 5, vladv2=True, normalize_input=normalize_input).double()
+    layer = NetVLADPooling(3, 5, vladv2=True, normalize_input=normalize_input).double()
     for values in layer.parameters():
         nn.init.normal_(values)
     return layer
@@ -125,7 +125,7 @@ def test_stored_descriptors_of_half_precision_will_do(model, photos):
 
 def test_one_cluster_at_the_origin_has_a_closed_form():
     """All shares are 1 and v = (2, 1) / sqrt(5): each y adds y . g / sqrt(5)."""
-    layer = NetVLAD(1, 2, normalize_input=False)
+    layer = NetVLADPooling(1, 2, normalize_input=False)
     nn.init.zeros_(layer.centroids)
     features = torch.tensor([[[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]]])  # [1, 2, 1, 3]
     contributions, constant = region_contributions(of_layer(layer), features, torch.tensor([0.6, 0.8]))

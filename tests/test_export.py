@@ -14,14 +14,17 @@ import torch
 from PIL import Image
 
 import main
-import vpr.modes.export
 from netvlad import NetVLAD
 from pittsburgh import read_places
 from vpr.artifacts.model import load_model
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
+from vpr.compression.onnx_export import calibration_photos
+from vpr.data.places import PlacesSpec, load_places
+from vpr.data.reader import Reading
 from vpr.models.card import card_of
-from vpr.models.onnx_model import OnnxModel, PlainNetVLAD
+from vpr.models.onnx_model import OnnxModel
+from vpr.models.poolings.netvlad_pooling import PlainNetVLAD
 from vpr.modes.compare import options_on_one_set
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -331,8 +334,9 @@ def test_photos_too_small_for_an_exported_model(exported):
 
 
 def test_photos_for_calibration_are_bytes_in_the_models_layout(trained):
-    options = parse_options([*trained[0], "--mode=export", "--arch=alexnet", "--fromscratch"])
-    calibration = vpr.compression.onnx_export._calibration_photos(options)
+    root = next(flag for flag in trained[0] if flag.startswith("--root=")).removeprefix("--root=")
+    files = load_places(PlacesSpec("toy", Path(root)), "train").database_files
+    calibration = calibration_photos(files, Reading(), seed=0)
     assert len(calibration) == 48
     assert {photo.dtype for photo in calibration} == {np.dtype(np.uint8)}
     assert {photo.shape for photo in calibration} == {(1, 120, 160, 3)}

@@ -62,8 +62,8 @@ def test_without_the_flag_the_last_block_or_from_random_weights_everything_is_tr
     assert options_of(weights, "alexnet").trainFrom == "conv5"
     assert options_of(weights, "vgg16").trainFrom == "conv5_1"
     assert parse_options(["--mode=train", "--arch=alexnet", "--fromscratch"]).trainFrom == "conv1"
-    assert build_model(model_spec(options_of(weights, "alexnet"))).first_trained == 10
-    assert build_model(model_spec(options_of(weights, "vgg16"))).first_trained == 24
+    assert build_model(model_spec(options_of(weights, "alexnet"))).backbone.first_trained == 10
+    assert build_model(model_spec(options_of(weights, "vgg16"))).backbone.first_trained == 24
     channels = ["--channels", "16", "16", "16", "16", "8"]
     assert options_of(weights, "alexnet", *channels).trainFrom == "conv1"  # pruned: filters are gone everywhere
 

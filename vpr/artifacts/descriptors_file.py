@@ -13,8 +13,8 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.data.places import PlacePhotos
+from vpr.models.describer import Describer
 from vpr.models.normalization import normalization_of
-from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_hash
 
 REMEDY = "drop --loadDescriptors, or name a file that this model made of these photos with --saveDescriptors"
@@ -36,7 +36,7 @@ class SplitDescriptors:
     resized: bool = False
 
 
-def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, str]:
+def model_recipe(model: Describer, options: argparse.Namespace) -> dict[str, str]:
     """What a photo's descriptor depends on beside the photo."""
     return {
         "arch": options.arch,
@@ -49,7 +49,7 @@ def model_recipe(model: PlaceModel, options: argparse.Namespace) -> dict[str, st
     }
 
 
-def recipe_of(model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
+def recipe_of(model: Describer, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
     """What a split's descriptors depend on."""
     places = photos.places
     recipe = {

@@ -11,6 +11,7 @@ from vpr.common.device import choose_device, compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlacesSpec, has_split, training_set
+from vpr.models.describer import Describer
 from vpr.models.normalization import normalization_of
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import PlaceModel, build_model
@@ -26,17 +27,18 @@ class LoadedModel:
     Attributes:
         source: for results files.
         folder: where its whitening lies.
+        exported: whether it is an exported file, beside which its results go.
     """
 
-    model: PlaceModel | OnnxModel
+    model: Describer
     source: dict
     folder: Path
+    exported: bool = False
 
 
 def results_folder(finished: LoadedModel, options: argparse.Namespace) -> Path:
     """Where results of a model go: its run, beside its exported file, or for the off-the-shelf model --runsPath."""
-    exported = isinstance(finished.model, OnnxModel)
-    return finished.folder if exported else options.run or Path(options.runsPath)
+    return finished.folder if finished.exported else options.run or Path(options.runsPath)
 
 
 def load_finished(options: argparse.Namespace, whitened: bool = True) -> LoadedModel:
@@ -46,7 +48,7 @@ def load_finished(options: argparse.Namespace, whitened: bool = True) -> LoadedM
         UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
     """
     if options.run and options.run.suffix == ".onnx":
-        return LoadedModel(OnnxModel(options.run), {"model": options.run.name}, options.run.parent)
+        return LoadedModel(OnnxModel(options.run), {"model": options.run.name}, options.run.parent, exported=True)
     if options.run:
         model, epochs = load_model(options, options.run, options.ckpt)
         source = {"run": options.run.name, "checkpoint": options.ckpt, "epochs": epochs}

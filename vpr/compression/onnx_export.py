@@ -1,34 +1,30 @@
 """Models as ONNX files: float32, float16 and calibrated int8."""
 
-import argparse
 import contextlib
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vpr.artifacts.model import LoadedModel
-from vpr.cli.flags import CARD_FLAGS
-from vpr.cli.options import flags_of
-from vpr.cli.specs import places_spec, reading
 from vpr.common.errors import UserError
-from vpr.common.files import read_json
 from vpr.common.progress import track
 from vpr.common.provenance import NOTE, seal_onnx
-from vpr.data.places import load_places
+from vpr.data.reader import Reading
 from vpr.models.card import FORMAT, INSTALL
-from vpr.models.place_model import PlainPlaceModel
+from vpr.models.place_model import PlaceModel, PlainPlaceModel
 from vpr.models.weights import weights_label
 
 CALIBRATION_PHOTOS = 64
 OPSET = 18
+RECALLS_KEPT = 4  # in a card
 
 
-def export_plain(finished: LoadedModel, path: Path) -> None:
-    """The float32 model with a free number, height and width of photos."""
-    model = PlainPlaceModel(finished.model).eval()
+def export_plain(place_model: PlaceModel, path: Path) -> None:
+    """The float32 model with a free number, height and width of images."""
+    model = PlainPlaceModel(place_model).eval()
     model.encoder.to(memory_format=torch.contiguous_format)
     free = torch.export.Dim
     with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
@@ -41,7 +37,7 @@ def export_plain(finished: LoadedModel, path: Path) -> None:
 
 
 def quantize(path: Path, photos: list[np.ndarray]) -> None:
-    """Turn the trunk's convolutions into int8 in place: per channel, with ranges that photos [1, H, W, 3] show.
+    """Turn the backbone's convolutions into int8 in place: per channel, with ranges that photos [1, H, W, 3] show.
 
     The pooling head stays in float: its sums and norms suffer more than its few products cost.
     """
@@ -50,7 +46,7 @@ def quantize(path: Path, photos: list[np.ndarray]) -> None:
     class Photos(CalibrationDataReader):
         """Hands out one photo after the other."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             self.rest = iter(track(photos, "calibration", len(photos)))
 
         def get_next(self) -> dict | None:
@@ -77,24 +73,29 @@ def to_float16(path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
 
 
-def model_card(options: argparse.Namespace, finished: LoadedModel, kind: str) -> dict:
-    """What the file says of itself: the model, the flags to test it with, and the recalls known of it."""
-    known = []
-    if options.run and (options.run / "results.json").is_file():
-        known = [entry for entry in read_json(options.run / "results.json") if entry.get("checkpoint") == options.ckpt]
-    flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
+def model_card(
+    model: PlaceModel, kind: str, source: Mapping[str, object], flags: Mapping[str, object], recalls: Sequence[dict]
+) -> dict:
+    """What the file says of itself.
+
+    Args:
+        kind: fp32, fp16 or int8.
+        source: the run and checkpoint, or the centroids, that the model comes from.
+        flags: with which the command line tests the model as its run is tested.
+        recalls: results of the model before its export, newest last.
+    """
     return {
-        "model": f"{finished.model.name.rsplit(', ', 1)[0]}, {kind} ONNX",
-        "arch": options.arch,
-        "weights": weights_label(options.arch, options.weights),
-        "dimension": finished.model.dim,
-        "pooled_dimension": finished.model.pooled_dim,
-        "smallest_side": finished.model.smallest_side,
-        "parameters": finished.model.parameter_count,
+        "model": f"{model.name.rsplit(', ', 1)[0]}, {kind} ONNX",
+        "arch": model.spec.arch,
+        "weights": weights_label(model.spec.arch, model.spec.weights),
+        "dimension": model.dim,
+        "pooled_dimension": model.pooled_dim,
+        "smallest_side": model.smallest_side,
+        "parameters": model.parameter_count,
         "precision": kind,
-        "source": finished.source,
-        "flags": flags,
-        "recalls_before_export": known[-4:],
+        "source": dict(source),
+        "flags": dict(flags),
+        "recalls_before_export": list(recalls[-RECALLS_KEPT:]),
     }
 
 
@@ -107,15 +108,15 @@ def require_packages() -> None:
         raise UserError(f"--mode=export needs {', '.join(missing)}, which is not installed: {INSTALL}")
 
 
-def _calibration_photos(options: argparse.Namespace) -> list[np.ndarray]:
-    files = load_places(places_spec(options), "train").database_files
-    chosen = np.random.default_rng(options.seed).permutation(len(files))[:CALIBRATION_PHOTOS]
-    reader = reading(options, torch.device("cpu")).of(files)
-    batches = reader.batches([[int(index)] for index in chosen])
+def calibration_photos(files: Sequence[Path], reading: Reading, seed: int) -> list[np.ndarray]:
+    """Random photos uint8 [1, H, W, 3] of the training database, whose values show the ranges of 8 bits."""
+    chosen = np.random.default_rng(seed).permutation(len(files))[:CALIBRATION_PHOTOS]
+    batches = reading.of(files).batches([[int(index)] for index in chosen])
     return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
 
 
-def _write_with_card(plain: Path, path: Path, card: dict) -> None:
+def write_with_card(plain: Path, path: Path, card: dict) -> None:
+    """Write an ONNX file again, with its card and a checksum."""
     import onnx
 
     model = onnx.load(plain)

@@ -73,7 +73,7 @@ def describe(
     descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
     batches = in_batches(len(indices), batch_size or automatic_batch_size(model, source))
     own = batches[processes.rank() :: processes.world()]
-    sizes = set()
+    sizes: set[tuple[int, int]] = set()
     loaded = source.batches([[indices[place] for place in batch] for batch in own])
     loaded = that_fit(loaded, model)
     with Progress(label, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):

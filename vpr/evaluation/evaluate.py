@@ -16,7 +16,7 @@ from vpr.data.places import PlacePhotos
 from vpr.descriptors.describe import Source, describe, describe_sizes
 from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
-from vpr.models.place_model import PlaceModel
+from vpr.models.describer import Describer
 from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.search.exact import descriptor_distances
 from vpr.search.protocols import search_places
@@ -61,7 +61,7 @@ class QueryResults:
     curve: dict[int, float]
 
 
-def describe_split(model: PlaceModel, photos: PlacePhotos, source: Source, batch_size: int = 24) -> SplitDescriptors:
+def describe_split(model: Describer, photos: PlacePhotos, source: Source, batch_size: int = 24) -> SplitDescriptors:
     """Describe the database and the queries; complete in process 0. `batch_size` as of `describe`."""
     count, total = len(photos.database_files), len(source.files)
     database, sizes = describe(model, source, range(count), batch_size, f"{photos.split} database")
@@ -70,7 +70,7 @@ def describe_split(model: PlaceModel, photos: PlacePhotos, source: Source, batch
 
 
 def measure(
-    descriptors: SplitDescriptors, model: PlaceModel, photos: PlacePhotos, recall_values: Sequence[int]
+    descriptors: SplitDescriptors, model: Describer, photos: PlacePhotos, recall_values: Sequence[int]
 ) -> tuple[Evaluation, QueryResults]:
     """Search exactly and count Recall@N."""
     places = photos.places

@@ -21,6 +21,7 @@ on a busy machine AlexNet took up to 1.7 times as long by NNPACK.
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -108,6 +109,7 @@ def _run_layer(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
         # With channels last the values depend neither on the batch nor on the number of threads.
         return layer(features.contiguous(memory_format=torch.channels_last))
     if isinstance(layer, nn.MaxPool2d) and not features.requires_grad and features.is_contiguous():
+        assert isinstance(layer.kernel_size, int) and isinstance(layer.stride, int)  # as VGG16 and AlexNet have them
         return max_pool(features, layer.kernel_size, layer.stride)
     return layer(features)
 
@@ -147,14 +149,16 @@ class FastConvolution(torch.autograd.Function):
     """A convolution of stride 1; its gradient by the input is one too, that by the kernel is PyTorch's own."""
 
     @staticmethod
-    def forward(ctx, features, weight, bias, padding: tuple[int, int]) -> torch.Tensor:
+    def forward(
+        ctx: Any, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: tuple[int, int]
+    ) -> torch.Tensor:
         ctx.save_for_backward(features, weight)
         ctx.padding = padding
         return _convolve(features, weight, bias, padding)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: torch.Tensor) -> tuple:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
         features, weight = ctx.saved_tensors
         # Photos of no violating pair have no gradient: the more a training has learnt, the more of them there are.
         used = grad.flatten(1).any(dim=1)  # [B]
@@ -173,7 +177,9 @@ class FastConvolution(torch.autograd.Function):
         return to_features, to_weight, to_bias, None
 
 
-def _convolve(features: torch.Tensor, weight: torch.Tensor, bias, padding: tuple[int, int]) -> torch.Tensor:
+def _convolve(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: tuple[int, int]
+) -> torch.Tensor:
     parts = features.split(1) if _is_large(features) else [features]
     done = [torch._nnpack_spatial_convolution(part, weight, bias, padding, (1, 1)) for part in parts]
     return done[0] if len(done) == 1 else torch.cat(done)

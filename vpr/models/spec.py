@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vpr.models.backbones import default_train_from
 
@@ -43,7 +44,7 @@ class ModelSpec:
         return self.train_from or default_train_from(self.arch, self.from_scratch, self.channels is not None)
 
     @classmethod
-    def from_flags(cls, flags: Mapping[str, object]) -> "ModelSpec":
+    def from_flags(cls, flags: Mapping[str, Any]) -> "ModelSpec":
         """The model of flags by their names on the command line, as runs and exported files store them."""
         channels = flags.get("channels")
         return cls(

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,9 @@ class Whitening(nn.Module):
         projection: [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first.
         learnt_on: in words, for results.
     """
+
+    mean: torch.Tensor
+    projection: torch.Tensor
 
     def __init__(self, mean: torch.Tensor, projection: torch.Tensor, learnt_on: str = ""):
         super().__init__()
@@ -164,7 +168,7 @@ def load_whitening(path: Path) -> StoredWhitening:
         UserError: unreadable, damaged, or not a whitening.
     """
     what, remedy = "a whitening", "delete it and run --mode=whiten again"
-    state = load_torch(path, what, remedy)
+    state: Any = load_torch(path, what, remedy)
     try:
         if state["format"] not in FORMATS:
             raise KeyError("format")

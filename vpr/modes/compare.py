@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vpr.cli.options import options_for
+from vpr.cli.specs import places_spec
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, write_json
@@ -24,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     each = options_on_one_set(options, list(named))
     device = choose_device(options.device)
     say(device_line(device))
-    photos = load_places(each[0], options.split)
+    photos = load_places(places_spec(each[0]), options.split)
     require_queries(photos)
     rows = [
         measure_model(one, photos, label, device) for one, label in zip(each, named.values(), strict=True)

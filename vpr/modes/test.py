@@ -18,7 +18,7 @@ from vpr.data.places import PlacePhotos, load_places, require_queries
 from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measure_index, record
 from vpr.evaluation.explanation import opened_at_pooling
 from vpr.evaluation.recall import recall_line
-from vpr.models.place_model import PlaceModel
+from vpr.models.describer import Describer
 from vpr.report.write import write_pictures
 
 
@@ -80,7 +80,7 @@ def all_of(*steps: Callable[[], None]) -> None:
 
 
 def _load_or_describe(
-    model: PlaceModel, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
+    model: Describer, photos: PlacePhotos, options: argparse.Namespace, device: torch.device
 ) -> SplitDescriptors:
     if options.loadDescriptors:
         return load_descriptors(Path(options.loadDescriptors), recipe_of(model, photos, options), photos)

@@ -10,7 +10,7 @@ from vpr.common.progress import Progress, say
 from vpr.data.places import PlacePhotos
 from vpr.evaluation.evaluate import Evaluation, QueryResults
 from vpr.evaluation.outcomes import Outcome
-from vpr.models.place_model import PlaceModel
+from vpr.models.describer import Describer
 from vpr.report.heatmaps import explain_pair
 from vpr.report.html import ReportFigures, write_report
 from vpr.report.panels import panel, stacked, write_jpeg
@@ -22,7 +22,7 @@ def write_pictures(
     evaluation: Evaluation,
     answers: QueryResults,
     photos: PlacePhotos,
-    model: PlaceModel,
+    model: Describer,
     options: argparse.Namespace,
     device: torch.device,
 ) -> None:
@@ -65,7 +65,7 @@ def write_panels(folder: Path, photos: PlacePhotos, outcomes: list[Outcome], exp
 
 
 def explanation(
-    model: PlaceModel, photos: PlacePhotos, outcome: Outcome, options: argparse.Namespace, device: torch.device
+    model: Describer, photos: PlacePhotos, outcome: Outcome, options: argparse.Namespace, device: torch.device
 ):
     """Where the model looks in a query and in its first hit."""
     match = photos.database_files[outcome.hits[0].photo]
