@@ -16,7 +16,7 @@ from PIL import Image
 
 import main
 from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec, places_spec
+from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common.errors import UserError
 from vpr.models.backbones.base import build_backbone
 
@@ -158,7 +158,7 @@ def _checkpoint(folder: Path) -> Callable[[Path], str]:
     options = parse_options([*_places(folder), "--mode=train", f"--resume={folder / 'run'}"])
 
     def read(path: Path) -> str:
-        load_model(options, options.run, "latest")
+        load_model(options.run, "latest", whitened=False)
         return content_hash(load_checkpoint(options.run, path.parent.name, "latest"))
 
     return read
@@ -170,7 +170,7 @@ def _flags(folder: Path) -> Callable[[Path], str]:
 
     def read(path: Path) -> str:
         options = parse_options([*_places(folder), "--mode=test", f"--resume={path.parent}"])
-        load_model(options, path.parent, "best")
+        load_model(path.parent, "best", whitened=False)
         return content_hash(flags_of(options))
 
     return read
@@ -183,7 +183,7 @@ def _centroids(folder: Path) -> Callable[[Path], str]:
 
     new = ["--mode=train", "--arch=alexnet", "--fromscratch", "--num_clusters=2", "--channels", *map(str, FILTERS)]
     options = parse_options([*_places(folder), *new])
-    wanted = recipe_for(options, build_model(model_spec(options)), *training_set(places_spec(options)))
+    wanted = recipe_for(build_model(model_spec(options)), *training_set(places_spec(options)), None)
     return lambda path: content_hash(read_centroids(path, wanted, any_photos=False))
 
 
@@ -200,26 +200,27 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
     return read
 
 
-def _finished(folder: Path, mode: str):
-    from vpr.artifacts.model import load_finished
+def _loaded(folder: Path, mode: str):
+    from vpr.cli.load import model_of
 
     options = parse_options([*_places(folder), f"--mode={mode}", f"--resume={folder / 'run'}"])
-    finished = load_finished(options)
-    finished.model.to_device(CPU, options.precision)
-    return options, finished
+    loaded = model_of(options, CPU)
+    loaded.model.to_device(CPU, options.precision)
+    return options, loaded
 
 
 def _index(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.database_index import load_or_make_index
+    from vpr.artifacts.database_index import WantedIndex, load_or_make_index
     from vpr.data.places import load_database
 
-    options, finished = _finished(folder, "locate")
-    photos = load_database(places_spec(options), options.split)
-    queries = torch.randn(3, finished.model.dim, generator=torch.Generator().manual_seed(0))
+    options, loaded = _loaded(folder, "locate")
+    places, wanted = places_spec(options), WantedIndex()
+    photos = load_database(places, options.split)
+    queries = torch.randn(3, loaded.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
-        named = parse_options([*_places(folder), "--mode=locate", f"--resume={options.run}", f"--indexFile={path}"])
-        return content_hash(load_or_make_index(finished, photos, named, CPU).search(queries, 5))
+        index = load_or_make_index(path, loaded, photos, places.root, reading(options, CPU), wanted)
+        return content_hash(index.search(queries, 5))
 
     return read
 
@@ -228,9 +229,9 @@ def _descriptors(folder: Path) -> Callable[[Path], str]:
     from vpr.artifacts.descriptors_file import load_descriptors, recipe_of
     from vpr.data.places import load_places
 
-    options, finished = _finished(folder, "test")
+    options, loaded = _loaded(folder, "test")
     photos = load_places(places_spec(options), "val")
-    recipe = recipe_of(finished.model, photos, options)
+    recipe = recipe_of(loaded.model, loaded.spec, photos, None)
     return lambda path: content_hash(vars(load_descriptors(path, recipe, photos)))
 
 
