@@ -49,7 +49,7 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
         if queries:
             training = replace(training, usable=rules.query_blocks(training.usable, 2)[0][:queries])
         model = bench.model(options)
-        init_pooling(model, options)
+        init_pooling(model, Path(folder), places_spec(options), read.size)
         state = new_state(model, rules, splits_of(training.photos))
         reader = read.of(training.photos.files)
         started = perf_counter()
