@@ -11,7 +11,7 @@ from PIL import Image
 import main
 from vpr.common.errors import UserError
 from vpr.report.plots import draw_training
-from vpr.training.log import COLUMNS, Metrics
+from vpr.training.log import COLUMNS, Board, Metrics
 
 ROW = dict.fromkeys(COLUMNS, 1.0)
 
@@ -104,3 +104,26 @@ def test_a_full_disk_is_said_once(tmp_path, monkeypatch, capsys):
     for epoch in (1, 2):
         metrics.add({**ROW, "epoch": epoch}, {1: 0.5})
     assert capsys.readouterr().out.count("no room") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_board_that_cannot_be_written_is_said_once_and_left_out(tmp_path, capsys):
+    """The run's name is taken by a file."""
+    (tmp_path / "run").write_text("a file")
+    board = Board(tmp_path / "run", 1)
+    for epoch in (1, 2):
+        board.add("train/loss", 0.5, epoch)
+        board.add_image("worst", Image.new("RGB", (8, 8)), epoch)
+    assert capsys.readouterr().out.count("TensorBoard's scalars and pictures are given up") == 1
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_a_board_has_what_it_was_given_at_once(tmp_path):
+    board = Board(tmp_path, 1)
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    sizes = [file.stat().st_size]
+    board.add("train/loss", 0.5, 1)
+    sizes.append(file.stat().st_size)
+    board.add_image("worst", Image.effect_noise((64, 64), 80).convert("RGB"), 1)
+    sizes.append(file.stat().st_size)
+    assert sizes[0] > 0 and sizes[1] > sizes[0] and sizes[2] > sizes[1] + 1000
+    assert b"train/loss" in file.read_bytes()

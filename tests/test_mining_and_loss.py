@@ -1,5 +1,7 @@
 """Mining against a brute force, the loss against hand-worked values, and how queries become batches."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from vpr.data.places import PlacePhotos
-from vpr.training.losses import triplet_violations
+from vpr.training.losses import LOSSES, triplet_violations
 from vpr.training.mining import (
     NO_PHOTO,
     QUERIES_AT_ONCE,
@@ -22,6 +24,7 @@ from vpr.training.mining import (
 )
 from vpr.training.rules import TrainingRules
 
+ROOT = Path(__file__).resolve().parents[1]
 ALL = 10**6  # a sample that no database of these tests exceeds
 
 
@@ -361,3 +364,31 @@ def test_learning_rate_halves_first_at_epoch_6():
     rules = TrainingRules(lr=0.001, lr_gamma=0.5, lr_step=5)
     rates = [rules.learning_rate(epoch) for epoch in range(1, 17)]
     assert rates == pytest.approx([0.001] * 5 + [0.0005] * 5 + [0.00025] * 5 + [0.000125], rel=1e-12)
+
+
+def test_the_table_of_losses_is_read_without_torch():
+    program = "import sys; from vpr.training.losses import LOSSES; print('triplet' in LOSSES, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_the_loss_of_a_batch_is_that_of_its_tuples_pair_by_pair():
+    """Tuples that share images, in other roles; against a loop over pairs."""
+    random = np.random.default_rng(6)
+    descriptors = random.normal(size=(14, 5))
+    tuples = [
+        TrainingTuple(query=2, positive=5, negatives=np.array([9, 1, 7])),
+        TrainingTuple(query=0, positive=7, negatives=np.array([5])),
+    ]
+    batch = TupleBatch.of(tuples, 10)
+    found, count = LOSSES["triplet"](torch.from_numpy(descriptors[batch.images]), batch, 2.0)
+    violations = [
+        squared_distance(descriptors[10 + item.query], descriptors[item.positive])
+        + 2.0
+        - squared_distance(descriptors[10 + item.query], descriptors[negative])
+        for item in tuples
+        for negative in item.negatives
+    ]
+    violations = [value for value in violations if value > 0]
+    assert 0 < len(violations) == count < 4
+    assert found.item() == pytest.approx(sum(violations), rel=1e-12)

@@ -149,6 +149,11 @@ class Reading:
         return PhotoReader(files, self.size, self.workers, self.device, longest_sides or {})
 
 
+def size_text(size: Sequence[int] | None) -> str:
+    """How stored files write the size that photos were resized to: `H W` in pixels, or own."""
+    return " ".join(map(str, size)) if size else "own"
+
+
 def largest_size(files: Sequence[Path]) -> tuple[int, int]:
     """(height, width) in pixels of the largest of some photos, by their headers; 0, 0 if none can be read."""
     sizes = [(0, 0)]

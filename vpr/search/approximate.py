@@ -13,6 +13,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.search.exact import tiles
 
+NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
 
