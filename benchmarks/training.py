@@ -19,7 +19,8 @@ from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.models.place_model import PlaceModel
 from vpr.modes import cluster
 from vpr.training.state import build_optimizer, new_state, splits_of, trained_parameters
-from vpr.training.trainer import Sources, Trainer, load_training_set
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
 
 
 @dataclass(frozen=True)
