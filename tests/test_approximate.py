@@ -50,6 +50,7 @@ def test_a_flat_index_finds_what_the_exact_search_finds():
     np.testing.assert_array_equal(found, nearest(database, queries, 7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factory", "per_image"), [("Flat", 4 * DIM), ("SQfp16", 2 * DIM), ("SQ8", DIM), ("PQ4", 4)])
 def test_stored_bytes_are_those_of_the_codes_and_a_constant(factory, per_image):
     small, large = (stored_bytes(build_index(factory, rows(count, 0), 0)) for count in (300, 1300))
@@ -80,12 +81,13 @@ def test_what_faiss_cannot_build_is_an_error_that_quotes_it(factory):
         build_index(factory, rows(300, 0), 0)
     text = str(caught.value)
     assert factory in text and "FAISS says" in text and "\n" not in text
-    try:
+    with pytest.raises(RuntimeError) as raised:
         faiss.index_factory(DIM, factory).train(rows(300, 0).float().numpy())
-    except RuntimeError as error:
-        assert text.split("FAISS says: ")[1].strip() in " ".join(str(error).split())
+    quoted = text.split("FAISS says: ")[1].strip()
+    assert len(quoted) > 10 and quoted in " ".join(str(raised.value).split())
 
 
+@pytest.mark.slow
 def test_test_mode_prints_what_an_index_loses_and_takes(run_test_mode, capsys):
     exact, approximate = run_test_mode("--index=PQ4x3", "--recallValues", "1", "5")
     printed = capsys.readouterr().out.strip().splitlines()
@@ -116,9 +118,10 @@ def test_stored_descriptors_give_the_same_recalls_without_the_photos_pixels(
         photo.write_bytes(photo.read_bytes().ljust(status.st_size, b"\0"))  # JPEG readers stop at its end mark
         os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
     _, second = run_test_mode(f"--loadDescriptors={file}", flag)
-    _, _, anew = run_test_mode(flag)
     assert {**second, "measured": 0} == {**first, "measured": 0}
-    assert anew["recalls"] != first["recalls"], "the photos did matter"
+    run_test_mode(f"--saveDescriptors={tmp_path / 'anew.h5'}", flag)
+    with h5py.File(file) as stored, h5py.File(tmp_path / "anew.h5") as anew:
+        assert np.abs(anew["database"][:] - stored["database"][:]).max() > 0.05, "the photos did matter"
 
 
 @pytest.mark.parametrize(

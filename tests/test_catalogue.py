@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from drawing import draw_photo
 from PIL import Image
 
 import main
@@ -181,12 +182,6 @@ PANORAMA_POSITIONS = [[381_000.0 + 100 * (number // 12), 3_946_000.0] for number
 QUERY_SIZES = [(1280, 960), (960, 1280), (320, 240)]  # width, height
 
 
-def noise(path, width, height, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
-
-
 @pytest.fixture
 def tokyo(tmp_path, write_spec):
     """Tokyo 24/7 in small, as it is given out: the spec says .jpg, the database's files end with .png."""
@@ -195,9 +190,9 @@ def tokyo(tmp_path, write_spec):
         tmp_path / "datasets" / "tokyo247.mat", PANORAMAS, PANORAMA_POSITIONS, names, [PANORAMA_POSITIONS[0]] * 3
     )
     for number, name in enumerate(PANORAMAS):
-        noise(tmp_path / name.replace(".jpg", ".png"), 800 if number == 0 else 160, 120, number)
+        draw_photo(tmp_path / name.replace(".jpg", ".png"), (800 if number == 0 else 160, 120), number)
     for number, (name, size) in enumerate(zip(names, QUERY_SIZES, strict=True)):
-        noise(tmp_path / "247query_subset_v2" / name, *size, 100 + number)
+        draw_photo(tmp_path / "247query_subset_v2" / name, size, 100 + number)
     return tmp_path
 
 
@@ -252,7 +247,7 @@ def test_tokyos_queries_are_shrunk_to_640_pixels(tokyo):
     ],
 )
 def test_a_result_says_how_large_the_queries_were(tokyo, capsys, flags, label):
-    noise(tokyo / PANORAMAS[1].replace(".jpg", ".png"), 400, 120, 1)
+    draw_photo(tokyo / PANORAMAS[1].replace(".jpg", ".png"), (400, 120), 1)
     code = main.main([
         "--mode=test", "--dataset=tokyo247", "--split=test", f"--root={tokyo}", "--arch=alexnet", "--fromscratch",
         "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32", "--panels=0",

@@ -2,9 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from drawing import draw_photo
 from PIL import Image
 
 from vpr.cli.options import parse_options
@@ -22,12 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def photos(tmp_path):
-    random, paths = np.random.default_rng(0), []
-    for number in range(6):
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{number}.png")
-        coarse.resize((96, 64), Image.Resampling.BICUBIC).save(paths[-1])
-    return paths
+    return [draw_photo(tmp_path / f"{number}.png", (96, 64), number) for number in range(6)]
 
 
 def make(*flags):
@@ -162,7 +157,7 @@ def test_a_photo_too_small_for_the_trunk_is_one_line(tmp_path, flag):
         describe(model, PhotoReader([tmp_path / "small.png"], None, 0), range(1), options.cacheBatchSize, "test")
 
 
-def test_descriptors_that_are_not_numbers_are_an_error(photos, monkeypatch):
+def test_descriptors_that_are_not_numbers_are_an_error(photos):
     model, options = make()
     torch.nn.init.constant_(model.encoder[0].weight, math.nan)
     with pytest.raises(UserError, match="not finite"):

@@ -13,9 +13,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def run(train_toy_run, tmp_path_factory):
-    return train_toy_run(tmp_path_factory.mktemp("examples"))[1]
+@pytest.fixture
+def run(toy_run):
+    return toy_run.run
 
 
 @pytest.fixture(scope="module")

@@ -248,7 +248,8 @@ def test_heat_is_red_where_regions_add_and_blue_where_they_take_away():
     red, _, blue = np.moveaxis(np.asarray(draw_contributions(grey, contributions)).astype(int), 2, 0)
     assert np.unravel_index((red - blue).argmax(), red.shape) == (0, 0)
     warmth = red - blue
-    assert warmth[15, 20] > 0 and warmth[45, 100] < 0 and warmth[45, 20] >= 0
+    assert warmth[15, 20] > 0 and warmth[45, 100] < 0
+    assert abs(warmth[59, 0]) <= 2, "nothing is added where a region adds nothing, furthest from those that do"
     assert warmth[59, 119] == pytest.approx(-warmth[0, 0] / 2, abs=2)  # half as much, half as blue
     assert (np.asarray(draw_contributions(grey, torch.zeros(2, 3))) == 100).all()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing import draw_photo
 from PIL import Image
 
 import main
@@ -19,22 +20,17 @@ REPOSITORY = str(Path(main.__file__).parent)
 
 
 @pytest.fixture(scope="module")
-def run(train_toy_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hub")
-    places, trained = train_toy_run(folder)
-    assert main.main([*places, "--mode=whiten", f"--resume={trained}", "--pcaDim=8"]) == 0
-    return trained
+def run(copy_toy_run, tmp_path_factory):
+    copied = copy_toy_run(tmp_path_factory.mktemp("hub"))
+    assert main.main([*copied.places, "--mode=whiten", f"--resume={copied.run}", "--pcaDim=8"]) == 0
+    return copied.run
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Four photos of two sizes, mixed."""
-    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    paths = [folder / f"{n}.png" for n in range(4)]
-    for n, path in enumerate(paths):
-        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize(((96, 72), (80, 88))[n % 2], Image.Resampling.BICUBIC).save(path)
-    return paths
+    folder = tmp_path_factory.mktemp("photos")
+    return [draw_photo(folder / f"{n}.png", ((96, 72), (80, 88))[n % 2], n) for n in range(4)]
 
 
 def load(run, **arguments):
@@ -42,7 +38,10 @@ def load(run, **arguments):
 
 
 def by_hand(run, file, whitened):
-    """The checkpoint's values through the model that its flags describe, one photo at a time."""
+    """The checkpoint's values through the model that its flags describe, one photo at a time.
+
+    This proves which values are taken, and the whitening in full; the model itself is tested in test_netvlad.py.
+    """
     options = parse_options(["--mode=test", f"--resume={run}"])
     model = build_model(model_spec(options), pretrained=False).eval()
     stored = torch.load(run / "checkpoints" / "model_best.pth.tar", weights_only=True)

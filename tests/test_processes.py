@@ -1,18 +1,18 @@
 """Several processes started by torchrun do what one does, and end together when one of them dies."""
 
 import ast
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
 
 import main
 from vpr.artifacts.runs import newest_run
@@ -20,6 +20,7 @@ from vpr.cli.flags import MODES
 from vpr.common.device import multiplies_bf16
 
 MAIN = Path(main.__file__)
+pytestmark = pytest.mark.slow
 EPOCHS = 2
 CPU = torch.device("cpu")
 
@@ -45,14 +46,9 @@ def flags(toy_root: Path, folder: Path) -> list[str]:
 
 
 def losses(run: Path) -> list[float]:
-    """The loss of each epoch from a run's TensorBoard file: length (8 bytes), check (4), event, check (4), ..."""
-    found, content, place = [], next(run.glob("events.out.tfevents*")).read_bytes(), 0
-    while place < len(content):
-        length = int.from_bytes(content[place : place + 8], "little")
-        event = Event.FromString(content[place + 12 : place + 12 + length])
-        found += [value.simple_value for value in event.summary.value if value.tag == "train/loss"]
-        place += length + 16
-    return found
+    """The loss of each epoch, which metrics.csv has to six digits."""
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +130,25 @@ def test_a_step_has_the_same_loss_and_gradient_but_for_the_rounding_of_sums(one_
 def test_clusters_and_off_the_shelf_recalls_are_the_same(runs):
     off_the_shelf = [json.loads((runs[count][0] / "runs" / "results.json").read_text())[-1] for count in (1, 2)]
     assert off_the_shelf[0]["recalls"] == off_the_shelf[1]["recalls"]
-    assert off_the_shelf[0]["centroids"].split("/")[-1] == off_the_shelf[1]["centroids"].split("/")[-1]
+    assert off_the_shelf[0]["centroids"] == off_the_shelf[1]["centroids"]
+    centroids = []
+    for (folder, _), result in zip((runs[1], runs[2]), off_the_shelf, strict=True):
+        with h5py.File(folder / "centroids" / result["centroids"]) as file:
+            centroids.append(file["centroids"][:])
+    assert np.abs(centroids[0][1:] - centroids[0][0]).max(axis=1).min() > 1e-2, "clusters differ"
+    np.testing.assert_allclose(centroids[1], centroids[0], rtol=0, atol=1e-4)
 
 
 def test_one_process_prints_and_writes(runs):
     (one, _), (two, printed) = runs[1], runs[2]
-    files = [sorted(path.name for path in newest_run(folder / "runs").rglob("*.*")) for folder in (one, two)]
-    for names in files:
-        (events,) = (name for name in names if name.startswith("events.out.tfevents."))
-        names.remove(events)
-    assert files[0] == files[1] and "results.json" in files[0]
+    files = []
+    for folder in (one, two):
+        run = newest_run(folder / "runs")
+        names = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
+        # A time, a machine and a process are in the name of TensorBoard's file.
+        files.append(sorted("events" if name.startswith("events.out.tfevents.") else name for name in names))
+    assert files[0] == files[1] and len(set(files[0])) == len(files[0])
+    assert {"events", "results.json", "metrics.csv", "checkpoints/checkpoint.pth.tar"} <= set(files[0])
     for text in printed:
         assert text.count("device: ") == 1 and "2 processes" in text
 
@@ -158,16 +163,16 @@ def test_a_process_that_dies_ends_the_run(tiny_city, runs, tmp_path, victim):
         "    import torch\n"
         "    torch.optim.SGD.step = lambda *_, **__: os._exit(9)\n"
     )
-    started = time.monotonic()
     result = command(
         2, "--mode=train", *flags(tiny_city, folder), f"--runsPath={tmp_path / 'runs'}",
         environment={"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert result.returncode != 0
-    assert time.monotonic() - started < 120
-    checkpoint = newest_run(tmp_path / "runs") / "checkpoints" / "checkpoint.pth.tar"
+    assert re.search(rf"rank +: {victim} .*\n +exitcode +: 9 ", result.stderr), "the victim died of what it was told"
+    run = newest_run(tmp_path / "runs")
     # The first block's checkpoint may have been written by the time the other's death is noticed.
-    assert torch.load(checkpoint, weights_only=True)["position"]["steps"] <= 3
+    position = torch.load(run / "checkpoints" / "checkpoint.pth.tar", weights_only=True)["position"]
+    assert position["epoch"] == 1 and not (run / "results.json").exists(), "the other one ended in its first epoch"
 
 
 def test_an_error_in_all_processes_is_one_line_each(tiny_city, tmp_path):

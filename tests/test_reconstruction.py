@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vpr.common.device import compute_dtype
-from vpr.compression.reconstruction import _distance, distill, reconstruct, refit
+from vpr.compression.reconstruction import distill, feature_distance, reconstruct, refit
 from vpr.data.reader import SizeGroup
 from vpr.models.place_model import PlaceModel
 from vpr.models.spec import ModelSpec
@@ -110,7 +110,7 @@ def test_distilling_brings_all_layers_nearer_to_what_the_original_gives(fast, pr
 
     def apart():
         with torch.no_grad():
-            return sum(_distance(pruned, original, filters, photo).item() for photo in photos)
+            return sum(feature_distance(pruned, original, filters, photo).item() for photo in photos)
 
     before = apart()
     distill(pruned, original, filters, Singles(), photos=240, seed=0)
@@ -135,7 +135,7 @@ def test_the_distance_is_that_of_what_the_pooling_takes(pooling):
     filters = torch.arange(15, -1, -2)
     photos = torch.cat([next(Photos().batches([[index]]))[0].values for index in (2, 4)])
     with torch.no_grad():
-        found = _distance(pruned, original, filters, photos).item()
+        found = feature_distance(pruned, original, filters, photos).item()
         wanted = original.local_descriptors(photos)[:, filters].double().numpy()
         given = pruned.local_descriptors(photos).double().numpy()
     given, wanted = (values.reshape(2, 8, -1).transpose(0, 2, 1) for values in (given, wanted))  # [B, P, 8]

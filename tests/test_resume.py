@@ -9,10 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from drawing import draw_photo
 
 import main
 import vpr.training.trainer
@@ -25,6 +24,7 @@ from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
 
 EPOCHS, BLOCKS = 2, 2
+pytestmark = pytest.mark.slow
 MAIN = Path(main.__file__)
 
 
@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on(tiny_city, never_stopped, tmp_path):
     while not list((tmp_path / "runs").glob("[0-9]*/flags.json")) and time.monotonic() < give_up:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it had not ended by itself"
     assert main.main(resuming(tmp_path)) == 0
     assert newest_checkpoint(tmp_path)["position"]["epoch"] == EPOCHS + 1
     wanted, found = newest_checkpoint(never_stopped)["state_dict"], newest_checkpoint(tmp_path)["state_dict"]
@@ -161,6 +161,8 @@ def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(tiny_city, never_stopped, t
     for line in process.stdout:
         if line.startswith("epoch 1 block 1"):
             break
+    else:
+        pytest.fail(process.stderr.read())
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -178,15 +180,12 @@ def one_line(capsys):
 @pytest.fixture(scope="module")
 def own_photos(tmp_path_factory):
     """A folder of own photos in each split: a street with a photo every 12 m and 4 queries; a run trained on it."""
-    folder, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("own")
     for split, south in (("train", 0), ("val", 4000)):
         for kind, count, off in (("database", 24, 0), ("queries", 4, 3)):
-            place = folder / "photos" / split / kind
-            place.mkdir(parents=True)
             for number in range(count):
-                coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-                photo = Image.fromarray(coarse).resize((80, 64))
-                photo.save(place / f"@{500000 + 12 * number + off}@{4477000 + south}@{kind}@.jpg")
+                name = f"@{500000 + 12 * number + off}@{4477000 + south}@{kind}@.jpg"
+                draw_photo(folder / "photos" / split / kind / name, (80, 64), [south, off, number])
     call = [
         "--mode=train", "--dataset=folder", f"--root={folder / 'photos'}", "--arch=alexnet", "--fromscratch",
         "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32", f"--runsPath={folder / 'runs'}",

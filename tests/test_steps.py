@@ -10,13 +10,14 @@ from test_mining_and_loss import ALL, brute_force, make_problem, mine_all, no_me
 import main
 import vpr.training.trainer
 from vpr.artifacts.runs import newest_run
-from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec
-from vpr.data.reader import PhotoReader
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import CPU, Reading
 from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
 from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
+from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import load_training_set, train_block
+from vpr.training.trainer import Sources, Trainer, load_training_set
 
 
 def tuple_of(query):
@@ -71,18 +72,18 @@ def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny
 
 def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pairs(tiny_city, tmp_path):
     """Against a loop over single photos in float32, with momentum and weight decay by hand."""
-    options = parse_options([*flags(tiny_city, tmp_path), "--lr=0.01", "--margin=0.1"])
-    training = load_training_set(options)
+    rules, spec = TrainingRules(lr=0.01, margin=0.1), ModelSpec("alexnet", "none", pooling="avg")
+    training = load_training_set(PlacesSpec("toy", tiny_city), rules)
     photos, count = training.photos, len(training.photos.database_files)
-    model = build_model(model_spec(options))
+    model = build_model(spec).to_device(CPU, "fp32")
     plain = copy.deepcopy(model)
-    state = new_state(model, options, splits_of(photos), torch.device("cpu"))
-    reader = PhotoReader(photos.files, options.imageSize, 0)
+    state = new_state(model, rules, splits_of(photos))
+    reader = photos.reader(Reading((48, 64)))
     batches = [
         [TrainingTuple(0, int(training.positives[0][0]), np.array([30, 40]))],
         [TrainingTuple(query, int(training.positives[query][0]), np.array([7 * query, 20])) for query in (3, 5)],
     ]
-    train_block(state, reader, count, batches, options, torch.device("cpu"), "steps")
+    Trainer(state, training, photos, Sources(reader, reader), rules, tmp_path).train_block(batches, "steps")
 
     velocity = [torch.zeros_like(value) for value in plain.parameters()]
     for batch in batches:
@@ -101,7 +102,7 @@ def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pai
                 speed.mul_(0.9).add_(value.grad + 0.001 * value)
                 value.sub_(0.01 * speed)
     assert state.position.steps == 2 and state.position.tuples == 3
-    start = build_model(model_spec(options))
+    start = build_model(spec)
     for found, wanted, before in zip(model.parameters(), plain.parameters(), start.parameters(), strict=True):
         moved = (wanted - before).norm()
         assert moved > 0 and (found - wanted).norm() < 0.01 * moved

@@ -226,6 +226,7 @@ def test_a_network_from_scratch_has_nothing_to_cache(make):
     assert isinstance(make("--trunkCache=disk", "--weights=none")[0], PhotoReader)
 
 
+@pytest.mark.slow
 def test_training_from_the_cache_ends_where_training_without_it_ends(tiny_city, weights, tmp_path):
     model = ["--arch=alexnet", f"--weights={weights}", "--num_clusters=4", "--imageSize", "64", "80", "--lr=0.01"]
     common = [

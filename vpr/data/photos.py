@@ -1,7 +1,6 @@
 """One photo file -> RGB: decoding, EXIF orientation, resizing."""
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,9 +43,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"cannot decode the photo {path} ({error}): {advice}") from error
 
 
-@functools.cache
 def _reads_heic() -> bool:
-    """Whether Pillow has its optional plugin for HEIC, which is registered on first use."""
+    """Whether Pillow has its optional plugin for HEIC, which is registered here."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

@@ -2,9 +2,9 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
@@ -63,7 +63,14 @@ def weights_label(arch: str, weights: str) -> str:
     return Path(weights).stem if is_file(weights) else published(arch, weights).name
 
 
-def weights_hash(module: nn.Module) -> str:
+class HasState(Protocol):
+    """A network, or whatever else is told from others by named values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values by name."""
+
+
+def weights_hash(module: HasState) -> str:
     """A hash of the weights of a backbone or a whole model: equal exactly where they are, wherever they came from."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():

@@ -53,7 +53,8 @@ def _start(options: argparse.Namespace, splits: dict[str, dict], device: torch.d
     with cluster_command(options):
         init_pooling(model, Path(options.dataPath), places_spec(options), reading(options, device).size)
     model.to_device(device, options.precision)
-    state, folder = new_state(model, training_rules(options), splits, options.start_epoch), None
+    state = new_state(model, training_rules(options), splits, options.start_epoch)
+    folder: Path | None = None
     if processes.is_main():
         folder = create_run(
             Path(options.runsPath),
@@ -63,7 +64,9 @@ def _start(options: argparse.Namespace, splits: dict[str, dict], device: torch.d
             options.savePath,
             state.checkpoint(model.spec.flags()),
         )
-    return state, processes.broadcast(folder)
+    folder = processes.broadcast(folder)
+    assert folder is not None  # process 0 made it
+    return state, folder
 
 
 def _resume(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> tuple[TrainingState, Path]:

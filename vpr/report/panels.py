@@ -51,7 +51,7 @@ def captioned(picture: Image.Image, colour: str, *captions: str) -> Image.Image:
     sheet.paste(framed, ((width - framed.width) // 2, (height - framed.height) // 2))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, caption in enumerate(captions):
-        draw.text((FRAME, height + number * LINE), _shortened(caption, font, CELL[0]), fill=INK, font=font)
+        draw.text((FRAME, height + number * LINE), shortened(caption, font, CELL[0]), fill=INK, font=font)
     return sheet
 
 
@@ -84,7 +84,7 @@ def write_jpeg(path: Path, picture: Image.Image) -> None:
         picture.save(temporary, format="JPEG", quality=85)
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """`text`, its middle left out if it is wider than `width` pixels."""
     shown, kept = text, len(text)
     while font.getlength(shown) > width and kept > 2:

@@ -138,13 +138,14 @@ def choose(
 
 
 def candidate_distances(
-    queries: torch.Tensor, database: torch.Tensor, candidates: list[np.ndarray]
+    queries: torch.Tensor, database: torch.Tensor, candidates: list[np.ndarray], tile_bytes: int = TILE_BYTES
 ) -> list[np.ndarray]:
     """Squared distances |q - x|^2 = 2 - 2 q.x of descriptors of length 1, from each query to its candidates.
 
     Args:
         queries: [b, dim]; database: [N, dim]; both float16 or float32, on one device.
         candidates: for each of the b queries, database indices.
+        tile_bytes: of descriptors that are in float32 at a time.
 
     Returns:
         for each query float32 [number of its candidates].
@@ -152,7 +153,7 @@ def candidate_distances(
     wanted = np.unique(np.concatenate(candidates))
     rows = torch.from_numpy(wanted).to(database.device)
     queries = queries.float()
-    tile = max(1, TILE_BYTES // (4 * database.shape[1]))
+    tile = max(1, tile_bytes // (4 * database.shape[1]))
     products = queries.new_empty(len(queries), len(wanted))  # [b, n]
     buffer = queries.new_empty(min(tile, len(wanted)), database.shape[1])  # one: fresh memory costs page faults
     for start in range(0, len(wanted), tile):
