@@ -73,10 +73,11 @@ def mining(count: int) -> None:
     """Tuples of 1000 queries, 1000 random negatives each."""
     database, queries = unit_rows(count, 0), unit_rows(QUERIES, 1)
     positives = [np.arange(query, query + 5) % count for query in range(QUERIES)]
-    remembered = np.full((QUERIES, 10), NO_PHOTO)
+    hard_negative_cache = np.full((QUERIES, 10), NO_PHOTO)
     started = perf_counter()
     mine(
-        np.arange(QUERIES), database, queries, positives, positives, remembered, MiningRules(10, 1000, 0.1, 0), 1
+        np.arange(QUERIES), database, queries, positives, positives, hard_negative_cache,
+        MiningRules(10, 1000, 0.1, 0), 1,
     )  # fmt: skip
     _took(perf_counter() - started)
 

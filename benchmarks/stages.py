@@ -198,8 +198,8 @@ def mining(bench: Bench, plain_queries: int) -> Row:
     rules = MiningRules(10, MINING_SAMPLE, 0.1, 0)
 
     def fast() -> None:
-        remembered = np.full((MINING_QUERIES, 10), NO_PHOTO)
-        mine(np.arange(MINING_QUERIES), database, queries, positives, positives, remembered, rules, 1)
+        hard_negative_cache = np.full((MINING_QUERIES, 10), NO_PHOTO)
+        mine(np.arange(MINING_QUERIES), database, queries, positives, positives, hard_negative_cache, rules, 1)
 
     quick = time_of(fast, bench.repeats, 1, bench.synchronize)
     with tempfile.TemporaryDirectory() as folder, h5py.File(Path(folder) / "features.h5", "w") as file:

@@ -1,19 +1,20 @@
 """Finished models for other people's code: image files in, NumPy descriptors out."""
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from vpr.artifacts.model import load_finished
-from vpr.cli.options import parse_options
+from vpr.artifacts.model import load_model, stored_choice
+from vpr.cli.stored import checked_flags
 from vpr.common.device import choose_device
 from vpr.common.errors import UserError
-from vpr.data.reader import PhotoReader
+from vpr.data.reader import Reading
 from vpr.descriptors.describe import describe
+from vpr.models.describer import Describer
 
 
 class PhotoDescriber(nn.Module):
@@ -24,10 +25,11 @@ class PhotoDescriber(nn.Module):
         dimension: of a descriptor.
     """
 
-    def __init__(self, model: nn.Module, name: str, device: torch.device, options: argparse.Namespace):
+    def __init__(self, model: Describer, image_size: tuple[int, int] | None = None) -> None:
+        """A model on its device, and the (height, width) in pixels of the photos it was trained with."""
         super().__init__()
-        self.model, self.name, self.dimension = model.eval(), name, model.dim
-        self._device, self._options = device, options
+        self.model: Describer = model.eval()
+        self.name, self.dimension, self.image_size = model.name, model.dim, image_size
 
     @torch.no_grad()
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
@@ -41,7 +43,7 @@ class PhotoDescriber(nn.Module):
                 f"photos are {str(photos.dtype).removeprefix('torch.')} {list(photos.shape)}, wanted uint8 "
                 "[B, 3, H, W] with values 0 to 255: hand them over as they are decoded, neither scaled nor normalised"
             )
-        return self.model(photos.to(self._device)).float()
+        return self.model(photos.to(self.model.device)).float()
 
     def describe_files(
         self, files: Sequence[str | Path], image_size: tuple[int, int] | None = None, workers: int = 0
@@ -56,11 +58,11 @@ class PhotoDescriber(nn.Module):
         Raises:
             UserError: a photo cannot be decoded or is too small.
         """
-        size = image_size or self._options.imageSize
-        reader = PhotoReader([Path(file) for file in files], size, workers, self._device)
+        reading = Reading((image_size[0], image_size[1]) if image_size else self.image_size, workers, self.model.device)
+        reader = reading.of([Path(file) for file in files])
         if not reader.files:
             return np.empty((0, self.dimension), np.float32)
-        rows, _ = describe(self.model, reader, range(len(reader.files)), self._options.cacheBatchSize, "photos")
+        rows, _ = describe(self.model, reader, range(len(reader.files)), label="photos")
         return rows.float().numpy()
 
 
@@ -75,13 +77,8 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     Raises:
         UserError: the run or file is missing, damaged or of another program.
     """
-    flags = ["--mode=test", f"--resume={checkpoint}", f"--device={device}"]
-    plain = not whitened and Path(checkpoint).suffix != ".onnx"
-    options = parse_options([*flags, "--noWhiten"] if plain else flags)
-    device = choose_device(options.device)
-    finished = load_finished(options)
-    model = finished.model.to_device(device, options.precision)
-    if not whitened and model.dim != model.pooled_dim:
-        raise UserError(f"{checkpoint} holds its whitening inside: export the run with --noWhiten, or name the run")
-    name = model.name
-    return PhotoDescriber(model, name, device, options)
+    path, on = Path(checkpoint), choose_device(device)
+    choice = stored_choice(checked_flags(path))
+    choice = replace(choice, reading=replace(choice.reading, device=on))
+    loaded = load_model(path, whitened=whitened, choice=choice)
+    return PhotoDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)

@@ -1,25 +1,35 @@
 """The vocabulary: k-means centres of local descriptors, in a file that says what made them."""
 
-import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vpr.cli.flags import CLUSTER_FLAGS, DEFAULT_SEED
-from vpr.cli.options import command_line
-from vpr.cli.specs import places_spec
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5, write_hdf5
-from vpr.data.places import has_split, training_set
+from vpr.data.places import PlacesSpec, has_split, training_set
+from vpr.data.reader import size_text
 from vpr.models.normalization import normalization_of
 from vpr.models.place_model import PlaceModel
 from vpr.models.poolings.base import ClusterPooling
+from vpr.models.spec import DEFAULT_SEED
 from vpr.models.weights import weights_hash, weights_label
 
 ENDING = ".hdf5"
+
+
+class MissingCentroids(UserError):
+    """There are no centroids for a model.
+
+    Attributes:
+        path: where they were sought.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"no centroids at {path}: make them with --mode=cluster")
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -51,30 +61,36 @@ MODEL_FIELDS = {
 PHOTO_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize", "seed": "seed"}
 
 
-def recipe_for(options: argparse.Namespace, model: PlaceModel, dataset: str, dataset_hash: str) -> Recipe:
-    """The recipe of centroids that `options` ask for."""
+def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, int] | None) -> Recipe:
+    """The recipe of centroids for a model.
+
+    Args:
+        dataset, dataset_hash: of the training places, as of `training_set`.
+        image_size: (height, width) in pixels that photos are resized to; None is their own.
+    """
+    spec = model.spec
     return Recipe(
-        arch=options.arch,
-        weights=weights_label(options.arch, options.weights),
+        arch=spec.arch,
+        weights=weights_label(spec.arch, spec.weights),
         weights_hash=weights_hash(model.backbone),
-        normalization=normalization_of(options.arch, options.weights, options.normalization)[0],
-        num_clusters=options.num_clusters,
+        normalization=normalization_of(spec.arch, spec.weights, spec.normalization)[0],
+        num_clusters=spec.clusters,
         dataset=dataset,
         dataset_hash=dataset_hash,
-        image_size=" ".join(map(str, options.imageSize)) if options.imageSize else "own",
-        seed=options.seed,
+        image_size=size_text(image_size),
+        seed=spec.seed,
     )
 
 
-def centroids_path(options: argparse.Namespace, recipe: Recipe) -> Path:
-    """Where centroids of a recipe lie: --dataPath itself if that names a file, else a name that tells them apart.
+def centroids_path(where: Path, recipe: Recipe) -> Path:
+    """Where centroids of a recipe lie: `where` itself if that names a file, else in it by a name that tells them apart.
 
     The default seed is not in the name.
     """
-    if _names_a_file(options):
-        return Path(options.dataPath)
+    if _names_a_file(where):
+        return where
     seed = "" if recipe.seed == DEFAULT_SEED else f"_seed{recipe.seed}"
-    return Path(options.dataPath) / f"{_name(recipe)}{seed}{ENDING}"
+    return where / f"{_name(recipe)}{seed}{ENDING}"
 
 
 def _name(recipe: Recipe) -> str:
@@ -117,47 +133,51 @@ def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.nda
     return centroids, descriptors
 
 
-def init_pooling(model: PlaceModel, options: argparse.Namespace) -> str:
+def init_pooling(model: PlaceModel, where: Path, places: PlacesSpec, image_size: tuple[int, int] | None) -> str:
     """Start a pooling by clusters from the training set's centroids; other poolings have nothing to start.
+
+    Args:
+        where: the folder of centroids files, or one file, whatever photos it was made from.
+        image_size: (height, width) in pixels that photos are resized to; None is their own.
 
     Returns:
         the centroids file's name, or 'none'.
 
     Raises:
-        UserError: the centroids are missing or made for something else.
+        MissingCentroids: there are none.
+        UserError: they were made for something else.
     """
     if not isinstance(model.pool, ClusterPooling):
         return "none"
-    wanted = recipe_for(options, model, *_training_set(options))
-    path = _existing(options, wanted)
+    wanted = recipe_for(model, *_training_set(where, places), image_size)
+    path = _existing(where, wanted)
     if not path.is_file():
-        command = command_line(options, "cluster", CLUSTER_FLAGS)
-        raise UserError(f"no centroids at {path}: make them with   {command}")
-    centroids, descriptors = read_centroids(path, wanted, any_photos=_names_a_file(options))
+        raise MissingCentroids(path)
+    centroids, descriptors = read_centroids(path, wanted, any_photos=_names_a_file(where))
     if centroids.shape[1] != model.pool.centroids.shape[1]:
-        raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={options.arch} gives "
+        raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={model.spec.arch} gives "
                         f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
     alpha = model.pool.init_from(torch.from_numpy(centroids), torch.from_numpy(descriptors))
     say(f"centroids: {path}, alpha {alpha:.2f}")
     return path.name
 
 
-def _existing(options: argparse.Namespace, wanted: Recipe) -> Path:
+def _existing(where: Path, wanted: Recipe) -> Path:
     """Where `wanted` lies; earlier versions had no seed in the name, and such a file may be of this seed."""
-    path = centroids_path(options, wanted)
+    path = centroids_path(where, wanted)
     earlier = path.with_name(f"{_name(wanted)}{ENDING}")
-    if path.is_file() or path == Path(options.dataPath) or not earlier.is_file():
+    if path.is_file() or path == where or not earlier.is_file():
         return path
     with open_hdf5(earlier, "centroids", "run --mode=cluster again") as file:
         return earlier if str(file.attrs.get("seed")) == str(wanted.seed) else path
 
 
-def _names_a_file(options: argparse.Namespace) -> bool:
-    return options.dataPath.endswith(ENDING)
+def _names_a_file(where: Path) -> bool:
+    return where.suffix == ENDING
 
 
-def _training_set(options: argparse.Namespace) -> tuple[str, str]:
+def _training_set(where: Path, places: PlacesSpec) -> tuple[str, str]:
     """Name and hash of the training places; unknown where the user named a centroids file of other photos."""
-    if _names_a_file(options) and not has_split(places_spec(options), "train"):
+    if _names_a_file(where) and not has_split(places, "train"):
         return "unknown", "unknown"
-    return training_set(places_spec(options))
+    return training_set(places)

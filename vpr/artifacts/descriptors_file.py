@@ -1,6 +1,6 @@
 """Descriptors of a split in an HDF5 file that says what made them: --saveDescriptors, --loadDescriptors."""
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.data.places import PlacePhotos
+from vpr.data.reader import size_text
 from vpr.models.describer import Describer
 from vpr.models.normalization import normalization_of
+from vpr.models.spec import ModelSpec
 from vpr.models.weights import weights_hash
 
 REMEDY = "drop --loadDescriptors, or name a file that this model made of these photos with --saveDescriptors"
@@ -36,27 +38,34 @@ class SplitDescriptors:
     resized: bool = False
 
 
-def model_recipe(model: Describer, options: argparse.Namespace) -> dict[str, str]:
-    """What a photo's descriptor depends on beside the photo."""
+def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | None) -> dict[str, str]:
+    """What a photo's descriptor depends on beside the photo.
+
+    Args:
+        spec: what the model is.
+        image_size: (height, width) in pixels that photos are resized to; None is their own.
+    """
     return {
-        "arch": options.arch,
-        "pooling": options.pooling,
+        "arch": spec.arch,
+        "pooling": spec.pooling,
         "dimension": str(model.dim),
         "weights_hash": weights_hash(model),
-        "normalization": normalization_of(options.arch, options.weights, options.normalization)[0],
+        "normalization": normalization_of(spec.arch, spec.weights, spec.normalization)[0],
         "precision": precision_name(model.dtype),
-        "image_size": " ".join(map(str, options.imageSize)) if options.imageSize else "own",
+        "image_size": size_text(image_size),
     }
 
 
-def recipe_of(model: Describer, photos: PlacePhotos, options: argparse.Namespace) -> dict[str, str]:
-    """What a split's descriptors depend on."""
+def recipe_of(
+    model: Describer, spec: ModelSpec, photos: PlacePhotos, image_size: Sequence[int] | None
+) -> dict[str, str]:
+    """What a split's descriptors depend on; arguments as of `model_recipe`."""
     places = photos.places
     recipe = {
-        **model_recipe(model, options), "spec": places.name, "spec_hash": places.fingerprint(),
+        **model_recipe(model, spec, image_size), "spec": places.name, "spec_hash": places.fingerprint(),
         "files_hash": files_digest(places.database_names + places.query_names, photos.files),
     }  # fmt: skip
-    if photos.query_longest_side and not options.imageSize:
+    if photos.query_longest_side and not image_size:
         recipe["image_size"] += f", queries at most {photos.query_longest_side}"
     return recipe
 

@@ -1,16 +1,15 @@
-"""Every flag of `main.py` with its default, unit and help line; `vpr/modes_of_flags.py` says which modes read it."""
+"""Every flag of `main.py` with its default, unit and help line; `vpr/cli/mode_flags.py` says which modes read it."""
 
 import argparse
-import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from vpr.common.errors import UserError
+from vpr.common.processes import available_cores
 from vpr.models.backbones import BACKBONES
 from vpr.models.poolings import POOLINGS
-
-# The paper's appendix on training: 1e-3, and 1e-4 on Pitts250k.
-DEFAULT_SEED = 123
+from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
@@ -33,14 +32,7 @@ CARD_FLAGS = (
 )  # fmt: skip
 
 
-def available_cores() -> int:
-    """Processor cores this process may use: fewer than there are in a container or under a scheduler."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def whole_number(at_least: int):
+def whole_number(at_least: int) -> Callable[[str], int]:
     """An argparse type: a whole number that is not below `at_least`."""
 
     def convert(text: str) -> int:

@@ -5,9 +5,12 @@ Nothing changes them after `parse_options`. A typed flag that contradicts a stor
 
 import argparse
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from vpr.artifacts.runs import FLAGS_FILE, check_flags, newest_run, read_flags
+from vpr.artifacts.runs import FLAGS_FILE, newest_run
+from vpr.artifacts.stored import is_exported
 from vpr.cli.flags import (
     AUTO_PRECISION,
     CARD_FLAGS,
@@ -17,6 +20,7 @@ from vpr.cli.flags import (
 )
 from vpr.cli.help import MODES_WITH_INPUTS, wanted_help
 from vpr.cli.mode_flags import check_typed
+from vpr.cli.stored import checked_flags
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
@@ -28,6 +32,8 @@ MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 # A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
 
+# What runs of before these flags were trained with.
+ADDED_FLAGS = {"normalization": None, "channels": None}
 RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
 
 
@@ -52,15 +58,19 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     if text is not None:
         print(text, end="")
         raise SystemExit(0)
-    defaults = vars(build_parser().parse_args(arguments))
-    typed = vars(build_parser(typed_only=True).parse_args(arguments))
+    return settle(vars(build_parser(typed_only=True).parse_args(arguments)))
+
+
+def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
+    """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
+    defaults = {**vars(build_parser().parse_args([])), **typed}
     if defaults["inputs"] and defaults["mode"] not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(defaults['inputs'])}; see --help")
     if defaults["mode"] is None:
         raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
     notes = check_typed(defaults["mode"], set(typed))
     _refuse_pairs(typed)
-    given = _settle_weights(typed)
+    given = _settle_weights(dict(typed))
     run, stored = _stored_run(defaults, given)
     if run is not None:
         _refuse_contradictions(given, stored, run)
@@ -92,11 +102,11 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
         value = getattr(options, name)
         if value == defaults[name] or (name == "weights" and options.fromscratch):
             continue
-        words += map(shlex.quote, words_of(name, value))
+        words += map(shlex.quote, _words_of(name, value))
     return " ".join(words)
 
 
-def words_of(name: str, value: object) -> list[str]:
+def _words_of(name: str, value: object) -> list[str]:
     """A flag as the words that are typed for it."""
     if value is True:
         return [f"--{name}"]
@@ -105,14 +115,7 @@ def words_of(name: str, value: object) -> list[str]:
     return [f"--{name}={value}"]
 
 
-def options_for(options: argparse.Namespace, mode: str, flags: dict) -> argparse.Namespace:
-    """The options of another mode with the flags that the user typed for this one, and `flags` beside them."""
-    typed = {name: value for name, value in options.given.items() if name not in ("mode", "inputs")}
-    words = [word for name, value in {**typed, **flags}.items() for word in words_of(name, value)]
-    return parse_options([f"--mode={mode}", *words])
-
-
-def _refuse_pairs(typed: dict) -> None:
+def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     """Flags of which one would silently undo the other."""
     for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
         if first in typed and second in typed:
@@ -141,20 +144,16 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
         raise UserError("--mode=compare takes runs and files as they are, without --resume: drop the word --resume")
     named = defaults["resume"]
     run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
-    if run.suffix == ".onnx":
+    if is_exported(run):
         if defaults["mode"] not in MODES_OF_EXPORTED_MODELS:
             raise UserError(
                 f"--mode={defaults['mode']} cannot go on from {run}: exported models serve test, index and locate"
             )
-        from vpr.models.card import card_of
-
         _refuse_for_exported(run, given)
-        stored, kept = card_of(run)["flags"], {*CARD_FLAGS}
-        check_flags(stored, f"the card of {run}")
+        stored, kept = checked_flags(run), {*CARD_FLAGS}
     else:
-        stored, kept = read_flags(run), {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
-        if stored["arch"] in BACKBONES:
-            stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
+        stored, kept = {**ADDED_FLAGS, **checked_flags(run)}, {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
+        stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
         if defaults["mode"] == "train" and stored.get("precision") == "auto":
             stored = {**stored, "precision": stored.get(AUTO_PRECISION, "auto")}
         if defaults["mode"] in ("train", "prune"):
@@ -180,7 +179,7 @@ def _refuse_for_exported(file: Path, given: dict) -> None:
 
 def _missing_root(run: Path, stored: dict, given: dict) -> list[str]:
     """A line where an exported file does not say where its photos are."""
-    if run.suffix != ".onnx" or "root" in {*stored, *given} or given.get("dataset", stored.get("dataset")) == "toy":
+    if not is_exported(run) or "root" in {*stored, *given} or given.get("dataset", stored.get("dataset")) == "toy":
         return []
     return [f"{run} was exported without its --root: photos are sought in the project's folder"]
 
@@ -199,7 +198,7 @@ def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
 
 
 def _flags_of_run(run: Path) -> Path:
-    return run if run.suffix == ".onnx" else run / FLAGS_FILE
+    return run if is_exported(run) else run / FLAGS_FILE
 
 
 def _fill_in(merged: dict) -> dict:

@@ -1,17 +1,16 @@
 """Several models on one split: recall against size, arithmetic and time."""
 
-import argparse
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vpr.artifacts.model import load_finished
-from vpr.cli.specs import reading
 from vpr.data.places import PlacePhotos
+from vpr.data.reader import Reading
 from vpr.evaluation.cost import milliseconds_per_photo
 from vpr.evaluation.evaluate import Evaluation, describe_split, measure
+from vpr.models.describer import Describer
 
 TIMED_PHOTOS = 20
 
@@ -40,14 +39,27 @@ class Row:
     path: str
 
 
-def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, device: torch.device) -> Row:
-    """Recalls and costs of one model."""
-    finished = load_finished(options)
-    model = finished.model.to_device(device, options.precision).eval()
-    reader = photos.reader(reading(options, device))
-    descriptors = describe_split(model, photos, reader, options.cacheBatchSize)
-    evaluation, answers = measure(descriptors, model, photos, options.recallValues)
-    singles = _single_photos(photos, options)
+def measure_model(
+    model: Describer,
+    photos: PlacePhotos,
+    label: str,
+    path: Path,
+    reading: Reading,
+    recall_values: Sequence[int],
+    batch_size: int = 24,
+) -> Row:
+    """Recalls and costs of one model.
+
+    Args:
+        model: on its device.
+        label: how the table calls it.
+        path: of the run or exported file.
+        reading: how photos are read.
+    """
+    model.eval()
+    descriptors = describe_split(model, photos, photos.reader(reading), batch_size)
+    evaluation, answers = measure(descriptors, model, photos, recall_values)
+    singles = _single_photos(photos, Reading(reading.size))
     with torch.no_grad():
         milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(model.device)).cpu(), singles)
     height, width = singles[0].shape[2:]
@@ -60,7 +72,7 @@ def measure_model(options: argparse.Namespace, photos: PlacePhotos, label: str, 
         gflop=model.gflop(height, width),
         milliseconds=milliseconds,
         device=str(model.device),
-        path=str(Path(options.resume).resolve()),
+        path=str(path.resolve()),
     )
 
 
@@ -83,10 +95,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _single_photos(photos: PlacePhotos, options: argparse.Namespace) -> list[torch.Tensor]:
-    reader, count = (
-        photos.reader(dataclasses.replace(reading(options, torch.device("cpu")), workers=0)),
-        len(photos.database_files),
-    )
+def _single_photos(photos: PlacePhotos, reading: Reading) -> list[torch.Tensor]:
+    reader, count = photos.reader(reading), len(photos.database_files)
     queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
     return [group.values for (group,) in reader.batches([[index] for index in queries])]

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vpr.models.backbones import default_train_from
+from vpr.common.errors import UserError
+from vpr.models.backbones import BACKBONES, default_train_from
+
+DEFAULT_SEED = 123
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class ModelSpec:
     clusters: int = 64
     vladv2: bool = False
     train_from: str | None = None
-    seed: int = 123
+    seed: int = DEFAULT_SEED
 
     @property
     def from_scratch(self) -> bool:
@@ -45,21 +48,36 @@ class ModelSpec:
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "ModelSpec":
-        """The model of flags by their names on the command line, as runs and exported files store them."""
-        channels = flags.get("channels")
-        return cls(
-            arch=flags["arch"],
-            weights=flags["weights"],
+        """The model of flags by their names on the command line, as runs and exported files store them.
+
+        Flags that an earlier version did not store have their defaults.
+
+        Raises:
+            UserError: no model has such flags.
+        """
+        arch, channels = str(flags.get("arch")), flags.get("channels")
+        _require("arch", arch, arch in BACKBONES, f"one of {', '.join(BACKBONES)}")
+        _require("channels", channels, channels is None or _are_counts(channels), "whole numbers from 1, or none")
+        spec = cls(
+            arch=arch,
+            weights=flags.get("weights") or BACKBONES[arch].weights,
             normalization=flags.get("normalization"),
             channels=tuple(channels) if channels else None,
-            pooling=flags["pooling"],
-            clusters=flags["num_clusters"],
-            vladv2=flags["vladv2"],
+            pooling=flags.get("pooling", cls.pooling),
+            clusters=flags.get("num_clusters", cls.clusters),
+            vladv2=flags.get("vladv2", cls.vladv2),
             train_from=flags.get("trainFrom"),
             seed=flags.get("seed", cls.seed),
         )
+        layers = BACKBONES[arch].layers
+        _require("weights", spec.weights, isinstance(spec.weights, str), "a name, a file or none")
+        _require("pooling", spec.pooling, isinstance(spec.pooling, str), "the name of one")
+        _require("num_clusters", spec.clusters, _are_counts([spec.clusters]), "a whole number from 1")
+        _require("vladv2", spec.vladv2, isinstance(spec.vladv2, bool), "true or false")
+        _require("trainFrom", spec.train_from, spec.train_from in (None, *layers), f"one of {', '.join(layers)}")
+        return spec
 
-    def flags(self) -> dict[str, object]:
+    def flags(self) -> dict[str, Any]:
         """The flags that say what the model is, by their names on the command line, as checkpoints store them."""
         return {
             "arch": self.arch,
@@ -71,3 +89,12 @@ class ModelSpec:
             "num_clusters": self.clusters,
             "vladv2": self.vladv2,
         }
+
+
+def _require(flag: str, found: object, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise UserError(f"a model cannot have {flag}={str(found)[:60]!r}, wanted {wanted}: restore its flags")
+
+
+def _are_counts(values: object) -> bool:
+    return isinstance(values, list | tuple) and all(type(value) is int and value > 0 for value in values)

@@ -1,6 +1,7 @@
 """--mode=cluster: k-means of local descriptors from training photos, the vocabulary NetVLAD starts from."""
 
 import argparse
+from pathlib import Path
 
 from vpr.artifacts.centroids import centroids_path, recipe_for, write_centroids
 from vpr.cli.specs import model_spec, places_spec, reading
@@ -20,16 +21,17 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--pooling={options.pooling} has no clusters: train and test it without --mode=cluster")
     device = choose_device(options.device)
     say(device_line(device))
-    photos = load_places(places_spec(options), "train")
+    places, read = places_spec(options), reading(options, device)
+    photos = load_places(places, "train")
     model = build_model(model_spec(options)).to_device(device, options.precision)
-    recipe = recipe_for(options, model, *training_set(places_spec(options)))
+    recipe = recipe_for(model, *training_set(places), read.size)
     descriptors = sample_local_descriptors(
-        model, reading(options, device).of(photos.database_files), options.seed, options.cacheBatchSize,
+        model, read.of(photos.database_files), options.seed, options.cacheBatchSize,
         photos.places.name, at_least=options.num_clusters,
     )  # fmt: skip
     if not processes.is_main():
         return
     centroids = cluster(descriptors, options.num_clusters, options.seed)
-    path = centroids_path(options, recipe)
+    path = centroids_path(Path(options.dataPath), recipe)
     write_centroids(path, recipe, centroids, descriptors)
     say(f"wrote {path}: {len(centroids)} centroids of {len(descriptors)} descriptors")

@@ -4,16 +4,20 @@ import argparse
 import datetime
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from vpr.cli.options import options_for
-from vpr.cli.specs import places_spec
+import torch
+
+from vpr.artifacts.stored import is_exported, stored_flags
+from vpr.cli.load import model_of
+from vpr.cli.options import settle
+from vpr.cli.specs import places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, write_json
 from vpr.common.progress import say
-from vpr.data.places import load_places, require_queries
-from vpr.evaluation.comparison import measure_model, table
-from vpr.models.card import card_of
+from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.evaluation.comparison import Row, measure_model, table
 from vpr.report.plots import draw, draw_recall
 
 
@@ -27,9 +31,7 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     photos = load_places(places_spec(each[0]), options.split)
     require_queries(photos)
-    rows = [
-        measure_model(one, photos, label, device) for one, label in zip(each, named.values(), strict=True)
-    ]  # fmt: skip
+    rows = [measure_one(one, photos, label, device) for one, label in zip(each, named.values(), strict=True)]
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder = Path(options.runsPath) / f"compare_{options.split}_{stamp}"
     first = rows[0].evaluation
@@ -47,9 +49,16 @@ def run(options: argparse.Namespace) -> None:
     say(f"wrote {folder}/comparison.md, .json and .png, and recall.png")
 
 
+def measure_one(options: argparse.Namespace, photos: PlacePhotos, label: str, device: torch.device) -> Row:
+    """Recalls and costs of the model that the options of a test name."""
+    model = model_of(options, device).model.to_device(device, options.precision)
+    read = reading(options, device)
+    return measure_model(model, photos, label, options.run, read, options.recallValues, options.cacheBatchSize)
+
+
 def labels(inputs: list[str]) -> dict[str, str]:
     """Each run or file, once, with as much of the end of its path as no other has."""
-    paths = {}
+    paths: dict[Path, str] = {}
     for item in inputs:
         paths.setdefault(Path(item).resolve(), item)
     named = {}
@@ -97,12 +106,12 @@ def options_on_one_set(options: argparse.Namespace, inputs: list[str]) -> list[a
 
 def _says_its_photos(item: str) -> bool:
     """Whether a run or file brings its root along; files that were exported before cards held it do not."""
-    return Path(item).suffix != ".onnx" or "root" in card_of(Path(item))["flags"]
+    return "root" in stored_flags(Path(item))
 
 
-def _test_options(typed: dict, item: str, inputs: list[str]) -> argparse.Namespace:
+def _test_options(typed: dict[str, Any], item: str, inputs: list[str]) -> argparse.Namespace:
     """Those of --mode=test for one model. What only runs obey is not handed to files where there are also runs."""
-    runs_only = ("precision", "ckpt") if any(Path(other).suffix != ".onnx" for other in inputs) else ()
-    left_out = runs_only if Path(item).suffix == ".onnx" else ()
-    kept = {name: value for name, value in typed.items() if name not in left_out}
-    return options_for(argparse.Namespace(given=kept), "test", {"resume": item})
+    mixed = any(not is_exported(Path(other)) for other in inputs)
+    left_out = ("precision", "ckpt") if mixed and is_exported(Path(item)) else ()
+    kept = {name: value for name, value in typed.items() if name not in ("mode", "inputs", *left_out)}
+    return settle({**kept, "mode": "test", "resume": item})

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.artifacts.model import LoadedModel, load_finished
+from vpr.artifacts.model import LoadedModel
 from vpr.cli.flags import CARD_FLAGS
+from vpr.cli.load import model_of
 from vpr.cli.options import flags_of
 from vpr.cli.specs import places_spec, reading
 from vpr.common.errors import UserError
@@ -32,7 +33,7 @@ from vpr.models.weights import weights_label
 def run(options: argparse.Namespace) -> None:
     """Write the file, beside the run's checkpoints unless --out names another."""
     require_packages()
-    finished = load_finished(options)
+    finished = model_of(options, torch.device("cpu"))
     kind = options.quantize or "fp32"
     path = Path(options.out) if options.out else _default_path(options, finished, kind)
     if path.suffix != ".onnx":

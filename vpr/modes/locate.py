@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.artifacts.database_index import load_or_make_index
-from vpr.artifacts.model import load_finished, results_folder
+from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
+from vpr.cli.load import model_of, results_folder
 from vpr.cli.specs import places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -28,34 +28,33 @@ def run(options: argparse.Namespace) -> None:
     """Locate all photos that were named; print and draw the matches."""
     # With --json nothing else goes to where the JSON goes.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        files = photos_named(options)
-        database = load_database(places_spec(options), options.split, split_required="split" in options.given)
+        files, places = photos_named(options), places_spec(options)
+        database = load_database(places, options.split, split_required="split" in options.given)
         device = choose_device(options.device)
         say(device_line(device))
-        finished = load_finished(options)
-        model = finished.model.to_device(device, options.precision)
-        index = load_or_make_index(finished, database, options, device)
-        name = model.name
-        say(f"{name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
-        reader = reading(options, device).of(files)
-        descriptors, _ = describe(model, reader, range(len(files)), options.cacheBatchSize, "photos")
-        located, hits = locate(
-            descriptors, files, index, database, options.top, zone_of(database.places, places_spec(options))
-        )
+        loaded, read = model_of(options, device), reading(options, device)
+        model = loaded.model.to_device(device, options.precision)
+        path = Path(options.indexFile) if options.indexFile else index_file(loaded, database, places.root)
+        wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
+        index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
+        say(f"{model.name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
+        descriptors, _ = describe(model, read.of(files), range(len(files)), options.cacheBatchSize, "photos")
+        zone = zone_of(database.places, places)
+        located, hits = locate(descriptors, files, index, database, options.top, zone)
     if options.json:
         say(json.dumps([asdict(photo) for photo in located], indent=2))
     else:
         say("\n".join(photo.lines() for photo in located))
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        draw_panels(results_folder(finished, options), located, hits, database, options.panels)
+        draw_panels(results_folder(loaded, options), located, hits, database, options.panels)
 
 
 def draw_panels(
     folder: Path, located: list[Located], hits: np.ndarray, database: PlacePhotos, panels: int | str
 ) -> None:
     """A panel for each of the first photos, in a folder of its own."""
-    count = len(located) if panels == "all" else min(panels, len(located))
+    count = len(located) if panels == "all" else min(int(panels), len(located))
     if not count:
         return
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

@@ -9,6 +9,7 @@ from vpr.artifacts.centroids import init_pooling
 from vpr.artifacts.model import restore_model
 from vpr.artifacts.runs import create_run, load_checkpoint, read_flags
 from vpr.cli.flags import AUTO_PRECISION
+from vpr.cli.load import cluster_command
 from vpr.cli.options import run_flags
 from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common import processes
@@ -49,7 +50,8 @@ def _start(options: argparse.Namespace, splits: dict[str, dict], device: torch.d
     """The state before the first step, and the run made for it."""
     torch.manual_seed(options.seed)
     model = build_model(model_spec(options))
-    init_pooling(model, options)
+    with cluster_command(options):
+        init_pooling(model, Path(options.dataPath), places_spec(options), reading(options, device).size)
     model.to_device(device, options.precision)
     state = new_state(model, training_rules(options), splits, options.start_epoch)
     folder: Path | None = None

@@ -1,11 +1,11 @@
 """What a test shows: recall.png, map.png, panels/ and report.html in its own folder."""
 
-import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
+from PIL.Image import Image
 
-from vpr.cli.options import flags_of
 from vpr.common.progress import Progress, say
 from vpr.data.places import PlacePhotos
 from vpr.evaluation.evaluate import Evaluation, QueryResults
@@ -16,33 +16,42 @@ from vpr.report.html import ReportFigures, write_report
 from vpr.report.panels import panel, stacked, write_jpeg
 from vpr.report.plots import draw_map, draw_recall
 
+Explain = Callable[[Outcome], Image]
+
 
 def write_pictures(
     folder: Path,
     evaluation: Evaluation,
     answers: QueryResults,
     photos: PlacePhotos,
-    model: Describer,
-    options: argparse.Namespace,
-    device: torch.device,
+    settings: Mapping[str, Any],
+    panels: int | str = 10,
+    explain: Explain | None = None,
 ) -> None:
-    """Draw a test: the recall curve, the map, --panels queries from the worst on, and the report that shows all."""
+    """Draw a test: the recall curve, the map, panels of queries from the worst on, and the report that shows all.
+
+    Args:
+        settings: by name, that the report lists.
+        panels: how many queries, or all.
+        explain: as of `write_panels`.
+    """
     *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
     about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
     title = f"{about}\n{evaluation.model}"
     worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.sort_key)
-    count = len(worst_first) if options.panels == "all" else options.panels
+    drawn = worst_first if panels == "all" else worst_first[: int(panels)]
     draw_recall(folder / "recall.png", {evaluation.model.split(",")[0]: answers.curve}, title)
     draw_map(folder / "map.png", photos.places, answers.outcomes, title)
-    explain = (lambda outcome: explanation(model, photos, outcome, options, device)) if options.explain else None
-    panels = write_panels(folder / "panels", photos, worst_first[:count], explain)
+    files = write_panels(folder / "panels", photos, drawn, explain)
     pictures = [("Recall@N", folder / "recall.png"), ("Where queries were found and missed", folder / "map.png")]
-    figures = ReportFigures(about, measured, evaluation.recalls, flags_of(options), pictures, panels)
+    figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files)
     write_report(folder / "report.html", answers.outcomes, photos, figures)
-    say(f"wrote {folder / 'report.html'}, recall.png, map.png and {len(panels)} panels")
+    say(f"wrote {folder / 'report.html'}, recall.png, map.png and {len(files)} panels")
 
 
-def write_panels(folder: Path, photos: PlacePhotos, outcomes: list[Outcome], explain=None) -> dict[int, Path]:
+def write_panels(
+    folder: Path, photos: PlacePhotos, outcomes: list[Outcome], explain: Explain | None = None
+) -> dict[int, Path]:
     """A JPEG for each outcome, numbered in their order.
 
     Args:
@@ -64,10 +73,16 @@ def write_panels(folder: Path, photos: PlacePhotos, outcomes: list[Outcome], exp
     return files
 
 
-def explanation(
-    model: Describer, photos: PlacePhotos, outcome: Outcome, options: argparse.Namespace, device: torch.device
-):
-    """Where the model looks in a query and in its first hit."""
-    match = photos.database_files[outcome.hits[0].photo]
-    query = photos.query_files[outcome.query]
-    return explain_pair(model, query, match, options.imageSize, device, photos.query_longest_side)
+def explainer(model: Describer, photos: PlacePhotos, size: tuple[int, int] | None) -> Explain:
+    """Draws where a model looks in a query and in its first hit.
+
+    Args:
+        size: (height, width) in pixels to resize to; None keeps each photo's own.
+    """
+
+    def draw(outcome: Outcome) -> Image:
+        match = photos.database_files[outcome.hits[0].photo]
+        query = photos.query_files[outcome.query]
+        return explain_pair(model, query, match, size, model.device, photos.query_longest_side)
+
+    return draw

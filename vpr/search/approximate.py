@@ -4,6 +4,7 @@ https://github.com/facebookresearch/faiss/wiki/The-index-factory lists the strin
 """
 
 import re
+from typing import Any
 
 import faiss
 import numpy as np
@@ -13,6 +14,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.search.exact import tiles
 
+NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
 
@@ -84,5 +86,6 @@ def stored_bytes(index: faiss.Index) -> int:
         written += len(block)
         return len(block)
 
-    faiss.write_index(index, faiss.PyCallbackIOWriter(count, 1 << 20))
+    writer: Any = faiss.PyCallbackIOWriter(count, 1 << 20)  # type: ignore[attr-defined]  # the stubs lack it
+    faiss.write_index(index, writer)
     return written

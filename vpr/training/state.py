@@ -89,7 +89,7 @@ class TrainingState:
         }
 
 
-def trained_parameters(model: PlaceModel) -> list[torch.nn.Parameter]:
+def trained_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """The parameters of the layers that are trained."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 

@@ -5,6 +5,7 @@ import importlib
 import torch
 from torch import nn
 
+from vpr.common.errors import UserError
 from vpr.models.poolings import POOLINGS
 from vpr.models.spec import ModelSpec
 
@@ -59,5 +60,10 @@ def build_pooling(name: str, dim: int, spec: ModelSpec) -> Pooling:
     Args:
         dim: D, the length of a local descriptor.
         spec: of the model, whose settings the pooling may read.
+
+    Raises:
+        UserError: the table has no such pooling.
     """
+    if name not in POOLINGS:
+        raise UserError(f"pooling {name!r} is unknown, wanted one of {', '.join(POOLINGS)}: name another")
     return importlib.import_module(f"vpr.models.poolings.{POOLINGS[name].module}").build(name, dim, spec)
