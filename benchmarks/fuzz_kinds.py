@@ -16,9 +16,11 @@ from PIL import Image
 
 import main
 from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec, places_spec
 from vpr.common.errors import UserError
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import Reading
 from vpr.models.backbones.base import build_backbone
+from vpr.models.spec import ModelSpec
 
 CPU = torch.device("cpu")
 FILTERS = [4, 6, 6, 6, 8]
@@ -148,11 +150,9 @@ def _checkpoint(folder: Path) -> Callable[[Path], str]:
     from vpr.artifacts.model import load_model
     from vpr.artifacts.runs import load_checkpoint
 
-    options = parse_options([*_places(folder), "--mode=train", f"--resume={folder / 'run'}"])
-
     def read(path: Path) -> str:
-        load_model(options, options.run, "latest")
-        return content_hash(load_checkpoint(options.run, path.parent.name, "latest"))
+        load_model(folder / "run", "latest", whitened=False)
+        return content_hash(load_checkpoint(folder / "run", path.parent.name, "latest"))
 
     return read
 
@@ -163,7 +163,7 @@ def _flags(folder: Path) -> Callable[[Path], str]:
 
     def read(path: Path) -> str:
         options = parse_options([*_places(folder), "--mode=test", f"--resume={path.parent}"])
-        load_model(options, path.parent, "best")
+        load_model(path.parent, whitened=False)
         return content_hash(flags_of(options))
 
     return read
@@ -174,9 +174,8 @@ def _centroids(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import training_set
     from vpr.models.place_model import build_model
 
-    new = ["--mode=train", "--arch=alexnet", "--fromscratch", "--num_clusters=2", "--channels", *map(str, FILTERS)]
-    options = parse_options([*_places(folder), *new])
-    wanted = recipe_for(options, build_model(model_spec(options)), *training_set(places_spec(options)))
+    model = build_model(ModelSpec("alexnet", "none", channels=tuple(FILTERS), clusters=2))
+    wanted = recipe_for(model, *training_set(PlacesSpec("folder", folder / "own")), None)
     return lambda path: content_hash(read_centroids(path, wanted, any_photos=False))
 
 
@@ -193,37 +192,32 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
     return read
 
 
-def _finished(folder: Path, mode: str):
-    from vpr.artifacts.model import load_finished
-
-    options = parse_options([*_places(folder), f"--mode={mode}", f"--resume={folder / 'run'}"])
-    finished = load_finished(options)
-    finished.model.to_device(CPU, options.precision)
-    return options, finished
-
-
 def _index(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.database_index import load_or_make_index
+    from vpr.artifacts.database_index import WantedIndex, load_or_make_index
+    from vpr.artifacts.model import load_model
     from vpr.data.places import load_database
 
-    options, finished = _finished(folder, "locate")
-    photos = load_database(places_spec(options), options.split)
-    queries = torch.randn(3, finished.model.dim, generator=torch.Generator().manual_seed(0))
+    loaded, root = load_model(folder / "run"), folder / "own"
+    loaded.model.to_device(CPU, "fp32")
+    photos = load_database(PlacesSpec("folder", root), "val")
+    queries = torch.randn(3, loaded.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
-        named = parse_options([*_places(folder), "--mode=locate", f"--resume={options.run}", f"--indexFile={path}"])
-        return content_hash(load_or_make_index(finished, photos, named, CPU).search(queries, 5))
+        index = load_or_make_index(path, loaded, photos, root, Reading(), WantedIndex())
+        return content_hash(index.search(queries, 5))
 
     return read
 
 
 def _descriptors(folder: Path) -> Callable[[Path], str]:
     from vpr.artifacts.descriptors_file import load_descriptors, recipe_of
+    from vpr.artifacts.model import load_model
     from vpr.data.places import load_places
 
-    options, finished = _finished(folder, "test")
-    photos = load_places(places_spec(options), "val")
-    recipe = recipe_of(finished.model, photos, options)
+    loaded = load_model(folder / "run")
+    loaded.model.to_device(CPU, "fp32")
+    photos = load_places(PlacesSpec("folder", folder / "own"), "val")
+    recipe = recipe_of(loaded.model, loaded.spec, photos, None)
     return lambda path: content_hash(vars(load_descriptors(path, recipe, photos)))
 
 
@@ -257,17 +251,12 @@ def _cache(folder: Path) -> Callable[[Path], str]:
 
 def _cached(folder: Path) -> torch.Tensor:
     """The trunk cache of the photos of val, from its file if that is right."""
-    from vpr.data.reader import PhotoReader
     from vpr.descriptors.trunk_cache import cached_source
     from vpr.models.place_model import build_model
 
-    options = parse_options(
-        [*_places(folder), "--mode=train", "--arch=alexnet", f"--weights={folder / 'alexnet.pth'}", "--pooling=avg",
-         "--trunkCache=disk"]
-    )  # fmt: skip
-    model = build_model(model_spec(options)).to_device(CPU, options.precision).eval()
+    model = build_model(ModelSpec("alexnet", str(folder / "alexnet.pth"), pooling="avg")).to_device(CPU, "fp32").eval()
     files = sorted((folder / "own" / "val").rglob("*.png"))
-    return cached_source(PhotoReader(files, None, 0), "val", model, "disk", Path(options.cachePath)).values
+    return cached_source(Reading().of(files), "val", model, "disk", folder / "cache").values
 
 
 def _weights(folder: Path) -> Callable[[Path], str]:

@@ -21,19 +21,19 @@ from benchmarks.report import machine
 from benchmarks.stages import DIM, unit_rows
 from pittsburgh import Places
 from vpr.artifacts.descriptors_file import SplitDescriptors
-from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec
 from vpr.common.files import atomic_write
 from vpr.common.memory import keep_large_blocks
 from vpr.data.places import PlacePhotos
 from vpr.data.reader import SizeGroup
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
 from vpr.training.mining import NO_PHOTO, MiningRules, mine
 
 SIZES = (1_000, 10_000, 100_000)
 QUERIES = 1000
 SMALL = (64, 80)  # height, width of the random photos: the stage's own cost, not the convolutions', is looked at
+MODEL = ModelSpec("alexnet", "none", clusters=128)  # 32,768-D
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ class RandomPhotos:
 
 def describing(count: int) -> None:
     """AlexNet and NetVLAD with 128 clusters, 32,768-D, on photos of 80x64 pixels."""
-    options = parse_options(
-        ["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu", "--cacheBatchSize=64"]
-    )
-    model = build_model(model_spec(options)).to_device(torch.device("cpu"), "auto")
+    model = build_model(MODEL).to_device(torch.device("cpu"), "auto")
     describe(model, RandomPhotos(count), range(count), 64, "describing")
 
 
@@ -86,7 +83,6 @@ def testing(count: int, queries: int = QUERIES) -> None:
     """What --mode=test does once descriptors are there: exact search and Recall@N."""
     from vpr.evaluation.evaluate import measure
 
-    options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu"])
     places = Places(
         name="random", database_names=[f"{index}.jpg" for index in range(count)],
         query_names=[f"q{index}.jpg" for index in range(queries)],
@@ -96,7 +92,7 @@ def testing(count: int, queries: int = QUERIES) -> None:
     )  # fmt: skip
     photos = PlacePhotos(places, "test", [Path(name) for name in places.database_names], [])
     descriptors = SplitDescriptors(unit_rows(count, 0), unit_rows(queries, 1), {SMALL})
-    model = build_model(model_spec(options))
+    model = build_model(MODEL)
     started = perf_counter()
     measure(descriptors, model, photos, [1, 5, 10, 20])
     _took(perf_counter() - started)

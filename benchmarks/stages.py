@@ -1,6 +1,5 @@
 """Each stage of the pipeline, done the textbook way and this project's way, in one run."""
 
-import argparse
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,14 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_alone, time_of
 from benchmarks.report import Row
 from netvlad import NetVLAD
-from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec
+from vpr.common.processes import available_cores
 from vpr.data.photos import decode
-from vpr.data.reader import PhotoReader, SizeGroup, in_batches
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import Reading, SizeGroup, in_batches
 from vpr.descriptors.describe import describe
 from vpr.models.flops import count_gflop
 from vpr.models.place_model import PlaceModel, build_model
+from vpr.models.spec import ModelSpec
 from vpr.search.exact import nearest
 from vpr.training.mining import NO_PHOTO, MiningRules, mine
 
@@ -58,17 +58,26 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def options(self, arch: str, *flags: str) -> argparse.Namespace:
-        """Options of a call with a backbone's weights."""
-        return parse_options([f"--arch={arch}", f"--weights={self.weights[arch]}", f"--device={self.device}", *flags])
+    @property
+    def places(self) -> PlacesSpec:
+        """The places of the training epoch."""
+        return PlacesSpec(self.dataset, Path(self.root))
 
-    def model(self, options: argparse.Namespace) -> PlaceModel:
-        """The model of these options; its centres are random and near 0, where local descriptors lie."""
+    def spec(self, arch: str) -> ModelSpec:
+        """NetVLAD on a backbone with its weights."""
+        return ModelSpec(arch, self.weights[arch], clusters=CLUSTERS)
+
+    def reading(self, size: tuple[int, int] | None = None) -> Reading:
+        """Photos at (height, width) in pixels, or their own size, read as main.py does."""
+        return Reading(size, min(8, available_cores()), self.device)
+
+    def model(self, spec: ModelSpec) -> PlaceModel:
+        """A model whose centres are random and near 0, where local descriptors lie."""
         torch.manual_seed(0)
-        model = build_model(model_spec(options))
+        model = build_model(spec)
         torch.nn.init.normal_(model.pool.centroids, std=0.02)
         torch.nn.init.normal_(model.pool.conv.weight, std=3.0)
-        return model.to_device(self.device, options.precision).eval()
+        return model.to_device(self.device, self.precision).eval()
 
     def compare(self, plain: Callable, fast: Callable, repeats: int | None = None) -> tuple[Timing, Timing]:
         """Time both ways in turn."""
@@ -162,13 +171,11 @@ class HeldPhotos:
 
 def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int, batch: int) -> Row:
     """Files to descriptors, the whole way; and the model alone: the same from photos that are decoded already."""
-    flags = ["--imageSize", *map(str, size)] if size else []
-    options = bench.options(arch, "--mode=test", f"--cacheBatchSize={batch}", f"--precision={bench.precision}", *flags)
-    model, photos = bench.model(options), bench.photos[:count]
+    model, photos = bench.model(bench.spec(arch)), bench.photos[:count]
     plain = textbook.textbook_of(model)
-    reader = PhotoReader(photos, options.imageSize, options.threads)
+    reader = bench.reading(size).of(photos)
     slow, quick = bench.compare(
-        lambda: textbook.describe(plain, photos, size, batch, options.threads),
+        lambda: textbook.describe(plain, photos, size, batch, reader.workers),
         lambda: describe(model, reader, range(count), batch, "benchmark"),
     )
     held = HeldPhotos(photos, list(reader.batches(in_batches(count, batch))))

@@ -11,15 +11,16 @@ from benchmarks import textbook, textbook_training
 from benchmarks.measure import Timing
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr.artifacts.centroids import init_pooling
-from vpr.cli.specs import places_spec, reading, training_rules
 from vpr.data.reader import PhotoReader, Reading
 from vpr.descriptors.describe import describe
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import PlaceModel
-from vpr.modes import cluster
+from vpr.training.rules import TrainingRules
 from vpr.training.state import build_optimizer, new_state, splits_of, trained_parameters
 from vpr.training.trainer import Sources, Trainer, load_training_set
+
+BATCH_SIZE = 24  # photos described at once
 
 
 @dataclass(frozen=True)
@@ -39,32 +40,35 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
         queries: train on the first so many of the epoch's queries; None on all.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = bench.options(
-            arch, "--mode=train", f"--dataset={bench.dataset}", f"--root={bench.root}", f"--cachePath={folder}",
-            f"--dataPath={folder}", f"--precision={bench.precision}", "--trunkCache=memory",
-        )  # fmt: skip
-        cluster.run(options)
-        rules, read, batch_size = training_rules(options), reading(options, bench.device), options.cacheBatchSize
-        training = load_training_set(places_spec(options), rules)
+        spec, rules, read = bench.spec(arch), TrainingRules(), bench.reading()
+        training = load_training_set(bench.places, rules)
         if queries:
             training = replace(training, usable=rules.query_blocks(training.usable, 2)[0][:queries])
-        model = bench.model(options)
-        init_pooling(model, Path(folder), places_spec(options), read.size)
+        model = bench.model(spec)
+        _start_from_clusters(model, read.of(training.photos.database_files))
         state = new_state(model, rules, splits_of(training.photos))
         reader = read.of(training.photos.files)
         started = perf_counter()
-        source = cached_source(reader, "benchmark", model, "memory", Path(folder), batch_size)
+        source = cached_source(reader, "benchmark", model, "memory", Path(folder), BATCH_SIZE)
         filling = perf_counter() - started
         trainer = Trainer(
-            state, training, training.photos, Sources(source, source), rules, Path(folder), batch_size=batch_size
+            state, training, training.photos, Sources(source, source), rules, Path(folder), batch_size=BATCH_SIZE
         )
         trainer.epoch()
         state.position.start_next_epoch()
         times = _second_epoch(bench, trainer, read)
         photos = f"{len(training.photos.database_files)} + {len(training.usable)} photos"
-        rows = [_refresh_row(bench, model, reader, source, batch_size, filling)]
+        rows = [_refresh_row(bench, model, reader, source, BATCH_SIZE, filling)]
     setting = f"{arch}, {photos}, tuples {times.plain_tuples} / {times.fast_tuples}"
     return [*rows, Row("training epoch, the second", setting, _once(times.plain), _once(times.fast))]
+
+
+def _start_from_clusters(model: PlaceModel, reader: PhotoReader) -> None:
+    """Start NetVLAD as --mode=cluster and --mode=train do."""
+    spec = model.spec
+    descriptors = sample_local_descriptors(model, reader, spec.seed, BATCH_SIZE, at_least=spec.clusters)
+    centroids = cluster(descriptors, spec.clusters, spec.seed)
+    model.pool.init_from(*(torch.from_numpy(rows).to(model.device) for rows in (centroids, descriptors)))
 
 
 def _second_epoch(bench: Bench, trainer: Trainer, read: Reading) -> EpochTimes:

@@ -74,8 +74,7 @@ def test_descriptors_are_those_of_pytorch_for_any_batch_and_size(trained, export
 
     The bounds of fp16 and int8 say what is still useful, not what rounding can do at most.
     """
-    options = parse_options(["--mode=test", f"--resume={trained[1]}"])
-    model, _ = load_model(options, trained[1], "best")
+    model = load_model(trained[1], whitened=False).model
     values = photos(batch, height, width)
     with torch.no_grad():
         wanted = model.eval()(values)

@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 
-from vpr.artifacts.runs import check_flags, load_checkpoint
+from vpr.artifacts.runs import load_checkpoint
+from vpr.cli.stored import check_flags
 from vpr.common.errors import UserError
 from vpr.common.provenance import check_onnx, files_digest, load_torch, open_hdf5, save_torch, seal_onnx, write_hdf5
 from vpr.models.weights import read_weights_file
