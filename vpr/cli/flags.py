@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from vpr.common.errors import UserError
-from vpr.common.processes import available_cores
+from vpr.common.memory import available_cores
 from vpr.models.backbones import BACKBONES
 from vpr.models.poolings import POOLINGS
 from vpr.models.spec import DEFAULT_SEED

@@ -29,6 +29,13 @@ def keep_large_blocks() -> None:
     mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
+def available_cores() -> int:
+    """Processor cores this process may use: fewer than there are in a container or under a scheduler."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def available_bytes() -> int:
     """Bytes of main memory that can be taken without swapping, within the container's limit."""
     try:

@@ -24,13 +24,6 @@ LONGEST_WAIT = datetime.timedelta(hours=6)
 _OURS = False  # whether `process_group` holds now: torchrun's variables alone may be those of another program's job
 
 
-def available_cores() -> int:
-    """Processor cores this process may use: fewer than there are in a container or under a scheduler."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def launched() -> int:
     """How many processes torchrun says it started, whether or not they have joined."""
     return int(os.environ.get("WORLD_SIZE", 1))

@@ -5,14 +5,14 @@ Fourier's transforms with 2 to 3 times fewer multiplications, in vectors of 8, f
 differs by 2e-5 of the largest value. PyTorch multiplies directly, fastest with channels last. Each layer takes the
 maps as it wants them, and hands them on as it has them.
 
-What pays depends on the processor: `RULES` says which layers NNPACK does on which. Milliseconds an image, all layers by
-NNPACK that can be / all by PyTorch with channels last. Other work ran on the Genoa machine, so only its ratios count:
+What pays depends on the processor: `RULES` says which layers NNPACK does on which. Milliseconds an image on two cores,
+all layers by NNPACK that can be / all by PyTorch with channels last (`trunk-...` of `python -m benchmarks`):
 
-                     Genoa, 1 thread (CPU time)   Genoa, 2 threads   AVX-512 at full width, 2 threads
-    AlexNet 320x180  12.0 / 12.8                  18.7 / 18.0        3.9 / 3.1
-    AlexNet 320x320  23.8 / 25.4                  13.9 / 13.7        10.5 / 6.7
-    VGG16 320x240    240 / 464                    224 / 252          153 / 118
-    VGG16 640x480    897 / 1931                   552 / 1010         463 / 490
+                     AMD Genoa      AVX-512 at full width
+    AlexNet 320x180  6.0 / 6.5      3.9 / 3.1
+    AlexNet 320x320  11.7 / 12.4    10.5 / 6.7
+    VGG16 320x240    194 / 227      153 / 118
+    VGG16 640x480    508 / 959      463 / 490
 
 Each has threads of its own, which wait for work by turning: with few cores short layers of one disturb the other's, and
 on a busy machine AlexNet took up to 1.7 times as long by NNPACK.
@@ -51,7 +51,7 @@ class Rule:
 # the whole trunks above and Genoa's single layers: it leaves all but VGG16's conv3 at 640x480 to PyTorch.
 RULES = {
     (8, 8): Rule(places=400, kernels=0, sides=(3, 5)),  # AVX2 and others
-    (16, 8): Rule(places=400, kernels=0, sides=(3,)),  # AVX-512 in two halves: AMD Zen 4 (Genoa)
+    (16, 8): Rule(places=400, kernels=0, sides=(3, 5)),  # AVX-512 in two halves: AMD Zen 4 (Genoa)
     (16, 16): Rule(places=8192, kernels=128 * 256, sides=(3,)),  # AVX-512: Intel, AMD from Zen 5
 }
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from vpr.common.errors import UserError
-from vpr.common.processes import available_cores
+from vpr.common.memory import available_cores
 from vpr.toycity.camera import Camera
 from vpr.toycity.city import SPLITS, Quarter, build_quarter, generator
 from vpr.toycity.conditions import Conditions, Difficulty, develop, draw_conditions, survey_conditions
