@@ -18,7 +18,8 @@ from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import PlaceModel
 from vpr.training.rules import TrainingRules
 from vpr.training.state import build_optimizer, new_state, splits_of, trained_parameters
-from vpr.training.trainer import Sources, Trainer, load_training_set
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
 
 BATCH_SIZE = 24  # photos described at once
 

@@ -25,7 +25,8 @@ from vpr.models.place_model import build_model
 from vpr.training.losses import triplet_violations
 from vpr.training.mining import TrainingTuple, TupleBatch
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import Sources, Trainer, load_training_set
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
 
 TUPLES, NEGATIVES = 4, 2
 

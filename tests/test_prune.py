@@ -20,7 +20,8 @@ from vpr.models.backbones.base import build_backbone
 from vpr.models.spec import ModelSpec
 from vpr.training.losses import LOSSES
 from vpr.training.rules import TrainingRules
-from vpr.training.trainer import Trainer, load_training_set
+from vpr.training.trainer import Trainer
+from vpr.training.training_set import load_training_set
 
 pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package, is not installed")
 

@@ -17,7 +17,8 @@ from vpr.models.spec import ModelSpec
 from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import Sources, Trainer, load_training_set
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
 
 
 def tuple_of(query):

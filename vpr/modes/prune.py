@@ -16,7 +16,8 @@ from vpr.data.places import PlacePhotos, load_places, require_queries
 from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
 from vpr.training.state import TrainingState, new_state, splits_of
-from vpr.training.trainer import Sources, Trainer, TrainingSet, load_training_set
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import TrainingSet, load_training_set
 from vpr.training.validation import find_split, measure_split, open_test_split, select
 
 

@@ -18,7 +18,8 @@ from vpr.common.progress import say
 from vpr.data.places import load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
-from vpr.training.trainer import Sources, Trainer, load_training_set
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
 from vpr.training.validation import open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.

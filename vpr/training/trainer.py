@@ -17,10 +17,9 @@ from vpr.artifacts.model import restore_model
 from vpr.artifacts.runs import load_checkpoint, save_checkpoint
 from vpr.common import processes
 from vpr.common.device import precision_name
-from vpr.common.errors import UserError
 from vpr.common.memory import out_of_memory_says, where_it_fits
 from vpr.common.progress import Progress, say
-from vpr.data.places import PlacePhotos, PlacesSpec, load_places, require_queries
+from vpr.data.places import PlacePhotos
 from vpr.data.reader import Reading, SizeGroup
 from vpr.descriptors.describe import Source, describe, describe_batch
 from vpr.descriptors.trunk_cache import cached_source
@@ -30,17 +29,8 @@ from vpr.training.losses import LOSSES
 from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, batches_of_queries, mine
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
+from vpr.training.training_set import TrainingSet
 from vpr.training.validation import measure_best, measure_split, select
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSet:
-    """The training split with, for each query, its potential positives and what may not be a negative."""
-
-    photos: PlacePhotos
-    positives: list[np.ndarray]
-    not_negatives: list[np.ndarray]
-    usable: np.ndarray  # queries that have a positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,26 +270,3 @@ def mine_block(
             state.position.epoch,
         )
     return processes.broadcast(tuples)
-
-
-def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
-    """The training split. Queries without a potential positive are left out, with a message.
-
-    Raises:
-        UserError: there are too few photos, or as of `load_places`.
-    """
-    photos = load_places(places, "train")
-    require_queries(photos)
-    positives = photos.places.training_positives()
-    usable = np.flatnonzero([len(indices) > 0 for indices in positives])
-    say(
-        f"{photos.places.name}: {len(photos.database_files)} database photos, {len(usable)} queries; "
-        f"{len(positives) - len(usable)} queries without a potential positive are left out"
-    )
-    if len(photos.database_files) < 2 * rules.negatives or len(usable) < rules.batch_size:
-        raise UserError(
-            f"{photos.places.name} has {len(photos.database_files)} database photos and {len(usable)} usable queries: "
-            f"training needs {2 * rules.negatives} (2 x --nNeg) and {rules.batch_size} (--batchSize) at least; "
-            "add photos, or cluster and test without training"
-        )
-    return TrainingSet(photos, positives, photos.places.not_negatives(), usable)
