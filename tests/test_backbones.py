@@ -177,3 +177,8 @@ def test_every_pooling_keeps_its_contract(name):
     lengths = torch.rand(2, 1, 4, 5) + 0.5
     same = torch.allclose(pooling(features * lengths), found, atol=1e-5)
     assert same == pooling.normalizes_input, "whether lengths of local descriptors count"
+
+
+def test_a_pooling_that_is_not_in_the_table_is_named():
+    with pytest.raises(UserError, match="pooling 'mean' is unknown, wanted one of netvlad"):
+        PlaceModel(ModelSpec("alexnet", "none", pooling="mean"))
