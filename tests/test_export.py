@@ -128,12 +128,13 @@ def test_a_file_is_tested_on_the_photos_of_its_run(trained, exported, capsys):
 
 
 def rewritten(path, target, **flags):
-    """An exported file with other flags in its card; None takes one out."""
+    """An exported file of before checksums, with other flags in its card; None takes one out."""
     model = onnx.load(path)
-    card = card_of(path)
-    card["flags"] = {name: value for name, value in {**card["flags"], **flags}.items() if value is not None}
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {**properties, "card": json.dumps(card)})
+    card = {name: value for name, value in card_of(path).items() if name != "checksum"}
+    card["flags"] = {name: value for name, value in {**card["flags"], **flags}.items() if value is not None}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {"format": properties["format"], "card": json.dumps(card)})
     onnx.save(model, target)
     return target
 
@@ -282,12 +283,7 @@ def test_a_changed_byte_of_an_exported_file_is_noticed(trained, exported, tmp_pa
 
 def test_a_file_of_an_earlier_version_has_no_checksum_and_works(trained, exported, tmp_path, capsys):
     places, _ = trained
-    model = onnx.load(exported["fp32"])
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    card = {name: value for name, value in json.loads(entries["card"]).items() if name != "checksum"}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {"format": entries["format"], "card": json.dumps(card)})
-    onnx.save(model, tmp_path / "model.onnx")
+    rewritten(exported["fp32"], tmp_path / "model.onnx")
     capsys.readouterr()
     assert main.main([*places, "--mode=test", "--panels=0", f"--resume={tmp_path / 'model.onnx'}"]) == 0
     assert "without a checksum" in capsys.readouterr().out

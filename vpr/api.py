@@ -58,7 +58,7 @@ class PhotoDescriber(nn.Module):
         Raises:
             UserError: a photo cannot be decoded or is too small.
         """
-        reading = Reading(tuple(image_size) if image_size else self.image_size, workers, self.model.device)
+        reading = Reading((image_size[0], image_size[1]) if image_size else self.image_size, workers, self.model.device)
         reader = reading.of([Path(file) for file in files])
         if not reader.files:
             return np.empty((0, self.dimension), np.float32)

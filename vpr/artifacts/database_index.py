@@ -170,7 +170,8 @@ def _read(file: h5py.File, count: int, dim: int, nprobe: int | None) -> Database
     """An index that `open_hdf5` has found whole: FAISS is given nothing else, since it trusts what it reads."""
     if "faiss" in file:
         index = faiss.deserialize_index(file["faiss"][:])
-        shape, kind = (index.ntotal, index.d), "an index"
+        shape: tuple[int, ...] = (index.ntotal, index.d)
+        kind = "an index"
         lists = faiss.try_extract_index_ivf(index)
         if lists is not None and nprobe is not None:
             lists.nprobe = nprobe

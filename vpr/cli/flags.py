@@ -1,6 +1,7 @@
-"""Every flag of `main.py` with its default, unit and help line; `vpr/modes_of_flags.py` says which modes read it."""
+"""Every flag of `main.py` with its default, unit and help line; `vpr/cli/mode_flags.py` says which modes read it."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -31,7 +32,7 @@ CARD_FLAGS = (
 )  # fmt: skip
 
 
-def whole_number(at_least: int):
+def whole_number(at_least: int) -> Callable[[str], int]:
     """An argparse type: a whole number that is not below `at_least`."""
 
     def convert(text: str) -> int:

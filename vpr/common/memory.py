@@ -6,6 +6,7 @@ import ctypes.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vpr.common.errors import UserError
 
@@ -45,7 +46,7 @@ def available_bytes() -> int:
     return available
 
 
-def where_it_fits(values, device):
+def where_it_fits(values: Any, device: Any) -> Any:
     """A tensor on `device` if that is a GPU with twice the room, else where it is."""
     import torch
 

@@ -8,9 +8,12 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vpr.common.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds, and the command line reads this file
+    import torch
 
 Value = TypeVar("Value")
 # Longer than process 0 may search or mine while the others wait. A process that dies is noticed at once:
@@ -118,7 +121,7 @@ def gather(value: object) -> list:
         return [value]
     import torch.distributed as dist
 
-    values = [None] * world() if is_main() else None
+    values: list[Any] | None = [None] * world() if is_main() else None
     dist.gather_object(value, values, dst=0)
     return values or [value]
 
@@ -161,7 +164,7 @@ def any_process(value: bool) -> bool:
     return all_reduce_sum(float(value))[0] > 0
 
 
-def in_parallel(module):
+def in_parallel(module: "torch.nn.Module") -> "torch.nn.Module":
     """A module whose gradients are summed over all processes in each backward pass.
 
     Summed, not averaged: each process then differentiates its part of the very loss that one process would have. In
@@ -177,14 +180,14 @@ def in_parallel(module):
     return parallel
 
 
-def _sum_gradients(_state: None, bucket):
+def _sum_gradients(_state: object, bucket: Any) -> Any:
     """A future of the gradients of some parameters, summed over all processes."""
     import torch.distributed as dist
 
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
 
-def gather_rows(rows, owners: list[tuple[slice, int]]) -> None:
+def gather_rows(rows: "torch.Tensor", owners: list[tuple[slice, int]]) -> None:
     """Bring rows that other processes computed to process 0.
 
     Args:

@@ -53,7 +53,7 @@ class Progress:
         rate = self.done / seconds
         return f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {seconds:.0f} s"
 
-    def __exit__(self, exception_type, *_: object) -> None:
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
         if exception_type is None:

@@ -69,7 +69,8 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
     longest = max(size)
     if longest_side is None or longest <= longest_side:
         return size
-    return tuple(max(1, round(side * longest_side / longest)) for side in size)
+    height, width = (max(1, round(side * longest_side / longest)) for side in size)
+    return height, width
 
 
 def decode(path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None) -> torch.Tensor:

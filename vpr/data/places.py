@@ -107,8 +107,8 @@ def load_places(spec: PlacesSpec, split: str) -> PlacePhotos:
     """
     root = spec.root
     if spec.dataset == "folder":
-        places, base = read_folder(root, split, spec.skip_broken)
-        photos = _photos_in(places, split, base, base)
+        own, base = read_folder(root, split, spec.skip_broken)
+        photos = _photos_in(own, split, base, base)
     else:
         if spec.dataset == "toy":
             draw_toy_city(root)

@@ -64,7 +64,7 @@ def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
     if missing:
         first = ", ".join(str(file) for file in missing[:5])
         raise UserError(f"{len(missing)} of {len(files)} photos have no position, first {first}: {WANTED}")
-    return found
+    return [position for position in found if position is not None]
 
 
 def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:
@@ -112,7 +112,7 @@ def read_table(path: Path) -> dict[str, Position]:
                     f"{path} has the columns {', '.join(headings) or 'none'}, wanted image,easting,northing or "
                     "image,latitude,longitude: mend its first line"
                 )
-            table = {}
+            table: dict[str, Position] = {}
             for row in reader:
                 name, position = row["image"].strip(), _position_of_row(row, columns)
                 earlier = table.setdefault(name, position)

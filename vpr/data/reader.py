@@ -4,8 +4,8 @@ import contextlib
 import math
 import signal
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class Photos(Dataset):
 
     def __init__(self, files: Sequence[Path], size: Sequence[int] | None, longest_sides: Mapping[int, int]):
         self.files = files
-        self.size = tuple(size) if size else None
+        self.size = (size[0], size[1]) if size else None
         self.longest_sides = longest_sides
 
     def __len__(self) -> int:
@@ -59,10 +59,12 @@ class Photos(Dataset):
 
 def collate(photos: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
     """A batch of decoded photos; the first error takes its place."""
+    decoded = []
     for photo in photos:
         if isinstance(photo, UserError):
             return photo
-    return group_by_size(photos, [tuple(photo.shape[1:]) for photo in photos])
+        decoded.append(photo)
+    return group_by_size(decoded, [(photo.shape[1], photo.shape[2]) for photo in decoded])
 
 
 def group_by_size(values: list[torch.Tensor], photo_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
@@ -102,7 +104,9 @@ class PhotoReader:
 
     def photo_size(self, index: int) -> tuple[int, int]:
         """(height, width) in pixels that a photo is given out at."""
-        return tuple(self.size) if self.size else shrunk(photo_size(self.files[index]), self.longest_sides.get(index))
+        if self.size:
+            return self.size[0], self.size[1]
+        return shrunk(photo_size(self.files[index]), self.longest_sides.get(index))
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The photos of each batch of indices, in order.
@@ -112,6 +116,7 @@ class PhotoReader:
         """
         photos = Photos(self.files, self.size, self.longest_sides)
         most = self._batches_that_wait(batches) if self.workers else 0
+        loaded: Iterable[list[SizeGroup] | UserError]
         if self.workers and self.device.type != "cuda":
             loaded = _by_threads(photos, batches, self.workers, min(most, BATCHES_AHEAD))
         else:
@@ -169,7 +174,7 @@ def _by_threads(
     """Beside a model on the processor, processes would share its memory until it writes, and then copy it all."""
     with ThreadPoolExecutor(workers) as pool:
         try:
-            ahead = deque()
+            ahead: deque[list[Future]] = deque()
             for batch in batches:
                 ahead.append([pool.submit(photos.__getitem__, index) for index in batch])
                 if len(ahead) > most_ahead:
@@ -186,7 +191,7 @@ def _by_processes(
     """Beside a GPU, which wants more photos a second than one process can decode; with 0 workers, by the caller."""
     return DataLoader(
         photos,
-        batch_sampler=batches,
+        batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=max(1, min(BATCHES_AHEAD, most_ahead // workers)) if workers else None,

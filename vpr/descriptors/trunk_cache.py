@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,8 +162,8 @@ def _sizes_and_shapes(reader: PhotoReader, model: PlaceModel) -> tuple[np.ndarra
     if reader.size:
         sizes = np.tile(reader.size, (len(reader.files), 1))
     else:
-        photos = track(range(len(reader.files)), "photo sizes", len(reader.files))
-        sizes = np.array([reader.photo_size(index) for index in photos])
+        indices = track(range(len(reader.files)), "photo sizes", len(reader.files))
+        sizes = np.array([reader.photo_size(index) for index in indices])
     distinct, which = np.unique(sizes, axis=0, return_inverse=True)
     frozen = model.backbone.without_data().frozen
     photos = [torch.empty(1, 3, *size.tolist(), device="meta") for size in distinct]
@@ -193,9 +194,9 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
 
 def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
     """Map a cache that is there and right; None, in every process at once, where it is not."""
-    description, values = {}, None
+    values = checksum = None
     with contextlib.suppress(OSError, UserError, AttributeError, ValueError):
-        description = read_json(_description_file(path))
+        description: Any = read_json(_description_file(path))
         checksum = description.pop("checksum", None)
         if description == wanted and path.stat().st_size == wanted["bytes"]:
             values = _map(path, wanted)

@@ -83,4 +83,5 @@ def cluster(descriptors: np.ndarray, num_clusters: int, seed: int) -> np.ndarray
     with Progress("k-means", ITERATIONS, "iterations") as progress:
         kmeans.train(descriptors)
         progress.advance(ITERATIONS)
+    assert kmeans.centroids is not None  # it is trained
     return kmeans.centroids.reshape(num_clusters, -1)

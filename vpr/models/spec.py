@@ -55,7 +55,7 @@ class ModelSpec:
         Raises:
             UserError: no model has such flags.
         """
-        arch, channels = flags.get("arch"), flags.get("channels")
+        arch, channels = str(flags.get("arch")), flags.get("channels")
         _require("arch", arch, arch in BACKBONES, f"one of {', '.join(BACKBONES)}")
         _require("channels", channels, channels is None or _are_counts(channels), "whole numbers from 1, or none")
         spec = cls(

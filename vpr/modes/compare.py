@@ -58,7 +58,7 @@ def measure_one(options: argparse.Namespace, photos: PlacePhotos, label: str, de
 
 def labels(inputs: list[str]) -> dict[str, str]:
     """Each run or file, once, with as much of the end of its path as no other has."""
-    paths = {}
+    paths: dict[Path, str] = {}
     for item in inputs:
         paths.setdefault(Path(item).resolve(), item)
     named = {}

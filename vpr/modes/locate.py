@@ -54,7 +54,7 @@ def draw_panels(
     folder: Path, located: list[Located], hits: np.ndarray, database: PlacePhotos, panels: int | str
 ) -> None:
     """A panel for each of the first photos, in a folder of its own."""
-    count = len(located) if panels == "all" else min(panels, len(located))
+    count = len(located) if panels == "all" else min(int(panels), len(located))
     if not count:
         return
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

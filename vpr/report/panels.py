@@ -84,7 +84,7 @@ def write_jpeg(path: Path, picture: Image.Image) -> None:
         picture.save(temporary, format="JPEG", quality=85)
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """`text`, its middle left out if it is wider than `width` pixels."""
     shown, kept = text, len(text)
     while font.getlength(shown) > width and kept > 2:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def draw_map(path: Path, places: Places, outcomes: Sequence[Outcome], title: str
     _save(figure, path)
 
 
-def _figure(size: tuple[float, float]):
+def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -73,14 +74,14 @@ def _figure(size: tuple[float, float]):
     return pyplot.subplots(figsize=size, layout="constrained")
 
 
-def _title(axes, text: str, width: int) -> None:
+def _title(axes: Any, text: str, width: int) -> None:
     """A title of lines that are at most `width` characters long."""
     import textwrap
 
     axes.set_title("\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width)), fontsize=9)
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
     with atomic_write(path) as temporary:

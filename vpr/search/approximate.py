@@ -4,6 +4,7 @@ https://github.com/facebookresearch/faiss/wiki/The-index-factory lists the strin
 """
 
 import re
+from typing import Any
 
 import faiss
 import numpy as np
@@ -85,5 +86,6 @@ def stored_bytes(index: faiss.Index) -> int:
         written += len(block)
         return len(block)
 
-    faiss.write_index(index, faiss.PyCallbackIOWriter(count, 1 << 20))
+    writer: Any = faiss.PyCallbackIOWriter(count, 1 << 20)  # type: ignore[attr-defined]  # the stubs lack it
+    faiss.write_index(index, writer)
     return written

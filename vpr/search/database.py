@@ -1,6 +1,7 @@
 """A database ready to be searched, exactly or by a FAISS index."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -29,6 +30,7 @@ class DatabaseIndex:
         if self.descriptors is not None:
             found = nearest(self.descriptors, queries, count)
             return found, descriptor_distances(self.descriptors, queries, found)
+        assert self.approximate is not None
         count = min(count, self.approximate.ntotal)
         parts = [self.approximate.search(queries[rows].float().numpy(), count) for rows in tiles(*queries.shape)]
         squared, found = (np.concatenate(values) for values in zip(*parts, strict=True))
@@ -44,7 +46,8 @@ def measures_descriptors(index: faiss.Index) -> bool:
     """
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
-        steps = [faiss.downcast_VectorTransform(index.chain.at(step)) for step in range(index.chain.size())]
+        chain: Any = index.chain  # a vector of C++, not the list that the stubs have
+        steps = [faiss.downcast_VectorTransform(chain.at(step)) for step in range(chain.size())]
         return all(map(_keeps_distances, steps)) and measures_descriptors(index.index)
     if isinstance(index, faiss.IndexIDMap):
         return measures_descriptors(index.index)

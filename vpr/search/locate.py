@@ -115,9 +115,9 @@ def confidence(hits: np.ndarray, distances: np.ndarray, positions: np.ndarray) -
 
 
 def _match(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:
-    distance = None if np.isnan(distance) else float(distance)
+    known = None if np.isnan(distance) else float(distance)
     if not np.isfinite(position).all():
-        return Match(name, distance, None, None, None, None, None)
+        return Match(name, known, None, None, None, None, None)
     easting, northing = map(float, position)
     latitude, longitude = to_degrees(easting, northing, zone) if zone else (None, None)
-    return Match(name, distance, easting, northing, zone, latitude, longitude)
+    return Match(name, known, easting, northing, zone, latitude, longitude)

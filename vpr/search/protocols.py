@@ -63,6 +63,7 @@ def _in_front(hits: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def _nearest_of_other_times(
     database: torch.Tensor, queries: torch.Tensor, count: int, places: Places, search: Search | None
 ) -> np.ndarray:
+    assert places.query_times is not None and places.database_times is not None
     found = np.full((len(queries), count), -1, np.int64)
     for time in np.unique(places.query_times):
         asking = np.flatnonzero(places.query_times == time)
