@@ -282,10 +282,7 @@ def _array(data: memoryview, order: str, depth: int) -> tuple[str, Any]:
         contents = (content for _, content in _arrays(parts, order, depth + 1))
         return name, {field.decode("ascii"): content for field, content in zip(names, contents, strict=True)}
     if len(shape) == 2 and (kind == CHARACTERS or DOUBLE <= kind <= UINT64) and not flags & COMPLEX:
-        if not count:
-            return name, np.empty(shape)
-        stored, values = next(parts, empty)
-        return name, _values(stored, values, order, kind == CHARACTERS, shape)
+        return name, _values(*next(parts, empty), order, kind == CHARACTERS, shape) if count else np.empty(shape)
     return name, None
 
 

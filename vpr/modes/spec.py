@@ -11,8 +11,9 @@ from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS
+from vpr.data.find_files import find_files
 from vpr.data.folders import read_folder
-from vpr.data.places import PlacesSpec, find_files, has_split, read_spec, spec_path
+from vpr.data.places import PlacesSpec, has_split, read_spec, spec_path
 from vpr.data.positions import TABLE
 
 
