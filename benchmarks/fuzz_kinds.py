@@ -243,7 +243,7 @@ def _whitening(folder: Path) -> Callable[[Path], str]:
 
 
 def _photo(folder: Path) -> Callable[[Path], str]:
-    from vpr.images import decode
+    from vpr.photos import decode
 
     return lambda path: content_hash(decode(path))
 

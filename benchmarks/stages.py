@@ -18,10 +18,11 @@ from benchmarks.report import Row
 from netvlad import NetVLAD
 from vpr.cost import trunk_gflop
 from vpr.descriptors import describe
-from vpr.images import PhotoReader, SizeGroup, decode, in_batches
+from vpr.images import PhotoReader, SizeGroup, in_batches
 from vpr.mining import NO_PHOTO, MiningRules, mine
 from vpr.model import PlaceModel, build_model
 from vpr.options import parse_options
+from vpr.photos import decode
 from vpr.search import nearest
 
 LAYER = (24, 512, 30, 40)  # conv5 of VGG16 on 24 photos of 640x480 pixels

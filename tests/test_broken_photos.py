@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import main
-from vpr import images
+from vpr import photos
 from vpr.errors import UserError
-from vpr.images import read_photo, whole_photos
+from vpr.images import whole_photos
+from vpr.photos import read_photo
 
 BROKEN_DATABASE, BROKEN_QUERIES = (0, 7), (2,)
 
@@ -120,15 +121,15 @@ def test_grey_of_16_bits_becomes_grey_of_8(tmp_path):
 
 def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    images._reads_heic.cache_clear()
+    photos._reads_heic.cache_clear()
     (tmp_path / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(UserError, match=r"photo\.HEIC .*pip install pillow-heif"):
         read_photo(tmp_path / "photo.HEIC")
-    images._reads_heic.cache_clear()
+    photos._reads_heic.cache_clear()
 
 
 def test_heic_with_its_reader_is_read(tmp_path, pillow_heif):
-    images._reads_heic.cache_clear()
+    photos._reads_heic.cache_clear()
     pillow_heif.register_heif_opener()
     Image.new("RGB", (64, 48), (200, 40, 90)).save(tmp_path / "photo.heic")
     pixels = np.asarray(read_photo(tmp_path / "photo.heic")).astype(int)

@@ -10,9 +10,9 @@ from PIL import Image
 
 import main
 from vpr.errors import UserError
-from vpr.images import decode
 from vpr.model import build_model
 from vpr.options import parse_options
+from vpr.photos import decode
 from vpr.precision import AUTO_VARIABLE
 
 REPOSITORY = str(Path(main.__file__).parent)

@@ -10,12 +10,14 @@ from PIL import Image
 from torch import nn
 
 from vpr import images
+from vpr import photos as photo_files
 from vpr.cluster import cluster, sample_places
 from vpr.descriptors import describe_batch
 from vpr.encoder import NORMALIZATIONS, build_encoder, normalization_of
 from vpr.errors import UserError
 from vpr.files import replacing
-from vpr.images import PhotoReader, decode, in_batches
+from vpr.images import PhotoReader, in_batches
+from vpr.photos import decode
 
 RANDOM = np.random.default_rng(0)
 
@@ -353,7 +355,7 @@ def test_the_size_in_the_header_is_that_of_the_decoded_photo(tmp_path, orientati
     exif[0x0112] = orientation
     path = save(tmp_path / "photo.jpg", noise(16, 24), exif=exif)
     size = (24, 16) if orientation in (5, 6, 7, 8) else (16, 24)
-    assert images.photo_size(path) == size == tuple(decode(path).shape[1:])
+    assert photo_files.photo_size(path) == size == tuple(decode(path).shape[1:])
 
 
 @pytest.mark.parametrize(
@@ -364,4 +366,4 @@ def test_the_size_in_the_header_is_that_of_the_decoded_photo(tmp_path, orientati
     ],
 )  # fmt: skip
 def test_a_photo_is_shrunk_and_keeps_its_shape(size, longest_side, wanted):
-    assert images.shrunk(size, longest_side) == wanted
+    assert photo_files.shrunk(size, longest_side) == wanted

@@ -10,12 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from test_options import parse, refusal
 
 from main import main
-from vpr.errors import UserError
 from vpr.flags import FLAGS, MODES
 from vpr.modes_of_flags import flags_of_mode
-from vpr.options import parse_options
 from vpr.runs import newest_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,16 +26,6 @@ TOLERATED = {
     "cachePath", "resume", "ckpt", "evalEvery", "patience", "dataset", "arch", "vladv2", "pooling", "num_clusters",
     "margin", "split", "fromscratch", "device",
 }  # fmt: skip
-
-
-def parse(*arguments):
-    return parse_options(list(arguments))
-
-
-def refusal(*arguments):
-    with pytest.raises(UserError) as caught:
-        parse(*arguments)
-    return str(caught.value)
 
 
 def asked_for_help(*words):

@@ -8,11 +8,12 @@ import torch
 import main
 import vpr.search
 from vpr.centroids import start_pooling
+from vpr.frozen_features import FrozenFeatures
 from vpr.images import PhotoReader
 from vpr.model import build_model
 from vpr.places import load_places
 from vpr.test import describe_split, measure
-from vpr.trunk_cache import FrozenFeatures, cached_source
+from vpr.trunk_cache import cached_source
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,13 @@ from torch import nn
 import main
 from vpr.encoder import build_encoder, initialize_randomly
 from vpr.errors import UserError
+from vpr.frozen_features import FrozenFeatures
 from vpr.images import PhotoReader
 from vpr.model import build_model
 from vpr.options import parse_options
 from vpr.places import load_places
 from vpr.runs import newest_run
-from vpr.trunk_cache import FrozenFeatures, cached_source
+from vpr.trunk_cache import cached_source
 
 ALEXNET = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
 # Of the paper's column D: two, two, three, three, three convolutions, each with its ReLU, a pooling after each block.

@@ -16,10 +16,11 @@ from vpr import trunk_cache
 from vpr.descriptors import describe, describe_batch
 from vpr.encoder import build_encoder
 from vpr.errors import UserError
+from vpr.frozen_features import FrozenFeatures
 from vpr.images import PhotoReader
 from vpr.model import build_model
 from vpr.runs import newest_run
-from vpr.trunk_cache import FrozenFeatures, cached_source
+from vpr.trunk_cache import cached_source
 
 CPU = torch.device("cpu")
 SIZES = [(64, 48), (64, 48), (80, 56), (48, 64), (64, 48)]  # width, height

@@ -10,9 +10,10 @@ import torch
 
 from vpr import processes
 from vpr.errors import UserError
-from vpr.images import PhotoReader, SizeGroup, in_batches, photo_size
+from vpr.images import PhotoReader, SizeGroup, in_batches
 from vpr.memory import available_bytes, out_of_memory_says
 from vpr.model import PlaceModel, require_size
+from vpr.photos import photo_size
 from vpr.progress import Progress, say
 
 LARGEST_AUTOMATIC_BATCH = 256

@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 
 from netvlad import SMALLEST_NORM, NetVLAD
 from vpr.errors import UserError
-from vpr.images import decode, read_photo
 from vpr.model import PlaceModel
 from vpr.onnx_model import OnnxModel
 from vpr.panels import CELL, NEUTRAL, captioned, in_a_row
+from vpr.photos import decode, read_photo
 
 BRIGHTNESS = (1.0, 0.75, 0.5)  # in turn, since 64 hues alone are hard to tell apart
 STRONGEST = 0.75  # share of a colour over the grey photo, which stays visible

@@ -1,7 +1,6 @@
 """Stage 2, images: photo files -> batches of bytes, decoded by workers ahead of the model."""
 
 import contextlib
-import functools
 import math
 import signal
 from collections import defaultdict, deque
@@ -11,16 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from vpr.errors import UserError
 from vpr.memory import available_bytes
+from vpr.photos import decode, photo_size, read_photo, shrunk
 from vpr.progress import Progress, say
 
-HEIC = {".heic", ".heif"}
 CPU = torch.device("cpu")
 BATCHES_AHEAD = 4  # of all threads together, or of each process
 BYTES_AHEAD = 2 << 30  # of decoded photos that wait for the model, at most
@@ -40,83 +37,6 @@ class SizeGroup(NamedTuple):
     values: torch.Tensor
     photo_size: tuple[int, int]
     frozen: bool = False
-
-
-def read_photo(path: Path) -> Image.Image:
-    """Read a photo as RGB, upright by its EXIF orientation.
-
-    Raises:
-        UserError: the file cannot be decoded.
-    """
-    with opened(path) as photo:
-        return in_eight_bits(ImageOps.exif_transpose(photo)).convert("RGB")
-
-
-def in_eight_bits(photo: Image.Image) -> Image.Image:
-    """A photo with 16 bits of grey in 8: Pillow by itself would make white of all but the darkest."""
-    if not photo.mode.startswith("I"):
-        return photo
-    return Image.fromarray(np.rint(np.asarray(photo, np.float64) / 257).clip(0, 255).astype(np.uint8))
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a photo; whatever goes wrong with it becomes one line."""
-    advice = "get it again, or leave it out by --skipBroken"
-    if path.suffix.lower() in HEIC and not _reads_heic():
-        advice = "Pillow reads it after: python -m pip install pillow-heif"
-    try:
-        with Image.open(path) as photo:
-            yield photo
-    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files and damaged EXIF
-        raise UserError(f"cannot decode the photo {path} ({error}): {advice}") from error
-
-
-@functools.cache
-def _reads_heic() -> bool:
-    """Whether Pillow has its optional plugin for HEIC, which is registered on first use."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
-    register_heif_opener()
-    return True
-
-
-def photo_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels of a photo once upright; reads the header, not the pixels.
-
-    Raises:
-        UserError: the file is no photo.
-    """
-    with opened(path) as photo:
-        sideways = photo.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)  # turned by a quarter
-        return (photo.width, photo.height) if sideways else (photo.height, photo.width)
-
-
-def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
-    """(height, width) in pixels of a photo whose longest side may have `longest_side` pixels, of the same shape."""
-    longest = max(size)
-    if longest_side is None or longest <= longest_side:
-        return size
-    return tuple(max(1, round(side * longest_side / longest)) for side in size)
-
-
-def decode(path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None) -> torch.Tensor:
-    """Read a photo as uint8 [3, H, W].
-
-    Args:
-        size: (height, width) in pixels to resize to; None keeps the photo's own.
-        longest_side: pixels, to which a larger photo is shrunk where there is no `size`.
-
-    Raises:
-        UserError: the file cannot be decoded.
-    """
-    photo = read_photo(path)
-    size = size or shrunk((photo.height, photo.width), longest_side)
-    if size != (photo.height, photo.width):
-        photo = photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W], same memory
 
 
 class Photos(Dataset):

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vpr.files import replacing
-from vpr.images import read_photo
 from vpr.outcomes import SHOWN, Hit, Outcome
+from vpr.photos import read_photo
 from vpr.places import PlacePhotos
 
 CELL = (200, 150)  # pixels, width and height

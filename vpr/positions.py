@@ -158,7 +158,7 @@ def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path
 
 def position_in_exif(file: Path) -> Position | None:
     """From a photo's GPS, if it has one."""
-    from vpr.images import opened  # torch takes seconds to import
+    from vpr.photos import opened
 
     try:
         with opened(file) as photo:

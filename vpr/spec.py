@@ -9,8 +9,9 @@ from pittsburgh import write_places
 from vpr.catalogue import DATASETS
 from vpr.errors import UserError
 from vpr.files import replacing
+from vpr.find_files import find_files
 from vpr.folders import read_folder
-from vpr.places import find_files, has_split, read_spec, spec_path
+from vpr.places import has_split, read_spec, spec_path
 from vpr.positions import TABLE
 from vpr.progress import say
 
