@@ -185,6 +185,24 @@ def test_an_error_in_all_processes_is_one_line_each(tiny_city, tmp_path):
     assert said and set(said) <= {"error", "error in process 1"} and len(said) == len(set(said))
 
 
+def test_the_group_has_ended_before_python_does(tmp_path):
+    """A thread of the group that outlives it may take Python's lock while Python ends, and aborts the process."""
+    program = tmp_path / "ends.py"
+    program.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
+        "from vpr.common import processes\n"
+        "def threads():\n"
+        "    names = [open(f'/proc/self/task/{task}/comm').read() for task in os.listdir('/proc/self/task')]\n"
+        "    return sum('gloo' in name for name in names)\n"
+        "with processes.process_group():\n"
+        "    import torch._dynamo  # as an optimiser or an export does\n"
+        "    assert processes.any_process(True) and threads() > 0\n"
+        "sys.exit(threads())\n"
+    )
+    result = command(2, program=program)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("room", [(16, 11)])
 def test_processes_with_unequal_memory_agree_on_the_photos_at_once(tiny_city, tmp_path, room):
     """--cacheBatchSize=0 where one process finds room for 16 photos and the other for 11."""

@@ -86,6 +86,10 @@ def process_group() -> Iterator[None]:
             f"these {launched()} processes work together for another program: start main.py by a torchrun of its own, "
             "or use the model by torch.hub"
         )
+    # Its functions have the group there is on import as a default argument. Imported later (torch._dynamo does), they
+    # would keep the group's threads past the end of Python, where now and then one of them aborts the process.
+    import torch.distributed.nn
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     _OURS = True
@@ -166,18 +170,17 @@ def in_parallel(module: "torch.nn.Module") -> "torch.nn.Module":
     """
     if world() == 1:
         return module
+    import torch
+    import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
+    # DistributedDataParallel reads these annotations, and refuses others.
+    def summed(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
+
     parallel = DistributedDataParallel(module)
-    parallel.register_comm_hook(None, _sum_gradients)
+    parallel.register_comm_hook(None, summed)
     return parallel
-
-
-def _sum_gradients(_state: object, bucket: Any) -> Any:
-    """A future of the gradients of some parameters, summed over all processes."""
-    import torch.distributed as dist
-
-    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
 
 def gather_rows(rows: "torch.Tensor", owners: list[tuple[slice, int]]) -> None:
