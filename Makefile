@@ -1,6 +1,9 @@
+# make check  environment, style, quick tests (about a minute)
+# make layers  types and import contracts, which some modules still break
 # make demo   environment, toy city, cluster, test, train, test, pictures (about 5 minutes on 2 cores, beside the installation)
 # make test   environment, ruff, all tests; what a number format can touch also with --precision=auto the other way
 # make test-number-format   only the latter
+# make docs   the pictures in docs/, of the toy city and the run of `make demo`, which comes first where there is none
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 123
@@ -12,6 +15,7 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
 .PHONY: demo test test-number-format environment clean
+.PHONY: check static layers docs docs
 
 environment: $(VENV)/installed
 
@@ -31,14 +35,34 @@ demo: environment
 	@echo "== 4/4 what it finds trained, on streets it has never seen"
 	$(MAIN) --mode=test --resume --split=test
 
-test: environment
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+test: static
 	$(VENV)/bin/python -m pytest -q --durations=8
 	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
 
+# Closed forms and small arrays: what most changes break first.
+QUICK := $(addprefix tests/test_,netvlad.py options.py pittsburgh.py mining_and_loss.py search_and_recall.py \
+	convolution.py report.py packaging.py)
+
+# What needs no run of the program: style and spelling.
+static: environment
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+
+# Types and layers: not yet without complaints, so not part of test.
+layers: environment
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+docs: environment
+	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
+	$(VENV)/bin/python -m docs.pictures
+
 test-number-format: environment
 	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
+
+check: static
+	$(VENV)/bin/python -m pytest -q -m "not slow" $(QUICK)
 
 clean:
 	rm -rf runs centroids cache toy_city

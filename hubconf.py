@@ -11,6 +11,6 @@ def netvlad(checkpoint: str, whitened: bool = True, device: str = "auto"):
         whitened: with the run's whitening, if it has one.
         device: auto, cpu, cuda, ...
     """
-    from vpr.hub import load_describer
+    from vpr.api import load_describer
 
     return load_describer(checkpoint, whitened, device)

@@ -7,49 +7,9 @@
 This file only reads the command line and calls the mode; `vpr/` holds the rest.
 """
 
-import importlib
 import sys
 
-from vpr import processes
-from vpr.errors import UserError
-from vpr.flags import PARALLEL_MODES
-from vpr.memory import keep_large_blocks
-from vpr.options import parse_options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one mode. Returns the exit code: 0, or 2 after a mistake the user can mend."""
-    options = None
-    try:
-        options = parse_options(arguments)
-        require_one_process(options.mode)
-        for note in options.notes if processes.launched_rank() == 0 else ():
-            print(note, file=sys.stderr if options.json else sys.stdout, flush=True)
-        # Imported here, not above: torch and FAISS take seconds, `--help` must not.
-        mode = importlib.import_module(f"vpr.{options.mode}")
-        keep_large_blocks()
-        with processes.joined():
-            mode.run(options)
-    except UserError as error:
-        rank = processes.launched_rank()
-        who = f" in process {rank}" if rank else ""
-        print(f"error{who}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        resume = ": --mode=train --resume goes on with the newest run" if options and options.mode == "train" else ""
-        print(f"interrupted{resume}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def require_one_process(mode: str) -> None:
-    """Raise a UserError where torchrun started several processes of a mode that works in one."""
-    if processes.launched() > 1 and mode not in PARALLEL_MODES:
-        raise UserError(
-            f"--mode={mode} runs in one process, found {processes.launched()}: start it without torchrun, which is for "
-            f"{', '.join(PARALLEL_MODES[:-1])} and {PARALLEL_MODES[-1]}"
-        )
-
+from vpr.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

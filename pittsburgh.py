@@ -262,11 +262,12 @@ def _arrays(elements: Iterable[tuple[int, memoryview]], order: str, depth: int) 
 
 def _array(data: memoryview, order: str, depth: int) -> tuple[str, Any]:
     parts = _elements(data, order)
-    (first, flags), (second, shape), (_, name) = (next(parts, (0, b"")) for _ in range(3))
+    empty = (0, memoryview(b""))
+    (first, head), (second, sizes), (_, label) = (next(parts, empty) for _ in range(3))
     if (first, second) != (UINT32, INT32):
         raise ValueError("an array without class and size")
-    (flags,), shape = struct.unpack(order + "I4x", flags), struct.unpack(f"{order}{len(shape) // 4}i", shape)
-    kind, name, count = flags & 0xFF, bytes(name).decode("ascii"), math.prod(shape)
+    (flags,), shape = struct.unpack(order + "I4x", head), struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
+    kind, name, count = flags & 0xFF, bytes(label).decode("ascii"), math.prod(shape)
     if min(shape, default=-1) < 0 or not name.isprintable():
         raise ValueError(f"an array {name!r} of size {shape}")
     if kind == CELL and depth < 2:
@@ -275,17 +276,17 @@ def _array(data: memoryview, order: str, depth: int) -> tuple[str, Any]:
             raise ValueError(f"{len(cells)} cells where {count} are wanted")
         return name, cells
     if kind == STRUCT and depth == 0 and count == 1:
-        (_, width), (_, names) = next(parts, (0, b"")), next(parts, (0, b""))
-        (width,) = struct.unpack(order + "I", width)
-        names = [bytes(names[start : start + width]).split(b"\0")[0] for start in range(0, len(names), width)]
+        (_, length), (_, text) = next(parts, empty), next(parts, empty)
+        (width,) = struct.unpack(order + "I", length)
+        names = [bytes(text[start : start + width]).split(b"\0")[0] for start in range(0, len(text), width)]
         contents = (content for _, content in _arrays(parts, order, depth + 1))
-        return name, {name.decode("ascii"): content for name, content in zip(names, contents, strict=True)}
+        return name, {field.decode("ascii"): content for field, content in zip(names, contents, strict=True)}
     if len(shape) == 2 and (kind == CHARACTERS or DOUBLE <= kind <= UINT64) and not flags & COMPLEX:
-        return name, _values(*next(parts, (0, b"")), order, kind == CHARACTERS, shape) if count else np.empty(shape)
+        return name, _values(*next(parts, empty), order, kind == CHARACTERS, shape) if count else np.empty(shape)
     return name, None
 
 
-def _values(kind: int, content: memoryview, order: str, characters: bool, shape: tuple[int, int]) -> np.ndarray | tuple:
+def _values(kind: int, content: memoryview, order: str, characters: bool, shape: tuple[int, ...]) -> np.ndarray | tuple:
     """Numbers [rows, columns], or the lines of a character matrix; stored column after column."""
     if kind not in (TEXTS if characters else NUMBERS):
         raise ValueError(f"an array of data of type {kind}")

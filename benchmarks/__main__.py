@@ -14,9 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.ceilings import measure_ceilings
     from benchmarks.report import write_report
     from benchmarks.stages import Bench
-    from vpr.errors import UserError
-    from vpr.memory import keep_large_blocks
-    from vpr.precision import compute_dtype, precision_name
+    from vpr.common.device import compute_dtype, precision_name
+    from vpr.common.errors import UserError
+    from vpr.common.memory import keep_large_blocks
 
     keep_large_blocks()
     device = torch.device(options.device)
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(options: argparse.Namespace) -> list[str]:
-    from vpr.errors import UserError
+    from vpr.common.errors import UserError
 
     known = list(stages(options.full))
     unknown = [name for name in options.only or () if name not in known]
@@ -99,33 +99,33 @@ def _chosen(options: argparse.Namespace) -> list[str]:
 
 def _places(root: str | None) -> tuple[str, Path]:
     """Dataset and folder, as main.py takes them; the toy city is drawn if need be."""
-    from vpr.options import PROJECT_ROOT
-    from vpr.places import draw_toy_city
+    from vpr.cli.options import default_root
+    from vpr.data.places import draw_toy_city
 
     if root:
         return "pittsburgh", Path(root)
-    draw_toy_city(PROJECT_ROOT / "toy_city")
-    return "toy", PROJECT_ROOT / "toy_city"
+    draw_toy_city(default_root() / "toy_city")
+    return "toy", default_root() / "toy_city"
 
 
 def _weights(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     """Weights files of both backbones. Random ones take as long as real ones, and are as frozen."""
     import torch
 
-    from vpr.encoder import build_encoder, initialize_randomly
+    from vpr.models.backbones.base import build_backbone
 
     files = {}
     for arch in ("alexnet", "vgg16"):
         files[arch] = getattr(options, arch) or str(folder / f"{arch}.pth")
         if not getattr(options, arch):
-            encoder = build_encoder(arch)
-            initialize_randomly(encoder, 0)
+            encoder = build_backbone(arch)
+            encoder.initialize(0)
             torch.save(encoder.state_dict(), files[arch])
     return files
 
 
 def _photos(root: Path) -> list[Path]:
-    from vpr.errors import UserError
+    from vpr.common.errors import UserError
 
     photos = sorted(root.glob("[0-9]*/*.jpg"))
     if len(photos) < 100:

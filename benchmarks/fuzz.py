@@ -174,7 +174,7 @@ def _answer(pipe: Connection, folder: Path) -> None:
 
 def _outcome(kind: str, path: Path, folder: Path, prepared: dict) -> tuple[str, str]:
     from benchmarks.fuzz_kinds import kinds
-    from vpr.errors import UserError
+    from vpr.common.errors import UserError
 
     try:
         if kind not in prepared:

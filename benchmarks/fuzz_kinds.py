@@ -15,9 +15,12 @@ import torch
 from PIL import Image
 
 import main
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.errors import UserError
-from vpr.options import parse_options
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import Reading
+from vpr.models.backbones.base import build_backbone
+from vpr.models.spec import ModelSpec
 
 CPU = torch.device("cpu")
 FILTERS = [4, 6, 6, 6, 8]
@@ -69,8 +72,8 @@ def make_files(folder: Path) -> None:
     _write_spec(folder / "spec.mat")
     generator = torch.Generator().manual_seed(0)
     torch.save({f"features.{n}.weight": torch.rand(40, generator=generator) for n in range(3)}, folder / "trunk.pth")
-    alexnet = build_encoder("alexnet")
-    initialize_randomly(alexnet, 0)
+    alexnet = build_backbone("alexnet")
+    alexnet.initialize(0)
     torch.save(alexnet.state_dict(), folder / "alexnet.pth")
     with contextlib.redirect_stdout(io.StringIO()):
         _cached(folder)  # makes it
@@ -151,43 +154,41 @@ def _spec(folder: Path) -> Callable[[Path], str]:
 
 
 def _checkpoint(folder: Path) -> Callable[[Path], str]:
-    from vpr.runs import load_checkpoint
-    from vpr.training_state import load_model
-
-    options = parse_options([*_places(folder), "--mode=train", f"--resume={folder / 'run'}"])
+    from vpr.artifacts.model import load_model
+    from vpr.artifacts.runs import load_checkpoint
 
     def read(path: Path) -> str:
-        load_model(options, options.run, "latest")
-        return content_hash(load_checkpoint(options.run, path.parent.name, "latest"))
+        load_model(folder / "run", "latest", whitened=False)
+        return content_hash(load_checkpoint(folder / "run", path.parent.name, "latest"))
 
     return read
 
 
 def _flags(folder: Path) -> Callable[[Path], str]:
-    from vpr.options import flags_of
-    from vpr.training_state import load_model
+    from vpr.artifacts.model import load_model
+    from vpr.cli.options import flags_of
 
     def read(path: Path) -> str:
         options = parse_options([*_places(folder), "--mode=test", f"--resume={path.parent}"])
-        load_model(options, path.parent, "best")
+        load_model(path.parent, whitened=False)
         return content_hash(flags_of(options))
 
     return read
 
 
 def _centroids(folder: Path) -> Callable[[Path], str]:
-    from vpr.centroids import read_centroids, recipe_for
-    from vpr.model import build_model
-    from vpr.places import training_set
+    from vpr.artifacts.centroids import read_centroids, recipe_for
+    from vpr.data.places import training_set
+    from vpr.models.place_model import build_model
 
-    new = ["--mode=train", "--arch=alexnet", "--fromscratch", "--num_clusters=2", "--channels", *map(str, FILTERS)]
-    options = parse_options([*_places(folder), *new])
-    wanted = recipe_for(options, build_model(options), *training_set(options))
+    model = build_model(ModelSpec("alexnet", "none", channels=tuple(FILTERS), clusters=2))
+    wanted = recipe_for(model, *training_set(PlacesSpec("folder", folder / "own")), None)
     return lambda path: content_hash(read_centroids(path, wanted, any_photos=False))
 
 
 def _onnx(folder: Path) -> Callable[[Path], str]:
-    from vpr.onnx_model import OnnxModel, card_of
+    from vpr.models.card import card_of
+    from vpr.models.onnx_model import OnnxModel
 
     photos = torch.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).to(torch.uint8)
 
@@ -198,42 +199,37 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
     return read
 
 
-def _finished(folder: Path, mode: str):
-    from vpr.finished_model import load_finished
-
-    options = parse_options([*_places(folder), f"--mode={mode}", f"--resume={folder / 'run'}"])
-    finished = load_finished(options)
-    finished.model.place(CPU, options.precision)
-    return options, finished
-
-
 def _index(folder: Path) -> Callable[[Path], str]:
-    from vpr.database_index import load_or_make_index
-    from vpr.places import load_database
+    from vpr.artifacts.database_index import WantedIndex, load_or_make_index
+    from vpr.artifacts.model import load_model
+    from vpr.data.places import load_database
 
-    options, finished = _finished(folder, "locate")
-    photos = load_database(options)
-    queries = torch.randn(3, finished.model.descriptor_dim, generator=torch.Generator().manual_seed(0))
+    loaded, root = load_model(folder / "run"), folder / "own"
+    loaded.model.to_device(CPU, "fp32")
+    photos = load_database(PlacesSpec("folder", root), "val")
+    queries = torch.randn(3, loaded.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
-        named = parse_options([*_places(folder), "--mode=locate", f"--resume={options.run}", f"--indexFile={path}"])
-        return content_hash(load_or_make_index(finished, photos, named, CPU).search(queries, 5))
+        index = load_or_make_index(path, loaded, photos, root, Reading(), WantedIndex())
+        return content_hash(index.search(queries, 5))
 
     return read
 
 
 def _descriptors(folder: Path) -> Callable[[Path], str]:
-    from vpr.places import load_places
-    from vpr.stored_descriptors import load_descriptors, recipe_of
+    from vpr.artifacts.descriptors_file import load_descriptors, recipe_of
+    from vpr.artifacts.model import load_model
+    from vpr.data.places import load_places
 
-    options, finished = _finished(folder, "test")
-    photos = load_places(options, "val")
-    recipe = recipe_of(finished.model, photos, options)
+    loaded = load_model(folder / "run")
+    loaded.model.to_device(CPU, "fp32")
+    photos = load_places(PlacesSpec("folder", folder / "own"), "val")
+    recipe = recipe_of(loaded.model, loaded.spec, photos, None)
     return lambda path: content_hash(vars(load_descriptors(path, recipe, photos)))
 
 
 def _whitening(folder: Path) -> Callable[[Path], str]:
-    from vpr.whitening import load_whitening
+    from vpr.models.whitening import load_whitening
 
     def read(path: Path) -> str:
         stored = load_whitening(path)
@@ -243,7 +239,7 @@ def _whitening(folder: Path) -> Callable[[Path], str]:
 
 
 def _photo(folder: Path) -> Callable[[Path], str]:
-    from vpr.photos import decode
+    from vpr.data.photos import decode
 
     return lambda path: content_hash(decode(path))
 
@@ -262,20 +258,15 @@ def _cache(folder: Path) -> Callable[[Path], str]:
 
 def _cached(folder: Path) -> torch.Tensor:
     """The trunk cache of the photos of val, from its file if that is right."""
-    from vpr.images import PhotoReader
-    from vpr.model import build_model
-    from vpr.trunk_cache import cached_source
+    from vpr.descriptors.trunk_cache import cached_source
+    from vpr.models.place_model import build_model
 
-    options = parse_options(
-        [*_places(folder), "--mode=train", "--arch=alexnet", f"--weights={folder / 'alexnet.pth'}", "--pooling=avg",
-         "--trunkCache=disk"]
-    )  # fmt: skip
-    model = build_model(options).place(CPU, options.precision).eval()
+    model = build_model(ModelSpec("alexnet", str(folder / "alexnet.pth"), pooling="avg")).to_device(CPU, "fp32").eval()
     files = sorted((folder / "own" / "val").rglob("*.png"))
-    return cached_source(PhotoReader(files, None, 0), "val", model, options, CPU).values
+    return cached_source(Reading().of(files), "val", model, "disk", folder / "cache").values
 
 
 def _weights(folder: Path) -> Callable[[Path], str]:
-    from vpr.encoder import read_weights_file
+    from vpr.models.weights import read_weights_file
 
     return lambda path: content_hash(read_weights_file(path))

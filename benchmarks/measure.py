@@ -75,15 +75,18 @@ def compare_all(
     return [_timing(each) for each in seconds]
 
 
-def peak_memory(work: Callable[[], object]) -> int:
+def peak_memory(work: Callable[[], object], by_sampling: bool | None = None) -> int:
     """Bytes by which this process's resident memory, at its peak, rises above where it stood before the work.
 
     Taken from the kernel's own record of the peak, or from a thread that looks every millisecond where
     that record cannot be reset. Linux only. Worker processes are not counted. The C allocator keeps freed
     blocks, so that a second call may show no rise: `peak_memory_alone` starts from a clean slate.
+
+    Args:
+        by_sampling: take the thread (True); None takes it where the kernel's record cannot be reset.
     """
     gc.collect()
-    if _reset_peak():
+    if not by_sampling and _reset_peak():
         before = _status_bytes("VmRSS")
         work()
         return max(0, _status_bytes("VmHWM") - before)

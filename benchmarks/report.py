@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing
-from vpr.files import replacing
+from vpr.common.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def machine(device) -> str:
     import faiss
     import torch
 
-    import vpr.precision
+    import vpr.common.device
 
     name = platform.processor() or platform.machine()
     try:
@@ -63,7 +63,7 @@ def machine(device) -> str:
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    wide = sorted(vpr.precision.processor_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16"})
+    wide = sorted(vpr.common.device.processor_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16"})
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return (
         f"{gpu}{name} ({', '.join(wide)}), {torch.get_num_threads()} threads; torch {torch.__version__}, "
@@ -84,9 +84,9 @@ def write_report(folder: Path, rows: list[Row], ceilings: Ceilings, precision: s
         "date": today, "machine": about, "precision": precision, "ceilings": ceilings.rounded(),
         "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
     }  # fmt: skip
-    with replacing(folder / "benchmark.json") as path:
+    with atomic_write(folder / "benchmark.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    with replacing(folder / "benchmark.md") as path:
+    with atomic_write(folder / "benchmark.md") as path:
         path.write_text("\n".join(lines), encoding="utf-8")
     return folder / "benchmark.md"
 

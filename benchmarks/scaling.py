@@ -20,19 +20,20 @@ from benchmarks.measure import peak_memory
 from benchmarks.report import machine
 from benchmarks.stages import DIM, unit_rows
 from pittsburgh import Places
-from vpr.descriptors import describe
-from vpr.files import replacing
-from vpr.images import SizeGroup
-from vpr.memory import keep_large_blocks
-from vpr.mining import NO_PHOTO, MiningRules, mine
-from vpr.model import build_model
-from vpr.options import parse_options
-from vpr.places import PlacePhotos
-from vpr.stored_descriptors import SplitDescriptors
+from vpr.artifacts.descriptors_file import SplitDescriptors
+from vpr.common.files import atomic_write
+from vpr.common.memory import keep_large_blocks
+from vpr.data.places import PlacePhotos
+from vpr.data.reader import SizeGroup
+from vpr.descriptors.describe import describe
+from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
+from vpr.training.mining import NO_PHOTO, MiningRules, mine
 
 SIZES = (1_000, 10_000, 100_000)
 QUERIES = 1000
 SMALL = (64, 80)  # height, width of the random photos: the stage's own cost, not the convolutions', is looked at
+MODEL = ModelSpec("alexnet", "none", clusters=128)  # 32,768-D
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RandomPhotos:
     """A source of random photos."""
 
     def __init__(self, count: int):
+        self.size = None
         self.files = [Path(f"{index}.jpg") for index in range(count)]
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
@@ -60,30 +62,27 @@ class RandomPhotos:
 
 def describing(count: int) -> None:
     """AlexNet and NetVLAD with 128 clusters, 32,768-D, on photos of 80x64 pixels."""
-    options = parse_options(
-        ["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu", "--cacheBatchSize=64"]
-    )
-    model = build_model(options).place(torch.device("cpu"), "auto")
-    describe(model, RandomPhotos(count), range(count), options, torch.device("cpu"), "describing")
+    model = build_model(MODEL).to_device(torch.device("cpu"), "auto")
+    describe(model, RandomPhotos(count), range(count), 64, "describing")
 
 
 def mining(count: int) -> None:
     """Tuples of 1000 queries, 1000 random negatives each."""
     database, queries = unit_rows(count, 0), unit_rows(QUERIES, 1)
     positives = [np.arange(query, query + 5) % count for query in range(QUERIES)]
-    remembered = np.full((QUERIES, 10), NO_PHOTO)
+    hard_negative_cache = np.full((QUERIES, 10), NO_PHOTO)
     started = perf_counter()
     mine(
-        np.arange(QUERIES), database, queries, positives, positives, remembered, MiningRules(10, 1000, 0.1, 0), 1
+        np.arange(QUERIES), database, queries, positives, positives, hard_negative_cache,
+        MiningRules(10, 1000, 0.1, 0), 1,
     )  # fmt: skip
     _took(perf_counter() - started)
 
 
 def testing(count: int, queries: int = QUERIES) -> None:
     """What --mode=test does once descriptors are there: exact search and Recall@N."""
-    from vpr.test import measure
+    from vpr.evaluation.evaluate import measure
 
-    options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--num_clusters=128", "--device=cpu"])
     places = Places(
         name="random", database_names=[f"{index}.jpg" for index in range(count)],
         query_names=[f"q{index}.jpg" for index in range(queries)],
@@ -93,9 +92,9 @@ def testing(count: int, queries: int = QUERIES) -> None:
     )  # fmt: skip
     photos = PlacePhotos(places, "test", [Path(name) for name in places.database_names], [])
     descriptors = SplitDescriptors(unit_rows(count, 0), unit_rows(queries, 1), {SMALL})
-    model = build_model(options)
+    model = build_model(MODEL)
     started = perf_counter()
-    measure(descriptors, model, photos, [1, 5, 10, 20], options)
+    measure(descriptors, model, photos, [1, 5, 10, 20])
     _took(perf_counter() - started)
 
 
@@ -154,7 +153,7 @@ def draw(found: list[Measured], path: Path) -> None:
         axes.set(xlabel="images", ylabel=name)
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
@@ -170,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
             found.append(measured(stage, size))
             print(found[-1], flush=True)
     about = f"{machine(torch.device('cpu'))}; {DIM} dimensions, float16, {QUERIES} queries"
-    with replacing(folder / "scaling.md") as path:
+    with atomic_write(folder / "scaling.md") as path:
         path.write_text(f"{about}\n\n{table(found)}", encoding="utf-8")
-    with replacing(folder / "scaling.json") as path:
+    with atomic_write(folder / "scaling.json") as path:
         path.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in found]}, indent=2) + "\n")
     draw(found, folder / "scaling.png")
     print(table(found))

@@ -1,6 +1,5 @@
 """Each stage of the pipeline, done the textbook way and this project's way, in one run."""
 
-import argparse
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +15,16 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_alone, time_of
 from benchmarks.report import Row
 from netvlad import NetVLAD
-from vpr.cost import trunk_gflop
-from vpr.descriptors import describe
-from vpr.images import PhotoReader, SizeGroup, in_batches
-from vpr.mining import NO_PHOTO, MiningRules, mine
-from vpr.model import PlaceModel, build_model
-from vpr.options import parse_options
-from vpr.photos import decode
-from vpr.search import nearest
+from vpr.common.memory import available_cores
+from vpr.data.photos import decode
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import Reading, SizeGroup, in_batches
+from vpr.descriptors.describe import describe
+from vpr.models.flops import count_gflop
+from vpr.models.place_model import PlaceModel, build_model
+from vpr.models.spec import ModelSpec
+from vpr.search.exact import nearest
+from vpr.training.mining import NO_PHOTO, MiningRules, mine
 
 LAYER = (24, 512, 30, 40)  # conv5 of VGG16 on 24 photos of 640x480 pixels
 CLUSTERS = 64
@@ -57,17 +58,26 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def options(self, arch: str, *flags: str) -> argparse.Namespace:
-        """Options of a call with a backbone's weights."""
-        return parse_options([f"--arch={arch}", f"--weights={self.weights[arch]}", f"--device={self.device}", *flags])
+    @property
+    def places(self) -> PlacesSpec:
+        """The places of the training epoch."""
+        return PlacesSpec(self.dataset, Path(self.root))
 
-    def model(self, options: argparse.Namespace) -> PlaceModel:
-        """The model of these options; its centres are random and near 0, where local descriptors lie."""
+    def spec(self, arch: str) -> ModelSpec:
+        """NetVLAD on a backbone with its weights."""
+        return ModelSpec(arch, self.weights[arch], clusters=CLUSTERS)
+
+    def reading(self, size: tuple[int, int] | None = None) -> Reading:
+        """Photos at (height, width) in pixels, or their own size, read as main.py does."""
+        return Reading(size, min(8, available_cores()), self.device)
+
+    def model(self, spec: ModelSpec) -> PlaceModel:
+        """A model whose centres are random and near 0, where local descriptors lie."""
         torch.manual_seed(0)
-        model = build_model(options)
+        model = build_model(spec)
         torch.nn.init.normal_(model.pool.centroids, std=0.02)
         torch.nn.init.normal_(model.pool.conv.weight, std=3.0)
-        return model.place(self.device, options.precision).eval()
+        return model.to_device(self.device, self.precision).eval()
 
     def compare(self, plain: Callable, fast: Callable, repeats: int | None = None) -> tuple[Timing, Timing]:
         """Time both ways in turn."""
@@ -150,6 +160,7 @@ class HeldPhotos:
 
     files: list[Path]
     loaded: list[list[SizeGroup]]
+    size: tuple[int, int] | None = None
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The batches in memory; they must be those asked for."""
@@ -160,23 +171,21 @@ class HeldPhotos:
 
 def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int, batch: int) -> Row:
     """Files to descriptors, the whole way; and the model alone: the same from photos that are decoded already."""
-    flags = ["--imageSize", *map(str, size)] if size else []
-    options = bench.options(arch, "--mode=test", f"--cacheBatchSize={batch}", f"--precision={bench.precision}", *flags)
-    model, photos = bench.model(options), bench.photos[:count]
+    model, photos = bench.model(bench.spec(arch)), bench.photos[:count]
     plain = textbook.textbook_of(model)
-    reader = PhotoReader(photos, options.imageSize, options.threads)
+    reader = bench.reading(size).of(photos)
     slow, quick = bench.compare(
-        lambda: textbook.describe(plain, photos, size, batch, options.threads),
-        lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
+        lambda: textbook.describe(plain, photos, size, batch, reader.workers),
+        lambda: describe(model, reader, range(count), batch, "benchmark"),
     )
     held = HeldPhotos(photos, list(reader.batches(in_batches(count, batch))))
     whole, alone = bench.compare(
-        lambda: describe(model, reader, range(count), options, bench.device, "benchmark"),
-        lambda: describe(model, held, range(count), options, bench.device, "model alone"),
+        lambda: describe(model, reader, range(count), batch, "benchmark"),
+        lambda: describe(model, held, range(count), batch, "model alone"),
     )
     rate, alone_rate = count / whole.median, count / alone.median
     height, width = held.loaded[0][0].photo_size
-    gflop, _ = trunk_gflop(arch, None, height, width)
+    gflop = count_gflop(model.backbone, torch.empty(1, 3, height, width, device="meta"))
     limit = (
         f"{rate:.3g} images/s, the model alone {alone_rate:.3g}: {100 * rate / alone_rate:.0f} %; "
         f"{gflop:.3g} GFLOP an image: {alone_rate * gflop:.0f} GFLOP/s"
@@ -196,8 +205,8 @@ def mining(bench: Bench, plain_queries: int) -> Row:
     rules = MiningRules(10, MINING_SAMPLE, 0.1, 0)
 
     def fast() -> None:
-        remembered = np.full((MINING_QUERIES, 10), NO_PHOTO)
-        mine(np.arange(MINING_QUERIES), database, queries, positives, positives, remembered, rules, 1)
+        hard_negative_cache = np.full((MINING_QUERIES, 10), NO_PHOTO)
+        mine(np.arange(MINING_QUERIES), database, queries, positives, positives, hard_negative_cache, rules, 1)
 
     quick = time_of(fast, bench.repeats, 1, bench.synchronize)
     with tempfile.TemporaryDirectory() as folder, h5py.File(Path(folder) / "features.h5", "w") as file:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from netvlad import NetVLAD
-from vpr.model import PlaceModel
+from vpr.models.place_model import PlaceModel
 
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 

@@ -1,7 +1,7 @@
 """A whole training epoch, the textbook way and this project's way, and what the trunk cache is worth."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -11,13 +11,17 @@ from benchmarks import textbook, textbook_training
 from benchmarks.measure import Timing
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr.centroids import start_pooling
-from vpr.descriptors import describe
-from vpr.images import PhotoReader
-from vpr.model import PlaceModel
-from vpr.train import TrainingSet, load_training_set, query_blocks, train_epoch
-from vpr.training_state import TrainingState, build_optimizer, new_state, splits_of
-from vpr.trunk_cache import cached_source
+from vpr.data.reader import PhotoReader, Reading
+from vpr.descriptors.describe import describe
+from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
+from vpr.models.place_model import PlaceModel
+from vpr.training.rules import TrainingRules
+from vpr.training.state import build_optimizer, new_state, splits_of, trained_parameters
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
+
+BATCH_SIZE = 24  # photos described at once
 
 
 @dataclass(frozen=True)
@@ -37,70 +41,76 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
         queries: train on the first so many of the epoch's queries; None on all.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = bench.options(
-            arch, "--mode=train", f"--dataset={bench.dataset}", f"--root={bench.root}", f"--cachePath={folder}",
-            f"--dataPath={folder}", f"--precision={bench.precision}", "--trunkCache=memory",
-        )  # fmt: skip
-        _cluster(options)
-        training = load_training_set(options)
+        spec, rules, read = bench.spec(arch), TrainingRules(), bench.reading()
+        training = load_training_set(bench.places, rules)
         if queries:
-            first_epochs = query_blocks(training.usable, options, 2)[0][:queries]
-            training = TrainingSet(training.photos, training.positives, training.not_negatives, first_epochs)
-        model = bench.model(options)
-        start_pooling(model, options)
-        state = new_state(model, options, splits_of(training.photos), bench.device)
-        reader = PhotoReader(training.photos.files, options.imageSize, options.threads)
+            training = replace(training, usable=rules.query_blocks(training.usable, 2)[0][:queries])
+        model = bench.model(spec)
+        _start_from_clusters(model, read.of(training.photos.database_files))
+        state = new_state(model, rules, splits_of(training.photos))
+        reader = read.of(training.photos.files)
         started = perf_counter()
-        source = cached_source(reader, "benchmark", model, options, bench.device)
+        source = cached_source(reader, "benchmark", model, "memory", Path(folder), BATCH_SIZE)
         filling = perf_counter() - started
-        train_epoch(state, training, source, options, bench.device, Path(folder))
+        trainer = Trainer(
+            state, training, training.photos, Sources(source, source), rules, Path(folder), batch_size=BATCH_SIZE
+        )
+        trainer.epoch()
         state.position.start_next_epoch()
-        times = _second_epoch(bench, state, training, source, options, Path(folder))
+        times = _second_epoch(bench, trainer, read)
         photos = f"{len(training.photos.database_files)} + {len(training.usable)} photos"
-        rows = [_refresh_row(bench, arch, model, reader, source, options, filling)]
+        rows = [_refresh_row(bench, model, reader, source, BATCH_SIZE, filling)]
     setting = f"{arch}, {photos}, tuples {times.plain_tuples} / {times.fast_tuples}"
     return [*rows, Row("training epoch, the second", setting, _once(times.plain), _once(times.fast))]
 
 
-def _second_epoch(bench: Bench, state: TrainingState, training, source, options, folder: Path) -> EpochTimes:
-    plain = textbook.textbook_of(state.model)
-    optimizer = build_optimizer(plain, options)
-    order = query_blocks(training.usable, options, 2)
-    rules = textbook_training.EpochRules(
-        size=options.imageSize, block=options.cacheRefreshRate, batch_size=options.batchSize,
-        cache_batch_size=options.cacheBatchSize, workers=options.threads, sample=options.nNegSample,
-        negatives=options.nNeg, margin=options.margin,
+def _start_from_clusters(model: PlaceModel, reader: PhotoReader) -> None:
+    """Start NetVLAD as --mode=cluster and --mode=train do."""
+    spec = model.spec
+    descriptors = sample_local_descriptors(model, reader, spec.seed, BATCH_SIZE, at_least=spec.clusters)
+    centroids = cluster(descriptors, spec.clusters, spec.seed)
+    model.pool.init_from(*(torch.from_numpy(rows).to(model.device) for rows in (centroids, descriptors)))
+
+
+def _second_epoch(bench: Bench, trainer: Trainer, read: Reading) -> EpochTimes:
+    """The epoch under way, by the textbook and by the trainer, from the same weights."""
+    plain, rules, training = textbook.textbook_of(trainer.model), trainer.rules, trainer.training
+    optimizer = build_optimizer(trained_parameters(plain), rules)
+    order = rules.query_blocks(training.usable, trainer.state.position.epoch)
+    textbook_rules = textbook_training.EpochRules(
+        size=read.size, block=rules.refresh_every, batch_size=rules.batch_size, cache_batch_size=trainer.batch_size,
+        workers=read.workers, sample=rules.negative_sample, negatives=rules.negatives, margin=rules.margin,
     )  # fmt: skip
     bench.synchronize()
     started = perf_counter()
     _, plain_tuples = textbook_training.train_epoch(
         plain, optimizer, training.photos.files, len(training.photos.database_files),
         [query for block in order for query in block.tolist()], training.positives, training.not_negatives,
-        folder / "features.h5", rules,
+        trainer.folder / "features.h5", textbook_rules,
     )  # fmt: skip
     bench.synchronize()
     plain_seconds = perf_counter() - started
     started = perf_counter()
-    train_epoch(state, training, source, options, bench.device, folder)
+    trainer.epoch()
     bench.synchronize()
-    return EpochTimes(plain_seconds, perf_counter() - started, plain_tuples, state.position.tuples)
+    return EpochTimes(plain_seconds, perf_counter() - started, plain_tuples, trainer.state.position.tuples)
 
 
 @torch.no_grad()
-def _refresh_row(bench: Bench, arch: str, model: PlaceModel, reader, source, options, filling: float) -> Row:
+def _refresh_row(
+    bench: Bench, model: PlaceModel, reader: PhotoReader, source: FrozenFeatures, batch_size: int, filling: float
+) -> Row:
     """Descriptors of all database photos: from files by the textbook, from the trunk cache here."""
     count = min(len(reader.files), 200)
     plain = textbook.textbook_of(model)
     slow, quick = bench.compare(
-        lambda: textbook.describe(
-            plain, reader.files[:count], options.imageSize, options.cacheBatchSize, options.threads
-        ),
-        lambda: describe(model, source, range(count), options, bench.device, "benchmark"),
+        lambda: textbook.describe(plain, reader.files[:count], reader.size, batch_size, reader.workers),
+        lambda: describe(model, source, range(count), batch_size, "benchmark"),
         1,
     )
     limit = f"{count / quick.median:.3g} images/s; making the cache took {filling:.3g} s for {len(reader.files)} photos"
     return Row(
-        f"descriptor refresh from the trunk cache, {arch}",
+        f"descriptor refresh from the trunk cache, {model.spec.arch}",
         f"{count} photos",
         slow,
         quick,
@@ -108,12 +118,6 @@ def _refresh_row(bench: Bench, arch: str, model: PlaceModel, reader, source, opt
         source.stored_bytes,
         limit,
     )
-
-
-def _cluster(options) -> None:
-    from vpr import cluster
-
-    cluster.run(options)
 
 
 def _once(seconds: float) -> Timing:

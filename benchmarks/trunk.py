@@ -8,29 +8,30 @@ import torch
 from benchmarks.measure import compare_all
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr import convolution
-from vpr.model import PlaceModel
-from vpr.precision import precision_name, vector_widths
+from vpr.common.device import precision_name, vector_widths
+from vpr.models import nnpack as convolution
+from vpr.models.place_model import PlaceModel
+from vpr.models.spec import ModelSpec
 
 EVERYWHERE = convolution.Rule(places=400, kernels=0, sides=(3, 5))  # NNPACK for all that it does well on AVX2
 
 
 def trunk(bench: Bench, arch: str, size: tuple[int, int], batch: int) -> list[Row]:
     """Random photos of (height, width) pixels in memory to local descriptors: a row for each way."""
-    options = bench.options(arch, "--mode=test")
+    spec = bench.spec(arch)
     generator = torch.Generator().manual_seed(0)
     photos = torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     models = {
-        name: bench.model(options).place(bench.device, precision)
+        name: bench.model(spec).to_device(bench.device, precision)
         for name, precision in (("fp32, as chosen here", "fp32"), ("bf16", "bf16"), ("--precision=auto", "auto"))
     }
     works = {name: _work(model, photos.to(bench.device)) for name, model in models.items()}
-    plain = bench.model(options).place(bench.device, "fp32")
-    plain.fast = False
+    plain = bench.model(spec).to_device(bench.device, "fp32")
+    plain.backbone.fast = False
     plain.encoder.to(memory_format=torch.channels_last)
     works["fp32, channels last"] = _work(plain, photos.to(bench.device))
-    if models["fp32, as chosen here"].fast:
-        works["fp32, NNPACK"] = _by_nnpack(bench, options, photos)
+    if models["fp32, as chosen here"].backbone.fast:
+        works["fp32, NNPACK"] = _by_nnpack(bench, spec, photos)
     timings = dict(
         zip(works, compare_all(list(works.values()), bench.repeats, synchronize=bench.synchronize), strict=True)
     )
@@ -48,14 +49,14 @@ def _work(model: PlaceModel, photos: torch.Tensor) -> Callable:
     return torch.no_grad()(lambda: model.local_descriptors(photos))
 
 
-def _by_nnpack(bench: Bench, options, photos: torch.Tensor) -> Callable:
+def _by_nnpack(bench: Bench, spec: ModelSpec, photos: torch.Tensor) -> Callable:
     """The trunk with NNPACK wherever it can be had, whatever the processor."""
 
     def everywhere():
         return patch.object(convolution, "rule", lambda: EVERYWHERE)
 
     with everywhere():
-        model = bench.model(options).place(bench.device, "fp32")
+        model = bench.model(spec).to_device(bench.device, "fp32")
 
     def work() -> torch.Tensor:
         with everywhere(), torch.no_grad():

@@ -3,21 +3,22 @@
 --auto says what --precision=auto means in this run of the tests, in them and in the programs they start.
 """
 
-import importlib
+import importlib.util
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from drawing import draw_photo
 from scipy.io import savemat
 
 import main
 from vpr import toycity
-from vpr.precision import AUTO_VARIABLE, compute_dtype, precision_name
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Tests of these files describe no photo by a trunk whose number format --precision=auto decides.
@@ -54,6 +55,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem not in WITHOUT_A_TRUNK:
             item.add_marker(pytest.mark.number_format)
+        if "toy_run" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
 
 
 def skip_or_fail(reason: str) -> None:
@@ -70,6 +73,21 @@ def chromium() -> str:
     if found is None:
         skip_or_fail("chromium is not installed: nothing shows the page (Debian: apt-get install chromium)")
     return found
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """Matplotlib's figures as they are saved from now on: what was handed to a plot, whatever its pixels are."""
+    from matplotlib.figure import Figure
+
+    saved, save = [], Figure.savefig
+
+    def save_and_keep(figure, *rest, **named):
+        saved.append(figure)
+        return save(figure, *rest, **named)
+
+    monkeypatch.setattr(Figure, "savefig", save_and_keep)
+    return saved
 
 
 @pytest.fixture
@@ -97,21 +115,69 @@ def tiny_city(tmp_path_factory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class ToyRun:
+    """A small model, clustered and trained for an epoch on the tiny city."""
+
+    folder: Path  # holds centroids/ and runs/
+    places: list[str]  # the flags that name photos, machine and folders
+    model: list[str]  # those that name the model off the shelf
+
+    @property
+    def run(self) -> Path:
+        """The newest run."""
+        return newest_run(self.folder / "runs")
+
+
+def toy_run_in(folder: Path, city: Path) -> ToyRun:
+    """How a run on the tiny city is addressed that lies in `folder`."""
+    places = [
+        "--dataset=toy", f"--root={city}", "--threads=0", "--device=cpu", f"--dataPath={folder / 'centroids'}",
+        f"--runsPath={folder / 'runs'}",
+    ]  # fmt: skip
+    return ToyRun(folder, places, ["--arch=alexnet", "--fromscratch", "--num_clusters=4"])
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of each file."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="session")
-def train_toy_run(tiny_city):
-    """Clusters and trains a small model for an epoch in a folder; gives the flags that name the places, and the run."""
+def toy_run(tiny_city, tmp_path_factory):
+    """The run that tests start from, clustered and trained once a session. To be read only: others want it too."""
+    made = toy_run_in(tmp_path_factory.mktemp("toy_run"), tiny_city)
+    assert main.main([*made.places, *made.model, "--mode=cluster"]) == 0
+    assert main.main([*made.places, *made.model, "--mode=train", "--nEpochs=1"]) == 0
+    before = contents(made.folder)
+    yield made
+    assert contents(made.folder) == before, "a test wrote into the run that all start from"
 
-    def train(folder):
-        places = [
-            "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--dataPath={folder}",
-            f"--runsPath={folder / 'runs'}",
-        ]  # fmt: skip
-        model = ["--arch=alexnet", "--fromscratch", "--num_clusters=4"]
-        assert main.main([*places, *model, "--mode=cluster"]) == 0
-        assert main.main([*places, *model, "--mode=train", "--nEpochs=1"]) == 0
-        return places, newest_run(folder / "runs")
 
-    return train
+@pytest.fixture(scope="session")
+def copy_toy_run(toy_run, tiny_city):
+    """Copies that run with its centroids into a folder, where a test may do with it what it likes."""
+
+    def copy(folder: Path) -> ToyRun:
+        copied = toy_run_in(folder, tiny_city)
+        for name in ("centroids", "runs"):
+            shutil.copytree(toy_run.folder / name, folder / name)
+        stored = (copied.run / "flags.json").read_text()
+        (copied.run / "flags.json").write_text(stored.replace(str(toy_run.folder), str(folder)))
+        return copied
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def exported_toy_run(toy_run, tmp_path_factory) -> Path:
+    """That run's model as an ONNX file in float32, exported once a session. To be read only."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            skip_or_fail(f"{package} is not installed: python -m pip install -r requirements-deploy.txt")
+    file = tmp_path_factory.mktemp("exported") / "fp32.onnx"
+    assert main.main([*toy_run.places, "--mode=export", f"--resume={toy_run.run}", f"--out={file}"]) == 0
+    return file
 
 
 def _cells(names):
@@ -147,15 +213,13 @@ def write_spec():
 @pytest.fixture
 def tiny_places(tmp_path, write_spec) -> Path:
     """Pittsburgh's layout with 12 database photos and 5 queries of 64x48 pixels in train and in val."""
-    root, random = tmp_path / "places", np.random.default_rng(0)
+    root = tmp_path / "places"
     for number, split in enumerate(("train", "val")):
         database_names = [f"{number:03d}/{index:06d}.jpg" for index in range(12)]
         query_names = [f"{number:03d}/{index:06d}_query.jpg" for index in range(5)]
         for folder, names in ((root, database_names), (root / "queries_real", query_names)):
-            (folder / f"{number:03d}").mkdir(parents=True, exist_ok=True)
-            for name in names:
-                coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-                Image.fromarray(coarse).resize((64, 48), Image.Resampling.NEAREST).save(folder / name)
+            for place, name in enumerate(names):
+                draw_photo(folder / name, (64, 48), [number, len(names), place])
         positions = np.stack([20.0 * np.arange(12), np.zeros(12)], axis=1)
         spec = root / "datasets" / f"pitts30k_{split}.mat"
         write_spec(spec, database_names, positions, query_names, positions[:5] + [3.0, 4.0])

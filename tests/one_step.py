@@ -16,16 +16,17 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vpr import processes
-from vpr.descriptors import describe_batch
-from vpr.images import CPU, PhotoReader
-from vpr.loss import triplet_violations
-from vpr.mining import TrainingTuple
-from vpr.model import build_model
-from vpr.options import parse_options
-from vpr.steps import photos_of_tuples, train_block
-from vpr.train import load_training_set
-from vpr.training_state import new_state, splits_of
+from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec, places_spec, reading, training_rules
+from vpr.common import processes
+from vpr.data.reader import CPU
+from vpr.descriptors.describe import describe_batch
+from vpr.models.place_model import build_model
+from vpr.training.losses import triplet_violations
+from vpr.training.mining import TrainingTuple, TupleBatch
+from vpr.training.state import new_state, splits_of
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
 
 TUPLES, NEGATIVES = 4, 2
 
@@ -46,37 +47,43 @@ def tuples_without_a_common_photo(training) -> list[TrainingTuple]:
 
 def parts_of_photos(model, source, tuples, database_size, margin) -> tuple[int, dict[str, torch.Tensor]]:
     """The number of photos, and the sum over them of what each adds to the gradient, taken absolutely."""
-    photos, query, positive, negative, owner = photos_of_tuples(tuples, database_size)
-    batches = list(source.batches([[int(photo)] for photo in photos]))
+    chosen = TupleBatch.of(tuples, database_size)
+    batches = list(source.batches([[photo] for photo in chosen.images]))
     with torch.no_grad():
-        descriptors = torch.cat([describe_batch(model, batch, CPU) for batch in batches])
+        descriptors = torch.cat([describe_batch(model, batch) for batch in batches])
     descriptors.requires_grad_(True)
     violation, violating = triplet_violations(
-        descriptors[query], descriptors[positive], descriptors[negative], torch.as_tensor(owner), margin
+        descriptors[chosen.query],
+        descriptors[chosen.positive],
+        descriptors[chosen.negative],
+        chosen.tuple_of_negative,
+        margin,
     )
     (violation / violating).backward()
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     sums = {name: torch.zeros_like(value) for name, value in trained.items()}
     for batch, gradient in zip(batches, descriptors.grad, strict=True):
-        parts = torch.autograd.grad(describe_batch(model, batch, CPU), list(trained.values()), gradient[None])
+        parts = torch.autograd.grad(describe_batch(model, batch), list(trained.values()), gradient[None])
         for name, part in zip(trained, parts, strict=True):
             sums[name] += part.abs()
-    return len(photos), sums
+    return len(chosen.images), sums
 
 
 def main(result: str, flags: list[str]) -> None:
     options = parse_options(["--mode=train", *flags])
-    with processes.joined():
-        training = load_training_set(options)
+    with processes.process_group():
+        rules = training_rules(options)
+        training = load_training_set(places_spec(options), rules)
         torch.manual_seed(0)
-        model = build_model(options)
+        model = build_model(model_spec(options))
         nn.init.normal_(model.pool.conv.weight, std=3)
         nn.init.normal_(model.pool.centroids, std=0.02)
-        state = new_state(model, options, splits_of(training.photos), CPU)
-        source, database_size = PhotoReader(training.photos.files, options.imageSize, 0), 48
+        state = new_state(model.to_device(CPU, options.precision), rules, splits_of(training.photos))
+        source = training.photos.reader(reading(options, CPU))
         tuples = tuples_without_a_common_photo(training)
-        count, parts = parts_of_photos(copy.deepcopy(state.model), source, tuples, database_size, options.margin)
-        train_block(state, source, database_size, [tuples], options, CPU, "one step")
+        count, parts = parts_of_photos(copy.deepcopy(state.model), source, tuples, 48, rules.margin)
+        trainer = Trainer(state, training, training.photos, Sources(source, source), rules, Path(result).parent)
+        trainer.train_block([tuples], "one step")
         if processes.is_main():
             gradient = {name: value.grad for name, value in state.model.named_parameters() if value.requires_grad}
             found = {"loss": state.position.loss_sum, "gradient": gradient, "photos": count, "parts": parts}

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from pittsburgh import Places
-from vpr.outcomes import Hit, Outcome
-from vpr.places import PlacePhotos
-from vpr.report import ReportFigures
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.outcomes import Hit, Outcome
+from vpr.report.html import ReportFigures
 
 DATABASE = [f"{index % 3:03d}/{index:06d}.jpg" for index in range(40)]
 HOSTILE = [

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawing import draw_photo
 from PIL import Image
 
 import main
-from vpr import photos
-from vpr.errors import UserError
-from vpr.images import whole_photos
-from vpr.photos import read_photo
+from vpr.common.errors import UserError
+from vpr.data.photos import read_photo
+from vpr.data.reader import whole_photos
 
 BROKEN_DATABASE, BROKEN_QUERIES = (0, 7), (2,)
 
@@ -31,13 +31,10 @@ def run_test(root, tmp_path, *flags):
 @pytest.fixture
 def folders(tmp_path):
     """The same ten database photos and four queries twice: some of them broken, and without those."""
-    random, broken = np.random.default_rng(0), tmp_path / "broken" / "own"
+    broken = tmp_path / "broken" / "own"
     for role, count in (("database", 10), ("queries", 4)):
-        (broken / "val" / role).mkdir(parents=True)
         for n in range(count):
-            coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-            name = f"@{500000 + 15 * n}@4477000@{role}@.jpg"
-            Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(broken / "val" / role / name)
+            draw_photo(broken / "val" / role / f"@{500000 + 15 * n}@4477000@{role}@.jpg", (96, 72), [count, n])
     removed = tmp_path / "removed" / "own"
     shutil.copytree(broken, removed)
     for role, numbers in (("database", BROKEN_DATABASE), ("queries", BROKEN_QUERIES)):
@@ -120,16 +117,13 @@ def test_grey_of_16_bits_becomes_grey_of_8(tmp_path):
 
 
 def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    photos._reads_heic.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     (tmp_path / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(UserError, match=r"photo\.HEIC .*pip install pillow-heif"):
         read_photo(tmp_path / "photo.HEIC")
-    photos._reads_heic.cache_clear()
 
 
 def test_heic_with_its_reader_is_read(tmp_path, pillow_heif):
-    photos._reads_heic.cache_clear()
     pillow_heif.register_heif_opener()
     Image.new("RGB", (64, 48), (200, 40, 90)).save(tmp_path / "photo.heic")
     pixels = np.asarray(read_photo(tmp_path / "photo.heic")).astype(int)

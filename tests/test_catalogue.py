@@ -1,20 +1,22 @@
 """Each data set as it is given out: where its photos lie, how large they are, and which hits count."""
 
 import csv
-from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
+from drawing import draw_photo
 from PIL import Image
 
 import main
 from pittsburgh import read_places
-from vpr.catalogue import DATASETS
-from vpr.errors import UserError
-from vpr.places import load_places
-from vpr.positions import read_positions
-from vpr.search import search_places
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.data.catalogue import DATASETS
+from vpr.data.places import PlacesSpec, load_places
+from vpr.data.positions import read_positions
+from vpr.data.reader import Reading
+from vpr.search.protocols import search_places
 
 NAMES = ["000/1.jpg", "000/2.jpg", "001/3.jpg"]
 POSITIONS = [[500.0, 100.0], [510.0, 100.0], [900.0, 100.0]]
@@ -30,7 +32,7 @@ def touch(folder, names):
 
 
 def load(root, dataset="pittsburgh", split="val"):
-    return load_places(Namespace(dataset=dataset, root=root, skipBroken=False), split)
+    return load_places(PlacesSpec(dataset, root), split)
 
 
 def refusal(root, *arguments):
@@ -180,12 +182,6 @@ PANORAMA_POSITIONS = [[381_000.0 + 100 * (number // 12), 3_946_000.0] for number
 QUERY_SIZES = [(1280, 960), (960, 1280), (320, 240)]  # width, height
 
 
-def noise(path, width, height, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
-
-
 @pytest.fixture
 def tokyo(tmp_path, write_spec):
     """Tokyo 24/7 in small, as it is given out: the spec says .jpg, the database's files end with .png."""
@@ -194,9 +190,9 @@ def tokyo(tmp_path, write_spec):
         tmp_path / "datasets" / "tokyo247.mat", PANORAMAS, PANORAMA_POSITIONS, names, [PANORAMA_POSITIONS[0]] * 3
     )
     for number, name in enumerate(PANORAMAS):
-        noise(tmp_path / name.replace(".jpg", ".png"), 800 if number == 0 else 160, 120, number)
+        draw_photo(tmp_path / name.replace(".jpg", ".png"), (800 if number == 0 else 160, 120), number)
     for number, (name, size) in enumerate(zip(names, QUERY_SIZES, strict=True)):
-        noise(tmp_path / "247query_subset_v2" / name, *size, 100 + number)
+        draw_photo(tmp_path / "247query_subset_v2" / name, size, 100 + number)
     return tmp_path
 
 
@@ -231,14 +227,14 @@ def test_tokyos_queries_are_shrunk_to_640_pixels(tokyo):
     """The longest side of queries alone, never enlarged; --imageSize is the size of all."""
     photos = load(tokyo, "tokyo247", "test")
     numbers = [0, 1, 24, 25, 26]
-    reader = photos.reader(None, 0, torch.device("cpu"))
+    reader = photos.reader(Reading())
     sizes = [(120, 800), (120, 160), (480, 640), (640, 480), (240, 320)]
     assert [reader.photo_size(number) for number in numbers] == sizes
     for number, size, (group,) in zip(numbers, sizes, reader.batches([[n] for n in numbers]), strict=True):
         whole = Image.open(photos.files[number])
         wanted = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         assert group.photo_size == size and np.array_equal(group.values[0].numpy(), wanted)
-    fixed = photos.reader([48, 64], 0, torch.device("cpu"))
+    fixed = photos.reader(Reading((48, 64)))
     assert {group.photo_size for (group,) in fixed.batches([[n] for n in numbers])} == {(48, 64)}
     assert {fixed.photo_size(number) for number in numbers} == {(48, 64)}
 
@@ -251,7 +247,7 @@ def test_tokyos_queries_are_shrunk_to_640_pixels(tokyo):
     ],
 )
 def test_a_result_says_how_large_the_queries_were(tokyo, capsys, flags, label):
-    noise(tokyo / PANORAMAS[1].replace(".jpg", ".png"), 400, 120, 1)
+    draw_photo(tokyo / PANORAMAS[1].replace(".jpg", ".png"), (400, 120), 1)
     code = main.main([
         "--mode=test", "--dataset=tokyo247", "--split=test", f"--root={tokyo}", "--arch=alexnet", "--fromscratch",
         "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32", "--panels=0",
@@ -305,10 +301,10 @@ def test_time_stamps_make_the_protocol_of_any_set(tmp_path, write_spec):
 
 def test_each_data_set_has_its_learning_rate():
     """That of the original release's demo: 0.001 for Pittsburgh 30k, 0.0001 for Pittsburgh 250k and Tokyo."""
-    rates = {name: main.parse_options(["--mode=train", f"--dataset={name}"]).lr for name in DATASETS}
+    rates = {name: parse_options(["--mode=train", f"--dataset={name}"]).lr for name in DATASETS}
     slow = {"pitts250k", "tokyo247", "tokyotm"}
     assert rates == {name: 0.0001 if name in slow else 0.001 for name in DATASETS}
-    assert main.parse_options(["--mode=train", "--dataset=tokyotm", "--lr=0.01"]).lr == 0.01
+    assert parse_options(["--mode=train", "--dataset=tokyotm", "--lr=0.01"]).lr == 0.01
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + "/1.jpg", "0\0/1.jpg", "..", "/1.jpg", "a\n/b.jpg"])

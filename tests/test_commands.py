@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 import main
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.common.files import read_json
+from vpr.models.backbones.base import build_backbone
 
 MAIN = Path(main.__file__)
 MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu"]
@@ -27,13 +29,10 @@ def paths(folder: Path) -> list[str]:
     return [f"--dataPath={folder / 'centroids'}", f"--runsPath={folder / 'runs'}"]
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_city, tmp_path_factory):
-    """A folder with centroids and a run of one epoch."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert main.main([*toy(tiny_city, folder), *MODEL, "--mode=cluster"]) == 0
-    assert main.main([*toy(tiny_city, folder), *MODEL, "--mode=train", "--nEpochs=1"]) == 0
-    return folder
+@pytest.fixture
+def trained(toy_run):
+    """A folder with centroids and a run of one epoch, to be read only."""
+    return toy_run.folder
 
 
 @pytest.fixture
@@ -53,6 +52,7 @@ def one_line_error(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_cluster_test_train_test_as_commands(tiny_city, tmp_path):
     def command(*arguments):
         result = subprocess.run(
@@ -81,6 +81,7 @@ def test_cluster_test_train_test_as_commands(tiny_city, tmp_path):
     assert list(run.glob("test_test_*/panels/*.jpg")) and list(run.glob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_global_poolings_need_no_centroids(tiny_city, tmp_path, pooling):
     common = [*toy(tiny_city, tmp_path), *MODEL, f"--pooling={pooling}"]
@@ -89,13 +90,24 @@ def test_global_poolings_need_no_centroids(tiny_city, tmp_path, pooling):
 
 
 def test_the_matlab_layout_is_found_too(tiny_city, tmp_path):
+    def described(root, name):
+        """Recalls, and the descriptors of database and queries."""
+        kept = tmp_path / name
+        flags = [*toy(root, tmp_path), *MODEL, "--pooling=max", "--panels=0", f"--saveDescriptors={kept}"]
+        assert main.main([*flags, "--mode=test"]) == 0
+        with h5py.File(kept) as file:
+            return read_json(tmp_path / "runs" / "results.json")[-1]["recalls"], file["database"][:], file["queries"][:]
+
     root = tmp_path / "matlab"
     shutil.copytree(tiny_city, root)
     (root / "images").mkdir()
     for folder in root.glob("0*"):
         folder.rename(root / "images" / folder.name)
     (root / "queries_real").rename(root / "queries")
-    assert main.main([*toy(root, tmp_path), *MODEL, "--mode=test", "--pooling=max"]) == 0
+    (recalls, *wanted), (found_recalls, *found) = described(tiny_city, "usual.h5"), described(root, "matlab.h5")
+    assert found_recalls == recalls
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_no_data(tmp_path, one_line_error):
@@ -168,8 +180,8 @@ def test_damaged_centroids(trained, tiny_city, tmp_path, one_line_error):
 
 def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_error, capsys):
     """Pretrained weights, so that the seed changes the clusters alone."""
-    encoder = build_encoder("alexnet")
-    initialize_randomly(encoder, 0)
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
     torch.save(encoder.state_dict(), tmp_path / "w.pth")
     flags = [
         f"--root={tiny_places}", "--arch=alexnet", f"--weights={tmp_path / 'w.pth'}", "--num_clusters=4", "--threads=0",

@@ -2,59 +2,84 @@
 
 import json
 import shutil
-import time
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 
 import main
-from vpr.compare import Row, labels, options_on_one_set, table
-from vpr.cost import milliseconds_per_photo, pooling_gflop, trunk_gflop
-from vpr.options import parse_options
-from vpr.test import Evaluation
+from vpr.cli.options import parse_options
+from vpr.evaluation.comparison import Row, table
+from vpr.evaluation.cost import milliseconds_per_photo
+from vpr.evaluation.evaluate import Evaluation
+from vpr.models.place_model import PlaceModel
+from vpr.models.spec import ModelSpec
+from vpr.models.whitening import Whitening
+from vpr.modes.compare import labels, options_on_one_set
 
 
-def test_gflop_of_a_trunk_are_those_counted_by_hand():
+def gflop_of(height, width, whitened_to=None, **settings):
+    model = PlaceModel(ModelSpec(weights="none", **settings))
+    if whitened_to:
+        model.whiten(Whitening(torch.zeros(model.pooled_dim), torch.zeros(whitened_to, model.pooled_dim)))
+    return model.gflop(height, width)
+
+
+def test_gflop_of_a_backbone_are_those_counted_by_hand():
     # AlexNet on 63x63 pixels: 11x11 stride 4 padding 2 gives 15x15, pooled 7x7, then 7x7, pooled 3x3 three times.
     first, second = 2 * 11 * 11 * 3 * 64 * 15 * 15, 2 * 5 * 5 * 64 * 192 * 7 * 7
     rest = 2 * 9 * 3 * 3 * (192 * 384 + 384 * 256 + 256 * 256)
-    gflop, places = trunk_gflop("alexnet", None, 63, 63)
-    assert gflop == pytest.approx((first + second + rest) / 1e9, rel=1e-12) and places == 9
+    assert gflop_of(63, 63, arch="alexnet", pooling="max") == pytest.approx((first + second + rest) / 1e9, rel=1e-12)
+
+
+def test_gflop_of_a_pruned_backbone_are_those_counted_by_hand():
+    first, second = 2 * 11 * 11 * 3 * 8 * 15 * 15, 2 * 5 * 5 * 8 * 16 * 7 * 7
+    rest = 2 * 9 * 3 * 3 * (16 * 24 + 24 * 32 + 32 * 40)
+    found = gflop_of(63, 63, arch="alexnet", pooling="avg", channels=(8, 16, 24, 32, 40))
+    assert found == pytest.approx((first + second + rest) / 1e9, rel=1e-12)
 
 
 def test_gflop_of_vgg16_are_near_those_published():
     """torchvision states billions of multiplications with an addition for 224x224; 0.124 are the classifier's."""
     published = torchvision.models.VGG16_Weights.IMAGENET1K_V1.meta["_ops"]
-    gflop, _ = trunk_gflop("vgg16", None, 224, 224)
-    assert gflop / 2 == pytest.approx(published - 0.1236, rel=2e-3)
+    assert gflop_of(224, 224, pooling="max") / 2 == pytest.approx(published - 0.1236, rel=2e-3)
 
 
-def test_gflop_of_the_pooling():
-    assert pooling_gflop(100, 512, 64, 32768, None) == pytest.approx(4 * 100 * 512 * 64 / 1e9)
-    assert pooling_gflop(100, 512, 0, 512, 256) == pytest.approx(2 * 512 * 256 / 1e9)
+@pytest.mark.parametrize(("arch", "size", "wanted"), [("vgg16", (480, 640), 187.918), ("alexnet", (240, 320), None)])
+def test_gflop_of_pooling_and_whitening_come_on_top(arch, size, wanted):
+    """NetVLAD multiplies each of P local descriptors by K weights, and K shares by each of them: 2 x 2 P D K."""
+    height, width = size
+    alone = gflop_of(height, width, arch=arch, pooling="max")
+    if wanted:
+        assert alone == pytest.approx(wanted, abs=5e-4)
+    dim, places = (512, 30 * 40) if arch == "vgg16" else (256, 14 * 19)
+    with_clusters = gflop_of(height, width, arch=arch, clusters=64)
+    assert with_clusters - alone == pytest.approx(4 * places * dim * 64 / 1e9, rel=1e-6)
+    whitened = gflop_of(height, width, arch=arch, clusters=64, whitened_to=32)
+    assert whitened - with_clusters == pytest.approx(2 * 64 * dim * 32 / 1e9, rel=1e-6)
 
 
 def test_time_is_the_median_of_single_photos_without_the_first_ones():
-    lengths = iter([0.2, 0.2, 0.2, 0.01, 0.03, 0.02, 0.01, 0.5])
+    lengths, now = iter([0.2, 0.2, 0.2, 0.01, 0.03, 0.02, 0.01, 0.5]), [100.0]
+
+    def work(_):
+        now[0] += next(lengths)
+
     photos = [torch.zeros(1)] * 5
-    found = milliseconds_per_photo(lambda _: time.sleep(next(lengths)), photos)
-    assert found == pytest.approx(20, rel=0.5)
+    assert milliseconds_per_photo(work, photos, clock=lambda: now[0]) == pytest.approx(20)
 
 
 @pytest.fixture(scope="module")
-def run(train_toy_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compare")
-    places, trained = train_toy_run(folder)
-    return places, trained, folder
+def run(copy_toy_run, tmp_path_factory):
+    """Flags that name the places, a run, and the folder that it lies in."""
+    copied = copy_toy_run(tmp_path_factory.mktemp("compare"))
+    return copied.places, copied.run, copied.folder
 
 
-def test_models_are_compared_in_one_table(run, capsys):
+def test_models_are_compared_in_one_table(run, exported_toy_run, capsys):
     places, trained, folder = run
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    file = trained / "small.onnx"
-    assert main.main([*places, "--mode=export", f"--resume={trained}", f"--out={file}"]) == 0
+    file = Path(shutil.copy(exported_toy_run, trained / "small.onnx"))
     assert main.main([*places, "--mode=test", f"--resume={trained}", "--split=test", "--panels=0"]) == 0
     capsys.readouterr()
     assert main.main([*places, "--mode=compare", "--split=test", str(trained), str(file)]) == 0
@@ -121,7 +146,7 @@ def test_files_of_one_name_keep_their_own_curve(run, monkeypatch, capsys):
     for copy in copies:
         shutil.copytree(trained, copy)
     drawn = {}
-    monkeypatch.setattr("vpr.compare.draw_recall", lambda path, curves, title: drawn.update(curves))
+    monkeypatch.setattr("vpr.modes.compare.draw_recall", lambda path, curves, title: drawn.update(curves))
     assert main.main([*places, "--mode=compare", *map(str, copies)]) == 0
     assert list(drawn) == ["A/run", "B/run"]
     assert "| A/run |" in capsys.readouterr().out

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vpr import convolution, precision
-from vpr.convolution import FastConvolution, has_fast_convolutions, max_pool, pays, run_layers
+from vpr.common import device as precision
+from vpr.models import nnpack as convolution
+from vpr.models.nnpack import FastConvolution, has_fast_convolutions, max_pool, pays, run_layers
 
 CPU = torch.device("cpu")
 
@@ -112,19 +113,18 @@ def test_a_trunk_has_the_gradients_of_its_layers(trunk):
 
 
 @pytest.mark.parametrize("processor", [(8, 8)], indirect=True)
-def test_the_fast_way_is_taken_where_it_pays(trunk, processor, monkeypatch):
-    taken, apply = [], convolution._convolve
-
-    def watched(features, weight, *rest):
-        taken.append(tuple(weight.shape[:2]))
-        return apply(features, weight, *rest)
-
-    monkeypatch.setattr(convolution, "_convolve", watched)
+def test_the_fast_way_is_taken_where_it_pays(trunk, processor):
+    """A layer has the values of the fast convolution, to the bit, where it pays, and others where it does not."""
+    features, chosen = random(1, 3, 48, 56), []
     with torch.no_grad():
-        run_layers(trunk, random(1, 3, 48, 56), fast=True)
-        assert taken == [(16, 3), (16, 16), (32, 16)]  # the last map's 143 places are too few
-        run_layers(trunk, random(1, 3, 48, 56), fast=False)
-    assert len(taken) == 3
+        for layer in trunk:
+            if isinstance(layer, nn.Conv2d):
+                fast = FastConvolution.apply(features, layer.weight, layer.bias, layer.padding)
+                found, plain = (run_layers(nn.Sequential(layer), features.clone(), way) for way in (True, False))
+                chosen.append(torch.equal(found, fast))
+                assert pays(layer, features) == chosen[-1] and not torch.equal(plain, fast)
+            features = layer(features)
+    assert chosen == [True, True, True, False]  # the last map's 143 places are too few
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (48, 60)])

@@ -2,39 +2,37 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from drawing import draw_photo
 from PIL import Image
 
-import main
-from vpr import descriptors, memory, precision
-from vpr.descriptors import automatic_batch_size, bytes_per_photo, describe
-from vpr.errors import UserError
-from vpr.images import PhotoReader
-from vpr.model import build_model, describe_model
+from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
+from vpr.common import device as precision
+from vpr.common import memory
+from vpr.common.errors import UserError
+from vpr.data.reader import PhotoReader
+from vpr.descriptors import describe as descriptors
+from vpr.descriptors.describe import automatic_batch_size, describe
+from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def photos(tmp_path):
-    random, paths = np.random.default_rng(0), []
-    for number in range(6):
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{number}.png")
-        coarse.resize((96, 64), Image.Resampling.BICUBIC).save(paths[-1])
-    return paths
+    return [draw_photo(tmp_path / f"{number}.png", (96, 64), number) for number in range(6)]
 
 
 def make(*flags):
-    options = main.parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--pooling=avg", *flags])
-    return build_model(options).place(CPU, options.precision), options
+    options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--pooling=avg", *flags])
+    return build_model(model_spec(options)).to_device(CPU, options.precision), options
 
 
 def described(photos, *flags):
     model, options = make(*flags)
-    return describe(model, PhotoReader(photos, None, 0), range(len(photos)), options, CPU, "test")
+    return describe(model, PhotoReader(photos, None, 0), range(len(photos)), options.cacheBatchSize, "test")
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
@@ -58,7 +56,7 @@ def test_weights_and_pooling_stay_in_float32():
 def test_frozen_features_are_told_from_photos_by_what_is_asked_not_by_their_type():
     """Features that happen to be bytes are features all the same."""
     model, _ = make("--precision=fp32")
-    model.first_trained = 10
+    model.backbone.first_trained = 10
     photos = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = model.frozen_features(photos)
@@ -70,8 +68,8 @@ def test_frozen_features_are_told_from_photos_by_what_is_asked_not_by_their_type
 
 def test_labels_say_the_precision():
     for name in ("fp32", "bf16", "fp16"):
-        model, options = make(f"--precision={name}")
-        assert describe_model(options, model).endswith(f", {name}")
+        model, _ = make(f"--precision={name}")
+        assert model.name.endswith(f", {name}")
 
 
 @pytest.mark.parametrize(
@@ -116,16 +114,16 @@ def test_bytes_of_a_photo_are_those_of_the_largest_layer(name, bytes_each):
     # AlexNet's first layer: 3 channels of 64x96 in, 64 of 15x23 out; the output's ReLU reads and writes 64.
     # The photo itself is normalised in float32.
     largest = max(4 * 3 * 64 * 96, bytes_each * (3 * 64 * 96 + 64 * 15 * 23), bytes_each * 2 * 64 * 15 * 23)
-    assert bytes_per_photo(model, (64, 96)) == largest
+    assert model.bytes_per_image(64, 96) == largest
 
 
 def test_the_automatic_batch_is_as_large_as_memory_allows(photos, monkeypatch):
     model, _ = make()
     reader = PhotoReader(photos, None, 0)
-    each = bytes_per_photo(model, (64, 96))
+    each = model.bytes_per_image(64, 96)
     for available, wanted in ((4 * 10 * each, 10), (1, 1), (1 << 60, min(256, (1 << 30) // each))):
         monkeypatch.setattr(descriptors, "available_bytes", lambda available=available: available)
-        assert automatic_batch_size(model, reader, CPU) == wanted
+        assert automatic_batch_size(model, reader) == wanted
 
 
 def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(photos, monkeypatch, capsys):
@@ -133,9 +131,9 @@ def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(photos, monkeypatc
     wanted, _ = described(photos, "--cacheBatchSize=2")
     seen, forward = [], model.forward
     monkeypatch.setattr(model, "forward", lambda values: seen.append(len(values)) or forward(values))
-    each = bytes_per_photo(model, (64, 96))
+    each = model.bytes_per_image(64, 96)
     monkeypatch.setattr(descriptors, "available_bytes", lambda: 2 * 2 * each + each)  # half of it: 2 photos
-    found, _ = describe(model, PhotoReader(photos, None, 0), range(6), options, CPU, "test")
+    found, _ = describe(model, PhotoReader(photos, None, 0), range(6), options.cacheBatchSize, "test")
     assert seen == [2, 2, 1, 1]
     assert (found.float() - wanted.float()).abs().max() <= 2**-11
     said = [line for line in capsys.readouterr().out.splitlines() if "memory holds" in line]
@@ -144,11 +142,11 @@ def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(photos, monkeypatc
 
 def test_a_photo_for_which_memory_has_no_room_is_one_line_before_it_is_described(photos, monkeypatch):
     model, options = make()
-    each = bytes_per_photo(model, (64, 96))
+    each = model.bytes_per_image(64, 96)
     monkeypatch.setattr(descriptors, "available_bytes", lambda: each - 1)
     monkeypatch.setattr(model, "forward", lambda _: pytest.fail("the kernel would have killed us here"))
     with pytest.raises(UserError, match=r"96x64 pixels .* GB of memory are free: .*--imageSize"):
-        describe(model, PhotoReader(photos, None, 0), range(2), options, CPU, "test")
+        describe(model, PhotoReader(photos, None, 0), range(2), options.cacheBatchSize, "test")
 
 
 @pytest.mark.parametrize("flag", ["--cacheBatchSize=0", "--cacheBatchSize=24"])
@@ -156,14 +154,14 @@ def test_a_photo_too_small_for_the_trunk_is_one_line(tmp_path, flag):
     model, options = make(flag)
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     with pytest.raises(UserError, match="20x20 pixels, the backbone needs at least"):
-        describe(model, PhotoReader([tmp_path / "small.png"], None, 0), range(1), options, CPU, "test")
+        describe(model, PhotoReader([tmp_path / "small.png"], None, 0), range(1), options.cacheBatchSize, "test")
 
 
-def test_descriptors_that_are_not_numbers_are_an_error(photos, monkeypatch):
+def test_descriptors_that_are_not_numbers_are_an_error(photos):
     model, options = make()
     torch.nn.init.constant_(model.encoder[0].weight, math.nan)
     with pytest.raises(UserError, match="not finite"):
-        describe(model, PhotoReader(photos, None, 0), range(2), options, CPU, "test")
+        describe(model, PhotoReader(photos, None, 0), range(2), options.cacheBatchSize, "test")
 
 
 def test_running_out_of_memory_says_what_to_lower(photos):
@@ -174,7 +172,7 @@ def test_running_out_of_memory_says_what_to_lower(photos):
 
     model.encoder[0].register_forward_pre_hook(no_memory)
     with pytest.raises(UserError, match="--cacheBatchSize"):
-        describe(model, PhotoReader(photos, None, 0), range(2), options, CPU, "test")
+        describe(model, PhotoReader(photos, None, 0), range(2), options.cacheBatchSize, "test")
 
 
 def test_available_memory_is_within_the_machines():

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vpr.loss import select_rows, triplet_violations
+from vpr.training.losses import select_rows, triplet_violations
 
 
 def gradients_of_many(count, dim=4096):
@@ -12,13 +12,13 @@ def gradients_of_many(count, dim=4096):
     threads, random = torch.get_num_threads(), np.random.default_rng(0)
     descriptors = F.normalize(torch.from_numpy(random.normal(size=(12, dim)).astype(np.float32)), dim=1)
     query, positive = np.array([0, 1, 2, 3]), np.array([4, 4, 4, 5])
-    negative, owner = random.integers(4, 12, 40), torch.arange(4).repeat_interleave(10)
+    negative, tuple_of_negative = random.integers(4, 12, 40), torch.arange(4).repeat_interleave(10)
     torch.set_num_threads(2)
     try:
         for _ in range(count):
             values = descriptors.clone().requires_grad_()
             rows = (select_rows(values, places) for places in (query, positive, negative))
-            triplet_violations(*rows, owner, 3.0)[0].backward()
+            triplet_violations(*rows, tuple_of_negative, 3.0)[0].backward()
             yield values.grad
     finally:
         torch.set_num_threads(threads)

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from vpr import files
-from vpr.errors import UserError
-from vpr.files import append_to_list, locked, read_json, replacing
+from vpr.common import files
+from vpr.common.errors import UserError
+from vpr.common.files import append_to_list, atomic_write, locked, read_json
 
 ENTRIES = 40
 FORK = multiprocessing.get_context("fork")
@@ -35,7 +35,7 @@ def test_two_processes_that_append_lose_nothing(tmp_path):
 
 
 def test_two_writers_of_a_file_do_not_meet(tmp_path):
-    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+    with atomic_write(tmp_path / "a") as first, atomic_write(tmp_path / "a") as second:
         first.write_text("first")
         second.write_text("second")
         assert first != second and first.read_text() == "first"
@@ -90,13 +90,13 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("half")
     long_ago = time.time() - 2 * files.LEFTOVER_AGE
     os.utime(tmp_path / f".old.another_{host}-{ended.pid}-3.part", (long_ago, long_ago))
-    with replacing(tmp_path / "b") as temporary:
+    with atomic_write(tmp_path / "b") as temporary:
         temporary.write_text("whole")
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 
 def test_names_as_long_as_a_file_system_allows(tmp_path):
     path = tmp_path / ("x" * 250)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("whole")
     assert path.read_text() == "whole"

@@ -1,15 +1,20 @@
 """Own photos: positions from names, tables and GPS, and what is said where they are missing."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
+from drawing import draw_photo
 from PIL import Image
 from scipy.io import loadmat
 
 import main
 from pittsburgh import read_places
-from vpr.errors import UserError
-from vpr.folders import read_folder
-from vpr.positions import find_photos, from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
+from vpr.artifacts.runs import newest_run
+from vpr.common.errors import UserError
+from vpr.data.folders import read_folder
+from vpr.data.positions import find_photos, from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
 
 # On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from
 # the equator to 45 degrees on WGS84.
@@ -17,11 +22,7 @@ KNOWN_DEGREES, KNOWN_METRES = (45.0, 3.0), (500_000, 0.9996 * 4_984_944.378)
 
 
 def photo(path, exif=None, number=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize((80, 64), Image.Resampling.NEAREST)
-    image.save(path, exif=exif) if exif else image.save(path)
-    return path
+    return draw_photo(path, (80, 64), number, exif)
 
 
 def gps(latitude, longitude):
@@ -184,6 +185,7 @@ def command(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_folder_of_few_photos_is_clustered_and_tested_but_not_trained_on(tmp_path, command, capsys):
     make_city(tmp_path / "city", database=15, queries=5)
     assert command("cluster") == 0
@@ -195,12 +197,23 @@ def test_a_folder_of_few_photos_is_clustered_and_tested_but_not_trained_on(tmp_p
     assert "15 database photos" in error and len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_larger_folder_is_trained_on(tmp_path, command):
+    """With a margin that every negative violates, each query gives a tuple."""
     make_city(tmp_path / "city", database=40, queries=8)
     (tmp_path / "city" / "val").symlink_to(tmp_path / "city" / "train")
     assert command("cluster") == 0
-    assert command("train", "--nEpochs=1") == 0
+    assert command("train", "--nEpochs=1", "--margin=5") == 0
     assert command("test", "--resume") == 0
+    run = newest_run(tmp_path / "runs")
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["tuples"]) == 8 and float(row["violating_per_tuple"]) == 10 and float(row["loss"]) > 1
+    trained, tested = json.loads((run / "results.json").read_text())
+    assert tested["recalls"] == trained["recalls"]
+    assert (tested["database_photos"], tested["queries"], tested["spec"]) == (40, 8, "city_val")
+    # A query is the photo of its place, 2 m aside: the same noise, stored without loss.
+    assert tested["recalls"]["1"] == 1
 
 
 def test_a_folders_spec_is_read_back_as_the_same_places(tmp_path, command, capsys):

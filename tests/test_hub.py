@@ -6,35 +6,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing import draw_photo
 from PIL import Image
 
 import main
-from vpr.errors import UserError
-from vpr.model import build_model
-from vpr.options import parse_options
-from vpr.photos import decode
-from vpr.precision import AUTO_VARIABLE
+from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
+from vpr.common.device import AUTO_VARIABLE
+from vpr.common.errors import UserError
+from vpr.data.photos import decode
+from vpr.models.place_model import build_model
 
 REPOSITORY = str(Path(main.__file__).parent)
 
 
 @pytest.fixture(scope="module")
-def run(train_toy_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hub")
-    places, trained = train_toy_run(folder)
-    assert main.main([*places, "--mode=whiten", f"--resume={trained}", "--pcaDim=8"]) == 0
-    return trained
+def run(copy_toy_run, tmp_path_factory):
+    copied = copy_toy_run(tmp_path_factory.mktemp("hub"))
+    assert main.main([*copied.places, "--mode=whiten", f"--resume={copied.run}", "--pcaDim=8"]) == 0
+    return copied.run
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Four photos of two sizes, mixed."""
-    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    paths = [folder / f"{n}.png" for n in range(4)]
-    for n, path in enumerate(paths):
-        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize(((96, 72), (80, 88))[n % 2], Image.Resampling.BICUBIC).save(path)
-    return paths
+    folder = tmp_path_factory.mktemp("photos")
+    return [draw_photo(folder / f"{n}.png", ((96, 72), (80, 88))[n % 2], n) for n in range(4)]
 
 
 def load(run, **arguments):
@@ -42,9 +39,12 @@ def load(run, **arguments):
 
 
 def by_hand(run, file, whitened):
-    """The checkpoint's values through the model that its flags describe, one photo at a time."""
+    """The checkpoint's values through the model that its flags describe, one photo at a time.
+
+    This proves which values are taken, and the whitening in full; the model itself is tested in test_netvlad.py.
+    """
     options = parse_options(["--mode=test", f"--resume={run}"])
-    model = build_model(options, pretrained=False).eval()
+    model = build_model(model_spec(options), pretrained=False).eval()
     stored = torch.load(run / "checkpoints" / "model_best.pth.tar", weights_only=True)
     model.load_state_dict(stored["state_dict"])
     with torch.no_grad():
@@ -59,7 +59,8 @@ def by_hand(run, file, whitened):
 
 @pytest.mark.parametrize("whitened", [True, False])
 def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkeypatch):
-    monkeypatch.setenv(AUTO_VARIABLE, "fp32")  # the checkpoint's values by hand are in float32
+    """In float32: whitening magnifies what another number format rounds."""
+    monkeypatch.setenv(AUTO_VARIABLE, "fp32")
     before = list(sys.path)
     model = load(run, whitened=whitened)
     assert sys.path == before
@@ -67,7 +68,7 @@ def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkey
     assert found.dtype == np.float32 and found.shape == (4, model.dimension)
     assert model.dimension == (8 if whitened else 4 * 256) and "alexnet" in model.name
     for row, file in zip(found, files, strict=True):
-        np.testing.assert_allclose(row, by_hand(run, file, whitened), atol=2e-3)
+        np.testing.assert_allclose(row, by_hand(run, file, whitened), atol=1e-3)
         np.testing.assert_allclose(model(decode(file)[None])[0].numpy(), row, atol=1e-3)
     assert model.describe_files([]).shape == (0, model.dimension)
 
@@ -95,7 +96,7 @@ def test_hub_in_a_job_of_several_processes_describes_all_files_that_it_is_given(
 
 
 def test_hub_leaves_the_allocator_of_the_program_around_it_alone(run, monkeypatch):
-    monkeypatch.setattr("vpr.memory.ctypes.CDLL", lambda *_: pytest.fail("the hub called mallopt"))
+    monkeypatch.setattr("vpr.common.memory.ctypes.CDLL", lambda *_: pytest.fail("the hub called mallopt"))
     load(run)
 
 

@@ -9,15 +9,16 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from vpr import images
-from vpr import photos as photo_files
-from vpr.cluster import cluster, sample_places
-from vpr.descriptors import describe_batch
-from vpr.encoder import NORMALIZATIONS, build_encoder, normalization_of
-from vpr.errors import UserError
-from vpr.files import replacing
-from vpr.images import PhotoReader, in_batches
-from vpr.photos import decode
+from vpr.common.errors import UserError
+from vpr.common.files import atomic_write
+from vpr.data import photos as photos_module
+from vpr.data import reader as images
+from vpr.data.photos import decode
+from vpr.data.reader import PhotoReader, in_batches
+from vpr.descriptors.describe import describe_batch
+from vpr.descriptors.vocabulary import cluster, sample_places
+from vpr.models.backbones.base import build_backbone
+from vpr.models.normalization import NORMALIZATIONS, normalization_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -110,30 +111,37 @@ def test_file_that_is_missing_or_no_photo_is_named(tmp_path):
             decode(tmp_path / name)
 
 
-@pytest.fixture(params=["caller", "threads", "processes"])
-def workers(request, monkeypatch):
-    """How many workers decode, for each way of decoding: processes are those that work beside a GPU."""
-    if request.param == "processes":
-        monkeypatch.setattr(images, "_by_threads", lambda *settings: images._by_processes(*settings, images.CPU))
-    return 0 if request.param == "caller" else 2
+@pytest.fixture(
+    params=[
+        {"workers": 0},
+        {"workers": 2},
+        pytest.param(
+            {"workers": 2, "device": torch.device("cuda")}, marks=pytest.mark.filterwarnings("ignore:'pin_memory'")
+        ),
+    ],
+    ids=["caller", "threads", "processes beside a GPU"],
+)
+def decoders(request):
+    """Who decodes. Processes need no GPU for it: they pin memory only where there is one."""
+    return request.param
 
 
-def test_truncated_photo_in_a_batch_is_named_in_one_line(tmp_path, truncated, workers):
+def test_truncated_photo_in_a_batch_is_named_in_one_line(tmp_path, truncated, decoders):
     good = plain_photo(tmp_path / "good.png", 1)
     seen = []
     with pytest.raises(UserError) as caught:
-        for batch in PhotoReader([good, truncated], None, workers).batches([[0], [0, 1]]):
+        for batch in PhotoReader([good, truncated], None, **decoders).batches([[0], [0, 1]]):
             seen.append(batch)
     assert len(seen) == 1
     text = str(caught.value)
     assert str(truncated) in text and "\n" not in text and "Traceback" not in text
 
 
-def test_batches_keep_order_and_group_mixed_sizes(tmp_path, workers):
+def test_batches_keep_order_and_group_mixed_sizes(tmp_path, decoders):
     sizes = [(6, 8), (8, 6), (6, 8), (8, 6), (5, 5), (6, 8)]
     files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
     wanted = [[3, 0, 2, 4, 1], [5], [2, 5, 0]]
-    loaded = list(PhotoReader(files, None, workers).batches(wanted))
+    loaded = list(PhotoReader(files, None, **decoders).batches(wanted))
     assert [len(groups) for groups in loaded] == [3, 1, 1]
     for groups, numbers in zip(loaded, wanted, strict=True):
         places = torch.cat([group.places for group in groups]).tolist()
@@ -152,10 +160,10 @@ def test_batches_of_resized_photos_are_one_group(tmp_path):
     assert photos[:, 0, 0, 0].tolist() == [2, 0, 1]
 
 
-def test_loading_photos_leaves_the_random_state_alone(tmp_path, workers):
+def test_loading_photos_leaves_the_random_state_alone(tmp_path, decoders):
     file = plain_photo(tmp_path / "photo.png", 1)
     before = torch.get_rng_state()
-    list(PhotoReader([file], None, workers).batches([[0], [0]]))
+    list(PhotoReader([file], None, **decoders).batches([[0], [0]]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -185,7 +193,7 @@ def test_fewer_bytes_are_decoded_ahead_where_memory_is_short(tmp_path, monkeypat
     plain_photo(files[2], 2, 2, 2)
     files[3].write_text("not a photo")
     started, decoding = [], images.decode
-    monkeypatch.setattr(images, "decode", lambda path, *sizes: started.append(path) or decoding(path, *sizes))
+    monkeypatch.setattr(images, "decode", lambda path, *how: started.append(path) or decoding(path, *how))
     monkeypatch.setattr(images, "available_bytes", lambda: 4 * room)
     batches = PhotoReader(files, size, 1).batches([[n, n + 1] for n in (0, 4, 6, 8, 10, 12, 14, 16)])
     for seen in range(1, 4):
@@ -208,12 +216,21 @@ def test_in_batches_covers_all_indices_in_order():
     assert in_batches(0, 3) == []
 
 
+class MeanColour(torch.nn.Module):
+    """A model whose descriptor is the mean of each channel."""
+
+    device = torch.device("cpu")
+
+    def forward(self, photos):
+        return photos.float().mean(dim=(2, 3))
+
+
 def test_descriptors_of_mixed_sizes_come_in_batch_order(tmp_path):
     sizes = [(6, 8), (8, 6), (5, 5), (6, 8), (8, 6), (6, 8)]
     files = [plain_photo(tmp_path / f"{number}.png", number, *size) for number, size in enumerate(sizes)]
     order = [4, 3, 2, 5, 1, 0]
     (batch,) = PhotoReader(files, None, 0).batches([order])
-    descriptors = describe_batch(lambda photos: photos.float().mean(dim=(2, 3)), batch, torch.device("cpu"))
+    descriptors = describe_batch(MeanColour(), batch)
     assert descriptors.tolist() == [[number, 2 * number, 100 + number] for number in order]
 
 
@@ -269,7 +286,7 @@ def test_clusters_can_be_as_many_as_points():
 def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, error):
     path = tmp_path / "state.bin"
     path.write_text("old")
-    with pytest.raises(UserError, match=r"state\.bin"), replacing(path) as temporary:
+    with pytest.raises(UserError, match=r"state\.bin"), atomic_write(path) as temporary:
         temporary.write_text("half of the n")
         assert path.read_text() == "old"
         raise error
@@ -278,7 +295,7 @@ def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, error):
 
 
 def test_failed_first_write_leaves_nothing(tmp_path):
-    with pytest.raises(UserError), replacing(tmp_path / "state.bin") as temporary:
+    with pytest.raises(UserError), atomic_write(tmp_path / "state.bin") as temporary:
         temporary.write_text("half")
         raise OSError("No space left on device")
     assert list(tmp_path.iterdir()) == []
@@ -287,7 +304,7 @@ def test_failed_first_write_leaves_nothing(tmp_path):
 def test_finished_write_replaces_the_file_and_makes_its_folder(tmp_path):
     path = tmp_path / "new" / "state.bin"
     for text in ("first", "second"):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             assert temporary != path
             temporary.write_text(text)
         assert path.read_text() == text
@@ -298,22 +315,22 @@ def test_reader_of_the_old_file_never_sees_the_new_one(tmp_path):
     path = tmp_path / "state.bin"
     path.write_text("old and long")
     with path.open() as reader:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("new")
         assert reader.read() == "old and long"
 
 
 def test_interrupted_write_stays_an_interrupt(tmp_path):
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "state.bin"):
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "state.bin"):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("arch", "layers", "channels"), [("vgg16", 29, 512), ("alexnet", 11, 256)])
-def test_trunk_ends_with_the_last_convolution(arch, layers, channels):
-    encoder = build_encoder(arch)
+@pytest.mark.parametrize(("arch", "layers"), [("vgg16", 29), ("alexnet", 11)])
+def test_trunk_ends_with_the_last_convolution(arch, layers):
+    encoder = build_backbone(arch)
     assert len(encoder) == layers
-    assert isinstance(encoder[-1], nn.Conv2d) and encoder[-1].out_channels == channels
+    assert isinstance(encoder[-1], nn.Conv2d)
     with torch.device("meta"):
         whole = getattr(torchvision.models, arch)(weights=None).features
     assert [str(layer) for layer in encoder] == [str(layer) for layer in whole[:layers]]
@@ -355,7 +372,7 @@ def test_the_size_in_the_header_is_that_of_the_decoded_photo(tmp_path, orientati
     exif[0x0112] = orientation
     path = save(tmp_path / "photo.jpg", noise(16, 24), exif=exif)
     size = (24, 16) if orientation in (5, 6, 7, 8) else (16, 24)
-    assert photo_files.photo_size(path) == size == tuple(decode(path).shape[1:])
+    assert photos_module.photo_size(path) == size == tuple(decode(path).shape[1:])
 
 
 @pytest.mark.parametrize(
@@ -366,4 +383,4 @@ def test_the_size_in_the_header_is_that_of_the_decoded_photo(tmp_path, orientati
     ],
 )  # fmt: skip
 def test_a_photo_is_shrunk_and_keeps_its_shape(size, longest_side, wanted):
-    assert photo_files.shrunk(size, longest_side) == wanted
+    assert photos_module.shrunk(size, longest_side) == wanted

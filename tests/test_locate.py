@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import utm
+from drawing import draw_photo
 from PIL import Image
 
 import main
-from vpr.approximate import build_index
-from vpr.database_index import measures_descriptors
-from vpr.errors import UserError
-from vpr.locate import confidence
+from vpr.common.errors import UserError
+from vpr.search.approximate import build_index
+from vpr.search.database import measures_descriptors
+from vpr.search.locate import confidence
 
 SQUARE = (64, 48)
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
@@ -35,11 +36,8 @@ def locate(tmp_path, capsys):
 
 
 def draw_photos(folder, names, seed=0):
-    random = np.random.default_rng(seed)
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(folder / name)
+    for number, name in enumerate(names):
+        draw_photo(folder / name, (96, 72), [seed, number])
 
 
 @pytest.fixture
@@ -113,13 +111,16 @@ def test_an_index_of_another_model_is_refused(locate, own, tmp_path):
 
 def test_photos_without_places_are_found_by_name(locate, tmp_path):
     folder = tmp_path / "holiday"
-    draw_photos(folder, ["a/one.png", "two.png", "b/c/three.png"])
+    draw_photos(folder, ["a/one.png", "two.png"])
+    (folder / "b" / "c").mkdir(parents=True)
+    with Image.open(folder / "two.png") as two:
+        two.point(lambda value: 0.9 * value + 20).save(folder / "b" / "c" / "three.png")
     code, answers, text = locate(folder, folder / "two.png", "--top=2")
     assert code == 0 and "3 of 3 photos have no position" in text
     best, second = answers[0]["matches"]
     assert best["name"] == "two.png" and best["easting"] is None and best["latitude"] is None
     assert answers[0]["confidence"] == pytest.approx(1, abs=0.02), "the photo itself is there"
-    assert second["name"] in ("a/one.png", "b/c/three.png")
+    assert second["name"] == "b/c/three.png", "the same in other light"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_matches_are_printed_though_no_panel_can_be_drawn(own, tmp_path, monkeyp
     def no_room(*_):
         raise UserError("no room for panels")
 
-    monkeypatch.setattr("vpr.locate.draw", no_room)
+    monkeypatch.setattr("vpr.modes.locate.draw", no_room)
     places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
     photo = str(next((own / "val" / "queries").iterdir()))
     assert main.main(["--mode=locate", *MODEL, *places, photo, *(["--json"] if as_json else [])]) == 2

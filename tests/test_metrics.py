@@ -1,6 +1,7 @@
 """metrics.csv and training.png of a run."""
 
 import csv
+import resource
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from PIL import Image
 
 import main
-from vpr.errors import UserError
-from vpr.metrics import COLUMNS, Metrics
+from vpr.common.errors import UserError
+from vpr.report.plots import draw_training
+from vpr.training.log import COLUMNS, Board, Metrics
 
 ROW = dict.fromkeys(COLUMNS, 1.0)
 
@@ -20,16 +22,22 @@ def rows_of(run):
 
 
 @pytest.fixture(scope="module")
-def resumed(train_toy_run, tmp_path_factory):
-    """The table after an epoch, and the run after another."""
-    places, run = train_toy_run(tmp_path_factory.mktemp("metrics"))
-    before = rows_of(run)
-    assert main.main([*places, "--mode=train", f"--resume={run}", "--nEpochs=2", "--evalEvery=1"]) == 0
-    return before, run
+def resumed(copy_toy_run, tmp_path_factory):
+    """The table after an epoch, the run after another, and the most memory held before that and after, in MB."""
+    copied = copy_toy_run(tmp_path_factory.mktemp("metrics"))
+    before, run = rows_of(copied.run), copied.run
+    peaks = [peak_megabytes()]
+    assert main.main([*copied.places, "--mode=train", f"--resume={run}", "--nEpochs=2", "--evalEvery=1"]) == 0
+    return before, run, [*peaks, peak_megabytes()]
+
+
+def peak_megabytes():
+    """Linux counts in units of 1024 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def test_a_row_for_each_epoch_and_a_resumed_run_goes_on(resumed):
-    before, run = resumed
+    before, run, peaks = resumed
     rows = rows_of(run)
     assert [row["epoch"] for row in rows] == ["1", "2"] and rows[:1] == before
     state = torch.load(run / "checkpoints" / "checkpoint.pth.tar", weights_only=True)
@@ -41,14 +49,31 @@ def test_a_row_for_each_epoch_and_a_resumed_run_goes_on(resumed):
         photos = float(row["images_per_second"]) * float(row["seconds"])
         tuples = int(row["tuples"])
         assert 48 + 12 + 3 * tuples - 1 <= photos <= 48 + 12 + 12 * tuples + 1  # a tuple is of 3 to 12 photos
-        assert float(row["learning_rate"]) == 0.001 and float(row["memory_mb"]) > 100
+        assert float(row["learning_rate"]) == 0.001
+    assert peaks[0] * (1 - 1e-5) <= float(rows[1]["memory_mb"]) <= peaks[1] * (1 + 1e-5)  # six digits are stored
 
 
-def test_the_curves_are_drawn(resumed):
-    _, run = resumed
+def test_curves_show_the_rows(resumed, tmp_path, figures):
+    """Those that a run's picture holds, and what is handed to the plot for given rows."""
+    _, run, _ = resumed
     with Image.open(run / "training.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
-        assert picture.width > 1000 and (0xB9, 0x2C, 0x2C) in colours
+        assert picture.width > 1000 and picture.format == "PNG"
+    rows = [
+        {"epoch": 1, "loss": 0.5, "violating_per_tuple": 4.0, "recall_at_1": 0.25, "recall_at_5": 0.5},
+        {"epoch": 2, "loss": 0.25, "violating_per_tuple": 3.0},  # not validated
+        {"epoch": 3, "loss": 0.125, "violating_per_tuple": 1.0, "recall_at_1": 0.75, "recall_at_5": 1.0},
+    ]
+    draw_training(tmp_path / "training.png", rows)
+    (figure,) = figures
+    shown = [
+        {line.get_label() if axes.get_legend() else "": line.get_xydata().tolist() for line in axes.get_lines()}
+        for axes in figure.axes
+    ]
+    assert shown == [
+        {"": [[1, 0.5], [2, 0.25], [3, 0.125]]},
+        {"": [[1, 4], [2, 3], [3, 1]]},
+        {"R@1": [[1, 25], [3, 75]], "R@5": [[1, 50], [3, 100]]},
+    ]
 
 
 def test_rows_of_an_epoch_trained_again_are_replaced(tmp_path):
@@ -74,8 +99,31 @@ def test_a_full_disk_is_said_once(tmp_path, monkeypatch, capsys):
     def full(_path):
         raise UserError("no room")
 
-    monkeypatch.setattr("vpr.metrics.replacing", full)
+    monkeypatch.setattr("vpr.training.log.atomic_write", full)
     metrics = Metrics(tmp_path, 1)
     for epoch in (1, 2):
         metrics.add({**ROW, "epoch": epoch}, {1: 0.5})
     assert capsys.readouterr().out.count("no room") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_board_that_cannot_be_written_is_said_once_and_left_out(tmp_path, capsys):
+    """The run's name is taken by a file."""
+    (tmp_path / "run").write_text("a file")
+    board = Board(tmp_path / "run", 1)
+    for epoch in (1, 2):
+        board.add("train/loss", 0.5, epoch)
+        board.add_image("worst", Image.new("RGB", (8, 8)), epoch)
+    assert capsys.readouterr().out.count("TensorBoard's scalars and pictures are given up") == 1
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_a_board_has_what_it_was_given_at_once(tmp_path):
+    board = Board(tmp_path, 1)
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    sizes = [file.stat().st_size]
+    board.add("train/loss", 0.5, 1)
+    sizes.append(file.stat().st_size)
+    board.add_image("worst", Image.effect_noise((64, 64), 80).convert("RGB"), 1)
+    sizes.append(file.stat().st_size)
+    assert sizes[0] > 0 and sizes[1] > sizes[0] and sizes[2] > sizes[1] + 1000
+    assert b"train/loss" in file.read_bytes()

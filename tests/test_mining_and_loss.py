@@ -1,29 +1,30 @@
 """Mining against a brute force, the loss against hand-worked values, and how queries become batches."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-import vpr.mining
-from vpr.loss import triplet_violations
-from vpr.mining import (
+from vpr.data.places import PlacePhotos
+from vpr.training.losses import LOSSES, triplet_violations
+from vpr.training.mining import (
     NO_PHOTO,
     QUERIES_AT_ONCE,
     MiningRules,
     TrainingTuple,
+    TupleBatch,
     candidate_distances,
     draw_negatives,
-    join_remembered,
+    join_cached,
     mine,
 )
-from vpr.places import PlacePhotos
-from vpr.steps import photos_of_tuples
-from vpr.train import learning_rate, query_blocks
+from vpr.training.rules import TrainingRules
 
+ROOT = Path(__file__).resolve().parents[1]
 ALL = 10**6  # a sample that no database of these tests exceeds
 
 
@@ -186,8 +187,8 @@ def test_draw_larger_than_what_is_allowed_takes_all_of_it():
 
 def test_draw_is_joined_by_the_remembered_ones_without_doubles():
     nothing = np.array([], dtype=np.int64)
-    assert join_remembered(np.array([8, 2, 7]), np.array([7, 9, NO_PHOTO]), nothing).tolist() == [2, 7, 8, 9]
-    assert join_remembered(np.array([8, 2]), np.array([7, 9, NO_PHOTO]), np.array([6, 7])).tolist() == [2, 8, 9]
+    assert join_cached(np.array([8, 2, 7]), np.array([7, 9, NO_PHOTO]), nothing).tolist() == [2, 7, 8, 9]
+    assert join_cached(np.array([8, 2]), np.array([7, 9, NO_PHOTO]), np.array([6, 7])).tolist() == [2, 8, 9]
 
 
 def test_remembered_photos_that_may_not_be_negatives_are_none():
@@ -219,12 +220,11 @@ def test_draw_is_uniform_over_the_allowed_of_each_query(which):
 
 @pytest.mark.parametrize("tile_rows", [1, 7, 1000])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_distances_to_candidates_are_those_of_float64_whatever_the_tile(monkeypatch, tile_rows, dtype):
+def test_distances_to_candidates_are_those_of_float64_whatever_the_tile(tile_rows, dtype):
     random = np.random.default_rng(5)
-    monkeypatch.setattr(vpr.mining, "TILE_BYTES", 4 * 6 * tile_rows)
     database, queries = (torch.from_numpy(unit_rows(random, count, 6)).to(dtype) for count in (50, 8))
     candidates = [random.permutation(50)[: random.integers(1, 30)] for _ in range(8)]
-    found = candidate_distances(queries, database, candidates)
+    found = candidate_distances(queries, database, candidates, tile_bytes=4 * 6 * tile_rows)
     for query, indices, distances in zip(queries.double(), candidates, found, strict=True):
         wanted = ((query - database.double()[indices]) ** 2).sum(dim=1)
         assert np.abs(distances - wanted.numpy()).max() < (3e-3 if dtype == torch.float16 else 1e-6)
@@ -242,11 +242,11 @@ def triplet_loss(*arguments):
 
 # d^2 to the positives: 1 and 0.25. Violations with margin 0.1: 0.1, none (4), 0.31 (0.04).
 QUERIES, POSITIVES = doubles([[0, 0], [1, 1]]), doubles([[1, 0], [1, 1.5]])
-NEGATIVES, OWNERS = doubles([[0, 1], [2, 0], [1, 1.2]]), torch.tensor([0, 0, 1])
+NEGATIVES, TUPLE_OF_NEGATIVE = doubles([[0, 1], [2, 0], [1, 1.2]]), torch.tensor([0, 0, 1])
 
 
 def test_loss_is_the_mean_over_violating_pairs_only():
-    loss, violating = triplet_loss(QUERIES, POSITIVES, NEGATIVES, OWNERS, 0.1)
+    loss, violating = triplet_loss(QUERIES, POSITIVES, NEGATIVES, TUPLE_OF_NEGATIVE, 0.1)
     assert violating == 2
     assert loss.item() == pytest.approx((0.1 + 0.31) / 2, abs=1e-12)
 
@@ -254,10 +254,10 @@ def test_loss_is_the_mean_over_violating_pairs_only():
 def test_pairs_that_do_not_violate_leave_loss_and_gradient_alone():
     far = doubles([[100, 0], [0, 100], [-50, 0]])
     query = QUERIES.clone().requires_grad_()
-    few, _ = triplet_loss(query, POSITIVES, NEGATIVES, OWNERS, 0.1)
+    few, _ = triplet_loss(query, POSITIVES, NEGATIVES, TUPLE_OF_NEGATIVE, 0.1)
     (few_gradient,) = torch.autograd.grad(few, query)
-    owners = torch.cat([OWNERS, torch.tensor([0, 1, 1])])
-    many, violating = triplet_loss(query, POSITIVES, torch.cat([NEGATIVES, far]), owners, 0.1)
+    tuple_of_negative = torch.cat([TUPLE_OF_NEGATIVE, torch.tensor([0, 1, 1])])
+    many, violating = triplet_loss(query, POSITIVES, torch.cat([NEGATIVES, far]), tuple_of_negative, 0.1)
     (many_gradient,) = torch.autograd.grad(many, query)
     assert violating == 2 and few.item() == many.item()
     torch.testing.assert_close(many_gradient, few_gradient, rtol=0, atol=0)
@@ -265,7 +265,7 @@ def test_pairs_that_do_not_violate_leave_loss_and_gradient_alone():
 
 def test_loss_is_zero_where_no_pair_violates():
     query = QUERIES.clone().requires_grad_()
-    loss, violating = triplet_loss(query, QUERIES, NEGATIVES + 10, OWNERS, 0.1)
+    loss, violating = triplet_loss(query, QUERIES, NEGATIVES + 10, TUPLE_OF_NEGATIVE, 0.1)
     assert loss.item() == 0 and violating == 0
     loss.backward()
     assert query.grad.abs().max() == 0
@@ -276,11 +276,11 @@ def test_pair_exactly_on_the_margin_does_not_violate():
     assert loss.item() == 0 and violating == 0
 
 
-def loss_by_loops(queries, positives, negatives, owners, margin):
+def loss_by_loops(queries, positives, negatives, tuple_of_negative, margin):
     violations = []
-    for negative, owner in zip(negatives, owners, strict=True):
+    for negative, item in zip(negatives, tuple_of_negative, strict=True):
         violation = (
-            squared_distance(queries[owner], positives[owner]) + margin - squared_distance(queries[owner], negative)
+            squared_distance(queries[item], positives[item]) + margin - squared_distance(queries[item], negative)
         )
         violations += [violation] if violation > 0 else []
     return sum(violations) / len(violations)
@@ -289,11 +289,11 @@ def loss_by_loops(queries, positives, negatives, owners, margin):
 def test_loss_gradient_agrees_with_finite_differences():
     random = np.random.default_rng(3)
     arrays = [random.normal(size=(rows, 3)) for rows in (3, 3, 8)]
-    owners = np.array([0, 0, 1, 1, 1, 2, 2, 2])
+    tuple_of_negative = np.array([0, 0, 1, 1, 1, 2, 2, 2])
     tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
-    loss, violating = triplet_loss(*tensors, torch.tensor(owners), 0.1)
+    loss, violating = triplet_loss(*tensors, torch.tensor(tuple_of_negative), 0.1)
     assert 0 < violating < 8
-    assert loss.item() == pytest.approx(loss_by_loops(*arrays, owners, 0.1), abs=1e-12)
+    assert loss.item() == pytest.approx(loss_by_loops(*arrays, tuple_of_negative, 0.1), abs=1e-12)
     loss.backward()
     step = 1e-6
     for array, tensor in zip(arrays, tensors, strict=True):
@@ -301,12 +301,12 @@ def test_loss_gradient_agrees_with_finite_differences():
             value, sides = array[place], []
             for shifted in (value + step, value - step):
                 array[place] = shifted
-                sides.append(loss_by_loops(*arrays, owners, 0.1))
+                sides.append(loss_by_loops(*arrays, tuple_of_negative, 0.1))
             array[place] = value
             assert tensor.grad[place].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-7)
 
 
-def test_photos_of_tuples_lead_back_to_the_photos_of_each_tuple():
+def test_a_batch_of_tuples_leads_back_to_the_photos_of_each_tuple():
     tuples = [
         TrainingTuple(query=2, positive=5, negatives=np.array([9, 1, 7])),
         TrainingTuple(query=0, positive=7, negatives=np.array([5])),  # 7 and 5 are shared, in other roles
@@ -314,14 +314,14 @@ def test_photos_of_tuples_lead_back_to_the_photos_of_each_tuple():
     ]
     database_size = 10
     files = [f"database {index}" for index in range(database_size)] + [f"query {index}" for index in range(5)]
-    photos, query, positive, negative, owner = photos_of_tuples(tuples, database_size)
-    assert sorted(photos.tolist()) == [1, 3, 5, 7, 9, 10, 12, 14]  # each once
-    loaded = [files[photo] for photo in photos]
-    assert [loaded[place] for place in query] == ["query 2", "query 0", "query 4"]
-    assert [loaded[place] for place in positive] == ["database 5", "database 7", "database 5"]
+    batch = TupleBatch.of(tuples, database_size)
+    assert sorted(batch.images) == [1, 3, 5, 7, 9, 10, 12, 14]  # each once
+    loaded = [files[photo] for photo in batch.images]
+    assert [loaded[place] for place in batch.query] == ["query 2", "query 0", "query 4"]
+    assert [loaded[place] for place in batch.positive] == ["database 5", "database 7", "database 5"]
     for index, item in enumerate(tuples):
-        mine_own = [loaded[place] for place in negative[owner == index]]
-        assert mine_own == [f"database {photo}" for photo in item.negatives]
+        own = [loaded[place] for place in batch.negative[batch.tuple_of_negative == index]]
+        assert own == [f"database {photo}" for photo in item.negatives]
 
 
 def test_files_of_a_split_are_the_database_then_the_queries():
@@ -333,8 +333,8 @@ USABLE = np.array([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233])
 
 
 def blocks_in(epoch, rate=2, seed=123):
-    options = SimpleNamespace(seed=seed, cacheRefreshRate=rate, lrStep=5)
-    return [block.tolist() for block in query_blocks(USABLE, options, epoch)]
+    rules = TrainingRules(seed=seed, refresh_every=rate, lr_step=5)
+    return [block.tolist() for block in rules.query_blocks(USABLE, epoch)]
 
 
 def test_every_usable_query_is_in_an_epoch_exactly_once_in_a_new_order():
@@ -361,6 +361,34 @@ def test_refresh_rate_zero_makes_one_block(epoch):
 
 
 def test_learning_rate_halves_first_at_epoch_6():
-    options = SimpleNamespace(lr=0.001, lrGamma=0.5, lrStep=5)
-    rates = [learning_rate(options, epoch) for epoch in range(1, 17)]
+    rules = TrainingRules(lr=0.001, lr_gamma=0.5, lr_step=5)
+    rates = [rules.learning_rate(epoch) for epoch in range(1, 17)]
     assert rates == pytest.approx([0.001] * 5 + [0.0005] * 5 + [0.00025] * 5 + [0.000125], rel=1e-12)
+
+
+def test_the_table_of_losses_is_read_without_torch():
+    program = "import sys; from vpr.training.losses import LOSSES; print('triplet' in LOSSES, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_the_loss_of_a_batch_is_that_of_its_tuples_pair_by_pair():
+    """Tuples that share images, in other roles; against a loop over pairs."""
+    random = np.random.default_rng(6)
+    descriptors = random.normal(size=(14, 5))
+    tuples = [
+        TrainingTuple(query=2, positive=5, negatives=np.array([9, 1, 7])),
+        TrainingTuple(query=0, positive=7, negatives=np.array([5])),
+    ]
+    batch = TupleBatch.of(tuples, 10)
+    found, count = LOSSES["triplet"](torch.from_numpy(descriptors[batch.images]), batch, 2.0)
+    violations = [
+        squared_distance(descriptors[10 + item.query], descriptors[item.positive])
+        + 2.0
+        - squared_distance(descriptors[10 + item.query], descriptors[negative])
+        for item in tuples
+        for negative in item.negatives
+    ]
+    violations = [value for value in violations if value > 0]
+    assert 0 < len(violations) == count < 4
+    assert found.item() == pytest.approx(sum(violations), rel=1e-12)

@@ -1,21 +1,17 @@
 """Which flags each mode reads: what --help shows, what is refused, and what is accepted without effect."""
 
-import argparse
-import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from PIL import Image
-from test_options import parse, refusal
 
 from main import main
-from vpr.flags import FLAGS, MODES
-from vpr.modes_of_flags import flags_of_mode
-from vpr.runs import newest_run
+from vpr.cli.flags import FLAGS, MODES
+from vpr.cli.mode_flags import flags_of_mode
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,6 +22,16 @@ TOLERATED = {
     "cachePath", "resume", "ckpt", "evalEvery", "patience", "dataset", "arch", "vladv2", "pooling", "num_clusters",
     "margin", "split", "fromscratch", "device",
 }  # fmt: skip
+
+
+def parse(*arguments):
+    return parse_options(list(arguments))
+
+
+def refusal(*arguments):
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    return str(caught.value)
 
 
 def asked_for_help(*words):
@@ -149,77 +155,3 @@ def test_what_has_no_effect_is_printed_before_the_work(tmp_path, capsys):
 def test_contradictory_and_idle_flags_are_refused(words, named):
     text = refusal(*words)
     assert all(word in text for word in named), text
-
-
-def flags_read_by(words):
-    """The flags that a mode reads while it does its work, whichever copies of the options it makes."""
-    read = set()
-
-    class Watched(argparse.Namespace):
-        def __getattribute__(self, name):
-            read.add(name.replace("start_epoch", "start-epoch"))
-            return super().__getattribute__(name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("options", "prune", "compare"):
-            patch.setattr(importlib.import_module(f"vpr.{module}"), "argparse", SimpleNamespace(Namespace=Watched))
-        options = parse(*words)
-        read.clear()
-        importlib.import_module(f"vpr.{options.mode}").run(options)
-    return read & ALL_FLAGS
-
-
-@pytest.fixture(scope="module")
-def reads(tiny_city, tmp_path_factory):
-    """By mode, the flags that it reads, gathered from calls of every mode on a small city and tiny photos."""
-    for package in ("torch_pruning", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package}, an optional package, is not installed")
-    folder = tmp_path_factory.mktemp("reads")
-    photo = str(next(tiny_city.glob("0*/*.jpg")))
-    city = ["--dataset=toy", f"--root={tiny_city}"]
-    where = [*city, "--threads=0", "--device=cpu", f"--runsPath={folder / 'runs'}", "--imageSize", "48", "64"]
-    model = [*where, f"--dataPath={folder}", "--arch=alexnet", "--fromscratch", "--num_clusters=4"]
-    found = {mode: set() for mode in MODES}
-
-    def call(mode, *words):
-        found[mode] |= flags_read_by([f"--mode={mode}", *words])
-
-    call("cluster", *model)
-    call("train", *model, "--nEpochs=1")
-    run = newest_run(folder / "runs")
-    resume = [*where, f"--resume={run}"]
-    call("train", *resume, "--nEpochs=2")
-    call("whiten", *resume, "--pcaDim=8")
-    call("whiten", *model)
-    call("test", *resume, "--index=Flat", f"--saveDescriptors={folder / 'kept.h5'}", "--pcaDim=4", "--panels=1")
-    call("test", *model, "--noWhiten", "--explain", "--panels=1")
-    call("export", *resume, "--quantize=int8", f"--out={folder / 'small.onnx'}")
-    call("export", *model)
-    call("compare", *where, str(run))
-    call("index", *resume, "--index=Flat")
-    call("index", *model)
-    call("locate", *resume, "--index=Flat", f"--indexFile={folder / 'index.h5'}", photo)
-    call("locate", *model, photo)
-    call("prune", *resume, "--nEpochs=1", "--distill=4")
-    call("spec", *city)
-    for role in ("database", "queries"):
-        (folder / "own" / "val" / role).mkdir(parents=True)
-        Image.new("RGB", (40, 30)).save(folder / "own" / "val" / role / "@500000@4477000@.png")
-    call("spec", "--dataset=folder", f"--root={folder / 'own'}")
-    return found
-
-
-# Read by the command line: --resume and --runsPath name a run, --nGPU and --nocuda become other things.
-READ_AT_THE_START = {"mode", "resume", "runsPath", "nGPU", "nocuda"}
-# A choice of one; and what only a network with frozen layers reads (see test_trunk_cache.py).
-NOT_READ_HERE = {"format", "trunkCache", "cachePath"}
-# Read while a model is built, or its whitening sought, by modes that neither train nor compute.
-READ_WITHOUT_EFFECT = {"trainFrom", "precision", "device"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_the_table_holds_what_the_mode_reads(reads, mode):
-    table = flags_of_mode(mode)
-    assert reads[mode] - table - READ_AT_THE_START - READ_WITHOUT_EFFECT == set(), "read, and yet refused"
-    assert table - reads[mode] - READ_AT_THE_START - NOT_READ_HERE == set(), "accepted, and never read"

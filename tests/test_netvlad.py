@@ -281,3 +281,38 @@ def test_equal_centres_share_equally(vladv2):
         found = layer(make_map(shape=(1, 3, 2, 2)))
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found[:, :3], found[:, 3:])
+
+
+@VERSIONS
+@NORMALIZE_INPUT
+def test_the_assignment_is_the_softmax_written_out(vladv2, normalize_input):
+    """Shares of the first image, one location and one cluster at a time."""
+    layer, features = make_layer(vladv2, normalize_input), make_map().flatten(2)
+    with torch.no_grad():
+        summed, shares = layer.assign(features)
+    assert summed.shape == features.shape and shares.shape == (SHAPE[0], CLUSTERS, features.shape[2])
+    weight = layer.conv.weight.detach().flatten(1).numpy()
+    bias = layer.conv.bias.detach().numpy() if vladv2 else np.zeros(CLUSTERS)
+    for p in range(features.shape[2]):
+        x = features[0, :, p].numpy()
+        y = x / math.sqrt(float(x @ x)) if normalize_input else x
+        powers = [math.exp(float(weight[k] @ y) + bias[k]) for k in range(CLUSTERS)]
+        np.testing.assert_allclose(summed[0, :, p].numpy(), y, rtol=1e-12)
+        np.testing.assert_allclose(shares[0, :, p].numpy(), np.array(powers) / sum(powers), rtol=1e-9)
+
+
+@VERSIONS
+@NORMALIZE_INPUT
+def test_the_fast_form_has_the_values_and_gradients_of_the_plain_one(vladv2, normalize_input):
+    """Autograd differentiates the plain form step by step; the fast one has derivatives of its own."""
+    layer, toward = make_layer(vladv2, normalize_input), None
+    gradients = []
+    for form in (layer.forward, layer.forward_plain):
+        features = make_map().requires_grad_()
+        found = form(features)
+        toward = torch.randn_like(found) if toward is None else toward
+        layer.zero_grad()
+        (found * toward).sum().backward()
+        gradients.append([found.detach(), features.grad, *(value.grad.clone() for value in layer.parameters())])
+    for fast, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-11)

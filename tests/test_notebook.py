@@ -1,10 +1,12 @@
 """The notebook runs from top to bottom, on the small city."""
 
+import base64
 import json
 from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
 
 import main
 
@@ -19,6 +21,7 @@ def test_notebook_is_stored_without_results():
             assert not cell.outputs and cell.execution_count is None
 
 
+@pytest.mark.slow
 def test_notebook_shows_the_recalls_that_it_measured(tiny_city, tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (place,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
@@ -36,4 +39,8 @@ def test_notebook_shows_the_recalls_that_it_measured(tiny_city, tmp_path):
     recalls = {int(name.removeprefix("R@")): float(value) for name, value in zip(names, values, strict=True)}
     assert recalls == {int(n): round(100 * recall, 1) for n, recall in result["recalls"].items()}
     assert "vgg16 (scratch" in result["model"] and result["queries"] == 12
-    assert sum("image/png" in data or "image/jpeg" in data for data in shown["pictures"]) == 7
+    (folder,) = (tmp_path / "runs").glob("test_val_*")
+    panels = sorted((folder / "panels").iterdir())
+    wanted = [path.read_bytes() for path in (folder / "recall.png", folder / "map.png", *panels)]
+    pictures = [data.get("image/png") or data.get("image/jpeg") for data in shown["pictures"]]
+    assert [base64.b64decode(picture) for picture in pictures if picture] == wanted and len(panels) == 5

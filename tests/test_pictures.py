@@ -9,12 +9,12 @@ from PIL import Image, ImageColor, ImageFont
 
 import main
 from pittsburgh import Places
-from vpr import panels, plots
-from vpr.errors import UserError
-from vpr.outcomes import Hit, Outcome, outcomes_of
-from vpr.places import PlacePhotos
-from vpr.search import descriptor_distances
-from vpr.test import all_of
+from vpr.common.errors import UserError
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.outcomes import Hit, Outcome, outcomes_of
+from vpr.modes.test import all_of
+from vpr.report import panels, plots
+from vpr.search.exact import descriptor_distances
 
 
 def places_of(database, queries):
@@ -50,7 +50,7 @@ def test_the_worst_come_first():
         outcome(2, 60), outcome(0, 2, metres=50.0), outcome(3, 2, metres=40.0), outcome(6, 1),
     ]  # fmt: skip
     shuffled = [ordered[n] for n in (3, 0, 6, 2, 5, 1, 4)]
-    assert sorted(shuffled, key=lambda outcome: outcome.badness) == ordered
+    assert sorted(shuffled, key=lambda outcome: outcome.sort_key) == ordered
 
 
 def test_descriptor_distances_are_euclidean():
@@ -85,27 +85,32 @@ def test_a_panel_shows_query_and_hits_in_their_frames(photos):
 def test_long_captions_are_cut_in_the_middle():
     font = ImageFont.load_default(12)
     text = "000/" + "a long name " * 9 + "9.jpg"
-    short = panels._shortened(text, font, 150)
+    short = panels.shortened(text, font, 150)
     assert font.getlength(short) <= 150 < font.getlength(text)
     assert short.startswith("000/a") and short.endswith("9.jpg") and short.count("…") == 1
-    assert panels._shortened("9.jpg", font, 150) == "9.jpg"
+    assert panels.shortened("9.jpg", font, 150) == "9.jpg"
 
 
-def has_colour(path, colour):
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-    return (np.abs(pixels - ImageColor.getrgb(colour)).sum(axis=2) < 12).sum()
-
-
-@pytest.mark.parametrize(("ranks", "missed", "found"), [((1, 1), 0, 2), ((None, 7), 2, 0), ((), 0, 0)])
-def test_the_map_marks_what_was_missed_and_found(tmp_path, ranks, missed, found):
-    places = places_of([(0, 0), (50, 80)], [(10 + 40 * n, 30 + 50 * n) for n in range(len(ranks))])
-    plots.draw_map(tmp_path / "map.png", places, [outcome(n, rank) for n, rank in enumerate(ranks)], "a title " * 30)
-    legend = {colour: has_colour(tmp_path / "map.png", colour) for colour in (panels.WRONG, panels.RIGHT)}
-    places_only = places_of([(0, 0), (50, 80)], [])
-    plots.draw_map(tmp_path / "nobody.png", places_only, [], "a title " * 30)
-    for colour, count in ((panels.WRONG, missed), (panels.RIGHT, found)):
-        assert (legend[colour] > has_colour(tmp_path / "nobody.png", colour) + 20) == (count > 0)
+@pytest.mark.parametrize(
+    ("ranks", "missed", "found"), [((1, 1), [], [0, 1]), ((None, 7), [0, 1], []), ((1, 2), [1], [0]), ((), [], [])]
+)
+def test_the_map_marks_what_was_missed_and_found(tmp_path, figures, ranks, missed, found):
+    """What is handed to the plot: database, missed queries, found ones, and lines from those missed to first hits."""
+    database, queries = [(1000, 0), (1050, 80)], [(1010 + 40 * n, 30 + 50 * n) for n in range(len(ranks))]
+    outcomes = [outcome(n, rank) for n, rank in enumerate(ranks)]  # the first hit of each is database photo 0
+    plots.draw_map(tmp_path / "map.png", places_of(database, queries), outcomes, "a title " * 30)
+    with Image.open(tmp_path / "map.png") as picture:
+        assert picture.width > 700
+    (axes,) = figures[0].axes
+    lines, *points = axes.collections
+    shown = [points_of.get_offsets().tolist() for points_of in points]
+    moved = {name: np.subtract(np.reshape(places, (-1, 2)), (1000, 0)).tolist() for name, places in (
+        ("database", database), ("missed", [queries[n] for n in missed]), ("found", [queries[n] for n in found]),
+    )}  # fmt: skip
+    assert shown == [moved["database"], moved["missed"], moved["found"]]
+    colours = [tuple(np.rint(255 * points_of.get_facecolors()[0, :3]).astype(int)) for points_of in points]
+    assert colours[1:] == [ImageColor.getrgb(colour) for colour in (panels.WRONG, panels.RIGHT)]
+    assert [line.tolist() for line in lines.get_segments()] == [[start, [0, 0]] for start in moved["missed"]]
 
 
 def test_test_mode_leaves_its_pictures(tiny_city, tmp_path):
@@ -159,7 +164,7 @@ def test_recalls_are_printed_and_kept_though_no_picture_can_be_drawn(tiny_city, 
         assert "R@1: " in said, "before anything is drawn"
         raise UserError("no room for pictures")
 
-    monkeypatch.setattr("vpr.test.write_pictures", no_room)
+    monkeypatch.setattr("vpr.modes.test.write_pictures", no_room)
     assert main.main([*off_the_shelf(tiny_city, tmp_path), "--panels=1"]) == 2
     printed = capsys.readouterr()
     assert "no room for pictures" in printed.err

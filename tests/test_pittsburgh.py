@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,9 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from pittsburgh import Places, SpecError, read_places, write_places
-from vpr.catalogue import DATASETS
-from vpr.errors import UserError
-from vpr.places import load_places
+from vpr.common.errors import UserError
+from vpr.data.catalogue import DATASETS
+from vpr.data.places import PlacesSpec, load_places
 
 REAL_SPECS = {
     "pitts30k_train": (10000, 7416),
@@ -308,7 +307,7 @@ def test_field_of_the_wrong_shape(spec, field, value):
 
 
 def test_load_places_finds_the_photos(tiny_places):
-    photos = load_places(Namespace(dataset="pittsburgh", root=tiny_places, skipBroken=False), "train")
+    photos = load_places(PlacesSpec("pittsburgh", tiny_places), "train")
     assert photos.split == "train"
     assert photos.places.name == "pitts30k_train"
     assert photos.database_files == [tiny_places / f"000/{index:06d}.jpg" for index in range(12)]
@@ -319,13 +318,13 @@ def test_load_places_names_a_missing_photo(tiny_places):
     photo = tiny_places / "queries_real" / "001" / "000003_query.jpg"
     photo.unlink()
     with pytest.raises(UserError, match="1 of the 17 photos") as caught:
-        load_places(Namespace(dataset="pittsburgh", root=tiny_places, skipBroken=False), "val")
+        load_places(PlacesSpec("pittsburgh", tiny_places), "val")
     assert str(photo) in str(caught.value)
 
 
 def test_load_places_names_a_missing_spec(tiny_places):
     with pytest.raises(UserError, match="is missing") as caught:
-        load_places(Namespace(dataset="pittsburgh", root=tiny_places, skipBroken=False), "test")
+        load_places(PlacesSpec("pittsburgh", tiny_places), "test")
     assert str(tiny_places / "datasets" / "pitts30k_test.mat") in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -333,7 +332,7 @@ def test_load_places_names_a_missing_spec(tiny_places):
 def test_tokyo_time_machine_has_no_test_split(tmp_path):
     assert set(DATASETS["tokyotm"].specs) == {"train", "val"}
     with pytest.raises(UserError, match="--dataset=tokyotm has no split test: choose from train, val"):
-        load_places(Namespace(dataset="tokyotm", root=tmp_path, skipBroken=False), "test")
+        load_places(PlacesSpec("tokyotm", tmp_path), "test")
 
 
 def test_every_real_spec_belongs_to_a_split():

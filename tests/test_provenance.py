@@ -9,10 +9,11 @@ import onnx
 import pytest
 import torch
 
-from vpr.encoder import read_weights_file
-from vpr.errors import UserError
-from vpr.provenance import check_onnx, files_digest, load_torch, open_hdf5, save_torch, seal_onnx, write_hdf5
-from vpr.runs import check_flags, load_checkpoint
+from vpr.artifacts.runs import load_checkpoint
+from vpr.cli.stored import check_flags
+from vpr.common.errors import UserError
+from vpr.common.provenance import check_onnx, files_digest, load_torch, open_hdf5, save_torch, seal_onnx, write_hdf5
+from vpr.models.weights import read_weights_file
 
 VALUES = np.arange(12, dtype="f4").reshape(3, 4)
 
@@ -189,7 +190,7 @@ def test_nonsense_in_stored_flags_is_one_line(name, value):
 
 
 def test_flags_as_runs_store_them_are_accepted():
-    from vpr.options import flags_of, parse_options
+    from vpr.cli.options import flags_of, parse_options
 
     for words in ([], ["--imageSize", "48", "64", "--lr=0.1", "--fromscratch", "--channels", "4", "5"]):
         check_flags(flags_of(parse_options(["--mode=train", *words])), "flags.json")

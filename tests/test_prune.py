@@ -9,20 +9,27 @@ import torch
 from torch import nn
 
 import main
-from vpr import prune, train
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.errors import UserError
-from vpr.prune import filters_of, prune_trunk
-from vpr.runs import newest_run
-from vpr.training_state import load_model
+from vpr.artifacts.model import restore_model
+from vpr.artifacts.runs import load_checkpoint, newest_run, read_flags
+from vpr.common.errors import UserError
+from vpr.compression import pruning
+from vpr.compression.pruning import filters_of, prune_trunk
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import CPU, Reading
+from vpr.models.backbones.base import build_backbone
+from vpr.models.spec import ModelSpec
+from vpr.training.losses import LOSSES
+from vpr.training.rules import TrainingRules
+from vpr.training.trainer import Trainer
+from vpr.training.training_set import load_training_set
 
 pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package, is not installed")
 
 
 @pytest.fixture
 def encoder():
-    encoder = build_encoder("alexnet")
-    initialize_randomly(encoder, 0)
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
     return encoder
 
 
@@ -36,7 +43,7 @@ def test_each_layer_loses_its_share_and_what_reads_it_follows(encoder, ratio, wa
     assert [len(filters) for filters in kept] == wanted
     assert filters_of(smaller) == wanted and filters_of(encoder) == [64, 192, 384, 256, 256]
     assert [layer.in_channels for layer in convolutions(smaller)] == [3, *wanted[:-1]]
-    rebuilt = build_encoder("alexnet", wanted)
+    rebuilt = build_backbone("alexnet", wanted)
     rebuilt.load_state_dict(smaller.state_dict())
     photos = torch.randn(2, 3, 80, 96)
     assert torch.equal(rebuilt(photos.clone()), smaller(photos.clone()))
@@ -85,9 +92,9 @@ def test_a_ratio_that_leaves_nothing_is_refused(encoder, ratio):
 
 
 @pytest.fixture(scope="module")
-def trained(train_toy_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prune")
-    return train_toy_run(folder)
+def trained(toy_run):
+    """Flags that name the places, and a run, which pruning only reads."""
+    return toy_run.places, toy_run.run
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])
@@ -146,13 +153,13 @@ def test_the_pruned_model_is_the_best_one_until_a_training_betters_it(trained, t
     assert before["position"]["best"] == pytest.approx([recalls[n] for n in ("5", "1", "10")])
     assert before["position"]["best_epoch"] == 0 and recalls["5"] > 0.5
 
-    def spoil(state, *_):
+    def spoil(trainer):
         with torch.no_grad():
-            for value in state.model.encoder.parameters():
+            for value in trainer.model.encoder.parameters():
                 value.fill_(0.01)  # all photos look alike
         return 0
 
-    monkeypatch.setattr(train, "train_epoch", spoil)
+    monkeypatch.setattr(Trainer, "epoch", spoil)
     assert main.main([*runs, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
     after, latest = state_of(pruned), state_of(pruned, "checkpoint")
     assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
@@ -191,38 +198,48 @@ def test_pruning_needs_no_photos_of_val(trained, tmp_path, capsys):
     assert state_of(newest_run(tmp_path / "runs"))["position"]["best"] == []
 
 
-def loaded(trained, precision):
-    runs, run = trained
-    options = main.parse_options([*runs, "--mode=prune", f"--resume={run}", f"--precision={precision}", "--margin=1"])
-    return options, load_model(options, run, "latest")[0].place(torch.device("cpu"), precision)
+@pytest.fixture(scope="module")
+def accumulate(tiny_city):
+    """Accumulates the gradients of a model's trunk on tuples of a wide margin; gives the model."""
+    rules = TrainingRules(margin=1.0)
+    training = load_training_set(PlacesSpec("toy", tiny_city), rules)
+
+    def accumulated(model):
+        pruning.accumulate_gradients(model, rules, training, training.photos.reader(Reading()))
+        return model
+
+    return accumulated
 
 
-def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, monkeypatch):
-    options, model = loaded(trained, "fp32")
-    model.first_trained = 10
+def loaded(run, precision):
+    checkpoint = load_checkpoint(run, "checkpoints", "latest")
+    return restore_model(checkpoint, ModelSpec.from_flags(read_flags(run)), run).to_device(CPU, precision)
+
+
+def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, accumulate, monkeypatch):
+    model = loaded(trained[1], "fp32")
+    model.backbone.first_trained = 10
     for layer in model.encoder[:10]:
         layer.requires_grad_(False)
-    monkeypatch.setattr(prune, "triplet_violations", lambda *_: 1 / 0)
+    monkeypatch.setitem(LOSSES, "triplet", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prune.accumulate_gradients(model, train.load_training_set(options), options, torch.device("cpu"))
-    assert model.first_trained == 10
+        accumulate(model)
+    assert model.backbone.first_trained == 10
     assert [value.requires_grad for value in model.encoder.parameters()] == [False] * 8 + [True] * 2
 
 
-def test_gradients_below_the_least_float16_number_are_found(trained, monkeypatch):
+def test_gradients_below_the_least_float16_number_are_found(trained, accumulate, monkeypatch):
     """A loss of a 65536th has gradients that float16 cannot hold: they are those of float32 all the same."""
-    violations = prune.triplet_violations
+    violations = LOSSES["triplet"]
 
     def tiny(*given):
         violation, violating = violations(*given)
         return violation * 2.0**-16, violating
 
-    monkeypatch.setattr(prune, "triplet_violations", tiny)
+    monkeypatch.setitem(LOSSES, "triplet", tiny)
     found = {}
     for precision in ("fp32", "fp16"):
-        options, model = loaded(trained, precision)
-        prune.accumulate_gradients(model, train.load_training_set(options), options, torch.device("cpu"))
-        found[precision] = [value.grad for value in model.encoder.parameters()]
+        found[precision] = [value.grad for value in accumulate(loaded(trained[1], precision)).encoder.parameters()]
     for wanted, gradient in zip(found["fp32"], found["fp16"], strict=True):
         assert gradient.dtype == torch.float32 and wanted.norm() > 0
         assert (gradient - wanted).norm() < 0.1 * wanted.norm()
@@ -232,7 +249,7 @@ def test_a_gradients_scale_falls_until_nothing_overflows():
     """d/dx of c x through float16 is c, whatever c is, as long as c times some scale up to 65536 fits."""
     for c, largest in ((2.0**-26, 2.0**16), (1.0, 2.0**15), (2.0**10, 2.0**5)):
         weight = torch.ones(1, requires_grad=True)
-        (found,), scale = prune.scaled_gradients((weight.half().float() * c).sum(), [weight], 2.0**16)
+        (found,), scale = pruning.scaled_gradients((weight.half().float() * c).sum(), [weight], 2.0**16)
         assert found.item() == c and scale == largest
 
 
@@ -256,11 +273,11 @@ def test_pruning_without_a_run(trained, capsys):
 def test_pruning_without_the_package(trained, capsys, monkeypatch):
     places, run = trained
     find = importlib.util.find_spec
-    monkeypatch.setattr(prune.importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
     assert main.main([*places, "--mode=prune", f"--resume={run}"]) == 2
     one_line(capsys, "torch-pruning", "requirements-deploy.txt")
 
 
 def test_a_wrong_number_of_channels(capsys):
     with pytest.raises(UserError, match="5 convolutions"):
-        build_encoder("alexnet", [8, 8])
+        build_backbone("alexnet", [8, 8])

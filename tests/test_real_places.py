@@ -6,16 +6,17 @@ import pytest
 import torch
 
 import main
-import vpr.search
-from vpr.centroids import start_pooling
-from vpr.frozen_features import FrozenFeatures
-from vpr.images import PhotoReader
-from vpr.model import build_model
-from vpr.places import load_places
-from vpr.test import describe_split, measure
-from vpr.trunk_cache import cached_source
+import vpr.search.exact
+from vpr.artifacts.centroids import init_pooling
+from vpr.data.places import PlacesSpec, load_places
+from vpr.data.reader import Reading
+from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.evaluation.evaluate import describe_split, measure
+from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
 
 CPU = torch.device("cpu")
+READING = Reading(workers=2)
 
 # Percent at 1, 5, 10, 20, measured elsewhere: AlexNet (torchvision V1), 64 clusters, float32, own image size.
 TOWER = {"1": 59.6, "5": 83.5, "10": 91.9, "20": 96.5}
@@ -51,38 +52,36 @@ def off_the_shelf(shared, tmp_path_factory):
 
     centroids = next(folder.glob("*.hdf5"))
 
-    def make(places, *flags):
-        where = [f"--root={shared / 'places' / places}", f"--dataPath={centroids}"]
-        options = main.parse_options(["--mode=train", *common, *where, *flags])
-        model = build_model(options)
-        start_pooling(model, options)
-        return load_places(options, "val"), model.place(CPU, options.precision), options
+    def make(places, precision):
+        where = PlacesSpec("pittsburgh", shared / "places" / places)
+        model = build_model(ModelSpec("alexnet", str(weights)))
+        init_pooling(model, centroids, where, None)
+        return load_places(where, "val"), model.to_device(CPU, precision)
 
     return make
 
 
-def recalls(photos, model, options, source=None):
-    source = source or PhotoReader(photos.files, None, options.threads)
-    descriptors = describe_split(model, photos, source, options, CPU)
-    return measure(descriptors, model, photos, [1, 5, 10, 20], options)[0].recalls
+def recalls(photos, model, source=None):
+    descriptors = describe_split(model, photos, source or READING.of(photos.files))
+    return measure(descriptors, model, photos, [1, 5, 10, 20])[0].recalls
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("places", ["tower", "corridor"])
 def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monkeypatch):
     """Within one query at each N: fast convolutions, the trunk cache, small tiles, and bf16 (on the few photos)."""
-    photos, model, options = off_the_shelf(places, "--precision=fp32", "--trunkCache=memory")
-    cached = cached_source(PhotoReader(photos.files, None, options.threads), "val", model, options, CPU)
+    photos, model = off_the_shelf(places, "fp32")
+    cached = cached_source(READING.of(photos.files), "val", model, "memory")
     assert isinstance(cached, FrozenFeatures)
-    found = {"cache": recalls(photos, model, options, cached)}
-    monkeypatch.setattr(vpr.search, "TILE_BYTES", 1 << 20)
-    found["cache, small tiles"] = recalls(photos, model, options, cached)
+    found = {"cache": recalls(photos, model, cached)}
+    monkeypatch.setattr(vpr.search.exact, "TILE_BYTES", 1 << 20)
+    found["cache, small tiles"] = recalls(photos, model, cached)
     monkeypatch.undo()
-    found["fast convolutions"] = recalls(photos, model, options)
-    model.fast = False
-    plain = recalls(photos, model, options)
+    found["fast convolutions"] = recalls(photos, model)
+    model.backbone.fast = False
+    plain = recalls(photos, model)
     if places == "corridor":
-        found["bf16"] = recalls(*off_the_shelf(places, "--precision=bf16"))
+        found["bf16"] = recalls(*off_the_shelf(places, "bf16"))
     assert 0.4 < plain[1] < plain[20] < 1
     for name, values in found.items():
         for n, value in values.items():

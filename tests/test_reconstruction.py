@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from netvlad import NetVLAD
-from vpr.encoder import NORMALIZATIONS
-from vpr.images import SizeGroup
-from vpr.model import GlobalPooling, PlaceModel
-from vpr.precision import compute_dtype
-from vpr.reconstruction import _distance, distill, reconstruct, refit
+from vpr.common.device import compute_dtype
+from vpr.compression.reconstruction import distill, feature_distance, reconstruct, refit
+from vpr.data.reader import SizeGroup
+from vpr.models.place_model import PlaceModel
+from vpr.models.spec import ModelSpec
 
 CHANNELS = [16, 16, 16, 16, 16]
 
@@ -27,26 +26,27 @@ class Photos:
             yield [SizeGroup(torch.zeros(1, dtype=torch.long), photo.to(torch.uint8), size)]
 
 
-def small_model(channels, normalization, fast, pool=None):
-    model = PlaceModel("alexnet", pool or GlobalPooling("avg"), channels[-1], normalization, None, channels)
+def small_model(channels, normalization, fast, pooling="avg"):
+    spec = ModelSpec("alexnet", "none", normalization, tuple(channels), pooling, clusters=2, train_from="conv1")
+    model = PlaceModel(spec)
     torch.manual_seed(0)
     for layer in model.encoder:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.normal_(layer.bias, std=0.1)
-    model.fast = fast and model.place(torch.device("cpu"), "fp32").fast
+    model.backbone.fast = fast and model.to_device(torch.device("cpu"), "fp32").backbone.fast
     return model.eval()
 
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "fp32"), (False, "fp32"), (False, "bf16")])
 def test_twins_that_went_are_made_up_for(fast, precision):
     """Every second filter is a copy of the one before: half of them can do all, with other weights after them."""
-    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], fast)
+    original = small_model(CHANNELS, "torchvision", fast)
     with torch.no_grad():
         for layer in original.encoder:
             if isinstance(layer, nn.Conv2d):
                 layer.weight[1::2], layer.bias[1::2] = layer.weight[::2].clone(), layer.bias[::2].clone()
-    pruned = small_model([8] * 5, NORMALIZATIONS["torchvision"], fast)
+    pruned = small_model([8] * 5, "torchvision", fast)
     kept = [torch.arange(0, 16, 2)] * 5
     inputs = torch.arange(3)
     for model in (original, pruned):
@@ -85,18 +85,18 @@ def test_a_refit_is_the_ridge_regression_of_augmented_rows(rows):
 
 
 def test_a_layer_that_lost_nothing_stays_as_it_is():
-    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], True)
-    same = small_model(CHANNELS, NORMALIZATIONS["torchvision"], True)
+    original = small_model(CHANNELS, "torchvision", True)
+    same = small_model(CHANNELS, "torchvision", True)
     reconstruct(same, original, [torch.arange(16)] * 5, Photos(), seed=0)
     for found, wanted in zip(same.encoder.parameters(), original.encoder.parameters(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("pool", [NetVLAD(2, 8), GlobalPooling("avg")])
+@pytest.mark.parametrize("pooling", ["netvlad", "avg"])
 @pytest.mark.parametrize(("fast", "precision"), [(True, "fp32"), (False, "bf16")])
-def test_distilling_brings_all_layers_nearer_to_what_the_original_gives(fast, precision, pool):
-    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], fast)
-    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], fast, pool)
+def test_distilling_brings_all_layers_nearer_to_what_the_original_gives(fast, precision, pooling):
+    original = small_model(CHANNELS, "torchvision", fast)
+    pruned = small_model([16, 16, 16, 16, 8], "torchvision", fast, pooling)
     filters = torch.arange(15, -1, -2)  # backwards, so that their order counts
     with torch.no_grad():
         for small, large in zip(pruned.encoder.parameters(), original.encoder.parameters(), strict=True):
@@ -110,7 +110,7 @@ def test_distilling_brings_all_layers_nearer_to_what_the_original_gives(fast, pr
 
     def apart():
         with torch.no_grad():
-            return sum(_distance(pruned, original, filters, photo).item() for photo in photos)
+            return sum(feature_distance(pruned, original, filters, photo).item() for photo in photos)
 
     before = apart()
     distill(pruned, original, filters, Singles(), photos=240, seed=0)
@@ -127,19 +127,19 @@ class Singles(Photos):
             yield [group for index in batch for group in next(super(Singles, self).batches([[index]]))]
 
 
-@pytest.mark.parametrize("pool", [NetVLAD(2, 8), GlobalPooling("max")])
-def test_the_distance_is_that_of_what_the_pooling_takes(pool):
+@pytest.mark.parametrize("pooling", ["netvlad", "max"])
+def test_the_distance_is_that_of_what_the_pooling_takes(pooling):
     """Place by place, in NumPy: directions for NetVLAD, else lengths too."""
-    original = small_model(CHANNELS, NORMALIZATIONS["torchvision"], True)
-    pruned = small_model([16, 16, 16, 16, 8], NORMALIZATIONS["torchvision"], True, pool)
+    original = small_model(CHANNELS, "torchvision", True)
+    pruned = small_model([16, 16, 16, 16, 8], "torchvision", True, pooling)
     filters = torch.arange(15, -1, -2)
     photos = torch.cat([next(Photos().batches([[index]]))[0].values for index in (2, 4)])
     with torch.no_grad():
-        found = _distance(pruned, original, filters, photos).item()
+        found = feature_distance(pruned, original, filters, photos).item()
         wanted = original.local_descriptors(photos)[:, filters].double().numpy()
         given = pruned.local_descriptors(photos).double().numpy()
     given, wanted = (values.reshape(2, 8, -1).transpose(0, 2, 1) for values in (given, wanted))  # [B, P, 8]
-    if isinstance(pool, NetVLAD):
+    if pooling == "netvlad":
         given, wanted = (values / np.linalg.norm(values, axis=2, keepdims=True) for values in (given, wanted))
     distances = np.sum((given - wanted) ** 2, axis=2) / np.mean(np.sum(wanted**2, axis=2))  # 1 for directions
     assert found == pytest.approx(np.sum(np.mean(distances, axis=1)), rel=1e-4)

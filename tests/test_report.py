@@ -20,10 +20,10 @@ from report_page import (
     worst_first,
 )
 
-from vpr import report
-from vpr.errors import UserError
-from vpr.outcomes import Hit, Outcome
-from vpr.report import write_report
+from vpr.common.errors import UserError
+from vpr.evaluation.outcomes import Hit, Outcome
+from vpr.report import html as report
+from vpr.report.html import write_report
 
 
 def outcomes_in(page):
@@ -64,7 +64,7 @@ def test_metres_that_are_not_a_number_are_not_known(tmp_path):
     ],
 )
 def test_status_in_words(rank, answerable, words):
-    assert Outcome(0, [], rank, answerable).verdict == words
+    assert Outcome(0, [], rank, answerable).status == words
 
 
 def test_page_asks_for_nothing_from_elsewhere(tmp_path):

@@ -18,9 +18,9 @@ from report_page import (
     worst_first,
 )
 
-from vpr import report
-from vpr.outcomes import Outcome
-from vpr.report import write_report
+from vpr.evaluation.outcomes import Outcome
+from vpr.report import html as report
+from vpr.report.html import write_report
 
 
 def cells_of(outcome, names):

@@ -9,19 +9,22 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from drawing import draw_photo
 
 import main
-import vpr.train
+import vpr.training.trainer
 from benchmarks.determinism import different, final_state
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.precision import AUTO_VARIABLE, compute_dtype, precision_name
-from vpr.runs import newest_run
+from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
+from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
+from vpr.models.backbones.base import build_backbone
+from vpr.models.place_model import build_model
 
 EPOCHS, BLOCKS = 2, 2
+pytestmark = pytest.mark.slow
 MAIN = Path(main.__file__)
 
 
@@ -63,7 +66,7 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
     tiny_city, never_stopped, tmp_path, monkeypatch, checkpoints_before_stop
 ):
     (tmp_path / "centroids").symlink_to(never_stopped / "centroids")
-    written, save = [], vpr.train.save_checkpoint
+    written, save = [], vpr.training.trainer.save_checkpoint
 
     def save_and_stop(*arguments, **named):
         save(*arguments, **named)
@@ -71,7 +74,7 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
         if len(written) == checkpoints_before_stop:
             raise Stopped
 
-    monkeypatch.setattr(vpr.train, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(vpr.training.trainer, "save_checkpoint", save_and_stop)
     with pytest.raises(Stopped):
         main.main(training(tiny_city, tmp_path))
     monkeypatch.undo()
@@ -90,9 +93,8 @@ def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
 def test_training_moves_the_weights(tiny_city, never_stopped):
     """Without this the comparison above would hold for a training that does nothing."""
     checkpoint = newest_checkpoint(never_stopped)
-    start = vpr.train.build_model(
-        main.parse_options([*flags(tiny_city, never_stopped), "--mode=train"])
-    ).encoder.state_dict()
+    options = parse_options([*flags(tiny_city, never_stopped), "--mode=train"])
+    start = build_model(model_spec(options)).encoder.state_dict()
     assert not torch.equal(checkpoint["state_dict"]["encoder.0.weight"], start["0.weight"])
     assert checkpoint["position"]["steps"] >= EPOCHS * BLOCKS
 
@@ -106,7 +108,7 @@ def test_a_killed_run_goes_on(tiny_city, never_stopped, tmp_path):
     while not list((tmp_path / "runs").glob("[0-9]*/flags.json")) and time.monotonic() < give_up:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it had not ended by itself"
     assert main.main(resuming(tmp_path)) == 0
     assert newest_checkpoint(tmp_path)["position"]["epoch"] == EPOCHS + 1
     wanted, found = newest_checkpoint(never_stopped)["state_dict"], newest_checkpoint(tmp_path)["state_dict"]
@@ -143,8 +145,8 @@ def test_a_resumed_run_keeps_the_number_format_that_auto_meant_when_it_began(
     assert len(said) == 1 and said[0].endswith(f"goes on in {began}" if noted else f"{other} from here on")
     assert result["model"].endswith(f", {began if noted else other}")
     # A test has no earlier arithmetic to keep to: auto is what is fast where it runs.
-    assert main.parse_options(["--mode=test", f"--resume={run}"]).precision == "auto"
-    typed = main.parse_options(["--mode=train", f"--resume={run}", "--precision=fp16"])
+    assert parse_options(["--mode=test", f"--resume={run}"]).precision == "auto"
+    typed = parse_options(["--mode=train", f"--resume={run}", "--precision=fp16"])
     assert typed.precision == "fp16"
 
 
@@ -159,6 +161,8 @@ def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(tiny_city, never_stopped, t
     for line in process.stdout:
         if line.startswith("epoch 1 block 1"):
             break
+    else:
+        pytest.fail(process.stderr.read())
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -176,15 +180,12 @@ def one_line(capsys):
 @pytest.fixture(scope="module")
 def own_photos(tmp_path_factory):
     """A folder of own photos in each split: a street with a photo every 12 m and 4 queries; a run trained on it."""
-    folder, random = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("own")
     for split, south in (("train", 0), ("val", 4000)):
         for kind, count, off in (("database", 24, 0), ("queries", 4, 3)):
-            place = folder / "photos" / split / kind
-            place.mkdir(parents=True)
             for number in range(count):
-                coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-                photo = Image.fromarray(coarse).resize((80, 64))
-                photo.save(place / f"@{500000 + 12 * number + off}@{4477000 + south}@{kind}@.jpg")
+                name = f"@{500000 + 12 * number + off}@{4477000 + south}@{kind}@.jpg"
+                draw_photo(folder / "photos" / split / kind / name, (80, 64), [south, off, number])
     call = [
         "--mode=train", "--dataset=folder", f"--root={folder / 'photos'}", "--arch=alexnet", "--fromscratch",
         "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32", f"--runsPath={folder / 'runs'}",
@@ -299,10 +300,10 @@ def test_a_run_keeps_its_flags_but_those_of_the_machine(own_copy, tmp_path, caps
     flags = json.loads((run / "flags.json").read_text())
     changed = {"recallValues": [1, 3], "cachePath": str(tmp_path / "big"), "cacheBatchSize": 7, "threads": 1}
     (run / "flags.json").write_text(json.dumps({**flags, **changed, "device": "cuda"}))
-    options = main.parse_options(["--mode=train", f"--resume={run}"])
+    options = parse_options(["--mode=train", f"--resume={run}"])
     assert (options.recallValues, options.cachePath, options.cacheBatchSize) == ([1, 3], str(tmp_path / "big"), 7)
-    assert options.threads == main.parse_options(["--mode=train"]).threads and options.device == "auto"
-    assert main.parse_options(["--mode=train", f"--resume={run}", "--recallValues", "2"]).recallValues == [2]
+    assert options.threads == parse_options(["--mode=train"]).threads and options.device == "auto"
+    assert parse_options(["--mode=train", f"--resume={run}", "--recallValues", "2"]).recallValues == [2]
     assert main.main([*call, "--device=cpu"]) == 0
     results = json.loads((run / "results.json").read_text())[-1]
     assert list(results["recalls"]) == ["1", "3"]
@@ -331,8 +332,8 @@ def test_flags_that_change_how_a_resumed_run_ends_are_said(own_copy, capsys, typ
 def test_equal_trainings_by_two_threads_end_with_the_same_bits(tiny_places, tmp_path, precision):
     """Three processes of two threads each; tuples that share their photos, so that gradients of several add up."""
     torch.manual_seed(0)
-    encoder = build_encoder("alexnet")
-    initialize_randomly(encoder, 0)
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
     torch.save(encoder.state_dict(), tmp_path / "weights.pth")
     common = [
         sys.executable, str(MAIN), "--dataset=pittsburgh", f"--root={tiny_places}", "--arch=alexnet", "--threads=0",

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-import vpr.search
+import vpr.search.exact
 from pittsburgh import Places, read_places
-from vpr.approximate import IndexSearch, build_index
-from vpr.recall import recall_at, recall_line
-from vpr.search import first_per_panorama, panoramas_of
+from vpr.evaluation.recall import recall_at, recall_line
+from vpr.search.approximate import IndexSearch, build_index
+from vpr.search.protocols import first_per_panorama, panoramas_of
 
 
 def make_places(protocol, database, queries, database_times=None, query_times=None):
@@ -29,11 +29,11 @@ def make_places(protocol, database, queries, database_times=None, query_times=No
 
 
 def nearest(database, queries, *arguments):
-    return vpr.search.nearest(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
+    return vpr.search.exact.nearest(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
 
 
 def search_places(database, queries, *arguments):
-    return vpr.search.search_places(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
+    return vpr.search.protocols.search_places(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
 
 
 def flat_search(database):
@@ -243,7 +243,7 @@ def test_approximate_search_finds_what_is_allowed_though_little_is():
 def test_search_by_tiles_of_any_size_is_that_of_a_sort(monkeypatch, tile_rows):
     random = np.random.default_rng(tile_rows)
     database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
-    monkeypatch.setattr(vpr.search, "TILE_BYTES", 4 * 6 * tile_rows)
+    monkeypatch.setattr(vpr.search.exact, "TILE_BYTES", 4 * 6 * tile_rows)
     allowed = np.sort(random.permutation(40)[:25])
     found = nearest(database, queries, 9, allowed)
     expected = allowed[np.argsort(squared_distances(database[allowed], queries), axis=1)[:, :9]]

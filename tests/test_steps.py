@@ -8,14 +8,17 @@ import torch
 from test_mining_and_loss import ALL, brute_force, make_problem, mine_all, no_memory
 
 import main
-import vpr.train
-from vpr.images import PhotoReader
-from vpr.mining import MiningRules, TrainingTuple, batches_of_queries
-from vpr.model import build_model
-from vpr.runs import newest_run
-from vpr.steps import train_block
-from vpr.train import load_training_set
-from vpr.training_state import new_state, splits_of
+import vpr.training.trainer
+from vpr.artifacts.runs import newest_run
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import CPU, Reading
+from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
+from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
+from vpr.training.rules import TrainingRules
+from vpr.training.state import new_state, splits_of
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
 
 
 def tuple_of(query):
@@ -56,13 +59,13 @@ def flags(tiny_city, folder):
 
 def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny_city, tmp_path, monkeypatch):
     """Of 12 queries the first, and those at places 5, 6 and 7 violate: of three batches two make a step."""
-    mine = vpr.train.mine
+    mine = vpr.training.trainer.mine
 
     def few(queries, *others):
         chosen = set(queries[[0, 5, 6, 7]].tolist())
         return [item for item in mine(queries, *others) if item.query in chosen]
 
-    monkeypatch.setattr(vpr.train, "mine", few)
+    monkeypatch.setattr(vpr.training.trainer, "mine", few)
     assert main.main([*flags(tiny_city, tmp_path), "--nEpochs=1", "--margin=4", "--batchSize=4"]) == 0
     checkpoint = newest_run(tmp_path) / "checkpoints" / "checkpoint.pth.tar"
     assert torch.load(checkpoint, weights_only=True)["position"]["steps"] == 2
@@ -70,18 +73,18 @@ def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny
 
 def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pairs(tiny_city, tmp_path):
     """Against a loop over single photos in float32, with momentum and weight decay by hand."""
-    options = main.parse_options([*flags(tiny_city, tmp_path), "--lr=0.01", "--margin=0.1"])
-    training = load_training_set(options)
+    rules, spec = TrainingRules(lr=0.01, margin=0.1), ModelSpec("alexnet", "none", pooling="avg")
+    training = load_training_set(PlacesSpec("toy", tiny_city), rules)
     photos, count = training.photos, len(training.photos.database_files)
-    model = build_model(options)
+    model = build_model(spec).to_device(CPU, "fp32")
     plain = copy.deepcopy(model)
-    state = new_state(model, options, splits_of(photos), torch.device("cpu"))
-    reader = PhotoReader(photos.files, options.imageSize, 0)
+    state = new_state(model, rules, splits_of(photos))
+    reader = photos.reader(Reading((48, 64)))
     batches = [
         [TrainingTuple(0, int(training.positives[0][0]), np.array([30, 40]))],
         [TrainingTuple(query, int(training.positives[query][0]), np.array([7 * query, 20])) for query in (3, 5)],
     ]
-    train_block(state, reader, count, batches, options, torch.device("cpu"), "steps")
+    Trainer(state, training, photos, Sources(reader, reader), rules, tmp_path).train_block(batches, "steps")
 
     velocity = [torch.zeros_like(value) for value in plain.parameters()]
     for batch in batches:
@@ -100,7 +103,7 @@ def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pai
                 speed.mul_(0.9).add_(value.grad + 0.001 * value)
                 value.sub_(0.01 * speed)
     assert state.position.steps == 2 and state.position.tuples == 3
-    start = build_model(options)
+    start = build_model(spec)
     for found, wanted, before in zip(model.parameters(), plain.parameters(), start.parameters(), strict=True):
         moved = (wanted - before).norm()
         assert moved > 0 and (found - wanted).norm() < 0.01 * moved

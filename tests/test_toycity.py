@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from vpr import places
-from vpr.errors import UserError
+from vpr.common.errors import UserError
+from vpr.data import places
 from vpr.toycity import is_current, make_toy_city, writer
 from vpr.toycity.camera import GROUND, LAYERS, Camera, cast_rays, visible_layers
 from vpr.toycity.city import SPLITS, Walls, build_quarter, generator
@@ -286,7 +286,7 @@ def test_the_first_process_of_each_machine_draws_unless_its_folder_is_shared(
     drawn, there = [], []
     monkeypatch.setattr(places.processes, "is_main", lambda: main)
     monkeypatch.setattr(places.processes, "local_rank", lambda: local_rank)
-    monkeypatch.setattr(places.processes, "wait_for_all", lambda: there.append(shared))
+    monkeypatch.setattr(places.processes, "barrier", lambda: there.append(shared))
     monkeypatch.setattr("vpr.toycity.is_current", lambda *_: bool(drawn) or any(there))
     monkeypatch.setattr("vpr.toycity.make_toy_city", lambda root, **_: drawn.append(root))
     places.draw_toy_city(tmp_path)

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 import main
-from vpr.encoder import build_encoder, initialize_randomly
-from vpr.errors import UserError
-from vpr.frozen_features import FrozenFeatures
-from vpr.images import PhotoReader
-from vpr.model import build_model
-from vpr.options import parse_options
-from vpr.places import load_places
-from vpr.runs import newest_run
-from vpr.trunk_cache import cached_source
+from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec, places_spec
+from vpr.common.errors import UserError
+from vpr.data.places import load_places
+from vpr.data.reader import PhotoReader
+from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.models.backbones.base import build_backbone
+from vpr.models.place_model import build_model
 
 ALEXNET = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
 # Of the paper's column D: two, two, three, three, three convolutions, each with its ReLU, a pooling after each block.
@@ -31,8 +31,8 @@ def weights(tmp_path_factory):
     """Files of random weights: what is in a file counts as pretrained."""
     files = {}
     for arch in ("alexnet", "vgg16"):
-        encoder = build_encoder(arch)
-        initialize_randomly(encoder, 1)
+        encoder = build_backbone(arch)
+        encoder.initialize(1)
         files[arch] = tmp_path_factory.mktemp("weights") / f"{arch}.pth"
         torch.save(encoder.state_dict(), files[arch])
     return files
@@ -53,8 +53,8 @@ def trained_layers(model):
 @pytest.mark.parametrize(("arch", "layers"), [("alexnet", ALEXNET), ("vgg16", VGG16)])
 def test_the_layer_named_and_those_after_it_are_trained(weights, arch, layers):
     for name in layers if arch == "alexnet" else ("conv1_1", "conv3_2", "conv4_1", "conv5_3"):
-        model = build_model(options_of(weights, arch, f"--trainFrom={name}"))
-        assert model.first_trained == layers[name]
+        model = build_model(model_spec(options_of(weights, arch, f"--trainFrom={name}")))
+        assert model.backbone.first_trained == layers[name]
         assert trained_layers(model) == [place for place in layers.values() if place >= layers[name]]
 
 
@@ -62,8 +62,8 @@ def test_without_the_flag_the_last_block_or_from_random_weights_everything_is_tr
     assert options_of(weights, "alexnet").trainFrom == "conv5"
     assert options_of(weights, "vgg16").trainFrom == "conv5_1"
     assert parse_options(["--mode=train", "--arch=alexnet", "--fromscratch"]).trainFrom == "conv1"
-    assert build_model(options_of(weights, "alexnet")).first_trained == 10
-    assert build_model(options_of(weights, "vgg16")).first_trained == 24
+    assert build_model(model_spec(options_of(weights, "alexnet"))).backbone.first_trained == 10
+    assert build_model(model_spec(options_of(weights, "vgg16"))).backbone.first_trained == 24
     channels = ["--channels", "16", "16", "16", "16", "8"]
     assert options_of(weights, "alexnet", *channels).trainFrom == "conv1"  # pruned: filters are gone everywhere
 
@@ -83,9 +83,9 @@ def test_the_trunk_cache_holds_what_the_layers_below_give(weights, tiny_city, tm
     flags = ["--dataset=toy", f"--root={tiny_city}", "--imageSize", "64", "80", "--trunkCache=disk", "--precision=fp32"]
     for layer in ("conv5", name, "conv3", name):
         options = options_of(weights, "alexnet", *flags, "--cacheBatchSize=8", f"--trainFrom={layer}", place)
-        model = build_model(options).place(torch.device("cpu"), "fp32")
-        reader = PhotoReader(load_places(options, "val").files[:8], options.imageSize, 0)
-        source = cached_source(reader, "few", model, options, torch.device("cpu"))
+        model = build_model(model_spec(options)).to_device(torch.device("cpu"), "fp32")
+        reader = PhotoReader(load_places(places_spec(options), "val").files[:8], options.imageSize, 0)
+        source = cached_source(reader, "few", model, "memory")
         assert isinstance(source, FrozenFeatures)
     with torch.no_grad():
         photos = next(reader.batches([range(8)]))[0].values

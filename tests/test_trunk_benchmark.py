@@ -8,15 +8,15 @@ from benchmarks import trunk as trunk_bench
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing
 from benchmarks.stages import Bench
-from vpr.encoder import build_encoder, initialize_randomly
+from vpr.models.backbones.base import build_backbone
 
 CPU = torch.device("cpu")
 
 
 def test_every_way_of_a_trunk_gives_the_same_up_to_rounding(tmp_path):
     weights = tmp_path / "alexnet.pth"
-    encoder = build_encoder("alexnet")
-    initialize_randomly(encoder, 0)
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
     torch.save(encoder.state_dict(), weights)
     ceilings = Ceilings(1, 1, 1)
     bench = Bench(CPU, ceilings, {"alexnet": str(weights)}, [], "toy", "", repeats=1)

@@ -12,15 +12,16 @@ from PIL import Image
 from torch import nn
 
 import main
-from vpr import trunk_cache
-from vpr.descriptors import describe, describe_batch
-from vpr.encoder import build_encoder
-from vpr.errors import UserError
-from vpr.frozen_features import FrozenFeatures
-from vpr.images import PhotoReader
-from vpr.model import build_model
-from vpr.runs import newest_run
-from vpr.trunk_cache import cached_source
+from vpr.artifacts.runs import newest_run
+from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
+from vpr.common.errors import UserError
+from vpr.data.reader import PhotoReader
+from vpr.descriptors import trunk_cache
+from vpr.descriptors.describe import describe, describe_batch
+from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
+from vpr.models.backbones.base import build_backbone
+from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
 SIZES = [(64, 48), (64, 48), (80, 56), (48, 64), (64, 48)]  # width, height
@@ -30,7 +31,7 @@ SIZES = [(64, 48), (64, 48), (80, 56), (48, 64), (64, 48)]  # width, height
 def weights(tmp_path_factory):
     """Weights of AlexNet in a file: with these its lower layers are frozen, as with pretrained ones."""
     torch.manual_seed(0)
-    encoder = build_encoder("alexnet")
+    encoder = build_backbone("alexnet")
     for layer in encoder:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
@@ -55,22 +56,24 @@ def make(weights, photos, tmp_path):
     """Makes (source, model, options) as a training with some flags does."""
 
     def run(*flags, paths=photos):
-        options = main.parse_options([
+        options = parse_options([
             "--mode=train", "--arch=alexnet", f"--weights={weights}", "--num_clusters=4", "--threads=0",
             "--cacheBatchSize=2", f"--cachePath={tmp_path / 'cache'}", *flags,
         ])  # fmt: skip
         torch.manual_seed(1)
-        model = build_model(options).place(CPU, options.precision).eval()
+        model = build_model(model_spec(options)).to_device(CPU, options.precision).eval()
         nn.init.normal_(model.pool.conv.weight, std=3)
         nn.init.normal_(model.pool.centroids, std=0.02)  # near 0, as local descriptors are: photos come out unlike
-        source = cached_source(PhotoReader(paths, None, 0), "places", model, options, CPU)
+        source = cached_source(
+            PhotoReader(paths, None, 0), "places", model, options.trunkCache, tmp_path / "cache", batch_size=2
+        )
         return source, model, options
 
     return run
 
 
 def described(source, model, options, order):
-    return describe(model, source, order, options, CPU, "test")[0].float()
+    return describe(model, source, order, options.cacheBatchSize, "test")[0].float()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -93,7 +96,7 @@ def test_gradients_from_the_cache_are_those_of_the_whole_trunk(make):
     gradients = []
     for source, model, _ in (make("--trunkCache=memory"), make("--trunkCache=off")):
         (batch,) = source.batches([[0, 1, 4]])
-        describe_batch(model, batch[:1], CPU)[0, ::3].sum().backward()
+        describe_batch(model, batch[:1])[0, ::3].sum().backward()
         gradients.append({name: value.grad for name, value in model.named_parameters() if value.requires_grad})
     found, wanted = gradients
     assert found.keys() == wanted.keys() and len(wanted) == 4  # conv5 and the pooling
@@ -223,6 +226,7 @@ def test_a_network_from_scratch_has_nothing_to_cache(make):
     assert isinstance(make("--trunkCache=disk", "--weights=none")[0], PhotoReader)
 
 
+@pytest.mark.slow
 def test_training_from_the_cache_ends_where_training_without_it_ends(tiny_city, weights, tmp_path):
     model = ["--arch=alexnet", f"--weights={weights}", "--num_clusters=4", "--imageSize", "64", "80", "--lr=0.01"]
     common = [

@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 import main
-import vpr.validation
-from vpr.errors import UserError
-from vpr.runs import newest_run
+import vpr.training.validation
+from vpr.artifacts.runs import newest_run
+from vpr.common.errors import UserError
 
 
 def spec_of_a_test_split(root, write_spec):
@@ -84,7 +84,7 @@ def test_a_measurement_that_fails_says_how_to_make_it_up(tiny_places, tmp_path, 
     def unreadable(*_, **__):
         raise UserError("a photo is gone")
 
-    monkeypatch.setattr(vpr.validation, "describe_split", unreadable)
+    monkeypatch.setattr(vpr.training.validation, "describe_split", unreadable)
     capsys.readouterr()
     call = ["--mode=train", f"--resume={run}", f"--root={tiny_places}", "--threads=0", "--device=cpu"]
     assert main.main(call) == 2

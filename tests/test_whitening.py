@@ -11,9 +11,9 @@ from sklearn.decomposition import PCA
 
 import main
 from pittsburgh import read_places, write_places
-from vpr.errors import UserError
-from vpr.runs import newest_run
-from vpr.whitening import (
+from vpr.artifacts.runs import newest_run
+from vpr.common.errors import UserError
+from vpr.models.whitening import (
     StoredWhitening,
     Whitening,
     WhiteningRecipe,
@@ -67,7 +67,7 @@ def test_dual_form_is_the_primal_one():
 def test_tiles_of_columns_change_nothing(monkeypatch):
     rows = correlated(25, 80)
     wanted = learn_whitening(rows, 10).projection
-    monkeypatch.setattr("vpr.whitening.TILE", 7)
+    monkeypatch.setattr("vpr.models.whitening.TILE", 7)
     found = learn_whitening(rows, 10).projection
     signs = torch.sign((found * wanted).sum(dim=1, keepdim=True))
     assert (found * signs - wanted).abs().max() < 1e-3 * wanted.abs().max()
@@ -132,17 +132,11 @@ def test_what_is_no_whitening_is_refused(tmp_path, content):
         load_whitening(path)
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_city, tmp_path_factory):
-    """Flags of a folder with centroids and a run of one epoch."""
-    folder = tmp_path_factory.mktemp("whiten")
-    common = [
-        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0",
-        "--device=cpu", f"--dataPath={folder}", f"--runsPath={folder / 'runs'}",
-    ]  # fmt: skip
-    assert main.main([*common, "--mode=cluster"]) == 0
-    assert main.main([*common, "--mode=train", "--nEpochs=1"]) == 0
-    return common, folder
+@pytest.fixture
+def trained(copy_toy_run, tmp_path):
+    """Flags of a folder of the test's own with centroids and a run of one epoch."""
+    copied = copy_toy_run(tmp_path)
+    return [*copied.places, *copied.model]
 
 
 def results_of(common, *flags):
@@ -155,42 +149,38 @@ def results_of(common, *flags):
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["off the shelf", "run"])
 def test_a_whitening_is_learnt_once_and_used_by_test(trained, resume, capsys):
-    common, _ = trained
-    plain = results_of(common, *resume)
+    plain = results_of(trained, *resume)
     assert plain["descriptor_dim"] == 1024
-    assert main.main([*common, "--mode=whiten", "--pcaDim=16", *resume]) == 0
-    white = results_of(common, *resume)
+    assert main.main([*trained, "--mode=whiten", "--pcaDim=16", *resume]) == 0
+    white = results_of(trained, *resume)
     assert white["descriptor_dim"] == 16 and "1024-D whitened to 16-D" in white["model"]
     assert white["bytes_per_image"] == 32
-    assert results_of(common, *resume, "--pcaDim=4")["descriptor_dim"] == 4
-    again = results_of(common, *resume, "--noWhiten")
+    assert results_of(trained, *resume, "--pcaDim=4")["descriptor_dim"] == 4
+    again = results_of(trained, *resume, "--noWhiten")
     assert again["descriptor_dim"] == 1024 and again["recalls"] == plain["recalls"]
     assert "whitened" not in again["model"]
     capsys.readouterr()
-    assert main.main([*common, "--mode=test", "--pcaDim=17", *resume]) == 2
+    assert main.main([*trained, "--mode=test", "--pcaDim=17", *resume]) == 2
     assert "16 dimensions" in capsys.readouterr().err
 
 
 def test_fewer_photos_than_dimensions_are_said_aloud(trained, capsys):
-    common, _ = trained
-    assert main.main([*common, "--mode=whiten", "--nPCA=10", "--resume"]) == 0
+    assert main.main([*trained, "--mode=whiten", "--nPCA=10", "--resume"]) == 0
     assert "10 photos and 1024 dimensions give 9 components" in capsys.readouterr().out
-    assert main.main([*common, "--mode=whiten", "--nPCA=1"]) == 2
+    assert main.main([*trained, "--mode=whiten", "--nPCA=1"]) == 2
 
 
 def test_whitening_of_earlier_weights_is_not_used(trained, tmp_path, capsys):
-    common, _ = trained
-    assert main.main([*common, "--mode=whiten", "--pcaDim=8", "--resume", "--ckpt=best"]) == 0
-    assert main.main([*common, "--mode=train", "--resume", "--nEpochs=2"]) == 0
+    assert main.main([*trained, "--mode=whiten", "--pcaDim=8", "--resume", "--ckpt=best"]) == 0
+    assert main.main([*trained, "--mode=train", "--resume", "--nEpochs=2"]) == 0
     capsys.readouterr()
-    result = results_of(common, "--resume", "--ckpt=latest")
+    result = results_of(trained, "--resume", "--ckpt=latest")
     assert result["descriptor_dim"] == 1024
     assert "belongs to other weights" in capsys.readouterr().out
 
 
 def test_no_whitening_to_crop(trained, tmp_path, capsys):
-    common, _ = trained
-    assert main.main([*common, "--mode=test", "--pooling=avg", "--pcaDim=8"]) == 2
+    assert main.main([*trained, "--mode=test", "--pooling=avg", "--pcaDim=8"]) == 2
     assert "no whitening" in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 """A quarter of the toy city: its houses as vertical walls, their textures in one atlas, trees and lamps."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -122,7 +123,7 @@ def build_quarter(seed: int, quarter: int) -> Quarter:
     starts, ends, heights, indices = (np.array(column) for column in zip(*pieces, strict=True))
     return Quarter(
         plan=plan,
-        walls=Walls(*(part.astype(np.float32) for part in (starts, ends, heights)), indices),
+        walls=Walls(starts.astype(np.float32), ends.astype(np.float32), heights.astype(np.float32), indices),
         atlas=pack_atlas(textures),
         footprints=np.array(footprints),
         house_heights=np.array([style.height for style in styles]),
@@ -181,7 +182,7 @@ def _draw_styles(random: np.random.Generator, count: int) -> list[FacadeStyle]:
     return styles
 
 
-def _blocks(plan: StreetPlan):
+def _blocks(plan: StreetPlan) -> Iterator[tuple[tuple[float, float, float, float], frozenset[str]]]:
     """The built blocks between the streets as (bounds, sides that front a street)."""
     least_a, greatest_a, least_b, greatest_b = plan.extent()
     spans_a = _spans(plan.avenues, plan.avenue_halves, least_a, greatest_a)
@@ -203,7 +204,9 @@ def _spans(lines: np.ndarray, halves: np.ndarray, least: float, greatest: float)
     return list(zip(lows, highs, strict=True))
 
 
-def _houses_of_block(random: np.random.Generator, bounds, fronts: frozenset[str]):
+def _houses_of_block(
+    random: np.random.Generator, bounds: tuple[float, float, float, float], fronts: frozenset[str]
+) -> Iterator[House]:
     """Rows of houses along each street side; the corner houses belong to the south and north rows."""
     west, south, east, north = bounds
     for side, low, high in (("south", south, south + HOUSE_DEPTH), ("north", north - HOUSE_DEPTH, north)):
@@ -221,7 +224,7 @@ def _houses_of_block(random: np.random.Generator, bounds, fronts: frozenset[str]
 
 def _split(random: np.random.Generator, start: float, end: float) -> list[tuple[float, float]]:
     """Cut a block side into house widths of 6 to 18 m, now and then with an alley between two."""
-    widths = []
+    widths: list[float] = []
     while sum(widths) < end - start - 5.0:
         widths.append(random.uniform(6.5, 17.0))
     edges = start + np.concatenate([[0], np.cumsum(widths)]) * (end - start) / sum(widths)

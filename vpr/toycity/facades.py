@@ -4,6 +4,7 @@ A texture is [rows, columns, 4] uint8 at `TEXELS_PER_METRE`; row 0 is at street 
 left end as seen from outside. The fourth channel says how readily a texel shines at night.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,7 @@ class Canvas:
         left, bottom, right, top = (max(0, round(edge * TEXELS_PER_METRE)) for edge in (left, bottom, right, top))
         return self.texels[bottom:top, left:right]
 
-    def fill(self, left: float, bottom: float, right: float, top: float, colour, glow: int = 0) -> None:
+    def fill(self, left: float, bottom: float, right: float, top: float, colour: Sequence[int], glow: int = 0) -> None:
         """Paint a rectangle."""
         self.part(left, bottom, right, top)[...] = (*colour, glow)
 
@@ -134,7 +135,7 @@ def draw_facade(style: FacadeStyle, width: float) -> np.ndarray:
 def draw_party_wall(style: FacadeStyle, width: float) -> np.ndarray:
     """The plain wall between neighbours or towards the yard: uint8 [rows, columns, 4]."""
     random = np.random.default_rng([style.detail_seed, 1])
-    canvas = Canvas(width, style.height, tuple(int(0.82 * channel) for channel in style.wall))
+    canvas = Canvas(width, style.height, _as_colour([0.82 * channel for channel in style.wall]))
     _lay_material(canvas, style, random)
     for floor in range(style.floors):
         if random.random() < 0.4:
@@ -144,15 +145,16 @@ def draw_party_wall(style: FacadeStyle, width: float) -> np.ndarray:
     return canvas.texels
 
 
-def _as_colour(values) -> tuple[int, int, int]:
-    return tuple(min(255, max(0, int(value))) for value in values)
+def _as_colour(values: Iterable[float]) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, int(value))) for value in values)
+    return red, green, blue
 
 
 def _lay_material(canvas: Canvas, style: FacadeStyle, random: np.random.Generator) -> None:
     """Brick rows, stone blocks or smooth plaster, with blotches."""
     rows, columns = canvas.texels.shape[:2]
     coarse = random.normal(1, 0.05, [rows // 18 + 2, columns // 18 + 2]).astype(np.float32)
-    tone = np.array(Image.fromarray(coarse).resize((columns, rows), Image.BILINEAR))  # [rows, columns]
+    tone = np.array(Image.fromarray(coarse).resize((columns, rows), Image.Resampling.BILINEAR))  # [rows, columns]
     course, block = {"brick": (3, 7), "stone": (8, 15)}.get(style.material, (0, 0))  # texels
     if course:
         row, column = np.arange(rows) // course, np.arange(columns)
@@ -165,7 +167,9 @@ def _lay_material(canvas: Canvas, style: FacadeStyle, random: np.random.Generato
         canvas.texels[..., channel] = np.clip(tone * np.float32(canvas.colour[channel]), 0, 255)
 
 
-def _draw_window(canvas: Canvas, style: FacadeStyle, centre: float, floor_bottom: float, random) -> None:
+def _draw_window(
+    canvas: Canvas, style: FacadeStyle, centre: float, floor_bottom: float, random: np.random.Generator
+) -> None:
     width, height = style.window_width, style.window_height
     left, right = centre - width / 2, centre + width / 2
     bottom = floor_bottom + (style.storey - height) * 0.55
@@ -251,13 +255,18 @@ def _write_sign(board: np.ndarray, text: str, light: bool) -> None:
     if space_rows < 5 or space_columns < 12:
         return
     drawn_columns = min(space_columns, int(space_rows * 1.25 * letters.width / letters.height))
-    ink = np.asarray(letters.resize((drawn_columns, space_rows), Image.BICUBIC), np.float32)[::-1, :, None] / 255
+    ink = (
+        np.asarray(letters.resize((drawn_columns, space_rows), Image.Resampling.BICUBIC), np.float32)[::-1, :, None]
+        / 255
+    )
     left = (board.shape[1] - drawn_columns) // 2
     target = board[2 : 2 + space_rows, left : left + drawn_columns, :3]
     target[...] = target + ink * (np.float32(245 if light else 25) - target)
 
 
-def _draw_ground_floor(canvas: Canvas, style: FacadeStyle, first: float, bays: int, random) -> None:
+def _draw_ground_floor(
+    canvas: Canvas, style: FacadeStyle, first: float, bays: int, random: np.random.Generator
+) -> None:
     """A plinth, a front door with a step, and windows or a garage beside it."""
     canvas.fill(0, 0, canvas.width, 0.6, _as_colour(0.6 * np.array(style.wall)))
     door = int(random.integers(bays))

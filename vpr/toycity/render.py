@@ -57,7 +57,7 @@ def render(quarter: Quarter, camera: Camera, light: Light, billboards: list[Bill
     grouped = picture.reshape(3, rows, SUPERSAMPLING, width, SUPERSAMPLING)
     steps = range(SUPERSAMPLING)
     averaged = sum(grouped[:, :, down, :, across] for down in steps for across in steps) / SUPERSAMPLING**2
-    return np.ascontiguousarray(averaged.transpose(1, 2, 0))
+    return np.ascontiguousarray(np.transpose(averaged, (1, 2, 0)))
 
 
 def _sky(camera: Camera, light: Light) -> np.ndarray:
@@ -72,7 +72,7 @@ def _sky(camera: Camera, light: Light) -> np.ndarray:
     return gradient[..., None] + cloud * white[..., None]
 
 
-def _paint_ground(picture, quarter: Quarter, camera: Camera, light: Light, layer) -> None:
+def _paint_ground(picture: np.ndarray, quarter: Quarter, camera: Camera, light: Light, layer: np.ndarray) -> None:
     below = (np.arange(camera.rows) + 0.5 - camera.horizon_row).astype(np.float32)
     rays, position = camera.rays(), camera.position.astype(np.float32)
     pixels = np.flatnonzero(layer == GROUND)  # [N]
@@ -88,7 +88,15 @@ def _paint_ground(picture, quarter: Quarter, camera: Camera, light: Light, layer
     picture.reshape(3, -1)[:, pixels] = _hazed(albedo * received, depths, light)
 
 
-def _paint_walls(picture, depth, quarter: Quarter, camera: Camera, light: Light, layer, hits: Hits) -> None:
+def _paint_walls(
+    picture: np.ndarray,
+    depth: np.ndarray,
+    quarter: Quarter,
+    camera: Camera,
+    light: Light,
+    layer: np.ndarray,
+    hits: Hits,
+) -> None:
     slopes = ((camera.horizon_row - 0.5 - np.arange(camera.rows)) / camera.focal).astype(np.float32)
     texture_places = _texture_places(quarter, camera, hits)
     lambert, shadow_tops = _wall_light(quarter, camera, light, hits)  # [LAYERS, width] each
@@ -111,7 +119,7 @@ def _paint_walls(picture, depth, quarter: Quarter, camera: Camera, light: Light,
     depth.reshape(-1)[pixels] = depths
 
 
-def _glow(readiness, heights, colour, light: Light) -> np.ndarray:
+def _glow(readiness: np.ndarray, heights: np.ndarray, colour: np.ndarray, light: Light) -> np.ndarray:
     """Warm light of lit windows and, on the lowest storeys, of the street lamps: [3, N]."""
     lit = np.clip((readiness * np.float32(1 / 255) - np.float32(1 - light.lit_share)) * 12, 0, 1)
     lamps = 0.3 * np.exp(heights * np.float32(-0.25))
@@ -137,7 +145,9 @@ def _texture_places(quarter: Quarter, camera: Camera, hits: Hits) -> tuple[np.nd
     return start, columns, rows, (rows / quarter.walls.heights[hits.walls]).astype(np.float32)
 
 
-def _look_up(quarter: Quarter, texture_places: tuple[np.ndarray, ...], hit, heights) -> np.ndarray:
+def _look_up(
+    quarter: Quarter, texture_places: tuple[np.ndarray, ...], hit: np.ndarray, heights: np.ndarray
+) -> np.ndarray:
     """Facade texels [4, N] uint8 of the hits [N] at these heights [N]."""
     start, step, rows, per_metre = (table.take(hit) for table in texture_places)
     row = np.clip((heights * per_metre).astype(np.int32), 0, rows - 1)
@@ -172,7 +182,9 @@ def _colour(values: tuple[float, float, float]) -> np.ndarray:
     return np.array(values, np.float32)[:, None]
 
 
-def _paint_billboards(picture, depth, camera: Camera, light: Light, billboards: list[Billboard]) -> None:
+def _paint_billboards(
+    picture: np.ndarray, depth: np.ndarray, camera: Camera, light: Light, billboards: list[Billboard]
+) -> None:
     """Paint cut-outs from far to near, hidden by nearer walls."""
     ahead = []
     for billboard in billboards:
@@ -183,7 +195,9 @@ def _paint_billboards(picture, depth, camera: Camera, light: Light, billboards: 
         _paint_billboard(picture, depth, camera, light, billboard)
 
 
-def _paint_billboard(picture, depth, camera: Camera, light: Light, billboard: Billboard) -> None:
+def _paint_billboard(
+    picture: np.ndarray, depth: np.ndarray, camera: Camera, light: Light, billboard: Billboard
+) -> None:
     column, foot, distance = camera.project(billboard.position, 0.0)
     kind = billboard.sprite_kind(camera)
     width, height = (size * camera.focal / distance for size in SPRITE_SIZES[kind])
@@ -201,7 +215,7 @@ def _paint_billboard(picture, depth, camera: Camera, light: Light, billboard: Bi
         min(image.width, (last_column - left) * across), min(image.height, (last_row - top) * down),
     )  # fmt: skip
     size = (last_column - first_column, last_row - first_row)
-    pixels = np.asarray(image.resize(size, Image.BILINEAR, box=box)).reshape(-1, 4).T  # [4, N]
+    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box)).reshape(-1, 4).T  # [4, N]
     cut = pixels * np.float32(1 / 255)
     plain = cut[:3] / np.maximum(cut[3], np.float32(0.01))  # the sprite is premultiplied
     window = (slice(None), slice(first_row, last_row), slice(first_column, last_column))

@@ -46,10 +46,11 @@ def sprite(kind: str, variant: int) -> Image.Image:
 
 
 def _paint(variant: int, factor: float = 1.0) -> tuple[int, int, int, int]:
-    return (*(int(min(255, channel * factor)) for channel in PAINTS[variant % len(PAINTS)]), 255)
+    red, green, blue = (int(min(255, channel * factor)) for channel in PAINTS[variant % len(PAINTS)])
+    return red, green, blue, 255
 
 
-def _tree(draw, width, height, random, variant) -> None:
+def _tree(draw: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator, variant: int) -> None:
     draw.rectangle((0.47 * width, 0.5 * height, 0.53 * width, height), fill=(74, 60, 46, 255))
     green = np.array([62, 104, 46]) + random.integers(-18, 22, 3)
     for index in range(150):
@@ -62,7 +63,7 @@ def _tree(draw, width, height, random, variant) -> None:
         draw.ellipse((x - size, y - size, x + size, y + size), fill=(*tone.tolist(), 255))
 
 
-def _lamp(draw, width, height, random, variant) -> None:
+def _lamp(draw: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator, variant: int) -> None:
     grey = (58, 62, 64, 255)
     draw.rectangle((0.44 * width, 0.06 * height, 0.56 * width, height), fill=grey)
     if variant % 2:
@@ -74,18 +75,18 @@ def _lamp(draw, width, height, random, variant) -> None:
             draw.rectangle(box, fill=(238, 236, 224, 255))
 
 
-def _shadow(draw, width, height) -> None:
+def _shadow(draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
     draw.ellipse((0.02 * width, 0.90 * height, 0.98 * width, 1.06 * height), fill=(10, 10, 12, 150))
 
 
-def _wheels(draw, width, height, centres, radius) -> None:
+def _wheels(draw: ImageDraw.ImageDraw, width: int, height: int, centres: tuple[float, ...], radius: float) -> None:
     for centre in centres:
         x, y = centre * width, height - radius
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=TYRE)
         draw.ellipse((x - radius / 2, y - radius / 2, x + radius / 2, y + radius / 2), fill=(150, 152, 156, 255))
 
 
-def _car_side(draw, width, height, random, variant) -> None:
+def _car_side(draw: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator, variant: int) -> None:
     _shadow(draw, width, height)
     cabin = [(0.18, 0.42), (0.30, 0.02), (0.68, 0.02), (0.84, 0.42)]
     draw.polygon([(x * width, y * height) for x, y in cabin], fill=_paint(variant, 0.85))
@@ -100,7 +101,7 @@ def _car_side(draw, width, height, random, variant) -> None:
     _wheels(draw, width, height, (0.20, 0.80), 0.21 * height)
 
 
-def _van_side(draw, width, height, random, variant) -> None:
+def _van_side(draw: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator, variant: int) -> None:
     _shadow(draw, width, height)
     body = [(0.01, 0.9), (0.01, 0.03), (0.78, 0.03), (0.90, 0.42), (0.99, 0.50), (0.99, 0.9)]
     draw.polygon([(x * width, y * height) for x, y in body], fill=_paint(variant))
@@ -113,7 +114,9 @@ def _van_side(draw, width, height, random, variant) -> None:
     _wheels(draw, width, height, (0.18, 0.82), 0.15 * height)
 
 
-def _vehicle_front(draw, width, height, random, variant) -> None:
+def _vehicle_front(
+    draw: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator, variant: int
+) -> None:
     """Cars and vans alike, seen from the front or the back."""
     _shadow(draw, width, height)
     for left in (0.04, 0.78):
@@ -130,7 +133,7 @@ def _vehicle_front(draw, width, height, random, variant) -> None:
     draw.rectangle((0.36 * width, 0.68 * height, 0.64 * width, 0.77 * height), fill=(236, 236, 226, 255))
 
 
-def _pedestrian(draw, width, height, random, variant) -> None:
+def _pedestrian(draw: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator, variant: int) -> None:
     skin = (*random.integers((120, 80, 60), (235, 195, 170)).tolist(), 255)
     draw.ellipse((0.36 * width, 0.0, 0.64 * width, 0.14 * height), fill=skin)
     draw.rounded_rectangle((0.2 * width, 0.14 * height, 0.8 * width, 0.55 * height), 8, fill=_paint(variant))
@@ -141,7 +144,7 @@ def _pedestrian(draw, width, height, random, variant) -> None:
         draw.polygon([(x * width, y * height) for x, y in corners], fill=_paint(variant + 3, 0.6))
 
 
-def _trunk(draw, width, height, random, variant) -> None:
+def _trunk(draw: ImageDraw.ImageDraw, width: int, height: int, random: np.random.Generator, variant: int) -> None:
     bark = np.array([84, 68, 52]) + random.integers(-16, 16)
     draw.rectangle((0.1 * width, 0, 0.9 * width, height), fill=(*bark.tolist(), 255))
     for _ in range(60):

@@ -6,6 +6,7 @@ metres (x east, y north); both have closed-form inverses, so any ground point ca
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +109,7 @@ def _stations_every(plan: StreetPlan, spacing: float) -> np.ndarray:
     reach = SURVEYED_OUTSKIRTS
     lines = [(1, b, plan.avenues[0] - reach, plan.avenues[-1] + reach) for b in plan.streets]
     lines += [(0, a, plan.streets[0] - reach, plan.streets[-1] + reach) for a in plan.avenues]
-    points = []
+    points: list[np.ndarray] = []
     for fixed_axis, fixed, start, end in lines:
         for along in np.arange(start, end, spacing):
             point = np.array([along, fixed] if fixed_axis == 1 else [fixed, along])
@@ -170,7 +171,14 @@ def _nearest_line(where: np.ndarray, lines: np.ndarray, halves: np.ndarray) -> t
     return offset, gap
 
 
-def _markings(inside, offset, gap, along, crossing_gap, soft):
+def _markings(
+    inside: Callable[[np.ndarray], np.ndarray],
+    offset: np.ndarray,
+    gap: np.ndarray,
+    along: np.ndarray,
+    crossing_gap: np.ndarray,
+    soft: np.ndarray,
+) -> np.ndarray:
     """Share of paint [N]: the dashed centre line, and a zebra before each crossing street."""
     away = np.clip(crossing_gap - 4.5, 0, 1)
     dashes = inside(1.2 - np.abs(along % 5.0 - 2.5)) * inside(0.09 - np.abs(offset)) * away

@@ -15,7 +15,7 @@ def scatter_traffic(
 ) -> list[Billboard]:
     """Place up to `count` things around the point `ahead` [2], not too near the camera; local metres."""
     kinds, rules = list(KINDS), np.array(list(KINDS.values()))
-    placed = []
+    placed: list[Billboard] = []
     for _ in range(8 * count):
         if len(placed) == count:
             break

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from vpr.errors import UserError
-from vpr.flags import available_cores
+from vpr.common.errors import UserError
+from vpr.common.memory import available_cores
 from vpr.toycity.camera import Camera
 from vpr.toycity.city import SPLITS, Quarter, build_quarter, generator
 from vpr.toycity.conditions import Conditions, Difficulty, develop, draw_conditions, survey_conditions
@@ -43,7 +43,7 @@ def is_current(folder: Path, seed: int = SEED) -> bool:
 def make_toy_city(
     folder: Path,
     seed: int = SEED,
-    progress=None,
+    progress: Callable[..., Iterable] | None = None,
     *,
     panoramas: int = PANORAMAS,
     queries: int | None = None,
@@ -161,10 +161,12 @@ def _keep_painter(painter: Painter) -> None:
 
 
 def _draw_panorama(panorama: int) -> None:
+    assert _painter is not None
     _painter.draw_panorama(panorama)
 
 
 def _draw_query(query: int) -> tuple[np.ndarray, float]:
+    assert _painter is not None
     return _painter.draw_query(query)
 
 
@@ -219,7 +221,7 @@ def _with_margin(camera: Camera, margin: int) -> Camera:
 def _rolled(picture: np.ndarray, degrees: float, margin: int) -> np.ndarray:
     """Turn linear light [rows, width, 3] about its centre and cut the margin off."""
     channels = [Image.fromarray(np.ascontiguousarray(picture[..., channel])) for channel in range(3)]
-    turned = np.stack([np.asarray(channel.rotate(degrees, Image.BILINEAR)) for channel in channels], axis=-1)
+    turned = np.stack([np.asarray(channel.rotate(degrees, Image.Resampling.BILINEAR)) for channel in channels], axis=-1)
     return turned[margin:-margin, margin:-margin]
 
 

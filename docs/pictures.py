@@ -1,0 +1,83 @@
+"""The pictures of these pages, drawn from the toy city and the newest run on it: `make docs`.
+
+    python -m docs.pictures
+
+Tests that run, then writes beside this file
+
+    toy_city.jpg      queries, each with database images of the same place
+    toy_panel.jpg     a query and its first hits, some of which are right and some wrong
+    toy_recall.png    Recall@N against N
+    toy_map.png       where queries were found and missed
+"""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from vpr.artifacts.runs import read_flags
+from vpr.cli.app import main as program
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.toycity import contact_sheet
+
+DOCS = Path(__file__).resolve().parent
+COLOURS = 64  # of a plot's palette, which takes less room than full colour
+
+
+def main() -> int:
+    """Draw all pictures; returns the exit code."""
+    try:
+        return draw(newest_toy_run(Path("runs")))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def draw(run: Path) -> int:
+    """Test a run and draw all pictures; returns the exit code.
+
+    Raises:
+        UserError: no query has both right and wrong hits.
+    """
+    test = ["--mode=test", f"--resume={run}", "--split=test"]
+    code = program([*test, "--panels=all"])
+    if code != 0:
+        return code
+    drawn = max(run.glob("test_test_*"), key=lambda folder: folder.name)
+    contact_sheet(Path(parse_options(test).root), "test").save(DOCS / "toy_city.jpg", quality=85)
+    (DOCS / "toy_panel.jpg").write_bytes(mixed_panel(drawn / "panels").read_bytes())
+    for plot in ("recall", "map"):
+        picture = Image.open(drawn / f"{plot}.png").convert("RGB").quantize(COLOURS)
+        picture.save(DOCS / f"toy_{plot}.png", optimize=True)
+    print(f"wrote toy_city.jpg, toy_panel.jpg, toy_recall.png and toy_map.png to {DOCS}")
+    return 0
+
+
+def newest_toy_run(runs: Path) -> Path:
+    """The newest training on the toy city.
+
+    Raises:
+        UserError: there is none.
+    """
+    for flags in sorted(runs.glob("[0-9]*/flags.json"), reverse=True):
+        if read_flags(flags.parent)["dataset"] == "toy":
+            return flags.parent
+    raise UserError(f"no run on the toy city under {runs.resolve()}: make demo first")
+
+
+def mixed_panel(panels: Path) -> Path:
+    """A panel whose first hit is wrong, and near, and whose second (or else third, fourth, fifth) is right.
+
+    Raises:
+        UserError: there is none.
+    """
+    for rank in range(2, 6):
+        found = sorted(panels.glob(f"*_found_at_rank_{rank}.jpg"))
+        if found:
+            return found[-1]  # numbered by the distance of the wrong first hit, the farthest first
+    raise UserError(f"no query in {panels} has a right hit behind a wrong one: train as make demo does")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Finished models for other people's code: image files in, NumPy descriptors out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from vpr.artifacts.model import load_model, stored_choice
+from vpr.cli.stored import checked_flags
+from vpr.common.device import choose_device
+from vpr.common.errors import UserError
+from vpr.data.reader import Reading
+from vpr.descriptors.describe import describe
+from vpr.models.describer import Describer
+
+
+class PhotoDescriber(nn.Module):
+    """A finished model that describes photos.
+
+    Attributes:
+        name: backbone, weights, pooling, dimension and precision in words.
+        dimension: of a descriptor.
+    """
+
+    def __init__(self, model: Describer, image_size: tuple[int, int] | None = None) -> None:
+        """A model on its device, and the (height, width) in pixels of the photos it was trained with."""
+        super().__init__()
+        self.model: Describer = model.eval()
+        self.name, self.dimension, self.image_size = model.name, model.dim, image_size
+
+    @torch.no_grad()
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos uint8 [B, 3, H, W], RGB, values 0 to 255 -> descriptors float32 [B, dimension] of length 1.
+
+        Raises:
+            UserError: the photos are of another type or shape, or too small for the model.
+        """
+        if photos.dtype != torch.uint8 or photos.dim() != 4 or photos.shape[1] != 3:
+            raise UserError(
+                f"photos are {str(photos.dtype).removeprefix('torch.')} {list(photos.shape)}, wanted uint8 "
+                "[B, 3, H, W] with values 0 to 255: hand them over as they are decoded, neither scaled nor normalised"
+            )
+        return self.model(photos.to(self.model.device)).float()
+
+    def describe_files(
+        self, files: Sequence[str | Path], image_size: tuple[int, int] | None = None, workers: int = 0
+    ) -> np.ndarray:
+        """Descriptors float32 [N, dimension] of image files, in their order.
+
+        Args:
+            image_size: (height, width) in pixels to resize to; None takes what the model was trained with, which
+                may be each photo's own.
+            workers: processes that decode; 0 decodes in this one.
+
+        Raises:
+            UserError: a photo cannot be decoded or is too small.
+        """
+        reading = Reading((image_size[0], image_size[1]) if image_size else self.image_size, workers, self.model.device)
+        reader = reading.of([Path(file) for file in files])
+        if not reader.files:
+            return np.empty((0, self.dimension), np.float32)
+        rows, _ = describe(self.model, reader, range(len(reader.files)), label="photos")
+        return rows.float().numpy()
+
+
+def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = "auto") -> PhotoDescriber:
+    """A finished model.
+
+    Args:
+        checkpoint: a run, whose best model is taken, or an exported FILE.onnx.
+        whitened: with the run's whitening, if it has one.
+        device: as --device.
+
+    Raises:
+        UserError: the run or file is missing, damaged or of another program.
+    """
+    path, on = Path(checkpoint), choose_device(device)
+    choice = stored_choice(checked_flags(path))
+    choice = replace(choice, reading=replace(choice.reading, device=on))
+    loaded = load_model(path, whitened=whitened, choice=choice)
+    return PhotoDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)

@@ -1,0 +1,1 @@
+"""What one command leaves for the next, each with what made it."""

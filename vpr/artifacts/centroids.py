@@ -1,0 +1,183 @@
+"""The vocabulary: k-means centres of local descriptors, in a file that says what made them."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.common.provenance import open_hdf5, write_hdf5
+from vpr.data.places import PlacesSpec, has_split, training_set
+from vpr.data.reader import size_text
+from vpr.models.normalization import normalization_of
+from vpr.models.place_model import PlaceModel
+from vpr.models.poolings.base import ClusterPooling
+from vpr.models.spec import DEFAULT_SEED
+from vpr.models.weights import weights_hash, weights_label
+
+ENDING = ".hdf5"
+
+
+class MissingCentroids(UserError):
+    """There are no centroids for a model.
+
+    Attributes:
+        path: where they were sought.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"no centroids at {path}: make them with --mode=cluster")
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What centroids are made from. Two files with equal recipes hold centroids for the same model and photos.
+
+    Attributes:
+        weights_hash: of the trunk's values, so that a file and a name of the same weights are the same.
+        dataset: name of the training spec.
+        dataset_hash: of the names and positions in it.
+        image_size: `H W` in pixels that photos were resized to, or `own`.
+    """
+
+    arch: str
+    weights: str
+    weights_hash: str
+    normalization: str
+    num_clusters: int
+    dataset: str
+    dataset_hash: str
+    image_size: str
+    seed: int
+
+
+# What has to agree, and the flag that the message names. Names of weights may differ where values agree.
+MODEL_FIELDS = {
+    "arch": "arch", "num_clusters": "num_clusters", "weights_hash": "weights", "normalization": "normalization",
+}  # fmt: skip
+PHOTO_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize", "seed": "seed"}
+
+
+def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, int] | None) -> Recipe:
+    """The recipe of centroids for a model.
+
+    Args:
+        dataset, dataset_hash: of the training places, as of `training_set`.
+        image_size: (height, width) in pixels that photos are resized to; None is their own.
+    """
+    spec = model.spec
+    return Recipe(
+        arch=spec.arch,
+        weights=weights_label(spec.arch, spec.weights),
+        weights_hash=weights_hash(model.backbone),
+        normalization=normalization_of(spec.arch, spec.weights, spec.normalization)[0],
+        num_clusters=spec.clusters,
+        dataset=dataset,
+        dataset_hash=dataset_hash,
+        image_size=size_text(image_size),
+        seed=spec.seed,
+    )
+
+
+def centroids_path(where: Path, recipe: Recipe) -> Path:
+    """Where centroids of a recipe lie: `where` itself if that names a file, else in it by a name that tells them apart.
+
+    The default seed is not in the name.
+    """
+    if _names_a_file(where):
+        return where
+    seed = "" if recipe.seed == DEFAULT_SEED else f"_seed{recipe.seed}"
+    return where / f"{_name(recipe)}{seed}{ENDING}"
+
+
+def _name(recipe: Recipe) -> str:
+    weights = f"{recipe.weights}-{recipe.weights_hash[:6]}"
+    photos = f"{recipe.dataset}-{recipe.dataset_hash[:6]}-{recipe.image_size.replace(' ', 'x')}"
+    return f"{recipe.arch}_{weights}_{recipe.num_clusters}_{photos}"
+
+
+def write_centroids(path: Path, recipe: Recipe, centroids: np.ndarray, descriptors: np.ndarray) -> None:
+    """Write centroids [K, D], the descriptors [N, D] they were made from, and their recipe as attributes."""
+    write_hdf5(path, {"centroids": centroids, "descriptors": descriptors}, asdict(recipe))
+
+
+def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Read centroids [K, D] and descriptors [N, D] that were made by `wanted`.
+
+    Args:
+        any_photos: accept centroids of other photos or other sizes: the user named this very file.
+
+    Raises:
+        UserError: the file is damaged, or made for something else.
+    """
+    with open_hdf5(path, "centroids", "run --mode=cluster again") as file:
+        found = dict(file.attrs)
+        centroids, descriptors = file["centroids"][:], file["descriptors"][:]
+        if centroids.ndim != 2 or descriptors.shape[1:] != centroids.shape[1:] or len(descriptors) < len(centroids):
+            raise ValueError(f"centroids {centroids.shape}, descriptors {descriptors.shape}")
+    fields = MODEL_FIELDS if any_photos else {**MODEL_FIELDS, **PHOTO_FIELDS}
+    for name, flag in fields.items():
+        value = getattr(wanted, name)
+        if str(found.get(name)) != str(value):
+            raise UserError(
+                f"{path} was made with {name}={found.get(name)}, wanted {name}={value}: "
+                f"change --{flag}, or run --mode=cluster with the same flags"
+            )
+    if len(centroids) != wanted.num_clusters:
+        raise UserError(
+            f"{path} holds {len(centroids)} centroids, wanted {wanted.num_clusters}: run --mode=cluster again"
+        )
+    return centroids, descriptors
+
+
+def init_pooling(model: PlaceModel, where: Path, places: PlacesSpec, image_size: tuple[int, int] | None) -> str:
+    """Start a pooling by clusters from the training set's centroids; other poolings have nothing to start.
+
+    Args:
+        where: the folder of centroids files, or one file, whatever photos it was made from.
+        image_size: (height, width) in pixels that photos are resized to; None is their own.
+
+    Returns:
+        the centroids file's name, or 'none'.
+
+    Raises:
+        MissingCentroids: there are none.
+        UserError: they were made for something else.
+    """
+    if not isinstance(model.pool, ClusterPooling):
+        return "none"
+    wanted = recipe_for(model, *_training_set(where, places), image_size)
+    path = _existing(where, wanted)
+    if not path.is_file():
+        raise MissingCentroids(path)
+    centroids, descriptors = read_centroids(path, wanted, any_photos=_names_a_file(where))
+    if centroids.shape[1] != model.pool.centroids.shape[1]:
+        raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={model.spec.arch} gives "
+                        f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
+    alpha = model.pool.init_from(torch.from_numpy(centroids), torch.from_numpy(descriptors))
+    say(f"centroids: {path}, alpha {alpha:.2f}")
+    return path.name
+
+
+def _existing(where: Path, wanted: Recipe) -> Path:
+    """Where `wanted` lies; earlier versions had no seed in the name, and such a file may be of this seed."""
+    path = centroids_path(where, wanted)
+    earlier = path.with_name(f"{_name(wanted)}{ENDING}")
+    if path.is_file() or path == where or not earlier.is_file():
+        return path
+    with open_hdf5(earlier, "centroids", "run --mode=cluster again") as file:
+        return earlier if str(file.attrs.get("seed")) == str(wanted.seed) else path
+
+
+def _names_a_file(where: Path) -> bool:
+    return where.suffix == ENDING
+
+
+def _training_set(where: Path, places: PlacesSpec) -> tuple[str, str]:
+    """Name and hash of the training places; unknown where the user named a centroids file of other photos."""
+    if _names_a_file(where) and not has_split(places, "train"):
+        return "unknown", "unknown"
+    return training_set(places)

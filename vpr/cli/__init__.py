@@ -1,0 +1,1 @@
+"""The command line: every flag, which mode reads it, and the options of a call."""

@@ -1,0 +1,51 @@
+"""The program: reads the command line and calls the mode. `main.py` and the command `vpr` both begin here."""
+
+import importlib
+import sys
+
+from vpr.cli.flags import PARALLEL_MODES
+from vpr.cli.options import parse_options
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.memory import keep_large_blocks
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one mode.
+
+    Args:
+        arguments: words of the command line; None takes those the program was started with.
+
+    Returns:
+        the exit code: 0, 2 after a mistake the user can mend, or 130 after Ctrl-C.
+    """
+    options = None
+    try:
+        options = parse_options(arguments)
+        require_one_process(options.mode)
+        for note in options.notes if processes.launched_rank() == 0 else ():
+            print(note, file=sys.stderr if options.json else sys.stdout, flush=True)
+        # Imported here, not above: torch and FAISS take seconds, `--help` must not.
+        mode = importlib.import_module(f"vpr.modes.{options.mode}")
+        keep_large_blocks()
+        with processes.process_group():
+            mode.run(options)
+    except UserError as error:
+        rank = processes.launched_rank()
+        who = f" in process {rank}" if rank else ""
+        print(f"error{who}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resume = ": --mode=train --resume goes on with the newest run" if options and options.mode == "train" else ""
+        print(f"interrupted{resume}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def require_one_process(mode: str) -> None:
+    """Raise a UserError where torchrun started several processes of a mode that works in one."""
+    if processes.launched() > 1 and mode not in PARALLEL_MODES:
+        raise UserError(
+            f"--mode={mode} runs in one process, found {processes.launched()}: start it without torchrun, which is for "
+            f"{', '.join(PARALLEL_MODES[:-1])} and {PARALLEL_MODES[-1]}"
+        )

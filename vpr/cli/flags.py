@@ -1,0 +1,254 @@
+"""Every flag of `main.py` with its default, unit and help line; `vpr/cli/mode_flags.py` says which modes read it."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from vpr.common.errors import UserError
+from vpr.common.memory import available_cores
+from vpr.models.backbones import BACKBONES
+from vpr.models.poolings import POOLINGS
+from vpr.models.spec import DEFAULT_SEED
+
+MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
+PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
+# A run stores these and a resumed one gets them back. The first group is the model itself.
+MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
+TRAINING_FLAGS = (
+    "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
+    "weightDecay", "momentum", "margin", "nNeg", "nNegSample", "trainFrom",
+)  # fmt: skip
+# Beside the flags of a run: what --precision=auto meant when it began.
+AUTO_PRECISION = "auto_precision"
+# Besides --arch and --dataset, the flags that decide what a centroids file is made from.
+CLUSTER_FLAGS = (
+    "num_clusters", "weights", "fromscratch", "normalization", "root", "imageSize", "seed", "dataPath", "device",
+    "skipBroken",
+)  # fmt: skip
+# What an exported file's card holds, so that the file is tested as its run is.
+CARD_FLAGS = (
+    "arch", "channels", "pooling", "num_clusters", "vladv2", "dataset", "root", "imageSize", "seed", "skipBroken",
+)  # fmt: skip
+
+
+def whole_number(at_least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number that is not below `at_least`."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < at_least:
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least {at_least}")
+        return int(text)
+
+    return convert
+
+
+def number_or_all(text: str) -> int | str:
+    """An argparse type: a whole number, or the word all."""
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number or all")
+    return text if text == "all" else int(text)
+
+
+def utm_zone(text: str) -> str:
+    """An argparse type: a UTM zone's number and hemisphere, such as 17N."""
+    if text[-1:].upper() not in ("N", "S") or not text[:-1].isdecimal() or not 1 <= int(text[:-1]) <= 60:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a UTM zone and hemisphere such as 17N")
+    return f"{int(text[:-1])}{text[-1].upper()}"
+
+
+def quantity(text: str) -> float:
+    """An argparse type: a finite number that is not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a finite number of at least 0")
+    return value
+
+
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1, neither of them."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number between 0 and 1, neither of them")
+    return value
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: its name, default, help line, and what argparse needs to read it."""
+
+    name: str
+    default: Any
+    help: str
+    reading: dict = field(default_factory=dict)
+
+
+ON = {"action": "store_true"}
+COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"type": quantity}
+
+FLAGS: dict[str, list[Flag]] = {
+    "places, photos and machine": [
+        Flag("mode", None, "what to do", {"choices": MODES}),
+        Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use; folder: your "
+             "own photos in --root", {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy", "folder")}),
+        Flag("root", None, "folder with datasets/*.mat and the photos (default: the project root; "
+             "toy: toy_city in it)", {"metavar": "DIR"}),
+        Flag("imageSize", None, "resize every photo to this height and width in pixels "
+             "(default: the photo's own size)", {"nargs": 2, "type": whole_number(1), "metavar": ("H", "W")}),
+        Flag("cacheBatchSize", 24, "photos described at once; 0: as many as memory holds", WHOLE),
+        Flag("precision", "auto", "number format of the trunk's arithmetic; auto: bf16 where the hardware "
+             "multiplies it, else fp32; weights and pooling stay fp32", {"choices": ("auto", "fp32", "bf16", "fp16")}),
+        Flag("threads", min(8, available_cores()), "workers that decode photos ahead: processes beside a "
+             "GPU, else threads; 0: none", WHOLE),
+        Flag("skipBroken", False, "leave out photos that cannot be decoded, and say which; decodes all once more", ON),
+        Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
+        Flag("nocuda", False, "use the CPU even if there is a GPU", ON),
+        Flag("nGPU", 1, "GPUs to use; above 1 start with torchrun, which says how many processes there are", COUNT),
+        Flag("seed", DEFAULT_SEED, "seed of every random choice", WHOLE),
+        Flag("dataPath", "centroids", "folder of centroid files that cluster writes; train and test also "
+             "take one file, whatever photos it was made from"),
+        Flag("runsPath", "runs", "folder under which each training makes its run"),
+        Flag("savePath", "checkpoints", "folder of the checkpoints inside a run"),
+        Flag("cachePath", "cache", "folder of the trunk cache"),
+    ],
+    "model": [
+        Flag("arch", "vgg16", "backbone", {"choices": tuple(BACKBONES)}),
+        Flag("weights", None, "pretrained weights of the backbone: a torchvision name (DEFAULT, "
+             "IMAGENET1K_V1, for vgg16 also IMAGENET1K_FEATURES), a .pth file, or none (default: vgg16 "
+             "IMAGENET1K_FEATURES, the paper's; alexnet IMAGENET1K_V1)"),
+        Flag("normalization", None, "what a weights FILE expects of its input (default: torchvision)",
+             {"choices": ("torchvision", "caffe", "features", "unit")}),
+        Flag("fromscratch", False, "random weights, all layers trained; the same as --weights=none", ON),
+        Flag("channels", None, "filters of each convolution, as --mode=prune leaves them (default: the backbone's own)",
+             {"nargs": "+", "type": whole_number(1), "metavar": "N"}),
+        Flag("pooling", "netvlad", "how local descriptors become one", {"choices": tuple(POOLINGS)}),
+        Flag("num_clusters", 64, "clusters of NetVLAD (visual words)", {"type": whole_number(2)}),
+        Flag("vladv2", False, "NetVLAD version 2: assignment by squared distance, with a bias", ON),
+    ],
+    "train": [
+        Flag("nEpochs", 30, "last epoch", COUNT),
+        Flag("start-epoch", 0, "epochs counted as done at the start", WHOLE),
+        Flag("batchSize", 4, "queries in a step; those without a violating negative are skipped", COUNT),
+        Flag("cacheRefreshRate", 1000, "queries after which all descriptors are computed anew; doubles at "
+             "each drop of the learning rate; 0: once an epoch", WHOLE),
+        Flag("optim", "SGD", "optimiser", {"choices": ("SGD", "ADAM")}),
+        Flag("lr", None, "learning rate (default: 0.001; pitts250k, tokyo247, tokyotm 0.0001)", NUMBER),
+        Flag("lrStep", 5, "epochs between drops of the learning rate", COUNT),
+        Flag("lrGamma", 0.5, "factor of each drop", NUMBER),
+        Flag("weightDecay", 0.001, "weight decay", NUMBER),
+        Flag("momentum", 0.9, "momentum of SGD", NUMBER),
+        Flag("trainFrom", None, "first layer that is trained, by name: conv1_1 ... conv5_3 of VGG16, conv1 ... conv5 "
+             "of AlexNet (default: conv5_1, conv5; from random weights and after pruning the first)",
+             {"metavar": "LAYER"}),
+        Flag("margin", 0.1, "margin of the triplet loss, in squared descriptor distance", NUMBER),
+        Flag("nNeg", 10, "hard negatives in a tuple, at most", COUNT),
+        Flag("nNegSample", 1000, "random negatives among which the hard ones are sought", COUNT),
+        Flag("evalEvery", 1, "epochs between validations", COUNT),
+        Flag("trunkCache", "auto", "where to keep what the frozen layers make of each photo (auto: in memory if "
+             "half of it is enough, else on disk)", {"choices": ("auto", "memory", "disk", "off")}),
+        Flag("patience", 10, "epochs without a better validation after which training stops; 0: never", WHOLE),
+    ],
+    "run and recalls": [
+        Flag("resume", None, "go on with (train) or use a run; without DIR the newest under --runsPath; test "
+             "also takes an exported FILE.onnx",
+             {"nargs": "?", "const": "newest", "metavar": "DIR"}),
+        Flag("ckpt", None, "which model of the run (default: train latest, test best)",
+             {"choices": ("latest", "best")}),
+        Flag("recallValues", [1, 5, 10, 20], "the N of Recall@N", {"nargs": "+", "type": whole_number(1),
+                                                                   "metavar": "N"}),
+    ],
+    "prune": [
+        Flag("pruneRatio", 0.5, "share of each convolution's filters that goes", {"type": share}),
+        Flag("importance", "taylor", "by what filters are judged: taylor, the training loss's first-order change; "
+             "magnitude, the size of their weights", {"choices": ("taylor", "magnitude")}),
+        Flag("distill", 4096, "training photos, repetitions counted, on which the pruned trunk learns to give what the "
+             "whole one gave; 0: none", WHOLE),
+    ],
+    "export": [
+        Flag("format", "onnx", "file format of an exported model", {"choices": ("onnx",)}),
+        Flag("quantize", None, "int8: the trunk in 8 bits, calibrated on training photos; fp16: in 16 (default: fp32)",
+             {"choices": ("int8", "fp16")}),
+        Flag("out", None, "file to write (default: in the run)", {"metavar": "FILE"}),
+    ],
+    "whitening": [
+        Flag("pcaDim", None, "dimensions of a whitened descriptor: whiten learns so many (default: 4096), test takes "
+             "the first so many (default: all)", COUNT),
+        Flag("nPCA", 10_000, "training database photos on which whitening is learnt, at most",
+             {"type": whole_number(2)}),
+        Flag("noWhiten", False, "test without the whitening that the model has", ON),
+    ],
+    "index and locate": [
+        Flag("indexFile", None, "file of the database's descriptors (default: beside the model)", {"metavar": "FILE"}),
+        Flag("top", 5, "matches shown for each photo", COUNT),
+        Flag("json", False, "print the matches as JSON", ON),
+        Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither photos nor dataset tell",
+             {"type": utm_zone, "metavar": "ZONE"}),
+    ],
+    "search and pictures": [
+        Flag("split", "val", "which part of the dataset",
+             {"choices": ("train", "val", "test", "train250k", "val250k", "test250k")}),
+        Flag("panels", 10, "queries to draw with what was found for them, the worst first: a number, or all; 0: no "
+             "pictures and no report", {"type": number_or_all, "metavar": "N"}),
+        Flag("explain", False, "show in the pictures which cluster owns each region, and what it adds to the "
+             "similarity", ON),
+        Flag("index", None, "test also with this FAISS index (Flat, SQfp16, HNSW32, IVF4096,PQ64, ...) and print "
+             "what it loses and takes", {"metavar": "FACTORY"}),
+        Flag("nprobe", 16, "lists that an inverted-file index (IVF) looks through", COUNT),
+        Flag("saveDescriptors", None, "write the split's descriptors into this HDF5 file", {"metavar": "FILE"}),
+        Flag("loadDescriptors", None, "take the split's descriptors from this file instead of describing photos",
+             {"metavar": "FILE"}),
+    ],
+}  # fmt: skip
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a bad command line as one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def build_parser(typed_only: bool = False, shown: set[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of all flags.
+
+    Args:
+        typed_only: its result holds no defaults.
+        shown: names of the flags, and inputs, that its help lists; None lists all.
+    """
+    parser = OneLineParser(
+        prog="main.py",
+        usage="main.py --mode=MODE [flags] [INPUT ...]",
+        description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+
+    def help_of(name: str, line: str) -> str:
+        return line if shown is None or name in shown else argparse.SUPPRESS
+
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS if typed_only else [],
+        help=help_of("inputs", "compare: runs and exported files; locate: photos and folders"),
+    )  # fmt: skip
+    parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
+    parser.add_argument("--help-all", action="help", help="all flags of all modes")
+    for title, flags in FLAGS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            default = argparse.SUPPRESS if typed_only else flag.default
+            line = help_of(flag.name, _help_line(flag))
+            group.add_argument(f"--{flag.name}", default=default, help=line, **flag.reading)
+    return parser
+
+
+def _help_line(flag: Flag) -> str:
+    if flag.default is None or flag.default is False:
+        return flag.help
+    shown = " ".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default
+    return f"{flag.help} (default: {shown})"

@@ -1,0 +1,51 @@
+"""Options -> the model that they name, ready to be described with."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from vpr.artifacts.centroids import MissingCentroids
+from vpr.artifacts.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
+from vpr.cli.flags import CLUSTER_FLAGS
+from vpr.cli.options import command_line
+from vpr.cli.specs import model_spec, places_spec, reading
+from vpr.common.errors import UserError
+
+
+def model_of(options: argparse.Namespace, device: torch.device, whitened: bool = True) -> LoadedModel:
+    """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
+
+    Args:
+        device: on which it will compute; it comes on the CPU.
+
+    Raises:
+        UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
+    """
+    whitened, choice = whitened and not options.noWhiten, whitening_choice(options, device)
+    if options.run:
+        return load_model(options.run, options.ckpt, whitened, choice, options.savePath)
+    with cluster_command(options):
+        return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened)
+
+
+def whitening_choice(options: argparse.Namespace, device: torch.device) -> WhiteningChoice:
+    """The whitening that the flags want."""
+    return WhiteningChoice(reading(options, device), options.precision, places_spec(options), options.pcaDim)
+
+
+@contextlib.contextmanager
+def cluster_command(options: argparse.Namespace) -> Iterator[None]:
+    """Where centroids are missing, the message says by which command they are made."""
+    try:
+        yield
+    except MissingCentroids as error:
+        command = command_line(options, "cluster", CLUSTER_FLAGS)
+        raise UserError(f"no centroids at {error.path}: make them with   {command}") from error
+
+
+def results_folder(loaded: LoadedModel, options: argparse.Namespace) -> Path:
+    """Where results of a model go: its run, beside its exported file, or for the off-the-shelf model --runsPath."""
+    return loaded.results or Path(options.runsPath)

@@ -1,0 +1,244 @@
+"""The options of a call: defaults, then the flags of a stored run, then what the user typed.
+
+Nothing changes them after `parse_options`. A typed flag that contradicts a stored model is an error.
+"""
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vpr.artifacts.runs import FLAGS_FILE, newest_run
+from vpr.artifacts.stored import is_exported
+from vpr.cli.flags import (
+    AUTO_PRECISION,
+    CARD_FLAGS,
+    MODEL_FLAGS,
+    TRAINING_FLAGS,
+    build_parser,
+)
+from vpr.cli.help import MODES_WITH_INPUTS, wanted_help
+from vpr.cli.mode_flags import check_typed
+from vpr.cli.stored import checked_flags
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.files import is_file
+from vpr.data.catalogue import DATASETS
+from vpr.models.backbones import BACKBONES, default_train_from
+
+NOT_FLAGS = ("given", "run", "inputs", "notes")
+MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
+# A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
+RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
+
+# What runs of before these flags were trained with.
+ADDED_FLAGS = {"normalization": None, "channels": None}
+RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
+
+
+def default_root() -> Path:
+    """Where --root points: the checkout that this file is part of; of an installed package, the current folder."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "main.py").is_file() else Path.cwd()
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Besides the flags the result has `given` (dict: the flags the user typed), `run` (Path of the
+    resumed run or exported file, or None) and `notes` (lines to print of what has no effect).
+
+    Raises:
+        UserError: a flag is unknown, has a bad value, is not read by the mode, or contradicts another one or the
+            stored run.
+        SystemExit: after --help.
+    """
+    text = wanted_help(arguments)
+    if text is not None:
+        print(text, end="")
+        raise SystemExit(0)
+    return settle(vars(build_parser(typed_only=True).parse_args(arguments)))
+
+
+def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
+    """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
+    defaults = {**vars(build_parser().parse_args([])), **typed}
+    if defaults["inputs"] and defaults["mode"] not in MODES_WITH_INPUTS:
+        raise UserError(f"unrecognized arguments: {' '.join(defaults['inputs'])}; see --help")
+    if defaults["mode"] is None:
+        raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
+    notes = check_typed(defaults["mode"], set(typed))
+    _refuse_pairs(typed)
+    given = _settle_weights(dict(typed))
+    run, stored = _stored_run(defaults, given)
+    if run is not None:
+        _refuse_contradictions(given, stored, run)
+        notes += _missing_root(run, stored, given)
+    return argparse.Namespace(**_fill_in({**defaults, **stored, **given}), given=given, run=run, notes=notes)
+
+
+def flags_of(options: argparse.Namespace) -> dict:
+    """The flags alone, as JSON can hold them: what a run stores."""
+    return {name: value for name, value in vars(options).items() if name not in NOT_FLAGS}
+
+
+def run_flags(options: argparse.Namespace, precision: str) -> dict:
+    """What a run stores of its flags: all, and the number format that --precision=auto meant when it began.
+
+    A resumed training computes in that format on any machine; other modes take what auto means where they run.
+    """
+    return {**flags_of(options), AUTO_PRECISION: precision}
+
+
+def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
+    """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
+    words = [f"python main.py --mode={mode}", f"--arch={options.arch}"]
+    if options.dataset != build_parser().get_default("dataset"):
+        words.append(f"--dataset={options.dataset}")
+    # Other defaults follow from these two.
+    defaults = _fill_in(vars(build_parser().parse_args([f"--arch={options.arch}", f"--dataset={options.dataset}"])))
+    for name in flags:
+        value = getattr(options, name)
+        if value == defaults[name] or (name == "weights" and options.fromscratch):
+            continue
+        words += map(shlex.quote, _words_of(name, value))
+    return " ".join(words)
+
+
+def _words_of(name: str, value: object) -> list[str]:
+    """A flag as the words that are typed for it."""
+    if value is True:
+        return [f"--{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"]
+
+
+def _refuse_pairs(typed: Mapping[str, Any]) -> None:
+    """Flags of which one would silently undo the other."""
+    for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
+        if first in typed and second in typed:
+            raise UserError(f"--{first}={typed[first]} and --{second} contradict each other: give one")
+
+
+def _settle_weights(given: dict) -> dict:
+    """One spelling for each wish: --fromscratch and --weights=none are the same."""
+    wants_none = given.get("weights", "none").lower() == "none"
+    if given.get("fromscratch") and not wants_none:
+        raise UserError(f"--fromscratch and --weights={given['weights']} contradict each other: give one")
+    if given.get("fromscratch") or ("weights" in given and wants_none):
+        return {**given, "fromscratch": True, "weights": "none"}
+    if "weights" in given and not is_file(given["weights"]):
+        return {**given, "weights": given["weights"].upper()}  # torchvision's names are upper case
+    return given
+
+
+def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
+    """The run that --resume names and those of its flags that this mode takes over."""
+    if defaults["resume"] is None:
+        return None, {}
+    if defaults["mode"] == "cluster":
+        raise UserError("--mode=cluster always starts anew: drop --resume")
+    if defaults["mode"] == "compare":
+        raise UserError("--mode=compare takes runs and files as they are, without --resume: drop the word --resume")
+    named = defaults["resume"]
+    run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
+    if is_exported(run):
+        if defaults["mode"] not in MODES_OF_EXPORTED_MODELS:
+            raise UserError(
+                f"--mode={defaults['mode']} cannot go on from {run}: exported models serve test, index and locate"
+            )
+        _refuse_for_exported(run, given)
+        stored, kept = checked_flags(run), {*CARD_FLAGS}
+    else:
+        stored, kept = {**ADDED_FLAGS, **checked_flags(run)}, {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
+        stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
+        if defaults["mode"] == "train" and stored.get("precision") == "auto":
+            stored = {**stored, "precision": stored.get(AUTO_PRECISION, "auto")}
+        if defaults["mode"] in ("train", "prune"):
+            kept |= {*RESTORED_IN_TRAINING}
+    if (
+        defaults["mode"] in MODES_OF_EXPORTED_MODELS
+        and "dataset" in given
+        and given["dataset"] != stored.get("dataset")
+    ):
+        kept -= {"root"}  # the run's photos are not those of the dataset that was asked for
+    return run, {name: value for name, value in stored.items() if name in kept}
+
+
+def _refuse_for_exported(file: Path, given: dict) -> None:
+    """An exported file holds its whitening and its number format inside."""
+    for name in ("pcaDim", "noWhiten", "precision", "ckpt"):
+        if name in given:
+            raise UserError(
+                f"--{name} has no effect on {file}, an exported model: drop --{name}, or give it to --mode=export"
+                f"{' or to a run' if name == 'precision' else ''}"
+            )
+
+
+def _missing_root(run: Path, stored: dict, given: dict) -> list[str]:
+    """A line where an exported file does not say where its photos are."""
+    if not is_exported(run) or "root" in {*stored, *given} or given.get("dataset", stored.get("dataset")) == "toy":
+        return []
+    return [f"{run} was exported without its --root: photos are sought in the project's folder"]
+
+
+def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
+    """A test may look at other photos; a training may not change under way; a model never."""
+    training = given["mode"] == "train"
+    for name in MODEL_FLAGS + (TRAINING_FLAGS if training else ()):
+        if name in given and name in stored and given[name] != stored[name]:
+            raise UserError(
+                f"--{name}={given[name]} contradicts {_flags_of_run(run)}, which has {name}={stored[name]}: "
+                f"drop --{name}, or work without --resume"
+            )
+    if training and "start_epoch" in given:
+        raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")
+
+
+def _flags_of_run(run: Path) -> Path:
+    return run if is_exported(run) else run / FLAGS_FILE
+
+
+def _fill_in(merged: dict) -> dict:
+    """Settle the defaults that depend on other flags, and refuse flags that cannot go together."""
+    filled = dict(merged)
+    toy = filled["dataset"] == "toy"
+    filled["root"] = filled["root"] or str(default_root() / "toy_city" if toy else default_root())
+    filled["weights"] = filled["weights"] or BACKBONES[filled["arch"]].weights
+    filled["fromscratch"] = filled["weights"] == "none"
+    filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
+    filled["trainFrom"] = train_from(filled)
+    if filled["lr"] is None:
+        filled["lr"] = DATASETS[filled["dataset"]].lr
+    if filled["nocuda"]:
+        if filled["device"] not in ("auto", "cpu"):
+            raise UserError(f"--nocuda and --device={filled['device']} contradict each other: give one")
+        filled["device"] = "cpu"
+    if filled["nGPU"] > 1 and processes.launched() == 1:
+        raise UserError(
+            f"--nGPU={filled['nGPU']} takes as many processes: start them with "
+            f"torchrun --nproc_per_node={filled['nGPU']} main.py --mode={filled['mode']} ..."
+        )
+    if filled["normalization"] is not None and not (filled["fromscratch"] or is_file(filled["weights"])):
+        raise UserError(
+            f"--normalization={filled['normalization']} goes with --weights FILE or --fromscratch: "
+            f"{filled['weights']} brings its own; drop --normalization"
+        )
+    filled["recallValues"] = sorted(set(filled["recallValues"]))
+    return filled
+
+
+def train_from(flags: dict) -> str:
+    """The first layer that is trained: that of --trainFrom, else by the weights that training starts from.
+
+    Raises:
+        UserError: the backbone has no such layer.
+    """
+    layers, named = BACKBONES[flags["arch"]].layers, flags.get("trainFrom")
+    if named is None:
+        return default_train_from(flags["arch"], bool(flags.get("fromscratch")), flags.get("channels") is not None)
+    if named not in layers:
+        raise UserError(f"--trainFrom={named} is no layer of {flags['arch']}: choose from {', '.join(layers)}")
+    return named

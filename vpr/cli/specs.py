@@ -1,0 +1,58 @@
+"""Options -> specs: the one place where flags become what the parts below the command line take."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from vpr.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from vpr.data.places import PlacesSpec
+    from vpr.data.reader import Reading
+    from vpr.training.rules import TrainingRules
+
+
+def model_spec(options: argparse.Namespace) -> ModelSpec:
+    """The model that the flags describe."""
+    return ModelSpec.from_flags(vars(options))
+
+
+def places_spec(options: argparse.Namespace) -> "PlacesSpec":
+    """The places that the flags name."""
+    from pathlib import Path
+
+    from vpr.data.places import PlacesSpec
+
+    return PlacesSpec(options.dataset, Path(options.root), options.skipBroken, options.threads, options.utmZone)
+
+
+def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
+    """How the flags want photos read, for a model on `device`."""
+    from vpr.data.reader import Reading
+
+    return Reading(tuple(options.imageSize) if options.imageSize else None, options.threads, device)
+
+
+def training_rules(options: argparse.Namespace) -> "TrainingRules":
+    """The rules that the flags describe."""
+    from vpr.training.rules import TrainingRules  # NumPy takes a while to import
+
+    return TrainingRules(
+        epochs=options.nEpochs,
+        batch_size=options.batchSize,
+        refresh_every=options.cacheRefreshRate,
+        optimizer=options.optim,
+        lr=options.lr,
+        lr_step=options.lrStep,
+        lr_gamma=options.lrGamma,
+        weight_decay=options.weightDecay,
+        momentum=options.momentum,
+        margin=options.margin,
+        negatives=options.nNeg,
+        negative_sample=options.nNegSample,
+        eval_every=options.evalEvery,
+        patience=options.patience,
+        recall_values=tuple(options.recallValues),
+        seed=options.seed,
+    )

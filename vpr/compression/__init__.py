@@ -1,0 +1,1 @@
+"""Smaller models: pruning, reconstruction, ONNX export and quantisation."""

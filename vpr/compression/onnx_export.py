@@ -1,0 +1,124 @@
+"""Models as ONNX files: float32, float16 and calibrated int8."""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.progress import track
+from vpr.common.provenance import NOTE, seal_onnx
+from vpr.data.reader import Reading
+from vpr.models.card import FORMAT, INSTALL
+from vpr.models.place_model import PlaceModel, PlainPlaceModel
+from vpr.models.weights import weights_label
+
+CALIBRATION_PHOTOS = 64
+OPSET = 18
+RECALLS_KEPT = 4  # in a card
+
+
+def export_plain(place_model: PlaceModel, path: Path) -> None:
+    """The float32 model with a free number, height and width of images."""
+    model = PlainPlaceModel(place_model).eval()
+    model.encoder.to(memory_format=torch.contiguous_format)
+    free = torch.export.Dim
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's own inner workings
+        torch.onnx.export(
+            model, (torch.zeros(2, 160, 192, 3, dtype=torch.uint8),), str(path), dynamo=True, external_data=False,
+            input_names=["photos"], output_names=["descriptors"], opset_version=OPSET, verbose=False,
+            dynamic_shapes=({0: free("batch"), 1: free("height"), 2: free("width")},),
+        )  # fmt: skip
+
+
+def quantize(path: Path, photos: list[np.ndarray]) -> None:
+    """Turn the backbone's convolutions into int8 in place: per channel, with ranges that photos [1, H, W, 3] show.
+
+    The pooling head stays in float: its sums and norms suffer more than its few products cost.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Photos(CalibrationDataReader):
+        """Hands out one photo after the other."""
+
+        def __init__(self) -> None:
+            self.rest = iter(track(photos, "calibration", len(photos)))
+
+        def get_next(self) -> dict | None:
+            photo = next(self.rest, None)
+            return None if photo is None else {"photos": photo}
+
+    whole = path.with_name("quantized.onnx")
+    quantize_static(
+        str(path), str(whole), Photos(), quant_format=QuantFormat.QDQ, per_channel=True,
+        # Without VNNI two products of 8 bits do not fit the 16 of the sum; with 7 bits for weights they do.
+        reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Relu", "MaxPool"],
+    )  # fmt: skip
+    whole.replace(path)
+
+
+def to_float16(path: Path) -> None:
+    """Store weights and compute in float16 in place, with photos and descriptors as before."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    # The pooling head's.
+    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
+    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
+
+
+def model_card(
+    model: PlaceModel, kind: str, source: Mapping[str, object], flags: Mapping[str, object], recalls: Sequence[dict]
+) -> dict:
+    """What the file says of itself.
+
+    Args:
+        kind: fp32, fp16 or int8.
+        source: the run and checkpoint, or the centroids, that the model comes from.
+        flags: with which the command line tests the model as its run is tested.
+        recalls: results of the model before its export, newest last.
+    """
+    return {
+        "model": f"{model.name.rsplit(', ', 1)[0]}, {kind} ONNX",
+        "arch": model.spec.arch,
+        "weights": weights_label(model.spec.arch, model.spec.weights),
+        "dimension": model.dim,
+        "pooled_dimension": model.pooled_dim,
+        "smallest_side": model.smallest_side,
+        "parameters": model.parameter_count,
+        "precision": kind,
+        "source": dict(source),
+        "flags": dict(flags),
+        "recalls_before_export": list(recalls[-RECALLS_KEPT:]),
+    }
+
+
+def require_packages() -> None:
+    """Raise a UserError where the optional packages are missing."""
+    import importlib.util
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--mode=export needs {', '.join(missing)}, which is not installed: {INSTALL}")
+
+
+def calibration_photos(files: Sequence[Path], reading: Reading, seed: int) -> list[np.ndarray]:
+    """Random photos uint8 [1, H, W, 3] of the training database, whose values show the ranges of 8 bits."""
+    chosen = np.random.default_rng(seed).permutation(len(files))[:CALIBRATION_PHOTOS]
+    batches = reading.of(files).batches([[int(index)] for index in chosen])
+    return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
+
+
+def write_with_card(plain: Path, path: Path, card: dict) -> None:
+    """Write an ONNX file again, with its card and a checksum."""
+    import onnx
+
+    model = onnx.load(plain)
+    onnx.helper.set_model_props(model, {"format": FORMAT, "card": json.dumps({**card, "checksum": NOTE})})
+    path.write_bytes(seal_onnx(model.SerializeToString()))

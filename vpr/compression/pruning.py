@@ -1,0 +1,186 @@
+"""Pruning: drop the filters of a trained model's trunk that matter least, and make a smaller model of the rest.
+
+Filters go whole, with what reads them, by the dependency graph of Torch-Pruning (Fang et al., CVPR 2023): the
+model left is an ordinary dense one. How much a filter matters: the first-order Taylor term of the training
+loss on mined tuples (Molchanov et al., ICLR 2017), or the size of its weights. Those left then learn to
+stand in for those gone (`vpr.compression.reconstruction`), before the ordinary training.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from vpr.common.device import precision_name
+from vpr.common.errors import UserError
+from vpr.common.progress import Progress, say
+from vpr.compression.reconstruction import distill, reconstruct
+from vpr.data.reader import Reading
+from vpr.descriptors.describe import Source, describe_batch
+from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
+from vpr.models.backbones.base import Backbone
+from vpr.models.place_model import PlaceModel, build_model
+from vpr.models.poolings.base import ClusterPooling
+from vpr.training.losses import LOSSES
+from vpr.training.mining import TupleBatch, batches_of_queries
+from vpr.training.rules import TrainingRules
+from vpr.training.state import new_state, splits_of
+from vpr.training.trainer import mine_block
+from vpr.training.training_set import TrainingSet
+
+TUPLES = 64  # on which filters are judged
+FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
+LARGEST_SCALE = 2.0**16  # of the loss, for gradients in float16
+
+
+def prune(
+    model: PlaceModel,
+    rules: TrainingRules,
+    training: TrainingSet,
+    ratio: float,
+    importance: str,
+    reading: Reading,
+    train_from: str | None = None,
+    distill_photos: int = 0,
+    batch_size: int = 24,
+) -> PlaceModel:
+    """A smaller model of the filters that matter most, refitted to give what they gave, with clusters of its own.
+
+    Args:
+        model: trained, on its device. Its gradients are changed, its weights are not.
+        rules: of the training that importance `taylor` takes its gradients from; their seed draws photos.
+        training: whose photos filters are judged, refitted and clustered on.
+        ratio: share of each convolution's filters that goes, between 0 and 1.
+        importance: taylor or magnitude.
+        reading: how photos are read.
+        train_from: first layer that a training of the smaller model trains, by name.
+        distill_photos: photos on which all layers are trained together in the end; 0: none.
+        batch_size: photos described at once; 0: as many as memory holds.
+
+    Raises:
+        UserError: no query has a hard negative, or nothing is left of a layer.
+    """
+    source = reading.of(training.photos.files)
+    if importance == "taylor":
+        accumulate_gradients(model, rules, training, source, batch_size)
+    backbone, kept = prune_trunk(model.backbone, ratio, importance)
+    pruned = build_model(replace(model.spec, channels=tuple(filters_of(backbone)), train_from=train_from), False)
+    pruned.backbone.load_state_dict(backbone.state_dict())
+    pruned.to_device(model.device, precision_name(model.dtype))
+    reconstruct(pruned, model, kept, source, rules.seed)
+    if distill_photos:
+        distill(pruned, model, kept[-1], source, distill_photos, rules.seed)
+    recluster(pruned, training, reading, rules.seed, batch_size)
+    return pruned
+
+
+def scaled_gradients(
+    loss: torch.Tensor, weights: Sequence[torch.Tensor], scale: float
+) -> tuple[list[torch.Tensor], float]:
+    """Gradients of a loss by a backward pass of `scale` times it, so that small ones do not vanish in float16.
+
+    Returns:
+        the gradients, divided by the scale again, and the scale: halved until no gradient overflowed.
+    """
+    while True:
+        found = torch.autograd.grad(loss * scale, weights, retain_graph=True)
+        if scale <= 1 or all(gradient.isfinite().all() for gradient in found):
+            return [gradient / scale for gradient in found], scale
+        scale /= 2
+
+
+def accumulate_gradients(
+    model: PlaceModel, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int = 24
+) -> None:
+    """Leave in all weights of the trunk their gradient of the loss on mined tuples.
+
+    Args:
+        source: of the training photos; photos that came through frozen layers give these no gradient.
+        batch_size: photos described at once for mining; 0: as many as memory holds.
+
+    Raises:
+        UserError: no query has a hard negative.
+    """
+    state, loss = new_state(model, rules, splits_of(training.photos)), LOSSES[rules.loss]
+    queries = rules.query_blocks(training.usable, 1)[0][: 2 * TUPLES]
+    tuples = mine_block(state, training, source, queries, rules, batch_size, "pruning")[:TUPLES]
+    if not tuples:
+        raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
+    batches = [
+        TupleBatch.of(batch, len(training.photos.database_files))
+        for batch in batches_of_queries(queries, tuples, rules.batch_size)
+    ]
+    weights, scale = list(model.backbone.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
+    with model.backbone.wholly_trained(), Progress("pruning: gradients", len(tuples), "tuples") as progress:
+        for batch, photos in zip(batches, source.batches([batch.images for batch in batches]), strict=True):
+            loss_sum, pairs = loss(describe_batch(model, photos), batch, rules.margin)
+            found, scale = scaled_gradients(loss_sum / max(pairs, 1), weights, scale)
+            for value, gradient in zip(weights, found, strict=True):
+                value.grad = gradient if value.grad is None else value.grad + gradient
+            progress.advance(len(batch.query))
+
+
+def prune_trunk(encoder: Backbone, ratio: float, importance: str) -> tuple[Backbone, list[torch.Tensor]]:
+    """A copy of a trunk without the share `ratio` of each convolution's filters, and the indices of those kept.
+
+    Args:
+        importance: taylor, from the gradients in its weights, or magnitude.
+
+    Raises:
+        UserError: nothing is left of a layer, or the backbone's filters cannot be dropped.
+    """
+    import torch_pruning
+
+    if not encoder.prunable():
+        raise UserError("--mode=prune cannot drop filters of this backbone: prune vgg16 or alexnet")
+    fewest = min(filters_of(encoder))
+    if round(fewest * (1 - ratio)) < FILTERS_TOGETHER:
+        raise UserError(
+            f"--pruneRatio={ratio} leaves fewer than {FILTERS_TOGETHER} of a layer's {fewest} filters: give less"
+        )
+    smaller = copy.deepcopy(encoder).to("cpu").to(memory_format=torch.contiguous_format)
+    for layer in smaller:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # the graph is followed from output to input, which in-place layers cut
+    for copied, original in zip(smaller.parameters(), encoder.parameters(), strict=True):
+        copied.requires_grad_(True)
+        copied.grad = None if original.grad is None else original.grad.detach().cpu()  # a copy has none
+    judge = {
+        "taylor": torch_pruning.importance.GroupTaylorImportance,
+        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
+    }[importance]
+    pruner = torch_pruning.pruner.MetaPruner(
+        smaller, torch.zeros(1, 3, 64, 64), judge(), pruning_ratio=ratio, round_to=FILTERS_TOGETHER
+    )
+    pruner.step()
+    gone = {name: indices for name, _, indices in pruner.pruning_history()}
+    kept = [
+        torch.tensor(sorted({*range(layer.out_channels)} - {*gone.get(name, ())}))
+        for name, layer in encoder.named_children()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    return smaller, kept
+
+
+def filters_of(encoder: Backbone) -> list[int]:
+    """How many filters each convolution has."""
+    return [layer.out_channels for layer in encoder.prunable()]
+
+
+def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: int, batch_size: int = 24) -> None:
+    """Cluster the pruned trunk's local descriptors: other channels want other centres and another alpha.
+
+    Args:
+        training: of whose database photos the local descriptors are.
+        seed: of the photos and places drawn, and of k-means.
+        batch_size: photos at once; 0: as many as memory holds.
+    """
+    if not isinstance(model.pool, ClusterPooling):
+        return
+    reader, clusters = reading.of(training.photos.database_files), model.spec.clusters
+    descriptors = sample_local_descriptors(model, reader, seed, batch_size, training.photos.places.name, clusters)
+    centroids = cluster(descriptors, clusters, seed)
+    alpha = model.pool.init_from(*(torch.from_numpy(rows).to(model.device) for rows in (centroids, descriptors)))
+    say(f"{clusters} new clusters, alpha {alpha:.2f}")

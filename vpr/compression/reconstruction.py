@@ -1,0 +1,155 @@
+"""After pruning: what is left learns to give what it gave before. That takes photos, but no positions.
+
+First layer by layer: from the photos on, each convolution gets those kernels and biases that least squares finds
+between what the pruned trunk feeds it now and what the original's same filters gave there (He et al., ICCV 2017,
+section 3.1, without its choice of filters). Then all layers together, by gradients: the original's local
+descriptors are distilled into them (Hinton et al., arXiv:1503.02531; of features, Romero et al., ICLR 2015).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vpr.common.progress import Progress
+from vpr.descriptors.describe import Source
+from vpr.descriptors.vocabulary import DESCRIPTORS_PER_PHOTO
+from vpr.models.place_model import PlaceModel
+from vpr.training.state import build_scaler
+
+Sums = tuple[torch.Tensor, torch.Tensor]  # of products of inputs with inputs, and with outputs
+PHOTOS = 256
+PHOTOS_PER_STEP = 4
+LEARNING_RATE = 2e-4  # Adam's, falling to 0 by a cosine
+RIDGE = 1e-3  # of the inputs' mean square: how strongly weights that the photos say little about stay as they are
+
+
+@torch.no_grad()
+def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tensor], source: Source, seed: int) -> None:
+    """Refit all convolutions of a pruned trunk on random photos, in place.
+
+    Args:
+        pruned, original: on the same device.
+        kept: for each convolution the indices of the original's filters that are left.
+    """
+    photos = np.random.default_rng(seed).permutation(len(source.files))[:PHOTOS].tolist()
+    convolutions = [number for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
+    with Progress("refitting filters", len(convolutions) * len(photos)) as progress:
+        for number, filters in zip(convolutions, kept, strict=True):
+            sums: Sums | None = None
+            chosen = torch.Generator().manual_seed(seed)
+            for values in _photos_one_by_one(source, photos):
+                inputs, wanted = _examples(pruned, original, values.to(pruned.device), number, chosen)
+                sums = _add(sums, inputs, wanted[:, filters.to(wanted.device)])
+                progress.advance(1)
+            if sums is not None:
+                refit(convolution_of(pruned, number), *sums)
+
+
+def distill(
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, source: Source, photos: int, seed: int
+) -> None:
+    """Train all layers of a pruned trunk together, in place, to give the original's local descriptors.
+
+    The loss is their squared distance: once both have length 1, which is how NetVLAD takes them; for other poolings in
+    units of the original's mean square.
+
+    Args:
+        pruned, original: on the same device.
+        filters: indices of the original's last filters that are left.
+        photos: how many are looked at, 1 or more; each several times where there are fewer.
+    """
+    random, count = np.random.default_rng(seed), len(source.files)
+    order = np.concatenate([random.permutation(count) for _ in range(-(-photos // count))])[:photos].tolist()
+    batches = [order[start : start + PHOTOS_PER_STEP] for start in range(0, photos, PHOTOS_PER_STEP)]
+    optimizer = torch.optim.Adam(pruned.backbone.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
+    scaler = build_scaler(pruned)
+    with pruned.backbone.wholly_trained(), Progress("distilling", photos) as progress:
+        for batch, groups in zip(batches, source.batches(batches), strict=True):
+            distances = [feature_distance(pruned, original, filters, group.values) for group in groups]
+            optimizer.zero_grad()
+            scaler.scale(sum(distances[1:], distances[0]) / len(batch)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            progress.advance(len(batch))
+    pruned.zero_grad()
+
+
+def convolution_of(model: PlaceModel, number: int) -> nn.Conv2d:
+    """The stage of that number of a backbone, where it is a convolution."""
+    layer = model.backbone[number]
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
+def feature_distance(
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor
+) -> torch.Tensor:
+    """Squared distance of both models' local descriptors, the mean over places, the sum over photos."""
+    photos = photos.to(pruned.device, non_blocking=True)
+    with torch.no_grad():
+        wanted = original.local_descriptors(photos)[:, filters.to(photos.device)]  # [B, D, h, w]
+    found = pruned.local_descriptors(photos)
+    if pruned.pool.normalizes_input:
+        found, wanted = F.normalize(found, dim=1), F.normalize(wanted, dim=1)
+    else:
+        size = wanted.square().sum(dim=1).mean().sqrt()
+        found, wanted = found / size, wanted / size
+    return (found - wanted).square().sum(dim=1).mean(dim=(1, 2)).sum()
+
+
+def _photos_one_by_one(source: Source, photos: list[int]) -> Iterator[torch.Tensor]:
+    """uint8 [1, 3, H, W] each."""
+    for batch in source.batches([[photo] for photo in photos]):
+        for group in batch:
+            yield from group.values.split(1)
+
+
+def _examples(
+    pruned: PlaceModel, original: PlaceModel, photo: torch.Tensor, number: int, chosen: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What convolution `number` of the pruned trunk sees at some places of a photo, and what the original gives there.
+
+    Returns:
+        inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original].
+    """
+    layer = convolution_of(pruned, number)
+    with pruned.autocast():
+        features = pruned.backbone.run(pruned.normalized(photo), stop=number)
+        wanted = original.backbone.run(original.normalized(photo), stop=number + 1)
+    wanted = wanted[0].flatten(1).T  # [h * w, filters]
+    places = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_PHOTO].to(wanted.device)
+    assert not isinstance(layer.padding, str)
+    rows, columns = layer.padding
+    windows = nn.functional.pad(features[0], (columns, columns, rows, rows))
+    for axis in (0, 1):
+        windows = windows.unfold(axis + 1, layer.kernel_size[axis], layer.stride[axis])  # [C, h, w, k, k]
+    width = windows.shape[2]
+    seen = windows[:, places // width, places % width].transpose(0, 1).flatten(1)  # [P, C * k * k]
+    return torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1).float(), wanted[places].float()
+
+
+def _add(sums: Sums | None, inputs: torch.Tensor, wanted: torch.Tensor) -> Sums:
+    """Sums of products of inputs with inputs, and with outputs, in float64."""
+    products = (inputs.T @ inputs).double(), (inputs.T @ wanted).double()
+    return products if sums is None else (sums[0].add_(products[0]), sums[1].add_(products[1]))
+
+
+def refit(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    """Give a convolution the weights of least squares, drawn a little towards those it has.
+
+    Args:
+        inputs: [n, n], sums of products of inputs, n = C * k * k + 1; the last input is 1.
+        outputs: [n, filters], sums of products of inputs with the outputs wanted.
+    """
+    assert layer.bias is not None
+    present = torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1).T.double()  # [n, filters]
+    hold = RIDGE * inputs.diagonal().mean()
+    inputs = inputs + hold * torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
+    found = torch.linalg.solve(inputs, outputs + hold * present).T.to(layer.weight.dtype)  # [filters, n]
+    layer.weight.copy_(found[:, :-1].reshape(layer.weight.shape))
+    layer.bias.copy_(found[:, -1])

@@ -1,0 +1,65 @@
+"""Where the photos of a spec lie: the first of a data set's folders that has most of them."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from pittsburgh import Places
+from vpr.common.progress import say
+from vpr.data.catalogue import Dataset
+
+
+def queries_are_database_photos(places: Places) -> bool:
+    """Whether each query is a photo of the database, told from it by its time stamp alone: Tokyo Time Machine."""
+    if places.query_times is None:
+        return False
+    database = zip(places.database_names, map(tuple, places.database_positions.tolist()), strict=True)
+    queries = zip(places.query_names, map(tuple, places.query_positions.tolist()), strict=True)
+    return set(queries) <= set(database)
+
+
+def find_files(root: Path, places: Places, dataset: Dataset) -> tuple[list[Path], list[Path]]:
+    """The files of a spec's database photos and queries in those of the data set's folders that have most of them.
+
+    Other photos of a set bear the names of its queries (all of Pittsburgh's do), so queries are only looked for
+    among the database where they are database photos. Files that are in no folder are named in the first.
+    """
+    folders = [root / folder for folder in dataset.database_folders]
+    base, ending = _fullest(folders, places.database_names, (None, dataset.database_ending))
+    database = [base / _with_ending(name, ending) for name in places.database_names]
+    if ending:
+        say(f"{places.name}: the database photos' files end with {ending}, unlike in the spec")
+    folders = [root / folder for folder in dataset.query_folders]
+    if queries_are_database_photos(places):
+        query_base, ending = _fullest([base, *folders], places.query_names, (ending, None))
+    else:
+        query_base, ending = _fullest(folders, places.query_names, (None,))
+    return database, [query_base / _with_ending(name, ending) for name in places.query_names]
+
+
+def _fullest(bases: list[Path], names: list[str], endings: tuple[str | None, ...]) -> tuple[Path, str | None]:
+    """Which of some folders, and with which ending of the names, has most of the files; the first of equals."""
+    choices = [(base, ending) for base in bases for ending in dict.fromkeys(endings)]
+    return max(choices, key=lambda choice: _count_present(choice[0], names, choice[1]))
+
+
+def _count_present(base: Path, names: list[str], ending: str | None) -> int:
+    # One listing per folder instead of one look-up per file: 250,000 photos on a network disk.
+    wanted = defaultdict(set)
+    for name in names if base.is_dir() else ():
+        folder, _, file = _with_ending(name, ending).rpartition("/")
+        wanted[folder].add(file)
+    return sum(len(files & listing(base / folder)) for folder, files in wanted.items())
+
+
+def _with_ending(name: str, ending: str | None) -> str:
+    stem, dot, usual = name.rpartition(".")
+    return name if ending is None else (stem if dot and "/" not in usual else name) + ending
+
+
+def listing(folder: Path) -> set[str]:
+    """The names in a folder; none where it is not there."""
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):  # it is not there, or a damaged spec's names cannot be names of folders
+        return set()

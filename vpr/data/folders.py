@@ -1,0 +1,103 @@
+"""Own photos without a spec (--dataset=folder): positions from file names, a table, or the photos' GPS.
+
+    DIR/{train,val,test}/{database,queries}/**/*.jpg        also DIR/images/{train,val,test}/...
+
+A photo's position is that of its name (`@easting@northing@...jpg`, in metres, as the common layout of VPR
+datasets has it), else that of a table `DIR/positions.csv` (image,easting,northing or
+image,latitude,longitude), else that of the GPS in its EXIF.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pittsburgh import Places
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.positions import ENDINGS, WANTED, Position, common_zone, find_photos, find_positions, read_positions
+
+POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS = 25.0, 10.0  # metres, Pittsburgh's
+
+
+@dataclass(frozen=True)
+class FolderPlaces(Places):
+    """Places of a folder; `zone` is the UTM zone of all, None if unknown."""
+
+    zone: str | None = None
+
+
+def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
+    """The photos of a split of a folder and where they were taken.
+
+    Args:
+        skip_broken: leave out files that have no position because they are no photos.
+
+    Returns:
+        the places, names relative to a folder, and that folder.
+
+    Raises:
+        UserError: there are no photos, positions are missing, or lie in several UTM zones.
+    """
+    base = next((folder for folder in (root, root / "images") if (folder / split).is_dir()), root)
+    database, queries = (find_photos(base / split / role) for role in ("database", "queries"))
+    if skip_broken:
+        database, queries = (_without_placeless_broken(files, root) for files in (database, queries))
+    if not database:
+        raise UserError(
+            f"{base / split / 'database'} has no photos ({', '.join(sorted(ENDINGS))}): put some there, or name the "
+            "folder that holds train, val and test with --root"
+        )
+    positions = read_positions([*database, *queries], root)
+    zone = common_zone(positions, root)
+    values = np.array([(position.easting, position.northing) for position in positions]).reshape(-1, 2)
+    names = [str(file.relative_to(base)) for file in (*database, *queries)]
+    count = len(database)
+    places = FolderPlaces(
+        f"{root.resolve().name}_{split}", names[:count], names[count:], values[:count], values[count:],
+        POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, zone=zone,
+    )  # fmt: skip
+    return places, base
+
+
+def read_database(root: Path, split: str) -> tuple[FolderPlaces, Path]:
+    """The database photos of a split, or where there is no such split, all photos under the folder.
+
+    Positions may be missing: NaN stands for them, and it is said how many there are.
+
+    Raises:
+        UserError: there are no photos, or they lie in several UTM zones.
+    """
+    base = next((folder for folder in (root, root / "images") if (folder / split / "database").is_dir()), None)
+    found = find_photos(base / split / "database" if base else root)
+    if not found:
+        raise UserError(f"{root} has no photos ({', '.join(sorted(ENDINGS))}): name the folder that has with --root")
+    positions = find_positions(found, root)
+    missing = positions.count(None)
+    if missing:
+        say(f"{missing} of {len(found)} photos have no position, only a name ({WANTED} if they should have one)")
+    zone = common_zone([position for position in positions if position], root)
+    unknown = Position(np.nan, np.nan)
+    values = np.array([(place.easting, place.northing) for place in (position or unknown for position in positions)])
+    names, nobody = [str(file.relative_to(base or root)) for file in found], np.empty((0, 2))
+    name = f"{root.resolve().name}_{split}" if base else root.resolve().name
+    return FolderPlaces(
+        name, names, [], values, nobody, POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, zone=zone
+    ), base or root
+
+
+def has_folder(root: Path, split: str) -> bool:
+    """Whether a folder has a split."""
+    return any((folder / split).is_dir() for folder in (root, root / "images"))
+
+
+def _without_placeless_broken(files: list[Path], root: Path) -> list[Path]:
+    """Files without those that have no position and cannot be decoded either."""
+    from vpr.data.reader import whole_photos
+
+    placeless = [file for file, position in zip(files, find_positions(files, root), strict=True) if position is None]
+    if not placeless:
+        return files
+    whole = {placeless[index] for index in whole_photos(placeless, 0, f"{root} without a position")}
+    broken = set(placeless) - whole
+    return [file for file in files if file not in broken]

@@ -1,0 +1,265 @@
+"""Stage 1, places: which spec belongs to a dataset's split, and where its photos lie."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from pittsburgh import Places, SpecError, read_places
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.catalogue import DATASETS, OTHER_TIME, PLAIN, Dataset
+from vpr.data.find_files import find_files, listing, queries_are_database_photos
+from vpr.data.folders import has_folder, read_database, read_folder
+from vpr.data.positions import UTM_WEST
+from vpr.data.reader import PhotoReader, Reading, whole_photos
+
+
+@dataclass(frozen=True)
+class PlacesSpec:
+    """Which places a command is about.
+
+    Attributes:
+        dataset: a key of `vpr.data.catalogue.DATASETS`, or folder.
+        root: folder with datasets/*.mat and the photos, or that of own photos.
+        skip_broken: leave out photos that cannot be decoded.
+        workers: that decode photos to find those.
+        utm_zone: zone of the positions where neither photos nor data set tell, such as 17N.
+    """
+
+    dataset: str
+    root: Path
+    skip_broken: bool = False
+    workers: int = 0
+    utm_zone: str | None = None
+
+
+@dataclass(frozen=True)
+class PlacePhotos:
+    """A split and its photo files, in the spec's order.
+
+    Attributes:
+        query_longest_side: pixels, to which larger queries are shrunk unless all photos get one size.
+    """
+
+    places: Places
+    split: str
+    database_files: list[Path]
+    query_files: list[Path]
+    query_longest_side: int | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Database photos, then queries: indices of queries are offset by the database's size."""
+        return self.database_files + self.query_files
+
+    def reader(self, reading: Reading) -> PhotoReader:
+        """A reader of `files`."""
+        longest = self.query_longest_side
+        if longest is None or reading.size:
+            return reading.of(self.files)
+        queries = range(len(self.database_files), len(self.files))
+        return reading.of(self.files, dict.fromkeys(queries, longest))
+
+
+def spec_path(spec: PlacesSpec, split: str) -> Path:
+    """The .mat file of a split of a data set, which is not a folder.
+
+    Raises:
+        UserError: the dataset has no such split.
+    """
+    files = DATASETS[spec.dataset].specs
+    if split not in files:
+        raise UserError(f"--dataset={spec.dataset} has no split {split}: choose from {', '.join(files)}")
+    return spec.root / "datasets" / f"{files[split]}.mat"
+
+
+def read_spec(spec: PlacesSpec, split: str) -> Places:
+    """Read the spec of a split of a data set, which is not a folder, with the data set's protocol.
+
+    Raises:
+        UserError: the dataset has no such split, or its spec is missing or not usable.
+    """
+    path = spec_path(spec, split)
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: put the specs of netvlad_v100_datasets.tar.gz into {path.parent}, name their "
+            "folder's parent with --root, or try --dataset=toy, which needs no data"
+        )
+    try:
+        places = read_places(path)
+    except SpecError as error:
+        raise UserError(str(error)) from error
+    protocol = DATASETS[spec.dataset].protocol
+    if protocol == OTHER_TIME != places.protocol:
+        raise UserError(f"{path} has no time stamps, which --dataset={spec.dataset} goes by: get the spec again")
+    return dataclasses.replace(places, protocol=protocol) if places.protocol == PLAIN else places
+
+
+def load_places(spec: PlacesSpec, split: str) -> PlacePhotos:
+    """Read a split's spec, find its photos and check that they are all there; with `skip_broken` also decode them.
+
+    Raises:
+        UserError: the spec or photos are missing, or the spec is not usable.
+    """
+    root = spec.root
+    if spec.dataset == "folder":
+        own, base = read_folder(root, split, spec.skip_broken)
+        photos = _photos_in(own, split, base, base)
+    else:
+        if spec.dataset == "toy":
+            draw_toy_city(root)
+        dataset, places = DATASETS[spec.dataset], read_spec(spec, split)
+        longest_side = None if queries_are_database_photos(places) else dataset.query_longest_side
+        photos = PlacePhotos(places, split, *find_files(root, places, dataset), longest_side)
+        _check_files_exist(photos, root, dataset)
+        _check_queries_are_no_database_photos(photos)
+    return without_broken(photos, spec.workers) if spec.skip_broken else photos
+
+
+def _photos_in(places: Places, split: str, database: Path, queries: Path) -> PlacePhotos:
+    return PlacePhotos(
+        places,
+        split,
+        [database / name for name in places.database_names],
+        [queries / name for name in places.query_names],
+    )
+
+
+def without_broken(photos: PlacePhotos, workers: int) -> PlacePhotos:
+    """A split without the photos that cannot be decoded.
+
+    Raises:
+        UserError: no database photo is left.
+    """
+
+    whole, count = whole_photos(photos.files, workers, photos.places.name), len(photos.database_files)
+    if len(whole) == len(photos.files):
+        return photos
+    database = [index for index in whole if index < count]
+    queries = [index - count for index in whole if index >= count]
+    if not database:
+        raise UserError(f"no database photo of {photos.places.name} can be decoded: get the photos again")
+    return dataclasses.replace(
+        photos,
+        places=photos.places.only(database, queries),
+        database_files=[photos.database_files[index] for index in database],
+        query_files=[photos.query_files[index] for index in queries],
+    )
+
+
+def load_database(spec: PlacesSpec, split: str, split_required: bool = False) -> PlacePhotos:
+    """The database photos of a split alone; positions may be NaN in a folder of own photos.
+
+    Args:
+        split_required: refuse a folder that has no such split, instead of taking all photos under it.
+
+    Raises:
+        UserError: as of `load_places`, or a folder lacks the split that is required.
+    """
+    if spec.dataset != "folder":
+        photos = load_places(spec, split)
+        places = dataclasses.replace(photos.places, query_names=[], query_positions=np.empty((0, 2)))
+        return dataclasses.replace(photos, places=places, query_files=[])
+    if split_required and not has_folder(spec.root, f"{split}/database"):
+        raise UserError(
+            f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all photos under --root"
+        )
+    places, base = read_database(spec.root, split)
+    photos = _photos_in(places, split, base, base)
+    return without_broken(photos, spec.workers) if spec.skip_broken else photos
+
+
+def zone_of(places: Places, spec: PlacesSpec) -> str | None:
+    """The UTM zone of positions: the spec's, else what the photos say, else the dataset's; None if unknown."""
+    plausible = np.isfinite(places.database_positions).any() and np.nanmin(places.database_positions[:, 0]) > UTM_WEST
+    known = DATASETS[spec.dataset].zone if plausible else None
+    return spec.utm_zone or getattr(places, "zone", None) or known
+
+
+def has_split(spec: PlacesSpec, split: str) -> bool:
+    """Whether a split's .mat file, or its folder, is there."""
+    if spec.dataset == "folder":
+        return has_folder(spec.root, split)
+    return split in DATASETS[spec.dataset].specs and spec_path(spec, split).is_file()
+
+
+def training_set(spec: PlacesSpec) -> tuple[str, str]:
+    """Name and hash of the places of the training split, without looking for the photos of a spec."""
+    places: Places
+    if spec.dataset == "folder":
+        places, _ = read_folder(spec.root, "train", spec.skip_broken)
+    else:
+        if spec.dataset == "toy":
+            draw_toy_city(spec.root)
+        places = read_spec(spec, "train")
+    return places.name, places.fingerprint()
+
+
+def require_queries(photos: PlacePhotos) -> None:
+    """Raises UserError where a split without queries is to be trained on or tested."""
+    if not photos.query_files:
+        raise UserError(f"{photos.places.name} has no queries: nothing can be looked up; use a spec that lists some")
+    if not photos.database_files:
+        raise UserError(f"{photos.places.name} has no database photos: there is nothing to find; get the spec again")
+
+
+def draw_toy_city(root: Path) -> None:
+    """Draw the toy city into `root` unless it is there already.
+
+    Of several processes the first draws; then the first of each other machine to which `root` is another folder.
+    """
+    from vpr import toycity
+    from vpr.common.progress import track
+
+    for machine_draws in (processes.is_main(), processes.local_rank() == 0):
+        if machine_draws and not toycity.is_current(root, toycity.SEED):
+            say(f"drawing the toy city into {root} (once)")
+            toycity.make_toy_city(
+                root, progress=lambda items, total, description: track(items, description, total, "places")
+            )
+        processes.barrier()
+
+
+def _check_files_exist(photos: PlacePhotos, root: Path, dataset: Dataset) -> None:
+    names_in = {folder: listing(folder) for folder in {file.parent for file in photos.files}}
+    missing = [file for file in photos.files if file.name not in names_in[file.parent]]
+    if not missing:
+        return
+    spec, first = photos.places.name, ", ".join(str(file) for file in missing[:5])
+    if missing == photos.query_files:
+        usual, *others = dataset.query_folders
+        raise UserError(
+            f"{root / usual} is missing: none of the {len(missing)} queries of {spec} is there (nor in "
+            f"{', '.join(others)}), first {first}: put them there or name the right folder with --root"
+        )
+    raise UserError(
+        f"{len(missing)} of the {len(photos.files)} photos of {spec} are missing under {root}, first {first}: "
+        "put them there or name the right folder with --root"
+    )
+
+
+def _check_queries_are_no_database_photos(photos: PlacePhotos) -> None:
+    """Refuse queries that are read from the database's folders, be it by a link, where they are no database photos."""
+    places = photos.places
+    if not photos.database_files or not photos.query_files:
+        return
+    base = photos.database_files[0].parents[len(PurePosixPath(places.database_names[0]).parts) - 1]
+    asked = {file.parent for file in photos.files} | {(base / name).parent for name in places.query_names}
+    real = {folder: os.path.realpath(folder) for folder in asked}
+    database = [(real[file.parent], file.name) for file in photos.database_files]
+    position = dict(zip(database, places.database_positions.tolist(), strict=True))
+    shared = {folder for folder, _ in database} | {real[(base / name).parent] for name in places.query_names}
+    wrong = [
+        file
+        for file, own in zip(photos.query_files, places.query_positions.tolist(), strict=True)
+        if real[file.parent] in shared and position.get((real[file.parent], file.name)) != own
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of the {len(places.query_names)} queries of {places.name} would be read from the database's "
+            f"folders, first {wrong[0]}, whose photos are of other places: put the queries' own into queries_real"
+        )

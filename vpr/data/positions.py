@@ -1,0 +1,226 @@
+"""Where own photos are and were taken: from their name, a table, or the GPS in their EXIF, as UTM metres."""
+
+import csv
+import itertools
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vpr.common.errors import UserError
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
+TABLE = "positions.csv"
+COLUMNS = (("easting", "northing"), ("latitude", "longitude"))
+WANTED = "wanted @easting@northing@ in the name, a line in positions.csv, or GPS in the EXIF"
+GPS_FOLDER = 0x8825  # EXIF
+# Metres; what UTM has between them, a local survey rarely has.
+UTM_WEST, UTM_EAST, UTM_NORTH = 100_000, 900_000, 10_000_000
+
+
+@dataclass(frozen=True)
+class Position:
+    """UTM easting and northing in metres, and the zone, such as 17N, where it is known."""
+
+    easting: float
+    northing: float
+    zone: str | None = None
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """All photos under a folder and its linked sub-folders, sorted by path.
+
+    Hidden ones are left out: macOS puts a `._photo.jpg`, which is no photo, beside each photo on other disks. A folder
+    that several paths lead to is looked into once, by its own path if it has one; links upwards lead nowhere.
+    """
+    top = os.path.join(os.path.realpath(folder), "")
+    photos, seen, starts = [], set(), [str(folder)]
+    while starts:
+        links = []
+        for path, folders, files in itertools.chain.from_iterable(map(os.walk, starts)):
+            real = os.path.realpath(path)
+            folders[:] = [name for name in folders if name[0] != "." and real not in seen]
+            links += [link for link in (os.path.join(path, name) for name in folders) if os.path.islink(link)]
+            if real not in seen:
+                photos += [
+                    Path(path, name) for name in files if name[0] != "." and Path(name).suffix.lower() in ENDINGS
+                ]
+            seen.add(real)
+        starts = sorted(link for link in links if not top.startswith(os.path.join(os.path.realpath(link), "")))
+    return sorted(photo for photo in photos if photo.is_file())
+
+
+def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
+    """Where photos were taken.
+
+    Raises:
+        UserError: some have no position; says how many and names the first five.
+    """
+    found = find_positions(files, root)
+    missing = [file for file, position in zip(files, found, strict=True) if position is None]
+    if missing:
+        first = ", ".join(str(file) for file in missing[:5])
+        raise UserError(f"{len(missing)} of {len(files)} photos have no position, first {first}: {WANTED}")
+    return [position for position in found if position is not None]
+
+
+def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:
+    """Where photos were taken, None where nothing says so."""
+    table = read_table(root / TABLE)
+    _refuse_several_of_one_name(table, files, root)
+    return [
+        position_in_name(file.name) or _position_in_table(table, file, root) or position_in_exif(file) for file in files
+    ]
+
+
+def position_in_name(name: str) -> Position | None:
+    """@easting@northing@zone number@zone letter@...: the first two suffice."""
+    parts = name.split("@")
+    if len(parts) < 4 or parts[0]:
+        return None
+    try:
+        easting, northing = float(parts[1]), float(parts[2])
+    except ValueError:
+        return None
+    if not np.isfinite([easting, northing]).all():
+        return None
+    zone = None
+    if len(parts) > 4 and parts[3].isdecimal() and len(parts[4]) == 1 and parts[4].isalpha():
+        zone = _zone(int(parts[3]), parts[4])
+    return Position(easting, northing, zone)
+
+
+def read_table(path: Path) -> dict[str, Position]:
+    """Positions by image from a table with a heading; nothing where there is none.
+
+    Raises:
+        UserError: columns are missing, or a value is no number.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            headings = [heading.strip().lower() for heading in reader.fieldnames or ()]
+            reader.fieldnames = headings
+            columns = next((pair for pair in COLUMNS if set(pair) <= set(headings)), None)
+            if columns is None or "image" not in headings:
+                raise UserError(
+                    f"{path} has the columns {', '.join(headings) or 'none'}, wanted image,easting,northing or "
+                    "image,latitude,longitude: mend its first line"
+                )
+            table: dict[str, Position] = {}
+            for row in reader:
+                name, position = row["image"].strip(), _position_of_row(row, columns)
+                earlier = table.setdefault(name, position)
+                if earlier != position:
+                    raise UserError(
+                        f"{path} has two positions for {name}, {earlier.easting:.1f} {earlier.northing:.1f} and "
+                        f"{position.easting:.1f} {position.northing:.1f}: keep the right line"
+                    )
+            return table
+    except (OSError, UnicodeError, csv.Error, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a table of positions ({error}): mend it") from error
+
+
+def _position_of_row(row: dict, columns: tuple[str, str]) -> Position:
+    first, second = (float(row[column]) for column in columns)
+    if not np.isfinite([first, second]).all():
+        raise ValueError(f"{row['image']} has {first}, {second}")
+    return Position(first, second) if columns == COLUMNS[0] else from_degrees(first, second)
+
+
+def _position_in_table(table: dict[str, Position], file: Path, root: Path) -> Position | None:
+    path = file.relative_to(root)
+    return table.get(path.as_posix()) or table.get(file.name)
+
+
+def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path], root: Path) -> None:
+    """Raises UserError where a line of the table that is a name without folders may mean several photos."""
+
+    def by_name(file: Path) -> bool:
+        path = file.relative_to(root).as_posix()
+        return file.name in table and (path == file.name or path not in table) and not position_in_name(file.name)
+
+    if not any(map(by_name, files)):
+        return
+    count = Counter(photo.name for photo in find_photos(root) if by_name(photo))
+    several = sorted({file.name for file in files if count[file.name] > 1})
+    if several:
+        raise UserError(
+            f"{root / TABLE}: {several[0]} may be any of {count[several[0]]} photos under {root} (and so for "
+            f"{len(several)} names): write their paths below {root} instead"
+        )
+
+
+def position_in_exif(file: Path) -> Position | None:
+    """From a photo's GPS, if it has one."""
+    from vpr.data.photos import opened
+
+    try:
+        with opened(file) as photo:
+            gps = photo.getexif().get_ifd(GPS_FOLDER)
+        degrees = [_degrees(gps[2], gps[1] == "S"), _degrees(gps[4], gps[3] == "W")]
+    except Exception:  # no EXIF, no GPS, half a GPS: there is no position; the photo itself is decoded later
+        return None
+    return from_degrees(*degrees) if np.isfinite(degrees).all() else None
+
+
+def _degrees(parts: Sequence, negative: bool) -> float:
+    """Degrees, minutes and seconds as one number."""
+    value = sum(float(part) / 60**power for power, part in enumerate(parts))
+    return -value if negative else value
+
+
+def from_degrees(latitude: float, longitude: float) -> Position:
+    """WGS84 degrees -> UTM metres.
+
+    Raises:
+        ValueError: there is no such place, or none in UTM.
+    """
+    import utm
+
+    try:
+        easting, northing, number, letter = utm.from_latlon(latitude, longitude)
+    except utm.OutOfRangeError as error:
+        raise ValueError(f"{latitude}, {longitude}: {error}") from error
+    return Position(float(easting), float(northing), _zone(number, letter))
+
+
+def to_degrees(easting: float, northing: float, zone: str) -> tuple[float, float]:
+    """UTM metres in a zone such as 17N -> WGS84 latitude and longitude."""
+    import utm
+
+    latitude, longitude = utm.to_latlon(easting, northing, int(zone[:-1]), northern=zone[-1] == "N", strict=False)
+    return float(latitude), float(longitude)
+
+
+def _zone(number: int, letter: str) -> str:
+    """Number and hemisphere: bands C to M are south of the equator, N to X north."""
+    return f"{number}{'N' if letter.upper() >= 'N' else 'S'}"
+
+
+def common_zone(positions: Sequence[Position], root: Path) -> str | None:
+    """The one UTM zone of all positions, None where none is known.
+
+    Raises:
+        UserError: there are several, or one beside local metres, whose metres cannot be compared.
+    """
+    zones = sorted({position.zone for position in positions if position.zone})
+    if len(zones) > 1:
+        counts = ", ".join(f"{zone}: {sum(position.zone == zone for position in positions)}" for zone in zones)
+        raise UserError(f"photos under {root} lie in several UTM zones ({counts} photos): make a folder for each zone")
+    local = [each for each in positions if not each.zone and not _may_be_utm(each)]
+    if zones and local:
+        raise UserError(
+            f"{len(local)} of {len(positions)} photos under {root} have local metres, the first {local[0].easting:g} "
+            f"{local[0].northing:g}, the others UTM metres of zone {zones[0]}: give all of them the one or the other"
+        )
+    return zones[0] if zones else None
+
+
+def _may_be_utm(position: Position) -> bool:
+    return UTM_WEST <= position.easting <= UTM_EAST and 0 <= position.northing <= UTM_NORTH

@@ -1,0 +1,252 @@
+"""Many photo files -> batches by size, decoded ahead of the model by threads or processes."""
+
+import contextlib
+import math
+import signal
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vpr.common.errors import UserError
+from vpr.common.memory import available_bytes
+from vpr.common.progress import Progress, say
+from vpr.data.photos import decode, photo_size, read_photo, shrunk
+
+CPU = torch.device("cpu")
+BATCHES_AHEAD = 4  # of all threads together, or of each process
+BYTES_AHEAD = 2 << 30  # of decoded photos that wait for the model, at most
+
+
+class SizeGroup(NamedTuple):
+    """Photos of one batch that share a size.
+
+    Attributes:
+        places: where in the batch they stand, int64 [b].
+        values: uint8 [b, 3, H, W], channels last in memory; or what frozen layers made of it, float16 [b, C, h, w].
+        photo_size: their (height, width) in pixels.
+        frozen: whether `values` are what frozen layers made of the photos.
+    """
+
+    places: torch.Tensor
+    values: torch.Tensor
+    photo_size: tuple[int, int]
+    frozen: bool = False
+
+
+class Photos(Dataset):
+    """Photo files by index. A file that cannot be decoded comes as the error, for the parent to raise."""
+
+    def __init__(self, files: Sequence[Path], size: Sequence[int] | None, longest_sides: Mapping[int, int]):
+        self.files = files
+        self.size = (size[0], size[1]) if size else None
+        self.longest_sides = longest_sides
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> torch.Tensor | UserError:
+        try:
+            return decode(self.files[index], self.size, self.longest_sides.get(index))
+        except UserError as error:  # raised here it would arrive wrapped in a worker's traceback
+            return error
+
+
+def collate(photos: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
+    """A batch of decoded photos; the first error takes its place."""
+    decoded = []
+    for photo in photos:
+        if isinstance(photo, UserError):
+            return photo
+        decoded.append(photo)
+    return group_by_size(decoded, [(photo.shape[1], photo.shape[2]) for photo in decoded])
+
+
+def group_by_size(values: list[torch.Tensor], photo_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
+    """Stack what stands for each photo of a batch, [C, h, w], by the photo's size, since sets mix sizes."""
+    places = defaultdict(list)
+    for place, size in enumerate(photo_sizes):
+        places[size].append(place)
+    return [
+        SizeGroup(torch.tensor(group), _stack([values[place] for place in group]), size)
+        for size, group in places.items()
+    ]
+
+
+def _stack(values: list[torch.Tensor]) -> torch.Tensor:
+    """[C, h, w] each -> [b, C, h, w], copied once, as they lie in memory: photos have their channels last."""
+    if values[0].is_contiguous():
+        return torch.stack(values)
+    return torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class PhotoReader:
+    """Photos by their index in `files`, decoded by workers ahead of the caller.
+
+    Attributes:
+        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        workers: that decode: processes beside a GPU, else threads; 0 decodes when the caller asks.
+        device: where the photos are wanted.
+        longest_sides: pixels to which larger photos are shrunk, by their index, where there is no `size`.
+    """
+
+    files: Sequence[Path]
+    size: Sequence[int] | None
+    workers: int
+    device: torch.device = CPU
+    longest_sides: Mapping[int, int] = field(default_factory=dict)
+
+    def photo_size(self, index: int) -> tuple[int, int]:
+        """(height, width) in pixels that a photo is given out at."""
+        if self.size:
+            return self.size[0], self.size[1]
+        return shrunk(photo_size(self.files[index]), self.longest_sides.get(index))
+
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
+        """The photos of each batch of indices, in order.
+
+        Raises:
+            UserError: a photo cannot be decoded; the message names it.
+        """
+        photos = Photos(self.files, self.size, self.longest_sides)
+        most = self._batches_that_wait(batches) if self.workers else 0
+        loaded: Iterable[list[SizeGroup] | UserError]
+        if self.workers and self.device.type != "cuda":
+            loaded = _by_threads(photos, batches, self.workers, min(most, BATCHES_AHEAD))
+        else:
+            workers = min(self.workers, len(batches), most)
+            loaded = _by_processes(photos, batches, workers, most, self.device)
+        for batch in loaded:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+    def _batches_that_wait(self, batches: Sequence[Sequence[int]]) -> int:
+        """How many decoded batches memory has room for while they wait; 1 at least."""
+        largest = max(batches, key=len, default=())
+        height, width = self.size or largest_size([self.files[index] for index in largest])
+        room = min(BYTES_AHEAD, available_bytes() // 4)
+        return max(1, room // max(1, 3 * height * width * len(largest)))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How photos are read: `of` makes the reader of some files.
+
+    Attributes:
+        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        workers: that decode; 0 decodes when the caller asks.
+        device: where the photos are wanted.
+    """
+
+    size: tuple[int, int] | None = None
+    workers: int = 0
+    device: torch.device = CPU
+
+    def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> PhotoReader:
+        """A reader of photo files; the second argument as of `PhotoReader`."""
+        return PhotoReader(files, self.size, self.workers, self.device, longest_sides or {})
+
+
+def size_text(size: Sequence[int] | None) -> str:
+    """How stored files write the size that photos were resized to: `H W` in pixels, or own."""
+    return " ".join(map(str, size)) if size else "own"
+
+
+def largest_size(files: Sequence[Path]) -> tuple[int, int]:
+    """(height, width) in pixels of the largest of some photos, by their headers; 0, 0 if none can be read."""
+    sizes = [(0, 0)]
+    for file in files:
+        with contextlib.suppress(UserError):  # whoever decodes it will name it
+            sizes.append(photo_size(file))
+    return max(sizes, key=math.prod)
+
+
+def _by_threads(
+    photos: Photos, batches: Sequence[Sequence[int]], workers: int, most_ahead: int
+) -> Iterator[list[SizeGroup] | UserError]:
+    """Beside a model on the processor, processes would share its memory until it writes, and then copy it all."""
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            ahead: deque[list[Future]] = deque()
+            for batch in batches:
+                ahead.append([pool.submit(photos.__getitem__, index) for index in batch])
+                if len(ahead) > most_ahead:
+                    yield collate([photo.result() for photo in ahead.popleft()])
+            while ahead:
+                yield collate([photo.result() for photo in ahead.popleft()])
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever asked has seen enough
+
+
+def _by_processes(
+    photos: Photos, batches: Sequence[Sequence[int]], workers: int, most_ahead: int, device: torch.device
+) -> DataLoader:
+    """Beside a GPU, which wants more photos a second than one process can decode; with 0 workers, by the caller."""
+    return DataLoader(
+        photos,
+        batch_sampler=[list(batch) for batch in batches],
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=max(1, min(BATCHES_AHEAD, most_ahead // workers)) if workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_interrupts_to_the_parent,
+        generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
+    )
+
+
+def leave_interrupts_to_the_parent(_worker: int = 0) -> None:
+    """A terminal's Ctrl-C reaches workers too, who would each print a traceback; the parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Decodable(Dataset):
+    """Whether each of some photo files can be decoded."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> bool:
+        try:
+            read_photo(self.files[index])
+        except UserError:
+            return False
+        return True
+
+
+def whole_photos(files: Sequence[Path], workers: int, name: str) -> list[int]:
+    """The indices of the files that can be decoded, found by decoding all; says how many cannot, and the first five.
+
+    Args:
+        name: of the set of photos, for what is said.
+    """
+    loader = DataLoader(
+        Decodable(files),
+        batch_size=16,
+        num_workers=workers,
+        worker_init_fn=leave_interrupts_to_the_parent,
+        generator=torch.Generator(),
+    )
+    whole = []
+    with Progress("looking for broken photos", len(files)) as progress:
+        for batch in loader:
+            whole += batch.tolist()
+            progress.advance(len(batch))
+    broken = [str(file) for file, good in zip(files, whole, strict=True) if not good]
+    if broken:
+        say(f"{len(broken)} of the {len(files)} photos of {name} cannot be decoded, first {', '.join(broken[:5])}")
+    return [index for index, good in enumerate(whole) if good]
+
+
+def in_batches(count: int, batch_size: int) -> list[range]:
+    """The indices 0 .. count - 1 in consecutive batches."""
+    return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]

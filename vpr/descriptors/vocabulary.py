@@ -1,0 +1,87 @@
+"""The vocabulary: local descriptors sampled from training photos, and their k-means."""
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.progress import Progress, say
+from vpr.data.reader import PhotoReader, in_batches
+from vpr.descriptors.describe import automatic_batch_size, that_fit
+from vpr.models.place_model import PlaceModel
+
+PHOTOS = 500
+DESCRIPTORS_PER_PHOTO = 100
+ITERATIONS = 100
+
+
+@torch.no_grad()
+def sample_local_descriptors(
+    model: PlaceModel, reader: PhotoReader, seed: int, batch_size: int = 24, name: str = "", at_least: int = 1
+) -> np.ndarray:
+    """L2-normalised local descriptors of random places in random photos of a reader, float32 [N, D].
+
+    With several processes each takes a share of the photos, and process 0 gets all descriptors.
+
+    Args:
+        reader: of the training set's database photos.
+        batch_size: photos at once; 0: as many as memory holds.
+        name: of the set of photos, for messages.
+        at_least: how many descriptors are wanted: one for each cluster.
+
+    Raises:
+        UserError: there are fewer than there shall be clusters.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:PHOTOS]
+    if len(chosen) < PHOTOS:
+        say(f"{name} has only {len(chosen)} database photos, not {PHOTOS}: taking all")
+    model.eval()
+    batches = in_batches(len(chosen), batch_size or automatic_batch_size(model, reader))
+    own, samples = batches[processes.rank() :: processes.world()], {}
+    loaded = that_fit(reader.batches([[int(chosen[place]) for place in batch] for batch in own]), model)
+    with Progress("local descriptors", sum(map(len, own))) as progress:
+        for places, batch in zip(own, loaded, strict=True):
+            for group in batch:
+                features = model.local_descriptors(group.values.to(model.device, non_blocking=True)).cpu()
+                for place, feature in zip(group.places.tolist(), features, strict=True):
+                    photo = int(chosen[places[place]])
+                    samples[places[place]] = sample_places(feature, seed=[seed, photo])
+            progress.advance(len(places))
+    samples = {place: rows for part in processes.gather(samples) for place, rows in part.items()}
+    descriptors = np.concatenate([samples[place] for place in sorted(samples)]) if samples else np.empty((0, 1), "f4")
+    if not processes.is_main():
+        return descriptors
+    if len(descriptors) < at_least:
+        raise UserError(
+            f"{len(chosen)} photos gave {len(descriptors)} local descriptors, {at_least} clusters need at "
+            "least as many: add photos or lower --num_clusters"
+        )
+    if len(descriptors) < DESCRIPTORS_PER_PHOTO * len(chosen):
+        say(f"photos have fewer than {DESCRIPTORS_PER_PHOTO} places: {len(descriptors)} descriptors in all")
+    return descriptors
+
+
+def sample_places(feature: torch.Tensor, seed: list[int]) -> np.ndarray:
+    """Up to 100 random places of a map [D, h, w], L2-normalised: [n, D]. The seed is the photo's own."""
+    places = feature.flatten(1).T  # [h * w, D]
+    chosen = np.random.default_rng(seed).permutation(len(places))[:DESCRIPTORS_PER_PHOTO]
+    return F.normalize(places[torch.from_numpy(chosen)], dim=1).numpy()
+
+
+def cluster(descriptors: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+    """FAISS k-means on all descriptors [N, D]: centroids [num_clusters, D]."""
+    kmeans = faiss.Kmeans(
+        descriptors.shape[1],
+        num_clusters,
+        niter=ITERATIONS,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(descriptors),  # FAISS would quietly take 256 per centroid
+    )
+    with Progress("k-means", ITERATIONS, "iterations") as progress:
+        kmeans.train(descriptors)
+        progress.advance(ITERATIONS)
+    assert kmeans.centroids is not None  # it is trained
+    return kmeans.centroids.reshape(num_clusters, -1)

@@ -1,0 +1,101 @@
+"""Several models on one split: recall against size, arithmetic and time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vpr.data.places import PlacePhotos
+from vpr.data.reader import Reading
+from vpr.evaluation.cost import milliseconds_per_photo
+from vpr.evaluation.evaluate import Evaluation, describe_split, measure
+from vpr.models.describer import Describer
+
+TIMED_PHOTOS = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model with its recalls and what it costs.
+
+    Attributes:
+        megabytes: of the exported file, or of a PyTorch model's values.
+        gflop: for a photo of the first query's size, 2 for a multiplication and an addition.
+        curve: Recall@N for all N up to 100.
+        milliseconds: median for one photo at a time.
+        device: on which the model ran.
+        path: of the run or exported file, in full; `name` is so much of its end as tells it from the others.
+    """
+
+    name: str
+    evaluation: Evaluation
+    curve: dict[int, float]
+    megabytes: float
+    parameters: int
+    gflop: float
+    milliseconds: float
+    device: str
+    path: str
+
+
+def measure_model(
+    model: Describer,
+    photos: PlacePhotos,
+    label: str,
+    path: Path,
+    reading: Reading,
+    recall_values: Sequence[int],
+    batch_size: int = 24,
+) -> Row:
+    """Recalls and costs of one model.
+
+    Args:
+        model: on its device.
+        label: how the table calls it.
+        path: of the run or exported file.
+        reading: how photos are read.
+    """
+    model.eval()
+    descriptors = describe_split(model, photos, photos.reader(reading), batch_size)
+    evaluation, answers = measure(descriptors, model, photos, recall_values)
+    singles = _single_photos(photos, Reading(reading.size))
+    with torch.no_grad():
+        milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(model.device)).cpu(), singles)
+    height, width = singles[0].shape[2:]
+    return Row(
+        name=label,
+        evaluation=evaluation,
+        curve=answers.curve,
+        megabytes=model.megabytes,
+        parameters=model.parameter_count,
+        gflop=model.gflop(height, width),
+        milliseconds=milliseconds,
+        device=str(model.device),
+        path=str(path.resolve()),
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    recalls = list(rows[0].evaluation.recalls)
+    headings = [
+        "model", *(f"R@{n}" for n in recalls), "MB", "million parameters", "GFLOP per image", "ms per image",
+        "runs on", "descriptor bytes", "what it is",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for row in rows:
+        evaluation = row.evaluation
+        cells = [
+            row.name, *(f"{100 * value:.1f}" for value in evaluation.recalls.values()), f"{row.megabytes:.1f}",
+            f"{row.parameters / 1e6:.2f}", f"{row.gflop:.2f}", f"{row.milliseconds:.1f}",
+            row.device, f"{evaluation.bytes_per_image:.0f}", f"{evaluation.model}; images {evaluation.image_size}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _single_photos(photos: PlacePhotos, reading: Reading) -> list[torch.Tensor]:
+    reader, count = photos.reader(reading), len(photos.database_files)
+    queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
+    return [group.values for (group,) in reader.batches([[index] for index in queries])]

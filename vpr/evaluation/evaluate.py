@@ -1,0 +1,138 @@
+"""Recall@N of a model on a split: describe, search, count, record."""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vpr.artifacts.descriptors_file import SplitDescriptors
+from vpr.common.errors import UserError
+from vpr.common.files import append_to_list, write_json
+from vpr.common.progress import say
+from vpr.data.places import PlacePhotos
+from vpr.descriptors.describe import Source, describe, describe_sizes
+from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
+from vpr.evaluation.recall import recall_at, recall_line
+from vpr.models.describer import Describer
+from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
+from vpr.search.exact import descriptor_distances
+from vpr.search.protocols import search_places
+
+RESULTS_FILE = "results.json"
+CURVE = 100  # the last N of the recall curve
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Recalls (between 0 and 1, by N) and what they were measured on."""
+
+    recalls: dict[int, float]
+    split: str
+    spec: str
+    queries: int
+    queries_without_positive: int
+    database_photos: int
+    model: str
+    descriptor_dim: int
+    image_size: str
+    search: str = "exact"
+    bytes_per_image: float = 0
+
+    def lines(self) -> str:
+        """What was measured, then the recalls in percent."""
+        return (
+            f"split {self.split} ({self.spec}): {self.queries} queries, of which {self.queries_without_positive} have "
+            f"no database photo within reach and count as missed; {self.database_photos} database photos\n"
+            f"{self.model}; images {self.image_size}; "
+            f"search {self.search}, {self.bytes_per_image:.0f} bytes per image\n"
+            f"{recall_line(self.recalls)}"
+        )
+
+
+@dataclass(frozen=True)
+class QueryResults:
+    """What came of each query, what would have been right, and Recall@N for all N up to CURVE."""
+
+    outcomes: list[Outcome]
+    positives: list[np.ndarray]
+    curve: dict[int, float]
+
+
+def describe_split(model: Describer, photos: PlacePhotos, source: Source, batch_size: int = 24) -> SplitDescriptors:
+    """Describe the database and the queries; complete in process 0. `batch_size` as of `describe`."""
+    count, total = len(photos.database_files), len(source.files)
+    database, sizes = describe(model, source, range(count), batch_size, f"{photos.split} database")
+    queries, query_sizes = describe(model, source, range(count, total), batch_size, f"{photos.split} queries")
+    return SplitDescriptors(database, queries, sizes | query_sizes, source.size is not None)
+
+
+def measure(
+    descriptors: SplitDescriptors, model: Describer, photos: PlacePhotos, recall_values: Sequence[int]
+) -> tuple[Evaluation, QueryResults]:
+    """Search exactly and count Recall@N."""
+    places = photos.places
+    found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE), places)
+    distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
+    positives = places.positives()
+    evaluation = Evaluation(
+        recalls=recall_at(found, positives, recall_values),
+        split=photos.split,
+        spec=places.name,
+        queries=len(places.query_names),
+        queries_without_positive=sum(len(indices) == 0 for indices in positives),
+        database_photos=len(places.database_names),
+        model=model.name,
+        descriptor_dim=model.dim,
+        image_size=describe_sizes(descriptors.photo_sizes, descriptors.resized, photos.query_longest_side),
+        bytes_per_image=descriptors.database.element_size() * model.dim,
+    )
+    curve = recall_at(found, positives, range(1, CURVE + 1))
+    return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve)
+
+
+def measure_index(
+    descriptors: SplitDescriptors,
+    photos: PlacePhotos,
+    exact: Evaluation,
+    positives: list[np.ndarray],
+    factory: str,
+    nprobe: int = 16,
+    seed: int = 123,
+) -> Evaluation:
+    """Recall@N by an approximate search instead of the exact one.
+
+    Args:
+        factory, nprobe, seed: as of `build_index`.
+    """
+    index = build_index(factory, descriptors.database, seed, nprobe)
+    count = max(exact.recalls)
+    search = IndexSearch(index)
+    found = search_places(descriptors.database, descriptors.queries, count, photos.places, search)
+    # Where not every hit counts more are asked for, and some indexes then look deeper than for `count`.
+    deeper = f", up to {search.deepest} hits asked for" if search.deepest > count else ""
+    return dataclasses.replace(
+        exact,
+        recalls=recall_at(found, positives, list(exact.recalls)),
+        search=f"by index {index_name(factory, index)}{deeper}",
+        bytes_per_image=stored_bytes(index) / len(photos.database_files),
+    )
+
+
+def record(path: Path, evaluation: Evaluation, source: dict) -> None:
+    """Add an evaluation to a results file: a list, oldest first.
+
+    Raises:
+        UserError: what is there is no such list. It stays as it is, and the evaluation goes into a file beside it.
+    """
+    now = datetime.datetime.now()
+    entry = {"measured": now.isoformat(timespec="seconds"), **source, **asdict(evaluation)}
+    try:
+        append_to_list(path, entry)
+    except UserError as error:
+        beside = path.with_name(f"{path.stem}_{now:%Y-%m-%d_%H-%M-%S.%f}{path.suffix}")
+        write_json(beside, [entry])
+        raise UserError(f"{error}; it is unchanged, and the new result is in {beside}: mend or move it") from error
+    say(f"wrote {path}")

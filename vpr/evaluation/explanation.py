@@ -1,0 +1,155 @@
+"""Where a NetVLAD model looks: which cluster owns each region, and what each region adds to a similarity.
+
+The pooled descriptor is a sum over the regions, the places p of the map of local descriptors:
+
+    v = 1/Z concat_k( 1/n_k sum_p a_kp (y_p - c_k) )
+
+with a_kp the shares of the soft assignment, n_k the norms of the rows (intra-normalisation) and Z that of the
+whole. With these norms as they are, the cosine with another descriptor splits into one number per region.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from netvlad import SMALLEST_NORM
+from vpr.common.errors import UserError
+from vpr.data.photos import decode
+from vpr.models.describer import Describer, HasLocalDescriptors
+from vpr.models.poolings.base import ClusterPooling
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is drawn of one photo.
+
+    Attributes:
+        clusters, shares: of `soft_assignment`, [h, w].
+        contributions, constant: of `region_contributions`, [h, w] and a number.
+    """
+
+    clusters: torch.Tensor
+    shares: torch.Tensor
+    contributions: torch.Tensor
+    constant: float
+
+
+def opened_at_pooling(model: Describer) -> tuple[HasLocalDescriptors, ClusterPooling]:
+    """The model as one that shows what it pools, and its pooling.
+
+    Raises:
+        UserError: it is an exported model, or one without clusters.
+    """
+    if not hasattr(model, "local_descriptors"):
+        raise UserError("--explain needs a run with NetVLAD, this is an exported .onnx model: give its run to --resume")
+    opened = cast(HasLocalDescriptors, model)
+    if not isinstance(opened.pool, ClusterPooling):
+        raise UserError(
+            f"--explain needs a run with NetVLAD, this model has --pooling={opened.pool.label}: "
+            "give another to --resume"
+        )
+    return opened, opened.pool
+
+
+@torch.no_grad()
+def soft_assignment(model: Describer, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which cluster owns each region of a photo, and with what share.
+
+    Args:
+        photo: uint8 [1, 3, H, W] on the model's device.
+
+    Returns:
+        clusters int64 [h, w] and shares float32 [h, w], between 1 / K and 1.
+
+    Raises:
+        UserError: the model has no clusters, or the photo is too small.
+    """
+    opened, pool = opened_at_pooling(model)
+    return _owners(pool, opened.local_descriptors(photo))
+
+
+@torch.no_grad()
+def region_contributions(
+    model: Describer, photo: torch.Tensor, other_descriptor: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """What each region of a photo adds to the cosine similarity with another photo.
+
+    All contributions and the constant add up to the similarity. A region's is what would be lost without it if
+    the norms stayed as they are. Contributions may be negative.
+
+    Args:
+        photo: uint8 [1, 3, H, W] on the model's device.
+        other_descriptor: [dim] of length 1, the model's of the other photo.
+
+    Returns:
+        contributions float32 [h, w], and the constant that the mean of the whitening leaves (0 without one).
+
+    Raises:
+        UserError: the model has no clusters, or the photo is too small.
+    """
+    opened, pool = opened_at_pooling(model)
+    return _contributions(opened, pool, opened.local_descriptors(photo), other_descriptor)
+
+
+@torch.no_grad()
+def explain(
+    model: Describer,
+    query_file: Path,
+    match_file: Path,
+    size: tuple[int, int] | None,
+    device: torch.device,
+    query_longest_side: int | None = None,
+) -> list[Explanation]:
+    """The query's, then the match's part in the similarity of the two; each goes through the trunk once.
+
+    Args and errors are those of `explain_pair`.
+    """
+    opened, pool = opened_at_pooling(model)
+    model.eval()
+    features = [
+        opened.local_descriptors(decode(file, size, longest_side)[None].to(device))
+        for file, longest_side in ((query_file, query_longest_side), (match_file, None))
+    ]  # each [1, D, h, w]
+    descriptors = [opened.pooled(each)[0] for each in features]
+    return [
+        Explanation(*_owners(pool, own), *_contributions(opened, pool, own, other))
+        for own, other in zip(features, reversed(descriptors), strict=True)
+    ]
+
+
+def _owners(layer: ClusterPooling, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    _, shares = layer.assign(features.flatten(2))  # [1, K, P]
+    largest, cluster = shares[0].max(dim=0)  # [P]
+    return cluster.view(features.shape[2:]), largest.view(features.shape[2:])
+
+
+def _contributions(
+    model: HasLocalDescriptors, layer: ClusterPooling, features: torch.Tensor, other_descriptor: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    summed, shares = (each[0] for each in layer.assign(features.flatten(2)))  # [D, P], [K, P]
+    residuals = shares @ summed.T - shares.sum(dim=1, keepdim=True) * layer.centroids  # [K, D]
+    row_norms = torch.linalg.vector_norm(residuals, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [K, 1]
+    rows = residuals / row_norms
+    norm = torch.linalg.vector_norm(rows).clamp_min(SMALLEST_NORM)
+    towards, constant = _before_whitening(model, (rows / norm).flatten(), other_descriptor.to(features))
+    slopes = towards.view_as(rows) / (row_norms * norm)  # [K, D], of the similarity by each row of residual sums
+    along = slopes @ summed - (slopes * layer.centroids).sum(dim=1, keepdim=True)  # [K, P], slope . (y - c)
+    return (shares * along).sum(dim=0).view(features.shape[2:]), constant
+
+
+def _before_whitening(
+    model: HasLocalDescriptors, pooled: torch.Tensor, other_descriptor: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """g [K * D] and a constant, with pooled . g + constant the similarity to the other descriptor.
+
+    Whitening takes the pooled descriptor v to W (v - mean) / |W (v - mean)|, so g = W^T other / |W (v - mean)|
+    and the constant is -g . mean.
+    """
+    if model.whitening is None:
+        return other_descriptor, 0.0
+    projection, mean = model.whitening.projection, model.whitening.mean
+    norm = torch.linalg.vector_norm(projection @ (pooled - mean)).clamp_min(SMALLEST_NORM)
+    towards = other_descriptor @ projection / norm
+    return towards, -(towards @ mean).item()

@@ -1,0 +1,86 @@
+"""What came of each query of a test: its first hits, which of them are right, and how far off they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pittsburgh import Places
+
+SHOWN = 5  # hits kept for each query
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A database photo that was found for a query.
+
+    Attributes:
+        photo: its index in the database.
+        metres: from the query, on the ground; None where positions are not known.
+        distance: from the query, of the descriptors; 0 to 2.
+        right: whether it counts.
+    """
+
+    photo: int
+    metres: float | None
+    distance: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found for one query.
+
+    Attributes:
+        query: its index.
+        hits: the first SHOWN, nearest first.
+        rank: of the first right hit, from 1; None if none is among all that were looked at.
+        answerable: whether any database photo would have been right.
+    """
+
+    query: int
+    hits: list[Hit]
+    rank: int | None
+    answerable: bool
+
+    @property
+    def status(self) -> str:
+        """What came of the query, in words."""
+        if self.rank is not None:
+            return "found at 1" if self.rank == 1 else f"found at rank {self.rank}"
+        return "missed" if self.answerable else "nothing within reach"
+
+    @property
+    def sort_key(self) -> tuple:
+        """Sorts the worst first: misses before late hits before first hits, each the farther off the worse.
+
+        Queries that nothing could have answered come behind the misses that something could.
+        """
+        metres = self.hits[0].metres if self.hits and self.hits[0].metres is not None else 0.0
+        if self.rank is None:
+            return (0 if self.answerable else 1, -metres)
+        return (2, -self.rank, -metres)
+
+
+def outcomes_of(
+    found: np.ndarray, distances: np.ndarray, positives: Sequence[np.ndarray], places: Places
+) -> list[Outcome]:
+    """The outcome of each query, in the queries' order.
+
+    Args:
+        found: [M, count] database indices, nearest first; -1 is no hit.
+        distances: [M, at least SHOWN] of the descriptors.
+        positives: for each query the database indices that are right.
+    """
+    outcomes = []
+    for query, (hits, wanted) in enumerate(zip(found, positives, strict=True)):
+        right = np.isin(hits, wanted)
+        rank = int(right.argmax()) + 1 if right.any() else None
+        metres = np.linalg.norm(places.database_positions[hits] - places.query_positions[query], axis=1)
+        shown = [
+            Hit(int(hits[n]), float(metres[n]), float(distances[query, n]), bool(right[n]))
+            for n in range(min(SHOWN, len(hits)))
+            if hits[n] >= 0
+        ]
+        outcomes.append(Outcome(query, shown, rank, len(wanted) > 0))
+    return outcomes

@@ -1,0 +1,1 @@
+"""The network: backbone, pooling, whitening, number formats, exported files."""

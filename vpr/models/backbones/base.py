@@ -1,0 +1,168 @@
+"""What every backbone answers, and how one is found by its name."""
+
+import contextlib
+import copy
+import importlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from vpr.models import nnpack
+from vpr.models.backbones import BACKBONES
+
+
+class Backbone(nn.Sequential):
+    """Normalised images [B, 3, H, W] -> maps of local descriptors [B, D, h, w], through stages in turn.
+
+    The stages, its children in order, are what a training can be cut between: layers of VGG16, stages of a ResNet,
+    blocks of a vision transformer. What passes between two stages has four dimensions, the first the images; the last
+    stage gives the map. `forward`, inherited from nn.Sequential, is the readable form; `run` does the same faster.
+
+    Attributes:
+        dim: D.
+        stride: pixels between two neighbouring local descriptors.
+        smallest_side: pixels an image must have in height and width to leave one local descriptor.
+        stage_of: for each layer name of the backbone's table entry, the number of the stage that it begins.
+        first_trained: the number of the first stage that is trained; those before it are frozen.
+        fast: whether `vpr.models.nnpack` does convolutions in float32.
+        prefixes: before the names of its values in files of weights, where they are looked for in this order.
+    """
+
+    prefixes: tuple[str, ...] = ("", "encoder.")
+
+    def __init__(
+        self, stages: OrderedDict[str, nn.Module], dim: int, stride: int, smallest_side: int, stage_of: dict[str, int]
+    ) -> None:
+        super().__init__(stages)
+        self.dim, self.stride, self.smallest_side, self.stage_of = dim, stride, smallest_side, stage_of
+        self.first_trained = 0
+        self.fast = False
+
+    def prunable(self) -> list[nn.Conv2d]:
+        """Convolutions whose filters --mode=prune may drop, in order; none where filters hang together otherwise."""
+        return []
+
+    def initialize(self, seed: int) -> None:
+        """Random weights: He initialisation (He et al., ICCV 2015) of convolutions, which keeps the signal's size."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def train_from(self, layer: str) -> None:
+        """Freeze all that lies before the layer of this name."""
+        self.first_trained = self.stage_of[layer]
+        self.frozen.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def frozen(self) -> nn.Sequential:
+        """The stages that training leaves as they are, under their numbers; perhaps none."""
+        return self[: self.first_trained]
+
+    @property
+    def trained(self) -> nn.Sequential:
+        """The stages that training changes."""
+        return self[self.first_trained :]
+
+    @contextlib.contextmanager
+    def wholly_trained(self) -> Iterator[None]:
+        """All stages take part in gradients until the context ends."""
+        first_trained, required = self.first_trained, [value.requires_grad for value in self.parameters()]
+        self.first_trained = 0
+        self.requires_grad_(True)
+        try:
+            yield
+        finally:
+            self.first_trained = first_trained
+            for value, before in zip(self.parameters(), required, strict=True):
+                value.requires_grad_(before)
+
+    def run(self, features: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """What the stages from `start` to before `stop` make of features, in the way that is fastest here."""
+        return nnpack.run_layers(self[start:stop], features, self.fast)
+
+    def set_up(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Lay the weights out in memory as a model that computes there in this format wants them."""
+        self.fast = nnpack.has_fast_convolutions(device, dtype)
+        for stage in self:
+            stage.to(memory_format=nnpack.layout_for([stage], self.fast))
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """How images and features between stages lie in memory."""
+        return nnpack.layout_for(self, self.fast)
+
+    def shape_of(self, height: int, width: int, stop: int | None = None) -> torch.Size:
+        """Shape of what the stages before `stop` make of one image, worked out without computing anything."""
+        return self.without_data()[:stop](torch.empty(1, 3, height, width, device="meta")).shape[1:]
+
+    def without_data(self) -> "Backbone":
+        """A copy that has shapes but no values."""
+        return copy.deepcopy(self).to("meta")
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Training mode, in which frozen stages stay as in a test: statistics of a batch would change them."""
+        super().train(mode)
+        for stage in self.frozen:
+            stage.eval()
+        return self
+
+    @overload
+    def __getitem__(self, index: slice) -> nn.Sequential: ...
+
+    @overload
+    def __getitem__(self, index: int) -> nn.Module: ...
+
+    def __getitem__(self, index: slice | int) -> nn.Module:
+        """A stage by number, or several by a slice: a plain nn.Sequential, with the names that they have here."""
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self.named_children())[index]))
+        return super().__getitem__(index)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights of a backbone that somebody published.
+
+    Attributes:
+        name: for file names and result lines.
+        mean, std: of pixels from 0 to 1 (R, G, B), with which the network was trained.
+        fetch: gives the state dict; raises UserError where it cannot be had.
+    """
+
+    name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fetch: Callable[[], dict[str, torch.Tensor]]
+
+
+def build_backbone(arch: str, channels: Sequence[int] | None = None) -> Backbone:
+    """A backbone of the table whose weights are yet to be filled in.
+
+    Args:
+        channels: filters of each convolution after pruning; None are the backbone's own.
+
+    Raises:
+        UserError: there are not as many numbers as convolutions, or filters cannot be dropped.
+    """
+    return _module_of(arch).build(arch, channels)
+
+
+def published(arch: str, weights: str) -> Published:
+    """Published weights by their name.
+
+    Raises:
+        UserError: the backbone has none of this name.
+    """
+    return _module_of(arch).published(arch, weights)
+
+
+def _module_of(arch: str) -> Any:  # a module, of which only its two functions are asked
+    return importlib.import_module(f"vpr.models.backbones.{BACKBONES[arch].module}")

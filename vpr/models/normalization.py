@@ -1,0 +1,48 @@
+"""What a backbone expects of its input."""
+
+from dataclasses import dataclass
+
+from vpr.common.files import is_file
+from vpr.models.backbones.base import published
+
+Colour = tuple[float, float, float]  # R, G, B
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What a network expects of its input: (pixel - mean) / std per channel R, G, B, pixels 0 to 255."""
+
+    mean: Colour
+    std: Colour
+
+
+def _of_unit_range(mean: Colour, std: Colour) -> Normalization:
+    """From the mean and standard deviation of pixels between 0 and 1."""
+    return Normalization(_times_255(mean), _times_255(std))
+
+
+def _times_255(colour: Colour) -> Colour:
+    red, green, blue = colour
+    return 255 * red, 255 * green, 255 * blue
+
+
+NORMALIZATIONS = {
+    # torchvision's networks: of its documentation of the ImageNet transforms.
+    "torchvision": _of_unit_range((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # Oxford's networks as published: the mean colour of ImageNet, no scaling.
+    "caffe": Normalization((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+    # torchvision's VGG16_Weights.IMAGENET1K_FEATURES: Oxford's network with the mean as torchvision gives it.
+    "features": _of_unit_range((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+    "unit": Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+}
+
+
+def normalization_of(arch: str, weights: str, named: str | None) -> tuple[str, Normalization]:
+    """Name and values of the input normalisation that weights were trained with."""
+    if weights == "none" or is_file(weights):
+        name = named or "torchvision"
+        return name, NORMALIZATIONS[name]
+    found = published(arch, weights)
+    values = _of_unit_range(found.mean, found.std)
+    name = next((name for name, known in NORMALIZATIONS.items() if known == values), "own")
+    return name, values

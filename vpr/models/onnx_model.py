@@ -1,0 +1,98 @@
+"""Exported models: one .onnx file from photos as bytes to descriptors, run by ONNX Runtime.
+
+ONNX and ONNX Runtime are optional (requirements-deploy.txt); they are imported where they are used.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vpr.common.errors import UserError
+from vpr.models.card import import_optional, is_sealed, read_card
+from vpr.models.flops import count_gflop
+from vpr.models.place_model import PlaceModel, PlainPlaceModel, require_size
+from vpr.models.spec import ModelSpec
+
+GPU = "CUDAExecutionProvider"
+
+
+class OnnxModel(nn.Module):
+    """An exported model: uint8 [B, 3, H, W] -> float32 [B, dim]. Answers the protocol `Describer`.
+
+    Attributes:
+        card: what the file says of itself.
+        file_digest: of the file, so that two models are told apart by what they hold, as others are.
+        device: on which ONNX Runtime computes: the CPU, before `to_device`.
+    """
+
+    dtype = torch.float32  # of what goes in and comes out; what it computes in is the file's affair
+
+    def __init__(self, path: Path):
+        super().__init__()
+        runtime = import_optional("onnxruntime")
+        sealed = is_sealed(path)
+        try:
+            options = runtime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
+            raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+        self.device = torch.device("cpu")
+        self.path = path
+        self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
+        self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
+        self.smallest_side = int(self.card["smallest_side"])
+
+    @property
+    def name(self) -> str:
+        """What every recall is labelled with, as its card has it."""
+        return self.card["model"]
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that the model stored before its export, whitening included."""
+        return int(self.card["parameters"])
+
+    @property
+    def megabytes(self) -> float:
+        """Of the file."""
+        return self.path.stat().st_size / 1e6
+
+    def gflop(self, height: int, width: int) -> float:
+        """Arithmetic for one image of the model that was exported, whatever the number format; see `Describer`."""
+        with torch.device("meta"):
+            model = PlainPlaceModel(PlaceModel(ModelSpec.from_flags({"weights": "none", **self.card["flags"]})))
+        image = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
+        whitening = 2 * self.pooled_dim * self.dim if self.dim != self.pooled_dim else 0
+        return count_gflop(model, image) + whitening / 1e9
+
+    def bytes_per_image(self, height: int, width: int) -> None:
+        """What an image takes inside ONNX Runtime is not known."""
+        return None
+
+    def describe_features(self, features: torch.Tensor) -> torch.Tensor:
+        """An exported model has no frozen layers whose features could be kept."""
+        raise NotImplementedError("exported models describe images only")
+
+    def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
+        """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
+        if device.type == "cuda" and GPU in import_optional("onnxruntime").get_available_providers():
+            self.session.set_providers([GPU, "CPUExecutionProvider"], [{"device_id": device.index or 0}, {}])
+        # Without the GPU's libraries ONNX Runtime falls back by itself: what it has taken is asked for.
+        self.device = device if self.session.get_providers()[0] == GPU else torch.device("cpu")
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Describe images.
+
+        Raises:
+            UserError: the images are too small for the model.
+        """
+        require_size(images, self.smallest_side)  # ONNX Runtime would crash
+        pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        (descriptors,) = self.session.run(None, {self.session.get_inputs()[0].name: pixels})
+        return torch.from_numpy(descriptors).to(images.device)

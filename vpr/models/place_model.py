@@ -1,0 +1,219 @@
+"""The model: images [B, 3, H, W] as bytes -> backbone -> pooling -> whitening -> descriptors of length 1."""
+
+import torch
+from torch import nn
+
+from vpr.common.device import compute_dtype, precision_name
+from vpr.common.errors import UserError
+from vpr.models.backbones.base import Backbone, build_backbone
+from vpr.models.flops import count_gflop, largest_step
+from vpr.models.normalization import normalization_of
+from vpr.models.poolings.base import Pooling, build_pooling
+from vpr.models.spec import ModelSpec
+from vpr.models.weights import load_pretrained, weights_label
+from vpr.models.whitening import Whitening
+
+
+class PlaceModel(nn.Module):
+    """Describes images. Answers the protocol `Describer`.
+
+    Attributes:
+        spec: what it is.
+        encoder: the backbone, by its name in checkpoints; [B, 3, H, W] -> [B, D, h, w].
+        pool: [B, D, h, w] -> [B, pooled_dim].
+        whitening: [B, pooled_dim] -> [B, dim], or None.
+        dtype: number format in which the backbone computes. Weights and pooling are float32 always.
+        mean, std: [1, 3, 1, 1], of pixels from 0 to 255, as the backbone expects them.
+    """
+
+    encoder: Backbone
+    pool: Pooling
+    whitening: Whitening | None
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder = build_backbone(spec.arch, spec.channels)
+        self.pool = build_pooling(spec.pooling, self.encoder.dim, spec)
+        self.whitening = None
+        self.dtype = torch.float32
+        _, normalization = normalization_of(spec.arch, spec.weights, spec.normalization)
+        for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.encoder.train_from(spec.first_trained)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone: [B, 3, H, W] -> [B, D, h, w]."""
+        return self.encoder
+
+    @property
+    def name(self) -> str:
+        """Backbone and weights, pooling, dimension, number format: what every recall is labelled with."""
+        spec = self.spec
+        normalization, _ = normalization_of(spec.arch, spec.weights, spec.normalization)
+        weights = weights_label(spec.arch, spec.weights)
+        if spec.channels:
+            weights += f" pruned to {'-'.join(map(str, spec.channels))} filters"
+        dim = f"{self.dim}-D"
+        if self.whitening is not None:
+            dim = f"{self.pooled_dim}-D whitened to {dim}"
+            dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
+        return f"{spec.arch} ({weights}, {normalization} input), {self.pool.label}, {dim}, {precision_name(self.dtype)}"
+
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+        return self.pooled_dim if self.whitening is None else self.whitening.dim
+
+    @property
+    def pooled_dim(self) -> int:
+        """Length of a descriptor before whitening."""
+        return self.pool.out_dim
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that an image must have in height and width."""
+        return self.backbone.smallest_side
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that the model stores, whitening included."""
+        return sum(value.numel() for value in self.state_dict().values())
+
+    @property
+    def megabytes(self) -> float:
+        """Of the numbers that the model stores, in float32."""
+        return 4 * self.parameter_count / 1e6
+
+    def gflop(self, height: int, width: int) -> float:
+        """Arithmetic for one image as designed, whatever the number format; see `Describer`."""
+        return count_gflop(PlainPlaceModel(self), torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta"))
+
+    def bytes_per_image(self, height: int, width: int) -> int:
+        """Memory that an image takes in the backbone: the largest input and output of a layer.
+
+        Raises:
+            UserError: the image is too small for the backbone.
+        """
+        pixels = torch.empty(1, 3, height, width, device="meta")
+        require_size(pixels, self.smallest_side)
+        return max(4 * pixels.numel(), largest_step(self.backbone, pixels) * self.dtype.itemsize)
+
+    def to_device(self, device: torch.device, precision: str) -> "PlaceModel":
+        """Move to a device and compute there as --precision says."""
+        self.dtype = compute_dtype(precision, device)
+        self.backbone.set_up(device, self.dtype)
+        return self.to(device)
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the backbone computes: in `dtype`, from float32 weights."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> what the first layer takes, in `dtype`."""
+        images = images.contiguous(memory_format=self.backbone.layout)  # while they are bytes
+        return ((images.float() - self.mean) / self.std).to(self.dtype)
+
+    def frozen_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w].
+
+        Raises:
+            UserError: the images are too small to leave a single local descriptor.
+        """
+        require_size(images, self.smallest_side)
+        first_trained = self.backbone.first_trained
+        # The frozen part needs no graph: that saves most of the memory of a training step.
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and first_trained == 0):
+            return self.backbone.run(self.normalized(images), stop=first_trained)
+
+    def finish_features(self, features: torch.Tensor) -> torch.Tensor:
+        """What `frozen_features` gave, in any float format, [B, C, h', w'] -> local descriptors [B, D, h, w]."""
+        with self.autocast():
+            return self.backbone.run(features.to(self.dtype), start=self.backbone.first_trained).float()
+
+    def local_descriptors(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
+        return self.finish_features(self.frozen_features(images))
+
+    def pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:
+        """Local descriptors [B, D, h, w] -> [B, dim] of length 1."""
+        descriptors = self.pool(local_descriptors)
+        return descriptors if self.whitening is None else self.whitening(descriptors)
+
+    def describe_features(self, features: torch.Tensor) -> torch.Tensor:
+        """What `frozen_features` gave [B, C, h', w'] -> [B, dim] of length 1."""
+        return self.pooled(self.finish_features(features))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> [B, dim] of length 1."""
+        return self.pooled(self.local_descriptors(images))
+
+    def whiten(self, whitening: Whitening) -> None:
+        """Add the last layer.
+
+        Raises:
+            UserError: it is of other dimensions.
+        """
+        if whitening.mean.shape != (self.pooled_dim,):
+            raise UserError(
+                f"the whitening is of {len(whitening.mean)}-D descriptors, these have {self.pooled_dim}: "
+                "run --mode=whiten again"
+            )
+        self.whitening = whitening
+
+
+class PlainPlaceModel(nn.Module):
+    """A `PlaceModel` in plain operations, for exporters and for counting: uint8 [B, H, W, 3] -> [B, dim]."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, model: PlaceModel) -> None:
+        super().__init__()
+        self.encoder, self.whitening = model.encoder, model.whitening
+        self.pool = model.pool.plain()
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("scale", 1 / model.std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The whole way of an image."""
+        values = (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale  # [B, 3, H, W]
+        descriptors = self.pool(self.encoder(values))
+        return descriptors if self.whitening is None else self.whitening(descriptors)
+
+
+def require_size(images: torch.Tensor, smallest_side: int) -> None:
+    """Raise a UserError if images [B, 3, H, W] are too small to leave a single local descriptor."""
+    height, width = images.shape[2:]
+    if min(height, width) < smallest_side:
+        raise UserError(
+            f"a photo is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
+            "leave it out or give a larger --imageSize"
+        )
+
+
+def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
+    """The model of a spec.
+
+    Args:
+        pretrained: fill in the backbone's weights; False where a checkpoint follows.
+
+    Raises:
+        UserError: the weights are unknown, missing or do not fit.
+    """
+    model = PlaceModel(spec)
+    if not pretrained:
+        return model
+    if spec.from_scratch:
+        model.backbone.initialize(spec.seed)
+    else:
+        load_pretrained(model.backbone, spec.arch, spec.weights)
+    return model

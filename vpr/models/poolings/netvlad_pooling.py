@@ -1,0 +1,43 @@
+"""NetVLAD, the layer of netvlad.py, as a pooling of a model."""
+
+import torch
+from torch import nn
+
+from netvlad import NetVLAD
+from vpr.models.poolings.base import ClusterPooling
+from vpr.models.spec import ModelSpec
+
+
+class NetVLADPooling(NetVLAD, ClusterPooling):
+    """The layer with what a model asks of its pooling."""
+
+    def __init__(self, num_clusters: int, dim: int, vladv2: bool = False, normalize_input: bool = True):
+        super().__init__(num_clusters, dim, vladv2, normalize_input)
+        self.label = f"NetVLAD{' v2' if vladv2 else ''} with {num_clusters} clusters"
+        self.out_dim = num_clusters * dim
+        self.normalizes_input = normalize_input
+
+    def init_from(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
+        """Start from k-means; see NetVLAD.init_params."""
+        return self.init_params(centroids, descriptors)
+
+    def plain(self) -> nn.Module:
+        """The layer without a backward pass of its own."""
+        return PlainNetVLAD(self)
+
+
+class PlainNetVLAD(nn.Module):
+    """`NetVLAD.forward_plain` as a module: [B, D, H, W] -> [B, K * D]."""
+
+    def __init__(self, layer: NetVLAD):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Equation 4 and both normalisations."""
+        return self.layer.forward_plain(features)
+
+
+def build(name: str, dim: int, spec: ModelSpec) -> NetVLADPooling:
+    """NetVLAD with the clusters and the version of the spec."""
+    return NetVLADPooling(spec.clusters, dim, spec.vladv2)

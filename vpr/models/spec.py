@@ -1,0 +1,100 @@
+"""What a model is: backbone, weights, pooling. Read from flags, stored beside checkpoints; needs no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vpr.common.errors import UserError
+from vpr.models.backbones import BACKBONES, default_train_from
+
+DEFAULT_SEED = 123
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that has to be known to build a model without its trained values.
+
+    Attributes:
+        arch: backbone, a key of `vpr.models.backbones.BACKBONES`.
+        weights: pretrained weights of the backbone: a name, a file, or none.
+        normalization: what a weights file expects of its input; None where the weights say it.
+        channels: filters of each convolution after pruning; None are the backbone's own.
+        pooling: a key of `vpr.models.poolings.POOLINGS`.
+        clusters: K of NetVLAD.
+        vladv2: NetVLAD version 2, which assigns by squared distance with a bias.
+        train_from: first layer that is trained, by name; None is the backbone's default.
+        seed: of random weights.
+    """
+
+    arch: str = "vgg16"
+    weights: str = "IMAGENET1K_FEATURES"
+    normalization: str | None = None
+    channels: tuple[int, ...] | None = None
+    pooling: str = "netvlad"
+    clusters: int = 64
+    vladv2: bool = False
+    train_from: str | None = None
+    seed: int = DEFAULT_SEED
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether training starts from random weights."""
+        return self.weights == "none"
+
+    @property
+    def first_trained(self) -> str:
+        """The first layer that is trained, by name."""
+        return self.train_from or default_train_from(self.arch, self.from_scratch, self.channels is not None)
+
+    @classmethod
+    def from_flags(cls, flags: Mapping[str, Any]) -> "ModelSpec":
+        """The model of flags by their names on the command line, as runs and exported files store them.
+
+        Flags that an earlier version did not store have their defaults.
+
+        Raises:
+            UserError: no model has such flags.
+        """
+        arch, channels = str(flags.get("arch")), flags.get("channels")
+        _require("arch", arch, arch in BACKBONES, f"one of {', '.join(BACKBONES)}")
+        _require("channels", channels, channels is None or _are_counts(channels), "whole numbers from 1, or none")
+        spec = cls(
+            arch=arch,
+            weights=flags.get("weights") or BACKBONES[arch].weights,
+            normalization=flags.get("normalization"),
+            channels=tuple(channels) if channels else None,
+            pooling=flags.get("pooling", cls.pooling),
+            clusters=flags.get("num_clusters", cls.clusters),
+            vladv2=flags.get("vladv2", cls.vladv2),
+            train_from=flags.get("trainFrom"),
+            seed=flags.get("seed", cls.seed),
+        )
+        layers = BACKBONES[arch].layers
+        _require("weights", spec.weights, isinstance(spec.weights, str), "a name, a file or none")
+        _require("pooling", spec.pooling, isinstance(spec.pooling, str), "the name of one")
+        _require("num_clusters", spec.clusters, _are_counts([spec.clusters]), "a whole number from 1")
+        _require("vladv2", spec.vladv2, isinstance(spec.vladv2, bool), "true or false")
+        _require("trainFrom", spec.train_from, spec.train_from in (None, *layers), f"one of {', '.join(layers)}")
+        return spec
+
+    def flags(self) -> dict[str, Any]:
+        """The flags that say what the model is, by their names on the command line, as checkpoints store them."""
+        return {
+            "arch": self.arch,
+            "weights": self.weights,
+            "normalization": self.normalization,
+            "fromscratch": self.from_scratch,
+            "channels": list(self.channels) if self.channels else None,
+            "pooling": self.pooling,
+            "num_clusters": self.clusters,
+            "vladv2": self.vladv2,
+        }
+
+
+def _require(flag: str, found: object, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise UserError(f"a model cannot have {flag}={str(found)[:60]!r}, wanted {wanted}: restore its flags")
+
+
+def _are_counts(values: object) -> bool:
+    return isinstance(values, list | tuple) and all(type(value) is int and value > 0 for value in values)

@@ -1,0 +1,187 @@
+"""PCA whitening, the paper's last step (section 5.1, as the original release does it): shorter, better descriptors."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vpr.common.errors import UserError
+from vpr.common.provenance import load_torch, recipe_hash, save_torch
+
+FORMATS = ("netvlad whitening 1", "netvlad whitening 2")  # the first says nothing of what it was learnt on
+ADDED_TO_VARIANCE = 1e-9  # the original release's
+SMALLEST_SHARE = 1e-9  # of the largest variance: below there is nothing but rounding
+SMALLEST_VARIANCE = 1e-20
+TILE = 4096  # columns that are in float64 at a time
+
+
+class Whitening(nn.Module):
+    """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim].
+
+    Attributes:
+        mean: [D].
+        projection: [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first.
+        learnt_on: in words, for results.
+    """
+
+    mean: torch.Tensor
+    projection: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, projection: torch.Tensor, learnt_on: str = ""):
+        super().__init__()
+        self.learnt_on = learnt_on
+        self.register_buffer("mean", mean)
+        self.register_buffer("projection", projection)
+
+    @property
+    def dim(self) -> int:
+        """Length of a whitened descriptor."""
+        return len(self.projection)
+
+    def cropped(self, dim: int) -> "Whitening":
+        """The whitening to the first `dim` dimensions.
+
+        Raises:
+            UserError: it has not so many.
+        """
+        if dim > self.dim:
+            raise UserError(f"--pcaDim={dim}: the whitening has {self.dim} dimensions; learn more, or give less")
+        return Whitening(self.mean, self.projection[:dim], self.learnt_on)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """[B, D] -> [B, dim] of length 1."""
+        return F.normalize((descriptors - self.mean) @ self.projection.T, dim=1)
+
+
+@torch.no_grad()
+def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
+    """Principal components of descriptors [n, D], at most `dim` of them, with their variances over n - 1.
+
+    With more dimensions than descriptors, from the n x n products of the descriptors (the dual form). There
+    are at most n - 1 components, fewer where descriptors depend on each other.
+
+    Raises:
+        UserError: there are not two different descriptors.
+    """
+    count, length = descriptors.shape
+    tiles = [slice(start, min(start + TILE, length)) for start in range(0, length, TILE)]
+    mean = torch.cat([descriptors[:, tile].double().mean(dim=0) for tile in tiles]) if count else torch.zeros(length)
+
+    def centred(tile: slice) -> torch.Tensor:
+        return descriptors[:, tile].double() - mean[tile]  # [n, columns]
+
+    if length > count:
+        products = sum(centred(tile) @ centred(tile).T for tile in tiles)  # [n, n]
+    else:
+        whole = centred(slice(None))
+        products = whole.T @ whole  # [D, D]
+    variances, vectors = torch.linalg.eigh(products / max(count - 1, 1))  # ascending
+    kept = min(dim, int((variances > SMALLEST_SHARE * variances[-1].clamp_min(SMALLEST_VARIANCE)).sum()))
+    if kept == 0:
+        raise UserError(f"{count} descriptors do not differ: nothing can be whitened; take more photos")
+    variances, vectors = variances.flip(0)[:kept], vectors.flip(1)[:, :kept]
+    scales = 1 / torch.sqrt(variances + ADDED_TO_VARIANCE)  # [kept]
+    projection = torch.empty(kept, length)
+    if length > count:
+        scales = scales / torch.sqrt(variances * (count - 1))  # of U = X^T V / sqrt(lambda (n - 1))
+        for tile in tiles:
+            projection[:, tile] = (scales[:, None] * (vectors.T @ centred(tile))).float()
+    else:
+        projection.copy_(scales[:, None] * vectors.T)
+    return Whitening(mean.float(), projection)
+
+
+@dataclass(frozen=True)
+class WhiteningRecipe:
+    """What a whitening is learnt on. It serves descriptors that agree in all of this but the training set.
+
+    Attributes:
+        weights_hash: of the model without its whitening.
+        image_size: `H W` in pixels that photos were resized to, or `own`.
+        dataset, dataset_hash: name of the training set, and a hash of its names and positions.
+    """
+
+    weights_hash: str
+    arch: str
+    pooling: str
+    normalization: str
+    precision: str
+    image_size: str
+    dataset: str = ""
+    dataset_hash: str = ""
+
+    def path(self, folder: Path) -> Path:
+        """The file of a whitening; its name tells recipes apart."""
+        return folder / f"whitening_{self.weights_hash}_{recipe_hash(asdict(self))}.pth.tar"
+
+    def difference(self, wanted: "WhiteningRecipe") -> str | None:
+        """In what it does not serve `wanted`, whatever the training sets; None where it does.
+
+        The number format may differ, as it does between machines: descriptors of one model in two formats are close.
+        """
+        for field in fields(self):
+            found, value = getattr(self, field.name), getattr(wanted, field.name)
+            if found != value and not field.name.startswith(("dataset", "precision")):
+                return f"{field.name}={found}, not {value}"
+        return None
+
+
+@dataclass(frozen=True)
+class StoredWhitening:
+    """A whitening as it lies in a file.
+
+    Attributes:
+        whitening: with all dimensions that were learnt.
+        dim: how many of them are taken unless the user asks for others.
+        recipe: what it was learnt on; None in files of earlier versions.
+        photos: how many photos it was learnt on; 0 if unknown.
+    """
+
+    whitening: Whitening
+    dim: int
+    recipe: WhiteningRecipe | None = None
+    photos: int = 0
+
+
+def whitening_files(folder: Path, weights_hash: str) -> list[Path]:
+    """Files of whitenings of a model, by the hash of its weights; an earlier version's comes first."""
+    earlier = folder / f"whitening_{weights_hash}.pth.tar"
+    found = sorted(folder.glob(f"whitening_{weights_hash}_*.pth.tar"))
+    return [earlier, *found] if earlier.is_file() else found
+
+
+def save_whitening(path: Path, stored: StoredWhitening) -> None:
+    """Write a whitening, whole or not at all."""
+    content = {
+        "dim": stored.dim, "photos": stored.photos, "recipe": asdict(stored.recipe) if stored.recipe else None,
+    }  # fmt: skip
+    save_torch(path, {"format": FORMATS[1], **stored.whitening.state_dict(), **content})
+
+
+def load_whitening(path: Path) -> StoredWhitening:
+    """Read what `save_whitening` wrote, without running any code from it.
+
+    Raises:
+        UserError: unreadable, damaged, or not a whitening.
+    """
+    what, remedy = "a whitening", "delete it and run --mode=whiten again"
+    state: Any = load_torch(path, what, remedy)
+    try:
+        if state["format"] not in FORMATS:
+            raise KeyError("format")
+        mean, projection = state["mean"], state["projection"]
+        if projection.ndim != 2 or mean.shape != projection.shape[1:] or not len(projection):
+            raise ValueError(f"mean {tuple(mean.shape)}, projection {tuple(projection.shape)}")
+        recipe = WhiteningRecipe(**state["recipe"]) if state.get("recipe") else None
+        dim = int(state.get("dim", len(projection)))
+        photos = int(state.get("photos", 0))
+    except Exception as error:  # whatever a foreign file may hold
+        raise UserError(f"{path} cannot be read as {what} ({type(error).__name__}): {remedy}") from error
+    learnt_on = "an unknown set"
+    if recipe:
+        size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
+        learnt_on = f"{photos} photos of {recipe.dataset} ({size})"
+    return StoredWhitening(Whitening(mean, projection, learnt_on), dim, recipe, photos)

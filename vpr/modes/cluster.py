@@ -1,0 +1,37 @@
+"""--mode=cluster: k-means of local descriptors from training photos, the vocabulary NetVLAD starts from."""
+
+import argparse
+from pathlib import Path
+
+from vpr.artifacts.centroids import centroids_path, recipe_for, write_centroids
+from vpr.cli.specs import model_spec, places_spec, reading
+from vpr.common import processes
+from vpr.common.device import choose_device, device_line
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.places import load_places, training_set
+from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
+from vpr.models.place_model import build_model
+from vpr.models.poolings import POOLINGS
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the centroids file that train and test look for."""
+    if not POOLINGS[options.pooling].clusters:
+        raise UserError(f"--pooling={options.pooling} has no clusters: train and test it without --mode=cluster")
+    device = choose_device(options.device)
+    say(device_line(device))
+    places, read = places_spec(options), reading(options, device)
+    photos = load_places(places, "train")
+    model = build_model(model_spec(options)).to_device(device, options.precision)
+    recipe = recipe_for(model, *training_set(places), read.size)
+    descriptors = sample_local_descriptors(
+        model, read.of(photos.database_files), options.seed, options.cacheBatchSize,
+        photos.places.name, at_least=options.num_clusters,
+    )  # fmt: skip
+    if not processes.is_main():
+        return
+    centroids = cluster(descriptors, options.num_clusters, options.seed)
+    path = centroids_path(Path(options.dataPath), recipe)
+    write_centroids(path, recipe, centroids, descriptors)
+    say(f"wrote {path}: {len(centroids)} centroids of {len(descriptors)} descriptors")

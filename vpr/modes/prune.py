@@ -1,0 +1,84 @@
+"""--mode=prune: a smaller run from a trained one; `vpr.compression.pruning` says how."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from vpr.artifacts.model import restore_model
+from vpr.artifacts.runs import create_run, load_checkpoint
+from vpr.cli.options import run_flags
+from vpr.cli.specs import model_spec, places_spec, reading, training_rules
+from vpr.common.device import choose_device, device_line, precision_name
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.compression.pruning import prune
+from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.models.backbones import BACKBONES
+from vpr.models.card import INSTALL
+from vpr.training.state import TrainingState, new_state, splits_of
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import TrainingSet, load_training_set
+from vpr.training.validation import find_split, measure_split, open_test_split, select
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the pruned run; with --nEpochs also train it."""
+    if importlib.util.find_spec("torch_pruning") is None:
+        raise UserError(f"--mode=prune needs torch-pruning, which is not installed: {INSTALL}")
+    if not options.run:
+        raise UserError("--mode=prune starts from a trained run: train first, then give --resume [DIR]")
+    device = choose_device(options.device)
+    say(device_line(device))
+    places, rules, read = places_spec(options), training_rules(options), reading(options, device)
+    training = load_training_set(places, rules)
+    validation, reason = find_split(places, "val")
+    if validation is None:
+        say(f"{reason}: the first validation of a training after this replaces the pruned model as the best one")
+    checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
+    model = restore_model(checkpoint, model_spec(options), options.run).to_device(device, options.precision)
+    train_from = options.given.get("trainFrom", BACKBONES[options.arch].layers[0])
+    pruned = prune(
+        model, rules, training, options.pruneRatio, options.importance, read, train_from, options.distill,
+        options.cacheBatchSize,
+    )  # fmt: skip
+    splits = splits_of(training.photos, *([validation] if validation else []))
+    state = new_state(pruned, rules, splits, options.start_epoch)
+    if validation is not None:
+        measure_first(state, validation, options)
+    spec = pruned.spec.flags()
+    flags = {**run_flags(options, precision_name(pruned.dtype)), "channels": spec["channels"], "trainFrom": train_from}
+    folder = create_run(
+        Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags, options.savePath,
+        state.checkpoint(spec), best=True,
+    )  # fmt: skip
+    before, after = (sum(value.numel() for value in part.backbone.parameters()) for part in (model, pruned))
+    say(f"{pruned.name}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
+    say(f"run: {folder}")
+    if "nEpochs" in options.given:
+        train(options, state, training, folder)
+    else:
+        say(f"train it: python main.py --mode=train --resume={folder}")
+
+
+def measure_first(state: TrainingState, validation: PlacePhotos, options: argparse.Namespace) -> None:
+    """Take the model's recalls on val as the best so far: a training has to better them to replace it."""
+    reader = validation.reader(reading(options, state.model.device))
+    evaluation, _ = measure_split(state.model, validation, reader, options.recallValues, options.cacheBatchSize)
+    select(state.position, evaluation.recalls, state.position.epoch - 1)
+    say(f"pruned, before any training: {evaluation.lines()}")
+
+
+def train(options: argparse.Namespace, state: TrainingState, training: TrainingSet, folder: Path) -> None:
+    """Train the pruned run as --mode=train --resume would."""
+    places, rules, read = places_spec(options), training_rules(options), reading(options, state.model.device)
+    validation = load_places(places, "val")
+    require_queries(validation)
+    test = open_test_split(places)
+    say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
+    where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
+    sources = Sources.cached(
+        training.photos, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
+    )
+    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize)
+    trainer.run()
+    trainer.test(test, test.reader(read) if test else None)

@@ -1,0 +1,89 @@
+"""--mode=spec: a folder's positions as dbStruct .mat specs, or the positions of photos of specs as a table."""
+
+import argparse
+import csv
+import os
+from pathlib import Path
+
+from pittsburgh import write_places
+from vpr.cli.specs import places_spec
+from vpr.common.errors import UserError
+from vpr.common.files import atomic_write
+from vpr.common.progress import say
+from vpr.data.catalogue import DATASETS
+from vpr.data.find_files import find_files
+from vpr.data.folders import read_folder
+from vpr.data.places import PlacesSpec, has_split, read_spec, spec_path
+from vpr.data.positions import TABLE
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write a spec for each split of a folder; or of any other dataset one table of all its photos."""
+    spec = places_spec(options)
+    if spec.dataset == "folder":
+        write_specs(spec)
+    else:
+        write_positions(spec)
+
+
+def write_specs(spec: PlacesSpec) -> None:
+    """A .mat file for each split of a folder of own photos.
+
+    Raises:
+        UserError: the folder has no split.
+    """
+    splits = [split for split in ("train", "val", "test") if has_split(spec, split)]
+    if not splits:
+        raise UserError(f"{spec.root} has no folder train, val or test: name the folder that has with --root")
+    for split in splits:
+        places, _ = read_folder(spec.root, split, spec.skip_broken)
+        path = spec.root / "datasets" / f"{places.name}.mat"
+        with atomic_write(path) as temporary:
+            write_places(temporary, places)
+        say(f"wrote {path}: {len(places.database_names)} database photos, {len(places.query_names)} queries")
+
+
+def write_positions(spec: PlacesSpec) -> None:
+    """The positions of all photos of a data set's specs, as one table.
+
+    Raises:
+        UserError: there is no spec, or a photo has two positions.
+    """
+    # Some splits have two names.
+    splits = {
+        spec_path(spec, split): split for split in DATASETS[spec.dataset].specs if has_split(spec, split)
+    }  # fmt: skip
+    if not splits:
+        raise UserError(f"{spec.root / 'datasets'} has no spec of --dataset={spec.dataset}: put the .mat files there")
+    path = spec.root / TABLE
+    positions: dict[str, list[float]] = {}
+    for file, split in sorted(splits.items()):
+        add_positions(positions, spec, split, file)
+    write_table(path, positions)
+    say(f"wrote {path}: {len(positions)} photos of {', '.join(file.stem for file in sorted(splits))}")
+
+
+def add_positions(positions: dict[str, list[float]], spec: PlacesSpec, split: str, file: Path) -> None:
+    """Add easting and northing of a split's photos by their path under the root, as of `find_files`.
+
+    Args:
+        file: of the split's spec, for the message.
+
+    Raises:
+        UserError: a photo has two positions.
+    """
+    places = read_spec(spec, split)
+    database, queries = find_files(spec.root, places, DATASETS[spec.dataset])
+    taken = [*places.database_positions.tolist(), *places.query_positions.tolist()]
+    for photo, position in zip([*database, *queries], taken, strict=True):
+        earlier = positions.setdefault(Path(os.path.relpath(photo, spec.root)).as_posix(), position)
+        if earlier != position:
+            raise UserError(f"{photo} has two positions, {earlier} and in {file} {position}: get the specs again")
+
+
+def write_table(path: Path, positions: dict[str, list[float]]) -> None:
+    """Write image,easting,northing of photos."""
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "easting", "northing"])
+        writer.writerows([name, repr(east), repr(north)] for name, (east, north) in positions.items())

@@ -1,0 +1,95 @@
+"""--mode=test: describe, search, and count Recall@N of a trained or an off-the-shelf model."""
+
+import argparse
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+
+from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
+from vpr.artifacts.model import LoadedModel
+from vpr.cli.load import model_of, results_folder
+from vpr.cli.options import flags_of
+from vpr.cli.specs import places_spec, reading
+from vpr.common import processes
+from vpr.common.device import choose_device, device_line
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.data.reader import Reading
+from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measure_index, record
+from vpr.evaluation.explanation import opened_at_pooling
+from vpr.evaluation.recall import recall_line
+from vpr.report.write import explainer, write_pictures
+
+
+def run(options: argparse.Namespace) -> None:
+    """Test the run of --resume, or without it the off-the-shelf model."""
+    photos = load_places(places_spec(options), options.split)
+    require_queries(photos)
+    device = choose_device(options.device)
+    say(device_line(device))
+    loaded, read = model_of(options, device), reading(options, device)
+    model = loaded.model.to_device(device, options.precision)
+    if options.explain:
+        opened_at_pooling(model)  # now, not after all photos are described
+    descriptors = _load_or_describe(loaded, photos, read, options)
+    if not processes.is_main():
+        return
+    evaluation, answers = measure(descriptors, model, photos, options.recallValues)
+    result = evaluation.lines()
+    say(result)  # before anything is written, which may fail
+    folder = results_folder(loaded, options)
+
+    def draw() -> None:
+        if options.panels:
+            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            pictures = folder / f"test_{options.split}_{stamp}"
+            explain = explainer(model, photos, read.size) if options.explain else None
+            write_pictures(pictures, evaluation, answers, photos, flags_of(options), options.panels, explain)
+
+    def search_by_index() -> None:
+        nonlocal result
+        if options.index:
+            approximate = measure_index(
+                descriptors, photos, evaluation, answers.positives, options.index, options.nprobe, options.seed
+            )
+            lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
+            result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
+            say(result)
+            record(folder / RESULTS_FILE, approximate, loaded.source)
+
+    try:
+        all_of(lambda: record(folder / RESULTS_FILE, evaluation, loaded.source), draw, search_by_index)
+    finally:
+        say(result)  # once more, as the last line
+
+
+def all_of(*steps: Callable[[], None]) -> None:
+    """Run all steps, though some fail, since what has been measured took long.
+
+    Raises:
+        UserError: the first that a step raised.
+    """
+    failures = []
+    for step in steps:
+        try:
+            step()
+        except UserError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _load_or_describe(
+    loaded: LoadedModel, photos: PlacePhotos, read: Reading, options: argparse.Namespace
+) -> SplitDescriptors:
+    model = loaded.model
+    if options.loadDescriptors:
+        recipe = recipe_of(model, loaded.spec, photos, read.size)
+        return load_descriptors(Path(options.loadDescriptors), recipe, photos)
+    descriptors = describe_split(model, photos, photos.reader(read), options.cacheBatchSize)
+    if options.saveDescriptors and processes.is_main():
+        recipe = recipe_of(model, loaded.spec, photos, read.size)
+        save_descriptors(Path(options.saveDescriptors), descriptors, recipe)
+        say(f"wrote {options.saveDescriptors}")
+    return descriptors

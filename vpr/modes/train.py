@@ -1,0 +1,112 @@
+"""--mode=train: weakly supervised training, new or resumed; `vpr.training.trainer` says how it goes."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from vpr.artifacts.centroids import init_pooling
+from vpr.artifacts.model import restore_model
+from vpr.artifacts.runs import create_run, load_checkpoint, read_flags
+from vpr.cli.flags import AUTO_PRECISION
+from vpr.cli.load import cluster_command
+from vpr.cli.options import run_flags
+from vpr.cli.specs import model_spec, places_spec, reading, training_rules
+from vpr.common import processes
+from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
+from vpr.common.progress import say
+from vpr.data.places import load_places, require_queries
+from vpr.models.place_model import PlaceModel, build_model
+from vpr.training.state import TrainingState, load_state, new_state, splits_of
+from vpr.training.trainer import Sources, Trainer
+from vpr.training.training_set import load_training_set
+from vpr.training.validation import open_test_split
+
+# A resumed run may get other values of these; it then no longer ends as one that was never stopped.
+CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEvery", "patience")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train a new run, or go on with that of --resume; at the end test the best model."""
+    places, rules = places_spec(options), training_rules(options)
+    training, validation = load_training_set(places, rules), load_places(places, "val")
+    require_queries(validation)
+    test = open_test_split(places)
+    device = choose_device(options.device)
+    say(device_line(device))
+    splits = splits_of(training.photos, validation)
+    state, folder = (_resume if options.run else _start)(options, splits, device)
+    say(f"run: {folder}\n{state.model.name}, trained from {options.trainFrom} on")
+    where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
+    read = reading(options, device)
+    sources = Sources.cached(
+        training.photos, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
+    )
+    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize)
+    trainer.run()
+    trainer.test(test, test.reader(read) if test else None)
+
+
+def _start(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> tuple[TrainingState, Path]:
+    """The state before the first step, and the run made for it."""
+    torch.manual_seed(options.seed)
+    model = build_model(model_spec(options))
+    with cluster_command(options):
+        init_pooling(model, Path(options.dataPath), places_spec(options), reading(options, device).size)
+    model.to_device(device, options.precision)
+    state = new_state(model, training_rules(options), splits, options.start_epoch)
+    folder: Path | None = None
+    if processes.is_main():
+        folder = create_run(
+            Path(options.runsPath),
+            options.arch,
+            options.pooling,
+            run_flags(options, precision_name(model.dtype)),
+            options.savePath,
+            state.checkpoint(model.spec.flags()),
+        )
+    folder = processes.broadcast(folder)
+    assert folder is not None  # process 0 made it
+    return state, folder
+
+
+def _resume(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> tuple[TrainingState, Path]:
+    """The state in which the run of --resume was left, and the run."""
+    checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
+    model = restore_model(checkpoint, model_spec(options), options.run).to_device(device, options.precision)
+    state = load_state(checkpoint, model, training_rules(options), splits, options.run, options.skipBroken)
+    _say_of_precision(options, model)
+    _say_what_changed(options, device)
+    return state, options.run
+
+
+def _say_of_precision(options: argparse.Namespace, model: PlaceModel) -> None:
+    """Say so where a run that began with --precision=auto would begin in another number format on this machine."""
+    stored, here = read_flags(options.run), compute_dtype("auto", model.device)
+    if stored.get("precision") != "auto" or "precision" in options.given:
+        return
+    if AUTO_PRECISION not in stored:
+        say(f"the run is older than its note of what --precision=auto meant: {precision_name(here)} from here on")
+    elif here != model.dtype:
+        say(
+            f"--precision=auto meant {precision_name(model.dtype)} when the run began and would be "
+            f"{precision_name(here)} here: it goes on in {precision_name(model.dtype)}"
+        )
+
+
+def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None:
+    """A line for the flags that were typed for a resumed run and change how it ends."""
+    stored = read_flags(options.run)
+    same = {
+        "root": lambda one, other: Path(one).resolve() == Path(other).resolve(),
+        "precision": lambda one, other: compute_dtype(one, device) == compute_dtype(other, device),
+    }
+    changed = [
+        f"--{name}={options.given[name]} (was {stored[name]})"
+        for name in CHANGES_THE_END
+        if name in options.given
+        and name in stored
+        and not same.get(name, lambda one, other: one == other)(options.given[name], stored[name])
+    ]
+    if changed:
+        say(f"{', '.join(changed)}: from here on this run differs from one that was never stopped")

@@ -1,0 +1,56 @@
+"""--mode=whiten: learn PCA whitening of a model's descriptors on training database photos."""
+
+import argparse
+
+import numpy as np
+
+from vpr.artifacts.model import whitening_recipe
+from vpr.cli.load import model_of, whitening_choice
+from vpr.cli.specs import places_spec, reading
+from vpr.common import processes
+from vpr.common.device import choose_device, device_line
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.places import load_places, training_set
+from vpr.descriptors.describe import describe, describe_sizes
+from vpr.models.place_model import PlaceModel
+from vpr.models.whitening import StoredWhitening, learn_whitening, load_whitening, save_whitening
+
+DEFAULT_DIM = 4096  # the paper's
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the whitening of the run of --resume, or of the off-the-shelf model, where test looks for it."""
+    device = choose_device(options.device)
+    say(device_line(device))
+    places = places_spec(options)
+    photos = load_places(places, "train")
+    loaded = model_of(options, device, whitened=False)
+    model = loaded.model.to_device(device, options.precision)
+    assert isinstance(model, PlaceModel)  # the command line refuses exported files, whose whitening is inside
+    chosen = np.random.default_rng(options.seed).permutation(len(photos.database_files))[: options.nPCA]
+    if len(chosen) < 2:
+        raise UserError(f"{photos.places.name} has {len(chosen)} database photos: whitening needs more")
+    if len(chosen) < options.nPCA:
+        say(f"{photos.places.name} has only {len(chosen)} database photos, not {options.nPCA}: taking all")
+    reader = reading(options, device).of(photos.database_files)
+    descriptors, sizes = describe(model, reader, np.sort(chosen).tolist(), options.cacheBatchSize, "descriptors")
+    if not processes.is_main():
+        return
+    wanted = options.pcaDim or DEFAULT_DIM
+    recipe = whitening_recipe(model, whitening_choice(options, device), *training_set(places))
+    path = recipe.path(loaded.folder)
+    # Fewer dimensions than before are a wish for tests to come: the others stay in the file.
+    before = load_whitening(path).whitening.dim if path.is_file() else 0
+    whitening = learn_whitening(descriptors, max(wanted, before))
+    dim = min(wanted, whitening.dim)
+    if dim < wanted:
+        say(
+            f"{len(descriptors)} photos and {model.dim} dimensions give {dim} components: "
+            f"descriptors have {dim} dimensions, not {wanted}"
+        )
+    save_whitening(path, StoredWhitening(whitening, dim, recipe, len(descriptors)))
+    say(f"{model.name}; images {describe_sizes(sizes, resized=options.imageSize is not None)}")
+    say(f"wrote {path}: {model.dim}-D -> {dim}-D, of {len(descriptors)} photos")
+    if dim < whitening.dim:
+        say(f"it holds {whitening.dim} dimensions as before: --mode=test --pcaDim=N takes the first N of them")

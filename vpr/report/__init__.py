@@ -1,0 +1,1 @@
+"""What people look at: panels, plots, heat maps, the HTML report."""

@@ -1,0 +1,93 @@
+"""Pictures of queries: each with its first hits beside it, right in green, wrong in red."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from vpr.common.files import atomic_write
+from vpr.data.photos import read_photo
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.outcomes import SHOWN, Hit, Outcome
+
+CELL = (200, 150)  # pixels, width and height
+FRAME = 5  # pixels
+LINE = 16  # pixels of a line of text
+LONGEST_STEM = 150  # bytes; file systems take 255, of which temporary names want some
+RIGHT, WRONG, NEUTRAL, PAPER, INK = "#2e9e4f", "#d03b3b", "#4a4a4a", "#ffffff", "#202020"
+
+
+def panel(photos: PlacePhotos, outcome: Outcome) -> Image.Image:
+    """A query and its first hits in a row, with how far off each is: on the ground in metres, and as a descriptor."""
+    query = photos.query_files[outcome.query]
+    cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {outcome.status}", query.name)]
+    for hit in outcome.hits:
+        caption = f"{'right' if hit.right else 'wrong'}, {far_off(hit)}"
+        cells.append(cell(photos.database_files[hit.photo], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
+    return in_a_row(cells, SHOWN + 1)
+
+
+def far_off(hit: Hit) -> str:
+    """How far from the query a hit was taken."""
+    return "place unknown" if hit.metres is None else f"{hit.metres:,.0f} m away"
+
+
+def distance_text(hit: Hit) -> str:
+    """The distance of a hit's descriptor."""
+    return f"descriptor distance {hit.distance:.3f}"
+
+
+def cell(file: Path, colour: str, *captions: str) -> Image.Image:
+    """A framed photo over lines of text; the photo fits into CELL."""
+    return captioned(ImageOps.contain(read_photo(file), CELL), colour, *captions)
+
+
+def captioned(picture: Image.Image, colour: str, *captions: str) -> Image.Image:
+    """A framed picture of at most CELL over lines of text, cut short where they are too long."""
+    width, height = CELL[0] + 2 * FRAME, CELL[1] + 2 * FRAME
+    sheet = Image.new("RGB", (width, height + LINE * len(captions) + FRAME), PAPER)
+    framed = ImageOps.expand(picture, FRAME, colour)
+    sheet.paste(framed, ((width - framed.width) // 2, (height - framed.height) // 2))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for number, caption in enumerate(captions):
+        draw.text((FRAME, height + number * LINE), shortened(caption, font, CELL[0]), fill=INK, font=font)
+    return sheet
+
+
+def in_a_row(cells: list[Image.Image], places: int) -> Image.Image:
+    """Cells of one size side by side, on a sheet with room for `places`."""
+    width, height = cells[0].size
+    sheet = Image.new("RGB", (places * width, height), PAPER)
+    for place, picture in enumerate(cells):
+        sheet.paste(picture, (place * width, 0))
+    return sheet
+
+
+def stacked(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures one below the other."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
+    tops = np.cumsum([0, *(picture.height for picture in pictures)])
+    for picture, top in zip(pictures, tops, strict=False):
+        sheet.paste(picture, (0, int(top)))
+    return sheet
+
+
+def file_name(stem: str, ending: str) -> str:
+    """A file name that is short enough for any file system, also with what a temporary file's name adds to it."""
+    return os.fsencode(stem)[:LONGEST_STEM].decode(errors="ignore") + ending
+
+
+def write_jpeg(path: Path, picture: Image.Image) -> None:
+    """Write a picture, whole or not at all."""
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="JPEG", quality=85)
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text`, its middle left out if it is wider than `width` pixels."""
+    shown, kept = text, len(text)
+    while font.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: kept // 2]}…{text[-(kept // 2) :]}"
+    return shown

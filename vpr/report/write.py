@@ -1,0 +1,88 @@
+"""What a test shows: recall.png, map.png, panels/ and report.html in its own folder."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from vpr.common.progress import Progress, say
+from vpr.data.places import PlacePhotos
+from vpr.evaluation.evaluate import Evaluation, QueryResults
+from vpr.evaluation.outcomes import Outcome
+from vpr.models.describer import Describer
+from vpr.report.heatmaps import explain_pair
+from vpr.report.html import ReportFigures, write_report
+from vpr.report.panels import panel, stacked, write_jpeg
+from vpr.report.plots import draw_map, draw_recall
+
+Explain = Callable[[Outcome], Image]
+
+
+def write_pictures(
+    folder: Path,
+    evaluation: Evaluation,
+    answers: QueryResults,
+    photos: PlacePhotos,
+    settings: Mapping[str, Any],
+    panels: int | str = 10,
+    explain: Explain | None = None,
+) -> None:
+    """Draw a test: the recall curve, the map, panels of queries from the worst on, and the report that shows all.
+
+    Args:
+        settings: by name, that the report lists.
+        panels: how many queries, or all.
+        explain: as of `write_panels`.
+    """
+    *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
+    about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
+    title = f"{about}\n{evaluation.model}"
+    worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.sort_key)
+    drawn = worst_first if panels == "all" else worst_first[: int(panels)]
+    draw_recall(folder / "recall.png", {evaluation.model.split(",")[0]: answers.curve}, title)
+    draw_map(folder / "map.png", photos.places, answers.outcomes, title)
+    files = write_panels(folder / "panels", photos, drawn, explain)
+    pictures = [("Recall@N", folder / "recall.png"), ("Where queries were found and missed", folder / "map.png")]
+    figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files)
+    write_report(folder / "report.html", answers.outcomes, photos, figures)
+    say(f"wrote {folder / 'report.html'}, recall.png, map.png and {len(files)} panels")
+
+
+def write_panels(
+    folder: Path, photos: PlacePhotos, outcomes: list[Outcome], explain: Explain | None = None
+) -> dict[int, Path]:
+    """A JPEG for each outcome, numbered in their order.
+
+    Args:
+        explain: outcome -> a picture to stand below its panel; None is none.
+
+    Returns:
+        by query, the file.
+    """
+    digits, files = len(str(len(outcomes))), {}
+    with Progress("panels", len(outcomes), "queries") as progress:
+        for number, outcome in enumerate(outcomes, start=1):
+            picture = panel(photos, outcome)
+            if explain and outcome.hits:
+                picture = stacked([picture, explain(outcome)])
+            name = f"{number:0{digits}}_query_{outcome.query + 1}_{outcome.status.replace(' ', '_')}.jpg"
+            files[outcome.query] = folder / name
+            write_jpeg(files[outcome.query], picture)
+            progress.advance()
+    return files
+
+
+def explainer(model: Describer, photos: PlacePhotos, size: tuple[int, int] | None) -> Explain:
+    """Draws where a model looks in a query and in its first hit.
+
+    Args:
+        size: (height, width) in pixels to resize to; None keeps each photo's own.
+    """
+
+    def draw(outcome: Outcome) -> Image:
+        match = photos.database_files[outcome.hits[0].photo]
+        query = photos.query_files[outcome.query]
+        return explain_pair(model, query, match, size, model.device, photos.query_longest_side)
+
+    return draw

@@ -1,0 +1,1 @@
+"""Nearest database descriptors, exact and approximate, by each data set's protocol."""

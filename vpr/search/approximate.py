@@ -1,0 +1,91 @@
+"""Approximate search: a FAISS index named by its factory string (--index), and what it costs.
+
+https://github.com/facebookresearch/faiss/wiki/The-index-factory lists the strings.
+"""
+
+import re
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.progress import Progress, say
+from vpr.search.exact import tiles
+
+NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
+TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
+
+
+def build_index(factory: str, database: torch.Tensor, seed: int, nprobe: int = 1) -> faiss.Index:
+    """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
+
+    Args:
+        nprobe: how many of its lists an inverted file (IVF) looks through.
+
+    Raises:
+        UserError: FAISS does not know the string or cannot train it on so few photos; quotes FAISS.
+    """
+    count, dim = database.shape
+    try:
+        index = faiss.index_factory(dim, factory)
+        if not index.is_trained:
+            sample = np.random.default_rng(seed).permutation(count)[: TRAINING_BYTES // (4 * dim)]
+            say(f"training the index {factory} on {len(sample)} descriptors")
+            index.train(database[np.sort(sample)].float().numpy())
+        with Progress("index", count) as progress:
+            for rows in tiles(count, dim):
+                index.add(database[rows].float().numpy())
+                progress.advance(rows.stop - rows.start)
+    except RuntimeError as error:
+        raise UserError(
+            f"--index={factory} cannot be built of {count} descriptors, {dim}-D; FAISS says: {faiss_reason(error)}"
+        ) from error
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None:
+        lists.nprobe = nprobe
+    return index
+
+
+def index_name(factory: str, index: faiss.Index) -> str:
+    """How results name an index."""
+    lists = faiss.try_extract_index_ivf(index)
+    return factory if lists is None else f"{factory} ({lists.nprobe} of {lists.nlist} lists looked through)"
+
+
+def faiss_reason(error: RuntimeError) -> str:
+    """What FAISS says, without the C++ function and line it says it from."""
+    return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).removeprefix("Error: ")
+
+
+class IndexSearch:
+    """The search of `vpr.search` by an index. Where it finds fewer than asked for, -1 stands.
+
+    Attributes:
+        deepest: the most hits that were asked for so far.
+    """
+
+    def __init__(self, index: faiss.Index):
+        self.index, self.deepest = index, 0
+
+    def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
+        """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
+        count = min(count, self.index.ntotal)
+        self.deepest = max(self.deepest, count)
+        found = [self.index.search(queries[rows].float().numpy(), count)[1] for rows in tiles(*queries.shape)]
+        return np.concatenate(found)
+
+
+def stored_bytes(index: faiss.Index) -> int:
+    """Bytes that the index would take on disk, counted without writing it."""
+    written = 0
+
+    def count(block: bytes) -> int:
+        nonlocal written
+        written += len(block)
+        return len(block)
+
+    writer: Any = faiss.PyCallbackIOWriter(count, 1 << 20)  # type: ignore[attr-defined]  # the stubs lack it
+    faiss.write_index(index, writer)
+    return written

@@ -1,0 +1,62 @@
+"""A database ready to be searched, exactly or by a FAISS index."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from vpr.search.exact import descriptor_distances, nearest, tiles
+
+
+@dataclass(frozen=True)
+class DatabaseIndex:
+    """Descriptors float16 [N, dim] for the exact search, or a FAISS index for an approximate one."""
+
+    descriptors: torch.Tensor | None = None
+    approximate: faiss.Index | None = None
+
+    def search(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest of the database.
+
+        Args:
+            queries: [M, dim].
+
+        Returns:
+            indices int64 [M, c], -1 where there are not so many, and descriptor distances float32 [M, c], NaN where
+            the index knows none.
+        """
+        if self.descriptors is not None:
+            found = nearest(self.descriptors, queries, count)
+            return found, descriptor_distances(self.descriptors, queries, found)
+        assert self.approximate is not None
+        count = min(count, self.approximate.ntotal)
+        parts = [self.approximate.search(queries[rows].float().numpy(), count) for rows in tiles(*queries.shape)]
+        squared, found = (np.concatenate(values) for values in zip(*parts, strict=True))
+        if not measures_descriptors(self.approximate):
+            return found, np.full(found.shape, np.nan, np.float32)
+        return found, np.sqrt(np.maximum(squared, 0))
+
+
+def measures_descriptors(index: faiss.Index) -> bool:
+    """Whether an index's distances are squared descriptor distances, exact or approximate.
+
+    Not so those of bit strings (LSH, spectral hashing), and those after a projection to fewer dimensions.
+    """
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain  # a vector of C++, not the list that the stubs have
+        steps = [faiss.downcast_VectorTransform(chain.at(step)) for step in range(chain.size())]
+        return all(map(_keeps_distances, steps)) and measures_descriptors(index.index)
+    if isinstance(index, faiss.IndexIDMap):
+        return measures_descriptors(index.index)
+    hashed = isinstance(index, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
+    return index.metric_type == faiss.METRIC_L2 and not hashed
+
+
+def _keeps_distances(step: faiss.VectorTransform) -> bool:
+    """Whether a transform leaves the distances of vectors of length 1 as they are."""
+    if isinstance(step, faiss.NormalizationTransform):
+        return True
+    return isinstance(step, faiss.LinearTransform) and step.d_in == step.d_out and bool(step.is_orthonormal)

@@ -1,0 +1,65 @@
+"""Exact search: the nearest database descriptors of each query, by FAISS in tiles."""
+
+from collections.abc import Callable
+
+import faiss
+import numpy as np
+import torch
+
+from vpr.common.progress import Progress
+
+TILE_BYTES = 256 << 20  # of descriptors that are in float32 at a time, database and queries each
+
+# (queries [m, dim], count) -> indices int64 [m, at most count], nearest first.
+Search = Callable[[torch.Tensor, int], np.ndarray]
+
+
+def nearest(database: torch.Tensor, queries: torch.Tensor, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Exact Euclidean search by FAISS, tile by tile, so that float16 descriptors are never all in float32.
+
+    Args:
+        database: [N, dim], float16 or float32; queries: [M, dim], likewise.
+        count: how many to find, at most.
+        allowed: database indices to search among; None is all.
+
+    Returns:
+        int64 [M, min(count, N)], nearest first.
+    """
+    allowed = np.arange(len(database)) if allowed is None else allowed
+    count = min(count, len(allowed))
+    found = np.empty((len(queries), count), np.int64)
+    with Progress("search", len(queries), "queries") as progress:
+        for asking in tiles(len(queries), queries.shape[1]):
+            rows = queries[asking].float().numpy()
+            best = faiss.ResultHeap(len(rows), count)
+            for tile in tiles(len(allowed), database.shape[1]):
+                values = database[allowed[tile]].float().numpy()
+                distances, indices = faiss.knn(rows, values, min(count, len(values)))
+                best.add_result(distances, allowed[tile][indices])
+            best.finalize()
+            found[asking] = best.I
+            progress.advance(len(rows))
+    return found
+
+
+def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: np.ndarray) -> np.ndarray:
+    """Euclidean distances of queries [M, dim] to database descriptors that were found for them.
+
+    Args:
+        found: [M, c] database indices; -1 is none.
+
+    Returns:
+        float32 [M, c]; NaN where there is none.
+    """
+    distances = np.full(found.shape, np.nan, np.float32)
+    for row, hits in enumerate(found):
+        there = hits >= 0
+        differences = database[hits[there]].float() - queries[row].float()
+        distances[row, there] = differences.norm(dim=1).numpy()
+    return distances
+
+
+def tiles(count: int, dim: int) -> list[slice]:
+    """Rows 0 .. count - 1 of `dim` numbers in slices of at most TILE_BYTES in float32."""
+    rows = max(1, TILE_BYTES // (4 * dim))
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]

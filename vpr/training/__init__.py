@@ -1,0 +1,1 @@
+"""Weakly supervised training: mining, losses, steps, state, validation."""

@@ -1,0 +1,204 @@
+"""What a training is made of between two steps, and how it goes into a checkpoint and comes back."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.places import PlacePhotos
+from vpr.models.place_model import PlaceModel
+from vpr.training.mining import NO_PHOTO
+from vpr.training.rules import TrainingRules
+
+# The paper selects by R@5; ties go to R@1, then R@10.
+SELECTED_BY = (5, 1, 10)
+
+
+@dataclass
+class Position:
+    """How far a training has come.
+
+    Attributes:
+        epoch: the epoch under way, from 1.
+        blocks_done: blocks of queries of that epoch that are trained; descriptors are refreshed between.
+        steps: optimiser steps so far.
+        loss_sum, tuples, violating, batches: of the epoch under way, for its line on the console.
+        best: recalls by SELECTED_BY of the best validation so far; empty before the first.
+        best_epoch: its epoch.
+        epochs_without_gain: since then.
+    """
+
+    epoch: int = 1
+    blocks_done: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    tuples: int = 0
+    violating: int = 0
+    batches: int = 0
+    best: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    epochs_without_gain: int = 0
+
+    def start_next_epoch(self) -> None:
+        """Move to the first block of the next epoch."""
+        self.epoch, self.blocks_done = self.epoch + 1, 0
+        self.loss_sum, self.tuples, self.violating, self.batches = 0.0, 0, 0, 0
+
+
+@dataclass
+class TrainingState:
+    """All that a resumed run needs.
+
+    Random choices are drawn from (seed, epoch, query) and need no state; torch's own generators are
+    kept for layers that may draw.
+
+    Attributes:
+        scaler: keeps small gradients of a float16 trunk from vanishing, and does nothing in other formats.
+        hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far; NO_PHOTO: none.
+        splits: which photos it is trained and validated on (`splits_of`).
+    """
+
+    model: PlaceModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    hard_negative_cache: np.ndarray
+    position: Position
+    splits: dict[str, dict]
+
+    def checkpoint(self, flags: dict[str, Any]) -> dict[str, Any]:
+        """The state as tensors, numbers and text, which a safe load accepts.
+
+        Args:
+            flags: that say what the model is, `ModelSpec.flags()`.
+        """
+        return {
+            "flags": flags,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "remembered": torch.from_numpy(self.hard_negative_cache),
+            "position": vars(self.position),
+            "splits": self.splits,
+            "random_state": torch.get_rng_state(),
+            "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+
+def trained_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters of the layers that are trained."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], rules: TrainingRules) -> torch.optim.Optimizer:
+    """The optimiser of some parameters."""
+    if rules.optimizer == "ADAM":
+        return torch.optim.Adam(parameters, lr=rules.lr, weight_decay=rules.weight_decay)
+    return torch.optim.SGD(parameters, lr=rules.lr, momentum=rules.momentum, weight_decay=rules.weight_decay)
+
+
+def build_scaler(model: PlaceModel) -> torch.amp.GradScaler:
+    """The gradient scaler that the model's number format needs."""
+    return torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
+
+
+def splits_of(*splits: PlacePhotos) -> dict[str, dict]:
+    """By a split's name: the fingerprint of its places, and how many photos its database and its queries are."""
+    return {
+        photos.split: {
+            "places": photos.places.fingerprint(),
+            "database": len(photos.database_files),
+            "queries": len(photos.query_files),
+        }
+        for photos in splits
+    }
+
+
+def new_state(model: PlaceModel, rules: TrainingRules, splits: dict[str, dict], start_epoch: int = 0) -> TrainingState:
+    """The state before the first step.
+
+    Args:
+        model: on its device.
+        start_epoch: epochs that count as trained already.
+    """
+    hard_negative_cache = np.full((splits["train"]["queries"], rules.negatives), NO_PHOTO, np.int64)
+    optimizer = build_optimizer(trained_parameters(model), rules)
+    position = Position(epoch=start_epoch + 1)
+    return TrainingState(model, optimizer, build_scaler(model), hard_negative_cache, position, splits)
+
+
+def load_state(
+    checkpoint: dict[str, Any],
+    model: PlaceModel,
+    rules: TrainingRules,
+    splits: dict[str, dict],
+    run: Path,
+    skip_broken: bool = False,
+) -> TrainingState:
+    """The state in a run's checkpoint. Also sets torch's random state.
+
+    Args:
+        model: with the checkpoint's weights, on its device.
+        splits: of the photos that are there now.
+        run: for messages.
+        skip_broken: whether photos may be missing from `splits` because they cannot be decoded; for messages.
+
+    Raises:
+        UserError: the checkpoint belongs to other photos, or to other layers than those that are trained.
+    """
+    hard_negative_cache = checkpoint["remembered"].numpy()
+    if "splits" in checkpoint:
+        _require_same_splits(checkpoint["splits"], splits, run, skip_broken)
+    else:
+        _require_fitting_cache(hard_negative_cache, splits["train"], run, rules.batch_size)
+    optimizer, scaler = build_optimizer(trained_parameters(model), rules), build_scaler(model)
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except ValueError as error:
+        raise UserError(
+            f"the checkpoint in {run} trains other layers than its flags say (trainFrom={model.spec.train_from}): "
+            "one of the two files was replaced; restore it"
+        ) from error
+    scaler.load_state_dict(checkpoint.get("scaler", {}))
+    torch.set_rng_state(checkpoint["random_state"])
+    if len(checkpoint["cuda_random_states"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(checkpoint["cuda_random_states"])
+    position = Position(**checkpoint["position"])
+    return TrainingState(model, optimizer, scaler, hard_negative_cache, position, splits)
+
+
+def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], run: Path, skip_broken: bool) -> None:
+    """Raises UserError where photos are others than the run's: cached negatives and best recalls are of those."""
+    for split, wanted in stored.items():
+        have = found.get(split, wanted)
+        if have == wanted:
+            continue
+        counts = [f"{each['database']} database photos and {each['queries']} queries" for each in (wanted, have)]
+        difference = "as many with other names or positions" if counts[0] == counts[1] else counts[1]
+        hint = "; --skipBroken leaves out photos that cannot be decoded: get them again" if skip_broken else ""
+        raise UserError(
+            f"{run} has {counts[0]} in its {split} split, found {difference}: "
+            f"name its photos with --root, or train anew{hint}"
+        )
+
+
+def _require_fitting_cache(cache: np.ndarray, split: dict, run: Path, batch_size: int) -> None:
+    """What can be checked of a checkpoint that does not say which photos it is of. Raises UserError."""
+    if len(cache) != split["queries"]:
+        raise UserError(
+            f"{run} was trained on {len(cache)} queries, found {split['queries']}: name its photos with --root"
+        )
+    if cache.max(initial=NO_PHOTO) >= split["database"]:
+        raise UserError(
+            f"{run} was trained on {cache.max() + 1} database photos or more, found {split['database']}: "
+            "name its photos with --root"
+        )
+    say(
+        f"{run} is of an earlier version: it does not say which photos it was trained on, and these are taken "
+        f"to be the same; a step was of {batch_size} violating queries, from now on it is of "
+        f"{batch_size} queries, those that do not violate skipped"
+    )

@@ -1,0 +1,101 @@
+"""Which epoch's model is the best one, by the validation split, and what the test split says of it in the end."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.places import PlacePhotos, PlacesSpec, has_split, load_places, require_queries
+from vpr.descriptors.describe import Source
+from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, record
+from vpr.evaluation.outcomes import Outcome
+from vpr.models.place_model import PlaceModel
+from vpr.training.state import SELECTED_BY, Position
+
+
+def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
+    """Whether recalls after `epoch` are the best so far; `position` then takes them as the best."""
+    score = [recalls[n] for n in SELECTED_BY]
+    better = score > position.best
+    if better:
+        position.best, position.best_epoch, position.epochs_without_gain = score, epoch, 0
+    else:
+        position.epochs_without_gain = epoch - position.best_epoch
+    return better
+
+
+def measure_split(
+    model: PlaceModel, photos: PlacePhotos, source: Source, recall_values: Iterable[int], batch_size: int = 24
+) -> tuple[Evaluation, list[Outcome]]:
+    """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
+    descriptors = describe_split(model, photos, source, batch_size)
+    found: tuple[Evaluation | None, list[Outcome]] = None, []
+    if processes.is_main():
+        evaluation, answers = measure(descriptors, model, photos, sorted({*recall_values, *SELECTED_BY}))
+        found = evaluation, answers.outcomes
+    measured = processes.broadcast(found[0])
+    assert measured is not None  # process 0 measured it
+    return measured, found[1]
+
+
+def find_split(places: PlacesSpec, split: str) -> tuple[PlacePhotos | None, str]:
+    """A split with its photos, or None and what is missing."""
+    if not has_split(places, split):
+        return None, f"no {split} spec"
+    try:
+        photos = load_places(places, split)
+        require_queries(photos)
+    except UserError as error:
+        return None, f"no {split} split ({error})"
+    return photos, ""
+
+
+def open_test_split(places: PlacesSpec) -> PlacePhotos | None:
+    """The test split with its photos; None, with a line that says why, where val has to stand in for it."""
+    photos, reason = find_split(places, "test")
+    if processes.any_process(photos is None):
+        say(f"{reason or 'no test split in another process'}: the best model will be measured on val")
+        return None
+    return photos
+
+
+def measure_best(
+    model: PlaceModel,
+    epochs: int,
+    splits: Sequence[tuple[PlacePhotos, Source]],
+    recall_values: Sequence[int],
+    batch_size: int,
+    run: Path,
+) -> None:
+    """Measure a run's best model, say its recalls and add them to the run's results.
+
+    Args:
+        epochs: it was trained for.
+        splits: test and val with the sources of their photos, or val alone. It takes the place of a test split that
+            cannot be read.
+
+    Raises:
+        UserError: it cannot be measured; the run itself is whole.
+    """
+    (photos, source), *others = splits
+    try:
+        evaluation = _evaluate(model, photos, source, recall_values, batch_size)
+    except UserError as error:
+        if not others or processes.world() > 1:  # other processes may be in the middle of it
+            raise UserError(f"{error}; the run is whole, measure it with --mode=test --resume={run}") from error
+        say(f"the test split cannot be measured ({error}): the best model is measured on val")
+        evaluation = _evaluate(model, *others[0], recall_values, batch_size)
+    if evaluation is not None:
+        say(f"best model (after epoch {epochs}): {evaluation.lines()}")
+        record(run / RESULTS_FILE, evaluation, {"run": run.name, "checkpoint": "best", "epochs": epochs})
+
+
+def _evaluate(
+    model: PlaceModel, photos: PlacePhotos, source: Source, recall_values: Sequence[int], batch_size: int
+) -> Evaluation | None:
+    """Recalls on a split, in process 0."""
+    descriptors = describe_split(model, photos, source, batch_size)
+    if not processes.is_main():
+        return None
+    return measure(descriptors, model, photos, recall_values)[0]
