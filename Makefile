@@ -1,7 +1,6 @@
-# make check  environment, style, quick tests (about a minute)
-# make layers  types and import contracts, which some modules still break
+# make check  environment, style, types, layers, quick tests (about a minute)
 # make demo   environment, toy city, cluster, test, train, test, pictures (about 5 minutes on 2 cores, beside the installation)
-# make test   environment, ruff, all tests; what a number format can touch also with --precision=auto the other way
+# make test   environment, style, types, layers, all tests; what a number format can touch also with --precision=auto the other way
 # make test-number-format   only the latter
 # make docs   the pictures in docs/, of the toy city and the run of `make demo`, which comes first where there is none
 PYTHON ?= python3
@@ -15,7 +14,7 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
 .PHONY: demo test test-number-format environment clean
-.PHONY: check static layers docs docs
+.PHONY: check static docs
 
 environment: $(VENV)/installed
 
@@ -40,17 +39,15 @@ test: static
 	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
 
 # Closed forms and small arrays: what most changes break first.
-QUICK := $(addprefix tests/test_,netvlad.py options.py pittsburgh.py mining_and_loss.py search_and_recall.py \
-	convolution.py report.py packaging.py)
+QUICK := $(addprefix tests/,test_netvlad.py test_pittsburgh.py test_packaging.py cli/test_options.py data/test_images.py \
+	models/test_convolution.py search/test_search_and_recall.py report/test_report.py training/test_mining.py \
+	training/test_losses.py training/test_rules.py)
 
-# What needs no run of the program: style and spelling.
+# What needs no run of the program: style, spelling, types, and which packages may import which.
 static: environment
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/codespell
-
-# Types and layers: not yet without complaints, so not part of test.
-layers: environment
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 

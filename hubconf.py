@@ -4,7 +4,7 @@ dependencies = ["torch", "torchvision", "faiss", "numpy", "scipy", "h5py", "PIL"
 
 
 def netvlad(checkpoint: str, whitened: bool = True, device: str = "auto"):
-    """A trained model: a module from photos uint8 [B, 3, H, W] to descriptors, with `describe_files(files)`.
+    """A trained model: a module from images uint8 [B, 3, H, W] to descriptors, with `describe_files(files)`.
 
     Args:
         checkpoint: a run's folder, or an exported FILE.onnx.

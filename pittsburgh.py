@@ -1,4 +1,4 @@
-"""Reads dbStruct `.mat` specs: which photos exist, where they were taken, and which of them match.
+"""Reads dbStruct `.mat` specs: which images exist, where they were taken, and which of them match.
 
 The layout is that of NetVLAD's public release (Pittsburgh, Tokyo 24/7, Tokyo Time Machine). Fields are read by name:
 sets differ in which they have. The file format is level 5 of MathWorks' "MAT-File Format": a header of 128 bytes, then
@@ -19,7 +19,7 @@ import numpy as np
 
 Fields = dict[str, Any]  # of a structure
 
-# "We use only those potential positives that are further than 1 m from the query", so that a photo
+# "We use only those potential positives that are further than 1 m from the query", so that an image
 # is never its own positive. Stated as a squared distance in the original release.
 LEAST_POSITIVE_SQUARED_DISTANCE = 1.0
 
@@ -43,9 +43,9 @@ class Places:
 
     Attributes:
         name: file name of the spec without its ending, e.g. `pitts30k_val`.
-        database_names, query_names: file names inside the photo folders, in the spec's order.
+        database_names, query_names: file names inside the image folders, in the spec's order.
         database_positions [N, 2], query_positions [M, 2]: UTM easting and northing, metres, float64.
-        positive_radius: a retrieved photo at most this far away is a hit, metres.
+        positive_radius: a retrieved image at most this far away is a hit, metres.
         training_positive_radius: a training positive is at most this far away, metres.
         database_times [N], query_times [M]: time stamps (yyyymm) where the set has them, else None.
         protocol: which hits count in a search: all (`plain`), those of another time stamp than the query's
@@ -84,7 +84,7 @@ class Places:
         return self._near(self.positive_radius)
 
     def only(self, database: list[int], queries: list[int]) -> "Places":
-        """The same places with these database photos and queries alone, by index."""
+        """The same places with these database images and queries alone, by index."""
         times = {"database_times": database, "query_times": queries}
         return dataclasses.replace(
             self,
@@ -96,7 +96,7 @@ class Places:
         )
 
     def fingerprint(self) -> str:
-        """A hash of names and positions: the same photos at the same places, and only those, share it."""
+        """A hash of names and positions: the same images at the same places, and only those, share it."""
         digest = hashlib.sha256()
         for names, positions in (
             (self.database_names, self.database_positions),

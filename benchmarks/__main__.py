@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         ceilings = measure_ceilings(device, dtype, synchronize)
         print(ceilings.line(), flush=True)
         bench = Bench(
-            device, ceilings, _weights(options, Path(folder.name)), _photos(root), dataset, str(root),
+            device, ceilings, _weights(options, Path(folder.name)), _images(root), dataset, str(root),
             options.repeats, options.precision,
         )  # fmt: skip
         rows = []
@@ -124,13 +124,13 @@ def _weights(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     return files
 
 
-def _photos(root: Path) -> list[Path]:
+def _images(root: Path) -> list[Path]:
     from vpr.common.errors import UserError
 
-    photos = sorted(root.glob("[0-9]*/*.jpg"))
-    if len(photos) < 100:
-        raise UserError(f"{root} has {len(photos)} photos in numbered folders, 100 are wanted: name places with --root")
-    return photos
+    images = sorted(root.glob("[0-9]*/*.jpg"))
+    if len(images) < 100:
+        raise UserError(f"{root} has {len(images)} images in numbered folders, 100 are wanted: name places with --root")
+    return images
 
 
 if __name__ == "__main__":

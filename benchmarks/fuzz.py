@@ -4,7 +4,7 @@
 
 Sound files are made, each is changed many times (bits flipped, cut off, zeroed, bytes inserted, removed or replaced),
 and the program's own code reads it in a process of its own, which is started again when a file ends it. A changed file
-has to be refused in one line; where nothing that is read has changed, it may be accepted. Photos, specs and a run's
+has to be refused in one line; where nothing that is read has changed, it may be accepted. Images, specs and a run's
 flags carry no checksum (users edit the last two): they may be read as something else, but nothing else may happen.
 """
 

@@ -1,6 +1,6 @@
 """Ten kinds of files that the program reads: small sound ones, and how the program itself reads each.
 
-Places are a folder of own photos of 64x48 pixels; the model is AlexNet with a few filters and random weights.
+Places are a folder of own images of 64x48 pixels; the model is AlexNet with a few filters and random weights.
 """
 
 import contextlib
@@ -54,8 +54,8 @@ def make_files(folder: Path) -> None:
                 name = f"@{east}.0@4477000.0@17@T@{split}{number}@.{'png' if number else 'jpg'}"
                 coarse.resize((64, 48), Image.Resampling.BICUBIC).save(folder / "own" / split / part / name)
     for number, ending in enumerate(("jpg", "png")):
-        photo = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        photo.resize((64, 48)).save(folder / f"photo{number}.{ending}")
+        image = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        image.resize((64, 48)).save(folder / f"image{number}.{ending}")
     filters = ["--channels", *map(str, FILTERS)]
     new = [*_places(folder), "--arch=alexnet", "--fromscratch", "--num_clusters=2", *filters]
     _run(*new, "--mode=cluster")
@@ -90,7 +90,7 @@ def kinds() -> dict[str, Kind]:
         "index": Kind(True, ["exact.h5", "faiss.h5"], _index),
         "stored descriptors": Kind(True, ["descriptors.h5"], _descriptors),
         "whitening": Kind(True, ["run/checkpoints/whitening_*"], _whitening),
-        "photo": Kind(False, ["photo0.jpg", "photo1.png"], _photo),
+        "image": Kind(False, ["image0.jpg", "image1.png"], _image),
         "trunk cache": Kind(True, ["cache/*.float16", "cache/*.json"], _cache),
         "weights .pth": Kind(True, ["trunk.pth"], _weights),
     }
@@ -183,18 +183,18 @@ def _centroids(folder: Path) -> Callable[[Path], str]:
 
     model = build_model(ModelSpec("alexnet", "none", channels=tuple(FILTERS), clusters=2))
     wanted = recipe_for(model, *training_set(PlacesSpec("folder", folder / "own")), None)
-    return lambda path: content_hash(read_centroids(path, wanted, any_photos=False))
+    return lambda path: content_hash(read_centroids(path, wanted, any_images=False))
 
 
 def _onnx(folder: Path) -> Callable[[Path], str]:
     from vpr.models.card import card_of
     from vpr.models.onnx_model import OnnxModel
 
-    photos = torch.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).to(torch.uint8)
+    images = torch.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).to(torch.uint8)
 
     def read(path: Path) -> str:
         card = card_of(path)
-        return content_hash([card, OnnxModel(path)(photos)])
+        return content_hash([card, OnnxModel(path)(images)])
 
     return read
 
@@ -206,11 +206,11 @@ def _index(folder: Path) -> Callable[[Path], str]:
 
     loaded, root = load_model(folder / "run"), folder / "own"
     loaded.model.to_device(CPU, "fp32")
-    photos = load_database(PlacesSpec("folder", root), "val")
+    images = load_database(PlacesSpec("folder", root), "val")
     queries = torch.randn(3, loaded.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
-        index = load_or_make_index(path, loaded, photos, root, Reading(), WantedIndex())
+        index = load_or_make_index(path, loaded, images, root, Reading(), WantedIndex())
         return content_hash(index.search(queries, 5))
 
     return read
@@ -223,9 +223,9 @@ def _descriptors(folder: Path) -> Callable[[Path], str]:
 
     loaded = load_model(folder / "run")
     loaded.model.to_device(CPU, "fp32")
-    photos = load_places(PlacesSpec("folder", folder / "own"), "val")
-    recipe = recipe_of(loaded.model, loaded.spec, photos, None)
-    return lambda path: content_hash(vars(load_descriptors(path, recipe, photos)))
+    images = load_places(PlacesSpec("folder", folder / "own"), "val")
+    recipe = recipe_of(loaded.model, loaded.spec, images, None)
+    return lambda path: content_hash(vars(load_descriptors(path, recipe, images)))
 
 
 def _whitening(folder: Path) -> Callable[[Path], str]:
@@ -233,13 +233,13 @@ def _whitening(folder: Path) -> Callable[[Path], str]:
 
     def read(path: Path) -> str:
         stored = load_whitening(path)
-        return content_hash([stored.whitening.state_dict(), stored.dim, stored.photos, stored.recipe])
+        return content_hash([stored.whitening.state_dict(), stored.dim, stored.images, stored.recipe])
 
     return read
 
 
-def _photo(folder: Path) -> Callable[[Path], str]:
-    from vpr.data.photos import decode
+def _image(folder: Path) -> Callable[[Path], str]:
+    from vpr.data.images import decode
 
     return lambda path: content_hash(decode(path))
 
@@ -257,7 +257,7 @@ def _cache(folder: Path) -> Callable[[Path], str]:
 
 
 def _cached(folder: Path) -> torch.Tensor:
-    """The trunk cache of the photos of val, from its file if that is right."""
+    """The trunk cache of the images of val, from its file if that is right."""
     from vpr.descriptors.trunk_cache import cached_source
     from vpr.models.place_model import build_model
 

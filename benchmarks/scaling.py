@@ -1,6 +1,6 @@
 """python -m benchmarks.scaling: time and memory of each stage at 1,000, 10,000 and 100,000 images.
 
-Photos and descriptors are random: time and memory do not depend on what they show. Each measurement runs
+Images and descriptors are random: time and memory do not depend on what they show. Each measurement runs
 in a process of its own, so that one's memory is not another's.
 """
 
@@ -23,16 +23,16 @@ from pittsburgh import Places
 from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.common.files import atomic_write
 from vpr.common.memory import keep_large_blocks
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.data.reader import SizeGroup
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
-from vpr.training.mining import NO_PHOTO, MiningRules, mine
+from vpr.training.mining import NO_IMAGE, MiningRules, mine
 
 SIZES = (1_000, 10_000, 100_000)
 QUERIES = 1000
-SMALL = (64, 80)  # height, width of the random photos: the stage's own cost, not the convolutions', is looked at
+SMALL = (64, 80)  # height, width of the random images: the stage's own cost, not the convolutions', is looked at
 MODEL = ModelSpec("alexnet", "none", clusters=128)  # 32,768-D
 
 
@@ -46,31 +46,31 @@ class Measured:
     bytes: int
 
 
-class RandomPhotos:
-    """A source of random photos."""
+class RandomImages:
+    """A source of random images."""
 
     def __init__(self, count: int):
         self.size = None
         self.files = [Path(f"{index}.jpg") for index in range(count)]
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
-        """As many random photos as each batch has."""
+        """As many random images as each batch has."""
         for batch in batches:
             values = torch.randint(0, 256, (len(batch), *SMALL, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
             yield [SizeGroup(torch.arange(len(batch)), values, SMALL)]
 
 
 def describing(count: int) -> None:
-    """AlexNet and NetVLAD with 128 clusters, 32,768-D, on photos of 80x64 pixels."""
+    """AlexNet and NetVLAD with 128 clusters, 32,768-D, on images of 80x64 pixels."""
     model = build_model(MODEL).to_device(torch.device("cpu"), "auto")
-    describe(model, RandomPhotos(count), range(count), 64, "describing")
+    describe(model, RandomImages(count), range(count), 64, "describing")
 
 
 def mining(count: int) -> None:
     """Tuples of 1000 queries, 1000 random negatives each."""
     database, queries = unit_rows(count, 0), unit_rows(QUERIES, 1)
     positives = [np.arange(query, query + 5) % count for query in range(QUERIES)]
-    hard_negative_cache = np.full((QUERIES, 10), NO_PHOTO)
+    hard_negative_cache = np.full((QUERIES, 10), NO_IMAGE)
     started = perf_counter()
     mine(
         np.arange(QUERIES), database, queries, positives, positives, hard_negative_cache,
@@ -90,11 +90,11 @@ def testing(count: int, queries: int = QUERIES) -> None:
         query_positions=np.stack([10.0 * np.arange(queries), np.ones(queries)], axis=1),
         positive_radius=25.0, training_positive_radius=10.0, database_times=None, query_times=None,
     )  # fmt: skip
-    photos = PlacePhotos(places, "test", [Path(name) for name in places.database_names], [])
+    images = PlaceImages(places, "test", [Path(name) for name in places.database_names], [])
     descriptors = SplitDescriptors(unit_rows(count, 0), unit_rows(queries, 1), {SMALL})
     model = build_model(MODEL)
     started = perf_counter()
-    measure(descriptors, model, photos, [1, 5, 10, 20])
+    measure(descriptors, model, images, [1, 5, 10, 20])
     _took(perf_counter() - started)
 
 

@@ -16,7 +16,7 @@ from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_al
 from benchmarks.report import Row
 from netvlad import NetVLAD
 from vpr.common.memory import available_cores
-from vpr.data.photos import decode
+from vpr.data.images import decode
 from vpr.data.places import PlacesSpec
 from vpr.data.reader import Reading, SizeGroup, in_batches
 from vpr.descriptors.describe import describe
@@ -24,9 +24,9 @@ from vpr.models.flops import count_gflop
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.spec import ModelSpec
 from vpr.search.exact import nearest
-from vpr.training.mining import NO_PHOTO, MiningRules, mine
+from vpr.training.mining import NO_IMAGE, MiningRules, mine
 
-LAYER = (24, 512, 30, 40)  # conv5 of VGG16 on 24 photos of 640x480 pixels
+LAYER = (24, 512, 30, 40)  # conv5 of VGG16 on 24 images of 640x480 pixels
 CLUSTERS = 64
 FORWARD_FLOP = 2 * 2 * LAYER[0] * CLUSTERS * LAYER[1] * LAYER[2] * LAYER[3]
 DIM = 32768
@@ -39,7 +39,7 @@ class Bench:
 
     Attributes:
         weights: a state-dict file for each backbone.
-        photos: real photos to describe.
+        images: real images to describe.
         dataset, root: places whose train split makes the training epoch, as main.py takes them.
         repeats: runs of each side.
     """
@@ -47,7 +47,7 @@ class Bench:
     device: torch.device
     ceilings: Ceilings
     weights: dict[str, str]
-    photos: list[Path]
+    images: list[Path]
     dataset: str
     root: str
     repeats: int
@@ -68,7 +68,7 @@ class Bench:
         return ModelSpec(arch, self.weights[arch], clusters=CLUSTERS)
 
     def reading(self, size: tuple[int, int] | None = None) -> Reading:
-        """Photos at (height, width) in pixels, or their own size, read as main.py does."""
+        """Images at (height, width) in pixels, or their own size, read as main.py does."""
         return Reading(size, min(8, available_cores()), self.device)
 
     def model(self, spec: ModelSpec) -> PlaceModel:
@@ -141,22 +141,22 @@ def _pool_alone(which: str, backward: bool) -> Callable:
 
 def decoding(bench: Bench) -> Row:
     """Files to what a worker hands over: float32, normalised, against bytes."""
-    photos = bench.photos[:100]
+    images = bench.images[:100]
     mean, std = torch.full((1, 3, 1, 1), 120.0), torch.full((1, 3, 1, 1), 60.0)
-    normalised = textbook.NormalizedPhotos(photos, None, mean, std)
+    normalised = textbook.NormalizedImages(images, None, mean, std)
     slow, quick = bench.compare(
-        lambda: [normalised[index] for index in range(len(photos))], lambda: [decode(file) for file in photos]
+        lambda: [normalised[index] for index in range(len(images))], lambda: [decode(file) for file in images]
     )
-    height, width = decode(photos[0]).shape[1:]
-    limit = f"{len(photos) / quick.median:.0f} images/s in one process; 1 byte a value handed over, not 4"
-    setting = f"{len(photos)} photos of {width}x{height}"
+    height, width = decode(images[0]).shape[1:]
+    limit = f"{len(images) / quick.median:.0f} images/s in one process; 1 byte a value handed over, not 4"
+    setting = f"{len(images)} images of {width}x{height}"
     size = 3 * height * width
     return Row("decoding in one worker", setting, slow, quick, 4 * size, size, limit)
 
 
 @dataclass(frozen=True)
-class HeldPhotos:
-    """Photos that are decoded already, as a source of `describe`: the batches that a reader gave for them."""
+class HeldImages:
+    """Images that are decoded already, as a source of `describe`: the batches that a reader gave for them."""
 
     files: list[Path]
     loaded: list[list[SizeGroup]]
@@ -170,27 +170,27 @@ class HeldPhotos:
 
 
 def extraction(bench: Bench, arch: str, size: tuple[int, int] | None, count: int, batch: int) -> Row:
-    """Files to descriptors, the whole way; and the model alone: the same from photos that are decoded already."""
-    model, photos = bench.model(bench.spec(arch)), bench.photos[:count]
+    """Files to descriptors, the whole way; and the model alone: the same from images that are decoded already."""
+    model, images = bench.model(bench.spec(arch)), bench.images[:count]
     plain = textbook.textbook_of(model)
-    reader = bench.reading(size).of(photos)
+    reader = bench.reading(size).of(images)
     slow, quick = bench.compare(
-        lambda: textbook.describe(plain, photos, size, batch, reader.workers),
+        lambda: textbook.describe(plain, images, size, batch, reader.workers),
         lambda: describe(model, reader, range(count), batch, "benchmark"),
     )
-    held = HeldPhotos(photos, list(reader.batches(in_batches(count, batch))))
+    held = HeldImages(images, list(reader.batches(in_batches(count, batch))))
     whole, alone = bench.compare(
         lambda: describe(model, reader, range(count), batch, "benchmark"),
         lambda: describe(model, held, range(count), batch, "model alone"),
     )
     rate, alone_rate = count / whole.median, count / alone.median
-    height, width = held.loaded[0][0].photo_size
+    height, width = held.loaded[0][0].image_size
     gflop = count_gflop(model.backbone, torch.empty(1, 3, height, width, device="meta"))
     limit = (
         f"{rate:.3g} images/s, the model alone {alone_rate:.3g}: {100 * rate / alone_rate:.0f} %; "
         f"{gflop:.3g} GFLOP an image: {alone_rate * gflop:.0f} GFLOP/s"
     )
-    return Row(f"extraction, {arch}", f"{count} photos at {width}x{height}", slow, quick, limit=limit)
+    return Row(f"extraction, {arch}", f"{count} images at {width}x{height}", slow, quick, limit=limit)
 
 
 def mining(bench: Bench, plain_queries: int) -> Row:
@@ -205,7 +205,7 @@ def mining(bench: Bench, plain_queries: int) -> Row:
     rules = MiningRules(10, MINING_SAMPLE, 0.1, 0)
 
     def fast() -> None:
-        hard_negative_cache = np.full((MINING_QUERIES, 10), NO_PHOTO)
+        hard_negative_cache = np.full((MINING_QUERIES, 10), NO_IMAGE)
         mine(np.arange(MINING_QUERIES), database, queries, positives, positives, hard_negative_cache, rules, 1)
 
     quick = time_of(fast, bench.repeats, 1, bench.synchronize)

@@ -1,7 +1,7 @@
 """The textbook ways against which the fast code is timed: same results up to rounding, plainly computed.
 
-The pooling loops over clusters and leaves the backward to autograd, photos become normalised float32 in
-the workers, descriptors go through an HDF5 file, and each query is mined on its own. All photos of one call have to
+The pooling loops over clusters and leaves the backward to autograd, images become normalised float32 in
+the workers, descriptors go through an HDF5 file, and each query is mined on its own. All images of one call have to
 come out at one size, and to lie upright: their EXIF orientation is not looked at.
 """
 
@@ -23,7 +23,7 @@ from vpr.models.place_model import PlaceModel
 
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 
-Size = tuple[int, int] | None  # (height, width) in pixels to resize to; None keeps the photos' own
+Size = tuple[int, int] | None  # (height, width) in pixels to resize to; None keeps the images' own
 
 
 class LoopNetVLAD(nn.Module):
@@ -57,7 +57,7 @@ class TextbookModel(nn.Module):
     """Trunk and pooling in float32, NCHW in memory.
 
     Attributes:
-        mean, std: [1, 3, 1, 1] in pixels of 0..255, with which the data set normalises photos.
+        mean, std: [1, 3, 1, 1] in pixels of 0..255, with which the data set normalises images.
     """
 
     def __init__(self, encoder: nn.Sequential, pool: nn.Module, mean: torch.Tensor, std: torch.Tensor):
@@ -66,9 +66,9 @@ class TextbookModel(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """Normalised photos float32 [B, 3, H, W] -> descriptors [B, dim] of length 1."""
-        return self.pool(self.encoder(photos))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images float32 [B, 3, H, W] -> descriptors [B, dim] of length 1."""
+        return self.pool(self.encoder(images))
 
 
 def textbook_of(model: PlaceModel) -> TextbookModel:
@@ -83,8 +83,8 @@ def textbook_of(model: PlaceModel) -> TextbookModel:
     return TextbookModel(encoder, pool, model.mean.clone(), model.std.clone())
 
 
-class NormalizedPhotos(Dataset):
-    """Photo files by index as float32 [3, H, W], decoded, resized and normalised by whoever asks for them.
+class NormalizedImages(Dataset):
+    """Image files by index as float32 [3, H, W], decoded, resized and normalised by whoever asks for them.
 
     Args:
         mean, std: [1, 3, 1, 1] in pixels of 0..255.
@@ -99,22 +99,22 @@ class NormalizedPhotos(Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         with Image.open(self.files[index]) as file:
-            photo = file.convert("RGB")
+            image = file.convert("RGB")
         if self.size is not None:
-            photo = photo.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous()  # uint8 [3, H, W]
+            image = image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # uint8 [3, H, W]
         return (pixels.float().div(255) - self.mean) / self.std
 
 
 def describe(model: TextbookModel, files: Sequence[Path], size: Size, batch_size: int, workers: int) -> np.ndarray:
-    """Descriptors float32 [N, dim] of photo files, in their order."""
+    """Descriptors float32 [N, dim] of image files, in their order."""
     return np.concatenate([rows for _, rows in _described(model, files, size, batch_size, workers)])
 
 
 def write_feature_cache(
     path: Path, model: TextbookModel, files: Sequence[Path], size: Size, batch_size: int, workers: int
 ) -> None:
-    """Write the descriptors of photo files into an HDF5 file: "features", float32 [N, dim]."""
+    """Write the descriptors of image files into an HDF5 file: "features", float32 [N, dim]."""
     with h5py.File(path, "w") as file:
         for start, rows in _described(model, files, size, batch_size, workers):
             features = file.require_dataset("features", (len(files), rows.shape[1]), np.float32)
@@ -173,12 +173,12 @@ def _textbook_pool(pool: NetVLAD) -> LoopNetVLAD:
 def _described(
     model: TextbookModel, files: Sequence[Path], size: Size, batch_size: int, workers: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Descriptors of photo files batch by batch: the first one's row, float32 [b, dim]."""
+    """Descriptors of image files batch by batch: the first one's row, float32 [b, dim]."""
     model.eval()
-    loader = DataLoader(NormalizedPhotos(files, size, model.mean, model.std), batch_size, num_workers=workers)
+    loader = DataLoader(NormalizedImages(files, size, model.mean, model.std), batch_size, num_workers=workers)
     start = 0
-    for photos in loader:
+    for images in loader:
         with torch.no_grad():
-            rows = model(photos.to(model.mean.device)).cpu().numpy()
+            rows = model(images.to(model.mean.device)).cpu().numpy()
         yield start, rows
         start += len(rows)

@@ -1,4 +1,4 @@
-"""The textbook way to train: each tuple describes its own photos, and pairs are gone through one by one."""
+"""The textbook way to train: each tuple describes its own images, and pairs are gone through one by one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.textbook import NormalizedPhotos, Size, TextbookModel, mine_query, write_feature_cache
+from benchmarks.textbook import NormalizedImages, Size, TextbookModel, mine_query, write_feature_cache
 
 Tuple = tuple[int, int, np.ndarray]  # query, of the queries; positive and negatives, of the database
 
 
-class TuplePhotos(Dataset):
-    """Tuples by index as their photos, float32 [2 + negatives, 3, H, W]: query, positive, negatives."""
+class TupleImages(Dataset):
+    """Tuples by index as their images, float32 [2 + negatives, 3, H, W]: query, positive, negatives."""
 
-    def __init__(self, tuples: Sequence[Tuple], photos: NormalizedPhotos, database_count: int):
-        self.tuples, self.photos, self.database_count = tuples, photos, database_count
+    def __init__(self, tuples: Sequence[Tuple], images: NormalizedImages, database_count: int):
+        self.tuples, self.images, self.database_count = tuples, images, database_count
 
     def __len__(self) -> int:
         return len(self.tuples)
@@ -26,7 +26,7 @@ class TuplePhotos(Dataset):
     def __getitem__(self, index: int) -> torch.Tensor:
         query, positive, negatives = self.tuples[index]
         rows = [self.database_count + query, positive, *negatives.tolist()]
-        return torch.stack([self.photos[row] for row in rows])
+        return torch.stack([self.images[row] for row in rows])
 
 
 def train_tuples(
@@ -39,21 +39,21 @@ def train_tuples(
     margin: float,
     workers: int = 0,
 ) -> float:
-    """One step for each batch of tuples. Photos that tuples share are decoded and described for each.
+    """One step for each batch of tuples. Images that tuples share are decoded and described for each.
 
     Args:
         batches: tuples, at least one in each batch.
-        files: the database's photos, then the queries'; all of one size unless `size` resizes them.
+        files: the database's images, then the queries'; all of one size unless `size` resizes them.
         margin: in squared descriptor distance.
 
     Returns:
         the mean of the batches' losses; 0 where there are none.
     """
     model.train()
-    photos = NormalizedPhotos(files, size, model.mean, model.std)
+    images = NormalizedImages(files, size, model.mean, model.std)
     tuples, indices = [item for batch in batches for item in batch], iter(range(sum(map(len, batches))))
     loader = DataLoader(
-        TuplePhotos(tuples, photos, database_count),
+        TupleImages(tuples, images, database_count),
         batch_sampler=[[next(indices) for _ in batch] for batch in batches],
         num_workers=workers,
         collate_fn=_join_tuples,
@@ -76,10 +76,10 @@ class EpochRules:
     """How an epoch is trained.
 
     Attributes:
-        size: (height, width) in pixels that photos are resized to; None where all have one size already.
-        block: queries between two rounds of describing all photos.
+        size: (height, width) in pixels that images are resized to; None where all have one size already.
+        block: queries between two rounds of describing all images.
         batch_size: queries in a step; those without a violating negative are skipped.
-        cache_batch_size: photos that are described at once.
+        cache_batch_size: images that are described at once.
         workers: processes that decode; 0 decodes in this one.
         sample, negatives, margin: as in `mine_query`.
         seed: of the draws.
@@ -110,7 +110,7 @@ def train_epoch(
     """Train on queries once: describe everything, mine a block, train its tuples, and so on.
 
     Args:
-        files: the database's photos, then the queries'.
+        files: the database's images, then the queries'.
         order: queries, indices from 0, each with at least one positive.
         positives, not_negatives: for every query of the set, database indices.
         cache_path: the HDF5 file that holds the descriptors; written anew for each block.
@@ -134,8 +134,8 @@ def train_epoch(
 
 
 def _join_tuples(tuples: list[torch.Tensor]) -> tuple[torch.Tensor, list[int]]:
-    """Photos of tuples [n, 3, H, W] each -> all of them [sum, 3, H, W], and each tuple's number of photos."""
-    return torch.cat(tuples), [len(photos) for photos in tuples]
+    """Images of tuples [n, 3, H, W] each -> all of them [sum, 3, H, W], and each tuple's number of images."""
+    return torch.cat(tuples), [len(images) for images in tuples]
 
 
 def _violations_one_by_one(descriptors: torch.Tensor, lengths: list[int], margin: float) -> tuple[torch.Tensor, int]:
@@ -143,7 +143,7 @@ def _violations_one_by_one(descriptors: torch.Tensor, lengths: list[int], margin
 
     Args:
         descriptors: [sum of lengths, dim], of each tuple its query, its positive, its negatives.
-        lengths: each tuple's number of photos.
+        lengths: each tuple's number of images.
     """
     total = descriptors.new_zeros(())
     violating = torch.zeros((), dtype=torch.int64, device=descriptors.device)

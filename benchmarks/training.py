@@ -11,7 +11,7 @@ from benchmarks import textbook, textbook_training
 from benchmarks.measure import Timing
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr.data.reader import PhotoReader, Reading
+from vpr.data.reader import ImageReader, Reading
 from vpr.descriptors.describe import describe
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
@@ -21,7 +21,7 @@ from vpr.training.state import build_optimizer, new_state, splits_of, trained_pa
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import load_training_set
 
-BATCH_SIZE = 24  # photos described at once
+BATCH_SIZE = 24  # images described at once
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,25 @@ def epoch(bench: Bench, arch: str, queries: int | None) -> list[Row]:
         if queries:
             training = replace(training, usable=rules.query_blocks(training.usable, 2)[0][:queries])
         model = bench.model(spec)
-        _start_from_clusters(model, read.of(training.photos.database_files))
-        state = new_state(model, rules, splits_of(training.photos))
-        reader = read.of(training.photos.files)
+        _start_from_clusters(model, read.of(training.images.database_files))
+        state = new_state(model, rules, splits_of(training.images))
+        reader = read.of(training.images.files)
         started = perf_counter()
         source = cached_source(reader, "benchmark", model, "memory", Path(folder), BATCH_SIZE)
         filling = perf_counter() - started
         trainer = Trainer(
-            state, training, training.photos, Sources(source, source), rules, Path(folder), batch_size=BATCH_SIZE
+            state, training, training.images, Sources(source, source), rules, Path(folder), batch_size=BATCH_SIZE
         )
         trainer.epoch()
         state.position.start_next_epoch()
         times = _second_epoch(bench, trainer, read)
-        photos = f"{len(training.photos.database_files)} + {len(training.usable)} photos"
+        images = f"{len(training.images.database_files)} + {len(training.usable)} images"
         rows = [_refresh_row(bench, model, reader, source, BATCH_SIZE, filling)]
-    setting = f"{arch}, {photos}, tuples {times.plain_tuples} / {times.fast_tuples}"
+    setting = f"{arch}, {images}, tuples {times.plain_tuples} / {times.fast_tuples}"
     return [*rows, Row("training epoch, the second", setting, _once(times.plain), _once(times.fast))]
 
 
-def _start_from_clusters(model: PlaceModel, reader: PhotoReader) -> None:
+def _start_from_clusters(model: PlaceModel, reader: ImageReader) -> None:
     """Start NetVLAD as --mode=cluster and --mode=train do."""
     spec = model.spec
     descriptors = sample_local_descriptors(model, reader, spec.seed, BATCH_SIZE, at_least=spec.clusters)
@@ -84,7 +84,7 @@ def _second_epoch(bench: Bench, trainer: Trainer, read: Reading) -> EpochTimes:
     bench.synchronize()
     started = perf_counter()
     _, plain_tuples = textbook_training.train_epoch(
-        plain, optimizer, training.photos.files, len(training.photos.database_files),
+        plain, optimizer, training.images.files, len(training.images.database_files),
         [query for block in order for query in block.tolist()], training.positives, training.not_negatives,
         trainer.folder / "features.h5", textbook_rules,
     )  # fmt: skip
@@ -98,9 +98,9 @@ def _second_epoch(bench: Bench, trainer: Trainer, read: Reading) -> EpochTimes:
 
 @torch.no_grad()
 def _refresh_row(
-    bench: Bench, model: PlaceModel, reader: PhotoReader, source: FrozenFeatures, batch_size: int, filling: float
+    bench: Bench, model: PlaceModel, reader: ImageReader, source: FrozenFeatures, batch_size: int, filling: float
 ) -> Row:
-    """Descriptors of all database photos: from files by the textbook, from the trunk cache here."""
+    """Descriptors of all database images: from files by the textbook, from the trunk cache here."""
     count = min(len(reader.files), 200)
     plain = textbook.textbook_of(model)
     slow, quick = bench.compare(
@@ -108,10 +108,10 @@ def _refresh_row(
         lambda: describe(model, source, range(count), batch_size, "benchmark"),
         1,
     )
-    limit = f"{count / quick.median:.3g} images/s; making the cache took {filling:.3g} s for {len(reader.files)} photos"
+    limit = f"{count / quick.median:.3g} images/s; making the cache took {filling:.3g} s for {len(reader.files)} images"
     return Row(
         f"descriptor refresh from the trunk cache, {model.spec.arch}",
-        f"{count} photos",
+        f"{count} images",
         slow,
         quick,
         None,

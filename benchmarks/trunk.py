@@ -17,21 +17,21 @@ EVERYWHERE = convolution.Rule(places=400, kernels=0, sides=(3, 5))  # NNPACK for
 
 
 def trunk(bench: Bench, arch: str, size: tuple[int, int], batch: int) -> list[Row]:
-    """Random photos of (height, width) pixels in memory to local descriptors: a row for each way."""
+    """Random images of (height, width) pixels in memory to local descriptors: a row for each way."""
     spec = bench.spec(arch)
     generator = torch.Generator().manual_seed(0)
-    photos = torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
+    images = torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     models = {
         name: bench.model(spec).to_device(bench.device, precision)
         for name, precision in (("fp32, as chosen here", "fp32"), ("bf16", "bf16"), ("--precision=auto", "auto"))
     }
-    works = {name: _work(model, photos.to(bench.device)) for name, model in models.items()}
+    works = {name: _work(model, images.to(bench.device)) for name, model in models.items()}
     plain = bench.model(spec).to_device(bench.device, "fp32")
     plain.backbone.fast = False
     plain.encoder.to(memory_format=torch.channels_last)
-    works["fp32, channels last"] = _work(plain, photos.to(bench.device))
+    works["fp32, channels last"] = _work(plain, images.to(bench.device))
     if models["fp32, as chosen here"].backbone.fast:
-        works["fp32, NNPACK"] = _by_nnpack(bench, spec, photos)
+        works["fp32, NNPACK"] = _by_nnpack(bench, spec, images)
     timings = dict(
         zip(works, compare_all(list(works.values()), bench.repeats, synchronize=bench.synchronize), strict=True)
     )
@@ -41,15 +41,15 @@ def trunk(bench: Bench, arch: str, size: tuple[int, int], batch: int) -> list[Ro
         limit = f"{1000 * timing.median / batch:.3g} ms an image, {timing.median / best:.2f} of the better in fp32"
         if name == "--precision=auto":
             limit += f"; auto is {precision_name(models[name].dtype)} here, vectors {vector_widths()}"
-        rows.append(Row(f"trunk, {arch}", f"{batch} photos at {size[1]}x{size[0]}, {name}", None, timing, limit=limit))
+        rows.append(Row(f"trunk, {arch}", f"{batch} images at {size[1]}x{size[0]}, {name}", None, timing, limit=limit))
     return rows
 
 
-def _work(model: PlaceModel, photos: torch.Tensor) -> Callable:
-    return torch.no_grad()(lambda: model.local_descriptors(photos))
+def _work(model: PlaceModel, images: torch.Tensor) -> Callable:
+    return torch.no_grad()(lambda: model.local_descriptors(images))
 
 
-def _by_nnpack(bench: Bench, spec: ModelSpec, photos: torch.Tensor) -> Callable:
+def _by_nnpack(bench: Bench, spec: ModelSpec, images: torch.Tensor) -> Callable:
     """The trunk with NNPACK wherever it can be had, whatever the processor."""
 
     def everywhere():
@@ -60,6 +60,6 @@ def _by_nnpack(bench: Bench, spec: ModelSpec, photos: torch.Tensor) -> Callable:
 
     def work() -> torch.Tensor:
         with everywhere(), torch.no_grad():
-            return model.local_descriptors(photos)
+            return model.local_descriptors(images)
 
     return work

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import draw_photo
+from drawing import draw_image
 from scipy.io import savemat
 
 import main
@@ -21,7 +21,7 @@ from vpr.artifacts.runs import newest_run
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-# Tests of these files describe no photo by a trunk whose number format --precision=auto decides.
+# Tests of these files describe no image by a trunk whose number format --precision=auto decides.
 WITHOUT_A_TRUNK = {
     "test_convolution", "test_folders", "test_images", "test_mining_and_loss", "test_netvlad", "test_pittsburgh",
     "test_report", "test_report_in_browser", "test_search_and_recall", "test_toycity",
@@ -101,9 +101,9 @@ def pillow_heif():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real specs, weights and photos."""
+    """The folder of real specs, weights and images."""
     if not SHARED.is_dir():
-        pytest.skip("the folder with real specs, weights and photos is not beside the repository")
+        pytest.skip("the folder with real specs, weights and images is not beside the repository")
     return SHARED
 
 
@@ -120,7 +120,7 @@ class ToyRun:
     """A small model, clustered and trained for an epoch on the tiny city."""
 
     folder: Path  # holds centroids/ and runs/
-    places: list[str]  # the flags that name photos, machine and folders
+    places: list[str]  # the flags that name images, machine and folders
     model: list[str]  # those that name the model off the shelf
 
     @property
@@ -212,14 +212,14 @@ def write_spec():
 
 @pytest.fixture
 def tiny_places(tmp_path, write_spec) -> Path:
-    """Pittsburgh's layout with 12 database photos and 5 queries of 64x48 pixels in train and in val."""
+    """Pittsburgh's layout with 12 database images and 5 queries of 64x48 pixels in train and in val."""
     root = tmp_path / "places"
     for number, split in enumerate(("train", "val")):
         database_names = [f"{number:03d}/{index:06d}.jpg" for index in range(12)]
         query_names = [f"{number:03d}/{index:06d}_query.jpg" for index in range(5)]
         for folder, names in ((root, database_names), (root / "queries_real", query_names)):
             for place, name in enumerate(names):
-                draw_photo(folder / name, (64, 48), [number, len(names), place])
+                draw_image(folder / name, (64, 48), [number, len(names), place])
         positions = np.stack([20.0 * np.arange(12), np.zeros(12)], axis=1)
         spec = root / "datasets" / f"pitts30k_{split}.mat"
         write_spec(spec, database_names, positions, query_names, positions[:5] + [3.0, 4.0])

@@ -1,4 +1,4 @@
-"""Photos for tests."""
+"""Images for tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 
-def draw_photo(path: Path, size: tuple[int, int], seed: int | Sequence[int], exif: Image.Exif | None = None) -> Path:
-    """Draw a photo of coarse noise, 8x6 colours that blend: no two seeds look alike to any network. Gives its path.
+def draw_image(path: Path, size: tuple[int, int], seed: int | Sequence[int], exif: Image.Exif | None = None) -> Path:
+    """Draw an image of coarse noise, 8x6 colours that blend: no two seeds look alike to any network. Gives its path.
 
     Args:
         path: its folder is made; its ending says the format.
@@ -20,3 +20,20 @@ def draw_photo(path: Path, size: tuple[int, int], seed: int | Sequence[int], exi
     image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
     image.save(path, exif=exif) if exif else image.save(path)
     return path
+
+
+RANDOM = np.random.default_rng(0)
+
+
+def noise(height, width, channels=3):
+    return RANDOM.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def save(path, pixels, **settings):
+    Image.fromarray(pixels).save(path, **settings)
+    return path
+
+
+def plain_image(path, number, height=6, width=8):
+    """One colour, which tells which image it is."""
+    return save(path, np.full((height, width, 3), (number, 2 * number, 100 + number), dtype=np.uint8))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import draw_photo
+from drawing import draw_image
 from PIL import Image
 
 import main
@@ -14,7 +14,7 @@ from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.device import AUTO_VARIABLE
 from vpr.common.errors import UserError
-from vpr.data.photos import decode
+from vpr.data.images import decode
 from vpr.models.place_model import build_model
 
 REPOSITORY = str(Path(main.__file__).parent)
@@ -29,9 +29,9 @@ def run(copy_toy_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Four photos of two sizes, mixed."""
+    """Four images of two sizes, mixed."""
     folder = tmp_path_factory.mktemp("photos")
-    return [draw_photo(folder / f"{n}.png", ((96, 72), (80, 88))[n % 2], n) for n in range(4)]
+    return [draw_image(folder / f"{n}.png", ((96, 72), (80, 88))[n % 2], n) for n in range(4)]
 
 
 def load(run, **arguments):
@@ -39,7 +39,7 @@ def load(run, **arguments):
 
 
 def by_hand(run, file, whitened):
-    """The checkpoint's values through the model that its flags describe, one photo at a time.
+    """The checkpoint's values through the model that its flags describe, one image at a time.
 
     This proves which values are taken, and the whitening in full; the model itself is tested in test_netvlad.py.
     """
@@ -74,8 +74,8 @@ def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkey
 
 
 def test_hub_resizes_when_asked(run, files, tmp_path):
-    with Image.open(files[0]) as photo:
-        photo.resize((64, 48), Image.Resampling.BILINEAR).save(tmp_path / "small.png")
+    with Image.open(files[0]) as image:
+        image.resize((64, 48), Image.Resampling.BILINEAR).save(tmp_path / "small.png")
     model = load(run)
     resized, small = (
         model.describe_files([files[0]], image_size=(48, 64)),
@@ -115,10 +115,10 @@ def test_hub_says_what_is_missing(tmp_path):
         torch.zeros(1, 64, 64, 3, dtype=torch.uint8),
     ],
 )
-def test_hub_takes_photos_as_bytes_alone(run, photos):
+def test_hub_takes_images_as_bytes_alone(run, images):
     with pytest.raises(UserError) as caught:
-        load(run)(photos)
-    assert str(photos.dtype).removeprefix("torch.") in str(caught.value) and str(list(photos.shape)) in str(
+        load(run)(images)
+    assert str(images.dtype).removeprefix("torch.") in str(caught.value) and str(list(images.shape)) in str(
         caught.value
     )
     assert "wanted uint8 [B, 3, H, W]" in str(caught.value)

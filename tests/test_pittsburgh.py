@@ -41,7 +41,7 @@ QUERY_POSITIONS = [[EAST, NORTH], [EAST + 195, NORTH]]
 
 @pytest.fixture
 def spec(tmp_path, write_spec):
-    """Writes three photos and two queries; fields can be replaced, added or, with None, left out."""
+    """Writes three images and two queries; fields can be replaced, added or, with None, left out."""
 
     def write(reverse=False, **changes):
         path = write_spec(tmp_path / "spec.mat", DATABASE, DATABASE_POSITIONS, QUERIES, QUERY_POSITIONS)
@@ -191,7 +191,7 @@ def test_time_stamps_against_a_double_loop():
         assert places.training_positives()[query].tolist() == training
 
 
-def test_a_photo_that_is_both_database_and_query_is_a_hit_but_no_training_positive(tmp_path, write_spec):
+def test_an_image_that_is_both_database_and_query_is_a_hit_but_no_training_positive(tmp_path, write_spec):
     path = write_spec(tmp_path / "s.mat", ["a.jpg", "b.jpg"], [[0, 0], [3, 4]], ["b.jpg"], [[3, 4]])
     places = read_places(path)
     assert (places.database_names, places.query_names) == (["a.jpg", "b.jpg"], ["b.jpg"])
@@ -306,20 +306,20 @@ def test_field_of_the_wrong_shape(spec, field, value):
     assert field in complaint(spec(**{field: value}))
 
 
-def test_load_places_finds_the_photos(tiny_places):
-    photos = load_places(PlacesSpec("pittsburgh", tiny_places), "train")
-    assert photos.split == "train"
-    assert photos.places.name == "pitts30k_train"
-    assert photos.database_files == [tiny_places / f"000/{index:06d}.jpg" for index in range(12)]
-    assert photos.query_files == [tiny_places / f"queries_real/000/{index:06d}_query.jpg" for index in range(5)]
+def test_load_places_finds_the_images(tiny_places):
+    images = load_places(PlacesSpec("pittsburgh", tiny_places), "train")
+    assert images.split == "train"
+    assert images.places.name == "pitts30k_train"
+    assert images.database_files == [tiny_places / f"000/{index:06d}.jpg" for index in range(12)]
+    assert images.query_files == [tiny_places / f"queries_real/000/{index:06d}_query.jpg" for index in range(5)]
 
 
-def test_load_places_names_a_missing_photo(tiny_places):
-    photo = tiny_places / "queries_real" / "001" / "000003_query.jpg"
-    photo.unlink()
-    with pytest.raises(UserError, match="1 of the 17 photos") as caught:
+def test_load_places_names_a_missing_image(tiny_places):
+    image = tiny_places / "queries_real" / "001" / "000003_query.jpg"
+    image.unlink()
+    with pytest.raises(UserError, match="1 of the 17 images") as caught:
         load_places(PlacesSpec("pittsburgh", tiny_places), "val")
-    assert str(photo) in str(caught.value)
+    assert str(image) in str(caught.value)
 
 
 def test_load_places_names_a_missing_spec(tiny_places):

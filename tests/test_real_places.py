@@ -1,4 +1,4 @@
-"""Real photos and ImageNet weights: off-the-shelf recalls near those an independent implementation measured."""
+"""Real images and ImageNet weights: off-the-shelf recalls near those an independent implementation measured."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_alexnet_off_the_shelf_on_tower_and_corridor(shared, tmp_path):
 
 @pytest.fixture(scope="module")
 def off_the_shelf(shared, tmp_path_factory):
-    """Gives a split of real places with AlexNet off the shelf: photos, model, options; clusters are of tower."""
+    """Gives a split of real places with AlexNet off the shelf: images, model, options; clusters are of tower."""
     folder = tmp_path_factory.mktemp("real")
     weights = shared / "weights" / "alexnet_features_torchvision_imagenet1k.pth"
     common = ["--arch=alexnet", f"--weights={weights}", "--device=cpu"]
@@ -61,28 +61,28 @@ def off_the_shelf(shared, tmp_path_factory):
     return make
 
 
-def recalls(photos, model, source=None):
-    descriptors = describe_split(model, photos, source or READING.of(photos.files))
-    return measure(descriptors, model, photos, [1, 5, 10, 20])[0].recalls
+def recalls(images, model, source=None):
+    descriptors = describe_split(model, images, source or READING.of(images.files))
+    return measure(descriptors, model, images, [1, 5, 10, 20])[0].recalls
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("places", ["tower", "corridor"])
 def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monkeypatch):
-    """Within one query at each N: fast convolutions, the trunk cache, small tiles, and bf16 (on the few photos)."""
-    photos, model = off_the_shelf(places, "fp32")
-    cached = cached_source(READING.of(photos.files), "val", model, "memory")
+    """Within one query at each N: fast convolutions, the trunk cache, small tiles, and bf16 (on the few images)."""
+    images, model = off_the_shelf(places, "fp32")
+    cached = cached_source(READING.of(images.files), "val", model, "memory")
     assert isinstance(cached, FrozenFeatures)
-    found = {"cache": recalls(photos, model, cached)}
+    found = {"cache": recalls(images, model, cached)}
     monkeypatch.setattr(vpr.search.exact, "TILE_BYTES", 1 << 20)
-    found["cache, small tiles"] = recalls(photos, model, cached)
+    found["cache, small tiles"] = recalls(images, model, cached)
     monkeypatch.undo()
-    found["fast convolutions"] = recalls(photos, model)
+    found["fast convolutions"] = recalls(images, model)
     model.backbone.fast = False
-    plain = recalls(photos, model)
+    plain = recalls(images, model)
     if places == "corridor":
         found["bf16"] = recalls(*off_the_shelf(places, "bf16"))
     assert 0.4 < plain[1] < plain[20] < 1
     for name, values in found.items():
         for n, value in values.items():
-            assert abs(value - plain[n]) < 1.01 / len(photos.query_files), (name, n)
+            assert abs(value - plain[n]) < 1.01 / len(images.query_files), (name, n)

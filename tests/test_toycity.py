@@ -182,7 +182,7 @@ def test_queries_are_shuffled(city):
     assert names != sorted(names)
 
 
-def test_every_query_has_a_photo_further_than_1_m_and_within_10_m(city):
+def test_every_query_has_an_image_further_than_1_m_and_within_10_m(city):
     for split in SPLITS:
         database, queries = positions_of(read_spec(city, split))
         distance = np.hypot(*(queries[:, None] - database[None]).transpose(2, 0, 1))  # [M, N]

@@ -17,8 +17,8 @@ from vpr.descriptors.describe import describe
 from vpr.models.describer import Describer
 
 
-class PhotoDescriber(nn.Module):
-    """A finished model that describes photos.
+class ImageDescriber(nn.Module):
+    """A finished model that describes images.
 
     Attributes:
         name: backbone, weights, pooling, dimension and precision in words.
@@ -26,24 +26,24 @@ class PhotoDescriber(nn.Module):
     """
 
     def __init__(self, model: Describer, image_size: tuple[int, int] | None = None) -> None:
-        """A model on its device, and the (height, width) in pixels of the photos it was trained with."""
+        """A model on its device, and the (height, width) in pixels of the images it was trained with."""
         super().__init__()
         self.model: Describer = model.eval()
         self.name, self.dimension, self.image_size = model.name, model.dim, image_size
 
     @torch.no_grad()
-    def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """Photos uint8 [B, 3, H, W], RGB, values 0 to 255 -> descriptors float32 [B, dimension] of length 1.
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W], RGB, values 0 to 255 -> descriptors float32 [B, dimension] of length 1.
 
         Raises:
-            UserError: the photos are of another type or shape, or too small for the model.
+            UserError: the images are of another type or shape, or too small for the model.
         """
-        if photos.dtype != torch.uint8 or photos.dim() != 4 or photos.shape[1] != 3:
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise UserError(
-                f"photos are {str(photos.dtype).removeprefix('torch.')} {list(photos.shape)}, wanted uint8 "
+                f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}, wanted uint8 "
                 "[B, 3, H, W] with values 0 to 255: hand them over as they are decoded, neither scaled nor normalised"
             )
-        return self.model(photos.to(self.model.device)).float()
+        return self.model(images.to(self.model.device)).float()
 
     def describe_files(
         self, files: Sequence[str | Path], image_size: tuple[int, int] | None = None, workers: int = 0
@@ -52,21 +52,21 @@ class PhotoDescriber(nn.Module):
 
         Args:
             image_size: (height, width) in pixels to resize to; None takes what the model was trained with, which
-                may be each photo's own.
+                may be each image's own.
             workers: processes that decode; 0 decodes in this one.
 
         Raises:
-            UserError: a photo cannot be decoded or is too small.
+            UserError: an image cannot be decoded or is too small.
         """
         reading = Reading((image_size[0], image_size[1]) if image_size else self.image_size, workers, self.model.device)
         reader = reading.of([Path(file) for file in files])
         if not reader.files:
             return np.empty((0, self.dimension), np.float32)
-        rows, _ = describe(self.model, reader, range(len(reader.files)), label="photos")
+        rows, _ = describe(self.model, reader, range(len(reader.files)), label="images")
         return rows.float().numpy()
 
 
-def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = "auto") -> PhotoDescriber:
+def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = "auto") -> ImageDescriber:
     """A finished model.
 
     Args:
@@ -81,4 +81,4 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     choice = stored_choice(checked_flags(path))
     choice = replace(choice, reading=replace(choice.reading, device=on))
     loaded = load_model(path, whitened=whitened, choice=choice)
-    return PhotoDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)
+    return ImageDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)

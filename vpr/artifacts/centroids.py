@@ -34,13 +34,13 @@ class MissingCentroids(UserError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What centroids are made from. Two files with equal recipes hold centroids for the same model and photos.
+    """What centroids are made from. Two files with equal recipes hold centroids for the same model and images.
 
     Attributes:
         weights_hash: of the trunk's values, so that a file and a name of the same weights are the same.
         dataset: name of the training spec.
         dataset_hash: of the names and positions in it.
-        image_size: `H W` in pixels that photos were resized to, or `own`.
+        image_size: `H W` in pixels that images were resized to, or `own`.
     """
 
     arch: str
@@ -58,7 +58,7 @@ class Recipe:
 MODEL_FIELDS = {
     "arch": "arch", "num_clusters": "num_clusters", "weights_hash": "weights", "normalization": "normalization",
 }  # fmt: skip
-PHOTO_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize", "seed": "seed"}
+IMAGE_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize", "seed": "seed"}
 
 
 def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, int] | None) -> Recipe:
@@ -66,7 +66,7 @@ def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: t
 
     Args:
         dataset, dataset_hash: of the training places, as of `training_set`.
-        image_size: (height, width) in pixels that photos are resized to; None is their own.
+        image_size: (height, width) in pixels that images are resized to; None is their own.
     """
     spec = model.spec
     return Recipe(
@@ -95,8 +95,8 @@ def centroids_path(where: Path, recipe: Recipe) -> Path:
 
 def _name(recipe: Recipe) -> str:
     weights = f"{recipe.weights}-{recipe.weights_hash[:6]}"
-    photos = f"{recipe.dataset}-{recipe.dataset_hash[:6]}-{recipe.image_size.replace(' ', 'x')}"
-    return f"{recipe.arch}_{weights}_{recipe.num_clusters}_{photos}"
+    images = f"{recipe.dataset}-{recipe.dataset_hash[:6]}-{recipe.image_size.replace(' ', 'x')}"
+    return f"{recipe.arch}_{weights}_{recipe.num_clusters}_{images}"
 
 
 def write_centroids(path: Path, recipe: Recipe, centroids: np.ndarray, descriptors: np.ndarray) -> None:
@@ -104,11 +104,11 @@ def write_centroids(path: Path, recipe: Recipe, centroids: np.ndarray, descripto
     write_hdf5(path, {"centroids": centroids, "descriptors": descriptors}, asdict(recipe))
 
 
-def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_centroids(path: Path, wanted: Recipe, any_images: bool) -> tuple[np.ndarray, np.ndarray]:
     """Read centroids [K, D] and descriptors [N, D] that were made by `wanted`.
 
     Args:
-        any_photos: accept centroids of other photos or other sizes: the user named this very file.
+        any_images: accept centroids of other images or other sizes: the user named this very file.
 
     Raises:
         UserError: the file is damaged, or made for something else.
@@ -118,7 +118,7 @@ def read_centroids(path: Path, wanted: Recipe, any_photos: bool) -> tuple[np.nda
         centroids, descriptors = file["centroids"][:], file["descriptors"][:]
         if centroids.ndim != 2 or descriptors.shape[1:] != centroids.shape[1:] or len(descriptors) < len(centroids):
             raise ValueError(f"centroids {centroids.shape}, descriptors {descriptors.shape}")
-    fields = MODEL_FIELDS if any_photos else {**MODEL_FIELDS, **PHOTO_FIELDS}
+    fields = MODEL_FIELDS if any_images else {**MODEL_FIELDS, **IMAGE_FIELDS}
     for name, flag in fields.items():
         value = getattr(wanted, name)
         if str(found.get(name)) != str(value):
@@ -137,8 +137,8 @@ def init_pooling(model: PlaceModel, where: Path, places: PlacesSpec, image_size:
     """Start a pooling by clusters from the training set's centroids; other poolings have nothing to start.
 
     Args:
-        where: the folder of centroids files, or one file, whatever photos it was made from.
-        image_size: (height, width) in pixels that photos are resized to; None is their own.
+        where: the folder of centroids files, or one file, whatever images it was made from.
+        image_size: (height, width) in pixels that images are resized to; None is their own.
 
     Returns:
         the centroids file's name, or 'none'.
@@ -153,7 +153,7 @@ def init_pooling(model: PlaceModel, where: Path, places: PlacesSpec, image_size:
     path = _existing(where, wanted)
     if not path.is_file():
         raise MissingCentroids(path)
-    centroids, descriptors = read_centroids(path, wanted, any_photos=_names_a_file(where))
+    centroids, descriptors = read_centroids(path, wanted, any_images=_names_a_file(where))
     if centroids.shape[1] != model.pool.centroids.shape[1]:
         raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={model.spec.arch} gives "
                         f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
@@ -177,7 +177,7 @@ def _names_a_file(where: Path) -> bool:
 
 
 def _training_set(where: Path, places: PlacesSpec) -> tuple[str, str]:
-    """Name and hash of the training places; unknown where the user named a centroids file of other photos."""
+    """Name and hash of the training places; unknown where the user named a centroids file of other images."""
     if _names_a_file(where) and not has_split(places, "train"):
         return "unknown", "unknown"
     return training_set(places)

@@ -14,7 +14,7 @@ from vpr.artifacts.model import LoadedModel
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import describe
 from vpr.models.spec import DEFAULT_SEED
@@ -22,7 +22,7 @@ from vpr.search.approximate import NPROBE, build_index
 from vpr.search.database import DatabaseIndex
 
 REMEDY = "make it anew with --mode=index, or name another with --indexFile"
-PHOTO_FIELDS = ("photos", "photos_hash", "files_hash")
+IMAGE_FIELDS = ("photos", "photos_hash", "files_hash")
 EXACT = "none"  # in place of a FAISS index's factory string
 
 
@@ -41,48 +41,48 @@ class WantedIndex:
     seed: int = DEFAULT_SEED
 
 
-def index_recipe(loaded: LoadedModel, photos: PlacePhotos, image_size: Sequence[int] | None) -> dict[str, str]:
-    """What an index depends on. The photos' folder is no part of it: an index may travel with its photos."""
+def index_recipe(loaded: LoadedModel, images: PlaceImages, image_size: Sequence[int] | None) -> dict[str, str]:
+    """What an index depends on. The images' folder is no part of it: an index may travel with its images."""
     return {
-        **model_recipe(loaded.model, loaded.spec, image_size), "photos": photos.places.name,
-        "photos_hash": photos.places.fingerprint(),
-        "files_hash": files_digest(photos.places.database_names, photos.database_files),
+        **model_recipe(loaded.model, loaded.spec, image_size), "photos": images.places.name,
+        "photos_hash": images.places.fingerprint(),
+        "files_hash": files_digest(images.places.database_names, images.database_files),
     }  # fmt: skip
 
 
-def index_file(loaded: LoadedModel, photos: PlacePhotos, root: Path) -> Path:
+def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
     """Where the index of a split's database lies or shall lie, beside the model.
 
-    Photo folders with the same last name get a file each: the second one's name has a hash of the whole path. A
-    file of the same photos in another folder has travelled with them and is taken.
+    Image folders with the same last name get a file each: the second one's name has a hash of the whole path. A
+    file of the same images in another folder has travelled with them and is taken.
 
     Args:
-        root: the photos' folder.
+        root: the images' folder.
 
     Raises:
         UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
     """
-    path = _usual_file(loaded, photos)
+    path = _usual_file(loaded, images)
     if not path.is_file():
         return path
     with open_hdf5(path, "an index", REMEDY) as file:
         found = dict(file.attrs)
     own, theirs = _folder_hash(root), found.get("folder_hash")
-    travelled = found.get("files_hash") == files_digest(photos.places.database_names, photos.database_files)
+    travelled = found.get("files_hash") == files_digest(images.places.database_names, images.database_files)
     return path if theirs in (None, own) or travelled else path.with_stem(f"{path.stem}_{own}")
 
 
-def file_to_write(loaded: LoadedModel, photos: PlacePhotos, root: Path) -> Path:
+def file_to_write(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
     """As `index_file`, to write an index anew, which replaces a damaged file."""
     try:
-        return index_file(loaded, photos, root)
+        return index_file(loaded, images, root)
     except UserError as error:
         say(f"replaced: {error}")
-        return _usual_file(loaded, photos)
+        return _usual_file(loaded, images)
 
 
-def _usual_file(loaded: LoadedModel, photos: PlacePhotos) -> Path:
-    return loaded.folder / f"database_{photos.places.name}.h5"
+def _usual_file(loaded: LoadedModel, images: PlaceImages) -> Path:
+    return loaded.folder / f"database_{images.places.name}.h5"
 
 
 def _folder_hash(root: Path) -> str:
@@ -92,7 +92,7 @@ def _folder_hash(root: Path) -> str:
 def make_index(
     path: Path,
     loaded: LoadedModel,
-    photos: PlacePhotos,
+    images: PlaceImages,
     root: Path,
     reading: Reading,
     wanted: WantedIndex,
@@ -101,12 +101,12 @@ def make_index(
     """Describe the database and write its descriptors, or a FAISS index of them, whole or not at all.
 
     Args:
-        root: the photos' folder.
-        reading: how photos are read.
-        batch_size: photos described at once; 0: as many as memory holds.
+        root: the images' folder.
+        reading: how images are read.
+        batch_size: images described at once; 0: as many as memory holds.
     """
-    recipe = index_recipe(loaded, photos, reading.size)  # before, so that a photo that changes meanwhile is noticed
-    reader = reading.of(photos.database_files)
+    recipe = index_recipe(loaded, images, reading.size)  # before, so that an image that changes meanwhile is noticed
+    reader = reading.of(images.database_files)
     descriptors, _ = describe(loaded.model, reader, range(len(reader.files)), batch_size, "database")
     if wanted.factory:
         built = build_index(wanted.factory, descriptors, wanted.seed, wanted.nprobe or NPROBE)
@@ -114,26 +114,26 @@ def make_index(
     else:
         index, values = DatabaseIndex(descriptors), {"descriptors": descriptors.numpy()}
     write_hdf5(path, values, {**recipe, "index": wanted.factory or EXACT, "folder_hash": _folder_hash(root)})
-    say(f"wrote {path}: {len(reader.files)} photos, {path.stat().st_size / 1e6:.1f} MB")
+    say(f"wrote {path}: {len(reader.files)} images, {path.stat().st_size / 1e6:.1f} MB")
     return index
 
 
 def load_or_make_index(
     path: Path,
     loaded: LoadedModel,
-    photos: PlacePhotos,
+    images: PlaceImages,
     root: Path,
     reading: Reading,
     wanted: WantedIndex,
     batch_size: int = 24,
 ) -> DatabaseIndex:
-    """The index of a split's database, made anew where there is none or photos are others than when it was made.
+    """The index of a split's database, made anew where there is none or images are others than when it was made.
 
     Raises:
         UserError: the file is damaged or foreign, another model made it, or it is another index than is wanted.
     """
     if path.is_file():
-        recipe = index_recipe(loaded, photos, reading.size)
+        recipe = index_recipe(loaded, images, reading.size)
         with open_hdf5(path, "an index", REMEDY) as file:
             found = dict(file.attrs)
             _refuse_other_models(path, found, recipe)
@@ -143,26 +143,26 @@ def load_or_make_index(
                 raise UserError(f"{path} is made with --index={kind}, found --index={factory}: drop that, or {REMEDY}")
             changed = _what_changed(found, recipe)
             if not changed:
-                return _read(file, len(photos.database_files), loaded.model.dim, wanted.nprobe)
+                return _read(file, len(images.database_files), loaded.model.dim, wanted.nprobe)
         wanted = replace(wanted, factory=None if kind == EXACT else kind)
         say(f"{path} {changed}: making it anew")
-    return make_index(path, loaded, photos, root, reading, wanted, batch_size)
+    return make_index(path, loaded, images, root, reading, wanted, batch_size)
 
 
 def _refuse_other_models(path: Path, found: Mapping[str, object], recipe: dict[str, str]) -> None:
     for name, value in recipe.items():
-        if name not in PHOTO_FIELDS and found.get(name) != value:
+        if name not in IMAGE_FIELDS and found.get(name) != value:
             raise UserError(f"{path} was made by another model ({name}={found.get(name)}, wanted {value}): {REMEDY}")
 
 
 def _what_changed(found: Mapping[str, object], recipe: dict[str, str]) -> str | None:
-    """Why an index cannot serve these photos, or None where it can."""
+    """Why an index cannot serve these images, or None where it can."""
     if found.get("photos_hash") != recipe["photos_hash"]:
-        return "is of other photos or places than there are now"
+        return "is of other images or places than there are now"
     if "files_hash" not in found:
-        return "was written by an earlier version, which did not say of which photo files"
+        return "was written by an earlier version, which did not say of which image files"
     if found["files_hash"] != recipe["files_hash"]:
-        return "is of other photo files (size or time of a photo differs)"
+        return "is of other image files (size or time of an image differs)"
     return None
 
 

@@ -12,14 +12,14 @@ from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.data.reader import size_text
 from vpr.models.describer import Describer
 from vpr.models.normalization import normalization_of
 from vpr.models.spec import ModelSpec
 from vpr.models.weights import weights_hash
 
-REMEDY = "drop --loadDescriptors, or name a file that this model made of these photos with --saveDescriptors"
+REMEDY = "drop --loadDescriptors, or name a file that this model made of these images with --saveDescriptors"
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class SplitDescriptors:
 
     Attributes:
         database, queries: float16 [N, dim] and [M, dim].
-        photo_sizes: the (height, width) in pixels that its photos had.
+        image_sizes: the (height, width) in pixels that its images had.
         resized: whether all were resized to that.
     """
 
     database: torch.Tensor
     queries: torch.Tensor
-    photo_sizes: set[tuple[int, int]]
+    image_sizes: set[tuple[int, int]]
     resized: bool = False
 
 
 def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | None) -> dict[str, str]:
-    """What a photo's descriptor depends on beside the photo.
+    """What an image's descriptor depends on beside the image.
 
     Args:
         spec: what the model is.
-        image_size: (height, width) in pixels that photos are resized to; None is their own.
+        image_size: (height, width) in pixels that images are resized to; None is their own.
     """
     return {
         "arch": spec.arch,
@@ -57,49 +57,49 @@ def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | 
 
 
 def recipe_of(
-    model: Describer, spec: ModelSpec, photos: PlacePhotos, image_size: Sequence[int] | None
+    model: Describer, spec: ModelSpec, images: PlaceImages, image_size: Sequence[int] | None
 ) -> dict[str, str]:
     """What a split's descriptors depend on; arguments as of `model_recipe`."""
-    places = photos.places
+    places = images.places
     recipe = {
         **model_recipe(model, spec, image_size), "spec": places.name, "spec_hash": places.fingerprint(),
-        "files_hash": files_digest(places.database_names + places.query_names, photos.files),
+        "files_hash": files_digest(places.database_names + places.query_names, images.files),
     }  # fmt: skip
-    if photos.query_longest_side and not image_size:
-        recipe["image_size"] += f", queries at most {photos.query_longest_side}"
+    if images.query_longest_side and not image_size:
+        recipe["image_size"] += f", queries at most {images.query_longest_side}"
     return recipe
 
 
 def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str, str]) -> None:
     """Write both sets with their recipe, whole or not at all."""
     values = {"database": descriptors.database.numpy(), "queries": descriptors.queries.numpy()}
-    write_hdf5(path, {**values, "photo_sizes": np.array(sorted(descriptors.photo_sizes))}, recipe)
+    write_hdf5(path, {**values, "photo_sizes": np.array(sorted(descriptors.image_sizes))}, recipe)
 
 
-def load_descriptors(path: Path, wanted: dict[str, str], photos: PlacePhotos) -> SplitDescriptors:
+def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) -> SplitDescriptors:
     """Read what `save_descriptors` wrote.
 
     Args:
         wanted: the recipe that the file has to have.
-        photos: of which there has to be a descriptor each.
+        images: of which there has to be a descriptor each.
 
     Raises:
-        UserError: the file is missing, damaged or foreign, or another model or other photos made it.
+        UserError: the file is missing, damaged or foreign, or another model or other images made it.
     """
-    count, dim = len(photos.database_files), int(wanted["dimension"])
+    count, dim = len(images.database_files), int(wanted["dimension"])
     with open_hdf5(path, "descriptors", REMEDY) as file:
         found = dict(file.attrs)
         if "files_hash" not in found:
-            say(f"{path} was written by an earlier version: whether photo files have changed since cannot be told")
+            say(f"{path} was written by an earlier version: whether image files have changed since cannot be told")
             found["files_hash"] = wanted["files_hash"]
         for name, value in wanted.items():
             if found.get(name) == value:
                 continue
             if name == "files_hash":
-                raise UserError(f"{path} was made of other photo files (size or time of a photo differs): {REMEDY}")
+                raise UserError(f"{path} was made of other image files (size or time of an image differs): {REMEDY}")
             raise UserError(f"{path} was made with {name}={found.get(name)}, wanted {name}={value}: {REMEDY}")
         database = _read(file["database"], (count, dim))
-        queries = _read(file["queries"], (len(photos.query_files), dim))
+        queries = _read(file["queries"], (len(images.query_files), dim))
         sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
     return SplitDescriptors(database, queries, sizes, resized=not wanted["image_size"].startswith("own"))
 

@@ -43,10 +43,10 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class WhiteningChoice:
-    """Which of a model's whitenings is wanted, if it has several: it was learnt on photos like those to come.
+    """Which of a model's whitenings is wanted, if it has several: it was learnt on images like those to come.
 
     Attributes:
-        reading: how photos are read.
+        reading: how images are read.
         precision: number format, as of --precision.
         places: whose training split it was learnt on.
         dims: dimensions of a whitened descriptor; None takes what was asked for when it was learnt.
@@ -71,7 +71,7 @@ def load_model(
         path: a run's folder, or an exported file.
         which: checkpoint of a run, best or latest.
         whitened: with its whitening, if it has one.
-        choice: of the whitening; None takes that for photos as the run was trained on.
+        choice: of the whitening; None takes that for images as the run was trained on.
         checkpoints: folder of the checkpoints in a run; None is the run's own.
 
     Raises:
@@ -94,7 +94,7 @@ def off_the_shelf(spec: ModelSpec, centroids: Path, choice: WhiteningChoice, whi
 
     Args:
         centroids: folder of centroids files, or one file.
-        choice: of the whitening; the centroids are of its places and photo size.
+        choice: of the whitening; the centroids are of its places and image size.
 
     Raises:
         MissingCentroids: there are none.
@@ -136,7 +136,7 @@ def restore_model(checkpoint: dict[str, Any], spec: ModelSpec, run: Path) -> Pla
 
 
 def stored_choice(flags: Mapping[str, Any]) -> WhiteningChoice:
-    """The whitening for photos as a run's training had them, by the run's flags."""
+    """The whitening for images as a run's training had them, by the run's flags."""
     size = flags.get("imageSize")
     reading = Reading(tuple(size) if size else None)
     return WhiteningChoice(reading, flags.get("precision", "auto"), _stored_places(flags, None))
@@ -169,7 +169,7 @@ def _whitened(loaded: LoadedModel, model: PlaceModel, choice: WhiteningChoice) -
         model.whiten(stored.whitening.cropped(choice.dims or stored.dim))
         say(f"whitening: learnt on {stored.whitening.learnt_on}")
         recipe = asdict(stored.recipe) if stored.recipe else {}
-        found = {**recipe, "photos": stored.photos, "dim": model.dim}
+        found = {**recipe, "photos": stored.images, "dim": model.dim}
     elif choice.dims:
         raise UserError(f"--pcaDim={choice.dims}: this model has no whitening that fits; {reason}")
     elif files:

@@ -93,26 +93,26 @@ ON = {"action": "store_true"}
 COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"type": quantity}
 
 FLAGS: dict[str, list[Flag]] = {
-    "places, photos and machine": [
+    "places, images and machine": [
         Flag("mode", None, "what to do", {"choices": MODES}),
         Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use; folder: your "
-             "own photos in --root", {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy", "folder")}),
-        Flag("root", None, "folder with datasets/*.mat and the photos (default: the project root; "
+             "own images in --root", {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy", "folder")}),
+        Flag("root", None, "folder with datasets/*.mat and the images (default: the project root; "
              "toy: toy_city in it)", {"metavar": "DIR"}),
-        Flag("imageSize", None, "resize every photo to this height and width in pixels "
-             "(default: the photo's own size)", {"nargs": 2, "type": whole_number(1), "metavar": ("H", "W")}),
-        Flag("cacheBatchSize", 24, "photos described at once; 0: as many as memory holds", WHOLE),
+        Flag("imageSize", None, "resize every image to this height and width in pixels "
+             "(default: the image's own size)", {"nargs": 2, "type": whole_number(1), "metavar": ("H", "W")}),
+        Flag("cacheBatchSize", 24, "images described at once; 0: as many as memory holds", WHOLE),
         Flag("precision", "auto", "number format of the trunk's arithmetic; auto: bf16 where the hardware "
              "multiplies it, else fp32; weights and pooling stay fp32", {"choices": ("auto", "fp32", "bf16", "fp16")}),
-        Flag("threads", min(8, available_cores()), "workers that decode photos ahead: processes beside a "
+        Flag("threads", min(8, available_cores()), "workers that decode images ahead: processes beside a "
              "GPU, else threads; 0: none", WHOLE),
-        Flag("skipBroken", False, "leave out photos that cannot be decoded, and say which; decodes all once more", ON),
+        Flag("skipBroken", False, "leave out images that cannot be decoded, and say which; decodes all once more", ON),
         Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
         Flag("nocuda", False, "use the CPU even if there is a GPU", ON),
         Flag("nGPU", 1, "GPUs to use; above 1 start with torchrun, which says how many processes there are", COUNT),
         Flag("seed", DEFAULT_SEED, "seed of every random choice", WHOLE),
         Flag("dataPath", "centroids", "folder of centroid files that cluster writes; train and test also "
-             "take one file, whatever photos it was made from"),
+             "take one file, whatever images it was made from"),
         Flag("runsPath", "runs", "folder under which each training makes its run"),
         Flag("savePath", "checkpoints", "folder of the checkpoints inside a run"),
         Flag("cachePath", "cache", "folder of the trunk cache"),
@@ -150,7 +150,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("nNeg", 10, "hard negatives in a tuple, at most", COUNT),
         Flag("nNegSample", 1000, "random negatives among which the hard ones are sought", COUNT),
         Flag("evalEvery", 1, "epochs between validations", COUNT),
-        Flag("trunkCache", "auto", "where to keep what the frozen layers make of each photo (auto: in memory if "
+        Flag("trunkCache", "auto", "where to keep what the frozen layers make of each image (auto: in memory if "
              "half of it is enough, else on disk)", {"choices": ("auto", "memory", "disk", "off")}),
         Flag("patience", 10, "epochs without a better validation after which training stops; 0: never", WHOLE),
     ],
@@ -167,27 +167,27 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("pruneRatio", 0.5, "share of each convolution's filters that goes", {"type": share}),
         Flag("importance", "taylor", "by what filters are judged: taylor, the training loss's first-order change; "
              "magnitude, the size of their weights", {"choices": ("taylor", "magnitude")}),
-        Flag("distill", 4096, "training photos, repetitions counted, on which the pruned trunk learns to give what the "
+        Flag("distill", 4096, "training images, repetitions counted, on which the pruned trunk learns to give what the "
              "whole one gave; 0: none", WHOLE),
     ],
     "export": [
         Flag("format", "onnx", "file format of an exported model", {"choices": ("onnx",)}),
-        Flag("quantize", None, "int8: the trunk in 8 bits, calibrated on training photos; fp16: in 16 (default: fp32)",
+        Flag("quantize", None, "int8: the trunk in 8 bits, calibrated on training images; fp16: in 16 (default: fp32)",
              {"choices": ("int8", "fp16")}),
         Flag("out", None, "file to write (default: in the run)", {"metavar": "FILE"}),
     ],
     "whitening": [
         Flag("pcaDim", None, "dimensions of a whitened descriptor: whiten learns so many (default: 4096), test takes "
              "the first so many (default: all)", COUNT),
-        Flag("nPCA", 10_000, "training database photos on which whitening is learnt, at most",
+        Flag("nPCA", 10_000, "training database images on which whitening is learnt, at most",
              {"type": whole_number(2)}),
         Flag("noWhiten", False, "test without the whitening that the model has", ON),
     ],
     "index and locate": [
         Flag("indexFile", None, "file of the database's descriptors (default: beside the model)", {"metavar": "FILE"}),
-        Flag("top", 5, "matches shown for each photo", COUNT),
+        Flag("top", 5, "matches shown for each image", COUNT),
         Flag("json", False, "print the matches as JSON", ON),
-        Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither photos nor dataset tell",
+        Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither images nor dataset tell",
              {"type": utm_zone, "metavar": "ZONE"}),
     ],
     "search and pictures": [
@@ -201,7 +201,7 @@ FLAGS: dict[str, list[Flag]] = {
              "what it loses and takes", {"metavar": "FACTORY"}),
         Flag("nprobe", 16, "lists that an inverted-file index (IVF) looks through", COUNT),
         Flag("saveDescriptors", None, "write the split's descriptors into this HDF5 file", {"metavar": "FILE"}),
-        Flag("loadDescriptors", None, "take the split's descriptors from this file instead of describing photos",
+        Flag("loadDescriptors", None, "take the split's descriptors from this file instead of describing images",
              {"metavar": "FILE"}),
     ],
 }  # fmt: skip
@@ -234,7 +234,7 @@ def build_parser(typed_only: bool = False, shown: set[str] | None = None) -> arg
 
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS if typed_only else [],
-        help=help_of("inputs", "compare: runs and exported files; locate: photos and folders"),
+        help=help_of("inputs", "compare: runs and exported files; locate: images and folders"),
     )  # fmt: skip
     parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
     parser.add_argument("--help-all", action="help", help="all flags of all modes")

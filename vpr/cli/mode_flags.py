@@ -17,7 +17,7 @@ MODE_LINES = {
     "compare": "several runs and exported files on one split, in one table",
     "spec": "write a folder's positions as .mat specs, or specs as a table",
     "index": "describe a database once, for locate",
-    "locate": "where were these photos taken?",
+    "locate": "where were these images taken?",
 }
 COMMON_FLAGS = (
     "mode", "dataset", "root", "imageSize", "device", "threads", "seed", "dataPath", "runsPath", "arch", "weights",
@@ -41,7 +41,7 @@ def all_but(*modes: str) -> tuple[str, ...]:
 FINISHED_MODEL = ("test", "export", "compare", "index", "locate")  # modes that take a whitened model
 # The modes that read the flags of a group of `vpr.cli.flags.FLAGS` ...
 GROUPS = {
-    "places, photos and machine": all_but("spec"),
+    "places, images and machine": all_but("spec"),
     "model": all_but("spec"),
     "train": ("train", "prune"),  # a pruned run is trained by the flags that it was made with
     "run and recalls": all_but("cluster", "compare"),

@@ -163,7 +163,7 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
         and "dataset" in given
         and given["dataset"] != stored.get("dataset")
     ):
-        kept -= {"root"}  # the run's photos are not those of the dataset that was asked for
+        kept -= {"root"}  # the run's images are not those of the dataset that was asked for
     return run, {name: value for name, value in stored.items() if name in kept}
 
 
@@ -178,14 +178,14 @@ def _refuse_for_exported(file: Path, given: dict) -> None:
 
 
 def _missing_root(run: Path, stored: dict, given: dict) -> list[str]:
-    """A line where an exported file does not say where its photos are."""
+    """A line where an exported file does not say where its images are."""
     if not is_exported(run) or "root" in {*stored, *given} or given.get("dataset", stored.get("dataset")) == "toy":
         return []
-    return [f"{run} was exported without its --root: photos are sought in the project's folder"]
+    return [f"{run} was exported without its --root: images are sought in the project's folder"]
 
 
 def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
-    """A test may look at other photos; a training may not change under way; a model never."""
+    """A test may look at other images; a training may not change under way; a model never."""
     training = given["mode"] == "train"
     for name in MODEL_FLAGS + (TRAINING_FLAGS if training else ()):
         if name in given and name in stored and given[name] != stored[name]:

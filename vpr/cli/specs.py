@@ -28,7 +28,7 @@ def places_spec(options: argparse.Namespace) -> "PlacesSpec":
 
 
 def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
-    """How the flags want photos read, for a model on `device`."""
+    """How the flags want images read, for a model on `device`."""
     from vpr.data.reader import Reading
 
     return Reading(tuple(options.imageSize) if options.imageSize else None, options.threads, device)

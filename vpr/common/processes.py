@@ -1,6 +1,6 @@
 """Several processes, one per GPU or per share of the cores, started by torchrun.
 
-Process 0 prints, writes, mines and searches; all describe photos and train. Without torchrun there is
+Process 0 prints, writes, mines and searches; all describe images and train. Without torchrun there is
 one process and everything here does nothing.
 """
 

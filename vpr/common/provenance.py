@@ -43,10 +43,10 @@ ONNX_FRONT = b"\x72" + bytes([len(_ENTRY) + SEAL_LENGTH]) + _ENTRY
 
 
 def files_digest(names: Sequence[str], files: Sequence[Path]) -> str:
-    """A hash of photos by name, size and time of modification, without the folder they lie in.
+    """A hash of images by name, size and time of modification, without the folder they lie in.
 
-    Names are relative to that folder, so that an index can travel with its photos. Times are compared to the
-    nanosecond: a copy that does not keep them counts as other photos, which costs time but never a wrong answer.
+    Names are relative to that folder, so that an index can travel with its images. Times are compared to the
+    nanosecond: a copy that does not keep them counts as other images, which costs time but never a wrong answer.
 
     Raises:
         UserError: a file is gone.
@@ -56,7 +56,7 @@ def files_digest(names: Sequence[str], files: Sequence[Path]) -> str:
         try:
             status = file.stat()
         except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): get the photo again") from error
+            raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 

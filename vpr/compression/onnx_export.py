@@ -17,7 +17,7 @@ from vpr.models.card import FORMAT, INSTALL
 from vpr.models.place_model import PlaceModel, PlainPlaceModel
 from vpr.models.weights import weights_label
 
-CALIBRATION_PHOTOS = 64
+CALIBRATION_IMAGES = 64
 OPSET = 18
 RECALLS_KEPT = 4  # in a card
 
@@ -36,26 +36,26 @@ def export_plain(place_model: PlaceModel, path: Path) -> None:
         )  # fmt: skip
 
 
-def quantize(path: Path, photos: list[np.ndarray]) -> None:
-    """Turn the backbone's convolutions into int8 in place: per channel, with ranges that photos [1, H, W, 3] show.
+def quantize(path: Path, images: list[np.ndarray]) -> None:
+    """Turn the backbone's convolutions into int8 in place: per channel, with ranges that images [1, H, W, 3] show.
 
     The pooling head stays in float: its sums and norms suffer more than its few products cost.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Photos(CalibrationDataReader):
-        """Hands out one photo after the other."""
+    class Images(CalibrationDataReader):
+        """Hands out one image after the other."""
 
         def __init__(self) -> None:
-            self.rest = iter(track(photos, "calibration", len(photos)))
+            self.rest = iter(track(images, "calibration", len(images)))
 
         def get_next(self) -> dict | None:
-            photo = next(self.rest, None)
-            return None if photo is None else {"photos": photo}
+            image = next(self.rest, None)
+            return None if image is None else {"photos": image}
 
     whole = path.with_name("quantized.onnx")
     quantize_static(
-        str(path), str(whole), Photos(), quant_format=QuantFormat.QDQ, per_channel=True,
+        str(path), str(whole), Images(), quant_format=QuantFormat.QDQ, per_channel=True,
         # Without VNNI two products of 8 bits do not fit the 16 of the sum; with 7 bits for weights they do.
         reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         op_types_to_quantize=["Conv", "Relu", "MaxPool"],
@@ -64,7 +64,7 @@ def quantize(path: Path, photos: list[np.ndarray]) -> None:
 
 
 def to_float16(path: Path) -> None:
-    """Store weights and compute in float16 in place, with photos and descriptors as before."""
+    """Store weights and compute in float16 in place, with images and descriptors as before."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -108,9 +108,9 @@ def require_packages() -> None:
         raise UserError(f"--mode=export needs {', '.join(missing)}, which is not installed: {INSTALL}")
 
 
-def calibration_photos(files: Sequence[Path], reading: Reading, seed: int) -> list[np.ndarray]:
-    """Random photos uint8 [1, H, W, 3] of the training database, whose values show the ranges of 8 bits."""
-    chosen = np.random.default_rng(seed).permutation(len(files))[:CALIBRATION_PHOTOS]
+def calibration_images(files: Sequence[Path], reading: Reading, seed: int) -> list[np.ndarray]:
+    """Random images uint8 [1, H, W, 3] of the training database, whose values show the ranges of 8 bits."""
+    chosen = np.random.default_rng(seed).permutation(len(files))[:CALIBRATION_IMAGES]
     batches = reading.of(files).batches([[int(index)] for index in chosen])
     return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
 

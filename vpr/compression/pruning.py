@@ -43,26 +43,26 @@ def prune(
     importance: str,
     reading: Reading,
     train_from: str | None = None,
-    distill_photos: int = 0,
+    distill_images: int = 0,
     batch_size: int = 24,
 ) -> PlaceModel:
     """A smaller model of the filters that matter most, refitted to give what they gave, with clusters of its own.
 
     Args:
         model: trained, on its device. Its gradients are changed, its weights are not.
-        rules: of the training that importance `taylor` takes its gradients from; their seed draws photos.
-        training: whose photos filters are judged, refitted and clustered on.
+        rules: of the training that importance `taylor` takes its gradients from; their seed draws images.
+        training: whose images filters are judged, refitted and clustered on.
         ratio: share of each convolution's filters that goes, between 0 and 1.
         importance: taylor or magnitude.
-        reading: how photos are read.
+        reading: how images are read.
         train_from: first layer that a training of the smaller model trains, by name.
-        distill_photos: photos on which all layers are trained together in the end; 0: none.
-        batch_size: photos described at once; 0: as many as memory holds.
+        distill_images: images on which all layers are trained together in the end; 0: none.
+        batch_size: images described at once; 0: as many as memory holds.
 
     Raises:
         UserError: no query has a hard negative, or nothing is left of a layer.
     """
-    source = reading.of(training.photos.files)
+    source = reading.of(training.images.files)
     if importance == "taylor":
         accumulate_gradients(model, rules, training, source, batch_size)
     backbone, kept = prune_trunk(model.backbone, ratio, importance)
@@ -70,8 +70,8 @@ def prune(
     pruned.backbone.load_state_dict(backbone.state_dict())
     pruned.to_device(model.device, precision_name(model.dtype))
     reconstruct(pruned, model, kept, source, rules.seed)
-    if distill_photos:
-        distill(pruned, model, kept[-1], source, distill_photos, rules.seed)
+    if distill_images:
+        distill(pruned, model, kept[-1], source, distill_images, rules.seed)
     recluster(pruned, training, reading, rules.seed, batch_size)
     return pruned
 
@@ -97,25 +97,25 @@ def accumulate_gradients(
     """Leave in all weights of the trunk their gradient of the loss on mined tuples.
 
     Args:
-        source: of the training photos; photos that came through frozen layers give these no gradient.
-        batch_size: photos described at once for mining; 0: as many as memory holds.
+        source: of the training images; images that came through frozen layers give these no gradient.
+        batch_size: images described at once for mining; 0: as many as memory holds.
 
     Raises:
         UserError: no query has a hard negative.
     """
-    state, loss = new_state(model, rules, splits_of(training.photos)), LOSSES[rules.loss]
+    state, loss = new_state(model, rules, splits_of(training.images)), LOSSES[rules.loss]
     queries = rules.query_blocks(training.usable, 1)[0][: 2 * TUPLES]
     tuples = mine_block(state, training, source, queries, rules, batch_size, "pruning")[:TUPLES]
     if not tuples:
         raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
     batches = [
-        TupleBatch.of(batch, len(training.photos.database_files))
+        TupleBatch.of(batch, len(training.images.database_files))
         for batch in batches_of_queries(queries, tuples, rules.batch_size)
     ]
     weights, scale = list(model.backbone.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
     with model.backbone.wholly_trained(), Progress("pruning: gradients", len(tuples), "tuples") as progress:
-        for batch, photos in zip(batches, source.batches([batch.images for batch in batches]), strict=True):
-            loss_sum, pairs = loss(describe_batch(model, photos), batch, rules.margin)
+        for batch, images in zip(batches, source.batches([batch.images for batch in batches]), strict=True):
+            loss_sum, pairs = loss(describe_batch(model, images), batch, rules.margin)
             found, scale = scaled_gradients(loss_sum / max(pairs, 1), weights, scale)
             for value, gradient in zip(weights, found, strict=True):
                 value.grad = gradient if value.grad is None else value.grad + gradient
@@ -173,14 +173,14 @@ def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: 
     """Cluster the pruned trunk's local descriptors: other channels want other centres and another alpha.
 
     Args:
-        training: of whose database photos the local descriptors are.
-        seed: of the photos and places drawn, and of k-means.
-        batch_size: photos at once; 0: as many as memory holds.
+        training: of whose database images the local descriptors are.
+        seed: of the images and places drawn, and of k-means.
+        batch_size: images at once; 0: as many as memory holds.
     """
     if not isinstance(model.pool, ClusterPooling):
         return
-    reader, clusters = reading.of(training.photos.database_files), model.spec.clusters
-    descriptors = sample_local_descriptors(model, reader, seed, batch_size, training.photos.places.name, clusters)
+    reader, clusters = reading.of(training.images.database_files), model.spec.clusters
+    descriptors = sample_local_descriptors(model, reader, seed, batch_size, training.images.places.name, clusters)
     centroids = cluster(descriptors, clusters, seed)
     alpha = model.pool.init_from(*(torch.from_numpy(rows).to(model.device) for rows in (centroids, descriptors)))
     say(f"{clusters} new clusters, alpha {alpha:.2f}")

@@ -1,6 +1,6 @@
-"""After pruning: what is left learns to give what it gave before. That takes photos, but no positions.
+"""After pruning: what is left learns to give what it gave before. That takes images, but no positions.
 
-First layer by layer: from the photos on, each convolution gets those kernels and biases that least squares finds
+First layer by layer: from the images on, each convolution gets those kernels and biases that least squares finds
 between what the pruned trunk feeds it now and what the original's same filters gave there (He et al., ICCV 2017,
 section 3.1, without its choice of filters). Then all layers together, by gradients: the original's local
 descriptors are distilled into them (Hinton et al., arXiv:1503.02531; of features, Romero et al., ICLR 2015).
@@ -15,32 +15,32 @@ from torch import nn
 
 from vpr.common.progress import Progress
 from vpr.descriptors.describe import Source
-from vpr.descriptors.vocabulary import DESCRIPTORS_PER_PHOTO
+from vpr.descriptors.vocabulary import DESCRIPTORS_PER_IMAGE
 from vpr.models.place_model import PlaceModel
 from vpr.training.state import build_scaler
 
 Sums = tuple[torch.Tensor, torch.Tensor]  # of products of inputs with inputs, and with outputs
-PHOTOS = 256
-PHOTOS_PER_STEP = 4
+IMAGES = 256
+IMAGES_PER_STEP = 4
 LEARNING_RATE = 2e-4  # Adam's, falling to 0 by a cosine
-RIDGE = 1e-3  # of the inputs' mean square: how strongly weights that the photos say little about stay as they are
+RIDGE = 1e-3  # of the inputs' mean square: how strongly weights that the images say little about stay as they are
 
 
 @torch.no_grad()
 def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tensor], source: Source, seed: int) -> None:
-    """Refit all convolutions of a pruned trunk on random photos, in place.
+    """Refit all convolutions of a pruned trunk on random images, in place.
 
     Args:
         pruned, original: on the same device.
         kept: for each convolution the indices of the original's filters that are left.
     """
-    photos = np.random.default_rng(seed).permutation(len(source.files))[:PHOTOS].tolist()
+    images = np.random.default_rng(seed).permutation(len(source.files))[:IMAGES].tolist()
     convolutions = [number for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
-    with Progress("refitting filters", len(convolutions) * len(photos)) as progress:
+    with Progress("refitting filters", len(convolutions) * len(images)) as progress:
         for number, filters in zip(convolutions, kept, strict=True):
             sums: Sums | None = None
             chosen = torch.Generator().manual_seed(seed)
-            for values in _photos_one_by_one(source, photos):
+            for values in _images_one_by_one(source, images):
                 inputs, wanted = _examples(pruned, original, values.to(pruned.device), number, chosen)
                 sums = _add(sums, inputs, wanted[:, filters.to(wanted.device)])
                 progress.advance(1)
@@ -49,7 +49,7 @@ def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tenso
 
 
 def distill(
-    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, source: Source, photos: int, seed: int
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, source: Source, images: int, seed: int
 ) -> None:
     """Train all layers of a pruned trunk together, in place, to give the original's local descriptors.
 
@@ -59,15 +59,15 @@ def distill(
     Args:
         pruned, original: on the same device.
         filters: indices of the original's last filters that are left.
-        photos: how many are looked at, 1 or more; each several times where there are fewer.
+        images: how many are looked at, 1 or more; each several times where there are fewer.
     """
     random, count = np.random.default_rng(seed), len(source.files)
-    order = np.concatenate([random.permutation(count) for _ in range(-(-photos // count))])[:photos].tolist()
-    batches = [order[start : start + PHOTOS_PER_STEP] for start in range(0, photos, PHOTOS_PER_STEP)]
+    order = np.concatenate([random.permutation(count) for _ in range(-(-images // count))])[:images].tolist()
+    batches = [order[start : start + IMAGES_PER_STEP] for start in range(0, images, IMAGES_PER_STEP)]
     optimizer = torch.optim.Adam(pruned.backbone.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     scaler = build_scaler(pruned)
-    with pruned.backbone.wholly_trained(), Progress("distilling", photos) as progress:
+    with pruned.backbone.wholly_trained(), Progress("distilling", images) as progress:
         for batch, groups in zip(batches, source.batches(batches), strict=True):
             distances = [feature_distance(pruned, original, filters, group.values) for group in groups]
             optimizer.zero_grad()
@@ -87,13 +87,13 @@ def convolution_of(model: PlaceModel, number: int) -> nn.Conv2d:
 
 
 def feature_distance(
-    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, photos: torch.Tensor
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, images: torch.Tensor
 ) -> torch.Tensor:
-    """Squared distance of both models' local descriptors, the mean over places, the sum over photos."""
-    photos = photos.to(pruned.device, non_blocking=True)
+    """Squared distance of both models' local descriptors, the mean over places, the sum over images."""
+    images = images.to(pruned.device, non_blocking=True)
     with torch.no_grad():
-        wanted = original.local_descriptors(photos)[:, filters.to(photos.device)]  # [B, D, h, w]
-    found = pruned.local_descriptors(photos)
+        wanted = original.local_descriptors(images)[:, filters.to(images.device)]  # [B, D, h, w]
+    found = pruned.local_descriptors(images)
     if pruned.pool.normalizes_input:
         found, wanted = F.normalize(found, dim=1), F.normalize(wanted, dim=1)
     else:
@@ -102,27 +102,27 @@ def feature_distance(
     return (found - wanted).square().sum(dim=1).mean(dim=(1, 2)).sum()
 
 
-def _photos_one_by_one(source: Source, photos: list[int]) -> Iterator[torch.Tensor]:
+def _images_one_by_one(source: Source, images: list[int]) -> Iterator[torch.Tensor]:
     """uint8 [1, 3, H, W] each."""
-    for batch in source.batches([[photo] for photo in photos]):
+    for batch in source.batches([[image] for image in images]):
         for group in batch:
             yield from group.values.split(1)
 
 
 def _examples(
-    pruned: PlaceModel, original: PlaceModel, photo: torch.Tensor, number: int, chosen: torch.Generator
+    pruned: PlaceModel, original: PlaceModel, image: torch.Tensor, number: int, chosen: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What convolution `number` of the pruned trunk sees at some places of a photo, and what the original gives there.
+    """What convolution `number` of the pruned trunk sees at some places of an image, and what the original gives there.
 
     Returns:
         inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original].
     """
     layer = convolution_of(pruned, number)
     with pruned.autocast():
-        features = pruned.backbone.run(pruned.normalized(photo), stop=number)
-        wanted = original.backbone.run(original.normalized(photo), stop=number + 1)
+        features = pruned.backbone.run(pruned.normalized(image), stop=number)
+        wanted = original.backbone.run(original.normalized(image), stop=number + 1)
     wanted = wanted[0].flatten(1).T  # [h * w, filters]
-    places = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_PHOTO].to(wanted.device)
+    places = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_IMAGE].to(wanted.device)
     assert not isinstance(layer.padding, str)
     rows, columns = layer.padding
     windows = nn.functional.pad(features[0], (columns, columns, rows, rows))

@@ -1,1 +1,1 @@
-"""Which photos there are, where they were taken, and what matches; photos decoded ahead."""
+"""Which images there are, where they were taken, and what matches; images decoded ahead."""

@@ -1,4 +1,4 @@
-"""Each data set in one entry: its specs, the UTM zone of its metres, its protocol, and what its photos ask for.
+"""Each data set in one entry: its specs, the UTM zone of its metres, its protocol, and what its images ask for.
 
 Imports nothing heavy: the command line reads it.
 """
@@ -19,9 +19,9 @@ class Dataset:
         zone: UTM zone of its metres, None if unknown.
         protocol: which hits count in a split without time stamps; with them it is `other_time`.
         lr: the default learning rate.
-        database_folders: below the root, where the database photos lie: the first that has most of them.
-        query_folders: likewise of the queries, which may also lie among the database where they are database photos.
-        database_ending: of all database photos' files where those that the spec names are not there.
+        database_folders: below the root, where the database images lie: the first that has most of them.
+        query_folders: likewise of the queries, which may also lie among the database where they are database images.
+        database_ending: of all database images' files where those that the spec names are not there.
         query_longest_side: pixels, to which larger queries are shrunk without --imageSize; None keeps their own size.
     """
 
@@ -57,5 +57,5 @@ DATASETS = {
     ),
     "tokyotm": Dataset(_TOKYO_TM, zone="54N", protocol=OTHER_TIME, lr=0.0001),
     "toy": Dataset({split: f"toy_{split}" for split in ("train", "val", "test")}),
-    "folder": Dataset({}),  # own photos, whatever they are
+    "folder": Dataset({}),  # own images, whatever they are
 }

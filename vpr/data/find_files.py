@@ -1,4 +1,4 @@
-"""Where the photos of a spec lie: the first of a data set's folders that has most of them."""
+"""Where the images of a spec lie: the first of a data set's folders that has most of them."""
 
 import os
 from collections import defaultdict
@@ -9,8 +9,8 @@ from vpr.common.progress import say
 from vpr.data.catalogue import Dataset
 
 
-def queries_are_database_photos(places: Places) -> bool:
-    """Whether each query is a photo of the database, told from it by its time stamp alone: Tokyo Time Machine."""
+def queries_are_database_images(places: Places) -> bool:
+    """Whether each query is an image of the database, told from it by its time stamp alone: Tokyo Time Machine."""
     if places.query_times is None:
         return False
     database = zip(places.database_names, map(tuple, places.database_positions.tolist()), strict=True)
@@ -19,18 +19,18 @@ def queries_are_database_photos(places: Places) -> bool:
 
 
 def find_files(root: Path, places: Places, dataset: Dataset) -> tuple[list[Path], list[Path]]:
-    """The files of a spec's database photos and queries in those of the data set's folders that have most of them.
+    """The files of a spec's database images and queries in those of the data set's folders that have most of them.
 
-    Other photos of a set bear the names of its queries (all of Pittsburgh's do), so queries are only looked for
-    among the database where they are database photos. Files that are in no folder are named in the first.
+    Other images of a set bear the names of its queries (all of Pittsburgh's do), so queries are only looked for
+    among the database where they are database images. Files that are in no folder are named in the first.
     """
     folders = [root / folder for folder in dataset.database_folders]
     base, ending = _fullest(folders, places.database_names, (None, dataset.database_ending))
     database = [base / _with_ending(name, ending) for name in places.database_names]
     if ending:
-        say(f"{places.name}: the database photos' files end with {ending}, unlike in the spec")
+        say(f"{places.name}: the database images' files end with {ending}, unlike in the spec")
     folders = [root / folder for folder in dataset.query_folders]
-    if queries_are_database_photos(places):
+    if queries_are_database_images(places):
         query_base, ending = _fullest([base, *folders], places.query_names, (ending, None))
     else:
         query_base, ending = _fullest(folders, places.query_names, (None,))
@@ -44,7 +44,7 @@ def _fullest(bases: list[Path], names: list[str], endings: tuple[str | None, ...
 
 
 def _count_present(base: Path, names: list[str], ending: str | None) -> int:
-    # One listing per folder instead of one look-up per file: 250,000 photos on a network disk.
+    # One listing per folder instead of one look-up per file: 250,000 images on a network disk.
     wanted = defaultdict(set)
     for name in names if base.is_dir() else ():
         folder, _, file = _with_ending(name, ending).rpartition("/")

@@ -1,8 +1,8 @@
-"""Own photos without a spec (--dataset=folder): positions from file names, a table, or the photos' GPS.
+"""Own images without a spec (--dataset=folder): positions from file names, a table, or the images' GPS.
 
     DIR/{train,val,test}/{database,queries}/**/*.jpg        also DIR/images/{train,val,test}/...
 
-A photo's position is that of its name (`@easting@northing@...jpg`, in metres, as the common layout of VPR
+An image's position is that of its name (`@easting@northing@...jpg`, in metres, as the common layout of VPR
 datasets has it), else that of a table `DIR/positions.csv` (image,easting,northing or
 image,latitude,longitude), else that of the GPS in its EXIF.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.positions import ENDINGS, WANTED, Position, common_zone, find_photos, find_positions, read_positions
+from vpr.data.positions import ENDINGS, WANTED, Position, common_zone, find_images, find_positions, read_positions
 
 POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS = 25.0, 10.0  # metres, Pittsburgh's
 
@@ -28,24 +28,24 @@ class FolderPlaces(Places):
 
 
 def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
-    """The photos of a split of a folder and where they were taken.
+    """The images of a split of a folder and where they were taken.
 
     Args:
-        skip_broken: leave out files that have no position because they are no photos.
+        skip_broken: leave out files that have no position because they are no images.
 
     Returns:
         the places, names relative to a folder, and that folder.
 
     Raises:
-        UserError: there are no photos, positions are missing, or lie in several UTM zones.
+        UserError: there are no images, positions are missing, or lie in several UTM zones.
     """
     base = next((folder for folder in (root, root / "images") if (folder / split).is_dir()), root)
-    database, queries = (find_photos(base / split / role) for role in ("database", "queries"))
+    database, queries = (find_images(base / split / role) for role in ("database", "queries"))
     if skip_broken:
         database, queries = (_without_placeless_broken(files, root) for files in (database, queries))
     if not database:
         raise UserError(
-            f"{base / split / 'database'} has no photos ({', '.join(sorted(ENDINGS))}): put some there, or name the "
+            f"{base / split / 'database'} has no images ({', '.join(sorted(ENDINGS))}): put some there, or name the "
             "folder that holds train, val and test with --root"
         )
     positions = read_positions([*database, *queries], root)
@@ -61,21 +61,21 @@ def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[Fold
 
 
 def read_database(root: Path, split: str) -> tuple[FolderPlaces, Path]:
-    """The database photos of a split, or where there is no such split, all photos under the folder.
+    """The database images of a split, or where there is no such split, all images under the folder.
 
     Positions may be missing: NaN stands for them, and it is said how many there are.
 
     Raises:
-        UserError: there are no photos, or they lie in several UTM zones.
+        UserError: there are no images, or they lie in several UTM zones.
     """
     base = next((folder for folder in (root, root / "images") if (folder / split / "database").is_dir()), None)
-    found = find_photos(base / split / "database" if base else root)
+    found = find_images(base / split / "database" if base else root)
     if not found:
-        raise UserError(f"{root} has no photos ({', '.join(sorted(ENDINGS))}): name the folder that has with --root")
+        raise UserError(f"{root} has no images ({', '.join(sorted(ENDINGS))}): name the folder that has with --root")
     positions = find_positions(found, root)
     missing = positions.count(None)
     if missing:
-        say(f"{missing} of {len(found)} photos have no position, only a name ({WANTED} if they should have one)")
+        say(f"{missing} of {len(found)} images have no position, only a name ({WANTED} if they should have one)")
     zone = common_zone([position for position in positions if position], root)
     unknown = Position(np.nan, np.nan)
     values = np.array([(place.easting, place.northing) for place in (position or unknown for position in positions)])
@@ -93,11 +93,11 @@ def has_folder(root: Path, split: str) -> bool:
 
 def _without_placeless_broken(files: list[Path], root: Path) -> list[Path]:
     """Files without those that have no position and cannot be decoded either."""
-    from vpr.data.reader import whole_photos
+    from vpr.data.reader import decodable
 
     placeless = [file for file, position in zip(files, find_positions(files, root), strict=True) if position is None]
     if not placeless:
         return files
-    whole = {placeless[index] for index in whole_photos(placeless, 0, f"{root} without a position")}
+    whole = {placeless[index] for index in decodable(placeless, 0, f"{root} without a position")}
     broken = set(placeless) - whole
     return [file for file in files if file not in broken]

@@ -1,4 +1,4 @@
-"""Stage 1, places: which spec belongs to a dataset's split, and where its photos lie."""
+"""Stage 1, places: which spec belongs to a dataset's split, and where its images lie."""
 
 import dataclasses
 import os
@@ -12,10 +12,10 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, OTHER_TIME, PLAIN, Dataset
-from vpr.data.find_files import find_files, listing, queries_are_database_photos
+from vpr.data.find_files import find_files, listing, queries_are_database_images
 from vpr.data.folders import has_folder, read_database, read_folder
 from vpr.data.positions import UTM_WEST
-from vpr.data.reader import PhotoReader, Reading, whole_photos
+from vpr.data.reader import ImageReader, Reading, decodable
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class PlacesSpec:
 
     Attributes:
         dataset: a key of `vpr.data.catalogue.DATASETS`, or folder.
-        root: folder with datasets/*.mat and the photos, or that of own photos.
-        skip_broken: leave out photos that cannot be decoded.
-        workers: that decode photos to find those.
-        utm_zone: zone of the positions where neither photos nor data set tell, such as 17N.
+        root: folder with datasets/*.mat and the images, or that of own images.
+        skip_broken: leave out images that cannot be decoded.
+        workers: that decode images to find those.
+        utm_zone: zone of the positions where neither images nor data set tell, such as 17N.
     """
 
     dataset: str
@@ -38,11 +38,11 @@ class PlacesSpec:
 
 
 @dataclass(frozen=True)
-class PlacePhotos:
-    """A split and its photo files, in the spec's order.
+class PlaceImages:
+    """A split and its image files, in the spec's order.
 
     Attributes:
-        query_longest_side: pixels, to which larger queries are shrunk unless all photos get one size.
+        query_longest_side: pixels, to which larger queries are shrunk unless all images get one size.
     """
 
     places: Places
@@ -53,10 +53,10 @@ class PlacePhotos:
 
     @property
     def files(self) -> list[Path]:
-        """Database photos, then queries: indices of queries are offset by the database's size."""
+        """Database images, then queries: indices of queries are offset by the database's size."""
         return self.database_files + self.query_files
 
-    def reader(self, reading: Reading) -> PhotoReader:
+    def reader(self, reading: Reading) -> ImageReader:
         """A reader of `files`."""
         longest = self.query_longest_side
         if longest is None or reading.size:
@@ -99,29 +99,29 @@ def read_spec(spec: PlacesSpec, split: str) -> Places:
     return dataclasses.replace(places, protocol=protocol) if places.protocol == PLAIN else places
 
 
-def load_places(spec: PlacesSpec, split: str) -> PlacePhotos:
-    """Read a split's spec, find its photos and check that they are all there; with `skip_broken` also decode them.
+def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
+    """Read a split's spec, find its images and check that they are all there; with `skip_broken` also decode them.
 
     Raises:
-        UserError: the spec or photos are missing, or the spec is not usable.
+        UserError: the spec or images are missing, or the spec is not usable.
     """
     root = spec.root
     if spec.dataset == "folder":
         own, base = read_folder(root, split, spec.skip_broken)
-        photos = _photos_in(own, split, base, base)
+        images = _images_in(own, split, base, base)
     else:
         if spec.dataset == "toy":
             draw_toy_city(root)
         dataset, places = DATASETS[spec.dataset], read_spec(spec, split)
-        longest_side = None if queries_are_database_photos(places) else dataset.query_longest_side
-        photos = PlacePhotos(places, split, *find_files(root, places, dataset), longest_side)
-        _check_files_exist(photos, root, dataset)
-        _check_queries_are_no_database_photos(photos)
-    return without_broken(photos, spec.workers) if spec.skip_broken else photos
+        longest_side = None if queries_are_database_images(places) else dataset.query_longest_side
+        images = PlaceImages(places, split, *find_files(root, places, dataset), longest_side)
+        _check_files_exist(images, root, dataset)
+        _check_queries_are_no_database_images(images)
+    return without_broken(images, spec.workers) if spec.skip_broken else images
 
 
-def _photos_in(places: Places, split: str, database: Path, queries: Path) -> PlacePhotos:
-    return PlacePhotos(
+def _images_in(places: Places, split: str, database: Path, queries: Path) -> PlaceImages:
+    return PlaceImages(
         places,
         split,
         [database / name for name in places.database_names],
@@ -129,52 +129,52 @@ def _photos_in(places: Places, split: str, database: Path, queries: Path) -> Pla
     )
 
 
-def without_broken(photos: PlacePhotos, workers: int) -> PlacePhotos:
-    """A split without the photos that cannot be decoded.
+def without_broken(images: PlaceImages, workers: int) -> PlaceImages:
+    """A split without the images that cannot be decoded.
 
     Raises:
-        UserError: no database photo is left.
+        UserError: no database image is left.
     """
 
-    whole, count = whole_photos(photos.files, workers, photos.places.name), len(photos.database_files)
-    if len(whole) == len(photos.files):
-        return photos
+    whole, count = decodable(images.files, workers, images.places.name), len(images.database_files)
+    if len(whole) == len(images.files):
+        return images
     database = [index for index in whole if index < count]
     queries = [index - count for index in whole if index >= count]
     if not database:
-        raise UserError(f"no database photo of {photos.places.name} can be decoded: get the photos again")
+        raise UserError(f"no database image of {images.places.name} can be decoded: get the images again")
     return dataclasses.replace(
-        photos,
-        places=photos.places.only(database, queries),
-        database_files=[photos.database_files[index] for index in database],
-        query_files=[photos.query_files[index] for index in queries],
+        images,
+        places=images.places.only(database, queries),
+        database_files=[images.database_files[index] for index in database],
+        query_files=[images.query_files[index] for index in queries],
     )
 
 
-def load_database(spec: PlacesSpec, split: str, split_required: bool = False) -> PlacePhotos:
-    """The database photos of a split alone; positions may be NaN in a folder of own photos.
+def load_database(spec: PlacesSpec, split: str, split_required: bool = False) -> PlaceImages:
+    """The database images of a split alone; positions may be NaN in a folder of own images.
 
     Args:
-        split_required: refuse a folder that has no such split, instead of taking all photos under it.
+        split_required: refuse a folder that has no such split, instead of taking all images under it.
 
     Raises:
         UserError: as of `load_places`, or a folder lacks the split that is required.
     """
     if spec.dataset != "folder":
-        photos = load_places(spec, split)
-        places = dataclasses.replace(photos.places, query_names=[], query_positions=np.empty((0, 2)))
-        return dataclasses.replace(photos, places=places, query_files=[])
+        images = load_places(spec, split)
+        places = dataclasses.replace(images.places, query_names=[], query_positions=np.empty((0, 2)))
+        return dataclasses.replace(images, places=places, query_files=[])
     if split_required and not has_folder(spec.root, f"{split}/database"):
         raise UserError(
-            f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all photos under --root"
+            f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all images under --root"
         )
     places, base = read_database(spec.root, split)
-    photos = _photos_in(places, split, base, base)
-    return without_broken(photos, spec.workers) if spec.skip_broken else photos
+    images = _images_in(places, split, base, base)
+    return without_broken(images, spec.workers) if spec.skip_broken else images
 
 
 def zone_of(places: Places, spec: PlacesSpec) -> str | None:
-    """The UTM zone of positions: the spec's, else what the photos say, else the dataset's; None if unknown."""
+    """The UTM zone of positions: the spec's, else what the images say, else the dataset's; None if unknown."""
     plausible = np.isfinite(places.database_positions).any() and np.nanmin(places.database_positions[:, 0]) > UTM_WEST
     known = DATASETS[spec.dataset].zone if plausible else None
     return spec.utm_zone or getattr(places, "zone", None) or known
@@ -188,7 +188,7 @@ def has_split(spec: PlacesSpec, split: str) -> bool:
 
 
 def training_set(spec: PlacesSpec) -> tuple[str, str]:
-    """Name and hash of the places of the training split, without looking for the photos of a spec."""
+    """Name and hash of the places of the training split, without looking for the images of a spec."""
     places: Places
     if spec.dataset == "folder":
         places, _ = read_folder(spec.root, "train", spec.skip_broken)
@@ -199,12 +199,12 @@ def training_set(spec: PlacesSpec) -> tuple[str, str]:
     return places.name, places.fingerprint()
 
 
-def require_queries(photos: PlacePhotos) -> None:
+def require_queries(images: PlaceImages) -> None:
     """Raises UserError where a split without queries is to be trained on or tested."""
-    if not photos.query_files:
-        raise UserError(f"{photos.places.name} has no queries: nothing can be looked up; use a spec that lists some")
-    if not photos.database_files:
-        raise UserError(f"{photos.places.name} has no database photos: there is nothing to find; get the spec again")
+    if not images.query_files:
+        raise UserError(f"{images.places.name} has no queries: nothing can be looked up; use a spec that lists some")
+    if not images.database_files:
+        raise UserError(f"{images.places.name} has no database images: there is nothing to find; get the spec again")
 
 
 def draw_toy_city(root: Path) -> None:
@@ -224,42 +224,42 @@ def draw_toy_city(root: Path) -> None:
         processes.barrier()
 
 
-def _check_files_exist(photos: PlacePhotos, root: Path, dataset: Dataset) -> None:
-    names_in = {folder: listing(folder) for folder in {file.parent for file in photos.files}}
-    missing = [file for file in photos.files if file.name not in names_in[file.parent]]
+def _check_files_exist(images: PlaceImages, root: Path, dataset: Dataset) -> None:
+    names_in = {folder: listing(folder) for folder in {file.parent for file in images.files}}
+    missing = [file for file in images.files if file.name not in names_in[file.parent]]
     if not missing:
         return
-    spec, first = photos.places.name, ", ".join(str(file) for file in missing[:5])
-    if missing == photos.query_files:
+    spec, first = images.places.name, ", ".join(str(file) for file in missing[:5])
+    if missing == images.query_files:
         usual, *others = dataset.query_folders
         raise UserError(
             f"{root / usual} is missing: none of the {len(missing)} queries of {spec} is there (nor in "
             f"{', '.join(others)}), first {first}: put them there or name the right folder with --root"
         )
     raise UserError(
-        f"{len(missing)} of the {len(photos.files)} photos of {spec} are missing under {root}, first {first}: "
+        f"{len(missing)} of the {len(images.files)} images of {spec} are missing under {root}, first {first}: "
         "put them there or name the right folder with --root"
     )
 
 
-def _check_queries_are_no_database_photos(photos: PlacePhotos) -> None:
-    """Refuse queries that are read from the database's folders, be it by a link, where they are no database photos."""
-    places = photos.places
-    if not photos.database_files or not photos.query_files:
+def _check_queries_are_no_database_images(images: PlaceImages) -> None:
+    """Refuse queries that are read from the database's folders, be it by a link, where they are no database images."""
+    places = images.places
+    if not images.database_files or not images.query_files:
         return
-    base = photos.database_files[0].parents[len(PurePosixPath(places.database_names[0]).parts) - 1]
-    asked = {file.parent for file in photos.files} | {(base / name).parent for name in places.query_names}
+    base = images.database_files[0].parents[len(PurePosixPath(places.database_names[0]).parts) - 1]
+    asked = {file.parent for file in images.files} | {(base / name).parent for name in places.query_names}
     real = {folder: os.path.realpath(folder) for folder in asked}
-    database = [(real[file.parent], file.name) for file in photos.database_files]
+    database = [(real[file.parent], file.name) for file in images.database_files]
     position = dict(zip(database, places.database_positions.tolist(), strict=True))
     shared = {folder for folder, _ in database} | {real[(base / name).parent] for name in places.query_names}
     wrong = [
         file
-        for file, own in zip(photos.query_files, places.query_positions.tolist(), strict=True)
+        for file, own in zip(images.query_files, places.query_positions.tolist(), strict=True)
         if real[file.parent] in shared and position.get((real[file.parent], file.name)) != own
     ]
     if wrong:
         raise UserError(
             f"{len(wrong)} of the {len(places.query_names)} queries of {places.name} would be read from the database's "
-            f"folders, first {wrong[0]}, whose photos are of other places: put the queries' own into queries_real"
+            f"folders, first {wrong[0]}, whose images are of other places: put the queries' own into queries_real"
         )

@@ -1,4 +1,4 @@
-"""Where own photos are and were taken: from their name, a table, or the GPS in their EXIF, as UTM metres."""
+"""Where own images are and were taken: from their name, a table, or the GPS in their EXIF, as UTM metres."""
 
 import csv
 import itertools
@@ -30,14 +30,14 @@ class Position:
     zone: str | None = None
 
 
-def find_photos(folder: Path) -> list[Path]:
-    """All photos under a folder and its linked sub-folders, sorted by path.
+def find_images(folder: Path) -> list[Path]:
+    """All images under a folder and its linked sub-folders, sorted by path.
 
-    Hidden ones are left out: macOS puts a `._photo.jpg`, which is no photo, beside each photo on other disks. A folder
+    Hidden ones are left out: macOS puts a `._image.jpg`, which is no image, beside each image on other disks. A folder
     that several paths lead to is looked into once, by its own path if it has one; links upwards lead nowhere.
     """
     top = os.path.join(os.path.realpath(folder), "")
-    photos, seen, starts = [], set(), [str(folder)]
+    images, seen, starts = [], set(), [str(folder)]
     while starts:
         links = []
         for path, folders, files in itertools.chain.from_iterable(map(os.walk, starts)):
@@ -45,16 +45,16 @@ def find_photos(folder: Path) -> list[Path]:
             folders[:] = [name for name in folders if name[0] != "." and real not in seen]
             links += [link for link in (os.path.join(path, name) for name in folders) if os.path.islink(link)]
             if real not in seen:
-                photos += [
+                images += [
                     Path(path, name) for name in files if name[0] != "." and Path(name).suffix.lower() in ENDINGS
                 ]
             seen.add(real)
         starts = sorted(link for link in links if not top.startswith(os.path.join(os.path.realpath(link), "")))
-    return sorted(photo for photo in photos if photo.is_file())
+    return sorted(image for image in images if image.is_file())
 
 
 def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
-    """Where photos were taken.
+    """Where images were taken.
 
     Raises:
         UserError: some have no position; says how many and names the first five.
@@ -63,12 +63,12 @@ def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
     missing = [file for file, position in zip(files, found, strict=True) if position is None]
     if missing:
         first = ", ".join(str(file) for file in missing[:5])
-        raise UserError(f"{len(missing)} of {len(files)} photos have no position, first {first}: {WANTED}")
+        raise UserError(f"{len(missing)} of {len(files)} images have no position, first {first}: {WANTED}")
     return [position for position in found if position is not None]
 
 
 def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:
-    """Where photos were taken, None where nothing says so."""
+    """Where images were taken, None where nothing says so."""
     table = read_table(root / TABLE)
     _refuse_several_of_one_name(table, files, root)
     return [
@@ -139,7 +139,7 @@ def _position_in_table(table: dict[str, Position], file: Path, root: Path) -> Po
 
 
 def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path], root: Path) -> None:
-    """Raises UserError where a line of the table that is a name without folders may mean several photos."""
+    """Raises UserError where a line of the table that is a name without folders may mean several images."""
 
     def by_name(file: Path) -> bool:
         path = file.relative_to(root).as_posix()
@@ -147,24 +147,24 @@ def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path
 
     if not any(map(by_name, files)):
         return
-    count = Counter(photo.name for photo in find_photos(root) if by_name(photo))
+    count = Counter(image.name for image in find_images(root) if by_name(image))
     several = sorted({file.name for file in files if count[file.name] > 1})
     if several:
         raise UserError(
-            f"{root / TABLE}: {several[0]} may be any of {count[several[0]]} photos under {root} (and so for "
+            f"{root / TABLE}: {several[0]} may be any of {count[several[0]]} images under {root} (and so for "
             f"{len(several)} names): write their paths below {root} instead"
         )
 
 
 def position_in_exif(file: Path) -> Position | None:
-    """From a photo's GPS, if it has one."""
-    from vpr.data.photos import opened
+    """From an image's GPS, if it has one."""
+    from vpr.data.images import opened
 
     try:
-        with opened(file) as photo:
-            gps = photo.getexif().get_ifd(GPS_FOLDER)
+        with opened(file) as image:
+            gps = image.getexif().get_ifd(GPS_FOLDER)
         degrees = [_degrees(gps[2], gps[1] == "S"), _degrees(gps[4], gps[3] == "W")]
-    except Exception:  # no EXIF, no GPS, half a GPS: there is no position; the photo itself is decoded later
+    except Exception:  # no EXIF, no GPS, half a GPS: there is no position; the image itself is decoded later
         return None
     return from_degrees(*degrees) if np.isfinite(degrees).all() else None
 
@@ -212,11 +212,11 @@ def common_zone(positions: Sequence[Position], root: Path) -> str | None:
     zones = sorted({position.zone for position in positions if position.zone})
     if len(zones) > 1:
         counts = ", ".join(f"{zone}: {sum(position.zone == zone for position in positions)}" for zone in zones)
-        raise UserError(f"photos under {root} lie in several UTM zones ({counts} photos): make a folder for each zone")
+        raise UserError(f"images under {root} lie in several UTM zones ({counts} images): make a folder for each zone")
     local = [each for each in positions if not each.zone and not _may_be_utm(each)]
     if zones and local:
         raise UserError(
-            f"{len(local)} of {len(positions)} photos under {root} have local metres, the first {local[0].easting:g} "
+            f"{len(local)} of {len(positions)} images under {root} have local metres, the first {local[0].easting:g} "
             f"{local[0].northing:g}, the others UTM metres of zone {zones[0]}: give all of them the one or the other"
         )
     return zones[0] if zones else None

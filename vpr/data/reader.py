@@ -1,4 +1,4 @@
-"""Many photo files -> batches by size, decoded ahead of the model by threads or processes."""
+"""Many image files -> batches by size, decoded ahead of the model by threads or processes."""
 
 import contextlib
 import math
@@ -16,31 +16,31 @@ from torch.utils.data import DataLoader, Dataset
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 from vpr.common.progress import Progress, say
-from vpr.data.photos import decode, photo_size, read_photo, shrunk
+from vpr.data.images import decode, image_size, read_image, shrunk
 
 CPU = torch.device("cpu")
 BATCHES_AHEAD = 4  # of all threads together, or of each process
-BYTES_AHEAD = 2 << 30  # of decoded photos that wait for the model, at most
+BYTES_AHEAD = 2 << 30  # of decoded images that wait for the model, at most
 
 
 class SizeGroup(NamedTuple):
-    """Photos of one batch that share a size.
+    """Images of one batch that share a size.
 
     Attributes:
         places: where in the batch they stand, int64 [b].
         values: uint8 [b, 3, H, W], channels last in memory; or what frozen layers made of it, float16 [b, C, h, w].
-        photo_size: their (height, width) in pixels.
-        frozen: whether `values` are what frozen layers made of the photos.
+        image_size: their (height, width) in pixels.
+        frozen: whether `values` are what frozen layers made of the images.
     """
 
     places: torch.Tensor
     values: torch.Tensor
-    photo_size: tuple[int, int]
+    image_size: tuple[int, int]
     frozen: bool = False
 
 
-class Photos(Dataset):
-    """Photo files by index. A file that cannot be decoded comes as the error, for the parent to raise."""
+class Images(Dataset):
+    """Image files by index. A file that cannot be decoded comes as the error, for the parent to raise."""
 
     def __init__(self, files: Sequence[Path], size: Sequence[int] | None, longest_sides: Mapping[int, int]):
         self.files = files
@@ -57,20 +57,20 @@ class Photos(Dataset):
             return error
 
 
-def collate(photos: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
-    """A batch of decoded photos; the first error takes its place."""
+def collate(images: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
+    """A batch of decoded images; the first error takes its place."""
     decoded = []
-    for photo in photos:
-        if isinstance(photo, UserError):
-            return photo
-        decoded.append(photo)
-    return group_by_size(decoded, [(photo.shape[1], photo.shape[2]) for photo in decoded])
+    for image in images:
+        if isinstance(image, UserError):
+            return image
+        decoded.append(image)
+    return group_by_size(decoded, [(image.shape[1], image.shape[2]) for image in decoded])
 
 
-def group_by_size(values: list[torch.Tensor], photo_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
-    """Stack what stands for each photo of a batch, [C, h, w], by the photo's size, since sets mix sizes."""
+def group_by_size(values: list[torch.Tensor], image_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
+    """Stack what stands for each image of a batch, [C, h, w], by the image's size, since sets mix sizes."""
     places = defaultdict(list)
-    for place, size in enumerate(photo_sizes):
+    for place, size in enumerate(image_sizes):
         places[size].append(place)
     return [
         SizeGroup(torch.tensor(group), _stack([values[place] for place in group]), size)
@@ -79,21 +79,21 @@ def group_by_size(values: list[torch.Tensor], photo_sizes: list[tuple[int, int]]
 
 
 def _stack(values: list[torch.Tensor]) -> torch.Tensor:
-    """[C, h, w] each -> [b, C, h, w], copied once, as they lie in memory: photos have their channels last."""
+    """[C, h, w] each -> [b, C, h, w], copied once, as they lie in memory: images have their channels last."""
     if values[0].is_contiguous():
         return torch.stack(values)
     return torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
-class PhotoReader:
-    """Photos by their index in `files`, decoded by workers ahead of the caller.
+class ImageReader:
+    """Images by their index in `files`, decoded by workers ahead of the caller.
 
     Attributes:
-        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        size: (height, width) in pixels to resize to; None keeps each image's own.
         workers: that decode: processes beside a GPU, else threads; 0 decodes when the caller asks.
-        device: where the photos are wanted.
-        longest_sides: pixels to which larger photos are shrunk, by their index, where there is no `size`.
+        device: where the images are wanted.
+        longest_sides: pixels to which larger images are shrunk, by their index, where there is no `size`.
     """
 
     files: Sequence[Path]
@@ -102,26 +102,26 @@ class PhotoReader:
     device: torch.device = CPU
     longest_sides: Mapping[int, int] = field(default_factory=dict)
 
-    def photo_size(self, index: int) -> tuple[int, int]:
-        """(height, width) in pixels that a photo is given out at."""
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(height, width) in pixels that an image is given out at."""
         if self.size:
             return self.size[0], self.size[1]
-        return shrunk(photo_size(self.files[index]), self.longest_sides.get(index))
+        return shrunk(image_size(self.files[index]), self.longest_sides.get(index))
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
-        """The photos of each batch of indices, in order.
+        """The images of each batch of indices, in order.
 
         Raises:
-            UserError: a photo cannot be decoded; the message names it.
+            UserError: an image cannot be decoded; the message names it.
         """
-        photos = Photos(self.files, self.size, self.longest_sides)
+        images = Images(self.files, self.size, self.longest_sides)
         most = self._batches_that_wait(batches) if self.workers else 0
         loaded: Iterable[list[SizeGroup] | UserError]
         if self.workers and self.device.type != "cuda":
-            loaded = _by_threads(photos, batches, self.workers, min(most, BATCHES_AHEAD))
+            loaded = _by_threads(images, batches, self.workers, min(most, BATCHES_AHEAD))
         else:
             workers = min(self.workers, len(batches), most)
-            loaded = _by_processes(photos, batches, workers, most, self.device)
+            loaded = _by_processes(images, batches, workers, most, self.device)
         for batch in loaded:
             if isinstance(batch, UserError):
                 raise batch
@@ -137,67 +137,67 @@ class PhotoReader:
 
 @dataclass(frozen=True)
 class Reading:
-    """How photos are read: `of` makes the reader of some files.
+    """How images are read: `of` makes the reader of some files.
 
     Attributes:
-        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        size: (height, width) in pixels to resize to; None keeps each image's own.
         workers: that decode; 0 decodes when the caller asks.
-        device: where the photos are wanted.
+        device: where the images are wanted.
     """
 
     size: tuple[int, int] | None = None
     workers: int = 0
     device: torch.device = CPU
 
-    def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> PhotoReader:
-        """A reader of photo files; the second argument as of `PhotoReader`."""
-        return PhotoReader(files, self.size, self.workers, self.device, longest_sides or {})
+    def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> ImageReader:
+        """A reader of image files; the second argument as of `ImageReader`."""
+        return ImageReader(files, self.size, self.workers, self.device, longest_sides or {})
 
 
 def size_text(size: Sequence[int] | None) -> str:
-    """How stored files write the size that photos were resized to: `H W` in pixels, or own."""
+    """How stored files write the size that images were resized to: `H W` in pixels, or own."""
     return " ".join(map(str, size)) if size else "own"
 
 
 def largest_size(files: Sequence[Path]) -> tuple[int, int]:
-    """(height, width) in pixels of the largest of some photos, by their headers; 0, 0 if none can be read."""
+    """(height, width) in pixels of the largest of some images, by their headers; 0, 0 if none can be read."""
     sizes = [(0, 0)]
     for file in files:
         with contextlib.suppress(UserError):  # whoever decodes it will name it
-            sizes.append(photo_size(file))
+            sizes.append(image_size(file))
     return max(sizes, key=math.prod)
 
 
 def _by_threads(
-    photos: Photos, batches: Sequence[Sequence[int]], workers: int, most_ahead: int
+    images: Images, batches: Sequence[Sequence[int]], workers: int, most_ahead: int
 ) -> Iterator[list[SizeGroup] | UserError]:
     """Beside a model on the processor, processes would share its memory until it writes, and then copy it all."""
     with ThreadPoolExecutor(workers) as pool:
         try:
             ahead: deque[list[Future]] = deque()
             for batch in batches:
-                ahead.append([pool.submit(photos.__getitem__, index) for index in batch])
+                ahead.append([pool.submit(images.__getitem__, index) for index in batch])
                 if len(ahead) > most_ahead:
-                    yield collate([photo.result() for photo in ahead.popleft()])
+                    yield collate([image.result() for image in ahead.popleft()])
             while ahead:
-                yield collate([photo.result() for photo in ahead.popleft()])
+                yield collate([image.result() for image in ahead.popleft()])
         finally:
             pool.shutdown(cancel_futures=True)  # whoever asked has seen enough
 
 
 def _by_processes(
-    photos: Photos, batches: Sequence[Sequence[int]], workers: int, most_ahead: int, device: torch.device
+    images: Images, batches: Sequence[Sequence[int]], workers: int, most_ahead: int, device: torch.device
 ) -> DataLoader:
-    """Beside a GPU, which wants more photos a second than one process can decode; with 0 workers, by the caller."""
+    """Beside a GPU, which wants more images a second than one process can decode; with 0 workers, by the caller."""
     return DataLoader(
-        photos,
+        images,
         batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=max(1, min(BATCHES_AHEAD, most_ahead // workers)) if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=leave_interrupts_to_the_parent,
-        generator=torch.Generator(),  # its own, so that loading photos never moves the global random state
+        generator=torch.Generator(),  # its own, so that loading images never moves the global random state
     )
 
 
@@ -207,7 +207,7 @@ def leave_interrupts_to_the_parent(_worker: int = 0) -> None:
 
 
 class Decodable(Dataset):
-    """Whether each of some photo files can be decoded."""
+    """Whether each of some image files can be decoded."""
 
     def __init__(self, files: Sequence[Path]):
         self.files = files
@@ -217,17 +217,17 @@ class Decodable(Dataset):
 
     def __getitem__(self, index: int) -> bool:
         try:
-            read_photo(self.files[index])
+            read_image(self.files[index])
         except UserError:
             return False
         return True
 
 
-def whole_photos(files: Sequence[Path], workers: int, name: str) -> list[int]:
+def decodable(files: Sequence[Path], workers: int, name: str) -> list[int]:
     """The indices of the files that can be decoded, found by decoding all; says how many cannot, and the first five.
 
     Args:
-        name: of the set of photos, for what is said.
+        name: of the set of images, for what is said.
     """
     loader = DataLoader(
         Decodable(files),
@@ -237,13 +237,13 @@ def whole_photos(files: Sequence[Path], workers: int, name: str) -> list[int]:
         generator=torch.Generator(),
     )
     whole = []
-    with Progress("looking for broken photos", len(files)) as progress:
+    with Progress("looking for broken images", len(files)) as progress:
         for batch in loader:
             whole += batch.tolist()
             progress.advance(len(batch))
     broken = [str(file) for file, good in zip(files, whole, strict=True) if not good]
     if broken:
-        say(f"{len(broken)} of the {len(files)} photos of {name} cannot be decoded, first {', '.join(broken[:5])}")
+        say(f"{len(broken)} of the {len(files)} images of {name} cannot be decoded, first {', '.join(broken[:5])}")
     return [index for index, good in enumerate(whole) if good]
 
 

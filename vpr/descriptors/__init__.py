@@ -1,1 +1,1 @@
-"""The network over a set of photos: descriptors, the trunk cache, the vocabulary."""
+"""The network over a set of images: descriptors, the trunk cache, the vocabulary."""

@@ -1,4 +1,4 @@
-"""Stage 3, descriptors: photos -> one descriptor each."""
+"""Stage 3, descriptors: images -> one descriptor each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes, out_of_memory_says
 from vpr.common.progress import Progress, say
-from vpr.data.photos import photo_size
-from vpr.data.reader import PhotoReader, SizeGroup, in_batches
+from vpr.data.images import image_size
+from vpr.data.reader import ImageReader, SizeGroup, in_batches
 from vpr.models.describer import Describer
 
 LARGEST_AUTOMATIC_BATCH = 256
@@ -20,18 +20,18 @@ AUTOMATIC_BATCH_OF_UNKNOWN = 8  # of a model that does not know what an image ta
 
 
 class Source(Protocol):
-    """Where photos come from by index: decoded from files, or as the frozen layers left them."""
+    """Where images come from by index: decoded from files, or as the frozen layers left them."""
 
     @property
     def files(self) -> Sequence[Path]:
-        """The photos."""
+        """The images."""
 
     @property
     def size(self) -> Sequence[int] | None:
         """(height, width) in pixels to which all were resized; None where each has its own."""
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
-        """The photos of each batch of indices, in order, as lists of `SizeGroup`."""
+        """The images of each batch of indices, in order, as lists of `SizeGroup`."""
 
 
 def describe_batch(model: Describer, batch: list[SizeGroup]) -> torch.Tensor:
@@ -53,21 +53,21 @@ def describe(
     batch_size: int = 24,
     label: str = "images",
 ) -> tuple[torch.Tensor, set[tuple[int, int]]]:
-    """Describe photos of a source in the order of `indices`.
+    """Describe images of a source in the order of `indices`.
 
     With several processes each describes its share of the batches, and process 0 gets them all.
 
     Args:
-        batch_size: photos described at once; 0: as many as memory holds.
+        batch_size: images described at once; 0: as many as memory holds.
         label: of the progress bar.
 
     Returns:
         float16 [N, dim] on the CPU (complete in process 0 only), and the (height, width) in
-        pixels that photos had. Float16 moves a squared distance between descriptors of length 1 by
+        pixels that images had. Float16 moves a squared distance between descriptors of length 1 by
         some 1e-6 and halves the memory.
 
     Raises:
-        UserError: a photo cannot be decoded, memory runs out, or the model's output is not finite.
+        UserError: an image cannot be decoded, memory runs out, or the model's output is not finite.
     """
     model.eval()
     descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
@@ -79,7 +79,7 @@ def describe(
     with Progress(label, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
         for number, (places, batch) in enumerate(zip(own, loaded, strict=True)):
             descriptors[places.start : places.stop] = describe_batch(model, batch)
-            sizes.update(group.photo_size for group in batch)
+            sizes.update(group.image_size for group in batch)
             progress.advance(sum(map(len, batches[number * processes.world() : (number + 1) * processes.world()])))
     owners = [(slice(batch.start, batch.stop), n % processes.world()) for n, batch in enumerate(batches)]
     processes.gather_rows(descriptors, owners)
@@ -94,13 +94,13 @@ def require_finite(descriptors: torch.Tensor) -> None:
 
 
 def automatic_batch_size(model: Describer, source: Source) -> int:
-    """How many photos of the first photo's size fit into memory at once (--cacheBatchSize=0).
+    """How many images of the first image's size fit into memory at once (--cacheBatchSize=0).
 
     The same in all processes, as their shares are counted in batches: what the one with the least room takes.
     """
-    if not isinstance(source, PhotoReader):  # frozen features are small
+    if not isinstance(source, ImageReader):  # frozen features are small
         return 64
-    height, width = source.size or photo_size(source.files[0])
+    height, width = source.size or image_size(source.files[0])
     each = model.bytes_per_image(height, width)
     if each is None:
         return AUTOMATIC_BATCH_OF_UNKNOWN
@@ -109,19 +109,19 @@ def automatic_batch_size(model: Describer, source: Source) -> int:
     else:
         budget = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU)
     count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // each)))
-    say(f"{count} photos at once")
+    say(f"{count} images at once")
     return count
 
 
 def that_fit(batches: Iterable[list[SizeGroup]], model: Describer) -> Iterator[list[SizeGroup]]:
-    """The batches, with groups of photos cut to what main memory holds beside the model at once.
+    """The batches, with groups of images cut to what main memory holds beside the model at once.
 
     A processor's memory ends without an error that could be caught: the kernel kills the process. Half of what is
-    free when photos of a size come first is taken, shared by the processes of the machine; a GPU and an exported
+    free when images of a size come first is taken, shared by the processes of the machine; a GPU and an exported
     model report for themselves, and frozen features are small.
 
     Raises:
-        UserError: there is no room for a single photo.
+        UserError: there is no room for a single image.
     """
     if model.device.type != "cpu":
         yield from batches
@@ -132,16 +132,16 @@ def that_fit(batches: Iterable[list[SizeGroup]], model: Describer) -> Iterator[l
         for group in batch:
             count = len(group.places)
             if not group.frozen:
-                if group.photo_size not in at_once:
-                    at_once[group.photo_size] = photos_that_fit(model, group.photo_size, count)
-                count = at_once[group.photo_size]
+                if group.image_size not in at_once:
+                    at_once[group.image_size] = images_that_fit(model, group.image_size, count)
+                count = at_once[group.image_size]
             cut = zip(group.places.split(count), group.values.split(count), strict=True)
             parts += [group._replace(places=places, values=values) for places, values in cut]
         yield parts
 
 
-def photos_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
-    """How many photos of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
+def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
+    """How many images of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
 
     Raises:
         UserError: not one.
@@ -152,12 +152,12 @@ def photos_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int
         return wanted
     if each > free:
         raise UserError(
-            f"a photo of {shown} takes {each / 1e9:.1f} GB in the trunk, {free / 1e9:.1f} GB of "
-            "memory are free: resize photos by --imageSize H W"
+            f"an image of {shown} takes {each / 1e9:.1f} GB in the trunk, {free / 1e9:.1f} GB of "
+            "memory are free: resize images by --imageSize H W"
         )
     count = max(1, free // 2 // each)
     if count < wanted:
-        say(f"memory holds {count} photos of {shown} at once, not {wanted}: --imageSize resizes them")
+        say(f"memory holds {count} images of {shown} at once, not {wanted}: --imageSize resizes them")
     return count
 
 

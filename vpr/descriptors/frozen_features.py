@@ -11,29 +11,29 @@ from vpr.data.reader import SizeGroup, group_by_size
 
 
 class FrozenFeatures:
-    """The frozen layers' output for each photo of a list of files; yields batches as `PhotoReader` does.
+    """The frozen layers' output for each image of a list of files; yields batches as `ImageReader` does.
 
     Attributes:
-        files: the photos.
+        files: the images.
         values: float16, all features one after the other; in memory or mapped from a file.
-        offsets: int64 [N + 1], where each photo's features begin.
+        offsets: int64 [N + 1], where each image's features begin.
         shapes: int64 [N, 3], their C, h, w.
-        photo_sizes: int64 [N, 2], height and width of the photos in pixels.
+        image_sizes: int64 [N, 2], height and width of the images in pixels.
         device: where the features are wanted.
-        size: (height, width) in pixels to which all photos were resized; None where each has its own.
-        layout: how a photo's features lie in `values`: [h, w, C] with channels last, else [C, h, w].
+        size: (height, width) in pixels to which all images were resized; None where each has its own.
+        layout: how an image's features lie in `values`: [h, w, C] with channels last, else [C, h, w].
     """
 
     def __init__(
         self,
         files: Sequence[Path],
-        photo_sizes: np.ndarray,
+        image_sizes: np.ndarray,
         shapes: np.ndarray,
         layout: torch.memory_format,
         device: torch.device,
         size: Sequence[int] | None = None,
     ) -> None:
-        self.files, self.photo_sizes, self.shapes, self.layout = files, photo_sizes, shapes, layout
+        self.files, self.image_sizes, self.shapes, self.layout = files, image_sizes, shapes, layout
         self.device, self.size = device, size
         self.offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
         self.values = torch.empty(0, dtype=torch.float16)
@@ -44,7 +44,7 @@ class FrozenFeatures:
         return 2 * int(self.offsets[-1])
 
     def features(self, index: int) -> torch.Tensor:
-        """Photo `index`'s features as a view [C, h, w]."""
+        """Image `index`'s features as a view [C, h, w]."""
         channels, height, width = self.shapes[index].tolist()
         flat = self.values[self.offsets[index] : self.offsets[index + 1]]
         if self.layout == torch.contiguous_format:
@@ -64,7 +64,7 @@ class FrozenFeatures:
 
     def _read(self, batch: Sequence[int]) -> list[SizeGroup]:
         features = [self.features(index) for index in batch]
-        groups = group_by_size(features, [tuple(self.photo_sizes[index].tolist()) for index in batch])
+        groups = group_by_size(features, [tuple(self.image_sizes[index].tolist()) for index in batch])
         groups = [group._replace(frozen=True) for group in groups]
         if self.device.type != "cuda":
             return groups

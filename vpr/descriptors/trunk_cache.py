@@ -1,4 +1,4 @@
-"""What the frozen layers make of each photo, computed once and kept: --trunkCache.
+"""What the frozen layers make of each image, computed once and kept: --trunkCache.
 
 With pretrained weights everything below conv5 never changes in a training, and is most of its arithmetic.
 A cache is one file of float16 values under --cachePath and, beside it, a JSON file that says what made
@@ -27,7 +27,7 @@ from vpr.common.files import read_json, write_json
 from vpr.common.memory import available_bytes
 from vpr.common.progress import Progress, say, track
 from vpr.common.provenance import recipe_hash, sha256_of
-from vpr.data.reader import PhotoReader, in_batches
+from vpr.data.reader import ImageReader, in_batches
 from vpr.descriptors.describe import automatic_batch_size, that_fit
 from vpr.descriptors.frozen_features import FrozenFeatures
 from vpr.models.place_model import PlaceModel, require_size
@@ -40,22 +40,22 @@ NEWBORN = 10.0  # seconds within which a file may not be locked yet
 
 
 def cached_source(
-    reader: PhotoReader,
+    reader: ImageReader,
     name: str,
     model: PlaceModel,
     where: str = "auto",
     folder: Path = Path("cache"),
     batch_size: int = 24,
-) -> PhotoReader | FrozenFeatures:
-    """The frozen features of a reader's photos, from an earlier cache or computed now; or the reader itself.
+) -> ImageReader | FrozenFeatures:
+    """The frozen features of a reader's images, from an earlier cache or computed now; or the reader itself.
 
     The reader comes back where nothing is frozen, where it is off, and where the cache finds no room.
 
     Args:
-        name: of the set of photos, for the cache's file.
+        name: of the set of images, for the cache's file.
         where: memory, disk, auto (memory if half of it is enough, else disk) or off.
         folder: of the cache's file.
-        batch_size: photos at once; 0: as many as memory holds.
+        batch_size: images at once; 0: as many as memory holds.
     """
     if model.backbone.first_trained == 0 or where == "off":
         return reader
@@ -67,7 +67,7 @@ def cached_source(
     if kind == "disk":
         wanted = _describe(source, model)
         path = path.with_stem(f"{path.stem}_{wanted['weights']}_{recipe_hash(wanted)}")
-    say(f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} photos, "
+    say(f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} images, "
         f"{kind if kind == 'memory' else path}")  # fmt: skip
     try:
         if kind == "memory":
@@ -95,26 +95,26 @@ def _memory_or_disk(source: FrozenFeatures, asked: str) -> str:
     return asked
 
 
-def _sizes_and_shapes(reader: PhotoReader, model: PlaceModel) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of the photos [N, 2] and shapes of their frozen features [N, 3], without computing any."""
+def _sizes_and_shapes(reader: ImageReader, model: PlaceModel) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes of the images [N, 2] and shapes of their frozen features [N, 3], without computing any."""
     if reader.size:
         sizes = np.tile(reader.size, (len(reader.files), 1))
     else:
-        indices = track(range(len(reader.files)), "photo sizes", len(reader.files))
-        sizes = np.array([reader.photo_size(index) for index in indices])
+        indices = track(range(len(reader.files)), "image sizes", len(reader.files))
+        sizes = np.array([reader.image_size(index) for index in indices])
     distinct, which = np.unique(sizes, axis=0, return_inverse=True)
     frozen = model.backbone.without_data().frozen
-    photos = [torch.empty(1, 3, *size.tolist(), device="meta") for size in distinct]
-    for photo in photos:
-        require_size(photo, model.smallest_side)
-    shapes = [frozen(photo).shape[1:] for photo in photos]
+    images = [torch.empty(1, 3, *size.tolist(), device="meta") for size in distinct]
+    for image in images:
+        require_size(image, model.smallest_side)
+    shapes = [frozen(image).shape[1:] for image in images]
     return sizes, np.array(shapes, np.int64)[which.reshape(-1)]
 
 
 def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
     """What a cache's values depend on."""
     files = hashlib.sha256()
-    for file, size in zip(source.files, source.photo_sizes.tolist(), strict=True):
+    for file, size in zip(source.files, source.image_sizes.tolist(), strict=True):
         status = file.stat()
         files.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0{size}\n".encode())
     return {
@@ -156,7 +156,7 @@ def _map(path: Path, wanted: dict) -> torch.Tensor:
 
 
 def _make(
-    source: FrozenFeatures, path: Path, wanted: dict, reader: PhotoReader, model: PlaceModel, batch_size: int
+    source: FrozenFeatures, path: Path, wanted: dict, reader: ImageReader, model: PlaceModel, batch_size: int
 ) -> torch.Tensor:
     """Compute a cache into its file; the processes of a machine do so together, each machine by itself."""
     first = processes.local_rank() == 0
@@ -214,7 +214,7 @@ def _reserve(path: Path, unfinished: Path, count: int, stack: contextlib.ExitSta
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove caches of the same photos' set and weights that are made of other files or otherwise, and leftovers.
+    """Remove caches of the same images' set and weights that are made of other files or otherwise, and leftovers.
 
     A training that has mapped one keeps it. Leftovers are unfinished files that no process holds a lock on: of
     trainings that were killed. A file of an earlier version, without hashes in its name, may mix two trainings.
@@ -232,7 +232,7 @@ def _remove_stale(path: Path) -> None:
 
 
 @torch.no_grad()
-def _fill(source: FrozenFeatures, reader: PhotoReader, model: PlaceModel, batch_size: int) -> None:
+def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_size: int) -> None:
     """Compute this process's share of the features; every machine makes all of them.
 
     Raises:
@@ -242,12 +242,12 @@ def _fill(source: FrozenFeatures, reader: PhotoReader, model: PlaceModel, batch_
     batches = in_batches(len(source.files), batch_size or automatic_batch_size(model, reader))
     share, fits = batches[processes.local_rank() :: processes.local_world()], True
     with Progress("trunk cache", sum(map(len, share))) as progress:
-        for photos, batch in zip(share, that_fit(reader.batches(share), model), strict=True):
+        for images, batch in zip(share, that_fit(reader.batches(share), model), strict=True):
             for group in batch:
                 features = model.frozen_features(group.values.to(model.device, non_blocking=True)).half().cpu()
                 fits = fits and bool(features.isfinite().all())
                 for place, feature in zip(group.places.tolist(), features, strict=True):
-                    source.features(photos[place]).copy_(feature)
-            progress.advance(len(photos))
+                    source.features(images[place]).copy_(feature)
+            progress.advance(len(images))
     if processes.any_process(not fits):
         raise NoTrunkCache("the frozen layers' values exceed float16")

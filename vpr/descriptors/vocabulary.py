@@ -1,4 +1,4 @@
-"""The vocabulary: local descriptors sampled from training photos, and their k-means."""
+"""The vocabulary: local descriptors sampled from training images, and their k-means."""
 
 import faiss
 import numpy as np
@@ -8,35 +8,35 @@ import torch.nn.functional as F
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.data.reader import PhotoReader, in_batches
+from vpr.data.reader import ImageReader, in_batches
 from vpr.descriptors.describe import automatic_batch_size, that_fit
 from vpr.models.place_model import PlaceModel
 
-PHOTOS = 500
-DESCRIPTORS_PER_PHOTO = 100
+IMAGES = 500
+DESCRIPTORS_PER_IMAGE = 100
 ITERATIONS = 100
 
 
 @torch.no_grad()
 def sample_local_descriptors(
-    model: PlaceModel, reader: PhotoReader, seed: int, batch_size: int = 24, name: str = "", at_least: int = 1
+    model: PlaceModel, reader: ImageReader, seed: int, batch_size: int = 24, name: str = "", at_least: int = 1
 ) -> np.ndarray:
-    """L2-normalised local descriptors of random places in random photos of a reader, float32 [N, D].
+    """L2-normalised local descriptors of random places in random images of a reader, float32 [N, D].
 
-    With several processes each takes a share of the photos, and process 0 gets all descriptors.
+    With several processes each takes a share of the images, and process 0 gets all descriptors.
 
     Args:
-        reader: of the training set's database photos.
-        batch_size: photos at once; 0: as many as memory holds.
-        name: of the set of photos, for messages.
+        reader: of the training set's database images.
+        batch_size: images at once; 0: as many as memory holds.
+        name: of the set of images, for messages.
         at_least: how many descriptors are wanted: one for each cluster.
 
     Raises:
         UserError: there are fewer than there shall be clusters.
     """
-    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:PHOTOS]
-    if len(chosen) < PHOTOS:
-        say(f"{name} has only {len(chosen)} database photos, not {PHOTOS}: taking all")
+    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:IMAGES]
+    if len(chosen) < IMAGES:
+        say(f"{name} has only {len(chosen)} database images, not {IMAGES}: taking all")
     model.eval()
     batches = in_batches(len(chosen), batch_size or automatic_batch_size(model, reader))
     own, samples = batches[processes.rank() :: processes.world()], {}
@@ -46,8 +46,8 @@ def sample_local_descriptors(
             for group in batch:
                 features = model.local_descriptors(group.values.to(model.device, non_blocking=True)).cpu()
                 for place, feature in zip(group.places.tolist(), features, strict=True):
-                    photo = int(chosen[places[place]])
-                    samples[places[place]] = sample_places(feature, seed=[seed, photo])
+                    image = int(chosen[places[place]])
+                    samples[places[place]] = sample_places(feature, seed=[seed, image])
             progress.advance(len(places))
     samples = {place: rows for part in processes.gather(samples) for place, rows in part.items()}
     descriptors = np.concatenate([samples[place] for place in sorted(samples)]) if samples else np.empty((0, 1), "f4")
@@ -55,18 +55,18 @@ def sample_local_descriptors(
         return descriptors
     if len(descriptors) < at_least:
         raise UserError(
-            f"{len(chosen)} photos gave {len(descriptors)} local descriptors, {at_least} clusters need at "
-            "least as many: add photos or lower --num_clusters"
+            f"{len(chosen)} images gave {len(descriptors)} local descriptors, {at_least} clusters need at "
+            "least as many: add images or lower --num_clusters"
         )
-    if len(descriptors) < DESCRIPTORS_PER_PHOTO * len(chosen):
-        say(f"photos have fewer than {DESCRIPTORS_PER_PHOTO} places: {len(descriptors)} descriptors in all")
+    if len(descriptors) < DESCRIPTORS_PER_IMAGE * len(chosen):
+        say(f"images have fewer than {DESCRIPTORS_PER_IMAGE} places: {len(descriptors)} descriptors in all")
     return descriptors
 
 
 def sample_places(feature: torch.Tensor, seed: list[int]) -> np.ndarray:
-    """Up to 100 random places of a map [D, h, w], L2-normalised: [n, D]. The seed is the photo's own."""
+    """Up to 100 random places of a map [D, h, w], L2-normalised: [n, D]. The seed is the image's own."""
     places = feature.flatten(1).T  # [h * w, D]
-    chosen = np.random.default_rng(seed).permutation(len(places))[:DESCRIPTORS_PER_PHOTO]
+    chosen = np.random.default_rng(seed).permutation(len(places))[:DESCRIPTORS_PER_IMAGE]
     return F.normalize(places[torch.from_numpy(chosen)], dim=1).numpy()
 
 

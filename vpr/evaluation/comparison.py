@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
-from vpr.evaluation.cost import milliseconds_per_photo
+from vpr.evaluation.cost import milliseconds_per_image
 from vpr.evaluation.evaluate import Evaluation, describe_split, measure
 from vpr.models.describer import Describer
 
-TIMED_PHOTOS = 20
+TIMED_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Row:
 
     Attributes:
         megabytes: of the exported file, or of a PyTorch model's values.
-        gflop: for a photo of the first query's size, 2 for a multiplication and an addition.
+        gflop: for an image of the first query's size, 2 for a multiplication and an addition.
         curve: Recall@N for all N up to 100.
-        milliseconds: median for one photo at a time.
+        milliseconds: median for one image at a time.
         device: on which the model ran.
         path: of the run or exported file, in full; `name` is so much of its end as tells it from the others.
     """
@@ -41,7 +41,7 @@ class Row:
 
 def measure_model(
     model: Describer,
-    photos: PlacePhotos,
+    images: PlaceImages,
     label: str,
     path: Path,
     reading: Reading,
@@ -54,14 +54,14 @@ def measure_model(
         model: on its device.
         label: how the table calls it.
         path: of the run or exported file.
-        reading: how photos are read.
+        reading: how images are read.
     """
     model.eval()
-    descriptors = describe_split(model, photos, photos.reader(reading), batch_size)
-    evaluation, answers = measure(descriptors, model, photos, recall_values)
-    singles = _single_photos(photos, Reading(reading.size))
+    descriptors = describe_split(model, images, images.reader(reading), batch_size)
+    evaluation, answers = measure(descriptors, model, images, recall_values)
+    singles = _single_images(images, Reading(reading.size))
     with torch.no_grad():
-        milliseconds = milliseconds_per_photo(lambda photo: model(photo.to(model.device)).cpu(), singles)
+        milliseconds = milliseconds_per_image(lambda image: model(image.to(model.device)).cpu(), singles)
     height, width = singles[0].shape[2:]
     return Row(
         name=label,
@@ -95,7 +95,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _single_photos(photos: PlacePhotos, reading: Reading) -> list[torch.Tensor]:
-    reader, count = photos.reader(reading), len(photos.database_files)
-    queries = range(count, min(count + TIMED_PHOTOS, len(reader.files)))
+def _single_images(images: PlaceImages, reading: Reading) -> list[torch.Tensor]:
+    reader, count = images.reader(reading), len(images.database_files)
+    queries = range(count, min(count + TIMED_IMAGES, len(reader.files)))
     return [group.values for (group,) in reader.batches([[index] for index in queries])]

@@ -9,19 +9,19 @@ import torch
 WARM_UP = 3
 
 
-def milliseconds_per_photo(
+def milliseconds_per_image(
     describe: Callable[[torch.Tensor], object],
-    photos: list[torch.Tensor],
+    images: list[torch.Tensor],
     clock: Callable[[], float] = perf_counter,
 ) -> float:
-    """Median time of describing one photo at a time, each uint8 [1, 3, H, W], after a few that do not count.
+    """Median time of describing one image at a time, each uint8 [1, 3, H, W], after a few that do not count.
 
     Args:
         clock: seconds since any moment.
     """
     times = []
-    for photo in photos[:WARM_UP] + photos:
+    for image in images[:WARM_UP] + images:
         started = clock()
-        describe(photo)
+        describe(image)
         times.append(clock() - started)
-    return 1000 * statistics.median(times[min(WARM_UP, len(photos)) :])
+    return 1000 * statistics.median(times[min(WARM_UP, len(images)) :])

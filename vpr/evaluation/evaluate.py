@@ -12,7 +12,7 @@ from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.descriptors.describe import Source, describe, describe_sizes
 from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
@@ -45,7 +45,7 @@ class Evaluation:
         """What was measured, then the recalls in percent."""
         return (
             f"split {self.split} ({self.spec}): {self.queries} queries, of which {self.queries_without_positive} have "
-            f"no database photo within reach and count as missed; {self.database_photos} database photos\n"
+            f"no database image within reach and count as missed; {self.database_photos} database images\n"
             f"{self.model}; images {self.image_size}; "
             f"search {self.search}, {self.bytes_per_image:.0f} bytes per image\n"
             f"{recall_line(self.recalls)}"
@@ -61,32 +61,32 @@ class QueryResults:
     curve: dict[int, float]
 
 
-def describe_split(model: Describer, photos: PlacePhotos, source: Source, batch_size: int = 24) -> SplitDescriptors:
+def describe_split(model: Describer, images: PlaceImages, source: Source, batch_size: int = 24) -> SplitDescriptors:
     """Describe the database and the queries; complete in process 0. `batch_size` as of `describe`."""
-    count, total = len(photos.database_files), len(source.files)
-    database, sizes = describe(model, source, range(count), batch_size, f"{photos.split} database")
-    queries, query_sizes = describe(model, source, range(count, total), batch_size, f"{photos.split} queries")
+    count, total = len(images.database_files), len(source.files)
+    database, sizes = describe(model, source, range(count), batch_size, f"{images.split} database")
+    queries, query_sizes = describe(model, source, range(count, total), batch_size, f"{images.split} queries")
     return SplitDescriptors(database, queries, sizes | query_sizes, source.size is not None)
 
 
 def measure(
-    descriptors: SplitDescriptors, model: Describer, photos: PlacePhotos, recall_values: Sequence[int]
+    descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int]
 ) -> tuple[Evaluation, QueryResults]:
     """Search exactly and count Recall@N."""
-    places = photos.places
+    places = images.places
     found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE), places)
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     positives = places.positives()
     evaluation = Evaluation(
         recalls=recall_at(found, positives, recall_values),
-        split=photos.split,
+        split=images.split,
         spec=places.name,
         queries=len(places.query_names),
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
         model=model.name,
         descriptor_dim=model.dim,
-        image_size=describe_sizes(descriptors.photo_sizes, descriptors.resized, photos.query_longest_side),
+        image_size=describe_sizes(descriptors.image_sizes, descriptors.resized, images.query_longest_side),
         bytes_per_image=descriptors.database.element_size() * model.dim,
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
@@ -95,7 +95,7 @@ def measure(
 
 def measure_index(
     descriptors: SplitDescriptors,
-    photos: PlacePhotos,
+    images: PlaceImages,
     exact: Evaluation,
     positives: list[np.ndarray],
     factory: str,
@@ -110,14 +110,14 @@ def measure_index(
     index = build_index(factory, descriptors.database, seed, nprobe)
     count = max(exact.recalls)
     search = IndexSearch(index)
-    found = search_places(descriptors.database, descriptors.queries, count, photos.places, search)
+    found = search_places(descriptors.database, descriptors.queries, count, images.places, search)
     # Where not every hit counts more are asked for, and some indexes then look deeper than for `count`.
     deeper = f", up to {search.deepest} hits asked for" if search.deepest > count else ""
     return dataclasses.replace(
         exact,
         recalls=recall_at(found, positives, list(exact.recalls)),
         search=f"by index {index_name(factory, index)}{deeper}",
-        bytes_per_image=stored_bytes(index) / len(photos.database_files),
+        bytes_per_image=stored_bytes(index) / len(images.database_files),
     )
 
 

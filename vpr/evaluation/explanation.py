@@ -16,14 +16,14 @@ import torch
 
 from netvlad import SMALLEST_NORM
 from vpr.common.errors import UserError
-from vpr.data.photos import decode
+from vpr.data.images import decode
 from vpr.models.describer import Describer, HasLocalDescriptors
 from vpr.models.poolings.base import ClusterPooling
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is drawn of one photo.
+    """What is drawn of one image.
 
     Attributes:
         clusters, shares: of `soft_assignment`, [h, w].
@@ -54,43 +54,43 @@ def opened_at_pooling(model: Describer) -> tuple[HasLocalDescriptors, ClusterPoo
 
 
 @torch.no_grad()
-def soft_assignment(model: Describer, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which cluster owns each region of a photo, and with what share.
+def soft_assignment(model: Describer, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which cluster owns each region of an image, and with what share.
 
     Args:
-        photo: uint8 [1, 3, H, W] on the model's device.
+        image: uint8 [1, 3, H, W] on the model's device.
 
     Returns:
         clusters int64 [h, w] and shares float32 [h, w], between 1 / K and 1.
 
     Raises:
-        UserError: the model has no clusters, or the photo is too small.
+        UserError: the model has no clusters, or the image is too small.
     """
     opened, pool = opened_at_pooling(model)
-    return _owners(pool, opened.local_descriptors(photo))
+    return _owners(pool, opened.local_descriptors(image))
 
 
 @torch.no_grad()
 def region_contributions(
-    model: Describer, photo: torch.Tensor, other_descriptor: torch.Tensor
+    model: Describer, image: torch.Tensor, other_descriptor: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """What each region of a photo adds to the cosine similarity with another photo.
+    """What each region of an image adds to the cosine similarity with another image.
 
     All contributions and the constant add up to the similarity. A region's is what would be lost without it if
     the norms stayed as they are. Contributions may be negative.
 
     Args:
-        photo: uint8 [1, 3, H, W] on the model's device.
-        other_descriptor: [dim] of length 1, the model's of the other photo.
+        image: uint8 [1, 3, H, W] on the model's device.
+        other_descriptor: [dim] of length 1, the model's of the other image.
 
     Returns:
         contributions float32 [h, w], and the constant that the mean of the whitening leaves (0 without one).
 
     Raises:
-        UserError: the model has no clusters, or the photo is too small.
+        UserError: the model has no clusters, or the image is too small.
     """
     opened, pool = opened_at_pooling(model)
-    return _contributions(opened, pool, opened.local_descriptors(photo), other_descriptor)
+    return _contributions(opened, pool, opened.local_descriptors(image), other_descriptor)
 
 
 @torch.no_grad()

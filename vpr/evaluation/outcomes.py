@@ -12,16 +12,16 @@ SHOWN = 5  # hits kept for each query
 
 @dataclass(frozen=True)
 class Hit:
-    """A database photo that was found for a query.
+    """A database image that was found for a query.
 
     Attributes:
-        photo: its index in the database.
+        image: its index in the database.
         metres: from the query, on the ground; None where positions are not known.
         distance: from the query, of the descriptors; 0 to 2.
         right: whether it counts.
     """
 
-    photo: int
+    image: int
     metres: float | None
     distance: float
     right: bool
@@ -35,7 +35,7 @@ class Outcome:
         query: its index.
         hits: the first SHOWN, nearest first.
         rank: of the first right hit, from 1; None if none is among all that were looked at.
-        answerable: whether any database photo would have been right.
+        answerable: whether any database image would have been right.
     """
 
     query: int

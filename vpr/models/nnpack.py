@@ -117,7 +117,7 @@ def _run_layer(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
 def pays(layer: nn.Conv2d, features: torch.Tensor) -> bool:
     """Whether NNPACK can do a layer on maps [B, C, H, W], and faster.
 
-    That must not depend on B: then a photo's values are the same to the bit in any batch of several, and a training
+    That must not depend on B: then an image's values are the same to the bit in any batch of several, and a training
     by two processes sees what one would. The two ways of computing differ by more than orders of summation do.
     """
     places = features.shape[2] * features.shape[3]
@@ -160,7 +160,7 @@ class FastConvolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:
         features, weight = ctx.saved_tensors
-        # Photos of no violating pair have no gradient: the more a training has learnt, the more of them there are.
+        # Images of no violating pair have no gradient: the more a training has learnt, the more of them there are.
         used = grad.flatten(1).any(dim=1)  # [B]
         features, grad = features[used], grad[used]
         to_features = None

@@ -1,4 +1,4 @@
-"""Exported models: one .onnx file from photos as bytes to descriptors, run by ONNX Runtime.
+"""Exported models: one .onnx file from images as bytes to descriptors, run by ONNX Runtime.
 
 ONNX and ONNX Runtime are optional (requirements-deploy.txt); they are imported where they are used.
 """

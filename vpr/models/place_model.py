@@ -195,7 +195,7 @@ def require_size(images: torch.Tensor, smallest_side: int) -> None:
     height, width = images.shape[2:]
     if min(height, width) < smallest_side:
         raise UserError(
-            f"a photo is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
+            f"an image is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
             "leave it out or give a larger --imageSize"
         )
 

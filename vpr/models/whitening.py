@@ -81,7 +81,7 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
     variances, vectors = torch.linalg.eigh(products / max(count - 1, 1))  # ascending
     kept = min(dim, int((variances > SMALLEST_SHARE * variances[-1].clamp_min(SMALLEST_VARIANCE)).sum()))
     if kept == 0:
-        raise UserError(f"{count} descriptors do not differ: nothing can be whitened; take more photos")
+        raise UserError(f"{count} descriptors do not differ: nothing can be whitened; take more images")
     variances, vectors = variances.flip(0)[:kept], vectors.flip(1)[:, :kept]
     scales = 1 / torch.sqrt(variances + ADDED_TO_VARIANCE)  # [kept]
     projection = torch.empty(kept, length)
@@ -100,7 +100,7 @@ class WhiteningRecipe:
 
     Attributes:
         weights_hash: of the model without its whitening.
-        image_size: `H W` in pixels that photos were resized to, or `own`.
+        image_size: `H W` in pixels that images were resized to, or `own`.
         dataset, dataset_hash: name of the training set, and a hash of its names and positions.
     """
 
@@ -137,13 +137,13 @@ class StoredWhitening:
         whitening: with all dimensions that were learnt.
         dim: how many of them are taken unless the user asks for others.
         recipe: what it was learnt on; None in files of earlier versions.
-        photos: how many photos it was learnt on; 0 if unknown.
+        images: how many images it was learnt on; 0 if unknown.
     """
 
     whitening: Whitening
     dim: int
     recipe: WhiteningRecipe | None = None
-    photos: int = 0
+    images: int = 0
 
 
 def whitening_files(folder: Path, weights_hash: str) -> list[Path]:
@@ -156,7 +156,7 @@ def whitening_files(folder: Path, weights_hash: str) -> list[Path]:
 def save_whitening(path: Path, stored: StoredWhitening) -> None:
     """Write a whitening, whole or not at all."""
     content = {
-        "dim": stored.dim, "photos": stored.photos, "recipe": asdict(stored.recipe) if stored.recipe else None,
+        "dim": stored.dim, "photos": stored.images, "recipe": asdict(stored.recipe) if stored.recipe else None,
     }  # fmt: skip
     save_torch(path, {"format": FORMATS[1], **stored.whitening.state_dict(), **content})
 
@@ -177,11 +177,11 @@ def load_whitening(path: Path) -> StoredWhitening:
             raise ValueError(f"mean {tuple(mean.shape)}, projection {tuple(projection.shape)}")
         recipe = WhiteningRecipe(**state["recipe"]) if state.get("recipe") else None
         dim = int(state.get("dim", len(projection)))
-        photos = int(state.get("photos", 0))
+        images = int(state.get("photos", 0))
     except Exception as error:  # whatever a foreign file may hold
         raise UserError(f"{path} cannot be read as {what} ({type(error).__name__}): {remedy}") from error
     learnt_on = "an unknown set"
     if recipe:
         size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
-        learnt_on = f"{photos} photos of {recipe.dataset} ({size})"
-    return StoredWhitening(Whitening(mean, projection, learnt_on), dim, recipe, photos)
+        learnt_on = f"{images} images of {recipe.dataset} ({size})"
+    return StoredWhitening(Whitening(mean, projection, learnt_on), dim, recipe, images)

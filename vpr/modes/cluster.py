@@ -1,4 +1,4 @@
-"""--mode=cluster: k-means of local descriptors from training photos, the vocabulary NetVLAD starts from."""
+"""--mode=cluster: k-means of local descriptors from training images, the vocabulary NetVLAD starts from."""
 
 import argparse
 from pathlib import Path
@@ -22,12 +22,12 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     say(device_line(device))
     places, read = places_spec(options), reading(options, device)
-    photos = load_places(places, "train")
+    images = load_places(places, "train")
     model = build_model(model_spec(options)).to_device(device, options.precision)
     recipe = recipe_for(model, *training_set(places), read.size)
     descriptors = sample_local_descriptors(
-        model, read.of(photos.database_files), options.seed, options.cacheBatchSize,
-        photos.places.name, at_least=options.num_clusters,
+        model, read.of(images.database_files), options.seed, options.cacheBatchSize,
+        images.places.name, at_least=options.num_clusters,
     )  # fmt: skip
     if not processes.is_main():
         return

@@ -16,30 +16,30 @@ from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, write_json
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.evaluation.comparison import Row, measure_model, table
 from vpr.report.plots import draw, draw_recall
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure all models on the same photos; write and print the table."""
+    """Measure all models on the same images; write and print the table."""
     if not options.inputs:
         raise UserError("--mode=compare wants runs or exported files: as in --mode=compare runs/RUN FILE.onnx")
     named = labels(options.inputs)
     each = options_on_one_set(options, list(named))
     device = choose_device(options.device)
     say(device_line(device))
-    photos = load_places(places_spec(each[0]), options.split)
-    require_queries(photos)
-    rows = [measure_one(one, photos, label, device) for one, label in zip(each, named.values(), strict=True)]
+    images = load_places(places_spec(each[0]), options.split)
+    require_queries(images)
+    rows = [measure_one(one, images, label, device) for one, label in zip(each, named.values(), strict=True)]
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder = Path(options.runsPath) / f"compare_{options.split}_{stamp}"
     first = rows[0].evaluation
     about = (
         f"{device_line(device)}; split {first.split} ({first.spec}), {first.queries} queries, "
-        f"{first.database_photos} database photos"
+        f"{first.database_photos} database images"
     )
-    text = f"{about}; time: median of single photos\n\n{table(rows)}"
+    text = f"{about}; time: median of single images\n\n{table(rows)}"
     say(text)
     with atomic_write(folder / "comparison.md") as path:
         path.write_text(text, encoding="utf-8")
@@ -49,11 +49,11 @@ def run(options: argparse.Namespace) -> None:
     say(f"wrote {folder}/comparison.md, .json and .png, and recall.png")
 
 
-def measure_one(options: argparse.Namespace, photos: PlacePhotos, label: str, device: torch.device) -> Row:
+def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: torch.device) -> Row:
     """Recalls and costs of the model that the options of a test name."""
     model = model_of(options, device).model.to_device(device, options.precision)
     read = reading(options, device)
-    return measure_model(model, photos, label, options.run, read, options.recallValues, options.cacheBatchSize)
+    return measure_model(model, images, label, options.run, read, options.recallValues, options.cacheBatchSize)
 
 
 def labels(inputs: list[str]) -> dict[str, str]:
@@ -75,11 +75,11 @@ def options_on_one_set(options: argparse.Namespace, inputs: list[str]) -> list[a
     These are those that the user typed, else those of the first model that has its own.
 
     Raises:
-        UserError: a model is missing, or belongs to other photos than the first and the user typed neither.
+        UserError: a model is missing, or belongs to other images than the first and the user typed neither.
     """
     typed = {name: value for name, value in options.given.items() if name not in ("dataset", "root")}
     stored = [_test_options(typed, item, inputs) for item in inputs]
-    own = {item: one for item, one in zip(inputs, stored, strict=True) if _says_its_photos(item)} or {
+    own = {item: one for item, one in zip(inputs, stored, strict=True) if _says_its_images(item)} or {
         inputs[0]: stored[0]
     }
     (first, chosen), *others = own.items()
@@ -92,7 +92,7 @@ def options_on_one_set(options: argparse.Namespace, inputs: list[str]) -> list[a
             if (one.dataset, Path(one.root).resolve()) != (chosen.dataset, Path(chosen.root).resolve()):
                 raise UserError(
                     f"{first} belongs to --dataset={chosen.dataset} in {chosen.root}, {item} to "
-                    f"--dataset={one.dataset} in {one.root}: recalls on different photos do not compare; "
+                    f"--dataset={one.dataset} in {one.root}: recalls on different images do not compare; "
                     "say by --dataset and --root on which all shall be tested"
                 )
     if any(one.skipBroken for one in stored):
@@ -100,11 +100,11 @@ def options_on_one_set(options: argparse.Namespace, inputs: list[str]) -> list[a
     each = [_test_options({**typed, **same}, item, inputs) for item in inputs]
     for item in inputs:
         if item not in own:
-            say(f"{item} does not say where its photos are (an older export): tested on those in {each[0].root}")
+            say(f"{item} does not say where its images are (an older export): tested on those in {each[0].root}")
     return each
 
 
-def _says_its_photos(item: str) -> bool:
+def _says_its_images(item: str) -> bool:
     """Whether a run or file brings its root along; files that were exported before cards held it do not."""
     return "root" in stored_flags(Path(item))
 

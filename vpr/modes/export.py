@@ -17,7 +17,7 @@ from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, read_json
 from vpr.common.progress import say
 from vpr.compression.onnx_export import (
-    calibration_photos,
+    calibration_images,
     export_plain,
     model_card,
     quantize,
@@ -40,23 +40,23 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--out={path}: found {path.suffix or 'no ending'}, wanted .onnx")
     model = finished.model
     assert isinstance(model, PlaceModel)  # the command line refuses to export what is exported already
-    photos = _calibration_photos(options) if kind == "int8" else []
+    images = _calibration_images(options) if kind == "int8" else []
     flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
     card = model_card(model, kind, finished.source, flags, _known_recalls(options))
     with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
         plain = Path(folder) / "plain.onnx"
         export_plain(model, plain)
         if kind == "int8":
-            quantize(plain, photos)
+            quantize(plain, images)
         elif kind == "fp16":
             to_float16(plain)
         write_with_card(plain, temporary, card)
     say(f"wrote {path}: {card['model']}, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _calibration_photos(options: argparse.Namespace) -> list[np.ndarray]:
+def _calibration_images(options: argparse.Namespace) -> list[np.ndarray]:
     files = load_places(places_spec(options), "train").database_files
-    return calibration_photos(files, reading(options, torch.device("cpu")), options.seed)
+    return calibration_images(files, reading(options, torch.device("cpu")), options.seed)
 
 
 def _known_recalls(options: argparse.Namespace) -> list[dict]:

@@ -14,11 +14,11 @@ from vpr.data.places import load_database
 def run(options: argparse.Namespace) -> None:
     """Write the index of the database of --split."""
     places = places_spec(options)
-    photos = load_database(places, options.split, split_required="split" in options.given)
+    images = load_database(places, options.split, split_required="split" in options.given)
     device = choose_device(options.device)
     say(device_line(device))
     loaded = model_of(options, device)
     loaded.model.to_device(device, options.precision)
-    path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, photos, places.root)
+    path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root)
     wanted = WantedIndex(options.index, options.nprobe, options.seed)
-    make_index(path, loaded, photos, places.root, reading(options, device), wanted, options.cacheBatchSize)
+    make_index(path, loaded, images, places.root, reading(options, device), wanted, options.cacheBatchSize)

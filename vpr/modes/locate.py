@@ -1,4 +1,4 @@
-"""--mode=locate: where were these photos taken? The nearest of a database, their places, and how sure that is."""
+"""--mode=locate: where were these images taken? The nearest of a database, their places, and how sure that is."""
 
 import argparse
 import contextlib
@@ -16,19 +16,19 @@ from vpr.cli.specs import places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos, load_database, zone_of
-from vpr.data.positions import ENDINGS, find_photos
-from vpr.data.reader import whole_photos
+from vpr.data.places import PlaceImages, load_database, zone_of
+from vpr.data.positions import ENDINGS, find_images
+from vpr.data.reader import decodable
 from vpr.descriptors.describe import describe
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
 from vpr.search.locate import CONFIDENCE, Located, locate
 
 
 def run(options: argparse.Namespace) -> None:
-    """Locate all photos that were named; print and draw the matches."""
+    """Locate all images that were named; print and draw the matches."""
     # With --json nothing else goes to where the JSON goes.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        files, places = photos_named(options), places_spec(options)
+        files, places = images_named(options), places_spec(options)
         database = load_database(places, options.split, split_required="split" in options.given)
         device = choose_device(options.device)
         say(device_line(device))
@@ -37,64 +37,64 @@ def run(options: argparse.Namespace) -> None:
         path = Path(options.indexFile) if options.indexFile else index_file(loaded, database, places.root)
         wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
         index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
-        say(f"{model.name}; {len(database.database_files)} photos of {database.places.name}\n{CONFIDENCE}")
-        descriptors, _ = describe(model, read.of(files), range(len(files)), options.cacheBatchSize, "photos")
+        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{CONFIDENCE}")
+        descriptors, _ = describe(model, read.of(files), range(len(files)), options.cacheBatchSize, "images")
         zone = zone_of(database.places, places)
         located, hits = locate(descriptors, files, index, database, options.top, zone)
     if options.json:
-        say(json.dumps([asdict(photo) for photo in located], indent=2))
+        say(json.dumps([asdict(image) for image in located], indent=2))
     else:
-        say("\n".join(photo.lines() for photo in located))
+        say("\n".join(image.lines() for image in located))
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         draw_panels(results_folder(loaded, options), located, hits, database, options.panels)
 
 
 def draw_panels(
-    folder: Path, located: list[Located], hits: np.ndarray, database: PlacePhotos, panels: int | str
+    folder: Path, located: list[Located], hits: np.ndarray, database: PlaceImages, panels: int | str
 ) -> None:
-    """A panel for each of the first photos, in a folder of its own."""
+    """A panel for each of the first images, in a folder of its own."""
     count = len(located) if panels == "all" else min(int(panels), len(located))
     if not count:
         return
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder = folder / f"locate_{stamp}"
-    for number, photo in enumerate(located[:count]):
-        name = file_name(f"{number + 1}_{Path(photo.photo).stem}", ".jpg")
-        draw(folder / name, photo, hits[number], database)
+    for number, image in enumerate(located[:count]):
+        name = file_name(f"{number + 1}_{Path(image.photo).stem}", ".jpg")
+        draw(folder / name, image, hits[number], database)
     say(f"wrote {count} panels into {folder}")
 
 
-def photos_named(options: argparse.Namespace) -> list[Path]:
-    """Photos and those in folders, in the order given; within a folder by name. With --skipBroken what can be decoded.
+def images_named(options: argparse.Namespace) -> list[Path]:
+    """Images and those in folders, in the order given; within a folder by name. With --skipBroken what can be decoded.
 
     Raises:
         UserError: there are none.
     """
     if not options.inputs:
-        raise UserError("--mode=locate wants photos or folders: as in --mode=locate --resume=runs/RUN PHOTO.jpg")
+        raise UserError("--mode=locate wants images or folders: as in --mode=locate --resume=runs/RUN IMAGE.jpg")
     files = []
     for path in map(Path, options.inputs):
-        found = find_photos(path) if path.is_dir() else [path] if path.is_file() else None
+        found = find_images(path) if path.is_dir() else [path] if path.is_file() else None
         if found is None:
-            raise UserError(f"{path} does not exist: name photos or folders of photos")
+            raise UserError(f"{path} does not exist: name images or folders of images")
         if not found:
-            raise UserError(f"the folder {path} has no photos ({', '.join(sorted(ENDINGS))}): name another")
+            raise UserError(f"the folder {path} has no images ({', '.join(sorted(ENDINGS))}): name another")
         files += found
     if options.skipBroken:
-        files = [files[index] for index in whole_photos(files, options.threads, "--mode=locate")]
+        files = [files[index] for index in decodable(files, options.threads, "--mode=locate")]
     if not files:
-        raise UserError("no photo that was named can be decoded: name others")
+        raise UserError("no image that was named can be decoded: name others")
     return files
 
 
-def draw(path: Path, located: Located, hits: np.ndarray, database: PlacePhotos) -> None:
-    """A panel: the photo, then its matches."""
+def draw(path: Path, located: Located, hits: np.ndarray, database: PlaceImages) -> None:
+    """A panel: the image, then its matches."""
     sure = "unknown" if located.confidence is None else f"{located.confidence:.2f}"
     file = Path(located.photo)
     cells = [cell(file, NEUTRAL, file.name, f"confidence {sure}", "")]
     for hit, match in zip(hits, located.matches, strict=False):
         place = match.place() if match.latitude is None else f"{match.latitude:.6f}, {match.longitude:.6f}"
-        photo = database.database_files[hit]
-        cells.append(cell(photo, NEUTRAL, f"descriptor distance {match.distance_text()}", place, match.name))
+        image = database.database_files[hit]
+        cells.append(cell(image, NEUTRAL, f"descriptor distance {match.distance_text()}", place, match.name))
     write_jpeg(path, in_a_row(cells, len(cells)))

@@ -12,7 +12,7 @@ from vpr.common.device import choose_device, device_line, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.compression.pruning import prune
-from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
 from vpr.training.state import TrainingState, new_state, splits_of
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         model, rules, training, options.pruneRatio, options.importance, read, train_from, options.distill,
         options.cacheBatchSize,
     )  # fmt: skip
-    splits = splits_of(training.photos, *([validation] if validation else []))
+    splits = splits_of(training.images, *([validation] if validation else []))
     state = new_state(pruned, rules, splits, options.start_epoch)
     if validation is not None:
         measure_first(state, validation, options)
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"train it: python main.py --mode=train --resume={folder}")
 
 
-def measure_first(state: TrainingState, validation: PlacePhotos, options: argparse.Namespace) -> None:
+def measure_first(state: TrainingState, validation: PlaceImages, options: argparse.Namespace) -> None:
     """Take the model's recalls on val as the best so far: a training has to better them to replace it."""
     reader = validation.reader(reading(options, state.model.device))
     evaluation, _ = measure_split(state.model, validation, reader, options.recallValues, options.cacheBatchSize)
@@ -77,7 +77,7 @@ def train(options: argparse.Namespace, state: TrainingState, training: TrainingS
     say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
     where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
     sources = Sources.cached(
-        training.photos, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
+        training.images, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
     )
     trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize)
     trainer.run()

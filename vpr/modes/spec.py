@@ -1,4 +1,4 @@
-"""--mode=spec: a folder's positions as dbStruct .mat specs, or the positions of photos of specs as a table."""
+"""--mode=spec: a folder's positions as dbStruct .mat specs, or the positions of images of specs as a table."""
 
 import argparse
 import csv
@@ -18,7 +18,7 @@ from vpr.data.positions import TABLE
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write a spec for each split of a folder; or of any other dataset one table of all its photos."""
+    """Write a spec for each split of a folder; or of any other dataset one table of all its images."""
     spec = places_spec(options)
     if spec.dataset == "folder":
         write_specs(spec)
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def write_specs(spec: PlacesSpec) -> None:
-    """A .mat file for each split of a folder of own photos.
+    """A .mat file for each split of a folder of own images.
 
     Raises:
         UserError: the folder has no split.
@@ -40,14 +40,14 @@ def write_specs(spec: PlacesSpec) -> None:
         path = spec.root / "datasets" / f"{places.name}.mat"
         with atomic_write(path) as temporary:
             write_places(temporary, places)
-        say(f"wrote {path}: {len(places.database_names)} database photos, {len(places.query_names)} queries")
+        say(f"wrote {path}: {len(places.database_names)} database images, {len(places.query_names)} queries")
 
 
 def write_positions(spec: PlacesSpec) -> None:
-    """The positions of all photos of a data set's specs, as one table.
+    """The positions of all images of a data set's specs, as one table.
 
     Raises:
-        UserError: there is no spec, or a photo has two positions.
+        UserError: there is no spec, or an image has two positions.
     """
     # Some splits have two names.
     splits = {
@@ -60,29 +60,29 @@ def write_positions(spec: PlacesSpec) -> None:
     for file, split in sorted(splits.items()):
         add_positions(positions, spec, split, file)
     write_table(path, positions)
-    say(f"wrote {path}: {len(positions)} photos of {', '.join(file.stem for file in sorted(splits))}")
+    say(f"wrote {path}: {len(positions)} images of {', '.join(file.stem for file in sorted(splits))}")
 
 
 def add_positions(positions: dict[str, list[float]], spec: PlacesSpec, split: str, file: Path) -> None:
-    """Add easting and northing of a split's photos by their path under the root, as of `find_files`.
+    """Add easting and northing of a split's images by their path under the root, as of `find_files`.
 
     Args:
         file: of the split's spec, for the message.
 
     Raises:
-        UserError: a photo has two positions.
+        UserError: an image has two positions.
     """
     places = read_spec(spec, split)
     database, queries = find_files(spec.root, places, DATASETS[spec.dataset])
     taken = [*places.database_positions.tolist(), *places.query_positions.tolist()]
-    for photo, position in zip([*database, *queries], taken, strict=True):
-        earlier = positions.setdefault(Path(os.path.relpath(photo, spec.root)).as_posix(), position)
+    for image, position in zip([*database, *queries], taken, strict=True):
+        earlier = positions.setdefault(Path(os.path.relpath(image, spec.root)).as_posix(), position)
         if earlier != position:
-            raise UserError(f"{photo} has two positions, {earlier} and in {file} {position}: get the specs again")
+            raise UserError(f"{image} has two positions, {earlier} and in {file} {position}: get the specs again")
 
 
 def write_table(path: Path, positions: dict[str, list[float]]) -> None:
-    """Write image,easting,northing of photos."""
+    """Write image,easting,northing of images."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "easting", "northing"])

@@ -14,7 +14,7 @@ from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos, load_places, require_queries
+from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measure_index, record
 from vpr.evaluation.explanation import opened_at_pooling
@@ -24,18 +24,18 @@ from vpr.report.write import explainer, write_pictures
 
 def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
-    photos = load_places(places_spec(options), options.split)
-    require_queries(photos)
+    images = load_places(places_spec(options), options.split)
+    require_queries(images)
     device = choose_device(options.device)
     say(device_line(device))
     loaded, read = model_of(options, device), reading(options, device)
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
-        opened_at_pooling(model)  # now, not after all photos are described
-    descriptors = _load_or_describe(loaded, photos, read, options)
+        opened_at_pooling(model)  # now, not after all images are described
+    descriptors = _load_or_describe(loaded, images, read, options)
     if not processes.is_main():
         return
-    evaluation, answers = measure(descriptors, model, photos, options.recallValues)
+    evaluation, answers = measure(descriptors, model, images, options.recallValues)
     result = evaluation.lines()
     say(result)  # before anything is written, which may fail
     folder = results_folder(loaded, options)
@@ -44,14 +44,14 @@ def run(options: argparse.Namespace) -> None:
         if options.panels:
             stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
             pictures = folder / f"test_{options.split}_{stamp}"
-            explain = explainer(model, photos, read.size) if options.explain else None
-            write_pictures(pictures, evaluation, answers, photos, flags_of(options), options.panels, explain)
+            explain = explainer(model, images, read.size) if options.explain else None
+            write_pictures(pictures, evaluation, answers, images, flags_of(options), options.panels, explain)
 
     def search_by_index() -> None:
         nonlocal result
         if options.index:
             approximate = measure_index(
-                descriptors, photos, evaluation, answers.positives, options.index, options.nprobe, options.seed
+                descriptors, images, evaluation, answers.positives, options.index, options.nprobe, options.seed
             )
             lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
             result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
@@ -81,15 +81,15 @@ def all_of(*steps: Callable[[], None]) -> None:
 
 
 def _load_or_describe(
-    loaded: LoadedModel, photos: PlacePhotos, read: Reading, options: argparse.Namespace
+    loaded: LoadedModel, images: PlaceImages, read: Reading, options: argparse.Namespace
 ) -> SplitDescriptors:
     model = loaded.model
     if options.loadDescriptors:
-        recipe = recipe_of(model, loaded.spec, photos, read.size)
-        return load_descriptors(Path(options.loadDescriptors), recipe, photos)
-    descriptors = describe_split(model, photos, photos.reader(read), options.cacheBatchSize)
+        recipe = recipe_of(model, loaded.spec, images, read.size)
+        return load_descriptors(Path(options.loadDescriptors), recipe, images)
+    descriptors = describe_split(model, images, images.reader(read), options.cacheBatchSize)
     if options.saveDescriptors and processes.is_main():
-        recipe = recipe_of(model, loaded.spec, photos, read.size)
+        recipe = recipe_of(model, loaded.spec, images, read.size)
         save_descriptors(Path(options.saveDescriptors), descriptors, recipe)
         say(f"wrote {options.saveDescriptors}")
     return descriptors

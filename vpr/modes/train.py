@@ -34,13 +34,13 @@ def run(options: argparse.Namespace) -> None:
     test = open_test_split(places)
     device = choose_device(options.device)
     say(device_line(device))
-    splits = splits_of(training.photos, validation)
+    splits = splits_of(training.images, validation)
     state, folder = (_resume if options.run else _start)(options, splits, device)
     say(f"run: {folder}\n{state.model.name}, trained from {options.trainFrom} on")
     where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
     read = reading(options, device)
     sources = Sources.cached(
-        training.photos, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
+        training.images, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
     )
     trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize)
     trainer.run()

@@ -1,4 +1,4 @@
-"""--mode=whiten: learn PCA whitening of a model's descriptors on training database photos."""
+"""--mode=whiten: learn PCA whitening of a model's descriptors on training database images."""
 
 import argparse
 
@@ -24,16 +24,16 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     say(device_line(device))
     places = places_spec(options)
-    photos = load_places(places, "train")
+    images = load_places(places, "train")
     loaded = model_of(options, device, whitened=False)
     model = loaded.model.to_device(device, options.precision)
     assert isinstance(model, PlaceModel)  # the command line refuses exported files, whose whitening is inside
-    chosen = np.random.default_rng(options.seed).permutation(len(photos.database_files))[: options.nPCA]
+    chosen = np.random.default_rng(options.seed).permutation(len(images.database_files))[: options.nPCA]
     if len(chosen) < 2:
-        raise UserError(f"{photos.places.name} has {len(chosen)} database photos: whitening needs more")
+        raise UserError(f"{images.places.name} has {len(chosen)} database images: whitening needs more")
     if len(chosen) < options.nPCA:
-        say(f"{photos.places.name} has only {len(chosen)} database photos, not {options.nPCA}: taking all")
-    reader = reading(options, device).of(photos.database_files)
+        say(f"{images.places.name} has only {len(chosen)} database images, not {options.nPCA}: taking all")
+    reader = reading(options, device).of(images.database_files)
     descriptors, sizes = describe(model, reader, np.sort(chosen).tolist(), options.cacheBatchSize, "descriptors")
     if not processes.is_main():
         return
@@ -46,11 +46,11 @@ def run(options: argparse.Namespace) -> None:
     dim = min(wanted, whitening.dim)
     if dim < wanted:
         say(
-            f"{len(descriptors)} photos and {model.dim} dimensions give {dim} components: "
+            f"{len(descriptors)} images and {model.dim} dimensions give {dim} components: "
             f"descriptors have {dim} dimensions, not {wanted}"
         )
     save_whitening(path, StoredWhitening(whitening, dim, recipe, len(descriptors)))
     say(f"{model.name}; images {describe_sizes(sizes, resized=options.imageSize is not None)}")
-    say(f"wrote {path}: {model.dim}-D -> {dim}-D, of {len(descriptors)} photos")
+    say(f"wrote {path}: {model.dim}-D -> {dim}-D, of {len(descriptors)} images")
     if dim < whitening.dim:
         say(f"it holds {whitening.dim} dimensions as before: --mode=test --pcaDim=N takes the first N of them")

@@ -1,4 +1,4 @@
-"""Explanations as pictures: clusters and contributions drawn over the photos."""
+"""Explanations as pictures: clusters and contributions drawn over the images."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ import torch
 from PIL import Image, ImageOps
 
 from netvlad import SMALLEST_NORM
-from vpr.data.photos import read_photo
+from vpr.data.images import read_image
 from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling
 from vpr.models.describer import Describer
 from vpr.report.panels import CELL, NEUTRAL, captioned, in_a_row
 
 BRIGHTNESS = (1.0, 0.75, 0.5)  # in turn, since 64 hues alone are hard to tell apart
-STRONGEST = 0.75  # share of a colour over the grey photo, which stays visible
-DIMMED = 0.7  # the grey photo's brightness, so that colours stand out
+STRONGEST = 0.75  # share of a colour over the grey image, which stays visible
+DIMMED = 0.7  # the grey image's brightness, so that colours stand out
 
 
 def explain_pair(
@@ -28,17 +28,17 @@ def explain_pair(
     """Four pictures in a row: the query by cluster and by contribution, then the match likewise.
 
     Args:
-        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        size: (height, width) in pixels to resize to; None keeps each image's own.
         query_longest_side: pixels, to which a larger query is shrunk where there is no `size`.
 
     Raises:
-        UserError: the model has no clusters, or a photo cannot be decoded or is too small.
+        UserError: the model has no clusters, or an image cannot be decoded or is too small.
     """
     cells, files = [], (query_file, match_file)
     clusters = opened_at_pooling(model)[1].num_clusters
     explanations = explain(model, *files, size, device, query_longest_side)
     for name, file, explanation in zip(("query", "match"), files, explanations, strict=True):
-        grey = _grey(read_photo(file))
+        grey = _grey(read_image(file))
         by_cluster = draw_clusters(grey, explanation.clusters, explanation.shares, clusters)
         captions = cluster_caption(name, explanation.clusters, clusters)
         cells.append(captioned(by_cluster, NEUTRAL, *captions))
@@ -48,7 +48,7 @@ def explain_pair(
 
 
 def cluster_colours(count: int) -> np.ndarray:
-    """A colour for each cluster, float [count, 3] from 0 to 1; a cluster keeps its colour from photo to photo."""
+    """A colour for each cluster, float [count, 3] from 0 to 1; a cluster keeps its colour from image to image."""
     from matplotlib import colormaps
 
     clusters = np.arange(count)
@@ -60,7 +60,7 @@ def draw_clusters(grey: Image.Image, clusters: torch.Tensor, shares: torch.Tenso
     """Each region in the colour of the cluster that owns it, the stronger the larger its share.
 
     Args:
-        grey: mode L, the photo.
+        grey: mode L, the image.
         clusters, shares: [h, w].
         count: K.
     """
@@ -75,7 +75,7 @@ def draw_contributions(grey: Image.Image, contributions: torch.Tensor) -> Image.
     """Regions that add in red, regions that take away in blue, the stronger the more.
 
     Args:
-        grey: mode L, the photo.
+        grey: mode L, the image.
         contributions: [h, w]; the largest in absolute value gets the full colour.
     """
     from matplotlib import colormaps
@@ -103,9 +103,9 @@ def contribution_caption(explanation: Explanation) -> list[str]:
     return [first, f"red adds, blue takes, full at {scale:.2g}"]
 
 
-def _grey(photo: Image.Image) -> Image.Image:
-    """The photo at the size of a cell, without colours, dimmed."""
-    return ImageOps.contain(photo, CELL).convert("L").point(lambda value: value * DIMMED)
+def _grey(image: Image.Image) -> Image.Image:
+    """The image at the size of a cell, without colours, dimmed."""
+    return ImageOps.contain(image, CELL).convert("L").point(lambda value: value * DIMMED)
 
 
 def _resize(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
@@ -114,7 +114,7 @@ def _resize(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) ->
 
 
 def _blend(grey: Image.Image, colours: np.ndarray, strength: np.ndarray) -> Image.Image:
-    """Colours [H, W, 3] from 0 to 1 over a grey photo, with strength [H, W] from 0 to 1."""
+    """Colours [H, W, 3] from 0 to 1 over a grey image, with strength [H, W] from 0 to 1."""
     below = np.asarray(grey, dtype=np.float32)[:, :, None]  # [H, W, 1]
     cover = STRONGEST * strength[:, :, None]
     return Image.fromarray(np.rint((1 - cover) * below + cover * 255 * colours).astype(np.uint8))

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import Hit, Outcome
 
 MAX_EMBEDDED = 300  # panels inside the page, about 50 kB each; more make it slow to open
@@ -44,7 +44,7 @@ class ReportFigures:
     panels: dict[int, Path]
 
 
-def write_report(path: Path, outcomes: list[Outcome], photos: PlacePhotos, figures: ReportFigures) -> None:
+def write_report(path: Path, outcomes: list[Outcome], images: PlaceImages, figures: ReportFigures) -> None:
     """Write the page, whole or not at all.
 
     The panels of the worst MAX_EMBEDDED queries that have one are inside it. Further ones stay where they are,
@@ -57,7 +57,7 @@ def write_report(path: Path, outcomes: list[Outcome], photos: PlacePhotos, figur
     with_panel = [outcome.query for outcome in worst_first if outcome.query in figures.panels]
     embedded, linked = with_panel[:MAX_EMBEDDED], with_panel[MAX_EMBEDDED:]
     addresses = {query: _relative_address(figures.panels[query], path) for query in linked}
-    rows = [_row(outcome, photos, addresses.get(outcome.query)) for outcome in worst_first]
+    rows = [_row(outcome, images, addresses.get(outcome.query)) for outcome in worst_first]
     page = _fill(
         TEMPLATE.read_text(encoding="utf-8"),
         {
@@ -88,23 +88,23 @@ def where_panels_are(embedded: int, linked: int) -> str:
     return ""
 
 
-def _row(outcome: Outcome, photos: PlacePhotos, address: str | None) -> dict:
+def _row(outcome: Outcome, images: PlaceImages, address: str | None) -> dict:
     """An outcome with its names; `address` is that of a panel outside the page."""
     return {
         "query": int(outcome.query),
-        "name": photos.places.query_names[outcome.query],
+        "name": images.places.query_names[outcome.query],
         "status": outcome.status,
         "rank": None if outcome.rank is None else int(outcome.rank),
         "answerable": bool(outcome.answerable),
-        "hits": [_hit(hit, photos) for hit in outcome.hits],
+        "hits": [_hit(hit, images) for hit in outcome.hits],
         "panel": address,
     }
 
 
-def _hit(hit: Hit, photos: PlacePhotos) -> dict:
+def _hit(hit: Hit, images: PlaceImages) -> dict:
     return {
-        "photo": int(hit.photo),
-        "name": photos.places.database_names[hit.photo],
+        "image": int(hit.image),
+        "name": images.places.database_names[hit.image],
         "metres": _finite(hit.metres),
         "distance": _finite(hit.distance),
         "right": bool(hit.right),

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vpr.common.files import atomic_write
-from vpr.data.photos import read_photo
-from vpr.data.places import PlacePhotos
+from vpr.data.images import read_image
+from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import SHOWN, Hit, Outcome
 
 CELL = (200, 150)  # pixels, width and height
@@ -18,13 +18,13 @@ LONGEST_STEM = 150  # bytes; file systems take 255, of which temporary names wan
 RIGHT, WRONG, NEUTRAL, PAPER, INK = "#2e9e4f", "#d03b3b", "#4a4a4a", "#ffffff", "#202020"
 
 
-def panel(photos: PlacePhotos, outcome: Outcome) -> Image.Image:
+def panel(images: PlaceImages, outcome: Outcome) -> Image.Image:
     """A query and its first hits in a row, with how far off each is: on the ground in metres, and as a descriptor."""
-    query = photos.query_files[outcome.query]
+    query = images.query_files[outcome.query]
     cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {outcome.status}", query.name)]
     for hit in outcome.hits:
         caption = f"{'right' if hit.right else 'wrong'}, {far_off(hit)}"
-        cells.append(cell(photos.database_files[hit.photo], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
+        cells.append(cell(images.database_files[hit.image], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
     return in_a_row(cells, SHOWN + 1)
 
 
@@ -39,8 +39,8 @@ def distance_text(hit: Hit) -> str:
 
 
 def cell(file: Path, colour: str, *captions: str) -> Image.Image:
-    """A framed photo over lines of text; the photo fits into CELL."""
-    return captioned(ImageOps.contain(read_photo(file), CELL), colour, *captions)
+    """A framed image over lines of text; the image fits into CELL."""
+    return captioned(ImageOps.contain(read_image(file), CELL), colour, *captions)
 
 
 def captioned(picture: Image.Image, colour: str, *captions: str) -> Image.Image:

@@ -25,7 +25,7 @@ def draw_recall(path: Path, curves: dict[str, dict[int, float]], title: str) -> 
     figure, axes = _figure((7, 4.5))
     for name, recalls in curves.items():
         axes.plot(list(recalls), [100 * recall for recall in recalls.values()], label=name)
-    axes.set(xlabel="N, database photos looked at", ylabel="Recall@N, percent", ylim=(0, 102))
+    axes.set(xlabel="N, database images looked at", ylabel="Recall@N, percent", ylim=(0, 102))
     axes.set_xlim(1, max(max(recalls) for recalls in curves.values()))
     _title(axes, title, 80)
     axes.grid(alpha=0.3)
@@ -43,7 +43,7 @@ def draw_map(path: Path, places: Places, outcomes: Sequence[Outcome], title: str
     database, queries = places.database_positions - (west, south), places.query_positions - (west, south)
     right = np.array([outcome.rank == 1 for outcome in outcomes], bool)
     wrong = [outcome for outcome in outcomes if outcome.rank != 1 and outcome.hits][:MOST_LINES]
-    lines = [(queries[outcome.query], database[outcome.hits[0].photo]) for outcome in wrong]
+    lines = [(queries[outcome.query], database[outcome.hits[0].image]) for outcome in wrong]
     axes.add_collection(LineCollection(lines, colors=WRONG, linewidths=0.6, alpha=0.45, zorder=1))
     axes.scatter(*database.T, s=6, color="#b4b4b4", label=f"database ({len(database)})", zorder=2, linewidths=0)
     for chosen, colour, marker, label in ((~right, WRONG, "X", "missed"), (right, RIGHT, "o", "found")):

@@ -7,7 +7,7 @@ from typing import Any
 from PIL.Image import Image
 
 from vpr.common.progress import Progress, say
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.evaluation.evaluate import Evaluation, QueryResults
 from vpr.evaluation.outcomes import Outcome
 from vpr.models.describer import Describer
@@ -23,7 +23,7 @@ def write_pictures(
     folder: Path,
     evaluation: Evaluation,
     answers: QueryResults,
-    photos: PlacePhotos,
+    images: PlaceImages,
     settings: Mapping[str, Any],
     panels: int | str = 10,
     explain: Explain | None = None,
@@ -41,16 +41,16 @@ def write_pictures(
     worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.sort_key)
     drawn = worst_first if panels == "all" else worst_first[: int(panels)]
     draw_recall(folder / "recall.png", {evaluation.model.split(",")[0]: answers.curve}, title)
-    draw_map(folder / "map.png", photos.places, answers.outcomes, title)
-    files = write_panels(folder / "panels", photos, drawn, explain)
+    draw_map(folder / "map.png", images.places, answers.outcomes, title)
+    files = write_panels(folder / "panels", images, drawn, explain)
     pictures = [("Recall@N", folder / "recall.png"), ("Where queries were found and missed", folder / "map.png")]
     figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files)
-    write_report(folder / "report.html", answers.outcomes, photos, figures)
+    write_report(folder / "report.html", answers.outcomes, images, figures)
     say(f"wrote {folder / 'report.html'}, recall.png, map.png and {len(files)} panels")
 
 
 def write_panels(
-    folder: Path, photos: PlacePhotos, outcomes: list[Outcome], explain: Explain | None = None
+    folder: Path, images: PlaceImages, outcomes: list[Outcome], explain: Explain | None = None
 ) -> dict[int, Path]:
     """A JPEG for each outcome, numbered in their order.
 
@@ -63,7 +63,7 @@ def write_panels(
     digits, files = len(str(len(outcomes))), {}
     with Progress("panels", len(outcomes), "queries") as progress:
         for number, outcome in enumerate(outcomes, start=1):
-            picture = panel(photos, outcome)
+            picture = panel(images, outcome)
             if explain and outcome.hits:
                 picture = stacked([picture, explain(outcome)])
             name = f"{number:0{digits}}_query_{outcome.query + 1}_{outcome.status.replace(' ', '_')}.jpg"
@@ -73,16 +73,16 @@ def write_panels(
     return files
 
 
-def explainer(model: Describer, photos: PlacePhotos, size: tuple[int, int] | None) -> Explain:
+def explainer(model: Describer, images: PlaceImages, size: tuple[int, int] | None) -> Explain:
     """Draws where a model looks in a query and in its first hit.
 
     Args:
-        size: (height, width) in pixels to resize to; None keeps each photo's own.
+        size: (height, width) in pixels to resize to; None keeps each image's own.
     """
 
     def draw(outcome: Outcome) -> Image:
-        match = photos.database_files[outcome.hits[0].photo]
-        query = photos.query_files[outcome.query]
-        return explain_pair(model, query, match, size, model.device, photos.query_longest_side)
+        match = images.database_files[outcome.hits[0].image]
+        query = images.query_files[outcome.query]
+        return explain_pair(model, query, match, size, model.device, images.query_longest_side)
 
     return draw

@@ -25,7 +25,7 @@ def build_index(factory: str, database: torch.Tensor, seed: int, nprobe: int = 1
         nprobe: how many of its lists an inverted file (IVF) looks through.
 
     Raises:
-        UserError: FAISS does not know the string or cannot train it on so few photos; quotes FAISS.
+        UserError: FAISS does not know the string or cannot train it on so few images; quotes FAISS.
     """
     count, dim = database.shape
     try:

@@ -1,4 +1,4 @@
-"""Where photos were taken: the matches of each, their positions, and how sure the first is."""
+"""Where images were taken: the matches of each, their positions, and how sure the first is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.data.positions import to_degrees
 from vpr.search.database import DatabaseIndex
 
@@ -21,10 +21,10 @@ CONFIDENCE = (
 
 @dataclass(frozen=True)
 class Match:
-    """A database photo that resembles a photo.
+    """A database image that resembles an image.
 
     Attributes:
-        name: of the database photo.
+        name: of the database image.
         distance: of the descriptors, 0 to 2; None where the index knows none.
         easting, northing: UTM metres; None where unknown.
         zone, latitude, longitude: None where the UTM zone is unknown.
@@ -52,7 +52,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Located:
-    """A photo with its matches, best first, and the confidence of the first (see CONFIDENCE); None if unknown."""
+    """An image with its matches, best first, and the confidence of the first (see CONFIDENCE); None if unknown."""
 
     photo: str
     confidence: float | None
@@ -72,11 +72,11 @@ def locate(
     descriptors: torch.Tensor,
     files: Sequence[Path],
     index: DatabaseIndex,
-    database: PlacePhotos,
+    database: PlaceImages,
     top: int = 5,
     zone: str | None = None,
 ) -> tuple[list[Located], np.ndarray]:
-    """The matches of described photos, and all hits that were looked at.
+    """The matches of described images, and all hits that were looked at.
 
     Args:
         descriptors: [M, dim], of `files`.
@@ -84,7 +84,7 @@ def locate(
         zone: UTM zone of the database's metres; None if unknown.
 
     Returns:
-        a photo with its matches for each file, and database indices int64 [M, at most LOOKED_AT or `top`].
+        an image with its matches for each file, and database indices int64 [M, at most LOOKED_AT or `top`].
     """
     places = database.places
     found, distances = index.search(descriptors, max(LOOKED_AT, top))

@@ -1,4 +1,4 @@
-"""A contact sheet of the toy city: queries beside database photos of the same places."""
+"""A contact sheet of the toy city: queries beside database images of the same places."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def contact_sheet(folder: Path, split: str, rows: int = 6, first: int = 0) -> Im
 
 
 def _views_like(names: np.ndarray, positions: np.ndarray, position: np.ndarray, heading: float) -> list[int]:
-    """Up to four database photos within 10 m whose heading is nearest, nearer places first."""
+    """Up to four database images within 10 m whose heading is nearest, nearer places first."""
     yaws = np.array([int(name.rsplit("yaw", 1)[1].removesuffix(".jpg")) for name in names])
     turn = np.abs((360.0 / HEADINGS * (yaws - 1) - heading + 180.0) % 360.0 - 180.0)
     distance = np.hypot(*(positions - position).T)

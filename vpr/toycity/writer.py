@@ -56,7 +56,7 @@ def make_toy_city(
         folder: is created; an older toy city in it is replaced.
         seed: everything drawn follows from it.
         progress: called as progress(iterable, total=..., description=...), yields the iterable's items.
-        panoramas: per quarter; a panorama has 8 photos.
+        panoramas: per quarter; a panorama has 8 images.
         queries: per quarter; None for QUERIES.
         size: of the pictures, pixels (width, height).
         difficulty: strength of the nuisances in the queries.

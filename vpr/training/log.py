@@ -13,7 +13,7 @@ from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.processes import is_main
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import Outcome
 from vpr.report.panels import panel, stacked
 from vpr.report.plots import draw_training, recall_columns
@@ -126,8 +126,8 @@ def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
     )
 
 
-def show_worst(board: Board, photos: PlacePhotos, outcomes: list[Outcome], epoch: int) -> None:
+def show_worst(board: Board, images: PlaceImages, outcomes: list[Outcome], epoch: int) -> None:
     """Show the worst queries of a validation with their first hits; nothing where there are no outcomes."""
     worst = sorted(outcomes, key=lambda outcome: outcome.sort_key)[:PANELS]
     if worst:
-        board.add_image("validation/worst", stacked([panel(photos, each) for each in worst]), epoch)
+        board.add_image("validation/worst", stacked([panel(images, each) for each in worst]), epoch)

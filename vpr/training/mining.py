@@ -1,4 +1,4 @@
-"""Hard negative mining (the paper's appendix on training): which photos make a query's tuple."""
+"""Hard negative mining (the paper's appendix on training): which images make a query's tuple."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
-NO_PHOTO = -1
+NO_IMAGE = -1
 QUERIES_AT_ONCE = 32  # that share a draw
 TILE_BYTES = 128 << 20  # of descriptors that are in float32 at a time
 
@@ -44,7 +44,7 @@ class TupleBatch:
 
     @classmethod
     def of(cls, tuples: list[TrainingTuple], database_size: int) -> "TupleBatch":
-        """The batch of one or more tuples of a split with so many database photos."""
+        """The batch of one or more tuples of a split with so many database images."""
         query = [item.query + database_size for item in tuples]
         positive = [item.positive for item in tuples]
         negative = np.concatenate([item.negatives for item in tuples])
@@ -92,7 +92,7 @@ def mine(
         database_descriptors: [N, dim], of length 1, float16 or float32, on any device.
         query_descriptors: [B, dim], likewise, in the order of `queries`.
         positives, not_negatives: for every query of the set, database indices.
-        hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far, NO_PHOTO where
+        hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far, NO_IMAGE where
             there are none; the rows of this block's queries are overwritten.
 
     Returns:
@@ -130,7 +130,7 @@ def choose(
     Its row of the hard-negative cache is overwritten.
     """
     nearest = positives + np.argsort(distance[positives:], kind="stable")[: max(NEAREST_KEPT, rules.negatives)]
-    hard_negative_cache[query] = NO_PHOTO
+    hard_negative_cache[query] = NO_IMAGE
     hard_negative_cache[query, : min(len(nearest), rules.negatives)] = indices[nearest[: rules.negatives]]
     positive = distance[:positives].argmin()
     hard = nearest[distance[nearest] < distance[positive] + rules.margin][: rules.negatives]
@@ -181,7 +181,7 @@ def draw_negatives(
 
 def join_cached(drawn: np.ndarray, cached: np.ndarray, forbidden: np.ndarray) -> np.ndarray:
     """Drawn and cached negatives without those that are `forbidden`: sorted distinct indices."""
-    return np.setdiff1d(np.union1d(drawn, cached[cached != NO_PHOTO]), forbidden)
+    return np.setdiff1d(np.union1d(drawn, cached[cached != NO_IMAGE]), forbidden)
 
 
 def batches_of_queries(queries: np.ndarray, tuples: list[TrainingTuple], batch_size: int) -> list[list[TrainingTuple]]:

@@ -10,9 +10,9 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.models.place_model import PlaceModel
-from vpr.training.mining import NO_PHOTO
+from vpr.training.mining import NO_IMAGE
 from vpr.training.rules import TrainingRules
 
 # The paper selects by R@5; ties go to R@1, then R@10.
@@ -59,8 +59,8 @@ class TrainingState:
 
     Attributes:
         scaler: keeps small gradients of a float16 trunk from vanishing, and does nothing in other formats.
-        hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far; NO_PHOTO: none.
-        splits: which photos it is trained and validated on (`splits_of`).
+        hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far; NO_IMAGE: none.
+        splits: which images it is trained and validated on (`splits_of`).
     """
 
     model: PlaceModel
@@ -106,15 +106,15 @@ def build_scaler(model: PlaceModel) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
 
 
-def splits_of(*splits: PlacePhotos) -> dict[str, dict]:
-    """By a split's name: the fingerprint of its places, and how many photos its database and its queries are."""
+def splits_of(*splits: PlaceImages) -> dict[str, dict]:
+    """By a split's name: the fingerprint of its places, and how many images its database and its queries are."""
     return {
-        photos.split: {
-            "places": photos.places.fingerprint(),
-            "database": len(photos.database_files),
-            "queries": len(photos.query_files),
+        images.split: {
+            "places": images.places.fingerprint(),
+            "database": len(images.database_files),
+            "queries": len(images.query_files),
         }
-        for photos in splits
+        for images in splits
     }
 
 
@@ -125,7 +125,7 @@ def new_state(model: PlaceModel, rules: TrainingRules, splits: dict[str, dict], 
         model: on its device.
         start_epoch: epochs that count as trained already.
     """
-    hard_negative_cache = np.full((splits["train"]["queries"], rules.negatives), NO_PHOTO, np.int64)
+    hard_negative_cache = np.full((splits["train"]["queries"], rules.negatives), NO_IMAGE, np.int64)
     optimizer = build_optimizer(trained_parameters(model), rules)
     position = Position(epoch=start_epoch + 1)
     return TrainingState(model, optimizer, build_scaler(model), hard_negative_cache, position, splits)
@@ -143,12 +143,12 @@ def load_state(
 
     Args:
         model: with the checkpoint's weights, on its device.
-        splits: of the photos that are there now.
+        splits: of the images that are there now.
         run: for messages.
-        skip_broken: whether photos may be missing from `splits` because they cannot be decoded; for messages.
+        skip_broken: whether images may be missing from `splits` because they cannot be decoded; for messages.
 
     Raises:
-        UserError: the checkpoint belongs to other photos, or to other layers than those that are trained.
+        UserError: the checkpoint belongs to other images, or to other layers than those that are trained.
     """
     hard_negative_cache = checkpoint["remembered"].numpy()
     if "splits" in checkpoint:
@@ -172,33 +172,33 @@ def load_state(
 
 
 def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], run: Path, skip_broken: bool) -> None:
-    """Raises UserError where photos are others than the run's: cached negatives and best recalls are of those."""
+    """Raises UserError where images are others than the run's: cached negatives and best recalls are of those."""
     for split, wanted in stored.items():
         have = found.get(split, wanted)
         if have == wanted:
             continue
-        counts = [f"{each['database']} database photos and {each['queries']} queries" for each in (wanted, have)]
+        counts = [f"{each['database']} database images and {each['queries']} queries" for each in (wanted, have)]
         difference = "as many with other names or positions" if counts[0] == counts[1] else counts[1]
-        hint = "; --skipBroken leaves out photos that cannot be decoded: get them again" if skip_broken else ""
+        hint = "; --skipBroken leaves out images that cannot be decoded: get them again" if skip_broken else ""
         raise UserError(
             f"{run} has {counts[0]} in its {split} split, found {difference}: "
-            f"name its photos with --root, or train anew{hint}"
+            f"name its images with --root, or train anew{hint}"
         )
 
 
 def _require_fitting_cache(cache: np.ndarray, split: dict, run: Path, batch_size: int) -> None:
-    """What can be checked of a checkpoint that does not say which photos it is of. Raises UserError."""
+    """What can be checked of a checkpoint that does not say which images it is of. Raises UserError."""
     if len(cache) != split["queries"]:
         raise UserError(
-            f"{run} was trained on {len(cache)} queries, found {split['queries']}: name its photos with --root"
+            f"{run} was trained on {len(cache)} queries, found {split['queries']}: name its images with --root"
         )
-    if cache.max(initial=NO_PHOTO) >= split["database"]:
+    if cache.max(initial=NO_IMAGE) >= split["database"]:
         raise UserError(
-            f"{run} was trained on {cache.max() + 1} database photos or more, found {split['database']}: "
-            "name its photos with --root"
+            f"{run} was trained on {cache.max() + 1} database images or more, found {split['database']}: "
+            "name its images with --root"
         )
     say(
-        f"{run} is of an earlier version: it does not say which photos it was trained on, and these are taken "
+        f"{run} is of an earlier version: it does not say which images it was trained on, and these are taken "
         f"to be the same; a step was of {batch_size} violating queries, from now on it is of "
         f"{batch_size} queries, those that do not violate skipped"
     )

@@ -1,9 +1,9 @@
 """Weakly supervised training on tuples of query, positive and hard negatives (the paper's section 4 and appendix).
 
-Epoch: a fresh permutation of the queries, in blocks. Block: describe all training photos with the
+Epoch: a fresh permutation of the queries, in blocks. Block: describe all training images with the
 model as it is, mine the block's tuples from these descriptors, take gradient steps on them. After the
 epoch: validate, keep the best. A checkpoint follows each block and each epoch. With pretrained weights
-all passes start from what the frozen layers made of each photo, computed once (`vpr.descriptors.trunk_cache`).
+all passes start from what the frozen layers made of each image, computed once (`vpr.descriptors.trunk_cache`).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from vpr.common import processes
 from vpr.common.device import precision_name
 from vpr.common.memory import out_of_memory_says, where_it_fits
 from vpr.common.progress import Progress, say
-from vpr.data.places import PlacePhotos
+from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading, SizeGroup
 from vpr.descriptors.describe import Source, describe, describe_batch
 from vpr.descriptors.trunk_cache import cached_source
@@ -35,7 +35,7 @@ from vpr.training.validation import measure_best, measure_split, select
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Where the photos of the two splits come from, each the database's, then the queries'."""
+    """Where the images of the two splits come from, each the database's, then the queries'."""
 
     training: Source
     validation: Source
@@ -43,8 +43,8 @@ class Sources:
     @classmethod
     def cached(
         cls,
-        training: PlacePhotos,
-        validation: PlacePhotos,
+        training: PlaceImages,
+        validation: PlaceImages,
         model: PlaceModel,
         reading: Reading,
         where: str = "auto",
@@ -53,8 +53,8 @@ class Sources:
     ) -> "Sources":
         """Sources that start from what the frozen layers gave, if any; the last three as of `cached_source`."""
         size = "x".join(map(str, reading.size)) if reading.size else "own"
-        names = [f"{photos.places.name}-{photos.places.fingerprint()[:6]}-{size}" for photos in (training, validation)]
-        readers = [photos.reader(reading) for photos in (training, validation)]
+        names = [f"{images.places.name}-{images.places.fingerprint()[:6]}-{size}" for images in (training, validation)]
+        readers = [images.reader(reading) for images in (training, validation)]
         return cls(
             cached_source(readers[0], names[0], model, where, folder, batch_size),
             cached_source(readers[1], names[1], model, where, folder, batch_size),
@@ -67,18 +67,18 @@ class Trainer:
     Attributes:
         state: model, optimiser, hard-negative cache and position; steps change it.
         training, validation: the two splits.
-        sources: of their photos.
+        sources: of their images.
         rules: how long, how fast, on which tuples.
         folder: the run.
         checkpoints: the folder of its checkpoints, in the run.
-        batch_size: photos described at once outside of steps; 0: as many as memory holds.
+        batch_size: images described at once outside of steps; 0: as many as memory holds.
     """
 
     def __init__(
         self,
         state: TrainingState,
         training: TrainingSet,
-        validation: PlacePhotos,
+        validation: PlaceImages,
         sources: Sources,
         rules: TrainingRules,
         folder: Path,
@@ -99,8 +99,8 @@ class Trainer:
         metrics, board = Metrics(self.folder, position.epoch), Board(self.folder, position.epoch)
         while position.epoch <= rules.epochs and not self.out_of_patience():
             started = time.monotonic()
-            photos = self.epoch()
-            figures = self.figures(photos, time.monotonic() - started)
+            images = self.epoch()
+            figures = self.figures(images, time.monotonic() - started)
             report_epoch(board, figures, rules.epochs)
             better = False
             recalls: dict[int, float] = {}
@@ -114,9 +114,9 @@ class Trainer:
         """Train on all queries once, from the block on at which the state stands.
 
         Returns:
-            photos that went through the model, each time they did.
+            images that went through the model, each time they did.
         """
-        position, photos = self.state.position, 0
+        position, images = self.state.position, 0
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.rules.learning_rate(position.epoch)
         blocks = self.rules.query_blocks(self.training.usable, position.epoch)
@@ -125,11 +125,11 @@ class Trainer:
             queries = blocks[position.blocks_done]
             tuples = self.mine(queries, label)
             self.train_block(batches_of_queries(queries, tuples, self.rules.batch_size), label)
-            photos += len(self.training.photos.database_files) + len(queries)
-            photos += sum(2 + len(each.negatives) for each in tuples)
+            images += len(self.training.images.database_files) + len(queries)
+            images += sum(2 + len(each.negatives) for each in tuples)
             position.blocks_done += 1
             self.save()
-        return photos
+        return images
 
     def mine(self, queries: np.ndarray, label: str) -> list[TrainingTuple]:
         """The tuples of a block of queries (int64 [B]) by the model as it is."""
@@ -144,12 +144,12 @@ class Trainer:
         describer = processes.in_parallel(BatchDescriber(self.model.train()))
         # A process without a tuple takes the first: all have to take part in every step.
         shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
-        tuple_batches = [TupleBatch.of(share, len(self.training.photos.database_files)) for share in shares]
+        tuple_batches = [TupleBatch.of(share, len(self.training.images.database_files)) for share in shares]
         loaded = self.sources.training.batches([tuples.images for tuples in tuple_batches])
         count = sum(map(len, batches))
         with Progress(f"{label}: training", count, "tuples") as progress, out_of_memory_says("lower --batchSize"):
-            for batch, tuples, photos in zip(batches, tuple_batches, loaded, strict=True):
-                loss_sum, pairs = self.loss(describer(photos), tuples, self.rules.margin)
+            for batch, tuples, images in zip(batches, tuple_batches, loaded, strict=True):
+                loss_sum, pairs = self.loss(describer(images), tuples, self.rules.margin)
                 if processes.rank() >= len(batch):
                     loss_sum, pairs = 0 * loss_sum, 0
                 self.step(loss_sum, pairs)
@@ -189,14 +189,14 @@ class Trainer:
             checkpoint = self.state.checkpoint(self.model.spec.flags())
             save_checkpoint(self.folder / self.checkpoints, checkpoint, best)
 
-    def test(self, photos: PlacePhotos | None, source: Source | None) -> None:
+    def test(self, images: PlaceImages | None, source: Source | None) -> None:
         """Measure the run's best model on the test split; without one (None) on the validation split."""
         checkpoint = load_checkpoint(self.folder, self.checkpoints, "best")
         best = restore_model(checkpoint, self.model.spec, self.folder)
         best.to_device(self.model.device, precision_name(self.model.dtype))
         splits = [(self.validation, self.sources.validation)]
-        if photos is not None and source is not None:
-            splits.insert(0, (photos, source))
+        if images is not None and source is not None:
+            splits.insert(0, (images, source))
         epochs = checkpoint["position"]["epoch"] - 1
         measure_best(best, epochs, splits, self.rules.recall_values, self.batch_size, self.folder)
 
@@ -208,11 +208,11 @@ class Trainer:
             say(f"no better validation for {waited} epochs: stopping")
         return stop
 
-    def figures(self, photos: int, seconds: float) -> dict[str, float]:
+    def figures(self, images: int, seconds: float) -> dict[str, float]:
         """The figures of the epoch under way, by the columns of metrics.csv.
 
         Args:
-            photos: that went through the model in it.
+            images: that went through the model in it.
             seconds: that it took.
         """
         position = self.state.position
@@ -223,7 +223,7 @@ class Trainer:
             "violating_per_tuple": position.violating / max(position.tuples, 1),
             "learning_rate": self.rules.learning_rate(position.epoch),
             "seconds": seconds,
-            "images_per_second": photos / seconds,
+            "images_per_second": images / seconds,
             "memory_mb": peak_memory_mb(self.model.device),
         }
 
@@ -236,7 +236,7 @@ class BatchDescriber(torch.nn.Module):
         self.model = model
 
     def forward(self, batch: list[SizeGroup]) -> torch.Tensor:
-        """Photos of a step by size -> their descriptors [B, dim]."""
+        """Images of a step by size -> their descriptors [B, dim]."""
         return describe_batch(self.model, batch)
 
 
@@ -253,9 +253,9 @@ def mine_block(
 
     The same tuples in every process; the state's hard-negative cache is brought up to date in process 0.
     """
-    database_size = len(training.photos.database_files)
-    photos = [*range(database_size), *(database_size + queries).tolist()]
-    descriptors, _ = describe(state.model, source, photos, batch_size, f"{label}: descriptors")
+    database_size = len(training.images.database_files)
+    images = [*range(database_size), *(database_size + queries).tolist()]
+    descriptors, _ = describe(state.model, source, images, batch_size, f"{label}: descriptors")
     tuples: list[TrainingTuple] = []
     if processes.is_main():
         descriptors = where_it_fits(descriptors, state.model.device)

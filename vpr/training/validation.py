@@ -6,7 +6,7 @@ from pathlib import Path
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlacePhotos, PlacesSpec, has_split, load_places, require_queries
+from vpr.data.places import PlaceImages, PlacesSpec, has_split, load_places, require_queries
 from vpr.descriptors.describe import Source
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, record
 from vpr.evaluation.outcomes import Outcome
@@ -26,44 +26,44 @@ def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
 
 
 def measure_split(
-    model: PlaceModel, photos: PlacePhotos, source: Source, recall_values: Iterable[int], batch_size: int = 24
+    model: PlaceModel, images: PlaceImages, source: Source, recall_values: Iterable[int], batch_size: int = 24
 ) -> tuple[Evaluation, list[Outcome]]:
     """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
-    descriptors = describe_split(model, photos, source, batch_size)
+    descriptors = describe_split(model, images, source, batch_size)
     found: tuple[Evaluation | None, list[Outcome]] = None, []
     if processes.is_main():
-        evaluation, answers = measure(descriptors, model, photos, sorted({*recall_values, *SELECTED_BY}))
+        evaluation, answers = measure(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}))
         found = evaluation, answers.outcomes
     measured = processes.broadcast(found[0])
     assert measured is not None  # process 0 measured it
     return measured, found[1]
 
 
-def find_split(places: PlacesSpec, split: str) -> tuple[PlacePhotos | None, str]:
-    """A split with its photos, or None and what is missing."""
+def find_split(places: PlacesSpec, split: str) -> tuple[PlaceImages | None, str]:
+    """A split with its images, or None and what is missing."""
     if not has_split(places, split):
         return None, f"no {split} spec"
     try:
-        photos = load_places(places, split)
-        require_queries(photos)
+        images = load_places(places, split)
+        require_queries(images)
     except UserError as error:
         return None, f"no {split} split ({error})"
-    return photos, ""
+    return images, ""
 
 
-def open_test_split(places: PlacesSpec) -> PlacePhotos | None:
-    """The test split with its photos; None, with a line that says why, where val has to stand in for it."""
-    photos, reason = find_split(places, "test")
-    if processes.any_process(photos is None):
+def open_test_split(places: PlacesSpec) -> PlaceImages | None:
+    """The test split with its images; None, with a line that says why, where val has to stand in for it."""
+    images, reason = find_split(places, "test")
+    if processes.any_process(images is None):
         say(f"{reason or 'no test split in another process'}: the best model will be measured on val")
         return None
-    return photos
+    return images
 
 
 def measure_best(
     model: PlaceModel,
     epochs: int,
-    splits: Sequence[tuple[PlacePhotos, Source]],
+    splits: Sequence[tuple[PlaceImages, Source]],
     recall_values: Sequence[int],
     batch_size: int,
     run: Path,
@@ -72,15 +72,15 @@ def measure_best(
 
     Args:
         epochs: it was trained for.
-        splits: test and val with the sources of their photos, or val alone. It takes the place of a test split that
+        splits: test and val with the sources of their images, or val alone. It takes the place of a test split that
             cannot be read.
 
     Raises:
         UserError: it cannot be measured; the run itself is whole.
     """
-    (photos, source), *others = splits
+    (images, source), *others = splits
     try:
-        evaluation = _evaluate(model, photos, source, recall_values, batch_size)
+        evaluation = _evaluate(model, images, source, recall_values, batch_size)
     except UserError as error:
         if not others or processes.world() > 1:  # other processes may be in the middle of it
             raise UserError(f"{error}; the run is whole, measure it with --mode=test --resume={run}") from error
@@ -92,10 +92,10 @@ def measure_best(
 
 
 def _evaluate(
-    model: PlaceModel, photos: PlacePhotos, source: Source, recall_values: Sequence[int], batch_size: int
+    model: PlaceModel, images: PlaceImages, source: Source, recall_values: Sequence[int], batch_size: int
 ) -> Evaluation | None:
     """Recalls on a split, in process 0."""
-    descriptors = describe_split(model, photos, source, batch_size)
+    descriptors = describe_split(model, images, source, batch_size)
     if not processes.is_main():
         return None
-    return measure(descriptors, model, photos, recall_values)[0]
+    return measure(descriptors, model, images, recall_values)[0]

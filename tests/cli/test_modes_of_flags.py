@@ -1,0 +1,157 @@
+"""Which flags each mode reads: what --help shows, what is refused, and what is accepted without effect."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from main import main
+from vpr.cli.flags import FLAGS, MODES
+from vpr.cli.mode_flags import flags_of_mode
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The flags of pytorch-NetVlad's main.py, and --device, which --nocuda has become.
+TOLERATED = {
+    "mode", "batchSize", "cacheBatchSize", "cacheRefreshRate", "nEpochs", "start-epoch", "nGPU", "optim", "lr",
+    "lrStep", "lrGamma", "weightDecay", "momentum", "nocuda", "threads", "seed", "dataPath", "runsPath", "savePath",
+    "cachePath", "resume", "ckpt", "evalEvery", "patience", "dataset", "arch", "vladv2", "pooling", "num_clusters",
+    "margin", "split", "fromscratch", "device",
+}  # fmt: skip
+
+
+def parse(*arguments):
+    return parse_options(list(arguments))
+
+
+def refusal(*arguments):
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    return str(caught.value)
+
+
+def asked_for_help(*words):
+    """What is printed, and the top-level modules that were imported."""
+    call = [sys.executable, "-X", "importtime", "main.py", *words]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    return done.stdout, {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+
+
+def flags_in(text):
+    return set(re.findall(r"^  --([A-Za-z0-9_-]+)", text, re.MULTILINE))
+
+
+ALL_FLAGS = {flag.name for flags in FLAGS.values() for flag in flags}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--mode=test", "--help"], ["--help-all"]])
+def test_help_imports_no_heavy_library(words):
+    _, imported = asked_for_help(*words)
+    assert "vpr" in imported
+    assert not imported & {"torch", "torchvision", "faiss", "scipy", "numpy"}
+
+
+def test_help_shows_the_modes_and_few_flags(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    for mode in MODES:
+        assert re.search(rf"^  {mode} +\w", text, re.MULTILINE), mode
+    shown = flags_in(text)
+    assert {"dataset", "root", "arch", "resume"} <= shown and not {"lr", "pruneRatio", "nprobe"} & shown
+    assert "--help-all" in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "there", "absent"),
+    [
+        ("test", {"split", "explain", "nprobe", "pcaDim", "arch"}, {"lr", "pruneRatio", "quantize", "top", "nPCA"}),
+        ("train", {"lr", "margin", "trunkCache", "arch"}, {"split", "panels", "pcaDim", "index"}),
+        ("locate", {"top", "json", "utmZone", "split"}, {"lr", "explain", "recallValues"}),
+        ("spec", {"dataset", "root", "skipBroken"}, {"arch", "imageSize", "precision"}),
+    ],
+)
+def test_help_of_a_mode_shows_its_flags(mode, there, absent, capsys):
+    for words in ([f"--mode={mode}", "--help"], ["--help", "--mode", mode]):
+        with pytest.raises(SystemExit):
+            parse(*words)
+        shown = flags_in(capsys.readouterr().out)
+        assert there <= shown and not absent & shown
+
+
+def test_help_all_shows_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help-all")
+    assert flags_in(capsys.readouterr().out) == ALL_FLAGS | {"help-all"}
+
+
+def test_help_of_an_unknown_mode_is_a_user_error():
+    assert "tset" in refusal("--mode=tset", "--help")
+
+
+def typed(name):
+    """A flag with a value that it accepts."""
+    flag = next(flag for flags in FLAGS.values() for flag in flags if flag.name == name)
+    value = {"imageSize": ["48", "64"], "channels": ["8"], "recallValues": ["1"], "utmZone": ["17N"]}.get(name)
+    if "choices" in flag.reading:
+        value = [flag.reading["choices"][0]]
+    if flag.reading.get("action") == "store_true":
+        return [f"--{name}"]
+    return [f"--{name}", *(value or ["0.5" if name == "pruneRatio" else "2"])]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_flags_that_a_mode_does_not_read_are_refused_or_named(mode):
+    for name in sorted(ALL_FLAGS - flags_of_mode(mode)):
+        words = [f"--mode={mode}", *typed(name)]
+        if name == "resume":
+            continue  # refused by a message of its own
+        if name in TOLERATED:
+            assert [f"--{name}" in note and f"--mode={mode}" in note for note in parse(*words).notes] == [True], name
+        else:
+            text = refusal(*words)
+            assert f"--{name} has no effect in --mode={mode}" in text, name
+            readers = [other for other in MODES if name in flags_of_mode(other)]
+            assert readers and text.split("only in ")[1].split(":")[0] == ", ".join(readers), name
+
+
+def test_flags_of_pytorch_netvlad_are_taken_in_every_mode(capsys):
+    """Its users type one line of flags for all modes; what has no effect is said in one line."""
+    line = ["--lr=0.01", "--margin=0.2", "--nEpochs=3", "--split=test", "--ckpt=best", "--cachePath=c", "--nocuda"]
+    for mode in MODES:
+        names = [word[2:].split("=")[0] for word in line]
+        idle = {f"--{name}" for name in names if name not in flags_of_mode(mode)}
+        notes = parse(f"--mode={mode}", *line).notes
+        assert len(notes) == bool(idle)
+        assert {word for note in notes for word in note.split(": ")[1].split(", ")} == idle
+    assert not parse("--mode=train", "--lr=0.01", "--nEpochs=3").notes
+
+
+def test_what_has_no_effect_is_printed_before_the_work(tmp_path, capsys):
+    assert main(["--mode=cluster", f"--root={tmp_path}", "--lr=0.1", "--pooling=max"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "without effect in --mode=cluster: --lr\n" and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--mode=test", "--pcaDim=64", "--noWhiten"], ["--pcaDim=64", "--noWhiten"]),
+        (["--mode=locate", "--pcaDim=64", "--noWhiten", "a.jpg"], ["--pcaDim=64", "--noWhiten"]),
+        (["--mode=test", "--saveDescriptors=a", "--loadDescriptors=b"], ["--saveDescriptors=a", "--loadDescriptors"]),
+        (["--mode=compare", "--resume", "run"], ["--mode=compare", "--resume"]),
+        (["--mode=compare", "run", "--index=Flat"], ["--index", "test, index, locate"]),
+        (["--mode=compare", "run", "--saveDescriptors=a.h5"], ["--saveDescriptors", "only in test"]),
+        (["--mode=compare", "run", "--loadDescriptors=a.h5"], ["--loadDescriptors", "only in test"]),
+        (["--mode=compare", "run", "--explain"], ["--explain", "only in test"]),
+    ],
+)  # fmt: skip
+def test_contradictory_and_idle_flags_are_refused(words, named):
+    text = refusal(*words)
+    assert all(word in text for word in named), text

@@ -1,0 +1,363 @@
+"""The command line: names, defaults, bad values, and what a resumed run brings along."""
+
+import json
+import re
+import shlex
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from main import main
+from vpr.cli.flags import CLUSTER_FLAGS, FLAGS
+from vpr.cli.options import command_line, flags_of, parse_options
+from vpr.common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Flags that users of pytorch-NetVlad type, which stay as they are.
+# name: a value that is not the default, as typed and as read; None where the flag stands alone
+ACCEPTED = {
+    "mode": ("cluster", "cluster"),
+    "batchSize": ("2", 2),
+    "cacheBatchSize": ("5", 5),
+    "cacheRefreshRate": ("0", 0),
+    "nEpochs": ("7", 7),
+    "start-epoch": ("3", 3),
+    "nGPU": ("1", 1),
+    "optim": ("ADAM", "ADAM"),
+    "lr": ("0.5", 0.5),
+    "lrStep": ("9", 9),
+    "lrGamma": ("0.25", 0.25),
+    "weightDecay": ("0", 0.0),
+    "momentum": ("0.5", 0.5),
+    "nocuda": (None, True),
+    "threads": ("0", 0),
+    "seed": ("9", 9),
+    "dataPath": ("elsewhere", "elsewhere"),
+    "runsPath": ("elsewhere", "elsewhere"),
+    "savePath": ("elsewhere", "elsewhere"),
+    "cachePath": ("elsewhere", "elsewhere"),
+    "ckpt": ("best", "best"),
+    "evalEvery": ("3", 3),
+    "patience": ("0", 0),
+    "dataset": ("tokyo247", "tokyo247"),
+    "arch": ("alexnet", "alexnet"),
+    "vladv2": (None, True),
+    "pooling": ("max", "max"),
+    "num_clusters": ("8", 8),
+    "margin": ("0.25", 0.25),
+    "split": ("test", "test"),
+    "fromscratch": (None, True),
+}
+
+# What those users get where they type nothing.
+DEFAULTS = {
+    "batchSize": 4,
+    "cacheBatchSize": 24,
+    "cacheRefreshRate": 1000,
+    "nEpochs": 30,
+    "lrStep": 5,
+    "lrGamma": 0.5,
+    "weightDecay": 0.001,
+    "momentum": 0.9,
+    "seed": 123,
+    "patience": 10,
+    "num_clusters": 64,
+    "margin": 0.1,
+    "dataPath": "centroids",
+    "runsPath": "runs",
+    "savePath": "checkpoints",
+    "dataset": "pittsburgh",
+    "arch": "vgg16",
+    "pooling": "netvlad",
+    "vladv2": False,
+    "optim": "SGD",
+    "start_epoch": 0,
+    "nNeg": 10,
+    "nNegSample": 1000,
+    "evalEvery": 1,
+    "split": "val",
+    "recallValues": [1, 5, 10, 20],
+    "panels": 10,
+}
+
+STORED = {
+    "arch": "alexnet",
+    "weights": "IMAGENET1K_V1",
+    "fromscratch": False,
+    "pooling": "netvlad",
+    "num_clusters": 16,
+    "dataset": "pittsburgh",
+    "root": "/images/of/the/run",
+    "lr": 0.25,
+    "margin": 0.5,
+    "nEpochs": 7,
+    "evalEvery": 2,
+    "threads": 3,
+    "cacheBatchSize": 11,
+    "savePath": "kept",
+}
+
+
+def parse(*arguments):
+    return parse_options(list(arguments))
+
+
+def refusal(*arguments):
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    return str(caught.value)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(name="2024-01-01_00-00-00.000_alexnet_netvlad", **changes):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "flags.json").write_text(json.dumps({**STORED, **changes}))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_flag_is_accepted_and_read(name):
+    typed, value = ACCEPTED[name]
+    words = [f"--{name}"] if typed is None else [f"--{name}={typed}"]
+    options = parse(*([] if name == "mode" else ["--mode=train"]), *words)
+    read = getattr(options, name.replace("-", "_"))
+    assert read == value and type(read) is type(value)
+    assert options.given[name.replace("-", "_")] == value
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default_value(name):
+    value = getattr(parse("--mode=train"), name)
+    assert value == DEFAULTS[name] and type(value) is type(DEFAULTS[name])
+
+
+def test_default_learning_rate_is_smaller_on_pitts250k():
+    assert parse("--mode=train").lr == 1e-3
+    assert parse("--mode=train", "--dataset=tokyotm").lr == parse("--mode=train", "--dataset=tokyo247").lr == 1e-4
+    assert parse("--mode=train", "--dataset=pitts250k").lr == 1e-4
+    assert parse("--mode=train", "--dataset=pitts250k", "--lr=0.02").lr == 0.02
+
+
+@pytest.mark.parametrize(("arch", "weights"), [("vgg16", "IMAGENET1K_FEATURES"), ("alexnet", "IMAGENET1K_V1")])
+def test_default_weights_depend_on_the_backbone(arch, weights):
+    options = parse("--mode=train", f"--arch={arch}")
+    assert options.weights == weights and options.fromscratch is False
+
+
+@pytest.mark.parametrize(("mode", "which"), [("train", "latest"), ("test", "best")])
+def test_default_checkpoint_depends_on_the_mode(mode, which):
+    assert parse(f"--mode={mode}").ckpt == which
+
+
+def test_fromscratch_is_the_same_as_weights_none():
+    long, short = parse("--mode=train", "--fromscratch"), parse("--mode=train", "--weights=none")
+    assert flags_of(long) == flags_of(short)
+    assert long.weights == "none" and long.fromscratch is True
+    assert flags_of(parse("--mode=train", "--fromscratch", "--weights=NONE")) == flags_of(long)
+
+
+def test_fromscratch_contradicts_pretrained_weights():
+    text = refusal("--mode=train", "--fromscratch", "--weights=DEFAULT")
+    assert "--fromscratch" in text and "--weights=DEFAULT" in text
+
+
+def test_every_flag_has_a_help_line(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help-all"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for flag in chain(*FLAGS.values()):
+        assert flag.help and "\n" not in flag.help, flag.name
+        assert re.search(rf" --{flag.name} ([^-][^ ]* )*{re.escape(' '.join(flag.help.split()))}", shown), flag.name
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--batchSize=0"], "--batchSize"),
+        (["--batchSize=many"], "--batchSize"),
+        (["--seed=1.5"], "--seed"),
+        (["--threads=-1"], "--threads"),
+        (["--num_clusters=1"], "--num_clusters"),
+        (["--lrStep=0"], "--lrStep"),
+        (["--lr=-0.1"], "--lr"),
+        (["--lr=nan"], "--lr"),
+        (["--margin=inf"], "--margin"),
+        (["--imageSize", "480"], "--imageSize"),
+        (["--arch=resnet"], "--arch"),
+        (["--optim=sgdm"], "--optim"),
+        (["--mode=tset"], "--mode"),
+        (["--batch=3"], "--batch"),
+        (["--nosuchflag=3"], "--nosuchflag"),
+        (["stray"], "stray"),
+        (["--nGPU=2"], "--nGPU"),
+        (["--nocuda", "--device=cuda"], "--nocuda"),
+        (["--normalization=caffe"], "--normalization"),
+    ],
+)
+def test_bad_value_is_one_line_that_names_it(words, named, capsys):
+    assert named in refusal("--mode=train", *words)
+    assert main(["--mode=train", *words]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: ") and output.err.count("\n") == 1
+
+
+def test_missing_mode_is_a_user_error():
+    assert "--mode=train" in refusal("--batchSize=2")
+    assert "--mode=train" in refusal()
+
+
+def test_resume_takes_over_the_stored_flags(make_run):
+    run = make_run()
+    options = parse("--mode=train", f"--resume={run}")
+    assert options.run == run
+    for name in ("arch", "weights", "num_clusters", "dataset", "root", "lr", "margin", "nEpochs", "evalEvery"):
+        assert getattr(options, name) == STORED[name], name
+    assert options.savePath == "kept"
+    assert options.cacheBatchSize == 11
+    assert parse("--mode=test", f"--resume={run}").cacheBatchSize == 24  # of the training alone
+    assert options.batchSize == 4  # not stored
+
+
+def test_typed_flags_win_over_stored_ones_where_they_may(make_run):
+    options = parse("--mode=train", f"--resume={make_run()}", "--nEpochs=50", "--threads=1", "--arch=alexnet")
+    assert (options.nEpochs, options.threads, options.arch, options.lr) == (50, 1, "alexnet", 0.25)
+
+
+def test_without_resume_nothing_is_taken_over(make_run):
+    options = parse("--mode=train", f"--runsPath={make_run().parent}")
+    assert options.run is None and options.arch == "vgg16" and options.nEpochs == 30
+
+
+def test_bare_resume_takes_the_newest_run(make_run):
+    newer = make_run("2024-02-10_09-00-00.000_alexnet_netvlad", num_clusters=32)
+    make_run("2024-02-09_10-00-00.000_vgg16_netvlad")
+    unfinished = newer.parent / "2025-01-01_00-00-00.000_vgg16_netvlad"  # has no flags: is not a run
+    unfinished.mkdir()
+    options = parse("--mode=test", f"--runsPath={newer.parent}", "--resume")
+    assert options.run == newer and options.num_clusters == 32
+
+
+def test_bare_resume_without_any_run_says_where_it_looked(tmp_path):
+    assert str(tmp_path) in refusal("--mode=train", "--resume", f"--runsPath={tmp_path}")
+
+
+def test_resume_of_a_folder_that_is_no_run_names_it(tmp_path):
+    assert str(tmp_path) in refusal("--mode=train", f"--resume={tmp_path}")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_flags_file_is_named(make_run, content):
+    run = make_run()
+    (run / "flags.json").write_text(content)
+    assert str(run / "flags.json") in refusal("--mode=test", f"--resume={run}")
+
+
+@pytest.mark.parametrize(
+    ("mode", "word", "stored"),
+    [
+        ("train", "--num_clusters=64", "num_clusters=16"),
+        ("test", "--num_clusters=64", "num_clusters=16"),
+        ("test", "--arch=vgg16", "arch=alexnet"),
+        ("train", "--lr=0.001", "lr=0.25"),
+        ("train", "--dataset=toy", "dataset=pittsburgh"),
+    ],
+)
+def test_contradiction_names_both_values(make_run, mode, word, stored):
+    text = refusal(f"--mode={mode}", f"--resume={make_run()}", word)
+    assert word in text and stored in text
+
+
+def test_fromscratch_contradicts_a_run_with_pretrained_weights(make_run):
+    text = refusal("--mode=train", f"--resume={make_run()}", "--fromscratch")
+    assert "none" in text and "IMAGENET1K_V1" in text
+
+
+def test_start_epoch_cannot_be_given_to_a_resumed_training(make_run):
+    assert "--start-epoch" in refusal("--mode=train", f"--resume={make_run()}", "--start-epoch=2")
+
+
+def test_cluster_mode_refuses_resume(make_run):
+    assert "--resume" in refusal("--mode=cluster", f"--resume={make_run()}")
+
+
+def test_test_mode_on_another_dataset_leaves_the_runs_images(make_run):
+    run = make_run()
+    same = parse("--mode=test", f"--resume={run}", "--dataset=pittsburgh")
+    assert same.root == STORED["root"]
+    other = parse("--mode=test", f"--resume={run}", "--dataset=tokyo247")
+    assert other.dataset == "tokyo247" and other.num_clusters == 16
+    assert Path(other.root) == ROOT
+    assert parse("--mode=test", f"--resume={run}", "--dataset=tokyo247", "--root=/mine").root == "/mine"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--arch=alexnet"],
+        ["--dataset=toy"],
+        ["--arch=alexnet", "--dataset=pitts250k", "--num_clusters=8", "--seed=0"],
+        ["--fromscratch"],
+        ["--weights=none", "--normalization=unit"],
+        ["--weights=my weights/it's $HOME.pth", "--normalization=caffe"],
+        ["--weights=DEFAULT"],
+        ["--root=/with a space/and 'quotes'", "--imageSize", "48", "64", "--dataPath=a;b"],
+        ["--device=cpu"],
+        ["--nocuda", "--dataset=toy", "--root=here"],
+    ],
+)
+def test_printed_command_gives_the_same_options_when_parsed(words):
+    options = parse("--mode=train", *words)
+    program, script, *printed = shlex.split(command_line(options, "cluster", CLUSTER_FLAGS))
+    assert (program, script, printed[0]) == ("python", "main.py", "--mode=cluster")
+    again = parse(*printed)
+    for name in ("arch", "dataset", *CLUSTER_FLAGS):
+        assert getattr(again, name) == getattr(options, name), name
+
+
+def test_printed_command_of_a_resumed_run_needs_no_run(make_run):
+    options = parse("--mode=train", f"--resume={make_run()}")
+    again = parse(*shlex.split(command_line(options, "cluster", CLUSTER_FLAGS))[2:])
+    for name in ("arch", "dataset", *CLUSTER_FLAGS):
+        assert getattr(again, name) == getattr(options, name), name
+
+
+def test_printed_command_is_silent_about_defaults():
+    line = command_line(parse("--mode=train"), "cluster", CLUSTER_FLAGS)
+    assert line == "python main.py --mode=cluster --arch=vgg16"
+    line = command_line(parse("--mode=train", "--weights=none"), "cluster", CLUSTER_FLAGS)
+    assert line == "python main.py --mode=cluster --arch=vgg16 --fromscratch"
+
+
+def test_printed_command_carries_the_device():
+    assert "--device=cpu" in shlex.split(command_line(parse("--mode=train", "--nocuda"), "cluster", CLUSTER_FLAGS))
+
+
+def test_nocuda_means_the_cpu():
+    assert parse("--mode=train", "--nocuda").device == "cpu"
+
+
+def test_names_of_torchvision_weights_are_read_in_any_case():
+    assert parse("--mode=train", "--weights=imagenet1k_v1").weights == "IMAGENET1K_V1"
+
+
+def test_recall_values_are_sorted_and_distinct():
+    assert parse("--mode=test", "--recallValues", "10", "1", "10", "5").recallValues == [1, 5, 10]
+
+
+def test_version_of_the_pooling_belongs_to_the_run(make_run):
+    version_2 = make_run("2024-01-01_00-00-00.000_alexnet_netvlad", vladv2=True)
+    assert parse("--mode=test", f"--resume={version_2}").vladv2 is True
+    version_1 = make_run("2024-01-02_00-00-00.000_alexnet_netvlad", vladv2=False)
+    text = refusal("--mode=test", f"--resume={version_1}", "--vladv2")
+    assert "vladv2=True" in text and "vladv2=False" in text
+
+
+def test_user_error_is_one_line_whatever_its_text():
+    assert str(UserError("first\n  second\r\n\tthird\n")) == "first second third"

@@ -1,0 +1,337 @@
+"""Exported models give the descriptors and the recalls of the models they were exported from."""
+
+import json
+import resource
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+from netvlad import NetVLAD
+from pittsburgh import read_places
+from vpr.artifacts.model import load_model
+from vpr.cli.options import parse_options
+from vpr.common.errors import UserError
+from vpr.compression.onnx_export import calibration_images
+from vpr.data.places import PlacesSpec, load_places
+from vpr.data.reader import Reading
+from vpr.models.card import card_of
+from vpr.models.onnx_model import OnnxModel
+from vpr.models.poolings.netvlad_pooling import PlainNetVLAD
+from vpr.modes.compare import options_on_one_set
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason=f"{package}, an optional package, is not installed")
+import onnx  # noqa: E402
+
+
+@pytest.mark.parametrize("vladv2", [False, True])
+@pytest.mark.parametrize("normalize_input", [True, False])
+def test_the_plain_layer_is_the_layer(vladv2, normalize_input):
+    torch.manual_seed(0)
+    layer = NetVLAD(5, 7, vladv2, normalize_input)
+    torch.nn.init.normal_(layer.conv.weight, std=3)
+    features = torch.randn(2, 7, 4, 6)
+    torch.testing.assert_close(PlainNetVLAD(layer)(features), layer(features), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained(copy_toy_run, tmp_path_factory):
+    """Flags of a folder with a run of one epoch, whitened to 16 dimensions."""
+    copied = copy_toy_run(tmp_path_factory.mktemp("export"))
+    assert main.main([*copied.places, "--mode=whiten", "--resume", "--pcaDim=16"]) == 0
+    return copied.places, copied.run
+
+
+@pytest.fixture(scope="module")
+def exported(trained, exported_toy_run):
+    """The three files of a run's model, without its whitening, by kind; and that with it as `white`."""
+    places, run = trained
+    files = {"fp32": Path(shutil.copy(exported_toy_run, run / "fp32.onnx"))}
+    for kind, flags in {
+        "int8": ["--noWhiten", "--quantize=int8"], "fp16": ["--noWhiten", "--quantize=fp16"], "white": [],
+    }.items():  # fmt: skip
+        files[kind] = run / f"{kind}.onnx"
+        assert main.main([*places, "--mode=export", f"--resume={run}", f"--out={files[kind]}", *flags]) == 0
+    return files
+
+
+def images(batch, height, width, seed=0):
+    coarse = torch.rand(batch, 3, 8, 10, generator=torch.Generator().manual_seed(seed))
+    return (255 * torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")).to(torch.uint8)
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 120, 160), (7, 120, 160), (2, 90, 133), (3, 161, 70)])
+def test_descriptors_are_those_of_pytorch_for_any_batch_and_size(trained, exported, batch, height, width):
+    """The file was exported from images of another size.
+
+    The bounds of fp16 and int8 say what is still useful, not what rounding can do at most.
+    """
+    model = load_model(trained[1], whitened=False).model
+    values = images(batch, height, width)
+    with torch.no_grad():
+        wanted = model.eval()(values)
+    found = {kind: OnnxModel(exported[kind])(values) for kind in ("fp32", "fp16", "int8")}
+    assert found["fp32"].shape == (batch, 1024)
+    assert (found["fp32"] - wanted).abs().max() < 1e-4
+    assert (found["fp16"] - wanted).norm(dim=1).max() < 0.02
+    cosine = (found["int8"] * wanted).sum(dim=1)
+    assert cosine.min() > 0.95 and (found["int8"] - wanted).abs().max() > 1e-4
+
+
+def results_of(places, run, *flags):
+    assert main.main([*places, "--mode=test", "--panels=0", *flags]) == 0
+    return json.loads((run / "results.json").read_text())[-1]
+
+
+def test_test_mode_takes_the_file_and_counts_the_same_recalls(trained, exported):
+    places, run = trained
+    wanted = results_of(places, run, f"--resume={run}", "--split=test", "--noWhiten")
+    found = results_of(places, run, f"--resume={exported['fp32']}", "--split=test")
+    assert found["recalls"] == wanted["recalls"] and found["queries"] == wanted["queries"] == 12
+    assert found["model"].endswith("fp32 ONNX") and found["descriptor_dim"] == 1024
+
+
+def test_whitening_is_in_the_file(trained, exported):
+    places, run = trained
+    wanted = results_of(places, run, f"--resume={run}", "--split=test")
+    found = results_of(places, run, f"--resume={exported['white']}", "--split=test")
+    assert found["descriptor_dim"] == wanted["descriptor_dim"] == 16
+    assert found["recalls"] == wanted["recalls"]
+
+
+def test_the_card_says_what_the_model_is(trained, exported):
+    card = card_of(exported["int8"])
+    assert card["arch"] == "alexnet" and card["dimension"] == 1024 and card["precision"] == "int8"
+    assert card["source"]["run"] == trained[1].name
+    assert card["flags"]["num_clusters"] == 4
+    trunk = sum(value.numel() for value in torch.load(
+        trained[1] / "checkpoints" / "model_best.pth.tar", weights_only=True)["state_dict"].values())  # fmt: skip
+    assert card["parameters"] == trunk
+
+
+def test_a_file_is_tested_on_the_images_of_its_run(trained, exported, capsys):
+    places, run = trained
+    plain = [flag for flag in places if not flag.startswith(("--dataset", "--root"))]
+    wanted = results_of(plain, run, f"--resume={run}", "--noWhiten")
+    assert results_of(plain, run, f"--resume={exported['fp32']}")["recalls"] == wanted["recalls"]
+    capsys.readouterr()
+    assert main.main([*plain, "--mode=compare", str(run), str(exported["fp32"])]) == 0
+
+
+def rewritten(path, target, **flags):
+    """An exported file of before checksums, with other flags in its card; None takes one out."""
+    model = onnx.load(path)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    card = {name: value for name, value in card_of(path).items() if name != "checksum"}
+    card["flags"] = {name: value for name, value in {**card["flags"], **flags}.items() if value is not None}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {"format": properties["format"], "card": json.dumps(card)})
+    onnx.save(model, target)
+    return target
+
+
+def test_a_file_without_its_root_is_still_taken_and_says_so(trained, exported, tmp_path, capsys):
+    places, run = trained
+    old = rewritten(exported["fp32"], tmp_path / "old.onnx", root=None, skipBroken=None)
+    plain = [flag for flag in places if not flag.startswith(("--dataset", "--root"))]
+    assert parse_options(["--mode=test", f"--resume={old}", "--root=typed"]).root == "typed"
+    pittsburgh = rewritten(old, tmp_path / "pittsburgh.onnx", dataset="pittsburgh")
+    (note,) = parse_options(["--mode=test", f"--resume={pittsburgh}"]).notes
+    assert str(pittsburgh) in note and "--root" in note
+    assert main.main([*plain, "--mode=compare", str(old), str(run)]) == 0
+    assert f"{old} does not say where its images are" in capsys.readouterr().out
+
+
+def test_a_file_on_another_dataset_leaves_the_images_of_its_run(exported):
+    other = parse_options(["--mode=test", f"--resume={exported['fp32']}", "--dataset=tokyo247"])
+    assert other.dataset == "tokyo247" and not other.root.endswith("city")
+
+
+@pytest.mark.parametrize("flag", ["--pcaDim=8", "--noWhiten", "--precision=fp32", "--ckpt=latest"])
+@pytest.mark.parametrize("mode", ["test", "index", "locate"])
+def test_what_a_file_holds_inside_cannot_be_asked_for(exported, flag, mode):
+    with pytest.raises(UserError) as caught:
+        parse_options([f"--mode={mode}", f"--resume={exported['fp32']}", flag])
+    assert flag.split("=")[0] in str(caught.value) and str(exported["fp32"]) in str(caught.value)
+
+
+def test_runs_beside_a_file_may_be_asked_for_a_precision(trained, exported):
+    typed = parse_options(
+        ["--mode=compare", "--precision=fp32", "--ckpt=latest", str(trained[1]), str(exported["fp32"])]
+    )
+    run, file = options_on_one_set(typed, typed.inputs)
+    assert (run.precision, run.ckpt) == ("fp32", "latest") and "precision" not in file.given
+    alone = parse_options(["--mode=compare", "--precision=fp32", str(exported["fp32"])])
+    with pytest.raises(UserError, match="--precision has no effect"):
+        options_on_one_set(alone, alone.inputs)
+
+
+class Session:
+    """Stands in for ONNX Runtime's session on a machine with a GPU."""
+
+    def __init__(self, path, options, providers):
+        self.providers = providers
+        self.card = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+    def set_providers(self, providers, options=None):
+        self.providers = providers
+
+    def get_providers(self):
+        return self.providers
+
+    def get_modelmeta(self):
+        return SimpleNamespace(custom_metadata_map=self.card)
+
+
+@pytest.mark.parametrize(
+    ("available", "asked", "wanted"),
+    [
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda:0", "cuda:0"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], "cpu", "cpu"),
+        (["CPUExecutionProvider"], "cuda:0", "cpu"),
+    ],
+)
+def test_a_file_runs_on_the_device_that_was_asked_for(exported, monkeypatch, available, asked, wanted):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    model = OnnxModel(exported["fp32"]).to_device(torch.device(asked), "auto")
+    assert model.session.providers[0] == ("CUDAExecutionProvider" if wanted != "cpu" else "CPUExecutionProvider")
+    assert model.device == torch.device(wanted)
+
+
+def test_int8_and_fp16_files_are_smaller(exported):
+    sizes = {kind: path.stat().st_size for kind, path in exported.items()}
+    assert sizes["int8"] < sizes["fp32"] / 3.5
+    assert sizes["fp16"] < sizes["fp32"] / 1.8
+
+
+def test_the_trunk_is_in_int8_and_the_head_is_not(exported):
+    graph = onnx.load(exported["int8"]).graph
+    readers = {name: node for node in graph.node for name in node.input}
+    quantised = {readers[node.output[0]].op_type for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert "Conv" in quantised and "MatMul" not in quantised and "Softmax" not in quantised
+    assert sum(value.data_type == onnx.TensorProto.INT8 and len(value.dims) == 4 for value in graph.initializer) == 5
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_images_of_any_kind_are_described_as_the_same_image_in_rgb(trained, exported, tmp_path, tiny_city, mode):
+    """A grey, CMYK, palette or transparent image in the database."""
+    places, _ = trained
+    root = tmp_path / "city"
+    shutil.copytree(tiny_city, root)
+    flags = [flag for flag in places if not flag.startswith("--root")]
+    flags += [f"--root={root}", "--mode=test", "--split=train", f"--resume={exported['int8']}", "--panels=0"]
+    spec = read_places(root / "datasets" / "toy_train.mat")
+    image = root / spec.database_names[0]
+    rgb = Image.open(image).convert("RGB").convert(mode)
+    described = []
+    for picture, ending in ((rgb, {"P": "GIF", "RGBA": "PNG", "L": "PNG", "CMYK": "TIFF"}[mode]), (rgb, "PNG")):
+        picture = picture if not described else picture.convert("RGB")
+        picture.save(image, format=ending)
+        kept = tmp_path / f"{len(described)}.h5"
+        assert main.main([*flags, f"--saveDescriptors={kept}"]) == 0
+        with h5py.File(kept) as file:
+            described.append(file["database"][:2])
+    np.testing.assert_array_equal(*described)
+    assert np.abs(described[0][0].astype(float) - described[0][1]).max() > 1e-2, "images differ"
+
+
+def one_line(capsys, *words):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+
+
+def test_a_file_of_another_program(trained, tmp_path, capsys):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    path = tmp_path / "other.onnx"
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out])), path)
+    assert main.main([*trained[0], "--mode=test", f"--resume={path}"]) == 2
+    one_line(capsys, str(path), "another program")
+
+
+@pytest.mark.parametrize("content", [None, b"junk"])
+def test_a_file_that_is_missing_or_damaged(trained, tmp_path, capsys, content):
+    path = tmp_path / "model.onnx"
+    if content:
+        path.write_bytes(content)
+    assert main.main([*trained[0], "--mode=test", f"--resume={path}"]) == 2
+    one_line(capsys, str(path))
+
+
+@pytest.mark.parametrize("at", [0.01, 0.5, 0.9, -110, -3])
+def test_a_changed_byte_of_an_exported_file_is_noticed(trained, exported, tmp_path, capsys, at):
+    """In the graph, its weights, the card, and the checksum itself."""
+    content = bytearray(exported["fp32"].read_bytes())
+    content[int(at * len(content)) if at > 0 else at] ^= 8
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert main.main([*trained[0], "--mode=test", f"--resume={path}"]) == 2
+    one_line(capsys, str(path), "damaged")
+
+
+def test_a_file_of_an_earlier_version_has_no_checksum_and_works(trained, exported, tmp_path, capsys):
+    places, _ = trained
+    rewritten(exported["fp32"], tmp_path / "model.onnx")
+    capsys.readouterr()
+    assert main.main([*places, "--mode=test", "--panels=0", f"--resume={tmp_path / 'model.onnx'}"]) == 0
+    assert "without a checksum" in capsys.readouterr().out
+
+
+def test_an_exported_model_cannot_be_trained(trained, exported, capsys):
+    assert main.main([*trained[0], "--mode=train", f"--resume={exported['fp32']}"]) == 2
+    one_line(capsys, "exported models serve test, index and locate")
+
+
+def test_exporting_a_run_that_does_not_exist(trained, tmp_path, capsys):
+    assert main.main([*trained[0], "--mode=export", f"--resume={tmp_path / 'absent'}"]) == 2
+    one_line(capsys, "absent")
+
+
+def test_a_name_that_is_not_onnx(trained, tmp_path, capsys):
+    assert main.main([*trained[0], "--mode=export", "--resume", f"--out={tmp_path / 'model.pt'}"]) == 2
+    one_line(capsys, ".onnx")
+
+
+def test_a_full_disk_leaves_nothing(trained, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # writing more fails, as a full disk does
+    try:
+        assert main.main([*trained[0], "--mode=export", "--resume", f"--out={tmp_path / 'model.onnx'}"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    one_line(capsys, "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnx_runtime(trained, exported, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    places, run = trained
+    assert main.main([*places, "--mode=test", f"--resume={exported['fp32']}"]) == 2
+    one_line(capsys, "onnxruntime", "requirements-deploy.txt")
+    assert main.main([*places, "--mode=export", f"--resume={run}"]) == 2
+    one_line(capsys, "onnxruntime", "requirements-deploy.txt")
+
+
+def test_images_too_small_for_an_exported_model(exported):
+    with pytest.raises(UserError, match="12x10"):
+        OnnxModel(exported["fp32"])(torch.zeros(1, 3, 10, 12, dtype=torch.uint8))
+
+
+def test_images_for_calibration_are_bytes_in_the_models_layout(trained):
+    root = next(flag for flag in trained[0] if flag.startswith("--root=")).removeprefix("--root=")
+    files = load_places(PlacesSpec("toy", Path(root)), "train").database_files
+    calibration = calibration_images(files, Reading(), seed=0)
+    assert len(calibration) == 48
+    assert {image.dtype for image in calibration} == {np.dtype(np.uint8)}
+    assert {image.shape for image in calibration} == {(1, 120, 160, 3)}

@@ -1,0 +1,189 @@
+"""Images to descriptors: number formats, batch sizes, and where memory ends."""
+
+import math
+
+import pytest
+import torch
+from drawing import draw_image
+from PIL import Image
+
+from vpr.cli.options import parse_options
+from vpr.cli.specs import model_spec
+from vpr.common import device as precision
+from vpr.common import memory
+from vpr.common.errors import UserError
+from vpr.data.reader import ImageReader
+from vpr.descriptors import describe as descriptors
+from vpr.descriptors.describe import automatic_batch_size, describe
+from vpr.models.place_model import build_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def images(tmp_path):
+    return [draw_image(tmp_path / f"{number}.png", (96, 64), number) for number in range(6)]
+
+
+def make(*flags):
+    options = parse_options(["--mode=test", "--arch=alexnet", "--fromscratch", "--pooling=avg", *flags])
+    return build_model(model_spec(options)).to_device(CPU, options.precision), options
+
+
+def described(images, *flags):
+    model, options = make(*flags)
+    return describe(model, ImageReader(images, None, 0), range(len(images)), options.cacheBatchSize, "test")
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_half_precision_gives_nearly_the_same_descriptors(images, name):
+    wanted, sizes = described(images, "--precision=fp32")
+    found, _ = described(images, f"--precision={name}")
+    between_images = torch.pdist(wanted.float()).min()
+    apart = (found.float() - wanted.float()).norm(dim=1).max()
+    assert 0 < apart < between_images / 5
+    assert sizes == {(64, 96)}
+
+
+def test_weights_and_pooling_stay_in_float32():
+    model, _ = make("--precision=bf16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    features = model.local_descriptors(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert features.dtype == torch.float32
+    assert torch.equal(features, features.bfloat16().float()), "the trunk computes in bf16"
+
+
+def test_frozen_features_are_told_from_images_by_what_is_asked_not_by_their_type():
+    """Features that happen to be bytes are features all the same."""
+    model, _ = make("--precision=fp32")
+    model.backbone.first_trained = 10
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = model.frozen_features(images)
+        torch.testing.assert_close(model.finish_features(features), model.local_descriptors(images))
+        torch.testing.assert_close(model.describe_features(features), model(images))
+        rounded = (10 * features).clamp(0, 255).to(torch.uint8)
+        torch.testing.assert_close(model.finish_features(rounded), model.finish_features(rounded.float()))
+
+
+def test_labels_say_the_precision():
+    for name in ("fp32", "bf16", "fp16"):
+        model, _ = make(f"--precision={name}")
+        assert model.name.endswith(f", {name}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [({"avx2"}, torch.float32), ({"avx512_bf16", "avx2"}, torch.bfloat16), ({"amx_bf16"}, torch.bfloat16)],
+)
+def test_auto_is_bf16_only_where_the_processor_multiplies_it(monkeypatch, flags, wanted):
+    monkeypatch.delenv(precision.AUTO_VARIABLE, raising=False)
+    monkeypatch.setattr(precision, "processor_flags", lambda: flags)
+    assert precision.compute_dtype("auto", CPU) == wanted
+
+
+@pytest.mark.parametrize(("capability", "wanted"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_auto_is_bf16_only_where_the_gpu_multiplies_it(monkeypatch, capability, wanted):
+    monkeypatch.delenv(precision.AUTO_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert precision.compute_dtype("auto", torch.device("cuda")) == wanted
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.parametrize("flags", [{"avx2"}, {"avx512_bf16"}])
+def test_a_variable_says_what_auto_means_whatever_the_processor(monkeypatch, name, flags):
+    monkeypatch.setenv(precision.AUTO_VARIABLE, name)
+    monkeypatch.setattr(precision, "processor_flags", lambda: flags)
+    assert make()[0].dtype == precision.DTYPES[name]
+    assert make("--precision=fp16")[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 100, 0])
+def test_the_batch_size_changes_nothing(images, batch_size, name):
+    found, _ = described(images, f"--cacheBatchSize={batch_size}", f"--precision={name}")
+    wanted, _ = described(images, "--cacheBatchSize=2", f"--precision={name}")
+    assert torch.pdist(wanted.float()).min() > 1e-2, "the images must differ"
+    # float32: other orders of summation, then the rounding of a stored number below 1 to float16.
+    assert (found.float() - wanted.float()).abs().max() <= (2**-11 if name == "fp32" else 0)
+
+
+@pytest.mark.parametrize(("name", "bytes_each"), [("fp32", 4), ("bf16", 2)])
+def test_bytes_of_an_image_are_those_of_the_largest_layer(name, bytes_each):
+    model, _ = make(f"--precision={name}")
+    # AlexNet's first layer: 3 channels of 64x96 in, 64 of 15x23 out; the output's ReLU reads and writes 64.
+    # The image itself is normalised in float32.
+    largest = max(4 * 3 * 64 * 96, bytes_each * (3 * 64 * 96 + 64 * 15 * 23), bytes_each * 2 * 64 * 15 * 23)
+    assert model.bytes_per_image(64, 96) == largest
+
+
+def test_the_automatic_batch_is_as_large_as_memory_allows(images, monkeypatch):
+    model, _ = make()
+    reader = ImageReader(images, None, 0)
+    each = model.bytes_per_image(64, 96)
+    for available, wanted in ((4 * 10 * each, 10), (1, 1), (1 << 60, min(256, (1 << 30) // each))):
+        monkeypatch.setattr(descriptors, "available_bytes", lambda available=available: available)
+        assert automatic_batch_size(model, reader) == wanted
+
+
+def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(images, monkeypatch, capsys):
+    model, options = make("--cacheBatchSize=5")
+    wanted, _ = described(images, "--cacheBatchSize=2")
+    seen, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda values: seen.append(len(values)) or forward(values))
+    each = model.bytes_per_image(64, 96)
+    monkeypatch.setattr(descriptors, "available_bytes", lambda: 2 * 2 * each + each)  # half of it: 2 images
+    found, _ = describe(model, ImageReader(images, None, 0), range(6), options.cacheBatchSize, "test")
+    assert seen == [2, 2, 1, 1]
+    assert (found.float() - wanted.float()).abs().max() <= 2**-11
+    said = [line for line in capsys.readouterr().out.splitlines() if "memory holds" in line]
+    assert len(said) == 1 and "2 images of 96x64 pixels at once, not 5" in said[0] and "--imageSize" in said[0]
+
+
+def test_an_image_for_which_memory_has_no_room_is_one_line_before_it_is_described(images, monkeypatch):
+    model, options = make()
+    each = model.bytes_per_image(64, 96)
+    monkeypatch.setattr(descriptors, "available_bytes", lambda: each - 1)
+    monkeypatch.setattr(model, "forward", lambda _: pytest.fail("the kernel would have killed us here"))
+    with pytest.raises(UserError, match=r"96x64 pixels .* GB of memory are free: .*--imageSize"):
+        describe(model, ImageReader(images, None, 0), range(2), options.cacheBatchSize, "test")
+
+
+@pytest.mark.parametrize("flag", ["--cacheBatchSize=0", "--cacheBatchSize=24"])
+def test_an_image_too_small_for_the_trunk_is_one_line(tmp_path, flag):
+    model, options = make(flag)
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    with pytest.raises(UserError, match="20x20 pixels, the backbone needs at least"):
+        describe(model, ImageReader([tmp_path / "small.png"], None, 0), range(1), options.cacheBatchSize, "test")
+
+
+def test_descriptors_that_are_not_numbers_are_an_error(images):
+    model, options = make()
+    torch.nn.init.constant_(model.encoder[0].weight, math.nan)
+    with pytest.raises(UserError, match="not finite"):
+        describe(model, ImageReader(images, None, 0), range(2), options.cacheBatchSize, "test")
+
+
+def test_running_out_of_memory_says_what_to_lower(images):
+    model, options = make()
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    model.encoder[0].register_forward_pre_hook(no_memory)
+    with pytest.raises(UserError, match="--cacheBatchSize"):
+        describe(model, ImageReader(images, None, 0), range(2), options.cacheBatchSize, "test")
+
+
+def test_available_memory_is_within_the_machines():
+    total = memory.os.sysconf("SC_PAGE_SIZE") * memory.os.sysconf("SC_PHYS_PAGES")
+    assert 0 < memory.available_bytes() <= total
+
+
+def test_sizes_of_images_are_read_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (30, 20)).save(tmp_path / "straight.jpg")
+    assert descriptors.image_size(tmp_path / "turned.jpg") == (30, 20)
+    assert descriptors.image_size(tmp_path / "straight.jpg") == (20, 30)

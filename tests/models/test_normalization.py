@@ -1,0 +1,39 @@
+"""Backbones are cut, and images normalised, as torchvision says."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from drawing import noise
+from PIL import Image
+from torch import nn
+
+from vpr.models.backbones.base import build_backbone
+from vpr.models.normalization import NORMALIZATIONS, normalization_of
+
+
+@pytest.mark.parametrize(("arch", "layers"), [("vgg16", 29), ("alexnet", 11)])
+def test_trunk_ends_with_the_last_convolution(arch, layers):
+    encoder = build_backbone(arch)
+    assert len(encoder) == layers
+    assert isinstance(encoder[-1], nn.Conv2d)
+    with torch.device("meta"):
+        whole = getattr(torchvision.models, arch)(weights=None).features
+    assert [str(layer) for layer in encoder] == [str(layer) for layer in whole[:layers]]
+    assert [type(layer) for layer in whole[layers:]] == [nn.ReLU, nn.MaxPool2d]
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "entry"),
+    [
+        ("features", "vgg16", torchvision.models.VGG16_Weights.IMAGENET1K_FEATURES),
+        ("torchvision", "alexnet", torchvision.models.AlexNet_Weights.IMAGENET1K_V1),
+        ("torchvision", "vgg16", torchvision.models.VGG16_Weights.IMAGENET1K_V1),
+    ],
+)
+def test_normalization_does_what_torchvision_does(name, arch, entry):
+    pixels = noise(32, 32)
+    wanted = entry.transforms(crop_size=32, resize_size=32)(Image.fromarray(pixels)).permute(1, 2, 0).numpy()
+    found, values = normalization_of(arch, entry.name, None)
+    assert found == name and values == NORMALIZATIONS[name]
+    assert np.abs((pixels - np.array(values.mean)) / np.array(values.std) - wanted).max() < 1e-4

@@ -1,0 +1,275 @@
+"""PCA whitening against scikit-learn's, against its own definition, and as a mode."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+import main
+from pittsburgh import read_places, write_places
+from vpr.artifacts.runs import newest_run
+from vpr.common.errors import UserError
+from vpr.models.whitening import (
+    StoredWhitening,
+    Whitening,
+    WhiteningRecipe,
+    learn_whitening,
+    load_whitening,
+    save_whitening,
+)
+
+
+def correlated(count, length, seed=0):
+    """Random rows with a spectrum that decays."""
+    random = np.random.default_rng(seed)
+    scales = 1 / np.arange(1, length + 1)
+    turned = np.linalg.qr(random.normal(size=(length, length)))[0]
+    return torch.from_numpy(random.normal(size=(count, length)) * scales @ turned + random.normal(size=length))
+
+
+def unnormalised(whitening, rows):
+    return ((rows.double() - whitening.mean.double()) @ whitening.projection.double().T).numpy()
+
+
+@pytest.mark.parametrize(("count", "length"), [(200, 30), (25, 80), (40, 40)], ids=["primal", "dual", "square"])
+def test_whitened_training_set_has_mean_zero_and_identity_covariance(count, length):
+    rows = correlated(count, length)
+    whitening = learn_whitening(rows, 1000)
+    assert whitening.dim == min(length, count - 1)
+    white = unnormalised(whitening, rows)
+    assert np.abs(white.mean(axis=0)).max() < 1e-4
+    assert np.abs(np.cov(white.T) - np.eye(whitening.dim)).max() < 2e-3
+
+
+@pytest.mark.parametrize(("count", "length"), [(200, 30), (25, 80)], ids=["primal", "dual"])
+def test_components_are_those_of_scikit_learn(count, length):
+    rows = correlated(count, length)
+    found = unnormalised(learn_whitening(rows, 12), rows)
+    wanted = PCA(12, whiten=True, svd_solver="full").fit_transform(rows.numpy())
+    signs = np.sign((found * wanted).sum(axis=0))
+    assert np.abs(found * signs - wanted).max() < 1e-3
+
+
+def test_dual_form_is_the_primal_one():
+    """Rows in 40 of 400 dimensions: their primal whitening in those 40, their dual one in all 400."""
+    rows = correlated(100, 40)
+    turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(1).normal(size=(400, 40)))[0])
+    primal, dual = learn_whitening(rows, 20), learn_whitening(rows @ turn.T, 20)
+    found, wanted = unnormalised(dual, rows @ turn.T), unnormalised(primal, rows)
+    signs = np.sign((found * wanted).sum(axis=0))
+    assert np.abs(found * signs - wanted).max() < 1e-3
+
+
+def test_tiles_of_columns_change_nothing(monkeypatch):
+    rows = correlated(25, 80)
+    wanted = learn_whitening(rows, 10).projection
+    monkeypatch.setattr("vpr.models.whitening.TILE", 7)
+    found = learn_whitening(rows, 10).projection
+    signs = torch.sign((found * wanted).sum(dim=1, keepdim=True))
+    assert (found * signs - wanted).abs().max() < 1e-3 * wanted.abs().max()
+
+
+def test_largest_variance_comes_first_and_the_small_constant_is_in_the_scale():
+    rows = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1e-4], [0.0, -1e-4]])
+    whitening = learn_whitening(rows, 2)
+    variances = np.array([18 / 3, 2e-8 / 3])
+    wanted = np.diag(1 / np.sqrt(variances + 1e-9))
+    assert np.abs(np.abs(whitening.projection.numpy()) - wanted).max() < 1e-3 * wanted.max()
+
+
+def test_a_crop_is_the_first_dimensions_normalised_anew():
+    rows = correlated(200, 30)
+    whitening = learn_whitening(rows, 20)
+    whole, cropped = whitening(rows.float()), whitening.cropped(5)(rows.float())
+    wanted = whole[:, :5] / whole[:, :5].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(cropped, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(200))
+    with pytest.raises(UserError, match="20 dimensions"):
+        whitening.cropped(21)
+
+
+@pytest.mark.parametrize("rows", [torch.ones(5, 3), torch.ones(1, 3), torch.ones(5, 9)])
+def test_descriptors_that_do_not_differ_cannot_be_whitened(rows):
+    with pytest.raises(UserError, match="do not differ"):
+        learn_whitening(rows, 2)
+
+
+def test_dependent_descriptors_give_fewer_components():
+    rows = correlated(30, 6).repeat(1, 3)  # 18 columns, 6 of them independent
+    assert learn_whitening(rows, 18).dim == 6
+
+
+def test_a_whitening_is_stored_whole(tmp_path):
+    whitening = learn_whitening(correlated(50, 10), 4)
+    recipe = WhiteningRecipe("0123", "alexnet", "avg", "torchvision", "fp32", "48 64", "city_train", "4567")
+    save_whitening(tmp_path / "w.pth.tar", StoredWhitening(whitening, 3, recipe, 50))
+    loaded = load_whitening(tmp_path / "w.pth.tar")
+    assert torch.equal(loaded.whitening.mean, whitening.mean)
+    assert torch.equal(loaded.whitening.projection, whitening.projection)
+    assert (loaded.dim, loaded.recipe, loaded.images) == (3, recipe, 50)
+    assert loaded.whitening.learnt_on == "50 images of city_train (48x64)"
+
+
+def test_a_damaged_whitening_is_refused(tmp_path):
+    path = tmp_path / "w.pth.tar"
+    save_whitening(path, StoredWhitening(learn_whitening(correlated(50, 10), 4), 4))
+    content = bytearray(path.read_bytes())
+    content[content.index(load_whitening(path).whitening.mean.numpy().tobytes()) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_whitening(path)
+
+
+@pytest.mark.parametrize("content", [b"junk", {"format": "another"}, {"mean": 3}])
+def test_what_is_no_whitening_is_refused(tmp_path, content):
+    path = tmp_path / "w.pth.tar"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match="whitening"):
+        load_whitening(path)
+
+
+@pytest.fixture
+def trained(copy_toy_run, tmp_path):
+    """Flags of a folder of the test's own with centroids and a run of one epoch."""
+    copied = copy_toy_run(tmp_path)
+    return [*copied.places, *copied.model]
+
+
+def results_of(common, *flags):
+    """The newest results of --mode=test with some flags."""
+    assert main.main([*common, "--mode=test", "--panels=0", *flags]) == 0
+    runs = next(flag.split("=")[1] for flag in common if flag.startswith("--runsPath"))
+    folder = newest_run(Path(runs)) if "--resume" in flags else Path(runs)
+    return json.loads((folder / "results.json").read_text())[-1]
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["off the shelf", "run"])
+def test_a_whitening_is_learnt_once_and_used_by_test(trained, resume, capsys):
+    plain = results_of(trained, *resume)
+    assert plain["descriptor_dim"] == 1024
+    assert main.main([*trained, "--mode=whiten", "--pcaDim=16", *resume]) == 0
+    white = results_of(trained, *resume)
+    assert white["descriptor_dim"] == 16 and "1024-D whitened to 16-D" in white["model"]
+    assert white["bytes_per_image"] == 32
+    assert results_of(trained, *resume, "--pcaDim=4")["descriptor_dim"] == 4
+    again = results_of(trained, *resume, "--noWhiten")
+    assert again["descriptor_dim"] == 1024 and again["recalls"] == plain["recalls"]
+    assert "whitened" not in again["model"]
+    capsys.readouterr()
+    assert main.main([*trained, "--mode=test", "--pcaDim=17", *resume]) == 2
+    assert "16 dimensions" in capsys.readouterr().err
+
+
+def test_fewer_images_than_dimensions_are_said_aloud(trained, capsys):
+    assert main.main([*trained, "--mode=whiten", "--nPCA=10", "--resume"]) == 0
+    assert "10 images and 1024 dimensions give 9 components" in capsys.readouterr().out
+    assert main.main([*trained, "--mode=whiten", "--nPCA=1"]) == 2
+
+
+def test_whitening_of_earlier_weights_is_not_used(trained, tmp_path, capsys):
+    assert main.main([*trained, "--mode=whiten", "--pcaDim=8", "--resume", "--ckpt=best"]) == 0
+    assert main.main([*trained, "--mode=train", "--resume", "--nEpochs=2"]) == 0
+    capsys.readouterr()
+    result = results_of(trained, "--resume", "--ckpt=latest")
+    assert result["descriptor_dim"] == 1024
+    assert "belongs to other weights" in capsys.readouterr().out
+
+
+def test_no_whitening_to_crop(trained, tmp_path, capsys):
+    assert main.main([*trained, "--mode=test", "--pooling=avg", "--pcaDim=8"]) == 2
+    assert "no whitening" in capsys.readouterr().err
+
+
+def test_a_whitening_is_a_module_with_its_tensors():
+    whitening = Whitening(torch.zeros(3), torch.eye(3)[:2])
+    assert whitening(torch.tensor([[3.0, 4.0, 12.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
+
+
+@pytest.fixture
+def averaged(tiny_city, tmp_path):
+    """Flags of an off-the-shelf model that nothing but its flags tells from others: average pooling, small images."""
+    return [
+        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0",
+        "--device=cpu", "--precision=fp32", "--imageSize", "48", "64", f"--dataPath={tmp_path / 'centroids'}",
+        f"--runsPath={tmp_path}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (["--imageSize", "64", "80"], "image_size=48 64, not 64 80"),
+        (["--normalization=unit"], "normalization=torchvision, not unit"),
+        (["--pooling=max"], "pooling=avg, not max"),
+    ],
+)
+def test_a_whitening_serves_only_what_it_was_learnt_for(averaged, capsys, other, named):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    capsys.readouterr()
+    result = results_of(averaged, *other)
+    assert result["descriptor_dim"] == 256 and result["whitening"] is None
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "is not used" in line]
+    assert named in line
+    assert main.main([*averaged, "--mode=test", "--panels=0", "--pcaDim=4", *other]) == 2
+    assert named in capsys.readouterr().err
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=6", *other]) == 0
+    assert results_of(averaged, *other)["descriptor_dim"] == 6
+    assert results_of(averaged)["descriptor_dim"] == 8, "both are kept"
+
+
+def test_a_whitening_in_the_own_number_format_is_preferred_to_another(averaged):
+    other = ["--precision=bf16"]
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    assert results_of(averaged, *other)["descriptor_dim"] == 8, "as on a machine where auto means another format"
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=6", *other]) == 0
+    assert results_of(averaged, *other)["descriptor_dim"] == 6
+    assert results_of(averaged)["descriptor_dim"] == 8
+
+
+def test_a_whitening_of_another_training_set_is_not_used(averaged, tiny_city, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_city, other)
+    spec = other / "datasets" / "toy_train.mat"
+    places = read_places(spec)
+    write_places(spec, places.only(list(range(1, len(places.database_names))), list(range(len(places.query_names)))))
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8", f"--root={other}"]) == 0
+    assert results_of(averaged, f"--root={other}")["descriptor_dim"] == 8
+    capsys.readouterr()
+    assert results_of(averaged)["descriptor_dim"] == 256
+    assert "one was learnt on toy_train, the training set is toy_train" in capsys.readouterr().out
+
+
+def test_results_say_what_a_whitening_was_learnt_on(averaged):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8", "--nPCA=20"]) == 0
+    result = results_of(averaged)
+    assert "whitened to 8-D by 20 images of toy_train (48x64)" in result["model"]
+    learnt = result["whitening"]
+    assert (learnt["dataset"], learnt["image_size"], learnt["photos"], learnt["dim"]) == ("toy_train", "48 64", 20, 8)
+
+
+def test_a_smaller_whitening_does_not_cost_the_larger(averaged):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=12"]) == 0
+    wanted = results_of(averaged, "--pcaDim=10")
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=4"]) == 0
+    assert results_of(averaged)["descriptor_dim"] == 4
+    found = results_of(averaged, "--pcaDim=10")
+    assert found["descriptor_dim"] == 10 and found["recalls"] == wanted["recalls"]
+
+
+def test_a_whitening_of_an_earlier_version_is_used_where_it_is_the_only_one(averaged, tmp_path, capsys):
+    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    (path,) = (tmp_path / "centroids").glob("whitening_*")
+    stored = load_whitening(path)
+    earlier = path.with_name(f"whitening_{path.name.split('_')[1]}.pth.tar")
+    torch.save({"format": "netvlad whitening 1", **stored.whitening.state_dict()}, earlier)
+    result = results_of(averaged)
+    assert result["whitening"]["dataset"] == "toy_train", "the one that says what it was learnt on"
+    path.unlink()
+    capsys.readouterr()
+    result = results_of(averaged)
+    assert result["descriptor_dim"] == 8 and "by an unknown set" in result["model"]
+    assert "was written by an earlier version" in capsys.readouterr().out

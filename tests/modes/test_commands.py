@@ -1,0 +1,282 @@
+"""The three modes as commands on a tiny toy city, and what they say to bad input."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import main
+from vpr.artifacts.runs import newest_run
+from vpr.common.files import read_json
+from vpr.models.backbones.base import build_backbone
+
+MAIN = Path(main.__file__)
+MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu"]
+
+
+def toy(root: Path, folder: Path) -> list[str]:
+    return ["--dataset=toy", f"--root={root}", *paths(folder)]
+
+
+def paths(folder: Path) -> list[str]:
+    return [f"--dataPath={folder / 'centroids'}", f"--runsPath={folder / 'runs'}"]
+
+
+@pytest.fixture
+def trained(toy_run):
+    """A folder with centroids and a run of one epoch, to be read only."""
+    return toy_run.folder
+
+
+@pytest.fixture
+def one_line_error(capsys):
+    """Run a command that must fail: exit code 2, one line, which has all `words`; nothing half-written."""
+
+    def run(arguments: list[str], *words: str, folder: Path) -> str:
+        capsys.readouterr()
+        assert main.main(arguments) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        for word in words:
+            assert word in lines[0], (word, lines[0])
+        assert not list(folder.rglob("*.part"))
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.slow
+def test_cluster_test_train_test_as_commands(tiny_city, tmp_path):
+    def command(*arguments):
+        result = subprocess.run(
+            [sys.executable, str(MAIN), *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    common = [*toy(tiny_city, tmp_path), *MODEL]
+    assert "4 centroids" in command("--mode=cluster", *common)
+    off_the_shelf = command("--mode=test", "--split=test", "--panels=2", *common)
+    command("--mode=train", "--nEpochs=1", *common)
+    resumed = command("--mode=test", "--resume", "--split=test", "--threads=0", *paths(tmp_path))
+    for printed in (off_the_shelf, resumed):
+        last = printed.strip().splitlines()[-1]
+        assert [part.split(":")[0] for part in last.split(", ")] == ["R@1", "R@5", "R@10", "R@20"]
+        assert ": 12 queries, of which" in printed and "; 48 database images" in printed
+        for label in ("split test (toy_test)", "alexnet", "1024-D", "160x120"):
+            assert label in printed
+    run = newest_run(tmp_path / "runs")
+    assert json.loads((run / "flags.json").read_text())["num_clusters"] == 4
+    stored = json.loads((run / "results.json").read_text())[-1]
+    shown = float(resumed.strip().splitlines()[-1].split(",")[0].split(":")[1])
+    assert 100 * stored["recalls"]["1"] == pytest.approx(shown, abs=0.051)
+    assert stored["queries"] == 12 and stored["descriptor_dim"] == 1024 and stored["checkpoint"] == "best"
+    assert list(run.glob("test_test_*/panels/*.jpg")) and list(run.glob("events.out.tfevents*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["max", "avg"])
+def test_global_poolings_need_no_centroids(tiny_city, tmp_path, pooling):
+    common = [*toy(tiny_city, tmp_path), *MODEL, f"--pooling={pooling}"]
+    assert main.main([*common, "--mode=test"]) == 0
+    assert json.loads((tmp_path / "runs" / "results.json").read_text())[0]["descriptor_dim"] == 256
+
+
+def test_the_matlab_layout_is_found_too(tiny_city, tmp_path):
+    def described(root, name):
+        """Recalls, and the descriptors of database and queries."""
+        kept = tmp_path / name
+        flags = [*toy(root, tmp_path), *MODEL, "--pooling=max", "--panels=0", f"--saveDescriptors={kept}"]
+        assert main.main([*flags, "--mode=test"]) == 0
+        with h5py.File(kept) as file:
+            return read_json(tmp_path / "runs" / "results.json")[-1]["recalls"], file["database"][:], file["queries"][:]
+
+    root = tmp_path / "matlab"
+    shutil.copytree(tiny_city, root)
+    (root / "images").mkdir()
+    for folder in root.glob("0*"):
+        folder.rename(root / "images" / folder.name)
+    (root / "queries_real").rename(root / "queries")
+    (recalls, *wanted), (found_recalls, *found) = described(tiny_city, "usual.h5"), described(root, "matlab.h5")
+    assert found_recalls == recalls
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_no_data(tmp_path, one_line_error):
+    arguments = ["--mode=cluster", f"--root={tmp_path}", *paths(tmp_path), *MODEL]
+    one_line_error(arguments, "pitts30k_train.mat", "missing", "--root", "--dataset=toy", folder=tmp_path)
+
+
+def test_a_truncated_mat(tiny_places, tmp_path, one_line_error):
+    spec = tiny_places / "datasets" / "pitts30k_train.mat"
+    spec.write_bytes(spec.read_bytes()[:300])
+    one_line_error(["--mode=cluster", f"--root={tiny_places}", *MODEL], str(spec), folder=tiny_places)
+
+
+def test_missing_images_are_counted_and_five_are_named(tiny_places, one_line_error):
+    images = sorted((tiny_places / "000").rglob("*.jpg"))[:7]
+    for image in images:
+        image.unlink()
+    line = one_line_error(
+        ["--mode=cluster", f"--root={tiny_places}", *MODEL], "7 of the", str(tiny_places), folder=tiny_places
+    )
+    assert sum(str(image) in line for image in images) == 5
+
+
+def test_a_truncated_image_is_named(tiny_places, tmp_path, one_line_error):
+    image = sorted((tiny_places / "000").rglob("*.jpg"))[0]
+    image.write_bytes(image.read_bytes()[:200])
+    arguments = ["--mode=cluster", f"--root={tiny_places}", *paths(tmp_path), *MODEL, "--threads=2"]
+    one_line_error(arguments, str(image), folder=tmp_path)
+    assert not (tmp_path / "centroids").exists()
+
+
+def test_a_spec_without_queries(tiny_places, write_spec, tmp_path, one_line_error):
+    names = [str(path.relative_to(tiny_places)) for path in sorted((tiny_places / "000").rglob("*.jpg"))]
+    spec = tiny_places / "datasets" / "pitts30k_val.mat"
+    write_spec(spec, names, np.zeros((len(names), 2)), [], np.empty((0, 2)))
+    one_line_error(["--mode=test", f"--root={tiny_places}", *paths(tmp_path), *MODEL], "no queries", folder=tmp_path)
+
+
+def test_fewer_local_descriptors_than_clusters(tiny_places, tmp_path, one_line_error):
+    arguments = ["--mode=cluster", f"--root={tiny_places}", *paths(tmp_path), *MODEL, "--num_clusters=5000"]
+    one_line_error(arguments, "5000 clusters", "--num_clusters", folder=tmp_path)
+
+
+def test_missing_centroids_print_the_command_that_makes_them(tiny_city, tmp_path, one_line_error, capsys):
+    common = [*toy(tiny_city, tmp_path), *MODEL]
+    line = one_line_error([*common, "--mode=test"], "no centroids", folder=tmp_path)
+    command = line.split("python main.py ")[1].split()
+    assert main.main([*command, "--threads=0"]) == 0
+    assert main.main([*common, "--mode=test"]) == 0
+
+
+def test_centroids_of_another_architecture(trained, tiny_city, tmp_path, one_line_error):
+    file = next((trained / "centroids").glob("*.hdf5"))
+    arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", "--arch=vgg16", f"--dataPath={file}"]
+    one_line_error(arguments, str(file), "arch=alexnet", "arch=vgg16", folder=tmp_path)
+
+
+def test_centroids_of_other_random_weights(trained, tiny_city, tmp_path, one_line_error):
+    file = next((trained / "centroids").glob("*.hdf5"))
+    arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", "--seed=7", f"--dataPath={file}"]
+    one_line_error(arguments, str(file), "weights", folder=tmp_path)
+
+
+def test_damaged_centroids(trained, tiny_city, tmp_path, one_line_error):
+    file = tmp_path / "damaged.hdf5"
+    file.write_bytes(next((trained / "centroids").glob("*.hdf5")).read_bytes()[:5000])
+    arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", f"--dataPath={file}"]
+    one_line_error(arguments, str(file), folder=tmp_path)
+
+
+def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_error, capsys):
+    """Pretrained weights, so that the seed changes the clusters alone."""
+    encoder = build_backbone("alexnet")
+    encoder.initialize(0)
+    torch.save(encoder.state_dict(), tmp_path / "w.pth")
+    flags = [
+        f"--root={tiny_places}", "--arch=alexnet", f"--weights={tmp_path / 'w.pth'}", "--num_clusters=4", "--threads=0",
+        "--device=cpu", f"--dataPath={tmp_path / 'centroids'}", f"--runsPath={tmp_path}",
+    ]  # fmt: skip
+    assert main.main([*flags, "--mode=cluster", "--seed=1"]) == 0
+    assert main.main([*flags, "--mode=test", "--panels=0", "--seed=1"]) == 0
+    for seed in ([], ["--seed=2"]):
+        one_line_error([*flags, "--mode=test", *seed], "no centroids", "--mode=cluster", *seed, folder=tmp_path)
+    assert main.main([*flags, "--mode=cluster"]) == 0
+    (usual,) = (path for path in (tmp_path / "centroids").iterdir() if "seed" not in path.name)
+    assert usual.name.startswith("alexnet_w-") and usual.name.endswith("-own.hdf5"), "the name that it always had"
+    assert main.main([*flags, "--mode=test", "--panels=0"]) == 0
+    (of_one,) = (tmp_path / "centroids").glob("*_seed1.hdf5")
+    of_one.replace(usual)  # as earlier versions named it
+    one_line_error([*flags, "--mode=test"], "seed=1", "wanted seed=123", folder=tmp_path)
+    assert main.main([*flags, "--mode=test", "--panels=0", "--seed=1"]) == 0
+    assert main.main([*flags, "--mode=test", f"--dataPath={usual}"]) == 0, "a file that is named is taken"
+
+
+def copied_run(trained: Path, folder: Path) -> Path:
+    run = folder / "runs" / newest_run(trained / "runs").name
+    shutil.copytree(newest_run(trained / "runs"), run)
+    return run
+
+
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_an_unreadable_checkpoint(trained, tmp_path, one_line_error, mode):
+    run = copied_run(trained, tmp_path)
+    for checkpoint in (run / "checkpoints").iterdir():
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    one_line_error([f"--mode={mode}", f"--resume={run}"], "cannot be read", str(run), folder=tmp_path)
+
+
+def test_a_foreign_checkpoint(trained, tmp_path, one_line_error):
+    run = copied_run(trained, tmp_path)
+    torch.save({"epoch": 3, "state_dict": {}}, run / "checkpoints" / "model_best.pth.tar")
+    one_line_error(["--mode=test", f"--resume={run}"], "another program", "epoch", folder=tmp_path)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(trained, tmp_path, one_line_error):
+    run = copied_run(trained, tmp_path)
+    torch.save({"format": shutil.rmtree}, run / "checkpoints" / "model_best.pth.tar")
+    one_line_error(["--mode=test", f"--resume={run}"], "cannot be read", folder=tmp_path)
+
+
+def test_a_flag_that_contradicts_the_stored_model_names_both_values(trained, tmp_path, one_line_error):
+    run = newest_run(trained / "runs")
+    for mode in ("train", "test"):
+        one_line_error(
+            [f"--mode={mode}", f"--resume={run}", "--num_clusters=8"], "8", "num_clusters=4", folder=tmp_path
+        )
+    one_line_error(["--mode=test", f"--resume={run}", "--vladv2"], "vladv2=False", folder=tmp_path)
+
+
+def test_no_run_to_resume(tmp_path, one_line_error):
+    one_line_error(["--mode=test", "--resume", *paths(tmp_path)], "no run under", folder=tmp_path)
+    one_line_error(["--mode=test", f"--resume={tmp_path}"], "not a run", folder=tmp_path)
+
+
+def test_no_room_for_a_checkpoint_leaves_the_old_one(trained, tmp_path, one_line_error):
+    run = copied_run(trained, tmp_path)
+    checkpoint = run / "checkpoints" / "checkpoint.pth.tar"
+    before = checkpoint.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # writing more fails, as a full disk does
+    try:
+        arguments = ["--mode=train", f"--resume={run}", "--nEpochs=2", "--threads=0", "--device=cpu"]
+        one_line_error(arguments, "cannot write", "unchanged", folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.read_bytes() == before
+    assert main.main(arguments) == 0
+
+
+def test_weights_that_do_not_fit(tiny_city, tmp_path, one_line_error):
+    common = [*toy(tiny_city, tmp_path), "--arch=alexnet", "--mode=test", "--pooling=max", "--threads=0"]
+    one_line_error([*common, "--weights=absent.pth"], "absent.pth", "does not exist", folder=tmp_path)
+    one_line_error([*common, "--weights=IMAGENET1K_V9"], "IMAGENET1K_V9", "IMAGENET1K_V1", folder=tmp_path)
+    other = tmp_path / "other.pth"
+    torch.save({"features.0.weight": torch.zeros(3, 3)}, other)
+    one_line_error([*common, f"--weights={other}"], "features.0.bias", "alexnet", folder=tmp_path)
+    other.write_bytes(b"not a state dict")
+    one_line_error([*common, f"--weights={other}"], "cannot be read", folder=tmp_path)
+
+
+def test_a_failed_download_says_which_file_goes_where(tiny_city, tmp_path, one_line_error, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    arguments = [*toy(tiny_city, tmp_path), "--arch=alexnet", "--mode=test", "--pooling=max"]
+    one_line_error(arguments, "alexnet-owt", ".pth", "checkpoints", "--weights FILE", "--fromscratch", folder=tmp_path)
+
+
+def test_images_that_are_too_small(tiny_places, tmp_path, one_line_error):
+    arguments = ["--mode=cluster", f"--root={tiny_places}", *paths(tmp_path), *MODEL, "--imageSize", "20", "40"]
+    one_line_error(arguments, "40x20", "--imageSize", folder=tmp_path)
