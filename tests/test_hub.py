@@ -106,7 +106,7 @@ def test_hub_says_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "photos",
+    "images",
     [
         torch.zeros(1, 3, 64, 64),
         torch.zeros(1, 3, 64, 64, dtype=torch.float16),

@@ -1,5 +1,7 @@
 """Which flags each mode reads: what --help shows, what is refused, and what is accepted without effect."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from main import main
-from vpr.cli.flags import FLAGS, MODES
+from vpr.cli.flags import FLAGS, MODEL_FLAGS, MODES
 from vpr.cli.mode_flags import flags_of_mode
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
@@ -104,6 +106,46 @@ def typed(name):
     if flag.reading.get("action") == "store_true":
         return [f"--{name}"]
     return [f"--{name}", *(value or ["0.5" if name == "pruneRatio" else "2"])]
+
+
+def functions_of(module):
+    """A module's functions by name, as syntax."""
+    tree = ast.parse(Path(importlib.import_module(module).__file__).read_text(encoding="utf-8"))
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def options_in(function):
+    """The options that a function names, as `options.lr` or `options.given.get("lr")`."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "options.given.get":
+            yield ast.literal_eval(node.args[0])
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "options":
+            yield node.attr
+
+
+def options_read(mode):
+    """The options that a mode's file reads, and those that functions read which it calls."""
+    known = functions_of("vpr.cli.specs") | functions_of("vpr.cli.load") | functions_of("vpr.modes.index")
+    waiting, seen, found = [*functions_of(f"vpr.modes.{mode}").values()], set(), set()
+    while waiting:
+        function = waiting.pop()
+        found |= set(options_in(function)) | (set(MODEL_FLAGS) if function.name == "model_spec" else set())
+        called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & known.keys() - seen
+        seen |= called
+        waiting += [known[name] for name in called]
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_reads_the_flags_that_the_table_gives_it(mode):
+    """By the text of the program, whichever branch is taken. Some flags are settled for all modes in options.py."""
+    settled = set()
+    for function in functions_of("vpr.cli.options").values():
+        settled |= set(options_in(function))
+        settled |= {node.value for node in ast.walk(function) if isinstance(node, ast.Constant)}
+    table = {name.replace("-", "_") for name in flags_of_mode(mode)}
+    assert table - options_read(mode) - settled == ({"format"} if mode == "export" else set())  # there is one format
+    assert "lr" in options_read("train") and "lr" not in options_read("test"), "otherwise the test sees nothing"
 
 
 @pytest.mark.parametrize("mode", MODES)
