@@ -13,7 +13,7 @@ from vpr.artifacts.model import restore_model
 from vpr.artifacts.runs import load_checkpoint, newest_run, read_flags
 from vpr.common.errors import UserError
 from vpr.compression import pruning
-from vpr.compression.pruning import filters_of, prune_trunk
+from vpr.compression.pruning import filters_of, prune_backbone
 from vpr.data.places import PlacesSpec
 from vpr.data.reader import CPU, Reading
 from vpr.models.backbones.base import build_backbone
@@ -39,7 +39,7 @@ def convolutions(encoder):
 
 @pytest.mark.parametrize(("ratio", "wanted"), [(0.5, [32, 96, 192, 128, 128]), (0.25, [48, 144, 288, 192, 192])])
 def test_each_layer_loses_its_share_and_what_reads_it_follows(encoder, ratio, wanted):
-    smaller, kept = prune_trunk(encoder, ratio, "magnitude")
+    smaller, kept = prune_backbone(encoder, ratio, "magnitude")
     assert [len(filters) for filters in kept] == wanted
     assert filters_of(smaller) == wanted and filters_of(encoder) == [64, 192, 384, 256, 256]
     assert [layer.in_channels for layer in convolutions(smaller)] == [3, *wanted[:-1]]
@@ -57,7 +57,7 @@ def test_filters_without_weight_go_first_and_change_nothing(encoder):
             dead = torch.randperm(layer.out_channels)[: layer.out_channels // 2]
             layer.weight[dead], layer.bias[dead] = 0, 0
     images = torch.randn(2, 3, 80, 96)
-    smaller, kept = prune_trunk(encoder, 0.5, "magnitude")
+    smaller, kept = prune_backbone(encoder, 0.5, "magnitude")
     smaller, whole = smaller(images.clone()), encoder(images.clone())
     alive = whole.abs().sum(dim=(0, 2, 3)) > 0
     assert torch.equal(kept[-1], alive.nonzero()[:, 0])
@@ -75,7 +75,7 @@ def test_taylor_keeps_the_filters_whose_loss_gradient_is_large(encoder):
     last.weight.grad.zero_()
     last.weight.grad[useful] = 1.0
     last.bias.grad.zero_()
-    smaller = convolutions(prune_trunk(encoder, 0.5, "taylor")[0])[-1]
+    smaller = convolutions(prune_backbone(encoder, 0.5, "taylor")[0])[-1]
     kept = {tuple(row.tolist()) for row in smaller.weight[:, 0, 0, :2]}
     # Input filters went too: compare by a spatial corner of each kernel that is left, over all inputs.
     corners = {
@@ -88,7 +88,7 @@ def test_taylor_keeps_the_filters_whose_loss_gradient_is_large(encoder):
 @pytest.mark.parametrize("ratio", [0.95, 0.999])
 def test_a_ratio_that_leaves_nothing_is_refused(encoder, ratio):
     with pytest.raises(UserError, match="pruneRatio"):
-        prune_trunk(encoder, ratio, "magnitude")
+        prune_backbone(encoder, ratio, "magnitude")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import nn
 
 import main
 from vpr.common.errors import UserError
-from vpr.compression.pruning import prune_trunk
+from vpr.compression.pruning import prune_backbone
 from vpr.models import backbones
 from vpr.models.backbones import BACKBONES, Entry, default_train_from
 from vpr.models.backbones.base import Backbone, build_backbone, published
@@ -150,7 +150,7 @@ def test_what_frozen_stages_gave_is_finished_to_the_same_descriptors(residual):
 
 def test_filters_of_a_new_backbone_are_not_dropped_unless_it_says_how(residual):
     with pytest.raises(UserError, match="cannot drop filters"):
-        prune_trunk(residual.backbone, 0.5, "magnitude")
+        prune_backbone(residual.backbone, 0.5, "magnitude")
 
 
 def test_weights_of_a_file_are_found_by_their_names(residual, tmp_path):

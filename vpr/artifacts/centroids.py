@@ -37,7 +37,7 @@ class Recipe:
     """What centroids are made from. Two files with equal recipes hold centroids for the same model and images.
 
     Attributes:
-        weights_hash: of the trunk's values, so that a file and a name of the same weights are the same.
+        weights_hash: of the backbone's values, so that a file and a name of the same weights are the same.
         dataset: name of the training spec.
         dataset_hash: of the names and positions in it.
         image_size: `H W` in pixels that images were resized to, or `own`.

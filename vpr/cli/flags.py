@@ -102,7 +102,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("imageSize", None, "resize every image to this height and width in pixels "
              "(default: the image's own size)", {"nargs": 2, "type": whole_number(1), "metavar": ("H", "W")}),
         Flag("cacheBatchSize", 24, "images described at once; 0: as many as memory holds", WHOLE),
-        Flag("precision", "auto", "number format of the trunk's arithmetic; auto: bf16 where the hardware "
+        Flag("precision", "auto", "number format of the backbone's arithmetic; auto: bf16 where the hardware "
              "multiplies it, else fp32; weights and pooling stay fp32", {"choices": ("auto", "fp32", "bf16", "fp16")}),
         Flag("threads", min(8, available_cores()), "workers that decode images ahead: processes beside a "
              "GPU, else threads; 0: none", WHOLE),
@@ -167,12 +167,12 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("pruneRatio", 0.5, "share of each convolution's filters that goes", {"type": share}),
         Flag("importance", "taylor", "by what filters are judged: taylor, the training loss's first-order change; "
              "magnitude, the size of their weights", {"choices": ("taylor", "magnitude")}),
-        Flag("distill", 4096, "training images, repetitions counted, on which the pruned trunk learns to give what the "
-             "whole one gave; 0: none", WHOLE),
+        Flag("distill", 4096, "training images, repetitions counted, on which the pruned backbone learns to give "
+             "what the whole one gave; 0: none", WHOLE),
     ],
     "export": [
         Flag("format", "onnx", "file format of an exported model", {"choices": ("onnx",)}),
-        Flag("quantize", None, "int8: the trunk in 8 bits, calibrated on training images; fp16: in 16 (default: fp32)",
+        Flag("quantize", None, "int8: the backbone in 8 bits, set on training images; fp16: in 16 (default: fp32)",
              {"choices": ("int8", "fp16")}),
         Flag("out", None, "file to write (default: in the run)", {"metavar": "FILE"}),
     ],

@@ -1,4 +1,4 @@
-"""Pruning: drop the filters of a trained model's trunk that matter least, and make a smaller model of the rest.
+"""Pruning: drop the filters of a trained model's backbone that matter least, and make a smaller model of the rest.
 
 Filters go whole, with what reads them, by the dependency graph of Torch-Pruning (Fang et al., CVPR 2023): the
 model left is an ordinary dense one. How much a filter matters: the first-order Taylor term of the training
@@ -65,7 +65,7 @@ def prune(
     source = reading.of(training.images.files)
     if importance == "taylor":
         accumulate_gradients(model, rules, training, source, batch_size)
-    backbone, kept = prune_trunk(model.backbone, ratio, importance)
+    backbone, kept = prune_backbone(model.backbone, ratio, importance)
     pruned = build_model(replace(model.spec, channels=tuple(filters_of(backbone)), train_from=train_from), False)
     pruned.backbone.load_state_dict(backbone.state_dict())
     pruned.to_device(model.device, precision_name(model.dtype))
@@ -94,7 +94,7 @@ def scaled_gradients(
 def accumulate_gradients(
     model: PlaceModel, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int = 24
 ) -> None:
-    """Leave in all weights of the trunk their gradient of the loss on mined tuples.
+    """Leave in all weights of the backbone their gradient of the loss on mined tuples.
 
     Args:
         source: of the training images; images that came through frozen layers give these no gradient.
@@ -122,8 +122,8 @@ def accumulate_gradients(
             progress.advance(len(batch.query))
 
 
-def prune_trunk(encoder: Backbone, ratio: float, importance: str) -> tuple[Backbone, list[torch.Tensor]]:
-    """A copy of a trunk without the share `ratio` of each convolution's filters, and the indices of those kept.
+def prune_backbone(encoder: Backbone, ratio: float, importance: str) -> tuple[Backbone, list[torch.Tensor]]:
+    """A copy of a backbone without the share `ratio` of each convolution's filters, and the indices of those kept.
 
     Args:
         importance: taylor, from the gradients in its weights, or magnitude.
@@ -170,7 +170,7 @@ def filters_of(encoder: Backbone) -> list[int]:
 
 
 def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: int, batch_size: int = 24) -> None:
-    """Cluster the pruned trunk's local descriptors: other channels want other centres and another alpha.
+    """Cluster the pruned backbone's local descriptors: other channels want other centres and another alpha.
 
     Args:
         training: of whose database images the local descriptors are.

@@ -1,7 +1,7 @@
 """After pruning: what is left learns to give what it gave before. That takes images, but no positions.
 
 First layer by layer: from the images on, each convolution gets those kernels and biases that least squares finds
-between what the pruned trunk feeds it now and what the original's same filters gave there (He et al., ICCV 2017,
+between what the pruned backbone feeds it now and what the original's same filters gave there (He et al., ICCV 2017,
 section 3.1, without its choice of filters). Then all layers together, by gradients: the original's local
 descriptors are distilled into them (Hinton et al., arXiv:1503.02531; of features, Romero et al., ICLR 2015).
 """
@@ -28,7 +28,7 @@ RIDGE = 1e-3  # of the inputs' mean square: how strongly weights that the images
 
 @torch.no_grad()
 def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tensor], source: Source, seed: int) -> None:
-    """Refit all convolutions of a pruned trunk on random images, in place.
+    """Refit all convolutions of a pruned backbone on random images, in place.
 
     Args:
         pruned, original: on the same device.
@@ -51,7 +51,7 @@ def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tenso
 def distill(
     pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, source: Source, images: int, seed: int
 ) -> None:
-    """Train all layers of a pruned trunk together, in place, to give the original's local descriptors.
+    """Train all layers of a pruned backbone together, in place, to give the original's local descriptors.
 
     The loss is their squared distance: once both have length 1, which is how NetVLAD takes them; for other poolings in
     units of the original's mean square.
@@ -112,7 +112,7 @@ def _images_one_by_one(source: Source, images: list[int]) -> Iterator[torch.Tens
 def _examples(
     pruned: PlaceModel, original: PlaceModel, image: torch.Tensor, number: int, chosen: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What convolution `number` of the pruned trunk sees at some places of an image, and what the original gives there.
+    """What convolution `number` of the pruned backbone sees at some places of an image, and what the original gives.
 
     Returns:
         inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original].

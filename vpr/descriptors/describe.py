@@ -152,7 +152,7 @@ def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int
         return wanted
     if each > free:
         raise UserError(
-            f"an image of {shown} takes {each / 1e9:.1f} GB in the trunk, {free / 1e9:.1f} GB of "
+            f"an image of {shown} takes {each / 1e9:.1f} GB in the backbone, {free / 1e9:.1f} GB of "
             "memory are free: resize images by --imageSize H W"
         )
     count = max(1, free // 2 // each)

@@ -102,7 +102,7 @@ def explain(
     device: torch.device,
     query_longest_side: int | None = None,
 ) -> list[Explanation]:
-    """The query's, then the match's part in the similarity of the two; each goes through the trunk once.
+    """The query's, then the match's part in the similarity of the two; each goes through the backbone once.
 
     Args and errors are those of `explain_pair`.
     """

@@ -1,4 +1,4 @@
-"""A trunk in float32 on a processor: each convolution by NNPACK or by PyTorch, whichever is faster there.
+"""A backbone in float32 on a processor: each convolution by NNPACK or by PyTorch, whichever is faster there.
 
 NNPACK, which PyTorch's builds for x86 and ARM carry along, computes 3x3 and 5x5 kernels through Winograd's and
 Fourier's transforms with 2 to 3 times fewer multiplications, in vectors of 8, from maps [B, C, H, W] that lie so. It
@@ -48,7 +48,7 @@ class Rule:
 
 
 # By the float32 that an instruction names and those that a core multiplies at a time. The last row is reckoned from
-# the whole trunks above and Genoa's single layers: it leaves all but VGG16's conv3 at 640x480 to PyTorch.
+# the whole backbones above and Genoa's single layers: it leaves all but VGG16's conv3 at 640x480 to PyTorch.
 RULES = {
     (8, 8): Rule(places=400, kernels=0, sides=(3, 5)),  # AVX2 and others
     (16, 8): Rule(places=400, kernels=0, sides=(3, 5)),  # AVX-512 in two halves: AMD Zen 4 (Genoa)

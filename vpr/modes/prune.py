@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
         state.checkpoint(spec), best=True,
     )  # fmt: skip
     before, after = (sum(value.numel() for value in part.backbone.parameters()) for part in (model, pruned))
-    say(f"{pruned.name}\ntrunk: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
+    say(f"{pruned.name}\nbackbone: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
     say(f"run: {folder}")
     if "nEpochs" in options.given:
         train(options, state, training, folder)

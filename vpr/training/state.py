@@ -58,7 +58,7 @@ class TrainingState:
     kept for layers that may draw.
 
     Attributes:
-        scaler: keeps small gradients of a float16 trunk from vanishing, and does nothing in other formats.
+        scaler: keeps small gradients of a float16 backbone from vanishing, and does nothing in other formats.
         hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far; NO_IMAGE: none.
         splits: which images it is trained and validated on (`splits_of`).
     """
