@@ -1,4 +1,4 @@
-"""Images that cannot be decoded, and kinds of images that want a hand."""
+"""Images that cannot be decoded, and kinds of images that need care."""
 
 import json
 import shutil
@@ -102,7 +102,7 @@ def test_locate_goes_on_without_broken_images(folders, tmp_path, capsys):
     ]  # fmt: skip
     assert main.main([*call, str(broken / "val" / "queries")]) == 0
     captured = capsys.readouterr()
-    located = [Path(image["image"]).name for image in json.loads(captured.out)]
+    located = [Path(image["photo"]).name for image in json.loads(captured.out)]
     assert located == [f"@{500000 + 15 * n}@4477000@queries@.jpg" for n in range(4) if n not in BROKEN_QUERIES]
     assert "1 of the 4 images of --mode=locate cannot be decoded" in captured.err
     only = next((broken / "val" / "queries").glob(f"@{500000 + 15 * BROKEN_QUERIES[0]}*"))

@@ -185,7 +185,7 @@ def own_images(tmp_path_factory):
         for kind, count, off in (("database", 24, 0), ("queries", 4, 3)):
             for number in range(count):
                 name = f"@{500000 + 12 * number + off}@{4477000 + south}@{kind}@.jpg"
-                draw_image(folder / "photos" / split / kind / name, (80, 64), [south, off, number])
+                draw_image(folder / "images" / split / kind / name, (80, 64), [south, off, number])
     call = [
         "--mode=train", "--dataset=folder", f"--root={folder / 'images'}", "--arch=alexnet", "--fromscratch",
         "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32", f"--runsPath={folder / 'runs'}",
@@ -199,7 +199,7 @@ def own_copy(own_images, tmp_path):
     """The same images and run in a folder of the test's own, and how the run is resumed with them."""
     shutil.copytree(own_images, tmp_path / "own")
     run = newest_run(tmp_path / "own" / "runs")
-    return tmp_path / "own" / "photos", run, [
+    return tmp_path / "own" / "images", run, [
         "--mode=train", f"--resume={run}", f"--root={tmp_path / 'own' / 'images'}", "--threads=0", "--nEpochs=2",
     ]  # fmt: skip
 
