@@ -169,10 +169,10 @@ def _answer(pipe: Connection, folder: Path) -> None:
             kind, path = pipe.recv()
         except EOFError:
             return
-        pipe.send(_outcome(kind, path, folder, prepared))
+        pipe.send(outcome_of(kind, path, folder, prepared))
 
 
-def _outcome(kind: str, path: Path, folder: Path, prepared: dict) -> tuple[str, str]:
+def outcome_of(kind: str, path: Path, folder: Path, prepared: dict) -> tuple[str, str]:
     from benchmarks.fuzz_kinds import kinds
     from vpr.common.errors import UserError
 

@@ -57,7 +57,7 @@ def answer_badly(pipe, folder):
             kind, path = pipe.recv()
         except EOFError:
             return
-        pipe.send(fuzz._outcome(kind, path, folder, prepared))
+        pipe.send(fuzz.outcome_of(kind, path, folder, prepared))
 
 
 def test_what_is_accepted_though_changed_is_a_failure(tmp_path, monkeypatch):

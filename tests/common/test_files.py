@@ -74,7 +74,7 @@ def test_a_lock_that_is_never_given_back_is_a_line(tmp_path, monkeypatch):
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
-    host = files._host()
+    host = files.host()
     ended = FORK.Process(target=int)
     ended.start()
     ended.join()

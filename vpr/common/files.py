@@ -31,7 +31,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the block could not write (disk full, no permission, ...).
     """
-    temporary = path.with_name(f".{path.name[:160]}.{_host()}-{os.getpid()}-{next(_numbers)}.part")
+    temporary = path.with_name(f".{path.name[:160]}.{host()}-{os.getpid()}-{next(_numbers)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
@@ -52,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _host() -> str:
+def host() -> str:
     return re.sub(r"\W", "_", socket.gethostname())[:24]
 
 
@@ -68,7 +68,7 @@ def _remove_leftovers(folder: Path) -> None:
             continue
         file = folder / name
         with contextlib.suppress(OSError):
-            dead = writer["host"] == _host() and not _runs(int(writer["process"]))
+            dead = writer["host"] == host() and not _runs(int(writer["process"]))
             if dead or time.time() - file.stat().st_mtime > LEFTOVER_AGE:
                 file.unlink()
 
