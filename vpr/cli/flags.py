@@ -192,6 +192,14 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither images nor dataset tell",
              {"type": utm_zone, "metavar": "ZONE"}),
     ],
+    "hloc and COLMAP": [
+        Flag("hlocFeatures", None, "write global descriptors as hloc does, by image path below --root, into this HDF5 "
+             "file", {"metavar": "FILE"}),
+        Flag("hlocHalf", False, "write them as float16 instead of float32", ON),
+        Flag("pairs", None, "write a list of image pairs, lines 'query database', for hloc and COLMAP; index pairs the "
+             "database's images with each other", {"metavar": "FILE"}),
+        Flag("pairsTop", 20, "pairs of each image in that list", COUNT),
+    ],
     "search and pictures": [
         Flag("split", "val", "which part of the dataset; svox: also a weather, sfxl: also a set of queries",
              {"choices": SPLITS}),
@@ -203,7 +211,8 @@ FLAGS: dict[str, list[Flag]] = {
              "what it loses and takes", {"metavar": "FACTORY"}),
         Flag("nprobe", 16, "lists that an inverted-file index (IVF) looks through", COUNT),
         Flag("saveDescriptors", None, "write the split's descriptors into this HDF5 file", {"metavar": "FILE"}),
-        Flag("loadDescriptors", None, "take the split's descriptors from this file instead of describing images",
+        Flag("loadDescriptors", None, "take the split's descriptors from this file, or from hloc's global descriptors, "
+             "instead of describing images",
              {"metavar": "FILE"}),
     ],
 }  # fmt: skip

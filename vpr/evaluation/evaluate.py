@@ -76,7 +76,8 @@ def measure(
     descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int]
 ) -> tuple[Evaluation, QueryResults]:
     """Search exactly and count Recall@N."""
-    places = images.places
+    places, foreign = images.places, bool(descriptors.made_by)
+    dim, size = descriptors.database.shape[1], images.query_longest_side
     found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE), places)
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     positives = places.positives()
@@ -87,10 +88,10 @@ def measure(
         queries=len(places.query_names),
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
-        model=model.name,
-        descriptor_dim=model.dim,
-        image_size=describe_sizes(descriptors.image_sizes, descriptors.resized, images.query_longest_side),
-        bytes_per_image=descriptors.database.element_size() * model.dim,
+        model=descriptors.made_by or model.name,
+        descriptor_dim=dim,
+        image_size="of unknown size" if foreign else describe_sizes(descriptors.image_sizes, descriptors.resized, size),
+        bytes_per_image=descriptors.database.element_size() * dim,
         protocol=protocol_label(images),
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
