@@ -167,9 +167,9 @@ def _read_rows(path: Path, file: h5py.File, names: list[str]) -> torch.Tensor:
             raise UserError(
                 f"{path}: the descriptor of {name} is {found}, wanted {dim} floating-point numbers: {REMEDY}"
             )
-        descriptor = stored[:].astype(np.float32)
+        descriptor = stored[:].astype(np.float64)
         length = float(np.linalg.norm(descriptor))
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # then it is not finite
             values[row] = descriptor
         if not np.isfinite(values[row]).all() or length == 0:
             raise UserError(f"{path}: the descriptor of {name} is not finite or all 0: {REMEDY}")

@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
     images = load_places(places_spec(options), options.split)
     require_queries(images)
+    _refuse_to_explain_unknown_models(options)
     hloc = hloc_files(options)
     hloc.check(images, Path(options.root))
     device = choose_device(options.device)
@@ -72,6 +73,11 @@ def run(options: argparse.Namespace) -> None:
         say(result)  # once more, as the last line
 
 
+def _refuse_to_explain_unknown_models(options: argparse.Namespace) -> None:
+    if options.explain and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+        raise UserError(f"--explain needs the model that made {options.loadDescriptors}: drop one of the two")
+
+
 def all_of(*steps: Callable[[], None]) -> None:
     """Run all steps, though some fail, since what has been measured took long.
 
@@ -93,8 +99,6 @@ def _load_or_describe(
 ) -> SplitDescriptors:
     model = loaded.model
     if options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
-        if options.explain:
-            raise UserError(f"--explain needs the model that made {options.loadDescriptors}: drop one of the two")
         return load_hloc(Path(options.loadDescriptors), images, Path(options.root))
     if options.loadDescriptors:
         recipe = recipe_of(model, loaded.spec, images, read.size)
