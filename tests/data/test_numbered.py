@@ -160,7 +160,8 @@ def test_pairs_are_tested_drawn_and_located_without_positions(tmp_path, capsys):
     printed = capsys.readouterr().out
     label = (
         "protocol: amstertime, split test (amstertime_test); 5 queries, 5 database images; right: the image of the "
-        "same pair; historical queries in today's images; panoramas not merged; queries without a positive count as missed"
+        "same pair; historical queries in today's images; panoramas not merged; queries without a positive count as "
+        "missed"
     )
     assert label in printed.splitlines()
     (result,) = json.loads((runs / "results.json").read_text())
