@@ -3,7 +3,9 @@
 import csv
 
 import pytest
+from drawing import draw_image
 
+import main
 from vpr.common.errors import UserError
 from vpr.data.catalogue import DATASETS
 from vpr.data.places import PlacesSpec, has_split, load_database, load_places
@@ -153,6 +155,33 @@ def test_tables_that_do_not_fit_are_one_line(root, name, old, new, words):
     change(path, old, new)
     text = refusal(root)
     assert words in text and ("cph" in text)
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_on_the_training_cities_and_tested_by_the_official_queries(tmp_path, capsys):
+    """22 cities of a street each, all at the same metres: images of other cities are no positives but negatives."""
+    for part, number_of_cities in (("train", 22), ("val", 2)):
+        for name in DATASETS["msls"].splits[part].cities:
+            city(tmp_path, name, [(f"d{name}{n}", 60 * n, 0, 0, 1) for n in range(2)], [(f"q{name}", 3, 4, 0, 1)])
+        assert len(DATASETS["msls"].splits[part].cities) == number_of_cities
+    for number, file in enumerate(sorted((tmp_path / "train_val").rglob("*.jpg"))):
+        draw_image(file, (80, 64), number)
+    common = [
+        "--dataset=msls", f"--root={tmp_path}", "--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0",
+        "--device=cpu", f"--dataPath={tmp_path / 'centroids'}", f"--runsPath={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    assert main.main(["--mode=cluster", *common]) == 0
+    assert main.main(["--mode=train", *common, "--nEpochs=1", "--margin=5", "--nNeg=5"]) == 0
+    assert (
+        "msls_train: 44 database images, 22 queries; 0 queries without a potential positive" in capsys.readouterr().out
+    )
+    assert main.main(["--mode=test", "--resume", f"--runsPath={tmp_path / 'runs'}", "--panels=1", "--device=cpu"]) == 0
+    (line,) = {line for line in capsys.readouterr().out.splitlines() if line.startswith("protocol: ")}
+    assert line == (
+        "protocol: msls, split val (msls_val); 2 queries, 4 database images (published: 740 and 18871); right: within "
+        "25 m; queries in the database of the same city; panoramas not merged; subtask all, queries without a positive "
+        "left out, panoramic images left out"
+    )
 
 
 def test_missing_cities_and_images_are_named(root):

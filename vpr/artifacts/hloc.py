@@ -21,6 +21,7 @@ from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import Progress, say
+from vpr.common.provenance import HDF5_SIGNATURE
 from vpr.data.images import image_size
 from vpr.data.places import PlaceImages
 from vpr.search.pairs import require_no_spaces, retrieval_pairs
@@ -115,8 +116,14 @@ def _write_pairs(path: Path, pairs: Iterator[tuple[str, str]]) -> int:
 
 
 def is_hloc(path: Path) -> bool:
-    """Whether a file is HDF5 with a `global_descriptor` by image name, instead of one that --saveDescriptors wrote."""
+    """Whether a file is HDF5 with a `global_descriptor` by image name, instead of one that --saveDescriptors wrote.
+
+    A file with our checksum in front is not looked into: it may be damaged, and is read where the checksum is compared.
+    """
     try:
+        with open(path, "rb") as front:
+            if front.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
+                return False
         with h5py.File(path) as file:
             if {"database", "queries", "photo_sizes"} <= set(file) and isinstance(file["database"], h5py.Dataset):
                 return False
