@@ -1,7 +1,7 @@
 """The database as it is searched: descriptors, or a FAISS index of them, in a file with what made them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,6 +97,7 @@ def make_index(
     reading: Reading,
     wanted: WantedIndex,
     batch_size: int = 24,
+    also: Callable[[torch.Tensor], None] | None = None,
 ) -> DatabaseIndex:
     """Describe the database and write its descriptors, or a FAISS index of them, whole or not at all.
 
@@ -104,6 +105,7 @@ def make_index(
         root: the images' folder.
         reading: how images are read.
         batch_size: images described at once; 0: as many as memory holds.
+        also: what else is done with the descriptors, once the index is written.
     """
     recipe = index_recipe(loaded, images, reading.size)  # before, so that an image that changes meanwhile is noticed
     reader = reading.of(images.database_files)
@@ -115,6 +117,8 @@ def make_index(
         index, values = DatabaseIndex(descriptors), {"descriptors": descriptors.numpy()}
     write_hdf5(path, values, {**recipe, "index": wanted.factory or EXACT, "folder_hash": _folder_hash(root)})
     say(f"wrote {path}: {len(reader.files)} images, {path.stat().st_size / 1e6:.1f} MB")
+    if also:
+        also(descriptors)
     return index
 
 

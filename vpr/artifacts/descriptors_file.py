@@ -30,12 +30,14 @@ class SplitDescriptors:
         database, queries: float16 [N, dim] and [M, dim].
         image_sizes: the (height, width) in pixels that its images had.
         resized: whether all were resized to that.
+        made_by: what made them, where that is not the model at hand; empty where it is.
     """
 
     database: torch.Tensor
     queries: torch.Tensor
     image_sizes: set[tuple[int, int]]
     resized: bool = False
+    made_by: str = ""
 
 
 def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | None) -> dict[str, str]:

@@ -7,11 +7,13 @@ from typing import Any, NoReturn
 
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
+from vpr.data.catalogue import DATASETS, splits_of
 from vpr.models.backbones import BACKBONES
 from vpr.models.poolings import POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
+SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
@@ -96,7 +98,7 @@ FLAGS: dict[str, list[Flag]] = {
     "places, images and machine": [
         Flag("mode", None, "what to do", {"choices": MODES}),
         Flag("dataset", "pittsburgh", "which places: pittsburgh is pitts30k; toy is drawn on first use; folder: your "
-             "own images in --root", {"choices": ("pittsburgh", "pitts250k", "tokyo247", "tokyotm", "toy", "folder")}),
+             "own images in --root; the others: docs/datasets.md", {"choices": tuple(DATASETS)}),
         Flag("root", None, "folder with datasets/*.mat and the images (default: the project root; "
              "toy: toy_city in it)", {"metavar": "DIR"}),
         Flag("imageSize", None, "resize every image to this height and width in pixels "
@@ -190,9 +192,17 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither images nor dataset tell",
              {"type": utm_zone, "metavar": "ZONE"}),
     ],
+    "hloc and COLMAP": [
+        Flag("hlocFeatures", None, "write global descriptors as hloc does, by image path below --root, into this HDF5 "
+             "file", {"metavar": "FILE"}),
+        Flag("hlocHalf", False, "write them as float16 instead of float32", ON),
+        Flag("pairs", None, "write a list of image pairs, lines 'query database', for hloc and COLMAP; index pairs the "
+             "database's images with each other", {"metavar": "FILE"}),
+        Flag("pairsTop", 20, "pairs of each image in that list", COUNT),
+    ],
     "search and pictures": [
-        Flag("split", "val", "which part of the dataset",
-             {"choices": ("train", "val", "test", "train250k", "val250k", "test250k")}),
+        Flag("split", "val", "which part of the dataset; svox: also a weather, sfxl: also a set of queries",
+             {"choices": SPLITS}),
         Flag("panels", 10, "queries to draw with what was found for them, the worst first: a number, or all; 0: no "
              "pictures and no report", {"type": number_or_all, "metavar": "N"}),
         Flag("explain", False, "show in the pictures which cluster owns each region, and what it adds to the "
@@ -201,7 +211,8 @@ FLAGS: dict[str, list[Flag]] = {
              "what it loses and takes", {"metavar": "FACTORY"}),
         Flag("nprobe", 16, "lists that an inverted-file index (IVF) looks through", COUNT),
         Flag("saveDescriptors", None, "write the split's descriptors into this HDF5 file", {"metavar": "FILE"}),
-        Flag("loadDescriptors", None, "take the split's descriptors from this file instead of describing images",
+        Flag("loadDescriptors", None, "take the split's descriptors from this file, or from hloc's global descriptors, "
+             "instead of describing images",
              {"metavar": "FILE"}),
     ],
 }  # fmt: skip

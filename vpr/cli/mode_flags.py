@@ -49,6 +49,7 @@ GROUPS = {
     "export": ("export",),
     "whitening": FINISHED_MODEL,
     "index and locate": ("locate",),
+    "hloc and COLMAP": ("test", "index"),
     "search and pictures": ("test",),
 }
 # ... and of flags that are read by others than the rest of their group.

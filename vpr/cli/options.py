@@ -116,10 +116,13 @@ def _words_of(name: str, value: object) -> list[str]:
 
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
-    """Flags of which one would silently undo the other."""
+    """Flags of which one would silently undo the other, or have no effect without it."""
     for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
         if first in typed and second in typed:
             raise UserError(f"--{first}={typed[first]} and --{second} contradict each other: give one")
+    for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs")):
+        if detail in typed and whole not in typed:
+            raise UserError(f"--{detail} has no effect without --{whole} FILE: add that, or drop --{detail}")
 
 
 def _settle_weights(given: dict) -> dict:

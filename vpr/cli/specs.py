@@ -8,6 +8,7 @@ from vpr.models.spec import ModelSpec
 if TYPE_CHECKING:
     import torch
 
+    from vpr.artifacts.hloc import HlocFiles
     from vpr.data.places import PlacesSpec
     from vpr.data.reader import Reading
     from vpr.training.rules import TrainingRules
@@ -32,6 +33,16 @@ def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
     from vpr.data.reader import Reading
 
     return Reading(tuple(options.imageSize) if options.imageSize else None, options.threads, device)
+
+
+def hloc_files(options: argparse.Namespace) -> "HlocFiles":
+    """The files of hloc and COLMAP that the flags want."""
+    from pathlib import Path
+
+    from vpr.artifacts.hloc import HlocFiles
+
+    features, pairs = (Path(name) if name else None for name in (options.hlocFeatures, options.pairs))
+    return HlocFiles(features, options.hlocHalf, pairs, options.pairsTop)
 
 
 def training_rules(options: argparse.Namespace) -> "TrainingRules":

@@ -48,16 +48,34 @@ def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[Fold
             f"{base / split / 'database'} has no images ({', '.join(sorted(ENDINGS))}): put some there, or name the "
             "folder that holds train, val and test with --root"
         )
+    return _places_of(database, queries, root, base, f"{root.resolve().name}_{split}"), base
+
+
+def read_roles(root: Path, base: Path, database: Path, queries: Path, name: str) -> FolderPlaces:
+    """The images of two folders and where they were taken, as of `read_folder`; names are relative to `base`.
+
+    Raises:
+        UserError: a folder has no images, positions are missing, or lie in several UTM zones.
+    """
+    found = [find_images(folder) for folder in (database, queries)]
+    for folder, images in zip((database, queries), found, strict=True):
+        if not images:
+            raise UserError(
+                f"{folder} has no images ({', '.join(sorted(ENDINGS))}): put some there, see docs/datasets.md"
+            )
+    return _places_of(found[0], found[1], root, base, name)
+
+
+def _places_of(database: list[Path], queries: list[Path], root: Path, base: Path, name: str) -> FolderPlaces:
     positions = read_positions([*database, *queries], root)
     zone = common_zone(positions, root)
     values = np.array([(position.easting, position.northing) for position in positions]).reshape(-1, 2)
     names = [str(file.relative_to(base)) for file in (*database, *queries)]
     count = len(database)
-    places = FolderPlaces(
-        f"{root.resolve().name}_{split}", names[:count], names[count:], values[:count], values[count:],
+    return FolderPlaces(
+        name, names[:count], names[count:], values[:count], values[count:],
         POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, zone=zone,
     )  # fmt: skip
-    return places, base
 
 
 def read_database(root: Path, split: str) -> tuple[FolderPlaces, Path]:

@@ -11,9 +11,10 @@ from pittsburgh import Places, SpecError, read_places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.catalogue import DATASETS, OTHER_TIME, PLAIN, Dataset
+from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, Dataset
 from vpr.data.find_files import find_files, listing, queries_are_database_images
 from vpr.data.folders import has_folder, read_database, read_folder
+from vpr.data.layouts import has_layout, read_layout
 from vpr.data.positions import UTM_WEST
 from vpr.data.reader import ImageReader, Reading, decodable
 
@@ -43,6 +44,8 @@ class PlaceImages:
 
     Attributes:
         query_longest_side: pixels, to which larger queries are shrunk unless all images get one size.
+        dataset: a key of `vpr.data.catalogue.DATASETS`; empty if it is none of these.
+        direction: which images are looked up in which.
     """
 
     places: Places
@@ -50,6 +53,8 @@ class PlaceImages:
     database_files: list[Path]
     query_files: list[Path]
     query_longest_side: int | None = None
+    dataset: str = ""
+    direction: str = "queries in the database"
 
     @property
     def files(self) -> list[Path]:
@@ -105,10 +110,14 @@ def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
     Raises:
         UserError: the spec or images are missing, or the spec is not usable.
     """
-    root = spec.root
-    if spec.dataset == "folder":
+    root, layout = spec.root, DATASETS[spec.dataset].layout
+    if layout == OWN:
         own, base = read_folder(root, split, spec.skip_broken)
-        images = _images_in(own, split, base, base)
+        images = _images_in(own, split, base)
+    elif layout != MAT:
+        places, base, direction = read_layout(root, spec.dataset, split)
+        images = dataclasses.replace(_images_in(places, split, base), direction=direction)
+        _check_images_exist(images)
     else:
         if spec.dataset == "toy":
             draw_toy_city(root)
@@ -117,16 +126,13 @@ def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
         images = PlaceImages(places, split, *find_files(root, places, dataset), longest_side)
         _check_files_exist(images, root, dataset)
         _check_queries_are_no_database_images(images)
+    images = dataclasses.replace(images, dataset=spec.dataset)
     return without_broken(images, spec.workers) if spec.skip_broken else images
 
 
-def _images_in(places: Places, split: str, database: Path, queries: Path) -> PlaceImages:
-    return PlaceImages(
-        places,
-        split,
-        [database / name for name in places.database_names],
-        [queries / name for name in places.query_names],
-    )
+def _images_in(places: Places, split: str, base: Path) -> PlaceImages:
+    database, queries = ([base / name for name in names] for names in (places.database_names, places.query_names))
+    return PlaceImages(places, split, database, queries)
 
 
 def without_broken(images: PlaceImages, workers: int) -> PlaceImages:
@@ -160,16 +166,16 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     Raises:
         UserError: as of `load_places`, or a folder lacks the split that is required.
     """
-    if spec.dataset != "folder":
+    if DATASETS[spec.dataset].layout != OWN:
         images = load_places(spec, split)
-        places = dataclasses.replace(images.places, query_names=[], query_positions=np.empty((0, 2)))
+        places = images.places.only(list(range(len(images.places.database_names))), [])
         return dataclasses.replace(images, places=places, query_files=[])
     if split_required and not has_folder(spec.root, f"{split}/database"):
         raise UserError(
             f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all images under --root"
         )
     places, base = read_database(spec.root, split)
-    images = _images_in(places, split, base, base)
+    images = dataclasses.replace(_images_in(places, split, base), dataset=spec.dataset)
     return without_broken(images, spec.workers) if spec.skip_broken else images
 
 
@@ -182,16 +188,20 @@ def zone_of(places: Places, spec: PlacesSpec) -> str | None:
 
 def has_split(spec: PlacesSpec, split: str) -> bool:
     """Whether a split's .mat file, or its folder, is there."""
-    if spec.dataset == "folder":
-        return has_folder(spec.root, split)
+    layout = DATASETS[spec.dataset].layout
+    if layout != MAT:
+        return has_folder(spec.root, split) if layout == OWN else has_layout(spec.root, spec.dataset, split)
     return split in DATASETS[spec.dataset].specs and spec_path(spec, split).is_file()
 
 
 def training_set(spec: PlacesSpec) -> tuple[str, str]:
     """Name and hash of the places of the training split, without looking for the images of a spec."""
     places: Places
-    if spec.dataset == "folder":
+    layout = DATASETS[spec.dataset].layout
+    if layout == OWN:
         places, _ = read_folder(spec.root, "train", spec.skip_broken)
+    elif layout != MAT:
+        places, _, _ = read_layout(spec.root, spec.dataset, "train")
     else:
         if spec.dataset == "toy":
             draw_toy_city(spec.root)
@@ -222,6 +232,17 @@ def draw_toy_city(root: Path) -> None:
                 root, progress=lambda items, total, description: track(items, description, total, "places")
             )
         processes.barrier()
+
+
+def _check_images_exist(images: PlaceImages) -> None:
+    """Refuse a split whose tables name images that are not there."""
+    names_in = {folder: listing(folder) for folder in {file.parent for file in images.files}}
+    missing = [file for file in images.files if file.name not in names_in[file.parent]]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(images.files)} images of {images.places.name} are missing, first {missing[0]}: "
+            "unpack all archives of the data set there, or name another folder with --root"
+        )
 
 
 def _check_files_exist(images: PlaceImages, root: Path, dataset: Dataset) -> None:

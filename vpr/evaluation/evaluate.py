@@ -13,6 +13,7 @@ from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages
+from vpr.data.protocol import protocol_label
 from vpr.descriptors.describe import Source, describe, describe_sizes
 from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
@@ -40,6 +41,7 @@ class Evaluation:
     image_size: str
     search: str = "exact"
     bytes_per_image: float = 0
+    protocol: str = ""  # its label; results of earlier versions have none
 
     def lines(self) -> str:
         """What was measured, then the recalls in percent."""
@@ -48,7 +50,8 @@ class Evaluation:
             f"no database image within reach and count as missed; {self.database_photos} database images\n"
             f"{self.model}; images {self.image_size}; "
             f"search {self.search}, {self.bytes_per_image:.0f} bytes per image\n"
-            f"{recall_line(self.recalls)}"
+            + (f"protocol: {self.protocol}\n" if self.protocol else "")
+            + f"{recall_line(self.recalls)}"
         )
 
 
@@ -73,7 +76,8 @@ def measure(
     descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int]
 ) -> tuple[Evaluation, QueryResults]:
     """Search exactly and count Recall@N."""
-    places = images.places
+    places, foreign = images.places, bool(descriptors.made_by)
+    dim, size = descriptors.database.shape[1], images.query_longest_side
     found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE), places)
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     positives = places.positives()
@@ -84,10 +88,11 @@ def measure(
         queries=len(places.query_names),
         queries_without_positive=sum(len(indices) == 0 for indices in positives),
         database_photos=len(places.database_names),
-        model=model.name,
-        descriptor_dim=model.dim,
-        image_size=describe_sizes(descriptors.image_sizes, descriptors.resized, images.query_longest_side),
-        bytes_per_image=descriptors.database.element_size() * model.dim,
+        model=descriptors.made_by or model.name,
+        descriptor_dim=dim,
+        image_size="of unknown size" if foreign else describe_sizes(descriptors.image_sizes, descriptors.resized, size),
+        bytes_per_image=descriptors.database.element_size() * dim,
+        protocol=protocol_label(images),
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
     return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve)

@@ -78,9 +78,13 @@ def outcomes_of(
         rank = int(right.argmax()) + 1 if right.any() else None
         metres = np.linalg.norm(places.database_positions[hits] - places.query_positions[query], axis=1)
         shown = [
-            Hit(int(hits[n]), float(metres[n]), float(distances[query, n]), bool(right[n]))
+            Hit(int(hits[n]), _known(metres[n]), float(distances[query, n]), bool(right[n]))
             for n in range(min(SHOWN, len(hits)))
             if hits[n] >= 0
         ]
         outcomes.append(Outcome(query, shown, rank, len(wanted) > 0))
     return outcomes
+
+
+def _known(metres: float) -> float | None:
+    return None if np.isnan(metres) else float(metres)

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
         f"{device_line(device)}; split {first.split} ({first.spec}), {first.queries} queries, "
         f"{first.database_photos} database images"
     )
-    text = f"{about}; time: median of single images\n\n{table(rows)}"
+    text = f"{about}; time: median of single images; protocol: {first.protocol}\n\n{table(rows)}"
     say(text)
     with atomic_write(folder / "comparison.md") as path:
         path.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ from vpr.cli.specs import places_spec
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
-from vpr.data.catalogue import DATASETS
+from vpr.data.catalogue import DATASETS, MAT, OWN
 from vpr.data.find_files import find_files
 from vpr.data.folders import read_folder
 from vpr.data.places import PlacesSpec, has_split, read_spec, spec_path
@@ -20,8 +20,14 @@ from vpr.data.positions import TABLE
 def run(options: argparse.Namespace) -> None:
     """Write a spec for each split of a folder; or of any other dataset one table of all its images."""
     spec = places_spec(options)
-    if spec.dataset == "folder":
+    layout = DATASETS[spec.dataset].layout
+    if layout == OWN:
         write_specs(spec)
+    elif layout != MAT:
+        raise UserError(
+            f"--mode=spec reads folders of own images and .mat files, --dataset={spec.dataset} has neither: all modes "
+            "read its images as they are, without a spec"
+        )
     else:
         write_positions(spec)
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
+from vpr.artifacts.hloc import is_hloc, load_hloc, write_hloc_files
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
 from vpr.cli.options import flags_of
-from vpr.cli.specs import places_spec, reading
+from vpr.cli.specs import hloc_files, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -26,6 +27,9 @@ def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
     images = load_places(places_spec(options), options.split)
     require_queries(images)
+    _refuse_to_explain_unknown_models(options)
+    hloc = hloc_files(options)
+    hloc.check(images, Path(options.root))
     device = choose_device(options.device)
     say(device_line(device))
     loaded, read = model_of(options, device), reading(options, device)
@@ -38,7 +42,9 @@ def run(options: argparse.Namespace) -> None:
     evaluation, answers = measure(descriptors, model, images, options.recallValues)
     result = evaluation.lines()
     say(result)  # before anything is written, which may fail
-    folder = results_folder(loaded, options)
+    folder, source = results_folder(loaded, options), loaded.source
+    if descriptors.made_by:  # no result of the model
+        folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
 
     def draw() -> None:
         if options.panels:
@@ -56,12 +62,20 @@ def run(options: argparse.Namespace) -> None:
             lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
             result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
             say(result)
-            record(folder / RESULTS_FILE, approximate, loaded.source)
+            record(folder / RESULTS_FILE, approximate, source)
+
+    def interchange() -> None:
+        write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
 
     try:
-        all_of(lambda: record(folder / RESULTS_FILE, evaluation, loaded.source), draw, search_by_index)
+        all_of(lambda: record(folder / RESULTS_FILE, evaluation, source), interchange, draw, search_by_index)
     finally:
         say(result)  # once more, as the last line
+
+
+def _refuse_to_explain_unknown_models(options: argparse.Namespace) -> None:
+    if options.explain and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+        raise UserError(f"--explain needs the model that made {options.loadDescriptors}: drop one of the two")
 
 
 def all_of(*steps: Callable[[], None]) -> None:
@@ -84,6 +98,8 @@ def _load_or_describe(
     loaded: LoadedModel, images: PlaceImages, read: Reading, options: argparse.Namespace
 ) -> SplitDescriptors:
     model = loaded.model
+    if options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+        return load_hloc(Path(options.loadDescriptors), images, Path(options.root))
     if options.loadDescriptors:
         recipe = recipe_of(model, loaded.spec, images, read.size)
         return load_descriptors(Path(options.loadDescriptors), recipe, images)

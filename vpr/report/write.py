@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL.Image import Image
 
 from vpr.common.progress import Progress, say
@@ -41,12 +42,15 @@ def write_pictures(
     worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.sort_key)
     drawn = worst_first if panels == "all" else worst_first[: int(panels)]
     draw_recall(folder / "recall.png", {evaluation.model.split(",")[0]: answers.curve}, title)
-    draw_map(folder / "map.png", images.places, answers.outcomes, title)
+    pictures = [("Recall@N", folder / "recall.png")]
+    if np.isfinite(images.places.query_positions).all():  # frames and pairs lie nowhere
+        draw_map(folder / "map.png", images.places, answers.outcomes, title)
+        pictures.append(("Where queries were found and missed", folder / "map.png"))
     files = write_panels(folder / "panels", images, drawn, explain)
-    pictures = [("Recall@N", folder / "recall.png"), ("Where queries were found and missed", folder / "map.png")]
     figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files)
     write_report(folder / "report.html", answers.outcomes, images, figures)
-    say(f"wrote {folder / 'report.html'}, recall.png, map.png and {len(files)} panels")
+    drawn_files = ", ".join(file.name for _, file in pictures)
+    say(f"wrote {folder / 'report.html'}, {drawn_files} and {len(files)} panels")
 
 
 def write_panels(

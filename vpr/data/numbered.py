@@ -1,0 +1,152 @@
+"""Places without positions: films of one route (Nordland) and pairs of images (SPED, AmsterTime).
+
+Which images match follows from numbers alone. A film's frames are numbered from 0 in the order of the numbers in their
+names; query i is frame `every` * i. A pair is two files of one name, whatever their endings, in two folders.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pittsburgh import Places
+from vpr.common.errors import UserError
+from vpr.data.positions import find_images
+
+
+def _none() -> np.ndarray:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class NumberedPlaces(Places):
+    """Places of which only a number is known; positions are NaN.
+
+    Attributes:
+        database_numbers int64 [N], query_numbers int64 [M]: of frames along the route, or of pairs.
+        tolerance: a hit whose number differs by so many, at most, is right; 0 is the same alone.
+        unit: what is numbered, frames or pairs.
+    """
+
+    database_numbers: np.ndarray = field(default_factory=_none)
+    query_numbers: np.ndarray = field(default_factory=_none)
+    tolerance: int = 0
+    unit: str = "frames"
+
+    def positives(self) -> list[np.ndarray]:
+        """For each query the sorted database indices within the tolerance."""
+        order = np.argsort(self.database_numbers, kind="stable")
+        numbers = self.database_numbers[order]
+        first = np.searchsorted(numbers, self.query_numbers - self.tolerance, "left")
+        last = np.searchsorted(numbers, self.query_numbers + self.tolerance, "right")
+        return [np.sort(order[start:stop]) for start, stop in zip(first, last, strict=True)]
+
+    def training_positives(self) -> list[np.ndarray]:
+        """The positives: nothing tells an image from the query's own place but that it is in the database."""
+        return self.positives()
+
+    def not_negatives(self) -> list[np.ndarray]:
+        """The positives."""
+        return self.positives()
+
+    def only(self, database: list[int], queries: list[int]) -> "NumberedPlaces":
+        """The same places with these database images and queries alone, which keep their numbers."""
+        places = super().only(database, queries)
+        assert isinstance(places, NumberedPlaces)
+        return dataclasses.replace(
+            places, database_numbers=self.database_numbers[database], query_numbers=self.query_numbers[queries]
+        )
+
+
+def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance: int, every: int) -> NumberedPlaces:
+    """Two films of one route, of which the second has each `every`-th frame of the first.
+
+    Args:
+        database, queries: folders below `root`.
+
+    Raises:
+        UserError: a folder has no images, the counts do not fit, or names have numbers that contradict the order.
+    """
+    files = [in_order(_images(folder)) for folder in (database, queries)]
+    count, wanted = len(files[1]), -(-len(files[0]) // every)
+    if count != wanted:
+        raise UserError(
+            f"{queries} has {count} images and {database} {len(files[0])}, wanted {wanted} queries, one for "
+            f"{'each' if every == 1 else f'every {every}th'} database image: get the images again"
+        )
+    _refuse_other_frames(files[0][::every], files[1])
+    numbers = np.arange(len(files[0])), every * np.arange(count)
+    return _numbered(root, name, files, numbers, tolerance, "frames")
+
+
+def read_pairs(root: Path, database: Path, queries: Path, name: str) -> NumberedPlaces:
+    """Two folders with a file of the same name in each, but for the ending.
+
+    Raises:
+        UserError: a folder has no images, or images have no partner or two.
+    """
+    files = [in_order(_images(folder)) for folder in (database, queries)]
+    names = [[file.stem for file in each] for each in files]
+    for folder, own, other in ((database, names[0], names[1]), (queries, names[1], names[0])):
+        alone = sorted(set(own) - set(other))
+        if alone or len(set(own)) < len(own):
+            what = f"{len(alone)} images without a partner, first {alone[0]}" if alone else "two images of one name"
+            raise UserError(
+                f"{folder} has {what}: wanted pairs of the same name in {database} and {queries}; get the images again"
+            )
+    place = {stem: number for number, stem in enumerate(names[0])}
+    numbers = np.arange(len(names[0])), np.array([place[stem] for stem in names[1]])
+    return _numbered(root, name, files, numbers, 0, "pairs")
+
+
+def number_in_name(path: Path) -> int | None:
+    """The number of a frame: the eighth field of @-separated names, where VPR-datasets-downloader puts it, else the
+    last digits before the ending; None where there are none."""
+    fields = path.name.split("@")
+    digits = [fields[7]] if len(fields) > 8 and fields[7].isdecimal() else re.findall(r"\d+", path.stem)
+    return int(digits[-1]) if digits else None
+
+
+def in_order(files: list[Path]) -> list[Path]:
+    """Files by the numbers in their names (2 before 10) where all have one, else by name."""
+    numbers = [number_in_name(file) for file in files]
+    if None in numbers:
+        return sorted(files)
+    return [file for _, file in sorted(zip(numbers, files, strict=True))]
+
+
+def _images(folder: Path) -> list[Path]:
+    found = find_images(folder)
+    if not found:
+        raise UserError(f"{folder} has no images: put some there, or name the right folder with --root")
+    return found
+
+
+def _refuse_other_frames(database: list[Path], queries: list[Path]) -> None:
+    """Raises UserError where numbers in names say that the frames of one place are others.
+
+    Numbers of queries may be those of the database's frames, or count the queries themselves from 0 or 1.
+    """
+    frames, asked = ([number_in_name(file) for file in files] for files in (database, queries))
+    if None in frames or None in asked or asked == frames:
+        return
+    if asked in (list(range(len(asked))), list(range(1, len(asked) + 1))):
+        return
+    place = next(n for n, (one, other) in enumerate(zip(frames, asked, strict=True)) if one != other)
+    raise UserError(
+        f"{queries[place]} is frame {asked[place]} where the database has {frames[place]}, {database[place].name}: the "
+        "two folders hold different frames; take the same ones from both films"
+    )
+
+
+def _numbered(
+    root: Path, name: str, files: list[list[Path]], numbers: tuple[np.ndarray, np.ndarray], tolerance: int, unit: str
+) -> NumberedPlaces:
+    names = [[str(file.relative_to(root)) for file in each] for each in files]
+    nowhere = [np.full((len(each), 2), np.nan) for each in files]
+    return NumberedPlaces(
+        name, names[0], names[1], nowhere[0], nowhere[1], float(tolerance), float(tolerance),
+        database_numbers=numbers[0], query_numbers=numbers[1], tolerance=tolerance, unit=unit,
+    )  # fmt: skip
