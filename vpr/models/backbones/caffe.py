@@ -1,11 +1,11 @@
 """Networks as Caffe computes them, of which the MATLAB release of NetVLAD was made: CaffeNet, and poolings that keep an
 incomplete last window.
 
-`alexnet_caffe` is CaffeNet, Caffe's form of AlexNet (Krizhevsky et al., NIPS 2012), up to conv5: convolutions 2, 4 and 5
-in two groups, pooling before local response normalisation, no padding of conv1. It is another network than torchvision's
-`alexnet`. Names that end in `_ceil` are of networks whose poolings keep the last row and column of windows where these
-are not full. That is MatConvNet's padding [0 1 0 1] (below and right), and differs on maps of even side in CaffeNet and
-of odd side in VGG16.
+`alexnet_caffe` is CaffeNet, Caffe's form of AlexNet (Krizhevsky et al., NIPS 2012), up to conv5: convolutions 2, 4 and
+5 in two groups, pooling before local response normalisation, no padding of conv1. It is another network than
+torchvision's `alexnet`. Names that end in `_ceil` are of networks whose poolings keep a last row and column of windows
+that are not full. That is MatConvNet's padding [0 1 0 1] (below and right), and differs on maps of even side in
+CaffeNet and of odd side in VGG16.
 """
 
 import math
@@ -99,8 +99,8 @@ def _filters(arch: str, channels: Sequence[int] | None) -> Sequence[int]:
     for before, after, groups in zip((3, *filters), filters, GROUPS, strict=False):
         if before % groups or after % groups:
             raise UserError(
-                f"--channels {' '.join(map(str, filters))}: {arch} has a convolution in {groups} groups from {before} to "
-                f"{after} channels: give numbers that {groups} divides"
+                f"{arch} with {' '.join(map(str, filters))} channels: found a convolution from {before} to {after} in "
+                f"{groups} groups, wanted numbers that {groups} divides: give others"
             )
     return filters
 

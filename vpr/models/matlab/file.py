@@ -4,7 +4,7 @@
     v5 or v7                   some layers are objects of MATLAB classes: mat-io reads it
     v7.3                       an HDF5 file: mat-io reads it
 
-Nothing of a file is run. What its layers mean is said in `mat_network.py`.
+Nothing of a file is run. What its layers mean is said in `network.py`.
 """
 
 import re
@@ -39,11 +39,13 @@ class Layer:
         number: its place among the layers, from 1, as MATLAB counts.
         class_name: of its MATLAB class; `struct` if it is a struct.
         fields: numbers are arrays, text is str, cells are lists, structs are dicts.
+        path: of the file.
     """
 
     number: int
     class_name: str
     fields: Mapping[str, Any]
+    path: Path
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Layer:
 
     def __str__(self) -> str:
         """In messages."""
-        return f"layer {self.number} ({self.name or self.kind or self.class_name})"
+        return f"{self.path}: layer {self.number} ({self.name or self.kind or self.class_name})"
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ def _layer(number: int, value: Any, path: Path) -> Layer:
     while isinstance(value, list) and len(value) == 1:  # an array of one object
         value = value[0]
     if isinstance(value, MatObject):
-        return Layer(number, value.class_name, value.properties)
+        return Layer(number, value.class_name, value.properties, path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: layer {number} is {type(value).__name__}, wanted a struct or an object: name another")
-    return Layer(number, STRUCT, value)
+    return Layer(number, STRUCT, value, path)
 
 
 def _average(net: np.void, path: Path) -> tuple[float, float, float]:
@@ -230,12 +232,14 @@ def _by_mat_io(path: Path, name: str, why: str) -> Any:
 def _classes_in(value: Any) -> set[str]:
     """Names of the classes of which SciPy found objects, whose content it does not read."""
     if not isinstance(value, np.ndarray):
-        return {str(value.classname)} if hasattr(value, "classname") else set()
+        class_name = getattr(value, "classname", None)
+        return {str(class_name)} if class_name else set()
     names = value.dtype.names or ()
     if "s2" in names and "arr" in names:  # what SciPy makes of an object
         return {one.decode() if isinstance(one, bytes) else str(one) for one in value["s2"].ravel()}
-    if getattr(value, "classname", None):
-        return {str(value.classname)}
+    class_name = getattr(value, "classname", None)
+    if class_name:
+        return {str(class_name)}
     parts = [one[name] for one in value.ravel() for name in names] if names else []
     if value.dtype == object:
         parts = list(value.ravel())
