@@ -91,7 +91,10 @@ def pooling(draw, kind, dim, clusters):
 
 def whitening(draw, length, dim):
     layer = convolution(draw, "WPCA", 1, length, dim)
-    layer["weights"][0, 0][:] *= (10.0 ** -np.linspace(0, 3, dim)).astype(np.float32)[::-1]  # as small variances do
+    weights, biases = layer["weights"].ravel()
+    weights *= (10.0 ** np.linspace(0, 3, dim)).astype(np.float32)  # as small variances do
+    mean = draw.normal(0, 0.5 / np.sqrt(length), length)  # of descriptors of length 1
+    biases[:] = -mean @ weights[0, 0]
     return [layer, custom("layerWholeL2Normalize", "finalL2")]
 
 
@@ -106,12 +109,12 @@ def network(trunk="vgg16", kind="vlad", white=True, seed=0, clusters=3, dim=5, p
     return layers
 
 
-def write(path, layers, form="struct", average=AVERAGE.reshape(1, 1, 3), saveobj=("layerVLAD", "layerVLADv2"), **more):
+def write(path, layers, form="struct", average=AVERAGE, saveobj=("layerVLAD", "layerVLADv2"), **more):
     """The file of a model: as structs by SciPy, or with objects by mat-io in format v7 or v7.3."""
     meta = {"netID": "vd16", "epoch": 3.0, "normalization": {"averageImage": average}}
     if form == "struct":
         structs = [{key: value for key, value in layer.items() if key != "class"} for layer in layers]
-        savemat(path, {"net": {"layers": cell(structs), "meta": meta, **more}})
+        savemat(path, {"net": {"layers": cell(structs), "meta": meta, **more}})  # more: other fields, or these anew
         return path
     import matio
     from matio.utils import MatlabOpaque

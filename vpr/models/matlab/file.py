@@ -201,7 +201,7 @@ def _by_scipy(path: Path, name: str) -> Any:
             found = loadmat(path, variable_names=[name])
             others = [] if name in found else [variable for variable, _, _ in whosmat(path)]
     except Exception as error:  # SciPy raises anything at all on a damaged file
-        raise UserError(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error}): {AGAIN}") from error
+        raise UserError(f"{path} cannot be read as a MATLAB file ({_in_words(error)}): {AGAIN}") from error
     if name not in found:
         raise UserError(f"{path} has no variable {name} (found {', '.join(others) or 'nothing'}): name another file")
     return found[name]
@@ -221,12 +221,15 @@ def _by_mat_io(path: Path, name: str, why: str) -> Any:
         size, wanted = path.stat().st_size, re.search(r"stored_eof = (\d+)", str(error))
         if wanted:
             raise UserError(f"{path} is incomplete: found {size} bytes, wanted {wanted[1]}: {AGAIN}") from error
-        raise UserError(
-            f"{path} ({size} bytes) cannot be read by mat-io ({type(error).__name__}: {str(error)[:120]}): {AGAIN}"
-        ) from error
+        raise UserError(f"{path} ({size} bytes) cannot be read by mat-io ({_in_words(error)}): {AGAIN}") from error
     if name not in found:
         raise UserError(f"{path} has no variable {name}: name another file")
     return found[name]
+
+
+def _in_words(error: Exception) -> str:
+    """What another library says, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def _classes_in(value: Any) -> set[str]:
