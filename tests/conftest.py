@@ -25,6 +25,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 WITHOUT_A_TRUNK = {
     "test_convolution", "test_folders", "test_images", "test_mining_and_loss", "test_netvlad", "test_pittsburgh",
     "test_report", "test_report_in_browser", "test_search_and_recall", "test_toycity",
+    "test_caffe", "test_matlab_file", "test_matlab_network",
 }  # fmt: skip
 
 

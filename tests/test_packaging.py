@@ -119,6 +119,7 @@ def test_the_readme_tells_readers_what_to_type():
 @pytest.mark.parametrize("words", commands())
 def test_commands_in_the_documentation_are_understood(words, tmp_path, monkeypatch):
     """An exported file stands for the run that it was made from."""
+    from vpr.cli.app import module_of
     from vpr.cli.options import flags_of, parse_options
 
     made_by = ["--mode=train", "--arch=vgg16", "--root=places"]
@@ -135,4 +136,4 @@ def test_commands_in_the_documentation_are_understood(words, tmp_path, monkeypat
         return
     mode = next(word.split("=")[1] for word in words if word.startswith("--mode="))
     assert parse_options(words).mode == mode
-    assert importlib.util.find_spec(f"vpr.modes.{mode}")
+    assert importlib.util.find_spec(module_of(mode))

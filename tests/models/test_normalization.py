@@ -8,8 +8,9 @@ from drawing import noise
 from PIL import Image
 from torch import nn
 
+from vpr.common.errors import UserError
 from vpr.models.backbones.base import build_backbone
-from vpr.models.normalization import NORMALIZATIONS, normalization_of
+from vpr.models.normalization import NORMALIZATIONS, Normalization, normalization_of
 
 
 @pytest.mark.parametrize(("arch", "layers"), [("vgg16", 29), ("alexnet", 11)])
@@ -37,3 +38,13 @@ def test_normalization_does_what_torchvision_does(name, arch, entry):
     found, values = normalization_of(arch, entry.name, None)
     assert found == name and values == NORMALIZATIONS[name]
     assert np.abs((pixels - np.array(values.mean)) / np.array(values.std) - wanted).max() < 1e-4
+
+
+def test_a_mean_colour_is_subtracted_alone():
+    named = "123.68,116.779,103.939"
+    for weights in ("none", "weights.pth"):
+        assert normalization_of("vgg16", weights, named) == (named, NORMALIZATIONS["caffe"])
+    assert normalization_of("vgg16", "none", "1,-2,3.5")[1] == Normalization((1.0, -2.0, 3.5), (1.0, 1.0, 1.0))
+    for wrong in ("1,2", "1,2,3,4", "caff", "1,2,nan"):
+        with pytest.raises(UserError, match="wanted one of torchvision, caffe, features, unit, or a mean colour"):
+            normalization_of("vgg16", "none", wrong)

@@ -20,6 +20,7 @@ from vpr.models.whitening import (
     learn_whitening,
     load_whitening,
     save_whitening,
+    whitening_of_affine,
 )
 
 
@@ -43,6 +44,35 @@ def test_whitened_training_set_has_mean_zero_and_identity_covariance(count, leng
     white = unnormalised(whitening, rows)
     assert np.abs(white.mean(axis=0)).max() < 1e-4
     assert np.abs(np.cov(white.T) - np.eye(whitening.dim)).max() < 2e-3
+
+
+def affine(dim, length, scales, seed=0):
+    """A matrix whose rows are neither of one length nor orthogonal, and a bias that no data set has given."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(dim, length)) * scales[:, None], random.normal(size=dim) * scales
+
+
+@pytest.mark.parametrize("length", [20, 12, 9000])  # more columns than are in float64 at a time, too
+def test_an_affine_map_is_a_whitening_with_the_shortest_mean(length):
+    matrix, bias = affine(12, length, np.logspace(0, 4, 12))
+    whitening = whitening_of_affine(torch.from_numpy(matrix).float(), torch.from_numpy(bias).float(), "elsewhere")
+    assert torch.equal(whitening.projection, torch.from_numpy(matrix).float()) and whitening.learnt_on == "elsewhere"
+    mean = whitening.mean.double().numpy()
+    assert np.abs(matrix @ mean + bias).max() <= 1e-6 * np.abs(bias).max()
+    wanted = np.linalg.lstsq(matrix / np.logspace(0, 4, 12)[:, None], -bias / np.logspace(0, 4, 12), rcond=None)[0]
+    assert np.abs(mean - wanted).max() < 1e-5 * np.abs(wanted).max()
+    rows = torch.from_numpy(np.random.default_rng(1).normal(size=(3, length)))
+    outcome = (matrix @ rows.numpy().T).T + bias
+    outcome /= np.linalg.norm(outcome, axis=1, keepdims=True)
+    assert np.abs(whitening.double()(rows).numpy() - outcome).max() < 1e-6
+
+
+def test_a_bias_that_no_mean_gives_is_refused():
+    """Two equal rows with unequal biases; with equal ones there is a mean."""
+    matrix = torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]])
+    with pytest.raises(UserError, match="depend on each other"):
+        whitening_of_affine(matrix, torch.tensor([1.0, 2.0]))
+    assert torch.allclose(whitening_of_affine(matrix, torch.tensor([1.0, 1.0])).mean, torch.tensor([-0.2, -0.4, 0.0]))
 
 
 @pytest.mark.parametrize(("count", "length"), [(200, 30), (25, 80)], ids=["primal", "dual"])

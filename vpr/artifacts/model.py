@@ -19,7 +19,7 @@ from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.spec import ModelSpec
 from vpr.models.weights import weights_hash
-from vpr.models.whitening import StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
+from vpr.models.whitening import ANY_SIZE, StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ def _choose(
     """The whitening that serves a choice, or None and why not.
 
     It was learnt on the training set of the choice, or else of the run. Where neither is on this machine, or
-    places to test have no training set, the only whitening that agrees in all else is taken.
+    places to test have no training set, the only whitening that agrees in all else is taken. Last comes that with
+    which a model was imported.
     """
     usable, reasons = [], []
     for file in files:
@@ -208,6 +209,9 @@ def _choose(
                 return stored, ""
     if not all_known and len(usable) == 1:
         return usable[0][0], ""
+    for stored, recipe in usable:
+        if recipe.image_size == ANY_SIZE:  # it came with the model
+            return stored, ""
     names = " or ".join(name for name, _ in sets) or "not here"
     reasons += [f"one was learnt on {recipe.dataset}, the training set is {names}" for _, recipe in usable]
     return None, f"{'; '.join(reasons)}; run --mode=whiten with the same flags"

@@ -7,6 +7,7 @@ runs/<stamp>_<arch>_<pooling>/checkpoints/model_best.pth.tar   the state of the 
 
 import datetime
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from vpr.common.errors import UserError
@@ -46,15 +47,28 @@ def read_flags(run: Path) -> dict:
 
 
 def create_run(
-    runs: Path, arch: str, pooling: str, flags: dict, checkpoint_folder: str, state: dict, best: bool = False
+    runs: Path,
+    arch: str,
+    pooling: str,
+    flags: dict,
+    checkpoint_folder: str,
+    state: dict,
+    best: bool = False,
+    add: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Make a run with its first checkpoint. The folder appears whole, so it can be resumed from birth."""
+    """Make a run with its first checkpoint. The folder appears whole, so it can be resumed from birth.
+
+    Args:
+        add: writes further files into the folder of the checkpoints.
+    """
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")[:-3]
     run = runs / f"{stamp}_{arch}_{pooling}"
     unfinished = runs / f".{run.name}.part"
     try:
         write_json(unfinished / FLAGS_FILE, flags)
         save_checkpoint(unfinished / checkpoint_folder, state, best)
+        if add:
+            add(unfinished / checkpoint_folder)
         unfinished.rename(run)
     except OSError as error:
         raise UserError(f"cannot make the run {run} ({error}): make room or choose another --runsPath") from error

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         for note in options.notes if processes.launched_rank() == 0 else ():
             print(note, file=sys.stderr if options.json else sys.stdout, flush=True)
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
-        mode = importlib.import_module(f"vpr.modes.{options.mode}")
+        mode = importlib.import_module(module_of(options.mode))
         keep_large_blocks()
         with processes.process_group():
             mode.run(options)
@@ -40,6 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted{resume}", file=sys.stderr)
         return 130
     return 0
+
+
+def module_of(mode: str) -> str:
+    """The module of a mode: its name in `vpr.modes`, unless Python keeps that word for itself."""
+    return f"vpr.modes.{'import_model' if mode == 'import' else mode}"
 
 
 def require_one_process(mode: str) -> None:

@@ -12,7 +12,7 @@ from vpr.models.backbones import BACKBONES
 from vpr.models.poolings import POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
-MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate")
+MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "import")
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
@@ -70,6 +70,18 @@ def quantity(text: str) -> float:
     return value
 
 
+def normalization(text: str) -> str:
+    """An argparse type: the name of an input normalisation, or a mean colour R,G,B."""
+    from vpr.models.normalization import NORMALIZATIONS, mean_colour
+
+    if text not in NORMALIZATIONS:
+        try:
+            mean_colour(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def share(text: str) -> float:
     """An argparse type: a number between 0 and 1, neither of them."""
     try:
@@ -124,8 +136,9 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("weights", None, "pretrained weights of the backbone: a torchvision name (DEFAULT, "
              "IMAGENET1K_V1, for vgg16 also IMAGENET1K_FEATURES), a .pth file, or none (default: vgg16 "
              "IMAGENET1K_FEATURES, the paper's; alexnet IMAGENET1K_V1)"),
-        Flag("normalization", None, "what a weights FILE expects of its input (default: torchvision)",
-             {"choices": ("torchvision", "caffe", "features", "unit")}),
+        Flag("normalization", None, "what a weights FILE expects of its input: torchvision, caffe, features, unit, or "
+             "R,G,B, a mean colour that is subtracted from pixels of 0 to 255 (default: torchvision)",
+             {"type": normalization, "metavar": "NAME"}),
         Flag("fromscratch", False, "random weights, all layers trained; the same as --weights=none", ON),
         Flag("channels", None, "filters of each convolution, as --mode=prune leaves them (default: the backbone's own)",
              {"nargs": "+", "type": whole_number(1), "metavar": "N"}),
@@ -245,7 +258,7 @@ def build_parser(typed_only: bool = False, shown: set[str] | None = None) -> arg
 
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS if typed_only else [],
-        help=help_of("inputs", "compare: runs and exported files; locate: images and folders"),
+        help=help_of("inputs", "compare: runs and exported files; locate: images and folders; import: a .mat file"),
     )  # fmt: skip
     parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
     parser.add_argument("--help-all", action="help", help="all flags of all modes")

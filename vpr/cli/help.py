@@ -5,7 +5,7 @@ import argparse
 from vpr.cli.flags import MODES, OneLineParser, build_parser
 from vpr.cli.mode_flags import COMMON_FLAGS, MODE_LINES, flags_of_mode
 
-MODES_WITH_INPUTS = ("compare", "locate")
+MODES_WITH_INPUTS = ("compare", "locate", "import")
 
 
 def wanted_help(arguments: list[str] | None) -> str | None:

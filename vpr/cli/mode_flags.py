@@ -18,6 +18,7 @@ MODE_LINES = {
     "spec": "write a folder's positions as .mat specs, or specs as a table",
     "index": "describe a database once, for locate",
     "locate": "where were these images taken?",
+    "import": "a run from a model of the MATLAB release of NetVLAD",
 }
 COMMON_FLAGS = (
     "mode", "dataset", "root", "imageSize", "device", "threads", "seed", "dataPath", "runsPath", "arch", "weights",
@@ -42,9 +43,9 @@ FINISHED_MODEL = ("test", "export", "compare", "index", "locate")  # modes that 
 # The modes that read the flags of a group of `vpr.cli.flags.FLAGS` ...
 GROUPS = {
     "places, images and machine": all_but("spec"),
-    "model": all_but("spec"),
-    "train": ("train", "prune"),  # a pruned run is trained by the flags that it was made with
-    "run and recalls": all_but("cluster", "compare"),
+    "model": all_but("spec", "import"),
+    "train": ("train", "prune", "import"),  # a pruned or imported run is trained by the flags that it was made with
+    "run and recalls": all_but("cluster", "compare", "import"),
     "prune": ("prune",),
     "export": ("export",),
     "whitening": FINISHED_MODEL,
@@ -64,14 +65,15 @@ EXCEPTIONS = {
     "device": all_but("export", "spec"),
     "nocuda": all_but("export", "spec"),
     "seed": all_but("compare", "spec"),
-    "dataPath": all_but("prune", "compare", "spec"),
+    "dataPath": all_but("prune", "compare", "spec", "import"),
     "runsPath": all_but("cluster"),
     "savePath": all_but("cluster", "spec"),
     "cachePath": ("train",),  # a pruned run has no frozen layers
     "trunkCache": ("train",),
-    "ckpt": all_but("cluster", "spec"),
-    "recallValues": ("train", "test", "prune", "compare"),
-    "pcaDim": all_but("cluster", "train", "prune", "spec"),
+    "trainFrom": ("train", "prune"),
+    "ckpt": all_but("cluster", "spec", "import"),
+    "recallValues": ("train", "test", "prune", "compare", "import"),
+    "pcaDim": all_but("cluster", "train", "prune", "spec", "import"),
     "nPCA": ("whiten",),
     "indexFile": ("index", "locate"),
     "split": ("test", "compare", "index", "locate"),

@@ -145,6 +145,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
         raise UserError("--mode=cluster always starts anew: drop --resume")
     if defaults["mode"] == "compare":
         raise UserError("--mode=compare takes runs and files as they are, without --resume: drop the word --resume")
+    if defaults["mode"] == "import":
+        raise UserError("--mode=import makes a new run: drop --resume")
     named = defaults["resume"]
     run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
     if is_exported(run):

@@ -169,4 +169,4 @@ def append_to_list(path: Path, entry: object) -> None:
 
 def is_file(weights: str) -> bool:
     """Whether a --weights value names a file rather than a torchvision entry or none."""
-    return Path(weights).suffix in (".pth", ".pt", ".tar") or "/" in weights or Path(weights).is_file()
+    return Path(weights).suffix in (".pth", ".pt", ".tar", ".mat") or "/" in weights or Path(weights).is_file()

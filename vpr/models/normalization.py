@@ -1,7 +1,9 @@
 """What a backbone expects of its input."""
 
+import math
 from dataclasses import dataclass
 
+from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.models.backbones.base import published
 
@@ -37,11 +39,33 @@ NORMALIZATIONS = {
 }
 
 
+def mean_colour(text: str) -> Normalization:
+    """A normalisation by its mean colour alone, written R,G,B.
+
+    Raises:
+        UserError: it is not three finite numbers.
+    """
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        red = green = blue = math.nan
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise UserError(
+            f"normalization={text[:60]!r}: wanted one of {', '.join(NORMALIZATIONS)}, or a mean colour R,G,B such as "
+            "123.68,116.779,103.939"
+        )
+    return Normalization((red, green, blue), (1.0, 1.0, 1.0))
+
+
 def normalization_of(arch: str, weights: str, named: str | None) -> tuple[str, Normalization]:
-    """Name and values of the input normalisation that weights were trained with."""
+    """Name and values of the input normalisation that weights were trained with.
+
+    Args:
+        named: of a file's or random weights, a key of NORMALIZATIONS or a mean colour as R,G,B.
+    """
     if weights == "none" or is_file(weights):
         name = named or "torchvision"
-        return name, NORMALIZATIONS[name]
+        return name, NORMALIZATIONS[name] if name in NORMALIZATIONS else mean_colour(name)
     found = published(arch, weights)
     values = _of_unit_range(found.mean, found.std)
     name = next((name for name, known in NORMALIZATIONS.items() if known == values), "own")

@@ -16,6 +16,8 @@ ADDED_TO_VARIANCE = 1e-9  # the original release's
 SMALLEST_SHARE = 1e-9  # of the largest variance: below there is nothing but rounding
 SMALLEST_VARIANCE = 1e-20
 TILE = 4096  # columns that are in float64 at a time
+LARGEST_ERROR = 1e-6  # of a bias that a mean has to reproduce, in units of its projection's rows
+ANY_SIZE = "any"  # image size of a whitening that serves images of every size
 
 
 class Whitening(nn.Module):
@@ -94,13 +96,52 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
     return Whitening(mean.float(), projection)
 
 
+@torch.no_grad()
+def whitening_of_affine(matrix: torch.Tensor, bias: torch.Tensor, learnt_on: str = "") -> Whitening:
+    """The whitening with matrix x + bias = projection (x - mean): the shortest such mean, -matrix^+ bias.
+
+    Rows are brought to length 1 before, so that the large scales of small variances do not spoil the solution.
+
+    Args:
+        matrix: [dim, D].
+        bias: [dim].
+
+    Raises:
+        UserError: there is no such mean, since the rows depend on each other.
+    """
+    lengths = torch.linalg.vector_norm(matrix.double(), dim=1)  # [dim]
+    lengths = torch.where(lengths > 0, lengths, 1.0)
+    wanted = -bias.double() / lengths
+    tiles = [slice(start, start + TILE) for start in range(0, matrix.shape[1], TILE)]
+
+    def rows(tile: slice) -> torch.Tensor:
+        return matrix[:, tile].double() / lengths[:, None]
+
+    products = torch.zeros(len(matrix), len(matrix), dtype=torch.float64)
+    for tile in tiles:
+        products.addmm_(rows(tile), rows(tile).T)
+    factor, failed = torch.linalg.cholesky_ex(products)
+    if failed:
+        weights = torch.linalg.pinv(products, hermitian=True) @ wanted
+    else:
+        weights = torch.cholesky_solve(wanted[:, None], factor)[:, 0]
+    mean = torch.cat([rows(tile).T @ weights for tile in tiles]).float()
+    error = (sum(rows(tile) @ mean[tile].double() for tile in tiles) - wanted).abs().max().item()
+    if not error <= LARGEST_ERROR * max(1.0, wanted.abs().max().item()):
+        raise UserError(
+            f"a whitening's bias is missed by {error:.1e} by every mean: its {len(matrix)} rows depend on each other; "
+            "leave the whitening out, or learn one with --mode=whiten"
+        )
+    return Whitening(mean, matrix.float(), learnt_on)
+
+
 @dataclass(frozen=True)
 class WhiteningRecipe:
     """What a whitening is learnt on. It serves descriptors that agree in all of this but the training set.
 
     Attributes:
         weights_hash: of the model without its whitening.
-        image_size: `H W` in pixels that images were resized to, or `own`.
+        image_size: `H W` in pixels that images were resized to, or `own`; `any` where it came with an imported model.
         dataset, dataset_hash: name of the training set, and a hash of its names and positions.
     """
 
@@ -124,6 +165,8 @@ class WhiteningRecipe:
         """
         for field in fields(self):
             found, value = getattr(self, field.name), getattr(wanted, field.name)
+            if field.name == "image_size" and found == ANY_SIZE:
+                continue
             if found != value and not field.name.startswith(("dataset", "precision")):
                 return f"{field.name}={found}, not {value}"
         return None
@@ -184,4 +227,6 @@ def load_whitening(path: Path) -> StoredWhitening:
     if recipe:
         size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
         learnt_on = f"{images} images of {recipe.dataset} ({size})"
+        if recipe.image_size == ANY_SIZE:
+            learnt_on = recipe.dataset
     return StoredWhitening(Whitening(mean, projection, learnt_on), dim, recipe, images)

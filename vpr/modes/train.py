@@ -74,7 +74,10 @@ def _resume(options: argparse.Namespace, splits: dict[str, dict], device: torch.
     """The state in which the run of --resume was left, and the run."""
     checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
     model = restore_model(checkpoint, model_spec(options), options.run).to_device(device, options.precision)
-    state = load_state(checkpoint, model, training_rules(options), splits, options.run, options.skipBroken)
+    if "optimizer" in checkpoint:
+        state = load_state(checkpoint, model, training_rules(options), splits, options.run, options.skipBroken)
+    else:  # an imported model, which nobody has trained here yet
+        state = new_state(model, training_rules(options), splits)
     _say_of_precision(options, model)
     _say_what_changed(options, device)
     return state, options.run

@@ -38,6 +38,10 @@ ALEXNET_LAYERS = tuple(f"conv{number}" for number in range(1, 6))
 BACKBONES = {
     "vgg16": Entry("cnn", "IMAGENET1K_FEATURES", 512, VGG16_LAYERS, "conv5_1"),
     "alexnet": Entry("cnn", "IMAGENET1K_V1", 256, ALEXNET_LAYERS, "conv5"),
+    # Of imported MATLAB models.
+    "alexnet_caffe": Entry("caffe", "none", 256, ALEXNET_LAYERS, "conv5"),
+    "alexnet_caffe_ceil": Entry("caffe", "none", 256, ALEXNET_LAYERS, "conv5"),
+    "vgg16_ceil": Entry("caffe", "IMAGENET1K_FEATURES", 512, VGG16_LAYERS, "conv5_1"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Models of the MATLAB release of NetVLAD: what is in their files, and what it becomes here."""
