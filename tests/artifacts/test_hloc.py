@@ -8,6 +8,8 @@ import pytest
 from drawing import draw_image
 
 import main
+from vpr.artifacts.hloc import image_names
+from vpr.common.errors import UserError
 from vpr.data.images import image_size
 
 DATABASE, QUERIES = 9, 4
@@ -233,6 +235,12 @@ def test_names_with_spaces_are_refused_before_anything_is_described(city, comman
     assert code == 2 and "have spaces" in error and "old town" in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "pairs.txt").exists() and not (tmp_path / "runs").exists()
     assert command("test", f"--hlocFeatures={tmp_path / 'feats.h5'}")[0] == 0  # HDF5 has room for them
+
+
+def test_images_elsewhere_have_no_name(tmp_path):
+    assert image_names([tmp_path / "a" / "b.jpg"], tmp_path) == ["a/b.jpg"]
+    with pytest.raises(UserError, match="does not lie below --root"):
+        image_names([tmp_path / "other" / "b.jpg"], tmp_path / "a")
 
 
 def test_a_file_that_cannot_be_written_leaves_the_earlier_one(city, command, tmp_path, monkeypatch):

@@ -49,14 +49,25 @@ class HlocFiles:
 
     def check(self, images: PlaceImages, root: Path) -> None:
         """Raises UserError where the names of images cannot stand in the files; before they are described."""
-        names = image_names(images.files, root)
-        if self.pairs:
-            require_no_spaces(names)
+        if self.features or self.pairs:
+            names = image_names(images.files, root)
+            if self.pairs:
+                require_no_spaces(names)
 
 
 def image_names(files: Sequence[Path], root: Path) -> list[str]:
-    """The names of images in hloc's and COLMAP's files: their paths below `root`."""
-    return [file.relative_to(root).as_posix() for file in files]
+    """The names of images in hloc's and COLMAP's files: their paths below `root`.
+
+    Raises:
+        UserError: an image lies elsewhere.
+    """
+    try:
+        return [file.relative_to(root).as_posix() for file in files]
+    except ValueError as error:
+        raise UserError(
+            f"an image does not lie below --root {root}, by which hloc and COLMAP would name it ({error}): name a "
+            "folder that holds all images with --root"
+        ) from error
 
 
 def write_hloc_files(
