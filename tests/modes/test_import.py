@@ -151,6 +151,29 @@ def test_export_and_the_api_take_the_run(copied, on_the_city, tiny_city, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trunk", ["vgg16", "caffenet"])
+def test_incomplete_windows_are_exported(trunk, tmp_path):
+    """At sizes at which the last windows are full, and at which they are not."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    layers = network(trunk, "vlad", pad=np.array([[0.0, 1, 0, 1]]))
+    called("--mode=import", write(tmp_path / "net.mat", layers), f"--runsPath={tmp_path}")
+    called("--mode=export", f"--resume={newest_run(tmp_path)}", f"--out={tmp_path / 'net.onnx'}")
+    model = load_describer(tmp_path / "net.onnx", device="cpu")
+    for size in ((67, 90), (64, 81), (75, 75)):
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        found = model(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy()
+        wanted = forward(layers, image)
+        assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+def test_pruning_refuses_convolutions_in_groups(copied, on_the_city):
+    text = called("--mode=prune", f"--resume={copied}", *on_the_city, code=2)
+    assert text.count("\n") == 1 and "alexnet_caffe" in text
+
+
+@pytest.mark.slow
 def test_training_goes_on_from_the_imported_model(tiny_city, tmp_path):
     places = ["--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--runsPath={tmp_path / 'runs'}"]
     called("--mode=import", write(tmp_path / NAME, LAYERS), *places[:2], *places[-1:], "--nEpochs=1", "--lr=0.0001")
