@@ -6,6 +6,7 @@
 import importlib.util
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,25 @@ def pillow_heif():
         return importlib.import_module("pillow_heif")
     except ImportError:
         skip_or_fail("pillow-heif is not installed: python -m pip install -r requirements-dev.txt")
+
+
+@pytest.fixture
+def mat_io():
+    """mat-io, which reads MATLAB files with objects of classes; optional."""
+    if sys.version_info < (3, 11):
+        pytest.skip("mat-io needs Python 3.11")
+    try:
+        return importlib.import_module("matio")
+    except ImportError:
+        skip_or_fail("mat-io is not installed: python -m pip install -r requirements-deploy.txt")
+
+
+@pytest.fixture
+def onnx_packages():
+    """What exports and runs ONNX files; optional."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            skip_or_fail(f"{package} is not installed: python -m pip install -r requirements-deploy.txt")
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_all_kinds_make_runs(trunk, kind, tmp_path):
     assert load_model(run).model.dim == 5
 
 
-def test_whole_networks_have_no_channels(tmp_path, monkeypatch):
+def test_whole_networks_have_no_channels(tmp_path):
     """A file of the backbone's own filters."""
     layers = network("caffenet", "max", white=False)
     for layer, (size, before, after) in zip(
@@ -136,18 +136,37 @@ def test_a_whitening_of_one_s_own_is_preferred(copied, on_the_city):
 
 
 @pytest.mark.slow
-def test_export_and_the_api_take_the_run(copied, on_the_city, tiny_city, tmp_path):
+def test_export_and_the_api_take_the_run(copied, on_the_city, tiny_city, tmp_path, onnx_packages):
     files, close = images_of(tiny_city), 1e-3
     wanted = expected(files)
     found = load_describer(copied, device="cpu").describe_files(files)
     assert found.shape == wanted.shape and np.abs(found - wanted).max() < 5e-2  # in bf16 on some processors
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
     for quantize in ([], ["--quantize=fp16"]):
         file = tmp_path / f"{len(quantize)}.onnx"
         called("--mode=export", f"--resume={copied}", f"--out={file}", *quantize)
         exported = load_describer(file, device="cpu").describe_files(files)
         assert np.abs(exported - wanted).max() < (5e-2 if quantize else close)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trunk", ["vgg16", "caffenet"])
+def test_incomplete_windows_are_exported(trunk, tmp_path, onnx_packages):
+    """At sizes at which the last windows are full, and at which they are not."""
+    layers = network(trunk, "vlad", pad=np.array([[0.0, 1, 0, 1]]))
+    called("--mode=import", write(tmp_path / "net.mat", layers), f"--runsPath={tmp_path}")
+    called("--mode=export", f"--resume={newest_run(tmp_path)}", f"--out={tmp_path / 'net.onnx'}")
+    model = load_describer(tmp_path / "net.onnx", device="cpu")
+    for size in ((67, 90), (64, 81), (75, 75)):
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        found = model(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy()
+        wanted = forward(layers, image)
+        assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+def test_pruning_refuses_convolutions_in_groups(copied, on_the_city):
+    text = called("--mode=prune", f"--resume={copied}", *on_the_city, code=2)
+    assert text.count("\n") == 1 and "--mode=prune cannot drop filters of this backbone" in text
 
 
 @pytest.mark.slow

@@ -109,8 +109,6 @@ def _run_layer(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
         # With channels last the values depend neither on the batch nor on the number of threads.
         return layer(features.contiguous(memory_format=torch.channels_last))
     if isinstance(layer, nn.MaxPool2d) and not features.requires_grad and features.is_contiguous():
-        if layer.padding or layer.ceil_mode:
-            return layer(features)
         assert isinstance(layer.kernel_size, int) and isinstance(layer.stride, int)  # as VGG16 and AlexNet have them
         return max_pool(features, layer.kernel_size, layer.stride)
     return layer(features)

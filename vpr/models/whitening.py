@@ -119,7 +119,8 @@ def whitening_of_affine(matrix: torch.Tensor, bias: torch.Tensor, learnt_on: str
 
     products = torch.zeros(len(matrix), len(matrix), dtype=torch.float64)
     for tile in tiles:
-        products.addmm_(rows(tile), rows(tile).T)
+        part = rows(tile)
+        products.addmm_(part, part.T)
     factor, failed = torch.linalg.cholesky_ex(products)
     if failed:
         weights = torch.linalg.pinv(products, hermitian=True) @ wanted

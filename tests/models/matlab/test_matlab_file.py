@@ -22,13 +22,6 @@ def refusal(path):
 
 
 @pytest.fixture
-def mat_io():
-    return pytest.importorskip(
-        "matio", reason="mat-io is not installed: python -m pip install -r requirements-deploy.txt"
-    )
-
-
-@pytest.fixture
 def no_mat_io(monkeypatch):
     """As if mat-io were not installed."""
     found = builtins.__import__
@@ -75,9 +68,7 @@ def test_without_mat_io_the_message_says_how_to_install_it_and_what_to_do_in_mat
 
 @pytest.mark.parametrize("form", ["struct", "v7", "v7.3"])
 @pytest.mark.parametrize("kept", [0.99, 0.6, 0.2])
-def test_a_truncated_file_says_its_size(form, kept, tmp_path):
-    if form != "struct":
-        pytest.importorskip("matio")
+def test_a_truncated_file_says_its_size(form, kept, tmp_path, mat_io):
     path = write(tmp_path / "net.mat", LAYERS, form)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])

@@ -25,6 +25,25 @@ GROUPS = (1, 2, 1, 2, 2)
 SMALLEST_SIDE = {"alexnet_caffe": 35, "alexnet_caffe_ceil": 23, "vgg16_ceil": 1}
 
 
+class EdgeMaxPool(nn.Module):
+    """Maximum pooling by windows of `size` at every second place, the last of which may reach over the edge by one.
+
+    What lies over the edge counts as zero: it is never the largest of values that come from a ReLU.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.stride = size, 2
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, D, h, w], none negative -> [B, D, h', w']."""
+        return F.max_pool2d(F.pad(features, (0, 1, 0, 1)), self.size, self.stride)
+
+    def extra_repr(self) -> str:
+        """What it prints as."""
+        return f"{self.size}, stride={self.stride}"
+
+
 class ResponseNorm(nn.Module):
     """Local response normalisation over neighbouring channels, as MatConvNet and Caffe's authors write it:
 
@@ -58,9 +77,9 @@ def build(arch: str, channels: Sequence[int] | None) -> Backbone:
     ceil = arch.endswith("_ceil")
     if arch == "vgg16_ceil":
         backbone: Backbone = cnn.build("vgg16", channels)
-        for stage in backbone:
+        for name, stage in list(backbone.named_children()):
             if isinstance(stage, nn.MaxPool2d):
-                stage.ceil_mode = True
+                setattr(backbone, name, EdgeMaxPool(2))
         backbone.smallest_side = SMALLEST_SIDE[arch]
         return backbone
     filters = _filters(arch, channels)
@@ -77,11 +96,11 @@ def caffenet(filters: Sequence[int], ceil: bool) -> OrderedDict[str, nn.Module]:
     return OrderedDict(
         conv1=nn.Conv2d(3, one, 11, stride=4),
         relu1=nn.ReLU(),
-        pool1=nn.MaxPool2d(3, 2, ceil_mode=ceil),
+        pool1=EdgeMaxPool(3) if ceil else nn.MaxPool2d(3, 2),
         norm1=ResponseNorm(),
         conv2=nn.Conv2d(one, two, 5, padding=2, groups=GROUPS[1]),
         relu2=nn.ReLU(),
-        pool2=nn.MaxPool2d(3, 2, ceil_mode=ceil),
+        pool2=EdgeMaxPool(3) if ceil else nn.MaxPool2d(3, 2),
         norm2=ResponseNorm(),
         conv3=nn.Conv2d(two, three, 3, padding=1, groups=GROUPS[2]),
         relu3=nn.ReLU(),

@@ -13,7 +13,7 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.models.backbones.base import Backbone, build_backbone
-from vpr.models.backbones.caffe import ResponseNorm
+from vpr.models.backbones.caffe import EdgeMaxPool, ResponseNorm
 from vpr.models.matlab.file import Layer, MatNetwork
 from vpr.models.matlab.layers import four, norm_numbers, numbers_of, role_of, shape_text, two, weights_of
 
@@ -102,8 +102,9 @@ def _of_stage(stage: nn.Module) -> dict[str, Any]:
         assert not isinstance(stage.padding, str)
         rows, columns = stage.padding
         return {"role": "conv", "stride": stage.stride, "pad": (rows, rows, columns, columns), "dilate": stage.dilation}
-    if isinstance(stage, nn.MaxPool2d):
-        return {"role": "pool", "pool": (stage.kernel_size,) * 2, "stride": (stage.stride,) * 2, "method": "max"}
+    if isinstance(stage, nn.MaxPool2d | EdgeMaxPool):
+        size = stage.kernel_size if isinstance(stage, nn.MaxPool2d) else stage.size
+        return {"role": "pool", "pool": (size,) * 2, "stride": (stage.stride,) * 2, "method": "max"}
     if isinstance(stage, ResponseNorm):
         return {"role": "norm", "param": (stage.size, stage.kappa, stage.alpha, stage.beta)}
     return {"role": "relu"}
