@@ -69,7 +69,7 @@ def to_float16(path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     # The pooling head's.
-    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
+    keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow", "ArgMax"]
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
 
 
