@@ -118,7 +118,7 @@ def test_they_add_up_with_hard_assignment_and_a_projection_of_the_clusters(image
     torch.manual_seed(0)
     model = build_model(ModelSpec("alexnet", "none", clusters=CLUSTERS, **settings)).eval()
     for name, values in model.pool.named_parameters():
-        nn.init.normal_(values, std=0.02 if name == "centroids" else 0.5)
+        nn.init.normal_(values, std={"centroids": 0.02, "conv.weight": 3.0}.get(name, 0.1))
     if whitened:
         model.whiten(random_whitening(model))
     first, second = (model(image)[0] for image in images)

@@ -87,7 +87,8 @@ def test_netvlad_becomes_it_as_alpha_grows():
 
 def test_gradients_are_those_of_finite_differences():
     """Of local descriptors and centres; no descriptor lies where the assignment jumps."""
-    features, centres = random(2, 4, 3, 3).requires_grad_(), (random(3, 4, seed=2) * 0.4).requires_grad_()
+    features = random(2, 4, 4, 4).requires_grad_()
+    centres = (random(3, 4, seed=1) * 0.1 + 0.4 * torch.eye(3, 4, dtype=torch.float64)).requires_grad_()
     layer = layer_with(centres.detach())
     _, shares = layer.assign(features.flatten(2))
     assert (shares.sum(dim=2) > 0).sum(dim=1).tolist() == [3, 3], "all clusters have descriptors"
