@@ -26,7 +26,7 @@ from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.data.catalogue import DATASETS
 from vpr.models.backbones import BACKBONES, default_train_from
-from vpr.models.poolings import entry_of
+from vpr.models.poolings import pooling_entry
 from vpr.models.spec import ADDED_FLAGS
 
 NOT_FLAGS = ("given", "run", "inputs", "notes")
@@ -226,7 +226,7 @@ def _fill_in(merged: dict) -> dict:
             f"--normalization={filled['normalization']} goes with --weights FILE or --fromscratch: "
             f"{filled['weights']} brings its own; drop --normalization"
         )
-    entry_of(filled["pooling"], filled["vladAssign"], filled["clusterDim"], filled["vladv2"])
+    pooling_entry(filled["pooling"], filled["vladAssign"], filled["clusterDim"], filled["vladv2"])
     filled["recallValues"] = sorted(set(filled["recallValues"]))
     return filled
 

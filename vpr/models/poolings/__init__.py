@@ -37,7 +37,7 @@ ASSIGNMENTS = {
 }
 
 
-def entry_of(pooling: str, vlad_assign: str, cluster_dim: int | None, vladv2: bool) -> Entry:
+def pooling_entry(pooling: str, vlad_assign: str, cluster_dim: int | None, vladv2: bool) -> Entry:
     """The entry of the pooling that some flags describe.
 
     Raises:

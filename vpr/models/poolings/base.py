@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vpr.common.errors import UserError
-from vpr.models.poolings import entry_of
+from vpr.models.poolings import pooling_entry
 from vpr.models.poolings.cluster_projection import ClusterProjection
 from vpr.models.spec import ModelSpec
 
@@ -111,7 +111,7 @@ def build_pooling(name: str, dim: int, spec: ModelSpec) -> Pooling:
     Raises:
         UserError: the table has no such pooling, or it cannot have such settings.
     """
-    entry = entry_of(name, spec.vlad_assign, spec.cluster_dim, spec.vladv2)
+    entry = pooling_entry(name, spec.vlad_assign, spec.cluster_dim, spec.vladv2)
     pooling: Pooling = importlib.import_module(f"vpr.models.poolings.{entry.module}").build(name, dim, spec)
     if spec.cluster_dim is not None:
         assert isinstance(pooling, ClusterPooling)  # its entry says so
