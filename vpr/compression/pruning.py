@@ -171,7 +171,7 @@ def filters_of(encoder: Backbone) -> list[int]:
 
 
 def require_room_for_clusters(dim: int, cluster_dim: int | None, ratio: float) -> None:
-    """Raise a UserError where local descriptors of the smaller trunk have fewer dimensions than --clusterDim."""
+    """Raise a UserError where local descriptors of the smaller backbone have fewer dimensions than --clusterDim."""
     if cluster_dim is not None and cluster_dim > dim:
         raise UserError(
             f"--pruneRatio={ratio} leaves local descriptors of {dim} dimensions, the run's --clusterDim={cluster_dim} "
