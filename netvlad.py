@@ -95,7 +95,11 @@ class NetVLAD(nn.Module):
 
     def forward_plain(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D, H, W] -> [B, K * D], step by step; `forward` is the same, faster and in less memory."""
-        return normalized_twice(self.sum_residuals(features.flatten(2)))
+        return self.join(self.sum_residuals(features.flatten(2)))
+
+    def join(self, residuals: torch.Tensor) -> torch.Tensor:
+        """The residual sums V of the clusters as one descriptor of length 1: [B, K, D] -> [B, K * D]."""
+        return normalized_twice(residuals)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D, H, W] -> [B, K * D]."""
@@ -107,7 +111,7 @@ class NetVLAD(nn.Module):
             self.normalize_input,
             torch.is_grad_enabled(),
         )
-        return normalized_twice(residuals)
+        return self.join(residuals)
 
 
 def normalized_twice(residuals: torch.Tensor) -> torch.Tensor:

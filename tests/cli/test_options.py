@@ -359,5 +359,38 @@ def test_version_of_the_pooling_belongs_to_the_run(make_run):
     assert "vladv2=True" in text and "vladv2=False" in text
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--vladAssign=hard", "--pooling=gem"], "--vladAssign=hard is a form of netvlad, not of --pooling=gem"),
+        (["--vladAssign=hard", "--vladv2"], "--vladv2 is a soft assignment"),
+        (["--clusterDim=16", "--pooling=max"], "--clusterDim=16 maps clusters, --pooling=max has none"),
+        (["--clusterDim=0"], "'0'"),
+        (["--vladAssign=firm"], "'firm'"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["cluster", "train", "test"])
+def test_flags_of_clusters_that_do_not_go_together_are_refused(mode, words, said):
+    assert said in refusal(f"--mode={mode}", *words)
+
+
+def test_assignment_and_projection_belong_to_the_run(make_run):
+    run = make_run("2024-01-01_00-00-00.000_alexnet_netvlad", vladAssign="hard", clusterDim=16)
+    options = parse("--mode=test", f"--resume={run}")
+    assert (options.vladAssign, options.clusterDim) == ("hard", 16)
+    earlier = make_run("2024-01-02_00-00-00.000_alexnet_netvlad")
+    options = parse("--mode=train", f"--resume={earlier}")
+    assert (options.vladAssign, options.clusterDim) == ("soft", None), "runs of before the flags"
+    for name, stored in (("vladAssign=hard", "vladAssign=soft"), ("clusterDim=16", "clusterDim=None")):
+        text = refusal("--mode=test", f"--resume={earlier}", f"--{name}")
+        assert f"--{name} contradicts" in text and stored in text
+
+
+def test_centroids_are_the_same_for_every_assignment_and_projection():
+    options = parse("--mode=test", "--vladAssign=hard", "--clusterDim=16", "--num_clusters=32")
+    line = command_line(options, "cluster", CLUSTER_FLAGS)
+    assert line == "python main.py --mode=cluster --arch=vgg16 --num_clusters=32"
+
+
 def test_user_error_is_one_line_whatever_its_text():
     assert str(UserError("first\n  second\r\n\tthird\n")) == "first second third"

@@ -109,6 +109,56 @@ def test_contributions_and_constant_add_up_to_the_similarity(model, images, norm
         assert (constant != 0) == whitened
 
 
+@pytest.mark.parametrize(
+    "settings", [{"vlad_assign": "hard"}, {"cluster_dim": 7}, {"vlad_assign": "hard", "cluster_dim": 7}]
+)
+@pytest.mark.parametrize("whitened", [False, True])
+@torch.no_grad()
+def test_they_add_up_with_hard_assignment_and_a_projection_of_the_clusters(images, settings, whitened):
+    torch.manual_seed(0)
+    model = build_model(ModelSpec("alexnet", "none", clusters=CLUSTERS, **settings)).eval()
+    for name, values in model.pool.named_parameters():
+        nn.init.normal_(values, std={"centroids": 0.02, "conv.weight": 3.0}.get(name, 0.1))
+    if whitened:
+        model.whiten(random_whitening(model))
+    first, second = (model(image)[0] for image in images)
+    assert first @ second < 0.99
+    contributions, constant = region_contributions(model, images[0], second)
+    assert contributions.sum().item() + constant == pytest.approx((first @ second).item(), abs=1e-5)
+    assert (constant != 0) == (whitened or "cluster_dim" in settings)
+    clusters, shares = soft_assignment(model, images[0])
+    assert ((shares == 1).all().item()) == ("vlad_assign" in settings) and len(clusters.unique()) > 1
+
+
+def test_a_projected_contribution_is_what_is_lost_without_the_region_under_the_same_norms():
+    layer = random_layer(True)
+    layer.project_clusters(5, 2)
+    layer.double()
+    nn.init.normal_(layer.projection.bias)
+    features, other = torch.randn(1, 5, 2, 3, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    inputs, shares = unrolled(layer, features)
+    centroids, matrix = layer.centroids.detach().numpy(), layer.projection.weight.detach().numpy()
+    bias = layer.projection.bias.detach().numpy()
+
+    def residuals(regions):
+        return np.array([sum(shares[p, k] * (inputs[p] - centroids[k]) for p in regions) for k in range(3)])
+
+    norms = np.sqrt((residuals(range(6)) ** 2).sum(axis=1, keepdims=True))
+
+    def mapped(regions):
+        return (residuals(regions) / norms) @ matrix.T + bias
+
+    length = np.sqrt((mapped(range(6)) ** 2).sum())
+
+    def similarity(regions):
+        return (mapped(regions) / length * other.numpy().reshape(3, 2)).sum()
+
+    lost = [similarity(range(6)) - similarity([p for p in range(6) if p != left_out]) for left_out in range(6)]
+    contributions, constant = region_contributions(of_layer(layer), features, other)
+    assert np.allclose(contributions.numpy(), np.reshape(lost, (2, 3)))
+    assert constant == pytest.approx((bias / length * other.numpy().reshape(3, 2)).sum())
+
+
 @torch.no_grad()
 def test_an_image_adds_up_to_one_against_itself(model, images):
     contributions, constant = region_contributions(model, images[0], model(images[0])[0])

@@ -17,7 +17,7 @@ from vpr.models.describer import Describer
 from vpr.models.normalization import normalization_of
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import PlaceModel, build_model
-from vpr.models.spec import ModelSpec
+from vpr.models.spec import ADDED_FLAGS, ModelSpec
 from vpr.models.weights import weights_hash
 from vpr.models.whitening import ANY_SIZE, StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
 
@@ -121,7 +121,7 @@ def restore_model(checkpoint: dict[str, Any], spec: ModelSpec, run: Path) -> Pla
         UserError: the checkpoint is of another model than `spec`, which the run's flags say.
     """
     for name, value in spec.flags().items():
-        stored = checkpoint["flags"].get(name)
+        stored = checkpoint["flags"].get(name, ADDED_FLAGS.get(name))
         if stored != value:
             raise UserError(
                 f"the checkpoint in {run} has {name}={stored}, its flags say {name}={value}: "

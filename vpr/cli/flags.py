@@ -9,14 +9,17 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.data.catalogue import DATASETS, splits_of
 from vpr.models.backbones import BACKBONES
-from vpr.models.poolings import POOLINGS
+from vpr.models.poolings import ASSIGNMENTS, POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "import")
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
-MODEL_FLAGS = ("arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2")
+MODEL_FLAGS = (
+    "arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2", "vladAssign",
+    "clusterDim",
+)  # fmt: skip
 TRAINING_FLAGS = (
     "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
     "weightDecay", "momentum", "margin", "nNeg", "nNegSample", "trainFrom",
@@ -30,7 +33,8 @@ CLUSTER_FLAGS = (
 )  # fmt: skip
 # What an exported file's card holds, so that the file is tested as its run is.
 CARD_FLAGS = (
-    "arch", "channels", "pooling", "num_clusters", "vladv2", "dataset", "root", "imageSize", "seed", "skipBroken",
+    "arch", "channels", "pooling", "num_clusters", "vladv2", "vladAssign", "clusterDim", "dataset", "root",
+    "imageSize", "seed", "skipBroken",
 )  # fmt: skip
 
 
@@ -145,6 +149,10 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("pooling", "netvlad", "how local descriptors become one", {"choices": tuple(POOLINGS)}),
         Flag("num_clusters", 64, "clusters of NetVLAD (visual words)", {"type": whole_number(2)}),
         Flag("vladv2", False, "NetVLAD version 2: assignment by squared distance, with a bias", ON),
+        Flag("vladAssign", "soft", "how NetVLAD assigns local descriptors to clusters; hard: each wholly to the "
+             "nearest by cosine, as AnyLoc does", {"choices": tuple(ASSIGNMENTS)}),
+        Flag("clusterDim", None, "map each cluster of NetVLAD to so many dimensions by one linear map, which is "
+             "trained (default: none; SuperPlace's NVL takes 128)", COUNT),
     ],
     "train": [
         Flag("nEpochs", 30, "last epoch", COUNT),

@@ -26,14 +26,13 @@ from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.data.catalogue import DATASETS
 from vpr.models.backbones import BACKBONES, default_train_from
+from vpr.models.poolings import pooling_entry
+from vpr.models.spec import ADDED_FLAGS
 
 NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
 # A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
-
-# What runs of before these flags were trained with.
-ADDED_FLAGS = {"normalization": None, "channels": None}
 RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
 
 
@@ -155,7 +154,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
                 f"--mode={defaults['mode']} cannot go on from {run}: exported models serve test, index and locate"
             )
         _refuse_for_exported(run, given)
-        stored, kept = checked_flags(run), {*CARD_FLAGS}
+        kept = {*CARD_FLAGS}
+        stored = {**{name: value for name, value in ADDED_FLAGS.items() if name in kept}, **checked_flags(run)}
     else:
         stored, kept = {**ADDED_FLAGS, **checked_flags(run)}, {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
         stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
@@ -231,6 +231,7 @@ def _fill_in(merged: dict) -> dict:
             f"--normalization={filled['normalization']} goes with --weights FILE or --fromscratch: "
             f"{filled['weights']} brings its own; drop --normalization"
         )
+    pooling_entry(filled["pooling"], filled["vladAssign"], filled["clusterDim"], filled["vladv2"])
     filled["recallValues"] = sorted(set(filled["recallValues"]))
     return filled
 

@@ -1,10 +1,12 @@
 """Models as ONNX files: float32, float16 and calibrated int8."""
 
+import ast
 import contextlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from vpr.data.reader import Reading
 from vpr.models.card import FORMAT, INSTALL
 from vpr.models.place_model import PlaceModel, PlainPlaceModel
 from vpr.models.weights import weights_label
+
+if TYPE_CHECKING:
+    import onnx
 
 CALIBRATION_IMAGES = 64
 OPSET = 18
@@ -64,13 +69,39 @@ def quantize(path: Path, images: list[np.ndarray]) -> None:
 
 
 def to_float16(path: Path) -> None:
-    """Store weights and compute in float16 in place, with images and descriptors as before."""
+    """Store weights and compute in float16 in place, with images and descriptors as before.
+
+    The pooling head computes in float32 throughout: in float16 small residual sums, and the least norm by which that of
+    an empty cluster is divided, would become 0.
+    """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    # The pooling head's.
+    model = onnx.load(path)
     keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
-    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
+    head = [node.name for node in model.graph.node if _is_in_head(node)]
+    half = convert_float_to_float16(model, keep_io_types=True, op_block_list=keep, node_block_list=head)
+    _drop_round_trips(half.graph)
+    onnx.save(half, path)
+
+
+def _is_in_head(node: "onnx.NodeProto") -> bool:
+    """Whether a node is of the pooling or the whitening, by the names of modules that PyTorch's exporter notes."""
+    noted = {entry.key: entry.value for entry in node.metadata_props}
+    scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "[]"))  # ['', 'pool', 'pool.projection', ...]
+    return not {"pool", "whitening"}.isdisjoint(scopes)
+
+
+def _drop_round_trips(graph: "onnx.GraphProto") -> None:
+    """Where the converter takes a value to float16 only to take it back, use it as it was."""
+    before = {node.output[0]: node.input[0] for node in graph.node if node.name.endswith("_cast_to_fp16_node")}
+    back = [node for node in graph.node if node.name.endswith("_cast_to_fp32_node") and node.input[0] in before]
+    same = {node.output[0]: before[node.input[0]] for node in back}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+    for node in back:
+        graph.node.remove(node)
 
 
 def model_card(

@@ -66,6 +66,7 @@ def prune(
     if importance == "taylor":
         accumulate_gradients(model, rules, training, source, batch_size)
     backbone, kept = prune_backbone(model.backbone, ratio, importance)
+    require_room_for_clusters(filters_of(backbone)[-1], model.spec.cluster_dim, ratio)
     pruned = build_model(replace(model.spec, channels=tuple(filters_of(backbone)), train_from=train_from), False)
     pruned.backbone.load_state_dict(backbone.state_dict())
     pruned.to_device(model.device, precision_name(model.dtype))
@@ -167,6 +168,15 @@ def prune_backbone(encoder: Backbone, ratio: float, importance: str) -> tuple[Ba
 def filters_of(encoder: Backbone) -> list[int]:
     """How many filters each convolution has."""
     return [layer.out_channels for layer in encoder.prunable()]
+
+
+def require_room_for_clusters(dim: int, cluster_dim: int | None, ratio: float) -> None:
+    """Raise a UserError where local descriptors of the smaller backbone have fewer dimensions than --clusterDim."""
+    if cluster_dim is not None and cluster_dim > dim:
+        raise UserError(
+            f"--pruneRatio={ratio} leaves local descriptors of {dim} dimensions, the run's --clusterDim={cluster_dim} "
+            "needs as many: give less"
+        )
 
 
 def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: int, batch_size: int = 24) -> None:

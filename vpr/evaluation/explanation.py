@@ -4,8 +4,9 @@ The pooled descriptor is a sum over the regions, the places p of the map of loca
 
     v = 1/Z concat_k( 1/n_k sum_p a_kp (y_p - c_k) )
 
-with a_kp the shares of the soft assignment, n_k the norms of the rows (intra-normalisation) and Z that of the
-whole. With these norms as they are, the cosine with another descriptor splits into one number per region.
+with a_kp the shares of the assignment, n_k the norms of the rows (intra-normalisation) and Z that of the
+whole. With these norms as they are, the cosine with another descriptor splits into one number per region. A linear
+map of the rows (--clusterDim) does not change that: its bias, like the mean of a whitening, leaves a constant.
 """
 
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def region_contributions(
         other_descriptor: [dim] of length 1, the model's of the other image.
 
     Returns:
-        contributions float32 [h, w], and the constant that the mean of the whitening leaves (0 without one).
+        contributions float32 [h, w], and the constant that the mean of the whitening and the bias of --clusterDim leave
+        (0 without them).
 
     Raises:
         UserError: the model has no clusters, or the image is too small.
@@ -132,9 +134,14 @@ def _contributions(
     residuals = shares @ summed.T - shares.sum(dim=1, keepdim=True) * layer.centroids  # [K, D]
     row_norms = torch.linalg.vector_norm(residuals, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [K, 1]
     rows = residuals / row_norms
-    norm = torch.linalg.vector_norm(rows).clamp_min(SMALLEST_NORM)
-    towards, constant = _before_whitening(model, (rows / norm).flatten(), other_descriptor.to(features))
-    slopes = towards.view_as(rows) / (row_norms * norm)  # [K, D], of the similarity by each row of residual sums
+    joined = rows if layer.projection is None else layer.projection(rows)  # [K, N], N = D without a projection
+    norm = torch.linalg.vector_norm(joined).clamp_min(SMALLEST_NORM)
+    towards, constant = _before_whitening(model, (joined / norm).flatten(), other_descriptor.to(features))
+    towards = towards.view_as(joined)
+    if layer.projection is not None:  # W rows + b: its part b is no region's
+        constant += (towards @ layer.projection.bias).sum().item() / norm.item()
+        towards = towards @ layer.projection.weight  # [K, D]
+    slopes = towards / (row_norms * norm)  # [K, D], of the similarity by each row of residual sums
     along = slopes @ summed - (slopes * layer.centroids).sum(dim=1, keepdim=True)  # [K, P], slope . (y - c)
     return (shares * along).sum(dim=0).view(features.shape[2:]), constant
 

@@ -8,6 +8,8 @@ from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES, default_train_from
 
 DEFAULT_SEED = 123
+# What a model is whose flags were stored before these were added.
+ADDED_FLAGS = {"normalization": None, "channels": None, "vladAssign": "soft", "clusterDim": None}
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class ModelSpec:
         pooling: a key of `vpr.models.poolings.POOLINGS`.
         clusters: K of NetVLAD.
         vladv2: NetVLAD version 2, which assigns by squared distance with a bias.
+        vlad_assign: soft, NetVLAD's assignment, or hard, to the nearest cluster alone.
+        cluster_dim: dimensions to which a linear map takes each cluster's row; None maps none.
         train_from: first layer that is trained, by name; None is the backbone's default.
         seed: of random weights.
     """
@@ -33,6 +37,8 @@ class ModelSpec:
     pooling: str = "netvlad"
     clusters: int = 64
     vladv2: bool = False
+    vlad_assign: str = "soft"
+    cluster_dim: int | None = None
     train_from: str | None = None
     seed: int = DEFAULT_SEED
 
@@ -66,6 +72,8 @@ class ModelSpec:
             pooling=flags.get("pooling", cls.pooling),
             clusters=flags.get("num_clusters", cls.clusters),
             vladv2=flags.get("vladv2", cls.vladv2),
+            vlad_assign=flags.get("vladAssign", cls.vlad_assign),
+            cluster_dim=flags.get("clusterDim", cls.cluster_dim),
             train_from=flags.get("trainFrom"),
             seed=flags.get("seed", cls.seed),
         )
@@ -74,6 +82,9 @@ class ModelSpec:
         _require("pooling", spec.pooling, isinstance(spec.pooling, str), "the name of one")
         _require("num_clusters", spec.clusters, _are_counts([spec.clusters]), "a whole number from 1")
         _require("vladv2", spec.vladv2, isinstance(spec.vladv2, bool), "true or false")
+        dim = spec.cluster_dim
+        _require("vladAssign", spec.vlad_assign, isinstance(spec.vlad_assign, str), "soft or hard")
+        _require("clusterDim", dim, dim is None or _are_counts([dim]), "a whole number from 1, or none")
         _require("trainFrom", spec.train_from, spec.train_from in (None, *layers), f"one of {', '.join(layers)}")
         return spec
 
@@ -88,6 +99,8 @@ class ModelSpec:
             "pooling": self.pooling,
             "num_clusters": self.clusters,
             "vladv2": self.vladv2,
+            "vladAssign": self.vlad_assign,
+            "clusterDim": self.cluster_dim,
         }
 
 

@@ -1,16 +1,18 @@
 """Poolings: maps of local descriptors to one descriptor. A new one is a file in this folder and a line in the table.
 
-This table needs no torch, so that the command line can read it. The file of an entry has
+These tables need no torch, so that the command line can read them. The file of an entry has
 
     build(name, dim, spec) -> Pooling            see base.py
 """
 
 from dataclasses import dataclass
 
+from vpr.common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A pooling that --pooling names.
+    """A pooling that --pooling names, or a form of netvlad that --vladAssign names.
 
     Attributes:
         module: its file in this folder.
@@ -27,3 +29,28 @@ POOLINGS = {
     "avg": Entry("max_avg"),
     "gem": Entry("gem"),
 }
+
+# How netvlad assigns local descriptors to clusters.
+ASSIGNMENTS = {
+    "soft": POOLINGS["netvlad"],
+    "hard": Entry("hard_vlad", clusters=True),
+}
+
+
+def pooling_entry(pooling: str, vlad_assign: str, cluster_dim: int | None, vladv2: bool) -> Entry:
+    """The entry of the pooling that some flags describe.
+
+    Raises:
+        UserError: the tables do not have it, or it has no such assignment or no clusters to map.
+    """
+    if pooling not in POOLINGS:
+        raise UserError(f"pooling {pooling!r} is unknown, wanted one of {', '.join(POOLINGS)}: name another")
+    if vlad_assign not in ASSIGNMENTS:
+        raise UserError(f"--vladAssign={vlad_assign} is unknown, wanted one of {', '.join(ASSIGNMENTS)}: name another")
+    if vlad_assign != "soft" and pooling != "netvlad":
+        raise UserError(f"--vladAssign={vlad_assign} is a form of netvlad, not of --pooling={pooling}: drop one")
+    if vlad_assign != "soft" and vladv2:
+        raise UserError(f"--vladv2 is a soft assignment, --vladAssign={vlad_assign} is another: drop one")
+    if cluster_dim is not None and not POOLINGS[pooling].clusters:
+        raise UserError(f"--clusterDim={cluster_dim} maps clusters, --pooling={pooling} has none: drop one")
+    return ASSIGNMENTS[vlad_assign] if pooling == "netvlad" else POOLINGS[pooling]

@@ -1,13 +1,18 @@
 """What every pooling answers, and how one is found by its name."""
 
 import importlib
+from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vpr.common.errors import UserError
-from vpr.models.poolings import POOLINGS
+from vpr.models.poolings import pooling_entry
+from vpr.models.poolings.cluster_projection import ClusterProjection
 from vpr.models.spec import ModelSpec
+
+ROWS_AT_ONCE = 8192  # of local descriptors, of which the assignment [K, n] takes memory
 
 
 class Pooling(nn.Module):
@@ -29,29 +34,71 @@ class Pooling(nn.Module):
 
 
 class ClusterPooling(Pooling):
-    """A pooling that assigns local descriptors softly to clusters and sums their residuals to the centres.
+    """A pooling that assigns local descriptors to clusters and sums their residuals to the centres.
 
     --mode=cluster makes what it starts from, and --explain shows its assignment.
 
     Attributes:
         num_clusters: K.
         centroids: [K, D].
+        projection: map of each cluster's row to fewer dimensions, or None.
     """
 
     num_clusters: int
     centroids: torch.Tensor
+    projection: ClusterProjection | None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = None
+
+    def project_clusters(self, dim: int, cluster_dim: int) -> None:
+        """Add the map of each cluster's row from D to `cluster_dim` dimensions.
+
+        Raises:
+            UserError: these are more.
+        """
+        if cluster_dim > dim:
+            raise UserError(
+                f"--clusterDim={cluster_dim}: local descriptors of this backbone have {dim} dimensions, wanted at "
+                "most as many: lower or drop --clusterDim"
+            )
+        self.projection = ClusterProjection(dim, cluster_dim)
+        self.out_dim = self.num_clusters * cluster_dim
+        self.label += f" of {cluster_dim} dimensions"
+
+    @torch.no_grad()
     def init_from(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
         """Start from k-means centres [K, D] of L2-normalised descriptors [N, D].
 
         Returns:
             alpha, the sharpness of the assignment.
         """
+        alpha = self.init_clusters(centroids, descriptors)
+        if self.projection is not None:
+            self.projection.init_from(self._residuals(descriptors))
+        return alpha
+
+    def init_clusters(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
+        """The part of `init_from` that sets centres and assignment."""
         raise NotImplementedError
 
     def assign(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Local descriptors [B, D, P] -> those that are summed [B, D, P], and their shares in clusters [B, K, P]."""
         raise NotImplementedError
+
+    def join(self, residuals: torch.Tensor) -> torch.Tensor:
+        """The residual sums of the clusters as one descriptor of length 1: [B, K, D] -> [B, out_dim]."""
+        rows = F.normalize(residuals, dim=2)  # intra-normalisation
+        if self.projection is not None:
+            rows = self.projection(rows)  # [B, K, N]
+        return F.normalize(rows.flatten(1), dim=1)
+
+    def _residuals(self, descriptors: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Residuals of descriptors [N, D] to the centre of the cluster in which they have the largest share."""
+        for rows in descriptors.split(ROWS_AT_ONCE):
+            _, shares = self.assign(rows.T[None])  # [1, K, n]
+            yield rows - self.centroids[shares[0].argmax(dim=0)]
 
 
 def build_pooling(name: str, dim: int, spec: ModelSpec) -> Pooling:
@@ -62,8 +109,11 @@ def build_pooling(name: str, dim: int, spec: ModelSpec) -> Pooling:
         spec: of the model, whose settings the pooling may read.
 
     Raises:
-        UserError: the table has no such pooling.
+        UserError: the table has no such pooling, or it cannot have such settings.
     """
-    if name not in POOLINGS:
-        raise UserError(f"pooling {name!r} is unknown, wanted one of {', '.join(POOLINGS)}: name another")
-    return importlib.import_module(f"vpr.models.poolings.{POOLINGS[name].module}").build(name, dim, spec)
+    entry = pooling_entry(name, spec.vlad_assign, spec.cluster_dim, spec.vladv2)
+    pooling: Pooling = importlib.import_module(f"vpr.models.poolings.{entry.module}").build(name, dim, spec)
+    if spec.cluster_dim is not None:
+        assert isinstance(pooling, ClusterPooling)  # its entry says so
+        pooling.project_clusters(dim, spec.cluster_dim)
+    return pooling

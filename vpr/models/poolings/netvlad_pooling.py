@@ -17,9 +17,13 @@ class NetVLADPooling(NetVLAD, ClusterPooling):
         self.out_dim = num_clusters * dim
         self.normalizes_input = normalize_input
 
-    def init_from(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
+    def init_clusters(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
         """Start from k-means; see NetVLAD.init_params."""
         return self.init_params(centroids, descriptors)
+
+    def join(self, residuals: torch.Tensor) -> torch.Tensor:
+        """Both normalisations, and between them the projection of the clusters, if there is one."""
+        return ClusterPooling.join(self, residuals)
 
     def plain(self) -> nn.Module:
         """The layer without a backward pass of its own."""
@@ -27,7 +31,7 @@ class NetVLADPooling(NetVLAD, ClusterPooling):
 
 
 class PlainNetVLAD(nn.Module):
-    """`NetVLAD.forward_plain` as a module: [B, D, H, W] -> [B, K * D]."""
+    """`NetVLAD.forward_plain` as a module: [B, D, H, W] -> [B, out_dim]."""
 
     def __init__(self, layer: NetVLAD):
         super().__init__()
