@@ -68,6 +68,7 @@ EXCEPTIONS = {
     "savePath": all_but("cluster", "spec"),
     "cachePath": ("train",),  # a pruned run has no frozen layers
     "trunkCache": ("train",),
+    "trainBatchNorm": ("train",),
     "ckpt": all_but("cluster", "spec"),
     "recallValues": ("train", "test", "prune", "compare"),
     "pcaDim": all_but("cluster", "train", "prune", "spec"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vpr.common.files import is_file
-from vpr.models.backbones.base import published
+from vpr.models.backbones.base import own_pixels, published
 
 Colour = tuple[float, float, float]  # R, G, B
 
@@ -38,11 +38,15 @@ NORMALIZATIONS = {
 
 
 def normalization_of(arch: str, weights: str, named: str | None) -> tuple[str, Normalization]:
-    """Name and values of the input normalisation that weights were trained with."""
-    if weights == "none" or is_file(weights):
+    """Name and values of the input normalisation that weights were trained with.
+
+    Args:
+        named: what the user says of a file; None takes what is known of the backbone's other weights.
+    """
+    found = own_pixels(arch) if weights == "none" or is_file(weights) else published(arch, weights)
+    if named or found is None:
         name = named or "torchvision"
         return name, NORMALIZATIONS[name]
-    found = published(arch, weights)
     values = _of_unit_range(found.mean, found.std)
     name = next((name for name, known in NORMALIZATIONS.items() if known == values), "own")
     return name, values
