@@ -138,7 +138,7 @@ def _spelled_as_stored(given: dict, stored: dict) -> dict:
     """What was typed for a run, where it means the same as what the run stores: the case of names, blocks counted
     from the end."""
     given = dict(given)
-    if str(given.get("weights")).upper() == str(stored.get("weights")).upper():
+    if "weights" in stored and str(given.get("weights")).upper() == str(stored["weights"]).upper():
         given["weights"] = stored["weights"]
     if given.get("cut", 0) < 0 and stored.get("arch") not in (None, *BACKBONES):
         given["cut"] = entry_of(stored["arch"], given["cut"], stored.get("facet")).cut

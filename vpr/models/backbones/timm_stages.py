@@ -10,7 +10,17 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.models.backbones import FACETS
-from vpr.models.backbones.vit import Block, ChannelsFirst, ClassToken, Embedding, Facet, Map, PatchedImages
+from vpr.models.backbones.vit import (
+    Block,
+    ChannelsFirst,
+    ClassToken,
+    Embedding,
+    Facet,
+    Map,
+    PatchedImages,
+    Rotary,
+    SamePadded,
+)
 
 DEFAULT_STRIDE = 16
 TRAINED_BLOCKS = 4  # of a vision transformer, the last ones, with the norm after them, by default
@@ -121,12 +131,24 @@ def _resnet(network: Any, index: int) -> Plan:
 
 def _efficientnet(network: Any, index: int) -> Plan:
     """EfficientNet and its like: the stem, then groups of blocks of one width."""
+    _with_same_padding(network)
     stem = nn.Sequential(OrderedDict(conv_stem=network.conv_stem, bn1=network.bn1))
     module = network.feature_info[index]["module"]
     last = int(module.split(".")[1]) if module.startswith("blocks.") else -1
     blocks = {f"blocks{n}": network.blocks[n] for n in range(last + 1)}
     paths = {"stem": "", **{name: name.replace("blocks", "blocks.") for name in blocks}}
     return _cnn(network, index, {"stem": stem, **blocks}, paths)
+
+
+def _with_same_padding(network: nn.Module) -> None:
+    """Put our layers in place of timm's convolutions with TensorFlow's padding."""
+    from timm.layers import Conv2dSame
+
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            plain = isinstance(layer, Conv2dSame) and layer.dilation == (1, 1)
+            if plain and all(size >= step for size, step in zip(layer.kernel_size, layer.stride, strict=True)):
+                setattr(parent, name, SamePadded(layer))
 
 
 def _convnext(network: Any, index: int) -> Plan:
@@ -203,6 +225,7 @@ def _transformer(network: Any, arch: str, cut: int | None, facet: str | None, cl
             else f"--pooling=cls and --facet={facet} contradict each other: give one"
         )  # fmt: skip
     patch, ahead = int(network.patch_embed.patch_size[0]), int(network.num_prefix_tokens)
+    rope = _rope_of(network)
     as_dinov2 = "_dinov2" in arch and network.reg_token is None
     stages: OrderedDict[str, nn.Module] = OrderedDict(embed=Embedding(network, patch, as_dinov2))
     paths, layers = {"embed": ""}, {"embed": 0}
@@ -213,7 +236,7 @@ def _transformer(network: Any, arch: str, cut: int | None, facet: str | None, cl
             stages[name] = Facet(block, facet)
             paths |= {f"{name}.norm1": f"{path}.norm1", f"{name}.qkv": f"{path}.attn.qkv"}
         else:
-            stages[name] = Block(block, ahead, getattr(network, "rope", None))
+            stages[name] = Block(block, ahead, rope)
             paths[f"{name}.block"] = path
     at_the_end = last == len(network.blocks) - 1 and facet == FACETS[0]
     if (at_the_end or class_token) and any(True for _ in network.norm.parameters()):
@@ -224,6 +247,17 @@ def _transformer(network: Any, arch: str, cut: int | None, facet: str | None, cl
     return Plan(
         stages, paths, layers, first_trained, int(network.embed_dim), patch, patch, last, patch, facet, False
     )  # fmt: skip
+
+
+def _rope_of(network: Any) -> Any:
+    """The rotary position embeddings of a network, of DINOv3 in a form that can be exported; None without."""
+    from timm.layers import RotaryEmbeddingDinoV3
+
+    rope = getattr(network, "rope", None)
+    plain = type(rope) is RotaryEmbeddingDinoV3 and not rope.aug_active and not rope.grid_offset
+    if plain and (rope.normalize_coords, rope.grid_indexing) == ("separate", "ij"):
+        return Rotary(rope)
+    return rope
 
 
 def _require_facet(block: Any, arch: str, facet: str) -> None:

@@ -4,6 +4,7 @@ Between stages the tokens of an image lie on their grid, [B, h, P + w, C]: the p
 of all patches (class token, registers), which every row repeats; the first row's count. So each stage knows the grid.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -81,6 +82,26 @@ class Block(nn.Module):
         return to_grid(tokens, self.ahead, width)
 
 
+class Rotary(nn.Module):
+    """Rotary position embeddings of DINOv3 for a grid, from the periods that timm's layer has.
+
+    The same values as timm's layer gives, in steps that exporters can follow for any size.
+    """
+
+    def __init__(self, rope: Any) -> None:
+        super().__init__()
+        self.rope = rope
+
+    def get_embed(self, shape: list[int]) -> torch.Tensor:
+        """(h, w) -> sines, then cosines, [h * w, 2 * dim of a head]."""
+        lines = [torch.arange(count, device=self.rope.periods.device, dtype=torch.float32) for count in shape]
+        centres = [2 * ((line + 0.5) / (line[-1] + 1)) - 1 for line in lines]  # from -1 to 1
+        places = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)  # [h * w, 2]
+        angles = (2 * math.pi * places[:, :, None] / self.rope.periods).flatten(1)  # [h * w, half of the dim]
+        angles = torch.cat([angles, angles], 1) if self.rope.rotate_half else angles.repeat_interleave(2, 1)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 class Facet(nn.Module):
     """Of a block's attention only its queries, keys or values (Keetha et al., AnyLoc, RA-L 2023, section III)."""
 
@@ -113,6 +134,28 @@ class ClassToken(nn.Module):
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         """[B, h, P + w, C] -> [B, C, 1, 1]."""
         return grid[:, 0, 0, :, None, None]
+
+
+class SamePadded(nn.Conv2d):
+    """A convolution of TensorFlow's: as many outputs as inputs over the stride, zeros added half at each end.
+
+    Of a timm layer, whose weights it takes; in whole numbers that exporters can follow for any size.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+            groups=layer.groups, bias=layer.bias is not None, device="meta",
+        )  # fmt: skip
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[B, C, H, W] -> [B, C', ceil(H / stride), ceil(W / stride)]."""
+        ends: list[int] = []
+        for side, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            added = kernel - stride + (stride - side % stride) % stride  # the width's first, as F.pad takes them
+            ends += [added // 2, added - added // 2]
+        return super().forward(F.pad(input, ends))
 
 
 class PatchedImages(nn.Module):

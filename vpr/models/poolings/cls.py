@@ -11,6 +11,7 @@ class ClassTokenPooling(Pooling):
     """The only place of a map, L2-normalised: the backbone gives its class token as a map of one place."""
 
     label = "class token"
+    normalizes_input = True
 
     def __init__(self, dim: int):
         super().__init__()
