@@ -106,6 +106,7 @@ def typed(name):
         "recallValues": ["1"],
         "utmZone": ["17N"],
         "normalization": ["caffe"],
+        "arch": ["vgg16"],
     }.get(name)
     if "choices" in flag.reading:
         value = [flag.reading["choices"][0]]

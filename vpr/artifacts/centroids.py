@@ -70,7 +70,7 @@ def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: t
     """
     spec = model.spec
     return Recipe(
-        arch=spec.arch,
+        arch=spec.backbone_name,
         weights=weights_label(spec.arch, spec.weights),
         weights_hash=weights_hash(model.backbone),
         normalization=normalization_of(spec.arch, spec.weights, spec.normalization)[0],

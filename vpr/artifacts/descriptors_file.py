@@ -48,7 +48,7 @@ def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | 
         image_size: (height, width) in pixels that images are resized to; None is their own.
     """
     return {
-        "arch": spec.arch,
+        "arch": spec.backbone_name,
         "pooling": spec.pooling,
         "dimension": str(model.dim),
         "weights_hash": weights_hash(model),

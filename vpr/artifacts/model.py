@@ -149,7 +149,7 @@ def whitening_recipe(
     spec = model.spec
     return WhiteningRecipe(
         weights_hash=weights_hash(model),
-        arch=spec.arch,
+        arch=spec.backbone_name,
         pooling=spec.pooling,
         normalization=normalization_of(spec.arch, spec.weights, spec.normalization)[0],
         precision=precision_name(compute_dtype(choice.precision, choice.reading.device)),

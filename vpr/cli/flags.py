@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.data.catalogue import DATASETS, splits_of
-from vpr.models.backbones import BACKBONES
+from vpr.models.backbones import BACKBONES, FACETS
 from vpr.models.poolings import ASSIGNMENTS, POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
@@ -18,23 +18,23 @@ PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = (
     "arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2", "vladAssign",
-    "clusterDim",
+    "clusterDim", "cut", "facet",
 )  # fmt: skip
 TRAINING_FLAGS = (
     "dataset", "imageSize", "seed", "batchSize", "cacheRefreshRate", "optim", "lr", "lrStep", "lrGamma",
-    "weightDecay", "momentum", "margin", "nNeg", "nNegSample", "trainFrom",
+    "weightDecay", "momentum", "margin", "nNeg", "nNegSample", "trainFrom", "trainBatchNorm",
 )  # fmt: skip
 # Beside the flags of a run: what --precision=auto meant when it began.
 AUTO_PRECISION = "auto_precision"
 # Besides --arch and --dataset, the flags that decide what a centroids file is made from.
 CLUSTER_FLAGS = (
     "num_clusters", "weights", "fromscratch", "normalization", "root", "imageSize", "seed", "dataPath", "device",
-    "skipBroken",
+    "skipBroken", "cut", "facet",
 )  # fmt: skip
 # What an exported file's card holds, so that the file is tested as its run is.
 CARD_FLAGS = (
     "arch", "channels", "pooling", "num_clusters", "vladv2", "vladAssign", "clusterDim", "dataset", "root",
-    "imageSize", "seed", "skipBroken",
+    "imageSize", "seed", "skipBroken", "cut", "facet",
 )  # fmt: skip
 
 
@@ -47,6 +47,26 @@ def whole_number(at_least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def signed_number(text: str) -> int:
+    """An argparse type: a whole number, perhaps a negative one."""
+    if not text.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number")
+    return int(text)
+
+
+def backbone_name(text: str) -> str:
+    """An argparse type: a backbone of the table, or NAME or NAME.TAG of timm, imported for these alone."""
+    if text in BACKBONES:
+        return text
+    from vpr.models.backbones.timm_names import require_known, split_tag
+
+    try:
+        require_known(split_tag(text)[0])
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def number_or_all(text: str) -> int | str:
@@ -136,13 +156,19 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("cachePath", "cache", "folder of the trunk cache"),
     ],
     "model": [
-        Flag("arch", "vgg16", "backbone", {"choices": tuple(BACKBONES)}),
+        Flag("arch", "vgg16", f"backbone: {', '.join(BACKBONES)}, or any network of timm by its NAME or NAME.TAG",
+             {"type": backbone_name, "metavar": "NAME"}),
+        Flag("cut", None, "where a backbone of timm ends: the stride of the map of local descriptors in pixels, of a "
+             "vision transformer the last block, from 0 or negative from the end (default: 16; the last block)",
+             {"type": signed_number, "metavar": "N"}),
+        Flag("facet", None, "what of a vision transformer's last block the local descriptors are (default: token)",
+             {"choices": FACETS}),
         Flag("weights", None, "pretrained weights of the backbone: a torchvision name (DEFAULT, "
-             "IMAGENET1K_V1, for vgg16 also IMAGENET1K_FEATURES), a .pth file, or none (default: vgg16 "
-             "IMAGENET1K_FEATURES, the paper's; alexnet IMAGENET1K_V1)"),
+             "IMAGENET1K_V1, for vgg16 also IMAGENET1K_FEATURES), a tag of timm, a .pth or .safetensors file, or none "
+             "(default: vgg16 IMAGENET1K_FEATURES, the paper's; alexnet IMAGENET1K_V1; timm's own)"),
         Flag("normalization", None, "what a weights FILE expects of its input: torchvision, caffe, features, unit, or "
-             "R,G,B, a mean colour that is subtracted from pixels of 0 to 255 (default: torchvision)",
-             {"type": normalization, "metavar": "NAME"}),
+             "R,G,B, a mean colour that is subtracted from pixels of 0 to 255 (default: torchvision; of a backbone of "
+             "timm what timm says)", {"type": normalization, "metavar": "NAME"}),
         Flag("fromscratch", False, "random weights, all layers trained; the same as --weights=none", ON),
         Flag("channels", None, "filters of each convolution, as --mode=prune leaves them (default: the backbone's own)",
              {"nargs": "+", "type": whole_number(1), "metavar": "N"}),
@@ -167,8 +193,11 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("weightDecay", 0.001, "weight decay", NUMBER),
         Flag("momentum", 0.9, "momentum of SGD", NUMBER),
         Flag("trainFrom", None, "first layer that is trained, by name: conv1_1 ... conv5_3 of VGG16, conv1 ... conv5 "
-             "of AlexNet (default: conv5_1, conv5; from random weights and after pruning the first)",
-             {"metavar": "LAYER"}),
+             "of AlexNet, layer3, blocks.8, ... of timm (default: conv5_1, conv5, a ResNet's layer3, the last 4 blocks "
+             "and norm of a vision transformer, the last stage of others; from random weights and after pruning the "
+             "first)", {"metavar": "LAYER"}),
+        Flag("trainBatchNorm", False, "let the statistics of BatchNorm layers that are trained follow the training "
+             "images", ON),
         Flag("margin", 0.1, "margin of the triplet loss, in squared descriptor distance", NUMBER),
         Flag("nNeg", 10, "hard negatives in a tuple, at most", COUNT),
         Flag("nNegSample", 1000, "random negatives among which the hard ones are sought", COUNT),

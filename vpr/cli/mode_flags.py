@@ -71,6 +71,7 @@ EXCEPTIONS = {
     "cachePath": ("train",),  # a pruned run has no frozen layers
     "trunkCache": ("train",),
     "trainFrom": ("train", "prune"),
+    "trainBatchNorm": ("train",),
     "ckpt": all_but("cluster", "spec", "import"),
     "recallValues": ("train", "test", "prune", "compare", "import"),
     "pcaDim": all_but("cluster", "train", "prune", "spec", "import"),

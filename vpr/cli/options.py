@@ -25,7 +25,7 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.data.catalogue import DATASETS
-from vpr.models.backbones import BACKBONES, default_train_from
+from vpr.models.backbones import BACKBONES, default_train_from, entry_of
 from vpr.models.poolings import pooling_entry
 from vpr.models.spec import ADDED_FLAGS
 
@@ -69,9 +69,10 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
     notes = check_typed(defaults["mode"], set(typed))
     _refuse_pairs(typed)
-    given = _settle_weights(dict(typed))
+    given = _settle_weights(_settle_tag(dict(typed)))
     run, stored = _stored_run(defaults, given)
     if run is not None:
+        given = _spelled_as_stored(given, stored)
         _refuse_contradictions(given, stored, run)
         notes += _missing_root(run, stored, given)
     return argparse.Namespace(**_fill_in({**defaults, **stored, **given}), given=given, run=run, notes=notes)
@@ -124,6 +125,28 @@ def _refuse_pairs(typed: Mapping[str, Any]) -> None:
             raise UserError(f"--{detail} has no effect without --{whole} FILE: add that, or drop --{detail}")
 
 
+def _settle_tag(given: dict) -> dict:
+    """--arch=NAME.TAG, as timm writes a network with its weights, is --arch=NAME --weights=TAG."""
+    name, dot, tag = given.get("arch", "").partition(".")
+    if not dot:
+        return given
+    if given.get("fromscratch") or given.get("weights", tag) != tag:
+        other = "--fromscratch" if given.get("fromscratch") else f"--weights={given['weights']}"
+        raise UserError(f"--arch={given['arch']} and {other} contradict each other: give one")
+    return {**given, "arch": name, "weights": tag}
+
+
+def _spelled_as_stored(given: dict, stored: dict) -> dict:
+    """What was typed for a run, where it means the same as what the run stores: the case of names, blocks counted
+    from the end."""
+    given = dict(given)
+    if "weights" in stored and str(given.get("weights")).upper() == str(stored["weights"]).upper():
+        given["weights"] = stored["weights"]
+    if given.get("cut", 0) < 0 and stored.get("arch") not in (None, *BACKBONES):
+        given["cut"] = entry_of(stored["arch"], given["cut"], stored.get("facet")).cut
+    return given
+
+
 def _settle_weights(given: dict) -> dict:
     """One spelling for each wish: --fromscratch and --weights=none are the same."""
     wants_none = given.get("weights", "none").lower() == "none"
@@ -131,7 +154,7 @@ def _settle_weights(given: dict) -> dict:
         raise UserError(f"--fromscratch and --weights={given['weights']} contradict each other: give one")
     if given.get("fromscratch") or ("weights" in given and wants_none):
         return {**given, "fromscratch": True, "weights": "none"}
-    if "weights" in given and not is_file(given["weights"]):
+    if "weights" in given and not is_file(given["weights"]) and given.get("arch", "vgg16") in BACKBONES:
         return {**given, "weights": given["weights"].upper()}  # torchvision's names are upper case
     return given
 
@@ -211,7 +234,8 @@ def _fill_in(merged: dict) -> dict:
     filled = dict(merged)
     toy = filled["dataset"] == "toy"
     filled["root"] = filled["root"] or str(default_root() / "toy_city" if toy else default_root())
-    filled["weights"] = filled["weights"] or BACKBONES[filled["arch"]].weights
+    entry = entry_of(filled["arch"], filled["cut"], filled["facet"])
+    filled |= {"weights": filled["weights"] or entry.weights, "cut": entry.cut, "facet": entry.facet}
     filled["fromscratch"] = filled["weights"] == "none"
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
     filled["trainFrom"] = train_from(filled)
@@ -242,9 +266,11 @@ def train_from(flags: dict) -> str:
     Raises:
         UserError: the backbone has no such layer.
     """
-    layers, named = BACKBONES[flags["arch"]].layers, flags.get("trainFrom")
+    where = flags.get("cut"), flags.get("facet")
+    layers, named = entry_of(flags["arch"], *where).layers, flags.get("trainFrom")
     if named is None:
-        return default_train_from(flags["arch"], bool(flags.get("fromscratch")), flags.get("channels") is not None)
+        pruned = flags.get("channels") is not None
+        return default_train_from(flags["arch"], bool(flags.get("fromscratch")), pruned, *where)
     if named not in layers:
         raise UserError(f"--trainFrom={named} is no layer of {flags['arch']}: choose from {', '.join(layers)}")
     return named

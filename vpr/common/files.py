@@ -168,5 +168,6 @@ def append_to_list(path: Path, entry: object) -> None:
 
 
 def is_file(weights: str) -> bool:
-    """Whether a --weights value names a file rather than a torchvision entry or none."""
-    return Path(weights).suffix in (".pth", ".pt", ".tar", ".mat") or "/" in weights or Path(weights).is_file()
+    """Whether a --weights value names a file rather than an entry of torchvision, a tag of timm or none."""
+    endings = (".pth", ".pt", ".tar", ".mat", ".safetensors")
+    return Path(weights).suffix in endings or "/" in weights or Path(weights).is_file()

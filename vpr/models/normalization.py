@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
-from vpr.models.backbones.base import published
+from vpr.models.backbones.base import own_pixels, published
 
 Colour = tuple[float, float, float]  # R, G, B
 
@@ -61,12 +61,14 @@ def normalization_of(arch: str, weights: str, named: str | None) -> tuple[str, N
     """Name and values of the input normalisation that weights were trained with.
 
     Args:
-        named: of a file's or random weights, a key of NORMALIZATIONS or a mean colour as R,G,B.
+        named: what the user says of a file's or random weights, a key of NORMALIZATIONS or a mean colour as R,G,B; None
+            takes what is known of the backbone's other weights.
     """
-    if weights == "none" or is_file(weights):
+    unpublished = weights == "none" or is_file(weights)
+    found = own_pixels(arch) if unpublished else published(arch, weights)
+    if found is None or (named and unpublished):
         name = named or "torchvision"
         return name, NORMALIZATIONS[name] if name in NORMALIZATIONS else mean_colour(name)
-    found = published(arch, weights)
     values = _of_unit_range(found.mean, found.std)
     name = next((name for name, known in NORMALIZATIONS.items() if known == values), "own")
     return name, values

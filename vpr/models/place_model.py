@@ -1,13 +1,18 @@
 """The model: images [B, 3, H, W] as bytes -> backbone -> pooling -> whitening -> descriptors of length 1."""
 
+import functools
+
 import torch
 from torch import nn
 
 from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError
-from vpr.models.backbones.base import Backbone, build_backbone
+from vpr.common.files import is_file
+from vpr.common.progress import say
+from vpr.models.backbones.base import Backbone, build_backbone, own_pixels, published
 from vpr.models.flops import count_gflop, largest_step
 from vpr.models.normalization import normalization_of
+from vpr.models.poolings import POOLINGS
 from vpr.models.poolings.base import Pooling, build_pooling
 from vpr.models.spec import ModelSpec
 from vpr.models.weights import load_pretrained, weights_label
@@ -35,7 +40,9 @@ class PlaceModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = build_backbone(spec.arch, spec.channels)
+        class_token = spec.pooling in POOLINGS and POOLINGS[spec.pooling].class_token
+        self.encoder = build_backbone(spec.arch, spec.channels, spec.cut, spec.facet, class_token)
+        self.encoder.train_batch_norm = spec.train_batch_norm
         self.pool = build_pooling(spec.pooling, self.encoder.dim, spec)
         self.whitening = None
         self.dtype = torch.float32
@@ -61,7 +68,8 @@ class PlaceModel(nn.Module):
         if self.whitening is not None:
             dim = f"{self.pooled_dim}-D whitened to {dim}"
             dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
-        return f"{spec.arch} ({weights}, {normalization} input), {self.pool.label}, {dim}, {precision_name(self.dtype)}"
+        backbone = f"{spec.backbone_name} ({weights}, {normalization} input)"
+        return f"{backbone}, {self.pool.label}, {dim}, {precision_name(self.dtype)}"
 
     @property
     def dim(self) -> int:
@@ -129,6 +137,8 @@ class PlaceModel(nn.Module):
             UserError: the images are too small to leave a single local descriptor.
         """
         require_size(images, self.smallest_side)
+        if any(side % self.backbone.multiple for side in images.shape[2:]):
+            _say_of_multiples(self.backbone.multiple)
         first_trained = self.backbone.first_trained
         # The frozen part needs no graph: that saves most of the memory of a training step.
         with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and first_trained == 0):
@@ -200,6 +210,11 @@ def require_size(images: torch.Tensor, smallest_side: int) -> None:
         )
 
 
+@functools.cache  # said once
+def _say_of_multiples(multiple: int) -> None:
+    say(f"images whose sides are no multiples of {multiple} pixels are resized to the nearest ones in the model")
+
+
 def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
     """The model of a spec.
 
@@ -216,4 +231,16 @@ def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
         model.backbone.initialize(spec.seed)
     else:
         load_pretrained(model.backbone, spec.arch, spec.weights)
+        _say_of_weights(model)
     return model
+
+
+def _say_of_weights(model: PlaceModel) -> None:
+    """What timm says of the weights of one of its networks: their licence, and the pixels that they expect."""
+    spec = model.spec
+    known = own_pixels(spec.arch) if is_file(spec.weights) else published(spec.arch, spec.weights)
+    if known is None or not (known.licence or is_file(spec.weights)):
+        return
+    mean, std = (" ".join(f"{value:.4g}" for value in each.flatten().tolist()) for each in (model.mean, model.std))
+    licence = "the file's own" if is_file(spec.weights) else known.licence
+    say(f"weights of {spec.arch}: {spec.weights}, licence {licence}; pixels 0-255 minus {mean}, over {std}")

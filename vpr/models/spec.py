@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpr.common.errors import UserError
-from vpr.models.backbones import BACKBONES, default_train_from
+from vpr.models.backbones import FACETS, default_train_from, entry_of
 
 DEFAULT_SEED = 123
 # What a model is whose flags were stored before these were added.
-ADDED_FLAGS = {"normalization": None, "channels": None, "vladAssign": "soft", "clusterDim": None}
+ADDED_FLAGS = {
+    "normalization": None, "channels": None, "vladAssign": "soft", "clusterDim": None, "cut": None, "facet": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class ModelSpec:
     """All that has to be known to build a model without its trained values.
 
     Attributes:
-        arch: backbone, a key of `vpr.models.backbones.BACKBONES`.
+        arch: backbone, a key of `vpr.models.backbones.BACKBONES` or a network of timm.
         weights: pretrained weights of the backbone: a name, a file, or none.
         normalization: what a weights file expects of its input; None where the weights say it.
         channels: filters of each convolution after pruning; None are the backbone's own.
@@ -28,6 +30,8 @@ class ModelSpec:
         cluster_dim: dimensions to which a linear map takes each cluster's row; None maps none.
         train_from: first layer that is trained, by name; None is the backbone's default.
         seed: of random weights.
+        cut, facet: where a backbone of timm ends, see `vpr.models.backbones.Entry`; None are the backbone's defaults.
+        train_batch_norm: whether a training moves the statistics of BatchNorm layers.
     """
 
     arch: str = "vgg16"
@@ -41,6 +45,18 @@ class ModelSpec:
     cluster_dim: int | None = None
     train_from: str | None = None
     seed: int = DEFAULT_SEED
+    cut: int | None = None
+    facet: str | None = None
+    train_batch_norm: bool = False
+
+    @property
+    def backbone_name(self) -> str:
+        """The backbone in file names and result lines: with its cut and facet where these can be chosen."""
+        entry = entry_of(self.arch, self.cut, self.facet)
+        if entry.cut is None:
+            return self.arch
+        facet = "" if entry.facet in (None, FACETS[0]) else f"-{entry.facet}"
+        return f"{self.arch}-{'stride' if entry.facet is None else 'block'}{entry.cut}{facet}"
 
     @property
     def from_scratch(self) -> bool:
@@ -50,7 +66,9 @@ class ModelSpec:
     @property
     def first_trained(self) -> str:
         """The first layer that is trained, by name."""
-        return self.train_from or default_train_from(self.arch, self.from_scratch, self.channels is not None)
+        return self.train_from or default_train_from(
+            self.arch, self.from_scratch, self.channels is not None, self.cut, self.facet
+        )
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "ModelSpec":
@@ -62,11 +80,14 @@ class ModelSpec:
             UserError: no model has such flags.
         """
         arch, channels = str(flags.get("arch")), flags.get("channels")
-        _require("arch", arch, arch in BACKBONES, f"one of {', '.join(BACKBONES)}")
+        cut, facet = flags.get("cut"), flags.get("facet")
+        _require("cut", cut, cut is None or type(cut) is int, "a whole number, or none")
+        _require("facet", facet, facet in (None, *FACETS), f"one of {', '.join(FACETS)}, or none")
+        entry = entry_of(arch, cut, facet)
         _require("channels", channels, channels is None or _are_counts(channels), "whole numbers from 1, or none")
         spec = cls(
             arch=arch,
-            weights=flags.get("weights") or BACKBONES[arch].weights,
+            weights=flags.get("weights") or entry.weights,
             normalization=flags.get("normalization"),
             channels=tuple(channels) if channels else None,
             pooling=flags.get("pooling", cls.pooling),
@@ -76,8 +97,11 @@ class ModelSpec:
             cluster_dim=flags.get("clusterDim", cls.cluster_dim),
             train_from=flags.get("trainFrom"),
             seed=flags.get("seed", cls.seed),
+            cut=entry.cut,
+            facet=entry.facet,
+            train_batch_norm=bool(flags.get("trainBatchNorm")),
         )
-        layers = BACKBONES[arch].layers
+        layers = entry.layers
         _require("weights", spec.weights, isinstance(spec.weights, str), "a name, a file or none")
         _require("pooling", spec.pooling, isinstance(spec.pooling, str), "the name of one")
         _require("num_clusters", spec.clusters, _are_counts([spec.clusters]), "a whole number from 1")
@@ -101,6 +125,8 @@ class ModelSpec:
             "vladv2": self.vladv2,
             "vladAssign": self.vlad_assign,
             "clusterDim": self.cluster_dim,
+            "cut": self.cut,
+            "facet": self.facet,
         }
 
 

@@ -19,18 +19,18 @@ def load_pretrained(backbone: Backbone, arch: str, weights: str) -> None:
         UserError: the name is unknown, the file does not fit, or the download fails.
     """
     state = read_weights_file(Path(weights)) if is_file(weights) else published(arch, weights).fetch()
-    wanted, prefix = backbone.state_dict(), backbone.prefixes[0]
+    state, wanted = backbone.values_in(state), backbone.state_dict()
     found = {name: _find(state, name, backbone.prefixes) for name in wanted}
     missing = [name for name, value in found.items() if value is None]
     if missing:
         raise UserError(
-            f"--weights={weights} has no {prefix}{missing[0]} ({len(missing)} of {len(wanted)} entries of "
-            f"{arch} are missing): choose weights of {arch}"
+            f"--weights={weights} has no {backbone.name_in_file(missing[0])} ({len(missing)} of {len(wanted)} entries "
+            f"of {arch} are missing): choose weights of {arch}"
         )
     for name, value in found.items():
         if value is not None and value.shape != wanted[name].shape:
             raise UserError(
-                f"--weights={weights}: {prefix}{name} is {tuple(value.shape)}, {arch} wants "
+                f"--weights={weights}: {backbone.name_in_file(name)} is {tuple(value.shape)}, {arch} wants "
                 f"{tuple(wanted[name].shape)}: choose weights of {arch}"
             )
     backbone.load_state_dict(found)
@@ -43,17 +43,31 @@ def read_weights_file(path: Path) -> dict[str, torch.Tensor]:
         UserError: missing, unreadable, or not a state dict.
     """
     if not path.is_file():
-        raise UserError(f"--weights={path} does not exist: name a .pth state dict or a torchvision weight name")
-    check_torch(path, "a state dict", "get the weights again")
+        raise UserError(
+            f"--weights={path} does not exist: name a .pth or .safetensors state dict, or weights of torchvision or "
+            "timm"
+        )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _load(path)
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises anything at all on a damaged or foreign file
         raise UserError(f"--weights={path} cannot be read ({type(error).__name__}): it is no state dict") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for inner in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(inner), dict):
+            state = state[inner]
     if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"--weights={path} holds no tensors by name: it is no state dict")
     return state
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    check_torch(path, "a state dict", "get the weights again")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def weights_label(arch: str, weights: str) -> str:

@@ -27,6 +27,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--mode=prune needs torch-pruning, which is not installed: {INSTALL}")
     if not options.run:
         raise UserError("--mode=prune starts from a trained run: train first, then give --resume [DIR]")
+    if options.arch not in BACKBONES:
+        raise UserError(f"--mode=prune cannot drop filters of {options.arch}: prune {' or '.join(BACKBONES)}")
     device = choose_device(options.device)
     say(device_line(device))
     places, rules, read = places_spec(options), training_rules(options), reading(options, device)

@@ -4,9 +4,13 @@ This table needs no torch, so that the command line can read it. The file of an 
 
     build(arch, channels) -> Backbone            see base.py
     published(arch, weights) -> Published        see base.py
+
+All other names are those of timm (`timm_names.py`, `timm_model.py`), which is imported when one is used.
 """
 
 from dataclasses import dataclass
+
+from vpr.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,9 @@ class Entry:
         dim: D, the length of a local descriptor, unless filters are pruned.
         layers: names at which --trainFrom can cut, from the image on; everything below the cut is frozen.
         train_from: the first layer that is trained when training starts from pretrained weights.
+        cut: where a backbone of timm ends: the stride of the map in pixels, or of a vision transformer the number of
+            the last block, from 0; None where it cannot be chosen.
+        facet: what of a vision transformer's last block makes the map, one of `FACETS`; None of other backbones.
     """
 
     module: str
@@ -26,7 +33,11 @@ class Entry:
     dim: int
     layers: tuple[str, ...]
     train_from: str
+    cut: int | None = None
+    facet: str | None = None
 
+
+FACETS = ("token", "key", "query", "value")
 
 # The paper trains the last block of VGG16, the last layer of AlexNet. Its VGG16 is Oxford's network, which torchvision
 # calls IMAGENET1K_FEATURES. Layers have the names of the papers of Simonyan and Zisserman, and of Krizhevsky et al.
@@ -45,8 +56,33 @@ BACKBONES = {
 }
 
 
-def default_train_from(arch: str, from_scratch: bool, pruned: bool) -> str:
+def entry_of(arch: str, cut: int | None = None, facet: str | None = None) -> Entry:
+    """What is known of a backbone without its weights.
+
+    Args:
+        cut: see `Entry`; None is the backbone's default, a negative number counts blocks from the end.
+        facet: see `Entry`; None is the default.
+
+    Raises:
+        UserError: no backbone has this name, or it has no such cut or facet.
+    """
+    if arch not in BACKBONES:
+        from vpr.models.backbones.timm_model import entry
+
+        return entry(arch, cut, facet)
+    for flag, value in (("cut", cut), ("facet", facet)):
+        if value is not None:
+            raise UserError(
+                f"--{flag}={value} is for backbones of timm, {arch} always ends with its last convolution: "
+                f"drop --{flag}, or give another --arch"
+            )
+    return BACKBONES[arch]
+
+
+def default_train_from(
+    arch: str, from_scratch: bool, pruned: bool, cut: int | None = None, facet: str | None = None
+) -> str:
     """The first layer that is trained unless --trainFrom says otherwise: the first of all of a backbone with random
     weights, and of a pruned one, which has lost filters everywhere."""
-    entry = BACKBONES[arch]
+    entry = entry_of(arch, cut, facet)
     return entry.layers[0] if from_scratch or pruned else entry.train_from

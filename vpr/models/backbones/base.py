@@ -11,8 +11,11 @@ from typing import Any, overload
 import torch
 from torch import nn
 
+from vpr.common.errors import UserError
 from vpr.models import nnpack
-from vpr.models.backbones import BACKBONES
+from vpr.models.backbones import BACKBONES, entry_of
+
+TIMM = "timm_model"  # the file of all backbones that the table lacks
 
 
 class Backbone(nn.Sequential):
@@ -30,9 +33,13 @@ class Backbone(nn.Sequential):
         first_trained: the number of the first stage that is trained; those before it are frozen.
         fast: whether `vpr.models.nnpack` does convolutions in float32.
         prefixes: before the names of its values in files of weights, where they are looked for in this order.
+        multiple: pixels of which height and width have to be multiples; the first stage resizes other images.
+        train_batch_norm: whether the statistics of BatchNorm layers of trained stages follow the training images.
     """
 
     prefixes: tuple[str, ...] = ("", "encoder.")
+    multiple = 1
+    train_batch_norm = False
 
     def __init__(
         self, stages: OrderedDict[str, nn.Module], dim: int, stride: int, smallest_side: int, stage_of: dict[str, int]
@@ -108,11 +115,27 @@ class Backbone(nn.Sequential):
         return copy.deepcopy(self).to("meta")
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Training mode, in which frozen stages stay as in a test: statistics of a batch would change them."""
+        """Training mode, in which frozen stages stay as in a test: statistics of a batch would change them.
+
+        So do BatchNorm layers of trained stages unless `train_batch_norm`: the few images of a step, most of them of
+        few places, are no sample of the training set. Their scales and shifts are trained.
+        """
         super().train(mode)
         for stage in self.frozen:
             stage.eval()
+        if not self.train_batch_norm:
+            for layer in self.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
         return self
+
+    def values_in(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The values of a file of weights under the names that they have here, perhaps after one of `prefixes`."""
+        return state
+
+    def name_in_file(self, name: str) -> str:
+        """The name that files of weights have for a value."""
+        return self.prefixes[0] + name
 
     @overload
     def __getitem__(self, index: slice) -> nn.Sequential: ...
@@ -135,23 +158,39 @@ class Published:
         name: for file names and result lines.
         mean, std: of pixels from 0 to 1 (R, G, B), with which the network was trained.
         fetch: gives the state dict; raises UserError where it cannot be had.
+        licence: under which they may be used, as far as it is known here.
     """
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fetch: Callable[[], dict[str, torch.Tensor]]
+    licence: str = ""
 
 
-def build_backbone(arch: str, channels: Sequence[int] | None = None) -> Backbone:
-    """A backbone of the table whose weights are yet to be filled in.
+def build_backbone(
+    arch: str,
+    channels: Sequence[int] | None = None,
+    cut: int | None = None,
+    facet: str | None = None,
+    class_token: bool = False,
+) -> Backbone:
+    """A backbone of the table or of timm whose weights are yet to be filled in.
 
     Args:
         channels: filters of each convolution after pruning; None are the backbone's own.
+        cut, facet: see `Entry`; None are the backbone's defaults.
+        class_token: give the class token [B, D, 1, 1] instead of the map of local descriptors.
 
     Raises:
-        UserError: there are not as many numbers as convolutions, or filters cannot be dropped.
+        UserError: there are not as many numbers as convolutions, filters cannot be dropped, or the backbone has no
+            such cut, facet or class token.
     """
+    entry = entry_of(arch, cut, facet)
+    if arch not in BACKBONES:
+        return _module_of(arch).build(arch, channels, entry.cut, entry.facet, class_token)
+    if class_token:
+        raise UserError(f"--pooling=cls wants a vision transformer, {arch} has no class token: give another --pooling")
     return _module_of(arch).build(arch, channels)
 
 
@@ -164,5 +203,10 @@ def published(arch: str, weights: str) -> Published:
     return _module_of(arch).published(arch, weights)
 
 
+def own_pixels(arch: str) -> Published | None:
+    """Mean and std for weights of this backbone that say nothing of their own; None where nothing is known."""
+    return None if arch in BACKBONES else _module_of(arch).published(arch, None)
+
+
 def _module_of(arch: str) -> Any:  # a module, of which only its two functions are asked
-    return importlib.import_module(f"vpr.models.backbones.{BACKBONES[arch].module}")
+    return importlib.import_module(f"vpr.models.backbones.{BACKBONES[arch].module if arch in BACKBONES else TIMM}")

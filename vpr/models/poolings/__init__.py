@@ -17,10 +17,12 @@ class Entry:
     Attributes:
         module: its file in this folder.
         clusters: whether it is a `ClusterPooling`, which starts from what --mode=cluster makes.
+        class_token: whether it takes a vision transformer's class token instead of the map.
     """
 
     module: str
     clusters: bool = False
+    class_token: bool = False
 
 
 POOLINGS = {
@@ -28,6 +30,7 @@ POOLINGS = {
     "max": Entry("max_avg"),
     "avg": Entry("max_avg"),
     "gem": Entry("gem"),
+    "cls": Entry("cls", class_token=True),
 }
 
 # How netvlad assigns local descriptors to clusters.

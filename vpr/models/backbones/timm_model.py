@@ -1,0 +1,207 @@
+"""Backbones of timm: any of its networks by name, cut where the map of local descriptors is taken.
+
+`timm_stages.py` says which stages a network has, `vit.py` what the stages of a vision transformer compute. Weights are
+found by the names that timm has for them; files of other programs go through timm's own conversion.
+"""
+
+import contextlib
+import functools
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vpr.common.errors import UserError
+from vpr.models.backbones import Entry
+from vpr.models.backbones.base import Backbone, Published
+from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
+from vpr.models.backbones.timm_stages import Plan, plan_of
+
+PREFIXES = ("module.", "backbone.", "encoder.", "model.")  # before the names in files of other programs
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class TimmBackbone(Backbone):
+    """A network of timm up to its cut. Its stages compute in PyTorch alone, in the layout that suits the network.
+
+    Attributes:
+        arch: its name in timm.
+        plan: of its stages.
+        class_token: whether it gives the class token instead of the map.
+    """
+
+    def __init__(self, arch: str, plan: Plan, class_token: bool) -> None:
+        from timm.layers import DropPath
+
+        super().__init__(plan.stages, plan.dim, plan.stride, plan.smallest_side, dict(plan.layers))
+        self.arch, self.plan, self.class_token, self.multiple = arch, plan, class_token, plan.multiple
+        for layer in self.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0  # mining and training see the same function
+            elif isinstance(layer, DropPath):
+                layer.drop_prob = 0.0
+
+    def initialize(self, seed: int) -> None:
+        """Random weights as timm draws them."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _network(self.arch, "cpu")
+            plan = plan_of(network, self.arch, self.plan.cut, self.plan.facet, self.class_token)
+        self.load_state_dict(nn.Sequential(plan.stages).state_dict())
+
+    def run(self, features: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """What the stages from `start` to before `stop` make of features."""
+        return self[start:stop](features)
+
+    def set_up(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Lay the weights out in memory as the network wants them."""
+        for stage in self:
+            stage.to(memory_format=self.layout)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Channels last for networks of convolutions."""
+        return torch.channels_last if self.plan.channels_last else torch.contiguous_format
+
+    def name_in_file(self, name: str) -> str:
+        """timm's name of a value."""
+        for ours, theirs in self.plan.paths.items():
+            if name.startswith(f"{ours}."):
+                rest = name.removeprefix(f"{ours}.")
+                return f"{theirs}.{rest}" if theirs else rest
+        return name
+
+    def values_in(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The values of a file by their names here; of another program's file by timm's conversion.
+
+        What lies above the cut is ignored.
+        """
+        wanted = {self.name_in_file(name): name for name in self.state_dict()}
+        state = _without_prefix(state, wanted)
+        if not wanted.keys() <= state.keys() or "mask_token" in state:
+            state = _converted(state, self.arch)
+        found = {ours: state[theirs] for theirs, ours in wanted.items() if theirs in state}
+        for name, value in self.state_dict().items():  # a count that is not used, and older files lack
+            if name.endswith("num_batches_tracked"):
+                found.setdefault(name, torch.zeros_like(value))
+        return found
+
+
+@functools.lru_cache(maxsize=32)
+def entry(arch: str, cut: int | None, facet: str | None) -> Entry:
+    """What is known of a network of timm without its weights; see `entry_of`."""
+    name, tag = split_tag(arch)
+    require_known(name)
+    if tag is not None:
+        raise UserError(f"--arch={arch} holds a tag: give --arch={name} --weights={tag}")
+    plan = plan_of(_network(arch, "meta"), arch, cut, facet, False)
+    weights = next(iter(tags_of(arch)), "default")
+    return Entry("timm_model", weights, plan.dim, tuple(plan.layers), plan.train_from, plan.cut, plan.facet)
+
+
+def build(
+    arch: str, channels: Sequence[int] | None, cut: int | None, facet: str | None, class_token: bool
+) -> TimmBackbone:
+    """A network of timm whose weights are yet to be filled in; see `build_backbone`.
+
+    What lies above the cut never takes memory.
+    """
+    if channels is not None:
+        raise UserError(f"--channels: filters of {arch} cannot be dropped, only those of vgg16 and alexnet")
+    plan = plan_of(_network(arch, "meta"), arch, cut, facet, class_token)
+    backbone = TimmBackbone(arch, plan, class_token)
+    device = torch.empty(0).device  # meta, where the caller asks for a network without values
+    if device.type != "meta" and not _fills_its_buffers(backbone):
+        plan = plan_of(_network(arch, "cpu"), arch, cut, facet, class_token)
+        return TimmBackbone(arch, plan, class_token)
+    backbone.to_empty(device=device)
+    for layer in backbone.modules():
+        fill: Any = getattr(layer, "init_non_persistent_buffers", None)
+        if device.type != "meta" and fill is not None:
+            fill()
+    return backbone
+
+
+def published(arch: str, weights: str | None) -> Published:
+    """Weights that timm knows, by their tag; without one what is expected of files of weights.
+
+    Raises:
+        UserError: timm has none of this tag.
+    """
+    require_known(arch)
+    tags = tags_of(arch)
+    if weights is not None and weights not in tags:
+        have = ", ".join(tags) or "no weights"
+        raise UserError(f"--weights={weights} is neither a file nor a tag that timm has for {arch} ({have}) nor none")
+    found = configuration(arch, weights)
+    mean, std = (tuple(found.get(name) or default) for name, default in zip(("mean", "std"), IMAGENET, strict=True))
+    licence = str(found.get("license") or "not stated by timm")
+    return Published(weights or "file", mean, std, lambda: _download(arch, str(weights), found), licence)
+
+
+def _download(arch: str, tag: str, found: dict[str, Any]) -> dict[str, torch.Tensor]:
+    source = f"https://huggingface.co/{found['hf_hub_id']}" if found.get("hf_hub_id") else found.get("url")
+    try:
+        with _quiet():
+            return timm_library().create_model(f"{arch}.{tag}", pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # no network, a proxy's page, a broken file, no room
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"cannot fetch {tag} of {arch} ({type(error).__name__}: {reason}): download the weights from {source} "
+            "and give the file with --weights FILE, or start without with --fromscratch"
+        ) from error
+
+
+def _network(arch: str, device: str) -> Any:
+    """A network of timm without a classifier, for images of any size where it can be had so."""
+    for more in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
+        with torch.device(device), torch.random.fork_rng(devices=[]) if device == "meta" else contextlib.nullcontext():
+            try:
+                return timm_library().create_model(arch, pretrained=False, num_classes=0, **more)
+            except TypeError:  # this network has no such argument
+                if not more:
+                    raise
+    raise AssertionError("the last of the three returns or raises")
+
+
+def _fills_its_buffers(backbone: nn.Module) -> bool:
+    """Whether all values that are not stored can be computed anew by the layers that have them."""
+    layers = [layer for layer in backbone.modules() if layer._non_persistent_buffers_set]
+    return all(hasattr(layer, "init_non_persistent_buffers") for layer in layers)
+
+
+def _without_prefix(state: dict[str, torch.Tensor], wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The values of a file without what stands before the names of the network's, at most two of `PREFIXES`."""
+    names = set(wanted)
+    chains = ["", *PREFIXES, *map("".join, itertools.permutations(PREFIXES, 2))]
+    each = [
+        {name.removeprefix(chain): value for name, value in state.items() if name.startswith(chain)} for chain in chains
+    ]
+    return max(each, key=lambda stripped: len(names & stripped.keys()))
+
+
+def _converted(state: dict[str, torch.Tensor], arch: str) -> dict[str, torch.Tensor]:
+    """A file's values as timm itself would load them, by the conversion of the network's family, if it has one."""
+    network = _network(arch, "meta")
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return convert(dict(state), network)
+    except Exception:  # a foreign file: what it lacks is named by the caller
+        return state
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines of loggers: the one line of the error says all."""
+    import logging
+
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

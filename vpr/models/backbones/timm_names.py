@@ -1,0 +1,55 @@
+"""Names of timm: its networks, their published weights, and what these expect. Imports timm where it is asked."""
+
+import difflib
+from types import ModuleType
+from typing import Any
+
+from vpr.common.errors import UserError
+
+NEAREST = 3  # names offered for one that timm lacks
+
+
+def timm_library() -> ModuleType:
+    """The package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"this backbone needs timm, which cannot be imported ({error}): python -m pip install timm"
+        ) from error
+    return timm
+
+
+def split_tag(name: str) -> tuple[str, str | None]:
+    """NAME.TAG, as timm writes a network with one of its published weights -> the name and the tag."""
+    arch, _, tag = name.partition(".")
+    return arch, tag or None
+
+
+def require_known(arch: str) -> None:
+    """Raise a UserError, with the nearest names, unless timm has a network of this name."""
+    names = timm_library().list_models()
+    if arch in names:
+        return
+    near = difflib.get_close_matches(arch, ["vgg16", "alexnet", *names], NEAREST, 0.5)
+    offered = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+    raise UserError(f"--arch={arch[:60]} is neither vgg16 nor alexnet nor a network of timm: {offered}")
+
+
+def tags_of(arch: str) -> list[str]:
+    """The tags of a network's published weights, the default first."""
+    names = timm_library().list_pretrained(f"{arch}.*")
+    first = timm_library().get_pretrained_cfg(arch, allow_unregistered=True)
+    tags = [tag for tag in (split_tag(name)[1] for name in names) if tag]
+    default = first.tag if first is not None else None
+    return sorted(tags, key=lambda tag: tag != default)
+
+
+def configuration(arch: str, tag: str | None) -> dict[str, Any]:
+    """timm's configuration of a network's weights: mean, std, licence, where they are; of the default without a tag."""
+    found = timm_library().get_pretrained_cfg(f"{arch}.{tag}" if tag else arch, allow_unregistered=True)
+    return found.to_dict() if found is not None else {}
