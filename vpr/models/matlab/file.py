@@ -209,7 +209,9 @@ def _by_scipy(path: Path, name: str) -> Any:
 
 def _by_mat_io(path: Path, name: str, why: str) -> Any:
     try:
-        from matio import load_from_mat
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pandas, which it imports
+            from matio import load_from_mat
     except ImportError as error:
         in_matlab = IN_MATLAB.format(name=path.name, stem=path.stem)
         raise UserError(f"{path} {why}, which needs mat-io: {INSTALL}; or {in_matlab}") from error
