@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from main import main
-from vpr.cli.flags import FLAGS, MODEL_FLAGS, MODES
+from vpr.cli.app import module_of
+from vpr.cli.flags import FLAGS, MODES, TRAINING_FLAGS
 from vpr.cli.mode_flags import flags_of_mode
-from vpr.cli.options import parse_options
+from vpr.cli.options import RESTORED_FLAGS, RESTORED_IN_TRAINING, parse_options
 from vpr.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,13 +131,20 @@ def options_in(function):
             yield node.attr
 
 
+FROM_FLAGS = functions_of("vpr.models.spec")["from_flags"]
+
+
 def options_read(mode):
     """The options that a mode's file reads, and those that functions read which it calls."""
     known = functions_of("vpr.cli.specs") | functions_of("vpr.cli.load") | functions_of("vpr.modes.index")
-    waiting, seen, found = [*functions_of(f"vpr.modes.{mode}").values()], set(), set()
+    waiting, seen, found = [*functions_of(module_of(mode)).values()], set(), set()
     while waiting:
         function = waiting.pop()
-        found |= set(options_in(function)) | (set(MODEL_FLAGS) if function.name == "model_spec" else set())
+        found |= set(options_in(function))
+        if function.name == "model_spec":
+            found |= {node.value for node in ast.walk(FROM_FLAGS) if isinstance(node, ast.Constant)}
+        if any(isinstance(node, ast.Name) and node.id == "run_flags" for node in ast.walk(function)):
+            found |= {*TRAINING_FLAGS, *RESTORED_FLAGS, *RESTORED_IN_TRAINING}
         called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & known.keys() - seen
         seen |= called
         waiting += [known[name] for name in called]
