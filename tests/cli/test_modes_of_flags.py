@@ -98,7 +98,9 @@ def test_help_of_an_unknown_mode_is_a_user_error():
 def typed(name):
     """A flag with a value that it accepts."""
     flag = next(flag for flags in FLAGS.values() for flag in flags if flag.name == name)
-    value = {"imageSize": ["48", "64"], "channels": ["8"], "recallValues": ["1"], "utmZone": ["17N"], "arch": ["vgg16"]}.get(name)
+    value = {
+        "imageSize": ["48", "64"], "channels": ["8"], "recallValues": ["1"], "utmZone": ["17N"], "arch": ["vgg16"],
+    }.get(name)  # fmt: skip
     if "choices" in flag.reading:
         value = [flag.reading["choices"][0]]
     if flag.reading.get("action") == "store_true":
