@@ -29,9 +29,12 @@ SWIN = "swin_tiny_patch4_window7_224"
 DINOV2, REGISTERS, DINOV3 = "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"
 ALL = [*CNNS, SWIN, DINOV2, REGISTERS, DINOV3]
 FIRST_TRAINED = {
-    "resnet18": "layer3", "resnet50": "layer3", "tf_efficientnet_lite0": "blocks.4",
-    "mobilenetv3_large_100": "blocks.4", "convnext_tiny": "stages.2", SWIN: "layers.2", DINOV2: "blocks.8", REGISTERS: "blocks.8", DINOV3: "blocks.8",
-}  # fmt: skip
+    **dict.fromkeys(["resnet18", "resnet50"], "layer3"),
+    **dict.fromkeys(["tf_efficientnet_lite0", "mobilenetv3_large_100"], "blocks.4"),
+    "convnext_tiny": "stages.2",
+    SWIN: "layers.2",
+    **dict.fromkeys([DINOV2, REGISTERS, DINOV3], "blocks.8"),
+}
 
 
 def network_of(arch, **more):

@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,14 +64,28 @@ def quantize(path: Path, images: list[np.ndarray]) -> None:
     whole.replace(path)
 
 
-def to_float16(path: Path) -> None:
-    """Store weights and compute in float16 in place, with images and descriptors as before."""
+def to_float16(path: Path, convolutional: bool = True) -> None:
+    """Store weights and compute in float16 in place, with images and descriptors as before.
+
+    Args:
+        convolutional: whether the backbone is of convolutions; else its matrix products are in float16, the rest not.
+    """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     # The pooling head's.
     keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
-    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=keep), path)
+    model, products = onnx.load(path), []
+    if not convolutional:
+        keep = sorted({node.op_type for node in model.graph.node} - {"MatMul", "Gemm", "Conv"})
+        products = [node.name for node in model.graph.node if node.op_type == "MatMul" and not _in_backbone(node)]
+    halved = convert_float_to_float16(model, keep_io_types=True, op_block_list=keep, node_block_list=products)
+    onnx.save(halved, path)
+
+
+def _in_backbone(node: Any) -> bool:
+    """Whether a node of the graph comes from the backbone, `PlaceModel.encoder`, as the exporter notes."""
+    return any(each.key == "pkg.torch.onnx.name_scopes" and "'encoder'" in each.value for each in node.metadata_props)
 
 
 def model_card(

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
         if kind == "int8":
             quantize(plain, images)
         elif kind == "fp16":
-            to_float16(plain)
+            to_float16(plain, model.backbone.convolutional)
         write_with_card(plain, temporary, card)
     say(f"wrote {path}: {card['model']}, {path.stat().st_size / 1e6:.1f} MB")
 
