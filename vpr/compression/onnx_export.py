@@ -68,17 +68,22 @@ def quantize(path: Path, images: list[np.ndarray]) -> None:
     whole.replace(path)
 
 
-def to_float16(path: Path) -> None:
+def to_float16(path: Path, convolutional: bool = True) -> None:
     """Store weights and compute in float16 in place, with images and descriptors as before.
 
     The pooling head computes in float32 throughout: in float16 small residual sums, and the least norm by which that of
     an empty cluster is divided, would become 0.
+
+    Args:
+        convolutional: whether the backbone is of convolutions; else its matrix products are in float16, the rest not.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(path)
     keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
+    if not convolutional:
+        keep = sorted({node.op_type for node in model.graph.node} - {"MatMul", "Gemm", "Conv"})
     head = [node.name for node in model.graph.node if _is_in_head(node)]
     half = convert_float_to_float16(model, keep_io_types=True, op_block_list=keep, node_block_list=head)
     _drop_round_trips(half.graph)

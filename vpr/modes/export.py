@@ -40,6 +40,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--out={path}: found {path.suffix or 'no ending'}, wanted .onnx")
     model = finished.model
     assert isinstance(model, PlaceModel)  # the command line refuses to export what is exported already
+    if kind == "int8" and not model.backbone.convolutional:
+        raise UserError(f"--quantize=int8 is for networks of convolutions, {options.arch} is a transformer: drop it")
     images = _calibration_images(options) if kind == "int8" else []
     flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
     card = model_card(model, kind, finished.source, flags, _known_recalls(options))
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
         if kind == "int8":
             quantize(plain, images)
         elif kind == "fp16":
-            to_float16(plain)
+            to_float16(plain, model.backbone.convolutional)
         write_with_card(plain, temporary, card)
     say(f"wrote {path}: {card['model']}, {path.stat().st_size / 1e6:.1f} MB")
 

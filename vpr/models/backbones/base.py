@@ -34,11 +34,13 @@ class Backbone(nn.Sequential):
         fast: whether `vpr.models.nnpack` does convolutions in float32.
         prefixes: before the names of its values in files of weights, where they are looked for in this order.
         multiple: pixels of which height and width have to be multiples; the first stage resizes other images.
+        convolutional: whether convolutions do most of its arithmetic, so that 8 bits can be had for these.
         train_batch_norm: whether the statistics of BatchNorm layers of trained stages follow the training images.
     """
 
     prefixes: tuple[str, ...] = ("", "encoder.")
     multiple = 1
+    convolutional = True
     train_batch_norm = False
 
     def __init__(

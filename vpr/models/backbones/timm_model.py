@@ -38,6 +38,7 @@ class TimmBackbone(Backbone):
 
         super().__init__(plan.stages, plan.dim, plan.stride, plan.smallest_side, dict(plan.layers))
         self.arch, self.plan, self.class_token, self.multiple = arch, plan, class_token, plan.multiple
+        self.convolutional = plan.channels_last
         for layer in self.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # mining and training see the same function

@@ -146,9 +146,13 @@ def _with_same_padding(network: nn.Module) -> None:
 
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
-            plain = isinstance(layer, Conv2dSame) and layer.dilation == (1, 1)
-            if plain and all(size >= step for size, step in zip(layer.kernel_size, layer.stride, strict=True)):
+            if isinstance(layer, Conv2dSame) and _can_be_padded(layer):
                 setattr(parent, name, SamePadded(layer))
+
+
+def _can_be_padded(layer: nn.Conv2d) -> bool:
+    wide = all(size >= step for size, step in zip(layer.kernel_size, layer.stride, strict=True))
+    return wide and layer.dilation == (1, 1)
 
 
 def _convnext(network: Any, index: int) -> Plan:
@@ -253,7 +257,7 @@ def _rope_of(network: Any) -> Any:
     """The rotary position embeddings of a network, of DINOv3 in a form that can be exported; None without."""
     from timm.layers import RotaryEmbeddingDinoV3
 
-    rope = getattr(network, "rope", None)
+    rope: Any = getattr(network, "rope", None)
     plain = type(rope) is RotaryEmbeddingDinoV3 and not rope.aug_active and not rope.grid_offset
     if plain and (rope.normalize_coords, rope.grid_indexing) == ("separate", "ij"):
         return Rotary(rope)

@@ -5,7 +5,7 @@ of all patches (class token, registers), which every row repeats; the first row'
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -143,8 +143,9 @@ class SamePadded(nn.Conv2d):
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
+        kernel, stride = cast(Any, layer.kernel_size), cast(Any, layer.stride)
         super().__init__(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+            layer.in_channels, layer.out_channels, kernel, stride,
             groups=layer.groups, bias=layer.bias is not None, device="meta",
         )  # fmt: skip
         self.weight, self.bias = layer.weight, layer.bias
