@@ -185,6 +185,21 @@ def test_an_error_in_all_processes_is_one_line_each(tiny_city, tmp_path):
     assert said and set(said) <= {"error", "error in process 1"} and len(said) == len(set(said))
 
 
+def test_the_best_model_is_tested_when_it_is_written_not_before(tiny_city, tmp_path):
+    """Process 0 alone writes checkpoints, here slowly; all read the best one for the test at the end."""
+    program = tmp_path / "slow_disk.py"
+    program.write_text(
+        f"import sys, time\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
+        "import main\nfrom vpr.training import trainer\n"
+        "save = trainer.save_checkpoint\n"
+        "trainer.save_checkpoint = lambda *values: (time.sleep(2), save(*values))\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    train = [*flags(tiny_city, tmp_path), "--pooling=avg", "--nEpochs=1", "--cacheRefreshRate=0", "--precision=fp32"]
+    result = command(2, "--mode=train", *train, program=program)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_group_has_ended_before_python_does(tmp_path):
     """A thread of the group that outlives it may take Python's lock while Python ends, and aborts the process."""
     program = tmp_path / "ends.py"

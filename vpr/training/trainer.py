@@ -191,6 +191,7 @@ class Trainer:
 
     def test(self, images: PlaceImages | None, source: Source | None) -> None:
         """Measure the run's best model on the test split; without one (None) on the validation split."""
+        processes.barrier()  # process 0 may still be writing the best model
         checkpoint = load_checkpoint(self.folder, self.checkpoints, "best")
         best = restore_model(checkpoint, self.model.spec, self.folder)
         best.to_device(self.model.device, precision_name(self.model.dtype))
