@@ -35,8 +35,9 @@ def require_known(arch: str) -> None:
     names = timm_library().list_models()
     if arch in names:
         return
-    near = difflib.get_close_matches(arch, ["vgg16", "alexnet", *names], NEAREST, 0.5)
-    offered = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+    longer = [name for name in names if arch and name.startswith(arch)]
+    near = longer[:NEAREST] or difflib.get_close_matches(arch, ["vgg16", "alexnet", *names], NEAREST, 0.5)
+    offered = f"the nearest are {', '.join(near)}" if near else "timm.list_models() has their names"
     raise UserError(f"--arch={arch[:60]} is neither vgg16 nor alexnet nor a network of timm: {offered}")
 
 
