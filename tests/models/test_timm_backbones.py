@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import main
-from vpr.artifacts.runs import newest_run
+from vpr.artifacts.runs import load_checkpoint, newest_run, save_checkpoint
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
@@ -20,8 +20,9 @@ from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.models.backbones import entry_of
 from vpr.models.backbones.base import build_backbone
 from vpr.models.backbones.positions import resized
-from vpr.models.place_model import _say_of_multiples, build_model
+from vpr.models.place_model import build_model, say_of_multiples
 from vpr.models.spec import ModelSpec
+from vpr.training import trainer
 
 CPU = torch.device("cpu")
 CNNS = ["resnet18", "resnet50", "tf_efficientnet_lite0", "mobilenetv3_large_100", "convnext_tiny"]
@@ -66,7 +67,7 @@ def noise(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def photos(height=64, width=96, count=2):
+def random_images(height=64, width=96, count=2):
     return (255 * noise(count, 3, height, width)).to(torch.uint8)
 
 
@@ -147,7 +148,7 @@ def test_cls_is_the_class_token_after_the_last_norm(arch):
     network = network_of(arch)
     model = build_model(ModelSpec(arch, "none", pooling="cls")).to_device(CPU, "fp32").eval()
     model.backbone.load_state_dict(model.backbone.values_in(network.state_dict()))
-    images = photos(112, 224)
+    images = random_images(112, 224)
     with torch.no_grad():
         wanted = F.normalize(network.forward_features(model.normalized(images))[:, 0], dim=1)
         torch.testing.assert_close(model(images), wanted, rtol=1e-5, atol=1e-5)
@@ -162,7 +163,7 @@ def test_what_is_trained_by_default_and_what_a_step_changes(arch):
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     model.train()
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=1.0)
-    first, second = model(photos())
+    first, second = model(random_images())
     (first @ second).backward()
     optimizer.step()
     changed = {name for name, value in model.backbone.state_dict().items() if not torch.equal(value, before[name])}
@@ -179,7 +180,7 @@ def _is_trained(backbone, name):
 def test_statistics_follow_the_images_where_that_is_asked_for():
     model = build_model(ModelSpec("resnet18", "none", pooling="avg", train_from="layer3", train_batch_norm=True))
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
-    model.train()(photos())
+    model.train()(random_images())
     moved = {name for name, value in model.backbone.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and all(name.startswith("layer3") for name in moved)
     assert "layer3.0.bn1.running_mean" in moved
@@ -211,10 +212,10 @@ def test_a_network_of_another_family_is_trained_as_a_whole_or_not_at_all():
 
 
 def test_sides_that_are_no_multiples_are_resized_and_that_is_said_once(capsys):
-    _say_of_multiples.cache_clear()
+    say_of_multiples.cache_clear()
     model = build_model(ModelSpec(REGISTERS, "none", pooling="avg")).to_device(CPU, "fp32").eval()
     with torch.no_grad():
-        images = photos(64, 80)  # nearest: 70x84, 5x6 patches
+        images = random_images(64, 80)  # nearest: 70x84, 5x6 patches
         found = model.local_descriptors(images)
         model.local_descriptors(images)
         values = F.interpolate(model.normalized(images), (70, 84), mode="bilinear", align_corners=False)
@@ -224,7 +225,7 @@ def test_sides_that_are_no_multiples_are_resized_and_that_is_said_once(capsys):
     model.local_descriptors(images)
     assert "multiples" not in capsys.readouterr().out
     with pytest.raises(UserError, match="at least 14"):
-        model.local_descriptors(photos(13, 80))
+        model.local_descriptors(random_images(13, 80))
 
 
 def test_the_arithmetic_of_a_vision_transformer_is_that_of_its_products():
@@ -362,13 +363,22 @@ def test_a_block_counted_from_the_end_is_stored_by_its_number():
 # From end to end
 
 
+class Stopped(BaseException):
+    """What ends a training at once, as the end of its process would."""
+
+
+def stop_after(_written):
+    raise Stopped
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "more"),
     [*((arch, []) for arch in ALL), (DINOV3, ["--cut=-3", "--facet=value"]), (REGISTERS, ["--pooling=cls"]),
      ("resnet18", ["--cut=8", "--trainBatchNorm"])],
 )  # fmt: skip
-def test_every_mode_works_with_every_backbone(arch, more, tiny_city, tmp_path, capsys):
+def test_every_mode_works_with_every_backbone(arch, more, tiny_city, tmp_path, capsys, monkeypatch):
+    """The first training ends without warning after its first checkpoint, in the middle of an epoch, and is resumed."""
     places = [
         "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--runsPath={tmp_path / 'runs'}",
         "--imageSize", "64", "80",
@@ -379,9 +389,14 @@ def test_every_mode_works_with_every_backbone(arch, more, tiny_city, tmp_path, c
     assert main.main([*places, centroids, *cluster, "--mode=cluster"]) == (2 if "--pooling=cls" in more else 0)
     train = [*places, centroids, f"--cachePath={tmp_path / 'cache'}", "--mode=train", "--margin=1"]
     first = [] if more else [f"--trainFrom={FIRST_TRAINED[arch]}"]  # else all is trained, as from random weights
-    assert main.main([*train, *model, *first, "--nEpochs=1"]) == 0
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(trainer, "save_checkpoint", lambda *values: stop_after(save_checkpoint(*values)))
+        main.main([*train, *model, *first, "--nEpochs=1", "--cacheRefreshRate=6"])
     run = newest_run(tmp_path / "runs")
-    assert main.main([*train, f"--resume={run}", "--nEpochs=2"]) == 0
+    position = load_checkpoint(run, "checkpoints", "latest")["position"]
+    assert (position["epoch"], position["blocks_done"]) == (1, 1)
+    assert main.main([*train, f"--resume={run}"]) == 0
+    assert load_checkpoint(run, "checkpoints", "latest")["position"]["epoch"] == 2
     flags = json.loads((run / "flags.json").read_text())
     assert (flags["cut"], flags["facet"]) == (entry_of(arch, flags["cut"], flags["facet"]).cut, flags["facet"])
     assert main.main([*places, "--mode=test", f"--resume={run}", "--panels=0", "--precision=fp32"]) == 0
@@ -391,6 +406,6 @@ def test_every_mode_works_with_every_backbone(arch, more, tiny_city, tmp_path, c
     hub = torch.hub.load(main.__file__.removesuffix("/main.py"), "netvlad", source="local", checkpoint=str(run))
     exported = torch.hub.load(main.__file__.removesuffix("/main.py"), "netvlad", source="local", checkpoint=str(file))
     hub.model.to_device(CPU, "fp32")
-    torch.testing.assert_close(hub(photos()), exported(photos()), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(hub(random_images()), exported(random_images()), rtol=1e-5, atol=2e-5)
     assert main.main([*places, "--mode=prune", f"--resume={run}"]) == 2
     assert "cannot drop filters of" in capsys.readouterr().err.strip().splitlines()[-1]

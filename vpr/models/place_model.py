@@ -138,7 +138,7 @@ class PlaceModel(nn.Module):
         """
         require_size(images, self.smallest_side)
         if any(side % self.backbone.multiple for side in images.shape[2:]):
-            _say_of_multiples(self.backbone.multiple)
+            say_of_multiples(self.backbone.multiple)
         first_trained = self.backbone.first_trained
         # The frozen part needs no graph: that saves most of the memory of a training step.
         with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and first_trained == 0):
@@ -211,7 +211,7 @@ def require_size(images: torch.Tensor, smallest_side: int) -> None:
 
 
 @functools.cache  # said once
-def _say_of_multiples(multiple: int) -> None:
+def say_of_multiples(multiple: int) -> None:
     say(f"images whose sides are no multiples of {multiple} pixels are resized to the nearest ones in the model")
 
 
