@@ -186,7 +186,7 @@ def test_statistics_follow_the_images_where_that_is_asked_for():
     assert "layer3.0.bn1.running_mean" in moved
 
 
-@pytest.mark.parametrize("arch", ["tf_efficientnet_lite0", SWIN, REGISTERS, DINOV3])
+@pytest.mark.parametrize("arch", ALL)
 def test_the_cache_of_frozen_features_is_within_float16_of_none(arch, tiny_city):
     first = FIRST_TRAINED[arch]
     model = build_model(ModelSpec(arch, "none", pooling="avg", train_from=first)).to_device(CPU, "fp32").eval()
