@@ -22,12 +22,14 @@ from vpr.artifacts.runs import newest_run
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-# Tests of these files describe no image by a trunk whose number format --precision=auto decides.
-WITHOUT_A_TRUNK = {
-    "test_convolution", "test_folders", "test_images", "test_mining_and_loss", "test_netvlad", "test_pittsburgh",
-    "test_report", "test_report_in_browser", "test_search_and_recall", "test_toycity",
-    "test_caffe", "test_matlab_file", "test_matlab_network",
+# Tests of these files describe no image by a backbone whose number format --precision=auto decides.
+WITHOUT_A_BACKBONE = {
+    "test_convolution", "test_folders", "test_images", "test_reader", "test_mining", "test_losses", "test_rules",
+    "test_netvlad", "test_pittsburgh", "test_report", "test_report_in_browser", "test_search_and_recall", "test_toycity",
+    "test_caffe", "test_matlab_file", "test_matlab_network", "test_vocabulary",
 }  # fmt: skip
+# Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.
+LONG = {"test_timm_backbones"}
 
 
 def pytest_addoption(parser):
@@ -55,7 +57,7 @@ def pytest_report_header():
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem not in WITHOUT_A_TRUNK:
+        if item.path.stem not in WITHOUT_A_BACKBONE | LONG:
             item.add_marker(pytest.mark.number_format)
         if "toy_run" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
