@@ -25,8 +25,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Tests of these files describe no image by a backbone whose number format --precision=auto decides.
 WITHOUT_A_BACKBONE = {
     "test_convolution", "test_folders", "test_images", "test_reader", "test_mining", "test_losses", "test_rules",
-    "test_netvlad", "test_pittsburgh", "test_report", "test_report_in_browser", "test_search_and_recall", "test_toycity",
-    "test_caffe", "test_matlab_file", "test_matlab_network", "test_vocabulary",
+    "test_netvlad", "test_pittsburgh", "test_report", "test_report_in_browser", "test_search_and_recall",
+    "test_toycity", "test_caffe", "test_matlab_file", "test_matlab_network", "test_vocabulary",
 }  # fmt: skip
 # Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.
 LONG = {"test_timm_backbones"}
