@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_options import parse, refusal
 
 from main import main
 from vpr.cli.app import module_of
 from vpr.cli.flags import FLAGS, MODES, TRAINING_FLAGS
 from vpr.cli.mode_flags import flags_of_mode
-from vpr.cli.options import RESTORED_FLAGS, RESTORED_IN_TRAINING, parse_options
-from vpr.common.errors import UserError
+from vpr.cli.options import RESTORED_FLAGS, RESTORED_IN_TRAINING
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,16 +25,6 @@ TOLERATED = {
     "cachePath", "resume", "ckpt", "evalEvery", "patience", "dataset", "arch", "vladv2", "pooling", "num_clusters",
     "margin", "split", "fromscratch", "device",
 }  # fmt: skip
-
-
-def parse(*arguments):
-    return parse_options(list(arguments))
-
-
-def refusal(*arguments):
-    with pytest.raises(UserError) as caught:
-        parse(*arguments)
-    return str(caught.value)
 
 
 def asked_for_help(*words):

@@ -1,10 +1,19 @@
 """Every flag of `main.py` with its default, unit and help line; `vpr/cli/mode_flags.py` says which modes read it."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from vpr.cli.argument_types import (
+    backbone_name,
+    normalization,
+    number_or_all,
+    quantity,
+    share,
+    signed_number,
+    utm_zone,
+    whole_number,
+)
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.data.catalogue import DATASETS, splits_of
@@ -36,85 +45,6 @@ CARD_FLAGS = (
     "arch", "channels", "pooling", "num_clusters", "vladv2", "vladAssign", "clusterDim", "dataset", "root",
     "imageSize", "seed", "skipBroken", "cut", "facet",
 )  # fmt: skip
-
-
-def whole_number(at_least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number that is not below `at_least`."""
-
-    def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < at_least:
-            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least {at_least}")
-        return int(text)
-
-    return convert
-
-
-def signed_number(text: str) -> int:
-    """An argparse type: a whole number, perhaps a negative one."""
-    if not text.removeprefix("-").isdecimal():
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number")
-    return int(text)
-
-
-def backbone_name(text: str) -> str:
-    """An argparse type: a backbone of the table, or NAME or NAME.TAG of timm, imported for these alone."""
-    if text in BACKBONES:
-        return text
-    from vpr.models.backbones.timm_names import require_known, split_tag
-
-    try:
-        require_known(split_tag(text)[0])
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def number_or_all(text: str) -> int | str:
-    """An argparse type: a whole number, or the word all."""
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number or all")
-    return text if text == "all" else int(text)
-
-
-def utm_zone(text: str) -> str:
-    """An argparse type: a UTM zone's number and hemisphere, such as 17N."""
-    if text[-1:].upper() not in ("N", "S") or not text[:-1].isdecimal() or not 1 <= int(text[:-1]) <= 60:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a UTM zone and hemisphere such as 17N")
-    return f"{int(text[:-1])}{text[-1].upper()}"
-
-
-def quantity(text: str) -> float:
-    """An argparse type: a finite number that is not negative."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a finite number of at least 0")
-    return value
-
-
-def normalization(text: str) -> str:
-    """An argparse type: the name of an input normalisation, or a mean colour R,G,B."""
-    from vpr.models.normalization import NORMALIZATIONS, mean_colour
-
-    if text not in NORMALIZATIONS:
-        try:
-            mean_colour(text)
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def share(text: str) -> float:
-    """An argparse type: a number between 0 and 1, neither of them."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number between 0 and 1, neither of them")
-    return value
 
 
 @dataclass(frozen=True)
