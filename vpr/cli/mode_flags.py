@@ -81,8 +81,8 @@ EXCEPTIONS = {
     "indexFile": ("index", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
-    "localDim": ("test", "compare", "index", "locate", "export"),
-    "localDescriptors": ("index", "export"),
+    "localDim": ("test", "export", "compare", "index", "locate"),
+    "localDescriptors": ("export", "index"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),
 }
