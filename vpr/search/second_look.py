@@ -158,7 +158,7 @@ def weighted_matches(
         the match agrees with the others, 0 to 1, likewise; and the place of the hit that it is, int64 [C, Q].
     """
     grids = database.grids[hits]
-    products = nearest_products(_padded(hits, database), torch.from_numpy(queries.rows(query)))
+    products = nearest_products(_padded(hits, database), torch.from_numpy(queries.rows(query).copy()))
     place, cosines = mutual_matches(products)
     query_points = places_of(queries.grids[query : query + 1])[0]  # [Q, 2]
     points = places_of(grids).gather(1, place[:, :, None].expand(-1, -1, 2))  # [C, Q, 2]
