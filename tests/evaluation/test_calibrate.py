@@ -1,0 +1,142 @@
+"""Learning probabilities: synthetic answers of known truth, cross-validation that leaks nothing, and refusals."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vpr.common.errors import UserError
+from vpr.evaluation.calibrate import FEWEST_QUERIES, fit, learn_calibration, place_groups, rows_of, slope_of
+from vpr.evaluation.calibration_error import reliability
+from vpr.search.answer_features import Answers
+from vpr.search.calibration import Calibration
+
+POSITIONS = np.array([[0.0, 0], [500, 0]])
+
+
+def synthetic(count, seed=0):
+    """Answers of two hits, 500 m apart, whose local score alone says how probable it is that they are right."""
+    random = np.random.default_rng(seed)
+    local = random.normal(0, 1, count)
+    truth = 1 / (1 + np.exp(-(0.4 + 1.5 * local)))
+    found = np.tile([0, 1], (count, 1))
+    distances = np.sort(random.uniform(0.5, 1.2, (count, 2)), axis=1)
+    scores = np.stack([local, np.zeros(count)], axis=1)
+    answers = Answers(found, distances, POSITIONS, local=scores, agreeing=np.full((count, 2), 7))
+    return answers, random.random(count) < truth, truth
+
+
+def test_known_probabilities_are_learnt():
+    answers, right, _ = synthetic(4000)
+    fresh, happened, truth = synthetic(4000, seed=1)
+    learnt = fit(answers, right).probability(fresh)
+    assert np.abs(learnt - truth).mean() < 0.02
+    assert reliability(learnt, happened).error < 0.03
+
+
+def test_a_hundred_queries_are_about_right():
+    errors = []
+    for seed in range(10):
+        answers, right, _ = synthetic(100, seed)
+        fresh, _, truth = synthetic(2000, seed + 100)
+        errors.append(np.abs(fit(answers, right).probability(fresh) - truth).mean())
+    assert np.mean(errors) < 0.08
+
+
+def test_features_that_are_missing_or_constant_are_left_out():
+    answers, right, _ = synthetic(300)
+    names = fit(answers, right).names
+    assert "local" in names and not {"sequence", "agreeing"} & {*names}, "one is missing, one always 7"
+    assert "local" not in fit(dataclasses.replace(answers, local=None), right).names
+    nowhere = dataclasses.replace(answers, positions=np.full((2, 2), np.nan))
+    assert "spread" not in fit(nowhere, right).names
+
+
+def test_an_answer_without_one_of_the_features_has_no_probability():
+    answers, right, _ = synthetic(300)
+    distances = answers.distances.copy()
+    distances[5] = np.nan
+    found = fit(answers, right).probability(dataclasses.replace(answers, distances=distances))
+    assert np.flatnonzero(np.isnan(found)).tolist() == [5]
+    assert np.isnan(fit(answers, right).probability(dataclasses.replace(answers, local=None))).all()
+
+
+def test_a_probability_is_the_logistic_function_of_standardised_features():
+    answers, _, _ = synthetic(20)
+    calibration = Calibration(("local",), np.array([0.3]), np.array([2.0]), np.array([1.7]), -0.2, 1.0)
+    wanted = 1 / (1 + np.exp(-(-0.2 + 1.7 * (answers.local[:, 0] - 0.3) / 2)))
+    np.testing.assert_allclose(calibration.probability(answers), wanted)
+    steep = dataclasses.replace(calibration, weights=np.array([1e6]))
+    assert set(np.round(steep.probability(answers), 6)) <= {0.0, 1.0}, "nothing overflows"
+
+
+def test_cross_validation_says_of_each_query_what_was_learnt_at_other_places(monkeypatch):
+    answers, right, _ = synthetic(400)
+    groups, taken = np.random.default_rng(5).integers(0, 90, 400), []
+
+    def recorded(all_answers, rows):
+        taken.append(rows)
+        return rows_of(all_answers, rows)
+
+    monkeypatch.setattr("vpr.evaluation.calibrate.rows_of", recorded)
+    learnt = learn_calibration(answers, right, groups)
+    folds = list(zip(taken[::2], taken[1::2], strict=True))
+    assert len(folds) == 5 and sorted(np.concatenate([out for _, out in folds])) == list(range(400))
+    for fitted, left_out in folds:
+        assert not set(groups[fitted]) & set(groups[left_out])
+        alone = fit(rows_of(answers, fitted), right[fitted])
+        np.testing.assert_array_equal(learnt.held_out[left_out], alone.probability(rows_of(answers, left_out)))
+    assert reliability(learnt.held_out, right).error < 0.06
+
+
+def test_noise_is_not_learnt():
+    """With labels that nothing tells apart, what is held out says the base rate, not the labels."""
+    answers, _, _ = synthetic(200)
+    right = np.random.default_rng(9).random(200) < 0.6
+    held_out = learn_calibration(answers, right, np.arange(200)).held_out
+    assert np.abs(held_out - 0.6).mean() < 0.12
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (np.arange(49) % 2 == 0, ["found 49 queries", f"at least {FEWEST_QUERIES}"]),
+        (np.arange(60) >= 0, ["0 of 60 first hits are wrong"]),
+        (np.arange(60) < 4, ["4 of 60 first hits are right"]),
+    ],
+)
+def test_too_few_queries_are_refused_in_a_line(right, said):
+    answers, _, _ = synthetic(len(right))
+    with pytest.raises(UserError) as refused:
+        learn_calibration(answers, right, np.arange(len(right)))
+    assert all(part in str(refused.value) for part in said) and "\n" not in str(refused.value)
+
+
+def test_answers_without_features_are_refused():
+    answers, right, _ = synthetic(60)
+    bare = Answers(answers.found, np.full((60, 2), np.nan), np.full((2, 2), np.nan))
+    with pytest.raises(UserError, match="no feature"):
+        learn_calibration(bare, right, np.arange(60))
+
+
+def test_the_slope_follows_the_scale_of_the_distances():
+    random = np.random.default_rng(0)
+    distances = np.sort(random.uniform(0.5, 1.2, (50, 12)), axis=1)
+    gaps = sorted(row[9] ** 2 - row[0] ** 2 for row in distances.tolist())
+    assert slope_of(distances) == pytest.approx(7 / ((gaps[24] + gaps[25]) / 2))
+    assert slope_of(0.1 * distances) == pytest.approx(100 * slope_of(distances))
+    assert slope_of(np.full((5, 3), np.nan)) == slope_of(np.ones((5, 3))) == 350
+
+
+def test_queries_of_one_place_are_one_group():
+    positions = np.array([[1.0, 2], [5, 6], [1.0, 2], [np.nan, np.nan], [np.nan, np.nan]])
+    groups = place_groups(positions)
+    assert groups[0] == groups[2] and len(set(groups.tolist())) == 4
+
+
+def test_rows_are_taken_of_all_that_an_answer_has():
+    answers, _, _ = synthetic(10)
+    some = rows_of(dataclasses.replace(answers, sequence=np.arange(10.0)), np.array([7, 2]))
+    assert some.sequence.tolist() == [7, 2] and some.positions is answers.positions
+    for name in ("found", "distances", "local", "agreeing"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(answers, name)[[7, 2]])

@@ -1,0 +1,130 @@
+"""Features of answers: SUE's formula by a literal loop, the ratio by hand, and what is not known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vpr.search.answer_features import (
+    FEATURES,
+    Answers,
+    answer_features,
+    distance_ratio,
+    hit_spread,
+    hits_elsewhere,
+    margin_elsewhere,
+)
+from vpr.search.locate import confidence
+
+NAMES = list(FEATURES)
+
+
+def sue_by_loop(positions, distances, slope):
+    """Weighted variance of east and north, deviations within +-500 m, averaged over the two axes; a length."""
+    weights = [math.exp(-slope * d * d) for d in distances]
+    total, variances = sum(weights), []
+    for axis in range(2):
+        mean = sum(w * p[axis] for w, p in zip(weights, positions, strict=True)) / total
+        capped = [max(-500.0, min(500.0, p[axis] - mean)) for p in positions]
+        variances.append(sum(w * c * c for w, c in zip(weights, capped, strict=True)) / total)
+    return math.sqrt(sum(variances) / 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_spread_is_sue_with_both_sides_capped(seed):
+    random = np.random.default_rng(seed)
+    positions = random.normal(0, 400, (40, 2)) + (585_000, 4_477_000)
+    found = np.stack([random.permutation(40)[:15] for _ in range(6)])
+    distances = np.sort(random.uniform(0.6, 1.2, (6, 15)), axis=1)
+    spread = hit_spread(found, distances, positions, slope=4.0)
+    for row in range(6):
+        wanted = sue_by_loop(positions[found[row, :10]].tolist(), distances[row, :10], 4.0)
+        assert spread[row] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_cap_is_on_both_sides():
+    """Mirrored places have the same spread, which a cap on the positive side alone breaks."""
+    positions = np.array([[0.0, 0], [10, 0], [3000, 0]])
+    found, distances = np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.7]])
+    spreads = [hit_spread(found, distances, sign * positions, 1.0)[0] for sign in (1, -1)]
+    assert spreads[0] == pytest.approx(spreads[1])
+    assert spreads[0] <= 500
+
+
+def test_a_steep_slope_neither_vanishes_nor_divides_by_zero():
+    positions = np.array([[0.0, 0], [80, 60]])
+    spread = hit_spread(np.array([[0, 1]]), np.array([[1.4, 1.40001]]), positions, 350.0)
+    weights = np.exp(-350 * (np.array([1.4, 1.40001]) ** 2 - 1.4**2))
+    share = weights[1] / weights.sum()
+    variance = share * (1 - share) * np.array([80.0, 60.0]) ** 2
+    assert spread[0] == pytest.approx(math.sqrt(variance.mean()), rel=1e-6)
+    assert hit_spread(np.array([[0]]), np.array([[1.4]]), positions, 350.0)[0] == 0, "one hit lies at one place"
+
+
+def test_the_spread_is_unknown_without_places_distances_or_hits():
+    positions = np.array([[0.0, 0], [1, 1], [np.nan, np.nan]])
+    found = np.array([[0, 1], [0, 2], [0, 1], [-1, -1], [1, -1]])
+    distances = np.array([[0.5, 0.6], [0.5, 0.6], [0.5, np.nan], [np.nan, np.nan], [0.5, np.nan]])
+    known = ~np.isnan(hit_spread(found, distances, positions, 1.0))
+    assert known.tolist() == [True, False, False, False, True]
+
+
+def ratio_by_loop(hits, distances, positions):
+    there = [(hit, d) for hit, d in zip(hits, distances, strict=True) if hit >= 0]
+    if len(there) < 2 or any(math.isnan(d) for _, d in there):
+        return None
+    near = [math.dist(positions[hit], positions[there[0][0]]) <= 25 for hit, _ in there[1:]]
+    apart = [d for (_, d), close in zip(there[1:], near, strict=True) if not close]  # NaN is not close
+    second = min(apart) if apart else max(d for _, d in there)
+    return 1 - there[0][1] / second if second > 0 else 0.0
+
+
+def test_the_ratio_against_a_literal_loop_and_as_locate_has_it():
+    random = np.random.default_rng(0)
+    positions = np.concatenate([random.uniform(0, 90, (30, 2)), [[np.nan, np.nan]]])
+    found = np.stack([random.permutation(31)[:8] for _ in range(20)])
+    distances = np.sort(random.uniform(0.3, 1.3, (20, 8)), axis=1)
+    found[3, 1:], distances[3, 1:] = -1, np.nan  # a single hit
+    found[4, 5:], distances[4, 5:] = -1, np.nan
+    distances[5, 2] = np.nan
+    distances[6] = 0
+    ratios = distance_ratio(found, distances, hits_elsewhere(found, positions))
+    for row in range(20):
+        wanted = ratio_by_loop(found[row], distances[row], positions)
+        assert confidence(found[row], distances[row], positions) == (wanted if wanted is None else pytest.approx(wanted))
+        assert (wanted is None and np.isnan(ratios[row])) or ratios[row] == pytest.approx(wanted)
+    assert np.isnan(ratios[[3, 5]]).all() and ratios[6] == 0 and not np.isnan(ratios[4])
+
+
+def test_the_ratio_after_a_second_look_is_to_the_nearest_elsewhere():
+    """The first hit by the second look is farther by its descriptor than one elsewhere: below 0."""
+    positions = np.array([[0.0, 0], [500, 0], [10, 0]])
+    found, distances = np.array([[0, 1, 2]]), np.array([[0.9, 0.6, 0.5]])
+    assert distance_ratio(found, distances, hits_elsewhere(found, positions))[0] == pytest.approx(1 - 0.9 / 0.6)
+
+
+def test_the_margin_is_to_the_best_hit_at_another_place():
+    elsewhere = np.array([[False, False, True, True], [False, False, False, True]])
+    local = np.array([[0.8, 0.7, 0.5, 0.3], [0.8, 0.9, 0.2, 0.1]], np.float32)
+    np.testing.assert_allclose(margin_elsewhere(local, elsewhere), [0.3, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(margin_elsewhere(local[:, :2], elsewhere), [0.8, 0.8], rtol=1e-6)
+
+
+def test_each_feature_stands_in_its_column_and_what_is_missing_is_unknown():
+    positions = np.array([[0.0, 0], [10, 0], [500, 0]])
+    found, distances = np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.8]])
+    plain = answer_features(Answers(found, distances, positions), 2.0)
+    assert plain.shape == (1, 7)
+    unknown = np.isnan(plain[0])
+    assert [name for name, missing in zip(NAMES, unknown, strict=True) if missing] == NAMES[3:]
+    assert plain[0, 0] == pytest.approx(1 - 0.5 / 0.8) and plain[0, 1] == pytest.approx(1 - 0.25 / 2)
+    assert plain[0, 2] == pytest.approx(-math.log10(1 + sue_by_loop(positions.tolist(), distances[0], 2.0)))
+    looked = Answers(
+        found, distances, positions, np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]]), np.array([0.25])
+    )  # fmt: skip
+    np.testing.assert_allclose(answer_features(looked, 2.0)[0, 3:], [math.log(31), 0.4, 0.3, 0.25])
+
+
+def test_a_database_without_images_gives_unknown_features():
+    empty = Answers(np.empty((2, 0), int), np.empty((2, 0)), np.empty((0, 2)))
+    assert np.isnan(answer_features(empty, 1.0)).all()
