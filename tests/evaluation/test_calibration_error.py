@@ -1,4 +1,4 @@
-"""Expected calibration error: closed forms, the drawing that its closed form replaces, and predictors of known truth."""
+"""Expected calibration error: closed forms, the drawing that one replaces, and predictors of known truth."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Precision and recall over a threshold: cases worked out by hand, a literal loop, and scikit-learn's average precision."""
+"""Precision and recall over a threshold: cases by hand, a literal loop, and scikit-learn's average precision."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,9 @@ def test_against_a_literal_loop_and_scikit_learn(seed):
     wanted = average_precision_score(right[known], scores[known]) * right[known].sum() / answerable.sum()
     assert curve.area == pytest.approx(wanted)
     for precision in (1, 0.99, 0.7):
-        best = max([recall for _, _, found, recall in by_loop(scores, right, answerable) if found >= precision], default=0)
+        best = max(
+            [recall for _, _, found, recall in by_loop(scores, right, answerable) if found >= precision], default=0
+        )
         assert curve.recall_at_precision(precision)[0] == pytest.approx(best)
 
 

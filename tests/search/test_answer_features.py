@@ -91,7 +91,9 @@ def test_the_ratio_against_a_literal_loop_and_as_locate_has_it():
     ratios = distance_ratio(found, distances, hits_elsewhere(found, positions))
     for row in range(20):
         wanted = ratio_by_loop(found[row], distances[row], positions)
-        assert confidence(found[row], distances[row], positions) == (wanted if wanted is None else pytest.approx(wanted))
+        assert confidence(found[row], distances[row], positions) == (
+            wanted if wanted is None else pytest.approx(wanted)
+        )
         assert (wanted is None and np.isnan(ratios[row])) or ratios[row] == pytest.approx(wanted)
     assert np.isnan(ratios[[3, 5]]).all() and ratios[6] == 0 and not np.isnan(ratios[4])
 

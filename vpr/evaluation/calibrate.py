@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,9 @@ def fit(answers: Answers, right: np.ndarray) -> Calibration:
     if complete.any():
         used[used] = np.ptp(features[complete][:, used], axis=0) > 0
     if not complete.any() or not used.any() or len(np.unique(right[complete])) < 2:
-        raise UserError("--calibrate: no feature of the answers is known of most of them: drop it, or take another split")
+        raise UserError(
+            "--calibrate: no feature of the answers is known of most of them: drop it, or take another split"
+        )
     return regression(features[complete][:, used], right[complete], used, slope)
 
 
@@ -113,9 +116,8 @@ def slope_of(distances: np.ndarray) -> float:
 def rows_of(answers: Answers, rows: np.ndarray) -> Answers:
     """Some of the answers, by index."""
     values = {name: getattr(answers, name) for name in ("found", "distances", "local", "agreeing", "sequence")}
-    return dataclasses.replace(
-        answers, **{name: None if value is None else value[rows] for name, value in values.items()}
-    )
+    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+    return dataclasses.replace(answers, **taken)
 
 
 def place_groups(positions: np.ndarray) -> np.ndarray:

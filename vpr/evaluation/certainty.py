@@ -76,7 +76,9 @@ class Certainty:
     def at(self, threshold: float) -> "AtThreshold":
         """What a threshold does."""
         reached = np.flatnonzero(self.curve.thresholds >= threshold)
-        answered, right = (int(of[reached[-1]]) if len(reached) else 0 for of in (self.curve.answered, self.curve.right))
+        answered, right = (
+            int(of[reached[-1]]) if len(reached) else 0 for of in (self.curve.answered, self.curve.right)
+        )
         return AtThreshold(threshold, answered, right, self.unmatched_answered(threshold), len(self.unmatched))
 
     def unmatched_answered(self, threshold: float) -> int:
@@ -86,9 +88,7 @@ class Certainty:
     def lines(self) -> str:
         """What the score is worth, in a few lines."""
         curve = self.curve
-        said = [
-            f"how sure: {self.scores.kind}; {curve.queries} queries, of which {curve.answerable} have a true match"
-        ]
+        said = [f"how sure: {self.scores.kind}; {curve.queries} queries, of which {curve.answerable} have a true match"]
         if curve.answerable and len(curve.right):
             parts = [f"area under precision-recall {100 * curve.area:.1f} of at most {100 * curve.recall[-1]:.1f}"]
             for precision in SURE:

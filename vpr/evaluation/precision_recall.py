@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """A curve, a point for each score that occurs, from the highest on: all queries of at least that score are answered.
+    """A point for each score that occurs, from the highest on: all queries of at least that score are answered.
 
     Attributes:
         thresholds: [T] scores, falling.

@@ -33,7 +33,7 @@ def draw_precision_recall(path: Path, certainty: Certainty, title: str) -> None:
 
 
 def draw_reliability(path: Path, table: Reliability, title: str) -> None:
-    """Share of right answers against their mean probability, a point for each bin, a PNG; bars are +-1 standard error."""
+    """Share of right answers against mean probability, a PNG: a point for each bin; bars are +-1 standard error."""
     from matplotlib import pyplot
 
     figure, axes = _figure()

@@ -93,9 +93,7 @@ def distance_ratio(found: np.ndarray, distances: np.ndarray, elsewhere: np.ndarr
     return ratios
 
 
-def hit_spread(
-    found: np.ndarray, distances: np.ndarray, positions: np.ndarray, slope: float
-) -> np.ndarray:
+def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, slope: float) -> np.ndarray:
     """How far apart the first SPREAD_HITS hits lie: SUE's uncertainty as a length, float64 [M] metres.
 
     sqrt((Var_E + Var_N) / 2) of their positions with weights proportional to exp(-slope d^2), deviations from the
@@ -124,7 +122,7 @@ def hit_spread(
 
 
 def margin_elsewhere(local: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
-    """The first hit's local score [M, K] less the best one of a hit elsewhere [M, c], float64 [M]; 0 stands for none."""
+    """The first hit's local score [M, K] less the best one of a hit elsewhere [M, c], float64 [M]; none is 0."""
     scores, other = local.astype(float), elsewhere[:, : local.shape[1]]
     best = np.where(other, scores, -np.inf).max(axis=1)
     return scores[:, 0] - np.where(other.any(axis=1), best, 0)
