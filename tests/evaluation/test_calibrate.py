@@ -128,10 +128,11 @@ def test_the_slope_follows_the_scale_of_the_distances():
     assert slope_of(np.full((5, 3), np.nan)) == slope_of(np.ones((5, 3))) == 350
 
 
-def test_queries_of_one_place_are_one_group():
-    positions = np.array([[1.0, 2], [5, 6], [1.0, 2], [np.nan, np.nan], [np.nan, np.nan]])
-    groups = place_groups(positions)
-    assert groups[0] == groups[2] and len(set(groups.tolist())) == 4
+def test_queries_of_one_square_are_one_group():
+    places = [(1, 2), (24, 24), (26, 2), (1, -2), (900, 901), (60, 60), (np.nan, np.nan), (np.nan, 3)]
+    groups = place_groups(np.array(places, float))
+    assert groups[0] == groups[1] and len(set(groups.tolist())) == 7
+    assert len(set(place_groups(np.array(places[:4], float)).tolist())) == 4, "too few squares to make folds of"
 
 
 def test_rows_are_taken_of_all_that_an_answer_has():

@@ -50,6 +50,7 @@ GROUPS = {
     "export": ("export",),
     "whitening": FINISHED_MODEL,
     "index and locate": ("locate",),
+    "how sure": ("test",),
     "hloc and COLMAP": ("test", "index"),
     "search and pictures": ("test",),
 }
@@ -78,6 +79,7 @@ EXCEPTIONS = {
     "pcaDim": all_but("cluster", "train", "prune", "spec", "import"),
     "nPCA": ("whiten",),
     "indexFile": ("index", "locate"),
+    "minConfidence": ("test", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
     "index": ("test", "index", "locate"),

@@ -12,6 +12,7 @@ from vpr.search.calibration import Calibration
 
 FEWEST_QUERIES = 50
 FOLDS = 5
+PLACE = 25.0  # metres; queries of one square are never on both sides of a fold
 FEWEST_OF_A_KIND = FOLDS  # right and wrong first hits
 DECAY = 7.0
 PUBLISHED_SLOPE = 350.0  # of SUE
@@ -37,7 +38,7 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, s
 
     Args:
         right: bool [M], whether the first hit of each query is right.
-        groups: [M] integers; queries of one place have the same and are never on both sides of a fold.
+        groups: [M] integers, the same for queries of one place, see `place_groups`.
 
     Raises:
         UserError: there are too few queries, or too few of them right or wrong.
@@ -121,7 +122,13 @@ def rows_of(answers: Answers, rows: np.ndarray) -> Answers:
 
 
 def place_groups(positions: np.ndarray) -> np.ndarray:
-    """Queries taken at one point share a number [M]; where positions are unknown each query has its own."""
-    rounded = np.where(np.isfinite(positions), np.round(positions, 1), np.nan)
-    _, groups = np.unique(rounded, axis=0, return_inverse=True, equal_nan=False)
-    return groups.reshape(-1)
+    """A number for each query [M], the same within a square of PLACE metres.
+
+    Where positions are unknown, or fill fewer squares than there are folds, each query has its own.
+    """
+    known = np.isfinite(positions).all(axis=1)
+    groups = np.arange(len(positions))
+    if known.any():
+        squares = np.floor(positions[known] / PLACE)
+        groups[known] = len(positions) + np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1)
+    return groups if len(np.unique(groups)) >= FOLDS else np.arange(len(positions))

@@ -7,7 +7,6 @@ import numpy as np
 from vpr.evaluation.calibration_error import Reliability, error_by_chance, reliability
 from vpr.evaluation.precision_recall import PrecisionRecall, precision_recall
 
-RATIO = "1 - ratio of descriptor distances of the first hit and the nearest elsewhere, no probability"
 SURE = (1.0, 0.99)  # precisions at which recall is printed
 
 

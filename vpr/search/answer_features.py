@@ -7,6 +7,8 @@ import numpy as np
 ELSEWHERE = 25.0  # metres from the first hit, beyond which a hit is of another place
 SPREAD_HITS = 10  # hits whose positions are compared (SUE)
 SPREAD_CAP = 500.0  # metres, beyond which a hit lies no farther off (SUE)
+# What stands for a probability where there is no calibration.
+RATIO = "1 - (descriptor distance of the first hit) / (that of the nearest one over 25 m from it), no probability"
 
 # The names of the features, in the order of the columns, and what each is.
 FEATURES = {
@@ -60,6 +62,12 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
         "sequence": unknown if answers.sequence is None else answers.sequence,
     }
     return np.stack([columns[name] for name in FEATURES], axis=1).astype(float)  # [M, 7]
+
+
+def ratio_of(answers: Answers) -> np.ndarray:
+    """`distance_ratio` of answers, float64 [M]."""
+    elsewhere = hits_elsewhere(answers.found, answers.positions)
+    return distance_ratio(answers.found, answers.distances, elsewhere)
 
 
 def hits_elsewhere(found: np.ndarray, positions: np.ndarray) -> np.ndarray:

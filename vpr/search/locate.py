@@ -1,7 +1,7 @@
 """Where images were taken: the matches of each, their positions, and how sure the first is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,10 @@ import torch
 
 from vpr.data.places import PlaceImages
 from vpr.data.positions import to_degrees
+from vpr.search.answer_features import RATIO, distance_ratio, hits_elsewhere
 from vpr.search.database import DatabaseIndex
 
 LOOKED_AT = 100  # hits, among which one taken elsewhere is sought
-ELSEWHERE = 25.0  # metres
-CONFIDENCE = (
-    "confidence: 1 - (descriptor distance of the best match) / (that of the best one taken over 25 m from it); "
-    "near 0 another place looks as similar"
-)
 
 
 @dataclass(frozen=True)
@@ -52,20 +48,35 @@ class Match:
 
 @dataclass(frozen=True)
 class Located:
-    """An image with its matches, best first, and the confidence of the first (see CONFIDENCE); None if unknown."""
+    """An image with its matches, best first.
+
+    Attributes:
+        photo: its file.
+        confidence: of the first match; None if unknown.
+        confidence_kind: what that is, in words: a probability, or a ratio of distances.
+        refused: whether the confidence is below what the user asked for: there is no answer, and the matches are
+            only what came nearest.
+    """
 
     photo: str
     confidence: float | None
     matches: list[Match]
+    confidence_kind: str = RATIO
+    refused: bool = False
+
+    @property
+    def sure(self) -> str:
+        """The confidence in words."""
+        value = "unknown" if self.confidence is None else f"{self.confidence:.2f}"
+        return f"no place found (confidence {value})" if self.refused else f"confidence {value}"
 
     def lines(self) -> str:
         """A small table."""
-        sure = "unknown" if self.confidence is None else f"{self.confidence:.2f}"
         rows = [
             f"  {rank:>2}  distance {match.distance_text()}  {match.place()}  {match.name}"
             for rank, match in enumerate(self.matches, start=1)
         ]
-        return "\n".join([f"{self.photo}: confidence {sure}", *rows])
+        return "\n".join([f"{self.photo}: {self.sure}", *rows])
 
 
 def locate(
@@ -99,19 +110,30 @@ def locate(
 
 
 def confidence(hits: np.ndarray, distances: np.ndarray, positions: np.ndarray) -> float | None:
-    """1 - d1 / d2, where d2 is the distance of the best hit taken over ELSEWHERE metres from the best of all.
+    """`distance_ratio` of one image's hits [c]; None where it is not known."""
+    found = hits[None]
+    ratio = distance_ratio(found, distances[None], hits_elsewhere(found, positions))[0]
+    return None if np.isnan(ratio) else float(ratio)
 
-    Where all hits lie there, the last one's distance stands for d2, which can only make the confidence too
-    small. Where places are unknown, the second hit stands for another place. None with a single hit, and where
-    distances are not known.
+
+def with_confidence(located: Sequence[Located], values: np.ndarray, kind: str, least: float | None) -> list[Located]:
+    """Images with another confidence, and those refused whose confidence is below `least` or unknown.
+
+    Args:
+        values: [M], NaN where unknown.
+        kind: what they are, in words.
+        least: None refuses none.
     """
-    hits, distances = hits[hits >= 0], distances[hits >= 0]
-    if len(hits) < 2 or np.isnan(distances).any():
-        return None
-    metres = np.linalg.norm(positions[hits[1:]] - positions[hits[0]], axis=1)
-    elsewhere = np.flatnonzero(~(metres <= ELSEWHERE))  # NaN, an unknown place, counts as another
-    second = distances[1 + elsewhere[0]] if len(elsewhere) else distances[-1]
-    return float(1 - distances[0] / second) if second > 0 else 0.0
+    known = [None if np.isnan(value) else float(value) for value in values]
+    return [
+        replace(
+            image,
+            confidence=value,
+            confidence_kind=kind,
+            refused=least is not None and (value is None or value < least),
+        )
+        for image, value in zip(located, known, strict=True)
+    ]
 
 
 def _match(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:
