@@ -52,6 +52,7 @@ GROUPS = {
     "index and locate": ("locate",),
     "how sure": ("test",),
     "hloc and COLMAP": ("test", "index"),
+    "second look": ("test", "compare", "locate"),
     "search and pictures": ("test",),
 }
 # ... and of flags that are read by others than the rest of their group.
@@ -82,6 +83,8 @@ EXCEPTIONS = {
     "minConfidence": ("test", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
+    "localDim": ("test", "compare", "index", "locate", "export"),
+    "localDescriptors": ("index", "export"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),
 }
