@@ -55,13 +55,18 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, s
     return Learnt(fit(answers, right), held_out)
 
 
-def check_enough(right: np.ndarray) -> None:
-    """Raises UserError where queries do not suffice to learn from."""
-    if len(right) < FEWEST_QUERIES:
+def require_queries_to_learn_from(count: int) -> None:
+    """Raises UserError where there are too few queries."""
+    if count < FEWEST_QUERIES:
         raise UserError(
-            f"--calibrate: found {len(right)} queries, wanted at least {FEWEST_QUERIES} to learn probabilities from: "
+            f"--calibrate: found {count} queries, wanted at least {FEWEST_QUERIES} to learn probabilities from: "
             "take a split with more"
         )
+
+
+def check_enough(right: np.ndarray) -> None:
+    """Raises UserError where queries do not suffice to learn from, or too few are right or wrong."""
+    require_queries_to_learn_from(len(right))
     for kind, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
         if count < FEWEST_OF_A_KIND:
             raise UserError(

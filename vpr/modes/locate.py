@@ -21,7 +21,7 @@ from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import decodable
 from vpr.descriptors.describe import describe
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
-from vpr.search.locate import CONFIDENCE, Located, locate
+from vpr.search.locate import Located, locate
 
 
 def run(options: argparse.Namespace) -> None:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         path = Path(options.indexFile) if options.indexFile else index_file(loaded, database, places.root)
         wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
         index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
-        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{CONFIDENCE}")
+        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}")
         descriptors, _ = describe(model, read.of(files), range(len(files)), options.cacheBatchSize, "images")
         zone = zone_of(database.places, places)
         located, hits = locate(descriptors, files, index, database, options.top, zone)

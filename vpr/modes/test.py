@@ -2,12 +2,15 @@
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from vpr.artifacts.calibration import answer_recipe, find_calibration, save_calibration
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
-from vpr.artifacts.hloc import is_hloc, load_hloc, write_hloc_files
+from vpr.artifacts.hloc import HlocFiles, is_hloc, load_hloc, write_hloc_files
 from vpr.artifacts.local_file import local_file
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
@@ -20,39 +23,72 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
+from vpr.data.regions import Region, without_region
 from vpr.descriptors.describe import LocalDescribing
-from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measure_index, measure_second_look, record
+from vpr.evaluation.evaluate import (
+    RESULTS_FILE,
+    Evaluation,
+    QueryResults,
+    describe_split,
+    look_text,
+    measure,
+    measure_index,
+    measure_second_look,
+    record,
+)
 from vpr.evaluation.explanation import opened_at_pooling
+from vpr.evaluation.judging import Judged, Judging, judge_answers, require_enough
 from vpr.evaluation.recall import recall_line
 from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.report.write import explainer, write_pictures
 from vpr.search.second_look import SecondLook
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is tested: the model on its device, the images and how they are read, and how answers are looked at."""
+
+    loaded: LoadedModel
+    images: PlaceImages
+    read: Reading
+    look: SecondLook | None
+    judging: Judging
+
+
 def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
     images = load_places(places_spec(options), options.split)
+    if options.heldOutRegion:
+        images = without_region(images, Region(*options.heldOutRegion))
     require_queries(images)
-    _refuse_to_explain_unknown_models(options)
+    _refuse_what_wants_a_model(options)
     hloc = hloc_files(options)
     hloc.check(images, Path(options.root))
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read = model_of(options, device), reading(options, device)
+    loaded, read, look = model_of(options, device), reading(options, device), second_look(options)
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
-    look = second_look(options)
+    subject = Subject(loaded, images, read, look, _judging(loaded, images, read, look, options))
+    require_enough(images, subject.judging)
     descriptors = _load_or_describe(loaded, images, read, options, look)
-    if not processes.is_main():
-        return
+    if processes.is_main():
+        _measure(subject, descriptors, hloc, options)
+
+
+def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
+    """Search, count, and write all that was asked for."""
+    loaded, images, look, model = subject.loaded, subject.images, subject.look, subject.loaded.model
     evaluation, answers = measure(descriptors, model, images, options.recallValues, look.depth if look else 0)
     results = [evaluation]
     if look:
         again, answers = measure_second_look(descriptors, images, evaluation, answers, look)
         results.append(again)
+    judged = judge_answers(descriptors, images, answers, subject.judging)
+    results[-1] = dataclasses.replace(results[-1], certainty=judged.certainty.figures())
     result = "\n\n".join(each.lines() for each in results)
-    say(result)  # before anything is written, which may fail
+    say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
     folder, source = results_folder(loaded, options), loaded.source
     if descriptors.made_by:  # no result of the model
         folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
@@ -63,10 +99,7 @@ def run(options: argparse.Namespace) -> None:
 
     def draw() -> None:
         if options.panels:
-            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            pictures = folder / f"test_{options.split}_{stamp}"
-            explain = explainer(model, images, read.size) if options.explain else None
-            write_pictures(pictures, results[-1], answers, images, flags_of(options), options.panels, explain)
+            _draw(folder, subject, results[-1], answers, judged, options)
 
     def search_by_index() -> None:
         nonlocal result
@@ -83,14 +116,57 @@ def run(options: argparse.Namespace) -> None:
         write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
 
     try:
-        all_of(write_results, interchange, draw, search_by_index)
+        all_of(write_results, lambda: _keep(judged, loaded), interchange, draw, search_by_index)
     finally:
         say(result)  # once more, as the last line
 
 
-def _refuse_to_explain_unknown_models(options: argparse.Namespace) -> None:
-    if options.explain and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
-        raise UserError(f"--explain needs the model that made {options.loadDescriptors}: drop one of the two")
+def _draw(
+    folder: Path,
+    subject: Subject,
+    evaluation: Evaluation,
+    answers: QueryResults,
+    judged: Judged,
+    options: argparse.Namespace,
+) -> None:
+    """Pictures and the report, in a folder of their own."""
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    pictures, images = folder / f"test_{options.split}_{stamp}", subject.images
+    explain = explainer(subject.loaded.model, images, subject.read.size) if options.explain else None
+    flags = flags_of(options)
+    write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, judged.certainty)
+
+
+def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
+    for flag, typed in (("explain", options.explain), ("calibrate", options.calibrate)):
+        if typed and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+            raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
+
+
+def _judging(
+    loaded: LoadedModel, images: PlaceImages, read: Reading, look: SecondLook | None, options: argparse.Namespace
+) -> Judging:
+    """By what answers shall be judged; a calibration that is damaged is refused now, not after all are described."""
+    if options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+        return Judging(least=options.minConfidence)
+    rerank = look_text(look, options.localDim) if look else "none"
+    recipe = answer_recipe(loaded.model, loaded.spec, read.size, rerank)
+    if options.calibrate:
+        return Judging(recipe=recipe, least=options.minConfidence)
+    return Judging(find_calibration(loaded.folder, recipe, images.dataset), least=options.minConfidence)
+
+
+def _keep(judged: Judged, loaded: LoadedModel) -> None:
+    """Write the calibration that was learnt.
+
+    Raises:
+        UserError: one was to be learnt, and could not be.
+    """
+    if judged.failure:
+        raise judged.failure
+    if judged.learnt:
+        path = save_calibration(loaded.folder, judged.learnt)
+        say(f"wrote {path}: {judged.learnt.label}; from {', '.join(judged.learnt.calibration.names)}")
 
 
 def all_of(*steps: Callable[[], None]) -> None:
