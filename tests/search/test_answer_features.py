@@ -13,8 +13,9 @@ from vpr.search.answer_features import (
     hit_spread,
     hits_elsewhere,
     margin_elsewhere,
+    score_ratio,
+    uncalibrated,
 )
-from vpr.search.locate import confidence
 
 NAMES = list(FEATURES)
 
@@ -79,7 +80,7 @@ def ratio_by_loop(hits, distances, positions):
     return 1 - there[0][1] / second if second > 0 else 0.0
 
 
-def test_the_ratio_against_a_literal_loop_and_as_locate_has_it():
+def test_the_ratio_against_a_literal_loop():
     random = np.random.default_rng(0)
     positions = np.concatenate([random.uniform(0, 90, (30, 2)), [[np.nan, np.nan]]])
     found = np.stack([random.permutation(31)[:8] for _ in range(20)])
@@ -89,13 +90,31 @@ def test_the_ratio_against_a_literal_loop_and_as_locate_has_it():
     distances[5, 2] = np.nan
     distances[6] = 0
     ratios = distance_ratio(found, distances, hits_elsewhere(found, positions))
+    np.testing.assert_array_equal(uncalibrated(Answers(found, distances, positions))[0], ratios)
     for row in range(20):
         wanted = ratio_by_loop(found[row], distances[row], positions)
-        assert confidence(found[row], distances[row], positions) == (
-            wanted if wanted is None else pytest.approx(wanted)
-        )
-        assert (wanted is None and np.isnan(ratios[row])) or ratios[row] == pytest.approx(wanted)
+        assert np.isnan(ratios[row]) if wanted is None else ratios[row] == pytest.approx(wanted)
     assert np.isnan(ratios[[3, 5]]).all() and ratios[6] == 0 and not np.isnan(ratios[4])
+
+
+@pytest.mark.parametrize(
+    ("hits", "scores", "wanted"),
+    [
+        ([0, 1, 2, 3], [0.8, 0.7, 0.6, 0.5], 1 - 0.6 / 0.8),  # 0 and 1 are one place
+        ([0, 1], [0.8, 0.6], 1 - 0.6 / 0.8),  # none elsewhere: at least so sure
+        ([2, 0, -1], [0.5, -0.2, -np.inf], 1.0),  # a score below 0 is none
+        ([4, 0], [0.5, 0.4], 1 - 0.4 / 0.5),  # an unknown place is another one
+        ([0, 2], [0.0, -0.1], 0.0),
+        ([2, -1], [0.5, -np.inf], None),
+    ],
+)
+def test_the_ratio_of_scores_of_a_second_look(hits, scores, wanted):
+    positions = np.array([[0, 0], [10, 0], [500, 0], [900, 0], [np.nan, np.nan]])
+    found = np.array([[*hits, 3]])  # one more, at which it did not look
+    ratio = score_ratio(found, np.array([scores]), hits_elsewhere(found, positions))[0]
+    assert np.isnan(ratio) if wanted is None else ratio == pytest.approx(wanted)
+    answers = Answers(found, np.full(found.shape, 0.5), positions, scores=np.array([scores]))
+    assert "second look" in uncalibrated(answers)[1]
 
 
 def test_the_ratio_after_a_second_look_is_to_the_nearest_elsewhere():
@@ -121,9 +140,8 @@ def test_each_feature_stands_in_its_column_and_what_is_missing_is_unknown():
     assert [name for name, missing in zip(NAMES, unknown, strict=True) if missing] == NAMES[3:]
     assert plain[0, 0] == pytest.approx(1 - 0.5 / 0.8) and plain[0, 1] == pytest.approx(1 - 0.25 / 2)
     assert plain[0, 2] == pytest.approx(-math.log10(1 + sue_by_loop(positions.tolist(), distances[0], 2.0)))
-    looked = Answers(
-        found, distances, positions, np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]]), np.array([0.25])
-    )  # fmt: skip
+    local, agreeing = np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]])
+    looked = Answers(found, distances, positions, 2 * local, local, agreeing, np.array([0.25]))
     np.testing.assert_allclose(answer_features(looked, 2.0)[0, 3:], [math.log(31), 0.4, 0.3, 0.25])
 
 

@@ -38,7 +38,7 @@ class FileSink:
         for rows, grid in maps:
             self._file.write(rows.data)
             self._grids.append(grid)
-            self._checksums.append(zlib.crc32(rows))
+            self._checksums.append(zlib.crc32(rows.data))
             self._dim = rows.shape[1]
 
     def finished(self) -> LocalMaps:

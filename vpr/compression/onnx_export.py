@@ -98,7 +98,7 @@ def to_float16(path: Path, convolutional: bool = True) -> None:
 
 
 def _is_in_head(node: "onnx.NodeProto") -> bool:
-    """Whether a node is of the pooling, the whitening or the projection of local descriptors, by the names of modules that PyTorch's exporter notes."""
+    """Whether a node is of the layers behind the backbone, by the names of modules that PyTorch's exporter notes."""
     noted = {entry.key: entry.value for entry in node.metadata_props}
     scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "[]"))  # ['', 'pool', 'pool.projection', ...]
     return not {"pool", "whitening", "projection"}.isdisjoint(scopes)

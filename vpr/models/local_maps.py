@@ -62,7 +62,7 @@ class LocalMaps:
         if self.checksums is not None:
             import zlib
 
-            if zlib.crc32(np.ascontiguousarray(rows)) != self.checksums[image]:
+            if zlib.crc32(np.ascontiguousarray(rows).data) != self.checksums[image]:
                 raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it anew")
         return rows
 

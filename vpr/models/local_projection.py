@@ -35,9 +35,9 @@ class LocalProjection(nn.Module):
     def forward(self, local_descriptors: torch.Tensor) -> torch.Tensor:
         """Local descriptors [B, D, h, w] -> [B, d, h, w], each of length 1."""
         directions = F.normalize(local_descriptors, dim=1)
-        # W (x - mean) as one convolution of 1 x 1.
-        projected = F.conv2d(directions, self.components[:, :, None, None], -(self.components @ self.mean))
-        return F.normalize(projected, dim=1)
+        # A matrix product, since int8 export would compute a convolution of 1 x 1 in 8 bits.
+        projected = self.components @ (directions.flatten(2) - self.mean[:, None])  # [B, d, h * w]
+        return F.normalize(projected, dim=1).unflatten(2, local_descriptors.shape[2:])
 
 
 def learn_projection(descriptors: torch.Tensor, dim: int = LOCAL_DIM, learnt_on: str = "") -> LocalProjection:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpr.artifacts.calibration import answer_recipe, find_calibration, save_calibration
+from vpr.artifacts.calibration import answer_recipe, save_calibration
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 from vpr.artifacts.hloc import HlocFiles, is_hloc, load_hloc, write_hloc_files
 from vpr.artifacts.local_file import local_file
@@ -25,6 +25,7 @@ from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.data.regions import Region, without_region
 from vpr.descriptors.describe import LocalDescribing
+from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import (
     RESULTS_FILE,
     Evaluation,
@@ -37,7 +38,7 @@ from vpr.evaluation.evaluate import (
     record,
 )
 from vpr.evaluation.explanation import opened_at_pooling
-from vpr.evaluation.judging import Judged, Judging, judge_answers, require_enough
+from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.report.write import explainer, write_pictures
@@ -46,13 +47,12 @@ from vpr.search.second_look import SecondLook
 
 @dataclass(frozen=True)
 class Subject:
-    """What is tested: the model on its device, the images and how they are read, and how answers are looked at."""
+    """What is tested: the model on its device, the images and how they are read, and a second look, if any."""
 
     loaded: LoadedModel
     images: PlaceImages
     read: Reading
     look: SecondLook | None
-    judging: Judging
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,11 +70,11 @@ def run(options: argparse.Namespace) -> None:
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
-    subject = Subject(loaded, images, read, look, _judging(loaded, images, read, look, options))
-    require_enough(images, subject.judging)
+    if options.calibrate:
+        require_queries_to_learn_from(len(images.query_files))
     descriptors = _load_or_describe(loaded, images, read, options, look)
     if processes.is_main():
-        _measure(subject, descriptors, hloc, options)
+        _measure(Subject(loaded, images, read, look), descriptors, hloc, options)
 
 
 def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
@@ -85,7 +85,7 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
     if look:
         again, answers = measure_second_look(descriptors, images, evaluation, answers, look)
         results.append(again)
-    judged = judge_answers(descriptors, images, answers, subject.judging)
+    judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
     results[-1] = dataclasses.replace(results[-1], certainty=judged.certainty.figures())
     result = "\n\n".join(each.lines() for each in results)
     say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
@@ -143,24 +143,20 @@ def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
             raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
 
 
-def _judging(
-    loaded: LoadedModel, images: PlaceImages, read: Reading, look: SecondLook | None, options: argparse.Namespace
-) -> Judging:
-    """By what answers shall be judged; a calibration that is damaged is refused now, not after all are described."""
-    if options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
-        return Judging(least=options.minConfidence)
-    rerank = look_text(look, options.localDim) if look else "none"
-    recipe = answer_recipe(loaded.model, loaded.spec, read.size, rerank)
-    if options.calibrate:
-        return Judging(recipe=recipe, least=options.minConfidence)
-    return Judging(find_calibration(loaded.folder, recipe, images.dataset), least=options.minConfidence)
+def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
+    """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
+    loaded, look, local = subject.loaded, subject.look, descriptors.local
+    how = look_text(look, local.maps.dim) if look and local else "none"
+    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
+    folder = None if descriptors.made_by else loaded.folder
+    return Judging(folder, recipe, options.calibrate, options.minConfidence)
 
 
 def _keep(judged: Judged, loaded: LoadedModel) -> None:
     """Write the calibration that was learnt.
 
     Raises:
-        UserError: one was to be learnt, and could not be.
+        UserError: one was to be learnt or read, and could not be.
     """
     if judged.failure:
         raise judged.failure

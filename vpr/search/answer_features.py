@@ -4,11 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LOOKED_AT = 100  # hits, among which one taken elsewhere is sought
 ELSEWHERE = 25.0  # metres from the first hit, beyond which a hit is of another place
 SPREAD_HITS = 10  # hits whose positions are compared (SUE)
 SPREAD_CAP = 500.0  # metres, beyond which a hit lies no farther off (SUE)
 # What stands for a probability where there is no calibration.
-RATIO = "1 - (descriptor distance of the first hit) / (that of the nearest one over 25 m from it), no probability"
+RATIO = (
+    "1 - (descriptor distance of the best match) / (that of the best one taken over 25 m from it), no probability; "
+    "near 0 another place looks as similar"
+)
+SCORE_RATIO = (
+    "1 - (score of the best match taken over 25 m from the first, by a second look) / (that of the first), no "
+    "probability; near 0 another place looks as similar"
+)
 
 # The names of the features, in the order of the columns, and what each is.
 FEATURES = {
@@ -30,7 +38,8 @@ class Answers:
         found: [M, c] database indices; -1 is no hit.
         distances: [M, c] Euclidean distances of the descriptors, 0 to 2; NaN where unknown.
         positions: [N, 2] of the database, metres; NaN where unknown.
-        local: [M, K] scores of the local descriptors of the first K hits; None without a second look.
+        scores: [M, K] of the first K hits by a second look, -inf where there is no hit; None without one.
+        local: [M, K] scores of their local descriptors, likewise.
         agreeing: [M, K] matches that agree, likewise.
         sequence: [M] agreement with the neighbours in time; None where queries are single images.
     """
@@ -38,6 +47,7 @@ class Answers:
     found: np.ndarray
     distances: np.ndarray
     positions: np.ndarray
+    scores: np.ndarray | None = None
     local: np.ndarray | None = None
     agreeing: np.ndarray | None = None
     sequence: np.ndarray | None = None
@@ -49,25 +59,28 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
     Args:
         slope: of the weights of `hit_spread`, in 1 / squared descriptor distance.
     """
-    first = answers.distances[:, 0] if answers.distances.shape[1] else np.full(len(answers.found), np.nan)
-    elsewhere = hits_elsewhere(answers.found, answers.positions)
-    unknown = np.full(len(answers.found), np.nan)
+    found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
+    elsewhere, unknown = hits_elsewhere(found, answers.positions), np.full(len(found), np.nan)
+    first = distances[:, 0] if distances.shape[1] else unknown
     columns = {
-        "ratio": distance_ratio(answers.found, answers.distances, elsewhere),
+        "ratio": distance_ratio(found, distances, elsewhere),
         "similarity": 1 - first.astype(float) ** 2 / 2,  # |a - b|^2 = 2 - 2 a.b of vectors of length 1
-        "spread": -np.log10(1 + hit_spread(answers.found, answers.distances, answers.positions, slope)),
+        "spread": -np.log10(1 + hit_spread(found, distances, answers.positions, slope)),
         "agreeing": unknown if answers.agreeing is None else np.log1p(answers.agreeing[:, 0]),
         "local": unknown if answers.local is None else answers.local[:, 0],
-        "local_margin": unknown if answers.local is None else margin_elsewhere(answers.local, elsewhere),
+        "local_margin": unknown if answers.local is None else margin_elsewhere(answers.local[:, :LOOKED_AT], elsewhere),
         "sequence": unknown if answers.sequence is None else answers.sequence,
     }
     return np.stack([columns[name] for name in FEATURES], axis=1).astype(float)  # [M, 7]
 
 
-def ratio_of(answers: Answers) -> np.ndarray:
-    """`distance_ratio` of answers, float64 [M]."""
-    elsewhere = hits_elsewhere(answers.found, answers.positions)
-    return distance_ratio(answers.found, answers.distances, elsewhere)
+def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
+    """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words."""
+    found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
+    elsewhere = hits_elsewhere(found, answers.positions)
+    if answers.scores is not None:
+        return score_ratio(found, answers.scores[:, :LOOKED_AT], elsewhere), SCORE_RATIO
+    return distance_ratio(found, distances, elsewhere), RATIO
 
 
 def hits_elsewhere(found: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -98,6 +111,23 @@ def distance_ratio(found: np.ndarray, distances: np.ndarray, elsewhere: np.ndarr
     farthest = np.where(there[known], values, -np.inf).max(axis=1)
     second = np.where(other.any(axis=1), nearest, farthest)
     ratios[known] = np.where(second > 0, 1 - values[:, 0] / np.where(second > 0, second, 1), 0)
+    return ratios
+
+
+def score_ratio(found: np.ndarray, scores: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
+    """1 - s2 / s1 of a second look's scores [M, K], s2 being the best of a hit elsewhere, float64 [M].
+
+    Where no hit lies elsewhere the smallest score stands for s2, as in `distance_ratio`. NaN with a single hit.
+    """
+    there, other = found[:, : scores.shape[1]] >= 0, elsewhere[:, : scores.shape[1]]
+    several = there.sum(axis=1) >= 2
+    ratios = np.full(len(found), np.nan)
+    values, there, other = scores[several].astype(float), there[several], other[several]
+    best = np.where(other, values, -np.inf).max(axis=1, initial=-np.inf)
+    least = np.where(there, values, np.inf).min(axis=1, initial=np.inf)
+    second = np.maximum(np.where(other.any(axis=1), best, least), 0)
+    first = values[:, 0] if values.shape[1] else np.zeros(0)
+    ratios[several] = np.where(first > 0, 1 - second / np.where(first > 0, first, 1), 0)
     return ratios
 
 

@@ -1,18 +1,14 @@
 """Where images were taken: the matches of each, their positions, and how sure the first is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vpr.data.places import PlaceImages
 from vpr.data.positions import to_degrees
-from vpr.search.answer_features import RATIO, distance_ratio, hits_elsewhere
-from vpr.search.database import DatabaseIndex
-
-LOOKED_AT = 100  # hits, among which one taken elsewhere is sought
+from vpr.search.answer_features import Answers
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,8 @@ class Located:
     photo: str
     confidence: float | None
     matches: list[Match]
-    confidence_kind: str = RATIO
-    refused: bool = False
+    confidence_kind: str
+    refused: bool
 
     @property
     def sure(self) -> str:
@@ -79,61 +75,46 @@ class Located:
         return "\n".join([f"{self.photo}: {self.sure}", *rows])
 
 
+@dataclass(frozen=True)
+class Confidence:
+    """How sure the answers are.
+
+    Attributes:
+        values: [M], NaN where unknown.
+        kind: what they are, in words.
+        least: images with less, or of unknown confidence, get no answer; None gives all an answer.
+    """
+
+    values: np.ndarray
+    kind: str
+    least: float | None = None
+
+
 def locate(
-    descriptors: torch.Tensor,
+    answers: Answers,
     files: Sequence[Path],
-    index: DatabaseIndex,
     database: PlaceImages,
+    confidence: Confidence,
     top: int = 5,
     zone: str | None = None,
-) -> tuple[list[Located], np.ndarray]:
-    """The matches of described images, and all hits that were looked at.
+) -> list[Located]:
+    """Images with their matches.
 
     Args:
-        descriptors: [M, dim], of `files`.
+        answers: what was found for the images of `files`.
         top: how many matches of each.
         zone: UTM zone of the database's metres; None if unknown.
-
-    Returns:
-        an image with its matches for each file, and database indices int64 [M, at most LOOKED_AT or `top`].
     """
-    places = database.places
-    found, distances = index.search(descriptors, max(LOOKED_AT, top))
-    located = []
-    for file, hits, apart in zip(files, found, distances, strict=True):
+    places, located = database.places, []
+    for file, hits, apart, value in zip(files, answers.found, answers.distances, confidence.values, strict=True):
         shown = [n for n in range(min(top, len(hits))) if hits[n] >= 0]
         matches = [
             _match(places.database_names[hits[n]], apart[n], places.database_positions[hits[n]], zone) for n in shown
         ]
-        located.append(Located(str(file), confidence(hits, apart, places.database_positions), matches))
-    return located, found
-
-
-def confidence(hits: np.ndarray, distances: np.ndarray, positions: np.ndarray) -> float | None:
-    """`distance_ratio` of one image's hits [c]; None where it is not known."""
-    found = hits[None]
-    ratio = distance_ratio(found, distances[None], hits_elsewhere(found, positions))[0]
-    return None if np.isnan(ratio) else float(ratio)
-
-
-def with_confidence(located: Sequence[Located], values: np.ndarray, kind: str, least: float | None) -> list[Located]:
-    """Images with another confidence, and those refused whose confidence is below `least` or unknown.
-
-    Args:
-        values: [M], NaN where unknown.
-        kind: what they are, in words.
-        least: None refuses none.
-    """
-    known = [None if np.isnan(value) else float(value) for value in values]
-    return [
-        replace(
-            image,
-            confidence=value,
-            confidence_kind=kind,
-            refused=least is not None and (value is None or value < least),
-        )
-        for image, value in zip(located, known, strict=True)
-    ]
+        sure = None if np.isnan(value) else float(value)
+        refused = confidence.least is not None and (sure is None or sure < confidence.least)
+        located.append(Located(str(file), sure, matches, confidence.kind, refused))
+    return located
 
 
 def _match(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:

@@ -11,7 +11,7 @@ place, so that one maximum over products finds both the nearest and which it is.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -99,6 +99,27 @@ def rerank(
             progress.advance()
     local, agreeing = (np.take_along_axis(values, order, axis=1) for values in (local, agreeing))
     return Reranked(ordered, order, scores, local, agreeing)
+
+
+def rerank_few(
+    found: np.ndarray,
+    similarities: np.ndarray,
+    queries: LocalMaps,
+    few: LocalMaps,
+    images: np.ndarray,
+    look: SecondLook,
+) -> Reranked:
+    """As `rerank`, where only some images of the database have local descriptors, and all first hits are among them.
+
+    Args:
+        few: of the database images [n] whose indices `images` has in rising order.
+    """
+    first = found[:, : look.depth]
+    places = np.where(first >= 0, np.searchsorted(images, first), -1)
+    again = rerank(places, similarities, queries, few, look)
+    ordered = found.copy()
+    ordered[:, : look.depth] = np.take_along_axis(first, again.order, axis=1)
+    return replace(again, found=ordered)
 
 
 def local_scores(
