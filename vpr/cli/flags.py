@@ -200,7 +200,7 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("rerankBy", "spatial", "what matches of local descriptors have to agree in: spatial, a common "
              "displacement", {"choices": LOOKS}),
         Flag("localDim", LOCAL_DIM, "dimensions that local descriptors are projected to, 1 byte each",
-             {"type": whole_number(1, 256)}),
+             {"type": whole_number(1, 128)}),
         Flag("localDescriptors", False, "keep local descriptors for --rerank: index beside the index, export as a "
              "second output", ON),
     ],

@@ -83,8 +83,8 @@ EXCEPTIONS = {
     "minConfidence": ("test", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
-    "localDim": ("test", "compare", "index", "locate", "export"),
-    "localDescriptors": ("index", "export"),
+    "localDim": ("test", "export", "compare", "index", "locate"),
+    "localDescriptors": ("export", "index"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),
 }
