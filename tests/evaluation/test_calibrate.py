@@ -137,7 +137,7 @@ def test_queries_of_one_square_are_one_group():
 
 def test_rows_are_taken_of_all_that_an_answer_has():
     answers, _, _ = synthetic(10)
-    some = rows_of(dataclasses.replace(answers, sequence=np.arange(10.0)), np.array([7, 2]))
-    assert some.sequence.tolist() == [7, 2] and some.positions is answers.positions
+    some = rows_of(dataclasses.replace(answers, sequence=np.arange(10.0)[:, None]), np.array([7, 2]))
+    assert some.sequence.tolist() == [[7], [2]] and some.positions is answers.positions
     for name in ("found", "distances", "local", "agreeing"):
         np.testing.assert_array_equal(getattr(some, name), getattr(answers, name)[[7, 2]])

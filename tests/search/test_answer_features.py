@@ -141,10 +141,22 @@ def test_each_feature_stands_in_its_column_and_what_is_missing_is_unknown():
     assert plain[0, 0] == pytest.approx(1 - 0.5 / 0.8) and plain[0, 1] == pytest.approx(1 - 0.25 / 2)
     assert plain[0, 2] == pytest.approx(-math.log10(1 + sue_by_loop(positions.tolist(), distances[0], 2.0)))
     local, agreeing = np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]])
-    looked = Answers(found, distances, positions, 2 * local, local, agreeing, np.array([0.25]))
+    looked = Answers(found, distances, positions, 2 * local, local, agreeing, np.array([[0.9, 0.8, 0.65]]))
     np.testing.assert_allclose(answer_features(looked, 2.0)[0, 3:], [math.log(31), 0.4, 0.3, 0.25])
+    in_order = Answers(found, distances, positions, sequence=looked.sequence)
+    value, kind = uncalibrated(in_order)
+    assert value[0] == pytest.approx(1 - 0.65 / 0.9) and "by sequences" in kind
 
 
 def test_a_database_without_images_gives_unknown_features():
     empty = Answers(np.empty((2, 0), int), np.empty((2, 0)), np.empty((0, 2)))
-    assert np.isnan(answer_features(empty, 1.0)).all()
+    assert np.isnan(answer_features(empty, 1.0)).all() and np.isnan(uncalibrated(empty)[0]).all()
+
+
+def test_a_query_without_hits_has_unknown_features():
+    none = np.full((1, 2), -1)
+    scores = np.full((1, 2), -np.inf)
+    answers = Answers(none, np.full((1, 2), np.nan), np.zeros((3, 2)), scores, 0 * none, 0 * none, scores)
+    features = dict(zip(NAMES, answer_features(answers, 1.0)[0], strict=True))
+    assert all(np.isnan(features[name]) for name in ("ratio", "similarity", "spread", "sequence"))
+    assert np.isnan(uncalibrated(answers)[0]).all()

@@ -17,6 +17,7 @@ SCORE_RATIO = (
     "1 - (score of the best match taken over 25 m from the first, by a second look) / (that of the first), no "
     "probability; near 0 another place looks as similar"
 )
+SEQUENCE_RATIO = SCORE_RATIO.replace("a second look", "sequences")
 
 # The names of the features, in the order of the columns, and what each is.
 FEATURES = {
@@ -26,7 +27,7 @@ FEATURES = {
     "agreeing": "matches of local descriptors that agree, of the first hit",
     "local": "score of the local descriptors of the first hit",
     "local_margin": "that score, less the best one of a hit over 25 m from the first",
-    "sequence": "how well the first hit agrees with those of the frames before and after",
+    "sequence": "similarity of the sequences of query and first hit, less the best one of a hit over 25 m from it",
 }
 
 
@@ -41,7 +42,7 @@ class Answers:
         scores: [M, K] of the first K hits by a second look, -inf where there is no hit; None without one.
         local: [M, K] scores of their local descriptors, likewise.
         agreeing: [M, K] matches that agree, likewise.
-        sequence: [M] agreement with the neighbours in time; None where queries are single images.
+        sequence: [M, c] similarities of sequences; None where queries are single images.
     """
 
     found: np.ndarray
@@ -68,10 +69,11 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
         "spread": -np.log10(1 + hit_spread(found, distances, answers.positions, slope)),
         "agreeing": unknown if answers.agreeing is None else np.log1p(answers.agreeing[:, 0]),
         "local": unknown if answers.local is None else answers.local[:, 0],
-        "local_margin": unknown if answers.local is None else margin_elsewhere(answers.local[:, :LOOKED_AT], elsewhere),
-        "sequence": unknown if answers.sequence is None else answers.sequence,
+        "local_margin": unknown if answers.local is None else margin_elsewhere(answers.local, elsewhere),
+        "sequence": unknown if answers.sequence is None else margin_elsewhere(answers.sequence, elsewhere),
     }
-    return np.stack([columns[name] for name in FEATURES], axis=1).astype(float)  # [M, 7]
+    features = np.stack([columns[name] for name in FEATURES], axis=1).astype(float)  # [M, 7]
+    return np.where(np.isfinite(features), features, np.nan)  # scores of no hit are -inf
 
 
 def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
@@ -80,6 +82,8 @@ def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
     elsewhere = hits_elsewhere(found, answers.positions)
     if answers.scores is not None:
         return score_ratio(found, answers.scores[:, :LOOKED_AT], elsewhere), SCORE_RATIO
+    if answers.sequence is not None:
+        return score_ratio(found, answers.sequence[:, :LOOKED_AT], elsewhere), SEQUENCE_RATIO
     return distance_ratio(found, distances, elsewhere), RATIO
 
 
@@ -159,8 +163,9 @@ def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, 
     return spread
 
 
-def margin_elsewhere(local: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
-    """The first hit's local score [M, K] less the best one of a hit elsewhere [M, c], float64 [M]; none is 0."""
-    scores, other = local.astype(float), elsewhere[:, : local.shape[1]]
-    best = np.where(other, scores, -np.inf).max(axis=1)
-    return scores[:, 0] - np.where(other.any(axis=1), best, 0)
+def margin_elsewhere(scores: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
+    """The first hit's score [M, K] less the best one of a hit elsewhere [M, c], float64 [M]; without one the score."""
+    looked = min(scores.shape[1], elsewhere.shape[1])
+    values, other = scores[:, :looked].astype(float), elsewhere[:, :looked]
+    best = np.where(other, values, -np.inf).max(axis=1, initial=-np.inf)
+    return values[:, 0] - np.where(other.any(axis=1), best, 0)
