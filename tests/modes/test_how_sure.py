@@ -193,3 +193,22 @@ def test_a_damaged_calibration_costs_no_recalls_and_is_refused(call, own, tmp_pa
     code, out, err = call("locate", "--json", own / "val" / "queries")
     assert code == 2 and out == "" and "delete it, or make it anew" in err
     assert call("test", "--calibrate")[0] == call("test")[0] == 0, "a new one takes its place"
+
+
+def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_path):
+    look = ["--rerank=10", "--localDim=8"]
+    code, out, _ = call("test", "--calibrate", *look)
+    assert code == 0 and re.search(r"wrote .*calibration_.*; from .*local, local_margin\n", out)
+    assert "certainty" in last_result(tmp_path) and last_result(tmp_path)["certainty"]["score"].startswith(
+        "probability"
+    )
+    image = sorted((own / "val" / "queries").iterdir())[0]
+    kinds = {}
+    for words in (look, [], ["--rerank=5", "--localDim=8"]):
+        code, out, err = call("locate", "--json", *words, image)
+        assert code == 0, err
+        (answer,) = json.loads(out)
+        kinds[tuple(words)] = answer["confidence_kind"].split()[0], "no calibration is used" in err
+    assert list(kinds.values()) == [("probability", False), ("1", True), ("1", True)]
+    code, out, _ = call("test", "--rerank=10", "--localDim=4")
+    assert code == 0 and "10 hits (spatial, 8-D local descriptors in 8 bits), not a second look" in out
