@@ -52,7 +52,7 @@ GROUPS = {
     "index and locate": ("locate",),
     "how sure": ("test",),
     "hloc and COLMAP": ("test", "index"),
-    "second look": ("test", "compare", "locate"),
+    "second look": ("train", "test", "compare", "locate"),
     "search and pictures": ("test",),
 }
 # ... and of flags that are read by others than the rest of their group.
@@ -83,7 +83,7 @@ EXCEPTIONS = {
     "minConfidence": ("test", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
-    "localDim": ("test", "export", "compare", "index", "locate"),
+    "localDim": ("train", "test", "export", "compare", "index", "locate"),
     "localDescriptors": ("export", "index"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),
