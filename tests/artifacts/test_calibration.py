@@ -27,7 +27,7 @@ RECIPE = {
     "normalization": "torchvision", "precision": "fp32", "image_size": "180 320", "rerank": "none", "sequence": "none",
 }  # fmt: skip
 LEARNT = Calibration(
-    ("ratio", "spread"), np.array([0.1, -2.0]), np.array([0.05, 0.7]), np.array([1.5, 0.9]), -0.3, 26.5
+    ("lead", "spread"), np.array([0.1, -2.0]), np.array([0.05, 0.7]), np.array([1.5, 0.9]), -0.3, 26.5
 )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_every_damaged_byte_is_noticed(tmp_path):
     "change",
     [
         {"weights": np.array([1.0])}, {"scale": np.array([0.0, 1])}, {"mean": np.array([np.nan, 0])},
-        {"features": "ratio"}, {"features": ""}, {"features": "ratio ratio"}, {"bias": np.inf}, {"queries": "many"},
+        {"features": "lead"}, {"features": ""}, {"features": "lead lead"}, {"bias": np.inf}, {"queries": "many"},
         {"spec": None},
     ],
     ids=str,
@@ -129,7 +129,7 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path, change):
 
 
 def test_features_of_a_later_version_are_named(tmp_path):
-    learnt = dataclasses.replace(LEARNT, names=("ratio", "depth"))
+    learnt = dataclasses.replace(LEARNT, names=("lead", "depth"))
     path = save_calibration(tmp_path, dataclasses.replace(stored(), calibration=learnt))
     assert "depth" in refused(path)
 

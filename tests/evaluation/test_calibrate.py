@@ -15,14 +15,14 @@ POSITIONS = np.array([[0.0, 0], [500, 0]])
 
 
 def synthetic(count, seed=0):
-    """Answers of two hits, 500 m apart, whose local score alone says how probable it is that they are right."""
+    """Answers of two hits, 500 m apart; agreeing matches alone say how probable it is that the first is right."""
     random = np.random.default_rng(seed)
-    local = random.normal(0, 1, count)
-    truth = 1 / (1 + np.exp(-(0.4 + 1.5 * local)))
+    agreeing = random.normal(0, 1, count)  # the logarithm of 1 + their number
+    truth = 1 / (1 + np.exp(-(0.4 + 1.5 * agreeing)))
     found = np.tile([0, 1], (count, 1))
     distances = np.sort(random.uniform(0.5, 1.2, (count, 2)), axis=1)
-    scores = np.stack([local, np.zeros(count)], axis=1)
-    answers = Answers(found, distances, POSITIONS, local=scores, agreeing=np.full((count, 2), 7))
+    scores = np.tile([1.0, 0.5], (count, 1))
+    answers = Answers(found, distances, POSITIONS, scores, np.expm1(np.stack([agreeing, agreeing], axis=1)))
     return answers, random.random(count) < truth, truth
 
 
@@ -46,8 +46,12 @@ def test_a_hundred_queries_are_about_right():
 def test_features_that_are_missing_or_constant_are_left_out():
     answers, right, _ = synthetic(300)
     names = fit(answers, right).names
-    assert "local" in names and not {"sequence", "agreeing"} & {*names}, "one is missing, one always 7"
-    assert "local" not in fit(dataclasses.replace(answers, local=None), right).names
+    assert "agreeing" in names and "lead" not in names, "it is always 0.5"
+    assert fit(dataclasses.replace(answers, scores=None, agreeing=None), right).names == (
+        "lead",
+        "similarity",
+        "spread",
+    )
     nowhere = dataclasses.replace(answers, positions=np.full((2, 2), np.nan))
     assert "spread" not in fit(nowhere, right).names
 
@@ -58,13 +62,13 @@ def test_an_answer_without_one_of_the_features_has_no_probability():
     distances[5] = np.nan
     found = fit(answers, right).probability(dataclasses.replace(answers, distances=distances))
     assert np.flatnonzero(np.isnan(found)).tolist() == [5]
-    assert np.isnan(fit(answers, right).probability(dataclasses.replace(answers, local=None))).all()
+    assert np.isnan(fit(answers, right).probability(dataclasses.replace(answers, agreeing=None))).all()
 
 
 def test_a_probability_is_the_logistic_function_of_standardised_features():
     answers, _, _ = synthetic(20)
-    calibration = Calibration(("local",), np.array([0.3]), np.array([2.0]), np.array([1.7]), -0.2, 1.0)
-    wanted = 1 / (1 + np.exp(-(-0.2 + 1.7 * (answers.local[:, 0] - 0.3) / 2)))
+    calibration = Calibration(("agreeing",), np.array([0.3]), np.array([2.0]), np.array([1.7]), -0.2, 1.0)
+    wanted = 1 / (1 + np.exp(-(-0.2 + 1.7 * (np.log1p(answers.agreeing[:, 0]) - 0.3) / 2)))
     np.testing.assert_allclose(calibration.probability(answers), wanted)
     steep = dataclasses.replace(calibration, weights=np.array([1e6]))
     assert set(np.round(steep.probability(answers), 6)) <= {0.0, 1.0}, "nothing overflows"
@@ -139,5 +143,5 @@ def test_rows_are_taken_of_all_that_an_answer_has():
     answers, _, _ = synthetic(10)
     some = rows_of(dataclasses.replace(answers, sequence=np.arange(10.0)[:, None]), np.array([7, 2]))
     assert some.sequence.tolist() == [[7], [2]] and some.positions is answers.positions
-    for name in ("found", "distances", "local", "agreeing"):
+    for name in ("found", "distances", "scores", "agreeing"):
         np.testing.assert_array_equal(getattr(some, name), getattr(answers, name)[[7, 2]])

@@ -72,7 +72,7 @@ def probability_by_loop(query, database, stored):
     capped = [max(-500.0, min(500.0, e - mean)) for e in east]
     variance = sum(w * c * c for w, c in zip(weights, capped, strict=True)) / sum(weights)
     features = {
-        "ratio": 1 - near[0] / near[1],
+        "lead": 1 - near[0] / near[1],
         "similarity": 1 - near[0] ** 2 / 2,
         "spread": -math.log10(1 + math.sqrt(variance / 2)),
     }
@@ -198,7 +198,7 @@ def test_a_damaged_calibration_costs_no_recalls_and_is_refused(call, own, tmp_pa
 def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_path):
     look = ["--rerank=10", "--localDim=8"]
     code, out, _ = call("test", "--calibrate", *look)
-    assert code == 0 and re.search(r"wrote .*calibration_.*; from .*local, local_margin\n", out)
+    assert code == 0 and re.search(r"wrote .*calibration_.*; from .*lead", out)
     assert "certainty" in last_result(tmp_path) and last_result(tmp_path)["certainty"]["score"].startswith(
         "probability"
     )

@@ -12,7 +12,6 @@ from vpr.search.answer_features import (
     distance_ratio,
     hit_spread,
     hits_elsewhere,
-    margin_elsewhere,
     score_ratio,
     uncalibrated,
 )
@@ -124,28 +123,19 @@ def test_the_ratio_after_a_second_look_is_to_the_nearest_elsewhere():
     assert distance_ratio(found, distances, hits_elsewhere(found, positions))[0] == pytest.approx(1 - 0.9 / 0.6)
 
 
-def test_the_margin_is_to_the_best_hit_at_another_place():
-    elsewhere = np.array([[False, False, True, True], [False, False, False, True]])
-    local = np.array([[0.8, 0.7, 0.5, 0.3], [0.8, 0.9, 0.2, 0.1]], np.float32)
-    np.testing.assert_allclose(margin_elsewhere(local, elsewhere), [0.3, 0.7], rtol=1e-6)
-    np.testing.assert_allclose(margin_elsewhere(local[:, :2], elsewhere), [0.8, 0.8], rtol=1e-6)
-
-
 def test_each_feature_stands_in_its_column_and_what_is_missing_is_unknown():
     positions = np.array([[0.0, 0], [10, 0], [500, 0]])
     found, distances = np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.8]])
-    plain = answer_features(Answers(found, distances, positions), 2.0)
-    assert plain.shape == (1, 7)
-    unknown = np.isnan(plain[0])
-    assert [name for name, missing in zip(NAMES, unknown, strict=True) if missing] == NAMES[3:]
-    assert plain[0, 0] == pytest.approx(1 - 0.5 / 0.8) and plain[0, 1] == pytest.approx(1 - 0.25 / 2)
-    assert plain[0, 2] == pytest.approx(-math.log10(1 + sue_by_loop(positions.tolist(), distances[0], 2.0)))
-    local, agreeing = np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]])
-    looked = Answers(found, distances, positions, 2 * local, local, agreeing, np.array([[0.9, 0.8, 0.65]]))
-    np.testing.assert_allclose(answer_features(looked, 2.0)[0, 3:], [math.log(31), 0.4, 0.3, 0.25])
-    in_order = Answers(found, distances, positions, sequence=looked.sequence)
+    plain = answer_features(Answers(found, distances, positions), 2.0)[0]
+    spread = -math.log10(1 + sue_by_loop(positions.tolist(), distances[0], 2.0))
+    np.testing.assert_allclose(plain, [1 - 0.5 / 0.8, 1 - 0.25 / 2, spread, np.nan])
+    assert NAMES == ["lead", "similarity", "spread", "agreeing"]
+    scores, agreeing = np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]])
+    looked = Answers(found, distances, positions, scores, agreeing, 2 * scores)
+    np.testing.assert_allclose(answer_features(looked, 2.0)[0], [1 - 0.1 / 0.4, 1 - 0.25 / 2, spread, math.log(31)])
+    in_order = Answers(found, distances, positions, sequence=np.array([[0.9, 0.8, 0.65]]))
     value, kind = uncalibrated(in_order)
-    assert value[0] == pytest.approx(1 - 0.65 / 0.9) and "by sequences" in kind
+    assert value[0] == answer_features(in_order, 2.0)[0, 0] == pytest.approx(1 - 0.65 / 0.9) and "by sequences" in kind
 
 
 def test_a_database_without_images_gives_unknown_features():
@@ -156,7 +146,6 @@ def test_a_database_without_images_gives_unknown_features():
 def test_a_query_without_hits_has_unknown_features():
     none = np.full((1, 2), -1)
     scores = np.full((1, 2), -np.inf)
-    answers = Answers(none, np.full((1, 2), np.nan), np.zeros((3, 2)), scores, 0 * none, 0 * none, scores)
-    features = dict(zip(NAMES, answer_features(answers, 1.0)[0], strict=True))
-    assert all(np.isnan(features[name]) for name in ("ratio", "similarity", "spread", "sequence"))
+    answers = Answers(none, np.full((1, 2), np.nan), np.zeros((3, 2)), scores, 0 * none)
+    assert np.isnan(answer_features(answers, 1.0)[0, :3]).all()
     assert np.isnan(uncalibrated(answers)[0]).all()

@@ -82,7 +82,7 @@ def fit(answers: Answers, right: np.ndarray) -> Calibration:
         UserError: there is no such feature.
     """
     slope = slope_of(answers.distances)
-    features = answer_features(answers, slope)  # [M, 7]
+    features = answer_features(answers, slope)  # [M, 4]
     used = np.isfinite(features).mean(axis=0) >= KNOWN_OF_MOST
     complete = ~np.isnan(features[:, used]).any(axis=1)
     if complete.any():
@@ -121,7 +121,7 @@ def slope_of(distances: np.ndarray) -> float:
 
 def rows_of(answers: Answers, rows: np.ndarray) -> Answers:
     """Some of the answers, by index."""
-    values = {name: getattr(answers, name) for name in ("found", "distances", "local", "agreeing", "sequence")}
+    values = {name: getattr(answers, name) for name in ("found", "distances", "scores", "agreeing", "sequence")}
     taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
     return dataclasses.replace(answers, **taken)
 

@@ -80,5 +80,5 @@ def answers_of(descriptors: SplitDescriptors, images: PlaceImages, results: Quer
     found = results.found[:, :LOOKED_AT]
     distances = descriptor_distances(descriptors.database, descriptors.queries, found)
     again = results.reranked
-    looked = (again.scores, again.local, again.agreeing) if again else ()
+    looked = (again.scores, again.agreeing) if again else ()
     return Answers(found, distances, images.places.database_positions, *looked)

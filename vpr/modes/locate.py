@@ -103,7 +103,7 @@ def find(
         again = rerank_few(found, similarities, queries, few.finished(), images, look)
     depth = again.order.shape[1]
     distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
-    answers = Answers(again.found, distances, positions, again.scores, again.local, again.agreeing)
+    answers = Answers(again.found, distances, positions, again.scores, again.agreeing)
     return answers, look_text(look, queries.dim)
 
 

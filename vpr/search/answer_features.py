@@ -21,13 +21,10 @@ SEQUENCE_RATIO = SCORE_RATIO.replace("a second look", "sequences")
 
 # The names of the features, in the order of the columns, and what each is.
 FEATURES = {
-    "ratio": "1 - (distance of the first hit) / (distance of the nearest hit over 25 m from it)",
+    "lead": "of the first hit over the best one over 25 m from it, see `uncalibrated`",
     "similarity": "cosine of the descriptors of the query and its first hit",
     "spread": "how close together the first 10 hits lie (SUE)",
-    "agreeing": "matches of local descriptors that agree, of the first hit",
-    "local": "score of the local descriptors of the first hit",
-    "local_margin": "that score, less the best one of a hit over 25 m from the first",
-    "sequence": "similarity of the sequences of query and first hit, less the best one of a hit over 25 m from it",
+    "agreeing": "matches of local descriptors of the query and its first hit that agree",
 }
 
 
@@ -40,8 +37,7 @@ class Answers:
         distances: [M, c] Euclidean distances of the descriptors, 0 to 2; NaN where unknown.
         positions: [N, 2] of the database, metres; NaN where unknown.
         scores: [M, K] of the first K hits by a second look, -inf where there is no hit; None without one.
-        local: [M, K] scores of their local descriptors, likewise.
-        agreeing: [M, K] matches that agree, likewise.
+        agreeing: [M, K] matches of their local descriptors that agree, likewise.
         sequence: [M, c] similarities of sequences; None where queries are single images.
     """
 
@@ -49,41 +45,40 @@ class Answers:
     distances: np.ndarray
     positions: np.ndarray
     scores: np.ndarray | None = None
-    local: np.ndarray | None = None
     agreeing: np.ndarray | None = None
     sequence: np.ndarray | None = None
 
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
-    """The features of each answer, float64 [M, 7] in the order of FEATURES; NaN where one is not known.
+    """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known.
+
+    Few queries teach few numbers: the score of a second look and its margin say no more than its lead.
 
     Args:
         slope: of the weights of `hit_spread`, in 1 / squared descriptor distance.
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
-    elsewhere, unknown = hits_elsewhere(found, answers.positions), np.full(len(found), np.nan)
-    first = distances[:, 0] if distances.shape[1] else unknown
+    unknown = np.full(len(found), np.nan)
+    first = distances[:, 0].astype(float) if distances.shape[1] else unknown
     columns = {
-        "ratio": distance_ratio(found, distances, elsewhere),
-        "similarity": 1 - first.astype(float) ** 2 / 2,  # |a - b|^2 = 2 - 2 a.b of vectors of length 1
+        "lead": uncalibrated(answers)[0],
+        "similarity": 1 - first**2 / 2,  # |a - b|^2 = 2 - 2 a.b of vectors of length 1
         "spread": -np.log10(1 + hit_spread(found, distances, answers.positions, slope)),
         "agreeing": unknown if answers.agreeing is None else np.log1p(answers.agreeing[:, 0]),
-        "local": unknown if answers.local is None else answers.local[:, 0],
-        "local_margin": unknown if answers.local is None else margin_elsewhere(answers.local, elsewhere),
-        "sequence": unknown if answers.sequence is None else margin_elsewhere(answers.sequence, elsewhere),
     }
-    features = np.stack([columns[name] for name in FEATURES], axis=1).astype(float)  # [M, 7]
-    return np.where(np.isfinite(features), features, np.nan)  # scores of no hit are -inf
+    return np.stack([columns[name] for name in FEATURES], axis=1)  # [M, 4]
 
 
 def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
-    """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words."""
+    """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words.
+
+    It is of what orders the hits: the scores of a second look, else of sequences, else distances.
+    """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
     elsewhere = hits_elsewhere(found, answers.positions)
-    if answers.scores is not None:
-        return score_ratio(found, answers.scores[:, :LOOKED_AT], elsewhere), SCORE_RATIO
-    if answers.sequence is not None:
-        return score_ratio(found, answers.sequence[:, :LOOKED_AT], elsewhere), SEQUENCE_RATIO
+    for scores, kind in ((answers.scores, SCORE_RATIO), (answers.sequence, SEQUENCE_RATIO)):
+        if scores is not None:
+            return score_ratio(found, scores[:, :LOOKED_AT], elsewhere), kind
     return distance_ratio(found, distances, elsewhere), RATIO
 
 
@@ -161,11 +156,3 @@ def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, 
     variances = (weights[..., None] * deviations**2).sum(axis=1)  # [M, 2]
     spread[known] = np.sqrt(variances.mean(axis=1))
     return spread
-
-
-def margin_elsewhere(scores: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
-    """The first hit's score [M, K] less the best one of a hit elsewhere [M, c], float64 [M]; without one the score."""
-    looked = min(scores.shape[1], elsewhere.shape[1])
-    values, other = scores[:, :looked].astype(float), elsewhere[:, :looked]
-    best = np.where(other, values, -np.inf).max(axis=1, initial=-np.inf)
-    return values[:, 0] - np.where(other.any(axis=1), best, 0)
