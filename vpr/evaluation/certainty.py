@@ -8,6 +8,7 @@ from vpr.evaluation.calibration_error import Reliability, error_by_chance, relia
 from vpr.evaluation.precision_recall import PrecisionRecall, precision_recall
 
 SURE = (1.0, 0.99)  # precisions at which recall is printed
+EVEN = 0.5  # probability from which answers are counted where the user names none
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Certainty:
         table: the table of a reliability diagram; None where the score is no probability.
         chance: mean and standard deviation of the calibration error that perfect probabilities would show here.
         unmatched: [U] scores of the queries without a true match.
-        least: threshold of the user; None without one.
+        least: threshold from which answers are counted; None counts none.
     """
 
     scores: Scores
@@ -44,7 +45,7 @@ class Certainty:
     table: Reliability | None
     chance: tuple[float, float] | None
     unmatched: np.ndarray
-    least: float | None = None
+    least: float | None
 
     def figures(self) -> dict:
         """Numbers for a results file; None where there is none."""
@@ -126,10 +127,10 @@ class AtThreshold:
 
     def line(self) -> str:
         """In words."""
-        return (
-            f"from {self.threshold:g} on: {self.answered} answered, of which {self.right} right; of {self.unmatched} "
-            f"queries without a true match {self.unmatched_answered} answered"
-        )
+        line = f"from {self.threshold:g} on: {self.answered} answered, of which {self.right} right"
+        if not self.unmatched:
+            return line
+        return f"{line}; of {self.unmatched} queries without a true match {self.unmatched_answered} answered"
 
 
 def judge(scores: Scores, right: np.ndarray, answerable: np.ndarray, least: float | None = None) -> Certainty:
@@ -138,7 +139,7 @@ def judge(scores: Scores, right: np.ndarray, answerable: np.ndarray, least: floa
     Args:
         right: bool [M], whether first hits are right.
         answerable: bool [M], whether queries have a true match in the database.
-        least: a threshold of the user.
+        least: from which score on answers are counted; None takes EVEN for probabilities.
     """
     known = ~np.isnan(scores.values)
     table, chance = None, None
@@ -146,6 +147,8 @@ def judge(scores: Scores, right: np.ndarray, answerable: np.ndarray, least: floa
         table = reliability(scores.values[known], right[known])
         chance = error_by_chance(scores.values[known])
     curve = precision_recall(scores.values, right, answerable)
+    if least is None and scores.probability:
+        least = EVEN
     return Certainty(scores, curve, table, chance, scores.values[~answerable], least)
 
 
