@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from vpr.evaluation.calibrate import Halves
 from vpr.evaluation.certainty import Scores, judge
 
 #                   right wrong right unmatched right unmatched
@@ -32,6 +33,15 @@ def test_lines_say_what_the_score_is_and_its_figures():
     assert "recall at 100% precision 25.0 (score from 0.950)" in lines[1]
     assert lines[2].startswith("not in the map: 0 of 2 queries")
     assert lines[3] == "from 0.65 on: 4 answered, of which 2 right; of 2 queries without a true match 1 answered"
+
+
+def test_errors_on_halves_are_told():
+    halves = Halves((0.061, 0.03), (0.05, 0.02))
+    found = judge(Scores(VALUES, "made up", True, "", halves), RIGHT, ANSWERABLE)
+    assert found.figures()["calibration_error_on_halves"] == [0.061, 0.03]
+    assert found.figures()["calibration_error_on_halves_if_true"] == [0.05, 0.02]
+    assert "measured on the other: 0.061 +- 0.030; if its probabilities were the truth: 0.050 +- 0.020" in found.lines()
+    assert found.lines().splitlines()[-1].startswith("from 0.5 on: 5 answered, of which 3 right")
 
 
 def test_probabilities_are_compared_with_what_happened():

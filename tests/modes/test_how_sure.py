@@ -199,9 +199,7 @@ def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_pa
     look = ["--rerank=10", "--localDim=8"]
     code, out, _ = call("test", "--calibrate", *look)
     assert code == 0 and re.search(r"wrote .*calibration_.*; from .*lead", out)
-    assert "certainty" in last_result(tmp_path) and last_result(tmp_path)["certainty"]["score"].startswith(
-        "probability"
-    )
+    assert last_result(tmp_path)["certainty"]["score"].startswith("probability")
     image = sorted((own / "val" / "queries").iterdir())[0]
     kinds = {}
     for words in (look, [], ["--rerank=5", "--localDim=8"]):
@@ -211,4 +209,4 @@ def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_pa
         kinds[tuple(words)] = answer["confidence_kind"].split()[0], "no calibration is used" in err
     assert list(kinds.values()) == [("probability", False), ("1", True), ("1", True)]
     code, out, _ = call("test", "--rerank=10", "--localDim=4")
-    assert code == 0 and "10 hits (spatial, 8-D local descriptors in 8 bits), not a second look" in out
+    assert code == 0 and "8-D local descriptors in 8 bits), not a second look" in out

@@ -7,17 +7,33 @@ from typing import Any
 import numpy as np
 
 from vpr.common.errors import UserError
+from vpr.evaluation.calibration_error import reliability
 from vpr.search.answer_features import FEATURES, SPREAD_HITS, Answers, answer_features
 from vpr.search.calibration import Calibration
 
 FEWEST_QUERIES = 50
 FOLDS = 5
+HALVES = 50  # random halves
 PLACE = 25.0  # metres; queries of one square are never on both sides of a fold
 FEWEST_OF_A_KIND = FOLDS  # right and wrong first hits
 DECAY = 7.0
 PUBLISHED_SLOPE = 350.0  # of SUE
 KNOWN_OF_MOST = 0.9  # share of the answers
 STRENGTH = 1.0  # C of scikit-learn's logistic regression, the inverse of L2's weight
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The calibration error on the half of the queries that was not learnt from, over random halves.
+
+    Attributes:
+        error: its mean and standard deviation.
+        error_if_true: those where right and wrong are drawn from the probabilities of a calibration. What is then
+            learnt is of the right form, and errs by what few queries teach and measure: so large an error is none.
+    """
+
+    error: tuple[float, float]
+    error_if_true: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,7 @@ class Learnt:
 
     calibration: Calibration
     held_out: np.ndarray
+    halves: Halves | None
 
 
 def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, seed: int = 0) -> Learnt:
@@ -52,7 +69,37 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, s
         if len(np.unique(right[fitted])) == 2:  # not so where one place has all the wrong ones
             calibration = fit(rows_of(answers, fitted), right[fitted])
             held_out[left_out] = calibration.probability(rows_of(answers, left_out))
-    return Learnt(fit(answers, right), held_out)
+    calibration = fit(answers, right)
+    return Learnt(calibration, held_out, errors_on_halves(answers, right, calibration, seed=seed))
+
+
+def errors_on_halves(
+    answers: Answers, right: np.ndarray, calibration: Calibration, times: int = HALVES, seed: int = 0
+) -> Halves | None:
+    """Learn from random halves of the queries and measure on the others; None where no half can be learnt from."""
+    random, errors = np.random.default_rng(seed), list[tuple[float, float]]()
+    truth = calibration.probability(answers)
+    known = np.flatnonzero(~np.isnan(truth))
+    for _ in range(times):
+        order = random.permutation(known)
+        halves = order[: len(order) // 2], order[len(order) // 2 :]
+        drawn = random.random(len(truth)) < truth
+        error, if_true = (error_on_other_half(answers, happened, *halves) for happened in (right, drawn))
+        if error is not None and if_true is not None:  # a half that is all right teaches nothing
+            errors.append((error, if_true))
+    if not errors:
+        return None
+    (mean, mean_if_true), (spread, spread_if_true) = np.mean(errors, axis=0).tolist(), np.std(errors, axis=0).tolist()
+    return Halves((mean, spread), (mean_if_true, spread_if_true))
+
+
+def error_on_other_half(answers: Answers, right: np.ndarray, fitted: np.ndarray, other: np.ndarray) -> float | None:
+    """The calibration error on some queries of what was learnt from others; None where nothing can be learnt."""
+    if len(np.unique(right[fitted])) < 2:
+        return None
+    probabilities = fit(rows_of(answers, fitted), right[fitted]).probability(rows_of(answers, other))
+    known = ~np.isnan(probabilities)
+    return reliability(probabilities[known], right[other][known]).error if known.any() else None
 
 
 def require_queries_to_learn_from(count: int) -> None:

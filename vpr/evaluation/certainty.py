@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from vpr.evaluation.calibrate import Halves
 from vpr.evaluation.calibration_error import Reliability, error_by_chance, reliability
 from vpr.evaluation.precision_recall import PrecisionRecall, precision_recall
 
@@ -20,12 +21,14 @@ class Scores:
         kind: what it is, in words.
         probability: whether it is meant as the probability that the first hit is right.
         note: on what it was learnt, where that are these very queries; empty where it is not.
+        halves: errors of what was learnt from halves of them.
     """
 
     values: np.ndarray
     kind: str
     probability: bool = False
     note: str = ""
+    halves: Halves | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class Certainty:
             known["calibration_error_by_chance"] = list(self.chance)
             known["calibration_bins"] = len(table.counts)
             known["calibration_note"] = self.scores.note
+        if self.scores.halves:
+            known["calibration_error_on_halves"] = [_number(value) for value in self.scores.halves.error]
+            known["calibration_error_on_halves_if_true"] = [
+                _number(value) for value in self.scores.halves.error_if_true
+            ]
         if self.least is not None:
             known["least_confidence"] = asdict(self.at(self.least))
         return known
@@ -103,6 +111,12 @@ class Certainty:
                 f"expected calibration error {self.table.error:.3f} (debiased, {len(self.table.counts)} bins, "
                 f"{self.table.queries} queries; {self.table.plain_error:.3f} without that; perfect probabilities would "
                 f"show {mean:.3f} +- {deviation:.3f} here){note}"
+            )
+        if self.scores.halves:
+            (error, spread), (if_true, spread_if_true) = self.scores.halves.error, self.scores.halves.error_if_true
+            said.append(
+                f"learnt from a random half, measured on the other: {error:.3f} +- {spread:.3f}; if its probabilities "
+                f"were the truth: {if_true:.3f} +- {spread_if_true:.3f}"
             )
         if len(self.unmatched):
             _, threshold = curve.recall_at_precision(SURE[-1])
