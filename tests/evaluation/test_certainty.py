@@ -28,7 +28,7 @@ def test_figures_of_a_hand_made_case():
 
 def test_lines_say_what_the_score_is_and_its_figures():
     lines = judge(Scores(VALUES, "made up"), RIGHT, ANSWERABLE, least=0.65).lines().splitlines()
-    assert lines[0] == "how sure: made up; 6 queries, of which 4 have a true match"
+    assert lines[0] == "how sure: made up; 4 of 6 queries have a true match"
     assert "area under precision-recall 56.7 of at most 75.0" in lines[1]
     assert "recall at 100% precision 25.0 (score from 0.950)" in lines[1]
     assert lines[2].startswith("not in the map: 0 of 2 queries")

@@ -96,7 +96,7 @@ class Certainty:
     def lines(self) -> str:
         """What the score is worth, in a few lines."""
         curve = self.curve
-        said = [f"how sure: {self.scores.kind}; {curve.queries} queries, of which {curve.answerable} have a true match"]
+        said = [f"how sure: {self.scores.kind}; {curve.answerable} of {curve.queries} queries have a true match"]
         if curve.answerable and len(curve.right):
             parts = [f"area under precision-recall {100 * curve.area:.1f} of at most {100 * curve.recall[-1]:.1f}"]
             for precision in SURE:
