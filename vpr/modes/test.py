@@ -2,12 +2,15 @@
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from vpr.artifacts.calibration import answer_recipe, save_calibration
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
-from vpr.artifacts.hloc import is_hloc, load_hloc, write_hloc_files
+from vpr.artifacts.hloc import HlocFiles, is_hloc, load_hloc, write_hloc_files
 from vpr.artifacts.local_file import local_file
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
@@ -20,39 +23,72 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
+from vpr.data.regions import Region, without_region
 from vpr.descriptors.describe import LocalDescribing
-from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measure_index, measure_second_look, record
+from vpr.evaluation.calibrate import require_queries_to_learn_from
+from vpr.evaluation.evaluate import (
+    RESULTS_FILE,
+    Evaluation,
+    QueryResults,
+    describe_split,
+    look_text,
+    measure,
+    measure_index,
+    measure_second_look,
+    record,
+)
 from vpr.evaluation.explanation import opened_at_pooling
+from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.report.write import explainer, write_pictures
 from vpr.search.second_look import SecondLook
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is tested: the model on its device, the images and how they are read, and a second look, if any."""
+
+    loaded: LoadedModel
+    images: PlaceImages
+    read: Reading
+    look: SecondLook | None
+
+
 def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
     images = load_places(places_spec(options), options.split)
+    if options.heldOutRegion:
+        images = without_region(images, Region(*options.heldOutRegion))
     require_queries(images)
-    _refuse_to_explain_unknown_models(options)
+    _refuse_what_wants_a_model(options)
     hloc = hloc_files(options)
     hloc.check(images, Path(options.root))
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read = model_of(options, device), reading(options, device)
+    loaded, read, look = model_of(options, device), reading(options, device), second_look(options)
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
-    look = second_look(options)
+    if options.calibrate:
+        require_queries_to_learn_from(len(images.query_files))
     descriptors = _load_or_describe(loaded, images, read, options, look)
-    if not processes.is_main():
-        return
+    if processes.is_main():
+        _measure(Subject(loaded, images, read, look), descriptors, hloc, options)
+
+
+def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
+    """Search, count, and write all that was asked for."""
+    loaded, images, look, model = subject.loaded, subject.images, subject.look, subject.loaded.model
     evaluation, answers = measure(descriptors, model, images, options.recallValues, look.depth if look else 0)
     results = [evaluation]
     if look:
         again, answers = measure_second_look(descriptors, images, evaluation, answers, look)
         results.append(again)
+    judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
+    results[-1] = dataclasses.replace(results[-1], certainty=judged.certainty.figures())
     result = "\n\n".join(each.lines() for each in results)
-    say(result)  # before anything is written, which may fail
+    say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
     folder, source = results_folder(loaded, options), loaded.source
     if descriptors.made_by:  # no result of the model
         folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
@@ -63,10 +99,7 @@ def run(options: argparse.Namespace) -> None:
 
     def draw() -> None:
         if options.panels:
-            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            pictures = folder / f"test_{options.split}_{stamp}"
-            explain = explainer(model, images, read.size) if options.explain else None
-            write_pictures(pictures, results[-1], answers, images, flags_of(options), options.panels, explain)
+            _draw(folder, subject, results[-1], answers, judged, options)
 
     def search_by_index() -> None:
         nonlocal result
@@ -83,14 +116,53 @@ def run(options: argparse.Namespace) -> None:
         write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
 
     try:
-        all_of(write_results, interchange, draw, search_by_index)
+        all_of(write_results, lambda: _keep(judged, loaded), interchange, draw, search_by_index)
     finally:
         say(result)  # once more, as the last line
 
 
-def _refuse_to_explain_unknown_models(options: argparse.Namespace) -> None:
-    if options.explain and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
-        raise UserError(f"--explain needs the model that made {options.loadDescriptors}: drop one of the two")
+def _draw(
+    folder: Path,
+    subject: Subject,
+    evaluation: Evaluation,
+    answers: QueryResults,
+    judged: Judged,
+    options: argparse.Namespace,
+) -> None:
+    """Pictures and the report, in a folder of their own."""
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    pictures, images = folder / f"test_{options.split}_{stamp}", subject.images
+    explain = explainer(subject.loaded.model, images, subject.read.size) if options.explain else None
+    flags = flags_of(options)
+    write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, judged.certainty)
+
+
+def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
+    for flag, typed in (("explain", options.explain), ("calibrate", options.calibrate)):
+        if typed and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+            raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
+
+
+def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
+    """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
+    loaded, look, local = subject.loaded, subject.look, descriptors.local
+    how = look_text(look, local.maps.dim) if look and local else "none"
+    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
+    folder = None if descriptors.made_by else loaded.folder
+    return Judging(folder, recipe, options.calibrate, options.minConfidence)
+
+
+def _keep(judged: Judged, loaded: LoadedModel) -> None:
+    """Write the calibration that was learnt.
+
+    Raises:
+        UserError: one was to be learnt or read, and could not be.
+    """
+    if judged.failure:
+        raise judged.failure
+    if judged.learnt:
+        path = save_calibration(loaded.folder, judged.learnt)
+        say(f"wrote {path}: {judged.learnt.label}; from {', '.join(judged.learnt.calibration.names)}")
 
 
 def all_of(*steps: Callable[[], None]) -> None:
