@@ -1,6 +1,7 @@
 """Which database images may not be found for a query: those of its own time, or the frames just before it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,33 +19,41 @@ def own_time(places: Places) -> Excluded:
     return lambda queries: asking[queries][:, None] == there
 
 
-def recent_frames(
-    database_names: Sequence[str], query_names: Sequence[str], frames: int, causal: bool = False
-) -> Excluded:
-    """Excludes the frames of the query's own walk just before and after it, and itself, as loop closure does.
+@dataclass(frozen=True)
+class RecentFrames:
+    """Frames of the query's own walk that may not be found, as loop closure has it: itself and those around it.
 
-    Queries are images of the database, or frames between them; `times_in_walks` says how names tell.
-
-    Args:
-        frames: how many before, and how many after.
-        causal: exclude all frames after the query: when it was taken they were not.
+    Attributes:
+        frames: how many before the query, and how many after.
+        causal: all that come after it: when it was taken, they were not there.
     """
-    walks, ranks = times_in_walks([*database_names, *query_names])
-    count = len(database_names)
 
-    def excluded(queries: np.ndarray) -> np.ndarray:
-        ago = ranks[count + queries][:, None] - ranks[:count]  # [m, N], in frames
-        near = (ago <= frames) if causal else (np.abs(ago) <= frames)
-        return near & (walks[count + queries][:, None] == walks[:count])
+    frames: int
+    causal: bool = False
 
-    return excluded
+    def text(self) -> str:
+        """How results name it."""
+        after = "all after it" if self.causal else f"{self.frames} after it"
+        return f"no hits nor positives among the {self.frames} frames of its walk before the query and {after}"
+
+    def of(self, database_names: Sequence[str], query_names: Sequence[str]) -> Excluded:
+        """The rule for queries that are images of the database, or frames between them: see `times_in_walks`."""
+        walks, ranks = times_in_walks([*database_names, *query_names])
+        count = len(database_names)
+
+        def excluded(queries: np.ndarray) -> np.ndarray:
+            ago = ranks[count + queries][:, None] - ranks[:count]  # [m, N], in frames
+            near = (ago <= self.frames) if self.causal else (np.abs(ago) <= self.frames)
+            return near & (walks[count + queries][:, None] == walks[:count])
+
+        return excluded
 
 
-def either(rules: Sequence[Excluded]) -> Excluded | None:
-    """Excludes what any of the rules excludes; None without rules."""
-    if not rules:
-        return None
-    return lambda queries: np.any([rule(queries) for rule in rules], axis=0)
+def either(one: Excluded | None, other: Excluded | None) -> Excluded | None:
+    """Excludes what one of two rules excludes, if there are any."""
+    if one is None or other is None:
+        return one or other
+    return lambda queries: one(queries) | other(queries)
 
 
 def without_excluded(positives: Sequence[np.ndarray], excluded: Excluded) -> list[np.ndarray]:

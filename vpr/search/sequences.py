@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.data.walks import Walks, usual_step
 from vpr.search.exact import tiles
@@ -109,6 +110,30 @@ def _moved(database: Walks, move: float, step: float) -> np.ndarray:
     last = np.searchsorted(walks, walks, "right") - 1
     inside = (wanted >= line[first]) & (wanted <= line[last])
     return np.where(inside, nearest, count)
+
+
+def require_order(walks: tuple[Walks, Walks], rule: SequenceRule) -> None:
+    """Refuse images that are no sequences.
+
+    Args:
+        walks: those of the database and of the queries.
+
+    Raises:
+        UserError: no two images of either are frames of one walk, or no line meets two of the database's frames.
+    """
+    for role, each in zip(("database images", "queries"), walks, strict=True):
+        if rule.length and len(np.unique(each.walks)) == len(each):
+            raise UserError(
+                f"--sequence wants frames in order, and no two of the {len(each)} {role} are of one walk: wanted names "
+                "in one folder that differ in their last number alone; rename the images, or drop --sequence"
+            )
+    steps = [usual_step(each.of(each.order())) for each in walks]
+    nearest_move = min(map(abs, rule.speeds)) * steps[1] / steps[0]
+    if rule.length and round(nearest_move) > walks[0].numbers.max() / steps[0]:
+        raise UserError(
+            f"--sequence: the queries' numbers go in steps of {steps[1]:g}, the database's in steps of {steps[0]:g} "
+            f"over walks of {walks[0].numbers.max():g} at most: give --speeds, by which the former are multiplied"
+        )
 
 
 def search_sequences(
