@@ -1,5 +1,6 @@
 """The database as it is searched: descriptors, or a FAISS index of them, in a file with what made them."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,16 +8,20 @@ from pathlib import Path
 
 import faiss
 import h5py
+import numpy as np
 import torch
 
 from vpr.artifacts.descriptors_file import model_recipe
+from vpr.artifacts.local_file import described, local_file, read_local
+from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
-from vpr.descriptors.describe import describe
+from vpr.descriptors.describe import LocalDescribing, describe
+from vpr.models.local_maps import LocalMaps
 from vpr.models.spec import DEFAULT_SEED
 from vpr.search.approximate import NPROBE, build_index
 from vpr.search.database import DatabaseIndex
@@ -33,12 +38,14 @@ class WantedIndex:
     Attributes:
         factory: FAISS's string; None takes what is stored, or keeps descriptors.
         nprobe: lists that an inverted-file index looks through; None takes what is stored, or NPROBE.
-        seed: of what the index is trained on.
+        seed: of what the index, and the projection of local descriptors, are trained on.
+        local_dim: dimensions of local descriptors that are kept for a second look; 0: they are not.
     """
 
     factory: str | None = None
     nprobe: int | None = None
     seed: int = DEFAULT_SEED
+    local_dim: int = 0
 
 
 def index_recipe(loaded: LoadedModel, images: PlaceImages, image_size: Sequence[int] | None) -> dict[str, str]:
@@ -109,14 +116,26 @@ def make_index(
     """
     recipe = index_recipe(loaded, images, reading.size)  # before, so that an image that changes meanwhile is noticed
     reader = reading.of(images.database_files)
-    descriptors, _ = describe(loaded.model, reader, range(len(reader.files)), batch_size, "database")
+    every, values, kept = range(len(reader.files)), dict[str, np.ndarray](), dict[str, str]()
+    local: LocalMaps | None = None
+    projection = projection_for(loaded, reader, wanted.seed, wanted.local_dim, batch_size) if wanted.local_dim else None
+    with local_file(path) if wanted.local_dim else contextlib.nullcontext() as sink:
+        keeping = LocalDescribing(projection, sink) if sink else None
+        descriptors, _ = describe(loaded.model, reader, every, batch_size, "database", keeping)
+        if sink:
+            local = sink.finished()
+            values, kept = described(local, projection)
+    index = DatabaseIndex(descriptors, None, local, projection)
     if wanted.factory:
         built = build_index(wanted.factory, descriptors, wanted.seed, wanted.nprobe or NPROBE)
-        index, values = DatabaseIndex(approximate=built), {"faiss": faiss.serialize_index(built)}
+        index, values["faiss"] = replace(index, descriptors=None, approximate=built), faiss.serialize_index(built)
     else:
-        index, values = DatabaseIndex(descriptors), {"descriptors": descriptors.numpy()}
-    write_hdf5(path, values, {**recipe, "index": wanted.factory or EXACT, "folder_hash": _folder_hash(root)})
-    say(f"wrote {path}: {len(reader.files)} images, {path.stat().st_size / 1e6:.1f} MB")
+        values["descriptors"] = descriptors.numpy()
+    made = {**recipe, **kept, "index": wanted.factory or EXACT, "folder_hash": _folder_hash(root)}
+    write_hdf5(path, values, made)
+    megabytes = path.stat().st_size / 1e6
+    beside = f", and {local.bytes_per_image:.0f} bytes per image of local descriptors" if local else ""
+    say(f"wrote {path}: {len(reader.files)} images, {megabytes:.1f} MB{beside}")
     if also:
         also(descriptors)
     return index
@@ -147,10 +166,18 @@ def load_or_make_index(
                 raise UserError(f"{path} is made with --index={kind}, found --index={factory}: drop that, or {REMEDY}")
             changed = _what_changed(found, recipe)
             if not changed:
-                return _read(file, len(images.database_files), loaded.model.dim, wanted.nprobe)
+                index = _read(file, len(images.database_files), loaded.model.dim, wanted.nprobe)
+                return _with_local(index, file, path)
+            wanted = replace(wanted, local_dim=int(found.get("local_dim", wanted.local_dim)))
         wanted = replace(wanted, factory=None if kind == EXACT else kind)
         say(f"{path} {changed}: making it anew")
     return make_index(path, loaded, images, root, reading, wanted, batch_size)
+
+
+def _with_local(index: DatabaseIndex, file: h5py.File, path: Path) -> DatabaseIndex:
+    """An index with the local descriptors beside it, if it was made with them."""
+    stored = read_local(file, path)
+    return replace(index, local=stored[0], projection=stored[1]) if stored else index
 
 
 def _refuse_other_models(path: Path, found: Mapping[str, object], recipe: dict[str, str]) -> None:

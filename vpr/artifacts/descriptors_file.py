@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import torch
 
+from vpr.artifacts.local_file import described, read_local
 from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -15,6 +16,8 @@ from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.data.places import PlaceImages
 from vpr.data.reader import size_text
 from vpr.models.describer import Describer
+from vpr.models.local_maps import LocalMaps
+from vpr.models.local_projection import LocalProjection
 from vpr.models.normalization import normalization_of
 from vpr.models.spec import ModelSpec
 from vpr.models.weights import weights_hash
@@ -31,6 +34,7 @@ class SplitDescriptors:
         image_sizes: the (height, width) in pixels that its images had.
         resized: whether all were resized to that.
         made_by: what made them, where that is not the model at hand; empty where it is.
+        local: local descriptors, where they were kept.
     """
 
     database: torch.Tensor
@@ -38,6 +42,32 @@ class SplitDescriptors:
     image_sizes: set[tuple[int, int]]
     resized: bool = False
     made_by: str = ""
+    local: "SplitLocal | None" = None
+
+
+@dataclass(frozen=True)
+class SplitLocal:
+    """Local descriptors of a split.
+
+    Attributes:
+        maps: of the database's images, then of the queries.
+        database_images: how many there are of the first.
+        projection: what projected them; None where the model did.
+    """
+
+    maps: LocalMaps
+    database_images: int
+    projection: LocalProjection | None
+
+    @property
+    def database(self) -> LocalMaps:
+        """Those of the database."""
+        return self.maps.part(0, self.database_images)
+
+    @property
+    def queries(self) -> LocalMaps:
+        """Those of the queries."""
+        return self.maps.part(self.database_images, len(self.maps.grids))
 
 
 def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | None) -> dict[str, str]:
@@ -75,7 +105,12 @@ def recipe_of(
 def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str, str]) -> None:
     """Write both sets with their recipe, whole or not at all."""
     values = {"database": descriptors.database.numpy(), "queries": descriptors.queries.numpy()}
-    write_hdf5(path, {**values, "photo_sizes": np.array(sorted(descriptors.image_sizes))}, recipe)
+    values["photo_sizes"] = np.array(sorted(descriptors.image_sizes))
+    kept: dict[str, str] = {}
+    if descriptors.local:
+        arrays, kept = described(descriptors.local.maps, descriptors.local.projection)
+        values |= arrays
+    write_hdf5(path, values, {**recipe, **kept})
 
 
 def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) -> SplitDescriptors:
@@ -103,7 +138,9 @@ def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) ->
         database = _read(file["database"], (count, dim))
         queries = _read(file["queries"], (len(images.query_files), dim))
         sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
-    return SplitDescriptors(database, queries, sizes, resized=not wanted["image_size"].startswith("own"))
+        stored = read_local(file, path)
+        local = SplitLocal(stored[0], count, stored[1]) if stored else None
+    return SplitDescriptors(database, queries, sizes, not wanted["image_size"].startswith("own"), local=local)
 
 
 def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> torch.Tensor:

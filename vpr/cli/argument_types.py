@@ -7,12 +7,13 @@ from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES
 
 
-def whole_number(at_least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number that is not below `at_least`."""
+def whole_number(at_least: int, at_most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number that is not below `at_least`, nor above `at_most`."""
+    bounds = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
 
     def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < at_least:
-            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number of at least {at_least}")
+        if not text.isdecimal() or int(text) < at_least or (at_most is not None and int(text) > at_most):
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number {bounds}")
         return int(text)
 
     return convert

@@ -22,6 +22,8 @@ from vpr.models.poolings import ASSIGNMENTS, POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "import")
+LOOKS = ("spatial",)  # AGREEMENTS of vpr/search/second_look.py
+LOCAL_DIM = 64  # vpr/models/local_projection.py
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
@@ -179,6 +181,17 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("pairs", None, "write a list of image pairs, lines 'query database', for hloc and COLMAP; index pairs the "
              "database's images with each other", {"metavar": "FILE"}),
         Flag("pairsTop", 20, "pairs of each image in that list", COUNT),
+    ],
+    "second look": [
+        Flag("rerank", None, "look again at the first K hits of each query: order them anew by where their local "
+             "descriptors agree; 0: not (default: locate 50 where the index has local descriptors, else 0)",
+             {"type": whole_number(0), "metavar": "K"}),
+        Flag("rerankBy", "spatial", "what matches of local descriptors have to agree in: spatial, a common "
+             "displacement", {"choices": LOOKS}),
+        Flag("localDim", LOCAL_DIM, "dimensions that local descriptors are projected to, 1 byte each",
+             {"type": whole_number(1, 256)}),
+        Flag("localDescriptors", False, "keep local descriptors for --rerank: index beside the index, export as a "
+             "second output", ON),
     ],
     "search and pictures": [
         Flag("split", "val", "which part of the dataset; svox: also a weather, sfxl: also a set of queries",

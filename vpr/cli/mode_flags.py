@@ -51,6 +51,7 @@ GROUPS = {
     "whitening": FINISHED_MODEL,
     "index and locate": ("locate",),
     "hloc and COLMAP": ("test", "index"),
+    "second look": ("test", "compare", "locate"),
     "search and pictures": ("test",),
 }
 # ... and of flags that are read by others than the rest of their group.
@@ -80,6 +81,8 @@ EXCEPTIONS = {
     "indexFile": ("index", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
+    "localDim": ("test", "compare", "index", "locate", "export"),
+    "localDescriptors": ("index", "export"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),
 }

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vpr.artifacts.hloc import HlocFiles
     from vpr.data.places import PlacesSpec
     from vpr.data.reader import Reading
+    from vpr.search.second_look import SecondLook
     from vpr.training.rules import TrainingRules
 
 
@@ -33,6 +34,18 @@ def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
     from vpr.data.reader import Reading
 
     return Reading(tuple(options.imageSize) if options.imageSize else None, options.threads, device)
+
+
+def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | None":
+    """How the flags want hits ordered anew; None: not.
+
+    Args:
+        default: how many hits where the flags do not say.
+    """
+    from vpr.search.second_look import SecondLook
+
+    depth = default if options.rerank is None else options.rerank
+    return SecondLook(depth, options.rerankBy) if depth else None
 
 
 def hloc_files(options: argparse.Namespace) -> "HlocFiles":

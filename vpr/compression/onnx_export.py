@@ -16,6 +16,8 @@ from vpr.common.progress import track
 from vpr.common.provenance import NOTE, seal_onnx
 from vpr.data.reader import Reading
 from vpr.models.card import FORMAT, INSTALL
+from vpr.models.local_projection import LocalProjection
+from vpr.models.onnx_model import LOCAL_OUTPUT
 from vpr.models.place_model import PlaceModel, PlainPlaceModel
 from vpr.models.weights import weights_label
 
@@ -27,16 +29,21 @@ OPSET = 18
 RECALLS_KEPT = 4  # in a card
 
 
-def export_plain(place_model: PlaceModel, path: Path) -> None:
-    """The float32 model with a free number, height and width of images."""
-    model = PlainPlaceModel(place_model).eval()
+def export_plain(place_model: PlaceModel, path: Path, projection: LocalProjection | None = None) -> None:
+    """The float32 model with a free number, height and width of images.
+
+    Args:
+        projection: of local descriptors, which are a second output then.
+    """
+    model = PlainPlaceModel(place_model, projection).eval()
+    outputs = ["descriptors"] if projection is None else ["descriptors", LOCAL_OUTPUT]
     model.encoder.to(memory_format=torch.contiguous_format)
     free = torch.export.Dim
     with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own inner workings
         torch.onnx.export(
             model, (torch.zeros(2, 160, 192, 3, dtype=torch.uint8),), str(path), dynamo=True, external_data=False,
-            input_names=["photos"], output_names=["descriptors"], opset_version=OPSET, verbose=False,
+            input_names=["photos"], output_names=outputs, opset_version=OPSET, verbose=False,
             dynamic_shapes=({0: free("batch"), 1: free("height"), 2: free("width")},),
         )  # fmt: skip
 
@@ -91,10 +98,10 @@ def to_float16(path: Path, convolutional: bool = True) -> None:
 
 
 def _is_in_head(node: "onnx.NodeProto") -> bool:
-    """Whether a node is of the pooling or the whitening, by the names of modules that PyTorch's exporter notes."""
+    """Whether a node is of the layers behind the backbone, by the names of modules that PyTorch's exporter notes."""
     noted = {entry.key: entry.value for entry in node.metadata_props}
     scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "[]"))  # ['', 'pool', 'pool.projection', ...]
-    return not {"pool", "whitening"}.isdisjoint(scopes)
+    return not {"pool", "whitening", "projection"}.isdisjoint(scopes)
 
 
 def _drop_round_trips(graph: "onnx.GraphProto") -> None:

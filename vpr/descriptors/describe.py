@@ -1,6 +1,7 @@
 """Stage 3, descriptors: images -> one descriptor each."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from vpr.common.progress import Progress, say
 from vpr.data.images import image_size
 from vpr.data.reader import ImageReader, SizeGroup, in_batches
 from vpr.models.describer import Describer
+from vpr.models.local_maps import LocalSink, QuantizedMap, quantized
+from vpr.models.local_projection import LocalProjection
 
 LARGEST_AUTOMATIC_BATCH = 256
 AUTOMATIC_BATCH_BYTES_CPU = 1 << 30  # more gains nothing there
@@ -34,6 +37,14 @@ class Source(Protocol):
         """The images of each batch of indices, in order, as lists of `SizeGroup`."""
 
 
+@dataclass(frozen=True)
+class LocalDescribing:
+    """What is done with the local descriptors of images: projected, and written into a sink (in process 0)."""
+
+    projection: LocalProjection | None
+    sink: LocalSink
+
+
 def describe_batch(model: Describer, batch: list[SizeGroup]) -> torch.Tensor:
     """Descriptors [B, dim] of a batch, in the batch's order whatever sizes it mixes."""
     device = model.device
@@ -45,6 +56,20 @@ def describe_batch(model: Describer, batch: list[SizeGroup]) -> torch.Tensor:
     return torch.cat(parts)[order]
 
 
+def describe_batch_with_local(
+    model: Describer, batch: list[SizeGroup], projection: LocalProjection | None
+) -> tuple[torch.Tensor, list[QuantizedMap]]:
+    """As `describe_batch`, and the local descriptors of each image, in the batch's order."""
+    device, parts, maps = model.device, [], list[QuantizedMap]()
+    for group in batch:
+        values = group.values.to(device, non_blocking=True)
+        descriptors, local = model.with_local(values, projection, group.frozen)
+        parts.append(descriptors)
+        maps += quantized(local)
+    order = torch.cat([group.places for group in batch]).argsort()
+    return torch.cat(parts)[order.to(device)], [maps[place] for place in order.tolist()]
+
+
 @torch.no_grad()
 def describe(
     model: Describer,
@@ -52,6 +77,7 @@ def describe(
     indices: Sequence[int],
     batch_size: int = 24,
     label: str = "images",
+    local: LocalDescribing | None = None,
 ) -> tuple[torch.Tensor, set[tuple[int, int]]]:
     """Describe images of a source in the order of `indices`.
 
@@ -60,6 +86,7 @@ def describe(
     Args:
         batch_size: images described at once; 0: as many as memory holds.
         label: of the progress bar.
+        local: what is done with local descriptors; None: they are dropped.
 
     Returns:
         float16 [N, dim] on the CPU (complete in process 0 only), and the (height, width) in
@@ -74,15 +101,26 @@ def describe(
     batches = in_batches(len(indices), batch_size or automatic_batch_size(model, source))
     own = batches[processes.rank() :: processes.world()]
     sizes: set[tuple[int, int]] = set()
+    maps: dict[int, list[QuantizedMap]] = {}  # by the number of its batch
     loaded = source.batches([[indices[place] for place in batch] for batch in own])
     loaded = that_fit(loaded, model)
     with Progress(label, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
         for number, (places, batch) in enumerate(zip(own, loaded, strict=True)):
-            descriptors[places.start : places.stop] = describe_batch(model, batch)
+            if local:
+                described, maps[places.start] = describe_batch_with_local(model, batch, local.projection)
+                if processes.world() == 1:
+                    local.sink.write(maps.pop(places.start))
+            else:
+                described = describe_batch(model, batch)
+            descriptors[places.start : places.stop] = described
             sizes.update(group.image_size for group in batch)
             progress.advance(sum(map(len, batches[number * processes.world() : (number + 1) * processes.world()])))
     owners = [(slice(batch.start, batch.stop), n % processes.world()) for n, batch in enumerate(batches)]
     processes.gather_rows(descriptors, owners)
+    if local:
+        everywhere = {start: part for own_maps in processes.gather(maps) for start, part in own_maps.items()}
+        for start in sorted(everywhere) if processes.is_main() else ():
+            local.sink.write(everywhere[start])
     require_finite(descriptors)
     return descriptors, sizes
 

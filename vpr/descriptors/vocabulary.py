@@ -19,7 +19,13 @@ ITERATIONS = 100
 
 @torch.no_grad()
 def sample_local_descriptors(
-    model: PlaceModel, reader: ImageReader, seed: int, batch_size: int = 24, name: str = "", at_least: int = 1
+    model: PlaceModel,
+    reader: ImageReader,
+    seed: int,
+    batch_size: int = 24,
+    name: str = "",
+    at_least: int = 1,
+    images: int = IMAGES,
 ) -> np.ndarray:
     """L2-normalised local descriptors of random places in random images of a reader, float32 [N, D].
 
@@ -30,13 +36,14 @@ def sample_local_descriptors(
         batch_size: images at once; 0: as many as memory holds.
         name: of the set of images, for messages.
         at_least: how many descriptors are wanted: one for each cluster.
+        images: of how many images.
 
     Raises:
         UserError: there are fewer than there shall be clusters.
     """
-    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:IMAGES]
-    if len(chosen) < IMAGES:
-        say(f"{name} has only {len(chosen)} database images, not {IMAGES}: taking all")
+    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:images]
+    if len(chosen) < images:
+        say(f"{name} has only {len(chosen)} database images, not {images}: taking all")
     model.eval()
     batches = in_batches(len(chosen), batch_size or automatic_batch_size(model, reader))
     own, samples = batches[processes.rank() :: processes.world()], {}

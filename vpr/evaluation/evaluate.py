@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.artifacts.descriptors_file import SplitDescriptors
+from vpr.artifacts.descriptors_file import SplitDescriptors, SplitLocal
+from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.data.protocol import protocol_label
-from vpr.descriptors.describe import Source, describe, describe_sizes
+from vpr.descriptors.describe import LocalDescribing, Source, describe, describe_sizes
 from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
 from vpr.models.describer import Describer
 from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.search.exact import descriptor_distances
 from vpr.search.protocols import search_places
+from vpr.search.second_look import Reranked, SecondLook, rerank
 
 RESULTS_FILE = "results.json"
 CURVE = 100  # the last N of the recall curve
@@ -57,28 +59,49 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class QueryResults:
-    """What came of each query, what would have been right, and Recall@N for all N up to CURVE."""
+    """What came of each query.
+
+    Attributes:
+        outcomes: of each.
+        positives: for each the database images that would have been right.
+        curve: Recall@N for all N up to CURVE.
+        found: int64 [M, count] database indices, best first; -1 is no hit.
+        reranked: how the second look ordered them; None without one.
+    """
 
     outcomes: list[Outcome]
     positives: list[np.ndarray]
     curve: dict[int, float]
+    found: np.ndarray
+    reranked: Reranked | None = None
 
 
-def describe_split(model: Describer, images: PlaceImages, source: Source, batch_size: int = 24) -> SplitDescriptors:
-    """Describe the database and the queries; complete in process 0. `batch_size` as of `describe`."""
+def describe_split(
+    model: Describer,
+    images: PlaceImages,
+    source: Source,
+    batch_size: int = 24,
+    local: LocalDescribing | None = None,
+) -> SplitDescriptors:
+    """Describe the database and the queries; complete in process 0. `batch_size` and `local` as of `describe`."""
     count, total = len(images.database_files), len(source.files)
-    database, sizes = describe(model, source, range(count), batch_size, f"{images.split} database")
-    queries, query_sizes = describe(model, source, range(count, total), batch_size, f"{images.split} queries")
-    return SplitDescriptors(database, queries, sizes | query_sizes, source.size is not None)
+    database, sizes = describe(model, source, range(count), batch_size, f"{images.split} database", local)
+    queries, query_sizes = describe(model, source, range(count, total), batch_size, f"{images.split} queries", local)
+    kept = SplitLocal(local.sink.finished(), count, local.projection) if local and processes.is_main() else None
+    return SplitDescriptors(database, queries, sizes | query_sizes, source.size is not None, local=kept)
 
 
 def measure(
-    descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int]
+    descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int], depth: int = 0
 ) -> tuple[Evaluation, QueryResults]:
-    """Search exactly and count Recall@N."""
+    """Search exactly and count Recall@N.
+
+    Args:
+        depth: how many hits of each query a second look will want.
+    """
     places, foreign = images.places, bool(descriptors.made_by)
     dim, size = descriptors.database.shape[1], images.query_longest_side
-    found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE), places)
+    found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE, depth), places)
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     positives = places.positives()
     evaluation = Evaluation(
@@ -95,7 +118,38 @@ def measure(
         protocol=protocol_label(images),
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
-    return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve)
+    return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve, found)
+
+
+def measure_second_look(
+    descriptors: SplitDescriptors, images: PlaceImages, first: Evaluation, answers: QueryResults, look: SecondLook
+) -> tuple[Evaluation, QueryResults]:
+    """Recall@N after a second look at the first hits.
+
+    Args:
+        descriptors: with local ones.
+        first, answers: of the search before.
+    """
+    local, places = descriptors.local, images.places
+    assert local is not None
+    distances = descriptor_distances(descriptors.database, descriptors.queries, answers.found[:, : look.depth])
+    again = rerank(answers.found, 1 - distances**2 / 2, local.queries, local.database, look)
+    distances = np.take_along_axis(distances, again.order, axis=1)
+    recalls = recall_at(again.found, answers.positives, list(first.recalls))
+    evaluation = dataclasses.replace(
+        first,
+        recalls=recalls,
+        search=f"{first.search}, then {look_text(look, local.maps.dim)}",
+        bytes_per_image=first.bytes_per_image + local.database.bytes_per_image,
+    )
+    outcomes = outcomes_of(again.found, distances, answers.positives, places, answers.outcomes)
+    curve = recall_at(again.found, answers.positives, range(1, CURVE + 1))
+    return evaluation, QueryResults(outcomes, answers.positives, curve, again.found, again)
+
+
+def look_text(look: SecondLook, dim: int) -> str:
+    """A second look in words."""
+    return f"a second look at the first {look.depth} hits ({look.by}, {dim}-D local descriptors in 8 bits)"
 
 
 def measure_index(

@@ -36,12 +36,16 @@ class Outcome:
         hits: the first SHOWN, nearest first.
         rank: of the first right hit, from 1; None if none is among all that were looked at.
         answerable: whether any database image would have been right.
+        reranked: whether a second look ordered the hits anew.
+        rank_before: as `rank`, before that.
     """
 
     query: int
     hits: list[Hit]
     rank: int | None
     answerable: bool
+    reranked: bool = False
+    rank_before: int | None = None
 
     @property
     def status(self) -> str:
@@ -63,7 +67,11 @@ class Outcome:
 
 
 def outcomes_of(
-    found: np.ndarray, distances: np.ndarray, positives: Sequence[np.ndarray], places: Places
+    found: np.ndarray,
+    distances: np.ndarray,
+    positives: Sequence[np.ndarray],
+    places: Places,
+    before: Sequence[Outcome] | None = None,
 ) -> list[Outcome]:
     """The outcome of each query, in the queries' order.
 
@@ -71,6 +79,7 @@ def outcomes_of(
         found: [M, count] database indices, nearest first; -1 is no hit.
         distances: [M, at least SHOWN] of the descriptors.
         positives: for each query the database indices that are right.
+        before: the outcomes before a second look, if there was one.
     """
     outcomes = []
     for query, (hits, wanted) in enumerate(zip(found, positives, strict=True)):
@@ -82,7 +91,8 @@ def outcomes_of(
             for n in range(min(SHOWN, len(hits)))
             if hits[n] >= 0
         ]
-        outcomes.append(Outcome(query, shown, rank, len(wanted) > 0))
+        earlier = before[query].rank if before else None
+        outcomes.append(Outcome(query, shown, rank, len(wanted) > 0, before is not None, earlier))
     return outcomes
 
 

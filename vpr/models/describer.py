@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import torch
 
+from vpr.models.local_projection import LocalProjection
 from vpr.models.poolings.base import Pooling
 from vpr.models.whitening import Whitening
 
@@ -44,6 +45,19 @@ class Describer(Protocol):
 
     def describe_features(self, features: torch.Tensor) -> torch.Tensor:
         """Describe what the model's own frozen layers made of images [B, C, h, w]; see trunk_cache.py."""
+
+    def with_local(
+        self, images: torch.Tensor, projection: LocalProjection | None, frozen: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Descriptors [B, dim] of images, and their projected local descriptors [B, d, h, w], each of length 1.
+
+        Args:
+            images: uint8 [B, 3, H, W]; if `frozen` what the model's own frozen layers made of them.
+            projection: None takes that which the model brings.
+
+        Raises:
+            UserError: the images are too small, or the model has none.
+        """
 
     def gflop(self, height: int, width: int) -> float:
         """Arithmetic for one image, in 10^9 operations of which a multiplication with an addition is two."""

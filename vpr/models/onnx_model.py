@@ -12,10 +12,12 @@ from torch import nn
 from vpr.common.errors import UserError
 from vpr.models.card import import_optional, is_sealed, read_card
 from vpr.models.flops import count_gflop
+from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlaceModel, PlainPlaceModel, require_size
 from vpr.models.spec import ModelSpec
 
 GPU = "CUDAExecutionProvider"
+LOCAL_OUTPUT = "local_descriptors"  # of files that give them, float32 [B, d, h, w]
 
 
 class OnnxModel(nn.Module):
@@ -92,7 +94,22 @@ class OnnxModel(nn.Module):
         Raises:
             UserError: the images are too small for the model.
         """
+        return self._run(images, ["descriptors"])[0]
+
+    def with_local(
+        self, images: torch.Tensor, projection: LocalProjection | None, frozen: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Descriptors and local descriptors of images, if the file gives them; see `Describer`."""
+        if LOCAL_OUTPUT not in (output.name for output in self.session.get_outputs()):
+            raise UserError(
+                f"{self.path} gives no local descriptors: export it with --localDescriptors, or drop --rerank"
+            )
+        descriptors, local = self._run(images, ["descriptors", LOCAL_OUTPUT])
+        return descriptors, local
+
+    def _run(self, images: torch.Tensor, outputs: list[str]) -> list[torch.Tensor]:
+        """Outputs for images, by their names."""
         require_size(images, self.smallest_side)  # ONNX Runtime would crash
         pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        (descriptors,) = self.session.run(None, {self.session.get_inputs()[0].name: pixels})
-        return torch.from_numpy(descriptors).to(images.device)
+        values = self.session.run(outputs, {self.session.get_inputs()[0].name: pixels})
+        return [torch.from_numpy(each).to(images.device) for each in values]

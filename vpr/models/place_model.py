@@ -11,6 +11,7 @@ from vpr.common.files import is_file
 from vpr.common.progress import say
 from vpr.models.backbones.base import Backbone, build_backbone, own_pixels, published
 from vpr.models.flops import count_gflop, largest_step
+from vpr.models.local_projection import LocalProjection
 from vpr.models.normalization import normalization_of
 from vpr.models.poolings import POOLINGS
 from vpr.models.poolings.base import Pooling, build_pooling
@@ -166,6 +167,14 @@ class PlaceModel(nn.Module):
         """Images uint8 [B, 3, H, W] -> [B, dim] of length 1."""
         return self.pooled(self.local_descriptors(images))
 
+    def with_local(
+        self, images: torch.Tensor, projection: LocalProjection | None, frozen: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Descriptors and projected local descriptors of images; see `Describer`."""
+        assert projection is not None  # a model in PyTorch brings none
+        local = self.finish_features(images) if frozen else self.local_descriptors(images)
+        return self.pooled(local), projection(local)
+
     def whiten(self, whitening: Whitening) -> None:
         """Add the last layer.
 
@@ -181,23 +190,29 @@ class PlaceModel(nn.Module):
 
 
 class PlainPlaceModel(nn.Module):
-    """A `PlaceModel` in plain operations, for exporters and for counting: uint8 [B, H, W, 3] -> [B, dim]."""
+    """A `PlaceModel` in plain operations, for exporters and for counting: uint8 [B, H, W, 3] -> [B, dim].
+
+    With a projection also -> projected local descriptors [B, d, h, w].
+    """
 
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, model: PlaceModel) -> None:
+    def __init__(self, model: PlaceModel, projection: LocalProjection | None = None) -> None:
         super().__init__()
+        self.projection = projection
         self.encoder, self.whitening = model.encoder, model.whitening
         self.pool = model.pool.plain()
         self.register_buffer("mean", model.mean)
         self.register_buffer("scale", 1 / model.std)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """The whole way of an image."""
         values = (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale  # [B, 3, H, W]
-        descriptors = self.pool(self.encoder(values))
-        return descriptors if self.whitening is None else self.whitening(descriptors)
+        local = self.encoder(values)
+        pooled = self.pool(local)
+        descriptors = pooled if self.whitening is None else self.whitening(pooled)
+        return descriptors if self.projection is None else (descriptors, self.projection(local))
 
 
 def require_size(images: torch.Tensor, smallest_side: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.flags import CARD_FLAGS
 from vpr.cli.load import model_of
@@ -26,6 +27,7 @@ from vpr.compression.onnx_export import (
     write_with_card,
 )
 from vpr.data.places import load_places
+from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_label
 
@@ -43,17 +45,24 @@ def run(options: argparse.Namespace) -> None:
     if kind == "int8" and not model.backbone.convolutional:
         raise UserError(f"--quantize=int8 is for networks of convolutions, {options.arch} is a transformer: drop it")
     images = _calibration_images(options) if kind == "int8" else []
+    projection = _projection(options, finished) if options.localDescriptors else None
     flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
     card = model_card(model, kind, finished.source, flags, _known_recalls(options))
     with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
         plain = Path(folder) / "plain.onnx"
-        export_plain(model, plain)
+        export_plain(model, plain, projection)
         if kind == "int8":
             quantize(plain, images)
         elif kind == "fp16":
             to_float16(plain, model.backbone.convolutional)
         write_with_card(plain, temporary, card)
     say(f"wrote {path}: {card['model']}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _projection(options: argparse.Namespace, finished: LoadedModel) -> LocalProjection | None:
+    database = load_places(places_spec(options), "train").database_files
+    reader = reading(options, torch.device("cpu")).of(database)
+    return projection_for(finished, reader, options.seed, options.localDim)
 
 
 def _calibration_images(options: argparse.Namespace) -> list[np.ndarray]:

@@ -25,7 +25,9 @@ def run(options: argparse.Namespace) -> None:
     loaded = model_of(options, device)
     loaded.model.to_device(device, options.precision)
     path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root)
-    wanted = WantedIndex(options.index, options.nprobe, options.seed)
+    wanted = WantedIndex(
+        options.index, options.nprobe, options.seed, options.localDim if options.localDescriptors else 0
+    )
     read = reading(options, device)
 
     def interchange(descriptors: torch.Tensor) -> None:

@@ -11,17 +11,25 @@ from pathlib import Path
 import numpy as np
 
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
+from vpr.artifacts.local_projection import projection_for
+from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
-from vpr.cli.specs import places_spec, reading
+from vpr.cli.specs import places_spec, reading, second_look
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_database, zone_of
 from vpr.data.positions import ENDINGS, find_images
-from vpr.data.reader import decodable
-from vpr.descriptors.describe import describe
+from vpr.data.reader import Reading, decodable
+from vpr.descriptors.describe import LocalDescribing, describe
+from vpr.models.local_maps import MemorySink
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
-from vpr.search.locate import CONFIDENCE, Located, locate
+from vpr.search.database import DatabaseIndex
+from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, Located, locate
+from vpr.search.second_look import SecondLook, rerank, rerank_few
+
+DEPTH = 50  # hits of a second look where --rerank does not say
+KEEP = "--mode=index --localDescriptors"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -37,10 +45,13 @@ def run(options: argparse.Namespace) -> None:
         path = Path(options.indexFile) if options.indexFile else index_file(loaded, database, places.root)
         wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
         index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
-        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{CONFIDENCE}")
-        descriptors, _ = describe(model, read.of(files), range(len(files)), options.cacheBatchSize, "images")
-        zone = zone_of(database.places, places)
-        located, hits = locate(descriptors, files, index, database, options.top, zone)
+        look = second_look(options, DEPTH if index.local else 0)
+        if index.local is None and options.rerank is None:
+            say(f"{path} has no local descriptors, so no second look: --rerank computes them, or {KEEP} keeps them")
+        how = SCORE_CONFIDENCE if look else CONFIDENCE
+        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{how}")
+        hits, distances, scores = find(loaded, read, files, index, database, look, options)
+        located = locate(hits, distances, files, database, options.top, zone_of(database.places, places), scores)
     if options.json:
         say(json.dumps([asdict(image) for image in located], indent=2))
     else:
@@ -48,6 +59,44 @@ def run(options: argparse.Namespace) -> None:
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         draw_panels(results_folder(loaded, options), located, hits, database, options.panels)
+
+
+def find(
+    loaded: LoadedModel,
+    read: Reading,
+    files: list[Path],
+    index: DatabaseIndex,
+    database: PlaceImages,
+    look: SecondLook | None,
+    options: argparse.Namespace,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The hits of each image [M, c], their descriptor distances [M, c], and scores of a second look [M, K], if any."""
+    batch, every = options.cacheBatchSize, range(len(files))
+    count = max(LOOKED_AT, options.top, look.depth if look else 0)
+    if not look:
+        descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
+        return *index.search(descriptors, count), None
+    reader = read.of(database.database_files)
+    projection = index.projection
+    if index.local is None:
+        projection = projection_for(loaded, reader, options.seed, options.localDim, batch)
+    sink = MemorySink(len(files))
+    descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images", LocalDescribing(projection, sink))
+    found, distances = index.search(descriptors, count)
+    similarities = 1 - distances[:, : look.depth] ** 2 / 2
+    if np.isnan(similarities).any():
+        raise UserError("--rerank needs descriptor distances, which this --index does not measure: drop one of the two")
+    if index.local is not None:
+        again = rerank(found, similarities, sink.finished(), index.local, look)
+    else:
+        images = np.unique(found[:, : look.depth])
+        images = images[images >= 0]
+        few = MemorySink(len(images))
+        describe(loaded.model, reader, images.tolist(), batch, "first hits", LocalDescribing(projection, few))
+        again = rerank_few(found, similarities, sink.finished(), few.finished(), images, look)
+    depth = again.order.shape[1]
+    distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
+    return again.found, distances, again.scores
 
 
 def draw_panels(

@@ -7,15 +7,26 @@ import faiss
 import numpy as np
 import torch
 
+from vpr.models.local_maps import LocalMaps
+from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import descriptor_distances, nearest, tiles
 
 
 @dataclass(frozen=True)
 class DatabaseIndex:
-    """Descriptors float16 [N, dim] for the exact search, or a FAISS index for an approximate one."""
+    """A database ready to be searched.
+
+    Attributes:
+        descriptors: float16 [N, dim] for the exact search.
+        approximate: a FAISS index in their place.
+        local: local descriptors of the N images for a second look, where they were kept.
+        projection: what projected them; None where the model did.
+    """
 
     descriptors: torch.Tensor | None = None
     approximate: faiss.Index | None = None
+    local: LocalMaps | None = None
+    projection: LocalProjection | None = None
 
     def search(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of the database.

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vpr.data.places import PlaceImages
 from vpr.data.positions import to_degrees
-from vpr.search.database import DatabaseIndex
 
 LOOKED_AT = 100  # hits, among which one taken elsewhere is sought
 ELSEWHERE = 25.0  # metres
 CONFIDENCE = (
     "confidence: 1 - (descriptor distance of the best match) / (that of the best one taken over 25 m from it); "
+    "near 0 another place looks as similar"
+)
+SCORE_CONFIDENCE = (
+    "confidence: 1 - (score of the best match taken over 25 m from the first, by a second look) / (that of the first); "
     "near 0 another place looks as similar"
 )
 
@@ -69,33 +71,35 @@ class Located:
 
 
 def locate(
-    descriptors: torch.Tensor,
+    found: np.ndarray,
+    distances: np.ndarray,
     files: Sequence[Path],
-    index: DatabaseIndex,
     database: PlaceImages,
     top: int = 5,
     zone: str | None = None,
-) -> tuple[list[Located], np.ndarray]:
-    """The matches of described images, and all hits that were looked at.
+    scores: np.ndarray | None = None,
+) -> list[Located]:
+    """Images with their matches.
 
     Args:
-        descriptors: [M, dim], of `files`.
+        found: int64 [M, c] database indices for the images of `files`, best first; -1 is none.
+        distances: [M, c], of the descriptors; NaN where unknown.
         top: how many matches of each.
         zone: UTM zone of the database's metres; None if unknown.
-
-    Returns:
-        an image with its matches for each file, and database indices int64 [M, at most LOOKED_AT or `top`].
+        scores: [M, K] of the first hits by a second look; None without one.
     """
-    places = database.places
-    found, distances = index.search(descriptors, max(LOOKED_AT, top))
-    located = []
-    for file, hits, apart in zip(files, found, distances, strict=True):
+    places, located = database.places, []
+    for row, (file, hits, apart) in enumerate(zip(files, found, distances, strict=True)):
         shown = [n for n in range(min(top, len(hits))) if hits[n] >= 0]
         matches = [
             _match(places.database_names[hits[n]], apart[n], places.database_positions[hits[n]], zone) for n in shown
         ]
-        located.append(Located(str(file), confidence(hits, apart, places.database_positions), matches))
-    return located, found
+        if scores is None:
+            sure = confidence(hits, apart, places.database_positions)
+        else:
+            sure = score_confidence(hits[: scores.shape[1]], scores[row], places.database_positions)
+        located.append(Located(str(file), sure, matches))
+    return located
 
 
 def confidence(hits: np.ndarray, distances: np.ndarray, positions: np.ndarray) -> float | None:
@@ -108,10 +112,24 @@ def confidence(hits: np.ndarray, distances: np.ndarray, positions: np.ndarray) -
     hits, distances = hits[hits >= 0], distances[hits >= 0]
     if len(hits) < 2 or np.isnan(distances).any():
         return None
+    second = distances[_first_elsewhere(hits, positions)]
+    return float(1 - distances[0] / second) if second > 0 else 0.0
+
+
+def score_confidence(hits: np.ndarray, scores: np.ndarray, positions: np.ndarray) -> float | None:
+    """1 - s2 / s1 of a second look's scores, where s2 is that of the best hit taken elsewhere; see `confidence`."""
+    hits, scores = hits[hits >= 0], scores[hits >= 0]
+    if len(hits) < 2:
+        return None
+    second = max(float(scores[_first_elsewhere(hits, positions)]), 0.0)
+    return 1 - second / float(scores[0]) if scores[0] > 0 else 0.0
+
+
+def _first_elsewhere(hits: np.ndarray, positions: np.ndarray) -> int:
+    """The place in a list of hits of the first one taken over ELSEWHERE metres from the best; the last without one."""
     metres = np.linalg.norm(positions[hits[1:]] - positions[hits[0]], axis=1)
     elsewhere = np.flatnonzero(~(metres <= ELSEWHERE))  # NaN, an unknown place, counts as another
-    second = distances[1 + elsewhere[0]] if len(elsewhere) else distances[-1]
-    return float(1 - distances[0] / second) if second > 0 else 0.0
+    return 1 + int(elsewhere[0]) if len(elsewhere) else len(hits) - 1
 
 
 def _match(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:

@@ -1,0 +1,112 @@
+"""Local descriptors in a file, of which only the images looked at are read: the values in a file of their own.
+
+The values lie one image after the other in NAME.local, which is mapped into memory. What is known of them, with a
+checksum of each image, lies in the HDF5 file NAME.h5 of the global descriptors that they belong to. To read all of it
+for a check, as with other files, would take longer than most searches: each image is checked when it is read.
+"""
+
+import contextlib
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.files import atomic_write
+from vpr.models.local_maps import LocalMaps, QuantizedMap, starts_of
+from vpr.models.local_projection import LocalProjection
+
+ENDING = ".local"
+GRIDS, CHECKSUMS, MEAN, COMPONENTS = "local_grids", "local_checksums", "local_mean", "local_components"
+LEARNT_ON = "local_learnt_on"
+
+
+class FileSink:
+    """Writes the local descriptors of images one after the other into a file; see `local_file`."""
+
+    def __init__(self, path: Path, temporary: Path) -> None:
+        self._path, self._temporary = path, temporary
+        self._file = open(temporary, "wb")  # noqa: SIM115 - `local_file` closes it
+        self._grids, self._checksums, self._dim = list[tuple[int, int]](), list[int](), 1
+
+    def write(self, maps: Sequence[QuantizedMap]) -> None:
+        """Those of the next images."""
+        for rows, grid in maps:
+            self._file.write(rows.data)
+            self._grids.append(grid)
+            self._checksums.append(zlib.crc32(rows.data))
+            self._dim = rows.shape[1]
+
+    def finished(self) -> LocalMaps:
+        """Those of all images, mapped from the file."""
+        self.close()
+        grids = np.array(self._grids, np.int32).reshape(-1, 2)
+        maps = mapped(self._temporary, grids, np.array(self._checksums, np.uint32), self._dim)
+        return replace(maps, source=str(self._path))  # which it will be
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        self._file.close()
+
+
+@contextlib.contextmanager
+def local_file(beside: Path) -> Iterator[FileSink]:
+    """A sink that writes the file of values beside an HDF5 file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = beside.with_suffix(ENDING)
+    if path == beside:
+        raise UserError(f"{beside} is the name of its local descriptors: give it another ending, such as .h5")
+    with atomic_write(path) as temporary:
+        sink = FileSink(path, temporary)
+        try:
+            yield sink
+        finally:
+            sink.close()
+
+
+def mapped(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> LocalMaps:
+    """A file of values int8 [places, dim], of which nothing is read yet.
+
+    Raises:
+        UserError: it is missing or not of the size that the grids say.
+    """
+    starts = starts_of(grids.prod(axis=1, dtype=np.int64))
+    wanted, found = int(starts[-1]) * dim, path.stat().st_size if path.is_file() else None
+    if found != wanted:
+        there = "is missing" if found is None else f"has {found} bytes, wanted {wanted}"
+        raise UserError(f"{path}, the local descriptors, {there}: make it anew together with its .h5 file")
+    values = np.memmap(path, np.int8, "r", shape=(int(starts[-1]), dim)) if wanted else np.empty((0, dim), np.int8)
+    return LocalMaps(values, grids, starts, checksums, str(path))
+
+
+def described(maps: LocalMaps, projection: LocalProjection | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """What the HDF5 file holds of local descriptors that a sink wrote: its arrays, and its attributes."""
+    assert maps.checksums is not None
+    arrays = {GRIDS: maps.grids, CHECKSUMS: maps.checksums}
+    if projection is None:
+        return arrays, {"local_dim": str(maps.dim)}
+    arrays |= {MEAN: projection.mean.cpu().numpy(), COMPONENTS: projection.components.cpu().numpy()}
+    return arrays, {"local_dim": str(maps.dim), LEARNT_ON: projection.learnt_on}
+
+
+def read_local(file: h5py.File, path: Path) -> tuple[LocalMaps, LocalProjection | None] | None:
+    """The local descriptors beside an HDF5 file that has been found whole; None where it was made without.
+
+    Raises:
+        UserError: the file of values is missing or of another size.
+    """
+    if GRIDS not in file:
+        return None
+    grids, checksums = file[GRIDS][:], file[CHECKSUMS][:]
+    maps = mapped(path.with_suffix(ENDING), grids, checksums, int(file.attrs["local_dim"]))
+    if MEAN not in file:
+        return maps, None
+    mean, components = (torch.from_numpy(file[name][:]) for name in (MEAN, COMPONENTS))
+    return maps, LocalProjection(mean, components, str(file.attrs[LEARNT_ON]))
