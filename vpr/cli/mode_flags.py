@@ -51,6 +51,7 @@ GROUPS = {
     "whitening": FINISHED_MODEL,
     "index and locate": ("locate",),
     "hloc and COLMAP": ("test", "index"),
+    "sequences": ("test", "locate"),
     "second look": ("test", "compare", "locate"),
     "search and pictures": ("test",),
 }
@@ -81,6 +82,7 @@ EXCEPTIONS = {
     "indexFile": ("index", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
+    "excludeRecent": ("test",),
     "localDim": ("test", "compare", "index", "locate", "export"),
     "localDescriptors": ("index", "export"),
     "index": ("test", "index", "locate"),

@@ -2,12 +2,8 @@
 
 import dataclasses
 
-import numpy as np
-
 from vpr.artifacts.descriptors_file import SplitDescriptors
-from vpr.common.progress import say
 from vpr.data.places import PlaceImages
-from vpr.data.walks import find_walks
 from vpr.evaluation.evaluate import CURVE, Evaluation, QueryResults
 from vpr.evaluation.outcomes import SHOWN, outcomes_of
 from vpr.evaluation.recall import recall_at
@@ -35,8 +31,6 @@ def measure_sequences(
         UserError: the images are no frames in order.
     """
     places = images.places
-    for role, names in (("database", places.database_names), ("queries", places.query_names)):
-        say(f"{role}: {find_walks(names).text()}")
     excluded = recent.of(places.database_names, places.query_names) if recent else None
     count = answers.found.shape[1]
     found, scores = search_frames(descriptors.database, descriptors.queries, count, places, rule, excluded)
@@ -48,4 +42,4 @@ def measure_sequences(
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     curve = recall_at(found, answers.positives, range(1, CURVE + 1))
     outcomes = outcomes_of(found, distances, answers.positives, places, answers.outcomes)
-    return evaluation, QueryResults(outcomes, answers.positives, curve, found, similarities=scores)
+    return evaluation, QueryResults(outcomes, answers.positives, curve, found, scores)

@@ -9,24 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
-from vpr.cli.specs import places_spec, reading, second_look
+from vpr.cli.specs import places_spec, reading, second_look, sequence_rule
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_database, zone_of
 from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
+from vpr.data.walks import find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.models.local_maps import MemorySink
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
 from vpr.search.database import DatabaseIndex
-from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, Located, locate
+from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, SEQUENCE_CONFIDENCE, Located, locate
 from vpr.search.second_look import SecondLook, rerank, rerank_few
+from vpr.search.sequences import SequenceRule
 
 DEPTH = 50  # hits of a second look where --rerank does not say
 KEEP = "--mode=index --localDescriptors"
@@ -36,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     """Locate all images that were named; print and draw the matches."""
     # With --json nothing else goes to where the JSON goes.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        files, places = images_named(options), places_spec(options)
+        files, places, rule = images_named(options), places_spec(options), sequence_rule(options)
         database = load_database(places, options.split, split_required="split" in options.given)
         device = choose_device(options.device)
         say(device_line(device))
@@ -48,9 +51,9 @@ def run(options: argparse.Namespace) -> None:
         look = second_look(options, DEPTH if index.local else 0)
         if index.local is None and options.rerank is None:
             say(f"{path} has no local descriptors, so no second look: --rerank computes them, or {KEEP} keeps them")
-        how = SCORE_CONFIDENCE if look else CONFIDENCE
+        how = SCORE_CONFIDENCE if look else SEQUENCE_CONFIDENCE if rule else CONFIDENCE
         say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{how}")
-        hits, distances, scores = find(loaded, read, files, index, database, look, options)
+        hits, distances, scores = find(loaded, read, files, index, database, look, rule, options)
         located = locate(hits, distances, files, database, options.top, zone_of(database.places, places), scores)
     if options.json:
         say(json.dumps([asdict(image) for image in located], indent=2))
@@ -68,23 +71,24 @@ def find(
     index: DatabaseIndex,
     database: PlaceImages,
     look: SecondLook | None,
+    rule: SequenceRule | None,
     options: argparse.Namespace,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The hits of each image [M, c], their descriptor distances [M, c], and scores of a second look [M, K], if any."""
+    """The hits of each image [M, c], their descriptor distances [M, c], and scores [M, K] if these order them."""
     batch, every = options.cacheBatchSize, range(len(files))
     count = max(LOOKED_AT, options.top, look.depth if look else 0)
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
-        return *index.search(descriptors, count), None
+        found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
+        return found, distances, similarities if rule else None
     reader = read.of(database.database_files)
     projection = index.projection
     if index.local is None:
         projection = projection_for(loaded, reader, options.seed, options.localDim, batch)
     sink = MemorySink(len(files))
     descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images", LocalDescribing(projection, sink))
-    found, distances = index.search(descriptors, count)
-    similarities = 1 - distances[:, : look.depth] ** 2 / 2
-    if np.isnan(similarities).any():
+    found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
+    if np.isnan(similarities[:, : look.depth]).any():
         raise UserError("--rerank needs descriptor distances, which this --index does not measure: drop one of the two")
     if index.local is not None:
         again = rerank(found, similarities, sink.finished(), index.local, look)
@@ -97,6 +101,22 @@ def find(
     depth = again.order.shape[1]
     distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
     return again.found, distances, again.scores
+
+
+def first_hits(
+    index: DatabaseIndex,
+    descriptors: torch.Tensor,
+    count: int,
+    files: list[Path],
+    database: PlaceImages,
+    rule: SequenceRule | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The hits of single images, or of sequences by a rule: indices, descriptor distances, similarities, all [M, c]."""
+    if rule is None:
+        found, distances = index.search(descriptors, count)
+        return found, distances, 1 - distances**2 / 2
+    walks = find_walks(database.places.database_names), find_walks([str(file) for file in files])
+    return index.search_in_order(descriptors, count, walks, rule)
 
 
 def draw_panels(

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
@@ -13,7 +13,7 @@ from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
 from vpr.cli.options import flags_of
-from vpr.cli.specs import hloc_files, places_spec, reading, second_look
+from vpr.cli.specs import hloc_files, places_spec, reading, recent_frames, second_look, sequence_rule
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -21,12 +21,26 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
-from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measure_index, measure_second_look, record
+from vpr.evaluation.evaluate import (
+    RESULTS_FILE,
+    Evaluation,
+    QueryResults,
+    describe_split,
+    measure,
+    measure_index,
+    measure_second_look,
+    record,
+)
 from vpr.evaluation.explanation import opened_at_pooling
+from vpr.evaluation.in_order import measure_sequences
 from vpr.evaluation.recall import recall_line
+from vpr.models.describer import Describer
 from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.report.write import explainer, write_pictures
+from vpr.search.exclusion import RecentFrames
+from vpr.search.protocols import walks_of
 from vpr.search.second_look import SecondLook
+from vpr.search.sequences import SequenceRule, require_order
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,15 +56,13 @@ def run(options: argparse.Namespace) -> None:
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
-    look = second_look(options)
+    look, rule, recent = second_look(options), sequence_rule(options), recent_frames(options)
+    if rule:
+        require_order(walks_of(images.places), rule)
     descriptors = _load_or_describe(loaded, images, read, options, look)
     if not processes.is_main():
         return
-    evaluation, answers = measure(descriptors, model, images, options.recallValues, look.depth if look else 0)
-    results = [evaluation]
-    if look:
-        again, answers = measure_second_look(descriptors, images, evaluation, answers, look)
-        results.append(again)
+    results, answers = measure_all(descriptors, model, images, options.recallValues, recent, rule, look)
     result = "\n\n".join(each.lines() for each in results)
     say(result)  # before anything is written, which may fail
     folder, source = results_folder(loaded, options), loaded.source
@@ -72,9 +84,9 @@ def run(options: argparse.Namespace) -> None:
         nonlocal result
         if options.index:
             approximate = measure_index(
-                descriptors, images, evaluation, answers.positives, options.index, options.nprobe, options.seed
+                descriptors, images, results[0], answers.positives, options.index, options.nprobe, options.seed
             )
-            lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
+            lost = {n: recall - approximate.recalls[n] for n, recall in results[0].recalls.items()}
             result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
@@ -86,6 +98,28 @@ def run(options: argparse.Namespace) -> None:
         all_of(write_results, interchange, draw, search_by_index)
     finally:
         say(result)  # once more, as the last line
+
+
+def measure_all(
+    descriptors: SplitDescriptors,
+    model: Describer,
+    images: PlaceImages,
+    recall_values: Sequence[int],
+    recent: RecentFrames | None,
+    rule: SequenceRule | None,
+    look: SecondLook | None,
+) -> tuple[list[Evaluation], QueryResults]:
+    """Recalls of single images, by sequences and after a second look, as asked for, and what came of the last."""
+    depth = look.depth if look else 0
+    evaluation, answers = measure(descriptors, model, images, recall_values, depth, recent)
+    results = [evaluation]
+    if rule:
+        evaluation, answers = measure_sequences(descriptors, images, evaluation, answers, rule, recent)
+        results.append(evaluation)
+    if look:
+        evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
+        results.append(evaluation)
+    return results, answers
 
 
 def _refuse_to_explain_unknown_models(options: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ SCORE_CONFIDENCE = (
     "near 0 another place looks as similar"
 )
 
+SEQUENCE_CONFIDENCE = SCORE_CONFIDENCE.replace("a second look", "sequences")
+
 
 @dataclass(frozen=True)
 class Match:
@@ -86,7 +88,7 @@ def locate(
         distances: [M, c], of the descriptors; NaN where unknown.
         top: how many matches of each.
         zone: UTM zone of the database's metres; None if unknown.
-        scores: [M, K] of the first hits by a second look; None without one.
+        scores: [M, K] of the first hits by a second look, or by sequences; None without.
     """
     places, located = database.places, []
     for row, (file, hits, apart) in enumerate(zip(files, found, distances, strict=True)):
@@ -117,7 +119,7 @@ def confidence(hits: np.ndarray, distances: np.ndarray, positions: np.ndarray) -
 
 
 def score_confidence(hits: np.ndarray, scores: np.ndarray, positions: np.ndarray) -> float | None:
-    """1 - s2 / s1 of a second look's scores, where s2 is that of the best hit taken elsewhere; see `confidence`."""
+    """1 - s2 / s1 of scores of a second look or of sequences, s2 that of the best hit elsewhere; see `confidence`."""
     hits, scores = hits[hits >= 0], scores[hits >= 0]
     if len(hits) < 2:
         return None

@@ -5,7 +5,7 @@ import torch
 
 from pittsburgh import Places
 from vpr.data.catalogue import OTHER_TIME, PANORAMA
-from vpr.data.walks import find_walks
+from vpr.data.walks import Walks, find_walks
 from vpr.search.exact import Search, nearest
 from vpr.search.exclusion import Excluded, either, own_time
 from vpr.search.sequences import SequenceRule, require_order, search_sequences
@@ -59,7 +59,7 @@ def search_frames(
     Raises:
         UserError: the images are no frames in order.
     """
-    walks = find_walks(places.database_names), find_walks(places.query_names)
+    walks = walks_of(places)
     require_order(walks, rule)
     if places.protocol == OTHER_TIME:
         excluded = either(excluded, own_time(places))
@@ -71,6 +71,11 @@ def search_frames(
     padded, padded_scores = np.full((len(queries), count), -1, np.int64), np.full((len(queries), count), -np.inf)
     padded[:, : found.shape[1]], padded_scores[:, : found.shape[1]] = found[:, :count], scores[:, :count]
     return padded, padded_scores.astype(np.float32)
+
+
+def walks_of(places: Places) -> tuple[Walks, Walks]:
+    """The walks of the database and of the queries, by their names."""
+    return find_walks(places.database_names), find_walks(places.query_names)
 
 
 def _find(database: torch.Tensor, queries: torch.Tensor, count: int, search: Search | None) -> np.ndarray:

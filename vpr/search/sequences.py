@@ -113,7 +113,7 @@ def _moved(database: Walks, move: float, step: float) -> np.ndarray:
 
 
 def require_order(walks: tuple[Walks, Walks], rule: SequenceRule) -> None:
-    """Refuse images that are no sequences.
+    """Refuse images that are no sequences, unless single frames are asked for.
 
     Args:
         walks: those of the database and of the queries.
@@ -121,15 +121,17 @@ def require_order(walks: tuple[Walks, Walks], rule: SequenceRule) -> None:
     Raises:
         UserError: no two images of either are frames of one walk, or no line meets two of the database's frames.
     """
+    if not rule.length:
+        return
     for role, each in zip(("database images", "queries"), walks, strict=True):
-        if rule.length and len(np.unique(each.walks)) == len(each):
+        if len(np.unique(each.walks)) == len(each):
             raise UserError(
                 f"--sequence wants frames in order, and no two of the {len(each)} {role} are of one walk: wanted names "
                 "in one folder that differ in their last number alone; rename the images, or drop --sequence"
             )
     steps = [usual_step(each.of(each.order())) for each in walks]
     nearest_move = min(map(abs, rule.speeds)) * steps[1] / steps[0]
-    if rule.length and round(nearest_move) > walks[0].numbers.max() / steps[0]:
+    if round(nearest_move) > walks[0].numbers.max() / steps[0]:
         raise UserError(
             f"--sequence: the queries' numbers go in steps of {steps[1]:g}, the database's in steps of {steps[0]:g} "
             f"over walks of {walks[0].numbers.max():g} at most: give --speeds, by which the former are multiplied"
@@ -155,6 +157,8 @@ def search_sequences(
         indices int64 [M, min(count, N)], best first, -1 where there are not so many; scores float32, likewise, -inf.
     """
     (of_database, columns), (of_queries, order) = map(_in_order, walks)
+    if rule.length:
+        say(f"sequences: database, {walks[0].text()}; queries, {walks[1].text()}")
     count = min(count, len(database))
     found, scores = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
     size = 4 * len(queries) * len(database)
