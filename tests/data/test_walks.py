@@ -23,14 +23,18 @@ def groups(names):
         ("rgb/1305031102.175304.png", "rgb", 1305031102.175304),
         ("cam.12.jpg", "./cam.*", 12),
         ("x/@0548099.10@4180095.20@17@T@037.77@-122.45@0000011@@@@@@201002@@.jpg", "x", 11),
-        ("x/@0548099.10@4180095.20@17@T@037.77@-122.45@pano-7@@@@@@201002@@.jpg", None, None),
+        (
+            "x/@0548099.10@4180095.20@17@T@037.77@-122.45@pano-7@@@@@@201002@@.jpg",
+            "x/@0548099.10@4180095.20@17@T@037.77@-122.45@pano-7@@@@@@201002@@.jpg",
+            None,
+        ),
+        ("x/@585000.0@4477000.0@17@T@q7@.jpg", "x", 7),
+        ("x/@585000.0@4477000.0@17@T@@.jpg", "x/@585000.0@4477000.0@17@T@@.jpg", None),
         ("x/door.jpg", "x", None),
     ],
 )
 def test_a_name_says_walk_and_number(name, walk, number):
-    found = walk_and_number(name)
-    assert found[1] == number
-    assert walk is None or found[0] == walk
+    assert walk_and_number(name) == (walk, number)
 
 
 def test_frames_are_in_the_order_of_their_numbers():

@@ -72,13 +72,17 @@ def find_walks(names: Sequence[str]) -> Walks:
 def walk_and_number(name: str) -> tuple[str, float | None]:
     """What the names of a walk have in common, with the folder, and the number of the frame.
 
-    The number is the last one in the name; a name that is a decimal number (a time in seconds) is that; of @-separated
-    names it is the eighth field, where VPR-datasets-downloader puts the frame. None where there are no digits.
+    The number is the last one in the name, None where there are no digits; a name that is a decimal number (a time in
+    seconds) is that. Names that begin with @ tell positions, so that the folder alone is common to a walk: their number
+    is the eighth field, where VPR-datasets-downloader puts the frame, or in shorter names the last behind the fifth.
+    Without one they are of no walk.
     """
     path = PurePath(name)
     folder, fields = path.parent.as_posix(), path.name.split("@")
-    if len(fields) > 8:
-        return (folder, float(fields[7])) if fields[7].isdecimal() else (f"{folder}/{path.stem}", None)
+    if fields[0] == "" and len(fields) > 1:
+        frame = fields[7] if len(fields) > 8 else "@".join(fields[5:-1])
+        digits = re.findall(r"\d+", frame) if len(fields) <= 8 or frame.isdecimal() else []
+        return (folder, float(digits[-1])) if digits else (name, None)
     if re.fullmatch(r"\d+\.\d+", path.stem):
         return folder, float(path.stem)
     last = re.search(r"\d+(?=\D*$)", path.stem)

@@ -22,14 +22,14 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_database, zone_of
 from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
-from vpr.data.walks import find_walks
+from vpr.data.walks import Walks, find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.models.local_maps import MemorySink
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
 from vpr.search.database import DatabaseIndex
 from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, SEQUENCE_CONFIDENCE, Located, locate
 from vpr.search.second_look import SecondLook, rerank, rerank_few
-from vpr.search.sequences import SequenceRule
+from vpr.search.sequences import SequenceRule, require_order
 
 DEPTH = 50  # hits of a second look where --rerank does not say
 KEEP = "--mode=index --localDescriptors"
@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         files, places, rule = images_named(options), places_spec(options), sequence_rule(options)
         database = load_database(places, options.split, split_required="split" in options.given)
+        if rule:
+            require_order(walks_of(database, files), rule)
         device = choose_device(options.device)
         say(device_line(device))
         loaded, read = model_of(options, device), reading(options, device)
@@ -115,8 +117,12 @@ def first_hits(
     if rule is None:
         found, distances = index.search(descriptors, count)
         return found, distances, 1 - distances**2 / 2
-    walks = find_walks(database.places.database_names), find_walks([str(file) for file in files])
-    return index.search_in_order(descriptors, count, walks, rule)
+    return index.search_in_order(descriptors, count, walks_of(database, files), rule)
+
+
+def walks_of(database: PlaceImages, files: list[Path]) -> tuple[Walks, Walks]:
+    """The walks of the database and of the images that were named, by their names."""
+    return find_walks(database.places.database_names), find_walks([str(file) for file in files])
 
 
 def draw_panels(

@@ -12,7 +12,7 @@ from vpr.data.walks import Walks
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import descriptor_distances, nearest, tiles
-from vpr.search.sequences import SequenceRule, require_order, search_sequences
+from vpr.search.sequences import SequenceRule, search_sequences
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,16 @@ class DatabaseIndex:
 
         Args:
             queries: [M, dim].
-            walks: those of the database and of the queries.
+            walks: those of the database and of the queries, in order (`require_order`).
 
         Returns:
             indices and descriptor distances as of `search`, and the similarities of sequences, float32 [M, c].
 
         Raises:
-            UserError: the index is approximate, or the images are no frames in order.
+            UserError: the index is approximate.
         """
         if self.descriptors is None:
             raise UserError("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
-        require_order(walks, rule)
         found, similarities = search_sequences(self.descriptors, queries, count, walks, rule)
         return found, descriptor_distances(self.descriptors, queries, found), similarities
 

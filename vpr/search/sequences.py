@@ -44,8 +44,9 @@ class SequenceRule:
 
     def text(self) -> str:
         """How results name it."""
-        frames = f"{self.length} frame{'s' * (self.length > 1)} before"
-        return f"sequences of {frames}{'' if self.causal else ' and after'}"
+        frames = f"{self.length} frame{'s' * (self.length > 1)} before{'' if self.causal else ' and after'}"
+        speeds = "" if self.speeds == SPEEDS else f" at speeds {' '.join(f'{speed:g}' for speed in self.speeds)}"
+        return f"sequences of {frames}{speeds}"
 
 
 def sequence_scores(similarities: torch.Tensor, queries: Walks, database: Walks, rule: SequenceRule) -> torch.Tensor:
