@@ -83,8 +83,8 @@ EXCEPTIONS = {
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
     "excludeRecent": ("test",),
-    "localDim": ("test", "compare", "index", "locate", "export"),
-    "localDescriptors": ("index", "export"),
+    "localDim": ("test", "export", "compare", "index", "locate"),
+    "localDescriptors": ("export", "index"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),
 }

@@ -1,16 +1,21 @@
 """Several models on one split: recall against size, arithmetic and time."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
+from vpr.descriptors.describe import LocalDescribing
 from vpr.evaluation.cost import milliseconds_per_image
-from vpr.evaluation.evaluate import Evaluation, describe_split, measure
+from vpr.evaluation.evaluate import Evaluation, describe_split, measure, measure_second_look
 from vpr.models.describer import Describer
+from vpr.models.local_maps import MemorySink
+from vpr.models.local_projection import LocalProjection
+from vpr.search.second_look import SecondLook
 
 TIMED_IMAGES = 20
 
@@ -23,7 +28,7 @@ class Row:
         megabytes: of the exported file, or of a PyTorch model's values.
         gflop: for an image of the first query's size, 2 for a multiplication and an addition.
         curve: Recall@N for all N up to 100.
-        milliseconds: median for one image at a time.
+        milliseconds: median for one image at a time; with a second look, and that of a query.
         device: on which the model ran.
         path: of the run or exported file, in full; `name` is so much of its end as tells it from the others.
     """
@@ -47,23 +52,27 @@ def measure_model(
     reading: Reading,
     recall_values: Sequence[int],
     batch_size: int = 24,
-) -> Row:
-    """Recalls and costs of one model.
+    look: SecondLook | None = None,
+    projection: LocalProjection | None = None,
+) -> list[Row]:
+    """Recalls and costs of one model, and again with a second look, if any, whose time is added.
 
     Args:
         model: on its device.
         label: how the table calls it.
         path: of the run or exported file.
         reading: how images are read.
+        projection: of local descriptors for the second look; None where the model brings it.
     """
     model.eval()
-    descriptors = describe_split(model, images, images.reader(reading), batch_size)
-    evaluation, answers = measure(descriptors, model, images, recall_values)
+    keeping = LocalDescribing(projection, MemorySink(len(images.files))) if look else None
+    descriptors = describe_split(model, images, images.reader(reading), batch_size, keeping)
+    evaluation, answers = measure(descriptors, model, images, recall_values, look.depth if look else 0)
     singles = _single_images(images, Reading(reading.size))
     with torch.no_grad():
         milliseconds = milliseconds_per_image(lambda image: model(image.to(model.device)).cpu(), singles)
     height, width = singles[0].shape[2:]
-    return Row(
+    row = Row(
         name=label,
         evaluation=evaluation,
         curve=answers.curve,
@@ -74,6 +83,15 @@ def measure_model(
         device=str(model.device),
         path=str(path.resolve()),
     )
+    if not look:
+        return [row]
+    start = time.perf_counter()
+    again, answers = measure_second_look(descriptors, images, evaluation, answers, look)
+    looking = 1000 * (time.perf_counter() - start) / len(images.query_files)
+    second = replace(
+        row, name=f"{label}, second look", evaluation=again, curve=answers.curve, milliseconds=milliseconds + looking
+    )
+    return [row, second]
 
 
 def table(rows: list[Row]) -> str:

@@ -12,8 +12,8 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 
 LARGEST_MAP = 1024  # places; see `vpr/search/second_look.py` on why a map may not have more
-# A component of 1 is stored as this. Then the product of two descriptors of up to 256 dimensions, rounding
-# included, is below 2^14 ((120 + 16 / 2)^2), which the exact products there want.
+# A component of 1 is stored as this. Then the product of two descriptors of up to 128 dimensions, rounding
+# included, is below 2^14 ((120 + 128^0.5 / 2)^2), which the exact products there want.
 SCALE = 120
 # An image's local descriptors int8 [P, d], row by row of its map, and the map's rows and columns.
 QuantizedMap = tuple[np.ndarray, tuple[int, int]]

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.stored import is_exported, stored_flags
 from vpr.cli.load import model_of
 from vpr.cli.options import settle
-from vpr.cli.specs import places_spec, reading
+from vpr.cli.specs import places_spec, reading, second_look
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, write_json
@@ -31,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     images = load_places(places_spec(each[0]), options.split)
     require_queries(images)
-    rows = [measure_one(one, images, label, device) for one, label in zip(each, named.values(), strict=True)]
+    measured = [measure_one(one, images, label, device) for one, label in zip(each, named.values(), strict=True)]
+    rows = [row for rows_of_one in measured for row in rows_of_one]
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder = Path(options.runsPath) / f"compare_{options.split}_{stamp}"
     first = rows[0].evaluation
@@ -49,11 +51,13 @@ def run(options: argparse.Namespace) -> None:
     say(f"wrote {folder}/comparison.md, .json and .png, and recall.png")
 
 
-def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: torch.device) -> Row:
+def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: torch.device) -> list[Row]:
     """Recalls and costs of the model that the options of a test name."""
-    model = model_of(options, device).model.to_device(device, options.precision)
-    read = reading(options, device)
-    return measure_model(model, images, label, options.run, read, options.recallValues, options.cacheBatchSize)
+    loaded, read, look = model_of(options, device), reading(options, device), second_look(options)
+    model, batch, projection = loaded.model.to_device(device, options.precision), options.cacheBatchSize, None
+    if look:
+        projection = projection_for(loaded, read.of(images.database_files), options.seed, options.localDim, batch)
+    return measure_model(model, images, label, options.run, read, options.recallValues, batch, look, projection)
 
 
 def labels(inputs: list[str]) -> dict[str, str]:
