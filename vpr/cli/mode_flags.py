@@ -52,7 +52,7 @@ GROUPS = {
     "index and locate": ("locate",),
     "hloc and COLMAP": ("test", "index"),
     "sequences": ("test", "locate"),
-    "second look": ("test", "compare", "locate"),
+    "second look": ("train", "test", "compare", "locate"),
     "search and pictures": ("test",),
 }
 # ... and of flags that are read by others than the rest of their group.
@@ -83,7 +83,7 @@ EXCEPTIONS = {
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
     "excludeRecent": ("test",),
-    "localDim": ("test", "export", "compare", "index", "locate"),
+    "localDim": ("train", "test", "export", "compare", "index", "locate"),
     "localDescriptors": ("export", "index"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),
