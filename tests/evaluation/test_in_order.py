@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from pittsburgh import Places
-from vpr.artifacts.descriptors_file import SplitDescriptors
+from vpr.artifacts.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.data.places import PlaceImages
-from vpr.evaluation.evaluate import measure
+from vpr.evaluation.evaluate import measure, measure_second_look
 from vpr.evaluation.in_order import measure_sequences
+from vpr.models.local_maps import LocalMaps
 from vpr.search.exclusion import RecentFrames
+from vpr.search.second_look import Reranked, SecondLook
 from vpr.search.sequences import SequenceRule
 
 
@@ -67,3 +69,23 @@ def test_loop_closure_counts_earlier_rounds_alone():
         assert results.found[5:, 0].tolist() == list(range(5))
         assert (results.found[:3] == -1).all()  # nothing is older than two frames
     assert "no hits nor positives among the 2 frames of its walk before the query and all after it" in single.protocol
+
+
+def test_a_second_look_adds_to_the_cosines_of_all_frames(monkeypatch):
+    """Its global term is the sum along the sequence: a mean would count less beside the local score than one image."""
+    given = []
+
+    def keep(found, similarities, queries, database, look):
+        given.append(similarities)
+        order = np.tile(np.arange(look.depth), (len(found), 1))
+        return Reranked(found, order, similarities[:, :2], similarities[:, :2], similarities[:, :2])
+
+    monkeypatch.setattr("vpr.evaluation.evaluate.rerank", keep)
+    images = split_of(["m/0.jpg", "m/1.jpg", "m/2.jpg"], ["q/0.jpg", "q/1.jpg", "q/2.jpg"], np.arange(3), np.arange(3))
+    (_, alone), (evaluation, answers) = measured("abc", "abc", images, SequenceRule(1))
+    maps = LocalMaps(values=np.zeros((6, 1), np.int8), grids=np.ones((6, 2), np.int32), starts=np.arange(7))
+    descriptors = SplitDescriptors(looks("abc"), looks("abc"), {(6, 8)}, local=SplitLocal(maps, 3, None))
+    for results in (alone, answers):
+        measure_second_look(descriptors, images, evaluation, results, SecondLook(2))
+    np.testing.assert_allclose(given[0][:, 0], [1, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(given[1][:, 0], [2, 3, 2], rtol=1e-6)

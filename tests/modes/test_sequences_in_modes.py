@@ -9,6 +9,7 @@ import torch
 from drawing import draw_image
 
 import main
+import vpr.modes.test
 from vpr.data.walks import find_walks
 from vpr.search.sequences import SequenceRule, search_sequences
 
@@ -61,6 +62,29 @@ def test_locate_gives_the_order_that_test_counts(call, own, tmp_path, causal):
         assert [match["name"] for match in answer["matches"]] == [names[hit] for hit in hits]
         distances = np.linalg.norm(database[hits].float() - query.float(), axis=1)
         np.testing.assert_allclose([match["distance"] for match in answer["matches"]], distances, atol=1e-3)
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, monkeypatch, depth):
+    counted, measure_all = [], vpr.modes.test.measure_all
+
+    def keep(*arguments):
+        counted.append(measure_all(*arguments))
+        return counted[-1]
+
+    monkeypatch.setattr(vpr.modes.test, "measure_all", keep)
+    code, printed, _ = call("test", "--sequence=1", f"--rerank={depth}")
+    assert code == 0
+    (results, answers), names = counted[0], [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
+    assert [evaluation.search.count("sequences") for evaluation in results] == [0, 1, 1]
+    assert [evaluation.search.count("second look") for evaluation in results] == [0, 0, 1]
+    assert answers.reranked is not None and printed.count("R@1: ") == 6
+    how = ["--json", "--sequence=1", f"--rerank={depth}"]
+    code, printed, said = call("locate", own / "val" / "queries", "--top=12", *how)
+    assert code == 0
+    assert "by a second look" in said
+    for hits, answer in zip(answers.found, json.loads(printed), strict=True):
+        assert [match["name"] for match in answer["matches"]] == [names[hit] for hit in hits if hit >= 0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 import vpr.search.sequences
 from vpr.data.walks import Walks, find_walks
 from vpr.search.exact import nearest
-from vpr.search.sequences import SequenceRule, search_sequences, sequence_scores
+from vpr.search.sequences import SequenceRule, frames_used, search_sequences, sequence_scores
 
 
 def walk(name, numbers):
@@ -199,6 +199,15 @@ def test_excluded_images_are_neither_found_nor_used():
         strict=True,
     ):
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(("rule", "wanted"), [
+    (SequenceRule(0), [1, 1, 1, 1, 1, 1]), (SequenceRule(1), [2, 3, 1, 2, 3, 2]),
+    (SequenceRule(2, causal=True), [1, 3, 1, 3, 2, 2]), (SequenceRule(9), [4, 4, 1, 4, 4, 2]),
+])  # fmt: skip
+def test_frames_that_a_score_is_the_mean_of(rule, wanted):
+    names = ["x/0.jpg", "x/2.jpg", "y/5.jpg", "x/3.jpg", "x/1.jpg", "z/2.jpg", "z/1.jpg"]
+    assert frames_used(find_walks(names), rule).tolist()[:6] == wanted
 
 
 def test_numbers_of_other_units_reach_no_frame():

@@ -68,7 +68,8 @@ class QueryResults:
         positives: for each the database images that would have been right.
         curve: Recall@N for all N up to CURVE.
         found: int64 [M, count] database indices, best first; -1 is no hit.
-        similarities: float32 [M, count], by which sequences ordered them; None: the cosines of the descriptors.
+        similarities: float32 [M, count] by which sequences ordered them, means of cosines; None for single images.
+        frames: int64 [M], of how many frames these are the means.
         reranked: how the second look ordered them; None without one.
     """
 
@@ -77,6 +78,7 @@ class QueryResults:
     curve: dict[int, float]
     found: np.ndarray
     similarities: np.ndarray | None = None
+    frames: np.ndarray | None = None
     reranked: Reranked | None = None
 
 
@@ -148,10 +150,14 @@ def measure_second_look(
     """
     local, places = descriptors.local, images.places
     assert local is not None
-    distances = descriptor_distances(descriptors.database, descriptors.queries, answers.found[:, : look.depth])
-    similarities = 1 - distances**2 / 2 if answers.similarities is None else answers.similarities
+    first_hits = answers.found[:, : max(look.depth, SHOWN)]
+    distances = descriptor_distances(descriptors.database, descriptors.queries, first_hits)
+    similarities = 1 - distances**2 / 2
+    if answers.similarities is not None and answers.frames is not None:
+        similarities = answers.similarities * answers.frames[:, None]  # each frame's cosine counts as one image's does
     again = rerank(answers.found, similarities, local.queries, local.database, look)
-    distances = np.take_along_axis(distances, again.order, axis=1)
+    depth = again.order.shape[1]
+    distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
     recalls = recall_at(again.found, answers.positives, list(first.recalls))
     evaluation = dataclasses.replace(
         first,

@@ -9,8 +9,8 @@ from vpr.evaluation.outcomes import SHOWN, outcomes_of
 from vpr.evaluation.recall import recall_at
 from vpr.search.exact import descriptor_distances
 from vpr.search.exclusion import RecentFrames
-from vpr.search.protocols import search_frames
-from vpr.search.sequences import SequenceRule
+from vpr.search.protocols import search_frames, walks_of
+from vpr.search.sequences import SequenceRule, frames_used
 
 
 def measure_sequences(
@@ -42,4 +42,6 @@ def measure_sequences(
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     curve = recall_at(found, answers.positives, range(1, CURVE + 1))
     outcomes = outcomes_of(found, distances, answers.positives, places, answers.outcomes)
-    return evaluation, QueryResults(outcomes, answers.positives, curve, found, scores)
+    return evaluation, QueryResults(
+        outcomes, answers.positives, curve, found, scores, frames_used(walks_of(places)[1], rule)
+    )

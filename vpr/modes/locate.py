@@ -29,7 +29,7 @@ from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
 from vpr.search.database import DatabaseIndex
 from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, SEQUENCE_CONFIDENCE, Located, locate
 from vpr.search.second_look import SecondLook, rerank, rerank_few
-from vpr.search.sequences import SequenceRule, require_order
+from vpr.search.sequences import SequenceRule, frames_used, require_order
 
 DEPTH = 50  # hits of a second look where --rerank does not say
 KEEP = "--mode=index --localDescriptors"
@@ -113,11 +113,16 @@ def first_hits(
     database: PlaceImages,
     rule: SequenceRule | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The hits of single images, or of sequences by a rule: indices, descriptor distances, similarities, all [M, c]."""
+    """The hits of single images, or of sequences by a rule: indices, descriptor distances, cosines, all [M, c].
+
+    Those of sequences are summed over the frames, so that each counts in a second look as that of one image does.
+    """
     if rule is None:
         found, distances = index.search(descriptors, count)
         return found, distances, 1 - distances**2 / 2
-    return index.search_in_order(descriptors, count, walks_of(database, files), rule)
+    walks = walks_of(database, files)
+    found, distances, similarities = index.search_in_order(descriptors, count, walks, rule)
+    return found, distances, similarities * frames_used(walks[1], rule)[:, None]
 
 
 def walks_of(database: PlaceImages, files: list[Path]) -> tuple[Walks, Walks]:

@@ -88,6 +88,15 @@ def sequence_scores(similarities: torch.Tensor, queries: Walks, database: Walks,
     return best.masked_fill_(missing, torch.nan)
 
 
+def frames_used(queries: Walks, rule: SequenceRule) -> np.ndarray:
+    """Of how many frames each query's score is the mean, itself among them: int64 [M]. Queries may be in any order."""
+    ordered, order = _in_order(queries)
+    _, there, _ = _frames_around(ordered, rule)
+    used = np.empty(len(queries), np.int64)
+    used[order] = 1 + there.sum(axis=1)
+    return used
+
+
 def _frames_around(queries: Walks, rule: SequenceRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The frames around each query, without itself: row, whether it is there, and its number less the query's."""
     offsets = [i for i in range(-rule.length, 1 if rule.causal else rule.length + 1) if i]
