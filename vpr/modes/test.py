@@ -56,9 +56,7 @@ def run(options: argparse.Namespace) -> None:
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
-    look, rule, recent = second_look(options), sequence_rule(options), recent_frames(options)
-    if rule:
-        require_order(walks_of(images.places), rule)
+    look, rule, recent = second_look(options), _sequences(options, images), recent_frames(options)
     descriptors = _load_or_describe(loaded, images, read, options, look)
     if not processes.is_main():
         return
@@ -86,8 +84,7 @@ def run(options: argparse.Namespace) -> None:
             approximate = measure_index(
                 descriptors, images, results[0], answers.positives, options.index, options.nprobe, options.seed
             )
-            lost = {n: recall - approximate.recalls[n] for n, recall in results[0].recalls.items()}
-            result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
+            result = f"{approximate.lines()}\n{lost_line(results[0], approximate)}"
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
 
@@ -120,6 +117,20 @@ def measure_all(
         evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
         results.append(evaluation)
     return results, answers
+
+
+def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
+    """What an approximate search loses."""
+    lost = {n: recall - approximate.recalls[n] for n, recall in exact.recalls.items()}
+    return f"lost against exact search: {recall_line(lost)}"
+
+
+def _sequences(options: argparse.Namespace, images: PlaceImages) -> SequenceRule | None:
+    """How sequences are searched, if at all; refuses images that are none before they are described."""
+    rule = sequence_rule(options)
+    if rule:
+        require_order(walks_of(images.places), rule)
+    return rule
 
 
 def _refuse_to_explain_unknown_models(options: argparse.Namespace) -> None:
