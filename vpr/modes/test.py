@@ -63,9 +63,7 @@ def run(options: argparse.Namespace) -> None:
     results, answers = measure_all(descriptors, model, images, options.recallValues, recent, rule, look)
     result = "\n\n".join(each.lines() for each in results)
     say(result)  # before anything is written, which may fail
-    folder, source = results_folder(loaded, options), loaded.source
-    if descriptors.made_by:  # no result of the model
-        folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
+    folder, source = _destination(loaded, descriptors, options)
 
     def write_results() -> None:
         for each in results:
@@ -123,6 +121,15 @@ def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
     """What an approximate search loses."""
     lost = {n: recall - approximate.recalls[n] for n, recall in exact.recalls.items()}
     return f"lost against exact search: {recall_line(lost)}"
+
+
+def _destination(
+    loaded: LoadedModel, descriptors: SplitDescriptors, options: argparse.Namespace
+) -> tuple[Path, dict[str, str]]:
+    """The folder of the results, and what they are said to come from."""
+    if descriptors.made_by:  # no result of the model
+        return Path(options.runsPath), {"descriptors": options.loadDescriptors}
+    return results_folder(loaded, options), loaded.source
 
 
 def _sequences(options: argparse.Namespace, images: PlaceImages) -> SequenceRule | None:
