@@ -64,6 +64,12 @@ def quantity(text: str) -> float:
     return value
 
 
+def signed_quantity(text: str) -> float:
+    """An argparse type: a finite number, perhaps a negative one."""
+    quantity(text.removeprefix("-"))
+    return float(text)
+
+
 def normalization(text: str) -> str:
     """An argparse type: the name of an input normalisation, or a mean colour R,G,B."""
     from vpr.models.normalization import NORMALIZATIONS, mean_colour

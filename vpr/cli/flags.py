@@ -13,6 +13,7 @@ from vpr.cli.argument_types import (
     quantity,
     share,
     signed_number,
+    signed_quantity,
     utm_zone,
     whole_number,
 )
@@ -25,6 +26,7 @@ from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "import")
 LOOKS = ("soft", "spatial")  # SCORES of vpr/search/matching.py
+SPEEDS = (0.8, 1.0, 1.25)  # vpr/search/sequences.py
 LOCAL_DIM = 64  # vpr/models/local_projection.py
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
@@ -203,6 +205,16 @@ FLAGS: dict[str, list[Flag]] = {
              {"type": whole_number(1, 128)}),
         Flag("localDescriptors", False, "keep local descriptors for --rerank: index beside the index, export as a "
              "second output", ON),
+    ],
+    "sequences": [
+        Flag("sequence", 0, "compare with each query the L frames before and after it in its walk, in which images "
+             "differ in the last number of their names alone; 0: single images",
+             {"type": whole_number(0), "metavar": "L"}),
+        Flag("causal", False, "use no frame after the query", ON),
+        Flag("speeds", list(SPEEDS), "how the database's frame numbers go on while the queries' go on by 1; 0: it "
+             "stands still, below 0: the other way", {"nargs": "+", "type": signed_quantity, "metavar": "V"}),
+        Flag("excludeRecent", None, "loop closure: the N frames before and after a query in its own walk, and itself, "
+             "are neither hits nor positives", {"type": whole_number(0), "metavar": "N"}),
     ],
     "search and pictures": [
         Flag("split", "val", "which part of the dataset; svox: also a weather, sfxl: also a set of queries",

@@ -52,6 +52,7 @@ GROUPS = {
     "index and locate": ("locate",),
     "how sure": ("test",),
     "hloc and COLMAP": ("test", "index"),
+    "sequences": ("test", "locate"),
     "second look": ("train", "test", "compare", "locate"),
     "search and pictures": ("test",),
 }
@@ -83,6 +84,7 @@ EXCEPTIONS = {
     "minConfidence": ("test", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
+    "excludeRecent": ("test",),
     "localDim": ("train", "test", "export", "compare", "index", "locate"),
     "localDescriptors": ("export", "index"),
     "index": ("test", "index", "locate"),

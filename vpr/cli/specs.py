@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from vpr.common.errors import UserError
 from vpr.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     from vpr.artifacts.hloc import HlocFiles
     from vpr.data.places import PlacesSpec
     from vpr.data.reader import Reading
+    from vpr.search.exclusion import RecentFrames
     from vpr.search.second_look import SecondLook
+    from vpr.search.sequences import SequenceRule
     from vpr.training.rules import TrainingRules
 
 
@@ -46,6 +49,37 @@ def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | 
 
     depth = default if options.rerank is None else options.rerank
     return SecondLook(depth, options.rerankBy) if depth else None
+
+
+def sequence_rule(options: argparse.Namespace) -> "SequenceRule | None":
+    """How the flags want similarities of frames combined; None: not.
+
+    Raises:
+        UserError: --causal or --speeds without what they are about.
+    """
+    from vpr.search.sequences import SequenceRule
+
+    if options.sequence:
+        return SequenceRule(options.sequence, options.causal, tuple(options.speeds))
+    for flag in ("causal", "speeds"):
+        if flag in options.given and not (flag == "causal" and options.excludeRecent is not None):
+            raise UserError(f"--{flag} has no effect without --sequence L: give that too, or drop it")
+    return None
+
+
+def recent_frames(options: argparse.Namespace) -> "RecentFrames | None":
+    """Which frames of a query's own walk may not be found; None: all may.
+
+    Raises:
+        UserError: they are to be left out of an approximate search.
+    """
+    from vpr.search.exclusion import RecentFrames
+
+    if options.excludeRecent is None:
+        return None
+    if options.index:
+        raise UserError("--excludeRecent searches exactly: drop --index or --excludeRecent")
+    return RecentFrames(options.excludeRecent, options.causal)
 
 
 def hloc_files(options: argparse.Namespace) -> "HlocFiles":

@@ -21,8 +21,10 @@ from vpr.evaluation.recall import recall_at, recall_line
 from vpr.models.describer import Describer
 from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.search.exact import descriptor_distances
-from vpr.search.protocols import search_places
+from vpr.search.exclusion import RecentFrames, without_excluded
+from vpr.search.protocols import search_frames, search_places
 from vpr.search.second_look import Reranked, SecondLook, rerank
+from vpr.search.sequences import SequenceRule
 
 RESULTS_FILE = "results.json"
 CURVE = 100  # the last N of the recall curve
@@ -67,6 +69,8 @@ class QueryResults:
         positives: for each the database images that would have been right.
         curve: Recall@N for all N up to CURVE.
         found: int64 [M, count] database indices, best first; -1 is no hit.
+        similarities: float32 [M, count] by which sequences ordered them, means of cosines; None for single images.
+        frames: int64 [M], of how many frames these are the means.
         reranked: how the second look ordered them; None without one.
     """
 
@@ -74,6 +78,8 @@ class QueryResults:
     positives: list[np.ndarray]
     curve: dict[int, float]
     found: np.ndarray
+    similarities: np.ndarray | None = None
+    frames: np.ndarray | None = None
     reranked: Reranked | None = None
 
 
@@ -93,18 +99,30 @@ def describe_split(
 
 
 def measure(
-    descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int], depth: int = 0
+    descriptors: SplitDescriptors,
+    model: Describer,
+    images: PlaceImages,
+    recall_values: Sequence[int],
+    depth: int = 0,
+    recent: RecentFrames | None = None,
 ) -> tuple[Evaluation, QueryResults]:
     """Search exactly and count Recall@N.
 
     Args:
         depth: how many hits of each query a second look will want.
+        recent: frames of the query's own walk that are neither hits nor positives.
     """
     places, foreign = images.places, bool(descriptors.made_by)
     dim, size = descriptors.database.shape[1], images.query_longest_side
-    found = search_places(descriptors.database, descriptors.queries, max(*recall_values, CURVE, depth), places)
+    asking = descriptors.database, descriptors.queries, max(*recall_values, CURVE, depth), places
+    positives, protocol = places.positives(), protocol_label(images)
+    if recent:
+        excluded = recent.of(places.database_names, places.query_names)
+        found, _ = search_frames(*asking, SequenceRule(0), excluded)
+        positives, protocol = without_excluded(positives, excluded), f"{protocol}; {recent.text()}"
+    else:
+        found = search_places(*asking)
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
-    positives = places.positives()
     evaluation = Evaluation(
         recalls=recall_at(found, positives, recall_values),
         split=images.split,
@@ -116,7 +134,7 @@ def measure(
         descriptor_dim=dim,
         image_size="of unknown size" if foreign else describe_sizes(descriptors.image_sizes, descriptors.resized, size),
         bytes_per_image=descriptors.database.element_size() * dim,
-        protocol=protocol_label(images),
+        protocol=protocol,
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
     return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve, found)
@@ -133,9 +151,14 @@ def measure_second_look(
     """
     local, places = descriptors.local, images.places
     assert local is not None
-    distances = descriptor_distances(descriptors.database, descriptors.queries, answers.found[:, : look.depth])
-    again = rerank(answers.found, 1 - distances**2 / 2, local.queries, local.database, look)
-    distances = np.take_along_axis(distances, again.order, axis=1)
+    first_hits = answers.found[:, : max(look.depth, SHOWN)]
+    distances = descriptor_distances(descriptors.database, descriptors.queries, first_hits)
+    similarities = 1 - distances**2 / 2
+    if answers.similarities is not None and answers.frames is not None:
+        similarities = answers.similarities * answers.frames[:, None]  # each frame's cosine counts as one image's does
+    again = rerank(answers.found, similarities, local.queries, local.database, look)
+    depth = again.order.shape[1]
+    distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
     recalls = recall_at(again.found, answers.positives, list(first.recalls))
     evaluation = dataclasses.replace(
         first,
@@ -145,12 +168,17 @@ def measure_second_look(
     )
     outcomes = outcomes_of(again.found, distances, answers.positives, places, answers.outcomes)
     curve = recall_at(again.found, answers.positives, range(1, CURVE + 1))
-    return evaluation, QueryResults(outcomes, answers.positives, curve, again.found, again)
+    return evaluation, QueryResults(outcomes, answers.positives, curve, again.found, reranked=again)
 
 
 def look_text(look: SecondLook, dim: int) -> str:
     """A second look in words."""
     return f"a second look at the first {look.depth} hits ({look.by}, {dim}-D local descriptors in 8 bits)"
+
+
+def how_ordered(rule: SequenceRule | None, look: str | None) -> str:
+    """What ordered hits beside the descriptors of single images, in words."""
+    return ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
 
 
 def measure_index(

@@ -80,5 +80,6 @@ def answers_of(descriptors: SplitDescriptors, images: PlaceImages, results: Quer
     found = results.found[:, :LOOKED_AT]
     distances = descriptor_distances(descriptors.database, descriptors.queries, found)
     again = results.reranked
-    looked = (again.scores, again.agreeing) if again else ()
-    return Answers(found, distances, images.places.database_positions, *looked)
+    scores, agreeing = (again.scores, again.agreeing) if again else (None, None)
+    sequence = None if results.similarities is None else results.similarities[:, :LOOKED_AT]
+    return Answers(found, distances, images.places.database_positions, scores, agreeing, sequence)

@@ -9,27 +9,30 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vpr.artifacts.calibration import answer_recipe, find_calibration
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
-from vpr.cli.specs import places_spec, reading, second_look
+from vpr.cli.specs import places_spec, reading, second_look, sequence_rule
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_database, zone_of
 from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
+from vpr.data.walks import Walks, find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
-from vpr.evaluation.evaluate import look_text
+from vpr.evaluation.evaluate import how_ordered, look_text
 from vpr.models.local_maps import MemorySink
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
 from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
 from vpr.search.database import DatabaseIndex
 from vpr.search.locate import Confidence, Located, locate
 from vpr.search.second_look import SecondLook, rerank, rerank_few
+from vpr.search.sequences import SequenceRule, frames_used, require_order
 
 DEPTH = 50  # hits of a second look where --rerank does not say
 KEEP = "--mode=index --localDescriptors"
@@ -39,8 +42,10 @@ def run(options: argparse.Namespace) -> None:
     """Locate all images that were named; print and draw the matches."""
     # With --json nothing else goes to where the JSON goes.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        files, places = images_named(options), places_spec(options)
+        files, places, rule = images_named(options), places_spec(options), sequence_rule(options)
         database = load_database(places, options.split, split_required="split" in options.given)
+        if rule:
+            require_order(walks_of(database, files), rule)
         device = choose_device(options.device)
         say(device_line(device))
         loaded, read = model_of(options, device), reading(options, device)
@@ -51,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         look = second_look(options, DEPTH if index.local else 0)
         if index.local is None and options.rerank is None:
             say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
-        answers, how = find(loaded, read, files, index, database, look, options)
+        answers, how = find(loaded, read, files, index, database, look, rule, options)
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
         stored = find_calibration(loaded.folder, recipe, database.dataset)
         values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
@@ -74,6 +79,7 @@ def find(
     index: DatabaseIndex,
     database: PlaceImages,
     look: SecondLook | None,
+    rule: SequenceRule | None,
     options: argparse.Namespace,
 ) -> tuple[Answers, str]:
     """The hits of each image, by a second look if there is one, and how that looks, in words."""
@@ -81,16 +87,17 @@ def find(
     count = max(LOOKED_AT, options.top, look.depth if look else 0)
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
-        return Answers(*index.search(descriptors, count), positions), "none"
+        found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
+        sequence = similarities if rule else None
+        return Answers(found, distances, positions, sequence=sequence), how_ordered(rule, None)
     reader = read.of(database.database_files)
     projection = index.projection
     if index.local is None:
         projection = projection_for(loaded, reader, options.seed, options.localDim, batch)
     sink = MemorySink(len(files))
     descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images", LocalDescribing(projection, sink))
-    found, distances = index.search(descriptors, count)
-    similarities = 1 - distances[:, : look.depth] ** 2 / 2
-    if np.isnan(similarities).any():
+    found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
+    if np.isnan(similarities[:, : look.depth]).any():
         raise UserError("--rerank needs descriptor distances, which this --index does not measure: drop one of the two")
     queries = sink.finished()
     if index.local is not None:
@@ -104,7 +111,32 @@ def find(
     depth = again.order.shape[1]
     distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
     answers = Answers(again.found, distances, positions, again.scores, again.agreeing)
-    return answers, look_text(look, queries.dim)
+    return answers, how_ordered(rule, look_text(look, queries.dim))
+
+
+def first_hits(
+    index: DatabaseIndex,
+    descriptors: torch.Tensor,
+    count: int,
+    files: list[Path],
+    database: PlaceImages,
+    rule: SequenceRule | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The hits of single images, or of sequences by a rule: indices, descriptor distances, cosines, all [M, c].
+
+    Those of sequences are summed over the frames, so that each counts in a second look as that of one image does.
+    """
+    if rule is None:
+        found, distances = index.search(descriptors, count)
+        return found, distances, 1 - distances**2 / 2
+    walks = walks_of(database, files)
+    found, distances, similarities = index.search_in_order(descriptors, count, walks, rule)
+    return found, distances, similarities * frames_used(walks[1], rule)[:, None]
+
+
+def walks_of(database: PlaceImages, files: list[Path]) -> tuple[Walks, Walks]:
+    """The walks of the database and of the images that were named, by their names."""
+    return find_walks(database.places.database_names), find_walks([str(file) for file in files])
 
 
 def draw_panels(

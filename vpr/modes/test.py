@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
 from vpr.cli.options import flags_of
-from vpr.cli.specs import hloc_files, places_spec, reading, second_look
+from vpr.cli.specs import hloc_files, places_spec, reading, recent_frames, second_look, sequence_rule
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -31,6 +31,7 @@ from vpr.evaluation.evaluate import (
     Evaluation,
     QueryResults,
     describe_split,
+    how_ordered,
     look_text,
     measure,
     measure_index,
@@ -38,21 +39,33 @@ from vpr.evaluation.evaluate import (
     record,
 )
 from vpr.evaluation.explanation import opened_at_pooling
+from vpr.evaluation.in_order import measure_sequences
 from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.report.write import explainer, write_pictures
+from vpr.search.exclusion import RecentFrames
+from vpr.search.protocols import walks_of
 from vpr.search.second_look import SecondLook
+from vpr.search.sequences import SequenceRule, require_order
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is tested: the model on its device, the images and how they are read, and a second look, if any."""
+    """What is tested: the model on its device, the images, and how they are read and searched.
+
+    Attributes:
+        rule: how sequences are searched; None: not.
+        look: how hits are looked at again; None: not.
+        recent: frames of a query's own walk that may not be found; None: all may.
+    """
 
     loaded: LoadedModel
     images: PlaceImages
     read: Reading
+    rule: SequenceRule | None
     look: SecondLook | None
+    recent: RecentFrames | None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -72,26 +85,21 @@ def run(options: argparse.Namespace) -> None:
         opened_at_pooling(model)  # now, not after all images are described
     if options.calibrate:
         require_queries_to_learn_from(len(images.query_files))
+    subject = Subject(loaded, images, read, _sequences(options, images), look, recent_frames(options))
     descriptors = _load_or_describe(loaded, images, read, options, look)
     if processes.is_main():
-        _measure(Subject(loaded, images, read, look), descriptors, hloc, options)
+        _measure(subject, descriptors, hloc, options)
 
 
 def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
     """Search, count, and write all that was asked for."""
-    loaded, images, look, model = subject.loaded, subject.images, subject.look, subject.loaded.model
-    evaluation, answers = measure(descriptors, model, images, options.recallValues, look.depth if look else 0)
-    results = [evaluation]
-    if look:
-        again, answers = measure_second_look(descriptors, images, evaluation, answers, look)
-        results.append(again)
+    loaded, images = subject.loaded, subject.images
+    results, answers = measure_all(descriptors, subject, options.recallValues)
     judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
     results[-1] = dataclasses.replace(results[-1], certainty=judged.certainty.figures())
     result = "\n\n".join(each.lines() for each in results)
     say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
-    folder, source = results_folder(loaded, options), loaded.source
-    if descriptors.made_by:  # no result of the model
-        folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
+    folder, source = _destination(loaded, descriptors, options)
 
     def write_results() -> None:
         for each in results:
@@ -105,10 +113,9 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
         nonlocal result
         if options.index:
             approximate = measure_index(
-                descriptors, images, evaluation, answers.positives, options.index, options.nprobe, options.seed
+                descriptors, images, results[0], answers.positives, options.index, options.nprobe, options.seed
             )
-            lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
-            result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
+            result = f"{approximate.lines()}\n{lost_line(results[0], approximate)}"
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
 
@@ -146,7 +153,7 @@ def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
 def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
     """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
     loaded, look, local = subject.loaded, subject.look, descriptors.local
-    how = look_text(look, local.maps.dim) if look and local else "none"
+    how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None)
     recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
     folder = None if descriptors.made_by else loaded.folder
     return Judging(folder, recipe, options.calibrate, options.minConfidence)
@@ -163,6 +170,46 @@ def _keep(judged: Judged, loaded: LoadedModel) -> None:
     if judged.learnt:
         path = save_calibration(loaded.folder, judged.learnt)
         say(f"wrote {path}: {judged.learnt.label}; from {', '.join(judged.learnt.calibration.names)}")
+
+
+def measure_all(
+    descriptors: SplitDescriptors, subject: Subject, recall_values: Sequence[int]
+) -> tuple[list[Evaluation], QueryResults]:
+    """Recalls of single images, by sequences and after a second look, as asked for, and what came of the last."""
+    images, rule, look, recent = subject.images, subject.rule, subject.look, subject.recent
+    model, depth = subject.loaded.model, look.depth if look else 0
+    evaluation, answers = measure(descriptors, model, images, recall_values, depth, recent)
+    results = [evaluation]
+    if rule:
+        evaluation, answers = measure_sequences(descriptors, images, evaluation, answers, rule, recent)
+        results.append(evaluation)
+    if look:
+        evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
+        results.append(evaluation)
+    return results, answers
+
+
+def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
+    """What an approximate search loses."""
+    lost = {n: recall - approximate.recalls[n] for n, recall in exact.recalls.items()}
+    return f"lost against exact search: {recall_line(lost)}"
+
+
+def _destination(
+    loaded: LoadedModel, descriptors: SplitDescriptors, options: argparse.Namespace
+) -> tuple[Path, dict[str, str]]:
+    """The folder of the results, and what they are said to come from."""
+    if descriptors.made_by:  # no result of the model
+        return Path(options.runsPath), {"descriptors": options.loadDescriptors}
+    return results_folder(loaded, options), loaded.source
+
+
+def _sequences(options: argparse.Namespace, images: PlaceImages) -> SequenceRule | None:
+    """How sequences are searched, if at all; refuses images that are none before they are described."""
+    rule = sequence_rule(options)
+    if rule:
+        require_order(walks_of(images.places), rule)
+    return rule
 
 
 def all_of(*steps: Callable[[], None]) -> None:

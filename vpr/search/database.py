@@ -7,9 +7,12 @@ import faiss
 import numpy as np
 import torch
 
+from vpr.common.errors import UserError
+from vpr.data.walks import Walks
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import descriptor_distances, nearest, tiles
+from vpr.search.sequences import SequenceRule, search_sequences
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,26 @@ class DatabaseIndex:
         if not measures_descriptors(self.approximate):
             return found, np.full(found.shape, np.nan, np.float32)
         return found, np.sqrt(np.maximum(squared, 0))
+
+    def search_in_order(
+        self, queries: torch.Tensor, count: int, walks: tuple[Walks, Walks], rule: SequenceRule
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best of the database by sequences of frames.
+
+        Args:
+            queries: [M, dim].
+            walks: those of the database and of the queries, in order (`require_order`).
+
+        Returns:
+            indices and descriptor distances as of `search`, and the similarities of sequences, float32 [M, c].
+
+        Raises:
+            UserError: the index is approximate.
+        """
+        if self.descriptors is None:
+            raise UserError("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
+        found, similarities = search_sequences(self.descriptors, queries, count, walks, rule)
+        return found, descriptor_distances(self.descriptors, queries, found), similarities
 
 
 def measures_descriptors(index: faiss.Index) -> bool:

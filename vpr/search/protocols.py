@@ -5,7 +5,10 @@ import torch
 
 from pittsburgh import Places
 from vpr.data.catalogue import OTHER_TIME, PANORAMA
+from vpr.data.walks import Walks, find_walks
 from vpr.search.exact import Search, nearest
+from vpr.search.exclusion import Excluded, either, own_time
+from vpr.search.sequences import SequenceRule, require_order, search_sequences
 
 CUTOUTS_PER_PANORAMA = 12  # Tokyo 24/7
 
@@ -36,6 +39,45 @@ def search_places(
     return padded
 
 
+def search_frames(
+    database: torch.Tensor,
+    queries: torch.Tensor,
+    count: int,
+    places: Places,
+    rule: SequenceRule,
+    excluded: Excluded | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `search_places`, exactly, by sequences of frames; names say which images are frames of one walk.
+
+    Args:
+        excluded: database images that may not be found, beside those of the set's protocol.
+
+    Returns:
+        int64 [M, count], best first, -1 where there are not so many; and float32 [M, count], what they were ordered by:
+        similarities, -inf where there is none.
+
+    Raises:
+        UserError: the images are no frames in order.
+    """
+    walks = walks_of(places)
+    require_order(walks, rule)
+    if places.protocol == OTHER_TIME:
+        excluded = either(excluded, own_time(places))
+    factor = CUTOUTS_PER_PANORAMA if places.protocol == PANORAMA else 1
+    found, scores = search_sequences(database, queries, count * factor, walks, rule, excluded)
+    if places.protocol == PANORAMA:
+        kept = first_of_panoramas(found, panoramas_of(places.database_names))
+        found, scores = _in_front(found, kept), _in_front(scores, kept, -np.inf)
+    padded, padded_scores = np.full((len(queries), count), -1, np.int64), np.full((len(queries), count), -np.inf)
+    padded[:, : found.shape[1]], padded_scores[:, : found.shape[1]] = found[:, :count], scores[:, :count]
+    return padded, padded_scores.astype(np.float32)
+
+
+def walks_of(places: Places) -> tuple[Walks, Walks]:
+    """The walks of the database and of the queries, by their names."""
+    return find_walks(places.database_names), find_walks(places.query_names)
+
+
 def _find(database: torch.Tensor, queries: torch.Tensor, count: int, search: Search | None) -> np.ndarray:
     return search(queries, count) if search else nearest(database, queries, count)
 
@@ -48,16 +90,21 @@ def panoramas_of(names: list[str]) -> np.ndarray:
 
 def first_per_panorama(candidates: np.ndarray, panoramas: np.ndarray) -> np.ndarray:
     """Keep the first hit of each panorama in each row; [M, c] -> [M, c], filled up with -1."""
+    return _in_front(candidates, first_of_panoramas(candidates, panoramas))
+
+
+def first_of_panoramas(candidates: np.ndarray, panoramas: np.ndarray) -> np.ndarray:
+    """Which hits are the first of their panorama in their row: bool [M, c]."""
     first = np.zeros(candidates.shape, bool)
     for row, hits in enumerate(candidates):
         first[row, np.unique(panoramas[hits], return_index=True)[1]] = True
-    return _in_front(candidates, first & (candidates >= 0))
+    return first & (candidates >= 0)
 
 
-def _in_front(hits: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Move the hits that are kept to the front of each row, in their order, and fill up with -1."""
+def _in_front(values: np.ndarray, kept: np.ndarray, filling: float = -1) -> np.ndarray:
+    """Move the values that are kept to the front of each row, in their order, and fill up."""
     order = np.argsort(~kept, axis=1, kind="stable")
-    return np.take_along_axis(np.where(kept, hits, -1), order, axis=1)
+    return np.take_along_axis(np.where(kept, values, filling), order, axis=1)
 
 
 def _nearest_of_other_times(

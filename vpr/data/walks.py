@@ -1,0 +1,127 @@
+"""Walks: images that are consecutive frames, found from folders and the numbers in file names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+
+BREAK = 10  # a step of over so many usual ones parts two walks
+KNOWN_STEPS = 3  # steps from which on a walk's own median is its usual step
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Which walk each image is a frame of, and where in it.
+
+    Attributes:
+        walks: int64 [N], equal where two images are of one walk.
+        numbers: float64 [N], in the order of time within a walk: the number in the name (of a frame, or a time), less
+            the first of its walk.
+    """
+
+    walks: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.walks)
+
+    def of(self, images: np.ndarray | slice) -> "Walks":
+        """The same of these images alone."""
+        return Walks(self.walks[images], self.numbers[images])
+
+    def order(self) -> np.ndarray:
+        """Indices of the images, walk by walk, each in the order of time: int64 [N]."""
+        return np.lexsort((self.numbers, self.walks))
+
+    def text(self) -> str:
+        """How many walks there are, how long they are, and the usual step of the numbers; of one image at least."""
+        _, lengths = np.unique(self.walks, return_counts=True)
+        spread = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
+        walks = f"{len(lengths)} walk{'s' * (len(lengths) > 1)} of {spread} frames"
+        return f"{len(self)} images in {walks}, step {usual_step(self.of(self.order())):g}"
+
+
+def find_walks(names: Sequence[str]) -> Walks:
+    """The walks among images.
+
+    Images are of one walk if they lie in one folder and their names differ only in the last number. A step between two
+    consecutive numbers that is over BREAK times the walk's median step (of a walk of few frames, the median step of
+    all) begins another walk. Images without a number in the name are a walk in the order of their names.
+
+    Args:
+        names: paths of the images, in any order.
+    """
+    parts = [walk_and_number(name) for name in names]
+    ranks = {name: rank for rank, name in enumerate(sorted(names))}
+    numbers = np.array([ranks[name] if n is None else n for name, (_, n) in zip(names, parts, strict=True)], float)
+    _, groups = np.unique(np.array([group for group, _ in parts], object), return_inverse=True)
+    order = np.lexsort((numbers, groups))
+    groups, ordered = groups[order], numbers[order]
+    begins = np.ones(len(names), bool)
+    begins[1:] = np.diff(groups) > 0
+    begins |= _breaks(ordered, begins)
+    starts = np.flatnonzero(begins)
+    walk_of = np.cumsum(begins) - 1
+    walks, since = np.empty(len(names), np.int64), np.empty(len(names))
+    walks[order], since[order] = walk_of, ordered - ordered[starts][walk_of]
+    return Walks(walks, since)
+
+
+def walk_and_number(name: str) -> tuple[str, float | None]:
+    """What the names of a walk have in common, with the folder, and the number of the frame.
+
+    The number is the last one in the name, None where there are no digits; a name that is a decimal number (a time in
+    seconds) is that. Names that begin with @ tell positions, so that the folder alone is common to a walk: their number
+    is the eighth field, where VPR-datasets-downloader puts the frame, or in shorter names the last behind the fifth.
+    Without one they are of no walk.
+    """
+    path = PurePath(name)
+    folder, fields = path.parent.as_posix(), path.name.split("@")
+    if fields[0] == "" and len(fields) > 1:
+        frame = fields[7] if len(fields) > 8 else "@".join(fields[5:-1])
+        digits = re.findall(r"\d+", frame) if len(fields) <= 8 or frame.isdecimal() else []
+        return (folder, float(digits[-1])) if digits else (name, None)
+    if re.fullmatch(r"\d+\.\d+", path.stem):
+        return folder, float(path.stem)
+    last = re.search(r"\d+(?=\D*$)", path.stem)
+    if last is None:
+        return folder, None
+    return f"{folder}/{path.stem[: last.start()]}*{path.stem[last.end() :]}", float(last[0])
+
+
+def usual_step(walks: Walks) -> float:
+    """The median step from frame to frame within walks that are in order, 0 not counted; 1 where there is none."""
+    steps = np.diff(walks.numbers)[np.diff(walks.walks) == 0]
+    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
+
+
+def _breaks(ordered: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Where a step is so large that another walk begins: bool [N], of numbers that are ordered within groups."""
+    breaks, groups = np.zeros(len(ordered), bool), np.cumsum(begins)
+    usual = usual_step(Walks(groups, ordered))
+    starts = np.flatnonzero(begins)
+    for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
+        steps = np.diff(ordered[start:stop])
+        own = np.median(steps[steps > 0]) if (steps > 0).sum() >= KNOWN_STEPS else usual
+        breaks[start + 1 : stop] = steps > BREAK * own
+    return breaks
+
+
+def times_in_walks(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The walk of each image and its rank among the frames of that walk, both int64 [N]; equal names have equal ranks.
+
+    Names are told apart without the folders that say which role images have, such as database or queries.
+    """
+    walks = find_walks([_without_role(name) for name in names])
+    _, frames = np.unique(np.stack([walks.walks, walks.numbers], axis=1), axis=0, return_inverse=True)
+    frames = frames.ravel()
+    firsts = np.full(walks.walks.max(initial=-1) + 1, len(names))
+    np.minimum.at(firsts, walks.walks, frames)
+    return walks.walks, frames - firsts[walks.walks]
+
+
+def _without_role(name: str) -> str:
+    """A name without its folders up to one called database, gallery, query or queries (and what follows a _)."""
+    return re.sub(r"^(?:.*/)?(?:database|gallery|query|queries)(?:_[^/]*)?/", "", PurePath(name).as_posix())

@@ -1,0 +1,205 @@
+"""Search by sequences: a database image is like a query if the frames around both are alike.
+
+SeqSLAM (Milford and Wyeth, ICRA 2012, section III) adds the differences of images along straight lines through the
+matrix of all query and database frames, one line for each plausible ratio of speeds, and takes the best line. Here the
+similarities of descriptors are averaged along such lines, which end at the ends of walks:
+
+    score(q, m) = max over v of the mean over i of S[q + i, m + round(v (t(q + i) - t(q)))]
+
+q + i are the query's frames -L .. L of its own walk, t(q) their numbers in the walk. Where the line leaves the walk of
+m, the mean of S[q + i] over the database stands for the frame that is missing: it counts neither for nor against m. So
+every candidate of a query is judged by equally many terms; one at the end of a walk cannot win by averaging few.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.progress import Progress, say
+from vpr.data.walks import Walks, usual_step
+from vpr.search.exact import tiles
+from vpr.search.exclusion import Excluded
+
+SPEEDS = (0.8, 1.0, 1.25)  # database frames for each query frame, by the numbers in their names
+TILE_BYTES = 32 << 20  # of similarities at a time
+SAID_BYTES = 1 << 30  # of similarities, from which on a line says how many there are
+
+
+@dataclass(frozen=True)
+class SequenceRule:
+    """How similarities of sequences are combined.
+
+    Attributes:
+        length: L, frames before and after each query; 0 is the query alone.
+        causal: take only frames before it.
+        speeds: v, steps of the database for each step of the queries; negative ones walk the other way.
+    """
+
+    length: int
+    causal: bool = False
+    speeds: tuple[float, ...] = SPEEDS
+
+    def text(self) -> str:
+        """How results name it."""
+        frames = f"{self.length} frame{'s' * (self.length > 1)} before{'' if self.causal else ' and after'}"
+        speeds = "" if self.speeds == SPEEDS else f" at speeds {' '.join(f'{speed:g}' for speed in self.speeds)}"
+        return f"sequences of {frames}{speeds}"
+
+
+def sequence_scores(similarities: torch.Tensor, queries: Walks, database: Walks, rule: SequenceRule) -> torch.Tensor:
+    """Combine similarities along walks.
+
+    Args:
+        similarities: float32 [M, N] of queries and database images, both in the order of `Walks.order`. NaN: the image
+            may not be found for that query; it counts as missing, and stays NaN.
+
+    Returns:
+        float32 [M, N], of the similarities' scale.
+    """
+    missing = similarities.isnan()
+    means = similarities.nanmean(dim=1, keepdim=True).nan_to_num()
+    known = torch.where(missing, means, similarities)
+    totals = [known.clone() for _ in rule.speeds]
+    known = torch.cat([known, means], dim=1)  # [M, N + 1], the last for frames beyond a walk's ends
+    step = usual_step(database)
+    longest = np.rint(database.numbers.max(initial=0) / step) + 1  # so many steps on, every walk has ended
+    neighbours, there, passed = _frames_around(queries, rule)  # each [M, offsets]
+    moves = np.rint(np.array(rule.speeds)[:, None, None] * passed / step).clip(
+        -longest, longest
+    )  # [speeds, M, offsets]
+    moved = functools.cache(lambda move: torch.from_numpy(_moved(database, move, step)))
+    for offset in range(there.shape[1]):
+        asking = np.flatnonzero(there[:, offset])
+        # Queries whose frames are equally far apart have the same moves: one selection of columns serves them all.
+        alike, group = np.unique(moves[:, asking, offset], axis=1, return_inverse=True)
+        for number, own in enumerate(alike.T):
+            rows = torch.from_numpy(asking[group.ravel() == number])
+            frames = known.index_select(0, torch.from_numpy(neighbours[:, offset])[rows])
+            along = {move: frames.index_select(1, moved(move)) for move in set(own)}
+            for total, move in zip(totals, own, strict=True):
+                total.index_add_(0, rows, along[move])
+    best = totals[0]
+    for total in totals[1:]:
+        torch.maximum(best, total, out=best)
+    best /= torch.from_numpy(1 + there.sum(axis=1, keepdims=True))
+    return best.masked_fill_(missing, torch.nan)
+
+
+def frames_used(queries: Walks, rule: SequenceRule) -> np.ndarray:
+    """Of how many frames each query's score is the mean, itself among them: int64 [M]. Queries may be in any order."""
+    ordered, order = _in_order(queries)
+    _, there, _ = _frames_around(ordered, rule)
+    used = np.empty(len(queries), np.int64)
+    used[order] = 1 + there.sum(axis=1)
+    return used
+
+
+def _frames_around(queries: Walks, rule: SequenceRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The frames around each query, without itself: row, whether it is there, and its number less the query's."""
+    offsets = [i for i in range(-rule.length, 1 if rule.causal else rule.length + 1) if i]
+    rows = np.arange(len(queries))[:, None] + np.array(offsets, np.int64)  # [M, offsets]
+    inside = (rows >= 0) & (rows < len(queries))
+    rows = np.where(inside, rows, 0)
+    there = inside & (queries.walks[rows] == queries.walks[:, None])
+    return rows, there, queries.numbers[rows] - queries.numbers[:, None]
+
+
+def _moved(database: Walks, move: float, step: float) -> np.ndarray:
+    """For each database image the one nearest to `move` steps on in its walk, of two the first; N beyond the ends."""
+    walks, count = database.walks, len(database)
+    frames = np.rint(database.numbers / step)  # [N], from 0 in each walk
+    span = frames.max(initial=0) + abs(move) + 1  # keeps the walks apart on one line
+    line, wanted = 3 * span * walks + frames, 3 * span * walks + frames + move
+    behind = np.searchsorted(line, wanted).clip(0, count - 1)
+    before = (behind - 1).clip(0)
+    nearest = np.where(np.abs(line[before] - wanted) <= np.abs(line[behind] - wanted), before, behind)
+    first = np.searchsorted(walks, walks, "left")
+    last = np.searchsorted(walks, walks, "right") - 1
+    inside = (wanted >= line[first]) & (wanted <= line[last])
+    return np.where(inside, nearest, count)
+
+
+def require_order(walks: tuple[Walks, Walks], rule: SequenceRule) -> None:
+    """Refuse images that are no sequences, unless single frames are asked for.
+
+    Args:
+        walks: those of the database and of the queries.
+
+    Raises:
+        UserError: no two images of either are frames of one walk, or no line meets two of the database's frames.
+    """
+    if not rule.length:
+        return
+    for role, each in zip(("database images", "queries"), walks, strict=True):
+        if len(np.unique(each.walks)) == len(each):
+            raise UserError(
+                f"--sequence wants frames in order, and no two of the {len(each)} {role} are of one walk: wanted names "
+                "in one folder that differ in their last number alone; rename the images, or drop --sequence"
+            )
+    steps = [usual_step(each.of(each.order())) for each in walks]
+    nearest_move = min(map(abs, rule.speeds)) * steps[1] / steps[0]
+    if round(nearest_move) > walks[0].numbers.max() / steps[0]:
+        raise UserError(
+            f"--sequence: the queries' numbers go in steps of {steps[1]:g}, the database's in steps of {steps[0]:g} "
+            f"over walks of {walks[0].numbers.max():g} at most: give --speeds, by which the former are multiplied"
+        )
+
+
+def search_sequences(
+    database: torch.Tensor,
+    queries: torch.Tensor,
+    count: int,
+    walks: tuple[Walks, Walks],
+    rule: SequenceRule,
+    excluded: Excluded | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The database images whose sequences are most like those of the queries.
+
+    Args:
+        database: [N, dim]; queries: [M, dim]; both of length 1, float16 or float32.
+        walks: those of the database and of the queries.
+        excluded: which database images may not be found; their similarities are not used either.
+
+    Returns:
+        indices int64 [M, min(count, N)], best first, -1 where there are not so many; scores float32, likewise, -inf.
+    """
+    (of_database, columns), (of_queries, order) = map(_in_order, walks)
+    if rule.length:
+        say(f"sequences: database, {walks[0].text()}; queries, {walks[1].text()}")
+    count = min(count, len(database))
+    found, scores = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
+    size = 4 * len(queries) * len(database)
+    if size > SAID_BYTES:
+        say(f"sequences: {len(queries)} x {len(database)} similarities, {size / 1e9:.1f} GB, a part at a time")
+    reach, rows = rule.length, max(1, TILE_BYTES // (4 * len(database)))
+    with Progress("search by sequences", len(queries), "queries") as progress:
+        for start in range(0, len(queries), rows):
+            stop = min(start + rows, len(queries))
+            around = slice(max(0, start - reach), min(stop + reach, len(queries)))
+            asking = order[around]
+            similarities = _similarities(database, queries[asking].float(), columns)
+            if excluded is not None:
+                similarities[torch.from_numpy(excluded(asking)[:, columns])] = torch.nan
+            combined = sequence_scores(similarities, of_queries.of(around), of_database, rule)
+            own = combined[start - around.start : stop - around.start].nan_to_num(-torch.inf)
+            best, places = own.topk(count, dim=1)
+            found[order[start:stop]] = np.where(best.isinf(), -1, columns[places.numpy()])
+            scores[order[start:stop]] = best
+            progress.advance(stop - start)
+    return found, scores
+
+
+def _in_order(walks: Walks) -> tuple[Walks, np.ndarray]:
+    order = walks.order()
+    return walks.of(order), order
+
+
+def _similarities(database: torch.Tensor, queries: torch.Tensor, columns: np.ndarray) -> torch.Tensor:
+    """Inner products float32 [m, N] with the database in the order of `columns`."""
+    products = torch.empty(len(queries), len(columns))
+    for tile in tiles(len(columns), database.shape[1]):
+        products[:, tile] = queries @ database[columns[tile]].float().T
+    return products
