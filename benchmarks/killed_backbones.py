@@ -88,10 +88,10 @@ def _kill_and_resume(arch: str, flags: list[str], folder: Path, chance: random.R
         process = start([*train, f"--runsPath={runs}"])
         _wait_for_blocks(process, runs, 1)
         killed, position = killed_after(process, moment), newest_checkpoint(runs)["position"]
-        if killed and position["epoch"] == 1:
+        if killed and (position["epoch"], position["blocks_done"]) < (1, BLOCKS):
             break
     else:
-        raise SystemExit(f"{arch}: {ATTEMPTS} trainings had ended their epoch before they were to be killed")
+        raise SystemExit(f"{arch}: {ATTEMPTS} trainings had done all blocks before they were to be killed")
     before = final_state(runs)
     call(["--mode=train", "--resume", *flags, f"--runsPath={runs}"])
     wanted, found = final_state(whole), final_state(runs)
