@@ -8,14 +8,12 @@ differ in a weight or in the optimiser's state.
 
 import argparse
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-MAIN = Path(__file__).resolve().parents[1] / "main.py"
+from benchmarks.killing import call, different, final_state, killed_after, run_exists, start
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     for precision in options.precision:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _call(["--mode=cluster", *_flags(options, folder, precision)])
+            call(["--mode=cluster", *_flags(options, folder, precision)])
             for cache in options.trunkCache:
                 same = _trainings_agree(options, folder, precision, cache, chance) and same
     print("all weights have the same bits" if same else "WEIGHTS DIFFER")
@@ -39,15 +37,15 @@ def _trainings_agree(options: argparse.Namespace, folder: Path, precision: str, 
         killed = number >= options.undisturbed
         runs = folder / f"{cache}{number}"
         flags = [f"--runsPath={runs}", f"--cachePath={runs / 'cache'}"]
-        start = ["--mode=train", *_flags(options, folder, precision), *flags, f"--trunkCache={cache}",
+        words = ["--mode=train", *_flags(options, folder, precision), *flags, f"--trunkCache={cache}",
                  f"--nEpochs={options.nEpochs}", f"--cacheRefreshRate={options.cacheRefreshRate}"]  # fmt: skip
         began, outcomes = time.monotonic(), []
         if killed:
-            outcomes = _kill(start, flags, options, seconds, chance)
-        if not killed or not _run_exists(runs):
-            _call(start)
+            outcomes = _kill(words, flags, options, seconds, chance)
+        if not killed or not run_exists(runs):
+            call(words)
         else:
-            _call(["--mode=train", "--resume", *flags, f"--threads={options.threads}"])
+            call(["--mode=train", "--resume", *flags, f"--threads={options.threads}"])
         seconds = seconds or time.monotonic() - began
         found = final_state(runs)
         first = first or found
@@ -59,50 +57,21 @@ def _trainings_agree(options: argparse.Namespace, folder: Path, precision: str, 
     return same
 
 
-def _kill(start: list[str], flags: list[str], options: argparse.Namespace, seconds: float, chance) -> list[str]:
+def _kill(words: list[str], flags: list[str], options: argparse.Namespace, seconds: float, chance) -> list[str]:
     """Start a training and kill it at random, then its resumptions, --kills times in all. Returns what came of each."""
-    done, command = [], start
+    done, command = [], words
     for _ in range(options.kills):
         moment = chance.uniform(0, seconds)
-        process = subprocess.Popen([sys.executable, str(MAIN), *command], stdout=subprocess.DEVNULL)
-        outcome = f"killed after {moment:.1f} s"
-        try:
-            process.wait(moment)
-            outcome = f"had ended before it was to be killed, at {moment:.1f} s"
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if _run_exists(Path(flags[0].partition("=")[2])):
+        killed = killed_after(start(command), moment)
+        outcome = (
+            f"killed after {moment:.1f} s" if killed else f"had ended before it was to be killed, at {moment:.1f} s"
+        )
+        if run_exists(Path(flags[0].partition("=")[2])):
             command = ["--mode=train", "--resume", *flags, f"--threads={options.threads}"]
         else:
             outcome += ", before there was a run"
         done.append(outcome)
     return done
-
-
-def final_state(runs: Path) -> dict:
-    """Weights and the optimiser's tensors, by name, of the only run in a folder."""
-    import torch
-
-    (path,) = runs.glob("*/checkpoints/checkpoint.pth.tar")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    state = dict(checkpoint["state_dict"])
-    for index, entry in checkpoint["optimizer"]["state"].items():
-        state |= {f"optimizer {index} {name}": value for name, value in entry.items() if torch.is_tensor(value)}
-    return state
-
-
-def different(first: dict, second: dict) -> list[str]:
-    """Names of the tensors that are not in both with the same bits."""
-    import torch
-
-    names = sorted(first.keys() | second.keys())
-    return [name for name in names if name not in first or name not in second
-            or not torch.equal(first[name], second[name])]  # fmt: skip
-
-
-def _run_exists(runs: Path) -> bool:
-    return any(runs.glob("*/flags.json"))
 
 
 def _flags(options: argparse.Namespace, folder: Path, precision: str) -> list[str]:
@@ -112,12 +81,6 @@ def _flags(options: argparse.Namespace, folder: Path, precision: str) -> list[st
         "--imageSize", str(height), str(width), f"--threads={options.threads}", f"--precision={precision}",
         f"--dataPath={folder / 'centroids'}", "--device=cpu",
     ]  # fmt: skip
-
-
-def _call(flags: list[str]) -> None:
-    done = subprocess.run([sys.executable, str(MAIN), *flags], stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise SystemExit(f"main.py {' '.join(flags)} ended with {done.returncode}")
 
 
 def _parser() -> argparse.ArgumentParser:

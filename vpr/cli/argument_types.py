@@ -27,13 +27,16 @@ def signed_number(text: str) -> int:
 
 
 def backbone_name(text: str) -> str:
-    """An argparse type: a backbone of the table, or NAME or NAME.TAG of timm, imported for these alone."""
+    """An argparse type: a backbone of the table, or NAME or NAME.TAG of timm, imported for these alone.
+
+    A name without its sizes stays as it is typed; see `completed`.
+    """
     if text in BACKBONES:
         return text
-    from vpr.models.backbones.timm_names import require_known, split_tag
+    from vpr.models.backbones.timm_names import completed, split_tag
 
     try:
-        require_known(split_tag(text)[0])
+        completed(split_tag(text)[0])
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

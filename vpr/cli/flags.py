@@ -17,6 +17,7 @@ from vpr.cli.argument_types import (
     utm_zone,
     whole_number,
 )
+from vpr.cli.program import program
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.data.catalogue import DATASETS, splits_of
@@ -249,8 +250,8 @@ def build_parser(typed_only: bool = False, shown: set[str] | None = None) -> arg
         shown: names of the flags, and inputs, that its help lists; None lists all.
     """
     parser = OneLineParser(
-        prog="main.py",
-        usage="main.py --mode=MODE [flags] [INPUT ...]",
+        prog=program(),
+        usage=f"{program()} --mode=MODE [flags] [INPUT ...]",
         description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
         allow_abbrev=False,
         add_help=False,

@@ -4,6 +4,7 @@ import argparse
 
 from vpr.cli.flags import MODES, OneLineParser, build_parser
 from vpr.cli.mode_flags import COMMON_FLAGS, MODE_LINES, flags_of_mode
+from vpr.cli.program import program
 
 MODES_WITH_INPUTS = ("compare", "locate", "import")
 
@@ -40,6 +41,6 @@ def help_of_mode(mode: str) -> str:
     """The flags that a mode reads."""
     shown = flags_of_mode(mode) | ({"inputs"} if mode in MODES_WITH_INPUTS else set())
     parser = build_parser(shown=shown)
-    parser.usage = f"main.py --mode={mode} [flags]{' INPUT ...' if mode in MODES_WITH_INPUTS else ''}"
+    parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if mode in MODES_WITH_INPUTS else ''}"
     parser.description = f"--mode={mode}: {MODE_LINES[mode]}"
     return parser.format_help()

@@ -20,6 +20,7 @@ from vpr.cli.flags import (
 )
 from vpr.cli.help import MODES_WITH_INPUTS, wanted_help
 from vpr.cli.mode_flags import check_typed
+from vpr.cli.program import command, parallel_command
 from vpr.cli.stored import checked_flags
 from vpr.common import processes
 from vpr.common.errors import UserError
@@ -70,6 +71,8 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     notes = check_typed(defaults["mode"], set(typed))
     _refuse_pairs(typed)
     given = _settle_weights(_settle_tag(dict(typed)))
+    given, named = _settle_name(given)
+    notes += named
     run, stored = _stored_run(defaults, given)
     if run is not None:
         given = _spelled_as_stored(given, stored)
@@ -93,7 +96,7 @@ def run_flags(options: argparse.Namespace, precision: str) -> dict:
 
 def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
     """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
-    words = [f"python main.py --mode={mode}", f"--arch={options.arch}"]
+    words = [f"{command()} --mode={mode}", f"--arch={options.arch}"]
     if options.dataset != build_parser().get_default("dataset"):
         words.append(f"--dataset={options.dataset}")
     # Other defaults follow from these two.
@@ -134,6 +137,17 @@ def _settle_tag(given: dict) -> dict:
         other = "--fromscratch" if given.get("fromscratch") else f"--weights={given['weights']}"
         raise UserError(f"--arch={given['arch']} and {other} contradict each other: give one")
     return {**given, "arch": name, "weights": tag}
+
+
+def _settle_name(given: dict) -> tuple[dict, list[str]]:
+    """--arch with the full name of a network of timm, and a line where less was typed."""
+    arch = given.get("arch")
+    if arch is None or arch in BACKBONES:
+        return given, []
+    from vpr.models.backbones.timm_names import completed
+
+    name = completed(arch)
+    return {**given, "arch": name}, [] if name == arch else [f"--arch={arch}: timm's only such network is {name}"]
 
 
 def _spelled_as_stored(given: dict, stored: dict) -> dict:
@@ -248,7 +262,7 @@ def _fill_in(merged: dict) -> dict:
     if filled["nGPU"] > 1 and processes.launched() == 1:
         raise UserError(
             f"--nGPU={filled['nGPU']} takes as many processes: start them with "
-            f"torchrun --nproc_per_node={filled['nGPU']} main.py --mode={filled['mode']} ..."
+            f"{parallel_command(filled['nGPU'])} --mode={filled['mode']} ..."
         )
     if filled["normalization"] is not None and not (filled["fromscratch"] or is_file(filled["weights"])):
         raise UserError(

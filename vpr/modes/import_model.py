@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vpr.artifacts.runs import create_run
 from vpr.cli.options import run_flags
+from vpr.cli.program import command
 from vpr.common.device import choose_device, compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     say(model.name)
     if imported.whitening:
         say(f"whitening of the file: {model.pooled_dim}-D -> {imported.whitening.dim}-D")
-    say(f"run: {folder}\ntest it: python main.py --mode=test --resume={folder}")
+    say(f"run: {folder}\ntest it: {command()} --mode=test --resume={folder}")
 
 
 def store_whitening(imported: Imported, folder: Path, file: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from vpr.artifacts.model import restore_model
 from vpr.artifacts.runs import create_run, load_checkpoint
 from vpr.cli.options import run_flags
+from vpr.cli.program import command
 from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common.device import choose_device, device_line, precision_name
 from vpr.common.errors import UserError
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     if "nEpochs" in options.given:
         train(options, state, training, folder)
     else:
-        say(f"train it: python main.py --mode=train --resume={folder}")
+        say(f"train it: {command()} --mode=train --resume={folder}")
 
 
 def measure_first(state: TrainingState, validation: PlaceImages, options: argparse.Namespace) -> None:

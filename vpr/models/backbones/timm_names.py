@@ -1,12 +1,14 @@
 """Names of timm: its networks, their published weights, and what these expect. Imports timm where it is asked."""
 
 import difflib
+import re
 from types import ModuleType
 from typing import Any
 
 from vpr.common.errors import UserError
 
 NEAREST = 3  # names offered for one that timm lacks
+SIZES = re.compile(r"(_(patch|window)?\d+)+")  # of patch, window and image, with which names of timm end
 
 
 def timm_library() -> ModuleType:
@@ -28,6 +30,23 @@ def split_tag(name: str) -> tuple[str, str | None]:
     """NAME.TAG, as timm writes a network with one of its published weights -> the name and the tag."""
     arch, _, tag = name.partition(".")
     return arch, tag or None
+
+
+def completed(arch: str) -> str:
+    """timm's name of a network: as it is typed, or with the sizes of patch, window and image that were left out.
+
+    `swin_tiny` is `swin_tiny_patch4_window7_224`, the only network of timm that adds nothing but sizes to it;
+    `swin_base` is none, because two do.
+
+    Raises:
+        UserError: timm has no such network, or several; with the nearest names.
+    """
+    names = timm_library().list_models()
+    with_sizes = [name for name in names if name.startswith(arch) and SIZES.fullmatch(name.removeprefix(arch))]
+    if arch not in names and len(with_sizes) == 1:
+        return with_sizes[0]
+    require_known(arch)
+    return arch
 
 
 def require_known(arch: str) -> None:
