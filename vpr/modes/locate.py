@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
 from vpr.artifacts.local_projection import projection_for
@@ -23,7 +24,8 @@ from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
 from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.models.local_maps import MemorySink
-from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
+from vpr.report.matches import Compare, comparer, picture_of_matches
+from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
 from vpr.search.database import DatabaseIndex
 from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, Located, locate
 from vpr.search.second_look import SecondLook, rerank, rerank_few
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
             say(f"{path} has no local descriptors, so no second look: --rerank computes them, or {KEEP} keeps them")
         how = SCORE_CONFIDENCE if look else CONFIDENCE
         say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{how}")
-        hits, distances, scores = find(loaded, read, files, index, database, look, options)
+        hits, distances, scores, compare = find(loaded, read, files, index, database, look, options)
         located = locate(hits, distances, files, database, options.top, zone_of(database.places, places), scores)
     if options.json:
         say(json.dumps([asdict(image) for image in located], indent=2))
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         say("\n".join(image.lines() for image in located))
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        draw_panels(results_folder(loaded, options), located, hits, database, options.panels)
+        draw_panels(results_folder(loaded, options), located, hits, database, options.panels, compare)
 
 
 def find(
@@ -69,13 +71,16 @@ def find(
     database: PlaceImages,
     look: SecondLook | None,
     options: argparse.Namespace,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The hits of each image [M, c], their descriptor distances [M, c], and scores of a second look [M, K], if any."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Compare | None]:
+    """The hits of each image [M, c] and their descriptor distances [M, c].
+
+    With a second look also its scores [M, K], and what finds the matches of an image with a hit; else None.
+    """
     batch, every = options.cacheBatchSize, range(len(files))
     count = max(LOOKED_AT, options.top, look.depth if look else 0)
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
-        return *index.search(descriptors, count), None
+        return *index.search(descriptors, count), None, None
     reader = read.of(database.database_files)
     projection = index.projection
     if index.local is None:
@@ -86,23 +91,36 @@ def find(
     similarities = 1 - distances[:, : look.depth] ** 2 / 2
     if np.isnan(similarities).any():
         raise UserError("--rerank needs descriptor distances, which this --index does not measure: drop one of the two")
+    queries = sink.finished()
     if index.local is not None:
-        again = rerank(found, similarities, sink.finished(), index.local, look)
+        again = rerank(found, similarities, queries, index.local, look)
+        compare = comparer(queries, index.local, look)
     else:
         images = np.unique(found[:, : look.depth])
         images = images[images >= 0]
         few = MemorySink(len(images))
         describe(loaded.model, reader, images.tolist(), batch, "first hits", LocalDescribing(projection, few))
-        again = rerank_few(found, similarities, sink.finished(), few.finished(), images, look)
+        database_few = few.finished()
+        again = rerank_few(found, similarities, queries, database_few, images, look)
+        compare = comparer(queries, database_few, look, images)
     depth = again.order.shape[1]
     distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
-    return again.found, distances, again.scores
+    return again.found, distances, again.scores, compare
 
 
 def draw_panels(
-    folder: Path, located: list[Located], hits: np.ndarray, database: PlaceImages, panels: int | str
+    folder: Path,
+    located: list[Located],
+    hits: np.ndarray,
+    database: PlaceImages,
+    panels: int | str,
+    compare: Compare | None = None,
 ) -> None:
-    """A panel for each of the first images, in a folder of its own."""
+    """A panel for each of the first images, in a folder of its own.
+
+    Args:
+        compare: finds the matches with the first hit, which are drawn too; None draws none.
+    """
     count = len(located) if panels == "all" else min(int(panels), len(located))
     if not count:
         return
@@ -110,7 +128,12 @@ def draw_panels(
     folder = folder / f"locate_{stamp}"
     for number, image in enumerate(located[:count]):
         name = file_name(f"{number + 1}_{Path(image.photo).stem}", ".jpg")
-        draw(folder / name, image, hits[number], database)
+        picture = panel(image, hits[number], database)
+        if compare and image.matches:
+            files = Path(image.photo), database.database_files[hits[number, 0]]
+            below = picture_of_matches(*files, compare(number, int(hits[number, 0])))
+            picture = stacked([picture, below])
+        write_jpeg(folder / name, picture)
     say(f"wrote {count} panels into {folder}")
 
 
@@ -137,8 +160,8 @@ def images_named(options: argparse.Namespace) -> list[Path]:
     return files
 
 
-def draw(path: Path, located: Located, hits: np.ndarray, database: PlaceImages) -> None:
-    """A panel: the image, then its matches."""
+def panel(located: Located, hits: np.ndarray, database: PlaceImages) -> Image.Image:
+    """The image, then its matches."""
     sure = "unknown" if located.confidence is None else f"{located.confidence:.2f}"
     file = Path(located.photo)
     cells = [cell(file, NEUTRAL, file.name, f"confidence {sure}", "")]
@@ -146,4 +169,4 @@ def draw(path: Path, located: Located, hits: np.ndarray, database: PlaceImages) 
         place = match.place() if match.latitude is None else f"{match.latitude:.6f}, {match.longitude:.6f}"
         image = database.database_files[hit]
         cells.append(cell(image, NEUTRAL, f"descriptor distance {match.distance_text()}", place, match.name))
-    write_jpeg(path, in_a_row(cells, len(cells)))
+    return in_a_row(cells, len(cells))

@@ -25,6 +25,7 @@ from vpr.evaluation.evaluate import RESULTS_FILE, describe_split, measure, measu
 from vpr.evaluation.explanation import opened_at_pooling
 from vpr.evaluation.recall import recall_line
 from vpr.models.local_maps import LocalSink, MemorySink
+from vpr.report.matches import comparer
 from vpr.report.write import explainer, write_pictures
 from vpr.search.second_look import SecondLook
 
@@ -66,7 +67,10 @@ def run(options: argparse.Namespace) -> None:
             stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
             pictures = folder / f"test_{options.split}_{stamp}"
             explain = explainer(model, images, read.size) if options.explain else None
-            write_pictures(pictures, results[-1], answers, images, flags_of(options), options.panels, explain)
+            local = descriptors.local
+            compare = comparer(local.queries, local.database, look) if look and local else None
+            flags = flags_of(options)
+            write_pictures(pictures, results[-1], answers, images, flags, options.panels, explain, compare)
 
     def search_by_index() -> None:
         nonlocal result
