@@ -52,6 +52,7 @@ def stages(full: bool) -> dict:
     """What is measured, by name."""
     from benchmarks import stages as stage
     from benchmarks import training
+    from benchmarks.second_look import second_look
     from benchmarks.trunk import trunk
 
     chosen = {
@@ -63,6 +64,7 @@ def stages(full: bool) -> dict:
         "trunk-alexnet-320x320": lambda bench: trunk(bench, "alexnet", (320, 320), 24),
         "mining": lambda bench: stage.mining(bench, plain_queries=10),
         "search": lambda bench: stage.search(bench, 10_000, 500),
+        "second-look": second_look,
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
     }
     if full:

@@ -39,11 +39,14 @@ def literal_score(query, hit):
     if not matches:
         return 0.0, matches
     moved = [np.subtract(other_points[j], own_points[i]) for i, j, _ in matches]
-    mean = np.mean(moved, axis=0)
-    score = 0.0
-    for (_, _, cosine), each in zip(matches, moved, strict=True):
-        score += cosine * math.prod(max(0.0, 1 - abs(float(d))) ** 2 for d in each - mean)
-    return score / math.sqrt(len(own) * len(other)), matches
+    weights = [1.0] * len(matches)
+    for _ in range(3):
+        mean = sum(weight * each for weight, each in zip(weights, moved, strict=True)) / sum(weights)
+        weights = [
+            cosine**3 * math.exp(-sum((each - mean) ** 2) / (2 * 0.3**2))
+            for (_, _, cosine), each in zip(matches, moved, strict=True)
+        ]
+    return sum(weights) / math.sqrt(len(own) * len(other)), matches
 
 
 @pytest.mark.parametrize("sizes", [((4, 5), (4, 5)), ((3, 7), (6, 2)), ((1, 1), (5, 5))])
@@ -89,14 +92,13 @@ def test_query_and_hit_may_change_places():
 
 
 def test_a_region_that_matches_nothing_adds_nothing():
-    """Rows below that are like none of the query's: the sum over matches stays, its divisor grows."""
+    """Rows below that are like none of the query's: the matches stay, the divisor grows."""
     query = random_map(1, 4, 6)
     query[8:] = 0
     hit = torch.cat([query, torch.zeros(16, 4, 6)], dim=1)
     hit[8:, 4:] = random_map(3, 4, 6)[8:]  # orthogonal to all of the query
     alone, _ = local_scores(0, np.array([0]), maps_of(query), maps_of(query))
-    both, agreeing = local_scores(0, np.array([0]), maps_of(query), maps_of(hit))
-    # In fractions of an image twice as high each match moves up by half of its height: they still agree along x.
+    both, _ = local_scores(0, np.array([0]), maps_of(query), maps_of(hit))
     assert literal_score(query, hit)[0] == pytest.approx(both[0], abs=1e-5)
     assert len(literal_score(query, hit)[1]) == 24 and both[0] < alone[0]
 
@@ -106,6 +108,16 @@ def test_an_image_against_itself_scores_most():
     scores, agreeing = local_scores(0, np.arange(5), maps_of(images[0]), maps_of(*images))
     assert scores.argmax() == 0 and scores[0] == pytest.approx(1, abs=0.02) and scores[0] <= 1 + 1e-6
     assert agreeing[0] == pytest.approx(24)
+
+
+def test_by_matches_places_need_not_agree():
+    """The hit's columns in another order: all places have their match, few displacements agree."""
+    query = random_map(1, 4, 8, dim=64)
+    hit = query[:, :, [5, 0, 7, 2, 4, 1, 6, 3]]
+    alike, counts = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), "matches")
+    spatial, agreeing = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), "spatial")
+    assert counts[0] == 32 and alike[0] == pytest.approx(1, abs=0.03)
+    assert agreeing[0] < 24 and spatial[0] < 0.75 * alike[0]
 
 
 def test_maps_without_a_match_score_nothing():

@@ -22,7 +22,7 @@ from vpr.models.poolings import ASSIGNMENTS, POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "import")
-LOOKS = ("spatial",)  # AGREEMENTS of vpr/search/second_look.py
+LOOKS = ("spatial", "matches")  # AGREEMENTS of vpr/search/second_look.py
 LOCAL_DIM = 64  # vpr/models/local_projection.py
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
@@ -186,8 +186,8 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("rerank", None, "look again at the first K hits of each query: order them anew by where their local "
              "descriptors agree; 0: not (default: locate 50 where the index has local descriptors, else 0)",
              {"type": whole_number(0), "metavar": "K"}),
-        Flag("rerankBy", "spatial", "what matches of local descriptors have to agree in: spatial, a common "
-             "displacement", {"choices": LOOKS}),
+        Flag("rerankBy", "spatial", "what matches of local descriptors have to agree in: spatial, their "
+             "displacement; matches, nothing", {"choices": LOOKS}),
         Flag("localDim", LOCAL_DIM, "dimensions that local descriptors are projected to, 1 byte each",
              {"type": whole_number(1, 128)}),
         Flag("localDescriptors", False, "keep local descriptors for --rerank: index beside the index, export as a "

@@ -7,6 +7,8 @@ from torch import nn
 from vpr.common.errors import UserError
 
 LOCAL_DIM = 64
+WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places apart best
+SMALLEST_VARIANCE = 1e-12  # of directions that no descriptor has
 
 
 class LocalProjection(nn.Module):
@@ -14,7 +16,8 @@ class LocalProjection(nn.Module):
 
     Attributes:
         mean: [D], of local descriptors of length 1.
-        components: [d, D], orthonormal, those of the largest variance first.
+        components: [d, D], principal components, those of the largest variance first, each divided by its standard
+            deviation to the power WHITENING.
         learnt_on: in words.
     """
 
@@ -56,5 +59,7 @@ def learn_projection(descriptors: torch.Tensor, dim: int = LOCAL_DIM, learnt_on:
         )
     mean = descriptors.mean(dim=0)
     centred = (descriptors - mean).double()
-    _, vectors = torch.linalg.eigh(centred.T @ centred)  # [D, D], the smallest variance first
-    return LocalProjection(mean, vectors.flip(1)[:, :dim].T.float().contiguous(), learnt_on)
+    variances, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))  # [D], [D, D], smallest first
+    variances, vectors = variances.flip(0)[:dim].clamp_min(SMALLEST_VARIANCE), vectors.flip(1)[:, :dim]
+    components = vectors * variances.pow(-WHITENING / 2)
+    return LocalProjection(mean, components.T.float().contiguous(), learnt_on)

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
         look = second_look(options, DEPTH if index.local else 0)
         if index.local is None and options.rerank is None:
-            say(f"{path} has no local descriptors, so no second look: --rerank computes them, or {KEEP} keeps them")
+            say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
         how = SCORE_CONFIDENCE if look else CONFIDENCE
         say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{how}")
         hits, distances, scores, compare = find(loaded, read, files, index, database, look, options)

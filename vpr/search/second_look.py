@@ -20,8 +20,12 @@ from vpr.common.progress import Progress
 from vpr.models.local_maps import LARGEST_MAP, SCALE, LocalMaps
 
 LOCAL_WEIGHT = 4.0  # of the local score beside the cosine of global descriptors, which both are at most 1
+POWER = 3  # of a match's cosine: chance matches, whose cosines are low, count little
+SPREAD = 0.3  # of the image's side: by so much displacements deviate that still agree
+PASSES = 3  # of the robust mean
 TILE_BYTES = 16 << 20  # of products at a time
 NOWHERE = -float(1 << 24)  # below all products
+SMALLEST = 1e-9  # sum of weights
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,13 @@ def local_scores(
         hits: [C] indices in `database`.
 
     Returns:
-        local scores float32 [C], 0 to 1: the sum of the matches' weights, over the geometric mean of the two numbers
-        of places; and how many matches agree, float32 [C].
+        local scores float32 [C], 0 to 1: the sum of cosine^POWER x agreement over all matches, divided by the
+        geometric mean of the two numbers of places; and how many matches agree, float32 [C].
     """
     weights, agreements, counts = [], [], []
     for part in _tiles(query, hits, queries, database):
-        cosines, agreement, _ = weighted_matches(query, part, queries, database, by)
-        weights.append((cosines * agreement).sum(dim=1))
+        likeness, agreement, _ = weighted_matches(query, part, queries, database, by)
+        weights.append((likeness * agreement).sum(dim=1))
         agreements.append(agreement.sum(dim=1))
         counts.append(np.sqrt(float(queries.grids[query].prod()) * database.grids[part].prod(axis=1)))
     return torch.cat(weights).numpy() / np.concatenate(counts).astype(np.float32), torch.cat(agreements).numpy()
@@ -150,16 +154,16 @@ def weighted_matches(
     """The matches of a query with several hits.
 
     Returns:
-        for each hit and place of the query the cosine of its match float32 [C, Q], 0 where it has none; how well the
-        match agrees with the others, 0 to 1, likewise; and the place of the hit that it is, int64 [C, Q].
+        for each hit and place of the query cosine^POWER of its match float32 [C, Q], 0 where it has none; how well
+        the match agrees with the others, 0 to 1, likewise; and the place of the hit that it is, int64 [C, Q].
     """
     grids = database.grids[hits]
-    products = nearest_products(_padded(hits, database), torch.from_numpy(queries.rows(query)))
+    products = nearest_products(_padded(hits, database), torch.from_numpy(queries.rows(query).copy()))
     place, cosines = mutual_matches(products)
     query_points = places_of(queries.grids[query : query + 1])[0]  # [Q, 2]
     points = places_of(grids).gather(1, place[:, :, None].expand(-1, -1, 2))  # [C, Q, 2]
-    agreement = AGREEMENTS[by](query_points, points, cosines)
-    return cosines, agreement * (cosines > 0), place
+    likeness = cosines**POWER
+    return likeness, AGREEMENTS[by](query_points, points, likeness) * (cosines > 0), place
 
 
 def nearest_products(hits: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
@@ -211,34 +215,44 @@ def places_of(grids: np.ndarray) -> torch.Tensor:
     return torch.stack([(x + 0.5) / columns, (y + 0.5) / rows], dim=2)
 
 
-def displacement_agreement(query: torch.Tensor, hit: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
-    """How well the displacement of each match agrees with the mean of all: (1 - |deviation|)^2 for each axis.
+def displacement_agreement(query: torch.Tensor, hit: torch.Tensor, likeness: torch.Tensor) -> torch.Tensor:
+    """How well the displacement of each match agrees with their robust mean: exp(-|deviation|^2 / 2 SPREAD^2).
 
-    Patch-NetVLAD, equation 9, with the image's size in place of the largest deviation.
+    The mean is computed PASSES times, each match weighing its likeness times its agreement with the mean before.
 
     Args:
-        query: [Q, 2], points (x, y); hit: [C, Q, 2], their matches; cosines: [C, Q], 0 where there is no match.
+        query: [Q, 2], points (x, y); hit: [C, Q, 2], their matches; likeness: [C, Q], 0 where there is no match.
 
     Returns:
         float32 [C, Q], 0 to 1.
     """
     displacement = hit - query  # [C, Q, 2]
-    there = (cosines > 0)[:, :, None]
-    mean = (displacement * there).sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp_min(1)
-    return (1 - (displacement - mean).abs()).clamp_min_(0).square().prod(dim=2)
+    weights = (likeness > 0).float()
+    for _ in range(PASSES):
+        total = weights.sum(dim=1).clamp_min(SMALLEST)
+        mean = (displacement * weights[:, :, None]).sum(dim=1) / total[:, None]  # [C, 2]
+        deviation = displacement - mean[:, None]
+        agreement = torch.exp(deviation.square().sum(dim=2) / (-2 * SPREAD**2))
+        weights = likeness * agreement
+    return agreement
 
 
-# (query points [Q, 2], hit points [C, Q, 2], cosines [C, Q]) -> agreement [C, Q]
+def any_displacement(_query: torch.Tensor, _hit: torch.Tensor, likeness: torch.Tensor) -> torch.Tensor:
+    """All matches agree, wherever they are: for other viewpoints, where things move against each other."""
+    return (likeness > 0).float()
+
+
+# (query points [Q, 2], hit points [C, Q, 2], likeness [C, Q]) -> agreement [C, Q]
 Agreement = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-AGREEMENTS: dict[str, Agreement] = {"spatial": displacement_agreement}
+AGREEMENTS: dict[str, Agreement] = {"spatial": displacement_agreement, "matches": any_displacement}
 
 
 def matches_of(
     query: int, hit: int, queries: LocalMaps, database: LocalMaps, by: str = "spatial", most: int = 50
 ) -> Matches:
     """The matches of a query with a hit that weigh most, to be drawn."""
-    cosines, agreement, place = weighted_matches(query, np.array([hit]), queries, database, by)
-    weights = (cosines * agreement)[0]
+    likeness, agreement, place = weighted_matches(query, np.array([hit]), queries, database, by)
+    weights = (likeness * agreement)[0]
     heaviest = weights.argsort(descending=True, stable=True)[:most]
     heaviest = heaviest[weights[heaviest] > 0]
     query_points = places_of(queries.grids[query : query + 1])[0][heaviest]

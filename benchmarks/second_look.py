@@ -1,0 +1,89 @@
+"""The second look: time of a query, and memory beside a database of local descriptors in a file."""
+
+import math
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import peak_memory_alone, time_of
+from benchmarks.report import Row
+from benchmarks.stages import Bench
+from vpr.artifacts.local_file import mapped
+from vpr.models.local_maps import SCALE, LocalMaps, joined, quantized
+from vpr.search.second_look import POWER, SecondLook, displacement_agreement, local_scores, places_of, rerank
+
+GRID, HITS, DIM = (30, 40), 50, 64  # a map of VGG16 on images of 640x480 pixels
+MANY, DEEP, ASKED = 100_000, 100, 20  # database images, hits of each query, queries
+
+
+def second_look(bench: Bench) -> list[Row]:
+    """50 hits of a query, and the memory of 20 queries with 100 hits each in a database of 100,000."""
+    database, queries = random_maps(HITS, 0), random_maps(1, 1)
+    every = np.arange(HITS)
+    slow, quick = bench.compare(
+        lambda: textbook_scores(queries, every, database), lambda: local_scores(0, every, queries, database)
+    )
+    places = int(database.grids[0].prod())
+    product = 2 * HITS * places**2 * (DIM + 1) / 1e9 / bench.ceilings.product
+    height, width = GRID
+    time_row = Row(
+        "second look, one query",
+        f"{HITS} hits of {height}x{width} places, kept as {database.grids[0][0]}x{database.grids[0][1]}",
+        slow, quick, 4 * DIM * height * width, int(database.bytes_per_image),
+        f"{1000 * quick.median:.3g} ms a query; its products at the ceiling: {1000 * product:.3g} ms; "
+        "memory: bytes of an image, against float32 of all places",
+    )  # fmt: skip
+    seconds, memory = time_of(_many_alone(), 3), peak_memory_alone(_many_alone)
+    memory_row = Row(
+        "second look, memory", f"{ASKED} queries, {DEEP} hits each in {MANY} images of {places} places, in a file",
+        None, seconds, None, memory, f"the file has {MANY * places * DIM / 1e9:.2f} GB",
+    )  # fmt: skip
+    return [time_row, memory_row]
+
+
+def random_maps(count: int, seed: int) -> LocalMaps:
+    """Local descriptors of random images."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.nn.functional.normalize(torch.randn(count, DIM, *GRID, generator=generator), dim=1)
+    return joined(quantized(maps))
+
+
+def textbook_scores(queries: LocalMaps, hits: np.ndarray, database: LocalMaps) -> np.ndarray:
+    """The local scores of the first query, one hit after the other, by NumPy in float32."""
+    own = queries.rows(0).astype(np.float32) / SCALE
+    own_points, scores = places_of(queries.grids[:1])[0], []
+    for hit in hits:
+        other = database.rows(hit).astype(np.float32) / SCALE
+        cosines = own @ other.T  # [Q, P]
+        nearest, back = cosines.argmax(axis=1), cosines.argmax(axis=0)
+        mutual = (back[nearest] == np.arange(len(own))) & (cosines.max(axis=1) > 0)
+        cosine = np.where(mutual, cosines.max(axis=1), 0)
+        points = places_of(database.grids[hit : hit + 1])[0][nearest]
+        agreement = displacement_agreement(own_points, points[None], torch.from_numpy(cosine**POWER)[None])[0].numpy()
+        scores.append((cosine**POWER * agreement).sum() / math.sqrt(len(own) * len(other)))
+    return np.array(scores)
+
+
+def _many_alone() -> Callable:
+    """The work on a database in a file; the file goes with the process."""
+    folder = tempfile.TemporaryDirectory()
+    path, some = Path(folder.name) / "many.local", random_maps(100, 0)
+    with open(path, "wb") as file:
+        for _ in range(MANY // len(some.grids)):
+            file.write(some.values.data)
+    repeats = MANY // len(some.grids)
+    checksums = np.array([zlib.crc32(some.rows(n).data) for n in range(len(some.grids))], np.uint32)
+    database = mapped(path, np.tile(some.grids, (repeats, 1)), np.tile(checksums, repeats), DIM)
+    queries = random_maps(ASKED, 1)
+    found = np.random.default_rng(0).integers(0, MANY, (ASKED, DEEP))
+    similarities = np.zeros(found.shape, np.float32)
+    rerank(found[:1], similarities[:1], queries, database, SecondLook(2))  # sets up threads and libraries
+
+    def work(kept: object = folder) -> None:
+        rerank(found, similarities, queries, database, SecondLook(DEEP))
+
+    return work

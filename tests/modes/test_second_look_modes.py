@@ -1,0 +1,155 @@
+"""The second look by the command line: test, locate, index, compare and exported files order hits alike."""
+
+import json
+import re
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from drawing import draw_image
+
+import main
+from vpr.artifacts.local_file import read_local
+from vpr.data.images import decode
+from vpr.models.local_maps import SCALE
+from vpr.models.local_projection import learn_projection
+from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
+
+MODEL = [
+    "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32",
+    "--localDim=8",
+]  # fmt: skip
+DATABASE, QUERIES = 12, 5
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Database images of two sizes 30 m apart, and queries each 3 m beside one of them and drawn alike."""
+    root = tmp_path / "own"
+    for n in range(DATABASE):
+        size = (96 + 32 * (n % 2), 80)
+        draw_image(root / "val" / "database" / f"@{585000 + 30 * n}@4477000@17@T@{n}@.png", size, n)
+    for n in range(QUERIES):
+        draw_image(root / "val" / "queries" / f"@{585003 + 30 * n}@4477000@17@T@q{n}@.png", (128, 96), n)
+    return root
+
+
+@pytest.fixture
+def run(own, tmp_path, capsys):
+    """Runs a mode on the folder; gives exit code, standard output and what else was said."""
+
+    def call(mode, *words):
+        places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+        extra = {"test": ["--panels=0"], "locate": ["--json", "--panels=0"]}.get(mode, [])
+        code = main.main([f"--mode={mode}", *MODEL, *places, *extra, *map(str, words)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def answers_of(out):
+    return [[match["name"].split("/")[-1] for match in answer["matches"]] for answer in json.loads(out)]
+
+
+def test_locate_gives_the_order_that_test_counts(run, own, tmp_path):
+    """Test's first hits, whether locate keeps local descriptors or computes those of the first hits anew."""
+    code, out, err = run("test", "--rerank=6", "--recallValues", 1, 2, 3, f"--saveDescriptors={tmp_path / 'kept.h5'}")
+    assert code == 0, err
+    alone, after = re.findall(r"R@1: ([\d.]+), R@2: ([\d.]+), R@3: ([\d.]+)", out)[:2]
+    assert "then a second look at the first 6 hits (spatial, 8-D local descriptors in 8 bits)" in out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [entry["search"].count("second look") for entry in results] == [0, 1]
+    code, computed, said = run("locate", own / "val" / "queries", "--rerank=6", "--top=12")
+    assert code == 0 and "wrote" in said
+    assert run("index", "--localDescriptors")[0] == 0
+    assert (tmp_path / "model" / "database_own_val.local").is_file() or list(tmp_path.rglob("database_*.local"))
+    code, stored, _ = run("locate", own / "val" / "queries", "--rerank=6", "--top=12")
+    assert code == 0 and answers_of(computed) == answers_of(stored)
+    for n, recall in zip((1, 2, 3), after, strict=True):
+        hits = [any(f"@{585000 + 30 * q}@" in name for name in names[:n]) for q, names in enumerate(answers_of(stored))]
+        assert 100 * np.mean(hits) == pytest.approx(float(recall), abs=0.06)
+    code, plain, _ = run("locate", own / "val" / "queries", "--rerank=0", "--top=12")
+    plain = answers_of(plain)
+    assert [set(names[:6]) for names in plain] == [set(names[:6]) for names in answers_of(stored)]
+    assert [names[6:] for names in plain] == [names[6:] for names in answers_of(stored)]
+    hits = [f"@{585000 + 30 * q}@" in names[0] for q, names in enumerate(plain)]
+    assert 100 * np.mean(hits) == pytest.approx(float(alone[0]), abs=0.06)
+
+
+def test_an_index_without_local_descriptors_goes_on_without_a_second_look(run, own):
+    image = next((own / "val" / "queries").iterdir())
+    assert run("index")[0] == 0
+    code, out, said = run("locate", image, "--top=12")
+    assert code == 0 and said.count("no local descriptors: no second look") == 1
+    assert answers_of(out) == answers_of(run("locate", image, "--top=12", "--rerank=0")[1])
+    assert run("index", "--localDescriptors")[0] == 0
+    code, again, said = run("locate", image, "--top=12")  # with them it looks at 50 hits, here all
+    assert code == 0 and "no second look" not in said
+    assert answers_of(again) == answers_of(run("locate", image, "--top=12", "--rerank=50")[1])
+
+
+def test_saved_local_descriptors_are_those_of_the_images(run, own, tmp_path):
+    path = tmp_path / "kept.h5"
+    assert run("test", "--rerank=5", f"--saveDescriptors={path}")[0] == 0
+    model = build_model(ModelSpec.from_flags({"arch": "alexnet", "weights": "none", "pooling": "avg"})).eval()
+    with h5py.File(path) as file:
+        maps, projection = read_local(file, path)
+    assert projection.components.shape == (8, 256) and projection.learnt_on == "12 images of the database"
+    assert len(maps.grids) == DATABASE + QUERIES and maps.checksums is not None
+    image = decode(own / "val" / "queries" / "@585003@4477000@17@T@q0@.png", None)[None]
+    local = projection(model.local_descriptors(image))[0].detach()  # [8, h, w]
+    number = DATABASE  # the first query
+    assert tuple(maps.grids[number]) == tuple(local.shape[1:])
+    np.testing.assert_allclose(maps.rows(number), (local * SCALE).flatten(1).T.numpy(), atol=0.5 + 1e-3)
+
+
+def test_loaded_descriptors_are_looked_at_again(run, tmp_path):
+    path, bare = tmp_path / "kept.h5", tmp_path / "bare.h5"
+    code, out, _ = run("test", "--rerank=5", f"--saveDescriptors={path}")
+    again, loaded, _ = run("test", "--rerank=5", f"--loadDescriptors={path}")
+    recalls = re.compile(r"R@1.*")
+    assert code == again == 0 and recalls.findall(out) == recalls.findall(loaded)
+    assert run("test", f"--saveDescriptors={bare}")[0] == 0
+    code, _, err = run("test", "--rerank=5", f"--loadDescriptors={bare}")
+    assert code == 2 and "has no local descriptors" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "changed"])
+def test_a_damaged_file_of_local_descriptors_is_named(run, tmp_path, damage):
+    path = tmp_path / "kept.h5"
+    assert run("test", "--rerank=5", f"--saveDescriptors={path}")[0] == 0
+    local = path.with_suffix(".local")
+    content = bytearray(local.read_bytes())
+    if damage == "missing":
+        local.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        local.write_bytes(content[:-1] if damage == "short" else content)
+    code, _, err = run("test", "--rerank=12", f"--loadDescriptors={path}")
+    assert code == 2 and "kept.local" in err and "make it anew" in err and err.count("\n") == 1
+
+
+def test_compare_shows_models_without_and_with(toy_run, capsys, tmp_path):
+    words = ["--mode=compare", str(toy_run.run), "--rerank=5", "--precision=fp32", f"--runsPath={tmp_path}"]
+    assert main.main(words) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "R@1" not in line]
+    assert len(rows) == 2 and ", second look |" in rows[1] and ", second look |" not in rows[0]
+    bytes_kept = [float(row.split("|")[-3]) for row in rows]
+    assert bytes_kept[1] > bytes_kept[0]
+
+
+def test_components_are_those_of_the_covariance():
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
+    values = torch.randn(4000, 6, generator=generator) * torch.tensor([8.0, 4, 2, 1, 0.5, 0.25]) @ axes.T + 3
+    projection = learn_projection(values, 3)
+    found = projection.components / projection.components.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose((found @ axes[:, :3]).abs(), np.eye(3), atol=0.05)
+    lengths = projection.components.norm(dim=1)  # each over the square root of its standard deviation
+    np.testing.assert_allclose(lengths, 1 / np.sqrt([8, 4, 2]), rtol=0.05)
+    maps = projection(torch.rand(2, 6, 3, 5))
+    assert maps.shape == (2, 3, 3, 5)
+    np.testing.assert_allclose(maps.norm(dim=1), 1, rtol=1e-5)
