@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from benchmarks.measure import peak_memory_alone, time_of
 from benchmarks.report import Row
 from benchmarks.stages import Bench
 from vpr.artifacts.local_file import mapped
 from vpr.models.local_maps import SCALE, LocalMaps, joined, quantized
-from vpr.search.second_look import POWER, SecondLook, displacement_agreement, local_scores, places_of, rerank
+from vpr.search.matching import TEMPERATURE
+from vpr.search.second_look import SecondLook, local_scores, rerank
 
 GRID, HITS, DIM = (30, 40), 50, 64  # a map of VGG16 on images of 640x480 pixels
 MANY, DEEP, ASKED = 100_000, 100, 20  # database images, hits of each query, queries
@@ -54,17 +56,12 @@ def random_maps(count: int, seed: int) -> LocalMaps:
 
 def textbook_scores(queries: LocalMaps, hits: np.ndarray, database: LocalMaps) -> np.ndarray:
     """The local scores of the first query, one hit after the other, by NumPy in float32."""
-    own = queries.rows(0).astype(np.float32) / SCALE
-    own_points, scores = places_of(queries.grids[:1])[0], []
+    own, scores = queries.rows(0).astype(np.float32) / SCALE, []
     for hit in hits:
         other = database.rows(hit).astype(np.float32) / SCALE
         cosines = own @ other.T  # [Q, P]
-        nearest, back = cosines.argmax(axis=1), cosines.argmax(axis=0)
-        mutual = (back[nearest] == np.arange(len(own))) & (cosines.max(axis=1) > 0)
-        cosine = np.where(mutual, cosines.max(axis=1), 0)
-        points = places_of(database.grids[hit : hit + 1])[0][nearest]
-        agreement = displacement_agreement(own_points, points[None], torch.from_numpy(cosine**POWER)[None])[0].numpy()
-        scores.append((cosine**POWER * agreement).sum() / math.sqrt(len(own) * len(other)))
+        likely = softmax(cosines / TEMPERATURE, axis=0) * softmax(cosines / TEMPERATURE, axis=1)
+        scores.append((likely * np.maximum(cosines, 0)).sum() / math.sqrt(len(own) * len(other)))
     return np.array(scores)
 
 

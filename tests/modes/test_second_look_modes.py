@@ -59,7 +59,7 @@ def test_locate_gives_the_order_that_test_counts(run, own, tmp_path):
     code, out, err = run("test", "--rerank=6", "--recallValues", 1, 2, 3, f"--saveDescriptors={tmp_path / 'kept.h5'}")
     assert code == 0, err
     alone, after = re.findall(r"R@1: ([\d.]+), R@2: ([\d.]+), R@3: ([\d.]+)", out)[:2]
-    assert "then a second look at the first 6 hits (spatial, 8-D local descriptors in 8 bits)" in out
+    assert "then a second look at the first 6 hits (soft, 8-D local descriptors in 8 bits)" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert [entry["search"].count("second look") for entry in results] == [0, 1]
     code, computed, said = run("locate", own / "val" / "queries", "--rerank=6", "--top=12")

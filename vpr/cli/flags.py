@@ -22,7 +22,7 @@ from vpr.models.poolings import ASSIGNMENTS, POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
 MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "import")
-LOOKS = ("spatial", "matches")  # AGREEMENTS of vpr/search/second_look.py
+LOOKS = ("soft", "spatial")  # SCORES of vpr/search/matching.py
 LOCAL_DIM = 64  # vpr/models/local_projection.py
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
@@ -183,11 +183,11 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("pairsTop", 20, "pairs of each image in that list", COUNT),
     ],
     "second look": [
-        Flag("rerank", None, "look again at the first K hits of each query: order them anew by where their local "
-             "descriptors agree; 0: not (default: locate 50 where the index has local descriptors, else 0)",
+        Flag("rerank", None, "look again at the first K hits of each query: order them anew by how well their local "
+             "descriptors match; 0: not (default: locate 50 where the index has local descriptors, else 0)",
              {"type": whole_number(0), "metavar": "K"}),
-        Flag("rerankBy", "spatial", "what matches of local descriptors have to agree in: spatial, their "
-             "displacement; matches, nothing", {"choices": LOOKS}),
+        Flag("rerankBy", "soft", "which matches count: soft, all by how likely they are; spatial, those that are "
+             "each other's nearest, by how well their displacements agree", {"choices": LOOKS}),
         Flag("localDim", LOCAL_DIM, "dimensions that local descriptors are projected to, 1 byte each",
              {"type": whole_number(1, 128)}),
         Flag("localDescriptors", False, "keep local descriptors for --rerank: index beside the index, export as a "
