@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from vpr.data.images import read_image
 from vpr.models.local_maps import LocalMaps
 from vpr.report.panels import FRAME, INK, LINE, NEUTRAL, PAPER
-from vpr.search.second_look import Matches, SecondLook, local_scores, matches_of
+from vpr.search.matching import Matches, matches_of
+from vpr.search.second_look import SecondLook, local_scores
 
 PAIR = (400, 300)  # pixels of each of the two images at most
 MOST_LINES = 40  # more hide the images
@@ -43,7 +44,7 @@ def comparer(queries: LocalMaps, database: LocalMaps, look: SecondLook, images: 
     def compare(query: int, image: int) -> Compared:
         hit = image if images is None else int(np.searchsorted(images, image))
         score, _ = local_scores(query, np.array([hit]), queries, database, look.by)
-        return Compared(matches_of(query, hit, queries, database, look.by, MOST_LINES), float(score[0]))
+        return Compared(matches_of(query, hit, queries, database, MOST_LINES), float(score[0]))
 
     return compare
 
@@ -60,7 +61,7 @@ def picture_of_matches(
     pair = joined_by_lines(_framed(query, NEUTRAL), _framed(hit, frame), compared.matches)
     count = len(compared.matches.weights)
     shown = f"the {count} heaviest matches" if count >= MOST_LINES else "1 match" if count == 1 else f"{count} matches"
-    text = [*lines, f"local score {compared.local_score:.3f}", f"lines: {shown} of local descriptors that agree"]
+    text = [*lines, f"local score {compared.local_score:.3f}", f"lines: {shown}, places that are each other's nearest"]
     sheet = Image.new("RGB", (pair.width + GAP + KEY[0], pair.height + FRAME), PAPER)
     sheet.paste(pair, (0, 0))
     _draw_key(sheet, (pair.width + GAP, FRAME), text)
@@ -125,4 +126,6 @@ def _draw_key(sheet: Image.Image, corner: tuple[int, int], lines: Sequence[str])
         draw.line([left + x, top, left + x, top + height], fill=colour)
     draw.text((left, top + height + 2), "0", fill=INK, font=font)
     draw.text((left + bar, top + height + 2), "1", fill=INK, font=font, anchor="ra")
-    draw.text((left, top + height + LINE), "weight of a match: likeness x agreement with the others", fill=INK, font=font)
+    draw.text(
+        (left, top + height + LINE), "weight of a match: likeness x agreement with the others", fill=INK, font=font
+    )
