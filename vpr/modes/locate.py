@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
 from vpr.artifacts.local_projection import projection_for
@@ -24,7 +23,7 @@ from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
 from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.models.local_maps import MemorySink
-from vpr.report.matches import Compare, comparer, picture_of_matches
+from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
 from vpr.search.database import DatabaseIndex
 from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, Located, locate
@@ -128,12 +127,8 @@ def draw_panels(
     folder = folder / f"locate_{stamp}"
     for number, image in enumerate(located[:count]):
         name = file_name(f"{number + 1}_{Path(image.photo).stem}", ".jpg")
-        picture = panel(image, hits[number], database)
-        if compare and image.matches:
-            files = Path(image.photo), database.database_files[hits[number, 0]]
-            below = picture_of_matches(*files, compare(number, int(hits[number, 0])))
-            picture = stacked([picture, below])
-        write_jpeg(folder / name, picture)
+        compared = compare(number, int(hits[number, 0])) if compare and image.matches else None
+        draw(folder / name, image, hits[number], database, compared)
     say(f"wrote {count} panels into {folder}")
 
 
@@ -160,8 +155,10 @@ def images_named(options: argparse.Namespace) -> list[Path]:
     return files
 
 
-def panel(located: Located, hits: np.ndarray, database: PlaceImages) -> Image.Image:
-    """The image, then its matches."""
+def draw(
+    path: Path, located: Located, hits: np.ndarray, database: PlaceImages, compared: Compared | None = None
+) -> None:
+    """A panel: the image, then its matches; below what a second look found of the first."""
     sure = "unknown" if located.confidence is None else f"{located.confidence:.2f}"
     file = Path(located.photo)
     cells = [cell(file, NEUTRAL, file.name, f"confidence {sure}", "")]
@@ -169,4 +166,7 @@ def panel(located: Located, hits: np.ndarray, database: PlaceImages) -> Image.Im
         place = match.place() if match.latitude is None else f"{match.latitude:.6f}, {match.longitude:.6f}"
         image = database.database_files[hit]
         cells.append(cell(image, NEUTRAL, f"descriptor distance {match.distance_text()}", place, match.name))
-    return in_a_row(cells, len(cells))
+    picture = in_a_row(cells, len(cells))
+    if compared:
+        picture = stacked([picture, picture_of_matches(file, database.database_files[hits[0]], compared)])
+    write_jpeg(path, picture)
