@@ -171,3 +171,15 @@ def test_components_are_those_of_the_covariance():
     maps = projection(torch.rand(2, 6, 3, 5))
     assert maps.shape == (2, 3, 3, 5)
     np.testing.assert_allclose(maps.norm(dim=1), 1, rtol=1e-5)
+
+
+def test_a_training_looks_again_at_each_validation_and_decides_nothing_by_it(copy_toy_run, tmp_path, capsys):
+    weights = []
+    for words in ([], ["--rerank=5", "--localDim=8"]):
+        again = copy_toy_run(tmp_path / f"copy{len(words)}")
+        capsys.readouterr()
+        assert main.main([*again.places, "--mode=train", "--resume", "--nEpochs=2", *words]) == 0
+        assert capsys.readouterr().out.count("then a second look at the first 5 hits") == (1 if words else 0)
+        checkpoint = torch.load(again.run / "checkpoints" / "checkpoint.pth.tar", weights_only=True)
+        weights.append(checkpoint["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -37,18 +37,26 @@ def projection_for(
     model = loaded.model
     if not isinstance(model, PlaceModel):
         return None
-    stored, projection = str(loaded.source.get("centroids")), None
+    stored = str(loaded.source.get("centroids"))
     path = loaded.folder / stored
     if loaded.results is None and path.suffix == ENDING and path.is_file():
         with open_hdf5(path, "centroids", "run --mode=cluster again") as file:
             descriptors = torch.from_numpy(file["descriptors"][:])
-        projection = learn_projection(descriptors, dim, f"the descriptors in {stored}")
+        projection = learn_projection(descriptors, dim, f"the descriptors in {stored}").to(model.device)
     else:
-        images = min(IMAGES, len(database.files))
-        sampled = sample_local_descriptors(model, database, seed, batch_size, images=images)
-        if processes.is_main():
-            projection = learn_projection(torch.from_numpy(sampled), dim, f"{images} images of the database")
-        projection = processes.broadcast(projection)
-    assert projection is not None
+        projection = sampled_projection(model, database, seed, dim, batch_size)
     say(f"local descriptors: {projection.dim} dimensions, learnt on {projection.learnt_on}")
+    return projection
+
+
+def sampled_projection(
+    model: PlaceModel, database: ImageReader, seed: int, dim: int = LOCAL_DIM, batch_size: int = 24
+) -> LocalProjection:
+    """A projection learnt on local descriptors of some images of a database, in every process; see `projection_for`."""
+    images = min(IMAGES, len(database.files))
+    sampled, projection = sample_local_descriptors(model, database, seed, batch_size, images=images), None
+    if processes.is_main():
+        projection = learn_projection(torch.from_numpy(sampled), dim, f"{images} images of the database")
+    projection = processes.broadcast(projection)
+    assert projection is not None  # process 0 learnt it
     return projection.to(model.device)

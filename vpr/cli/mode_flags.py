@@ -51,7 +51,7 @@ GROUPS = {
     "whitening": FINISHED_MODEL,
     "index and locate": ("locate",),
     "hloc and COLMAP": ("test", "index"),
-    "second look": ("test", "compare", "locate"),
+    "second look": ("train", "test", "compare", "locate"),
     "search and pictures": ("test",),
 }
 # ... and of flags that are read by others than the rest of their group.
@@ -81,7 +81,7 @@ EXCEPTIONS = {
     "indexFile": ("index", "locate"),
     "split": ("test", "compare", "index", "locate"),
     "panels": ("test", "locate"),
-    "localDim": ("test", "export", "compare", "index", "locate"),
+    "localDim": ("train", "test", "export", "compare", "index", "locate"),
     "localDescriptors": ("export", "index"),
     "index": ("test", "index", "locate"),
     "nprobe": ("test", "index", "locate"),

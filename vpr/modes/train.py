@@ -11,7 +11,7 @@ from vpr.artifacts.runs import create_run, load_checkpoint, read_flags
 from vpr.cli.flags import AUTO_PRECISION
 from vpr.cli.load import cluster_command
 from vpr.cli.options import run_flags
-from vpr.cli.specs import model_spec, places_spec, reading, training_rules
+from vpr.cli.specs import model_spec, places_spec, reading, second_look, training_rules
 from vpr.common import processes
 from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
@@ -20,7 +20,7 @@ from vpr.models.place_model import PlaceModel, build_model
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import load_training_set
-from vpr.training.validation import open_test_split
+from vpr.training.validation import ValidationLook, open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
 CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEvery", "patience")
@@ -42,7 +42,12 @@ def run(options: argparse.Namespace) -> None:
     sources = Sources.cached(
         training.images, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
     )
-    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize)
+    look = second_look(options)
+    database = read.of(validation.database_files)
+    second = ValidationLook(look, database, options.seed, options.localDim) if look else None
+    trainer = Trainer(
+        state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize, second
+    )
     trainer.run()
     trainer.test(test, test.reader(read) if test else None)
 

@@ -30,7 +30,7 @@ from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, batches_
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
-from vpr.training.validation import measure_best, measure_split, select
+from vpr.training.validation import ValidationLook, measure_best, measure_split, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Trainer:
         folder: the run.
         checkpoints: the folder of its checkpoints, in the run.
         batch_size: images described at once outside of steps; 0: as many as memory holds.
+        second: a second look at each validation; None: without.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Trainer:
         folder: Path,
         checkpoints: str = "checkpoints",
         batch_size: int = 24,
+        second: ValidationLook | None = None,
     ):
+        self.second = second
         self.state, self.model = state, state.model
         self.training, self.validation, self.sources = training, validation, sources
         self.rules, self.batch_size = rules, batch_size
@@ -174,8 +177,9 @@ class Trainer:
         """Measure the validation split after an epoch; whether it is the best so far, and the recalls."""
         position = self.state.position
         evaluation, outcomes = measure_split(
-            self.model, self.validation, self.sources.validation, self.rules.recall_values, self.batch_size
-        )
+            self.model, self.validation, self.sources.validation, self.rules.recall_values, self.batch_size,
+            self.second,
+        )  # fmt: skip
         show_worst(board, self.validation, outcomes, position.epoch)
         for n, recall in evaluation.recalls.items():
             board.add(f"validation/recall_at_{n}", recall, position.epoch)

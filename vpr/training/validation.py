@@ -1,16 +1,21 @@
 """Which epoch's model is the best one, by the validation split, and what the test split says of it in the end."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from vpr.artifacts.local_projection import sampled_projection
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, PlacesSpec, has_split, load_places, require_queries
-from vpr.descriptors.describe import Source
-from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, record
+from vpr.data.reader import ImageReader
+from vpr.descriptors.describe import LocalDescribing, Source
+from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, measure_second_look, record
 from vpr.evaluation.outcomes import Outcome
+from vpr.models.local_maps import MemorySink
 from vpr.models.place_model import PlaceModel
+from vpr.search.second_look import SecondLook
 from vpr.training.state import SELECTED_BY, Position
 
 
@@ -25,15 +30,42 @@ def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
     return better
 
 
+@dataclass(frozen=True)
+class ValidationLook:
+    """A second look at each validation, which is printed and decides nothing: a training betters the descriptor.
+
+    Attributes:
+        database: reads the database's images.
+        seed, dim: as of `sampled_projection`, with the model as it then is.
+    """
+
+    look: SecondLook
+    database: ImageReader
+    seed: int
+    dim: int
+
+
 def measure_split(
-    model: PlaceModel, images: PlaceImages, source: Source, recall_values: Iterable[int], batch_size: int = 24
+    model: PlaceModel,
+    images: PlaceImages,
+    source: Source,
+    recall_values: Iterable[int],
+    batch_size: int = 24,
+    second: ValidationLook | None = None,
 ) -> tuple[Evaluation, list[Outcome]]:
     """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
-    descriptors = describe_split(model, images, source, batch_size)
+    local = None
+    if second:
+        projection = sampled_projection(model, second.database, second.seed, second.dim, batch_size)
+        local = LocalDescribing(projection, MemorySink(len(images.files)))
+    descriptors = describe_split(model, images, source, batch_size, local)
     found: tuple[Evaluation | None, list[Outcome]] = None, []
     if processes.is_main():
-        evaluation, answers = measure(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}))
+        depth = second.look.depth if second else 0
+        evaluation, answers = measure(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}), depth)
         found = evaluation, answers.outcomes
+        if second:
+            say(measure_second_look(descriptors, images, evaluation, answers, second.look)[0].lines())
     measured = processes.broadcast(found[0])
     assert measured is not None  # process 0 measured it
     return measured, found[1]
