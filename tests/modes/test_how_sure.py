@@ -210,3 +210,30 @@ def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_pa
     assert list(kinds.values()) == [("probability", False), ("1", True), ("1", True)]
     code, out, _ = call("test", "--rerank=10", "--localDim=4")
     assert code == 0 and "8-D local descriptors in 8 bits), not a second look" in out
+
+
+def test_frames_in_order_have_a_calibration_of_their_own_and_recent_ones_are_no_matches(tmp_path, capsys):
+    """60 frames of a walk look for one another: the frames close in time are neither found nor right."""
+    root, random = tmp_path / "walk", np.random.default_rng(1)
+    names = [f"@{585000 + 100 * (n % 30)}.0@4477000.0@17@T@{n:03d}@.png" for n in range(60)]
+    images = [draw_image(root / "plain" / f"{n}.png", (64, 48), [3, n % 30]) for n in range(60)]
+    for split in ("database", "queries"):
+        (root / "val" / split).mkdir(parents=True)
+        for n, name in enumerate(names):
+            with Image.open(images[n]) as image, Image.open(images[int(random.integers(60))]) as other:
+                Image.blend(image, other, float(random.uniform(0.1, 0.8))).save(root / "val" / split / name)
+    places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+    order = [*MODEL, *places, "--panels=0", "--sequence=1"]
+    assert main.main(["--mode=test", *order, "--calibrate"]) == 0
+    for recent, answerable in ((29, 60), (30, 0)):  # the only match is 30 frames later or earlier
+        assert main.main(["--mode=test", *order, f"--excludeRecent={recent}"]) == 0
+        figures = last_result(tmp_path)["certainty"]
+        assert (figures["queries"], figures["answerable"]) == (60, answerable)
+        assert (figures["area"] is None) == (answerable == 0)
+    capsys.readouterr()
+    assert main.main(["--mode=locate", *order, "--json", str(root / "val" / "queries")]) == 0
+    assert {answer["confidence_kind"].split()[0] for answer in json.loads(capsys.readouterr().out)} == {"probability"}
+    assert main.main(["--mode=locate", *order[:-1], "--json", str(root / "val" / "queries")]) == 0
+    captured = capsys.readouterr()
+    assert {answer["confidence_kind"].split()[0] for answer in json.loads(captured.out)} == {"1"}
+    assert "sequence=sequences of 1 frame before and after, not none" in captured.err

@@ -206,6 +206,7 @@ def measure_index(
         recalls=recall_at(found, positives, list(exact.recalls)),
         search=f"by index {index_name(factory, index)}{deeper}",
         bytes_per_image=stored_bytes(index) / len(images.database_files),
+        certainty=None,  # which is of the exact search
     )
 
 
