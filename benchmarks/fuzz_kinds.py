@@ -70,6 +70,7 @@ def make_files(folder: Path) -> None:
     _run(*old, "--mode=test", "--panels=0", f"--saveDescriptors={folder / 'descriptors.h5'}")
     _run("--dataset=folder", f"--root={folder / 'own'}", "--mode=spec")
     _write_spec(folder / "spec.mat")
+    _write_calibration(folder)
     generator = torch.Generator().manual_seed(0)
     torch.save({f"features.{n}.weight": torch.rand(40, generator=generator) for n in range(3)}, folder / "trunk.pth")
     alexnet = build_backbone("alexnet")
@@ -90,6 +91,7 @@ def kinds() -> dict[str, Kind]:
         "index": Kind(True, ["exact.h5", "faiss.h5"], _index),
         "stored descriptors": Kind(True, ["descriptors.h5"], _descriptors),
         "whitening": Kind(True, ["run/checkpoints/whitening_*"], _whitening),
+        "calibration": Kind(True, ["calibration_*.h5"], _calibration),
         "image": Kind(False, ["image0.jpg", "image1.png"], _image),
         "trunk cache": Kind(True, ["cache/*.float16", "cache/*.json"], _cache),
         "weights .pth": Kind(True, ["trunk.pth"], _weights),
@@ -234,6 +236,29 @@ def _whitening(folder: Path) -> Callable[[Path], str]:
     def read(path: Path) -> str:
         stored = load_whitening(path)
         return content_hash([stored.whitening.state_dict(), stored.dim, stored.images, stored.recipe])
+
+    return read
+
+
+CALIBRATED = {"weights_hash": "0123456789ab", "precision": "fp32", "rerank": "none"}  # what it serves, in part
+
+
+def _write_calibration(folder: Path) -> None:
+    """As --calibrate writes it, which wants more queries."""
+    from vpr.artifacts.calibration import LearntOn, StoredCalibration, save_calibration
+    from vpr.search.calibration import Calibration
+
+    learnt = Calibration(("lead", "spread"), np.array([0.1, -2.0]), np.ones(2), np.array([1.5, 0.9]), -0.3, 26.5)
+    of = LearntOn("folder", "val", "own_val", "0" * 12, "1" * 12, 260, "within 25 m")
+    save_calibration(folder, StoredCalibration(learnt, CALIBRATED, of))
+
+
+def _calibration(folder: Path) -> Callable[[Path], str]:
+    from vpr.artifacts.calibration import load_calibration
+
+    def read(path: Path) -> str:
+        stored = load_calibration(path, list(CALIBRATED))
+        return content_hash([vars(stored.calibration), stored.recipe, vars(stored.learnt_on)])
 
     return read
 

@@ -98,6 +98,8 @@ def typed(name):
         "utmZone": ["17N"],
         "normalization": ["caffe"],
         "arch": ["vgg16"],
+        "minConfidence": ["0.5"],
+        "heldOutRegion": ["585000", "-12.5", "100"],
     }.get(name)
     if "choices" in flag.reading:
         value = [flag.reading["choices"][0]]

@@ -13,9 +13,9 @@ from PIL import Image
 
 import main
 from vpr.common.errors import UserError
+from vpr.search.answer_features import Answers, uncalibrated
 from vpr.search.approximate import build_index
 from vpr.search.database import measures_descriptors
-from vpr.search.locate import confidence
 
 SQUARE = (64, 48)
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
@@ -77,6 +77,11 @@ def test_matches_are_the_nearest_descriptors_with_their_places(locate, own, tmp_
         elsewhere = next(n for n in order if abs(int(n) - int(order[0])) >= 2)  # 40 m and more
         assert answer["confidence"] == pytest.approx(1 - distances[order[0]] / distances[elsewhere], abs=2e-3)
     assert len(list(tmp_path.glob("locate_*/1_*.jpg"))) == 1
+
+
+def confidence(hits, distances, positions):
+    value = uncalibrated(Answers(hits[None], distances[None], positions))[0][0]
+    return None if np.isnan(value) else value
 
 
 def test_confidence_compares_with_the_best_match_elsewhere():

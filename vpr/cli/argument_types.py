@@ -82,6 +82,25 @@ def normalization(text: str) -> str:
     return text
 
 
+def finite_number(text: str) -> float:
+    """An argparse type: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not float("-inf") < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a finite number")
+    return value
+
+
+def probability(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    value = quantity(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number from 0 to 1")
+    return value
+
+
 def share(text: str) -> float:
     """An argparse type: a number between 0 and 1, neither of them."""
     try:

@@ -6,8 +6,10 @@ from typing import Any, NoReturn
 
 from vpr.cli.argument_types import (
     backbone_name,
+    finite_number,
     normalization,
     number_or_all,
+    probability,
     quantity,
     share,
     signed_number,
@@ -175,6 +177,15 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("json", False, "print the matches as JSON", ON),
         Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither images nor dataset tell",
              {"type": utm_zone, "metavar": "ZONE"}),
+    ],
+    "how sure": [
+        Flag("calibrate", False, "learn from this split how probable it is that a first hit is right, and keep that "
+             "beside the model for test and locate; take val", ON),
+        Flag("minConfidence", None, "do not guess below this confidence: locate answers that no place was found, test "
+             "counts what that leaves", {"type": probability, "metavar": "P"}),
+        Flag("heldOutRegion", None, "leave out database images within METRES of a point, by its UTM metres: their "
+             "queries ask for places that are not in the map", {"nargs": 3, "type": finite_number,
+                                                               "metavar": ("E", "N", "METRES")}),
     ],
     "hloc and COLMAP": [
         Flag("hlocFeatures", None, "write global descriptors as hloc does, by image path below --root, into this HDF5 "

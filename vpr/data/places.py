@@ -46,6 +46,7 @@ class PlaceImages:
         query_longest_side: pixels, to which larger queries are shrunk unless all images get one size.
         dataset: a key of `vpr.data.catalogue.DATASETS`; empty if it is none of these.
         direction: which images are looked up in which.
+        left_out: what of the split was left out on purpose, in words.
     """
 
     places: Places
@@ -55,6 +56,7 @@ class PlaceImages:
     query_longest_side: int | None = None
     dataset: str = ""
     direction: str = "queries in the database"
+    left_out: str = ""
 
     @property
     def files(self) -> list[Path]:

@@ -16,7 +16,7 @@ def protocol_label(images: PlaceImages) -> str:
     parts = [
         f"{images.dataset or 'no data set of the table'}, split {images.split} ({places.name})",
         f"{len(places.query_names)} queries, {len(places.database_names)} database images{_published(images)}",
-        _tolerance(images),
+        f"right: {tolerance(images)}",
         images.direction,
         {PANORAMA: "panoramas merged (only the first hit of each counts)"}.get(places.protocol, "panoramas not merged"),
     ]
@@ -25,13 +25,14 @@ def protocol_label(images: PlaceImages) -> str:
     return "; ".join([*parts, *_left_out(images)])
 
 
-def _tolerance(images: PlaceImages) -> str:
+def tolerance(images: PlaceImages) -> str:
+    """Which database images are right for a query, in words."""
     places = images.places
     if isinstance(places, NumberedPlaces):
         if places.unit == "pairs":
-            return "right: the image of the same pair"
-        return f"right: within {places.tolerance} frames before and behind"
-    return f"right: within {places.positive_radius:g} m"
+            return "the image of the same pair"
+        return f"within {places.tolerance} frames before and behind"
+    return f"within {places.positive_radius:g} m"
 
 
 def _published(images: PlaceImages) -> str:
@@ -44,6 +45,10 @@ def _published(images: PlaceImages) -> str:
 
 
 def _left_out(images: PlaceImages) -> list[str]:
+    return [*_left_out_by_protocol(images), *([images.left_out] if images.left_out else [])]
+
+
+def _left_out_by_protocol(images: PlaceImages) -> list[str]:
     if not isinstance(images.places, CityPlaces):
         return ["queries without a positive count as missed"]
     split = DATASETS[images.dataset].splits.get(images.split) if images.dataset else None

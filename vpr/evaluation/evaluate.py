@@ -46,6 +46,7 @@ class Evaluation:
     search: str = "exact"
     bytes_per_image: float = 0
     protocol: str = ""  # its label; results of earlier versions have none
+    certainty: dict | None = None  # figures of how sure the answers are, see `Certainty`
 
     def lines(self) -> str:
         """What was measured, then the recalls in percent."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vpr.artifacts.calibration import answer_recipe, find_calibration
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
@@ -24,10 +25,12 @@ from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
 from vpr.data.walks import Walks, find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
+from vpr.evaluation.evaluate import look_text
 from vpr.models.local_maps import MemorySink
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
+from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
 from vpr.search.database import DatabaseIndex
-from vpr.search.locate import CONFIDENCE, LOOKED_AT, SCORE_CONFIDENCE, SEQUENCE_CONFIDENCE, Located, locate
+from vpr.search.locate import Confidence, Located, locate
 from vpr.search.second_look import SecondLook, rerank, rerank_few
 from vpr.search.sequences import SequenceRule, frames_used, require_order
 
@@ -53,17 +56,20 @@ def run(options: argparse.Namespace) -> None:
         look = second_look(options, DEPTH if index.local else 0)
         if index.local is None and options.rerank is None:
             say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
-        how = SCORE_CONFIDENCE if look else SEQUENCE_CONFIDENCE if rule else CONFIDENCE
-        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\n{how}")
-        hits, distances, scores = find(loaded, read, files, index, database, look, rule, options)
-        located = locate(hits, distances, files, database, options.top, zone_of(database.places, places), scores)
+        answers, how = find(loaded, read, files, index, database, look, rule, options)
+        recipe = answer_recipe(loaded.model, loaded.spec, read.size, how, rule.text() if rule else "none")
+        stored = find_calibration(loaded.folder, recipe, database.dataset)
+        values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
+        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\nconfidence: {kind}")
+        confidence = Confidence(values, kind, options.minConfidence)
+        located = locate(answers, files, database, confidence, options.top, zone_of(database.places, places))
     if options.json:
         say(json.dumps([asdict(image) for image in located], indent=2))
     else:
         say("\n".join(image.lines() for image in located))
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        draw_panels(results_folder(loaded, options), located, hits, database, options.panels)
+        draw_panels(results_folder(loaded, options), located, answers.found, database, options.panels)
 
 
 def find(
@@ -75,14 +81,14 @@ def find(
     look: SecondLook | None,
     rule: SequenceRule | None,
     options: argparse.Namespace,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The hits of each image [M, c], their descriptor distances [M, c], and scores [M, K] if these order them."""
-    batch, every = options.cacheBatchSize, range(len(files))
+) -> tuple[Answers, str]:
+    """The hits of each image, by a second look if there is one, and how that looks, in words."""
+    batch, every, positions = options.cacheBatchSize, range(len(files)), database.places.database_positions
     count = max(LOOKED_AT, options.top, look.depth if look else 0)
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
         found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
-        return found, distances, similarities if rule else None
+        return Answers(found, distances, positions, sequence=similarities if rule else None), "none"
     reader = read.of(database.database_files)
     projection = index.projection
     if index.local is None:
@@ -92,17 +98,19 @@ def find(
     found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
     if np.isnan(similarities[:, : look.depth]).any():
         raise UserError("--rerank needs descriptor distances, which this --index does not measure: drop one of the two")
+    queries = sink.finished()
     if index.local is not None:
-        again = rerank(found, similarities, sink.finished(), index.local, look)
+        again = rerank(found, similarities, queries, index.local, look)
     else:
         images = np.unique(found[:, : look.depth])
         images = images[images >= 0]
         few = MemorySink(len(images))
         describe(loaded.model, reader, images.tolist(), batch, "first hits", LocalDescribing(projection, few))
-        again = rerank_few(found, similarities, sink.finished(), few.finished(), images, look)
+        again = rerank_few(found, similarities, queries, few.finished(), images, look)
     depth = again.order.shape[1]
     distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
-    return again.found, distances, again.scores
+    answers = Answers(again.found, distances, positions, again.scores, again.agreeing)
+    return answers, look_text(look, queries.dim)
 
 
 def first_hits(
@@ -170,9 +178,8 @@ def images_named(options: argparse.Namespace) -> list[Path]:
 
 def draw(path: Path, located: Located, hits: np.ndarray, database: PlaceImages) -> None:
     """A panel: the image, then its matches."""
-    sure = "unknown" if located.confidence is None else f"{located.confidence:.2f}"
     file = Path(located.photo)
-    cells = [cell(file, NEUTRAL, file.name, f"confidence {sure}", "")]
+    cells = [cell(file, NEUTRAL, file.name, located.sure, "")]
     for hit, match in zip(hits, located.matches, strict=False):
         place = match.place() if match.latitude is None else f"{match.latitude:.6f}, {match.longitude:.6f}"
         image = database.database_files[hit]

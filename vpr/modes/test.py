@@ -2,12 +2,15 @@
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from vpr.artifacts.calibration import answer_recipe, save_calibration
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
-from vpr.artifacts.hloc import is_hloc, load_hloc, write_hloc_files
+from vpr.artifacts.hloc import HlocFiles, is_hloc, load_hloc, write_hloc_files
 from vpr.artifacts.local_file import local_file
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
@@ -20,12 +23,15 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
+from vpr.data.regions import Region, without_region
 from vpr.descriptors.describe import LocalDescribing
+from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import (
     RESULTS_FILE,
     Evaluation,
     QueryResults,
     describe_split,
+    look_text,
     measure,
     measure_index,
     measure_second_look,
@@ -33,8 +39,8 @@ from vpr.evaluation.evaluate import (
 )
 from vpr.evaluation.explanation import opened_at_pooling
 from vpr.evaluation.in_order import measure_sequences
+from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
-from vpr.models.describer import Describer
 from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.report.write import explainer, write_pictures
 from vpr.search.exclusion import RecentFrames
@@ -43,27 +49,59 @@ from vpr.search.second_look import SecondLook
 from vpr.search.sequences import SequenceRule, require_order
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is tested: the model on its device, the images and how they are read, and how they are searched.
+
+    Attributes:
+        look, rule, recent: a second look, sequences, and frames that may not be found; None: not.
+    """
+
+    loaded: LoadedModel
+    images: PlaceImages
+    read: Reading
+    look: SecondLook | None
+    rule: SequenceRule | None
+    recent: RecentFrames | None
+
+
 def run(options: argparse.Namespace) -> None:
     """Test the run of --resume, or without it the off-the-shelf model."""
     images = load_places(places_spec(options), options.split)
+    if options.heldOutRegion:
+        images = without_region(images, Region(*options.heldOutRegion))
     require_queries(images)
-    _refuse_to_explain_unknown_models(options)
+    _refuse_what_wants_a_model(options)
     hloc = hloc_files(options)
     hloc.check(images, Path(options.root))
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read = model_of(options, device), reading(options, device)
+    loaded, read, look = model_of(options, device), reading(options, device), second_look(options)
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
-    look, rule, recent = second_look(options), _sequences(options, images), recent_frames(options)
+    if options.calibrate:
+        require_queries_to_learn_from(len(images.query_files))
+    subject = Subject(loaded, images, read, look, sequence_rule(options), recent_frames(options))
+    if subject.rule:
+        require_order(walks_of(images.places), subject.rule)
     descriptors = _load_or_describe(loaded, images, read, options, look)
-    if not processes.is_main():
-        return
-    results, answers = measure_all(descriptors, model, images, options.recallValues, recent, rule, look)
+    if processes.is_main():
+        _measure(subject, descriptors, hloc, options)
+
+
+def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
+    """Search, count, and write all that was asked for."""
+    loaded, images = subject.loaded, subject.images
+    results, answers = measure_all(descriptors, subject, options.recallValues)
+    evaluation = results[0]
+    judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
+    results[-1] = dataclasses.replace(results[-1], certainty=judged.certainty.figures())
     result = "\n\n".join(each.lines() for each in results)
-    say(result)  # before anything is written, which may fail
-    folder, source = _destination(loaded, descriptors, options)
+    say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
+    folder, source = results_folder(loaded, options), loaded.source
+    if descriptors.made_by:  # no result of the model
+        folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
 
     def write_results() -> None:
         for each in results:
@@ -71,18 +109,16 @@ def run(options: argparse.Namespace) -> None:
 
     def draw() -> None:
         if options.panels:
-            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            pictures = folder / f"test_{options.split}_{stamp}"
-            explain = explainer(model, images, read.size) if options.explain else None
-            write_pictures(pictures, results[-1], answers, images, flags_of(options), options.panels, explain)
+            _draw(folder, subject, results[-1], answers, judged, options)
 
     def search_by_index() -> None:
         nonlocal result
         if options.index:
             approximate = measure_index(
-                descriptors, images, results[0], answers.positives, options.index, options.nprobe, options.seed
+                descriptors, images, evaluation, answers.positives, options.index, options.nprobe, options.seed
             )
-            result = f"{approximate.lines()}\n{lost_line(results[0], approximate)}"
+            lost = {n: recall - approximate.recalls[n] for n, recall in evaluation.recalls.items()}
+            result = f"{approximate.lines()}\nlost against exact search: {recall_line(lost)}"
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
 
@@ -90,26 +126,21 @@ def run(options: argparse.Namespace) -> None:
         write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
 
     try:
-        all_of(write_results, interchange, draw, search_by_index)
+        all_of(write_results, lambda: _keep(judged, loaded), interchange, draw, search_by_index)
     finally:
         say(result)  # once more, as the last line
 
 
 def measure_all(
-    descriptors: SplitDescriptors,
-    model: Describer,
-    images: PlaceImages,
-    recall_values: Sequence[int],
-    recent: RecentFrames | None,
-    rule: SequenceRule | None,
-    look: SecondLook | None,
+    descriptors: SplitDescriptors, subject: Subject, recall_values: Sequence[int]
 ) -> tuple[list[Evaluation], QueryResults]:
     """Recalls of single images, by sequences and after a second look, as asked for, and what came of the last."""
+    images, look = subject.images, subject.look
     depth = look.depth if look else 0
-    evaluation, answers = measure(descriptors, model, images, recall_values, depth, recent)
+    evaluation, answers = measure(descriptors, subject.loaded.model, images, recall_values, depth, subject.recent)
     results = [evaluation]
-    if rule:
-        evaluation, answers = measure_sequences(descriptors, images, evaluation, answers, rule, recent)
+    if subject.rule:
+        evaluation, answers = measure_sequences(descriptors, images, evaluation, answers, subject.rule, subject.recent)
         results.append(evaluation)
     if look:
         evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
@@ -117,32 +148,49 @@ def measure_all(
     return results, answers
 
 
-def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
-    """What an approximate search loses."""
-    lost = {n: recall - approximate.recalls[n] for n, recall in exact.recalls.items()}
-    return f"lost against exact search: {recall_line(lost)}"
+def _draw(
+    folder: Path,
+    subject: Subject,
+    evaluation: Evaluation,
+    answers: QueryResults,
+    judged: Judged,
+    options: argparse.Namespace,
+) -> None:
+    """Pictures and the report, in a folder of their own."""
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    pictures, images = folder / f"test_{options.split}_{stamp}", subject.images
+    explain = explainer(subject.loaded.model, images, subject.read.size) if options.explain else None
+    flags = flags_of(options)
+    write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, judged.certainty)
 
 
-def _destination(
-    loaded: LoadedModel, descriptors: SplitDescriptors, options: argparse.Namespace
-) -> tuple[Path, dict[str, str]]:
-    """The folder of the results, and what they are said to come from."""
-    if descriptors.made_by:  # no result of the model
-        return Path(options.runsPath), {"descriptors": options.loadDescriptors}
-    return results_folder(loaded, options), loaded.source
+def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
+    for flag, typed in (("explain", options.explain), ("calibrate", options.calibrate)):
+        if typed and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+            raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
 
 
-def _sequences(options: argparse.Namespace, images: PlaceImages) -> SequenceRule | None:
-    """How sequences are searched, if at all; refuses images that are none before they are described."""
-    rule = sequence_rule(options)
-    if rule:
-        require_order(walks_of(images.places), rule)
-    return rule
+def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
+    """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
+    loaded, look, local = subject.loaded, subject.look, descriptors.local
+    how = look_text(look, local.maps.dim) if look and local else "none"
+    sequence = subject.rule.text() if subject.rule else "none"
+    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how, sequence)
+    folder = None if descriptors.made_by else loaded.folder
+    return Judging(folder, recipe, options.calibrate, options.minConfidence)
 
 
-def _refuse_to_explain_unknown_models(options: argparse.Namespace) -> None:
-    if options.explain and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
-        raise UserError(f"--explain needs the model that made {options.loadDescriptors}: drop one of the two")
+def _keep(judged: Judged, loaded: LoadedModel) -> None:
+    """Write the calibration that was learnt.
+
+    Raises:
+        UserError: one was to be learnt or read, and could not be.
+    """
+    if judged.failure:
+        raise judged.failure
+    if judged.learnt:
+        path = save_calibration(loaded.folder, judged.learnt)
+        say(f"wrote {path}: {judged.learnt.label}; from {', '.join(judged.learnt.calibration.names)}")
 
 
 def all_of(*steps: Callable[[], None]) -> None:

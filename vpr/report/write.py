@@ -9,9 +9,11 @@ from PIL.Image import Image
 
 from vpr.common.progress import Progress, say
 from vpr.data.places import PlaceImages
+from vpr.evaluation.certainty import Certainty
 from vpr.evaluation.evaluate import Evaluation, QueryResults
 from vpr.evaluation.outcomes import Outcome
 from vpr.models.describer import Describer
+from vpr.report.certainty_plots import draw_precision_recall, draw_reliability
 from vpr.report.heatmaps import explain_pair
 from vpr.report.html import ReportFigures, write_report
 from vpr.report.panels import panel, stacked, write_jpeg
@@ -28,6 +30,7 @@ def write_pictures(
     settings: Mapping[str, Any],
     panels: int | str = 10,
     explain: Explain | None = None,
+    certainty: Certainty | None = None,
 ) -> None:
     """Draw a test: the recall curve, the map, panels of queries from the worst on, and the report that shows all.
 
@@ -35,6 +38,7 @@ def write_pictures(
         settings: by name, that the report lists.
         panels: how many queries, or all.
         explain: as of `write_panels`.
+        certainty: how sure the answers are.
     """
     *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
     about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
@@ -46,11 +50,25 @@ def write_pictures(
     if np.isfinite(images.places.query_positions).all():  # frames and pairs lie nowhere
         draw_map(folder / "map.png", images.places, answers.outcomes, title)
         pictures.append(("Where queries were found and missed", folder / "map.png"))
+    if certainty:
+        measured += certainty.lines().splitlines()
+        pictures += draw_certainty(folder, certainty, title)
     files = write_panels(folder / "panels", images, drawn, explain)
     figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files)
     write_report(folder / "report.html", answers.outcomes, images, figures)
     drawn_files = ", ".join(file.name for _, file in pictures)
     say(f"wrote {folder / 'report.html'}, {drawn_files} and {len(files)} panels")
+
+
+def draw_certainty(folder: Path, certainty: Certainty, title: str) -> list[tuple[str, Path]]:
+    """The precision-recall curve, and the reliability diagram of probabilities, with their captions."""
+    pictures = [("Precision and recall by answering only from a score on", folder / "precision_recall.png")]
+    draw_precision_recall(pictures[0][1], certainty, title)
+    if certainty.table is not None:
+        caption = f"Whether probabilities hold{': ' if certainty.scores.note else ''}{certainty.scores.note}"
+        pictures.append((caption, folder / "reliability.png"))
+        draw_reliability(pictures[1][1], certainty.table, title)
+    return pictures
 
 
 def write_panels(

@@ -1,0 +1,144 @@
+"""Calibrations as files: what is written is read, what does not fit is not used, what is damaged is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pittsburgh import Places
+from vpr.artifacts.calibration import (
+    LearntOn,
+    StoredCalibration,
+    calibration_file,
+    find_calibration,
+    learnt_on,
+    load_calibration,
+    save_calibration,
+)
+from vpr.common.errors import UserError
+from vpr.common.provenance import write_hdf5
+from vpr.data.places import PlaceImages
+from vpr.search.calibration import Calibration
+
+RECIPE = {
+    "arch": "alexnet", "pooling": "netvlad", "dimension": "16384", "weights_hash": "0123456789ab",
+    "normalization": "torchvision", "precision": "fp32", "image_size": "180 320", "rerank": "none", "sequence": "none",
+}  # fmt: skip
+LEARNT = Calibration(
+    ("lead", "spread"), np.array([0.1, -2.0]), np.array([0.05, 0.7]), np.array([1.5, 0.9]), -0.3, 26.5
+)  # fmt: skip
+
+
+def stored(dataset="pittsburgh", **recipe):
+    of = LearntOn(dataset, "val", f"{dataset}_val", "abc", "def", 260, "within 25 m")
+    return StoredCalibration(LEARNT, {**RECIPE, **recipe}, of)
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = save_calibration(tmp_path, stored())
+    found = load_calibration(path, list(RECIPE))
+    assert found.recipe == RECIPE and found.learnt_on == stored().learnt_on
+    for name in ("names", "bias", "slope"):
+        assert getattr(found.calibration, name) == getattr(LEARNT, name)
+    for name in ("mean", "scale", "weights"):
+        np.testing.assert_array_equal(getattr(found.calibration, name), getattr(LEARNT, name))
+
+
+def test_the_label_says_what_is_probable_and_where_that_was_learnt():
+    assert stored().label == (
+        "probability that the first hit lies within 25 m, calibrated on pittsburgh_val (split val, 260 queries)"
+    )
+    pairs = dataclasses.replace(stored().learnt_on, right="the image of the same pair")
+    assert "the first hit is the image of the same pair, " in dataclasses.replace(stored(), learnt_on=pairs).label
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("image_size", "own"), ("rerank", "spatial of 50"), ("sequence", "5"), ("dimension", "512"), ("pooling", "max")],
+)
+def test_a_calibration_of_other_answers_is_not_used_and_a_line_says_so(tmp_path, capsys, name, value):
+    save_calibration(tmp_path, stored())
+    assert find_calibration(tmp_path, {**RECIPE, name: value}, "pittsburgh") is None
+    said = capsys.readouterr().out
+    assert f"{name}={RECIPE[name]}, not {value}" in said and said.count("\n") == 1
+
+
+def test_the_number_format_may_differ_and_other_weights_have_none(tmp_path, capsys):
+    save_calibration(tmp_path, stored())
+    assert find_calibration(tmp_path, {**RECIPE, "precision": "bf16"}, "pittsburgh") is not None
+    assert find_calibration(tmp_path, {**RECIPE, "weights_hash": "ffffffffffff"}, "pittsburgh") is None
+    assert capsys.readouterr().out == "", "there is none of this model: nothing to say"
+
+
+def test_that_of_the_data_set_is_taken_or_the_only_one(tmp_path, capsys):
+    save_calibration(tmp_path, stored("toy"))
+    assert find_calibration(tmp_path, RECIPE, "folder").learnt_on.dataset == "toy"
+    save_calibration(tmp_path, stored("pittsburgh"))
+    assert find_calibration(tmp_path, RECIPE, "pittsburgh").learnt_on.dataset == "pittsburgh"
+    assert capsys.readouterr().out == ""
+    assert find_calibration(tmp_path, RECIPE, "folder") is None
+    assert "none of folder" in capsys.readouterr().out
+
+
+def test_searches_have_a_file_each_and_a_new_calibration_takes_the_place_of_the_old(tmp_path):
+    paths = [save_calibration(tmp_path, stored(**recipe)) for recipe in ({}, {"rerank": "spatial of 50"}, {})]
+    assert paths[0] == paths[2] != paths[1] and len(list(tmp_path.iterdir())) == 2
+    assert paths[0] == calibration_file(tmp_path, {**RECIPE, "precision": "bf16"}, "pittsburgh")
+
+
+def refused(path):
+    with pytest.raises(UserError) as error:
+        load_calibration(path, list(RECIPE))
+    assert str(path) in str(error.value) and "\n" not in str(error.value) and "--calibrate" in str(error.value)
+    return str(error.value)
+
+
+def test_every_damaged_byte_is_noticed(tmp_path):
+    path = save_calibration(tmp_path, stored())
+    whole = path.read_bytes()
+    for at in (3, 600, len(whole) // 2, len(whole) - 2):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        refused(path)
+    for content in (b"", b"nonsense", whole[:-100]):
+        path.write_bytes(content)
+        refused(path)
+    path.write_bytes(whole)
+    assert load_calibration(path, list(RECIPE)).recipe == RECIPE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": np.array([1.0])}, {"scale": np.array([0.0, 1])}, {"mean": np.array([np.nan, 0])},
+        {"features": "lead"}, {"features": ""}, {"features": "lead lead"}, {"bias": np.inf}, {"queries": "many"},
+        {"spec": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_file_that_contradicts_itself_is_refused(tmp_path, change):
+    path = save_calibration(tmp_path, stored())
+    with h5py.File(path) as file:
+        values, attributes = {name: file[name][:] for name in file}, dict(file.attrs)
+    del attributes["checksum"]
+    for name, value in change.items():
+        (values if name in values else attributes)[name] = value
+    write_hdf5(path, values, {name: value for name, value in attributes.items() if value is not None})
+    refused(path)
+
+
+def test_features_of_a_later_version_are_named(tmp_path):
+    learnt = dataclasses.replace(LEARNT, names=("lead", "depth"))
+    path = save_calibration(tmp_path, dataclasses.replace(stored(), calibration=learnt))
+    assert "depth" in refused(path)
+
+
+def test_queries_are_known_again_whatever_the_database():
+    places = Places("made_val", ["a", "b"], ["q"], np.array([[0.0, 0], [9, 9]]), np.array([[1.0, 1]]), 25.0, 10.0)
+    images = PlaceImages(places, "val", [Path("a"), Path("b")], [Path("q")], dataset="folder")
+    kept = dataclasses.replace(stored(), learnt_on=learnt_on(images))
+    assert kept.learnt_on.right == "within 25 m" and kept.learnt_on.queries == 1
+    fewer = dataclasses.replace(images, places=places.only([1], [0]))
+    moved = dataclasses.replace(images, places=dataclasses.replace(places, query_positions=np.array([[2.0, 1]])))
+    assert kept.learnt_on_these(images) and kept.learnt_on_these(fewer) and not kept.learnt_on_these(moved)

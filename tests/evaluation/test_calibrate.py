@@ -1,0 +1,172 @@
+"""Learning probabilities: synthetic answers of known truth, cross-validation that leaks nothing, and refusals."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vpr.common.errors import UserError
+from vpr.evaluation.calibrate import (
+    FEWEST_QUERIES,
+    errors_on_halves,
+    fit,
+    learn_calibration,
+    place_groups,
+    rows_of,
+    slope_of,
+)
+from vpr.evaluation.calibration_error import reliability
+from vpr.search.answer_features import Answers
+from vpr.search.calibration import Calibration
+
+POSITIONS = np.array([[0.0, 0], [500, 0]])
+
+
+def synthetic(count, seed=0):
+    """Answers of two hits, 500 m apart; agreeing matches alone say how probable it is that the first is right."""
+    random = np.random.default_rng(seed)
+    agreeing = random.normal(0, 1, count)  # the logarithm of 1 + their number
+    truth = 1 / (1 + np.exp(-(0.4 + 1.5 * agreeing)))
+    found = np.tile([0, 1], (count, 1))
+    distances = np.sort(random.uniform(0.5, 1.2, (count, 2)), axis=1)
+    scores = np.tile([1.0, 0.5], (count, 1))
+    answers = Answers(found, distances, POSITIONS, scores, np.expm1(np.stack([agreeing, agreeing], axis=1)))
+    return answers, random.random(count) < truth, truth
+
+
+def test_known_probabilities_are_learnt():
+    answers, right, _ = synthetic(4000)
+    fresh, happened, truth = synthetic(4000, seed=1)
+    learnt = fit(answers, right).probability(fresh)
+    assert np.abs(learnt - truth).mean() < 0.02
+    assert reliability(learnt, happened).error < 0.03
+
+
+def test_a_hundred_queries_are_about_right():
+    errors = []
+    for seed in range(10):
+        answers, right, _ = synthetic(100, seed)
+        fresh, _, truth = synthetic(2000, seed + 100)
+        errors.append(np.abs(fit(answers, right).probability(fresh) - truth).mean())
+    assert np.mean(errors) < 0.08
+
+
+def test_features_that_are_missing_or_constant_are_left_out():
+    answers, right, _ = synthetic(300)
+    names = fit(answers, right).names
+    assert "agreeing" in names and "lead" not in names, "it is always 0.5"
+    assert fit(dataclasses.replace(answers, scores=None, agreeing=None), right).names == (
+        "lead",
+        "similarity",
+        "spread",
+    )
+    nowhere = dataclasses.replace(answers, positions=np.full((2, 2), np.nan))
+    assert "spread" not in fit(nowhere, right).names
+
+
+def test_an_answer_without_one_of_the_features_has_no_probability():
+    answers, right, _ = synthetic(300)
+    distances = answers.distances.copy()
+    distances[5] = np.nan
+    found = fit(answers, right).probability(dataclasses.replace(answers, distances=distances))
+    assert np.flatnonzero(np.isnan(found)).tolist() == [5]
+    assert np.isnan(fit(answers, right).probability(dataclasses.replace(answers, agreeing=None))).all()
+
+
+def test_a_probability_is_the_logistic_function_of_standardised_features():
+    answers, _, _ = synthetic(20)
+    calibration = Calibration(("agreeing",), np.array([0.3]), np.array([2.0]), np.array([1.7]), -0.2, 1.0)
+    wanted = 1 / (1 + np.exp(-(-0.2 + 1.7 * (np.log1p(answers.agreeing[:, 0]) - 0.3) / 2)))
+    np.testing.assert_allclose(calibration.probability(answers), wanted)
+    steep = dataclasses.replace(calibration, weights=np.array([1e6]))
+    assert set(np.round(steep.probability(answers), 6)) <= {0.0, 1.0}, "nothing overflows"
+
+
+def test_cross_validation_says_of_each_query_what_was_learnt_at_other_places(monkeypatch):
+    answers, right, _ = synthetic(400)
+    groups, taken = np.random.default_rng(5).integers(0, 90, 400), []
+
+    def recorded(all_answers, rows):
+        taken.append(rows)
+        return rows_of(all_answers, rows)
+
+    monkeypatch.setattr("vpr.evaluation.calibrate.rows_of", recorded)
+    learnt = learn_calibration(answers, right, groups)
+    folds = list(zip(taken[:10:2], taken[1:10:2], strict=True))
+    assert sorted(np.concatenate([out for _, out in folds])) == list(range(400))
+    for fitted, left_out in folds:
+        assert not set(groups[fitted]) & set(groups[left_out])
+        alone = fit(rows_of(answers, fitted), right[fitted])
+        np.testing.assert_array_equal(learnt.held_out[left_out], alone.probability(rows_of(answers, left_out)))
+    assert reliability(learnt.held_out, right).error < 0.06
+
+
+def test_halves_tell_a_calibration_of_the_wrong_form_from_one_of_the_right_form():
+    answers, right, truth = synthetic(600)
+    halves = errors_on_halves(answers, right, fit(answers, right), times=20)
+    assert abs(halves.error[0] - halves.error_if_true[0]) < 0.02 and halves.error[0] < 0.06
+    middling = np.abs(truth - 0.6) < 0.25  # right in the middle alone: no logistic function rises and falls
+    halves = errors_on_halves(answers, middling, fit(answers, middling), times=20)
+    assert halves.error[0] > 0.15 > 2 * halves.error_if_true[0]
+    assert min(*halves.error, *halves.error_if_true) >= 0
+
+
+def test_halves_that_teach_nothing_are_left_out():
+    answers, _, _ = synthetic(60)
+    one = np.arange(60) == 7  # right in one half alone
+    assert errors_on_halves(answers, one | (np.arange(60) == 8), fit(answers, one), times=30) is not None
+    assert errors_on_halves(answers, one & False, fit(answers, one), times=3) is None
+
+
+def test_noise_is_not_learnt():
+    """With labels that nothing tells apart, what is held out says the base rate, not the labels."""
+    answers, _, _ = synthetic(200)
+    right = np.random.default_rng(9).random(200) < 0.6
+    held_out = learn_calibration(answers, right, np.arange(200)).held_out
+    assert np.abs(held_out - 0.6).mean() < 0.12
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (np.arange(49) % 2 == 0, ["found 49 queries", f"at least {FEWEST_QUERIES}"]),
+        (np.arange(60) >= 0, ["0 of 60 first hits are wrong"]),
+        (np.arange(60) < 4, ["4 of 60 first hits are right"]),
+    ],
+)
+def test_too_few_queries_are_refused_in_a_line(right, said):
+    answers, _, _ = synthetic(len(right))
+    with pytest.raises(UserError) as refused:
+        learn_calibration(answers, right, np.arange(len(right)))
+    assert all(part in str(refused.value) for part in said) and "\n" not in str(refused.value)
+
+
+def test_answers_without_features_are_refused():
+    answers, right, _ = synthetic(60)
+    bare = Answers(answers.found, np.full((60, 2), np.nan), np.full((2, 2), np.nan))
+    with pytest.raises(UserError, match="no feature"):
+        learn_calibration(bare, right, np.arange(60))
+
+
+def test_the_slope_follows_the_scale_of_the_distances():
+    random = np.random.default_rng(0)
+    distances = np.sort(random.uniform(0.5, 1.2, (50, 12)), axis=1)
+    gaps = sorted(row[9] ** 2 - row[0] ** 2 for row in distances.tolist())
+    assert slope_of(distances) == pytest.approx(7 / ((gaps[24] + gaps[25]) / 2))
+    assert slope_of(0.1 * distances) == pytest.approx(100 * slope_of(distances))
+    assert slope_of(np.full((5, 3), np.nan)) == slope_of(np.ones((5, 3))) == 350
+
+
+def test_queries_of_one_square_are_one_group():
+    places = [(1, 2), (24, 24), (26, 2), (1, -2), (900, 901), (60, 60), (np.nan, np.nan), (np.nan, 3)]
+    groups = place_groups(np.array(places, float))
+    assert groups[0] == groups[1] and len(set(groups.tolist())) == 7
+    assert len(set(place_groups(np.array(places[:4], float)).tolist())) == 4, "too few squares to make folds of"
+
+
+def test_rows_are_taken_of_all_that_an_answer_has():
+    answers, _, _ = synthetic(10)
+    some = rows_of(dataclasses.replace(answers, sequence=np.arange(10.0)[:, None]), np.array([7, 2]))
+    assert some.sequence.tolist() == [[7], [2]] and some.positions is answers.positions
+    for name in ("found", "distances", "scores", "agreeing"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(answers, name)[[7, 2]])

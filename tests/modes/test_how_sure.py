@@ -1,0 +1,212 @@
+"""Calibrations from the command line: learnt by test, used by test and locate, refused where they do not fit."""
+
+import json
+import math
+import re
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from drawing import draw_image
+from PIL import Image
+
+import main
+
+MODEL = [
+    "--arch=alexnet", "--fromscratch", "--channels", "16", "16", "16", "16", "16", "--pooling=avg", "--threads=0",
+    "--device=cpu", "--precision=fp32",
+]  # fmt: skip
+PLACES, QUERIES = 30, 60
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """30 database images 100 m apart; 60 queries at their places that show them through more or less of another."""
+    root = tmp_path_factory.mktemp("own") / "town"
+    random = np.random.default_rng(0)
+    names = [f"@{585000 + 100 * n}.0@4477000.0@17@T@{n}@.png" for n in range(PLACES)]
+    images = [
+        Image.open(draw_image(root / "val" / "database" / name, (64, 48), [0, n])) for n, name in enumerate(names)
+    ]
+    (root / "val" / "queries").mkdir()
+    for n in range(QUERIES):
+        place, other = n % PLACES, int(random.integers(PLACES))
+        mixed = Image.blend(images[place], images[other], float(random.uniform(0.2, 0.75)))
+        mixed.save(root / "val" / "queries" / f"@{585001 + 100 * place}.0@4477000.0@17@T@q{n:02d}@.png")
+    return root
+
+
+@pytest.fixture
+def call(own, tmp_path, capsys):
+    """Runs a mode; gives the exit code and what was printed and said."""
+
+    def run(mode, *arguments, root=own):
+        places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+        pictures = [] if any(str(word).startswith("--panels") for word in arguments) else ["--panels=0"]
+        code = main.main([f"--mode={mode}", *MODEL, *places, *pictures, *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def last_result(folder):
+    return json.loads((folder / "results.json").read_text())[-1]
+
+
+def stored_calibration(folder):
+    (path,) = (folder / "model").glob("calibration_*.h5")
+    with h5py.File(path) as file:
+        numbers = {name: file[name][:].tolist() for name in ("mean", "scale", "weights")}
+        return path, {**numbers, **{name: file.attrs[name] for name in ("features", "bias", "slope")}}
+
+
+def probability_by_loop(query, database, stored):
+    """From descriptors, by the formulas of the features and of the logistic function; places lie in a row."""
+    distances = [math.dist(query, row) for row in database]
+    order = sorted(range(len(database)), key=lambda n: distances[n])
+    near = [distances[n] for n in order]
+    weights = [math.exp(-stored["slope"] * (d * d - near[0] ** 2)) for d in near[:10]]
+    east = [100.0 * n for n in order[:10]]
+    mean = sum(w * e for w, e in zip(weights, east, strict=True)) / sum(weights)
+    capped = [max(-500.0, min(500.0, e - mean)) for e in east]
+    variance = sum(w * c * c for w, c in zip(weights, capped, strict=True)) / sum(weights)
+    features = {
+        "lead": 1 - near[0] / near[1],
+        "similarity": 1 - near[0] ** 2 / 2,
+        "spread": -math.log10(1 + math.sqrt(variance / 2)),
+    }
+    rows = zip(stored["features"].split(), stored["mean"], stored["scale"], stored["weights"], strict=True)
+    logit = stored["bias"] + sum(w * (features[name] - m) / s for name, m, s, w in rows)
+    return 1 / (1 + math.exp(-logit))
+
+
+def test_a_calibration_is_learnt_by_test_and_used_by_locate(call, own, tmp_path):
+    kept = tmp_path / "kept.h5"
+    code, out, _ = call("test", "--calibrate", f"--saveDescriptors={kept}", "--panels=1")
+    label = "probability that the first hit lies within 25 m, calibrated on town_val (split val, 60 queries)"
+    assert code == 0 and f"how sure: {label}" in out and "cross-validated" in out
+    figures = last_result(tmp_path)["certainty"]
+    assert figures["score"] == label and 0 <= figures["calibration_error"] < 0.3
+    assert 0 < figures["area"] <= figures["area_at_most"] == pytest.approx(last_result(tmp_path)["recalls"]["1"])
+    (report,) = tmp_path.glob("test_val_*/report.html")
+    assert (report.parent / "precision_recall.png").is_file() and (report.parent / "reliability.png").is_file()
+    assert label in report.read_text()
+    with h5py.File(kept) as file:
+        database, queries = (file[name][:].astype(float).tolist() for name in ("database", "queries"))
+    _, stored = stored_calibration(tmp_path)
+    code, out, _ = call("locate", "--json", own / "val" / "queries")
+    answers = json.loads(out)
+    assert code == 0 and {answer["confidence_kind"] for answer in answers} == {label}
+    order = [sorted((own / "val" / "database").iterdir()).index(own / "val" / "database" / f) for f in names_in(own)]
+    database = [database[n] for n in order]
+    for query, answer in zip(queries, answers, strict=True):
+        assert answer["confidence"] == pytest.approx(probability_by_loop(query, database, stored), abs=0.01)
+        assert answer["refused"] is False
+    code, out, _ = call("test")
+    assert code == 0 and f"how sure: {label}" in out and "learnt on these very queries" in out
+
+
+def names_in(own):
+    """Names of the database's files from west to east."""
+    return sorted(
+        (path.name for path in (own / "val" / "database").iterdir()), key=lambda name: float(name.split("@")[1])
+    )
+
+
+def test_without_a_calibration_the_ratio_stays_and_says_that_it_is_none(call, own, tmp_path):
+    code, out, err = call("locate", "--json", own / "val" / "queries")
+    answers = json.loads(out)
+    assert code == 0 and all("no probability" in answer["confidence_kind"] for answer in answers)
+    assert "confidence: 1 - (descriptor distance" in err
+    code, out, _ = call("test")
+    assert code == 0 and "no probability" in out and "calibration error" not in out
+    assert "calibration_error" not in last_result(tmp_path)["certainty"]
+
+
+def test_below_the_least_confidence_no_place_is_found(call, own, tmp_path):
+    _, out, _ = call("locate", "--json", own / "val" / "queries")
+    free = json.loads(out)
+    least = float(np.median([answer["confidence"] for answer in free]))
+    _, out, _ = call("locate", "--json", f"--minConfidence={least}", own / "val" / "queries")
+    answers = json.loads(out)
+    assert [answer["refused"] for answer in answers] == [answer["confidence"] < least for answer in free]
+    assert 0 < sum(answer["refused"] for answer in answers) < QUERIES
+    assert [answer["matches"] for answer in answers] == [answer["matches"] for answer in free]
+    _, out, _ = call("locate", f"--minConfidence={least}", own / "val" / "queries")
+    said = re.findall(r"\.png: (no place found \(confidence|confidence) ", out)
+    assert ["no place" in words for words in said] == [answer["refused"] for answer in answers]
+    _, out, _ = call("test", f"--minConfidence={least}")
+    counted = last_result(tmp_path)["certainty"]["least_confidence"]
+    assert counted["answered"] == QUERIES - sum(answer["refused"] for answer in answers)
+    assert f"{counted['answered']} answered, of which {counted['right']} right" in out
+
+
+def test_a_held_out_region_makes_queries_that_are_not_in_the_map(call, tmp_path):
+    code, out, _ = call("test", "--heldOutRegion", 585_450, 4_477_000, 260)
+    figures = last_result(tmp_path)["certainty"]
+    assert code == 0 and figures["queries"] == QUERIES and figures["answerable"] == QUERIES - 2 * 6, "at 200 to 700 m"
+    assert "6 database images within 260 m of 585450.0 E 4477000.0 N left out" in last_result(tmp_path)["protocol"]
+    assert "of 12 queries without a true match answered" in out
+    code, _, err = call("test", "--heldOutRegion", 0, 0, 10)
+    assert code == 2 and "no database image lies within 10 m" in err and err.count("\n") == 1
+
+
+def test_too_few_queries_are_refused_before_they_are_described(call, own, tmp_path):
+    shutil.copytree(own, tmp_path / "small")
+    for path in sorted((tmp_path / "small" / "val" / "queries").iterdir())[49:]:
+        path.unlink()
+    code, out, err = call("test", "--calibrate", root=tmp_path / "small")
+    assert code == 2 and "found 49 queries, wanted at least 50" in err and err.count("\n") == 1
+    assert "database:" not in out and not (tmp_path / "results.json").exists()
+
+
+def test_a_calibration_that_cannot_be_learnt_costs_no_recalls(call, own, tmp_path):
+    """All queries are database images: none is wrong."""
+    shutil.copytree(own, tmp_path / "easy")
+    queries = tmp_path / "easy" / "val" / "queries"
+    shutil.rmtree(queries)
+    queries.mkdir()
+    for n in range(2):
+        for path in (own / "val" / "database").iterdir():
+            shutil.copy(path, queries / path.name.replace("@.png", f"q{n}@.png"))
+    code, out, err = call("test", "--calibrate", root=tmp_path / "easy")
+    assert code == 2 and "0 of 60 first hits are wrong" in err and err.count("\n") == 1
+    assert "R@1: 100.0" in out and last_result(tmp_path)["recalls"]["1"] == 1
+    assert not list((tmp_path / "model").glob("calibration_*"))
+
+
+def test_a_calibration_of_another_image_size_is_not_used(call, own, tmp_path):
+    assert call("test", "--calibrate")[0] == 0
+    code, out, _ = call("test", "--imageSize", 80, 96)
+    assert code == 0 and "image_size=own, not 80 96" in out and "no probability" in out
+
+
+def test_a_damaged_calibration_costs_no_recalls_and_is_refused(call, own, tmp_path):
+    assert call("test", "--calibrate")[0] == 0
+    path, _ = stored_calibration(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    code, out, err = call("test")
+    assert code == 2 and "R@1" in out and f"{path} cannot be read as a calibration" in err and err.count("\n") == 1
+    code, out, err = call("locate", "--json", own / "val" / "queries")
+    assert code == 2 and out == "" and "delete it, or make it anew" in err
+    assert call("test", "--calibrate")[0] == call("test")[0] == 0, "a new one takes its place"
+
+
+def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_path):
+    look = ["--rerank=10", "--localDim=8"]
+    code, out, _ = call("test", "--calibrate", *look)
+    assert code == 0 and re.search(r"wrote .*calibration_.*; from .*lead", out)
+    assert last_result(tmp_path)["certainty"]["score"].startswith("probability")
+    image = sorted((own / "val" / "queries").iterdir())[0]
+    kinds = {}
+    for words in (look, [], ["--rerank=5", "--localDim=8"]):
+        code, out, err = call("locate", "--json", *words, image)
+        assert code == 0, err
+        (answer,) = json.loads(out)
+        kinds[tuple(words)] = answer["confidence_kind"].split()[0], "no calibration is used" in err
+    assert list(kinds.values()) == [("probability", False), ("1", True), ("1", True)]
+    code, out, _ = call("test", "--rerank=10", "--localDim=4")
+    assert code == 0 and "8-D local descriptors in 8 bits), not a second look" in out

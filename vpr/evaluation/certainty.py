@@ -1,0 +1,171 @@
+"""How well a score of answers tells right first hits from wrong ones, and whether probabilities hold."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from vpr.evaluation.calibrate import Halves
+from vpr.evaluation.calibration_error import Reliability, error_by_chance, reliability
+from vpr.evaluation.precision_recall import PrecisionRecall, precision_recall
+
+SURE = (1.0, 0.99)  # precisions at which recall is printed
+EVEN = 0.5  # probability from which answers are counted where the user names none
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score of each answer.
+
+    Attributes:
+        values: [M], the higher the surer; NaN where unknown.
+        kind: what it is, in words.
+        probability: whether it is meant as the probability that the first hit is right.
+        note: on what it was learnt, where that are these very queries; empty where it is not.
+        halves: errors of what was learnt from halves of them.
+    """
+
+    values: np.ndarray
+    kind: str
+    probability: bool = False
+    note: str = ""
+    halves: Halves | None = None
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """A score judged by what was right.
+
+    Attributes:
+        curve: precision and recall over a threshold.
+        table: the table of a reliability diagram; None where the score is no probability.
+        chance: mean and standard deviation of the calibration error that perfect probabilities would show here.
+        unmatched: [U] scores of the queries without a true match.
+        least: threshold from which answers are counted; None counts none.
+    """
+
+    scores: Scores
+    curve: PrecisionRecall
+    table: Reliability | None
+    chance: tuple[float, float] | None
+    unmatched: np.ndarray
+    least: float | None
+
+    def figures(self) -> dict:
+        """Numbers for a results file; None where there is none."""
+        curve, table = self.curve, self.table
+        sure = {f"{100 * precision:g}": curve.recall_at_precision(precision) for precision in SURE}
+        known = {
+            "score": self.scores.kind,
+            "queries": curve.queries,
+            "answerable": curve.answerable,
+            "area": _number(curve.area),
+            "area_at_most": _number(curve.recall[-1]) if len(curve.right) else None,
+            "recall_at_precision": {name: _number(recall) for name, (recall, _) in sure.items()},
+            "threshold_at_precision": {name: _number(threshold) for name, (_, threshold) in sure.items()},
+            "unmatched_answered_at_precision": {
+                name: self.unmatched_answered(threshold) for name, (_, threshold) in sure.items()
+            },
+        }
+        if table is not None and self.chance is not None:
+            known["calibration_error"] = table.error
+            known["calibration_error_plain"] = table.plain_error
+            known["calibration_error_by_chance"] = list(self.chance)
+            known["calibration_bins"] = len(table.counts)
+            known["calibration_note"] = self.scores.note
+        if self.scores.halves:
+            known["calibration_error_on_halves"] = [_number(value) for value in self.scores.halves.error]
+            known["calibration_error_on_halves_if_true"] = [
+                _number(value) for value in self.scores.halves.error_if_true
+            ]
+        if self.least is not None:
+            known["least_confidence"] = asdict(self.at(self.least))
+        return known
+
+    def at(self, threshold: float) -> "AtThreshold":
+        """What a threshold does."""
+        reached = np.flatnonzero(self.curve.thresholds >= threshold)
+        answered, right = (
+            int(of[reached[-1]]) if len(reached) else 0 for of in (self.curve.answered, self.curve.right)
+        )
+        return AtThreshold(threshold, answered, right, self.unmatched_answered(threshold), len(self.unmatched))
+
+    def unmatched_answered(self, threshold: float) -> int:
+        """Queries without a true match that have at least this score."""
+        return int((self.unmatched >= threshold).sum())
+
+    def lines(self) -> str:
+        """What the score is worth, in a few lines."""
+        curve = self.curve
+        said = [f"how sure: {self.scores.kind}; {curve.answerable} of {curve.queries} queries have a true match"]
+        if curve.answerable and len(curve.right):
+            parts = [f"area under precision-recall {100 * curve.area:.1f} of at most {100 * curve.recall[-1]:.1f}"]
+            for precision in SURE:
+                recall, threshold = curve.recall_at_precision(precision)
+                over = f" (score from {threshold:.3f})" if recall else ""
+                parts.append(f"recall at {100 * precision:g}% precision {100 * recall:.1f}{over}")
+            said.append(", ".join(parts))
+        if self.table is not None and self.chance is not None:
+            mean, deviation = self.chance
+            note = f"; {self.scores.note}" if self.scores.note else ""
+            said.append(
+                f"expected calibration error {self.table.error:.3f} (debiased, {len(self.table.counts)} bins, "
+                f"{self.table.queries} queries; {self.table.plain_error:.3f} without that; perfect probabilities would "
+                f"show {mean:.3f} +- {deviation:.3f} here){note}"
+            )
+        if self.scores.halves:
+            (error, spread), (if_true, spread_if_true) = self.scores.halves.error, self.scores.halves.error_if_true
+            said.append(
+                f"learnt from a random half, measured on the other: {error:.3f} +- {spread:.3f}; if its probabilities "
+                f"were the truth: {if_true:.3f} +- {spread_if_true:.3f}"
+            )
+        if len(self.unmatched):
+            _, threshold = curve.recall_at_precision(SURE[-1])
+            said.append(
+                f"not in the map: {self.unmatched_answered(threshold)} of {len(self.unmatched)} queries without a true "
+                f"match answered at {100 * SURE[-1]:g}% precision"
+            )
+        if self.least is not None:
+            said.append(self.at(self.least).line())
+        return "\n".join(said)
+
+
+@dataclass(frozen=True)
+class AtThreshold:
+    """What comes of answering only from a score on: counts of queries."""
+
+    threshold: float
+    answered: int
+    right: int
+    unmatched_answered: int
+    unmatched: int
+
+    def line(self) -> str:
+        """In words."""
+        line = f"from {self.threshold:g} on: {self.answered} answered, of which {self.right} right"
+        if not self.unmatched:
+            return line
+        return f"{line}; of {self.unmatched} queries without a true match {self.unmatched_answered} answered"
+
+
+def judge(scores: Scores, right: np.ndarray, answerable: np.ndarray, least: float | None = None) -> Certainty:
+    """Compare a score with what was right.
+
+    Args:
+        right: bool [M], whether first hits are right.
+        answerable: bool [M], whether queries have a true match in the database.
+        least: from which score on answers are counted; None takes EVEN for probabilities.
+    """
+    known = ~np.isnan(scores.values)
+    table, chance = None, None
+    if scores.probability and known.any():
+        table = reliability(scores.values[known], right[known])
+        chance = error_by_chance(scores.values[known])
+    curve = precision_recall(scores.values, right, answerable)
+    if least is None and scores.probability:
+        least = EVEN
+    return Certainty(scores, curve, table, chance, scores.values[~answerable], least)
+
+
+def _number(value: float) -> float | None:
+    """JSON has neither NaN nor infinity."""
+    return float(value) if np.isfinite(value) else None

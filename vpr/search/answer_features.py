@@ -1,0 +1,158 @@
+"""What an answer shows of how sure it is: numbers of its hits, from which a probability is learnt."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LOOKED_AT = 100  # hits, among which one taken elsewhere is sought
+ELSEWHERE = 25.0  # metres from the first hit, beyond which a hit is of another place
+SPREAD_HITS = 10  # hits whose positions are compared (SUE)
+SPREAD_CAP = 500.0  # metres, beyond which a hit lies no farther off (SUE)
+# What stands for a probability where there is no calibration.
+RATIO = (
+    "1 - (descriptor distance of the best match) / (that of the best one taken over 25 m from it), no probability; "
+    "near 0 another place looks as similar"
+)
+SCORE_RATIO = (
+    "1 - (score of the best match taken over 25 m from the first, by a second look) / (that of the first), no "
+    "probability; near 0 another place looks as similar"
+)
+SEQUENCE_RATIO = SCORE_RATIO.replace("a second look", "sequences")
+
+# The names of the features, in the order of the columns, and what each is.
+FEATURES = {
+    "lead": "of the first hit over the best one over 25 m from it, see `uncalibrated`",
+    "similarity": "cosine of the descriptors of the query and its first hit",
+    "spread": "how close together the first 10 hits lie (SUE)",
+    "agreeing": "matches of local descriptors of the query and its first hit that agree",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Queries with what was found for them, best first.
+
+    Attributes:
+        found: [M, c] database indices; -1 is no hit.
+        distances: [M, c] Euclidean distances of the descriptors, 0 to 2; NaN where unknown.
+        positions: [N, 2] of the database, metres; NaN where unknown.
+        scores: [M, K] of the first K hits by a second look, -inf where there is no hit; None without one.
+        agreeing: [M, K] matches of their local descriptors that agree, likewise.
+        sequence: [M, c] similarities of sequences; None where queries are single images.
+    """
+
+    found: np.ndarray
+    distances: np.ndarray
+    positions: np.ndarray
+    scores: np.ndarray | None = None
+    agreeing: np.ndarray | None = None
+    sequence: np.ndarray | None = None
+
+
+def answer_features(answers: Answers, slope: float) -> np.ndarray:
+    """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known.
+
+    Few queries teach few numbers: the score of a second look and its margin say no more than its lead.
+
+    Args:
+        slope: of the weights of `hit_spread`, in 1 / squared descriptor distance.
+    """
+    found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
+    unknown = np.full(len(found), np.nan)
+    first = distances[:, 0].astype(float) if distances.shape[1] else unknown
+    columns = {
+        "lead": uncalibrated(answers)[0],
+        "similarity": 1 - first**2 / 2,  # |a - b|^2 = 2 - 2 a.b of vectors of length 1
+        "spread": -np.log10(1 + hit_spread(found, distances, answers.positions, slope)),
+        "agreeing": unknown if answers.agreeing is None else np.log1p(answers.agreeing[:, 0]),
+    }
+    return np.stack([columns[name] for name in FEATURES], axis=1)  # [M, 4]
+
+
+def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
+    """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words.
+
+    It is of what orders the hits: the scores of a second look, else of sequences, else distances.
+    """
+    found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
+    elsewhere = hits_elsewhere(found, answers.positions)
+    for scores, kind in ((answers.scores, SCORE_RATIO), (answers.sequence, SEQUENCE_RATIO)):
+        if scores is not None:
+            return score_ratio(found, scores[:, :LOOKED_AT], elsewhere), kind
+    return distance_ratio(found, distances, elsewhere), RATIO
+
+
+def hits_elsewhere(found: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Which hits were taken over ELSEWHERE metres from the first one, bool [M, c]; an unknown place is another one."""
+    if not found.shape[1]:
+        return np.zeros(found.shape, bool)
+    places = positions[found]  # [M, c, 2]
+    metres = np.linalg.norm(places - places[:, :1], axis=2)
+    elsewhere = ~(metres <= ELSEWHERE) & (found >= 0)
+    elsewhere[:, 0] = False
+    return elsewhere
+
+
+def distance_ratio(found: np.ndarray, distances: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
+    """1 - d1 / d2, d2 being the smallest descriptor distance of a hit elsewhere, float64 [M].
+
+    Where no hit lies elsewhere, the largest distance stands for d2, which can only make the ratio too small. NaN
+    with a single hit, and where distances are not known. 0 where d2 is 0. Below 0 where a second look put a hit in
+    front that is farther by its descriptor than one elsewhere.
+    """
+    there = found >= 0
+    known = (there.sum(axis=1) >= 2) & ~(np.isnan(distances) & there).any(axis=1)
+    ratios = np.full(len(found), np.nan)
+    if not known.any():
+        return ratios
+    values, other = distances[known].astype(float), elsewhere[known]
+    nearest = np.where(other, values, np.inf).min(axis=1)
+    farthest = np.where(there[known], values, -np.inf).max(axis=1)
+    second = np.where(other.any(axis=1), nearest, farthest)
+    ratios[known] = np.where(second > 0, 1 - values[:, 0] / np.where(second > 0, second, 1), 0)
+    return ratios
+
+
+def score_ratio(found: np.ndarray, scores: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
+    """1 - s2 / s1 of a second look's scores [M, K], s2 being the best of a hit elsewhere, float64 [M].
+
+    Where no hit lies elsewhere the smallest score stands for s2, as in `distance_ratio`. NaN with a single hit.
+    """
+    there, other = found[:, : scores.shape[1]] >= 0, elsewhere[:, : scores.shape[1]]
+    several = there.sum(axis=1) >= 2
+    ratios = np.full(len(found), np.nan)
+    values, there, other = scores[several].astype(float), there[several], other[several]
+    best = np.where(other, values, -np.inf).max(axis=1, initial=-np.inf)
+    least = np.where(there, values, np.inf).min(axis=1, initial=np.inf)
+    second = np.maximum(np.where(other.any(axis=1), best, least), 0)
+    first = values[:, 0] if values.shape[1] else np.zeros(0)
+    ratios[several] = np.where(first > 0, 1 - second / np.where(first > 0, first, 1), 0)
+    return ratios
+
+
+def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, slope: float) -> np.ndarray:
+    """How far apart the first SPREAD_HITS hits lie: SUE's uncertainty as a length, float64 [M] metres.
+
+    sqrt((Var_E + Var_N) / 2) of their positions with weights proportional to exp(-slope d^2), deviations from the
+    weighted mean within +-SPREAD_CAP (Zaffar, Nan, Kooij, "On the estimation of image-matching uncertainty in visual
+    place recognition", CVPR 2024). As published the cap is on the positive side alone, and weights are exp(-slope d^2)
+    themselves, which vanish for distant hits; here d^2 is counted from the smallest, which changes no weight.
+    NaN where a position or a distance of these hits is not known, and without hits.
+    """
+    hits = found[:, :SPREAD_HITS]
+    there = hits >= 0
+    squared = np.where(there, distances[:, : hits.shape[1]].astype(float) ** 2, np.inf)
+    places = np.where(there[..., None], positions[hits], 0.0)  # [M, k, 2]
+    spread = np.full(len(found), np.nan)
+    known = there.any(axis=1) & ~np.isnan(squared).any(axis=1) & np.isfinite(places).all(axis=(1, 2))
+    if not known.any():
+        return spread
+    squared, places = squared[known], places[known]
+    weights = np.exp(-slope * (squared - squared.min(axis=1, keepdims=True)))
+    weights /= weights.sum(axis=1, keepdims=True)
+    origin = places[:, :1]  # positions are millions of metres
+    mean = (weights[..., None] * (places - origin)).sum(axis=1, keepdims=True)
+    deviations = np.clip(places - origin - mean, -SPREAD_CAP, SPREAD_CAP)
+    variances = (weights[..., None] * deviations**2).sum(axis=1)  # [M, 2]
+    spread[known] = np.sqrt(variances.mean(axis=1))
+    return spread
