@@ -32,11 +32,15 @@ def test_alexnet_off_the_shelf_on_tower_and_corridor(shared, tmp_path):
     tower, corridor = (f"--root={shared / 'places' / name}" for name in ("tower", "corridor"))
     assert main.main(["--mode=cluster", tower, f"--dataPath={tmp_path}", *common]) == 0
     centroids = next(tmp_path.glob("*.hdf5"))
-    assert main.main(["--mode=test", "--panels=0", tower, f"--dataPath={tmp_path}", *common]) == 0
-    assert main.main(["--mode=test", "--panels=0", corridor, f"--dataPath={centroids}", *common]) == 0
-    for result, wanted in zip(
-        json.loads((tmp_path / "runs" / "results.json").read_text()), (TOWER, CORRIDOR), strict=True
-    ):
+    test = ["--mode=test", "--panels=0", "--sequence=2", *common]
+    assert main.main([*test, tower, f"--dataPath={tmp_path}"]) == 0
+    assert main.main([*test, corridor, f"--dataPath={centroids}"]) == 0
+    results = json.loads((tmp_path / "runs" / "results.json").read_text())
+    for result, by_sequence in zip(results[::2], results[1::2], strict=True):
+        assert "sequences of 2 frames" in by_sequence["search"]
+        assert 100 * (by_sequence["recalls"]["1"] - result["recalls"]["1"]) > 10  # three seeds of k-means: 18 to 25
+        assert by_sequence["recalls"]["5"] > result["recalls"]["5"]
+    for result, wanted in zip(results[::2], (TOWER, CORRIDOR), strict=True):
         assert result["descriptor_dim"] == 64 * 256
         for n, percent in wanted.items():
             assert abs(100 * result["recalls"][n] - percent) < TOLERANCE, (result["image_size"], n)

@@ -79,7 +79,12 @@ def answers_of(descriptors: SplitDescriptors, images: PlaceImages, results: Quer
     """What a test found, as `locate` looks at it: the first LOOKED_AT hits."""
     found = results.found[:, :LOOKED_AT]
     distances = descriptor_distances(descriptors.database, descriptors.queries, found)
-    again = results.reranked
-    scores, agreeing = (again.scores, again.agreeing) if again else (None, None)
-    sequence = None if results.similarities is None else results.similarities[:, :LOOKED_AT]
-    return Answers(found, distances, images.places.database_positions, scores, agreeing, sequence)
+    again, sequence = results.reranked, results.similarities
+    return Answers(
+        found,
+        distances,
+        images.places.database_positions,
+        scores=again.scores if again else None,
+        agreeing=again.agreeing if again else None,
+        sequence=None if sequence is None else sequence[:, :LOOKED_AT],
+    )
