@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from drawing import draw_image
+from PIL import Image
 
 import main
 from vpr.artifacts.local_file import read_local
@@ -16,6 +17,8 @@ from vpr.models.local_maps import SCALE
 from vpr.models.local_projection import learn_projection
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.report.matches import DROP, PAIR
+from vpr.report.panels import FRAME
 
 MODEL = [
     "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32",
@@ -77,6 +80,21 @@ def test_locate_gives_the_order_that_test_counts(run, own, tmp_path):
     assert [names[6:] for names in plain] == [names[6:] for names in answers_of(stored)]
     hits = [f"@{585000 + 30 * q}@" in names[0] for q, names in enumerate(plain)]
     assert 100 * np.mean(hits) == pytest.approx(float(alone[0]), abs=0.06)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_panels_of_locate_show_the_matches_of_the_first_hit(run, own, tmp_path, kept):
+    """Below the row of hits, whether the database's local descriptors are kept or computed anew."""
+    image, heights = next((own / "val" / "queries").iterdir()), {}
+    if kept:
+        assert run("index", "--localDescriptors")[0] == 0
+    for depth in (0, 6):
+        code, _, err = run("locate", image, f"--rerank={depth}", "--panels=1")
+        assert code == 0, err
+        newest = max(tmp_path.rglob("locate_*/1_*.jpg"), key=lambda path: path.stat().st_mtime_ns)
+        with Image.open(newest) as picture:
+            heights[depth] = picture.height
+    assert heights[6] == heights[0] + PAIR[1] + DROP + 3 * FRAME
 
 
 def test_an_index_without_local_descriptors_goes_on_without_a_second_look(run, own):

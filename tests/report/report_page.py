@@ -2,6 +2,7 @@
 
 import html.parser
 import random
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,12 @@ def images_of(query_names):
 
 def names_of(count):
     return [f"{index % 7:03d}/{index * 7919 % 100_003:06d}_query.jpg" for index in range(count)]
+
+
+def reranked_by_chance(outcomes, seed=0):
+    """The same outcomes after a re-ranking: where the first right hit was before is chance."""
+    chance = random.Random(seed)
+    return [replace(each, reranked=True, rank_before=chance.choice([each.rank, 1, 3, 30, None])) for each in outcomes]
 
 
 def outcomes_of_chance(count, seed=0):

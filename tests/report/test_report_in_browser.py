@@ -15,6 +15,7 @@ from report_page import (
     names_of,
     outcomes_of_chance,
     panels_in,
+    reranked_by_chance,
     worst_first,
 )
 
@@ -31,6 +32,7 @@ def cells_of(outcome, names):
         str(outcome.query + 1),
         names[outcome.query],
         found.get(outcome.rank, f"found at rank {outcome.rank}"),
+        *([str(outcome.rank_before or "–")] if outcome.reranked else []),
         str(outcome.rank or "–"),
         "–" if first is None or first.metres is None else f"{first.metres:,.1f}",
         "–" if first is None else f"{first.distance:.3f}",
@@ -59,8 +61,9 @@ def show(chromium):
 def made(tmp_path):
     """A report of `count` chance outcomes: its path, outcomes and names."""
 
-    def make(count, **figures):
+    def make(count, reranked=False, **figures):
         outcomes, names = outcomes_of_chance(count), names_of(count)
+        outcomes = reranked_by_chance(outcomes) if reranked else outcomes
         write_report(tmp_path / "report.html", outcomes, images_of(names), figures_with(**figures))
         return tmp_path / "report.html", outcomes, names
 
@@ -120,6 +123,44 @@ def test_headings_filter_and_paging_by_hand(show, made):
     assert state == {"filter=found", "sort=distance", "order=descending", "page=2"}
 
 
+@pytest.mark.parametrize("kind", ["gained", "lost"])
+def test_what_reranking_changed_by_the_rank_before(show, made, kind):
+    path, outcomes, names = made(400, reranked=True)
+    page = show(path, f"#filter={kind}&sort=before&order=descending&open=all")
+    first_before, first_now = kind == "lost", kind == "gained"
+    wanted = [o for o in worst_first(outcomes) if (o.rank_before == 1, o.rank == 1) == (first_before, first_now)]
+    known = sorted((o for o in wanted if o.rank_before), key=lambda o: -o.rank_before)
+    wanted = known + [o for o in wanted if not o.rank_before]
+    assert 10 < len(wanted) < 200
+    assert page.cells() == [cells_of(outcome, names) for outcome in wanted]
+    assert f"{kind.capitalize()} ({len(wanted)})" in page.texts["control"]
+    columns = [attributes for tag, attributes in page.elements if tag == "th" and "aria-sort" in attributes]
+    spans = {attributes["colspan"] for tag, attributes in page.elements if tag == "td" and "colspan" in attributes}
+    assert spans == {str(len(columns))} == {"8"}
+
+
+def test_without_reranking_nothing_speaks_of_it(show, made):
+    path, outcomes, names = made(30)
+    page = show(path, "#filter=gained&sort=before")
+    assert page.cells() == [cells_of(outcome, names) for outcome in worst_first(outcomes)]
+    assert "Gained" not in page.texts["control"] and "Lost" not in page.texts["control"]
+    assert not [tag for tag, attributes in page.elements if "again" in (attributes.get("class") or "").split()]
+
+
+def test_filters_of_reranking_by_the_keyboard(show, made):
+    """The input takes the focus; the browser itself checks it and tells so by a click, as for the space bar."""
+    path, outcomes, names = made(60, reranked=True)
+    keys = """
+        const lost = document.querySelector("[name=filter][value=lost]");
+        lost.focus();
+        document.activeElement.click();
+        document.title = location.hash;"""
+    page = show(path, script=keys)
+    lost = [outcome for outcome in worst_first(outcomes) if outcome.rank_before == 1 and outcome.rank != 1]
+    assert page.cells() == [cells_of(outcome, names) for outcome in lost]
+    assert page.texts["title"] == "#filter=lost"
+
+
 def test_open_rows_show_panels_inside_and_beside(show, tmp_path, made, monkeypatch):
     monkeypatch.setattr(report, "MAX_EMBEDDED", 1)
     panels = panels_in(tmp_path / "panels", [0, 1, 2])
@@ -161,10 +202,11 @@ def test_nothing_hangs_over_the_edge(show, tmp_path, width):
     figures = figures_with(
         title=long, lines=[long], settings={long: long}, recalls=dict.fromkeys((1, 5, 10, 20, 100), 0.5),
         pictures=[(long, tmp_path / "wide.png")], panels=panels_in(tmp_path, [0]),
+        recalls_before=dict.fromkeys((1, 5, 10, 20, 100), 0.5),
     )  # fmt: skip
     names = [long + name for name in names_of(300)]
     path = tmp_path / "report.html"
-    write_report(path, outcomes_of_chance(300), images_of(names), figures)
+    write_report(path, reranked_by_chance(outcomes_of_chance(300)), images_of(names), figures)
     measure = """
         document.querySelector("details").open = true;
         parent.postMessage([document.documentElement.scrollWidth, document.documentElement.clientWidth], "*");"""

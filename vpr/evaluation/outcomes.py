@@ -55,6 +55,12 @@ class Outcome:
         return "missed" if self.answerable else "nothing within reach"
 
     @property
+    def change(self) -> str:
+        """What re-ranking made of the first hit: `gained` where it is right now and was not, `lost`, or nothing."""
+        before, after = self.rank_before == 1, self.rank == 1
+        return "" if not self.reranked or before == after else "gained" if after else "lost"
+
+    @property
     def sort_key(self) -> tuple:
         """Sorts the worst first: misses before late hits before first hits, each the farther off the worse.
 
@@ -94,6 +100,12 @@ def outcomes_of(
         earlier = before[query].rank if before else None
         outcomes.append(Outcome(query, shown, rank, len(wanted) > 0, before is not None, earlier))
     return outcomes
+
+
+def recalls_before(outcomes: Sequence[Outcome], values: Sequence[int]) -> dict[int, float]:
+    """Recall@N before the hits were re-ranked, between 0 and 1, by N."""
+    ranks = [outcome.rank_before for outcome in outcomes]
+    return {n: sum(rank is not None and rank <= n for rank in ranks) / len(ranks) for n in values}
 
 
 def _known(metres: float) -> float | None:

@@ -27,7 +27,8 @@ from vpr.data.walks import Walks, find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.evaluation.evaluate import how_ordered, look_text
 from vpr.models.local_maps import MemorySink
-from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, write_jpeg
+from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
+from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
 from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
 from vpr.search.database import DatabaseIndex
 from vpr.search.locate import Confidence, Located, locate
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
         look = second_look(options, DEPTH if index.local else 0)
         if index.local is None and options.rerank is None:
             say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
-        answers, how = find(loaded, read, files, index, database, look, rule, options)
+        answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
         stored = find_calibration(loaded.folder, recipe, database.dataset)
         values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         say("\n".join(image.lines() for image in located))
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        draw_panels(results_folder(loaded, options), located, answers.found, database, options.panels)
+        draw_panels(results_folder(loaded, options), located, answers.found, database, options.panels, compare)
 
 
 def find(
@@ -81,15 +82,15 @@ def find(
     look: SecondLook | None,
     rule: SequenceRule | None,
     options: argparse.Namespace,
-) -> tuple[Answers, str]:
-    """The hits of each image, by a second look if there is one, and how that looks, in words."""
+) -> tuple[Answers, str, Compare | None]:
+    """The hits of each image; by what they are ordered, in words; and what finds its matches with a hit, if any."""
     batch, every, positions = options.cacheBatchSize, range(len(files)), database.places.database_positions
     count = max(LOOKED_AT, options.top, look.depth if look else 0)
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
         found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
         sequence = similarities if rule else None
-        return Answers(found, distances, positions, sequence=sequence), how_ordered(rule, None)
+        return Answers(found, distances, positions, sequence=sequence), how_ordered(rule, None), None
     reader = read.of(database.database_files)
     projection = index.projection
     if index.local is None:
@@ -102,16 +103,19 @@ def find(
     queries = sink.finished()
     if index.local is not None:
         again = rerank(found, similarities, queries, index.local, look)
+        compare = comparer(queries, index.local, look)
     else:
         images = np.unique(found[:, : look.depth])
         images = images[images >= 0]
         few = MemorySink(len(images))
         describe(loaded.model, reader, images.tolist(), batch, "first hits", LocalDescribing(projection, few))
-        again = rerank_few(found, similarities, queries, few.finished(), images, look)
+        known = few.finished()
+        again = rerank_few(found, similarities, queries, known, images, look)
+        compare = comparer(queries, known, look, images)
     depth = again.order.shape[1]
     distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
     answers = Answers(again.found, distances, positions, again.scores, again.agreeing)
-    return answers, how_ordered(rule, look_text(look, queries.dim))
+    return answers, how_ordered(rule, look_text(look, queries.dim)), compare
 
 
 def first_hits(
@@ -140,9 +144,18 @@ def walks_of(database: PlaceImages, files: list[Path]) -> tuple[Walks, Walks]:
 
 
 def draw_panels(
-    folder: Path, located: list[Located], hits: np.ndarray, database: PlaceImages, panels: int | str
+    folder: Path,
+    located: list[Located],
+    hits: np.ndarray,
+    database: PlaceImages,
+    panels: int | str,
+    compare: Compare | None = None,
 ) -> None:
-    """A panel for each of the first images, in a folder of its own."""
+    """A panel for each of the first images, in a folder of its own.
+
+    Args:
+        compare: finds the matches with the first hit, which are drawn too; None draws none.
+    """
     count = len(located) if panels == "all" else min(int(panels), len(located))
     if not count:
         return
@@ -150,7 +163,8 @@ def draw_panels(
     folder = folder / f"locate_{stamp}"
     for number, image in enumerate(located[:count]):
         name = file_name(f"{number + 1}_{Path(image.photo).stem}", ".jpg")
-        draw(folder / name, image, hits[number], database)
+        compared = compare(number, int(hits[number, 0])) if compare and image.matches else None
+        draw(folder / name, image, hits[number], database, compared)
     say(f"wrote {count} panels into {folder}")
 
 
@@ -177,12 +191,17 @@ def images_named(options: argparse.Namespace) -> list[Path]:
     return files
 
 
-def draw(path: Path, located: Located, hits: np.ndarray, database: PlaceImages) -> None:
-    """A panel: the image, then its matches."""
+def draw(
+    path: Path, located: Located, hits: np.ndarray, database: PlaceImages, compared: Compared | None = None
+) -> None:
+    """A panel: the image, then its matches; below what a second look found of the first."""
     file = Path(located.photo)
     cells = [cell(file, NEUTRAL, file.name, located.sure, "")]
     for hit, match in zip(hits, located.matches, strict=False):
         place = match.place() if match.latitude is None else f"{match.latitude:.6f}, {match.longitude:.6f}"
         image = database.database_files[hit]
         cells.append(cell(image, NEUTRAL, f"descriptor distance {match.distance_text()}", place, match.name))
-    write_jpeg(path, in_a_row(cells, len(cells)))
+    picture = in_a_row(cells, len(cells))
+    if compared:
+        picture = stacked([picture, picture_of_matches(file, database.database_files[hits[0]], compared)])
+    write_jpeg(path, picture)

@@ -43,6 +43,7 @@ from vpr.evaluation.in_order import measure_sequences
 from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.models.local_maps import LocalSink, MemorySink
+from vpr.report.matches import Compare, comparer
 from vpr.report.write import explainer, write_pictures
 from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import walks_of
@@ -100,6 +101,7 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
     result = "\n\n".join(each.lines() for each in results)
     say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
     folder, source = _destination(loaded, descriptors, options)
+    local = descriptors.local
 
     def write_results() -> None:
         for each in results:
@@ -107,7 +109,8 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
 
     def draw() -> None:
         if options.panels:
-            _draw(folder, subject, results[-1], answers, judged, options)
+            compare = comparer(local.queries, local.database, subject.look) if subject.look and local else None
+            _draw(folder, subject, results[-1], answers, judged, compare, options)
 
     def search_by_index() -> None:
         nonlocal result
@@ -134,6 +137,7 @@ def _draw(
     evaluation: Evaluation,
     answers: QueryResults,
     judged: Judged,
+    compare: Compare | None,
     options: argparse.Namespace,
 ) -> None:
     """Pictures and the report, in a folder of their own."""
@@ -141,7 +145,7 @@ def _draw(
     pictures, images = folder / f"test_{options.split}_{stamp}", subject.images
     explain = explainer(subject.loaded.model, images, subject.read.size) if options.explain else None
     flags = flags_of(options)
-    write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, judged.certainty)
+    write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, compare, judged.certainty)
 
 
 def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:

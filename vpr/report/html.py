@@ -18,7 +18,7 @@ from vpr.common.files import atomic_write
 from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import Hit, Outcome
 
-MAX_EMBEDDED = 300  # panels inside the page, about 50 kB each; more make it slow to open
+MAX_EMBEDDED = 300  # panels inside the page, 50 to 150 kB each; more make it slow to open
 TEMPLATE = Path(__file__).with_name("report.html")
 UNKNOWN = "–"
 
@@ -34,6 +34,7 @@ class ReportFigures:
         settings: every flag by its name.
         pictures: captions and image files (PNG, JPEG).
         panels: JPEG files of single queries with their hits, by the query's index.
+        recalls_before: as `recalls`, before re-ranking; None where there was none.
     """
 
     title: str
@@ -42,6 +43,7 @@ class ReportFigures:
     settings: dict[str, object]
     pictures: list[tuple[str, Path]]
     panels: dict[int, Path]
+    recalls_before: dict[int, float] | None = None
 
 
 def write_report(path: Path, outcomes: list[Outcome], images: PlaceImages, figures: ReportFigures) -> None:
@@ -62,7 +64,7 @@ def write_report(path: Path, outcomes: list[Outcome], images: PlaceImages, figur
         TEMPLATE.read_text(encoding="utf-8"),
         {
             "title": html.escape(figures.title),
-            "tiles": "\n".join(_tile(n, recall) for n, recall in figures.recalls.items()),
+            "tiles": "\n".join(_tile(n, recall, figures.recalls_before) for n, recall in figures.recalls.items()),
             "lines": "\n".join(f"<p>{html.escape(line)}</p>" for line in figures.lines),
             "pictures": "\n".join(_picture(caption, file) for caption, file in figures.pictures),
             "settings": "\n".join(_setting(name, value) for name, value in figures.settings.items()),
@@ -90,6 +92,7 @@ def where_panels_are(embedded: int, linked: int) -> str:
 
 def _row(outcome: Outcome, images: PlaceImages, address: str | None) -> dict:
     """An outcome with its names; `address` is that of a panel outside the page."""
+    before = None if outcome.rank_before is None else int(outcome.rank_before)
     return {
         "query": int(outcome.query),
         "name": images.places.query_names[outcome.query],
@@ -98,6 +101,7 @@ def _row(outcome: Outcome, images: PlaceImages, address: str | None) -> dict:
         "answerable": bool(outcome.answerable),
         "hits": [_hit(hit, images) for hit in outcome.hits],
         "panel": address,
+        **({"before": before, "change": outcome.change} if outcome.reranked else {}),
     }
 
 
@@ -121,9 +125,10 @@ def _json_for_script(content: object) -> str:
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _tile(n: int, recall: float) -> str:
+def _tile(n: int, recall: float, before: dict[int, float] | None) -> str:
     percent = UNKNOWN if math.isnan(recall) else f"{100 * recall:.1f}<small> %</small>"
-    return f"<div><dt>R@{n}</dt><dd>{percent}</dd></div>"
+    earlier = f'<dd class="before">{100 * before[n]:.1f} % before re-ranking</dd>' if before else ""
+    return f"<div><dt>R@{n}</dt><dd>{percent}</dd>{earlier}</div>"
 
 
 def _setting(name: str, value: object) -> str:

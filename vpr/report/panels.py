@@ -21,7 +21,10 @@ RIGHT, WRONG, NEUTRAL, PAPER, INK = "#2e9e4f", "#d03b3b", "#4a4a4a", "#ffffff", 
 def panel(images: PlaceImages, outcome: Outcome) -> Image.Image:
     """A query and its first hits in a row, with how far off each is: on the ground in metres, and as a descriptor."""
     query = images.query_files[outcome.query]
-    cells = [cell(query, NEUTRAL, f"query {outcome.query + 1}: {outcome.status}", query.name)]
+    captions = [f"query {outcome.query + 1}: {outcome.status}", query.name]
+    if outcome.reranked:
+        captions.insert(1, f"rank before re-ranking: {rank_text(outcome.rank_before)}")
+    cells = [cell(query, NEUTRAL, *captions)]
     for hit in outcome.hits:
         caption = f"{'right' if hit.right else 'wrong'}, {far_off(hit)}"
         cells.append(cell(images.database_files[hit.image], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
@@ -31,6 +34,11 @@ def panel(images: PlaceImages, outcome: Outcome) -> Image.Image:
 def far_off(hit: Hit) -> str:
     """How far from the query a hit was taken."""
     return "place unknown" if hit.metres is None else f"{hit.metres:,.0f} m away"
+
+
+def rank_text(rank: int | None) -> str:
+    """The rank of the first right hit, if there is one."""
+    return "none" if rank is None else str(rank)
 
 
 def distance_text(hit: Hit) -> str:

@@ -1,6 +1,7 @@
 """Plots of results: recall against N, and the map of what was found and missed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vpr.report.panels import NEUTRAL, RIGHT, WRONG
 
 MOST_LINES = 1000  # to wrong hits; more hide the map
 LONGEST_SHAPE = 4  # length over breadth of a map drawn to scale
+GAINED, LOST, BOTH = "#0072b2", "#d55e00", "#8c8c8c"  # of Okabe and Ito's colours, which all can tell apart
 
 
 def draw_recall(path: Path, curves: dict[str, dict[int, float]], title: str) -> None:
@@ -24,7 +26,7 @@ def draw_recall(path: Path, curves: dict[str, dict[int, float]], title: str) -> 
     """
     figure, axes = _figure((7, 4.5))
     for name, recalls in curves.items():
-        axes.plot(list(recalls), [100 * recall for recall in recalls.values()], label=name)
+        axes.plot(list(recalls), [100 * recall for recall in recalls.values()], label=_wrapped(name, 60))
     axes.set(xlabel="N, database images looked at", ylabel="Recall@N, percent", ylim=(0, 102))
     axes.set_xlim(1, max(max(recalls) for recalls in curves.values()))
     _title(axes, title, 80)
@@ -36,23 +38,65 @@ def draw_recall(path: Path, curves: dict[str, dict[int, float]], title: str) -> 
 
 def draw_map(path: Path, places: Places, outcomes: Sequence[Outcome], title: str) -> None:
     """The map of a test, a PNG: database, queries found and missed by their first hit, and where wrong hits lie."""
+    right = np.array([outcome.rank == 1 for outcome in outcomes], bool)
+    wrong = [outcome for outcome in outcomes if outcome.rank != 1 and outcome.hits]
+    kinds = [
+        Kind("query, missed by its first hit", ~right, WRONG, "X"),
+        Kind("query, found by its first hit", right, RIGHT, "o"),
+    ]
+    _draw_map(path, places, kinds, Lines("from a missed query to its first hit", wrong, WRONG), title)
+
+
+def draw_changes(path: Path, places: Places, outcomes: Sequence[Outcome], title: str) -> None:
+    """The map of what re-ranking changed, a PNG: queries whose first hit is right now and was not, and the reverse."""
+    right = np.array([outcome.rank == 1 for outcome in outcomes], bool)
+    gained, lost = (np.array([outcome.change == kind for outcome in outcomes], bool) for kind in ("gained", "lost"))
+    kinds = [
+        Kind("query, missed before and after re-ranking", ~right & ~lost, BOTH, "x", 14),
+        Kind("query, found before and after re-ranking", right & ~gained, BOTH, "o", 14),
+        Kind("query, gained: found by its first hit after re-ranking only", gained, GAINED, "^", 40),
+        Kind("query, lost: found by its first hit before re-ranking only", lost, LOST, "v", 40),
+    ]
+    now_wrong = [outcome for outcome in outcomes if outcome.change == "lost"]
+    _draw_map(path, places, kinds, Lines("from a lost query to its first hit", now_wrong, LOST), title)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Queries that a map marks alike."""
+
+    label: str
+    queries: np.ndarray  # bool [M]
+    colour: str
+    marker: str
+    size: int = 22  # square points
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Queries with lines to their first hits."""
+
+    label: str
+    outcomes: list[Outcome]
+    colour: str
+
+
+def _draw_map(path: Path, places: Places, kinds: Sequence[Kind], joined: Lines, title: str) -> None:
     from matplotlib.collections import LineCollection
 
     figure, axes = _figure((8, 7))
     west, south = np.concatenate([places.database_positions, places.query_positions]).min(axis=0)
     database, queries = places.database_positions - (west, south), places.query_positions - (west, south)
-    right = np.array([outcome.rank == 1 for outcome in outcomes], bool)
-    wrong = [outcome for outcome in outcomes if outcome.rank != 1 and outcome.hits][:MOST_LINES]
-    lines = [(queries[outcome.query], database[outcome.hits[0].image]) for outcome in wrong]
-    axes.add_collection(LineCollection(lines, colors=WRONG, linewidths=0.6, alpha=0.45, zorder=1))
+    lines = [(queries[outcome.query], database[outcome.hits[0].image]) for outcome in joined.outcomes[:MOST_LINES]]
+    axes.add_collection(LineCollection(lines, colors=joined.colour, linewidths=0.6, alpha=0.45, zorder=1))
     axes.scatter(*database.T, s=6, color="#b4b4b4", label=f"database ({len(database)})", zorder=2, linewidths=0)
-    for chosen, colour, marker, label in ((~right, WRONG, "X", "missed"), (right, RIGHT, "o", "found")):
-        label = f"query, {label} by its first hit ({chosen.sum()})"
-        axes.scatter(
-            *queries[chosen].T, s=22, color=colour, marker=marker, label=label, zorder=3, edgecolors="white", lw=0.4
-        )
-    if wrong:
-        axes.plot([], [], color=WRONG, lw=0.6, label="from a missed query to its first hit")
+    for kind in kinds:
+        edge = {} if kind.marker == "x" else {"edgecolors": "white"}  # which has a line only
+        label = f"{kind.label} ({kind.queries.sum()})"
+        looks = {"s": kind.size, "color": kind.colour, "marker": kind.marker, "lw": 0.4 if edge else 1, **edge}
+        axes.scatter(*queries[kind.queries].T, label=label, zorder=3, **looks)
+    if lines:
+        axes.plot([], [], color=joined.colour, lw=0.6, label=joined.label)
     axes.set(xlabel=f"metres east of {west:,.0f}", ylabel=f"metres north of {south:,.0f}")
     extent = np.ptp(np.concatenate([database, queries]), axis=0)
     if extent.max() <= LONGEST_SHAPE * extent.min():
@@ -76,9 +120,14 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
 
 def _title(axes: Any, text: str, width: int) -> None:
     """A title of lines that are at most `width` characters long."""
+    axes.set_title(_wrapped(text, width), fontsize=9)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Text in lines that are at most `width` characters long."""
     import textwrap
 
-    axes.set_title("\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width)), fontsize=9)
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width))
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -11,13 +11,14 @@ from vpr.common.progress import Progress, say
 from vpr.data.places import PlaceImages
 from vpr.evaluation.certainty import Certainty
 from vpr.evaluation.evaluate import Evaluation, QueryResults
-from vpr.evaluation.outcomes import Outcome
+from vpr.evaluation.outcomes import Outcome, recalls_before
 from vpr.models.describer import Describer
 from vpr.report.certainty_plots import draw_precision_recall, draw_reliability
 from vpr.report.heatmaps import explain_pair
 from vpr.report.html import ReportFigures, write_report
-from vpr.report.panels import panel, stacked, write_jpeg
-from vpr.report.plots import draw_map, draw_recall
+from vpr.report.matches import Compare, picture_of_matches
+from vpr.report.panels import RIGHT, WRONG, panel, rank_text, stacked, write_jpeg
+from vpr.report.plots import draw_changes, draw_map, draw_recall
 
 Explain = Callable[[Outcome], Image]
 
@@ -30,6 +31,7 @@ def write_pictures(
     settings: Mapping[str, Any],
     panels: int | str = 10,
     explain: Explain | None = None,
+    compare: Compare | None = None,
     certainty: Certainty | None = None,
 ) -> None:
     """Draw a test: the recall curve, the map, panels of queries from the worst on, and the report that shows all.
@@ -37,7 +39,7 @@ def write_pictures(
     Args:
         settings: by name, that the report lists.
         panels: how many queries, or all.
-        explain: as of `write_panels`.
+        explain, compare: as of `write_panels`.
         certainty: how sure the answers are.
     """
     *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
@@ -45,16 +47,21 @@ def write_pictures(
     title = f"{about}\n{evaluation.model}"
     worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.sort_key)
     drawn = worst_first if panels == "all" else worst_first[: int(panels)]
-    draw_recall(folder / "recall.png", {evaluation.model.split(",")[0]: answers.curve}, title)
+    reranked = any(outcome.reranked for outcome in answers.outcomes)
+    before = recalls_before(answers.outcomes, list(evaluation.recalls)) if reranked else None
+    draw_recall(folder / "recall.png", _curves(evaluation, answers, reranked), title)
     pictures = [("Recall@N", folder / "recall.png")]
     if np.isfinite(images.places.query_positions).all():  # frames and pairs lie nowhere
         draw_map(folder / "map.png", images.places, answers.outcomes, title)
         pictures.append(("Where queries were found and missed", folder / "map.png"))
+        if reranked:
+            draw_changes(folder / "map_reranked.png", images.places, answers.outcomes, title)
+            pictures.append(("Where re-ranking gained and lost queries", folder / "map_reranked.png"))
     if certainty:
         measured += certainty.lines().splitlines()
         pictures += draw_certainty(folder, certainty, title)
-    files = write_panels(folder / "panels", images, drawn, explain)
-    figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files)
+    files = write_panels(folder / "panels", images, drawn, explain, compare)
+    figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files, before)
     write_report(folder / "report.html", answers.outcomes, images, figures)
     drawn_files = ", ".join(file.name for _, file in pictures)
     say(f"wrote {folder / 'report.html'}, {drawn_files} and {len(files)} panels")
@@ -71,13 +78,26 @@ def draw_certainty(folder: Path, certainty: Certainty, title: str) -> list[tuple
     return pictures
 
 
+def _curves(evaluation: Evaluation, answers: QueryResults, reranked: bool) -> dict[str, dict[int, float]]:
+    """Recall curves by their names."""
+    if not reranked:
+        return {evaluation.model.split(",")[0]: answers.curve}
+    first = recalls_before(answers.outcomes, list(answers.curve))
+    return {"before re-ranking": first, f"re-ranked: {evaluation.search}": answers.curve}
+
+
 def write_panels(
-    folder: Path, images: PlaceImages, outcomes: list[Outcome], explain: Explain | None = None
+    folder: Path,
+    images: PlaceImages,
+    outcomes: list[Outcome],
+    explain: Explain | None = None,
+    compare: Compare | None = None,
 ) -> dict[int, Path]:
     """A JPEG for each outcome, numbered in their order.
 
     Args:
         explain: outcome -> a picture to stand below its panel; None is none.
+        compare: finds the matches of a query with its first hit, to be drawn below as well; None draws none.
 
     Returns:
         by query, the file.
@@ -86,6 +106,8 @@ def write_panels(
     with Progress("panels", len(outcomes), "queries") as progress:
         for number, outcome in enumerate(outcomes, start=1):
             picture = panel(images, outcome)
+            if compare and outcome.hits:
+                picture = stacked([picture, _matches(images, outcome, compare)])
             if explain and outcome.hits:
                 picture = stacked([picture, explain(outcome)])
             name = f"{number:0{digits}}_query_{outcome.query + 1}_{outcome.status.replace(' ', '_')}.jpg"
@@ -93,6 +115,16 @@ def write_panels(
             write_jpeg(files[outcome.query], picture)
             progress.advance()
     return files
+
+
+def _matches(images: PlaceImages, outcome: Outcome, compare: Compare) -> Image:
+    """A query and its first hit, with what agrees."""
+    hit = outcome.hits[0]
+    files = images.query_files[outcome.query], images.database_files[hit.image]
+    before, after = rank_text(outcome.rank_before), rank_text(outcome.rank)
+    ranks = f"rank of the first right hit: {before} before re-ranking, {after} after"
+    lines = [f"query {outcome.query + 1} and its first hit", ranks]
+    return picture_of_matches(*files, compare(outcome.query, hit.image), RIGHT if hit.right else WRONG, lines)
 
 
 def explainer(model: Describer, images: PlaceImages, size: tuple[int, int] | None) -> Explain:
