@@ -240,7 +240,7 @@ def _whitening(folder: Path) -> Callable[[Path], str]:
     return read
 
 
-CALIBRATED = {"weights_hash": "0123456789ab", "precision": "fp32", "rerank": "none"}  # what it serves, in part
+CALIBRATED = {"weights_hash": "0123456789ab", "precision": "fp32", "order": "none"}  # what it serves, in part
 
 
 def _write_calibration(folder: Path) -> None:

@@ -24,7 +24,7 @@ from vpr.search.calibration import Calibration
 
 RECIPE = {
     "arch": "alexnet", "pooling": "netvlad", "dimension": "16384", "weights_hash": "0123456789ab",
-    "normalization": "torchvision", "precision": "fp32", "image_size": "180 320", "rerank": "none", "sequence": "none",
+    "normalization": "torchvision", "precision": "fp32", "image_size": "180 320", "order": "none",
 }  # fmt: skip
 LEARNT = Calibration(
     ("lead", "spread"), np.array([0.1, -2.0]), np.array([0.05, 0.7]), np.array([1.5, 0.9]), -0.3, 26.5
@@ -56,7 +56,7 @@ def test_the_label_says_what_is_probable_and_where_that_was_learnt():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("image_size", "own"), ("rerank", "spatial of 50"), ("sequence", "5"), ("dimension", "512"), ("pooling", "max")],
+    [("image_size", "own"), ("order", "spatial of 50"), ("dimension", "512"), ("pooling", "max")],
 )
 def test_a_calibration_of_other_answers_is_not_used_and_a_line_says_so(tmp_path, capsys, name, value):
     save_calibration(tmp_path, stored())
@@ -83,7 +83,7 @@ def test_that_of_the_data_set_is_taken_or_the_only_one(tmp_path, capsys):
 
 
 def test_searches_have_a_file_each_and_a_new_calibration_takes_the_place_of_the_old(tmp_path):
-    paths = [save_calibration(tmp_path, stored(**recipe)) for recipe in ({}, {"rerank": "spatial of 50"}, {})]
+    paths = [save_calibration(tmp_path, stored(**recipe)) for recipe in ({}, {"order": "spatial of 50"}, {})]
     assert paths[0] == paths[2] != paths[1] and len(list(tmp_path.iterdir())) == 2
     assert paths[0] == calibration_file(tmp_path, {**RECIPE, "precision": "bf16"}, "pittsburgh")
 

@@ -236,4 +236,4 @@ def test_frames_in_order_have_a_calibration_of_their_own_and_recent_ones_are_no_
     assert main.main(["--mode=locate", *order[:-1], "--json", str(root / "val" / "queries")]) == 0
     captured = capsys.readouterr()
     assert {answer["confidence_kind"].split()[0] for answer in json.loads(captured.out)} == {"1"}
-    assert "sequence=sequences of 1 frame before and after, not none" in captured.err
+    assert "order=sequences of 1 frame before and after, not none" in captured.err

@@ -69,16 +69,15 @@ class StoredCalibration:
 
 
 def answer_recipe(
-    model: Describer, spec: ModelSpec, image_size: Sequence[int] | None, rerank: str = "none", sequence: str = "none"
+    model: Describer, spec: ModelSpec, image_size: Sequence[int] | None, order: str = "none"
 ) -> dict[str, str]:
     """What answers depend on beside the images.
 
     Args:
         spec, image_size: as of `model_recipe`.
-        rerank: by what the first hits are ranked again, and how many.
-        sequence: how many neighbours in time are taken.
+        order: what orders hits beside the descriptors of single images, see `how_ordered`.
     """
-    return {**model_recipe(model, spec, image_size), "rerank": rerank, "sequence": sequence}
+    return {**model_recipe(model, spec, image_size), "order": order}
 
 
 def learnt_on(images: PlaceImages) -> LearntOn:
