@@ -176,6 +176,11 @@ def look_text(look: SecondLook, dim: int) -> str:
     return f"a second look at the first {look.depth} hits ({look.by}, {dim}-D local descriptors in 8 bits)"
 
 
+def how_ordered(rule: SequenceRule | None, look: str | None) -> str:
+    """What ordered hits beside the descriptors of single images, in words."""
+    return ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
+
+
 def measure_index(
     descriptors: SplitDescriptors,
     images: PlaceImages,

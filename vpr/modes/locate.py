@@ -25,7 +25,7 @@ from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
 from vpr.data.walks import Walks, find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
-from vpr.evaluation.evaluate import look_text
+from vpr.evaluation.evaluate import how_ordered, look_text
 from vpr.models.local_maps import MemorySink
 from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         if index.local is None and options.rerank is None:
             say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
         answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
-        recipe = answer_recipe(loaded.model, loaded.spec, read.size, how, rule.text() if rule else "none")
+        recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
         stored = find_calibration(loaded.folder, recipe, database.dataset)
         values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
         say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\nconfidence: {kind}")
@@ -83,14 +83,14 @@ def find(
     rule: SequenceRule | None,
     options: argparse.Namespace,
 ) -> tuple[Answers, str, Compare | None]:
-    """The hits of each image; how a second look orders them, in words; and what finds its matches with a hit, if any."""
+    """The hits of each image; by what they are ordered, in words; and what finds its matches with a hit, if any."""
     batch, every, positions = options.cacheBatchSize, range(len(files)), database.places.database_positions
     count = max(LOOKED_AT, options.top, look.depth if look else 0)
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
         found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
         sequence = similarities if rule else None
-        return Answers(found, distances, positions, sequence=sequence), "none", None
+        return Answers(found, distances, positions, sequence=sequence), how_ordered(rule, None), None
     reader = read.of(database.database_files)
     projection = index.projection
     if index.local is None:
@@ -115,7 +115,7 @@ def find(
     depth = again.order.shape[1]
     distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
     answers = Answers(again.found, distances, positions, again.scores, again.agreeing)
-    return answers, look_text(look, queries.dim), compare
+    return answers, how_ordered(rule, look_text(look, queries.dim)), compare
 
 
 def first_hits(

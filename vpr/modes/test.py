@@ -31,6 +31,7 @@ from vpr.evaluation.evaluate import (
     Evaluation,
     QueryResults,
     describe_split,
+    how_ordered,
     look_text,
     measure,
     measure_index,
@@ -156,9 +157,8 @@ def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
 def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
     """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
     loaded, look, local = subject.loaded, subject.look, descriptors.local
-    how = look_text(look, local.maps.dim) if look and local else "none"
-    sequence = subject.rule.text() if subject.rule else "none"
-    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how, sequence)
+    how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None)
+    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
     folder = None if descriptors.made_by else loaded.folder
     return Judging(folder, recipe, options.calibrate, options.minConfidence)
 
