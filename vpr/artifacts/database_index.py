@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vpr.artifacts.descriptors_file import model_recipe
-from vpr.artifacts.local_file import described, local_file, read_local
+from vpr.artifacts.local_file import described, local_file, read_local, remove_local
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.common.errors import UserError
@@ -125,20 +125,26 @@ def make_index(
         if sink:
             local = sink.finished()
             values, kept = described(local, projection)
-    index = DatabaseIndex(descriptors, None, local, projection)
-    if wanted.factory:
-        built = build_index(wanted.factory, descriptors, wanted.seed, wanted.nprobe or NPROBE)
-        index, values["faiss"] = replace(index, descriptors=None, approximate=built), faiss.serialize_index(built)
-    else:
-        values["descriptors"] = descriptors.numpy()
-    made = {**recipe, **kept, "index": wanted.factory or EXACT, "folder_hash": _folder_hash(root)}
-    write_hdf5(path, values, made)
+        index, searched = _searchable(descriptors, wanted)
+        index, values = replace(index, local=local, projection=projection), {**values, **searched}
+        made = {**recipe, **kept, "index": wanted.factory or EXACT, "folder_hash": _folder_hash(root)}
+        write_hdf5(path, values, made)  # within: an index that fails leaves an earlier one with its local descriptors
+    if local is None:
+        remove_local(path)
     megabytes = path.stat().st_size / 1e6
     beside = f", and {local.bytes_per_image:.0f} bytes per image of local descriptors" if local else ""
     say(f"wrote {path}: {len(reader.files)} images, {megabytes:.1f} MB{beside}")
     if also:
         also(descriptors)
     return index
+
+
+def _searchable(descriptors: torch.Tensor, wanted: WantedIndex) -> tuple[DatabaseIndex, dict[str, np.ndarray]]:
+    """Descriptors, or a FAISS index of them, as they are searched and as a file holds them."""
+    if not wanted.factory:
+        return DatabaseIndex(descriptors), {"descriptors": descriptors.numpy()}
+    built = build_index(wanted.factory, descriptors, wanted.seed, wanted.nprobe or NPROBE)
+    return DatabaseIndex(approximate=built), {"faiss": faiss.serialize_index(built)}
 
 
 def load_or_make_index(

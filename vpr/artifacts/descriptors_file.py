@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import torch
 
-from vpr.artifacts.local_file import described, read_local
+from vpr.artifacts.local_file import described, read_local, remove_local
 from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -111,6 +111,8 @@ def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str
         arrays, kept = described(descriptors.local.maps, descriptors.local.projection)
         values |= arrays
     write_hdf5(path, values, {**recipe, **kept})
+    if not descriptors.local:
+        remove_local(path)
 
 
 def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) -> SplitDescriptors:

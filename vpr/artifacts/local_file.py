@@ -6,8 +6,9 @@ for a check, as with other files, would take longer than most searches: each ima
 """
 
 import contextlib
+import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,17 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
+from vpr.common.progress import say
 from vpr.models.local_maps import LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
 ENDING = ".local"
 GRIDS, CHECKSUMS, MEAN, COMPONENTS = "local_grids", "local_checksums", "local_mean", "local_components"
 LEARNT_ON = "local_learnt_on"
+
+
+class _Elsewhere(Exception):
+    """Carries an error that did not come of writing past `atomic_write`, which takes all for its own."""
 
 
 class FileSink:
@@ -32,18 +38,19 @@ class FileSink:
         self._path, self._temporary = path, temporary
         self._file = open(temporary, "wb")  # noqa: SIM115 - `local_file` closes it
         self._grids, self._checksums, self._dim = list[tuple[int, int]](), list[int](), 1
+        self.failed = False  # to write
 
     def write(self, maps: Sequence[QuantizedMap]) -> None:
         """Those of the next images."""
         for rows, grid in maps:
-            self._file.write(rows.data)
+            self._do(functools.partial(self._file.write, rows.data))
             self._grids.append(grid)
             self._checksums.append(zlib.crc32(rows.data))
             self._dim = rows.shape[1]
 
     def finished(self) -> LocalMaps:
         """Those of all images, mapped from the file."""
-        self.close()
+        self._do(self._file.close)
         grids = np.array(self._grids, np.int32).reshape(-1, 2)
         maps = mapped(self._temporary, grids, np.array(self._checksums, np.uint32), self._dim)
         return replace(maps, source=str(self._path))  # which it will be
@@ -52,23 +59,58 @@ class FileSink:
         """Nothing more will be written."""
         self._file.close()
 
+    def _do(self, step: Callable[[], object]) -> None:
+        """A step of writing, which may fail."""
+        try:
+            step()
+        except OSError:
+            self.failed = True
+            raise
+
+
+def local_path(beside: Path) -> Path:
+    """The file of values that belongs to an HDF5 file, which may end in .h5 or have any other name."""
+    return beside.with_name(beside.name.removesuffix(".h5") + ENDING)
+
 
 @contextlib.contextmanager
 def local_file(beside: Path) -> Iterator[FileSink]:
     """A sink that writes the file of values beside an HDF5 file, whole or not at all.
 
+    The HDF5 file is to be written in the block too: if that fails, an earlier pair of files stays as it was.
+
     Raises:
         UserError: it cannot be written.
     """
-    path = beside.with_suffix(ENDING)
-    if path == beside:
-        raise UserError(f"{beside} is the name of its local descriptors: give it another ending, such as .h5")
-    with atomic_write(path) as temporary:
-        sink = FileSink(path, temporary)
-        try:
-            yield sink
-        finally:
-            sink.close()
+    path = local_path(beside)
+    try:
+        with atomic_write(path) as temporary:
+            sink = FileSink(path, temporary)
+            try:
+                yield sink
+            except (OSError, RuntimeError) as error:
+                if sink.failed:
+                    raise
+                raise _Elsewhere from error
+            finally:
+                sink.close()
+    except _Elsewhere as passed:
+        assert passed.__cause__ is not None
+        raise passed.__cause__ from None
+
+
+def remove_local(beside: Path) -> None:
+    """Remove the local descriptors that an earlier HDF5 file of the same name had, and say so."""
+    path = local_path(beside)
+    if not path.is_file():
+        return
+    try:
+        path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{path}, of an earlier {beside.name}, cannot be removed ({error.strerror}): delete it"
+        ) from error
+    say(f"removed {path}: local descriptors of an earlier {beside.name}, which is made without now")
 
 
 def mapped(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> LocalMaps:
@@ -84,6 +126,26 @@ def mapped(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> Lo
         raise UserError(f"{path}, the local descriptors, {there}: make it anew together with its .h5 file")
     values = np.memmap(path, np.int8, "r", shape=(int(starts[-1]), dim)) if wanted else np.empty((0, dim), np.int8)
     return LocalMaps(values, grids, starts, checksums, str(path))
+
+
+def require_dim(path: Path, maps: LocalMaps, projection: LocalProjection | None, wanted: int | None) -> None:
+    """Refuse stored local descriptors of other dimensions than the user named.
+
+    Args:
+        path: of the HDF5 file.
+        wanted: None where the user named none.
+
+    Raises:
+        UserError: they are of others.
+    """
+    if wanted is None:
+        return
+    most = wanted if projection is None else min(wanted, projection.components.shape[1])  # a backbone has no more
+    if maps.dim != most:
+        raise UserError(
+            f"{path} has local descriptors of {maps.dim} dimensions, found --localDim={wanted}: drop that, or make "
+            "the file anew"
+        )
 
 
 def described(maps: LocalMaps, projection: LocalProjection | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -105,7 +167,7 @@ def read_local(file: h5py.File, path: Path) -> tuple[LocalMaps, LocalProjection 
     if GRIDS not in file:
         return None
     grids, checksums = file[GRIDS][:], file[CHECKSUMS][:]
-    maps = mapped(path.with_suffix(ENDING), grids, checksums, int(file.attrs["local_dim"]))
+    maps = mapped(local_path(path), grids, checksums, int(file.attrs["local_dim"]))
     if MEAN not in file:
         return maps, None
     mean, components = (torch.from_numpy(file[name][:]) for name in (MEAN, COMPONENTS))

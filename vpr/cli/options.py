@@ -210,8 +210,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
 
 
 def _refuse_for_exported(file: Path, given: dict) -> None:
-    """An exported file holds its whitening and its number format inside."""
-    for name in ("pcaDim", "noWhiten", "precision", "ckpt"):
+    """An exported file holds its whitening, its number format and its projection of local descriptors inside."""
+    for name in ("pcaDim", "noWhiten", "precision", "ckpt", "localDim"):
         if name in given:
             raise UserError(
                 f"--{name} has no effect on {file}, an exported model: drop --{name}, or give it to --mode=export"

@@ -44,10 +44,15 @@ def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | 
 
     Args:
         default: how many hits where the flags do not say.
+
+    Raises:
+        UserError: --rerankBy without a second look.
     """
     from vpr.search.second_look import SecondLook
 
     depth = default if options.rerank is None else options.rerank
+    if not depth and "rerankBy" in options.given:
+        raise UserError("--rerankBy has no effect without --rerank K: give that too, or drop it")
     return SecondLook(depth, options.rerankBy) if depth else None
 
 

@@ -70,6 +70,16 @@ def describe_batch_with_local(
     return torch.cat(parts)[order.to(device)], [maps[place] for place in order.tolist()]
 
 
+def _write_in_turn(sink: LocalSink, maps: list[QuantizedMap]) -> None:
+    """Write the local descriptors of one batch of each process, in the order of the processes, in process 0.
+
+    After every batch, for those of all images need not fit into memory.
+    """
+    for part in processes.gather(maps):
+        if processes.is_main():
+            sink.write(part)
+
+
 @torch.no_grad()
 def describe(
     model: Describer,
@@ -101,26 +111,22 @@ def describe(
     batches = in_batches(len(indices), batch_size or automatic_batch_size(model, source))
     own = batches[processes.rank() :: processes.world()]
     sizes: set[tuple[int, int]] = set()
-    maps: dict[int, list[QuantizedMap]] = {}  # by the number of its batch
     loaded = source.batches([[indices[place] for place in batch] for batch in own])
     loaded = that_fit(loaded, model)
     with Progress(label, len(indices)) as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
         for number, (places, batch) in enumerate(zip(own, loaded, strict=True)):
             if local:
-                described, maps[places.start] = describe_batch_with_local(model, batch, local.projection)
-                if processes.world() == 1:
-                    local.sink.write(maps.pop(places.start))
+                described, maps = describe_batch_with_local(model, batch, local.projection)
+                _write_in_turn(local.sink, maps)
             else:
                 described = describe_batch(model, batch)
             descriptors[places.start : places.stop] = described
             sizes.update(group.image_size for group in batch)
             progress.advance(sum(map(len, batches[number * processes.world() : (number + 1) * processes.world()])))
+    if local and len(own) < -(-len(batches) // processes.world()):
+        _write_in_turn(local.sink, [])  # others had a batch more
     owners = [(slice(batch.start, batch.stop), n % processes.world()) for n, batch in enumerate(batches)]
     processes.gather_rows(descriptors, owners)
-    if local:
-        everywhere = {start: part for own_maps in processes.gather(maps) for start, part in own_maps.items()}
-        for start in sorted(everywhere) if processes.is_main() else ():
-            local.sink.write(everywhere[start])
     require_finite(descriptors)
     return descriptors, sizes
 

@@ -116,6 +116,6 @@ def _says_its_images(item: str) -> bool:
 def _test_options(typed: dict[str, Any], item: str, inputs: list[str]) -> argparse.Namespace:
     """Those of --mode=test for one model. What only runs obey is not handed to files where there are also runs."""
     mixed = any(not is_exported(Path(other)) for other in inputs)
-    left_out = ("precision", "ckpt") if mixed and is_exported(Path(item)) else ()
+    left_out = ("precision", "ckpt", "localDim") if mixed and is_exported(Path(item)) else ()
     kept = {name: value for name, value in typed.items() if name not in ("mode", "inputs", *left_out)}
     return settle({**kept, "mode": "test", "resume": item})

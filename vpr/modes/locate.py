@@ -13,6 +13,7 @@ import torch
 
 from vpr.artifacts.calibration import answer_recipe, find_calibration
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
+from vpr.artifacts.local_file import require_dim
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
@@ -54,9 +55,7 @@ def run(options: argparse.Namespace) -> None:
         path = Path(options.indexFile) if options.indexFile else index_file(loaded, database, places.root)
         wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
         index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
-        look = second_look(options, DEPTH if index.local else 0)
-        if index.local is None and options.rerank is None:
-            say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
+        look = second_look_at(index, path, options)
         answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
         stored = find_calibration(loaded.folder, recipe, database.dataset)
@@ -71,6 +70,27 @@ def run(options: argparse.Namespace) -> None:
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         draw_panels(results_folder(loaded, options), located, answers.found, database, options.panels, compare)
+
+
+def second_look_at(index: DatabaseIndex, path: Path, options: argparse.Namespace) -> SecondLook | None:
+    """The second look that the flags want, or that an index with local descriptors has; a line says why there is none.
+
+    Raises:
+        UserError: it is wanted of an index that does not serve it.
+    """
+    look = second_look(options, DEPTH if index.local and index.measures else 0)
+    if look and not index.measures:
+        raise UserError(
+            f"--rerank needs descriptor distances, which {path} does not measure: drop --rerank, or make the index "
+            "anew with another --index"
+        )
+    if look and index.local:
+        require_dim(path, index.local, index.projection, options.given.get("localDim"))
+    if options.rerank is None and not index.measures:
+        say("the index does not measure descriptor distances: no second look")
+    elif options.rerank is None and index.local is None:
+        say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
+    return look
 
 
 def find(
@@ -98,8 +118,6 @@ def find(
     sink = MemorySink(len(files))
     descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images", LocalDescribing(projection, sink))
     found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
-    if np.isnan(similarities[:, : look.depth]).any():
-        raise UserError("--rerank needs descriptor distances, which this --index does not measure: drop one of the two")
     queries = sink.finished()
     if index.local is not None:
         again = rerank(found, similarities, queries, index.local, look)

@@ -11,7 +11,7 @@ from pathlib import Path
 from vpr.artifacts.calibration import answer_recipe, save_calibration
 from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 from vpr.artifacts.hloc import HlocFiles, is_hloc, load_hloc, write_hloc_files
-from vpr.artifacts.local_file import local_file
+from vpr.artifacts.local_file import local_file, require_dim
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
@@ -245,6 +245,8 @@ def _load_or_describe(
         if look and not descriptors.local:
             how = "--rerank needs the images described anew" if foreign else "make it anew with --rerank"
             raise UserError(f"{path} has no local descriptors: {how}, or drop --rerank")
+        if look and (kept := descriptors.local):
+            require_dim(path, kept.maps, kept.projection, options.given.get("localDim"))
         return descriptors
     recipe = recipe_of(model, loaded.spec, images, read.size)
     with _sink(options, images) as sink:
@@ -254,9 +256,9 @@ def _load_or_describe(
             projection = projection_for(loaded, database, options.seed, options.localDim, options.cacheBatchSize)
             local = LocalDescribing(projection, sink)
         descriptors = describe_split(model, images, images.reader(read), options.cacheBatchSize, local)
-    if options.saveDescriptors and processes.is_main():
-        save_descriptors(path, descriptors, recipe)
-        say(f"wrote {path}")
+        if options.saveDescriptors and processes.is_main():
+            save_descriptors(path, descriptors, recipe)
+            say(f"wrote {path}")
     return descriptors
 
 

@@ -31,6 +31,11 @@ class DatabaseIndex:
     local: LocalMaps | None = None
     projection: LocalProjection | None = None
 
+    @property
+    def measures(self) -> bool:
+        """Whether its distances are those of descriptors, exact or approximate."""
+        return self.approximate is None or measures_descriptors(self.approximate)
+
     def search(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of the database.
 
@@ -48,7 +53,7 @@ class DatabaseIndex:
         count = min(count, self.approximate.ntotal)
         parts = [self.approximate.search(queries[rows].float().numpy(), count) for rows in tiles(*queries.shape)]
         squared, found = (np.concatenate(values) for values in zip(*parts, strict=True))
-        if not measures_descriptors(self.approximate):
+        if not self.measures:
             return found, np.full(found.shape, np.nan, np.float32)
         return found, np.sqrt(np.maximum(squared, 0))
 

@@ -1,0 +1,76 @@
+"""Stored local descriptors by the command line: which are taken, which are refused, and what a failure leaves."""
+
+import json
+
+import pytest
+from drawing import draw_image
+
+import main
+
+MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs a mode on 9 database images and 2 queries; gives exit code, standard output and what else was said."""
+    root = tmp_path / "own"
+    for n in range(9):
+        draw_image(root / "val" / "database" / f"@{585000 + 30 * n}@4477000@17@T@{n}@.png", (96, 80), n)
+    for n in range(2):
+        draw_image(root / "val" / "queries" / f"@{585003 + 30 * n}@4477000@17@T@q{n}@.png", (96, 80), n)
+
+    def call(mode, *words):
+        places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+        extra = {"test": ["--panels=0"], "locate": [root / "val" / "queries", "--json", "--panels=0"]}.get(mode, [])
+        code = main.main(list(map(str, [f"--mode={mode}", *MODEL, *places, *extra, *words])))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_an_index_that_fails_leaves_the_earlier_one_with_its_local_descriptors(run, tmp_path):
+    keep = ["--localDescriptors", "--localDim=8"]
+    assert run("index", *keep)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert len(before) == 2
+    code, _, err = run("index", "--localDescriptors", "--localDim=4", "--index=Nonsense")
+    assert code == 2 and "Nonsense" in err
+    assert {path: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    assert run("index")[0] == 0
+    assert [path.suffix for path in (tmp_path / "model").iterdir()] == [".h5"]
+
+
+def test_descriptors_saved_without_local_ones_leave_none(run, tmp_path):
+    path = tmp_path / "kept.h5"
+    assert run("test", "--rerank=3", "--localDim=8", f"--saveDescriptors={path}")[0] == 0
+    assert path.with_suffix(".local").is_file()
+    assert run("test", f"--saveDescriptors={path}")[0] == 0
+    assert path.is_file() and not path.with_suffix(".local").exists()
+
+
+def test_other_dimensions_than_those_stored_are_refused(run, tmp_path):
+    path = tmp_path / "kept.h5"
+    assert run("test", "--rerank=3", "--localDim=8", f"--saveDescriptors={path}")[0] == 0
+    assert run("test", "--rerank=3", f"--loadDescriptors={path}")[0] == 0
+    assert run("index", "--localDescriptors", "--localDim=8")[0] == 0
+    assert run("locate")[0] == run("locate", "--localDim=8")[0] == 0
+    for mode, words in (("test", ["--rerank=3", f"--loadDescriptors={path}"]), ("locate", [])):
+        code, _, err = run(mode, *words, "--localDim=4")
+        assert code == 2 and "of 8 dimensions, found --localDim=4" in err.splitlines()[-1]
+
+
+def test_an_index_that_measures_no_distances_is_searched_without_a_second_look(run):
+    """Its local descriptors are of no use, which is said; asked for, a second look is refused."""
+    assert run("index", "--localDescriptors", "--localDim=8", "--index=LSH")[0] == 0
+    code, out, err = run("locate")
+    assert code == 0, err
+    assert len(json.loads(out)) == 2 and "does not measure descriptor distances: no second look" in err
+    code, _, err = run("locate", "--rerank=3")
+    assert code == 2 and "--rerank needs descriptor distances" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("mode", ["test", "locate"])
+def test_a_score_of_no_second_look_is_refused(run, mode):
+    code, _, err = run(mode, "--rerankBy=spatial")
+    assert code == 2 and "--rerankBy has no effect without --rerank K" in err.splitlines()[-1]
