@@ -56,7 +56,11 @@ def test_a_file_looks_again_as_its_run_does(exported, capsys, tiny_city):
     copied, files = exported
     words = [*copied.places, "--split=train", "--precision=fp32", "--rerank=5", "--localDim=8"]
     of_run = recalls(capsys, *words, f"--resume={copied.run}")
-    of_file = recalls(capsys, *[word for word in words if "localDim" not in word], f"--resume={files['fp32']}")
+    of_file = recalls(
+        capsys,
+        *[word for word in words if "localDim" not in word and "precision" not in word],
+        f"--resume={files['fp32']}",
+    )
     assert of_run == of_file and len(of_run) == 2
 
 

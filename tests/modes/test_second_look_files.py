@@ -1,6 +1,9 @@
 """Stored local descriptors by the command line: which are taken, which are refused, and what a failure leaves."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from drawing import draw_image
@@ -74,3 +77,19 @@ def test_an_index_that_measures_no_distances_is_searched_without_a_second_look(r
 def test_a_score_of_no_second_look_is_refused(run, mode):
     code, _, err = run(mode, "--rerankBy=spatial")
     assert code == 2 and "--rerankBy has no effect without --rerank K" in err.splitlines()[-1]
+
+
+def test_processes_write_the_local_descriptors_that_one_writes(tmp_path, run):
+    """The 9 database images are 5 batches of 2, of which one process has three and the other two."""
+    words = ["--rerank=3", "--localDim=8", "--cacheBatchSize=2", "--precision=fp32"]
+    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
+    assert run("test", *words, f"--saveDescriptors={one}")[0] == 0
+    places = ["--dataset=folder", f"--root={tmp_path / 'own'}", f"--dataPath={tmp_path / 'model'}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", main.__file__]
+    more = ["--mode=test", "--panels=0", f"--runsPath={tmp_path}", f"--saveDescriptors={two}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*torchrun, *MODEL, *places, *words, *more], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert one.with_suffix(".local").read_bytes() == two.with_suffix(".local").read_bytes()
