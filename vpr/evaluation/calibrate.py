@@ -24,7 +24,7 @@ STRENGTH = 1.0  # C of scikit-learn's logistic regression, the inverse of L2's w
 
 @dataclass(frozen=True)
 class Halves:
-    """The calibration error on the half of the queries that was not learnt from, over random halves.
+    """The calibration error where each query has the probability that the half it is not in taught, over random halves.
 
     Attributes:
         error: its mean and standard deviation.
@@ -76,7 +76,10 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, s
 def errors_on_halves(
     answers: Answers, right: np.ndarray, calibration: Calibration, times: int = HALVES, seed: int = 0
 ) -> Halves | None:
-    """Learn from random halves of the queries and measure on the others; None where no half can be learnt from."""
+    """Learn from each of two random halves and measure on the other; None where no half can be learnt from.
+
+    Both halves are measured together: the fewer the queries, the more of an error is chance.
+    """
     random, errors = np.random.default_rng(seed), list[tuple[float, float]]()
     truth = calibration.probability(answers)
     known = np.flatnonzero(~np.isnan(truth))
@@ -84,7 +87,7 @@ def errors_on_halves(
         order = random.permutation(known)
         halves = order[: len(order) // 2], order[len(order) // 2 :]
         drawn = random.random(len(truth)) < truth
-        error, if_true = (error_on_other_half(answers, happened, *halves) for happened in (right, drawn))
+        error, if_true = (error_across_halves(answers, happened, *halves) for happened in (right, drawn))
         if error is not None and if_true is not None:  # a half that is all right teaches nothing
             errors.append((error, if_true))
     if not errors:
@@ -93,13 +96,15 @@ def errors_on_halves(
     return Halves((mean, spread), (mean_if_true, spread_if_true))
 
 
-def error_on_other_half(answers: Answers, right: np.ndarray, fitted: np.ndarray, other: np.ndarray) -> float | None:
-    """The calibration error on some queries of what was learnt from others; None where nothing can be learnt."""
-    if len(np.unique(right[fitted])) < 2:
+def error_across_halves(answers: Answers, right: np.ndarray, one: np.ndarray, other: np.ndarray) -> float | None:
+    """The error on two sets of queries of what each learnt from the other; None where one teaches nothing."""
+    if len(np.unique(right[one])) < 2 or len(np.unique(right[other])) < 2:
         return None
-    probabilities = fit(rows_of(answers, fitted), right[fitted]).probability(rows_of(answers, other))
+    probabilities = np.full(len(right), np.nan)
+    for fitted, asked in ((one, other), (other, one)):
+        probabilities[asked] = fit(rows_of(answers, fitted), right[fitted]).probability(rows_of(answers, asked))
     known = ~np.isnan(probabilities)
-    return reliability(probabilities[known], right[other][known]).error if known.any() else None
+    return reliability(probabilities[known], right[known]).error if known.any() else None
 
 
 def require_queries_to_learn_from(count: int) -> None:

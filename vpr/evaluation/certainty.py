@@ -115,7 +115,7 @@ class Certainty:
         if self.scores.halves:
             (error, spread), (if_true, spread_if_true) = self.scores.halves.error, self.scores.halves.error_if_true
             said.append(
-                f"learnt from a random half, measured on the other: {error:.3f} +- {spread:.3f}; if its probabilities "
+                f"each random half by what the other taught: {error:.3f} +- {spread:.3f}; if its probabilities "
                 f"were the truth: {if_true:.3f} +- {spread_if_true:.3f}"
             )
         if len(self.unmatched):
