@@ -12,6 +12,7 @@ from vpr.artifacts.calibration import (
     LearntOn,
     StoredCalibration,
     calibration_file,
+    data_set,
     find_calibration,
     learnt_on,
     load_calibration,
@@ -142,3 +143,20 @@ def test_queries_are_known_again_whatever_the_database():
     fewer = dataclasses.replace(images, places=places.only([1], [0]))
     moved = dataclasses.replace(images, places=dataclasses.replace(places, query_positions=np.array([[2.0, 1]])))
     assert kept.learnt_on_these(images) and kept.learnt_on_these(fewer) and not kept.learnt_on_these(moved)
+
+
+def test_own_images_of_each_folder_have_their_calibration(tmp_path):
+    """One of another place neither replaces it nor is taken for it."""
+    places = Places("", ["a"], ["q"], np.array([[0.0, 0]]), np.array([[1.0, 1]]), 25.0, 10.0)
+    town, city = (
+        PlaceImages(dataclasses.replace(places, name=f"{name}_val"), "val", [Path("a")], [Path("q")], dataset="folder")
+        for name in ("town", "city")
+    )
+    asked = dataclasses.replace(town, split="test", places=dataclasses.replace(places, name="town_test"))
+    files = {
+        save_calibration(tmp_path, dataclasses.replace(stored(), learnt_on=learnt_on(each))) for each in (town, city)
+    }
+    assert len(files) == 2
+    for images, spec in ((town, "town_val"), (city, "city_val"), (asked, "town_val")):
+        assert find_calibration(tmp_path, RECIPE, data_set(images)).learnt_on.spec == spec
+    assert data_set(dataclasses.replace(town, dataset="toy")) == "toy"

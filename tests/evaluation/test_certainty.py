@@ -40,7 +40,9 @@ def test_errors_on_halves_are_told():
     found = judge(Scores(VALUES, "made up", True, "", halves), RIGHT, ANSWERABLE)
     assert found.figures()["calibration_error_on_halves"] == [0.061, 0.03]
     assert found.figures()["calibration_error_on_halves_if_true"] == [0.05, 0.02]
-    assert "by what the other taught: 0.061 +- 0.030; if its probabilities were the truth: 0.050 +- 0.020" in found.lines()
+    assert (
+        "by what the other taught: 0.061 +- 0.030; if its probabilities were the truth: 0.050 +- 0.020" in found.lines()
+    )
     assert found.lines().splitlines()[-1].startswith("from 0.5 on: 5 answered, of which 3 right")
 
 

@@ -237,3 +237,14 @@ def test_frames_in_order_have_a_calibration_of_their_own_and_recent_ones_are_no_
     captured = capsys.readouterr()
     assert {answer["confidence_kind"].split()[0] for answer in json.loads(captured.out)} == {"1"}
     assert "order=sequences of 1 frame before and after, not none" in captured.err
+
+
+def test_distances_that_an_index_estimates_have_no_calibrated_probability(call, own, tmp_path):
+    """What was learnt of true distances says nothing of them."""
+    assert call("test", "--calibrate")[0] == 0
+    image = next((own / "val" / "queries").iterdir())
+    for factory, calibrated in (("Flat", True), ("PQ4x2", False)):
+        code, out, err = call("locate", "--json", image, f"--index={factory}", f"--indexFile={tmp_path / factory}.h5")
+        (answer,) = json.loads(out)
+        assert code == 0 and answer["confidence_kind"].startswith("probability") == calibrated
+        assert ("no calibration is used" in err and "approximate index" in err) != calibrated

@@ -19,6 +19,7 @@ from vpr.common.files import read_json
 from vpr.data.places import PlaceImages
 from vpr.evaluation.evaluate import Evaluation, measure_index
 from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
+from vpr.search.database import DatabaseIndex
 from vpr.search.exact import nearest
 
 DIM = 16
@@ -172,3 +173,23 @@ def test_results_say_how_many_hits_were_asked_for_where_not_all_count():
         searched.append(measure_index(descriptors, images, exact, [np.array([2])], "Flat"))
     assert [found.search for found in searched] == ["by index Flat, up to 4 hits asked for", "by index Flat"]
     assert [found.recalls for found in searched] == [{1: 1.0, 2: 1.0}, {1: 0.0, 2: 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("factory", "measures", "exactly"),
+    [
+        ("Flat", True, True), ("IVF4,Flat", True, True), ("HNSW8", True, True), ("L2norm,Flat", True, True),
+        ("PQ4x2,RFlat", True, True), ("PQ4x2", True, False), ("SQ4", True, False), ("RR16,PQ4x2", True, False),
+        ("LSH", False, False), ("PCA4,Flat", False, False),
+    ],
+)  # fmt: skip
+def test_which_indexes_measure_descriptor_distances_and_which_without_error(factory, measures, exactly):
+    """Against the distances themselves."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.nn.functional.normalize(torch.randn(120, 16, generator=generator), dim=1)
+    database, queries = values[:100], values[100:]
+    searched = DatabaseIndex(approximate=build_index(factory, database, 123, 16))
+    found, distances = searched.search(queries, 5)
+    true = (database[found] - queries[:, None]).norm(dim=2).numpy()
+    assert (searched.measures, searched.measures_exactly) == (measures, exactly)
+    assert np.isnan(distances).all() if not measures else np.allclose(distances, true, atol=1e-4) == exactly

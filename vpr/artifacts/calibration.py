@@ -13,6 +13,7 @@ from vpr.artifacts.descriptors_file import model_recipe
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5, recipe_hash, write_hdf5
+from vpr.data.catalogue import DATASETS, OWN
 from vpr.data.places import PlaceImages
 from vpr.data.protocol import tolerance
 from vpr.models.describer import Describer
@@ -31,7 +32,7 @@ class LearntOn:
     """The queries that a calibration was learnt on.
 
     Attributes:
-        dataset: a key of the catalogue; spec, spec_hash: name and fingerprint of the places.
+        dataset: see `data_set`; spec, spec_hash: name and fingerprint of the places.
         queries_hash: fingerprint of the queries alone.
         queries: how many.
         right: when an answer is right, in words, such as `within 25 m`.
@@ -84,7 +85,7 @@ def learnt_on(images: PlaceImages) -> LearntOn:
     """What a calibration of a split's queries is learnt on."""
     places = images.places
     return LearntOn(
-        dataset=images.dataset,
+        dataset=data_set(images),
         split=images.split,
         spec=places.name,
         spec_hash=places.fingerprint(),
@@ -92,6 +93,13 @@ def learnt_on(images: PlaceImages) -> LearntOn:
         queries=len(places.query_names),
         right=tolerance(images),
     )
+
+
+def data_set(images: PlaceImages) -> str:
+    """Of which data set a split is: a key of the catalogue, for own images with their folder's name."""
+    if images.dataset in DATASETS and DATASETS[images.dataset].layout == OWN:
+        return f"{images.dataset} {images.places.name.removesuffix(f'_{images.split}')}"
+    return images.dataset
 
 
 def queries_hash(images: PlaceImages) -> str:

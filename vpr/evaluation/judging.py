@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.artifacts.calibration import StoredCalibration, find_calibration, learnt_on
+from vpr.artifacts.calibration import StoredCalibration, data_set, find_calibration, learnt_on
 from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.common.errors import UserError
 from vpr.data.places import PlaceImages
@@ -67,7 +67,7 @@ def judge_answers(
             found = learn_calibration(answers, right, place_groups(images.places.query_positions))
             learnt = StoredCalibration(found.calibration, judging.recipe, learnt_on(images))
             scores = Scores(found.held_out, learnt.label, True, CROSS_VALIDATED, found.halves)
-        elif judging.folder and (stored := find_calibration(judging.folder, judging.recipe, images.dataset)):
+        elif judging.folder and (stored := find_calibration(judging.folder, judging.recipe, data_set(images))):
             note = LEARNT_HERE if stored.learnt_on_these(images) else ""
             scores = Scores(stored.calibration.probability(answers), stored.label, True, note)
     except UserError as error:

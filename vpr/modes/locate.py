@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vpr.artifacts.calibration import answer_recipe, find_calibration
+from vpr.artifacts.calibration import answer_recipe, data_set, find_calibration
 from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
 from vpr.artifacts.local_file import require_dim
 from vpr.artifacts.local_projection import projection_for
@@ -57,8 +57,10 @@ def run(options: argparse.Namespace) -> None:
         index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
         look = second_look_at(index, path, options)
         answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
+        if not index.measures_exactly:
+            how += "; distances of an approximate index"
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
-        stored = find_calibration(loaded.folder, recipe, database.dataset)
+        stored = find_calibration(loaded.folder, recipe, data_set(database))
         values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
         say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\nconfidence: {kind}")
         confidence = Confidence(values, kind, options.minConfidence)

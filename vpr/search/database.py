@@ -36,6 +36,11 @@ class DatabaseIndex:
         """Whether its distances are those of descriptors, exact or approximate."""
         return self.approximate is None or measures_descriptors(self.approximate)
 
+    @property
+    def measures_exactly(self) -> bool:
+        """Whether they are those of the very descriptors, which an index keeps whole."""
+        return self.approximate is None or keeps_descriptors(self.approximate)
+
     def search(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of the database.
 
@@ -92,6 +97,15 @@ def measures_descriptors(index: faiss.Index) -> bool:
         return measures_descriptors(index.index)
     hashed = isinstance(index, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
     return index.metric_type == faiss.METRIC_L2 and not hashed
+
+
+def keeps_descriptors(index: faiss.Index) -> bool:
+    """Whether an index's distances are squared descriptor distances without error, whichever hits it misses."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        return measures_descriptors(index) and keeps_descriptors(index.index)
+    whole = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat, faiss.IndexNSGFlat, faiss.IndexRefineFlat)
+    return isinstance(index, whole) and measures_descriptors(index)
 
 
 def _keeps_distances(step: faiss.VectorTransform) -> bool:
