@@ -116,6 +116,15 @@ def test_the_ratio_of_scores_of_a_second_look(hits, scores, wanted):
     assert "second look" in uncalibrated(answers)[1]
 
 
+def test_a_second_look_at_one_hit_leaves_the_ratio_of_distances():
+    """One score has nothing to be compared with, and the order is that of distances."""
+    found, distances = np.array([[1, 0, 2]]), np.array([[0.3, 0.5, 0.6]])
+    places = np.array([[0.0, 0], [100, 0], [200, 0]])
+    before = uncalibrated(Answers(found, distances, places))
+    after = uncalibrated(Answers(found, distances, places, np.array([[1.2]]), np.array([[3.0]])))
+    assert after[0] == before[0] == pytest.approx(1 - 0.3 / 0.5) and after[1] == before[1]
+
+
 def test_the_ratio_after_a_second_look_is_to_the_nearest_elsewhere():
     """The first hit by the second look is farther by its descriptor than one elsewhere: below 0."""
     positions = np.array([[0.0, 0], [500, 0], [10, 0]])

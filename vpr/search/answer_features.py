@@ -72,12 +72,13 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
 def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
     """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words.
 
-    It is of what orders the hits: the scores of a second look, else of sequences, else distances.
+    It is of what orders the hits: the scores of a second look, unless at one hit alone, else of sequences, else
+    distances.
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
     elsewhere = hits_elsewhere(found, answers.positions)
     for scores, kind in ((answers.scores, SCORE_RATIO), (answers.sequence, SEQUENCE_RATIO)):
-        if scores is not None:
+        if scores is not None and scores.shape[1] > 1:
             return score_ratio(found, scores[:, :LOOKED_AT], elsewhere), kind
     return distance_ratio(found, distances, elsewhere), RATIO
 
