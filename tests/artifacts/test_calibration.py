@@ -160,3 +160,12 @@ def test_own_images_of_each_folder_have_their_calibration(tmp_path):
     for images, spec in ((town, "town_val"), (city, "city_val"), (asked, "town_val")):
         assert find_calibration(tmp_path, RECIPE, data_set(images)).learnt_on.spec == spec
     assert data_set(dataclasses.replace(town, dataset="toy")) == "toy"
+
+
+def test_the_label_says_what_was_left_out_of_the_database():
+    places = Places("town_val", ["a"], ["q"], np.array([[0.0, 0]]), np.array([[1.0, 1]]), 25.0, 10.0)
+    images = PlaceImages(
+        places, "val", [Path("a")], [Path("q")], dataset="folder", left_out="2 database images left out"
+    )
+    label = dataclasses.replace(stored(), learnt_on=learnt_on(images)).label
+    assert "calibrated on town_val, 2 database images left out (split val, 1 queries)" in label

@@ -230,6 +230,7 @@ def test_frames_in_order_have_a_calibration_of_their_own_and_recent_ones_are_no_
         figures = last_result(tmp_path)["certainty"]
         assert (figures["queries"], figures["answerable"]) == (60, answerable)
         assert (figures["area"] is None) == (answerable == 0)
+        assert figures["score"].startswith("1 - ")  # the calibration is of answers among all frames
     capsys.readouterr()
     assert main.main(["--mode=locate", *order, "--json", str(root / "val" / "queries")]) == 0
     assert {answer["confidence_kind"].split()[0] for answer in json.loads(capsys.readouterr().out)} == {"probability"}

@@ -87,7 +87,7 @@ def learnt_on(images: PlaceImages) -> LearntOn:
     return LearntOn(
         dataset=data_set(images),
         split=images.split,
-        spec=places.name,
+        spec=f"{places.name}, {images.left_out}" if images.left_out else places.name,
         spec_hash=places.fingerprint(),
         queries_hash=queries_hash(images),
         queries=len(places.query_names),

@@ -158,6 +158,8 @@ def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.
     """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
     loaded, look, local = subject.loaded, subject.look, descriptors.local
     how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None)
+    if subject.recent:
+        how = f"{how}; {subject.recent.text()}"
     recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
     folder = None if descriptors.made_by else loaded.folder
     return Judging(folder, recipe, options.calibrate, options.minConfidence)

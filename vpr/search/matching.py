@@ -1,8 +1,8 @@
 """Matches between the places of a query's map of local descriptors and those of its hits, and scores of them.
 
 Two scores are to be had. `soft` looks at all pairs of places, each by how likely the two are each other's: the product
-of two softmaxes, over the places of the one image and of the other (the dual softmax of Rocco et al., NeurIPS 2018,
-section 3.2, and LoFTR, Sun et al., CVPR 2021, equation 2). `spatial` takes only places that are each other's nearest,
+of two softmaxes, over the places of the one image and of the other (the dual softmax of LoFTR, Sun et al., CVPR 2021,
+section 3.3, which names Rocco et al., NeurIPS 2018, for it). `spatial` takes only places that are each other's nearest,
 each by how well its displacement agrees with that of the others; it follows the rapid spatial score of Patch-NetVLAD
 (Hausler et al., CVPR 2021, section 3.5), on single places, with a robust mean in place of the plain one.
 """
