@@ -144,3 +144,11 @@ def test_interrupted_write_stays_an_interrupt(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "state.bin"):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    """As /dev/null would be, by one who may."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="found a device or a pipe"), atomic_write(tmp_path / "pipe") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1

@@ -29,8 +29,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     write at once, each under a name of its own; the last one's file stays.
 
     Raises:
-        UserError: the block could not write (disk full, no permission, ...).
+        UserError: the block could not write (disk full, no permission, ...), or `path` is a device or a pipe, which
+            a renamed file would replace.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"cannot write {path}: found a device or a pipe, wanted the name of a file; name another")
     temporary = path.with_name(f".{path.name[:160]}.{host()}-{os.getpid()}-{next(_numbers)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
