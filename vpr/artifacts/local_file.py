@@ -1,6 +1,6 @@
 """Local descriptors in a file, of which only the images looked at are read: the values in a file of their own.
 
-The values lie one image after the other in NAME.local, which is mapped into memory. What is known of them, with a
+The values lie one image after the other in NAME.local. What is known of them, with a
 checksum of each image, lies in the HDF5 file NAME.h5 of the global descriptors that they belong to. To read all of it
 for a check, as with other files, would take longer than most searches: each image is checked when it is read.
 """
@@ -19,7 +19,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
-from vpr.models.local_maps import LocalMaps, QuantizedMap, starts_of
+from vpr.models.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
 ENDING = ".local"
@@ -49,10 +49,10 @@ class FileSink:
             self._dim = rows.shape[1]
 
     def finished(self) -> LocalMaps:
-        """Those of all images, mapped from the file."""
+        """Those of all images, to be read from the file."""
         self._do(self._file.close)
         grids = np.array(self._grids, np.int32).reshape(-1, 2)
-        maps = mapped(self._temporary, grids, np.array(self._checksums, np.uint32), self._dim)
+        maps = stored_maps(self._temporary, grids, np.array(self._checksums, np.uint32), self._dim)
         return replace(maps, source=str(self._path))  # which it will be
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ def remove_local(beside: Path) -> None:
     say(f"removed {path}: local descriptors of an earlier {beside.name}, which is made without now")
 
 
-def mapped(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> LocalMaps:
+def stored_maps(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> LocalMaps:
     """A file of values int8 [places, dim], of which nothing is read yet.
 
     Raises:
@@ -124,8 +124,7 @@ def mapped(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> Lo
     if found != wanted:
         there = "is missing" if found is None else f"has {found} bytes, wanted {wanted}"
         raise UserError(f"{path}, the local descriptors, {there}: make it anew together with its .h5 file")
-    values = np.memmap(path, np.int8, "r", shape=(int(starts[-1]), dim)) if wanted else np.empty((0, dim), np.int8)
-    return LocalMaps(values, grids, starts, checksums, str(path))
+    return LocalMaps(FileValues(path, int(starts[-1]), dim), grids, starts, checksums, str(path))
 
 
 def require_dim(path: Path, maps: LocalMaps, projection: LocalProjection | None, wanted: int | None) -> None:
@@ -167,7 +166,7 @@ def read_local(file: h5py.File, path: Path) -> tuple[LocalMaps, LocalProjection 
     if GRIDS not in file:
         return None
     grids, checksums = file[GRIDS][:], file[CHECKSUMS][:]
-    maps = mapped(local_path(path), grids, checksums, int(file.attrs["local_dim"]))
+    maps = stored_maps(local_path(path), grids, checksums, int(file.attrs["local_dim"]))
     if MEAN not in file:
         return maps, None
     mean, components = (torch.from_numpy(file[name][:]) for name in (MEAN, COMPONENTS))

@@ -1,7 +1,9 @@
 """Local descriptors of many images, in 8 bits: what the second look compares."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,19 +21,36 @@ SCALE = 120
 QuantizedMap = tuple[np.ndarray, tuple[int, int]]
 
 
+class FileValues:
+    """Rows int8 [places, d] in a file, read when they are asked for.
+
+    To map the file into memory would keep much of what lies around the rows there as well.
+    """
+
+    def __init__(self, path: Path, places: int, dim: int) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - open as long as rows may be asked for
+        self.shape = (places, dim)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows from `start` to `stop` - 1; zeros where the file has become shorter, which no checksum fits."""
+        wanted, dim = (rows.stop - rows.start) * self.shape[1], self.shape[1]
+        data = os.pread(self._file.fileno(), wanted, rows.start * dim)
+        return np.frombuffer(data.ljust(wanted, b"\0"), np.int8).reshape(-1, dim)
+
+
 @dataclass(frozen=True)
 class LocalMaps:
     """The maps of local descriptors of N images, one after the other.
 
     Attributes:
-        values: int8 [places of all images, d], in memory or mapped from a file: unit vectors times SCALE, rounded.
+        values: int8 [places of all images, d], in memory or in a file: unit vectors times SCALE, rounded.
         grids: int32 [N, 2], rows and columns of places of each image.
         starts: int64 [N + 1], where each image's places begin.
         checksums: uint32 [N], CRC-32 of each image's values, compared whenever they are read; None in memory.
-        source: the file that values are mapped from, for messages.
+        source: the file of values, for messages.
     """
 
-    values: np.ndarray
+    values: "np.ndarray | FileValues"
     grids: np.ndarray
     starts: np.ndarray
     checksums: np.ndarray | None = None
