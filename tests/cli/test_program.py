@@ -12,7 +12,7 @@ STARTED = [
     ("/home/me/.venv/bin/vpr", "vpr", "vpr", "--no-python vpr"),
     ("vpr.exe", "vpr", "vpr", "--no-python vpr"),
     ("main.py", "main.py", "python main.py", "main.py"),
-    ("/work/vpr/main.py", "main.py", "python main.py", "main.py"),
+    ("/home/me/vpr/main.py", "main.py", "python main.py", "main.py"),
     ("/usr/bin/pytest", "main.py", "python main.py", "main.py"),
     ("-c", "main.py", "python main.py", "main.py"),
 ]
