@@ -19,9 +19,11 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 environment: $(VENV)/installed
 
 # The stamp is made last: an installation that was cut off is made again.
-$(VENV)/installed: requirements.txt requirements-deploy.txt requirements-dev.txt
+REQUIREMENTS := requirements.txt $(addprefix requirements-,deploy.txt serve.txt milvus.txt dev.txt)
+
+$(VENV)/installed: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -r requirements.txt -r requirements-deploy.txt -r requirements-dev.txt
+	$(VENV)/bin/python -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
 
 demo: environment

@@ -198,6 +198,15 @@ def to_degrees(easting: float, northing: float, zone: str) -> tuple[float, float
     return float(latitude), float(longitude)
 
 
+def degrees_of(positions: np.ndarray, zone: str) -> np.ndarray:
+    """UTM metres [N, 2] in a zone -> WGS84 latitude and longitude [N, 2]."""
+    import utm
+
+    eastings, northings = positions.T
+    found = utm.to_latlon(eastings, northings, int(zone[:-1]), northern=zone[-1] == "N", strict=False)
+    return np.stack(found, axis=1)
+
+
 def _zone(number: int, letter: str) -> str:
     """Number and hemisphere: bands C to M are south of the equator, N to X north."""
     return f"{number}{'N' if letter.upper() >= 'N' else 'S'}"

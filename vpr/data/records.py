@@ -1,0 +1,111 @@
+"""What an index knows of its images: name, file, content, place, and the columns of their table."""
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from vpr.data.positions import degrees_of
+
+Value = str | float | None  # of a column; None: the table is silent
+
+
+@dataclass(frozen=True)
+class Records:
+    """Images of an index, row by row.
+
+    Attributes:
+        names: paths below the images' folder, with forward slashes; each once.
+        positions: float64 [N, 2], UTM easting and northing in metres; NaN where unknown.
+        zone: UTM zone of all positions, such as 17N; None where unknown.
+        sizes: int64 [N], bytes of the files.
+        modified: int64 [N], when the files were modified, nanoseconds since 1970.
+        hashes: uint8 [N, 32], SHA-256 of the files' content.
+        folders: of each, the folder that its name is a path below; empty: the folder that the index is of.
+        columns: further columns of the images' table, and `time` where it is known, by name.
+    """
+
+    names: list[str]
+    positions: np.ndarray
+    zone: str | None
+    sizes: np.ndarray
+    modified: np.ndarray
+    hashes: np.ndarray
+    folders: list[str]
+    columns: Mapping[str, list[Value]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """int64 [N]: what engines call the images; see `record_id`."""
+        return np.array([record_id(name) for name in self.names], np.int64)
+
+    @functools.cached_property
+    def row_of(self) -> dict[str, int]:
+        """By name, the row."""
+        return {name: row for row, name in enumerate(self.names)}
+
+    @functools.cached_property
+    def degrees(self) -> np.ndarray:
+        """float64 [N, 2]: WGS 84 latitude and longitude; NaN where they are unknown."""
+        found = np.full((len(self), 2), np.nan)
+        known = np.flatnonzero(np.isfinite(self.positions).all(axis=1))
+        if self.zone and known.size:
+            found[known] = degrees_of(self.positions[known], self.zone)
+        return found
+
+    def file(self, row: int, root: Path) -> Path:
+        """Where an image lies, if its folder is `root` where the index does not say."""
+        return Path(self.folders[row] or root, self.names[row])
+
+    def only(self, rows: Sequence[int] | np.ndarray) -> "Records":
+        """Some rows, in the order given."""
+        chosen = np.asarray(rows, np.int64)
+        return replace(
+            self,
+            names=[self.names[row] for row in chosen],
+            positions=self.positions[chosen],
+            sizes=self.sizes[chosen],
+            modified=self.modified[chosen],
+            hashes=self.hashes[chosen],
+            folders=[self.folders[row] for row in chosen],
+            columns={name: [values[row] for row in chosen] for name, values in self.columns.items()},
+        )
+
+
+def no_records(zone: str | None = None) -> Records:
+    """Those of no image."""
+    nothing = np.empty(0, np.int64)
+    return Records([], np.empty((0, 2)), zone, nothing, nothing, np.empty((0, 32), np.uint8), [])
+
+
+def joined(first: Records, second: Records) -> Records:
+    """The rows of both. A column that one of them lacks is silent there; the zone is the first's, if it has one."""
+    columns = {
+        name: [
+            value
+            for part in (first, second)
+            for value in part.columns.get(name, [None] * len(part))
+        ]
+        for name in dict.fromkeys([*first.columns, *second.columns])
+    }  # fmt: skip
+    return Records(
+        [*first.names, *second.names],
+        np.concatenate([first.positions, second.positions]),
+        first.zone or second.zone,
+        np.concatenate([first.sizes, second.sizes]),
+        np.concatenate([first.modified, second.modified]),
+        np.concatenate([first.hashes, second.hashes]),
+        [*first.folders, *second.folders],
+        columns,
+    )
+
+
+def record_id(name: str) -> int:
+    """63 bits of a hash of an image's name: the same on every machine and in every run."""
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big") >> 1

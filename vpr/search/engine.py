@@ -1,0 +1,123 @@
+"""What the program asks of a search engine, whichever keeps the descriptors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from vpr.data.records import Records
+from vpr.models.local_maps import LocalMaps, QuantizedMap
+from vpr.models.local_projection import LocalProjection
+from vpr.search.filters import SearchFilter
+
+FAISS, MILVUS = "faiss", "milvus"
+
+
+@dataclass(frozen=True)
+class EngineAddress:
+    """Which engine: FAISS beside the model, or a Milvus file or server.
+
+    Attributes:
+        target: of Milvus, a file of Milvus Lite, or the address of a server; empty for FAISS.
+    """
+
+    kind: str = FAISS
+    target: str = ""
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is reached over the network."""
+        return "://" in self.target
+
+
+def engine_address(text: str) -> EngineAddress:
+    """Reads faiss, milvus:FILE.db or milvus:http://HOST:PORT.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    kind, _, target = text.partition(":")
+    server = target.startswith(("http://", "https://"))
+    if (kind == FAISS and not target) or (kind == MILVUS and (server or target.endswith(".db"))):
+        return EngineAddress(kind, target)
+    raise ValueError(f"found {text}, wanted faiss, milvus:FILE.db or milvus:http://HOST:19530")
+
+
+class Searchable(Protocol):
+    """A database ready to be searched.
+
+    Attributes:
+        measures: whether its distances are those of descriptors, exact or approximate.
+        measures_exactly: whether they are those of the very descriptors.
+        local: local descriptors of the images for a second look, by row, where they are kept.
+        projection: what projected them; None where the model did.
+    """
+
+    @property
+    def measures(self) -> bool: ...
+    @property
+    def measures_exactly(self) -> bool: ...
+    @property
+    def local(self) -> LocalMaps | None: ...
+    @property
+    def projection(self) -> LocalProjection | None: ...
+
+    def search(
+        self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest images.
+
+        Args:
+            queries: [M, dim].
+            wanted: which images are searched; None: all.
+
+        Returns:
+            rows of the records int64 [M, c], -1 where there are not so many, and descriptor distances float32 [M, c]
+            (0 to 2), NaN where there is no hit or the engine knows none.
+
+        Raises:
+            UserError: the engine cannot be reached, or the filter cannot be applied.
+        """
+
+
+class Engine(Searchable, Protocol):
+    """A database that lives: images come and go.
+
+    Attributes:
+        name: engine, index and consistency in words, with which results are labelled.
+        records: of its images. A row keeps its image as long as the engine is open; that of a removed image is never
+            found again, and its name is empty.
+        provenance: what made the descriptors; empty before the first are added.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def records(self) -> Records: ...
+    @property
+    def provenance(self) -> dict[str, str]: ...
+
+    def count(self) -> int:
+        """How many images it has."""
+
+    def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
+        """Add images, in place of those of the same names; when it returns they are kept, whatever happens.
+
+        Args:
+            descriptors: [n, dim], of length 1.
+            local: local descriptors of each, where the engine keeps them.
+
+        Raises:
+            UserError: they cannot be written, or the engine is gone for good.
+        """
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove images; those that are not there are passed over."""
+
+    def finish(self) -> None:
+        """All that was to come or go has: merge, and train what is trained."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""

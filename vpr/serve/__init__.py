@@ -1,0 +1,1 @@
+"""The server: answers over HTTP where images were taken."""
