@@ -27,13 +27,14 @@ from vpr.data.reader import Reading, decodable
 from vpr.data.walks import Walks, find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.evaluation.evaluate import how_ordered, look_text
+from vpr.evaluation.first_hits import describe_first_hits
 from vpr.models.local_maps import MemorySink
 from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
 from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
 from vpr.search.database import DatabaseIndex
 from vpr.search.locate import Confidence, Located, locate
-from vpr.search.second_look import SecondLook, rerank, rerank_few
+from vpr.search.second_look import SecondLook, answers_of, rerank, rerank_few
 from vpr.search.sequences import SequenceRule, frames_used, require_order
 
 DEPTH = 50  # hits of a second look where --rerank does not say
@@ -125,17 +126,10 @@ def find(
         again = rerank(found, similarities, queries, index.local, look)
         compare = comparer(queries, index.local, look)
     else:
-        images = np.unique(found[:, : look.depth])
-        images = images[images >= 0]
-        few = MemorySink(len(images))
-        describe(loaded.model, reader, images.tolist(), batch, "first hits", LocalDescribing(projection, few))
-        known = few.finished()
+        known, images = describe_first_hits(loaded.model, reader, found[:, : look.depth], projection, batch)
         again = rerank_few(found, similarities, queries, known, images, look)
         compare = comparer(queries, known, look, images)
-    depth = again.order.shape[1]
-    distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
-    answers = Answers(again.found, distances, positions, again.scores, again.agreeing)
-    return answers, how_ordered(rule, look_text(look, queries.dim)), compare
+    return answers_of(again, distances, positions), how_ordered(rule, look_text(look, queries.dim)), compare
 
 
 def first_hits(
