@@ -10,7 +10,7 @@ DENSEST = 64  # a bit for each row up to the greatest is cheaper than a set unle
 
 
 def search_with_rows(
-    index: faiss.Index, queries: np.ndarray, count: int, rows: np.ndarray
+    index: faiss.Index, queries: np.ndarray, count: int, rows: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest among some rows, by FAISS's selectors where the index has them, else by asking for more.
 
@@ -19,12 +19,15 @@ def search_with_rows(
 
     Args:
         queries: float32 [M, dim].
-        rows: the ids that are wanted, int64.
+        rows: the ids that are wanted, int64; None: all.
 
     Returns:
         distances float32 [M, c] as the index measures them, NaN where there is none, and ids int64 [M, c], -1 there;
         c is the smaller of count and the number of rows.
     """
+    if rows is None:
+        distances, found = index.search(queries, count)
+        return np.where(found < 0, np.float32(np.nan), distances), found
     rows = np.unique(np.asarray(rows, np.int64))
     count = min(count, len(rows))
     if count == 0 or len(queries) == 0:

@@ -5,7 +5,9 @@ filled in blocks that are written and then merged, as in
 https://github.com/facebookresearch/faiss/wiki/Indexes-that-do-not-fit-in-RAM.
 """
 
-import shutil
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ import numpy as np
 import torch
 
 from vpr.common.errors import UserError
-from vpr.common.files import locked
+from vpr.common.files import atomic_write, host
 from vpr.common.progress import Progress, say
 from vpr.common.provenance import LABEL, SEAL, SEAL_LENGTH, sha256_of
 from vpr.search.approximate import NPROBE, TRAINING_BYTES, faiss_reason
 
+ENDINGS = (".faiss", ".lists")
 BLOCK_BYTES = 256 << 20  # of descriptors that are in float32 at a time
 POINTS_PER_LIST, LEAST_POINTS = 64, 1 << 16  # that an index is trained on; FAISS wants 39 and takes at most 256
-RUN = 16  # neighbouring rows that a sample takes at once, since single ones are slow to read
+RUN = 64  # neighbouring rows that a sample takes at once, since single ones are slow to read
 REMEDY = "make it anew with --mode=index"
 
 
@@ -38,30 +41,15 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     Raises:
         UserError: the index is of another kind, or cannot be trained or written.
     """
-    count, dim = rows.shape
-    files = index_files(stem)
-    part = stem.with_name(f".{stem.name}.part")  # what a killed process has left there is thrown away
-    try:
-        with locked(files[0]):
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            index = _trained(factory, rows, seed)
-            faiss.write_index(index, str(part / "trained"))
-            blocks = _write_blocks(part, rows, max(1, BLOCK_BYTES // (4 * dim)))
-            _merge(index, blocks, part / files[1].name)
-            faiss.extract_index_ivf(index).nprobe = nprobe
-            faiss.write_index(index, str(part / files[0].name))
-            del index  # closes the lists
-            _seal(part / files[0].name, part / files[1].name)
-            files[0].unlink(missing_ok=True)  # an index never stands beside lists of another
-            (part / files[1].name).replace(files[1])
-            (part / files[0].name).replace(files[0])
-    except (OSError, RuntimeError) as error:
-        reason = faiss_reason(error) if isinstance(error, RuntimeError) else error
-        raise UserError(f"--index={factory} cannot be written on disk of {count} descriptors, {dim}-D ({reason}): make "
-                        "room, or choose another index or folder") from error  # fmt: skip
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    path, lists = index_files(stem)
+    index = _trained(factory, rows, seed)
+    faiss.extract_index_ivf(index).nprobe = nprobe
+    with atomic_write(path) as new_path:
+        with atomic_write(lists) as new_lists, _temporary_files(stem) as temporary:
+            _merge(index, _write_blocks(index, rows, temporary), new_lists, lists.name)
+            faiss.write_index(index, str(new_path))
+            _seal(new_path, new_lists)
+            path.unlink(missing_ok=True)  # an index never stands beside lists of another
 
 
 def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
@@ -98,7 +86,8 @@ def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
 
 def index_files(stem: Path) -> tuple[Path, Path]:
     """STEM.faiss and STEM.lists."""
-    return stem.with_name(f"{stem.name}.faiss"), stem.with_name(f"{stem.name}.lists")
+    first, second = (stem.with_name(stem.name + ending) for ending in ENDINGS)
+    return first, second
 
 
 def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
@@ -119,7 +108,13 @@ def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
     starts = np.random.default_rng(seed).permutation(-(-count // RUN))[: -(-points // RUN)]
     sample = np.concatenate([_floats(rows, RUN * start, RUN * (start + 1)) for start in np.sort(starts)])
     say(f"training the index {factory} on {len(sample)} descriptors")
-    index.train(sample)
+    try:
+        index.train(sample)
+    except RuntimeError as error:
+        raise UserError(
+            f"--index={factory} cannot be trained on {len(sample)} descriptors, {dim}-D; FAISS says: "
+            f"{faiss_reason(error)}"
+        ) from error
     return index
 
 
@@ -134,27 +129,46 @@ def _lists_of(index: faiss.Index) -> faiss.IndexIVF | None:
     return index if isinstance(faiss.downcast_InvertedLists(lists), faiss.ArrayInvertedLists) else None
 
 
-def _write_blocks(part: Path, rows: Any, block: int) -> list[Path]:
-    """Indexes of `block` descriptors each, in files; one is in memory at a time."""
+@contextlib.contextmanager
+def _temporary_files(stem: Path) -> Iterator[Iterator[Path]]:
+    """Names of files that are removed in the end; where a process is killed, `atomic_write` removes them later."""
+    given: list[Path] = []
+
+    def names() -> Iterator[Path]:
+        while True:
+            given.append(stem.with_name(f".{stem.name[:160]}.block.{host()}-{os.getpid()}-{len(given)}.part"))
+            yield given[-1]
+
+    try:
+        yield names()
+    finally:
+        for file in given:
+            file.unlink(missing_ok=True)
+
+
+def _write_blocks(trained: faiss.Index, rows: Any, files: Iterator[Path]) -> list[Path]:
+    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time."""
+    count, dim = rows.shape
+    block, empty = max(1, BLOCK_BYTES // (4 * dim)), faiss.serialize_index(trained)
     written: list[Path] = []
-    with Progress("index", len(rows)) as progress:
-        for start in range(0, len(rows), block):
+    with Progress("index", count) as progress:
+        for start in range(0, count, block):
             values = _floats(rows, start, start + block)
-            index = faiss.read_index(str(part / "trained"))
+            index = faiss.deserialize_index(empty)
             index.add_with_ids(values, np.arange(start, start + len(values)))
-            written.append(part / f"block{len(written):06}")
+            written.append(next(files))
             faiss.write_index(index, str(written[-1]))
             progress.advance(len(values))
     return written
 
 
-def _merge(index: faiss.Index, blocks: list[Path], lists: Path) -> None:
-    """Move the lists of all blocks into one file, and have the index use it."""
+def _merge(index: faiss.Index, blocks: list[Path], lists: Path, name: str) -> None:
+    """Move the lists of all blocks into one file, and have the index use it by its later name."""
     from faiss.contrib.ondisk import merge_ondisk
 
     merge_ondisk(index, [str(block) for block in blocks], str(lists))
-    for block in blocks:
-        block.unlink()
+    merged: Any = faiss.extract_index_ivf(index).invlists
+    faiss.downcast_InvertedLists(merged).filename = name
 
 
 def _seal(path: Path, lists: Path) -> None:
