@@ -99,6 +99,23 @@ def test_removed_images_are_gone_for_this_process_and_the_next(file, engine):
     assert found_names(again, again.search(values, 1)[0]) == before
 
 
+def test_rows_and_their_descriptors(file, engine):
+    values = descriptors(30, DIM, 0)
+    engine.add(images(30), values)
+    engine.remove(["street/00003.jpg"])
+    engine.add(images(1, first=5), -values[5:6])
+    assert engine.next_row == 31
+    assert engine.rows().tolist() == [0, 1, 2, 4, *range(6, 31)]
+    assert engine.row_of == {engine.records.names[row]: row for row in engine.rows()}
+    found = engine.descriptors([30, 4, 8, 4])
+    assert torch.equal(found, torch.stack([-values[5], values[4], values[8], values[4]]).half())
+    assert engine.descriptors([]).shape == (0, DIM)
+    other = milvus.open_milvus(file, engine.collection.name, DIM, MODEL)
+    other.remove(["street/00004.jpg"])
+    with pytest.raises(UserError, match=r"street/00004\.jpg has been removed"):
+        engine.descriptors([8, 4])
+
+
 def test_a_page_that_holds_too_many_is_read_in_halves(file, engine, monkeypatch):
     engine.add(images(100), descriptors(100, DIM, 0))
     monkeypatch.setattr("vpr.search.milvus_collection.LITE_PAGE", 7)

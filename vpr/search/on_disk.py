@@ -6,7 +6,9 @@ https://github.com/facebookresearch/faiss/wiki/Indexes-that-do-not-fit-in-RAM.
 """
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,12 +46,11 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     path, lists = index_files(stem)
     index = _trained(factory, rows, seed)
     faiss.extract_index_ivf(index).nprobe = nprobe
-    with atomic_write(path) as new_path:
-        with atomic_write(lists) as new_lists, _temporary_files(stem) as temporary:
-            _merge(index, _write_blocks(index, rows, temporary), new_lists, lists.name)
-            faiss.write_index(index, str(new_path))
-            _seal(new_path, new_lists)
-            path.unlink(missing_ok=True)  # an index never stands beside lists of another
+    with atomic_write(path) as new_path, atomic_write(lists) as new_lists, _temporary_files(stem) as temporary:
+        _merge(index, _write_blocks(index, rows, temporary), new_lists, lists.name)
+        faiss.write_index(index, str(new_path))
+        _seal(new_path, new_lists)
+        path.unlink(missing_ok=True)  # an index never stands beside lists of another
 
 
 def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
@@ -166,9 +167,28 @@ def _merge(index: faiss.Index, blocks: list[Path], lists: Path, name: str) -> No
     """Move the lists of all blocks into one file, and have the index use it by its later name."""
     from faiss.contrib.ondisk import merge_ondisk
 
-    merge_ondisk(index, [str(block) for block in blocks], str(lists))
+    with _silent_library():
+        merge_ondisk(index, [str(block) for block in blocks], str(lists))
     merged: Any = faiss.extract_index_ivf(index).invlists
-    faiss.downcast_InvertedLists(merged).filename = name
+    on_disk: Any = faiss.downcast_InvertedLists(merged)
+    on_disk.filename = name
+
+
+@contextlib.contextmanager
+def _silent_library() -> Iterator[None]:
+    """Keep what FAISS prints from C++, such as the size of the file, off the screen."""
+    flush = getattr(ctypes.CDLL(None), "fflush", lambda _: None)
+    sys.stdout.flush()
+    flush(None)
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _seal(path: Path, lists: Path) -> None:
