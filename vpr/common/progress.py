@@ -1,5 +1,7 @@
 """Progress that is a bar on a terminal and a few plain lines everywhere else."""
 
+import contextlib
+import contextvars
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,6 +13,7 @@ from vpr.common.processes import is_main
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 30.0
+_shown = contextvars.ContextVar("shown", default=True)  # whether progress is, in this thread
 
 
 def say(text: str) -> None:
@@ -24,6 +27,16 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+@contextlib.contextmanager
+def without_progress() -> Iterator[None]:
+    """Show no progress in this thread until the block ends: a server would show that of every request."""
+    before = _shown.set(False)
+    try:
+        yield
+    finally:
+        _shown.reset(before)
+
+
 class Progress:
     """Counts `unit`s up to `total`; call `advance(n)` as they are done. Use as a context manager."""
 
@@ -31,8 +44,8 @@ class Progress:
         self.description, self.total, self.unit = description, total, unit
         self.done, self.started = 0, time.monotonic()
         self.last_line = self.started
-        self.bar = None
-        if sys.stderr.isatty() and is_main():
+        self.bar, self.shown = None, _shown.get()
+        if self.shown and sys.stderr.isatty() and is_main():
             self.bar = tqdm(total=total, desc=description, unit=f" {unit}", leave=False, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
@@ -43,7 +56,7 @@ class Progress:
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
-        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+        elif self.shown and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             say(self.line())
 
@@ -56,7 +69,7 @@ class Progress:
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        if exception_type is None:
+        if exception_type is None and self.shown:
             say(self.line())
 
 

@@ -3,12 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps
 
 from vpr.common.errors import UserError
+
+if TYPE_CHECKING:  # processes that only decode do without torch
+    import torch
 
 HEIC = {".heic", ".heif"}
 
@@ -20,7 +23,12 @@ def read_image(path: Path) -> Image.Image:
         UserError: the file cannot be decoded.
     """
     with opened(path) as image:
-        return in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image decoded as RGB, turned as its EXIF orientation says."""
+    return in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
@@ -34,7 +42,7 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image; whatever goes wrong with it becomes one line."""
     advice = "get it again, or leave it out by --skipBroken"
-    if path.suffix.lower() in HEIC and not _reads_heic():
+    if path.suffix.lower() in HEIC and not reads_heic():
         advice = "Pillow reads it after: python -m pip install pillow-heif"
     try:
         with Image.open(path) as image:
@@ -43,7 +51,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"cannot decode the image {path} ({error}): {advice}") from error
 
 
-def _reads_heic() -> bool:
+def reads_heic() -> bool:
     """Whether Pillow has its optional plugin for HEIC, which is registered here."""
     try:
         from pillow_heif import register_heif_opener
@@ -73,18 +81,26 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
     return height, width
 
 
-def decode(path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None) -> torch.Tensor:
-    """Read an image as uint8 [3, H, W].
-
-    Args:
-        size: (height, width) in pixels to resize to; None keeps the image's own.
-        longest_side: pixels, to which a larger image is shrunk where there is no `size`.
+def decode(path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None) -> "torch.Tensor":
+    """Read an image as uint8 [3, H, W]; the arguments are those of `resized`.
 
     Raises:
         UserError: the file cannot be decoded.
     """
-    image = read_image(path)
+    import torch
+
+    pixels = resized(read_image(path), size, longest_side)
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W], same memory
+
+
+def resized(image: Image.Image, size: tuple[int, int] | None = None, longest_side: int | None = None) -> np.ndarray:
+    """The pixels of an RGB image, uint8 [H, W, 3].
+
+    Args:
+        size: (height, width) in pixels to resize to; None keeps the image's own.
+        longest_side: pixels, to which a larger image is shrunk where there is no `size`.
+    """
     size = size or shrunk((image.height, image.width), longest_side)
     if size != (image.height, image.width):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W], same memory
+    return np.array(image)

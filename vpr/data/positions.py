@@ -7,10 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vpr.common.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
 TABLE = "positions.csv"
@@ -162,11 +166,20 @@ def position_in_exif(file: Path) -> Position | None:
 
     try:
         with opened(file) as image:
-            gps = image.getexif().get_ifd(GPS_FOLDER)
-        degrees = [_degrees(gps[2], gps[1] == "S"), _degrees(gps[4], gps[3] == "W")]
-    except Exception:  # no EXIF, no GPS, half a GPS: there is no position; the image itself is decoded later
+            degrees = degrees_in_exif(image)
+    except UserError:  # the image itself is decoded later
         return None
-    return from_degrees(*degrees) if np.isfinite(degrees).all() else None
+    return from_degrees(*degrees) if degrees else None
+
+
+def degrees_in_exif(image: "Image.Image") -> tuple[float, float] | None:
+    """Latitude and longitude in an opened image's EXIF; None: no EXIF, no GPS or half a GPS."""
+    try:
+        gps = image.getexif().get_ifd(GPS_FOLDER)
+        degrees = _degrees(gps[2], gps[1] == "S"), _degrees(gps[4], gps[3] == "W")
+    except Exception:
+        return None
+    return degrees if np.isfinite(degrees).all() else None
 
 
 def _degrees(parts: Sequence, negative: bool) -> float:

@@ -109,7 +109,7 @@ def locate(
     for file, hits, apart, value in zip(files, answers.found, answers.distances, confidence.values, strict=True):
         shown = [n for n in range(min(top, len(hits))) if hits[n] >= 0]
         matches = [
-            _match(places.database_names[hits[n]], apart[n], places.database_positions[hits[n]], zone) for n in shown
+            match_of(places.database_names[hits[n]], apart[n], places.database_positions[hits[n]], zone) for n in shown
         ]
         sure = None if np.isnan(value) else float(value)
         refused = confidence.least is not None and (sure is None or sure < confidence.least)
@@ -117,7 +117,14 @@ def locate(
     return located
 
 
-def _match(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:
+def match_of(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:
+    """A database image as a match.
+
+    Args:
+        distance: of the descriptors; NaN where unknown.
+        position: [2], UTM metres; NaN where unknown.
+        zone: of these; None if unknown.
+    """
     known = None if np.isnan(distance) else float(distance)
     if not np.isfinite(position).all():
         return Match(name, known, None, None, None, None, None)

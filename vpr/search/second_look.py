@@ -11,6 +11,7 @@ import torch
 
 from vpr.common.progress import Progress
 from vpr.models.local_maps import LocalMaps
+from vpr.search.answer_features import Answers
 from vpr.search.matching import SCORES, pairs_of
 
 # Of the local score, beside the cosine of global descriptors; both are 1 at most.
@@ -103,6 +104,18 @@ def rerank_few(
     ordered = found.copy()
     ordered[:, : look.depth] = np.take_along_axis(first, again.order, axis=1)
     return replace(again, found=ordered)
+
+
+def answers_of(again: Reranked, distances: np.ndarray, positions: np.ndarray) -> Answers:
+    """Hits in their new order, with their descriptor distances.
+
+    Args:
+        distances: float32 [M, c], as the search gave them.
+        positions: [N, 2] of the database, metres.
+    """
+    depth, ordered = again.order.shape[1], distances.copy()
+    ordered[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
+    return Answers(again.found, ordered, positions, again.scores, again.agreeing)
 
 
 def local_scores(
