@@ -112,24 +112,25 @@ const figures = (() => {
         ArrowRight: () => look([x + STEP * width * metres, y], metres),
         ArrowUp: () => look([x, y + STEP * height * metres], metres),
         ArrowDown: () => look([x, y - STEP * height * metres], metres), 0: fit,
+        Enter: () => press(nearest({ x, y }, Infinity)),
       }[key];
       if (!to) return false;
       whole = false;
       to();
       return true;
     }
-    function nearest({ x, y }) { // the mark, or else the image of the database, within NEAR pixels
-      const reach = (NEAR * perPixel()) ** 2;
-      const best = (xs, ys) => {
-        let least = reach, found = -1;
+    const press = ([layer, index]) => { if (index >= 0) onPoint?.(layer, index); };
+    function nearest({ x, y }, pixels = NEAR) { // the mark, or else the image of the database, within so many pixels
+      const best = (xs, ys, reach) => {
+        let least = (reach * perPixel()) ** 2, found = -1;
         for (let n = 0; n < xs.length; n++) {
           const apart = (xs[n] - x) ** 2 + (ys[n] - y) ** 2;
           if (apart <= least) [least, found] = [apart, n];
         }
         return found;
       };
-      const mark = best(now.marks.map((each) => each.x), now.marks.map((each) => each.y));
-      return mark >= 0 ? ["marks", mark] : ["database", best(now.database.x, now.database.y)];
+      const mark = best(now.marks.map((each) => each.x), now.marks.map((each) => each.y), NEAR);
+      return mark >= 0 ? ["marks", mark] : ["database", best(now.database.x, now.database.y, pixels)];
     }
     const placed = (marks) => {
       const looks = marks.map(({ kind }) => SYMBOLS[kind]), paints = looks.map((each) => colours[each.colour]);
@@ -200,10 +201,7 @@ const figures = (() => {
     plot.on_event("panstart", () => { whole = false; });
     plot.on_event("wheel", () => { if (wheel?.active) whole = false; });
     plot.on_event("pinchstart", () => { whole = false; });
-    plot.on_event("tap", (event) => {
-      const [layer, index] = nearest(event);
-      if (index >= 0) onPoint?.(layer, index);
-    });
+    plot.on_event("tap", (event) => press(nearest(event)));
     plot.on_event("mousemove", (event) => {
       const [layer, index] = nearest(event);
       say(index >= 0 ? about(layer, index) : null, event);

@@ -47,7 +47,7 @@ def map_figure(tiles: str | None = None) -> dict[str, Any]:
 
     figure = _figure("map", ["pan", "wheel_zoom"])
     if tiles:
-        figure.add_tile(WMTSTileSource(url=tiles), name="tiles")
+        figure.add_tile(WMTSTileSource(url=tiles), name="tiles", visible=False)  # until the map is where it should be
         for axis in (figure.xaxis, figure.yaxis):
             axis.visible = False
     _segments(figure, "lines", width=1, alpha=0.45)
