@@ -61,11 +61,22 @@ def model():
 def images(tmp_path_factory):
     """Ten database images in two folders."""
     folder = tmp_path_factory.mktemp("database")
-    return folder, [draw_image(folder / f"{'ab'[n % 2]}/{n}.png", (80, 64), [3, n]) for n in range(10)]
+    return folder, [draw_image(folder / f"{'ab'[n // 5]}/{n}.png", (80, 64), [3, n]) for n in range(10)]
 
 
 @pytest.fixture
 def locator(model, images, tmp_path):
+    """A locator that a test may change."""
+    return locator_of(model, images, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_locator(model, images, tmp_path_factory):
+    """A locator that no test changes."""
+    return locator_of(model, images, tmp_path_factory.mktemp("model"))
+
+
+def locator_of(model, images, folder_of_model):
     """Of the ten images, 30 m apart on a line, with a column that says whether they were taken at night."""
     folder, files = images
     reader = Reading().of(files)
@@ -76,7 +87,7 @@ def locator(model, images, tmp_path):
         sizes=np.zeros(10, np.int64), modified=np.zeros(10, np.int64), hashes=np.zeros((10, 32), np.uint8),
         folders=[""] * 10, columns={"night": ["yes" if n > 6 else "no" for n in range(10)]},
     )  # fmt: skip
-    loaded = LoadedModel(model, SPEC, {}, tmp_path)
+    loaded = LoadedModel(model, SPEC, {}, folder_of_model)
     return Locator(loaded, PlainEngine(records, descriptors), Reading(), folder, lambda how: None)
 
 

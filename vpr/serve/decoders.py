@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import queue
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
@@ -12,18 +13,20 @@ import numpy as np
 from vpr.serve.decoding import Decoded, Wanted, decode_for
 from vpr.serve.problems import Problem
 
+Work = Callable[[Connection], None]
 DAMAGED = "the image cannot be decoded: its data are damaged"
 
 
 class Decoder:
     """One process that decodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
         # Started afresh: a copy of the server would share its memory and its threads' locks.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=decode_for, args=(theirs,), daemon=True, name="decoder")
+        self._process = context.Process(target=work, args=(theirs,), daemon=True, name="decoder")
         self._process.start()
+        self._is_ready = False
         theirs.close()  # so that an end of the process is seen as the end of what it says
 
     def decode(self, data: bytes, wanted: Wanted, seconds: float) -> Decoded:
@@ -35,6 +38,9 @@ class Decoder:
             EOFError, OSError: the process died of it.
         """
         connection: Connection = self._connection
+        if not self._is_ready:  # its imports take a while
+            connection.recv()
+            self._is_ready = True
         connection.send(wanted)
         connection.send_bytes(data)
         if not connection.poll(seconds):
@@ -61,13 +67,13 @@ class Decoders:
         decoded: how many images they were given.
     """
 
-    def __init__(self, count: int, seconds: float) -> None:
-        """Start `count` processes, which have `seconds` for an image."""
-        self._seconds, self._closing, self.decoded = seconds, False, 0
+    def __init__(self, count: int, seconds: float, work: Work = decode_for) -> None:
+        """Start `count` processes, which have `seconds` for an image, and do as `decode_for` does."""
+        self._seconds, self._work, self.decoded = seconds, work, 0
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(count, "decoder")  # each waits for one process
         for _ in range(count):
-            self._idle.put(Decoder())
+            self._idle.put(Decoder(work))
 
     async def decode(self, data: bytes, wanted: Wanted) -> Decoded:
         """Decode an image.
@@ -93,7 +99,7 @@ class Decoders:
 
     def _replace(self, decoder: Decoder) -> Decoder:
         decoder.end()
-        return Decoder()
+        return Decoder(self._work)
 
     def close(self) -> None:
         """End all processes, after what they have begun."""

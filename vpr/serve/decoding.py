@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from vpr.data.images import reads_heic, resized, upright
 from vpr.data.positions import degrees_in_exif
 
+READY = "ready"
 SPARE_BYTES, BYTES_PER_PIXEL = 512 << 20, 32  # of memory that decoding may take
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -107,7 +108,7 @@ def _thumbnail(image: Image.Image, longest_side: int) -> np.ndarray:
 
 
 def decode_for(connection: Connection) -> None:
-    """Decode what comes through a connection until it is closed: (data, Wanted) -> an answer, then the values.
+    """Decode what comes through a connection until it is closed: Wanted, then data -> an answer, then the values.
 
     An answer is (status, reason) of a refusal, or (shape, format, degrees) of an image.
     """
@@ -117,6 +118,7 @@ def decode_for(connection: Connection) -> None:
     Image.MAX_IMAGE_PIXELS = None  # compared here, with what the server was told
     limited = 0
     with contextlib.suppress(EOFError, OSError):  # the server has gone
+        connection.send(READY)
         while True:
             wanted = connection.recv()
             data = connection.recv_bytes()
