@@ -99,7 +99,8 @@ def test_the_index_is_used_again_and_made_anew_when_images_change(locate, own):
     assert ["wrote" in text and "database_own_val.h5" in text for text in said] == [True, False]
     draw_images(own / "val" / "database", ["@586000.0@4477000.0@17@T@new@.png"], 7)
     _, answers, text = locate(own, own / "val" / "database" / "@586000.0@4477000.0@17@T@new@.png")
-    assert "making it anew" in text and answers[0]["matches"][0]["easting"] == 586000
+    assert "bringing it up to date" in text and "1 added, 10 unchanged; 1 described" in text
+    assert answers[0]["matches"][0]["easting"] == 586000
     assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
 
 
@@ -154,7 +155,7 @@ def test_folders_with_the_same_last_name_have_an_index_each(locate, tmp_path):
             _, answers, text = locate(folder, folder / names[3])
             assert answers[0]["matches"][0]["name"] == names[3]
             assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
-            assert "making it anew" not in text and ("wrote" in text and ".h5" in text) == (turn == 0)
+            assert "up to date" not in text and ("wrote" in text and ".h5" in text) == (turn == 0)
 
 
 def test_an_index_is_made_anew_when_an_image_is_replaced_in_place(locate, tmp_path):
@@ -163,7 +164,7 @@ def test_an_index_is_made_anew_when_an_image_is_replaced_in_place(locate, tmp_pa
     assert locate(folder, mode="index")[0] == 0
     draw_images(folder, ["2.png"], 9)
     _, answers, text = locate(folder, folder / "2.png")
-    assert "making it anew" in text
+    assert "1 replaced, 4 unchanged; 1 described" in text
     assert answers[0]["matches"][0]["name"] == "2.png"
     assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
 
@@ -226,7 +227,7 @@ def test_an_index_that_contradicts_the_flags_is_refused(locate, own):
     assert locate(own, image, "--index=SQ8")[0] == 0 and locate(own, image)[0] == 0
     assert locate(own, image, "--index=Flat")[0] == 2
     draw_images(own / "val" / "database", ["@586000.0@4477000.0@17@T@new@.png"], 7)
-    assert "making it anew" in locate(own, image)[2]
+    assert "1 added, 10 unchanged; 1 described" in locate(own, image)[2]
     assert locate(own, image, "--index=SQ8")[0] == 0, "made anew as it was"
 
 

@@ -1,60 +1,61 @@
-"""The database as it is searched: descriptors, or a FAISS index of them, in a file with what made them."""
+"""The index of a database: where it lies, and how it follows the images of its folder."""
 
-import contextlib
+import fnmatch
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import faiss
-import h5py
 import numpy as np
-import torch
 
 from vpr.artifacts.descriptors_file import model_recipe
-from vpr.artifacts.local_file import described, local_file, read_local, remove_local
+from vpr.artifacts.index_file import EXACT, REMEDY, attributes_of, generation_of
+from vpr.artifacts.journal import entries_of
+from vpr.artifacts.living_index import LivingIndex, journal_path, open_index
 from vpr.artifacts.local_projection import projection_for
+from vpr.artifacts.merging import WantedIndex
 from vpr.artifacts.model import LoadedModel
+from vpr.artifacts.synchronise import Describing, Done, find_changes, synchronise
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
+from vpr.common.provenance import files_digest
+from vpr.data.columns import columns_of
+from vpr.data.content import FolderNow, content_hashes, stamps
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
-from vpr.descriptors.describe import LocalDescribing, describe
-from vpr.models.local_maps import LocalMaps
-from vpr.models.spec import DEFAULT_SEED
-from vpr.search.approximate import NPROBE, build_index
-from vpr.search.database import DatabaseIndex
-
-REMEDY = "make it anew with --mode=index, or name another with --indexFile"
-IMAGE_FIELDS = ("photos", "photos_hash", "files_hash")
-EXACT = "none"  # in place of a FAISS index's factory string
+from vpr.search.approximate import faiss_reason
 
 
-@dataclass(frozen=True)
-class WantedIndex:
-    """The index that is wanted of a database.
-
-    Attributes:
-        factory: FAISS's string; None takes what is stored, or keeps descriptors.
-        nprobe: lists that an inverted-file index looks through; None takes what is stored, or NPROBE.
-        seed: of what the index, and the projection of local descriptors, are trained on.
-        local_dim: dimensions of local descriptors that are kept for a second look; 0: they are not.
-    """
-
-    factory: str | None = None
-    nprobe: int | None = None
-    seed: int = DEFAULT_SEED
-    local_dim: int = 0
-
-
-def index_recipe(loaded: LoadedModel, images: PlaceImages, image_size: Sequence[int] | None) -> dict[str, str]:
-    """What an index depends on. The images' folder is no part of it: an index may travel with its images."""
+def folder_note(images: PlaceImages, root: Path) -> dict[str, str]:
+    """Of which folder an index is. The folder's path is no part of it: an index may travel with its images."""
     return {
-        **model_recipe(loaded.model, loaded.spec, image_size), "photos": images.places.name,
+        "photos": images.places.name,
         "photos_hash": images.places.fingerprint(),
         "files_hash": files_digest(images.places.database_names, images.database_files),
-    }  # fmt: skip
+        "folder_hash": _folder_hash(root),
+    }
+
+
+def folder_now(images: PlaceImages, root: Path, zone: str | None) -> FolderNow:
+    """The database images of a split as they are now.
+
+    Args:
+        root: the images' folder, where their table lies.
+        zone: UTM zone of their positions; None if unknown.
+    """
+    places = images.places
+    sizes, modified = stamps(images.database_files)
+    return FolderNow(
+        names=[name.replace("\\", "/") for name in places.database_names],
+        files=images.database_files,
+        positions=np.asarray(places.database_positions, np.float64),
+        zone=zone,
+        columns=columns_of(places, root, images.database_files),
+        folders=[""] * len(images.database_files),
+        sizes=sizes,
+        modified=modified,
+    )
 
 
 def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
@@ -69,153 +70,223 @@ def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
     Raises:
         UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
     """
-    path = _usual_file(loaded, images)
-    if not path.is_file():
-        return path
-    with open_hdf5(path, "an index", REMEDY) as file:
-        found = dict(file.attrs)
-    own, theirs = _folder_hash(root), found.get("folder_hash")
+    path = loaded.folder / f"database_{images.places.name}.h5"
+    own, found = _folder_hash(root), {"folder_hash": next(iter(_begun_by(path)), None)}
+    if path.is_file():
+        found = attributes_of(path)
+    theirs = found.get("folder_hash")
     travelled = found.get("files_hash") == files_digest(images.places.database_names, images.database_files)
     return path if theirs in (None, own) or travelled else path.with_stem(f"{path.stem}_{own}")
 
 
+def _begun_by(path: Path) -> list[str]:
+    """The folder of an index whose first file was not written yet."""
+    return [str(entry.says["folder_hash"]) for entry in entries_of(journal_path(path)) if "folder_hash" in entry.says]
+
+
 def file_to_write(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
-    """As `index_file`, to write an index anew, which replaces a damaged file."""
+    """As `index_file`, to write an index; a damaged one is moved out of the way, and replaced."""
     try:
         return index_file(loaded, images, root)
     except UserError as error:
+        path = loaded.folder / f"database_{images.places.name}.h5"
         say(f"replaced: {error}")
-        return _usual_file(loaded, images)
-
-
-def _usual_file(loaded: LoadedModel, images: PlaceImages) -> Path:
-    return loaded.folder / f"database_{images.places.name}.h5"
+        if path.is_file():
+            path.replace(path.with_suffix(".damaged"))
+        return path
 
 
 def _folder_hash(root: Path) -> str:
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
 
 
-def make_index(
-    path: Path,
-    loaded: LoadedModel,
-    images: PlaceImages,
-    root: Path,
-    reading: Reading,
-    wanted: WantedIndex,
-    batch_size: int = 24,
-    also: Callable[[torch.Tensor], None] | None = None,
-) -> DatabaseIndex:
-    """Describe the database and write its descriptors, or a FAISS index of them, whole or not at all.
+@dataclass(frozen=True)
+class Database:
+    """A database that an index is, or shall be, of.
 
-    Args:
-        root: the images' folder.
+    Attributes:
+        images: those of the folder.
+        root: the folder.
         reading: how images are read.
+        zone: UTM zone of the positions; None if unknown.
         batch_size: images described at once; 0: as many as memory holds.
-        also: what else is done with the descriptors, once the index is written.
     """
-    recipe = index_recipe(loaded, images, reading.size)  # before, so that an image that changes meanwhile is noticed
-    reader = reading.of(images.database_files)
-    every, values, kept = range(len(reader.files)), dict[str, np.ndarray](), dict[str, str]()
-    local: LocalMaps | None = None
-    projection = projection_for(loaded, reader, wanted.seed, wanted.local_dim, batch_size) if wanted.local_dim else None
-    with local_file(path) if wanted.local_dim else contextlib.nullcontext() as sink:
-        keeping = LocalDescribing(projection, sink) if sink else None
-        descriptors, _ = describe(loaded.model, reader, every, batch_size, "database", keeping)
-        if sink:
-            local = sink.finished()
-            values, kept = described(local, projection)
-        index, searched = _searchable(descriptors, wanted)
-        index, values = replace(index, local=local, projection=projection), {**values, **searched}
-        made = {**recipe, **kept, "index": wanted.factory or EXACT, "folder_hash": _folder_hash(root)}
-        write_hdf5(path, values, made)  # within: an index that fails leaves an earlier one with its local descriptors
-    if local is None:
-        remove_local(path)
-    megabytes = path.stat().st_size / 1e6
-    beside = f", and {local.bytes_per_image:.0f} bytes per image of local descriptors" if local else ""
-    say(f"wrote {path}: {len(reader.files)} images, {megabytes:.1f} MB{beside}")
-    if also:
-        also(descriptors)
+
+    loaded: LoadedModel
+    images: PlaceImages
+    root: Path
+    reading: Reading
+    zone: str | None = None
+    batch_size: int = 24
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What makes its descriptors."""
+        return model_recipe(self.loaded.model, self.loaded.spec, self.reading.size)
+
+    def now(self) -> FolderNow:
+        """Its images as they are now."""
+        return folder_now(self.images, self.root, self.zone)
+
+    def note(self) -> dict[str, str]:
+        """Of which folder it is."""
+        return folder_note(self.images, self.root)
+
+    def open(self, path: Path, nprobe: int | None = None) -> LivingIndex:
+        """Its index, empty where there is none; see `open_index`. One of an earlier version must be of these images."""
+        index = open_index(path, self.provenance, self.loaded.model.dim, nprobe)
+        if index.has_records:
+            return index
+        changed = what_changed(index.attributes, self.note())
+        if changed:
+            say(f"{path} {changed}: making it anew")
+            return index.anew()
+        index.adopt(self.now().records(range(len(self.images.database_files)), self._hashes(index)))
+        return index
+
+    def _hashes(self, index: LivingIndex) -> np.ndarray:
+        """Of the images' content, where the index will be written with them."""
+        files = self.images.database_files
+        return content_hashes(files) if index.has_descriptors else np.zeros((len(files), 32), np.uint8)
+
+
+def update_index(path: Path, database: Database, wanted: WantedIndex) -> LivingIndex:
+    """Bring the index of a database to what its folder holds now, and make it what is wanted; says what was done."""
+    if wanted.factory:
+        check_factory(wanted.factory, database.loaded.model.dim)
+    index = _to_update(path, database, wanted)
+    say(f"{path}: {follow(index, database, wanted).line()}")
     return index
 
 
-def _searchable(descriptors: torch.Tensor, wanted: WantedIndex) -> tuple[DatabaseIndex, dict[str, np.ndarray]]:
-    """Descriptors, or a FAISS index of them, as they are searched and as a file holds them."""
-    if not wanted.factory:
-        return DatabaseIndex(descriptors), {"descriptors": descriptors.numpy()}
-    built = build_index(wanted.factory, descriptors, wanted.seed, wanted.nprobe or NPROBE)
-    return DatabaseIndex(approximate=built), {"faiss": faiss.serialize_index(built)}
+def _to_update(path: Path, database: Database, wanted: WantedIndex) -> LivingIndex:
+    """The index that goes on, or an empty one in its place, where it cannot."""
+    try:
+        index = database.open(path, wanted.nprobe)
+    except UserError as error:
+        say(f"replaced: {error}")
+        journal_path(path).unlink(missing_ok=True)
+        return LivingIndex(path, database.provenance, database.loaded.model.dim, None, generation=generation_of(path))
+    reason = None
+    if index.next_row and wanted.local_dim and index.local_wanted != wanted.local_dim:
+        reason = f"has local descriptors of {index.local_wanted or 'no'} dimensions, wanted {wanted.local_dim}"
+    elif not index.has_descriptors:
+        reason = "was written by an earlier version, which kept no descriptors beside a FAISS index"
+    if reason is None:
+        return index
+    say(f"{path} {reason}: making it anew")
+    return index.anew()
 
 
-def load_or_make_index(
-    path: Path,
-    loaded: LoadedModel,
-    images: PlaceImages,
-    root: Path,
-    reading: Reading,
-    wanted: WantedIndex,
-    batch_size: int = 24,
-) -> DatabaseIndex:
-    """The index of a split's database, made anew where there is none or images are others than when it was made.
+def load_index(path: Path, database: Database, wanted: WantedIndex) -> LivingIndex:
+    """The index of a database, following its folder unless it was edited by hand; made if there is none.
 
     Raises:
         UserError: the file is damaged or foreign, another model made it, or it is another index than is wanted.
     """
-    if path.is_file():
-        recipe = index_recipe(loaded, images, reading.size)
-        with open_hdf5(path, "an index", REMEDY) as file:
-            found = dict(file.attrs)
-            _refuse_other_models(path, found, recipe)
-            factory = wanted.factory
-            kind = found.get("index", factory or EXACT)
-            if factory and kind != factory:
-                raise UserError(f"{path} is made with --index={kind}, found --index={factory}: drop that, or {REMEDY}")
-            changed = _what_changed(found, recipe)
-            if not changed:
-                index = _read(file, len(images.database_files), loaded.model.dim, wanted.nprobe)
-                return _with_local(index, file, path)
-            wanted = replace(wanted, local_dim=int(found.get("local_dim", wanted.local_dim)))
-        wanted = replace(wanted, factory=None if kind == EXACT else kind)
-        say(f"{path} {changed}: making it anew")
-    return make_index(path, loaded, images, root, reading, wanted, batch_size)
+    index = database.open(path, wanted.nprobe)
+    if not index.next_row:
+        return update_index(path, database, replace(wanted, local_dim=index.local_wanted))
+    kind = replace(index.kind, nprobe=wanted.nprobe, seed=wanted.seed)
+    if wanted.factory and (kind.factory or EXACT) != wanted.factory:
+        raise UserError(
+            f"{path} is made with --index={kind.factory or EXACT}, found --index={wanted.factory}: drop that, "
+            f"or {REMEDY}"
+        )
+    if index.edited:
+        say(f"{path} was edited by --add or --remove, and is taken as it is; --mode=index brings it to its folder")
+        return index
+    changes = find_changes(database.now(), index.records, index.rows(), keep_others=False)
+    if changes.anything or index.unmerged:
+        say(f"{path} is of other images or places than there are now: bringing it up to date")
+        return update_index(path, database, kind)
+    return index.in_zone(database.zone)
 
 
-def _with_local(index: DatabaseIndex, file: h5py.File, path: Path) -> DatabaseIndex:
-    """An index with the local descriptors beside it, if it was made with them."""
-    stored = read_local(file, path)
-    return replace(index, local=stored[0], projection=stored[1]) if stored else index
+def edit_index(path: Path, database: Database, added: FolderNow | None, removed: Sequence[str]) -> LivingIndex:
+    """Add images from another folder, and remove images by name or pattern; says what was done.
+
+    Raises:
+        UserError: there is no index, or no image of a name.
+    """
+    index = database.open(path)
+    if not index.next_row and added is None:
+        raise UserError(f"there is no index at {path} from which images could be removed: run --mode=index first")
+    names = matching_names(index.row_of, removed)
+    if added is not None:
+        _refuse_other_places(index, added, path)
+        say(f"{path}: {synchronise(index, added, describing(index, database, WantedIndex()), keep_others=True).line()}")
+    index.remove(names)
+    if names:
+        say(f"{path}: {len(names):,} removed")
+    index.finish(edited=True, zone=database.zone, note=database.note())
+    return index
 
 
-def _refuse_other_models(path: Path, found: Mapping[str, object], recipe: dict[str, str]) -> None:
-    for name, value in recipe.items():
-        if name not in IMAGE_FIELDS and found.get(name) != value:
-            raise UserError(f"{path} was made by another model ({name}={found.get(name)}, wanted {value}): {REMEDY}")
+def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[str]:
+    """The names that are given, or that patterns with * or ? match.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = dict[str, None]()
+    for pattern in patterns:
+        names = [pattern] if pattern in known else fnmatch.filter(known, pattern)
+        if not names:
+            raise UserError(f"--remove {pattern}: found no such image in the index; names are paths below its folder")
+        found.update(dict.fromkeys(names))
+    return list(found)
 
 
-def _what_changed(found: Mapping[str, object], recipe: dict[str, str]) -> str | None:
-    """Why an index cannot serve these images, or None where it can."""
-    if found.get("photos_hash") != recipe["photos_hash"]:
+def _refuse_other_places(index: LivingIndex, added: FolderNow, path: Path) -> None:
+    """Raise a UserError where images that are added would hide others of their names, or lie in another UTM zone."""
+    records = index.records
+    for name, folder in zip(added.names, added.folders, strict=True):
+        row = index.row_of.get(name)
+        if row is not None and records.folders[row] != folder:
+            raise UserError(f"{path} already has an image {name}, from another folder: rename the folder that is added")
+    if added.zone and records.zone and added.zone != records.zone:
+        raise UserError(
+            f"the images of --add lie in UTM zone {added.zone}, those of {path} in {records.zone}: make an index "
+            "of each"
+        )
+
+
+def follow(index: LivingIndex, database: Database, wanted: WantedIndex) -> Done:
+    """Bring an index to what the folder holds now, and make it what is wanted."""
+    now = database.now()
+    done = synchronise(index, now, describing(index, database, wanted))
+    index.finish(now.names, wanted, edited=False, zone=database.zone, note=database.note())
+    return done
+
+
+def describing(index: LivingIndex, database: Database, wanted: WantedIndex) -> Describing:
+    """How the images that an index lacks are described; an empty one learns what local descriptors are projected to."""
+    about = Describing(database.loaded, database.reading, database.batch_size)
+    if not index.next_row and not index.unmerged:
+        projection = None
+        if wanted.local_dim:
+            reader = database.reading.of(database.images.database_files)
+            projection = projection_for(database.loaded, reader, wanted.seed, wanted.local_dim, database.batch_size)
+        index.begin(wanted, projection, database.note())
+    projection = index.projection.to(database.loaded.model.device) if index.projection else None
+    return replace(about, projection=projection, keep_local=index.keeps_local)
+
+
+def check_factory(factory: str, dim: int) -> None:
+    """Raise a UserError, before anything is described, where FAISS does not know an index."""
+    try:
+        faiss.index_factory(dim, factory)
+    except RuntimeError as error:
+        raise UserError(f"--index={factory} cannot be built, {dim}-D; FAISS says: {faiss_reason(error)}") from error
+
+
+def what_changed(found: Mapping[str, object], note: Mapping[str, str]) -> str | None:
+    """Why an index of an earlier version cannot serve the images there are, or None where it can."""
+    if found.get("photos_hash") != note["photos_hash"]:
         return "is of other images or places than there are now"
     if "files_hash" not in found:
         return "was written by an earlier version, which did not say of which image files"
-    if found["files_hash"] != recipe["files_hash"]:
+    if found["files_hash"] != note["files_hash"]:
         return "is of other image files (size or time of an image differs)"
     return None
-
-
-def _read(file: h5py.File, count: int, dim: int, nprobe: int | None) -> DatabaseIndex:
-    """An index that `open_hdf5` has found whole: FAISS is given nothing else, since it trusts what it reads."""
-    if "faiss" in file:
-        index = faiss.deserialize_index(file["faiss"][:])
-        shape: tuple[int, ...] = (index.ntotal, index.d)
-        kind = "an index"
-        lists = faiss.try_extract_index_ivf(index)
-        if lists is not None and nprobe is not None:
-            lists.nprobe = nprobe
-        found = DatabaseIndex(approximate=index)
-    else:
-        values = torch.from_numpy(file["descriptors"][:])
-        shape, kind, found = tuple(values.shape), str(values.dtype), DatabaseIndex(values)
-    if shape != (count, dim):
-        raise ValueError(f"found {kind} of {shape}, wanted {(count, dim)}")
-    return found

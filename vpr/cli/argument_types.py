@@ -2,9 +2,15 @@
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES
+
+if TYPE_CHECKING:
+    from vpr.search.filters import Condition
+
+Value = TypeVar("Value")
 
 
 def whole_number(at_least: int, at_most: int | None = None) -> Callable[[str], int]:
@@ -113,3 +119,41 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number between 0 and 1, neither of them")
     return value
+
+
+def near(text: str) -> "tuple[float, float, float]":
+    """An argparse type: a point in degrees and metres around it."""
+    from vpr.search.filters import read_near
+
+    return _read(read_near, text)
+
+
+def box(text: str) -> "tuple[float, float, float, float]":
+    """An argparse type: a box of degrees."""
+    from vpr.search.filters import read_box
+
+    return _read(read_box, text)
+
+
+def condition(text: str) -> "Condition":
+    """An argparse type: a condition on a column."""
+    from vpr.search.filters import read_condition
+
+    return _read(read_condition, text)
+
+
+def engine(text: str) -> str:
+    """An argparse type: faiss, milvus:FILE.db or milvus:http://HOST:PORT."""
+    kind, _, target = text.partition(":")
+    server = target.startswith(("http://", "https://"))
+    if (kind == "faiss" and not target) or (kind == "milvus" and (server or target.endswith(".db"))):
+        return text
+    raise argparse.ArgumentTypeError(f"found {text!r}, wanted faiss, milvus:FILE.db or milvus:http://HOST:19530")
+
+
+def _read(reader: Callable[[str], Value], text: str) -> Value:
+    """What a reader makes of a word; argparse prints what it says of a wrong one."""
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

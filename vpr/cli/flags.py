@@ -6,7 +6,11 @@ from typing import Any, NoReturn
 
 from vpr.cli.argument_types import (
     backbone_name,
+    box,
+    condition,
+    engine,
     finite_number,
+    near,
     normalization,
     number_or_all,
     probability,
@@ -25,7 +29,20 @@ from vpr.models.backbones import BACKBONES, FACETS
 from vpr.models.poolings import ASSIGNMENTS, POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
-MODES = ("cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "import")
+MODES = (
+    "cluster",
+    "train",
+    "test",
+    "whiten",
+    "prune",
+    "export",
+    "compare",
+    "spec",
+    "index",
+    "locate",
+    "serve",
+    "import",
+)
 LOOKS = ("soft", "spatial")  # SCORES of vpr/search/matching.py
 SPEEDS = (0.8, 1.0, 1.25)  # vpr/search/sequences.py
 LOCAL_DIM = 64  # vpr/models/local_projection.py
@@ -175,6 +192,17 @@ FLAGS: dict[str, list[Flag]] = {
     "index and locate": [
         Flag("indexFile", None, "file of the database's descriptors (default: beside the model)", {"metavar": "FILE"}),
         Flag("top", 5, "matches shown for each image", COUNT),
+        Flag("add", None, "also index all images under this folder, wherever it is", {"metavar": "FOLDER"}),
+        Flag("remove", None, "take images out of the index, by name (path below the images' folder) or by a pattern "
+             "with * or ?", {"nargs": "+", "metavar": "NAME"}),
+        Flag("onDisk", False, "leave the lists of an inverted-file index (--index=IVF...) on the disk when it is "
+             "searched", ON),
+        Flag("near", None, "search only within METRES of a latitude and longitude",
+             {"type": near, "metavar": "LAT,LON,METRES"}),
+        Flag("box", None, "search only in a box of degrees; a west above the east crosses the date line",
+             {"type": box, "metavar": "SOUTH,WEST,NORTH,EAST"}),
+        Flag("where", None, "search only images whose row in the table has this value; also !=, >=, <=; several must "
+             "all hold", {"nargs": "+", "type": condition, "metavar": "COLUMN=VALUE"}),
         Flag("json", False, "print the matches as JSON", ON),
         Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither images nor dataset tell",
              {"type": utm_zone, "metavar": "ZONE"}),
@@ -187,6 +215,25 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("heldOutRegion", None, "leave out database images within METRES of a point, by its UTM metres: their "
              "queries ask for places that are not in the map", {"nargs": 3, "type": finite_number,
                                                                "metavar": ("E", "N", "METRES")}),
+    ],
+    "engine": [
+        Flag("engine", "faiss", "where descriptors are kept and searched: faiss, files beside the model; "
+             "milvus:FILE.db, embedded; milvus:http://HOST:19530, a server or cluster",
+             {"type": engine, "metavar": "ENGINE"}),
+        Flag("collection", None, "collection of milvus (default: by the name of the database)", {"metavar": "NAME"}),
+    ],
+    "serve": [
+        Flag("host", "127.0.0.1", "address to listen at; other than this machine's own only with --token"),
+        Flag("port", 8000, "port to listen at; 0: any that is free", {"type": whole_number(0, 65535)}),
+        Flag("token", None, "file with the word that clients have to send as 'Authorization: Bearer ...' (or in the "
+             "environment: VPR_TOKEN)", {"metavar": "FILE"}),
+        Flag("writable", False, "let clients add and remove images", ON),
+        Flag("batchWait", 3.0, "milliseconds that a request waits at most for others", {"type": quantity}),
+        Flag("queue", 64, "images that wait at most; further ones are answered 503", COUNT),
+        Flag("maxMegabytes", 20.0, "size of an image file, at most", {"type": quantity}),
+        Flag("maxPixels", 50.0, "megapixels of an image, at most", {"type": quantity}),
+        Flag("tiles", None, "street map behind the page's map, which browsers load from there: osm, or the address of "
+             "tiles with {z}, {x}, {y} (default: none)", {"metavar": "URL"}),
     ],
     "hloc and COLMAP": [
         Flag("hlocFeatures", None, "write global descriptors as hloc does, by image path below --root, into this HDF5 "

@@ -18,6 +18,7 @@ MODE_LINES = {
     "spec": "write a folder's positions as .mat specs, or specs as a table",
     "index": "describe a database once, for locate",
     "locate": "where were these images taken?",
+    "serve": "answer over HTTP where images were taken, with a page to look at",
     "import": "a run from a model of the MATLAB release of NetVLAD",
 }
 COMMON_FLAGS = (
@@ -39,7 +40,7 @@ def all_but(*modes: str) -> tuple[str, ...]:
     return tuple(mode for mode in MODES if mode not in modes)
 
 
-FINISHED_MODEL = ("test", "export", "compare", "index", "locate")  # modes that take a whitened model
+FINISHED_MODEL = ("test", "export", "compare", "index", "locate", "serve")  # modes that take a whitened model
 # The modes that read the flags of a group of `vpr.cli.flags.FLAGS` ...
 GROUPS = {
     "places, images and machine": all_but("spec"),
@@ -50,6 +51,8 @@ GROUPS = {
     "export": ("export",),
     "whitening": FINISHED_MODEL,
     "index and locate": ("locate",),
+    "engine": ("test", "index", "locate", "serve"),
+    "serve": ("serve",),
     "how sure": ("test",),
     "hloc and COLMAP": ("test", "index"),
     "sequences": ("test", "locate"),
@@ -80,15 +83,21 @@ EXCEPTIONS = {
     "recallValues": ("train", "test", "prune", "compare", "import"),
     "pcaDim": all_but("cluster", "train", "prune", "spec", "import"),
     "nPCA": ("whiten",),
-    "indexFile": ("index", "locate"),
-    "minConfidence": ("test", "locate"),
-    "split": ("test", "compare", "index", "locate"),
+    "indexFile": ("index", "locate", "serve"),
+    "top": ("locate",),
+    "utmZone": ("index", "locate", "serve"),
+    "add": ("index",),
+    "remove": ("index",),
+    "onDisk": ("index",),
+    "minConfidence": ("test", "locate", "serve"),
+    "split": ("test", "compare", "index", "locate", "serve"),
     "panels": ("test", "locate"),
     "excludeRecent": ("test",),
-    "localDim": ("train", "test", "export", "compare", "index", "locate"),
+    "rerankBy": ("train", "test", "compare", "locate", "serve"),
+    "localDim": ("train", "test", "export", "compare", "index", "locate", "serve"),
     "localDescriptors": ("export", "index"),
-    "index": ("test", "index", "locate"),
-    "nprobe": ("test", "index", "locate"),
+    "index": ("test", "index", "locate", "serve"),
+    "nprobe": ("test", "index", "locate", "serve"),
 }
 
 

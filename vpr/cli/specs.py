@@ -9,10 +9,12 @@ from vpr.models.spec import ModelSpec
 if TYPE_CHECKING:
     import torch
 
+    from vpr.artifacts.engines import WantedEngine
     from vpr.artifacts.hloc import HlocFiles
     from vpr.data.places import PlacesSpec
     from vpr.data.reader import Reading
     from vpr.search.exclusion import RecentFrames
+    from vpr.search.filters import SearchFilter
     from vpr.search.second_look import SecondLook
     from vpr.search.sequences import SequenceRule
     from vpr.training.rules import TrainingRules
@@ -70,6 +72,34 @@ def sequence_rule(options: argparse.Namespace) -> "SequenceRule | None":
         if flag in options.given and not (flag == "causal" and options.excludeRecent is not None):
             raise UserError(f"--{flag} has no effect without --sequence L: give that too, or drop it")
     return None
+
+
+def search_filter(options: argparse.Namespace) -> "SearchFilter | None":
+    """Which part of the database the flags want searched; None: all."""
+    from vpr.search.filters import SearchFilter
+
+    if not (options.near or options.box or options.where):
+        return None
+    return SearchFilter(options.near, options.box, tuple(options.where or ()))
+
+
+def engine_wanted(options: argparse.Namespace) -> "WantedEngine":
+    """The engine that the flags name.
+
+    Raises:
+        UserError: flags of FAISS are given with Milvus, or the other way round.
+    """
+    from vpr.artifacts.engines import WantedEngine
+    from vpr.search.engine import FAISS, engine_address
+
+    address = engine_address(options.engine)
+    if address.kind == FAISS and options.collection:
+        raise UserError("--collection has no effect with --engine=faiss: drop it, or name milvus:FILE.db")
+    if address.kind != FAISS:
+        without = [name for name in ("indexFile", "localDescriptors", "onDisk") if getattr(options, name, None)]
+        if without:
+            raise UserError(f"--{without[0]} is of --engine=faiss, found --engine={options.engine}: drop one of them")
+    return WantedEngine(address, options.collection)
 
 
 def recent_frames(options: argparse.Namespace) -> "RecentFrames | None":

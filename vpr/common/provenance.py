@@ -12,7 +12,8 @@ import hashlib
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,15 @@ _ENTRY = b"\x0a\x08checksum\x12" + bytes([SEAL_LENGTH])
 ONNX_FRONT = b"\x72" + bytes([len(_ENTRY) + SEAL_LENGTH]) + _ENTRY
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """An array too large to be in memory at once: its shape and type, and its rows block by block."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    blocks: "Iterable[np.ndarray]"
+
+
 def files_digest(names: Sequence[str], files: Sequence[Path]) -> str:
     """A hash of images by name, size and time of modification, without the folder they lie in.
 
@@ -67,7 +77,7 @@ def recipe_hash(recipe: Mapping[str, object], length: int = 6) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def write_hdf5(path: Path, datasets: Mapping[str, "np.ndarray"], attributes: Mapping[str, object]) -> None:
+def write_hdf5(path: Path, datasets: "Mapping[str, np.ndarray | Blocks]", attributes: Mapping[str, object]) -> None:
     """Write arrays by name and attributes of the file, with a checksum; whole or not at all.
 
     Raises:
@@ -78,7 +88,13 @@ def write_hdf5(path: Path, datasets: Mapping[str, "np.ndarray"], attributes: Map
     with atomic_write(path) as temporary:
         with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file:
             for name, values in datasets.items():
-                file.create_dataset(name, data=values)
+                if not isinstance(values, Blocks):
+                    file.create_dataset(name, data=values)
+                    continue
+                stored, row = file.create_dataset(name, values.shape, values.dtype), 0
+                for block in values.blocks:
+                    stored[row : row + len(block)] = block
+                    row += len(block)
             file.attrs.update({**attributes, "checksum": NOTE})
         seal = _seal(temporary, USER_BLOCK)
         with open(temporary, "r+b") as file:

@@ -63,6 +63,11 @@ class PlaceImages:
         """Database images, then queries: indices of queries are offset by the database's size."""
         return self.database_files + self.query_files
 
+    @property
+    def base(self) -> Path:
+        """The folder that names of database images are paths below."""
+        return self.database_files[0].parents[len(PurePosixPath(self.places.database_names[0]).parts) - 1]
+
     def reader(self, reading: Reading) -> ImageReader:
         """A reader of `files`."""
         longest = self.query_longest_side
@@ -270,7 +275,7 @@ def _check_queries_are_no_database_images(images: PlaceImages) -> None:
     places = images.places
     if not images.database_files or not images.query_files:
         return
-    base = images.database_files[0].parents[len(PurePosixPath(places.database_names[0]).parts) - 1]
+    base = images.base
     asked = {file.parent for file in images.files} | {(base / name).parent for name in places.query_names}
     real = {folder: os.path.realpath(folder) for folder in asked}
     database = [(real[file.parent], file.name) for file in images.database_files]

@@ -84,25 +84,21 @@ def no_records(zone: str | None = None) -> Records:
     return Records([], np.empty((0, 2)), zone, nothing, nothing, np.empty((0, 32), np.uint8), [])
 
 
-def joined(first: Records, second: Records) -> Records:
-    """The rows of both. A column that one of them lacks is silent there; the zone is the first's, if it has one."""
-    columns = {
-        name: [
-            value
-            for part in (first, second)
-            for value in part.columns.get(name, [None] * len(part))
-        ]
-        for name in dict.fromkeys([*first.columns, *second.columns])
-    }  # fmt: skip
+def joined(*parts: Records) -> Records:
+    """The rows of all parts, of which there is one at least.
+
+    A column that a part lacks is silent there; the zone is that of the first part that has one.
+    """
+    names = dict.fromkeys(name for part in parts for name in part.columns)
     return Records(
-        [*first.names, *second.names],
-        np.concatenate([first.positions, second.positions]),
-        first.zone or second.zone,
-        np.concatenate([first.sizes, second.sizes]),
-        np.concatenate([first.modified, second.modified]),
-        np.concatenate([first.hashes, second.hashes]),
-        [*first.folders, *second.folders],
-        columns,
+        [name for part in parts for name in part.names],
+        np.concatenate([part.positions for part in parts]),
+        next((part.zone for part in parts if part.zone), None),
+        np.concatenate([part.sizes for part in parts]),
+        np.concatenate([part.modified for part in parts]),
+        np.concatenate([part.hashes for part in parts]),
+        [folder for part in parts for folder in part.folders],
+        {name: [value for part in parts for value in part.columns.get(name, [None] * len(part))] for name in names},
     )
 
 

@@ -131,6 +131,46 @@ def describe(
     return descriptors, sizes
 
 
+@torch.no_grad()
+def describe_in_batches(
+    model: Describer,
+    source: Source,
+    indices: Sequence[int],
+    batch_size: int = 24,
+    local: LocalProjection | None = None,
+    keep_local: bool = False,
+) -> Iterator[tuple[range, torch.Tensor, list[QuantizedMap] | None]]:
+    """As `describe`, batch by batch, for those who keep each before the next is described.
+
+    Several processes take turns: each gets its own share of the batches, and nothing is gathered.
+
+    Args:
+        local: projects local descriptors; None where the model does.
+        keep_local: whether they are wanted.
+
+    Yields:
+        where in `indices` the batch stands, its descriptors float16 [b, dim] on the CPU, and its local descriptors.
+
+    Raises:
+        UserError: as of `describe`.
+    """
+    model.eval()
+    batches = in_batches(len(indices), batch_size or automatic_batch_size(model, source))
+    own = batches[processes.rank() :: processes.world()]
+    loaded = that_fit(source.batches([[indices[place] for place in batch] for batch in own]), model)
+    with out_of_memory_says("lower --cacheBatchSize, or give 0"):
+        for places, batch in zip(own, loaded, strict=True):
+            maps = None
+            if keep_local:
+                described, maps = describe_batch_with_local(model, batch, local)
+            else:
+                described = describe_batch(model, batch)
+            rows = described.to("cpu", torch.float16)
+            if not rows.isfinite().all():
+                raise UserError("the model gives descriptors that are not finite: training diverged; lower --lr")
+            yield range(places.start, places.stop), rows, maps
+
+
 def require_finite(descriptors: torch.Tensor) -> None:
     """Raise a UserError unless all [N, dim] descriptors of this process are numbers."""
     if processes.is_main() and not all(rows.isfinite().all() for rows in descriptors.split(4096)):

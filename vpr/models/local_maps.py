@@ -50,7 +50,7 @@ class LocalMaps:
         source: the file of values, for messages.
     """
 
-    values: "np.ndarray | FileValues"
+    values: "np.ndarray | FileValues | TwoParts"
     grids: np.ndarray
     starts: np.ndarray
     checksums: np.ndarray | None = None
@@ -137,6 +137,47 @@ def joined(parts: Sequence[QuantizedMap]) -> LocalMaps:
         return LocalMaps(np.empty((0, 1), np.int8), np.empty((0, 2), np.int32), np.zeros(1, np.int64))
     values = np.concatenate([rows for rows, _ in parts])
     return LocalMaps(values, np.array([grid for _, grid in parts], np.int32), starts_of(len(rows) for rows, _ in parts))
+
+
+@dataclass(frozen=True)
+class TwoParts:
+    """Rows int8 [places, d] of which the first lie in one place and the others in another; no slice has of both."""
+
+    first: "np.ndarray | FileValues | TwoParts"
+    second: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[places, d]."""
+        return self.first.shape[0] + len(self.second), self.second.shape[1]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows from `start` to `stop` - 1."""
+        start = self.first.shape[0]
+        return self.first[rows] if rows.start < start else self.second[rows.start - start : rows.stop - start]
+
+
+def joined_maps(first: LocalMaps | None, second: LocalMaps) -> LocalMaps:
+    """The maps of images in a file, and of others in memory behind them."""
+    if first is None:
+        return second
+    assert first.checksums is not None and second.checksums is not None and isinstance(second.values, np.ndarray)
+    return LocalMaps(
+        TwoParts(first.values, second.values),
+        np.concatenate([first.grids, second.grids]),
+        np.concatenate([first.starts, first.starts[-1] + second.starts[1:]]),
+        np.concatenate([first.checksums, second.checksums]),
+        first.source,
+    )
+
+
+def cut_by_grids(values: np.ndarray, grids: np.ndarray) -> list[QuantizedMap]:
+    """Rows int8 [places of all images, d] as the maps of images, whose rows and columns are given."""
+    ends = np.cumsum(grids.prod(axis=1, dtype=np.int64))
+    return [
+        (values[end - rows * columns : end], (int(rows), int(columns)))
+        for end, (rows, columns) in zip(ends, grids.astype(np.int64), strict=True)
+    ]
 
 
 def starts_of(lengths: Iterable[int]) -> np.ndarray:

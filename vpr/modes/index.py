@@ -1,21 +1,22 @@
-"""--mode=index: describe a database once, for --mode=locate, hloc and COLMAP."""
+"""--mode=index: a database described once, for --mode=locate, hloc and COLMAP, which follows its folder."""
 
 import argparse
 from pathlib import Path
 
-import torch
-
-from vpr.artifacts.database_index import WantedIndex, file_to_write, make_index
+from vpr.artifacts.database_index import Database, file_to_write
+from vpr.artifacts.engines import edit_engine, update_engine
 from vpr.artifacts.hloc import write_hloc_files
+from vpr.artifacts.merging import WantedIndex
 from vpr.cli.load import model_of
-from vpr.cli.specs import hloc_files, places_spec, reading
+from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.progress import say
-from vpr.data.places import load_database
+from vpr.data.content import folder_to_add
+from vpr.data.places import load_database, zone_of
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the index of the database of --split, and the files of hloc and COLMAP that are wanted."""
+    """Bring the index of the database of --split to what its folder holds; write the files of hloc and COLMAP."""
     places = places_spec(options)
     images = load_database(places, options.split, split_required="split" in options.given)
     hloc = hloc_files(options)
@@ -25,12 +26,15 @@ def run(options: argparse.Namespace) -> None:
     loaded = model_of(options, device)
     loaded.model.to_device(device, options.precision)
     path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root)
-    wanted = WantedIndex(
-        options.index, options.nprobe, options.seed, options.localDim if options.localDescriptors else 0
-    )
-    read = reading(options, device)
-
-    def interchange(descriptors: torch.Tensor) -> None:
-        write_hloc_files(hloc, images, places.root, descriptors)
-
-    make_index(path, loaded, images, places.root, read, wanted, options.cacheBatchSize, interchange)
+    zone = zone_of(images.places, places)
+    database = Database(loaded, images, places.root, reading(options, device), zone, options.cacheBatchSize)
+    if options.add or options.remove:
+        added = folder_to_add(Path(options.add), images.base) if options.add else None
+        edit_engine(engine_wanted(options), path, database, added, options.remove or [])
+        return
+    local_dim = options.localDim if options.localDescriptors else 0
+    wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
+    engine = update_engine(engine_wanted(options), path, database, wanted)
+    if hloc.features or hloc.pairs:
+        rows = [engine.row_of[name] for name in database.now().names]
+        write_hloc_files(hloc, images, places.root, engine.descriptors(rows))

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from vpr.artifacts.calibration import answer_recipe, data_set, find_calibration
-from vpr.artifacts.database_index import WantedIndex, index_file, load_or_make_index
+from vpr.artifacts.database_index import Database, index_file
+from vpr.artifacts.engines import AnyEngine, images_of, load_engine
+from vpr.artifacts.living_index import LivingIndex
 from vpr.artifacts.local_file import require_dim
 from vpr.artifacts.local_projection import projection_for
+from vpr.artifacts.merging import WantedIndex
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import model_of, results_folder
-from vpr.cli.specs import places_spec, reading, second_look, sequence_rule
+from vpr.cli.specs import engine_wanted, places_spec, reading, search_filter, second_look, sequence_rule
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -32,7 +35,7 @@ from vpr.models.local_maps import MemorySink
 from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
 from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
-from vpr.search.database import DatabaseIndex
+from vpr.search.filters import SearchFilter
 from vpr.search.locate import Confidence, Located, locate
 from vpr.search.second_look import SecondLook, answers_of, rerank, rerank_few
 from vpr.search.sequences import SequenceRule, frames_used, require_order
@@ -55,17 +58,22 @@ def run(options: argparse.Namespace) -> None:
         model = loaded.model.to_device(device, options.precision)
         path = Path(options.indexFile) if options.indexFile else index_file(loaded, database, places.root)
         wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
-        index = load_or_make_index(path, loaded, database, places.root, read, wanted, options.cacheBatchSize)
+        zone = zone_of(database.places, places)
+        about = Database(loaded, database, places.root, read, zone, options.cacheBatchSize)
+        index = load_engine(engine_wanted(options), path, about, wanted)
+        database = images_of(index, database)
         look = second_look_at(index, path, options)
         answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
         if not index.measures_exactly:
             how += "; distances of an approximate index"
+        if not isinstance(index, LivingIndex):
+            say(f"searched in {index.name}")
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
         stored = find_calibration(loaded.folder, recipe, data_set(database))
         values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
-        say(f"{model.name}; {len(database.database_files)} images of {database.places.name}\nconfidence: {kind}")
+        say(f"{model.name}; {index.count()} images of {database.places.name}\nconfidence: {kind}")
         confidence = Confidence(values, kind, options.minConfidence)
-        located = locate(answers, files, database, confidence, options.top, zone_of(database.places, places))
+        located = locate(answers, files, database, confidence, options.top, index.records.zone or zone)
     if options.json:
         say(json.dumps([asdict(image) for image in located], indent=2))
     else:
@@ -75,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         draw_panels(results_folder(loaded, options), located, answers.found, database, options.panels, compare)
 
 
-def second_look_at(index: DatabaseIndex, path: Path, options: argparse.Namespace) -> SecondLook | None:
+def second_look_at(index: AnyEngine, path: Path, options: argparse.Namespace) -> SecondLook | None:
     """The second look that the flags want, or that an index with local descriptors has; a line says why there is none.
 
     Raises:
@@ -100,7 +108,7 @@ def find(
     loaded: LoadedModel,
     read: Reading,
     files: list[Path],
-    index: DatabaseIndex,
+    index: AnyEngine,
     database: PlaceImages,
     look: SecondLook | None,
     rule: SequenceRule | None,
@@ -108,10 +116,10 @@ def find(
 ) -> tuple[Answers, str, Compare | None]:
     """The hits of each image; by what they are ordered, in words; and what finds its matches with a hit, if any."""
     batch, every, positions = options.cacheBatchSize, range(len(files)), database.places.database_positions
-    count = max(LOOKED_AT, options.top, look.depth if look else 0)
+    count, wanted = max(LOOKED_AT, options.top, look.depth if look else 0), search_filter(options)
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
-        found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
+        found, distances, similarities = first_hits(index, descriptors, count, files, database, rule, wanted)
         sequence = similarities if rule else None
         return Answers(found, distances, positions, sequence=sequence), how_ordered(rule, None), None
     reader = read.of(database.database_files)
@@ -120,7 +128,7 @@ def find(
         projection = projection_for(loaded, reader, options.seed, options.localDim, batch)
     sink = MemorySink(len(files))
     descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images", LocalDescribing(projection, sink))
-    found, distances, similarities = first_hits(index, descriptors, count, files, database, rule)
+    found, distances, similarities = first_hits(index, descriptors, count, files, database, rule, wanted)
     queries = sink.finished()
     if index.local is not None:
         again = rerank(found, similarities, queries, index.local, look)
@@ -133,20 +141,26 @@ def find(
 
 
 def first_hits(
-    index: DatabaseIndex,
+    index: AnyEngine,
     descriptors: torch.Tensor,
     count: int,
     files: list[Path],
     database: PlaceImages,
     rule: SequenceRule | None,
+    wanted: SearchFilter | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The hits of single images, or of sequences by a rule: indices, descriptor distances, cosines, all [M, c].
 
     Those of sequences are summed over the frames, so that each counts in a second look as that of one image does.
+
+    Raises:
+        UserError: sequences are wanted of another engine than FAISS, or of a part of the database.
     """
     if rule is None:
-        found, distances = index.search(descriptors, count)
+        found, distances = index.search(descriptors, count, wanted)
         return found, distances, 1 - distances**2 / 2
+    if wanted or not isinstance(index, LivingIndex):
+        raise UserError("--sequence searches whole walks by --engine=faiss: drop --near, --box, --where and --engine")
     walks = walks_of(database, files)
     found, distances, similarities = index.search_in_order(descriptors, count, walks, rule)
     return found, distances, similarities * frames_used(walks[1], rule)[:, None]

@@ -12,13 +12,13 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.search.exact import tiles
+from vpr.search.exact import Rows, tiles
 
 NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
 
-def build_index(factory: str, database: torch.Tensor, seed: int, nprobe: int = 1) -> faiss.Index:
+def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> faiss.Index:
     """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
 
     Args:

@@ -1,5 +1,6 @@
 """A database ready to be searched, exactly or by a FAISS index."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from vpr.data.walks import Walks
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import descriptor_distances, nearest, tiles
+from vpr.search.on_disk import search_with_rows
 from vpr.search.sequences import SequenceRule, search_sequences
 
 
@@ -41,22 +43,28 @@ class DatabaseIndex:
         """Whether they are those of the very descriptors, which an index keeps whole."""
         return self.approximate is None or keeps_descriptors(self.approximate)
 
-    def search(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: torch.Tensor, count: int, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of the database.
 
         Args:
             queries: [M, dim].
+            rows: indices to search among; None is all.
 
         Returns:
             indices int64 [M, c], -1 where there are not so many, and descriptor distances float32 [M, c], NaN where
             the index knows none.
         """
         if self.descriptors is not None:
-            found = nearest(self.descriptors, queries, count)
+            found = nearest(self.descriptors, queries, count, rows)
             return found, descriptor_distances(self.descriptors, queries, found)
         assert self.approximate is not None
-        count = min(count, self.approximate.ntotal)
-        parts = [self.approximate.search(queries[rows].float().numpy(), count) for rows in tiles(*queries.shape)]
+        count = min(count, self.approximate.ntotal if rows is None else len(rows))
+        parts = [
+            search_with_rows(self.approximate, queries[tile].float().numpy(), count, rows)
+            for tile in tiles(*queries.shape)
+        ]
         squared, found = (np.concatenate(values) for values in zip(*parts, strict=True))
         if not self.measures:
             return found, np.full(found.shape, np.nan, np.float32)
@@ -113,3 +121,14 @@ def _keeps_distances(step: faiss.VectorTransform) -> bool:
     if isinstance(step, faiss.NormalizationTransform):
         return True
     return isinstance(step, faiss.LinearTransform) and step.d_in == step.d_out and bool(step.is_orthonormal)
+
+
+def merged(parts: Sequence[tuple[np.ndarray, np.ndarray]], queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of what several searches found, rows and distances [M, c] each; -1 and NaN last."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32)
+    found, distances = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
+    order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)

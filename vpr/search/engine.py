@@ -1,6 +1,6 @@
 """What the program asks of a search engine, whichever keeps the descriptors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,6 +98,20 @@ class Engine(Searchable, Protocol):
     def records(self) -> Records: ...
     @property
     def provenance(self) -> dict[str, str]: ...
+
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        """By name, the row of each image that it has."""
+
+    @property
+    def next_row(self) -> int:
+        """The row that the next image to be added gets; others of the same call follow in order."""
+
+    def rows(self) -> np.ndarray:
+        """int64: the rows of the images that it has."""
+
+    def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Those of some rows that it has, float16 [n, dim]."""
 
     def count(self) -> int:
         """How many images it has."""

@@ -1,6 +1,7 @@
 """Exact search: the nearest database descriptors of each query, by FAISS in tiles."""
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -9,6 +10,15 @@ import torch
 from vpr.common.progress import Progress
 
 TILE_BYTES = 256 << 20  # of descriptors that are in float32 at a time, database and queries each
+
+
+class Rows(Protocol):
+    """Descriptors [N, dim], a tensor or a file's, of which rows are read as they are asked for."""
+
+    @property
+    def shape(self) -> Any: ...
+    def __getitem__(self, rows: Any, /) -> torch.Tensor: ...
+
 
 # (queries [m, dim], count) -> indices int64 [m, at most count], nearest first.
 Search = Callable[[torch.Tensor, int], np.ndarray]

@@ -1,11 +1,13 @@
 """Searches limited to a part of the database: around a point, in a box, by a column of the images' table."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from vpr.common.errors import UserError
+from vpr.data.columns import value_of
 from vpr.data.records import Records, Value
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean one; on it a degree of latitude has 111.2 km
@@ -82,6 +84,53 @@ def _require_degrees(records: Records) -> None:
             "the images' latitude and longitude are unknown: name the UTM zone of their metres with --utmZone, or "
             "search without --near and --box"
         )
+
+
+def read_near(text: str) -> tuple[float, float, float]:
+    """Reads LAT,LON,METRES.
+
+    Raises:
+        ValueError: it is none.
+    """
+    latitude, longitude, metres = _numbers(text, 3, "LAT,LON,METRES in degrees and metres, as in 40.4,-80.0,500")
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180 and metres >= 0):
+        raise ValueError(f"found {text!r}, wanted a latitude from -90 to 90, a longitude from -180 to 180, and metres")
+    return latitude, longitude, metres
+
+
+def read_box(text: str) -> tuple[float, float, float, float]:
+    """Reads SOUTH,WEST,NORTH,EAST in degrees.
+
+    Raises:
+        ValueError: it is none.
+    """
+    south, west, north, east = _numbers(text, 4, "SOUTH,WEST,NORTH,EAST in degrees, as in 40.4,-80.1,40.5,-79.9")
+    if not (-90 <= south <= north <= 90 and -180 <= west <= 180 and -180 <= east <= 180):
+        raise ValueError(f"found {text!r}, wanted SOUTH,WEST,NORTH,EAST in degrees, the south not above the north")
+    return south, west, north, east
+
+
+def read_condition(text: str) -> Condition:
+    """Reads COLUMN=VALUE, COLUMN!=VALUE, COLUMN>=VALUE or COLUMN<=VALUE.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|>=|<=|=)\s*(.*?)\s*", text)
+    value = value_of(found[3]) if found else None
+    if found is None or value is None:
+        raise ValueError(f"found {text!r}, wanted COLUMN=VALUE, COLUMN!=VALUE, COLUMN>=VALUE or COLUMN<=VALUE")
+    return Condition(found[1].lower(), found[2], value)
+
+
+def _numbers(text: str, count: int, wanted: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count or not np.isfinite(values).all():
+        raise ValueError(f"found {text!r}, wanted {wanted}")
+    return values
 
 
 def haversine(degrees: np.ndarray, point: tuple[float, float]) -> np.ndarray:

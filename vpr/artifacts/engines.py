@@ -1,0 +1,103 @@
+"""The engine that a command wants, opened or brought to what the folder holds."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from vpr.artifacts.database_index import Database, edit_index, load_index, matching_names, update_index
+from vpr.artifacts.living_index import LivingIndex
+from vpr.artifacts.merging import WantedIndex
+from vpr.artifacts.synchronise import Describing, synchronise
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.content import FolderNow
+from vpr.data.places import PlaceImages
+from vpr.data.records import Records
+from vpr.search.engine import MILVUS, Engine, EngineAddress
+
+if TYPE_CHECKING:
+    from vpr.search.milvus import MilvusEngine
+
+AnyEngine = Union[LivingIndex, "MilvusEngine"]
+
+
+@dataclass(frozen=True)
+class WantedEngine:
+    """The engine that is wanted.
+
+    Attributes:
+        collection: of Milvus; None names it by the database.
+    """
+
+    address: EngineAddress
+    collection: str | None = None
+
+    def open_milvus(self, database: Database, index: str | None) -> "MilvusEngine":
+        """The collection, empty where it is new."""
+        from vpr.search.milvus import open_milvus
+
+        name = self.collection or re.sub(r"\W", "_", f"netvlad_{database.images.places.name}", flags=re.ASCII)[:200]
+        return open_milvus(self.address, name, database.loaded.model.dim, database.provenance, index=index)
+
+
+def load_engine(wanted: WantedEngine, path: Path, database: Database, index: WantedIndex) -> AnyEngine:
+    """The engine to search in.
+
+    FAISS follows the folder; a collection of Milvus may be of many folders, and is taken as it is.
+
+    Args:
+        path: of FAISS's file.
+
+    Raises:
+        UserError: it cannot be reached, is empty, damaged or of another model.
+    """
+    if wanted.address.kind != MILVUS:
+        return load_index(path, database, index)
+    engine = wanted.open_milvus(database, index.factory)
+    if not engine.count():
+        raise UserError(f"{engine.name} has no images yet: add them by --mode=index with the same --engine")
+    return engine
+
+
+def update_engine(wanted: WantedEngine, path: Path, database: Database, index: WantedIndex) -> AnyEngine:
+    """Bring the engine to what the folder holds now, and say what was done."""
+    if wanted.address.kind != MILVUS:
+        return update_index(path, database, index)
+    engine, now = wanted.open_milvus(database, index.factory), database.now()
+    say(f"{engine.name}: {synchronise(engine, now, described_by(database)).line()}")
+    engine.finish()
+    return engine
+
+
+def edit_engine(
+    wanted: WantedEngine, path: Path, database: Database, added: FolderNow | None, removed: list[str]
+) -> AnyEngine:
+    """Add images from another folder, and remove images by name or pattern."""
+    if wanted.address.kind != MILVUS:
+        return edit_index(path, database, added, removed)
+    engine = wanted.open_milvus(database, None)
+    names = matching_names(engine.row_of, removed)
+    if added is not None:
+        say(f"{engine.name}: {synchronise(engine, added, described_by(database), keep_others=True).line()}")
+    engine.remove(names)
+    engine.finish()
+    return engine
+
+
+def described_by(database: Database) -> Describing:
+    """How images are described for an engine that keeps no local descriptors."""
+    return Describing(database.loaded, database.reading, database.batch_size)
+
+
+def images_of(engine: Engine, images: PlaceImages) -> PlaceImages:
+    """The images of an engine, by row: those of the folder, or what its records say."""
+    records: Records = engine.records
+    if records.names == list(images.places.database_names):
+        return images
+    places = dataclasses.replace(
+        images.places, database_names=records.names, database_positions=records.positions, database_times=None
+    )
+    files = [records.file(row, images.base) for row in range(len(records))]
+    return dataclasses.replace(images, places=places, database_files=files)

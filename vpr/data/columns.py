@@ -1,0 +1,62 @@
+"""Further columns of a folder's table, which travel with its images: weather, season, camera, ..."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pittsburgh import Places
+from vpr.common.errors import UserError
+from vpr.data.positions import COLUMNS, TABLE
+from vpr.data.records import Value
+
+IMAGE = "image"
+TIME = "time"  # the column that holds a spec's time stamps
+
+
+def read_columns(root: Path, files: Sequence[Path]) -> dict[str, list[Value]]:
+    """The columns of the folder's table that are neither name nor position, by name; for each file a value.
+
+    What reads as a number is one; what is empty, or not in the table, is None.
+
+    Raises:
+        UserError: the table cannot be read.
+    """
+    path = root / TABLE
+    if not path.is_file():
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            reader.fieldnames = [heading.strip().lower() for heading in reader.fieldnames or ()]
+            rows = {(row.get(IMAGE) or "").strip(): row for row in reader}
+            headings = [name for name in reader.fieldnames if name and name not in (IMAGE, *sum(COLUMNS, ()))]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table ({error}): mend it") from error
+    empty: dict[str, str] = {}
+    found = [rows.get(_below(file, root)) or rows.get(file.name) or empty for file in files]
+    return {name: [value_of(row.get(name)) for row in found] for name in headings}
+
+
+def columns_of(places: Places, root: Path, files: Sequence[Path]) -> dict[str, list[Value]]:
+    """The columns of a database's images: those of the folder's table, and the time stamps of a spec."""
+    columns = read_columns(root, files)
+    if places.database_times is not None:
+        columns[TIME] = [float(time) for time in places.database_times]
+    return columns
+
+
+def value_of(text: str | None) -> Value:
+    """A cell of a table: a finite number, a text, or None where it is empty."""
+    text = (text or "").strip()
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def _below(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
