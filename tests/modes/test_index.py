@@ -70,14 +70,13 @@ def test_it_follows_its_folder_and_describes_only_what_is_new(run, own, tmp_path
     (folder / name(3)).unlink()
     _, out, _ = run("index")
     assert "1 replaced, 2 found again under another name, 2 removed, 7 unchanged; 1 described" in out
-    shutil.rmtree(tmp_path / "whole", ignore_errors=True)
     followed = content(tmp_path)
     (tmp_path / "model").rename(tmp_path / "followed")
     assert run("index")[0] == 0
     anew = content(tmp_path)
     assert followed[0] == anew[0] and followed[2] == anew[2]
     np.testing.assert_allclose(followed[1].astype(float), anew[1].astype(float), atol=1e-3)  # float16; other batches
-    assert np.array_equal(followed[1][4:6], before[1][4:6]), "copied, not described again"
+    assert np.array_equal(followed[1][[0, -1]], before[1][[0, 1]]), "copied, not described again"
 
 
 def test_swapped_images_are_swapped(run, own, tmp_path):
@@ -165,10 +164,7 @@ def test_searches_are_limited_to_a_part_of_the_database(run, own):
     match = json.loads(out)[0]["matches"][0]
     latitude, longitude = match["latitude"], match["longitude"]
     assert numbers(f"--near={latitude},{longitude},50") == [3, 4, 5, 6, 7]
-    assert numbers(f"--box={latitude - 1},{longitude},{latitude + 1},{longitude + 1}") in (
-        [5, 6, 7, 8, 9],
-        [6, 7, 8, 9],
-    )
+    assert numbers(f"--box={latitude - 1},{longitude - 1e-6},{latitude + 1},{longitude + 1}") == [5, 6, 7, 8, 9]
     assert numbers("--where", "weather=sun", "hour<=6") == [0, 3, 6]
     assert numbers("--near=0,0,100") == []
     code, _, err = run("locate", image, "--where", "season=winter")
