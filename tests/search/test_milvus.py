@@ -99,6 +99,23 @@ def test_removed_images_are_gone_for_this_process_and_the_next(file, engine):
     assert found_names(again, again.search(values, 1)[0]) == before
 
 
+def test_rows_and_their_descriptors(file, engine):
+    values = descriptors(30, DIM, 0)
+    engine.add(images(30), values)
+    engine.remove(["street/00003.jpg"])
+    engine.add(images(1, first=5), -values[5:6])
+    assert engine.next_row == 31
+    assert engine.rows().tolist() == [0, 1, 2, 4, *range(6, 31)]
+    assert engine.row_of == {engine.records.names[row]: row for row in engine.rows()}
+    found = engine.descriptors([30, 4, 8, 4])
+    assert torch.equal(found, torch.stack([-values[5], values[4], values[8], values[4]]).half())
+    assert engine.descriptors([]).shape == (0, DIM)
+    other = milvus.open_milvus(file, engine.collection.name, DIM, MODEL)
+    other.remove(["street/00004.jpg"])
+    with pytest.raises(UserError, match=r"street/00004\.jpg has been removed"):
+        engine.descriptors([8, 4])
+
+
 def test_a_page_that_holds_too_many_is_read_in_halves(file, engine, monkeypatch):
     engine.add(images(100), descriptors(100, DIM, 0))
     monkeypatch.setattr("vpr.search.milvus_collection.LITE_PAGE", 7)
@@ -178,7 +195,7 @@ def test_lengths_that_rounding_changed_do_not_change_the_order(engine):
 def test_another_model_another_size_and_a_foreign_collection_are_refused(file, engine):
     engine.add(images(3), descriptors(3, DIM, 0))
     name = engine.collection.name
-    with pytest.raises(UserError, match="another model .weights=abc, wanted xyz."):
+    with pytest.raises(UserError, match=r"another model \(weights=abc, wanted xyz\)"):
         milvus.open_milvus(file, name, DIM, {**MODEL, "weights": "xyz"})
     with pytest.raises(UserError, match="16-D descriptors, wanted 8-D"):
         milvus.open_milvus(file, name, 8, MODEL)
@@ -254,7 +271,7 @@ def test_a_missing_package_and_a_password_in_the_address(file, monkeypatch):
         milvus.open_milvus(engine_address("milvus:http://me:secret@127.0.0.1:1"), "c", DIM, MODEL)
     assert "secret" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(UserError, match="python -m pip install -r requirements-milvus.txt"):
+    with pytest.raises(UserError, match=r"python -m pip install -r requirements-milvus\.txt"):
         milvus.open_milvus(file, "c", DIM, MODEL)
 
 

@@ -107,12 +107,11 @@ class IndexRows:
         """Whether descriptors can be taken out again; an earlier version kept a FAISS index alone."""
         return self._base is None or self._base.descriptors is not None
 
-    def in_zone(self, zone: str | None) -> "LivingIndex":
-        """With positions in a UTM zone, if one is given."""
+    def set_zone(self, zone: str | None) -> None:
+        """Take positions for metres of a UTM zone, if one is given."""
         if zone:
             self._parts = [replace(part, zone=zone) for part in self._parts]
             self._forget()
-        return self
 
     @property
     def row_of(self) -> Mapping[str, int]:

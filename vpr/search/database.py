@@ -13,7 +13,7 @@ from vpr.data.walks import Walks
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import descriptor_distances, nearest, tiles
-from vpr.search.on_disk import search_with_rows
+from vpr.search.limited import search_with_rows
 from vpr.search.sequences import SequenceRule, search_sequences
 
 

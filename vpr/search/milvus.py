@@ -6,7 +6,7 @@ a server goes away. https://milvus.io/docs/limitations.md has the limits.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -100,6 +100,35 @@ class MilvusEngine:
         with self._lock:
             return len(self._known.row_of)
 
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        """By name, the row of each image that it has."""
+        return self._known.row_of
+
+    @property
+    def next_row(self) -> int:
+        """The row that the next image to be added gets."""
+        return len(self._known.names)
+
+    def rows(self) -> np.ndarray:
+        """int64: the rows of the images that it has."""
+        with self._lock:
+            return np.flatnonzero(self._known.alive)
+
+    def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Those of some rows, read from Milvus, float16 [n, dim].
+
+        Raises:
+            UserError: an image is gone.
+        """
+        with self._lock:
+            ids = [self._known.ids[row] for row in rows]
+        found = self.collection.descriptors(ids)
+        if missing := [self._known.names[row] for row, number in zip(rows, ids, strict=True) if number not in found]:
+            raise UserError(f"{missing[0]} has been removed from {self.name} meanwhile: repeat the command")
+        values = np.stack([found[number] for number in ids]) if ids else np.empty((0, self.collection.dim))
+        return torch.from_numpy(values.astype(np.float16))
+
     def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
         """Upsert images, batch by batch; each is there whole, with its descriptor, size, time and hash, or not at all.
 
@@ -127,7 +156,7 @@ class MilvusEngine:
     def remove(self, names: Sequence[str]) -> None:
         """Remove images; those that are not there are passed over."""
         with self._lock:
-            ids = [number for number in map(record_id, names) if number in self._known.row_of]
+            ids = [number for number in map(record_id, names) if number in self._known.row_of_id]
             for start in range(0, len(ids), IDS):
                 self._call("delete", ids=ids[start : start + IDS])
                 self._known.forget(ids[start : start + IDS])
@@ -190,7 +219,7 @@ class MilvusEngine:
             found = asked(self.collection, some, depth, text)
             self._learn({number for ids, _ in found for number in ids})
             with self._lock:
-                row_of = self._known.row_of
+                row_of = self._known.row_of_id
                 return [
                     (np.array([row_of.get(number, -1) for number in ids], np.int64), np.array(products, float))
                     for ids, products in found
@@ -204,7 +233,7 @@ class MilvusEngine:
     def _learn(self, ids: set[int]) -> None:
         """Read the records of images that others have added since."""
         with self._lock:
-            unknown = sorted(ids - self._known.row_of.keys())
+            unknown = sorted(ids - self._known.row_of_id.keys())
             for start in range(0, len(unknown), IDS):
                 rows = self.collection.rows_named(unknown[start : start + IDS])
                 self._known.put(*records_of(rows))

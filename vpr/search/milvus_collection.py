@@ -18,6 +18,7 @@ PROVENANCE = "netvlad.provenance"  # property of a collection, JSON
 CONSISTENCIES = ("Strong", "Session", "Bounded", "Eventually")
 QUICK = {"retry_times": 0}  # MilvusConnection repeats calls; pymilvus by itself would 75 times
 LITE_PAGE, PAGE = 200_000, 16_384  # rows of an answer; Milvus Lite goes through all rows for each
+ANSWER_BYTES = 32 << 20  # of descriptors in an answer
 LAST_ID = 2**63 - 1
 # By name: parameters of building and of searching, and whether descriptors are kept whole.
 INDEXES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
@@ -73,6 +74,15 @@ class Collection:
         """Those of some ids, at most PAGE, without descriptors."""
         return self._query(f"id in {ids}", ["id", *SCALARS], PAGE)
 
+    def descriptors(self, ids: list[int]) -> dict[int, np.ndarray]:
+        """By id, the descriptors of some images, as they are stored; those that are not there are left out."""
+        step = min(PAGE, max(1, ANSWER_BYTES // (self.dim * self.dtype.itemsize)))
+        found = {}
+        for start in range(0, len(ids), step):
+            for row in self._query(f"id in {ids[start : start + step]}", ["id", VECTOR], step):
+                found[row["id"]] = _vector(row[VECTOR], self.dtype)
+        return found
+
     def _query(self, wanted: str, fields: list[str], limit: int | None = None) -> list[dict[str, Any]]:
         most = {} if limit is None else {"limit": limit}
         return self.connection.call(
@@ -82,6 +92,12 @@ class Collection:
                 )
             )
         )
+
+
+def _vector(value: Any, dtype: np.dtype) -> np.ndarray:
+    """A descriptor as pymilvus gives it: numbers, or the bytes of halves."""
+    value = value[0] if isinstance(value, list) and value and isinstance(value[0], bytes) else value
+    return np.frombuffer(value, dtype) if isinstance(value, bytes) else np.asarray(value, dtype)
 
 
 def opened(

@@ -95,7 +95,7 @@ class KnownRows:
         ids: by row.
         alive: bool [N], whether the image is still there.
         squared: float64 [N], squared lengths of the descriptors.
-        row_of: by id, the row.
+        row_of, row_of_id: by name, and by id, the row of an image that is there.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,8 @@ class KnownRows:
         self.ids: list[int] = []
         self.alive = np.empty(0, bool)
         self.squared = np.empty(0)
-        self.row_of: dict[int, int] = {}
+        self.row_of: dict[str, int] = {}
+        self.row_of_id: dict[int, int] = {}
         self._parts: list[Records] = []
         self._whole: Records | None = no_records()
 
@@ -111,7 +112,9 @@ class KnownRows:
         """Take images in; those of the same names lose their rows."""
         ids, first = records.ids.tolist(), len(self.names)
         self.forget(ids)
-        self.row_of.update(zip(ids, range(first, first + len(ids)), strict=True))
+        rows = range(first, first + len(ids))
+        self.row_of.update(zip(records.names, rows, strict=True))
+        self.row_of_id.update(zip(ids, rows, strict=True))
         self.names += records.names
         self.ids += ids
         self.alive = np.concatenate([self.alive, np.ones(len(ids), bool)])
@@ -122,8 +125,9 @@ class KnownRows:
     def forget(self, ids: Iterable[int]) -> None:
         """Images are gone; unknown ids are passed over."""
         for number in ids:
-            row = self.row_of.pop(number, None)
+            row = self.row_of_id.pop(number, None)
             if row is not None:
+                del self.row_of[self.names[row]]
                 self.names[row], self.alive[row], self._whole = "", False, None
 
     @property
@@ -140,7 +144,7 @@ class KnownRows:
         """Raise a UserError where two names have one id."""
         names = dict[int, str]()
         for number, name in zip(records.ids.tolist(), records.names, strict=True):
-            row = self.row_of.get(number)
+            row = self.row_of_id.get(number)
             other = names.setdefault(number, self.names[row] if row is not None else name)
             if other != name:
                 raise UserError(f"{name} has the id {number} of {other}: rename one of the two images")

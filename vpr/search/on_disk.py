@@ -1,19 +1,208 @@
+"""FAISS inverted lists in a memory-mapped file, for databases larger than memory.
+
+STEM.faiss has what is trained and where each list lies, STEM.lists the lists. The index is trained on a sample, and
+filled in blocks that are written and then merged, as in
+https://github.com/facebookresearch/faiss/wiki/Indexes-that-do-not-fit-in-RAM.
+"""
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.files import atomic_write, host
+from vpr.common.progress import Progress, say
+from vpr.common.provenance import LABEL, SEAL, SEAL_LENGTH, sha256_of
+from vpr.search.approximate import NPROBE, TRAINING_BYTES, faiss_reason
+
 ENDINGS = (".faiss", ".lists")
+BLOCK_BYTES = 256 << 20  # of descriptors that are in float32 at a time
+POINTS_PER_LIST, LEAST_POINTS = 64, 1 << 16  # that an index is trained on; FAISS wants 39 and takes at most 256
+RUN = 64  # neighbouring rows that a sample takes at once, since single ones are slow to read
+REMEDY = "make it anew with --mode=index"
 
 
-def build_on_disk(*a):
-    raise NotImplementedError
+def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = NPROBE) -> None:
+    """Make an index of descriptors that need not fit into memory, whole or not at all.
+
+    Args:
+        stem: path without ending.
+        factory: FAISS's string of an inverted file, such as IVF4096,PQ64, with or without a transform before it.
+        rows: descriptors [N, dim], float16 or float32; anything that has a shape and gives slices: a dataset of h5py, a
+            tensor, a numpy.memmap. Row numbers are the ids.
+        nprobe: lists that a search looks through.
+
+    Raises:
+        UserError: the index is of another kind, or cannot be trained or written.
+    """
+    path, lists = index_files(stem)
+    index = _trained(factory, rows, seed)
+    faiss.extract_index_ivf(index).nprobe = nprobe
+    with atomic_write(path) as new_path, atomic_write(lists) as new_lists, _temporary_files(stem) as temporary:
+        _merge(index, _write_blocks(index, rows, temporary), new_lists, lists.name)
+        faiss.write_index(index, str(new_path))
+        _seal(new_path, new_lists)
+        path.unlink(missing_ok=True)  # an index never stands beside lists of another
 
 
-def open_on_disk(*a):
-    raise NotImplementedError
+def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
+    """Open an index whose lists stay on disk, after both files have been found right.
+
+    Args:
+        nprobe: lists that a search looks through; None takes what is stored.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another index.
+    """
+    path, lists = index_files(stem)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            file.seek(max(0, size - 2 * SEAL_LENGTH))
+            seals = file.read()
+        own, of_lists = seals[SEAL_LENGTH:], seals[:SEAL_LENGTH]
+        if not (SEAL.fullmatch(own) and SEAL.fullmatch(of_lists)):
+            raise UserError(f"{path} cannot be read as an index on disk (it is damaged or of another format): {REMEDY}")
+        if own != LABEL + sha256_of(path, stop=size - SEAL_LENGTH).encode():
+            raise UserError(f"{path} is damaged (its bytes do not fit its checksum): {REMEDY}")
+        if of_lists != LABEL + sha256_of(lists).encode():
+            raise UserError(f"{lists} is damaged or of another index than {path} (its bytes do not fit): {REMEDY}")
+        index = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {REMEDY}") from error
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be read as an index on disk ({faiss_reason(error)}): {REMEDY}") from error
+    if nprobe is not None:
+        faiss.extract_index_ivf(index).nprobe = nprobe
+    return index
 
 
-def search_with_rows(index, queries, count, rows):
-    if rows is None:
-        d, i = index.search(queries, count)
-        return d, i
-    import faiss
+def index_files(stem: Path) -> tuple[Path, Path]:
+    """STEM.faiss and STEM.lists."""
+    first, second = (stem.with_name(stem.name + ending) for ending in ENDINGS)
+    return first, second
 
-    d, i = index.search(queries, count, params=faiss.SearchParameters(sel=faiss.IDSelectorBatch(rows)))
-    return d, i
+
+def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
+    """A trained index without descriptors."""
+    count, dim = rows.shape
+    try:
+        index = faiss.index_factory(dim, factory)
+    except RuntimeError as error:
+        raise UserError(f"found --index={factory}; FAISS says: {faiss_reason(error)}") from error
+    lists = _lists_of(index)
+    if lists is None:
+        raise UserError(
+            f"found --index={factory}, wanted an inverted file (IVF) with codes of a fixed size and nothing behind it, "
+            "such as IVF4096,PQ64, whose lists can stay on disk"
+        )
+    most = max(POINTS_PER_LIST * lists.nlist, LEAST_POINTS)
+    points = min(count, most, TRAINING_BYTES // (4 * dim))
+    starts = np.random.default_rng(seed).permutation(-(-count // RUN))[: -(-points // RUN)]
+    sample = np.concatenate([_floats(rows, RUN * start, RUN * (start + 1)) for start in np.sort(starts)])
+    say(f"training the index {factory} on {len(sample)} descriptors")
+    try:
+        index.train(sample)
+    except RuntimeError as error:
+        raise UserError(
+            f"--index={factory} cannot be trained on {len(sample)} descriptors, {dim}-D; FAISS says: "
+            f"{faiss_reason(error)}"
+        ) from error
+    return index
+
+
+def _lists_of(index: faiss.Index) -> faiss.IndexIVF | None:
+    """The inverted file of an index, behind transforms or not; None where its lists cannot be merged on disk."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return _lists_of(index.index)
+    if not isinstance(index, faiss.IndexIVF) or isinstance(index, faiss.IndexIVFPQR):
+        return None
+    lists: Any = index.invlists
+    return index if isinstance(faiss.downcast_InvertedLists(lists), faiss.ArrayInvertedLists) else None
+
+
+@contextlib.contextmanager
+def _temporary_files(stem: Path) -> Iterator[Iterator[Path]]:
+    """Names of files that are removed in the end; where a process is killed, `atomic_write` removes them later."""
+    given: list[Path] = []
+
+    def names() -> Iterator[Path]:
+        while True:
+            given.append(stem.with_name(f".{stem.name[:160]}.block.{host()}-{os.getpid()}-{len(given)}.part"))
+            yield given[-1]
+
+    try:
+        yield names()
+    finally:
+        for file in given:
+            file.unlink(missing_ok=True)
+
+
+def _write_blocks(trained: faiss.Index, rows: Any, files: Iterator[Path]) -> list[Path]:
+    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time."""
+    count, dim = rows.shape
+    block, empty = max(1, BLOCK_BYTES // (4 * dim)), faiss.serialize_index(trained)
+    written: list[Path] = []
+    with Progress("index", count) as progress:
+        for start in range(0, count, block):
+            values = _floats(rows, start, start + block)
+            index = faiss.deserialize_index(empty)
+            index.add_with_ids(values, np.arange(start, start + len(values)))
+            written.append(next(files))
+            faiss.write_index(index, str(written[-1]))
+            progress.advance(len(values))
+    return written
+
+
+def _merge(index: faiss.Index, blocks: list[Path], lists: Path, name: str) -> None:
+    """Move the lists of all blocks into one file, and have the index use it by its later name."""
+    from faiss.contrib.ondisk import merge_ondisk
+
+    with _silent_library():
+        merge_ondisk(index, [str(block) for block in blocks], str(lists))
+    merged: Any = faiss.extract_index_ivf(index).invlists
+    on_disk: Any = faiss.downcast_InvertedLists(merged)
+    on_disk.filename = name
+
+
+@contextlib.contextmanager
+def _silent_library() -> Iterator[None]:
+    """Keep what FAISS prints from C++, such as the size of the file, off the screen."""
+    flush = getattr(ctypes.CDLL(None), "fflush", lambda _: None)
+    sys.stdout.flush()
+    flush(None)
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _seal(path: Path, lists: Path) -> None:
+    """Write checksums behind an index, where FAISS does not look: of its lists, and of all that stands before."""
+    with open(path, "ab") as file:
+        file.write(LABEL + sha256_of(lists).encode())
+    seal = LABEL + sha256_of(path).encode()
+    with open(path, "ab") as file:
+        file.write(seal)
+
+
+def _floats(rows: Any, start: int, stop: int) -> np.ndarray:
+    """Rows start .. stop - 1 as float32 [n, dim]."""
+    values = rows[int(start) : int(stop)]
+    if isinstance(values, torch.Tensor):
+        values = values.float().numpy()
+    return np.ascontiguousarray(values, np.float32)
