@@ -202,17 +202,19 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
 
 
 def _index(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.database_index import WantedIndex, load_or_make_index
+    from vpr.artifacts.database_index import Database, load_index
+    from vpr.artifacts.merging import WantedIndex
     from vpr.artifacts.model import load_model
     from vpr.data.places import load_database
 
     loaded, root = load_model(folder / "run"), folder / "own"
     loaded.model.to_device(CPU, "fp32")
     images = load_database(PlacesSpec("folder", root), "val")
+    database = Database(loaded, images, root, Reading())
     queries = torch.randn(3, loaded.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
-        index = load_or_make_index(path, loaded, images, root, Reading(), WantedIndex())
+        index = load_index(path, database, WantedIndex())
         return content_hash(index.search(queries, 5))
 
     return read

@@ -174,7 +174,9 @@ def _to_update(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
         reason = "was written by an earlier version, which kept no descriptors beside a FAISS index"
     if reason is None:
         return index
-    say(f"{path} {reason}: making it anew")
+    others = sum(bool(index.records.folders[row]) for row in index.rows())
+    lost = f"; {others} images of other folders have to be added again" if others else ""
+    say(f"{path} {reason}: making it anew{lost}")
     return index.anew()
 
 
@@ -200,7 +202,8 @@ def load_index(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
     if changes.anything or index.unmerged:
         say(f"{path} is of other images or places than there are now: bringing it up to date")
         return update_index(path, database, kind)
-    return index.in_zone(database.zone)
+    index.set_zone(database.zone)
+    return index
 
 
 def edit_index(path: Path, database: Database, added: FolderNow | None, removed: Sequence[str]) -> LivingIndex:
@@ -212,7 +215,7 @@ def edit_index(path: Path, database: Database, added: FolderNow | None, removed:
     index = database.open(path)
     if not index.next_row and added is None:
         raise UserError(f"there is no index at {path} from which images could be removed: run --mode=index first")
-    names = matching_names(index.row_of, removed)
+    names, index.by_hand = matching_names(index.row_of, removed), True
     if added is not None:
         _refuse_other_places(index, added, path)
         say(f"{path}: {synchronise(index, added, describing(index, database, WantedIndex()), keep_others=True).line()}")

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+import torch
+
 from vpr.artifacts.database_index import Database, edit_index, load_index, matching_names, update_index
 from vpr.artifacts.living_index import LivingIndex
 from vpr.artifacts.merging import WantedIndex
-from vpr.artifacts.synchronise import Describing, synchronise
+from vpr.artifacts.synchronise import Describing, find_changes, in_parts, synchronise
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.content import FolderNow
+from vpr.data.content import FolderNow, content_hashes
 from vpr.data.places import PlaceImages
 from vpr.data.records import Records
 from vpr.search.engine import MILVUS, Engine, EngineAddress
@@ -83,6 +85,24 @@ def edit_engine(
         say(f"{engine.name}: {synchronise(engine, added, described_by(database), keep_others=True).line()}")
     engine.remove(names)
     engine.finish()
+    return engine
+
+
+def fill_engine(wanted: WantedEngine, database: Database, descriptors: torch.Tensor, index: str | None) -> AnyEngine:
+    """A collection of Milvus with exactly the images of a folder, whose descriptors [N, dim] are at hand.
+
+    Raises:
+        UserError: it cannot be reached, or is another model's.
+    """
+    engine, now = wanted.open_milvus(database, index), database.now()
+    changes = find_changes(now, engine.records, engine.rows(), keep_others=False)
+    wrong = [*changes.new, *(row for row, _ in changes.touched)]
+    for rows in in_parts(wrong, 1024):
+        hashes = content_hashes([now.files[row] for row in rows])
+        engine.add(now.records(rows, hashes), descriptors[rows])
+    engine.remove(changes.gone)
+    engine.finish()
+    say(f"{engine.name}: {len(wrong):,} of {len(now.names):,} images added, {len(changes.gone):,} removed")
     return engine
 
 

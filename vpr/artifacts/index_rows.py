@@ -51,6 +51,7 @@ class IndexRows:
         self._fresh_local: list[QuantizedMap] = []
         self._projection = base.searched.projection if base else None
         self.attributes = dict(base.attributes) if base else {}
+        self._edited = False
         self._forget()
 
     def _forget(self) -> None:
@@ -107,12 +108,11 @@ class IndexRows:
         """Whether descriptors can be taken out again; an earlier version kept a FAISS index alone."""
         return self._base is None or self._base.descriptors is not None
 
-    def in_zone(self, zone: str | None) -> "LivingIndex":
-        """With positions in a UTM zone, if one is given."""
+    def set_zone(self, zone: str | None) -> None:
+        """Take positions for metres of a UTM zone, if one is given."""
         if zone:
             self._parts = [replace(part, zone=zone) for part in self._parts]
             self._forget()
-        return self
 
     @property
     def row_of(self) -> Mapping[str, int]:
@@ -178,6 +178,7 @@ class IndexRows:
             row = self._row_of.pop(name, None)
             if row is not None:
                 self._alive[row] = False
+        self._edited |= says["do"] == "edit"
         if says["do"] == "add":
             start = len(self._alive)
             self._row_of.update({name: start + row for row, name in enumerate(names)})

@@ -144,9 +144,11 @@ def synchronise(
     changes = find_changes(now, records, rows, keep_others)
     done = Done(unchanged=len(now.names) - len(changes.new) - len(changes.touched))
     intake = Intake(engine, now, describing, done, {records.hashes[row].tobytes(): int(row) for row in rows})
-    with Progress("index", len(changes.new)) as progress:
-        for chunk in in_parts(changes.new, CHUNK * (describing.batch_size or 24)):
-            intake.take(chunk, progress)
+    chunks = in_parts(changes.new, CHUNK * (describing.batch_size or 24))
+    if chunks:
+        with Progress("index", len(changes.new)) as progress:
+            for chunk in chunks:
+                intake.take(chunk, progress)
     if processes.is_main():
         for touched in in_parts(changes.touched, 4096):
             old_rows = [old for _, old in touched]

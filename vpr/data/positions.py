@@ -203,6 +203,24 @@ def from_degrees(latitude: float, longitude: float) -> Position:
     return Position(float(easting), float(northing), _zone(number, letter))
 
 
+def metres_in_zone(latitude: float, longitude: float, zone: str | None) -> Position:
+    """WGS84 degrees -> UTM metres of a zone such as 17N; None: of the zone that they lie in.
+
+    Raises:
+        ValueError: there is no such place, or it lies farther off than in the next zone, where UTM errs by metres.
+    """
+    import utm
+
+    position = from_degrees(latitude, longitude)
+    if zone is None or position.zone == zone:
+        return position
+    middle = 6 * int(zone[:-1]) - 183  # degrees of longitude
+    if abs((longitude - middle + 180) % 360 - 180) > 9:
+        raise ValueError(f"{latitude}, {longitude} lies outside the zones beside {zone}")
+    easting, northing, *_ = utm.from_latlon(latitude, longitude, int(zone[:-1]), force_northern=zone[-1] == "N")
+    return Position(float(easting), float(northing), zone)
+
+
 def to_degrees(easting: float, northing: float, zone: str) -> tuple[float, float]:
     """UTM metres in a zone such as 17N -> WGS84 latitude and longitude."""
     import utm

@@ -1,0 +1,111 @@
+"""Processes that decode: what hangs or dies is replaced."""
+
+import asyncio
+import io
+import os
+
+import numpy as np
+import pytest
+from asking import as_bytes
+from moods import two_moods
+from PIL import Image
+
+from vpr.serve.decoders import Decoders
+from vpr.serve.decoding import Refused, Wanted, decode_bytes, format_of
+from vpr.serve.problems import Problem
+
+
+def asked(decoders, *all_data):
+    """What becomes of images that are decoded at the same time."""
+
+    async def ask():
+        return await asyncio.gather(*(decoders.decode(data, Wanted()) for data in all_data), return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+def test_one_that_hangs_or_dies_is_replaced_and_holds_up_nobody():
+    decoders = Decoders(1, 0.3, two_moods)
+    try:
+        number = lambda found: int(found.values.view(np.int64)[0])  # noqa: E731
+        first, again = asked(decoders, b"fine", b"fine")
+        assert number(first) == number(again)
+        hung, after = asked(decoders, b"hang", b"fine")
+        assert isinstance(hung, Problem) and hung.status == 422 and "0.3 s" in hung.text
+        assert number(after) != number(first)
+        with pytest.raises(ProcessLookupError):
+            os.kill(number(first), 0)
+        died, last = asked(decoders, b"die", b"fine")
+        assert isinstance(died, Problem) and died.status == 422 and number(last) not in (number(first), number(after))
+        assert decoders.decoded == 6
+    finally:
+        decoders.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number(last), 0)
+
+
+def refusal(data, **wanted):
+    with pytest.raises(Refused) as found:
+        decode_bytes(data, Wanted(**wanted))
+    return found.value.status
+
+
+def pixels(height=6, width=8, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_pixels_are_those_of_the_image(kind, settings):
+    values = pixels()
+    found = decode_bytes(as_bytes(Image.fromarray(values), kind, **settings), Wanted())
+    np.testing.assert_array_equal(found.values, values)
+    assert found.format == kind and found.degrees is None
+
+
+def test_exif_turns_the_image_and_tells_its_place():
+    values, exif = pixels(), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif.get_ifd(0x8825).update({1: "S", 2: (33.0, 30.0, 36.0), 3: "E", 4: (18.0, 15.0, 0.0)})
+    found = decode_bytes(as_bytes(Image.fromarray(values), "PNG", exif=exif), Wanted())
+    np.testing.assert_array_equal(found.values, np.rot90(values, -1))
+    assert found.degrees == pytest.approx((-33.51, 18.25))
+
+
+def test_the_model_gets_the_size_that_it_wants():
+    data = as_bytes(Image.fromarray(pixels(60, 80)))
+    assert decode_bytes(data, Wanted(size=(30, 20))).values.shape == (30, 20, 3)
+    assert decode_bytes(data, Wanted(longest_side=40)).values.shape == (30, 40, 3)
+    small = Image.open(io.BytesIO(decode_bytes(data, Wanted(thumbnail=40)).values.tobytes()))
+    assert small.format == "JPEG" and small.size == (40, 30)
+
+
+def test_a_thumbnail_tells_nothing_of_where_it_was_taken():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8825).update({1: "N", 2: (33.0, 30.0, 36.0), 3: "E", 4: (18.0, 15.0, 0.0)})
+    data = as_bytes(Image.fromarray(pixels(60, 80)), "JPEG", exif=exif)
+    small = Image.open(io.BytesIO(decode_bytes(data, Wanted(thumbnail=40)).values.tobytes()))
+    assert small.size == (30, 40) and not dict(small.getexif())
+
+
+def test_formats_are_told_by_content():
+    image = Image.fromarray(pixels())
+    assert [format_of(as_bytes(image, kind)) for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")] == [
+        "JPEG", "PNG", "WEBP", None, None, None,
+    ]  # fmt: skip
+    for data in (b"", b"<svg/>", b"GIF89a", as_bytes(image, "BMP"), b"%!PS-Adobe-3.0"):
+        assert refusal(data) == 415
+
+
+def test_heic_is_read_where_its_plugin_is(pillow_heif):
+    pillow_heif.register_heif_opener()
+    found = decode_bytes(as_bytes(Image.fromarray(np.full((64, 96, 3), 90, np.uint8)), "HEIF"), Wanted())
+    assert found.format == "HEIF" and found.values.shape == (64, 96, 3)
+    assert abs(found.values.astype(int) - 90).max() <= 3
+
+
+def test_what_is_damaged_or_too_large_is_refused():
+    data = as_bytes(Image.fromarray(pixels(60, 80)), "JPEG")
+    assert [refusal(data[:cut]) for cut in (4, 30, len(data) // 2)] == [422, 422, 422]
+    assert refusal(data, max_pixels=60 * 80 - 1) == 413
+    assert decode_bytes(data, Wanted(max_pixels=60 * 80)).values.shape == (60, 80, 3)

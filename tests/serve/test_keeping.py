@@ -1,0 +1,138 @@
+"""Images that requests add and remove."""
+
+import pytest
+from asking import as_bytes, form, serving
+from drawing import draw_image
+from PIL import Image
+
+from vpr.data.positions import from_degrees, metres_in_zone
+
+ZONE = "&easting=585500&northing=4477200"
+
+
+@pytest.fixture
+def new(tmp_path):
+    return as_bytes(draw_image(tmp_path / "new.png", (80, 64), 77))
+
+
+@pytest.fixture
+def writable(serve, tmp_path):
+    return serve(writable=True, uploads=tmp_path / "uploads")
+
+
+def best(client, image, query=""):
+    return client.locate(image, f"?top=1{query}")[1]["matches"][0]
+
+
+def files_in(folder):
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def test_nothing_is_added_or_removed_where_that_is_not_wanted(serve, new):
+    client = serve()
+    status, said, _ = client("POST", f"/images?name=new.png{ZONE}", new, {"content-type": "image/png"})
+    assert status == 403 and "--writable" in said["error"]
+    number = best(client, new)["id"]
+    assert client("DELETE", f"/images/{number}")[0] == 403 and client("GET", "/ready")[1]["images"] == 10
+
+
+def test_an_image_that_is_added_is_found_until_it_is_removed(writable, new, tmp_path):
+    assert best(writable, new)["distance"] > 0.05
+    status, told, _ = writable("POST", f"/images?name=street/new.png{ZONE}", new, {"content-type": "image/png"})
+    assert status == 201 and told["new"] and told["images"] == 11
+    match = best(writable, new)
+    assert match["name"] == "street/new.png" and match["distance"] == pytest.approx(0, abs=1e-3)
+    assert (match["easting"], match["northing"], match["id"]) == (585500, 4477200, told["id"])
+    assert writable("GET", match["image"])[0] == 200 and "street/new.png" in writable("GET", "/map")[1]["names"]
+    (file,) = files_in(tmp_path / "uploads")
+    assert file.endswith("/street/new.png") and (tmp_path / "uploads" / file).read_bytes() == new
+    status, told, _ = writable("DELETE", match["image"])
+    assert status == 200 and told["images"] == 10 and not files_in(tmp_path / "uploads")
+    assert best(writable, new)["name"] != "street/new.png"
+    assert writable("DELETE", match["image"])[0] == 404 and writable("GET", match["image"])[0] == 404
+    assert "street/new.png" not in writable("GET", "/map")[1]["names"]
+
+
+def test_an_image_takes_the_place_of_that_of_its_name(writable, new, images, tmp_path):
+    other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    for number, content in enumerate((new, other)):
+        status, told, _ = writable("POST", f"/images?name=x.png{ZONE}", content, {"content-type": "image/png"})
+        assert (status, told["new"], told["images"]) == (200 if number else 201, not number, 11)
+    assert best(writable, other)["name"] == "x.png" and best(writable, new)["name"] != "x.png"
+    assert len(files_in(tmp_path / "uploads")) == 1
+    assert best(writable, other, "&near=40.44,-79.99,90000")["name"] == "x.png"
+
+
+def test_files_that_were_there_before_stay(writable, images):
+    match = best(writable, as_bytes(images[1][3]))
+    assert writable("DELETE", match["image"])[0] == 200 and images[1][3].is_file()
+    assert best(writable, as_bytes(images[1][3]))["name"] != "a/3.png"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x.png", "/x.png", "a/../../x.png", "a//x.png", ".x.png", "a/.ssh/x.png", "x.png/", "x.jpg", "x", "C:\\x.png",
+     "x\n.png", "x\0.png", "a/b/c/d/e/f/g/x.png", "x" * 101 + ".png", "a b;rm.png", "-", "~/x.png", "x.png ", "",
+     "%2e%2e/x.png", "\u202egnp.png"],
+)  # fmt: skip
+def test_names_that_are_no_plain_ones_are_refused(shared_writable, new, name):
+    client, uploads = shared_writable
+    body, headers = form(("image", "x.png", new), ("name", None, name.encode()), ("easting", None, b"1"),
+                         ("northing", None, b"2"))  # fmt: skip
+    status, said, _ = client("POST", "/images", body, headers)
+    assert status == 400 and said["error"].startswith("name is wanted") and not uploads.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "status"),
+    [
+        ("", 400), ("&latitude=40", 400), ("&easting=1", 400), ("&latitude=x&longitude=1", 400),
+        ("&latitude=99&longitude=-80", 422), ("&latitude=40&longitude=nan", 422), ("&latitude=40&longitude=100", 422),
+        ("&easting=inf&northing=1", 400), ("&easting=1e300&northing=1", 400),
+    ],
+)  # fmt: skip
+def test_a_place_is_wanted_that_exists(shared_writable, new, place, status):
+    client, uploads = shared_writable
+    found, said, _ = client("POST", f"/images?name=new.png{place}", new, {"content-type": "image/png"})
+    assert found == status and list(said) == ["error"] and not uploads.exists()
+
+
+def test_damaged_images_are_not_added(shared_writable, new):
+    client, uploads = shared_writable
+    assert client("POST", f"/images?name=new.png{ZONE}", new[:100], {"content-type": "image/png"})[0] == 422
+    assert not uploads.exists() and client("GET", "/ready")[1]["images"] == 10
+
+
+@pytest.fixture(scope="module")
+def shared_writable(shared_locator, tmp_path_factory):
+    """A server to which nothing is added, and its folder."""
+    uploads = tmp_path_factory.mktemp("here") / "uploads"
+    with serving(shared_locator, writable=True, uploads=uploads) as client:
+        yield client, uploads
+
+
+def test_the_place_may_come_as_degrees_in_the_form_or_in_the_exif(writable, new, images):
+    body, headers = form(("image", "x", new), ("name", None, b"one.png"), ("latitude", None, b"40.44"),
+                         ("longitude", None, b"-79.99"))  # fmt: skip
+    assert writable("POST", "/images", body, headers)[0] == 201
+    wanted = from_degrees(40.44, -79.99)
+    match = best(writable, new)
+    assert (match["easting"], match["northing"]) == pytest.approx((wanted.easting, wanted.northing))
+    exif = Image.Exif()
+    exif[0x0112] = 1  # Pillow writes no EXIF of a place alone
+    exif.get_ifd(0x8825).update({1: "N", 2: (40.0, 26.0, 24.0), 3: "W", 4: (79.0, 59.0, 24.0)})
+    other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_TOP_BOTTOM), "PNG", exif=exif)
+    assert writable("POST", "/images?name=two.png", other, {"content-type": "image/png"})[0] == 201
+    match = best(writable, other)
+    assert (match["latitude"], match["longitude"]) == pytest.approx((40.44, -79.99), abs=1e-6)
+
+
+def test_degrees_become_metres_of_the_zone_that_is_wanted():
+    here = metres_in_zone(40.44, -77.99, "17N")  # of 18N by itself
+    assert here.zone == "17N" and here.easting > 750_000
+    assert metres_in_zone(40.44, -77.99, None).zone == "18N"
+    south = metres_in_zone(-0.001, -81.0, "17N")
+    assert south.northing == pytest.approx(-110.6, abs=0.5) and south.easting == pytest.approx(500_000)
+    for far in (-60.0, 100.0, 179.0):
+        with pytest.raises(ValueError, match="outside"):
+            metres_in_zone(40.44, far, "17N")

@@ -1,0 +1,202 @@
+"""What the server answers: as --mode=locate does, whatever came with it."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+import utm
+from asking import as_bytes, form, serving
+from drawing import draw_image
+from PIL import Image
+
+import main
+from vpr.artifacts.calibration import LearntOn, StoredCalibration
+from vpr.artifacts.model import LoadedModel
+from vpr.data.reader import Reading
+from vpr.search.calibration import Calibration
+from vpr.serve.locator import Locator
+from vpr.serve.looking import LocalDescriptors
+
+
+@pytest.fixture(scope="module")
+def client(shared_locator):
+    with serving(shared_locator, decoders=2, batch_wait=200.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def queries(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("queries")
+    return [draw_image(folder / f"{n}.png", (80, 64), [7, n]) for n in range(16)]
+
+
+def by_mode_locate(images, query, tmp_path, capsys, *flags):
+    """The answer of --mode=locate, which makes its own index of the same images."""
+    places = ["--dataset=folder", f"--root={images[0]}", f"--dataPath={tmp_path}", f"--runsPath={tmp_path}"]
+    model = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
+    capsys.readouterr()
+    assert main.main(["--mode=locate", *model, *places, "--json", "--panels=0", *flags, str(query)]) == 0
+    return json.loads(capsys.readouterr().out)[0]
+
+
+@pytest.mark.parametrize("flags", [["--top=4"], ["--top=9", "--rerank=6"]])
+def test_an_image_has_the_same_answer_as_in_mode_locate(client, images, queries, tmp_path, capsys, flags):
+    query = "?" + "&".join(flag.removeprefix("--") for flag in flags)
+    for image in queries[:3]:
+        wanted = by_mode_locate(images, image, tmp_path, capsys, *flags)
+        status, found, _ = client.locate(as_bytes(image), query)
+        assert status == 200
+        told = lambda answer: [(match["name"], match["distance"]) for match in answer["matches"]]  # noqa: E731
+        assert told(found) == told(wanted)
+        # Mode locate knows no positions here, so that all others lie elsewhere; so they do at 30 m.
+        for name in ("confidence", "confidence_kind"):
+            assert found[name] == wanted[name]
+
+
+def test_places_and_confidence_are_those_of_brute_force(client, shared_locator, queries, model):
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.array(Image.open(queries[0]))).permute(2, 0, 1)[None]
+        own = model(pixels)[0].half().double().numpy()
+    distances = np.linalg.norm(shared_locator.engine.descriptors.double().numpy() - own, axis=1)
+    order = np.argsort(distances)
+    _, found, _ = client.locate(as_bytes(queries[0]), "?top=10")
+    assert [match["easting"] for match in found["matches"]] == [585000 + 30 * n for n in order]
+    np.testing.assert_allclose([match["distance"] for match in found["matches"]], distances[order], atol=1e-4)
+    assert found["confidence"] == pytest.approx(1 - distances[order[0]] / distances[order[1]], abs=1e-3)
+    assert found["images"] == 10 and found["model"] == model.name and found["agreement"] is None
+    assert set(found["timing"]) == {"decode_ms", "wait_ms", "model_ms", "search_ms", "total_ms"}
+    assert found["timing"]["total_ms"] >= found["timing"]["model_ms"] + found["timing"]["search_ms"]
+
+
+def test_ids_are_text_and_lead_to_the_image(client, images):
+    _, found, _ = client.locate(as_bytes(images[1][4]))
+    best = found["matches"][0]
+    assert best["name"] == "a/4.png" and best["distance"] == pytest.approx(0, abs=1e-3)
+    assert isinstance(best["id"], str) and int(best["id"]) < 1 << 63 and best["image"] == f"/images/{best['id']}"
+    status, content, headers = client("GET", best["image"])
+    assert status == 200 and headers["content-type"] == "image/jpeg" and content[:2] == b"\xff\xd8"
+    assert client("GET", best["image"], headers={"if-none-match": headers["etag"]})[0] == 304
+    for unknown in ("1", "x", "9" * 30, "../a/4.png", "%2e%2e%2fa", "-1", str(1 << 63)):
+        assert client("GET", f"/images/{unknown}")[0] == 404
+
+
+def test_an_image_comes_as_a_body_or_a_form(client, images):
+    image = as_bytes(images[1][2])
+    body, headers = form(("image", "../../etc/passwd", image))
+    plain, named = client.locate(image)[1], client("POST", "/locate", body, headers)[1]
+    assert plain["matches"] == named["matches"] and plain["matches"][0]["name"] == "a/2.png"
+
+
+def test_searches_can_be_limited(client, images):
+    image = as_bytes(images[1][0])
+    here = client.locate(image)[1]["matches"][0]
+    names = lambda query: {m["name"] for m in client.locate(image, f"?top=10{query}")[1]["matches"]}  # noqa: E731
+    north, east = here["latitude"], here["longitude"]
+    assert names(f"&near={north},{east},65") == {"a/0.png", "a/1.png", "a/2.png"}
+    assert names(f"&box={north - 1e-3},{east - 1e-5},{north + 1e-3},{east + 4e-4}") == {"a/0.png", "a/1.png"}
+    assert names("&where=night=yes") == {"b/7.png", "b/8.png", "b/9.png"}
+    assert names(f"&where=night=yes&near={north},{east},65") == set()
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("top=0", 400), ("top=x", 400), ("top=100000", 400), ("near=1,2", 400), ("near=91,0,5", 400),
+        ("near=1,2,nan", 400), ("near=1,2,-5", 400), 
+        ("near=" + "1" * 300, 400), ("box=1,2,3", 400), ("box=5,0,1,2", 400), ("where=night", 400),
+        ("where=moon=1", 422), ("rerank=-1", 400), ("rerank=100000", 400), ("agreement=perhaps", 400),
+    ],
+)  # fmt: skip
+def test_parameters_that_mean_nothing_are_refused(client, images, query, status):
+    found, said, _ = client.locate(as_bytes(images[1][0]), f"?{query}")
+    assert found == status and list(said) == ["error"] and len(said["error"]) < 200
+
+
+def test_agreement_is_told_for_the_first_match(client, images):
+    _, found, _ = client.locate(as_bytes(images[1][3]), "?agreement=true&rerank=3")
+    lines = found["agreement"]
+    assert found["matches"][0]["name"] == "a/3.png" and len(lines) > 0
+    weights = [line["weight"] for line in lines]
+    assert weights == sorted(weights, reverse=True) and all(0 < weight <= 1 for weight in weights)
+    for line in lines:  # of an image with itself every place agrees with itself
+        assert line["query"] == line["hit"] and all(0 < value < 1 for value in line["query"])
+
+
+def test_many_at_once_become_few_passes(client, queries):
+    alone = [client.locate(as_bytes(query))[1]["matches"] for query in queries]
+    before, found = passes(client), [None] * 16
+
+    def ask(number):
+        found[number] = client.locate(as_bytes(queries[number]))[1]["matches"]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    count, images = np.subtract(passes(client), before)
+    assert images == 16 and count <= 8
+    for one, other in zip(alone, found, strict=True):
+        assert [match["name"] for match in one] == [match["name"] for match in other]
+
+
+def passes(client):
+    """How many batches and how many images in them."""
+    lines = client("GET", "/metrics")[1].decode().splitlines()
+    return [float(next(line.split()[1] for line in lines if line.startswith(f"vpr_batch_images_{name} "))) for name in
+            ("count", "sum")]  # fmt: skip
+
+
+def test_a_batch_has_an_answer_or_an_error_for_each_image(client, images):
+    small = as_bytes(Image.new("RGB", (4, 4)))
+    contents = [as_bytes(images[1][1]), b"nonsense", as_bytes(images[1][2])[:80], small, as_bytes(images[1][5])]
+    body, headers = form(*((f"image{n}", f"{n}.png", content) for n, content in enumerate(contents)))
+    status, found, _ = client("POST", "/locate/batch?top=1", body, headers)
+    assert status == 200 and [each.get("status", 200) for each in found["answers"]] == [200, 415, 422, 422, 200]
+    assert [found["answers"][n]["matches"][0]["name"] for n in (0, 4)] == ["a/1.png", "b/5.png"]
+    body, headers = form(*(("image", "x", b"x") for _ in range(17)))
+    assert client("POST", "/locate/batch", body, headers)[0] == 413
+
+
+def test_the_map_has_all_places(client, images):
+    _, found, headers = client("GET", "/map")
+    assert found["images"] == 10 and found["zone"] == "17N" and headers["content-type"] == "application/json"
+    assert sorted(found["names"]) == sorted(file.relative_to(images[0]).as_posix() for file in images[1])
+    assert len(found["ids"]) == len(found["latitude"]) == len(found["longitude"]) == 10
+    metres = [utm.from_latlon(*degrees) for degrees in zip(found["latitude"], found["longitude"], strict=True)]
+    np.testing.assert_allclose([place[0] for place in metres], 585000 + 30 * np.arange(10), atol=0.02)
+    assert all(isinstance(each, str) for each in found["ids"])
+
+
+def test_a_calibration_says_how_sure_an_answer_is(shared_locator, queries):
+    learnt = Calibration(("similarity",), np.zeros(1), np.ones(1), np.array([3.0]), -2.5, 1.0)
+    of = LearntOn("folder here", "val", "here_val", "0", "0", 50, "within 25 m")
+    asked = []
+
+    def find(how):
+        asked.append(how)
+        return StoredCalibration(learnt, {}, of)
+
+    theirs = shared_locator
+    locator = Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, find, least_confidence=0.75)
+    with serving(locator) as client:
+        sure, unsure = (client.locate(as_bytes(path))[1] for path in (locator.root / "a/0.png", queries[1]))
+    for found in (sure, unsure):
+        cosine = 1 - found["matches"][0]["distance"] ** 2 / 2
+        assert found["confidence"] == pytest.approx(1 / (1 + np.exp(2.5 - 3 * cosine)), abs=1e-4)
+        assert found["refused"] == (found["confidence"] < 0.75) and "within 25 m" in found["confidence_kind"]
+    assert asked == ["none"]  # looked for once
+
+
+def test_without_the_images_there_is_no_second_look(shared_locator, queries, tmp_path):
+    theirs = shared_locator
+    lost = LocalDescriptors(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone")
+    locator = Locator(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone", lambda how: None, lost)
+    with serving(locator) as client:
+        status, said, _ = client.locate(as_bytes(queries[0]), "?rerank=5")
+        assert status == 422 and "no local descriptors" in said["error"] and "gone" not in said["error"]
+        status, found, _ = client.locate(as_bytes(queries[0]))
+        assert status == 200 and client("GET", found["matches"][0]["image"])[0] == 404
+    assert isinstance(theirs.loaded, LoadedModel)

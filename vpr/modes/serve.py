@@ -1,0 +1,97 @@
+"""--mode=serve: a model and a database, loaded once, that answer over HTTP where images were taken."""
+
+import argparse
+import os
+from pathlib import Path
+
+from vpr.artifacts.calibration import StoredCalibration, answer_recipe, data_set, find_calibration
+from vpr.artifacts.database_index import index_file
+from vpr.artifacts.engines import load_engine
+from vpr.artifacts.living_index import LivingIndex
+from vpr.artifacts.merging import WantedIndex
+from vpr.cli.load import database_of, model_of
+from vpr.cli.specs import engine_wanted, places_spec, reading
+from vpr.common.device import choose_device, device_line
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.places import load_database
+
+INSTALL = "python -m pip install -r requirements-serve.txt"
+TOKEN = "VPR_TOKEN"  # in the environment
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until a signal comes, then finish what has begun."""
+    _require_packages()
+    from vpr.serve.locator import Locator
+    from vpr.serve.looking import LocalDescriptors
+    from vpr.serve.server import run as serve
+    from vpr.serve.settings import Settings
+
+    places = places_spec(options)
+    images = load_database(places, options.split, split_required="split" in options.given)
+    device = choose_device(options.device)
+    say(device_line(device))
+    loaded, read = model_of(options, device), reading(options, device)
+    model = loaded.model.to_device(device, options.precision)
+    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root)
+    settings = Settings(
+        host=options.host,
+        port=options.port,
+        token=token_of(options.token),
+        writable=options.writable,
+        uploads=path.with_name(f"{path.stem}_added") if options.writable else None,
+        tiles=options.tiles,
+        batch_wait=options.batchWait,
+        queue=options.queue,
+        max_megabytes=options.maxMegabytes,
+        max_pixels=int(options.maxPixels * 1e6),
+    )
+    settings.require_safe()  # before the database is described
+    wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
+    engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
+    if isinstance(engine, LivingIndex):
+        engine.by_hand = True
+
+    def calibration(how: str) -> StoredCalibration | None:
+        recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
+        return find_calibration(loaded.folder, recipe, data_set(images))
+
+    local = LocalDescriptors(loaded, engine, read, images.base, options.localDim, options.seed)
+    locator = Locator(
+        loaded, engine, read, images.base, calibration, local, options.rerankBy, options.minConfidence
+    )  # fmt: skip
+    say(f"{model.name}; {engine.count()} images of {images.places.name}, searched by {engine.name}")
+    try:
+        serve(settings, locator)
+    finally:
+        if settings.writable:
+            engine.finish()
+        engine.close()
+
+
+def token_of(named: str | None) -> str | None:
+    """The word that clients have to send: from a file, or from the environment; None: none.
+
+    Raises:
+        UserError: the file cannot be read, or is empty.
+    """
+    if named is None:
+        return os.environ.get(TOKEN) or None
+    try:
+        token = Path(named).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--token: {named} cannot be read ({error}): name a file that holds the word alone") from error
+    if not token:
+        raise UserError(f"--token: {named} is empty: write a word of 8 characters and more into it")
+    return token
+
+
+def _require_packages() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--mode=serve needs the package {error.name}: {INSTALL}") from error

@@ -1,0 +1,170 @@
+"""The server's routes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from time import perf_counter
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from vpr.common.progress import say
+from vpr.serve.docs_page import docs_page
+from vpr.serve.guard import SECURITY_HEADERS, Guard
+from vpr.serve.image_routes import image_routes
+from vpr.serve.locator import Asked, Locator
+from vpr.serve.problems import Problem
+from vpr.serve.questions import search_filter
+from vpr.serve.service import Service
+from vpr.serve.settings import Settings
+from vpr.serve.uploads import form_of
+
+MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
+TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
+            },
+        },
+    }
+}
+SEVERAL = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
+        },
+    }
+}
+
+
+def make_app(locator: Locator, settings: Settings) -> FastAPI:
+    """The server as an ASGI application; its processes and threads live as long as its lifespan.
+
+    Raises:
+        UserError: the settings are not safe.
+    """
+    settings.require_safe()
+    service = Service(locator, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.stop)
+
+    # FastAPI's own pages of documentation load their scripts from elsewhere.
+    app = FastAPI(title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, settings=settings, metrics=service.metrics)
+    _add_problems(app)
+    _locate_routes(app, service)
+    image_routes(app, service)
+    _health_routes(app, service)
+    return app
+
+
+def _locate_routes(app: FastAPI, service: Service) -> None:
+    async def asked(
+        top: Annotated[int, Query(ge=1, le=MOST_MATCHES, description="How many matches.")] = 5,
+        near: Annotated[
+            str | None, Query(max_length=200, description="Search around LATITUDE,LONGITUDE,METRES.")
+        ] = None,
+        box: Annotated[
+            str | None, Query(max_length=200, description="Search in SOUTH,WEST,NORTH,EAST, degrees.")
+        ] = None,
+        where: Annotated[list[str], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
+        rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that get a second look.")] = None,
+        agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
+    ) -> Asked:
+        return Asked(top, search_filter(near, box, where, service.locator.records), rerank, agreement)
+
+    Question = Annotated[Asked, Depends(asked)]
+
+    @app.post("/locate", openapi_extra=BODY, response_model=None)
+    async def locate(request: Request, question: Question) -> Response:
+        """Where was this image taken? Send it as the body, or as the part image of a form."""
+        began = perf_counter()
+        async with form_of(request, service.bodies, 1) as form:
+            with service.place() as place:
+                return JSONResponse(await service.locate(form.images[0], question, place, began))
+
+    @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=None)
+    async def locate_batch(request: Request, question: Question) -> Response:
+        """Where were these images taken? Send them as parts of a form; answers come in their order."""
+        began = perf_counter()
+        async with form_of(request, service.bodies, service.settings.batch_requests) as form:
+            with service.place(len(form.images)) as place:
+                located = [service.locate(image, question, place, began) for image in form.images]
+                answers = await asyncio.gather(*located, return_exceptions=True)
+        return JSONResponse({"answers": [_answer_or_error(answer) for answer in answers]})
+
+
+def _answer_or_error(answer: Any) -> Any:
+    if isinstance(answer, Problem):
+        return {"error": answer.text, "status": answer.status}
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _health_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the server runs."""
+        return {"status": "ok"}
+
+    @app.get("/ready", response_model=None)
+    async def ready() -> Response:
+        """Whether it answers; 503 while it starts and ends."""
+        if not service.ready:
+            raise Problem(503, "the server is starting or ending")
+        return JSONResponse({"status": "ready", "images": service.locator.images})
+
+    @app.get("/metrics", response_model=None)
+    async def metrics() -> Response:
+        """What was counted, in Prometheus's text format."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/docs", include_in_schema=False, response_model=None)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page(app.openapi()))
+
+
+def _add_problems(app: FastAPI) -> None:
+    """Every error as one sentence of JSON, with nothing of the server in it."""
+
+    async def problem(_: Request, error: Any) -> Response:
+        return error.response()
+
+    async def invalid(_: Request, error: Any) -> Response:
+        first = error.errors()[0]
+        return Problem(400, f"{first['loc'][-1]}: {first['msg']}").response()
+
+    async def http(_: Request, error: Any) -> Response:
+        texts = {404: "there is nothing at this address", 405: "this address does not take this method"}
+        return Problem(error.status_code, texts.get(error.status_code, "the request cannot be answered")).response()
+
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        say(f"{request.method} failed: {type(error).__name__}: {error}")
+        response = Problem(500, "the server failed at this; its log says why").response()
+        response.headers.update(SECURITY_HEADERS)
+        return response
+
+    app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unforeseen)

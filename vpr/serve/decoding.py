@@ -1,0 +1,146 @@
+"""One image of unknown origin -> pixels, in a process of its own, which may hang or die. Imports no torch."""
+
+import contextlib
+import io
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from vpr.data.images import reads_heic, resized, upright
+from vpr.data.positions import degrees_in_exif
+
+READY = "ready"
+SPARE_BYTES, BYTES_PER_PIXEL = 512 << 20, 32  # of memory that decoding may take
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an image is decoded to.
+
+    Attributes:
+        size, longest_side: as of `resized`.
+        max_pixels: that its header may tell of.
+        thumbnail: pixels of the longest side of a JPEG that is wanted in place of pixels; 0: pixels.
+    """
+
+    size: tuple[int, int] | None = None
+    longest_side: int | None = None
+    max_pixels: int = 50_000_000
+    thumbnail: int = 0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes:
+        values: uint8 [H, W, 3]; of a thumbnail the bytes of its file, uint8 [n].
+        format: JPEG, PNG, WEBP or HEIF.
+        degrees: latitude and longitude that its EXIF tells.
+    """
+
+    values: np.ndarray
+    format: str
+    degrees: tuple[float, float] | None
+
+
+class Refused(Exception):
+    """An image that is not decoded, with a status of HTTP and the reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+def format_of(data: bytes) -> str | None:
+    """The format of a file by its first bytes; None if it is none that is read here."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and reads_heic():
+        return "HEIF"
+    return None
+
+
+def decode_bytes(data: bytes, wanted: Wanted) -> Decoded:
+    """Decode an image.
+
+    Raises:
+        Refused: it is of another format (415), too large (413) or damaged (422).
+    """
+    kind = format_of(data)
+    if kind is None:
+        raise Refused(415, "the body is no image of the formats JPEG, PNG, WebP or HEIC that this server reads")
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            pixels = image.width * image.height  # by the header: nothing is decoded yet
+            if pixels > wanted.max_pixels:
+                raise Refused(413, f"the image has {pixels} pixels, at most {wanted.max_pixels} are wanted")
+            if wanted.thumbnail:
+                return Decoded(_thumbnail(image, wanted.thumbnail), kind, None)
+            degrees = degrees_in_exif(image)
+            return Decoded(resized(upright(image), wanted.size, wanted.longest_side), kind, degrees)
+    except Refused:
+        raise
+    except MemoryError as error:
+        raise Refused(413, "the image takes too much memory to decode: send a smaller one") from error
+    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files
+        raise Refused(422, f"the image cannot be decoded: its {kind} data are damaged or incomplete") from error
+
+
+def _thumbnail(image: Image.Image, longest_side: int) -> np.ndarray:
+    """A JPEG of an image, uint8 [n]; its metadata, such as where it was taken, stay behind."""
+    image.draft("RGB", (longest_side, longest_side))  # a JPEG is decoded to an eighth if that suffices
+    sideways = image.getexif().get(ExifTags.Base.Orientation, 1)
+    small = image if sideways != 1 else image.copy()
+    small = ImageOps.contain(upright(small), (longest_side, longest_side))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def decode_for(connection: Connection) -> None:
+    """Decode what comes through a connection until it is closed: Wanted, then data -> an answer, then the values.
+
+    An answer is (status, reason) of a refusal, or (shape, format, degrees) of an image.
+    """
+    # The server decides when this process ends, not who stops it by a signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Image.MAX_IMAGE_PIXELS = None  # compared here, with what the server was told
+    limited = 0
+    with contextlib.suppress(EOFError, OSError):  # the server has gone
+        connection.send(READY)
+        while True:
+            wanted = connection.recv()
+            data = connection.recv_bytes()
+            if wanted.max_pixels != limited:
+                limit_memory(SPARE_BYTES + BYTES_PER_PIXEL * wanted.max_pixels)
+                limited = wanted.max_pixels
+            try:
+                decoded = decode_bytes(data, wanted)
+            except Refused as refused:
+                connection.send((refused.status, refused.reason))
+                continue
+            shape: Any = decoded.values.shape
+            connection.send((shape, decoded.format, decoded.degrees))
+            connection.send_bytes(np.ascontiguousarray(decoded.values).data.cast("B"))
+
+
+def limit_memory(count: int) -> None:
+    """Let this process take so many bytes of address space beyond what it has; where that can be limited."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (taken + count, hard))

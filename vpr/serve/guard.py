@@ -1,0 +1,98 @@
+"""What every request passes first: whose it is, from where, and what goes back whatever happens."""
+
+import hmac
+import time
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vpr.serve.metrics import Metrics
+from vpr.serve.problems import Problem
+from vpr.serve.settings import Settings
+
+# What needs no token: it tells nothing of the images, and a browser asks for it before it has one.
+OPEN = {"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"}
+OPEN_FOLDER = "/assets/"
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+
+
+class Guard:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through or not, and count it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            problem = self._problem(scope)
+            if problem:
+                await problem.response()(scope, receive, send_guarded)
+            else:
+                await self._app(scope, receive, send_guarded)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
+    def _problem(self, scope: Scope) -> Problem | None:
+        """Why a request is not let through."""
+        headers, path, token = Headers(scope=scope), scope["path"], self._settings.token
+        if token is None and self._settings.is_local and _host_name(headers) not in self._local_names():
+            # A page of another site whose name was made to mean this machine (DNS rebinding).
+            return Problem(403, "this server answers to the name of its own machine alone", close=True)
+        if token and not (path in OPEN or path.startswith(OPEN_FOLDER)) and not _brings(headers, token):
+            return Problem(401, "a token is wanted: send the header Authorization: Bearer TOKEN", close=True)
+        if scope["method"] not in SAFE_METHODS and _from_elsewhere(headers):
+            return Problem(403, "a page of another site may not send anything here", close=True)
+        return None
+
+    def _local_names(self) -> Iterable[str]:
+        host = self._settings.host
+        return LOCAL_NAMES | {f"[{host}]" if ":" in host else host}
+
+
+def _host_name(headers: Headers) -> str:
+    """The name that a request asked for, without its port."""
+    host = headers.get("host", "").lower()
+    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+
+
+def _brings(headers: Headers, token: str) -> bool:
+    """Whether a request has the token, compared in a time that tells nothing of it."""
+    kind, _, brought = headers.get("authorization", "").partition(" ")
+    return kind.lower() == "bearer" and hmac.compare_digest(brought.strip().encode(), token.encode())
+
+
+def _from_elsewhere(headers: Headers) -> bool:
+    """Whether a browser sent a request for a page of another origin; other programs say nothing of origins."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None and site not in ("same-origin", "none"):
+        return True
+    return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()

@@ -1,0 +1,118 @@
+"""Routes of the database's images: to see, add and remove them, and their places."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from dataclasses import fields
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from vpr.data.records import Records
+from vpr.serve.keeping import NewImage, add_image, remove_image
+from vpr.serve.places import map_json
+from vpr.serve.problems import Problem
+from vpr.serve.questions import row_of
+from vpr.serve.service import Service
+from vpr.serve.uploads import form_of
+
+SHOWN_SIDE, SHOWN_KEPT = 640, 200  # pixels of a shown image's longest side, and how many of them are kept
+FILE_BYTES = 200_000_000  # of a database image that is shown, at most
+CACHED = {"cache-control": "private, max-age=300"}
+BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+GONE = "the image's file is not there any more, or cannot be decoded"
+
+
+def image_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes."""
+    locator, shown, places = service.locator, OrderedDict[str, bytes](), _Places()
+
+    @app.get("/images/{image}", response_model=None)
+    async def image(image: str, request: Request) -> Response:
+        """A database image as a JPEG of at most 640 pixels."""
+        row = row_of(locator.records, image)
+        tag = f'"{locator.records.hashes[row].tobytes().hex()[:32]}"'
+        headers = {**CACHED, "etag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        if image + tag not in shown:
+            shown[image + tag] = await _shown(service, row)
+            while len(shown) > SHOWN_KEPT:
+                shown.popitem(last=False)
+        return Response(shown[image + tag], media_type="image/jpeg", headers=headers)
+
+    @app.get("/map", response_model=None)
+    async def map_of_places() -> Response:
+        """Places of the database's images, of many a part that covers all of them evenly."""
+        return Response(await asyncio.to_thread(places.json, locator.records), media_type="application/json")
+
+    def require_writable() -> None:
+        if not service.settings.writable:
+            raise Problem(403, "this server was started without --writable: nothing can be added or removed", True)
+
+    @app.post("/images", openapi_extra=BODY, response_model=None)
+    async def add(
+        request: Request,
+        name: Annotated[str | None, Query(max_length=1000, description="A plain one such as street/12.jpg.")] = None,
+        latitude: Annotated[float | None, Query(description="Degrees.")] = None,
+        longitude: Annotated[float | None, Query(description="Degrees.")] = None,
+        easting: Annotated[float | None, Query(description="Metres, in the database's UTM zone.")] = None,
+        northing: Annotated[float | None, Query(description="Metres.")] = None,
+    ) -> Response:
+        """Add an image, or replace that of its name. Without a place the GPS in its EXIF is taken."""
+        require_writable()
+        said = {"name": name, "latitude": latitude, "longitude": longitude, "easting": easting, "northing": northing}
+        async with form_of(request, service.bodies, 1) as form:
+            number, new = await add_image(service, form.images[0], _new_image(said, form.fields))
+        told = {"id": number, "new": new, "images": locator.images}
+        return JSONResponse(told, 201 if new else 200)
+
+    @app.delete("/images/{image}", response_model=None)
+    async def remove(image: str) -> Response:
+        """Remove an image from the database."""
+        require_writable()
+        await remove_image(service, row_of(locator.records, image))
+        shown.clear()
+        return JSONResponse({"id": image, "images": locator.images})
+
+
+async def _shown(service: Service, row: int) -> bytes:
+    file = service.locator.records.file(row, service.locator.root)
+
+    def read() -> bytes:
+        if file.stat().st_size > FILE_BYTES:
+            raise OSError("too large")
+        return file.read_bytes()
+
+    try:
+        return await service.thumbnail(await asyncio.to_thread(read), SHOWN_SIDE)
+    except (OSError, Problem) as error:
+        raise Problem(404, GONE) from error
+
+
+def _new_image(said: dict[str, Any], form: dict[str, str]) -> NewImage:
+    """What a request says of an image, by its address or by fields of its form."""
+    values = dict(said)
+    for field in fields(NewImage):
+        if field.name in form:
+            try:
+                values[field.name] = form[field.name] if field.name == "name" else float(form[field.name])
+            except ValueError as error:
+                raise Problem(400, f"{field.name} is wanted as a number") from error
+    if values["name"] is None:
+        raise Problem(400, "name is wanted: that of the image in the database, such as street/12.jpg")
+    return NewImage(**values)
+
+
+class _Places:
+    """The map's JSON, kept until images come or go."""
+
+    def __init__(self) -> None:
+        self._records: Records | None = None
+        self._json = b""
+
+    def json(self, records: Records) -> bytes:
+        if records is not self._records:
+            self._json, self._records = json.dumps(map_json(records), separators=(",", ":")).encode(), records
+        return self._json

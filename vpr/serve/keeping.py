@@ -1,0 +1,167 @@
+"""Images that are added to the database by requests: their names, places and files."""
+
+import asyncio
+import hashlib
+import math
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vpr.common.errors import UserError
+from vpr.common.files import atomic_write
+from vpr.common.progress import say
+from vpr.data.positions import Position, metres_in_zone
+from vpr.data.records import Records, record_id
+from vpr.serve.decoding import Decoded
+from vpr.serve.problems import Problem
+from vpr.serve.service import Service, tensor_of
+
+LONGEST_NAME, LONGEST_PART, DEEPEST = 200, 100, 6  # characters; folders
+PART = re.compile(r"[\w@+=,()\[\]-][\w@+=,()\[\] .-]*")  # no dot in front, nothing that a shell or a disk minds
+ENDINGS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "HEIF": (".heic", ".heif")}
+FARTHEST = 1e8  # metres
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """What a request says of an image that it adds; None is not said.
+
+    Attributes:
+        name: a path below the database's folder, with forward slashes.
+        latitude, longitude: degrees.
+        easting, northing: metres, in the zone of the database.
+    """
+
+    name: str
+    latitude: float | None = None
+    longitude: float | None = None
+    easting: float | None = None
+    northing: float | None = None
+
+
+def require_name(name: str, kind: str) -> None:
+    """Raise a Problem unless a name is that of a file below a folder, with an ending of its format."""
+    parts = name.split("/")
+    if not 0 < len(name) <= LONGEST_NAME or len(parts) > DEEPEST:
+        raise Problem(400, f"name is wanted with 1 to {LONGEST_NAME} characters and at most {DEEPEST - 1} folders")
+    if not all(len(part) <= LONGEST_PART and PART.fullmatch(part) and part[-1] not in ". " for part in parts):
+        raise Problem(400, "name is wanted as a plain one such as street/12.jpg: letters, digits and @+=,()[]_- .")
+    if not name.lower().endswith(ENDINGS[kind]):
+        raise Problem(400, f"name is wanted with the ending of the image's format: {' or '.join(ENDINGS[kind])}")
+
+
+def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position:
+    """Where an image was taken, as it is said or else as its EXIF has it; in the zone of the database.
+
+    Raises:
+        Problem: nothing says it, only half of it is said (400), or it has no place in the database's zone (422).
+    """
+    degrees, metres = (image.latitude, image.longitude), (image.easting, image.northing)
+    for pair, names in ((degrees, "latitude and longitude"), (metres, "easting and northing")):
+        if (pair[0] is None) != (pair[1] is None):
+            raise Problem(400, f"{names} are wanted together")
+    if metres[0] is not None and metres[1] is not None:
+        if not all(math.isfinite(value) and abs(value) <= FARTHEST for value in (metres[0], metres[1])):
+            raise Problem(400, "easting and northing are wanted in metres")
+        return Position(metres[0], metres[1], records.zone)
+    latitude, longitude = degrees if degrees[0] is not None else decoded.degrees or (None, None)
+    if latitude is None or longitude is None:
+        raise Problem(400, "its place is wanted: latitude and longitude, easting and northing, or GPS in the EXIF")
+    if records.zone is None and np.isfinite(records.positions).any():
+        raise Problem(422, "the database has metres without a UTM zone: give easting and northing")
+    try:
+        return metres_in_zone(latitude, longitude, records.zone)
+    except ValueError as error:
+        raise Problem(422, "latitude and longitude lie outside the database's UTM zone") from error
+
+
+async def add_image(service: Service, data: bytes, image: NewImage) -> tuple[str, bool]:
+    """Keep an image's file, describe the image, and add it to the database.
+
+    Returns:
+        its id, and whether there was none of its name.
+
+    Raises:
+        Problem: it cannot be decoded or described, or name or place are wrong.
+    """
+    with service.place() as place:
+        decoded = await service.decode(data)
+        require_name(image.name, decoded.format)
+        position = position_of(image, decoded, service.locator.records)
+        new = await asyncio.wrap_future(place.call(lambda: _add(service, data, image.name, decoded, position)))
+    return str(record_id(image.name)), new
+
+
+def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: Position) -> bool:
+    """In the thread that asks the locator. Gives whether the name is new."""
+    digest = hashlib.sha256(data).digest()
+    earlier = _upload_of(service, name)
+    known = name in service.locator.records.names
+    folder = _uploads(service) / digest.hex()[:32]
+    file = folder / name
+    written = not file.exists()
+    try:
+        if written:
+            with atomic_write(file) as temporary:
+                temporary.write_bytes(data)
+        record = Records(
+            [name], np.array([[position.easting, position.northing]]), position.zone, np.array([len(data)]),
+            np.array([file.stat().st_mtime_ns]), np.frombuffer(digest, np.uint8)[None], [str(folder)],
+        )  # fmt: skip
+        service.locator.add(tensor_of(decoded), record)
+    except BaseException as error:
+        if written:
+            _remove_file(service, file)
+        if isinstance(error, UserError):
+            say(f"an image was not added: {error}")
+            raise Problem(503, "the image cannot be kept now: try again later") from error
+        raise
+    if earlier and earlier != file:
+        _remove_file(service, earlier)
+    return not known
+
+
+async def remove_image(service: Service, row: int) -> None:
+    """Remove an image from the database, and its file if a request brought it.
+
+    Raises:
+        Problem: the engine cannot do it now.
+    """
+    name = service.locator.records.names[row]
+    with service.place() as place:
+        await asyncio.wrap_future(place.call(lambda: _remove(service, name)))
+
+
+def _remove(service: Service, name: str) -> None:
+    file = _upload_of(service, name)
+    try:
+        service.locator.remove(name)
+    except UserError as error:
+        say(f"an image was not removed: {error}")
+        raise Problem(503, "the image cannot be removed now: try again later") from error
+    if file:
+        _remove_file(service, file)
+
+
+def _uploads(service: Service) -> Path:
+    assert service.settings.uploads is not None  # of a writable server
+    return service.settings.uploads.resolve()
+
+
+def _upload_of(service: Service, name: str) -> Path | None:
+    """The file of an image if a request brought it; files that others put there are left alone."""
+    records = service.locator.records
+    if name not in records.names:
+        return None
+    row = records.names.index(name)
+    file = records.file(row, service.locator.root)
+    return file if records.folders[row] and _uploads(service) in file.parents else None
+
+
+def _remove_file(service: Service, file: Path) -> None:
+    """Remove an added image's file, with the folder that was made for it."""
+    uploads = _uploads(service)
+    shutil.rmtree(uploads / file.relative_to(uploads).parts[0], ignore_errors=True)

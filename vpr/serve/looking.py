@@ -1,0 +1,108 @@
+"""Local descriptors for a second look: those that an index keeps, or computed from the files of its images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from vpr.artifacts.local_projection import projection_for
+from vpr.artifacts.model import LoadedModel
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.reader import ImageReader, Reading
+from vpr.data.records import Records
+from vpr.evaluation.first_hits import describe_first_hits
+from vpr.models.local_maps import LocalMaps
+from vpr.models.local_projection import LOCAL_DIM, LocalProjection
+from vpr.models.spec import DEFAULT_SEED
+from vpr.search.answer_features import Answers
+from vpr.search.engine import Engine
+from vpr.search.second_look import SecondLook, answers_of, rerank, rerank_few
+from vpr.serve.problems import Problem
+
+MISSING = "the index has no local descriptors, which rerank and agreement need, and its images are not all there"
+
+
+class FilesOf(Sequence[Path]):
+    """The files of an index's images, each named when it is asked for: there may be millions."""
+
+    def __init__(self, records: Records, root: Path) -> None:
+        self._records, self._root = records, root
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, row: int) -> Path: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Path]: ...
+    def __getitem__(self, row: int | slice) -> Path | list[Path]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self._records.file(row, self._root)
+
+
+class LocalDescriptors:
+    """Those of an index's images, and what projects those of queries likewise."""
+
+    def __init__(
+        self, loaded: LoadedModel, engine: Engine, read: Reading, root: Path, dim: int = LOCAL_DIM,
+        seed: int = DEFAULT_SEED,
+    ) -> None:  # fmt: skip
+        """Take what is there.
+
+        Args:
+            root: folder of the database's images, where the records do not say.
+            dim, seed: of the projection, where the index has none.
+        """
+        self._loaded, self._engine, self._read, self._root = loaded, engine, read, root
+        self._dim, self._seed = dim, seed
+        self._learnt: list[LocalProjection | None] = []  # when it is first wanted
+
+    def projection(self) -> LocalProjection | None:
+        """What projects local descriptors: the index's, or one that is learnt on some of its images.
+
+        Raises:
+            Problem: there are no such images.
+        """
+        if self._engine.local is not None:
+            return self._engine.projection
+        if not self._learnt:
+            try:
+                self._learnt.append(projection_for(self._loaded, self._reader(), self._seed, self._dim))
+            except UserError as error:
+                say(f"no second look: {error}")
+                raise Problem(422, MISSING) from error
+        return self._learnt[0]
+
+    def of(self, found: np.ndarray) -> tuple[LocalMaps, np.ndarray | None]:
+        """Those of hits int64 [M, K]: of all images as the index keeps them, or those of n with the n rows, rising.
+
+        Raises:
+            Problem: they are not kept, and not all files of the images are there.
+        """
+        if self._engine.local is not None:
+            return self._engine.local, None
+        try:
+            return describe_first_hits(self._loaded.model, self._reader(), found, self.projection())
+        except UserError as error:
+            say(f"no second look: {error}")
+            raise Problem(422, MISSING) from error
+
+    def _reader(self) -> ImageReader:
+        return self._read.of(FilesOf(self._engine.records, self._root))
+
+
+def looked_again(
+    answers: Answers, queries: LocalMaps, known: LocalMaps, rows: np.ndarray | None, look: SecondLook
+) -> Answers:
+    """Answers in the order of a second look; `known` and `rows` as of `LocalDescriptors.of`."""
+    similarities = 1 - answers.distances**2 / 2
+    if rows is None:
+        again = rerank(answers.found, similarities, queries, known, look)
+    else:
+        again = rerank_few(answers.found, similarities, queries, known, rows, look)
+    return answers_of(again, answers.distances, answers.positions)

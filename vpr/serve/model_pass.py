@@ -1,0 +1,90 @@
+"""One pass of the model for images that are in memory already."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.memory import available_bytes
+from vpr.data.reader import SizeGroup, group_by_size
+from vpr.descriptors.describe import describe_batch, describe_batch_with_local, require_finite
+from vpr.models.describer import Describer
+from vpr.models.local_maps import QuantizedMap
+from vpr.models.local_projection import LocalProjection
+from vpr.serve.problems import Problem
+
+SIZES = 256  # whose memory is remembered
+
+
+@dataclass(frozen=True)
+class Described:
+    """Images as they are searched with: descriptors float16 [B, dim], and local descriptors where they are wanted."""
+
+    descriptors: torch.Tensor
+    local: list[QuantizedMap] | None
+
+    def only(self, numbers: Sequence[int]) -> "Described":
+        """Some of them."""
+        return Described(self.descriptors[list(numbers)], self.local and [self.local[number] for number in numbers])
+
+
+class ModelPass:
+    """Describes images of any sizes, and refuses those that the model or the memory beside it cannot take."""
+
+    def __init__(self, model: Describer) -> None:
+        self._model = model.eval()
+        self._bytes: dict[tuple[int, int], int | None] = {}
+
+    @torch.no_grad()
+    def describe(self, images: Sequence[torch.Tensor]) -> Described:
+        """Descriptors of images uint8 [3, H, W], one pass for those of a size.
+
+        Raises:
+            Problem: an image is too small or too large.
+        """
+        return self._described(describe_batch(self._model, self._groups(images)), None)
+
+    @torch.no_grad()
+    def describe_with_local(self, images: Sequence[torch.Tensor], projection: LocalProjection | None) -> Described:
+        """As `describe`, with projected local descriptors.
+
+        Raises:
+            Problem: also where the model has none.
+        """
+        groups = self._groups(images)
+        try:
+            return self._described(*describe_batch_with_local(self._model, groups, projection))
+        except UserError as error:
+            raise Problem(422, "the model has no local descriptors, which rerank and agreement need") from error
+
+    def _described(self, descriptors: torch.Tensor, local: list[QuantizedMap] | None) -> Described:
+        descriptors = descriptors.half().cpu()  # as `vpr.descriptors.describe.describe` gives them
+        require_finite(descriptors)
+        return Described(descriptors, local)
+
+    def _groups(self, images: Sequence[torch.Tensor]) -> list[SizeGroup]:
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return [part for group in group_by_size(list(images), sizes) for part in self._that_fit(group)]
+
+    def _that_fit(self, group: SizeGroup) -> Iterator[SizeGroup]:
+        """Images of one size in parts that half of the free memory holds, see `vpr.descriptors.describe.that_fit`."""
+        least, (height, width) = self._model.smallest_side, group.image_size
+        if min(height, width) < least:
+            raise Problem(422, f"the image has {width}x{height} pixels, the model wants at least {least} each way")
+        count, each = len(group.places), self._bytes_of(group.image_size)
+        if each is not None and self._model.device.type == "cpu":
+            room = available_bytes() // 2
+            if each > room:
+                raise Problem(413, f"an image of {width}x{height} pixels takes more memory than the server has free")
+            count = min(count, room // each)
+        for places, values in zip(group.places.split(count), group.values.split(count), strict=True):
+            yield group._replace(places=places, values=values)
+
+    def _bytes_of(self, size: tuple[int, int]) -> int | None:
+        """Memory that an image takes in the model; reckoning takes milliseconds."""
+        if size not in self._bytes:
+            if len(self._bytes) >= SIZES:
+                self._bytes.clear()
+            self._bytes[size] = self._model.bytes_per_image(*size)
+        return self._bytes[size]

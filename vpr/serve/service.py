@@ -1,0 +1,113 @@
+"""What requests share: decoders, the queue before the model, and limits."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from vpr.serve.batching import Batcher, Full, Place
+from vpr.serve.decoders import Decoders
+from vpr.serve.decoding import Decoded, Wanted
+from vpr.serve.locator import Answer, Asked, Locator
+from vpr.serve.metrics import Metrics
+from vpr.serve.problems import busy
+from vpr.serve.questions import answer_json
+from vpr.serve.room import Room
+from vpr.serve.settings import Settings
+from vpr.serve.uploads import Bodies
+
+PIXELS_BYTES = 600_000_000  # of decoded images that wait
+Question = tuple[torch.Tensor, Asked]
+
+
+class Service:
+    """A locator with what leads to it.
+
+    Attributes:
+        bodies: reads requests' bodies.
+        metrics: what is counted.
+        ready: whether it answers.
+    """
+
+    def __init__(self, locator: Locator, settings: Settings) -> None:
+        """Nothing runs before `start`."""
+        self.locator, self.settings = locator, settings
+        self.bodies, self._pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
+        self.metrics = Metrics(
+            lambda: self._batcher.underway if self.ready else 0, lambda: locator.images,
+            lambda: self._decoders.decoded if self.ready else 0,
+        )  # fmt: skip
+        self.ready = False
+
+    def start(self) -> None:
+        """Start the decoders and the thread that asks the locator."""
+        settings = self.settings
+        self._decoders = Decoders(settings.decoders, settings.decode_seconds)
+        self._batcher: Batcher[Question, Answer] = Batcher(
+            self._answer, settings.batch_size, settings.batch_wait / 1000, settings.queue
+        )
+        self.ready = True
+
+    def stop(self) -> None:
+        """Finish what has begun, and end them."""
+        self.ready = False
+        self._batcher.close()
+        self._decoders.close()
+
+    def _answer(self, questions: list[Question]) -> Sequence[Answer]:
+        images, asked = zip(*questions, strict=True)
+        self.metrics.batches.observe(len(images))
+        return self.locator.locate(images, asked)
+
+    @contextlib.contextmanager
+    def place(self, count: int = 1) -> Iterator[Place[Question, Answer]]:
+        """Room in the queue until the block ends. Raises a Problem where there is none."""
+        with contextlib.ExitStack() as stack:
+            try:
+                place = stack.enter_context(self._batcher.place(count))
+            except Full as error:
+                raise busy() from error
+            yield place
+
+    async def decode(self, data: bytes) -> Decoded:
+        """An image as the model wants it. Raises a Problem where it cannot be decoded."""
+        settings, size = self.settings, self.locator.read.size
+        return await self._decoders.decode(data, Wanted(size, settings.longest_side, settings.max_pixels))
+
+    async def thumbnail(self, data: bytes, longest_side: int) -> bytes:
+        """A small JPEG of an image. Raises a Problem where it cannot be decoded."""
+        wanted = Wanted(max_pixels=self.settings.max_pixels, thumbnail=longest_side)
+        return (await self._decoders.decode(data, wanted)).values.tobytes()
+
+    async def locate(self, data: bytes, asked: Asked, place: Place[Question, Answer], began: float) -> dict[str, Any]:
+        """The answer to one image, as JSON.
+
+        Args:
+            place: in the queue.
+            began: `perf_counter` when the request came.
+
+        Raises:
+            Problem: the image cannot be decoded, or what is asked not answered.
+        """
+        start = perf_counter()
+        decoded = await self.decode(data)
+        decode_seconds = perf_counter() - start
+        with self._pixels.taken(decoded.values.nbytes):
+            done = await asyncio.wrap_future(place.put((tensor_of(decoded), asked)))
+        answer = done.result
+        if answer.refused:
+            self.metrics.refused.inc()
+        seconds = {
+            "decode": decode_seconds, "wait": done.waited, "model": answer.model_seconds,
+            "search": answer.search_seconds, "total": perf_counter() - began,
+        }  # fmt: skip
+        timing = {f"{name}_ms": 1000 * value for name, value in seconds.items()}
+        return answer_json(answer, self.locator.model_name, self.locator.images, timing)
+
+
+def tensor_of(decoded: Decoded) -> torch.Tensor:
+    """uint8 [H, W, 3] -> [3, H, W], the same memory."""
+    return torch.from_numpy(decoded.values).permute(2, 0, 1)

@@ -1,0 +1,75 @@
+"""How the server behaves; the command line knows nothing else of it."""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpr.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the server behaves.
+
+    Attributes:
+        host, port: where it listens; port 0 takes a free one.
+        token: which requests must bring; None: none, on this machine alone.
+        writable: whether requests may add and remove images.
+        uploads: folder that added images are kept in.
+        tiles: address of street tiles for the page's map, with {z}, {x} and {y}; None: a plain map.
+        batch_wait: milliseconds that an image waits at most for others to be described with it.
+        batch_size: images that are described at once, at most.
+        queue: images that may be underway; more are sent away with 503.
+        batch_requests: images in one request.
+        max_megabytes: of a request's body.
+        max_pixels: of an image, by its header.
+        longest_side: pixels to which larger images are shrunk before they are described; None keeps their own size.
+        decoders: processes that decode images.
+        decode_seconds, body_seconds: in which an image must be decoded, and a body must have come.
+        stop_seconds: that requests have to end in when the server is stopped.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    writable: bool = False
+    uploads: Path | None = None
+    tiles: str | None = None
+    batch_wait: float = 4.0
+    batch_size: int = 16
+    queue: int = 64
+    batch_requests: int = 16
+    max_megabytes: float = 20.0
+    max_pixels: int = 50_000_000
+    longest_side: int | None = None
+    decoders: int = 2
+    decode_seconds: float = 10.0
+    body_seconds: float = 20.0
+    stop_seconds: int = 30
+
+    @property
+    def max_bytes(self) -> int:
+        """Of a request's body."""
+        return int(self.max_megabytes * 1e6)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def require_safe(self) -> None:
+        """Raise a UserError where anybody in the network could ask, or images could be added but not kept."""
+        if not self.is_local and not self.token:
+            raise UserError(
+                f"--host={self.host} is reached from other machines: wanted a --token that requests must bring, or "
+                "--host=127.0.0.1"
+            )
+        if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
+            raise UserError("--token is too short or has characters that no header carries: wanted 8 to 200 of ASCII")
+        if self.writable and self.uploads is None:
+            raise UserError("a writable server needs a folder for the images that are added")
