@@ -70,8 +70,8 @@ class Settings:
         """
         if not self.is_local and not self.token:
             raise UserError(
-                f"--host={self.host} is reached from other machines: wanted a --token that requests must bring, or "
-                "--host=127.0.0.1"
+                f"--host={self.host} is reached from other machines: wanted a --token FILE with a word that requests "
+                "must bring, or --host=127.0.0.1"
             )
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
             raise UserError("--token is too short or has characters that no header carries: wanted 8 to 200 of ASCII")
