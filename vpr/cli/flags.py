@@ -31,7 +31,7 @@ LOOKS = ("soft", "spatial")  # SCORES of vpr/search/matching.py
 SPEEDS = (0.8, 1.0, 1.25)  # vpr/search/sequences.py
 LOCAL_DIM = 64  # vpr/models/local_projection.py
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
-PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
+PARALLEL_MODES = ("cluster", "train", "test", "whiten", "index")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = (
     "arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2", "vladAssign",
