@@ -2,7 +2,6 @@
 # make demo   environment, toy city, cluster, test, train, test, pictures (about 5 minutes on 2 cores, beside the installation)
 # make test   environment, style, types, layers, all tests; what a number format can touch also with --precision=auto the other way
 # make test-number-format   only the latter
-# make serve  the server and its page at http://127.0.0.1:8000, of the toy city and the run of `make demo`
 # make docs   the pictures in docs/, of the toy city and the run of `make demo`, which comes first where there is none
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +14,7 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
 .PHONY: demo test test-number-format environment clean
-.PHONY: check static docs serve
+.PHONY: check static docs
 
 environment: $(VENV)/installed
 
@@ -53,10 +52,6 @@ static: environment
 	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-
-serve: environment
-	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
-	$(MAIN) --dataset=toy --mode=serve --resume --split=test --utmZone=17N
 
 docs: environment
 	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
