@@ -6,6 +6,7 @@
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ WITHOUT_A_BACKBONE = {
     "test_walks", "test_sequences", "test_exclusion", "test_search_frames", "test_in_order", "test_second_look",
     "test_matches", "test_certainty", "test_certainty_plots", "test_precision_recall", "test_calibration_error",
     "test_calibrate", "test_answer_features", "test_regions", "test_timm_names", "test_program", "test_killing",
-    "test_how_sure", "test_second_look_files",
+    "test_how_sure", "test_second_look_files", "test_interactive", "test_map_in_browser", "test_page",
 }  # fmt: skip
 # Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.
 LONG = {"test_timm_backbones"}
@@ -81,6 +82,26 @@ def chromium() -> str:
     if found is None:
         skip_or_fail("chromium is not installed: nothing shows the page (Debian: apt-get install chromium)")
     return found
+
+
+@pytest.fixture
+def browse(chromium, tmp_path):
+    """Gives the page at an address after a browser has run it for some seconds of its own clock."""
+
+    def run(address: str, seconds: float = 3) -> str:
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+            f"--virtual-time-budget={1000 * seconds:.0f}",
+        ]
+        folder = f"--user-data-dir={tmp_path / 'profile'}"
+        done = subprocess.run([chromium, *flags, folder, address], capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.decode("utf-8")
+
+    return run
 
 
 @pytest.fixture

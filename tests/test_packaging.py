@@ -91,7 +91,7 @@ def test_every_package_is_one_that_is_installed_and_checked():
     """A folder without `__init__.py` would be left out of `pip install` and of the layers in pyproject.toml."""
     for file in (ROOT / "vpr").rglob("*.py"):
         assert (file.parent / "__init__.py").is_file(), file.parent
-    for page in (ROOT / "vpr").rglob("*.html"):
+    for page in (file for ending in ("html", "css", "js") for file in (ROOT / "vpr").rglob(f"*.{ending}")):
         patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["vpr"]
         assert str(page.relative_to(ROOT / "vpr")) in patterns, page
     assert (ROOT / "vpr" / "py.typed").is_file()

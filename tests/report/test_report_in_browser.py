@@ -1,14 +1,12 @@
 """The HTML report of a test as Chromium shows it."""
 
 import base64
-import subprocess
 
 import pytest
 from PIL import Image
 from report_page import (
     DATABASE,
     HOSTILE,
-    Page,
     figures_with,
     images_of,
     metres_of,
@@ -38,23 +36,6 @@ def cells_of(outcome, names):
         "–" if first is None else f"{first.distance:.3f}",
         "–" if first is None else DATABASE[first.image],
     ]
-
-
-@pytest.fixture
-def show(chromium):
-    """Gives the page after a browser has run it, and then `script`."""
-
-    def run(path, state="", script=""):
-        if script:
-            text = path.read_text(encoding="utf-8")
-            path.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=3000"]
-        folder = f"--user-data-dir={path.parent / 'profile'}"
-        done = subprocess.run([chromium, *flags, folder, f"{path.as_uri()}{state}"], capture_output=True, timeout=120)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return Page(done.stdout.decode("utf-8"))
-
-    return run
 
 
 @pytest.fixture

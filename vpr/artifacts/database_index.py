@@ -215,7 +215,7 @@ def edit_index(path: Path, database: Database, added: FolderNow | None, removed:
     index = database.open(path)
     if not index.next_row and added is None:
         raise UserError(f"there is no index at {path} from which images could be removed: run --mode=index first")
-    names = matching_names(index.row_of, removed)
+    names, index.by_hand = matching_names(index.row_of, removed), True
     if added is not None:
         _refuse_other_places(index, added, path)
         say(f"{path}: {synchronise(index, added, describing(index, database, WantedIndex()), keep_others=True).line()}")

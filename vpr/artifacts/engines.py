@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+import torch
+
 from vpr.artifacts.database_index import Database, edit_index, load_index, matching_names, update_index
 from vpr.artifacts.living_index import LivingIndex
 from vpr.artifacts.merging import WantedIndex
-from vpr.artifacts.synchronise import Describing, synchronise
+from vpr.artifacts.synchronise import Describing, find_changes, in_parts, synchronise
+from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.content import FolderNow
+from vpr.data.content import FolderNow, content_hashes
 from vpr.data.places import PlaceImages
 from vpr.data.records import Records
 from vpr.search.engine import MILVUS, Engine, EngineAddress
@@ -63,11 +66,23 @@ def load_engine(wanted: WantedEngine, path: Path, database: Database, index: Wan
 
 def update_engine(wanted: WantedEngine, path: Path, database: Database, index: WantedIndex) -> AnyEngine:
     """Bring the engine to what the folder holds now, and say what was done."""
+    if processes.world() > 1 and not wanted.address.is_server:
+        raise UserError(
+            f"several processes write an index only through a server, found {processes.world()}: start one, or name "
+            "--engine=milvus:http://HOST:19530"
+        )
     if wanted.address.kind != MILVUS:
         return update_index(path, database, index)
-    engine, now = wanted.open_milvus(database, index.factory), database.now()
-    say(f"{engine.name}: {synchronise(engine, now, described_by(database)).line()}")
+    if processes.is_main():  # makes the collection
+        engine = wanted.open_milvus(database, index.factory)
+    processes.barrier()
+    if not processes.is_main():
+        engine = wanted.open_milvus(database, index.factory)
+    processes.barrier()  # all know what was there before the first adds anything
+    done = synchronise(engine, database.now(), described_by(database))
+    done.described = sum(processes.gather(done.described))
     engine.finish()
+    say(f"{engine.name}: {done.line()}")
     return engine
 
 
@@ -83,6 +98,24 @@ def edit_engine(
         say(f"{engine.name}: {synchronise(engine, added, described_by(database), keep_others=True).line()}")
     engine.remove(names)
     engine.finish()
+    return engine
+
+
+def fill_engine(wanted: WantedEngine, database: Database, descriptors: torch.Tensor, index: str | None) -> AnyEngine:
+    """A collection of Milvus with exactly the images of a folder, whose descriptors [N, dim] are at hand.
+
+    Raises:
+        UserError: it cannot be reached, or is another model's.
+    """
+    engine, now = wanted.open_milvus(database, index), database.now()
+    changes = find_changes(now, engine.records, engine.rows(), keep_others=False)
+    wrong = [*changes.new, *(row for row, _ in changes.touched)]
+    for rows in in_parts(wrong, 1024):
+        hashes = content_hashes([now.files[row] for row in rows])
+        engine.add(now.records(rows, hashes), descriptors[rows])
+    engine.remove(changes.gone)
+    engine.finish()
+    say(f"{engine.name}: {len(wrong):,} of {len(now.names):,} images added, {len(changes.gone):,} removed")
     return engine
 
 

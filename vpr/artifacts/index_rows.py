@@ -51,6 +51,7 @@ class IndexRows:
         self._fresh_local: list[QuantizedMap] = []
         self._projection = base.searched.projection if base else None
         self.attributes = dict(base.attributes) if base else {}
+        self._edited = False
         self._forget()
 
     def _forget(self) -> None:
@@ -177,6 +178,7 @@ class IndexRows:
             row = self._row_of.pop(name, None)
             if row is not None:
                 self._alive[row] = False
+        self._edited |= says["do"] == "edit"
         if says["do"] == "add":
             start = len(self._alive)
             self._row_of.update({name: start + row for row, name in enumerate(names)})

@@ -113,12 +113,12 @@ class Journal:
 
     def _begin(self) -> None:
         size = os.fstat(self._file.fileno()).st_size
-        self.entries, end = read_journal(self.path) if size else ([], 0)
+        whole_front = size >= len(FORMAT)
+        self.entries, end = read_journal(self.path) if whole_front else (list[Entry](), 0)
         if end < size:
             say(f"{self.path}: the last entry was cut off while it was written, and is dropped")
             self._file.truncate(end)
-        if end < len(FORMAT):
-            self._file.truncate(0)
+        if not whole_front:
             self._file.write(FORMAT)
             self._kept()
 

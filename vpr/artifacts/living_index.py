@@ -44,6 +44,7 @@ class LivingIndex(IndexRows):
 
     Attributes:
         provenance: what made the descriptors.
+        by_hand: whether images that come and go do not follow the folder.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class LivingIndex(IndexRows):
             generation: of the file that is there.
         """
         super().__init__(path, dim, base)
-        self.provenance, self._generation = dict(provenance), generation
+        self.provenance, self._generation, self.by_hand = dict(provenance), generation, False
         self._journal: Journal | None = None
         self._header: Entry | None = entries[0] if entries else None
         if self._header is not None and "mean" in self._header.arrays:
@@ -82,7 +83,14 @@ class LivingIndex(IndexRows):
     @property
     def edited(self) -> bool:
         """Whether images were added or removed by hand, so that it shall not follow its folder by itself."""
-        return bool(self.attributes.get("edited"))
+        return self._edited or bool(self.attributes.get("edited"))
+
+    def _edit(self) -> None:
+        """Say, once, that it was changed by hand, also if that is never merged."""
+        if self.by_hand and not self.edited:
+            entry = Entry({"do": "edit", "names": []})
+            self._open().append(entry)
+            self._apply(entry)
 
     @property
     def kind(self) -> WantedIndex:
@@ -153,6 +161,7 @@ class LivingIndex(IndexRows):
 
     def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
         """As of `Engine`."""
+        self._edit()
         says: dict[str, Any] = {
             "do": "add", "names": records.names, "folders": records.folders, "zone": records.zone,
             "columns": dict(records.columns),
@@ -172,6 +181,7 @@ class LivingIndex(IndexRows):
         """As of `Engine`."""
         there = [name for name in names if name in self._row_of]
         if there:
+            self._edit()
             entry = Entry({"do": "remove", "names": there})
             self._open().append(entry)
             self._apply(entry)
@@ -197,7 +207,7 @@ class LivingIndex(IndexRows):
         """
         wanted = wanted or self.kind
         rows, made = self._in_order(order), {**self.attributes, **(note or {})}
-        made["edited"] = made.get("edited", "") if edited is None else "yes" if edited else ""
+        made["edited"] = "yes" if (self.edited if edited is None else edited) else ""
         if self._base is not None and not self._fresh and self._header is None:
             same = (wanted.factory, wanted.local_dim > 0, wanted.on_disk) == (
                 self.kind.factory, self.kind.local_dim > 0, self.kind.on_disk)  # fmt: skip

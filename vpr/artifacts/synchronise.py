@@ -1,6 +1,5 @@
 """Bring an engine to what a folder holds now, describing only what it has never seen."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -146,9 +145,10 @@ def synchronise(
     done = Done(unchanged=len(now.names) - len(changes.new) - len(changes.touched))
     intake = Intake(engine, now, describing, done, {records.hashes[row].tobytes(): int(row) for row in rows})
     chunks = in_parts(changes.new, CHUNK * (describing.batch_size or 24))
-    with Progress("index", len(changes.new)) if chunks else contextlib.nullcontext() as progress:
-        for chunk in chunks:
-            intake.take(chunk, progress)
+    if chunks:
+        with Progress("index", len(changes.new)) as progress:
+            for chunk in chunks:
+                intake.take(chunk, progress)
     if processes.is_main():
         for touched in in_parts(changes.touched, 4096):
             old_rows = [old for _, old in touched]

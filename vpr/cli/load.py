@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 
 from vpr.artifacts.centroids import MissingCentroids
+from vpr.artifacts.database_index import Database
 from vpr.artifacts.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
 from vpr.cli.flags import CLUSTER_FLAGS
 from vpr.cli.options import command_line
 from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common.errors import UserError
+from vpr.data.places import PlaceImages, zone_of
+from vpr.data.reader import Reading
 
 
 def model_of(options: argparse.Namespace, device: torch.device, whitened: bool = True) -> LoadedModel:
@@ -44,6 +47,12 @@ def cluster_command(options: argparse.Namespace) -> Iterator[None]:
     except MissingCentroids as error:
         command = command_line(options, "cluster", CLUSTER_FLAGS)
         raise UserError(f"no centroids at {error.path}: make them with   {command}") from error
+
+
+def database_of(options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading) -> Database:
+    """The database that an index or an engine is of."""
+    places = places_spec(options)
+    return Database(loaded, images, places.root, read, zone_of(images.places, places), options.cacheBatchSize)
 
 
 def results_folder(loaded: LoadedModel, options: argparse.Namespace) -> Path:

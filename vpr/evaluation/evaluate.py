@@ -19,7 +19,7 @@ from vpr.descriptors.describe import LocalDescribing, Source, describe, describe
 from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
 from vpr.models.describer import Describer
-from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
+from vpr.search.approximate import EngineSearch, IndexSearch, build_index, index_name, stored_bytes
 from vpr.search.exact import descriptor_distances
 from vpr.search.exclusion import RecentFrames, without_excluded
 from vpr.search.protocols import search_frames, search_places
@@ -105,12 +105,14 @@ def measure(
     recall_values: Sequence[int],
     depth: int = 0,
     recent: RecentFrames | None = None,
+    engine: EngineSearch | None = None,
 ) -> tuple[Evaluation, QueryResults]:
-    """Search exactly and count Recall@N.
+    """Search, exactly unless an engine does it, and count Recall@N.
 
     Args:
         depth: how many hits of each query a second look will want.
         recent: frames of the query's own walk that are neither hits nor positives.
+        engine: searches by itself.
     """
     places, foreign = images.places, bool(descriptors.made_by)
     dim, size = descriptors.database.shape[1], images.query_longest_side
@@ -121,7 +123,7 @@ def measure(
         found, _ = search_frames(*asking, SequenceRule(0), excluded)
         positives, protocol = without_excluded(positives, excluded), f"{protocol}; {recent.text()}"
     else:
-        found = search_places(*asking)
+        found = search_places(*asking, engine)
     distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
     evaluation = Evaluation(
         recalls=recall_at(found, positives, recall_values),
@@ -135,6 +137,7 @@ def measure(
         image_size="of unknown size" if foreign else describe_sizes(descriptors.image_sizes, descriptors.resized, size),
         bytes_per_image=descriptors.database.element_size() * dim,
         protocol=protocol,
+        search=f"by {engine.name}" if engine else "exact",
     )
     curve = recall_at(found, positives, range(1, CURVE + 1))
     return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve, found)

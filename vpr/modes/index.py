@@ -3,16 +3,17 @@
 import argparse
 from pathlib import Path
 
-from vpr.artifacts.database_index import Database, file_to_write
+from vpr.artifacts.database_index import file_to_write
 from vpr.artifacts.engines import edit_engine, update_engine
 from vpr.artifacts.hloc import write_hloc_files
 from vpr.artifacts.merging import WantedIndex
-from vpr.cli.load import model_of
+from vpr.cli.load import database_of, model_of
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
+from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.progress import say
 from vpr.data.content import folder_to_add
-from vpr.data.places import load_database, zone_of
+from vpr.data.places import load_database
 
 
 def run(options: argparse.Namespace) -> None:
@@ -26,8 +27,7 @@ def run(options: argparse.Namespace) -> None:
     loaded = model_of(options, device)
     loaded.model.to_device(device, options.precision)
     path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root)
-    zone = zone_of(images.places, places)
-    database = Database(loaded, images, places.root, reading(options, device), zone, options.cacheBatchSize)
+    database = database_of(options, loaded, images, reading(options, device))
     if options.add or options.remove:
         added = folder_to_add(Path(options.add), images.base) if options.add else None
         edit_engine(engine_wanted(options), path, database, added, options.remove or [])
@@ -35,6 +35,6 @@ def run(options: argparse.Namespace) -> None:
     local_dim = options.localDim if options.localDescriptors else 0
     wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
     engine = update_engine(engine_wanted(options), path, database, wanted)
-    if hloc.features or hloc.pairs:
+    if processes.is_main() and (hloc.features or hloc.pairs):
         rows = [engine.row_of[name] for name in database.now().names]
         write_hloc_files(hloc, images, places.root, engine.descriptors(rows))

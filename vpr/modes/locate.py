@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 from vpr.artifacts.calibration import answer_recipe, data_set, find_calibration
-from vpr.artifacts.database_index import Database, index_file
+from vpr.artifacts.database_index import index_file
 from vpr.artifacts.engines import AnyEngine, images_of, load_engine
 from vpr.artifacts.living_index import LivingIndex
 from vpr.artifacts.local_file import require_dim
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.merging import WantedIndex
 from vpr.artifacts.model import LoadedModel
-from vpr.cli.load import model_of, results_folder
+from vpr.cli.load import database_of, model_of, results_folder
 from vpr.cli.specs import engine_wanted, places_spec, reading, search_filter, second_look, sequence_rule
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlaceImages, load_database, zone_of
+from vpr.data.places import PlaceImages, load_database
 from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
 from vpr.data.walks import Walks, find_walks
@@ -58,8 +58,7 @@ def run(options: argparse.Namespace) -> None:
         model = loaded.model.to_device(device, options.precision)
         path = Path(options.indexFile) if options.indexFile else index_file(loaded, database, places.root)
         wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
-        zone = zone_of(database.places, places)
-        about = Database(loaded, database, places.root, read, zone, options.cacheBatchSize)
+        about = database_of(options, loaded, database, read)
         index = load_engine(engine_wanted(options), path, about, wanted)
         database = images_of(index, database)
         look = second_look_at(index, path, options)
@@ -73,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
         say(f"{model.name}; {index.count()} images of {database.places.name}\nconfidence: {kind}")
         confidence = Confidence(values, kind, options.minConfidence)
-        located = locate(answers, files, database, confidence, options.top, index.records.zone or zone)
+        located = locate(answers, files, database, confidence, options.top, index.records.zone)
     if options.json:
         say(json.dumps([asdict(image) for image in located], indent=2))
     else:

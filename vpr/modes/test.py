@@ -1,7 +1,6 @@
 """--mode=test: describe, search, and count Recall@N of a trained or an off-the-shelf model."""
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
@@ -9,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpr.artifacts.calibration import answer_recipe, save_calibration
-from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
-from vpr.artifacts.hloc import HlocFiles, is_hloc, load_hloc, write_hloc_files
-from vpr.artifacts.local_file import local_file, require_dim
-from vpr.artifacts.local_projection import projection_for
+from vpr.artifacts.descriptors_file import SplitDescriptors
+from vpr.artifacts.engines import fill_engine
+from vpr.artifacts.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.artifacts.model import LoadedModel
-from vpr.cli.load import model_of, results_folder
+from vpr.cli.descriptors import descriptors_of
+from vpr.cli.load import database_of, model_of, results_folder
 from vpr.cli.options import flags_of
-from vpr.cli.specs import hloc_files, places_spec, reading, recent_frames, second_look, sequence_rule
+from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, recent_frames, second_look, sequence_rule
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -24,13 +23,11 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.data.regions import Region, without_region
-from vpr.descriptors.describe import LocalDescribing
 from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import (
     RESULTS_FILE,
     Evaluation,
     QueryResults,
-    describe_split,
     how_ordered,
     look_text,
     measure,
@@ -42,9 +39,10 @@ from vpr.evaluation.explanation import opened_at_pooling
 from vpr.evaluation.in_order import measure_sequences
 from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
-from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.report.matches import Compare, comparer
 from vpr.report.write import explainer, write_pictures
+from vpr.search.approximate import EngineSearch
+from vpr.search.engine import FAISS
 from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import walks_of
 from vpr.search.second_look import SecondLook
@@ -59,6 +57,7 @@ class Subject:
         rule: how sequences are searched; None: not.
         look: how hits are looked at again; None: not.
         recent: frames of a query's own walk that may not be found; None: all may.
+        engine: searches instead of us; None: the search is exact.
     """
 
     loaded: LoadedModel
@@ -67,6 +66,7 @@ class Subject:
     rule: SequenceRule | None
     look: SecondLook | None
     recent: RecentFrames | None
+    engine: EngineSearch | None = None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     if options.calibrate:
         require_queries_to_learn_from(len(images.query_files))
     subject = Subject(loaded, images, read, _sequences(options, images), look, recent_frames(options))
-    descriptors = _load_or_describe(loaded, images, read, options, look)
+    descriptors = descriptors_of(options, loaded, images, read, look)
     if processes.is_main():
         _measure(subject, descriptors, hloc, options)
 
@@ -95,6 +95,7 @@ def run(options: argparse.Namespace) -> None:
 def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
     """Search, count, and write all that was asked for."""
     loaded, images = subject.loaded, subject.images
+    subject = dataclasses.replace(subject, engine=_engine(subject, descriptors, options))
     results, answers = measure_all(descriptors, subject, options.recallValues)
     judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
     results[-1] = dataclasses.replace(results[-1], certainty=judged.certainty.figures())
@@ -160,6 +161,8 @@ def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.
     how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None)
     if subject.recent:
         how = f"{how}; {subject.recent.text()}"
+    if subject.engine and not subject.engine.engine.measures_exactly:
+        how += "; distances of an approximate index"
     recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
     folder = None if descriptors.made_by else loaded.folder
     return Judging(folder, recipe, options.calibrate, options.minConfidence)
@@ -186,6 +189,10 @@ def measure_all(
     model, depth = subject.loaded.model, look.depth if look else 0
     evaluation, answers = measure(descriptors, model, images, recall_values, depth, recent)
     results = [evaluation]
+    if subject.engine:
+        evaluation, answers = measure(descriptors, model, images, recall_values, depth, engine=subject.engine)
+        say(f"{subject.engine.name}: {lost_line(results[0], evaluation)}")
+        results.append(evaluation)
     if rule:
         evaluation, answers = measure_sequences(descriptors, images, evaluation, answers, rule, recent)
         results.append(evaluation)
@@ -193,6 +200,23 @@ def measure_all(
         evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
         results.append(evaluation)
     return results, answers
+
+
+def _engine(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> EngineSearch | None:
+    """The engine that the flags name, filled with the database; None: the exact search.
+
+    Raises:
+        UserError: it cannot be reached, or does not serve what else is asked for.
+    """
+    wanted, images = engine_wanted(options), subject.images
+    if wanted.address.kind == FAISS:
+        return None
+    if subject.rule or subject.recent or descriptors.made_by:
+        raise UserError(
+            "--engine=milvus has descriptors of images that we described, without their order: drop --engine"
+        )
+    database = database_of(options, subject.loaded, images, subject.read)
+    return EngineSearch(fill_engine(wanted, database, descriptors.database, None), images.places.database_names)
 
 
 def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
@@ -232,40 +256,3 @@ def all_of(*steps: Callable[[], None]) -> None:
             failures.append(error)
     if failures:
         raise failures[0]
-
-
-def _load_or_describe(
-    loaded: LoadedModel, images: PlaceImages, read: Reading, options: argparse.Namespace, look: SecondLook | None
-) -> SplitDescriptors:
-    model, path = loaded.model, Path(options.loadDescriptors or options.saveDescriptors or "")
-    if options.loadDescriptors:
-        foreign = is_hloc(path)
-        if foreign:
-            descriptors = load_hloc(path, images, Path(options.root))
-        else:
-            descriptors = load_descriptors(path, recipe_of(model, loaded.spec, images, read.size), images)
-        if look and not descriptors.local:
-            how = "--rerank needs the images described anew" if foreign else "make it anew with --rerank"
-            raise UserError(f"{path} has no local descriptors: {how}, or drop --rerank")
-        if look and (kept := descriptors.local):
-            require_dim(path, kept.maps, kept.projection, options.given.get("localDim"))
-        return descriptors
-    recipe = recipe_of(model, loaded.spec, images, read.size)
-    with _sink(options, images) as sink:
-        local = None
-        if look:
-            database = read.of(images.database_files)
-            projection = projection_for(loaded, database, options.seed, options.localDim, options.cacheBatchSize)
-            local = LocalDescribing(projection, sink)
-        descriptors = describe_split(model, images, images.reader(read), options.cacheBatchSize, local)
-        if options.saveDescriptors and processes.is_main():
-            save_descriptors(path, descriptors, recipe)
-            say(f"wrote {path}")
-    return descriptors
-
-
-def _sink(options: argparse.Namespace, images: PlaceImages) -> contextlib.AbstractContextManager[LocalSink]:
-    """Where local descriptors go: into a file beside those of --saveDescriptors, else into memory."""
-    if options.rerank and options.saveDescriptors and processes.is_main():
-        return local_file(Path(options.saveDescriptors))
-    return contextlib.nullcontext(MemorySink(len(images.files)))

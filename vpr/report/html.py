@@ -1,6 +1,7 @@
 """One HTML file of a test: recalls, pictures, settings, and a table of all queries to sort and look through.
 
-The page needs no network and no other program than a browser. Its style and its script are in report.html.
+The page needs no network and no other program than a browser. It is made of report.html and report.js, and of style.css
+and figures.js, which it shares with the server's page.
 """
 
 import base64
@@ -11,15 +12,17 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import Hit, Outcome
+from vpr.report import interactive
 
 MAX_EMBEDDED = 300  # panels inside the page, 50 to 150 kB each; more make it slow to open
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE, SCRIPT = Path(__file__).with_name("report.html"), Path(__file__).with_name("report.js")
 UNKNOWN = "–"
 
 
@@ -35,6 +38,7 @@ class ReportFigures:
         pictures: captions and image files (PNG, JPEG).
         panels: JPEG files of single queries with their hits, by the query's index.
         recalls_before: as `recalls`, before re-ranking; None where there was none.
+        map, curve: what one moves about in, as of `interactive.map_data` and `interactive.curve_data`; None: nothing.
     """
 
     title: str
@@ -44,6 +48,8 @@ class ReportFigures:
     pictures: list[tuple[str, Path]]
     panels: dict[int, Path]
     recalls_before: dict[int, float] | None = None
+    map: dict[str, Any] | None = None
+    curve: list[dict[str, Any]] | None = None
 
 
 def write_report(path: Path, outcomes: list[Outcome], images: PlaceImages, figures: ReportFigures) -> None:
@@ -64,6 +70,10 @@ def write_report(path: Path, outcomes: list[Outcome], images: PlaceImages, figur
         TEMPLATE.read_text(encoding="utf-8"),
         {
             "title": html.escape(figures.title),
+            "style": interactive.STYLE.read_text(encoding="utf-8"),
+            "script": SCRIPT.read_text(encoding="utf-8"),
+            "figures": _figure_frames(figures, outcomes),
+            "figure_scripts": _figure_scripts(figures),
             "tiles": "\n".join(_tile(n, recall, figures.recalls_before) for n, recall in figures.recalls.items()),
             "lines": "\n".join(f"<p>{html.escape(line)}</p>" for line in figures.lines),
             "pictures": "\n".join(_picture(caption, file) for caption, file in figures.pictures),
@@ -76,6 +86,63 @@ def write_report(path: Path, outcomes: list[Outcome], images: PlaceImages, figur
     with atomic_write(path) as temporary:
         # File names that are not UTF-8 hold characters that cannot be written; the JSON escapes its own.
         temporary.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _figure_frames(figures: ReportFigures, outcomes: list[Outcome]) -> str:
+    """Where the page's script draws the map and the recall curve, with the same in words and as a table."""
+    frames = []
+    if figures.map:
+        words = html.escape(_map_in_words(figures.map, outcomes))
+        frames.append(f'<figure><h2>Where queries were found and missed</h2><p class="note" id="map-words">{words}</p>'
+                      '<div class="figure" id="map"></div></figure>')  # fmt: skip
+    if figures.curve:
+        table = f"<details><summary>The curve as a table</summary>{_curve_table(figures.curve)}</details>"
+        frames.append(f'<figure><h2>Recall@N</h2><div class="figure" id="curve"></div>{table}</figure>')
+    without = "<noscript><p>The map and the curve need JavaScript; their pictures lie beside this file.</p></noscript>"
+    return f'<div class="figures">{"".join(frames)}</div>{without}' if frames else ""
+
+
+def _map_in_words(places: dict[str, Any], outcomes: list[Outcome]) -> str:
+    """What the map shows, for those who do not see it; the table of queries has each."""
+    found, late = sum(each.rank == 1 for each in outcomes), sum((each.rank or 0) > 1 for each in outcomes)
+    missed = sum(each.rank is None and each.answerable for each in outcomes)
+    shown, whole = len(places["database"]["x"]), places["of"]
+    drawn = f", of which {shown:,} are drawn, evenly spread over all" if shown < whole else ""
+    kinds = f"{found:,} found at 1, {late:,} found at a later rank, {missed:,} missed"
+    nothing = len(outcomes) - found - late - missed
+    kinds += f", {nothing:,} with nothing within reach" if nothing else ""
+    return (
+        f"{whole:,} database images{drawn}, and {len(outcomes):,} queries: {kinds}. Press a point to open its query in "
+        "the table below; open a row to see its query and first hit here. Drag, pinch or scroll to move about, or use "
+        "the buttons, or the arrow keys, + and −."
+    )
+
+
+def _curve_table(curves: list[dict[str, Any]]) -> str:
+    names = [html.escape(curve["name"]) if len(curves) > 1 else "Recall@N, percent" for curve in curves]
+    heading = "".join(f'<th scope="col">{name}</th>' for name in ["N", *names])
+    lines = [
+        f'<tr><th scope="row">{n}</th>{"".join(f"<td>{value:.1f}</td>" for value in values)}</tr>'
+        for n, *values in zip(curves[0]["x"], *(curve["y"] for curve in curves), strict=True)
+    ]
+    return f'<div class="scroll" tabindex="0"><table><tr>{heading}</tr>{"".join(lines)}</table></div>'
+
+
+def _figure_scripts(figures: ReportFigures) -> str:
+    """BokehJS, what is drawn by it, and the script that draws; nothing where nothing is."""
+    if not figures.map and not figures.curve:
+        return ""
+    data = {
+        "map": figures.map,
+        "curve": figures.curve,
+        "map_figure": interactive.map_figure() if figures.map else None,
+        "curve_figure": interactive.curve_figure() if figures.curve else None,
+    }
+    own = interactive.FIGURES.read_text(encoding="utf-8")
+    return (
+        f'<script type="application/json" id="figure-data">{_json_for_script(data)}</script>\n'
+        f"<script>{interactive.bokeh_script()}</script>\n<script>{own}</script>"
+    )
 
 
 def where_panels_are(embedded: int, linked: int) -> str:

@@ -1,6 +1,7 @@
 """What a test shows: recall.png, map.png, panels/ and report.html in its own folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vpr.models.describer import Describer
 from vpr.report.certainty_plots import draw_precision_recall, draw_reliability
 from vpr.report.heatmaps import explain_pair
 from vpr.report.html import ReportFigures, write_report
+from vpr.report.interactive import WITHOUT_BOKEH, bokeh_script, curve_data, map_data
 from vpr.report.matches import Compare, picture_of_matches
 from vpr.report.panels import RIGHT, WRONG, panel, rank_text, stacked, write_jpeg
 from vpr.report.plots import draw_changes, draw_map, draw_recall
@@ -49,7 +51,8 @@ def write_pictures(
     drawn = worst_first if panels == "all" else worst_first[: int(panels)]
     reranked = any(outcome.reranked for outcome in answers.outcomes)
     before = recalls_before(answers.outcomes, list(evaluation.recalls)) if reranked else None
-    draw_recall(folder / "recall.png", _curves(evaluation, answers, reranked), title)
+    curves = _curves(evaluation, answers, reranked)
+    draw_recall(folder / "recall.png", curves, title)
     pictures = [("Recall@N", folder / "recall.png")]
     if np.isfinite(images.places.query_positions).all():  # frames and pairs lie nowhere
         draw_map(folder / "map.png", images.places, answers.outcomes, title)
@@ -62,9 +65,26 @@ def write_pictures(
         pictures += draw_certainty(folder, certainty, title)
     files = write_panels(folder / "panels", images, drawn, explain, compare)
     figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files, before)
-    write_report(folder / "report.html", answers.outcomes, images, figures)
+    write_report(
+        folder / "report.html", answers.outcomes, images, _to_move_about_in(figures, curves, images, answers.outcomes)
+    )
     drawn_files = ", ".join(file.name for _, file in pictures)
     say(f"wrote {folder / 'report.html'}, {drawn_files} and {len(files)} panels")
+
+
+def _to_move_about_in(
+    figures: ReportFigures, curves: dict[str, dict[int, float]], images: PlaceImages, outcomes: Sequence[Outcome]
+) -> ReportFigures:
+    """The same with an interactive map and recall curve in place of their pictures, if Bokeh draws them."""
+    if not outcomes:
+        return figures
+    if bokeh_script() is None:
+        say(WITHOUT_BOKEH)
+        return figures
+    names = [file.name for _, file in figures.pictures]
+    pictures = [picture for picture in figures.pictures if picture[1].name not in ("recall.png", "map.png")]
+    placed = map_data(images.places, outcomes) if "map.png" in names else None
+    return replace(figures, pictures=pictures, map=placed, curve=curve_data(curves))
 
 
 def draw_certainty(folder: Path, certainty: Certainty, title: str) -> list[tuple[str, Path]]:

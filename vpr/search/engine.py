@@ -130,7 +130,7 @@ class Engine(Searchable, Protocol):
     def remove(self, names: Sequence[str]) -> None:
         """Remove images; those that are not there are passed over."""
 
-    def finish(self) -> None:
+    def finish(self) -> bool | None:
         """All that was to come or go has: merge, and train what is trained."""
 
     def close(self) -> None:

@@ -75,7 +75,8 @@ def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
             raise UserError(f"{path} is damaged (its bytes do not fit its checksum): {REMEDY}")
         if of_lists != LABEL + sha256_of(lists).encode():
             raise UserError(f"{lists} is damaged or of another index than {path} (its bytes do not fit): {REMEDY}")
-        index = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
+        with _silent_library():
+            index = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): {REMEDY}") from error
     except RuntimeError as error:

@@ -1,0 +1,205 @@
+"""An index of which images come and go, against a dictionary and brute force; cut off at every point."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from vpr.artifacts.journal import entries_of
+from vpr.artifacts.living_index import journal_path, open_index
+from vpr.artifacts.merging import WantedIndex
+from vpr.common.errors import UserError
+from vpr.data.records import Records
+from vpr.models.local_maps import SCALE
+from vpr.models.local_projection import LocalProjection
+from vpr.search.filters import Condition, SearchFilter
+
+DIM, MADE = 8, {"arch": "alexnet", "weights_hash": "abc"}
+
+
+def vector(seed):
+    value = torch.from_numpy(np.random.default_rng(seed).normal(size=DIM))
+    return (value / value.norm()).to(torch.float16)
+
+
+def local_of(seed):
+    """Local descriptors of one image: 2 x 3 places of 4 dimensions."""
+    return np.random.default_rng(seed).integers(-SCALE, SCALE, (6, 4)).astype(np.int8), (2, 3)
+
+
+def records_of(names, **columns):
+    count = len(names)
+    positions = np.array([(float(len(name)), float(sum(map(ord, name)))) for name in names]).reshape(-1, 2)
+    hashes = np.array([[sum(map(ord, name)) % 256] * 32 for name in names], np.uint8).reshape(-1, 32)
+    times = np.arange(count, dtype=np.int64)
+    return Records(list(names), positions, None, times + 5, times, hashes, [""] * count, columns)
+
+
+def add(index, names, seed=0, local=False):
+    rows = torch.stack([vector([seed, *map(ord, name)]) for name in names])
+    maps = [local_of([seed, *map(ord, name)]) for name in names] if local else None
+    index.add(records_of(names, side=[name[0] for name in names]), rows, maps)
+    return dict(zip(names, rows, strict=True))
+
+
+def check(index, truth, count=5):
+    """What is there is what was added; searches find what brute force finds, all of it and a part."""
+    rows = index.rows()
+    names = [index.records.names[row] for row in rows]
+    assert sorted(names) == sorted(truth) and index.count() == len(truth)
+    for row, name, value in zip(rows, names, index.descriptors(rows), strict=True):
+        assert torch.equal(value, truth[name]) and index.row_of[name] == row
+        assert index.records.positions[row].tolist() == [len(name), sum(map(ord, name))]
+    queries = torch.stack([vector([99, n]) for n in range(4)]).float()
+    for wanted in (None, SearchFilter(where=(Condition("side", "=", "b"),))):
+        allowed = [name for name in truth if wanted is None or name[0] == "b"]
+        found, distances = index.search(queries, count, wanted)
+        for query, hits, apart in zip(queries, found, distances, strict=True):
+            true = {name: float((truth[name].float() - query).norm()) for name in allowed}
+            best = sorted(true, key=true.__getitem__)[:count]
+            hits = hits[hits >= 0]
+            assert [index.records.names[hit] for hit in hits] == best
+            np.testing.assert_allclose(apart[: len(hits)], [true[name] for name in best], rtol=1e-3)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "database_x.h5"
+
+
+def opened(path):
+    return open_index(path, MADE, DIM)
+
+
+@pytest.mark.parametrize("factory", [None, "IVF1,Flat", "HNSW8", "RR8,Flat"])
+def test_images_come_are_replaced_and_go(path, factory):
+    index, truth = opened(path), {}
+    index.begin(WantedIndex(), None, {})
+    truth |= add(index, ["a1", "b1", "b2"])
+    truth |= add(index, ["a2", "b3", "b1"], 1)  # b1 again
+    check(index, truth)
+    assert index.finish(wanted=WantedIndex(factory)) and not journal_path(path).exists()
+    check(index, truth)
+    truth |= add(index, ["b4", "a1"], 2)  # beside what the file holds
+    index.remove(["b2", "nobody"])
+    del truth["b2"]
+    check(index, truth)
+    index.close()
+    again = opened(path)
+    check(again, truth)
+    assert again.finish(order=["b4", "b1"], wanted=WantedIndex(factory))
+    assert again.records.names[:2] == ["b4", "b1"] and not again.finish(again.records.names, WantedIndex(factory))
+    check(opened(path), truth)
+
+
+def test_cut_off_anywhere_it_goes_on_with_what_it_kept(path, tmp_path):
+    """The journal cut at every entry, and after the file was merged but before the journal was deleted."""
+    index, truths, journal = opened(path), [{}], journal_path(path)
+    index.begin(WantedIndex(), None, {})
+    ends = [journal.stat().st_size]
+    for number in range(4):
+        truths.append(truths[-1] | add(index, [f"b{number}", f"a{number}"], number))
+        ends.append(journal.stat().st_size)
+    index.close()
+    content = journal.read_bytes()
+    for end, truth in zip(ends, truths, strict=True):
+        journal.write_bytes(content[: end + 7] if end < len(content) else content)  # a torn end behind it
+        index = opened(path)
+        assert index.count() == len(truth)
+        missing = {name: value for name, value in truths[-1].items() if name not in truth}
+        for name, value in missing.items():
+            index.add(records_of([name], side=[name[0]]), value[None])
+        check(index, truths[-1])
+        index.close()
+    journal.write_bytes(content)
+    index = opened(path)
+    index.finish()
+    journal.write_bytes(content)  # as if it had been killed before it deleted it
+    again = opened(path)
+    check(again, truths[-1])
+    again.remove(["b0"])
+    assert len(list(entries_of(journal))) == 2, "what was merged is no longer there"
+
+
+def test_local_descriptors_come_and_go_with_their_images(path):
+    index = opened(path)
+    projection = LocalProjection(torch.arange(6.0), torch.eye(4, 6), "nothing")
+    index.begin(WantedIndex(local_dim=4), projection, {})
+    add(index, ["a1", "b1", "c1"], local=True)
+    add(index, ["b1", "d1"], 1, local=True)
+    index.close()
+
+    def check_local(index):
+        seeds = {"a1": 0, "b1": 1, "c1": 0, "d1": 1}
+        for name, seed in seeds.items():
+            if name in index.row_of:
+                values, grid = local_of([seed, *map(ord, name)])
+                row = index.row_of[name]
+                np.testing.assert_array_equal(index.local.rows(row), values)
+                assert tuple(index.local.grids[row]) == grid
+        assert (
+            torch.equal(index.projection.components, projection.components) and index.projection.learnt_on == "nothing"
+        )
+
+    index = opened(path)
+    assert index.keeps_local
+    check_local(index)
+    index.finish(["d1", "a1"], index.kind if index.kind.local_dim else WantedIndex(local_dim=4))
+    check_local(index)
+    assert index.keeps_local and len(list(path.parent.glob("*.local"))) == 1
+    add(index, ["e1"], 1, local=True)
+    index.remove(["a1"])
+    check_local(opened(path))
+    index.finish()
+    check_local(index)
+    assert len(list(path.parent.glob("*.local"))) == 1, "that of the generation before is gone"
+    index.finish(wanted=WantedIndex())
+    assert index.local is None and not list(path.parent.glob("*.local"))
+
+
+def test_another_model_and_another_writer_are_refused(path):
+    index = opened(path)
+    index.begin(WantedIndex(), None, {})
+    add(index, ["a1"])
+    with pytest.raises(UserError, match="another process"):
+        add(opened(path), ["a2"])
+    index.finish()
+    with pytest.raises(UserError, match="weights_hash=abc, wanted xyz"):
+        open_index(path, {**MADE, "weights_hash": "xyz"}, DIM)
+
+
+def test_a_damaged_file_or_journal_is_named_and_kept(path):
+    index = opened(path)
+    index.begin(WantedIndex(), None, {})
+    add(index, ["a1", "b1"])
+    add(index, ["a2"])
+    whole = journal_path(path).read_bytes()
+    index.finish()
+    content = path.read_bytes()
+    for file, at in ((path, len(content) // 2), (journal_path(path), 400)):
+        damaged = bytearray(content if file == path else whole)
+        damaged[at] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"{file.name}.*damaged"):
+            opened(path)
+        assert file.read_bytes() == damaged
+        shutil.move(file, f"{file}.away")
+
+
+def test_an_index_says_whether_it_was_changed_by_hand(path):
+    index = opened(path)
+    index.begin(WantedIndex(), None, {})
+    truth = add(index, ["a1", "b1"])
+    index.finish()
+    assert not opened(path).edited
+    index.by_hand = True
+    index.remove(["a1"])
+    index.close()
+    again = opened(path)
+    assert again.edited, "though it was not merged"
+    check(again, {"b1": truth["b1"]})
+    again.finish()
+    assert opened(path).edited
+    again.finish(edited=False)
+    assert not opened(path).edited

@@ -1,0 +1,187 @@
+"""--mode=index follows a folder: what is new is described, what moved is not, what is gone is gone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from drawing import draw_image
+
+import main
+from vpr.common.errors import UserError
+
+MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Ten database images 20 m apart in zone 17N, with the weather in a table."""
+    root = tmp_path / "own"
+    for number in range(10):
+        draw(root / "val" / "database" / name(number), number)
+    lines = [f"{name(n)},{585000 + 20 * n},4477000,{'rain' if n % 3 else 'sun'},{n}" for n in range(10)]
+    (root / "positions.csv").write_text("\n".join(["image,easting,northing,weather,hour", *lines]))
+    return root
+
+
+def name(number):
+    return f"@{585000 + 20 * number}@4477000@17@T@{number}@.png"
+
+
+def draw(path, seed):
+    draw_image(path, (96, 72), [4, seed])
+
+
+@pytest.fixture
+def run(tmp_path, own, capsys):
+    """Runs a mode on the folder; gives exit code, standard output and what else was said."""
+
+    def call(mode, *words):
+        places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+        extra = ["--panels=0", "--json", "--top=20"] if mode == "locate" else ["--cacheBatchSize=3"]
+        code = main.main([f"--mode={mode}", *MODEL, *places, *extra, *map(str, words)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def content(folder, stem="database_own_val"):
+    with h5py.File(folder / "model" / f"{stem}.h5") as file:
+        names = json.loads(bytes(file["names"][:]))
+        return names, file["descriptors"][:], json.loads(bytes(file["columns"][:]))
+
+
+def found(out):
+    return [[match["name"] for match in answer["matches"]] for answer in json.loads(out)]
+
+
+def test_it_follows_its_folder_and_describes_only_what_is_new(run, own, tmp_path):
+    assert "10 added; 10 described" in run("index")[1]
+    before = content(tmp_path)
+    code, out, _ = run("index")
+    assert code == 0 and "10 unchanged; 0 described" in out and "wrote" not in out
+    folder = own / "val" / "database"
+    (folder / name(0)).rename(folder / "@585000@4477000@17@T@moved@.png")
+    shutil.copyfile(folder / name(1), folder / "@585900@4477000@17@T@copy@.png")  # another time, the same content
+    draw(folder / name(2), 77)
+    (folder / name(3)).unlink()
+    _, out, _ = run("index")
+    assert "1 replaced, 2 found again under another name, 2 removed, 7 unchanged; 1 described" in out
+    followed = content(tmp_path)
+    (tmp_path / "model").rename(tmp_path / "followed")
+    assert run("index")[0] == 0
+    anew = content(tmp_path)
+    assert followed[0] == anew[0] and followed[2] == anew[2]
+    np.testing.assert_allclose(followed[1].astype(float), anew[1].astype(float), atol=1e-3)  # float16; other batches
+    assert np.array_equal(followed[1][[0, -1]], before[1][[0, 1]]), "copied, not described again"
+
+
+def test_swapped_images_are_swapped(run, own, tmp_path):
+    run("index")
+    folder, (names, before, _) = own / "val" / "database", content(tmp_path)
+    first, second, aside = folder / name(0), folder / name(1), folder / "aside"
+    first.rename(aside), second.rename(first), aside.rename(second)
+    assert "0 described" in run("index")[1]
+    after = content(tmp_path)
+    assert after[0] == names and np.array_equal(after[1][[0, 1]], before[[1, 0]])
+    assert np.array_equal(after[1][2:], before[2:])
+
+
+def test_a_changed_table_changes_places_without_describing(run, own, tmp_path):
+    run("index")
+    table = (own / "positions.csv").read_text()
+    (own / "positions.csv").write_text(table.replace("sun,9", "fog,9"))
+    assert "1 with another place or table row, 9 unchanged; 0 described" in run("index")[1]
+    assert content(tmp_path)[2] == {
+        "weather": [*(["sun", "rain", "rain"] * 3), "fog"], "hour": [float(n) for n in range(10)],
+    }  # fmt: skip
+
+
+def test_a_cut_off_index_goes_on_and_ends_as_an_undisturbed_one(run, own, tmp_path, monkeypatch):
+    assert run("index")[0] == 0
+    whole = content(tmp_path)
+    shutil.rmtree(tmp_path / "model")
+    from vpr.artifacts.living_index import LivingIndex
+
+    add, calls = LivingIndex.add, []
+
+    def cut_off(self, *arguments):
+        if len(calls) == 2:
+            raise UserError("cut off")
+        calls.append(1)
+        return add(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LivingIndex, "add", cut_off)
+        assert run("index")[0] == 2
+    assert not list((tmp_path / "model").glob("*.h5"))
+    _, out, _ = run("index")
+    assert "4 added, 6 unchanged; 4 described" in out
+    after = content(tmp_path)
+    assert after[0] == whole[0] and np.array_equal(after[1], whole[1])
+
+
+def test_images_of_other_folders_are_added_and_stay_until_they_are_removed(run, own, tmp_path):
+    more = tmp_path / "more"
+    for number in range(3):
+        draw(more / f"@{586000 + 20 * number}@4477000@17@T@m@.png", 100 + number)
+    assert "3 added; 3 described" in run("index", f"--add={more}")[1], "also where there is no index yet"
+    shutil.rmtree(tmp_path / "model")
+    run("index")
+    code, out, _ = run("index", f"--add={more}")
+    assert code == 0 and "3 added; 3 described" in out
+    draw(own / "val" / "database" / "@587000@4477000@17@T@late@.png", 200)
+    code, out, err = run("locate", more)
+    assert code == 0 and "edited by --add or --remove, and is taken as it is" in err
+    first = [names[0] for names in found(out)]
+    assert first == [f"more/@{586000 + 20 * n}@4477000@17@T@m@.png" for n in range(3)] and len(found(out)[0]) == 13
+    code, out, _ = run("index", "--remove", "more/*586020*", f"val/database/{name(0)}")
+    assert code == 0 and "2 removed" in out
+    assert len(found(run("locate", more)[1])[0]) == 11
+    assert "2 added, 9 unchanged; 2 described" in run("index")[1], "its folder's own again; the others stay"
+    names = content(tmp_path)[0]
+    assert sum(each.startswith("more/") for each in names) == 2 and len(names) == 13
+    code, _, err = run("index", "--remove", "nobody.png")
+    assert code == 2 and "found no such image" in err and err.count("\n") == 1
+
+
+def test_searches_are_limited_to_a_part_of_the_database(run, own):
+    image = own / "val" / "database" / name(5)
+    everywhere = found(run("locate", image)[1])[0]
+    assert len(everywhere) == 10
+
+    def numbers(*words):
+        code, out, err = run("locate", image, *words)
+        assert code == 0, err
+        names = found(out)[0]
+        assert names == [each for each in everywhere if each in names], "in the same order"
+        return sorted(int(each.rsplit("@", 2)[1]) for each in names)
+
+    _, out, _ = run("locate", image, "--top=1")
+    match = json.loads(out)[0]["matches"][0]
+    latitude, longitude = match["latitude"], match["longitude"]
+    assert numbers(f"--near={latitude},{longitude},50") == [3, 4, 5, 6, 7]
+    assert numbers(f"--box={latitude - 1},{longitude - 1e-6},{latitude + 1},{longitude + 1}") == [5, 6, 7, 8, 9]
+    assert numbers("--where", "weather=sun", "hour<=6") == [0, 3, 6]
+    assert numbers("--near=0,0,100") == []
+    code, _, err = run("locate", image, "--where", "season=winter")
+    assert code == 2 and "no column season" in err.splitlines()[-1]
+    code, _, err = run("locate", image, "--near=100,0,5")
+    assert code == 2 and "latitude" in err and err.count("\n") == 1
+
+
+def test_an_inverted_file_stays_on_the_disk(run, own, tmp_path):
+    assert run("index", "--index=IVF2,Flat", "--nprobe=2", "--onDisk")[0] == 0
+    files = sorted(path.suffix for path in (tmp_path / "model").iterdir())
+    assert files == [".faiss", ".h5", ".lists"]
+    image = own / "val" / "database" / name(5)
+    on_disk = found(run("locate", image)[1])
+    draw(own / "val" / "database" / "@587000@4477000@17@T@late@.png", 200)
+    assert "1 added, 10 unchanged; 1 described" in run("locate", image)[2]
+    assert sorted(path.suffix for path in (tmp_path / "model").iterdir()) == files
+    (own / "val" / "database" / "@587000@4477000@17@T@late@.png").unlink()
+    assert run("index")[0] == 0 and [Path(path).suffix for path in (tmp_path / "model").iterdir()] == [".h5"]
+    assert found(run("locate", image)[1]) == on_disk

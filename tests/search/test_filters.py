@@ -1,0 +1,123 @@
+"""Searches of a part of the database, against distances by another formula and points placed by hand."""
+
+import numpy as np
+import pytest
+
+from vpr.common.errors import UserError
+from vpr.data.records import Records
+from vpr.search.filters import (
+    EARTH_RADIUS,
+    Condition,
+    SearchFilter,
+    box_around,
+    haversine,
+    in_boxes,
+    read_box,
+    read_condition,
+    read_near,
+    split_at_date_line,
+)
+
+
+def records_of(count, columns=None, zone="17N"):
+    positions = np.stack([585000 + 100.0 * np.arange(count), np.full(count, 4477000.0)], axis=1)
+    nothing = np.zeros(count, np.int64)
+    return Records(
+        [f"{n}.jpg" for n in range(count)], positions, zone, nothing, nothing, np.zeros((count, 32), np.uint8),
+        [""] * count, columns or {},
+    )  # fmt: skip
+
+
+def vectors(degrees):
+    latitude, longitude = np.radians(degrees).T
+    return np.stack(
+        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
+    )
+
+
+@pytest.fixture
+def points():
+    """Points all over the sphere, denser near the date line and the poles."""
+    random = np.random.default_rng(0)
+    latitudes = np.degrees(np.arcsin(random.uniform(-1, 1, 4000)))
+    longitudes = random.uniform(-180, 180, 4000)
+    longitudes[:1000] = np.where(longitudes[:1000] > 0, 180, -180) - longitudes[:1000] / 180
+    latitudes[1000:2000] = 90 - np.abs(latitudes[1000:2000]) / 20
+    return np.stack([latitudes, longitudes], axis=1)
+
+
+@pytest.mark.parametrize("centre", [(40.4, -80.0), (0.0, 179.9), (-17.5, -179.95), (89.7, 20.0), (60.0, 0.0)])
+def test_metres_are_those_of_the_angle_between_vectors(points, centre):
+    angles = np.arccos(np.clip(vectors(points) @ vectors(np.array([centre]))[0], -1, 1))
+    np.testing.assert_allclose(haversine(points, centre), EARTH_RADIUS * angles, rtol=1e-6, atol=1.0)
+
+
+@pytest.mark.parametrize("metres", [100.0, 20_000.0, 400_000.0, 9e6])
+@pytest.mark.parametrize("centre", [(40.4, -80.0), (0.0, 179.9), (-17.5, -179.95), (89.7, 20.0), (-88.0, 0.0)])
+def test_a_box_holds_all_points_of_its_circle_and_touches_it(points, centre, metres):
+    near = haversine(points, centre) <= metres
+    box = box_around(*centre, metres)
+    inside = in_boxes(points, split_at_date_line(box))
+    assert not (near & ~inside).any()
+    south, west, north, east = box
+    if south > -90 and north < 90 and west != -180.0:  # its edges are no wider than needed
+        side = np.array([(latitude, east) for latitude in np.linspace(south, north, 2001)])
+        assert haversine(side, centre).min() == pytest.approx(metres, rel=1e-3)
+
+
+def test_a_search_near_a_point_has_the_images_within_the_metres():
+    records = records_of(10)
+    centre = tuple(records.degrees[4])
+    found = np.flatnonzero(SearchFilter(near=(*centre, 250.0)).mask(records))
+    assert found.tolist() == [2, 3, 4, 5, 6]  # 100 m apart
+
+
+def test_a_box_across_the_date_line_has_both_sides():
+    records = records_of(3)
+    degrees = np.array([[0.0, 179.99], [0.0, -179.99], [0.0, 0.0]])
+    records.__dict__["degrees"] = degrees
+    assert SearchFilter(box=(-1, 179.9, 1, -179.9)).mask(records).tolist() == [True, True, False]
+    assert SearchFilter(box=(-1, -179.9, 1, 179.9)).mask(records).tolist() == [False, False, True]
+
+
+def test_conditions_compare_numbers_as_numbers_and_silence_never_agrees():
+    columns = {
+        "weather": ["rain", "sun", None, "rain"],
+        "hour": [9.0, 10.0, 100.0, None],
+        "mixed": [1.0, "a", 2.0, None],
+    }
+    records = records_of(4, columns)
+
+    def rows(*texts):
+        return np.flatnonzero(SearchFilter(where=tuple(map(read_condition, texts))).mask(records)).tolist()
+
+    assert rows("weather=rain") == [0, 3] and rows("weather!=rain") == [1]
+    assert rows("hour>=10") == [1, 2] and rows("hour<=10") == [0, 1], "not as text, by which 100 is below 9"
+    assert rows("weather=rain", "hour<=9") == [0]
+    assert rows("mixed=a") == [1] and rows("mixed>=1.5") == [1, 2], "a text is compared as text"
+    with pytest.raises(UserError, match="no column season, found weather, hour, mixed"):
+        rows("season=winter")
+
+
+def test_places_in_an_unknown_zone_are_refused():
+    with pytest.raises(UserError, match="--utmZone"):
+        SearchFilter(near=(40.0, -80.0, 5.0)).mask(records_of(2, zone=None))
+    assert SearchFilter(where=(Condition("a", "=", 1.0),)).mask(records_of(2, {"a": [1.0, 2.0]}, None)).tolist() == [
+        True, False,
+    ]  # fmt: skip
+
+
+def test_what_is_typed_is_read_or_refused():
+    assert read_near("40.4,-80,500") == (40.4, -80.0, 500.0)
+    assert read_box("1,179,2,-179") == (1.0, 179.0, 2.0, -179.0)
+    assert read_condition(" Hour >= 10 ") == Condition("hour", ">=", 10.0)
+    assert read_condition("a=b=c") == Condition("a", "=", "b=c")
+    wrong = {
+        read_near: ("40,-80", "91,0,5", "1,2,nan", "1,2,-3"),
+        read_box: ("2,0,1,0", "0,0,1,181"),
+        read_condition: ("weather", "=x", "x="),
+    }
+    for reader, texts in wrong.items():
+        for text in texts:
+            with pytest.raises(ValueError, match="found"):
+                reader(text)

@@ -1,0 +1,62 @@
+"""Options -> the descriptors of a split, read from a file or made, and kept if that is wanted."""
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
+from vpr.artifacts.hloc import is_hloc, load_hloc
+from vpr.artifacts.local_file import local_file, require_dim
+from vpr.artifacts.local_projection import projection_for
+from vpr.artifacts.model import LoadedModel
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.places import PlaceImages
+from vpr.data.reader import Reading
+from vpr.descriptors.describe import LocalDescribing
+from vpr.evaluation.evaluate import describe_split
+from vpr.models.local_maps import LocalSink, MemorySink
+from vpr.search.second_look import SecondLook
+
+
+def descriptors_of(
+    options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading, look: SecondLook | None
+) -> SplitDescriptors:
+    """Those of --loadDescriptors, or of the images; with local ones for a second look.
+
+    Raises:
+        UserError: the file is damaged, or of another model or other images, or an image cannot be decoded.
+    """
+    model, path = loaded.model, Path(options.loadDescriptors or options.saveDescriptors or "")
+    if options.loadDescriptors:
+        foreign = is_hloc(path)
+        if foreign:
+            descriptors = load_hloc(path, images, Path(options.root))
+        else:
+            descriptors = load_descriptors(path, recipe_of(model, loaded.spec, images, read.size), images)
+        if look and not descriptors.local:
+            how = "--rerank needs the images described anew" if foreign else "make it anew with --rerank"
+            raise UserError(f"{path} has no local descriptors: {how}, or drop --rerank")
+        if look and (kept := descriptors.local):
+            require_dim(path, kept.maps, kept.projection, options.given.get("localDim"))
+        return descriptors
+    recipe = recipe_of(model, loaded.spec, images, read.size)
+    with _sink(options, images) as sink:
+        local = None
+        if look:
+            database = read.of(images.database_files)
+            projection = projection_for(loaded, database, options.seed, options.localDim, options.cacheBatchSize)
+            local = LocalDescribing(projection, sink)
+        descriptors = describe_split(model, images, images.reader(read), options.cacheBatchSize, local)
+        if options.saveDescriptors and processes.is_main():
+            save_descriptors(path, descriptors, recipe)
+            say(f"wrote {path}")
+    return descriptors
+
+
+def _sink(options: argparse.Namespace, images: PlaceImages) -> contextlib.AbstractContextManager[LocalSink]:
+    """Where local descriptors go: into a file beside those of --saveDescriptors, else into memory."""
+    if options.rerank and options.saveDescriptors and processes.is_main():
+        return local_file(Path(options.saveDescriptors))
+    return contextlib.nullcontext(MemorySink(len(images.files)))

@@ -1,0 +1,133 @@
+"""The page at /, made of the same parts as the report: where was this image taken?
+
+Its script asks `POST /locate`, `GET /map` and `GET /images/{id}` of the same server and nothing of any other, but for
+street tiles where the user named a server of these.
+"""
+
+import json
+import urllib.parse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vpr.common.errors import UserError
+from vpr.report import interactive
+
+HERE = Path(__file__).parent
+TEMPLATE = HERE / "page.html"
+SCRIPT, STYLE = "text/javascript; charset=utf-8", "text/css; charset=utf-8"
+ASSETS = {
+    "style.css": (STYLE, interactive.STYLE),
+    "page.css": (STYLE, HERE / "page.css"),
+    "figures.js": (SCRIPT, interactive.FIGURES),
+    "client.js": (SCRIPT, HERE / "client.js"),
+    "answer.js": (SCRIPT, HERE / "answer.js"),
+    "page.js": (SCRIPT, HERE / "page.js"),
+}
+BOKEH = "bokeh.min.js"
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Street tiles.
+
+    Attributes:
+        address: of a tile, with {z}, {x} and {y}.
+        attribution: whom they are owed to.
+        link: what the attribution leads to; empty: nothing.
+    """
+
+    address: str
+    attribution: str
+    link: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host of the address, as a Content-Security-Policy names them."""
+        parts = urllib.parse.urlsplit(self.address)
+        return f"{parts.scheme}://{parts.netloc}"
+
+
+KNOWN_TILES = {
+    "osm": Tiles(
+        "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
+        "© OpenStreetMap contributors",
+        "https://www.openstreetmap.org/copyright",
+    )
+}
+
+
+def street_tiles(text: str) -> Tiles:
+    """Street tiles by a name of KNOWN_TILES or by their address.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text in KNOWN_TILES:
+        return KNOWN_TILES[text]
+    parts = urllib.parse.urlsplit(text)
+    plain = text.isascii() and text.isprintable() and not set(text) & set(" '\";,<>")
+    if not plain or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise UserError(_wanted(text))
+    if any(text.count(part) != 1 or part in parts.netloc for part in ("{z}", "{x}", "{y}")):
+        raise UserError(_wanted(text))
+    return Tiles(text, parts.hostname)
+
+
+def _wanted(text: str) -> str:
+    names = ", ".join(KNOWN_TILES)
+    return f"--tiles={text} names no street tiles: wanted {names}, or an address such as https://HOST/{{z}}/{{x}}/{{y}}.png"
+
+
+def page_html(tiles: Tiles | None = None) -> str:
+    """The page, which loads the rest by `asset`.
+
+    Args:
+        tiles: street tiles under the map; None: none, and no network but this server.
+    """
+    drawn = interactive.bokeh_script() is not None
+    data: dict[str, Any] = {
+        "tiles": asdict(tiles) if tiles else None,
+        "figure": interactive.map_figure() if drawn else None,
+        "tiled_figure": interactive.map_figure(_for_bokeh(tiles.address)) if drawn and tiles else None,
+    }
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text)
+
+
+def _for_bokeh(address: str) -> str:
+    for letter in "xyz":
+        address = address.replace(f"{{{letter}}}", f"{{{letter.upper()}}}")
+    return address
+
+
+def asset(name: str) -> tuple[str, bytes] | None:
+    """The type and the content of a file of the page; None where there is none of this name."""
+    if name == BOKEH:
+        script = interactive.bokeh_script()
+        return None if script is None else (SCRIPT, script.encode())
+    if name not in ASSETS:
+        return None
+    kind, file = ASSETS[name]
+    return kind, file.read_bytes()
+
+
+def page_headers(tiles: Tiles | None = None) -> dict[str, str]:
+    """Headers of the page: nothing but this server's own scripts run, and no other host is asked but that of tiles.
+
+    Servers of tiles want to be told whose page asks them: these are sent the server's origin, and nothing more.
+    """
+    policy = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self' 'unsafe-inline'",  # Bokeh's own
+        "img-src": f"'self' data: blob:{f' {tiles.origin}' if tiles else ''}",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "referrer-policy": "strict-origin-when-cross-origin" if tiles else "no-referrer",
+    }
