@@ -192,6 +192,18 @@ def test_lengths_that_rounding_changed_do_not_change_the_order(engine):
     check(engine, values, values[:30], 5, range(60))
 
 
+def test_the_nearest_is_found_behind_many_that_are_longer(engine):
+    """30 images have a greater product with the query than the nearest has, since they are longer than 1."""
+    beside = np.random.default_rng(0).normal(size=(30, DIM))
+    beside[:, 0] = 0
+    beside *= np.sqrt(1.0095 - 0.9005**2) / np.linalg.norm(beside, axis=1, keepdims=True)
+    values = np.concatenate([beside + 0.9005 * np.eye(DIM)[0], [0.9 * np.eye(DIM)[0] + np.sqrt(0.19) * np.eye(DIM)[1]]])
+    values = torch.from_numpy(values).float()
+    engine.add(images(31), values)
+    check(engine, values, torch.eye(DIM)[:1], 1, range(31))
+    assert found_names(engine, engine.search(torch.eye(DIM)[:1], 3)[0])[0][0] == "street/00030.jpg"
+
+
 def test_another_model_another_size_and_a_foreign_collection_are_refused(file, engine):
     engine.add(images(3), descriptors(3, DIM, 0))
     name = engine.collection.name
