@@ -100,6 +100,10 @@ def typed(name):
         "arch": ["vgg16"],
         "minConfidence": ["0.5"],
         "heldOutRegion": ["585000", "-12.5", "100"],
+        "near": ["40.4,-80,100"],
+        "box": ["40,-81,41,-79"],
+        "where": ["weather=rain"],
+        "engine": ["milvus:a.db"],
     }.get(name)
     if "choices" in flag.reading:
         value = [flag.reading["choices"][0]]

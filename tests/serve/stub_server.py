@@ -59,8 +59,15 @@ class Stub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path = urllib.parse.urlsplit(self.path).path
         if path == "/":
-            text = page_html(self.server.tiles).replace("</body>", f"{self.server.script}</body>")
-            return self._send(200, text.encode(), "text/html; charset=utf-8", page_headers(self.server.tiles))
+            text = page_html(self.server.tiles).replace("<head>", f"<head>{self.server.script}")
+            headers = page_headers(self.server.tiles)
+            policy = headers["content-security-policy"].replace(
+                "; frame-ancestors 'none'", ""
+            )  # `frames` are around it
+            headers = {**headers, "content-security-policy": policy}
+            return self._send(200, text.encode(), "text/html; charset=utf-8", headers)
+        if path == "/frames":
+            return self._send(200, self.server.frames.encode(), "text/html; charset=utf-8")
         if path.startswith("/assets/"):
             kind, content = asset(path.removeprefix("/assets/"))
             return self._send(200, content, kind)
@@ -110,7 +117,7 @@ def stub_server(answers=(), token=None, tiles=None, drive="") -> Iterator[http.s
     """
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     server.answers, server.token, server.tiles, server.drive, server.asked = list(answers), token, tiles, drive, []
-    server.script = '<script src="drive.js" defer></script>' if drive else ""
+    server.script = '<script src="drive.js"></script>' if drive else ""
     server.address = f"http://127.0.0.1:{server.server_port}/"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

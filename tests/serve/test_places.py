@@ -1,30 +1,36 @@
-"""The map's places: evenly thinned."""
+"""The places of a database's images, as a map is given them."""
+
+import json
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from vpr.serve.places import thinned
+from vpr.data.records import no_records, record_id
+from vpr.serve.places import map_json
 
-
-def test_few_places_are_all_shown():
-    np.testing.assert_array_equal(thinned(np.zeros((7, 2)), 7), range(7))
-    assert len(thinned(np.empty((0, 2)))) == 0
-
-
-def test_many_places_are_thinned_evenly():
-    random = np.random.default_rng(0)
-    crowd = random.normal(0, 5, (5000, 2))  # nine of ten images in one square of 10 m
-    spread = random.uniform(-1000, 1000, (500, 2))
-    places = np.concatenate([crowd, spread])
-    rows = thinned(places, 400)
-    assert 300 <= len(rows) <= 400 and (np.diff(rows) > 0).all()
-    assert (rows >= 5000).sum() > 300  # a random choice would keep 36 of the spread ones
-    # None is far from one that is shown: farther than the diagonal of the squares, by which 400 cover the area.
-    apart = np.linalg.norm(spread[:, None] - places[rows][None], axis=2).min(axis=1)
-    assert apart.max() < 250
+PLACES = [[500_000.0, 4_649_776.224], [np.nan, np.nan], [585_000.126, 4_477_000.0], [1.0, 2.0]]
 
 
-def test_places_on_a_line_and_on_one_spot_are_thinned():
-    line = np.stack([np.arange(1000.0), np.zeros(1000)], axis=1) + [585000, 4477000]
-    rows = thinned(line, 100)
-    assert 80 <= len(rows) <= 101 and np.ptp(np.diff(rows)) <= 2
-    assert len(thinned(np.ones((1000, 2)), 100)) == 1
+def records(zone):
+    names = ["a.jpg", "nowhere.jpg", "<b>.jpg", ""]  # the last was removed
+    nothing = np.zeros(4, np.int64)
+    return replace(
+        no_records(zone), names=names, positions=np.array(PLACES), sizes=nothing, modified=nothing,
+        hashes=np.zeros((4, 32), np.uint8), folders=[""] * 4,
+    )  # fmt: skip
+
+
+def test_places_are_in_metres_and_in_degrees_where_the_zone_is_known():
+    told = json.loads(json.dumps(map_json(records("17N")), allow_nan=False))
+    assert told["images"] == 3 and told["zone"] == "17N" and told["names"] == ["a.jpg", "<b>.jpg"]
+    assert told["ids"] == [str(record_id("a.jpg")), str(record_id("<b>.jpg"))]
+    assert told["easting"] == [500_000.0, 585_000.13] and told["northing"] == [4_649_776.22, 4_477_000.0]
+    # On the central meridian of zone 17; 4649776.224 m is 42 degrees north on the ellipsoid of WGS 84.
+    assert (told["latitude"][0], told["longitude"][0]) == (pytest.approx(42.0, abs=1e-6), -81.0)
+
+
+def test_without_a_zone_there_are_no_degrees():
+    told = map_json(records(None))
+    assert told["latitude"] is None and told["longitude"] is None and told["easting"] == [500_000.0, 585_000.13]
+    assert map_json(no_records())["ids"] == map_json(no_records("17N"))["latitude"] == []

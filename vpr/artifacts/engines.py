@@ -12,6 +12,7 @@ from vpr.artifacts.database_index import Database, edit_index, load_index, match
 from vpr.artifacts.living_index import LivingIndex
 from vpr.artifacts.merging import WantedIndex
 from vpr.artifacts.synchronise import Describing, find_changes, in_parts, synchronise
+from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.content import FolderNow, content_hashes
@@ -65,11 +66,23 @@ def load_engine(wanted: WantedEngine, path: Path, database: Database, index: Wan
 
 def update_engine(wanted: WantedEngine, path: Path, database: Database, index: WantedIndex) -> AnyEngine:
     """Bring the engine to what the folder holds now, and say what was done."""
+    if processes.world() > 1 and not wanted.address.is_server:
+        raise UserError(
+            f"several processes write an index only through a server, found {processes.world()}: start one, or name "
+            "--engine=milvus:http://HOST:19530"
+        )
     if wanted.address.kind != MILVUS:
         return update_index(path, database, index)
-    engine, now = wanted.open_milvus(database, index.factory), database.now()
-    say(f"{engine.name}: {synchronise(engine, now, described_by(database)).line()}")
+    if processes.is_main():  # makes the collection
+        engine = wanted.open_milvus(database, index.factory)
+    processes.barrier()
+    if not processes.is_main():
+        engine = wanted.open_milvus(database, index.factory)
+    processes.barrier()  # all know what was there before the first adds anything
+    done = synchronise(engine, database.now(), described_by(database))
+    done.described = sum(processes.gather(done.described))
     engine.finish()
+    say(f"{engine.name}: {done.line()}")
     return engine
 
 

@@ -1,26 +1,21 @@
 """Every flag of `main.py` with its default, unit and help line; `vpr/cli/mode_flags.py` says which modes read it."""
 
 import argparse
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from vpr.cli.argument_types import (
     backbone_name,
-    box,
-    condition,
-    engine,
     finite_number,
-    near,
     normalization,
     number_or_all,
     probability,
-    quantity,
     share,
     signed_number,
     signed_quantity,
-    utm_zone,
     whole_number,
 )
+from vpr.cli.database_flags import ENGINE, INDEX, SERVE
+from vpr.cli.flag import COUNT, NUMBER, ON, WHOLE, Flag
 from vpr.cli.program import program
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
@@ -30,24 +25,13 @@ from vpr.models.poolings import ASSIGNMENTS, POOLINGS
 from vpr.models.spec import DEFAULT_SEED
 
 MODES = (
-    "cluster",
-    "train",
-    "test",
-    "whiten",
-    "prune",
-    "export",
-    "compare",
-    "spec",
-    "index",
-    "locate",
-    "serve",
-    "import",
-)
+    "cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "serve", "import",
+)  # fmt: skip
 LOOKS = ("soft", "spatial")  # SCORES of vpr/search/matching.py
 SPEEDS = (0.8, 1.0, 1.25)  # vpr/search/sequences.py
 LOCAL_DIM = 64  # vpr/models/local_projection.py
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
-PARALLEL_MODES = ("cluster", "train", "test", "whiten")  # the others run in one process
+PARALLEL_MODES = ("cluster", "train", "test", "whiten", "index")  # the others run in one process
 # A run stores these and a resumed one gets them back. The first group is the model itself.
 MODEL_FLAGS = (
     "arch", "weights", "normalization", "fromscratch", "channels", "pooling", "num_clusters", "vladv2", "vladAssign",
@@ -70,19 +54,6 @@ CARD_FLAGS = (
     "imageSize", "seed", "skipBroken", "cut", "facet",
 )  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Flag:
-    """One flag: its name, default, help line, and what argparse needs to read it."""
-
-    name: str
-    default: Any
-    help: str
-    reading: dict = field(default_factory=dict)
-
-
-ON = {"action": "store_true"}
-COUNT, WHOLE, NUMBER = {"type": whole_number(1)}, {"type": whole_number(0)}, {"type": quantity}
 
 FLAGS: dict[str, list[Flag]] = {
     "places, images and machine": [
@@ -189,24 +160,7 @@ FLAGS: dict[str, list[Flag]] = {
              {"type": whole_number(2)}),
         Flag("noWhiten", False, "test without the whitening that the model has", ON),
     ],
-    "index and locate": [
-        Flag("indexFile", None, "file of the database's descriptors (default: beside the model)", {"metavar": "FILE"}),
-        Flag("top", 5, "matches shown for each image", COUNT),
-        Flag("add", None, "also index all images under this folder, wherever it is", {"metavar": "FOLDER"}),
-        Flag("remove", None, "take images out of the index, by name (path below the images' folder) or by a pattern "
-             "with * or ?", {"nargs": "+", "metavar": "NAME"}),
-        Flag("onDisk", False, "leave the lists of an inverted-file index (--index=IVF...) on the disk when it is "
-             "searched", ON),
-        Flag("near", None, "search only within METRES of a latitude and longitude",
-             {"type": near, "metavar": "LAT,LON,METRES"}),
-        Flag("box", None, "search only in a box of degrees; a west above the east crosses the date line",
-             {"type": box, "metavar": "SOUTH,WEST,NORTH,EAST"}),
-        Flag("where", None, "search only images whose row in the table has this value; also !=, >=, <=; several must "
-             "all hold", {"nargs": "+", "type": condition, "metavar": "COLUMN=VALUE"}),
-        Flag("json", False, "print the matches as JSON", ON),
-        Flag("utmZone", None, "UTM zone of the database's metres, such as 17N, where neither images nor dataset tell",
-             {"type": utm_zone, "metavar": "ZONE"}),
-    ],
+    "index and locate": INDEX,
     "how sure": [
         Flag("calibrate", False, "learn from this split how probable it is that a first hit is right, and keep that "
              "beside the model for test and locate; take val", ON),
@@ -216,25 +170,8 @@ FLAGS: dict[str, list[Flag]] = {
              "queries ask for places that are not in the map", {"nargs": 3, "type": finite_number,
                                                                "metavar": ("E", "N", "METRES")}),
     ],
-    "engine": [
-        Flag("engine", "faiss", "where descriptors are kept and searched: faiss, files beside the model; "
-             "milvus:FILE.db, embedded; milvus:http://HOST:19530, a server or cluster",
-             {"type": engine, "metavar": "ENGINE"}),
-        Flag("collection", None, "collection of milvus (default: by the name of the database)", {"metavar": "NAME"}),
-    ],
-    "serve": [
-        Flag("host", "127.0.0.1", "address to listen at; other than this machine's own only with --token"),
-        Flag("port", 8000, "port to listen at; 0: any that is free", {"type": whole_number(0, 65535)}),
-        Flag("token", None, "file with the word that clients have to send as 'Authorization: Bearer ...' (or in the "
-             "environment: VPR_TOKEN)", {"metavar": "FILE"}),
-        Flag("writable", False, "let clients add and remove images", ON),
-        Flag("batchWait", 3.0, "milliseconds that a request waits at most for others", {"type": quantity}),
-        Flag("queue", 64, "images that wait at most; further ones are answered 503", COUNT),
-        Flag("maxMegabytes", 20.0, "size of an image file, at most", {"type": quantity}),
-        Flag("maxPixels", 50.0, "megapixels of an image, at most", {"type": quantity}),
-        Flag("tiles", None, "street map behind the page's map, which browsers load from there: osm, or the address of "
-             "tiles with {z}, {x}, {y} (default: none)", {"metavar": "URL"}),
-    ],
+    "engine": ENGINE,
+    "serve": SERVE,
     "hloc and COLMAP": [
         Flag("hlocFeatures", None, "write global descriptors as hloc does, by image path below --root, into this HDF5 "
              "file", {"metavar": "FILE"}),

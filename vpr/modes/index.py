@@ -9,6 +9,7 @@ from vpr.artifacts.hloc import write_hloc_files
 from vpr.artifacts.merging import WantedIndex
 from vpr.cli.load import database_of, model_of
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
+from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.progress import say
 from vpr.data.content import folder_to_add
@@ -34,6 +35,6 @@ def run(options: argparse.Namespace) -> None:
     local_dim = options.localDim if options.localDescriptors else 0
     wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
     engine = update_engine(engine_wanted(options), path, database, wanted)
-    if hloc.features or hloc.pairs:
+    if processes.is_main() and (hloc.features or hloc.pairs):
         rows = [engine.row_of[name] for name in database.now().names]
         write_hloc_files(hloc, images, places.root, engine.descriptors(rows))

@@ -1,6 +1,7 @@
 """--mode=serve: a model and a database, loaded once, that answer over HTTP where images were taken."""
 
 import argparse
+import importlib.util
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import load_database
 
+PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 INSTALL = "python -m pip install -r requirements-serve.txt"
 TOKEN = "VPR_TOKEN"  # in the environment
 
@@ -88,10 +90,6 @@ def token_of(named: str | None) -> str | None:
 
 
 def _require_packages() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--mode=serve needs the package {error.name}: {INSTALL}") from error
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--mode=serve needs {', '.join(missing)}: {INSTALL}")

@@ -82,8 +82,9 @@ const figures = (() => {
   /* A map in `box`. What is told to it: `background({x, y})` the database; `marks([{x, y, kind}])` and
      `lines([{x0, y0, x1, y1, kind}])`, kinds of SYMBOLS; `choose({x, y, x1, y1, kind})` a ring around a mark and a line
      from it to x1, y1, if those are given; null: no mark. `onPoint(layer, index)` is called for a point pressed, `layer`
-     marks or database; `about(layer, index)` gives its words, or null. `stretch`: units of the map to a metre. */
-  async function placeMap(box, item, { label, labels = ["", ""], onPoint, about, stretch = 1 }) {
+     marks or database; `about(layer, index)` gives its words, or null. `stretch`: units of the map to a metre; `dots`: the
+     colour of the database, where it is not that of the style. */
+  async function placeMap(box, item, { label, labels = ["", ""], onPoint, about, stretch = 1, dots }) {
     const { frame, view, plot, model, fill, say } = await embedded(box, item, label);
     const now = { database: { x: [], y: [] }, marks: [], lines: [], chosen: null };
     let extent = [0, 0, 1, 1], whole = true;
@@ -148,7 +149,7 @@ const figures = (() => {
       const names = new Set([...Object.values(SYMBOLS).map((each) => each.colour), "card", "ink"]);
       colours = Object.fromEntries([...names].map((name) => [name, colour(name)]));
       paintPlot(plot);
-      model("database").glyph.fill_color = { value: colours.dots };
+      model("database").glyph.fill_color = { value: dots ?? colours.dots };
       fill("marks", placed(now.marks));
       fill("lines", joined(now.lines));
       paintChosen();

@@ -73,12 +73,12 @@ def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """What lies where on a map of a test, in metres from its south-western corner.
 
     Returns:
-        west, south: UTM metres of the corner; of: images of the database; database: x, y of at most MOST_POINTS of
-        them; queries: x, y by index; hits: x, y of the first hit of each query, None where there is none.
+        west, south: UTM metres of the corner; of: images of the database; database: x, y of those that
+        are drawn; queries: x, y by index; hits: x, y of the first hit of each query, None where there is none.
     """
     database = places.database_positions[np.isfinite(places.database_positions).all(axis=1)]
     west, south = np.floor(np.concatenate([database, places.query_positions]).min(axis=0))
-    shown = database[thinned(len(database))]
+    shown = database[thinned(database)]
     first: list[list[float] | None] = [None] * len(places.query_names)
     for outcome in outcomes:
         if outcome.hits:
@@ -102,9 +102,22 @@ def curve_data(curves: dict[str, dict[int, float]]) -> list[dict[str, Any]]:
     ]
 
 
-def thinned(count: int, most: int = MOST_POINTS) -> np.ndarray:
-    """int64 [min(count, most)]: rows spread evenly over all, the first among them."""
-    return np.arange(count) if count <= most else np.arange(most) * count // most
+def thinned(positions: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
+    """Which of positions [N, 2] in metres are shown: the first of each square of a grid, in rising order.
+
+    All, or at most `most`: then the squares are as small as that allows, their side found to a tenth.
+    """
+    rows = np.arange(len(positions))
+    if len(rows) <= most:
+        return rows
+    corner = positions.min(axis=0)
+    side = max(float((positions.max(axis=0) - corner).max()) / most, 1e-3)  # on a line there are `most` of these
+    while True:
+        squares = ((positions - corner) // side).astype(np.int64)
+        _, first = np.unique(squares[:, 0] * (squares[:, 1].max() + 1) + squares[:, 1], return_index=True)
+        if len(first) <= most:
+            return np.sort(first)
+        side *= 1.1
 
 
 def _columns(positions: Any, west: float, south: float) -> dict[str, list[float | None]]:

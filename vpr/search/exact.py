@@ -10,6 +10,9 @@ import torch
 from vpr.common.progress import Progress
 
 TILE_BYTES = 256 << 20  # of descriptors that are in float32 at a time, database and queries each
+# Of the database where few queries ask: a tile that stays in the processor's cache between conversion and search, in
+# memory that the last one left. Pages that the kernel has to clear first take longer than all the arithmetic.
+FEW, FEW_TILE_BYTES = 20, 8 << 20
 
 
 class Rows(Protocol):
@@ -35,15 +38,15 @@ def nearest(database: torch.Tensor, queries: torch.Tensor, count: int, allowed: 
     Returns:
         int64 [M, min(count, N)], nearest first.
     """
-    allowed = np.arange(len(database)) if allowed is None else allowed
-    count = min(count, len(allowed))
+    every, allowed = allowed is None, np.arange(len(database)) if allowed is None else allowed
+    count, tile_bytes = min(count, len(allowed)), FEW_TILE_BYTES if len(queries) < FEW else TILE_BYTES
     found = np.empty((len(queries), count), np.int64)
     with Progress("search", len(queries), "queries") as progress:
         for asking in tiles(len(queries), queries.shape[1]):
             rows = queries[asking].float().numpy()
             best = faiss.ResultHeap(len(rows), count)
-            for tile in tiles(len(allowed), database.shape[1]):
-                values = database[allowed[tile]].float().numpy()
+            for tile in tiles(len(allowed), database.shape[1], tile_bytes):
+                values = database[tile if every else allowed[tile]].float().numpy()
                 distances, indices = faiss.knn(rows, values, min(count, len(values)))
                 best.add_result(distances, allowed[tile][indices])
             best.finalize()
@@ -69,7 +72,7 @@ def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: n
     return distances
 
 
-def tiles(count: int, dim: int) -> list[slice]:
-    """Rows 0 .. count - 1 of `dim` numbers in slices of at most TILE_BYTES in float32."""
-    rows = max(1, TILE_BYTES // (4 * dim))
+def tiles(count: int, dim: int, tile_bytes: int = TILE_BYTES) -> list[slice]:
+    """Rows 0 .. count - 1 of `dim` numbers in slices of at most so many bytes in float32."""
+    rows = max(1, tile_bytes // (4 * dim))
     return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]

@@ -16,6 +16,7 @@ from vpr.serve.docs_page import docs_page
 from vpr.serve.guard import SECURITY_HEADERS, Guard
 from vpr.serve.image_routes import image_routes
 from vpr.serve.locator import Asked, Locator
+from vpr.serve.page_routes import page_routes
 from vpr.serve.problems import Problem
 from vpr.serve.questions import search_filter
 from vpr.serve.service import Service
@@ -73,6 +74,7 @@ def make_app(locator: Locator, settings: Settings) -> FastAPI:
     _add_problems(app)
     _locate_routes(app, service)
     image_routes(app, service)
+    page_routes(app, settings)
     _health_routes(app, service)
     return app
 

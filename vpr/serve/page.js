@@ -74,8 +74,8 @@ function show({ file, where }, answer) {
   pick(answer.matches[0] ?? null);
   const [first] = answer.matches, count = number(answer.images);
   byId("about").textContent = `${count} images of places; ${answer.model}`;
-  const found = first && !answer.refused ? `first match ${first.name}, ${answers.placeInWords(first)}` : "no place found";
-  tell(`${file.name}${where && `, ${where}`}: ${found}. ${given.card.querySelector(".sure").textContent}.`);
+  const found = first && !answer.refused ? `first match ${first.name}, ${answers.placeInWords(first)}; ` : "";
+  tell(`${file.name}${where && `, ${where}`}: ${found}${given.card.querySelector(".sure").textContent}.`);
 }
 function look(given) { // its matches are on the map, its image is sent where is searched again
   for (const each of document.querySelectorAll(".answer.current")) each.classList.remove("current");
@@ -125,8 +125,11 @@ async function drawMap() {
     const plane = tiles ? mercator(places) : metres(places);
     map = Object.assign(await figures.placeMap(byId("map"), tiles ? page.tiled_figure : page.figure, {
       label: "Map. Arrow keys move it, plus and minus zoom, 0 shows all, Enter picks what is in the middle.",
-      labels: plane.labels, stretch: plane.stretch,
-      onPoint: (layer, n) => pick(layer === "marks" ? map.marked[n].match : matchAt(n)),
+      labels: plane.labels, stretch: plane.stretch, dots: tiles ? "#4a4f57" : undefined, // on streets, which are never dark
+      onPoint: (layer, n) => {
+        pick(layer === "marks" ? map.marked[n].match : matchAt(n));
+        tell(`${picked.name}, ${answers.placeInWords(picked)}.`);
+      },
       about: (layer, n) => (layer === "marks" ? map.marked[n].match.name : places.names[n]),
     }), { place: plane.place, marked: [] });
     const drawn = { x: [], y: [] };

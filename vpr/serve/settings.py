@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpr.common.errors import UserError
+from vpr.serve.page import street_tiles
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Settings:
         token: which requests must bring; None: none, on this machine alone.
         writable: whether requests may add and remove images.
         uploads: folder that added images are kept in.
-        tiles: address of street tiles for the page's map, with {z}, {x} and {y}; None: a plain map.
+        tiles: street tiles of the page's map, see `vpr.serve.page.street_tiles`; None: a plain map.
         batch_wait: milliseconds that an image waits at most for others to be described with it.
         batch_size: images that are described at once, at most.
         queue: images that may be underway; more are sent away with 503.
@@ -63,13 +64,18 @@ class Settings:
             return False
 
     def require_safe(self) -> None:
-        """Raise a UserError where anybody in the network could ask, or images could be added but not kept."""
+        """Raise a UserError where anybody in the network could ask, or images could be added but not kept.
+
+        Or where the street tiles are none.
+        """
         if not self.is_local and not self.token:
             raise UserError(
-                f"--host={self.host} is reached from other machines: wanted a --token that requests must bring, or "
-                "--host=127.0.0.1"
+                f"--host={self.host} is reached from other machines: wanted a --token FILE with a word that requests "
+                "must bring, or --host=127.0.0.1"
             )
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
             raise UserError("--token is too short or has characters that no header carries: wanted 8 to 200 of ASCII")
         if self.writable and self.uploads is None:
             raise UserError("a writable server needs a folder for the images that are added")
+        if self.tiles is not None:
+            street_tiles(self.tiles)
