@@ -18,7 +18,7 @@ from vpr.search import milvus, milvus_connection, milvus_search
 from vpr.search.engine import engine_address
 from vpr.search.filters import Condition, SearchFilter
 
-pytest.importorskip("milvus_lite")
+half_server = pytest.importorskip("tests.search.half_server", exc_type=ImportError)  # without milvus_lite
 
 DIM = 16
 MODEL = {"weights": "abc", "dim": str(DIM)}
@@ -285,6 +285,35 @@ def test_a_missing_package_and_a_password_in_the_address(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(UserError, match=r"python -m pip install -r requirements-milvus\.txt"):
         milvus.open_milvus(file, "c", DIM, MODEL)
+
+
+@pytest.mark.parametrize("takes_half", [True, False])
+def test_a_server_gets_halves_where_it_takes_them(tmp_path, monkeypatch, takes_half):
+    monkeypatch.setattr("vpr.search.milvus_collection.PAGE", 16)
+    port, end = half_server.start_half_server(monkeypatch, tmp_path / "data", takes_half)
+    try:
+        address = engine_address(f"milvus:http://127.0.0.1:{port}")
+        engine = milvus.open_milvus(address, "c", DIM, MODEL)
+        kind = "float16" if takes_half else "float32"
+        assert f"2.6.4, collection c, FLAT, {kind}" in engine.name and engine.measures_exactly
+        values, queries = descriptors(100, DIM, 0), descriptors(8, DIM, 1)  # halves, as an index has them
+        engine.add(images(100), values)
+        check(engine, values, queries, 20, range(100))
+        assert half_server.HalfServer.halves == (108 if takes_half else 0)
+        assert torch.equal(engine.descriptors(range(90, 100)), values[90:].half())
+        again = milvus.open_milvus(address, "c", DIM, MODEL)
+        assert again.name == engine.name and sorted(again.records.names) == images(100).names
+        check(again, values, queries, 5, range(50, 100), SearchFilter(box=box_from(again, 50)))
+    finally:
+        end()
+
+
+def box_from(engine, first):
+    """A box around the images of the test from `first` on, which go eastwards."""
+    longitudes = engine.records.degrees[[engine.records.row_of[f"street/{row:05}.jpg"] for row in (first - 1, first)]][
+        :, 1
+    ]
+    return (-90.0, float(longitudes.mean()), 90.0, 180.0)
 
 
 class Server:
