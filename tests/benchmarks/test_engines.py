@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import engines
 from benchmarks.engines import Synthetic, Task, fill, look, synthetic_records
 
 
@@ -27,7 +28,8 @@ def test_records_have_names_and_places_of_their_own():
 
 
 @pytest.mark.parametrize(("engine", "index"), [("faiss", ""), ("faiss", "IVF4,Flat"), ("milvus", "")])
-def test_an_engine_is_filled_and_searched(tmp_path, engine, index):
+def test_an_engine_is_filled_and_searched(tmp_path, monkeypatch, engine, index):
+    monkeypatch.setattr(engines, "SAMPLE", 10)
     if engine == "milvus":
         pytest.importorskip("milvus_lite")
     task = Task(600, 16, engine, index, 4, 250, tmp_path)
