@@ -9,6 +9,7 @@ searching are processes of their own, whose memory is the greatest that was resi
 """
 
 import argparse
+import functools
 import math
 import multiprocessing
 import shutil
@@ -70,25 +71,27 @@ class Synthetic:
     def __len__(self) -> int:
         return self.count
 
-    def block(self, number: int) -> np.ndarray:
-        """Rows BLOCK * number and on, float16 [BLOCK, dim]."""
-        districts = np.random.default_rng(self.seed).standard_normal((DISTRICTS, self.dim), np.float32)
-        random = np.random.default_rng([self.seed, number])
-        district = districts[random.integers(DISTRICTS)]
-        street, own = random.standard_normal((2, BLOCK, self.dim), np.float32)
-        for row in range(1, BLOCK):  # an autoregressive process of variance 1
-            street[row] = LIKENESS * street[row - 1] + math.sqrt(1 - LIKENESS**2) * street[row]
-        parts = zip(SHARES, (district, street, own), strict=True)
-        images = sum(math.sqrt(share) * part for share, part in parts)
-        return (images / np.linalg.norm(images, axis=1, keepdims=True)).astype(np.float16)
-
     def __getitem__(self, wanted: "slice | np.ndarray") -> torch.Tensor:
         rows = np.arange(self.count)[wanted]
         found = np.empty((len(rows), self.dim), np.float16)
         for number in np.unique(rows // BLOCK):
             own = rows // BLOCK == number
-            found[own] = self.block(int(number))[rows[own] % BLOCK]
+            found[own] = street(self.seed, self.dim, int(number))[rows[own] % BLOCK]
         return torch.from_numpy(found)
+
+
+@functools.lru_cache(maxsize=64)
+def street(seed: int, dim: int, number: int) -> np.ndarray:
+    """The images BLOCK * number and on, float16 [BLOCK, dim]."""
+    districts = np.random.default_rng(seed).standard_normal((DISTRICTS, dim), np.float32)
+    random = np.random.default_rng([seed, number])
+    district = districts[random.integers(DISTRICTS)]
+    along, own = random.standard_normal((2, BLOCK, dim), np.float32)
+    for row in range(1, BLOCK):  # an autoregressive process of variance 1
+        along[row] = LIKENESS * along[row - 1] + math.sqrt(1 - LIKENESS**2) * along[row]
+    parts = zip(SHARES, (district, along, own), strict=True)
+    images = sum(math.sqrt(share) * part for share, part in parts)
+    return (images / np.linalg.norm(images, axis=1, keepdims=True)).astype(np.float16)
 
 
 def synthetic_records(start: int, count: int) -> Records:

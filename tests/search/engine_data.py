@@ -47,3 +47,14 @@ def nearest_of(values, queries, count, rows):
 def found_names(engine, rows):
     """Names of rows of hits; None where there is none."""
     return [[engine.records.names[row] if row >= 0 else None for row in hits] for hits in rows]
+
+
+def check(engine, values, queries, count, rows, wanted=None):
+    """The engine's hits are those of a loop over some rows, by name, with their distances."""
+    expected, distances = nearest_of(values, queries, count, rows)
+    found, measured = engine.search(queries, count, wanted)
+    names = [f"street/{row:05}.jpg" for row in range(len(values))]
+    width = expected.shape[1]
+    assert [hits[:width] for hits in found_names(engine, found)] == [[names[row] for row in hits] for hits in expected]
+    np.testing.assert_allclose(measured[:, :width], distances, atol=1e-3)
+    assert (found[:, width:] == -1).all() and np.isnan(measured[:, width:]).all()

@@ -1,20 +1,15 @@
-"""Milvus as an engine, by Milvus Lite in this process and behind an address."""
+"""Milvus as an engine, by Milvus Lite in this process."""
 
-import logging
 import math
-import socket
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 
-from tests.search.engine_data import descriptors, found_names, images, nearest_of
+from tests.search.engine_data import check, descriptors, found_names, images
 from vpr.common.errors import UserError
 from vpr.data import records as records_module
-from vpr.search import milvus, milvus_connection, milvus_search
+from vpr.search import milvus, milvus_search
 from vpr.search.engine import engine_address
 from vpr.search.filters import Condition, SearchFilter
 
@@ -35,17 +30,6 @@ def engine(file, request):
     opened = milvus.open_milvus(file, request.node.name.split("[")[0], DIM, MODEL)
     yield opened
     opened.close()
-
-
-def check(engine, values, queries, count, rows, wanted=None):
-    """The engine's hits are those of a loop over some rows, by name, with their distances."""
-    expected, distances = nearest_of(values, queries, count, rows)
-    found, measured = engine.search(queries, count, wanted)
-    names = [f"street/{row:05}.jpg" for row in range(len(values))]
-    width = expected.shape[1]
-    assert [hits[:width] for hits in found_names(engine, found)] == [[names[row] for row in hits] for hits in expected]
-    np.testing.assert_allclose(measured[:, :width], distances, atol=1e-3)
-    assert (found[:, width:] == -1).all() and np.isnan(measured[:, width:]).all()
 
 
 def test_it_finds_what_brute_force_finds_and_twice_is_once(engine):
@@ -192,6 +176,18 @@ def test_lengths_that_rounding_changed_do_not_change_the_order(engine):
     check(engine, values, values[:30], 5, range(60))
 
 
+def test_the_nearest_is_found_behind_many_that_are_longer(engine):
+    """30 images have a greater product with the query than the nearest has, since they are longer than 1."""
+    beside = np.random.default_rng(0).normal(size=(30, DIM))
+    beside[:, 0] = 0
+    beside *= np.sqrt(1.0095 - 0.9005**2) / np.linalg.norm(beside, axis=1, keepdims=True)
+    values = np.concatenate([beside + 0.9005 * np.eye(DIM)[0], [0.9 * np.eye(DIM)[0] + np.sqrt(0.19) * np.eye(DIM)[1]]])
+    values = torch.from_numpy(values).float()
+    engine.add(images(31), values)
+    check(engine, values, torch.eye(DIM)[:1], 1, range(31))
+    assert found_names(engine, engine.search(torch.eye(DIM)[:1], 3)[0])[0][0] == "street/00030.jpg"
+
+
 def test_another_model_another_size_and_a_foreign_collection_are_refused(file, engine):
     engine.add(images(3), descriptors(3, DIM, 0))
     name = engine.collection.name
@@ -241,108 +237,3 @@ def test_an_index_is_kept_and_named(file, index):
     assert [row[0] for row in found_names(engine, engine.search(values, 1)[0])] == images(200).names
     with pytest.raises(UserError, match=f"has the index {index}, wanted FLAT"):
         milvus.open_milvus(file, f"indexed_{index}", DIM, MODEL, index="FLAT")
-
-
-HOLDING = """
-import fcntl, sys
-lock = open(sys.argv[1], "ab")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_file_that_another_process_has_open(tmp_path, capfd):
-    """Milvus Lite locks LOCK in its folder; importing it in another process would take seconds."""
-    (tmp_path / "held.db").mkdir()
-    words = [sys.executable, "-c", HOLDING, str(tmp_path / "held.db" / "LOCK")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="open in another process"):
-            milvus.open_milvus(engine_address(f"milvus:{tmp_path / 'held.db'}"), "c", DIM, MODEL)
-    (tmp_path / "old.db").write_bytes(b"SQLite")
-    with pytest.raises(UserError, match="is a file, wanted the folder"):
-        milvus.open_milvus(engine_address(f"milvus:{tmp_path / 'old.db'}"), "c", DIM, MODEL)
-    assert capfd.readouterr().err == ""
-
-
-def test_a_missing_package_and_a_password_in_the_address(file, monkeypatch):
-    with pytest.raises(UserError, match="MILVUS_TOKEN") as caught:
-        milvus.open_milvus(engine_address("milvus:http://me:secret@127.0.0.1:1"), "c", DIM, MODEL)
-    assert "secret" not in str(caught.value)
-    monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(UserError, match=r"python -m pip install -r requirements-milvus\.txt"):
-        milvus.open_milvus(file, "c", DIM, MODEL)
-
-
-class Server:
-    """`milvus-lite server` on a free port."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.process = folder, None
-        self.address = engine_address(f"milvus:http://127.0.0.1:{self.port}")
-
-    def start(self):
-        words = ["server", "--data-dir", str(self.folder), "--host", "127.0.0.1", "--port", str(self.port)]
-        self.process = subprocess.Popen([sys.executable, "-m", "milvus_lite", *words], stdout=subprocess.DEVNULL)
-
-    def wait(self):
-        for _ in range(400):
-            with socket.socket() as trying:
-                if trying.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-@pytest.fixture
-def server(tmp_path):
-    running = Server(tmp_path / "data")
-    running.start()
-    running.wait()
-    yield running
-    running.kill()
-
-
-def test_a_server_that_goes_away_loses_nothing_and_doubles_nothing(server, monkeypatch, capfd):
-    monkeypatch.setattr(milvus_connection, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(milvus, "BATCH_BYTES", 20 * (4 * DIM + 256))  # 20 images
-    values, queries, given = descriptors(200, DIM, 0), descriptors(5, DIM, 1), images(200)
-    engine = milvus.open_milvus(server.address, "c", DIM, MODEL)
-    assert "milvus_lite" in engine.name and "float32" in engine.name
-    real, calls = engine._call, []
-
-    def call(work, **arguments):
-        calls.append(work)
-        if len(calls) == 6:
-            server.kill()
-        real(work, **arguments)
-
-    engine._call = call
-    monkeypatch.setattr(milvus_connection, "WAITS", (0.05, 0.05))
-    with pytest.raises(UserError, match="does not answer, after 3 tries"):
-        engine.add(given, values)
-    with pytest.raises(UserError, match="does not answer"):
-        engine.search(queries, 3)
-    assert engine.count() == 100
-
-    server.start()
-    monkeypatch.setattr(milvus_connection, "WAITS", (0.2,) * 40)  # the server comes back while we try
-    check(engine, values, queries, 20, range(100))
-    again = milvus.open_milvus(server.address, "c", DIM, MODEL)
-    kept = again.records
-    missing = [row for row, name in enumerate(given.names)
-               if name not in kept.row_of or (kept.hashes[kept.row_of[name]] != given.hashes[row]).any()]  # fmt: skip
-    assert missing == list(range(100, 200))
-    again.add(given.only(missing), values[missing])
-    check(again, values, queries, 20, range(200))
-    check(engine, values, queries, 20, range(200))  # it learns of those that another has added
-    assert milvus.open_milvus(server.address, "c", DIM, MODEL).count() == 200
-    assert capfd.readouterr().err == ""
-    assert logging.getLogger("pymilvus").level > logging.CRITICAL

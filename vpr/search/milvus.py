@@ -139,7 +139,7 @@ class MilvusEngine:
         if values.shape != (len(records), self.collection.dim):
             raise UserError(f"found descriptors {values.shape}, wanted {(len(records), self.collection.dim)}")
         stored = values.astype(self.collection.dtype)
-        squared = np.einsum("nd,nd->n", stored, stored, dtype=np.float64)
+        squared = np.einsum("ij,ij->i", stored, stored, dtype=np.float64)
         if not (np.abs(squared - 1) <= UNIT).all():
             raise UserError("found a descriptor that is not of length 1: describe the images with a sound model")
         step = max(1, BATCH_BYTES // (self.collection.dim * stored.itemsize + 256))

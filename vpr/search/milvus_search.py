@@ -63,7 +63,7 @@ def nearest_wanted(
     Returns:
         hits of each query, and the queries for which they are not certain, since Milvus goes no deeper.
     """
-    own = np.einsum("md,md->m", values, values, dtype=np.float64)
+    own = np.einsum("ij,ij->i", values, values, dtype=np.float64)
     hits: list[Hits] = [(np.empty(0, np.int64), np.empty(0))] * len(values)
     pending, depth = list(range(len(values))), min(count + SPARE, DEEPEST)
     while pending:

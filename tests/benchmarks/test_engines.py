@@ -1,0 +1,39 @@
+"""The benchmark of engines, in small."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import engines
+from benchmarks.engines import Synthetic, Task, fill, look, synthetic_records
+
+
+def test_descriptors_are_the_same_however_they_are_asked_for_and_neighbours_are_alike():
+    values = Synthetic(2500, 64, 3)
+    every = values[:]
+    assert every.shape == values.shape and every.dtype == torch.float16
+    assert torch.equal(values[np.array([2400, 3, 1000, 3])], every[[2400, 3, 1000, 3]])
+    assert torch.equal(torch.cat([values[:700], values[700:]]), every)
+    torch.testing.assert_close(every.float().norm(dim=1), torch.ones(2500), atol=1e-3, rtol=0)
+    alike = [(every[:900].float() * every[far : 900 + far].float()).sum(dim=1).mean() for far in (1, 5, 50)]
+    assert alike[0] > alike[1] > alike[2] > 0.2  # 0.75, 0.6, 0.3: shares of district and street
+    assert not torch.equal(Synthetic(10, 64, 4)[:], every[:10])
+
+
+def test_records_have_names_and_places_of_their_own():
+    records = synthetic_records(995, 10)
+    assert records.names[0] == "city/000000995.jpg" and len(set(records.names)) == 10
+    assert len({tuple(position) for position in records.positions}) == 10
+    assert len({content.tobytes() for content in records.hashes}) == 10 and records.hashes.shape == (10, 32)
+
+
+@pytest.mark.parametrize(("engine", "index"), [("faiss", ""), ("faiss", "IVF4,Flat"), ("milvus", "")])
+def test_an_engine_is_filled_and_searched(tmp_path, monkeypatch, engine, index):
+    monkeypatch.setattr(engines, "SAMPLE", 10)
+    if engine == "milvus":
+        pytest.importorskip("milvus_lite")
+    task = Task(600, 16, engine, index, 4, 250, tmp_path)
+    filled, looked = fill(task), look(task)
+    assert filled["on disk, MB"] > 600 * 16 * 2 / 1e6
+    assert filled["memory until finished, MB"] >= filled["memory while adding, MB"] > 50
+    assert looked["recall@20 against exact, %"] == 100
