@@ -45,6 +45,10 @@ class RunningServer:
         """Resident memory of the server and its decoders, in MB of 10^6 bytes."""
         return sum(map(resident, family(self.process.pid))) / 1e6
 
+    def processor_seconds(self) -> float:
+        """That the server and its decoders have used."""
+        return sum(map(processor_seconds, family(self.process.pid)))
+
 
 def ask(
     connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None, kind: str = "image/jpeg"
@@ -122,6 +126,14 @@ def resident(process: int) -> int:
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def processor_seconds(process: int) -> float:
+    """That a process has used, in user and system mode."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:

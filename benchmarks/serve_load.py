@@ -25,6 +25,7 @@ class Load:
     Attributes:
         seconds: of each answered request.
         errors: of the others.
+        processor: seconds that the server used.
         parts: milliseconds by what took them, as answers say, of each.
         lasted: seconds in all.
     """
@@ -33,6 +34,7 @@ class Load:
     errors: list[str] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
     lasted: float = 0.0
+    processor: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -46,9 +48,11 @@ class Load:
             f"{part.removesuffix('_ms')} {percentile([each[part] for each in self.parts], 0.5):.1f}"
             for part in self.parts[0]
         )
+        used = 1000 * self.processor / len(self.seconds)
         return (
             f"{name}: {len(self.seconds)} images, {self.rate:.1f} images/s, median {median:.1f} ms, 99th percentile "
-            f"{high:.1f} ms, {len(self.errors)} errors; medians in the server (ms): {inside}"
+            f"{high:.1f} ms, {len(self.errors)} errors; {used:.1f} ms of the processor each; medians in the server "
+            f"(ms): {inside}"
         )
 
 
@@ -90,7 +94,7 @@ def measure(server: RunningServer, images: Sequence[bytes], requests: int, clien
 
 def load(server: RunningServer, images: Sequence[bytes], clients: int, count: int = 0, seconds: float = 0.0) -> Load:
     """Have clients ask `count` times each, or for some seconds."""
-    found, lock, began = Load(), threading.Lock(), time.perf_counter()
+    found, lock, began, used = Load(), threading.Lock(), time.perf_counter(), server.processor_seconds()
 
     def client(number: int) -> None:
         asked = 0
@@ -114,7 +118,7 @@ def load(server: RunningServer, images: Sequence[bytes], clients: int, count: in
         thread.start()
     for thread in threads:
         thread.join()
-    found.lasted = time.perf_counter() - began
+    found.lasted, found.processor = time.perf_counter() - began, server.processor_seconds() - used
     return found
 
 

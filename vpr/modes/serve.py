@@ -14,6 +14,7 @@ from vpr.cli.load import database_of, model_of
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
+from vpr.common.memory import available_cores
 from vpr.common.progress import say
 from vpr.data.places import load_database
 
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
         queue=options.queue,
         max_megabytes=options.maxMegabytes,
         max_pixels=int(options.maxPixels * 1e6),
+        decoders=max(2, available_cores() // 2),
         longest_side=longest_side_for(images.database_files),
     )
     settings.require_safe()  # before the database is described

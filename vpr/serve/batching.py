@@ -56,7 +56,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting[Item]] = deque()
         self._underway, self._to_come, self._closing = 0, 0, False
-        self._thread = threading.Thread(target=self._work, name="batches")
+        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)  # `close` waits for it
         self._thread.start()
 
     @property
