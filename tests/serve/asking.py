@@ -61,7 +61,7 @@ def serving(locator, **settings):
     app, listening = make_app(locator, chosen), listen(chosen.host, 0)
     config = uvicorn.Config(
         app, http=PatientProtocol, ws="none", log_level="error", h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=20, timeout_keep_alive=1,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

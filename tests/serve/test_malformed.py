@@ -1,0 +1,27 @@
+"""Some requests of benchmarks/malformed_requests.py: nothing fails, and the next good one is answered."""
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from asking import as_bytes, serving
+from PIL import Image
+
+from benchmarks.malformed_requests import KINDS, send
+
+
+def test_malformed_requests_fail_nothing(locator, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("vpr.serve.protocol.HEAD_SECONDS", 0.3)
+    chance, good = random.Random(5), as_bytes(images[1][6])
+    image = as_bytes(Image.open(images[1][3]), "JPEG")
+    kinds = [kind for kind in KINDS if kind != "too many pixels"]  # these take seconds to make
+    made = [KINDS[kind](chance, image) for kind in kinds * 8]
+    limits = {"body_seconds": 0.4, "max_pixels": 1_000_000, "queue": 16, "longest_side": 128}
+    with serving(locator, writable=True, uploads=tmp_path / "uploads", **limits) as client:
+        before = client.locate(good)[1]["matches"]
+        with ThreadPoolExecutor(16) as pool:
+            seen = Counter(pool.map(lambda one: send(client.port, *one), made))
+        assert client.locate(good)[1]["matches"] == before
+    assert seen.total() == 72 and not [status for status in seen if status[0] == "5" and status != "503"]
+    assert {"400", "413", "415", "422"} <= set(seen) and "no answer" not in seen
+    assert not (tmp_path / "uploads").exists()
