@@ -79,9 +79,10 @@ class MilvusConnection:
                 self._drop()
             if wait is not None:
                 time.sleep(wait)
+        tried = f"{len(WAITS) + 1} tries in {time.monotonic() - began:.0f} s"
         raise UserError(
-            f"Milvus at {self.target} does not answer, after {len(WAITS) + 1} tries in {time.monotonic() - began:.0f} s: start it "
-            "again and repeat the command; all that was added before is kept"
+            f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that was "
+            "added before is kept"
         )
 
     def close(self) -> None:
