@@ -2,6 +2,7 @@
 # make demo   environment, toy city, cluster, test, train, test, pictures (about 5 minutes on 2 cores, beside the installation)
 # make test   environment, style, types, layers, all tests; what a number format can touch also with --precision=auto the other way
 # make test-number-format   only the latter
+# make serve  the toy city at http://127.0.0.1:8000: a page to look at, and a service to ask; Ctrl-C ends it
 # make docs   the pictures in docs/, of the toy city and the run of `make demo`, which comes first where there is none
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
 .PHONY: demo test test-number-format environment clean
-.PHONY: check static docs
+.PHONY: check static docs serve
 
 environment: $(VENV)/installed
 
@@ -52,6 +53,12 @@ static: environment
 	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+
+# The page and the service on the toy city, with the run of `make demo`, which comes first where there is none.
+serve: environment
+	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
+	$(MAIN) --mode=index --resume --split=test --localDescriptors --utmZone=17N
+	$(MAIN) --mode=serve --resume --split=test --utmZone=17N
 
 docs: environment
 	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo

@@ -8,20 +8,28 @@ Tests that run, then writes beside this file
     toy_panel.jpg     a query and its first hits, some of which are right and some wrong
     toy_recall.png    Recall@N against N
     toy_map.png       where queries were found and missed
+    page_wide.png     the server's page in a wide window, an image dropped on it
+    page_narrow.png   the same on a phone, dark
 """
 
+import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 
+from docs.page_pictures import View, page_pictures
 from vpr.artifacts.runs import read_flags
 from vpr.cli.app import main as program
 from vpr.cli.options import parse_options
+from vpr.cli.specs import places_spec
 from vpr.common.errors import UserError
+from vpr.data.places import load_places
 from vpr.toycity import contact_sheet
 
 DOCS = Path(__file__).resolve().parent
+ZONE = "17N"  # in which the toy city is taken to lie, so that its places have latitude and longitude
 COLOURS = 64  # of a plot's palette, which takes less room than full colour
 
 
@@ -50,7 +58,12 @@ def draw(run: Path) -> int:
     for plot in ("recall", "map"):
         picture = Image.open(drawn / f"{plot}.png").convert("RGB").quantize(COLOURS)
         picture.save(DOCS / f"toy_{plot}.png", optimize=True)
-    print(f"wrote toy_city.jpg, toy_panel.jpg, toy_recall.png and toy_map.png to {DOCS}")
+    views = {DOCS / "page_wide.png": View(1280, 1120), DOCS / "page_narrow.png": View(390, 1120, dark=True)}
+    with tempfile.TemporaryDirectory() as folder:
+        served = [f"--resume={run}", "--split=test", f"--utmZone={ZONE}", f"--indexFile={folder}/database.h5"]
+        page_pictures(served, found_query(parse_options(test), drawn / "panels"), views)
+    names = ["toy_city.jpg", "toy_panel.jpg", "toy_recall.png", "toy_map.png", *(path.name for path in views)]
+    print(f"wrote {', '.join(names)} to {DOCS}")
     return 0
 
 
@@ -64,6 +77,19 @@ def newest_toy_run(runs: Path) -> Path:
         if read_flags(flags.parent)["dataset"] == "toy":
             return flags.parent
     raise UserError(f"no run on the toy city under {runs.resolve()}: make demo first")
+
+
+def found_query(options: argparse.Namespace, panels: Path) -> Path:
+    """The file of a query whose first hit is right and near.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(panels.glob("*_found_at_1.jpg"))
+    if not found:
+        raise UserError(f"no query in {panels} has a right first hit: train as make demo does")
+    number = int(found[-1].name.split("_")[2])  # from 1; the last panel's hit is the nearest
+    return load_places(places_spec(options), "test").query_files[number - 1]
 
 
 def mixed_panel(panels: Path) -> Path:

@@ -7,12 +7,14 @@ import os
 import numpy as np
 import pytest
 from asking import as_bytes
+from drawing import draw_image
 from moods import two_moods
 from PIL import Image
 
 from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Refused, Wanted, decode_bytes, format_of
 from vpr.serve.problems import Problem
+from vpr.serve.settings import longest_side_for
 
 
 def asked(decoders, *all_data):
@@ -109,3 +111,10 @@ def test_what_is_damaged_or_too_large_is_refused():
     assert [refusal(data[:cut]) for cut in (4, 30, len(data) // 2)] == [422, 422, 422]
     assert refusal(data, max_pixels=60 * 80 - 1) == 413
     assert decode_bytes(data, Wanted(max_pixels=60 * 80)).values.shape == (60, 80, 3)
+
+
+def test_images_are_shrunk_to_what_the_database_has(tmp_path):
+    small = [draw_image(tmp_path / f"{n}.png", (80, 64), n) for n in range(3)]
+    assert longest_side_for(small) == 1280 and longest_side_for([]) == 1280
+    large = draw_image(tmp_path / "large.png", (30, 1500), 9)
+    assert longest_side_for([*small, large]) == 1500

@@ -106,6 +106,9 @@ def test_what_is_no_http_or_has_huge_headers_is_refused(client, images):
     for wrong in (b"hello there\r\n\r\n", head + b"x: " + b"y" * 40_000, head + b"a: b\r\n" * 9000):
         status, said = raw(client, wrong)
         assert status == 400 and b'"error"' in said
+    for headers in ({"x": "y" * 20_000}, {f"x{n}": "y" for n in range(101)}):
+        assert client("GET", "/health", headers=headers)[0] == 400
+    assert client("GET", "/health?" + "q" * 20_000)[0] == 400
     assert still_answers(client, images)
 
 

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     from vpr.serve.locator import Locator
     from vpr.serve.looking import LocalDescriptors
     from vpr.serve.server import run as serve
-    from vpr.serve.settings import Settings
+    from vpr.serve.settings import Settings, longest_side_for
 
     places = places_spec(options)
     images = load_database(places, options.split, split_required="split" in options.given)
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
         queue=options.queue,
         max_megabytes=options.maxMegabytes,
         max_pixels=int(options.maxPixels * 1e6),
+        longest_side=longest_side_for(images.database_files),
     )
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)

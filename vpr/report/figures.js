@@ -219,9 +219,12 @@ const figures = (() => {
       lines: (lines) => { now.lines = lines; fill("lines", joined(lines)); },
       choose: (chosen) => { now.chosen = chosen; paintChosen(); },
       show: (points) => { // all of them, and what lies around them
-        const xs = points.map(({ x }) => x), ys = points.map(({ y }) => y);
-        const margin = 0.05 * Math.max(Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys), 20);
-        extent = [Math.min(...xs) - margin, Math.min(...ys) - margin, Math.max(...xs) + margin, Math.max(...ys) + margin];
+        let [west, south, east, north] = [Infinity, Infinity, -Infinity, -Infinity];
+        for (const { x, y } of points) {
+          [west, south, east, north] = [Math.min(west, x), Math.min(south, y), Math.max(east, x), Math.max(north, y)];
+        }
+        const margin = 0.05 * Math.max(east - west, north - south, 20);
+        extent = [west - margin, south - margin, east + margin, north + margin];
         fit();
       },
       reveal: (points) => { // without zooming, if they can be seen so
@@ -254,12 +257,13 @@ const figures = (() => {
     curves.forEach(({ x, y }, n) => fill(`curve${n}`, { x, y }));
     plot.x_range.setv({ start: Math.min(1, longest - 1), end: longest + 0.02 * longest });
     plot.y_range.setv({ start: 0, end: 103 });
-    plot.on_event("mousemove", (event) => {
+    const point = (event) => {
       const at = curves.map(({ x }) => x.reduce((best, each, n) => (Math.abs(each - event.x) < Math.abs(x[best] - event.x) ? n : best), 0));
       fill("chosen", { x: curves.map(({ x }, n) => x[at[n]]), y: curves.map(({ y }, n) => y[at[n]]) });
       const line = ({ name, y }, n) => `${curves.length > 1 ? `${name}: ` : ""}${y[at[n]].toFixed(1)} %`;
       say([`Recall@${curves[0].x[at[0]]}`, ...curves.map(line)].join("\n"), event);
-    });
+    };
+    for (const kind of ["mousemove", "tap"]) plot.on_event(kind, point);
     plot.on_event("mouseleave", () => fill("chosen", { x: [], y: [] }));
     if (curves.length > 1) {
       const keys = element("div", "legend");

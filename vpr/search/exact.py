@@ -66,9 +66,10 @@ def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: n
     """
     distances = np.full(found.shape, np.nan, np.float32)
     for row, hits in enumerate(found):
-        there = hits >= 0
-        differences = database[hits[there]].float() - queries[row].float()
-        distances[row, there] = differences.norm(dim=1).numpy()
+        there, query = np.flatnonzero(hits >= 0), queries[row].float()
+        for part in tiles(len(there), database.shape[1], FEW_TILE_BYTES // 8):
+            differences = database.index_select(0, torch.from_numpy(hits[there[part]])).float().sub_(query)
+            distances[row, there[part]] = torch.linalg.vector_norm(differences, dim=1).numpy()
     return distances
 
 

@@ -18,7 +18,6 @@ const answers = (() => {
   function picture(address, alt) { // an image in a box, or a sentence where there is none
     const box = element("div", "picture"), image = element("img", "");
     image.alt = alt;
-    image.decoding = "async";
     image.onerror = () => box.replaceChildren("no picture");
     address.then((found) => { image.src = found; }, () => image.onerror());
     box.append(image);
@@ -141,7 +140,7 @@ const answers = (() => {
       button.onclick = () => { pick(first); document.getElementById("map").scrollIntoView({ block: "center" }); };
       place.append(button);
     }
-    const metres = first.easting === null ? "" : `UTM ${first.zone ?? ""} ${fixed(first.easting, 1)} E ${fixed(first.northing, 1)} N`;
+    const metres = text === null ? "" : `UTM ${first.zone ?? ""} ${fixed(first.easting, 1)} E ${fixed(first.northing, 1)} N`;
     place.append(element("small", "", metres));
     const list = element("ol", "matches");
     list.setAttribute("aria-label", "Matches, best first");

@@ -69,7 +69,9 @@ def make_app(locator: Locator, settings: Settings) -> FastAPI:
             await asyncio.to_thread(service.stop)
 
     # FastAPI's own pages of documentation load their scripts from elsewhere.
-    app = FastAPI(title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     _add_problems(app)
     _locate_routes(app, service)

@@ -25,6 +25,7 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+HEAD_BYTES, MOST_HEADERS = 16 << 10, 100  # of a request
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -64,6 +65,9 @@ class Guard:
     def _problem(self, scope: Scope) -> Problem | None:
         """Why a request is not let through."""
         headers, path, token = Headers(scope=scope), scope["path"], self._settings.token
+        size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(map(len, sum(headers.raw, ())))
+        if size > HEAD_BYTES or len(headers.raw) > MOST_HEADERS:
+            return Problem(400, "the address and the headers are too large", close=True)
         if token is None and self._settings.is_local and _host_name(headers) not in self._local_names():
             # A page of another site whose name was made to mean this machine (DNS rebinding).
             return Problem(403, "this server answers to the name of its own machine alone", close=True)

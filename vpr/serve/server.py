@@ -10,11 +10,11 @@ import uvicorn
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.serve.app import make_app
+from vpr.serve.guard import HEAD_BYTES
 from vpr.serve.locator import Locator
 from vpr.serve.protocol import PatientProtocol
 from vpr.serve.settings import Settings
 
-HEAD_BYTES = 16 << 10  # of a request's head
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
 BACKLOG = 256
 CONNECTIONS = 4  # for each image that may be underway, and as many for the rest

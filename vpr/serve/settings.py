@@ -1,11 +1,14 @@
 """How the server behaves; the command line knows nothing else of it."""
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vpr.common.errors import UserError
 from vpr.serve.page import street_tiles
+
+LONGEST_SIDE, LOOKED_INTO = 1280, 50  # pixels; files
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Settings:
         batch_requests: images in one request.
         max_megabytes: of a request's body.
         max_pixels: of an image, by its header.
-        longest_side: pixels to which larger images are shrunk before they are described; None keeps their own size.
+        longest_side: pixels to which larger images are shrunk before they are described, unless all get one size;
+            None: none are. See `longest_side_for`.
         decoders: processes that decode images.
         decode_seconds, body_seconds: in which an image must be decoded, and a body must have come.
         stop_seconds: that requests have to end in when the server is stopped.
@@ -79,3 +83,17 @@ class Settings:
             raise UserError("a writable server needs a folder for the images that are added")
         if self.tiles is not None:
             street_tiles(self.tiles)
+
+
+def longest_side_for(database: Sequence[Path]) -> int:
+    """Pixels to which larger images are shrunk: those of the database's longest sides, but LONGEST_SIDE at least.
+
+    What is larger than the images it is compared with shows no more of the place, and a photo of 50 megapixels would
+    hold up all others for as long as a thousand small ones.
+
+    Args:
+        database: files of its images, of which some are looked into.
+    """
+    from vpr.data.reader import largest_size
+
+    return max(LONGEST_SIDE, *largest_size(database[:: max(1, len(database) // LOOKED_INTO)]))
