@@ -81,8 +81,8 @@ class MilvusConnection:
                 time.sleep(wait)
         tried = f"{len(WAITS) + 1} tries in {time.monotonic() - began:.0f} s"
         raise UserError(
-            f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that was "
-            "added before is kept"
+            f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that "
+            "was added before is kept"
         )
 
     def close(self) -> None:
