@@ -79,6 +79,10 @@ class Synthetic:
             found[own] = street(self.seed, self.dim, int(number))[rows[own] % BLOCK]
         return torch.from_numpy(found)
 
+    def index_select(self, axis: int, rows: torch.Tensor) -> torch.Tensor:
+        """As of a tensor; axis is 0."""
+        return self[rows.numpy()]
+
 
 @functools.lru_cache(maxsize=64)
 def street(seed: int, dim: int, number: int) -> np.ndarray:

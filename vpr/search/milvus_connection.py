@@ -60,6 +60,7 @@ class MilvusConnection:
             Refused: the server refuses.
             UserError: nobody answers, after all tries.
         """
+        began = time.monotonic()
         for wait in (*WAITS, None):
             try:
                 if self._client is None:
@@ -78,9 +79,10 @@ class MilvusConnection:
                 self._drop()
             if wait is not None:
                 time.sleep(wait)
+        tried = f"{len(WAITS) + 1} tries in {time.monotonic() - began:.0f} s"
         raise UserError(
-            f"Milvus at {self.target} does not answer, after {len(WAITS) + 1} tries in {sum(WAITS):.0f} s: start it "
-            "again and repeat the command; all that was added before is kept"
+            f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that "
+            "was added before is kept"
         )
 
     def close(self) -> None:
