@@ -203,3 +203,20 @@ def test_an_index_says_whether_it_was_changed_by_hand(path):
     assert opened(path).edited
     again.finish(edited=False)
     assert not opened(path).edited
+
+
+def test_a_wider_index_finds_the_same_at_the_same_distances(path):
+    index = opened(path)
+    truth = add(index, [f"{side}{n}" for side in "ab" for n in range(9)])
+    index.finish()
+    queries = torch.stack([vector([99, n]) for n in range(4)])
+    narrow = index.search(queries, 7)
+    index.widen()
+    for before, after in zip(narrow, index.search(queries, 7), strict=True):
+        np.testing.assert_array_equal(before, after)
+    truth |= add(index, ["b3", "c1"], seed=4)
+    index.remove(["a1"])
+    del truth["a1"]
+    check(index, truth)
+    index.finish()
+    check(opened(path), truth)

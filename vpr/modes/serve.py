@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     if isinstance(engine, LivingIndex):
         engine.by_hand = True
+        engine.widen()
 
     def calibration(how: str) -> StoredCalibration | None:
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
