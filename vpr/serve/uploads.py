@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 BODIES_BYTES = 256_000_000  # of bodies that are in memory at once
 DRAINED_SECONDS = 2.0  # that a body which is too large is read on, unkept: else its sender never sees the answer
 MOST_PARTS, MOST_HEADERS, HEADER_BYTES, FIELD_BYTES = 64, 8, 1024, 1024
-FORM, RAW = "multipart/form-data", ("image/", "application/octet-stream")
+FORM = "multipart/form-data"
+# What a body is, is read from its first bytes; the last is what curl says of any file unless it is told otherwise.
+RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
 
 
 @dataclass(frozen=True)
