@@ -155,10 +155,8 @@ class KnownRows:
         """Raise a UserError where metres would be of two UTM zones."""
         for zone in _zones(records):
             for own in self._zones - {zone}:
-                raise UserError(
-                    f"the images' UTM zone is {zone or 'unknown'}, the collection's {own or 'unknown'}: name another with "
-                    "--collection"
-                )
+                found, kept = zone or "unknown", own or "unknown"
+                raise UserError(f"the images' UTM zone is {found}, the collection's {kept}: name another (--collection)")
 
 
 def _zones(records: Records) -> set[str | None]:
