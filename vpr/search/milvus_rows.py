@@ -156,7 +156,7 @@ class KnownRows:
         for zone in _zones(records):
             for own in self._zones - {zone}:
                 found, kept = zone or "unknown", own or "unknown"
-                raise UserError(f"the images' UTM zone is {found}, the collection's {kept}: name another (--collection)")
+                raise UserError(f"the images' UTM zone is {found}, the collection's {kept}: name another")
 
 
 def _zones(records: Records) -> set[str | None]:
