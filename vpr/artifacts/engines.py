@@ -19,10 +19,13 @@ from vpr.data.content import FolderNow, content_hashes
 from vpr.data.places import PlaceImages
 from vpr.data.records import Records
 from vpr.search.engine import MILVUS, Engine, EngineAddress
+from vpr.search.engine_recall import recall_against_exact
 
 if TYPE_CHECKING:
     from vpr.search.milvus import MilvusEngine
 
+COMPARED_BYTES = 256 << 20  # of descriptors that are fetched to compare an engine with exact search, at most
+COMPARED_HITS, COMPARED_QUERIES = 20, 100
 AnyEngine = Union[LivingIndex, "MilvusEngine"]
 
 
@@ -83,6 +86,8 @@ def update_engine(wanted: WantedEngine, path: Path, database: Database, index: W
     done.described = sum(processes.gather(done.described))
     engine.finish()
     say(f"{engine.name}: {done.line()}")
+    if processes.world() == 1 and done.anything:
+        say_recall(engine)
     return engine
 
 
@@ -116,7 +121,24 @@ def fill_engine(wanted: WantedEngine, database: Database, descriptors: torch.Ten
     engine.remove(changes.gone)
     engine.finish()
     say(f"{engine.name}: {len(wrong):,} of {len(now.names):,} images added, {len(changes.gone):,} removed")
+    if wrong:
+        say_recall(engine)
     return engine
+
+
+def say_recall(engine: Engine) -> None:
+    """Say how much of the exact search an engine finds, for a sample of what it has; not where that is too much."""
+    rows = engine.rows()
+    if not len(rows):
+        return
+    dim = engine.descriptors(rows[:1]).shape[1]
+    if 4 * dim * engine.next_row > COMPARED_BYTES:
+        say(f"not compared with exact search: {len(rows):,} descriptors of {dim} dimensions are too many to fetch")
+        return
+    stored = torch.full((engine.next_row, dim), 10.0)  # far from all where an image was removed
+    for some in in_parts(rows.tolist(), 1024):
+        stored[some] = engine.descriptors(some).float()
+    say(f"compared with exact search: {recall_against_exact(engine, stored, COMPARED_HITS, COMPARED_QUERIES).line()}")
 
 
 def described_by(database: Database) -> Describing:

@@ -105,6 +105,7 @@ class KnownRows:
         self.squared = np.empty(0)
         self.row_of: dict[str, int] = {}
         self.row_of_id: dict[int, int] = {}
+        self._zones: set[str | None] = set()  # of all metres that are known
         self._parts: list[Records] = []
         self._whole: Records | None = no_records()
 
@@ -119,6 +120,7 @@ class KnownRows:
         self.ids += ids
         self.alive = np.concatenate([self.alive, np.ones(len(ids), bool)])
         self.squared = np.concatenate([self.squared, squared])
+        self._zones |= _zones(records)
         self._parts.append(records)
         self._whole = None
 
@@ -151,12 +153,15 @@ class KnownRows:
 
     def refuse_other_zones(self, records: Records) -> None:
         """Raise a UserError where metres would be of two UTM zones."""
-        own, metres = self.records.zone, np.isfinite(records.positions).any()
-        if metres and np.isfinite(self.records.positions).any() and own != records.zone:
-            found, wanted = (zone or "unknown" for zone in (records.zone, own))
-            raise UserError(
-                f"the images' UTM zone is {found}, that of the collection {wanted}: name another collection"
-            )
+        for zone in _zones(records):
+            for own in self._zones - {zone}:
+                found, kept = zone or "unknown", own or "unknown"
+                raise UserError(f"the images' UTM zone is {found}, the collection's {kept}: name another")
+
+
+def _zones(records: Records) -> set[str | None]:
+    """The UTM zone of the metres that are known, if any are."""
+    return {records.zone} if np.isfinite(records.positions).any() else set()
 
 
 def _text(text: str) -> str:
