@@ -32,6 +32,8 @@ WITHOUT_A_BACKBONE = {
     "test_matches", "test_certainty", "test_certainty_plots", "test_precision_recall", "test_calibration_error",
     "test_calibrate", "test_answer_features", "test_regions", "test_timm_names", "test_program", "test_killing",
     "test_how_sure", "test_second_look_files", "test_interactive", "test_map_in_browser", "test_page",
+    "test_batching", "test_decoders", "test_guard", "test_keeping", "test_locating", "test_malformed", "test_places",
+    "test_server", "test_stream", "test_three_lines", "test_uploads",
 }  # fmt: skip
 # Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.
 LONG = {"test_timm_backbones"}

@@ -58,7 +58,8 @@ class DatabaseIndex:
         """
         if self.descriptors is not None:
             found = nearest(self.descriptors, queries, count, rows)
-            return found, descriptor_distances(self.descriptors, queries, found)
+            # Of hits that are nearly as far as each other FAISS's order is that of sums, which rounding may turn.
+            return in_order(found, descriptor_distances(self.descriptors, queries, found))
         assert self.approximate is not None
         count = min(count, self.approximate.ntotal if rows is None else len(rows))
         parts = [
@@ -130,5 +131,11 @@ def merged(parts: Sequence[tuple[np.ndarray, np.ndarray]], queries: int, count: 
     if not parts:
         return np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32)
     found, distances = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
-    order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")[:, :count]
+    found, distances = in_order(found, distances)
+    return found[:, :count], distances[:, :count]
+
+
+def in_order(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits [M, c] by their distances, -1 last; of the same distance as they are."""
+    order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)

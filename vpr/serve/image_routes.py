@@ -47,6 +47,12 @@ def image_routes(app: FastAPI, service: Service) -> None:
         """Places of the database's images, of many a part that covers all of them evenly."""
         return Response(await asyncio.to_thread(places.json, locator.records), media_type="application/json")
 
+    _changing_routes(app, service, shown)
+
+
+def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, bytes]") -> None:
+    """Add the routes by which images come and go; then nothing that was kept to be shown holds any more."""
+
     def require_writable() -> None:
         if not service.settings.writable:
             raise Problem(403, "this server was started without --writable: nothing can be added or removed", True)
@@ -65,16 +71,16 @@ def image_routes(app: FastAPI, service: Service) -> None:
         said = {"name": name, "latitude": latitude, "longitude": longitude, "easting": easting, "northing": northing}
         async with form_of(request, service.bodies, 1) as form:
             number, new = await add_image(service, form.images[0], _new_image(said, form.fields))
-        told = {"id": number, "new": new, "images": locator.images}
+        told = {"id": number, "new": new, "images": service.locator.images}
         return JSONResponse(told, 201 if new else 200)
 
     @app.delete("/images/{image}", response_model=None)
     async def remove(image: str) -> Response:
         """Remove an image from the database."""
         require_writable()
-        await remove_image(service, row_of(locator.records, image))
+        await remove_image(service, row_of(service.locator.records, image))
         shown.clear()
-        return JSONResponse({"id": image, "images": locator.images})
+        return JSONResponse({"id": image, "images": service.locator.images})
 
 
 async def _shown(service: Service, row: int) -> bytes:

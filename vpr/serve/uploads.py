@@ -57,22 +57,30 @@ class Bodies:
             raise self._too_large()
         body = bytearray()
         try:
-            await asyncio.wait_for(self._read(request, body), self._seconds)
+            if not await self._read_in_time(request, body):
+                await self._drain(request)
+                raise self._too_large()
             yield body
+        finally:
+            self._room.give(len(body))
+
+    async def _read_in_time(self, request: Request, body: bytearray) -> bool:
+        """See `_read`."""
+        try:
+            return await asyncio.wait_for(self._read(request, body), self._seconds)
         except asyncio.TimeoutError as error:
             raise Problem(408, f"the body did not come within {self._seconds:g} s", close=True) from error
         except ClientDisconnect as error:
             raise Problem(400, "the body ended too soon", close=True) from error
-        finally:
-            self._room.give(len(body))
 
-    async def _read(self, request: Request, body: bytearray) -> None:
+    async def _read(self, request: Request, body: bytearray) -> bool:
+        """Read a body; gives whether it is as small as it has to be."""
         async for chunk in request.stream():
             self._room.take(len(chunk))
             body += chunk
             if len(body) > self._most:
-                await self._drain(request)
-                raise self._too_large()
+                return False
+        return True
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the body is too large: at most {self._most / 1e6:g} MB are taken", close=True)
