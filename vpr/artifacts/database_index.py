@@ -33,7 +33,7 @@ def folder_note(images: PlaceImages, root: Path) -> dict[str, str]:
         "photos": images.places.name,
         "photos_hash": images.places.fingerprint(),
         "files_hash": files_digest(images.places.database_names, images.database_files),
-        "folder_hash": _folder_hash(root),
+        "folder_hash": folder_hash(root),
     }
 
 
@@ -70,8 +70,8 @@ def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
     Raises:
         UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
     """
-    path = loaded.folder / f"database_{images.places.name}.h5"
-    own, found = _folder_hash(root), {"folder_hash": next(iter(_begun_by(path)), None)}
+    path, own = loaded.folder / f"database_{images.places.name}.h5", folder_hash(root)
+    found = {"folder_hash": next(iter(_begun_by(path)), None)}
     if path.is_file():
         found = attributes_of(path)
     theirs = found.get("folder_hash")
@@ -96,7 +96,8 @@ def file_to_write(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
         return path
 
 
-def _folder_hash(root: Path) -> str:
+def folder_hash(root: Path) -> str:
+    """A short hash of where a folder lies."""
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
 
 
@@ -175,8 +176,7 @@ def _to_update(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
     if reason is None:
         return index
     others = sum(bool(index.records.folders[row]) for row in index.rows())
-    lost = f"; {others} images of other folders have to be added again" if others else ""
-    say(f"{path} {reason}: making it anew{lost}")
+    say(f"{path} {reason}: making it anew" + f"; {others} images of other folders are to be added again" * (others > 0))
     return index.anew()
 
 
@@ -206,15 +206,20 @@ def load_index(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
     return index
 
 
-def edit_index(path: Path, database: Database, added: FolderNow | None, removed: Sequence[str]) -> LivingIndex:
+def edit_index(
+    path: Path, database: Database, added: FolderNow | None, removed: Sequence[str], wanted: WantedIndex
+) -> LivingIndex:
     """Add images from another folder, and remove images by name or pattern; says what was done.
 
+    Args:
+        wanted: how the index of the database is made where there is none yet.
+
     Raises:
-        UserError: there is no index, or no image of a name.
+        UserError: there is no image of a name.
     """
     index = database.open(path)
-    if not index.next_row and added is None:
-        raise UserError(f"there is no index at {path} from which images could be removed: run --mode=index first")
+    if not index.next_row:
+        index = update_index(path, database, wanted)
     names, index.by_hand = matching_names(index.row_of, removed), True
     if added is not None:
         _refuse_other_places(index, added, path)

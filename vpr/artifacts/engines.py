@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Union
 
 import torch
 
-from vpr.artifacts.database_index import Database, edit_index, load_index, matching_names, update_index
+from vpr.artifacts.database_index import Database, edit_index, folder_hash, load_index, matching_names, update_index
 from vpr.artifacts.living_index import LivingIndex
 from vpr.artifacts.merging import WantedIndex
 from vpr.artifacts.synchronise import Describing, find_changes, in_parts, synchronise
@@ -44,7 +44,9 @@ class WantedEngine:
         """The collection, empty where it is new."""
         from vpr.search.milvus import open_milvus
 
-        name = self.collection or re.sub(r"\W", "_", f"netvlad_{database.images.places.name}", flags=re.ASCII)[:200]
+        # Folders of one name have a collection each: what a folder does not hold is removed from its collection.
+        name = f"netvlad_{database.images.places.name}_{folder_hash(database.root)}"
+        name = self.collection or re.sub(r"\W", "_", name, flags=re.ASCII)[-200:]
         return open_milvus(self.address, name, database.loaded.model.dim, database.provenance, index=index)
 
 
@@ -92,11 +94,16 @@ def update_engine(wanted: WantedEngine, path: Path, database: Database, index: W
 
 
 def edit_engine(
-    wanted: WantedEngine, path: Path, database: Database, added: FolderNow | None, removed: list[str]
+    wanted: WantedEngine,
+    path: Path,
+    database: Database,
+    added: FolderNow | None,
+    removed: list[str],
+    index: WantedIndex,
 ) -> AnyEngine:
     """Add images from another folder, and remove images by name or pattern."""
     if wanted.address.kind != MILVUS:
-        return edit_index(path, database, added, removed)
+        return edit_index(path, database, added, removed, index)
     engine = wanted.open_milvus(database, None)
     names = matching_names(engine.row_of, removed)
     if added is not None:

@@ -141,6 +141,15 @@ def attributes_of(path: Path) -> dict[str, Any]:
         return dict(file.attrs)
 
 
+def generation_now(path: Path) -> str:
+    """As `generation_of`, without a look at the rest of the file: whether it is still the one that was read."""
+    try:
+        with h5py.File(path) as file:
+            return str(file.attrs.get("generation", ""))
+    except OSError:
+        return ""
+
+
 def generation_of(path: Path) -> str:
     """The generation of an index; empty where there is none, or it cannot be read."""
     try:

@@ -19,6 +19,7 @@ from vpr.artifacts.index_file import (
     REMEDY,
     IndexFile,
     attributes_of,
+    generation_now,
     read_index,
     remove_other_generations,
 )
@@ -142,7 +143,11 @@ class LivingIndex(IndexRows):
         self._open(Entry({**says, "base": self._generation, "fresh": True, "provenance": self.provenance}, arrays))
 
     def _open(self, header: Entry | None = None) -> Journal:
-        """The journal, open for writing; begun where there is none."""
+        """The journal, open for writing; begun where there is none.
+
+        Raises:
+            UserError: another process writes it, or has written the file since it was read.
+        """
         if self._journal is None:
             journal = Journal(journal_path(self.path))
             if len(journal.entries) > self._replayed and self._replayed:
@@ -151,6 +156,9 @@ class LivingIndex(IndexRows):
             if not self._replayed and journal.entries:  # of another file or model
                 journal.delete()
                 journal = Journal(journal_path(self.path))
+            if generation_now(self.path) != self._generation:
+                journal.close()
+                raise UserError(f"{self.path} was changed by another process: try again, or start the server again")
             journal.entries.clear()
             self._journal = journal
         if self._header is None:
@@ -216,9 +224,15 @@ class LivingIndex(IndexRows):
                 return False
         generation = secrets.token_hex(GENERATION_BYTES)
         records = replace(self.records, zone=zone or self.records.zone).only(rows)
-        write_merged(self, records, rows, wanted, {**made, **self.provenance}, generation)
-        if self._journal is not None or self._header is not None:
-            (self._journal or Journal(journal_path(self.path))).delete()
+        began, journal = self._header is None, self._open()  # which nobody else writes meanwhile
+        try:
+            write_merged(self, records, rows, wanted, {**made, **self.provenance}, generation)
+        except UserError:
+            if began:
+                journal.delete()
+                self._journal = self._header = None
+            raise
+        journal.delete()
         self._journal, self._header, self._replayed, self._generation = None, None, 0, generation
         remove_other_generations(self.path, generation)
         self._take(read_index(self.path, self.dim, wanted.nprobe))

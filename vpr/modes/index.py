@@ -28,12 +28,12 @@ def run(options: argparse.Namespace) -> None:
     loaded.model.to_device(device, options.precision)
     path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root)
     database = database_of(options, loaded, images, reading(options, device))
-    if options.add or options.remove:
-        added = folder_to_add(Path(options.add), images.base) if options.add else None
-        edit_engine(engine_wanted(options), path, database, added, options.remove or [])
-        return
     local_dim = options.localDim if options.localDescriptors else 0
     wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
+    if options.add or options.remove:
+        added = folder_to_add(Path(options.add), images.base) if options.add else None
+        edit_engine(engine_wanted(options), path, database, added, options.remove or [], wanted)
+        return
     engine = update_engine(engine_wanted(options), path, database, wanted)
     if processes.is_main() and (hloc.features or hloc.pairs):
         rows = [engine.row_of[name] for name in database.now().names]
