@@ -290,7 +290,7 @@ def test_a_file_of_an_earlier_version_has_no_checksum_and_works(trained, exporte
 
 def test_an_exported_model_cannot_be_trained(trained, exported, capsys):
     assert main.main([*trained[0], "--mode=train", f"--resume={exported['fp32']}"]) == 2
-    one_line(capsys, "exported models serve test, index and locate")
+    one_line(capsys, "exported models are for test, index, locate and serve")
 
 
 def test_exporting_a_run_that_does_not_exist(trained, tmp_path, capsys):

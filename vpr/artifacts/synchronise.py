@@ -143,7 +143,7 @@ def synchronise(
     records, rows = engine.records, engine.rows()
     changes = find_changes(now, records, rows, keep_others)
     done = Done(unchanged=len(now.names) - len(changes.new) - len(changes.touched))
-    intake = Intake(engine, now, describing, done, {records.hashes[row].tobytes(): int(row) for row in rows})
+    intake = Intake(engine, now, describing, done, records, {records.hashes[row].tobytes(): int(row) for row in rows})
     chunks = in_parts(changes.new, CHUNK * (describing.batch_size or 24))
     if chunks:
         with Progress("index", len(changes.new)) as progress:
@@ -164,6 +164,7 @@ class Intake:
     """Takes new images in.
 
     Attributes:
+        records: of the engine, before anything was taken in.
         known: by the hash of an image's content, a row of the engine that has its descriptor.
     """
 
@@ -171,6 +172,7 @@ class Intake:
     now: FolderNow
     describing: Describing
     done: Done
+    records: Records
     known: dict[bytes, int]
 
     def take(self, rows: list[int], progress: Progress) -> None:
@@ -178,7 +180,7 @@ class Intake:
         hashes = content_hashes([self.now.files[row] for row in rows])
         contents = [found.tobytes() for found in hashes]
         before = [self.engine.row_of.get(self.now.names[row]) for row in rows]
-        stored = self.engine.records.hashes
+        stored = self.records.hashes
         old_contents = [None if old is None else stored[old].tobytes() for old in before]
         self._count(contents, old_contents)
         moved = [place for place, content in enumerate(contents) if content in self.known]

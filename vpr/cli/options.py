@@ -31,7 +31,7 @@ from vpr.models.poolings import pooling_entry
 from vpr.models.spec import ADDED_FLAGS
 
 NOT_FLAGS = ("given", "run", "inputs", "notes")
-MODES_OF_EXPORTED_MODELS = ("test", "index", "locate")
+MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")
 # A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
 RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
 RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
@@ -188,7 +188,8 @@ def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
     if is_exported(run):
         if defaults["mode"] not in MODES_OF_EXPORTED_MODELS:
             raise UserError(
-                f"--mode={defaults['mode']} cannot go on from {run}: exported models serve test, index and locate"
+                f"--mode={defaults['mode']} cannot go on from {run}: exported models are for "
+                "test, index, locate and serve"
             )
         _refuse_for_exported(run, given)
         kept = {*CARD_FLAGS}
