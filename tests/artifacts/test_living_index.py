@@ -169,6 +169,24 @@ def test_another_model_and_another_writer_are_refused(path):
         open_index(path, {**MADE, "weights_hash": "xyz"}, DIM)
 
 
+def test_what_another_process_has_added_meanwhile_is_not_written_over(path):
+    """Neither what stands in its journal, though it has ended, nor what it has merged."""
+    index = opened(path)
+    index.begin(WantedIndex(), None, {})
+    truth = add(index, ["a1"])
+    index.finish()
+    first, second, third = (opened(path) for _ in range(3))
+    truth |= add(first, ["b1"])
+    first.close()  # as if it had been killed
+    with pytest.raises(UserError, match="changed by another process"):
+        add(second, ["b2"])
+    check(opened(path), truth)
+    opened(path).finish()
+    with pytest.raises(UserError, match="changed by another process"):
+        third.remove(["a1"])
+    check(opened(path), truth)
+
+
 def test_a_damaged_file_or_journal_is_named_and_kept(path):
     index = opened(path)
     index.begin(WantedIndex(), None, {})

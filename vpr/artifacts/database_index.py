@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import faiss
 import numpy as np
 
 from vpr.artifacts.descriptors_file import model_recipe
-from vpr.artifacts.index_file import EXACT, REMEDY, attributes_of, generation_of
+from vpr.artifacts.index_file import EXACT, REMEDY, attributes_of
 from vpr.artifacts.journal import entries_of
 from vpr.artifacts.living_index import LivingIndex, journal_path, open_index
 from vpr.artifacts.local_projection import projection_for
@@ -19,12 +18,12 @@ from vpr.artifacts.model import LoadedModel
 from vpr.artifacts.synchronise import Describing, Done, find_changes, synchronise
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.common.provenance import files_digest
+from vpr.common.provenance import files_digest, seal_of
 from vpr.data.columns import columns_of
 from vpr.data.content import FolderNow, content_hashes, stamps
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
-from vpr.search.approximate import faiss_reason
+from vpr.search.approximate import check_factory
 
 
 def folder_note(images: PlaceImages, root: Path) -> dict[str, str]:
@@ -44,10 +43,10 @@ def folder_now(images: PlaceImages, root: Path, zone: str | None) -> FolderNow:
         root: the images' folder, where their table lies.
         zone: UTM zone of their positions; None if unknown.
     """
-    places = images.places
+    places, files = images.places, zip(images.places.database_names, images.database_files, strict=True)
     sizes, modified = stamps(images.database_files)
     return FolderNow(
-        names=[name.replace("\\", "/") for name in places.database_names],
+        names=[_name_below(images.base, file, name) for name, file in files],
         files=images.database_files,
         positions=np.asarray(places.database_positions, np.float64),
         zone=zone,
@@ -56,6 +55,11 @@ def folder_now(images: PlaceImages, root: Path, zone: str | None) -> FolderNow:
         sizes=sizes,
         modified=modified,
     )
+
+
+def _name_below(base: Path, file: Path, name: str) -> str:
+    """The name of an image: its path below a folder, which may end otherwise than a spec says."""
+    return (file.relative_to(base).as_posix() if file.is_relative_to(base) else name).replace("\\", "/")
 
 
 def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
@@ -167,9 +171,10 @@ def _to_update(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
     except UserError as error:
         say(f"replaced: {error}")
         journal_path(path).unlink(missing_ok=True)
-        return LivingIndex(path, database.provenance, database.loaded.model.dim, None, generation=generation_of(path))
+        return LivingIndex(path, database.provenance, database.loaded.model.dim, None, seal=seal_of(path))
     reason = None
-    if index.next_row and wanted.local_dim and index.local_wanted != wanted.local_dim:
+    begun = index.next_row or index.unmerged
+    if begun and wanted.local_dim and index.local_wanted != wanted.local_dim:
         reason = f"has local descriptors of {index.local_wanted or 'no'} dimensions, wanted {wanted.local_dim}"
     elif not index.has_descriptors:
         reason = "was written by an earlier version, which kept no descriptors beside a FAISS index"
@@ -279,14 +284,6 @@ def describing(index: LivingIndex, database: Database, wanted: WantedIndex) -> D
         index.begin(wanted, projection, database.note())
     projection = index.projection.to(database.loaded.model.device) if index.projection else None
     return replace(about, projection=projection, keep_local=index.keeps_local)
-
-
-def check_factory(factory: str, dim: int) -> None:
-    """Raise a UserError, before anything is described, where FAISS does not know an index."""
-    try:
-        faiss.index_factory(dim, factory)
-    except RuntimeError as error:
-        raise UserError(f"--index={factory} cannot be built, {dim}-D; FAISS says: {faiss_reason(error)}") from error
 
 
 def what_changed(found: Mapping[str, object], note: Mapping[str, str]) -> str | None:

@@ -23,7 +23,6 @@ import torch
 
 from vpr.artifacts.local_file import ENDING as LOCAL_ENDING
 from vpr.artifacts.local_file import local_path, read_local
-from vpr.common.errors import UserError
 from vpr.common.provenance import Blocks, open_hdf5, write_hdf5
 from vpr.data.records import Records
 from vpr.search.database import DatabaseIndex
@@ -139,23 +138,6 @@ def attributes_of(path: Path) -> dict[str, Any]:
     """What an index says of itself, after it was found whole."""
     with open_hdf5(path, "an index", REMEDY) as file:
         return dict(file.attrs)
-
-
-def generation_now(path: Path) -> str:
-    """As `generation_of`, without a look at the rest of the file: whether it is still the one that was read."""
-    try:
-        with h5py.File(path) as file:
-            return str(file.attrs.get("generation", ""))
-    except OSError:
-        return ""
-
-
-def generation_of(path: Path) -> str:
-    """The generation of an index; empty where there is none, or it cannot be read."""
-    try:
-        return str(attributes_of(path).get("generation", "")) if path.is_file() else ""
-    except UserError:
-        return ""
 
 
 def _approximate(file: h5py.File, stem: Path, nprobe: int | None) -> faiss.Index | None:

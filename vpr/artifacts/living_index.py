@@ -18,8 +18,6 @@ from vpr.artifacts.index_file import (
     EXACT,
     REMEDY,
     IndexFile,
-    attributes_of,
-    generation_now,
     read_index,
     remove_other_generations,
 )
@@ -27,6 +25,7 @@ from vpr.artifacts.index_rows import IndexRows
 from vpr.artifacts.journal import Entry, Journal, entries_of
 from vpr.artifacts.merging import WantedIndex, write_merged
 from vpr.common.errors import UserError
+from vpr.common.provenance import seal_of
 from vpr.data.records import Records
 from vpr.models.local_maps import QuantizedMap
 from vpr.models.local_projection import LocalProjection
@@ -55,16 +54,16 @@ class LivingIndex(IndexRows):
         dim: int,
         base: IndexFile | None,
         entries: Sequence[Entry] = (),
-        generation: str = "",
+        seal: str = "",
     ) -> None:
         """An index as its file and journal have it; see `open_index`.
 
         Args:
             base: what the file holds; None: nothing, or nothing that counts.
-            generation: of the file that is there.
+            seal: of the file that is there, see `seal_of`.
         """
         super().__init__(path, dim, base)
-        self.provenance, self._generation, self.by_hand = dict(provenance), generation, False
+        self.provenance, self._seal, self.by_hand = dict(provenance), seal, False
         self._journal: Journal | None = None
         self._header: Entry | None = entries[0] if entries else None
         if self._header is not None and "mean" in self._header.arrays:
@@ -131,7 +130,7 @@ class LivingIndex(IndexRows):
         """An empty index in place of this one, whose file stays until that is finished."""
         self.close()
         journal_path(self.path).unlink(missing_ok=True)
-        return LivingIndex(self.path, self.provenance, self.dim, None, generation=self._generation)
+        return LivingIndex(self.path, self.provenance, self.dim, None, seal=self._seal)
 
     def begin(self, wanted: WantedIndex, projection: LocalProjection | None, note: Mapping[str, str]) -> None:
         """Say of an empty index what images that are added bring, and of which folder it is."""
@@ -140,7 +139,7 @@ class LivingIndex(IndexRows):
             arrays = {"mean": projection.mean.cpu().numpy(), "components": projection.components.cpu().numpy()}
         says = {"local_dim": wanted.local_dim, "learnt_on": projection.learnt_on if projection else "", **note}
         self._projection = projection
-        self._open(Entry({**says, "base": self._generation, "fresh": True, "provenance": self.provenance}, arrays))
+        self._open(Entry({**says, "base": self._seal, "fresh": True, "provenance": self.provenance}, arrays))
 
     def _open(self, header: Entry | None = None) -> Journal:
         """The journal, open for writing; begun where there is none.
@@ -150,25 +149,26 @@ class LivingIndex(IndexRows):
         """
         if self._journal is None:
             journal = Journal(journal_path(self.path))
-            if len(journal.entries) > self._replayed and self._replayed:
-                journal.close()
-                raise UserError(f"{self.path} was changed by another process: try again")
-            if not self._replayed and journal.entries:  # of another file or model
-                journal.delete()
-                journal = Journal(journal_path(self.path))
-            if generation_now(self.path) != self._generation:
+            ours = belongs(journal.entries, self._seal, self.provenance)
+            changed = len(journal.entries) != self._replayed if ours else self._replayed > 0
+            if changed or seal_of(self.path) != self._seal:
                 journal.close()
                 raise UserError(f"{self.path} was changed by another process: try again, or start the server again")
+            if journal.entries and not ours:
+                journal.delete()
+                journal = Journal(journal_path(self.path))
             journal.entries.clear()
             self._journal = journal
         if self._header is None:
-            says = {"base": self._generation, "fresh": False, "provenance": self.provenance, "local_dim": 0}
+            says = {"base": self._seal, "fresh": False, "provenance": self.provenance, "local_dim": 0}
             self._header = header or Entry(says)
             self._journal.append(self._header)
         return self._journal
 
     def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
         """As of `Engine`."""
+        if self.keeps_local and local is None:
+            raise ValueError("an index that keeps local descriptors was given images without them")
         self._edit()
         says: dict[str, Any] = {
             "do": "add", "names": records.names, "folders": records.folders, "zone": records.zone,
@@ -178,7 +178,7 @@ class LivingIndex(IndexRows):
             "positions": records.positions, "sizes": records.sizes, "modified": records.modified,
             "hashes": records.hashes, "descriptors": descriptors.to(torch.float16).numpy(),
         }  # fmt: skip
-        if local is not None:
+        if local is not None and self.keeps_local:
             arrays["local"] = np.concatenate([rows for rows, _ in local])
             arrays["grids"] = np.array([grid for _, grid in local], np.int32)
         entry = Entry(says, arrays)
@@ -233,7 +233,7 @@ class LivingIndex(IndexRows):
                 self._journal = self._header = None
             raise
         journal.delete()
-        self._journal, self._header, self._replayed, self._generation = None, None, 0, generation
+        self._journal, self._header, self._replayed, self._seal = None, None, 0, seal_of(self.path)
         remove_other_generations(self.path, generation)
         self._take(read_index(self.path, self.dim, wanted.nprobe))
         return True
@@ -257,6 +257,11 @@ def refuse_other_models(path: Path, found: Mapping[str, Any], wanted: Mapping[st
             raise UserError(f"{path} was made by another model ({name}={found.get(name)}, wanted {value}): {REMEDY}")
 
 
+def belongs(entries: Sequence[Entry], seal: str, provenance: Mapping[str, str]) -> bool:
+    """Whether a journal goes on where a file ends; one that was merged already, or of another model, does not."""
+    return bool(entries) and (entries[0].says["base"], entries[0].says["provenance"]) == (seal, dict(provenance))
+
+
 def open_index(path: Path, provenance: Mapping[str, str], dim: int, nprobe: int | None = None) -> LivingIndex:
     """An index with what came and went since its file was written; empty where there is none.
 
@@ -264,11 +269,11 @@ def open_index(path: Path, provenance: Mapping[str, str], dim: int, nprobe: int 
         UserError: its file or its journal is damaged, or another model made it.
     """
     entries = list(entries_of(journal_path(path)))  # before the file: whoever merges writes that first
-    generation = str(attributes_of(path).get("generation", "")) if path.is_file() else ""
-    if entries and (entries[0].says["base"] != generation or entries[0].says["provenance"] != dict(provenance)):
-        entries = []  # merged already, or of another model
+    seal = seal_of(path)
+    if not belongs(entries, seal, provenance):
+        entries = []
     if (entries and entries[0].says["fresh"]) or not path.is_file():
-        return LivingIndex(path, provenance, dim, None, entries, generation)
+        return LivingIndex(path, provenance, dim, None, entries, seal)
     base = read_index(path, dim, nprobe)
     refuse_other_models(path, base.attributes, provenance)
-    return LivingIndex(path, provenance, dim, base, entries, generation)
+    return LivingIndex(path, provenance, dim, base, entries, seal)

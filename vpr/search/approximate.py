@@ -50,6 +50,14 @@ def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> fai
     return index
 
 
+def check_factory(factory: str, dim: int) -> None:
+    """Raise a UserError, before anything is described, where FAISS does not know an index."""
+    try:
+        faiss.index_factory(dim, factory)
+    except RuntimeError as error:
+        raise UserError(f"--index={factory} cannot be built, {dim}-D; FAISS says: {faiss_reason(error)}") from error
+
+
 def index_name(factory: str, index: faiss.Index) -> str:
     """How results name an index."""
     lists = faiss.try_extract_index_ivf(index)
