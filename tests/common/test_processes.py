@@ -282,14 +282,14 @@ def test_processes_are_counted_only_while_they_have_joined(tmp_path):
     assert "another program" in found[4]
 
 
-@pytest.mark.parametrize("mode", sorted({*MODES} - {"cluster", "train", "test", "whiten"}))
+@pytest.mark.parametrize("mode", sorted({*MODES} - {"cluster", "train", "test", "whiten", "index"}))
 def test_modes_of_one_process_refuse_several_in_one_line(monkeypatch, capsys, mode):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert main.main([f"--mode={mode}"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"--mode={mode} runs in one process, found 2" in said
-    assert "cluster, train, test and whiten" in said
+    assert "cluster, train, test, whiten and index" in said
 
 
 def test_more_than_one_gpu_without_torchrun_says_what_to_type(capsys):

@@ -70,3 +70,10 @@ def test_recalls_through_milvus_are_those_of_the_exact_search(run, tmp_path):
     results_path.unlink()
     assert run("test", "--rerank=4", "--recallValues", 1, 2, 5)[0] == 0
     assert json.loads(results_path.read_text())[-1]["recalls"] == results[2]["recalls"]
+
+
+def test_several_processes_write_through_a_server_alone(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("vpr.common.processes.world", lambda: 2)
+    for words in ([], [f"--engine=milvus:{tmp_path / 'map.db'}"]):
+        code, _, err = run("index", *words)
+        assert code == 2 and "only through a server, found 2" in err and err.count("\n") == 1
