@@ -113,7 +113,7 @@ def opened(task: Task) -> Any:
     """The engine of a task."""
     made_by = {"weights": "synthetic", "dim": str(task.dim)}
     if task.engine == "milvus":
-        from vpr.search.engine import EngineAddress
+        from vpr.search.engine_address import EngineAddress
         from vpr.search.milvus import open_milvus
 
         address = EngineAddress("milvus", str(task.folder / "synthetic.db"))

@@ -10,7 +10,7 @@ from tests.search.engine_data import check, descriptors, found_names, images
 from vpr.common.errors import UserError
 from vpr.data import records as records_module
 from vpr.search import milvus, milvus_search
-from vpr.search.engine import engine_address
+from vpr.search.engine_address import engine_address
 from vpr.search.filters import Condition, SearchFilter
 
 pytest.importorskip("milvus_lite")

@@ -12,7 +12,7 @@ import torch
 from tests.search.engine_data import check, descriptors, images
 from vpr.common.errors import UserError
 from vpr.search import milvus, milvus_connection
-from vpr.search.engine import engine_address
+from vpr.search.engine_address import engine_address
 from vpr.search.filters import SearchFilter
 
 half_server = pytest.importorskip("tests.search.half_server", exc_type=ImportError)  # without milvus_lite

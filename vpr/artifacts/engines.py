@@ -18,7 +18,8 @@ from vpr.common.progress import say
 from vpr.data.content import FolderNow, content_hashes
 from vpr.data.places import PlaceImages
 from vpr.data.records import Records
-from vpr.search.engine import MILVUS, Engine, EngineAddress
+from vpr.search.engine import Engine
+from vpr.search.engine_address import MILVUS, EngineAddress
 from vpr.search.engine_recall import recall_against_exact
 
 if TYPE_CHECKING:

@@ -1,11 +1,9 @@
 """Bring an engine to what a folder holds now, describing only what it has never seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import torch
 
 from vpr.artifacts.model import LoadedModel
 from vpr.common import processes
@@ -16,30 +14,9 @@ from vpr.data.records import Records
 from vpr.descriptors.describe import describe_in_batches
 from vpr.models.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
+from vpr.search.engine import Engine
 
 CHUNK = 40  # batches whose images are hashed, and decoded ahead, together
-
-
-class Described(Protocol):
-    """An engine whose descriptors can be taken out again, for an image that moved.
-
-    Attributes:
-        row_of: by name, the row of each image that it has.
-        next_row: that the next image to be added gets; others follow.
-    """
-
-    @property
-    def records(self) -> Records: ...
-    @property
-    def row_of(self) -> Mapping[str, int]: ...
-    @property
-    def next_row(self) -> int: ...
-    @property
-    def local(self) -> LocalMaps | None: ...
-    def rows(self) -> np.ndarray: ...
-    def descriptors(self, rows: Sequence[int]) -> torch.Tensor: ...
-    def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None: ...
-    def remove(self, names: Sequence[str]) -> None: ...
 
 
 @dataclass
@@ -127,7 +104,7 @@ def find_changes(now: FolderNow, records: Records, rows: Sequence[int] | np.ndar
 
 
 def synchronise(
-    engine: Described,
+    engine: Engine,
     now: FolderNow,
     describing: Describing,
     keep_others: bool = False,
@@ -168,7 +145,7 @@ class Intake:
         known: by the hash of an image's content, a row of the engine that has its descriptor.
     """
 
-    engine: Described
+    engine: Engine
     now: FolderNow
     describing: Describing
     done: Done

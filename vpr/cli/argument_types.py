@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES
+from vpr.search.engine_address import engine_address
 
 if TYPE_CHECKING:
     from vpr.search.filters import Condition
@@ -144,11 +145,8 @@ def condition(text: str) -> "Condition":
 
 def engine(text: str) -> str:
     """An argparse type: faiss, milvus:FILE.db or milvus:http://HOST:PORT."""
-    kind, _, target = text.partition(":")
-    server = target.startswith(("http://", "https://"))
-    if (kind == "faiss" and not target) or (kind == "milvus" and (server or target.endswith(".db"))):
-        return text
-    raise argparse.ArgumentTypeError(f"found {text!r}, wanted faiss, milvus:FILE.db or milvus:http://HOST:19530")
+    _read(engine_address, text)
+    return text
 
 
 def _read(reader: Callable[[str], Value], text: str) -> Value:

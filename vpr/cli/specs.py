@@ -90,7 +90,7 @@ def engine_wanted(options: argparse.Namespace) -> "WantedEngine":
         UserError: flags of FAISS are given with Milvus, or the other way round.
     """
     from vpr.artifacts.engines import WantedEngine
-    from vpr.search.engine import FAISS, engine_address
+    from vpr.search.engine_address import FAISS, engine_address
 
     address = engine_address(options.engine)
     if address.kind == FAISS and options.collection:

@@ -42,7 +42,7 @@ from vpr.evaluation.recall import recall_line
 from vpr.report.matches import Compare, comparer
 from vpr.report.write import explainer, write_pictures
 from vpr.search.approximate import EngineSearch
-from vpr.search.engine import FAISS
+from vpr.search.engine_address import FAISS
 from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import walks_of
 from vpr.search.second_look import SecondLook

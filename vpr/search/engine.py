@@ -1,7 +1,6 @@
 """What the program asks of a search engine, whichever keeps the descriptors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,38 +10,6 @@ from vpr.data.records import Records
 from vpr.models.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 from vpr.search.filters import SearchFilter
-
-FAISS, MILVUS = "faiss", "milvus"
-
-
-@dataclass(frozen=True)
-class EngineAddress:
-    """Which engine: FAISS beside the model, or a Milvus file or server.
-
-    Attributes:
-        target: of Milvus, a file of Milvus Lite, or the address of a server; empty for FAISS.
-    """
-
-    kind: str = FAISS
-    target: str = ""
-
-    @property
-    def is_server(self) -> bool:
-        """Whether it is reached over the network."""
-        return "://" in self.target
-
-
-def engine_address(text: str) -> EngineAddress:
-    """Reads faiss, milvus:FILE.db or milvus:http://HOST:PORT.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    kind, _, target = text.partition(":")
-    server = target.startswith(("http://", "https://"))
-    if (kind == FAISS and not target) or (kind == MILVUS and (server or target.endswith(".db"))):
-        return EngineAddress(kind, target)
-    raise ValueError(f"found {text}, wanted faiss, milvus:FILE.db or milvus:http://HOST:19530")
 
 
 class Searchable(Protocol):

@@ -14,7 +14,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.data.records import Records, record_id
 from vpr.models.local_maps import QuantizedMap
-from vpr.search.engine import EngineAddress
+from vpr.search.engine_address import EngineAddress
 from vpr.search.filters import SearchFilter
 from vpr.search.milvus_collection import INDEXES, QUICK, Collection, opened
 from vpr.search.milvus_connection import MilvusConnection

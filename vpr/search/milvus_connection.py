@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from vpr.common.errors import UserError
-from vpr.search.engine import EngineAddress
+from vpr.search.engine_address import EngineAddress
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
 CONNECT_SECONDS = 3.0
