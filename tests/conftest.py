@@ -1,6 +1,7 @@
 """What several tests share: small places on disk, and the real data beside the repository if it is there.
 
---auto says what --precision=auto means in this run of the tests, in them and in the programs they start.
+--auto says what --precision=auto means in this run of the tests, in them and in the programs they start; --gpu-on where
+those run that are marked gpu.
 """
 
 import importlib.util
@@ -37,15 +38,21 @@ WITHOUT_A_BACKBONE = {
     "test_living_index", "test_index", "test_filters", "test_milvus", "test_milvus_server", "test_on_disk",
     "test_engine_recall", "test_engines_in_modes", "test_modes_of_flags", "test_options", "test_packaging",
     "test_calibration", "test_local_file", "test_provenance", "test_files",
+    "test_device",
 }  # fmt: skip
 # Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.
 LONG = {"test_timm_backbones"}
+NO_CUDA = "no CUDA here"
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--auto", choices=("native", "other", "fp32", "bf16"), default="native",
         help="what --precision=auto means in the tests: as the processor has it (native), the other way, or this",
+    )  # fmt: skip
+    parser.addoption(
+        "--gpu-on", choices=("cuda", "cpu"), default="cuda",
+        help="where tests marked gpu run: cuda, without which they are skipped, or cpu, to try what they do",
     )  # fmt: skip
 
 
@@ -65,12 +72,28 @@ def pytest_report_header():
     return f"--precision=auto means {auto_here()} on the processor in these tests"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    no_gpu = config.getoption("--gpu-on") == "cuda" and not torch.cuda.is_available()
     for item in items:
+        if no_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=f"{NO_CUDA}: a test marked gpu"))
         if item.path.stem not in WITHOUT_A_BACKBONE | LONG:
             item.add_marker(pytest.mark.number_format)
         if "toy_run" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tests on a GPU are never left out without a word."""
+    left_out = [report for report in terminalreporter.stats.get("skipped", []) if NO_CUDA in str(report.longrepr)]
+    if left_out:
+        terminalreporter.write_line(f"{NO_CUDA}: {len(left_out)} tests marked gpu not run")
+
+
+@pytest.fixture(scope="session")
+def gpu(pytestconfig) -> str:
+    """Where tests marked gpu compute: cuda, or what --gpu-on names instead."""
+    return pytestconfig.getoption("--gpu-on")
 
 
 def skip_or_fail(reason: str) -> None:

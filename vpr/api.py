@@ -10,7 +10,7 @@ from torch import nn
 
 from vpr.artifacts.model import load_model, stored_choice
 from vpr.cli.stored import checked_flags
-from vpr.common.device import choose_device
+from vpr.common.device import find_device
 from vpr.common.errors import UserError
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import describe
@@ -77,7 +77,7 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     Raises:
         UserError: the run or file is missing, damaged or of another program.
     """
-    path, on = Path(checkpoint), choose_device(device)
+    path, on = Path(checkpoint), find_device(device)
     choice = stored_choice(checked_flags(path))
     choice = replace(choice, reading=replace(choice.reading, device=on))
     loaded = load_model(path, whitened=whitened, choice=choice)

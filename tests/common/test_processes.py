@@ -18,6 +18,7 @@ import main
 from vpr.artifacts.runs import newest_run
 from vpr.cli.flags import MODES
 from vpr.common.device import multiplies_bf16
+from vpr.models.backbones.base import build_backbone
 
 MAIN = Path(main.__file__)
 pytestmark = pytest.mark.slow
@@ -251,6 +252,75 @@ def test_processes_with_unequal_memory_agree_on_the_images_at_once(tiny_city, tm
             described[count] = np.concatenate([stored["database"][:], stored["queries"][:]]).astype(np.float32)
     assert described[1].shape == (60, 1024)
     assert np.abs(described[2] - described[1]).max() <= 2**-11  # a number below 1 in float16
+
+
+@pytest.fixture(scope="module")
+def lower_weights(tmp_path_factory):
+    """A file of AlexNet's weights, with which its lower layers are frozen in a training, and cached."""
+    torch.manual_seed(0)
+    backbone = build_backbone("alexnet")
+    backbone.initialize(0)
+    file = tmp_path_factory.mktemp("weights") / "lower.pth"
+    torch.save({f"features.{name}": value for name, value in backbone.state_dict().items()}, file)
+    return file
+
+
+def unlike_program(folder: Path) -> Path:
+    """main.py in processes of unlike hardware: bf16 is what auto means to the first alone, fp32 to the second.
+
+    Besides they find unlike hashes of what a trunk cache is made of, as where the time of a file is seen differently.
+    """
+    program = folder / "unlike.py"
+    program.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
+        "rank = os.environ['RANK']\n"
+        "os.environ['VPR_AUTO_PRECISION'] = {'0': 'bf16', '1': 'fp32'}[rank]\n"
+        "import main\nfrom vpr.descriptors import trunk_cache\n"
+        "own = trunk_cache.recipe_hash\n"
+        "trunk_cache.recipe_hash = lambda wanted: own({**wanted, 'seen by': rank})\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    return program
+
+
+def test_processes_of_unlike_hardware_describe_in_one_number_format_and_say_so(tiny_city, tmp_path):
+    """Every row that two of them store is what one process gives in float32, and is labelled so."""
+    common = [
+        "--mode=test", "--split=train", *flags(tiny_city, tmp_path), "--pooling=max", "--cacheBatchSize=6",
+        "--panels=0",
+    ]  # fmt: skip
+    rows = {}
+    for name in ("fp32", "bf16", "auto"):
+        file = tmp_path / f"{name}.h5"
+        arguments = [*common, f"--precision={name}", f"--saveDescriptors={file}"]
+        if name == "auto":
+            result = command(2, *arguments, program=unlike_program(tmp_path))
+            assert result.returncode == 0, result.stderr
+            said = [line for line in result.stdout.splitlines() if "unlike hardware" in line]
+            assert len(said) == 1 and said[0].endswith("--precision=auto means fp32 in all")
+            assert "(bf16) in process 0" in said[0] and "(fp32) in process 1" in said[0]
+            assert "max, 256-D, fp32; " in result.stdout
+        else:
+            assert main.main([*arguments, "--device=cpu"]) == 0
+        with h5py.File(file) as stored:
+            rows[name] = np.concatenate([stored["database"][:], stored["queries"][:]])
+    assert (rows["fp32"] != rows["bf16"]).any(axis=1).all(), "every row tells the two formats apart"
+    apart = np.abs(rows["auto"].astype(np.float32) - rows["fp32"].astype(np.float32)).max(axis=1)
+    assert apart.max() <= 2**-11  # a number below 1 in float16; in bf16 rows are further apart
+    from_bf16 = np.abs(rows["bf16"].astype(np.float32) - rows["fp32"].astype(np.float32)).max(axis=1)
+    assert (apart < from_bf16).all()
+
+
+def test_processes_of_unlike_hardware_train_together_from_one_trunk_cache(tiny_city, lower_weights, tmp_path):
+    train = [flag for flag in flags(tiny_city, tmp_path) if flag != "--fromscratch"]
+    train += ["--mode=train", f"--weights={lower_weights}", "--pooling=max", "--nEpochs=1", "--trunkCache=disk"]
+    result = command(2, *train, f"--cachePath={tmp_path / 'cache'}", program=unlike_program(tmp_path))
+    assert result.returncode == 0, result.stderr
+    run = newest_run(tmp_path / "runs")
+    assert json.loads((run / "results.json").read_text())[-1]["model"].endswith(", fp32")
+    assert json.loads((run / "flags.json").read_text())["auto_precision"] == "fp32"
+    assert len(list((tmp_path / "cache").glob("*.float16"))) == 2, "one of the training images, one of the validation's"
+    assert not list((tmp_path / "cache").glob(".*.part"))
 
 
 def test_processes_are_counted_only_while_they_have_joined(tmp_path):

@@ -21,7 +21,8 @@ from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.compression.onnx_export import calibration_images
 from vpr.data.places import PlacesSpec, load_places
-from vpr.data.reader import Reading
+from vpr.data.reader import Reading, SizeGroup
+from vpr.descriptors.describe import describe_batch
 from vpr.models.card import card_of
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.poolings.netvlad_pooling import PlainNetVLAD
@@ -182,7 +183,14 @@ class Session:
         self.card = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
     def set_providers(self, providers, options=None):
-        self.providers = providers
+        self.providers, self.options = providers, options
+
+    def get_inputs(self):
+        return [SimpleNamespace(name="images")]
+
+    def run(self, outputs, values):
+        (pixels,) = values.values()
+        return [np.full((len(pixels), 1), pixels.mean(), np.float32) for _ in outputs]
 
     def get_providers(self):
         return self.providers
@@ -199,12 +207,18 @@ class Session:
         (["CPUExecutionProvider"], "cuda:0", "cpu"),
     ],
 )
-def test_a_file_runs_on_the_device_that_was_asked_for(exported, monkeypatch, available, asked, wanted):
+def test_a_file_runs_on_the_device_that_was_asked_for(exported, monkeypatch, capsys, available, asked, wanted):
+    """Images stay in main memory, from which ONNX Runtime takes them; float32 is float32 on a GPU too."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
     model = OnnxModel(exported["fp32"]).to_device(torch.device(asked), "auto")
     assert model.session.providers[0] == ("CUDAExecutionProvider" if wanted != "cpu" else "CPUExecutionProvider")
-    assert model.device == torch.device(wanted)
+    assert model.runs_on == torch.device(wanted) and model.device == torch.device("cpu")
+    assert ("runs on the cpu: this ONNX Runtime computes on no cuda" in capsys.readouterr().out) == (wanted != asked)
+    if wanted != "cpu":
+        assert model.session.options == [{"device_id": 0, "use_tf32": 0}, {}]
+    image = SizeGroup(torch.arange(1), torch.full((1, 3, 64, 64), 7, dtype=torch.uint8), (64, 64))
+    assert describe_batch(model, [image]).tolist() == [[7.0]]
 
 
 def test_int8_and_fp16_files_are_smaller(exported):

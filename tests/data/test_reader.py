@@ -10,7 +10,7 @@ from vpr.common.errors import UserError
 from vpr.data import reader as reader_module
 from vpr.data.places import PlaceImages
 from vpr.data.reader import ImageReader, in_batches
-from vpr.descriptors.describe import describe_batch
+from vpr.descriptors.describe import describe, describe_batch
 
 
 @pytest.fixture(
@@ -115,6 +115,57 @@ def test_processes_beside_a_gpu_decode_no_more_ahead_than_memory_holds(monkeypat
     assert (used["num_workers"], used["prefetch_factor"], used["pin_memory"]) == (workers, prefetch, True)
 
 
+def pinned_as_by_pytorch_2_8(data):
+    """What that version's torch.utils.data makes of a batch that it pins: of a plain tuple a list."""
+    if isinstance(data, list) or type(data) is tuple:
+        return [pinned_as_by_pytorch_2_8(each) for each in data]
+    return type(data)(*map(pinned_as_by_pytorch_2_8, data)) if isinstance(data, tuple) else data
+
+
+def test_sizes_of_images_are_tuples_though_pytorch_makes_lists_of_what_it_pins(tmp_path, monkeypatch):
+    class Pinning(reader_module.DataLoader):
+        def __iter__(self):
+            return map(pinned_as_by_pytorch_2_8, super().__iter__())
+
+    monkeypatch.setattr(reader_module, "DataLoader", Pinning)
+    files = [plain_image(tmp_path / f"{n}.png", n, *size) for n, size in enumerate([(6, 8), (8, 6)])]
+    batches = list(ImageReader(files, None, 0).batches([[0, 1], [1]]))
+    assert [[group.image_size for group in batch] for batch in batches] == [[(6, 8), (8, 6)], [(8, 6)]]
+    descriptors, sizes = describe(MeanColour(), ImageReader(files, None, 0), [0, 1], 2)
+    assert sizes == {(6, 8), (8, 6)} and len(descriptors) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+        "Too many open files. Communication with the workers is no longer possible. Please increase the limit",
+    ],
+)
+def test_a_process_that_decodes_and_is_lost_is_one_line(monkeypatch, said):
+    """As in a container, which has 64 MB of shared memory unless told otherwise."""
+
+    def lost(*_, **__):
+        yield []
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(reader_module, "DataLoader", lost)
+    with pytest.raises(UserError, match=r"was lost .*--shm-size.*--threads=0"):
+        list(ImageReader(range(2), (4, 6), 3, torch.device("cuda")).batches([[0], [1]]))
+
+
+def test_other_errors_of_a_loader_stay_what_they_are(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        yield
+
+    monkeypatch.setattr(reader_module, "DataLoader", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(ImageReader(range(2), (4, 6), 3, torch.device("cuda")).batches([[0], [1]]))
+
+
 def test_in_batches_covers_all_indices_in_order():
     assert [list(batch) for batch in in_batches(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
     assert in_batches(0, 3) == []
@@ -123,10 +174,13 @@ def test_in_batches_covers_all_indices_in_order():
 class MeanColour(torch.nn.Module):
     """A model whose descriptor is the mean of each channel."""
 
-    device = torch.device("cpu")
+    device, dim = torch.device("cpu"), 3
 
     def forward(self, images):
         return images.float().mean(dim=(2, 3))
+
+    def bytes_per_image(self, height, width):
+        return 1
 
 
 def test_descriptors_of_mixed_sizes_come_in_batch_order(tmp_path):

@@ -126,6 +126,48 @@ def test_the_automatic_batch_is_as_large_as_memory_allows(images, monkeypatch):
         assert automatic_batch_size(model, reader) == wanted
 
 
+def gpu_memory(monkeypatch, free, reserved=0, allocated=0):
+    """Stands in for a GPU's memory, in bytes: free for all, held by PyTorch, and of that taken by tensors."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1 << 40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: allocated)
+
+
+class OnGpu:
+    """A model on a GPU that takes 1,000 bytes for an image."""
+
+    device = torch.device("cuda", 0)
+
+    def bytes_per_image(self, height, width):
+        return 1000
+
+
+def test_the_automatic_batch_on_a_gpu_is_the_same_once_pytorch_holds_memory(images, monkeypatch, capsys):
+    """What it holds for later tensors is room as well; a little more or less of it changes nothing and is not said."""
+    reader = ImageReader(images, (64, 96), 0)
+    descriptors.say_of_batch.cache_clear()
+    for free, reserved, allocated in ((100_000, 0, 0), (10_000, 90_000, 0), (0, 150_000, 51_000), (103_000, 0, 0)):
+        gpu_memory(monkeypatch, free, reserved, allocated)
+        assert automatic_batch_size(OnGpu(), reader) == 48
+    assert capsys.readouterr().out == "48 images at once\n"
+    for free, wanted in ((10_000, 5), (1000, 1), (1 << 40, 256)):
+        gpu_memory(monkeypatch, free)
+        assert automatic_batch_size(OnGpu(), reader) == wanted
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "moved"), [((1 << 30) + 4097, 0, True), ((1 << 30) + 4096, 0, False), (0, (1 << 30) + 4097, True)]
+)
+def test_descriptors_go_to_a_gpu_where_they_fit_twice_and_a_gigabyte_is_left(monkeypatch, free, held, moved):
+    gpu_memory(monkeypatch, free, held)
+    values = torch.zeros(1024, dtype=torch.float16)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: ("on", device))
+    device = torch.device("cuda", 1)
+    assert (memory.where_it_fits(values, device) == ("on", device)) if moved else True
+    assert moved or memory.where_it_fits(values, device) is values
+    assert memory.where_it_fits(values, CPU) is values
+
+
 def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(images, monkeypatch, capsys):
     model, options = make("--cacheBatchSize=5")
     wanted, _ = described(images, "--cacheBatchSize=2")

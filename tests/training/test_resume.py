@@ -18,12 +18,14 @@ import vpr.training.trainer
 from benchmarks.determinism import different, final_state
 from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
-from vpr.cli.specs import model_spec
+from vpr.cli.specs import model_spec, training_rules
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
+from vpr.training.state import load_state, new_state
 
 EPOCHS, BLOCKS = 2, 2
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.slow
 MAIN = Path(main.__file__)
 
@@ -267,6 +269,37 @@ def test_images_that_only_moved_are_the_same(own_copy, capsys):
     assert main.main(call) == 0
     assert "--root=" in changed_line(capsys.readouterr().out)
     assert torch.load(checkpoint_of(run), weights_only=True)["position"]["epoch"] == 3
+
+
+def test_a_resumed_run_may_change_its_number_format_at_any_time(never_stopped, tmp_path):
+    """float16 scales its gradients, the others do not: what a scaler stores is nothing to them, and they store none."""
+    shutil.copytree(never_stopped / "runs", tmp_path / "runs")
+    for epochs, precision, scaled in ((3, "fp16", True), (4, "fp32", False)):
+        before = newest_checkpoint(tmp_path)["state_dict"]
+        assert main.main([*resuming(tmp_path), f"--nEpochs={epochs}", f"--precision={precision}"]) == 0
+        after = newest_checkpoint(tmp_path)
+        assert bool(after["scaler"]) == scaled and after["position"]["epoch"] == epochs + 1
+        assert all(value.isfinite().all() for value in after["state_dict"].values())
+        if precision == "fp16":  # later there may be no hard negative left to learn from
+            assert different(before, after["state_dict"])
+        results = json.loads((newest_run(tmp_path / "runs") / "results.json").read_text())
+        assert results[-1]["model"].endswith(f", {precision}")
+
+
+@pytest.mark.parametrize(("began", "goes_on", "kept"), [("fp32", "fp16", False), ("bf16", "fp16", False),
+                                                        ("fp16", "fp16", True), ("fp16", "bf16", False)])  # fmt: skip
+def test_a_scale_of_gradients_is_kept_between_float16_and_float16(tiny_city, tmp_path, began, goes_on, kept):
+    """Also of a run that no training made, as a pruned one's: its checkpoint is a state before the first step."""
+    options = parse_options([*flags(tiny_city, tmp_path), "--mode=train", "--pooling=max"])
+    model, rules = build_model(model_spec(options)).to_device(CPU, began), training_rules(options)
+    splits = {"train": {"places": "", "database": 3, "queries": 2}}
+    state = new_state(model, rules, splits)
+    state.scaler.scale(torch.ones(1))  # which sets it up
+    state.scaler.update(8.0)
+    checkpoint = state.checkpoint(model.spec.flags())
+    found = load_state(checkpoint, model.to_device(CPU, goes_on), rules, splits, tmp_path)
+    assert found.scaler.is_enabled() == (goes_on == "fp16")
+    assert found.scaler.get_scale() == (8.0 if kept else 65536.0 if goes_on == "fp16" else 1.0)
 
 
 def changed_line(printed):

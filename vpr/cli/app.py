@@ -7,7 +7,7 @@ from vpr.cli.flags import PARALLEL_MODES
 from vpr.cli.options import parse_options
 from vpr.common import processes
 from vpr.common.errors import UserError
-from vpr.common.memory import keep_large_blocks
+from vpr.common.memory import keep_large_blocks, out_of_memory_says
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
         mode = importlib.import_module(module_of(options.mode))
         keep_large_blocks()
-        with processes.process_group():
+        remedy = "give a smaller --cacheBatchSize or --imageSize, or --device=cpu"
+        with processes.process_group(), out_of_memory_says(remedy):
             mode.run(options)
     except UserError as error:
         rank = processes.launched_rank()

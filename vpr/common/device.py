@@ -1,11 +1,13 @@
 """Which device a command computes on, and in which number format (--device, --precision)."""
 
 import os
+from dataclasses import dataclass
 
 import torch
 
 from vpr.common import processes
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 
 # An environment variable that says what auto means, whatever the processor: the tests set it to run both ways.
 AUTO_VARIABLE = "VPR_AUTO_PRECISION"
@@ -13,15 +15,42 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Processor flags, as Linux names them, of instructions that multiply bf16 (x86 and ARM).
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
+_joint_auto: str | None = None  # what auto means to all processes that have joined, once `choose_device` asked them
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one of several processes computes on.
+
+    Attributes:
+        kind: cpu, cuda, ...
+        name: of the GPU or the processor.
+        gpu: what tells the GPU from all others; empty where it is none.
+        auto: the number format that --precision=auto means to it alone.
+        failure: why it has none, for its user; empty where it has one.
+    """
+
+    kind: str = ""
+    name: str = ""
+    gpu: str = ""
+    auto: str = ""
+    failure: str = ""
+
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The format that --precision means on a device: auto is bf16 where the hardware multiplies it, else fp32.
 
-    Elsewhere bf16 is converted to float32 and back, and several times slower than float32 itself.
+    Elsewhere bf16 is converted to float32 and back, and several times slower than float32 itself. Processes that have
+    joined compute in one format: auto is bf16 where the hardware of all multiplies it (`choose_device`).
     """
     if precision == "auto":
-        precision = os.environ.get(AUTO_VARIABLE) or ("bf16" if multiplies_bf16(device) else "fp32")
+        precision = (_joint_auto if processes.world() > 1 else None) or own_auto(device)
     return DTYPES[precision]
+
+
+def own_auto(device: torch.device) -> str:
+    """What auto means to this process alone."""
+    return os.environ.get(AUTO_VARIABLE) or ("bf16" if multiplies_bf16(device) else "fp32")
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -63,28 +92,110 @@ def processor_field(name: str) -> str:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of a name as of --device; auto takes a GPU if there is one.
+    """The device of a name as of --device, for the whole program; auto takes a GPU if there is one.
+
+    Of several processes each takes a GPU of its own, and what --precision=auto means is agreed upon here, so that all
+    call this before anything is described. Float32 is float32 from here on: unless told otherwise PyTorch multiplies
+    with 10 bits of mantissa (TF32) in a GPU's convolutions.
 
     Raises:
-        UserError: it is unknown or not there.
+        UserError: it is unknown or not there, two processes take one GPU, or some take none; in all processes at once.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and processes.world() > 1:
-        name = f"cuda:{processes.local_rank()}"
+    failure, device = "", torch.device("cpu")
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device={name} cannot be used here ({error}): try --device=cpu") from error
+        device = find_device(name)
+    except UserError as error:
+        if processes.world() == 1:
+            raise
+        failure = str(error)
+    if processes.world() > 1:
+        _agree(_taken(device, failure))
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device)  # on which memory is pinned
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")  # the default, but for an environment variable of NVIDIA's images
     return device
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device of a name as of --device, with its index. Nothing is set: what is current stays so.
+
+    A GPU without an index is the current one; of processes that have joined each takes that of its number on its
+    machine, counting round where it sees fewer, as where each is shown a single one.
+
+    Raises:
+        UserError: it is unknown or not there, or cannot compute.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        count = torch.cuda.device_count() if device.type == "cuda" else 0
+        if count and device.index is None:
+            alone = processes.world() == 1
+            device = torch.device("cuda", torch.cuda.current_device() if alone else processes.local_rank() % count)
+        if count and device.index >= count:
+            known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise UserError(f"--device={name} is not there, found {known}: give one of these, auto or cpu")
+        compute_once(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]  # CUDA's errors go on for a page
+        raise UserError(f"--device={name} cannot be used here ({reason}): try --device=cpu") from error
+    return device
+
+
+def compute_once(device: torch.device) -> None:
+    """Compute something. Raises a RuntimeError where this PyTorch has no code for the GPU, or it has no memory left."""
+    torch.ones(1, device=device).item()
+
+
+def _taken(device: torch.device, failure: str) -> Taken:
+    """What this process takes."""
+    if failure:
+        return Taken(failure=failure)
+    if device.type != "cuda":
+        return Taken(device.type, processor_field("model name") or "processor", "", own_auto(device))
+    properties = torch.cuda.get_device_properties(device)
+    machine = processes.rank() - processes.local_rank()  # by its first process
+    return Taken("cuda", properties.name, f"{machine} {properties.uuid}", own_auto(device))
+
+
+def _agree(own: Taken) -> None:
+    """Compare what all processes take, settle what auto means, and say where their hardware is unlike.
+
+    Raises:
+        UserError: one has no device, some have a GPU and some have none, or two have the same GPU.
+    """
+    global _joint_auto
+    taken = processes.gather_everywhere(own)
+    for number, each in enumerate(taken):
+        if each.failure:
+            raise UserError(own.failure or f"process {number} has no device: {each.failure}")
+    if len({each.kind for each in taken}) > 1:
+        kinds = _by_process([each.kind for each in taken])
+        raise UserError(f"the processes have unlike devices, {kinds}: give each a GPU, or --device=cpu")
+    gpus = {each.gpu for each in taken if each.gpu}
+    if 0 < len(gpus) < len(taken):
+        raise UserError(
+            f"{len(taken)} processes take {len(gpus)} of the GPUs, and each wants its own: start as many processes on "
+            "a machine as it has GPUs (--nproc_per_node), with --device=cuda or without --device"
+        )
+    _joint_auto = "bf16" if all(each.auto == "bf16" for each in taken) else "fp32"
+    hardware = [f"{each.name} ({each.auto})" for each in taken]
+    if len(set(hardware)) > 1:
+        say(f"unlike hardware, {_by_process(hardware)}: --precision=auto means {_joint_auto} in all")
+
+
+def _by_process(values: list[str]) -> str:
+    """Which value the processes have, from that of process 0 on: `A in 0 and 2, B in 1`."""
+    numbers: dict[str, list[str]] = {}
+    for number, value in enumerate(values):
+        numbers.setdefault(value, []).append(str(number))
+    return ", ".join(f"{value} in process {' and '.join(found)}" for value, found in numbers.items())
 
 
 def device_line(device: torch.device) -> str:
     """What was taken, for the console."""
     share = f" in each of {processes.world()} processes" if processes.world() > 1 else ""
     if device.type == "cuda":
-        return f"device: {device} ({torch.cuda.get_device_name(device)}){share}"
+        shown = "a GPU" if share else device
+        return f"device: {shown} ({torch.cuda.get_device_name(device)}){share}"
     return f"device: {device} ({torch.get_num_threads()} threads){share}"

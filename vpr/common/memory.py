@@ -13,6 +13,7 @@ from vpr.common.errors import UserError
 # Names and numbers of mallopt(3), GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_ALLOWED = 32 << 20  # bytes
+GPU_ROOM_TO_LEAVE = 1 << 30  # bytes, for what is computed of tensors that lie there
 
 
 def keep_large_blocks() -> None:
@@ -53,11 +54,17 @@ def available_bytes() -> int:
     return available
 
 
-def where_it_fits(values: Any, device: Any) -> Any:
-    """A tensor on `device` if that is a GPU with twice the room, else where it is."""
+def free_gpu_bytes(device: Any) -> int:
+    """Bytes of a GPU's memory that can be taken: those that are free, and those PyTorch holds for later tensors."""
     import torch
 
-    if device.type == "cuda" and 2 * values.nbytes < torch.cuda.mem_get_info(device)[0]:
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
+def where_it_fits(values: Any, device: Any) -> Any:
+    """A tensor on `device` if that is a GPU with room for it twice and `GPU_ROOM_TO_LEAVE`, else where it is."""
+    if device.type == "cuda" and 2 * values.nbytes + GPU_ROOM_TO_LEAVE < free_gpu_bytes(device):
         return values.to(device)
     return values
 

@@ -7,6 +7,7 @@ one process and everything here does nothing.
 import contextlib
 import datetime
 import os
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -123,6 +124,16 @@ def gather(value: object) -> list:
     return values or [value]
 
 
+def gather_everywhere(value: Value) -> list[Value]:
+    """Every process's `value`, in the order of the processes, in every process."""
+    return broadcast(gather(value))
+
+
+def of_machine(value: Value) -> Value:
+    """The `value` of the first process of this one's machine: what processes that share a disk must agree on."""
+    return gather_everywhere(value)[rank() - local_rank()]
+
+
 def barrier() -> None:
     """Return when every process is here."""
     if world() > 1:
@@ -162,14 +173,18 @@ def any_process(value: bool) -> bool:
 
 
 def in_parallel(module: "torch.nn.Module") -> "torch.nn.Module":
-    """A module whose gradients are summed over all processes in each backward pass.
+    """The module itself, or with several processes `with_summed_gradients`."""
+    return module if world() == 1 else with_summed_gradients(module)
+
+
+def with_summed_gradients(module: "torch.nn.Module") -> "torch.nn.Module":
+    """A module whose gradients are summed over all processes of the group there is, in each backward pass.
 
     Summed, not averaged: each process then differentiates its part of the very loss that one process would have. In
     an average the loss is to be scaled by the number of processes, and unless that is a power of two all that is
-    rounded on the way comes out otherwise.
+    rounded on the way comes out otherwise. Parameters that the output does not depend on keep no gradient, as without
+    it: a backbone's own network may have some, such as the last branches of HRNet, above what is pooled.
     """
-    if world() == 1:
-        return module
     import torch
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
@@ -178,7 +193,9 @@ def in_parallel(module: "torch.nn.Module") -> "torch.nn.Module":
     def summed(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
-    parallel = DistributedDataParallel(module)
+    # It would warn in vain where all take part.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    parallel = DistributedDataParallel(module, find_unused_parameters=True)
     parallel.register_comm_hook(None, summed)
     return parallel
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -19,6 +19,8 @@ from vpr.common.progress import Progress, say
 from vpr.data.images import decode, image_size, read_image, shrunk
 
 CPU = torch.device("cpu")
+Batch = TypeVar("Batch")
+LOST_WORKERS = ("DataLoader worker", "Communication with the workers")  # what PyTorch says of them
 BATCHES_AHEAD = 4  # of all threads together, or of each process
 BYTES_AHEAD = 2 << 30  # of decoded images that wait for the model, at most
 
@@ -122,10 +124,11 @@ class ImageReader:
         else:
             workers = min(self.workers, len(batches), most)
             loaded = _by_processes(images, batches, workers, most, self.device)
-        for batch in loaded:
+        for batch in _without_dead_workers(loaded):
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            # PyTorch 2.8 and 2.9 make a list of a tuple that they pin.
+            yield [group._replace(image_size=(group.image_size[0], group.image_size[1])) for group in batch]
 
     def _batches_that_wait(self, batches: Sequence[Sequence[int]]) -> int:
         """How many decoded batches memory has room for while they wait; 1 at least."""
@@ -199,6 +202,19 @@ def _by_processes(
         worker_init_fn=leave_interrupts_to_the_parent,
         generator=torch.Generator(),  # its own, so that loading images never moves the global random state
     )
+
+
+def _without_dead_workers(loaded: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches. Raises a UserError where a process that decodes is lost: mostly for want of shared memory."""
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        if not any(words in str(error) for words in LOST_WORKERS):
+            raise
+        raise UserError(
+            f"a process that decodes images was lost ({error}): containers have little shared memory (docker: "
+            "--shm-size=8g), or main memory is full; --threads=0 decodes without such processes"
+        ) from error
 
 
 def leave_interrupts_to_the_parent(_worker: int = 0) -> None:

@@ -1,5 +1,6 @@
 """Stage 3, descriptors: images -> one descriptor each."""
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from vpr.common import processes
 from vpr.common.errors import UserError
-from vpr.common.memory import available_bytes, out_of_memory_says
+from vpr.common.memory import available_bytes, free_gpu_bytes, out_of_memory_says
 from vpr.common.progress import Progress, say
 from vpr.data.images import image_size
 from vpr.data.reader import ImageReader, SizeGroup, in_batches
@@ -20,6 +21,7 @@ from vpr.models.local_projection import LocalProjection
 LARGEST_AUTOMATIC_BATCH = 256
 AUTOMATIC_BATCH_BYTES_CPU = 1 << 30  # more gains nothing there
 AUTOMATIC_BATCH_OF_UNKNOWN = 8  # of a model that does not know what an image takes inside
+AUTOMATIC_BATCH_STEP_GPU = 8  # what is free there is never quite the same twice; the batch size shall be
 
 
 class Source(Protocol):
@@ -189,12 +191,18 @@ def automatic_batch_size(model: Describer, source: Source) -> int:
     if each is None:
         return AUTOMATIC_BATCH_OF_UNKNOWN
     if model.device.type == "cuda":
-        budget = torch.cuda.mem_get_info(model.device)[0] // 2
+        fitting = free_gpu_bytes(model.device) // 2 // each
+        fitting -= fitting % AUTOMATIC_BATCH_STEP_GPU if fitting > AUTOMATIC_BATCH_STEP_GPU else 0
     else:
-        budget = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU)
-    count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, budget // each)))
-    say(f"{count} images at once")
+        fitting = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU) // each
+    count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, fitting)))
+    say_of_batch(count)
     return count
+
+
+@functools.cache  # said again when it is another
+def say_of_batch(count: int) -> None:
+    say(f"{count} images at once")
 
 
 def that_fit(batches: Iterable[list[SizeGroup]], model: Describer) -> Iterator[list[SizeGroup]]:

@@ -67,6 +67,7 @@ def cached_source(
     if kind == "disk":
         wanted = _describe(source, model)
         path = path.with_stem(f"{path.stem}_{wanted['weights']}_{recipe_hash(wanted)}")
+        path, wanted = processes.of_machine((path, wanted))  # one file, whatever each found, such as a time of a file
     say(f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} images, "
         f"{kind if kind == 'memory' else path}")  # fmt: skip
     try:

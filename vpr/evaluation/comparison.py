@@ -80,7 +80,7 @@ def measure_model(
         parameters=model.parameter_count,
         gflop=model.gflop(height, width),
         milliseconds=milliseconds,
-        device=str(model.device),
+        device=str(model.runs_on),
         path=str(path.resolve()),
     )
     if not look:

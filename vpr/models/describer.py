@@ -17,7 +17,8 @@ class Describer(Protocol):
         dim: length of a descriptor.
         pooled_dim: length of a descriptor before whitening.
         dtype: number format of the backbone's arithmetic.
-        device: where it computes.
+        device: where images are wanted and descriptors come out.
+        runs_on: where it computes, if a file is run by another program that moves them.
         parameter_count: numbers that it stores, whitening included.
         megabytes: in which they are stored.
         smallest_side: pixels that an image must have in height and width.
@@ -33,6 +34,8 @@ class Describer(Protocol):
     def dtype(self) -> torch.dtype: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def runs_on(self) -> torch.device: ...
     @property
     def parameter_count(self) -> int: ...
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 from vpr.models.card import import_optional, is_sealed, read_card
 from vpr.models.flops import count_gflop
 from vpr.models.local_projection import LocalProjection
@@ -26,10 +27,12 @@ class OnnxModel(nn.Module):
     Attributes:
         card: what the file says of itself.
         file_digest: of the file, so that two models are told apart by what they hold, as others are.
-        device: on which ONNX Runtime computes: the CPU, before `to_device`.
+        device: of what goes in and comes out: the CPU. ONNX Runtime moves it by itself.
+        runs_on: on which ONNX Runtime computes: the CPU, before `to_device`.
     """
 
     dtype = torch.float32  # of what goes in and comes out; what it computes in is the file's affair
+    device = torch.device("cpu")
 
     def __init__(self, path: Path):
         super().__init__()
@@ -43,7 +46,7 @@ class OnnxModel(nn.Module):
             raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
         digest = hashlib.sha256(path.read_bytes()).digest()
         self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
-        self.device = torch.device("cpu")
+        self.runs_on = self.device
         self.path = path
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
@@ -83,9 +86,12 @@ class OnnxModel(nn.Module):
     def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
         if device.type == "cuda" and GPU in import_optional("onnxruntime").get_available_providers():
-            self.session.set_providers([GPU, "CPUExecutionProvider"], [{"device_id": device.index or 0}, {}])
+            of_gpu = {"device_id": device.index or 0, "use_tf32": 0}  # float32 is float32, as in `choose_device`
+            self.session.set_providers([GPU, "CPUExecutionProvider"], [of_gpu, {}])
         # Without the GPU's libraries ONNX Runtime falls back by itself: what it has taken is asked for.
-        self.device = device if self.session.get_providers()[0] == GPU else torch.device("cpu")
+        self.runs_on = device if self.session.get_providers()[0] == GPU else self.device
+        if self.runs_on.type != device.type:
+            say(f"{self.path} runs on the {self.runs_on}: this ONNX Runtime computes on no {device.type}")
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -110,6 +116,6 @@ class OnnxModel(nn.Module):
     def _run(self, images: torch.Tensor, outputs: list[str]) -> list[torch.Tensor]:
         """Outputs for images, by their names."""
         require_size(images, self.smallest_side)  # ONNX Runtime would crash
-        pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
         values = self.session.run(outputs, {self.session.get_inputs()[0].name: pixels})
-        return [torch.from_numpy(each).to(images.device) for each in values]
+        return [torch.from_numpy(each) for each in values]

@@ -89,8 +89,10 @@ class PlaceModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Where it computes, and images are wanted."""
         return self.mean.device
+
+    runs_on = device
 
     @property
     def parameter_count(self) -> int:

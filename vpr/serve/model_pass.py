@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from vpr.common.errors import UserError
-from vpr.common.memory import available_bytes
+from vpr.common.memory import available_bytes, free_gpu_bytes
 from vpr.data.reader import SizeGroup, group_by_size
 from vpr.descriptors.describe import describe_batch, describe_batch_with_local, require_finite
 from vpr.models.describer import Describer
@@ -73,8 +73,9 @@ class ModelPass:
         if min(height, width) < least:
             raise Problem(422, f"the image has {width}x{height} pixels, the model wants at least {least} each way")
         count, each = len(group.places), self._bytes_of(group.image_size)
-        if each is not None and self._model.device.type == "cpu":
-            room = available_bytes() // 2
+        device = self._model.device
+        if each is not None and device.type in ("cpu", "cuda"):
+            room = (available_bytes() if device.type == "cpu" else free_gpu_bytes(device)) // 2
             if each > room:
                 raise Problem(413, f"an image of {width}x{height} pixels takes more memory than the server has free")
             count = min(count, room // each)

@@ -85,7 +85,7 @@ class TrainingState:
             "position": vars(self.position),
             "splits": self.splits,
             "random_state": torch.get_rng_state(),
-            "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_random_states": torch.cuda.get_rng_state_all() if self.model.device.type == "cuda" else [],
         }
 
 
@@ -163,7 +163,8 @@ def load_state(
             f"the checkpoint in {run} trains other layers than its flags say (trainFrom={model.spec.train_from}): "
             "one of the two files was replaced; restore it"
         ) from error
-    scaler.load_state_dict(checkpoint.get("scaler", {}))
+    if checkpoint.get("scaler"):  # empty of a run that was not in float16 so far
+        scaler.load_state_dict(checkpoint["scaler"])
     torch.set_rng_state(checkpoint["random_state"])
     if len(checkpoint["cuda_random_states"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(checkpoint["cuda_random_states"])
