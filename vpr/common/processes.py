@@ -161,12 +161,15 @@ def any_process(value: bool) -> bool:
     return all_reduce_sum(float(value))[0] > 0
 
 
-def in_parallel(module: "torch.nn.Module") -> "torch.nn.Module":
+def in_parallel(module: "torch.nn.Module", unused_parameters: bool = False) -> "torch.nn.Module":
     """A module whose gradients are summed over all processes in each backward pass.
 
     Summed, not averaged: each process then differentiates its part of the very loss that one process would have. In
     an average the loss is to be scaled by the number of processes, and unless that is a power of two all that is
     rounded on the way comes out otherwise.
+
+    Args:
+        unused_parameters: whether some get no gradient; they are then sought in each step, which takes a while.
     """
     if world() == 1:
         return module
@@ -178,7 +181,7 @@ def in_parallel(module: "torch.nn.Module") -> "torch.nn.Module":
     def summed(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
-    parallel = DistributedDataParallel(module)
+    parallel = DistributedDataParallel(module, find_unused_parameters=unused_parameters)
     parallel.register_comm_hook(None, summed)
     return parallel
 

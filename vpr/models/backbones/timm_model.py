@@ -17,6 +17,7 @@ from torch import nn
 from vpr.common.errors import UserError
 from vpr.models.backbones import Entry
 from vpr.models.backbones.base import Backbone, Published
+from vpr.models.backbones.strided import protect_strided
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
 from vpr.models.backbones.timm_stages import Plan, plan_of
 
@@ -38,7 +39,8 @@ class TimmBackbone(Backbone):
 
         super().__init__(plan.stages, plan.dim, plan.stride, plan.smallest_side, dict(plan.layers))
         self.arch, self.plan, self.class_token, self.multiple = arch, plan, class_token, plan.multiple
-        self.convolutional = plan.channels_last
+        self.convolutional, self.unused_parameters = plan.channels_last, plan.unused_parameters
+        protect_strided(self)
         for layer in self.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # mining and training see the same function
