@@ -15,6 +15,8 @@ from vpr.models.backbones.base import build_backbone
 from vpr.models.backbones.strided import StridedPointwise, protect_strided
 from vpr.models.place_model import build_model, say_of_multiples
 from vpr.models.spec import ModelSpec
+from vpr.training.rules import TrainingRules
+from vpr.training.state import new_state
 
 CPU = torch.device("cpu")
 DEIT, HRNET = "deit_tiny_distilled_patch16_224", "hrnet_w18_small"
@@ -147,3 +149,25 @@ def test_other_convolutions_are_left_alone():
     network = nn.Sequential(*layers)
     protect_strided(network)
     assert [layer is before for layer, before in zip(network, layers, strict=True)] == [True] * 5 + [False]
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_a_training_without_anything_to_train_is_one_line(pooling):
+    model = build_model(ModelSpec("regnetx_002", "none", pooling=pooling, train_from="map"))
+    with pytest.raises(UserError, match=f"nothing to train: --trainFrom=map .* --pooling={pooling}") as error:
+        new_state(model, TrainingRules(), {"train": {"queries": 3}})
+    assert "\n" not in str(error.value)
+    with_parameters = build_model(ModelSpec("regnetx_002", "none", pooling="gem", train_from="map"))
+    state = new_state(with_parameters, TrainingRules(), {"train": {"queries": 3}})
+    assert [value.numel() for group in state.optimizer.param_groups for value in group["params"]] == [1]
+
+
+@pytest.mark.parametrize("assignment", ["soft", "hard"])
+def test_one_cluster_is_refused_where_a_model_is_read(assignment):
+    flags = {"arch": "alexnet", "weights": "none", "vladAssign": assignment}
+    with pytest.raises(UserError, match="num_clusters='1', wanted a whole number from 2"):
+        ModelSpec.from_flags({**flags, "num_clusters": 1})
+    assert ModelSpec.from_flags({**flags, "num_clusters": 2}).clusters == 2
