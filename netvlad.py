@@ -54,7 +54,12 @@ class NetVLAD(nn.Module):
 
         Returns:
             alpha.
+
+        Raises:
+            ValueError: there is one cluster alone, which has no second nearest.
         """
+        if len(centroids) < 2:
+            raise ValueError(f"NetVLAD starts from 2 clusters or more, found {len(centroids)}: give num_clusters=2")
         directions = F.normalize(centroids, dim=1)
         if self.vladv2:
             distances = torch.cdist(descriptors, centroids, compute_mode="donot_use_mm_for_euclid_dist") ** 2

@@ -316,3 +316,10 @@ def test_the_fast_form_has_the_values_and_gradients_of_the_plain_one(vladv2, nor
         gradients.append([found.detach(), features.grad, *(value.grad.clone() for value in layer.parameters())])
     for fast, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-11)
+
+
+def test_one_cluster_has_no_second_nearest():
+    for vladv2 in (False, True):
+        layer = NetVLAD(num_clusters=1, dim=3, vladv2=vladv2)
+        with pytest.raises(ValueError, match="2 clusters or more, found 1"):
+            layer.init_params(torch.ones(1, 3), torch.eye(3))

@@ -40,7 +40,7 @@ def main(name: str) -> None:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(0)
     network, images = Partly().to(device), torch.rand(2, 3, 16, 16, device=device)
-    parallel = with_summed_gradients(network)
+    parallel = with_summed_gradients(network, unused_parameters=True)
     for _ in range(3):
         wanted = gradients(network, images, network)
         found = gradients(parallel, images, network)

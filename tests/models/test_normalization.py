@@ -8,9 +8,12 @@ from drawing import noise
 from PIL import Image
 from torch import nn
 
+from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.models.backbones.base import build_backbone
 from vpr.models.normalization import NORMALIZATIONS, Normalization, normalization_of
+from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
 
 
 @pytest.mark.parametrize(("arch", "layers"), [("vgg16", 29), ("alexnet", 11)])
@@ -48,3 +51,32 @@ def test_a_mean_colour_is_subtracted_alone():
     for wrong in ("1,2", "1,2,3,4", "caff", "1,2,nan"):
         with pytest.raises(UserError, match="wanted one of torchvision, caffe, features, unit, or a mean colour"):
             normalization_of("vgg16", "none", wrong)
+
+
+def answer(*words):
+    options = parse_options(["--mode=test", "--pooling=max", *words])
+    return options.arch, options.normalization
+
+
+@pytest.mark.parametrize("arch", ["alexnet_caffe", "alexnet_caffe_ceil"])
+def test_a_file_of_caffenet_has_to_say_its_mean_colour(arch, tmp_path):
+    """None are published that expect torchvision's input, which would be taken without a word."""
+    torch.save(build_backbone(arch).state_dict(), tmp_path / "own.pth")
+    weights = f"--weights={tmp_path / 'own.pth'}"
+    with pytest.raises(UserError, match=f"own.pth of {arch} does not say which mean colour.*--normalization=") as error:
+        answer(f"--arch={arch}", weights)
+    assert "\n" not in str(error.value)
+    for normalization in ("caffe", "122.7,116.7,104", "torchvision"):
+        assert answer(f"--arch={arch}", weights, f"--normalization={normalization}") == (arch, normalization)
+    assert answer(f"--arch={arch}", "--fromscratch") == (arch, None)
+
+
+@pytest.mark.parametrize("arch", ["alexnet", "vgg16_ceil"])
+def test_a_line_says_what_pixels_a_file_is_taken_to_expect(arch, tmp_path, capsys):
+    file = tmp_path / "own.pth"
+    torch.save(build_backbone(arch).state_dict(), file)
+    build_model(ModelSpec(arch, str(file), pooling="max"))
+    said = capsys.readouterr().out
+    assert "pixels 0-255 minus 123.7 116.3 103.5, over 58.4 57.12 57.38; --normalization names others" in said
+    build_model(ModelSpec(arch, str(file), normalization="caffe", pooling="max"))
+    assert capsys.readouterr().out.endswith("minus 123.7 116.8 103.9, over 1 1 1\n")

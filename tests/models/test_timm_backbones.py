@@ -273,6 +273,34 @@ def test_metas_own_files_are_converted_by_timm(tmp_path):
         torch.testing.assert_close(value, state[model.backbone.name_in_file(name)])
 
 
+@pytest.mark.parametrize(
+    ("arch", "other", "name"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 96}, "pos_embed"),
+        (SWIN, {"window_size": 5}, "relative_position_bias_table"),
+    ],
+)
+def test_weights_for_images_of_another_size_are_resized_as_timm_does(arch, other, name, tmp_path, capsys):
+    network = network_of(arch, **other)
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    model = build_model(spec_of(f"--arch={arch}", f"--weights={tmp_path / 'own.pth'}"))
+    overlay = {"file": str(tmp_path / "own.pth")}
+    wanted = timm.create_model(arch, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+    state = model.backbone.state_dict()
+    assert [ours for ours in state if ours.endswith(name)]
+    for ours, value in state.items():
+        assert torch.equal(value, wanted.state_dict()[model.backbone.name_in_file(ours)]), ours
+    assert "another size: timm resizes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", ["vit_tiny_patch16_224", "vit_small_patch32_224"])
+def test_a_network_of_other_layers_is_no_other_image_size(other, tmp_path):
+    """Equal names, but other widths or patches."""
+    torch.save(timm.create_model(other, num_classes=0).state_dict(), tmp_path / "own.pth")
+    with pytest.raises(UserError, match="wants .*: choose weights of vit_small_patch16_224"):
+        build_model(spec_of("--arch=vit_small_patch16_224", f"--weights={tmp_path / 'own.pth'}"))
+
+
 def test_a_tag_may_follow_the_name_and_brings_its_pixels_and_licence(monkeypatch, capsys):
     options = parse_options(["--mode=test", "--arch=tf_efficientnet_lite0.in1k"])
     assert (options.arch, options.weights, options.cut, options.facet) == ("tf_efficientnet_lite0", "in1k", 16, None)

@@ -141,7 +141,8 @@ FLAGS: dict[str, list[Flag]] = {
                                                                    "metavar": "N"}),
     ],
     "prune": [
-        Flag("pruneRatio", 0.5, "share of each convolution's filters that goes", {"type": share}),
+        Flag("pruneRatio", 0.5, "share of each convolution's filters that goes; the number left is rounded "
+             "down to a multiple of 8", {"type": share}),
         Flag("importance", "taylor", "by what filters are judged: taylor, the training loss's first-order change; "
              "magnitude, the size of their weights", {"choices": ("taylor", "magnitude")}),
         Flag("distill", 4096, "training images, repetitions counted, on which the pruned backbone learns to give "

@@ -7,7 +7,6 @@ one process and everything here does nothing.
 import contextlib
 import datetime
 import os
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -172,18 +171,20 @@ def any_process(value: bool) -> bool:
     return all_reduce_sum(float(value))[0] > 0
 
 
-def in_parallel(module: "torch.nn.Module") -> "torch.nn.Module":
+def in_parallel(module: "torch.nn.Module", unused_parameters: bool = False) -> "torch.nn.Module":
     """The module itself, or with several processes `with_summed_gradients`."""
-    return module if world() == 1 else with_summed_gradients(module)
+    return module if world() == 1 else with_summed_gradients(module, unused_parameters)
 
 
-def with_summed_gradients(module: "torch.nn.Module") -> "torch.nn.Module":
+def with_summed_gradients(module: "torch.nn.Module", unused_parameters: bool = False) -> "torch.nn.Module":
     """A module whose gradients are summed over all processes of the group there is, in each backward pass.
 
     Summed, not averaged: each process then differentiates its part of the very loss that one process would have. In
     an average the loss is to be scaled by the number of processes, and unless that is a power of two all that is
-    rounded on the way comes out otherwise. Parameters that the output does not depend on keep no gradient, as without
-    it: a backbone's own network may have some, such as the last branches of HRNet, above what is pooled.
+    rounded on the way comes out otherwise.
+
+    Args:
+        unused_parameters: whether some get no gradient; they are then sought in each step, which takes a while.
     """
     import torch
     import torch.distributed as dist
@@ -193,9 +194,7 @@ def with_summed_gradients(module: "torch.nn.Module") -> "torch.nn.Module":
     def summed(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
-    # It would warn in vain where all take part.
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    parallel = DistributedDataParallel(module, find_unused_parameters=True)
+    parallel = DistributedDataParallel(module, find_unused_parameters=unused_parameters)
     parallel.register_comm_hook(None, summed)
     return parallel
 

@@ -35,7 +35,7 @@ def read_layout(root: Path, dataset: str, split: str) -> tuple[Places, Path, str
     entry, chosen = DATASETS[dataset], split_of(dataset, split)
     if entry.layout == CITIES:
         places, base = read_msls(root, split, chosen.cities, chosen.official)
-        return places, base, "queries in the database of the same city"
+        return places, base, "queries in the joint database of the split's cities, right only in the query's own"
     role = _first_there(root, dataset, chosen.roles)
     database, queries, name = root / role.database, root / role.queries, f"{dataset}_{split}"
     if entry.layout == FRAMES:

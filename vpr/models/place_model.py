@@ -9,7 +9,7 @@ from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.common.progress import say
-from vpr.models.backbones.base import Backbone, build_backbone, own_pixels, published
+from vpr.models.backbones.base import Backbone, build_backbone, published
 from vpr.models.flops import count_gflop, largest_step
 from vpr.models.local_projection import LocalProjection
 from vpr.models.normalization import normalization_of
@@ -255,9 +255,9 @@ def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
 def _say_of_weights(model: PlaceModel) -> None:
     """What timm says of the weights of one of its networks: their licence, and the pixels that they expect."""
     spec = model.spec
-    known = own_pixels(spec.arch) if is_file(spec.weights) else published(spec.arch, spec.weights)
-    if known is None or not (known.licence or is_file(spec.weights)):
+    if not is_file(spec.weights) and not published(spec.arch, spec.weights).licence:
         return
     mean, std = (" ".join(f"{value:.4g}" for value in each.flatten().tolist()) for each in (model.mean, model.std))
-    licence = "the file's own" if is_file(spec.weights) else known.licence
-    say(f"weights of {spec.arch}: {spec.weights}, licence {licence}; pixels 0-255 minus {mean}, over {std}")
+    licence = "the file's own" if is_file(spec.weights) else published(spec.arch, spec.weights).licence
+    taken = "" if spec.normalization or not is_file(spec.weights) else "; --normalization names others"
+    say(f"weights of {spec.arch}: {spec.weights}, licence {licence}; pixels 0-255 minus {mean}, over {std}{taken}")

@@ -24,7 +24,7 @@ class ModelSpec:
         normalization: what a weights file expects of its input; None where the weights say it.
         channels: filters of each convolution after pruning; None are the backbone's own.
         pooling: a key of `vpr.models.poolings.POOLINGS`.
-        clusters: K of NetVLAD.
+        clusters: K of NetVLAD, 2 or more.
         vladv2: NetVLAD version 2, which assigns by squared distance with a bias.
         vlad_assign: soft, NetVLAD's assignment, or hard, to the nearest cluster alone.
         cluster_dim: dimensions to which a linear map takes each cluster's row; None maps none.
@@ -104,7 +104,9 @@ class ModelSpec:
         layers = entry.layers
         _require("weights", spec.weights, isinstance(spec.weights, str), "a name, a file or none")
         _require("pooling", spec.pooling, isinstance(spec.pooling, str), "the name of one")
-        _require("num_clusters", spec.clusters, _are_counts([spec.clusters]), "a whole number from 1")
+        _require(
+            "num_clusters", spec.clusters, _are_counts([spec.clusters]) and spec.clusters > 1, "a whole number from 2"
+        )
         _require("vladv2", spec.vladv2, isinstance(spec.vladv2, bool), "true or false")
         dim = spec.cluster_dim
         _require("vladAssign", spec.vlad_assign, isinstance(spec.vlad_assign, str), "soft or hard")

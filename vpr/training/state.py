@@ -124,7 +124,16 @@ def new_state(model: PlaceModel, rules: TrainingRules, splits: dict[str, dict], 
     Args:
         model: on its device.
         start_epoch: epochs that count as trained already.
+
+    Raises:
+        UserError: all layers are frozen, and the pooling has none of its own.
     """
+    if not trained_parameters(model):
+        spec = model.spec
+        raise UserError(
+            f"there is nothing to train: --trainFrom={spec.first_trained} freezes all layers of {spec.arch}, and "
+            f"--pooling={spec.pooling} has no parameters: name an earlier layer, or another pooling"
+        )
     hard_negative_cache = np.full((splits["train"]["queries"], rules.negatives), NO_IMAGE, np.int64)
     optimizer = build_optimizer(trained_parameters(model), rules)
     position = Position(epoch=start_epoch + 1)

@@ -144,7 +144,7 @@ class Trainer:
         Args:
             batches: the tuples of each batch of queries, at least one each.
         """
-        describer = processes.in_parallel(BatchDescriber(self.model.train()))
+        describer = processes.in_parallel(BatchDescriber(self.model.train()), self.model.backbone.unused_parameters)
         # A process without a tuple takes the first: all have to take part in every step.
         shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
         tuple_batches = [TupleBatch.of(share, len(self.training.images.database_files)) for share in shares]

@@ -36,12 +36,14 @@ class Backbone(nn.Sequential):
         multiple: pixels of which height and width have to be multiples; the first stage resizes other images.
         convolutional: whether convolutions do most of its arithmetic, so that 8 bits can be had for these.
         train_batch_norm: whether the statistics of BatchNorm layers of trained stages follow the training images.
+        unused_parameters: whether trained stages have some on which the map does not depend, which get no gradient.
     """
 
     prefixes: tuple[str, ...] = ("", "encoder.")
     multiple = 1
     convolutional = True
     train_batch_norm = False
+    unused_parameters = False
 
     def __init__(
         self, stages: OrderedDict[str, nn.Module], dim: int, stride: int, smallest_side: int, stage_of: dict[str, int]

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 from vpr.models.backbones import Entry
 from vpr.models.backbones.base import Backbone, Published
+from vpr.models.backbones.strided import protect_strided
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
 from vpr.models.backbones.timm_stages import Plan, plan_of
 
@@ -38,7 +40,8 @@ class TimmBackbone(Backbone):
 
         super().__init__(plan.stages, plan.dim, plan.stride, plan.smallest_side, dict(plan.layers))
         self.arch, self.plan, self.class_token, self.multiple = arch, plan, class_token, plan.multiple
-        self.convolutional = plan.channels_last
+        self.convolutional, self.unused_parameters = plan.channels_last, plan.unused_parameters
+        protect_strided(self)
         for layer in self.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # mining and training see the same function
@@ -84,11 +87,39 @@ class TimmBackbone(Backbone):
         state = _without_prefix(state, wanted)
         if not wanted.keys() <= state.keys() or "mask_token" in state:
             state = _converted(state, self.arch)
+        elif self._other_sizes(state, wanted):
+            state = self._resized(state, wanted)
         found = {ours: state[theirs] for theirs, ours in wanted.items() if theirs in state}
         for name, value in self.state_dict().items():  # a count that is not used, and older files lack
             if name.endswith("num_batches_tracked"):
                 found.setdefault(name, torch.zeros_like(value))
         return found
+
+    def _other_sizes(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> list[str]:
+        """The names of a file's values that have another shape than here.
+
+        Args:
+            wanted: the names of values in files -> here.
+        """
+        own = self.state_dict()
+        return [name for name, ours in wanted.items() if name in state and state[name].shape != own[ours].shape]
+
+    def _resized(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> dict[str, torch.Tensor]:
+        """A file's values for images of another size (of positions, of windows) as timm resizes them; says so.
+
+        Those of another network stay as they are: its layers are of other shapes, whatever the images.
+        """
+        convolutions = {f"{name}.weight" for name, layer in self.named_modules() if isinstance(layer, nn.Conv2d)}
+        other = self._other_sizes(state, wanted)
+        if convolutions.isdisjoint(wanted[name] for name in other):
+            converted = _converted(state, self.arch)
+            if not self._other_sizes(converted, wanted):
+                shapes = tuple(state[other[0]].shape), tuple(converted[other[0]].shape)
+                say(
+                    f"the weights are of images of another size: timm resizes {other[0]} from {shapes[0]} to {shapes[1]}"
+                )
+                return converted
+        return state
 
 
 @functools.lru_cache(maxsize=32)

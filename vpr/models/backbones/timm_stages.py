@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from vpr.common.errors import UserError
@@ -21,6 +20,7 @@ from vpr.models.backbones.vit import (
     Rotary,
     SamePadded,
 )
+from vpr.models.backbones.whole import Whole
 
 DEFAULT_STRIDE = 16
 TRAINED_BLOCKS = 4  # of a vision transformer, the last ones, with the norm after them, by default
@@ -35,7 +35,7 @@ class Plan:
         paths: the beginnings of the names of values: as they are here -> as they are in the network.
         layers: names that --trainFrom takes -> numbers of the stages that they begin.
         train_from: the first layer that is trained when training starts from pretrained weights.
-        dim, stride, smallest_side, multiple: see `Backbone`.
+        dim, stride, smallest_side, multiple, unused_parameters: see `Backbone`.
         cut, facet: see `vpr.models.backbones.Entry`.
         channels_last: whether maps lie so in memory.
     """
@@ -51,6 +51,7 @@ class Plan:
     multiple: int = 1
     facet: str | None = None
     channels_last: bool = True
+    unused_parameters: bool = False
 
 
 def plan_of(network: Any, arch: str, cut: int | None, facet: str | None, class_token: bool) -> Plan:
@@ -171,36 +172,19 @@ def _swin(network: Any, index: int) -> Plan:
     return _cnn(network, index, stages, paths, multiple=patch, channels_last=False)
 
 
-class Whole(nn.Module):
-    """A network of a family that has no plan of its own, up to one of its maps, as timm cuts it."""
-
-    def __init__(self, network: Any, index: int) -> None:
-        super().__init__()
-        (self.index,) = network.prune_intermediate_layers([index], prune_norm=True, prune_head=True)
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] -> [B, D, h, w]."""
-        maps = self.network.forward_intermediates(
-            images, indices=[self.index], stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return maps[0]
-
-
 def _whole(network: Any, arch: str, index: int) -> Plan:
     """Two stages: the network, and nothing more, so that all of it or none can be trained."""
     info, blocks = network.feature_info[index], len({each["reduction"] for each in network.feature_info}) == 1
     stride = int(info["reduction"])
     try:
-        stages = OrderedDict(network=Whole(network, index), map=nn.Identity())
-        twin = stages["network"].to("meta")
-        found = [twin(torch.empty(1, 3, *size, device="meta")).shape for size in ((6 * 32, 8 * 32), (7 * 32, 7 * 32))]
+        whole = Whole(network, index, stride)
     except Exception as error:  # timm's networks raise kinds of their own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"--arch={arch} of timm cannot take images of any size ({reason}): choose another") from error
     return Plan(
-        stages, {"network.network": ""}, {"network": 0, "map": 1}, "network", int(found[0][1]), stride, stride,
-        index if blocks else stride, channels_last=not blocks,
+        OrderedDict(network=whole, map=nn.Identity()), {"network.network": ""}, {"network": 0, "map": 1}, "network",
+        whole.dim, stride, whole.smallest_side, index if blocks else stride, whole.multiple,
+        channels_last=not blocks, unused_parameters=whole.unused_parameters,
     )  # fmt: skip
 
 

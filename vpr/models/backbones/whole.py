@@ -1,0 +1,88 @@
+"""A network of timm of a family that has no plan of its own: taken as a whole, at the image sizes that it can take."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from vpr.models.backbones.vit import to_multiples
+
+MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)  # pixels
+# With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the two.
+SIDES = (201, 263)
+
+
+class Whole(nn.Module):
+    """A network up to one of its maps, as timm cuts it.
+
+    Args:
+        index: of the map in the network's `feature_info`.
+        stride: pixels between two neighbouring local descriptors.
+
+    Attributes:
+        multiple: pixels of which height and width have to be multiples; other images are resized.
+        smallest_side: pixels an image must have in height and width.
+        dim: D.
+        unused_parameters: whether there are some on which the map does not depend.
+
+    Raises:
+        Exception: of any kind, as timm's networks raise them, where it takes images of one size alone.
+    """
+
+    def __init__(self, network: Any, index: int, stride: int) -> None:
+        super().__init__()
+        (self.index,) = network.prune_intermediate_layers([index], prune_norm=True, prune_head=True)
+        self.network, self.multiple = network, 1
+        # In training mode BatchNorm would refuse the single value of a globally pooled image.
+        twin = copy.deepcopy(self).to("meta").eval()
+        self.multiple, features = _multiple_of(twin)
+        self.smallest_side = _smallest_side(twin, self.multiple, stride)
+        self.dim = features.shape[1]
+        features.sum().backward()
+        self.unused_parameters = any(value.grad is None for value in twin.parameters() if value.requires_grad)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> [B, D, h, w]."""
+        if self.multiple > 1:
+            images = to_multiples(images, self.multiple)
+        maps = self.network.forward_intermediates(
+            images, indices=[self.index], stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps[0]
+
+
+@torch.enable_grad()
+def _map_of(twin: Whole, height: int, width: int) -> torch.Tensor:
+    """The map of an image [1, D, h, w], without data."""
+    return twin(torch.empty(1, 3, height, width, device="meta"))
+
+
+def _multiple_of(twin: Whole) -> tuple[int, torch.Tensor]:
+    """The least of `MULTIPLES` at odd multiples of which a network takes images, and the map of such an image."""
+    for multiple in MULTIPLES:
+        height, width = (multiple * (side // multiple | 1) for side in SIDES)
+        try:
+            return multiple, (_map_of(twin, width, height), _map_of(twin, height, width))[1]
+        except Exception:  # of any kind
+            if multiple == MULTIPLES[-1]:
+                raise
+    raise AssertionError("the last multiple returns or raises")
+
+
+def _smallest_side(twin: Whole, multiple: int, stride: int) -> int:
+    """The smallest side of square images that leaves a local descriptor: a multiple of `multiple`, at least `stride`.
+
+    By halving the range between one that is too small and one that is not: what a side is enough for, a larger one is.
+    """
+    too_small, enough = math.ceil(stride / multiple) - 1, max(math.ceil(stride / multiple), SIDES[0] // multiple | 1)
+    tried = too_small + 1  # for most networks the answer
+    while too_small + 1 < enough:
+        try:
+            _map_of(twin, tried * multiple, tried * multiple)
+            enough = tried
+        except Exception:  # of any kind
+            too_small = tried
+        tried = (too_small + enough) // 2
+    return enough * multiple
