@@ -5,7 +5,7 @@ from asking import as_bytes, form, serving
 from drawing import draw_image
 from PIL import Image
 
-from vpr.data.positions import from_degrees, metres_in_zone
+from vpr.data.coordinates import from_degrees, metres_in_zone
 
 ZONE = "&easting=585500&northing=4477200"
 

@@ -12,10 +12,10 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, Dataset
+from vpr.data.coordinates import UTM_WEST
 from vpr.data.find_files import find_files, listing, queries_are_database_images
 from vpr.data.folders import has_folder, read_database, read_folder
 from vpr.data.layouts import has_layout, read_layout
-from vpr.data.positions import UTM_WEST
 from vpr.data.reader import ImageReader, Reading, decodable
 
 
