@@ -81,7 +81,7 @@ def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance:
             f"{queries} has {count} images and {database} {len(files[0])}, wanted {wanted} queries, one for "
             f"{'each' if every == 1 else f'every {every}th'} database image: get the images again"
         )
-    _refuse_other_frames(*files, every)
+    _refuse_other_frames(files[0], files[1], every)
     numbers = np.arange(len(files[0])), every * np.arange(count)
     return _numbered(root, name, files, numbers, tolerance, "frames")
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.coordinates import Position, in_band_s, is_place, may_be_utm, metres_in_zone, to_degrees
+from vpr.data.catalogue import DATASETS
+from vpr.data.coordinates import UTM_WEST, Position, in_band_s, is_place, may_be_utm, metres_in_zone, to_degrees
 
 FARTHEST = 1_000_000  # metres from the middle of a zone's images, within which images of other zones go into it
 # Metres, within which no search tells places apart, and within which it hardly does.
@@ -160,3 +162,29 @@ def _refuse_local(known: Sequence[tuple[Path, Position]], zone: str, zones: int,
             f"{len(bare)} of {len(known)} images under {root} have metres without a zone, the first {bare[0][0]}, and "
             f"the others lie in {zones} UTM zones: write the zone into the names, as in @585000@4477000@17@T@.jpg"
         )
+
+
+def zone_of(places: Places, dataset: str, named: str | None) -> str | None:
+    """The UTM zone of a database's positions: what the images say, else the data set's, else the one named.
+
+    Args:
+        dataset: a key of `vpr.data.catalogue.DATASETS`.
+        named: by --utmZone.
+
+    Raises:
+        UserError: another zone is named than they say, or one in which the metres are no place.
+    """
+    metres = places.database_positions[np.isfinite(places.database_positions).all(axis=1)]
+    plausible = len(metres) and metres[:, 0].min() > UTM_WEST
+    known = getattr(places, "zone", None) or (DATASETS[dataset].zone if plausible else None)
+    if not named or named == known:
+        return known
+    if known:
+        raise UserError(f"--utmZone={named}: the images of {places.name} lie in zone {known}; drop --utmZone")
+    local = next((place for place in metres if not is_place(Position(place[0], place[1], named))), None)
+    if local is not None:
+        raise UserError(
+            f"--utmZone={named}: images of {places.name} have metres that are no place there, such as {local[0]:g} "
+            f"{local[1]:g}; drop --utmZone where metres are local"
+        )
+    return named
