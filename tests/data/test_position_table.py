@@ -187,6 +187,15 @@ def test_a_table_with_latitude_and_longitude_exchanged_is_refused_where_the_gps_
         said_of(tmp_path, capsys, *one_right)
 
 
+@pytest.mark.parametrize("places", [[(10, 20), (10.5, 20), (11, 20.5)], [(1.25, 2), (1.75, 2.5), (2.25, 2.75)]])
+def test_metres_in_the_columns_of_degrees_are_asked_about(tmp_path, capsys, places):
+    for number in range(3):
+        draw_image(tmp_path / f"{number}.jpg", (16, 12), 0)
+    said = said_of(tmp_path, capsys, *(f"{number}.jpg,{one},{two}" for number, (one, two) in enumerate(places)))
+    assert "are they metres?" in said and said.count("\n") == 1
+    assert said_of(tmp_path, capsys, *(f"{n}.jpg,{one},{two + 0.0012}" for n, (one, two) in enumerate(places))) == ""
+
+
 @pytest.mark.parametrize("place", [(-79.9959, 40.4406), (-71.0589, 42.3601), (78.4867, 17.385)])
 def test_places_near_a_pole_are_asked_about(tmp_path, capsys, place):
     """Pittsburgh, Boston and Hyderabad with latitude and longitude exchanged."""

@@ -119,9 +119,12 @@ def test_local_metres_are_no_degrees(tmp_path, capsys, name, pairs):
     assert sorted(map(tuple, places.database_positions.tolist())) == sorted(pairs) and capsys.readouterr().out == ""
 
 
-def test_numbers_that_may_be_degrees_or_a_small_room_are_said(tmp_path, capsys):
-    """Four cities of a country, or a robot in a hall."""
-    read_database(touch(tmp_path, *(f"@{9.1234 + 2 * n}@{48.7758 + n}@.png" for n in range(4))), "test")
+@pytest.mark.parametrize("places", [
+    [(9.1234, 48.7758), (11.1234, 49.7758), (13.1234, 50.7758)],  # cities of a country, or a robot in a hall
+    [(2.35222, 48.85661), (-79.99591, 40.44062), (151.21532, -33.85678)],  # of the world, or a yard
+])  # fmt: skip
+def test_numbers_that_may_be_degrees_or_a_small_map_are_said(tmp_path, capsys, places):
+    read_database(touch(tmp_path, *(f"@{one}@{two}@.png" for one, two in places)), "test")
     said = capsys.readouterr().out
     assert "look like degrees" in said and "taken for metres" in said and said.count("\n") == 1
 

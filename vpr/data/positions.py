@@ -137,7 +137,7 @@ def gps_of(file: Path) -> tuple[float, float] | None:
 def _gps_fault(file: Path) -> str:
     """In brackets, the GPS of an image for which that is no position."""
     degrees = gps_of(file)
-    return f" (its GPS says {degrees[0]:.10g}, {degrees[1]:.10g}, which is no place)" if degrees else ""
+    return f" (its GPS says {degrees[0]:.10g}, {degrees[1]:.10g}, which is no place in UTM)" if degrees else ""
 
 
 def degrees_in_exif(image: "Image.Image") -> tuple[float, float] | None:

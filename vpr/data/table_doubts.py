@@ -30,7 +30,7 @@ def say_doubts(files: Sequence[Path], root: Path) -> None:
     own = ((file, position_in_table(table, file, root)) for file in files if not position_in_name(file.name))
     placed = [(file, position) for file, position in own if position and position.zone]
     if not _disagrees_with_gps(placed, root):
-        _say_where_nobody_lives([position for _, position in placed], root)
+        _say_odd_degrees([position for _, position in placed], root)
 
 
 def _say_names_of_no_image(table: dict[str, Position], files: Sequence[Path], root: Path) -> None:
@@ -60,14 +60,17 @@ def _disagrees_with_gps(placed: Sequence[tuple[Path, Position]], root: Path) -> 
     return True
 
 
-def _say_where_nobody_lives(placed: Sequence[Position], root: Path) -> None:
+def _say_odd_degrees(placed: Sequence[Position], root: Path) -> None:
     degrees = [_degrees(position) for position in placed[:COMPARED]]
+    if not degrees:
+        return
+    first = f"{root / TABLE} has places such as latitude {degrees[0][0]:.6g}, longitude {degrees[0][1]:.6g}"
     south, north = LIVED_IN
-    if degrees and all(not south <= place[0] <= north and south <= place[1] <= north for place in degrees):
-        say(
-            f"{root / TABLE} has places near a pole, the first at latitude {degrees[0][0]:.6g}, longitude "
-            f"{degrees[0][1]:.6g}: are latitude and longitude swapped?"
-        )
+    if all(not south <= place[0] <= north and south <= place[1] <= north for place in degrees):
+        say(f"{first}, near a pole: are latitude and longitude swapped?")
+    rough = np.round(degrees, 2)
+    if len({tuple(place) for place in rough.tolist()}) > 2 and np.allclose(degrees, rough, rtol=0, atol=1e-6):
+        say(f"{first}, to a hundredth of a degree, a kilometre: are they metres? then call them easting,northing")
 
 
 def _degrees(position: Position) -> tuple[float, float]:

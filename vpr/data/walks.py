@@ -8,9 +8,7 @@ from pathlib import PurePath
 import numpy as np
 
 BREAK = 10  # a step of over so many usual ones parts two walks
-NUMBER = re.compile(
-    r"\d{2,}x\d{2,}|\d{9,10}\.\d+|\d+", re.IGNORECASE
-)  # width and height, seconds since 1970, any other
+NUMBER = re.compile(r"\d{2,}x\d{2,}|1\d{9}\.\d+|\d+", re.IGNORECASE)  # width and height, seconds since 1970, any other
 KNOWN_STEPS = 3  # steps from which on a walk's own median is its usual step
 
 

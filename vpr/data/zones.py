@@ -122,11 +122,11 @@ def _refuse_degrees(known: Sequence[tuple[Path, Position]], root: Path) -> None:
     values = np.array([(position.easting, position.northing) for _, position in bare]).reshape(-1, 2)
     if len(values) < 2:
         return
-    farthest = np.abs(values).max(axis=0)
-    extent = float(np.ptp(values, axis=0).max())
-    fine = (np.abs(values - np.round(values, 2)) > 1e-9).any(axis=1).mean() > 0.5
+    farthest, extent = np.abs(values).max(axis=0), float(np.ptp(values, axis=0).max())
     in_degrees = farthest.max() <= 180 and farthest.min() <= 90 and farthest.max() >= 1
-    if not (in_degrees and fine and 0 < extent < SOME_PLACES):
+    decimals = 2 if extent < SOME_PLACES else 4  # more than local metres usually have
+    fine = (np.abs(values - np.round(values, decimals)) > 1e-9).any(axis=1).mean() > 0.5
+    if not (in_degrees and fine and extent):
         return
     said = (
         f"the positions of {len(bare)} images under {root} look like degrees where metres are expected, the first "
