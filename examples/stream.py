@@ -10,6 +10,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import time
 import urllib.parse
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument(
         "server", help="such as http://127.0.0.1:8000; its token, if any, in the environment: VPR_TOKEN"
     )
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # --near -33.8,151.2,500 as from Python 3.14 on
     parser.add_argument("frames", type=Path, help="folder")
     parser.add_argument("--near", help="LATITUDE,LONGITUDE,METRES: look no farther off")
     arguments = parser.parse_args()

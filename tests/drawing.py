@@ -22,6 +22,24 @@ def draw_image(path: Path, size: tuple[int, int], seed: int | Sequence[int], exi
     return path
 
 
+def gps(latitude: float, longitude: float, letters: str | None = None) -> Image.Exif:
+    """The EXIF of an image taken at some degrees.
+
+    Args:
+        letters: of latitude and longitude; None: those of the signs.
+    """
+    exif = Image.Exif()
+    exif[0x0112] = 1  # Pillow writes no EXIF of a place alone into a PNG
+    folder = exif.get_ifd(0x8825)
+    for place, (value, names) in enumerate(((latitude, "NS"), (longitude, "EW"))):
+        folder[2 * place + 1] = letters[place] if letters else names[value < 0]
+        degrees, rest = divmod(abs(value), 1)
+        minutes, rest = divmod(60 * rest, 1)
+        folder[2 * place + 2] = (degrees, minutes, round(60 * rest, 6))
+    exif[0x8825] = folder
+    return exif
+
+
 RANDOM = np.random.default_rng(0)
 
 

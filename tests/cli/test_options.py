@@ -207,6 +207,28 @@ def test_bad_value_is_one_line_that_names_it(words, named, capsys):
     assert output.out == "" and output.err.startswith("error: ") and output.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--near", "-33.8,151.2,500"], "near", (-33.8, 151.2, 500.0)),
+        (["--near", "-.5,-151.2,5e2"], "near", (-0.5, -151.2, 500.0)),
+        (["--box", "-34,151,-33,152"], "box", (-34.0, 151.0, -33.0, 152.0)),
+        (["--box=-34,-71,-33,-70"], "box", (-34.0, -71.0, -33.0, -70.0)),
+    ],
+)
+def test_values_that_begin_with_a_minus_need_no_equals_sign(words, name, value):
+    options = parse("--mode=locate", *words, "image.jpg")
+    assert getattr(options, name) == value and options.inputs == ["image.jpg"]
+
+
+def test_several_values_may_begin_with_a_minus():
+    options = parse("--mode=test", "--heldOutRegion", "-1e3", "-5.5", "25")
+    assert options.heldOutRegion == [-1000.0, -5.5, 25.0]
+    assert parse("--mode=test", "--sequence=3", "--speeds", "-1", "-0.5", "1").speeds == [-1.0, -0.5, 1.0]
+    assert "--near" in refusal("--mode=locate", "--near", "--json", "image.jpg"), "a flag is no value"
+    assert "--near" in refusal("--mode=locate", "--near", "-133.8,151.2,500", "image.jpg")
+
+
 def test_missing_mode_is_a_user_error():
     assert "--mode=train" in refusal("--batchSize=2")
     assert "--mode=train" in refusal()

@@ -5,16 +5,16 @@ import json
 
 import numpy as np
 import pytest
-from drawing import draw_image
-from PIL import Image
+from drawing import draw_image, gps
 from scipy.io import loadmat
 
 import main
 from pittsburgh import read_places
 from vpr.artifacts.runs import newest_run
 from vpr.common.errors import UserError
+from vpr.data.coordinates import from_degrees, to_degrees
 from vpr.data.folders import read_folder
-from vpr.data.positions import find_images, from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
+from vpr.data.positions import find_images, position_in_exif, position_in_name, read_positions
 
 # On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from
 # the equator to 45 degrees on WGS84.
@@ -23,18 +23,6 @@ KNOWN_DEGREES, KNOWN_METRES = (45.0, 3.0), (500_000, 0.9996 * 4_984_944.378)
 
 def image(path, exif=None, number=0):
     return draw_image(path, (80, 64), number, exif)
-
-
-def gps(latitude, longitude):
-    exif = Image.Exif()
-    folder = exif.get_ifd(0x8825)
-    for reference, key, value, letters in ((1, 2, latitude, "NS"), (3, 4, longitude, "EW")):
-        folder[reference] = letters[value < 0]
-        degrees, rest = divmod(abs(value), 1)
-        minutes, rest = divmod(60 * rest, 1)
-        folder[key] = (degrees, minutes, round(60 * rest, 6))
-    exif[0x8825] = folder
-    return exif
 
 
 @pytest.mark.parametrize(
@@ -142,13 +130,6 @@ def test_missing_positions_are_counted_and_five_are_named(tmp_path):
         read_folder(tmp_path, "train")
     text = str(caught.value)
     assert text.startswith("7 of 30 images") and text.count("unknown") == 5 and "@easting@northing@" in text
-
-
-def test_several_zones_are_refused(tmp_path):
-    image(tmp_path / "train" / "database" / "@1@2@17@T@.jpg")
-    image(tmp_path / "train" / "database" / "@1@3@18@T@.jpg")
-    with pytest.raises(UserError, match="17N: 1, 18N: 1"):
-        read_folder(tmp_path, "train")
 
 
 def test_an_empty_folder_says_what_is_wanted(tmp_path):

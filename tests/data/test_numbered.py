@@ -1,6 +1,7 @@
 """Films of one route and pairs of images: which images match, counted by hand, and folders that do not fit together."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from drawing import draw_image
 
 import main
 from vpr.common.errors import UserError
-from vpr.data.numbered import in_order, number_in_name
+from vpr.data.numbered import in_order, numbers_in_names
 from vpr.data.places import PlacesSpec, load_places
 
 
@@ -35,14 +36,69 @@ def refusal(root, dataset):
 
 
 @pytest.mark.parametrize(
-    ("name", "number"),
+    ("names", "numbers"),
     [
-        ("images-00202.png", 202), ("7.jpg", 7), ("a12b034.jpg", 34), ("frame.jpg", None),
-        ("@0@00011.9@@@@@5@@@@@@@@.jpg", 5), ("@0@00011.9@@@@@@@@@@@@@.jpg", 9),
+        (["images-00202.png", "images-00203.png"], [202, 203]),
+        (["7.jpg", "10.jpg"], [7, 10]),
+        (["a12b034.jpg", "a07b035.jpg"], [34, 35]),
+        (["frame.jpg", "frame2.jpg"], None),
+        (["@0@00011.9@@@@@5@@@@@@@@.jpg", "@0@00014.3@@@@@6@@@@@@@@.jpg"], [5, 6]),
+        (["@0@00011.9@@@@@@@@@@@@@.jpg", "@0@00014.3@@@@@@@@@@@@@.jpg"], ["11.9", "14.3"]),
+        (["@0@2.4.jpg", "@0@12.0.jpg", "@0@9.6.jpg"], ["2.4", "12.0", "9.6"]),
+        (["@0@2.4@.jpg", "@0@12.0@.jpg"], ["2.4", "12.0"]),
+        (["@0@7.199999999999999.jpg", "@0@12.0.jpg"], ["7.199999999999999", "12.0"]),  # as Python writes 3 * 2.4
+        (["frame2_640x480.jpg", "frame12_640x480.jpg"], [2, 12]),
+        (["frame2_1080p.jpg", "frame12_1080p.jpg"], [2, 12]),
+        (["640x480_2.jpg", "640x480_12.jpg"], [2, 12]),
+        (["1305031102.975304.png", "1305031103.175304.png"], ["1305031102.975304", "1305031103.175304"]),
+        (["1305031102.175304.png", "1305031102.211214.png"], [175304, 211214]),
+        (["1305031102175304000.png", "1305031102175304001.png"], [1305031102175304000, 1305031102175304001]),
+        (["t1305031102.5_left.png", "t1305031103.25_left.png"], ["1305031102.5", "1305031103.25"]),
+        (["v1.2.jpg", "v1.10.jpg"], [2, 10]),  # one version of the film
+        (["2024-01-05_12-30-15.jpg", "2024-01-05_12-31-15.jpg"], [30, 31]),
+        (["1a.jpg", "1b.jpg"], [1, 1]),
     ],
 )  # fmt: skip
-def test_numbers_of_frames(tmp_path, name, number):
-    assert number_in_name(tmp_path / name) == number
+def test_numbers_of_frames(tmp_path, names, numbers):
+    wanted = numbers and [Decimal(number) for number in numbers]
+    assert numbers_in_names([tmp_path / name for name in names]) == wanted
+
+
+NAMES = {
+    "padded": lambda n: f"image-{n:05d}.jpg", "decimals": lambda n: f"@0@{2.4 * n:.1f}.jpg",
+    "all decimals": lambda n: f"@0@{2.4 * n}@.jpg", "size": lambda n: f"frame{n}_640x480.jpg",
+    "seconds": lambda n: f"{1305031102.175304 + 0.4 * n:.6f}.png",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_frames_without_positions_are_in_the_order_in_which_they_were_taken(tmp_path, capsys, names):
+    for role in ("database", "queries"):
+        touch(tmp_path / "images" / "test" / role, [NAMES[names](number) for number in range(40)])
+    images = load(tmp_path, "nordland3450")
+    assert [file.name for file in images.database_files] == [NAMES[names](number) for number in range(40)]
+    assert [file.name for file in images.query_files] == [NAMES[names](number) for number in range(40)]
+    assert positives(images.places)[20] == [18, 19, 20, 21, 22] and capsys.readouterr().out == ""
+
+
+def test_each_tenth_frame_is_compared_by_the_same_number(tmp_path):
+    touch(tmp_path / "ref", [f"frame{number}_640x480.jpg" for number in range(31)])
+    touch(tmp_path / "query", [f"frame{10 * number}_640x480.jpg" for number in range(4)])
+    assert positives(load(tmp_path, "nordland2760").places) == [[0, 1], [9, 10, 11], [19, 20, 21], [29, 30]]
+    (tmp_path / "query" / "frame30_640x480.jpg").rename(tmp_path / "query" / "frame29_640x480.jpg")
+    assert "is frame 29 where the database has 30, frame30_640x480.jpg" in refusal(tmp_path, "nordland2760")
+
+
+def test_numbers_that_frames_share_are_said(tmp_path, capsys):
+    for season in ("summer", "winter"):
+        for part in ("a", "b"):
+            touch(tmp_path / season / part, [f"{number}.png" for number in range(3)])
+    images = load(tmp_path, "nordland27592")
+    assert [str(file.relative_to(tmp_path / "summer")) for file in images.database_files] == [
+        "a/0.png", "b/0.png", "a/1.png", "b/1.png", "a/2.png", "b/2.png",
+    ]  # fmt: skip
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and all("a/0.png and b/0.png share theirs" in line for line in said)
 
 
 def test_frames_are_in_the_order_of_their_numbers(tmp_path):

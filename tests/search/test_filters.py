@@ -94,7 +94,9 @@ def test_conditions_compare_numbers_as_numbers_and_silence_never_agrees():
     assert rows("weather=rain") == [0, 3] and rows("weather!=rain") == [1]
     assert rows("hour>=10") == [1, 2] and rows("hour<=10") == [0, 1], "not as text, by which 100 is below 9"
     assert rows("weather=rain", "hour<=9") == [0]
-    assert rows("mixed=a") == [1] and rows("mixed>=1.5") == [1, 2], "a text is compared as text"
+    assert rows("mixed=a") == [1] and rows("mixed!=1") == [1, 2]
+    assert rows("mixed>=1.5") == [2] and rows("mixed<=1.5") == [0], "a text is neither above nor below a number"
+    assert rows("mixed>=A") == [1] and rows("mixed<=A") == [] and rows("weather>=s") == [1], "texts as texts"
     with pytest.raises(UserError, match="no column season, found weather, hour, mixed"):
         rows("season=winter")
 

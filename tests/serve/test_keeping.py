@@ -2,10 +2,10 @@
 
 import pytest
 from asking import as_bytes, form, serving
-from drawing import draw_image
+from drawing import draw_image, gps
 from PIL import Image
 
-from vpr.data.positions import from_degrees, metres_in_zone
+from vpr.data.coordinates import from_degrees, metres_in_zone
 
 ZONE = "&easting=585500&northing=4477200"
 
@@ -136,3 +136,25 @@ def test_degrees_become_metres_of_the_zone_that_is_wanted():
     for far in (-60.0, 100.0, 179.0):
         with pytest.raises(ValueError, match="outside"):
             metres_in_zone(40.44, far, "17N")
+
+
+@pytest.mark.parametrize(
+    ("place", "status"),
+    [
+        ("&easting=1e7&northing=1e7", 422), ("&easting=0&northing=0", 422), ("&easting=4477000&northing=585000", 422),
+        ("&easting=585000&northing=-5e6", 422), ("&easting=-79.99&northing=40.44", 422),
+        ("&latitude=0&longitude=0", 400), ("&latitude=-40&longitude=-80", 422), ("&latitude=86&longitude=-80", 422),
+    ],
+)  # fmt: skip
+def test_metres_and_degrees_that_are_no_place_beside_the_databases_are_refused(shared_writable, new, place, status):
+    """The database is in zone 17N."""
+    client, uploads = shared_writable
+    found, said, _ = client("POST", f"/images?name=new.png{place}", new, {"content-type": "image/png"})
+    assert found == status and list(said) == ["error"] and not uploads.exists()
+
+
+@pytest.mark.parametrize(("degrees", "status"), [((0.0, 0.0), 400), ((95.0, -79.99), 422), ((40.44, -79.99), 201)])
+def test_gps_of_a_receiver_that_found_no_place_is_none(writable, tmp_path, degrees, status):
+    image = as_bytes(draw_image(tmp_path / "new.png", (80, 64), 77, gps(*degrees)))
+    found, said, _ = writable("POST", "/images?name=new.png", image, {"content-type": "image/png"})
+    assert found == status and (status == 201 or list(said) == ["error"])

@@ -25,3 +25,13 @@ def test_frames_are_located_one_after_the_other(shared_locator, images, tmp_path
     assert float(places[1][2]) - float(places[0][2]) > 0.0009  # 90 m farther east
     assert third == "frame_9.png: error 415: " + third.partition("415: ")[2] and len(third) > 40
     assert re.fullmatch(r"3 frames, [\d.]+ places per second", last)
+
+
+def test_a_latitude_in_the_south_needs_no_equals_sign(shared_locator, images, tmp_path, monkeypatch, capsys):
+    shutil.copy(images[1][4], tmp_path / "frame.png")
+    with serving(shared_locator) as client:
+        for near, found in (("-33.8,151.2,500", "not sure"), ("40.44,-79.99,90000", "40.43")):
+            words = ["stream.py", f"http://127.0.0.1:{client.port}", str(tmp_path), "--near", near]
+            monkeypatch.setattr(sys, "argv", words)
+            runpy.run_path(str(STREAM), run_name="__main__")
+            assert capsys.readouterr().out.splitlines()[-2].startswith(f"frame.png: {found}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vpr.artifacts.additions import beside_others, in_zone_of, refuse_other_folders, refuse_other_zone
 from vpr.artifacts.descriptors_file import model_recipe
 from vpr.artifacts.index_file import EXACT, REMEDY, attributes_of
 from vpr.artifacts.journal import entries_of
@@ -133,6 +134,15 @@ class Database:
         """Its images as they are now."""
         return folder_now(self.images, self.root, self.zone)
 
+    def now_beside(self, index: LivingIndex) -> FolderNow:
+        """Its images as they are now, in the zone of what the index has of other folders."""
+        return beside_others(self.now(), index)
+
+    @property
+    def named_zone(self) -> str | None:
+        """The zone, where its images themselves say none."""
+        return None if getattr(self.images.places, "zone", None) else self.zone
+
     def note(self) -> dict[str, str]:
         """Of which folder it is."""
         return folder_note(self.images, self.root)
@@ -189,7 +199,8 @@ def load_index(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
     """The index of a database, following its folder unless it was edited by hand; made if there is none.
 
     Raises:
-        UserError: the file is damaged or foreign, another model made it, or it is another index than is wanted.
+        UserError: the file is damaged or foreign, another model made it, or it is another index or of another zone
+            than is wanted.
     """
     index = database.open(path, wanted.nprobe)
     if not index.next_row:
@@ -200,14 +211,16 @@ def load_index(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
             f"{path} is made with --index={kind.factory or EXACT}, found --index={wanted.factory}: drop that, "
             f"or {REMEDY}"
         )
+    refuse_other_zone(index.records.zone, database.named_zone, str(path))
     if index.edited:
         say(f"{path} was edited by --add or --remove, and is taken as it is; --mode=index brings it to its folder")
+        index.set_zone(database.named_zone)
         return index
-    changes = find_changes(database.now(), index.records, index.rows(), keep_others=False)
-    if changes.anything or index.unmerged:
+    now = database.now_beside(index)
+    if find_changes(now, index.records, index.rows(), keep_others=False).anything or index.unmerged:
         say(f"{path} is of other images or places than there are now: bringing it up to date")
         return update_index(path, database, kind)
-    index.set_zone(database.zone)
+    index.set_zone(now.zone)
     return index
 
 
@@ -226,13 +239,16 @@ def edit_index(
     if not index.next_row:
         index = update_index(path, database, wanted)
     names, index.by_hand = matching_names(index.row_of, removed), True
+    refuse_other_zone(index.records.zone, database.named_zone, str(path))
+    index.set_zone(database.named_zone)
     if added is not None:
-        _refuse_other_places(index, added, path)
+        refuse_other_folders(index, added)
+        added = in_zone_of(added, index.records.only(index.rows()), str(path))
         say(f"{path}: {synchronise(index, added, describing(index, database, WantedIndex()), keep_others=True).line()}")
     index.remove(names)
     if names:
         say(f"{path}: {len(names):,} removed")
-    index.finish(edited=True, zone=database.zone, note=database.note())
+    index.finish(edited=True, zone=database.named_zone, note=database.note())
     return index
 
 
@@ -251,25 +267,11 @@ def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[st
     return list(found)
 
 
-def _refuse_other_places(index: LivingIndex, added: FolderNow, path: Path) -> None:
-    """Raise a UserError where images that are added would hide others of their names, or lie in another UTM zone."""
-    records = index.records
-    for name, folder in zip(added.names, added.folders, strict=True):
-        row = index.row_of.get(name)
-        if row is not None and records.folders[row] != folder:
-            raise UserError(f"{path} already has an image {name}, from another folder: rename the folder that is added")
-    if added.zone and records.zone and added.zone != records.zone:
-        raise UserError(
-            f"the images of --add lie in UTM zone {added.zone}, those of {path} in {records.zone}: make an index "
-            "of each"
-        )
-
-
 def follow(index: LivingIndex, database: Database, wanted: WantedIndex) -> Done:
     """Bring an index to what the folder holds now, and make it what is wanted."""
-    now = database.now()
+    now = database.now_beside(index)
     done = synchronise(index, now, describing(index, database, wanted))
-    index.finish(now.names, wanted, edited=False, zone=database.zone, note=database.note())
+    index.finish(now.names, wanted, edited=False, zone=now.zone, note=database.note())
     return done
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Union
 
 import torch
 
+from vpr.artifacts.additions import refuse_other_zone
 from vpr.artifacts.database_index import Database, edit_index, folder_hash, load_index, matching_names, update_index
 from vpr.artifacts.living_index import LivingIndex
 from vpr.artifacts.merging import WantedIndex
@@ -67,6 +68,7 @@ def load_engine(wanted: WantedEngine, path: Path, database: Database, index: Wan
     engine = wanted.open_milvus(database, index.factory)
     if not engine.count():
         raise UserError(f"{engine.name} has no images yet: add them by --mode=index with the same --engine")
+    refuse_other_zone(engine.records.zone, database.named_zone, engine.name)
     return engine
 
 

@@ -1,7 +1,8 @@
 """Every flag of `main.py` with its default, unit and help line; `vpr/cli/mode_flags.py` says which modes read it."""
 
 import argparse
-from typing import NoReturn
+import re
+from typing import Any, NoReturn
 
 from vpr.cli.argument_types import (
     backbone_name,
@@ -221,7 +222,12 @@ FLAGS: dict[str, list[Flag]] = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a bad command line as one line, like every other mistake."""
+    """Reports a bad command line as one line, like every other mistake; no flag begins with a minus and a digit."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # A word such as -33.8,151.2,500 is a value. argparse itself has this pattern since Python 3.14.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")

@@ -14,8 +14,9 @@ from vpr.cli.flags import CLUSTER_FLAGS
 from vpr.cli.options import command_line
 from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common.errors import UserError
-from vpr.data.places import PlaceImages, zone_of
+from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
+from vpr.data.zones import zone_of
 
 
 def model_of(options: argparse.Namespace, device: torch.device, whitened: bool = True) -> LoadedModel:
@@ -52,7 +53,8 @@ def cluster_command(options: argparse.Namespace) -> Iterator[None]:
 def database_of(options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading) -> Database:
     """The database that an index or an engine is of."""
     places = places_spec(options)
-    return Database(loaded, images, places.root, read, zone_of(images.places, places), options.cacheBatchSize)
+    zone = zone_of(images.places, places.dataset, places.utm_zone)
+    return Database(loaded, images, places.root, read, zone, options.cacheBatchSize)
 
 
 def results_folder(loaded: LoadedModel, options: argparse.Namespace) -> Path:

@@ -11,8 +11,10 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.columns import read_columns
-from vpr.data.positions import ENDINGS, WANTED, common_zone, find_images, find_positions
+from vpr.data.positions import ENDINGS, WANTED, find_images, find_positions, without_position
 from vpr.data.records import Records, Value
+from vpr.data.table_doubts import say_doubts
+from vpr.data.zones import in_one_zone
 
 
 @dataclass(frozen=True)
@@ -89,22 +91,23 @@ def folder_to_add(folder: Path, base: Path) -> FolderNow:
     Their names are paths below `base` where they lie there; else they begin with the folder's own name.
 
     Raises:
-        UserError: there are none, or they lie in several UTM zones.
+        UserError: there are none, or positions are as `in_one_zone` refuses them.
     """
     files = find_images(folder)
     if not files:
         raise UserError(f"--add: {folder} has no images ({', '.join(sorted(ENDINGS))}): name another folder")
     places = find_positions(files, folder)
-    if None in places:
-        say(f"{places.count(None)} of {len(files)} images have no position, only a name ({WANTED} if they should)")
-    zone = common_zone([place for place in places if place], folder)
-    values = [(place.easting, place.northing) if place else (np.nan, np.nan) for place in places]
+    missing = without_position(files, places)
+    if missing:
+        say(f"{missing}: only their names are known ({WANTED} if they should have one)")
+    values, zone = in_one_zone(files, places, folder)
+    say_doubts(files, folder)
     own, inside = folder.resolve(), folder.resolve().is_relative_to(base.resolve())
     start = base.resolve() if inside else own.parent
     names = [(own / file.relative_to(folder)).relative_to(start).as_posix() for file in files]
     sizes, modified = stamps(files)
     return FolderNow(
-        names, files, np.array(values, np.float64), zone, dict(read_columns(folder, files)),
+        names, files, values, zone, dict(read_columns(folder, files)),
         ["" if inside else str(start)] * len(files), sizes, modified,
     )  # fmt: skip
 

@@ -15,7 +15,9 @@ import numpy as np
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.positions import ENDINGS, WANTED, Position, common_zone, find_images, find_positions, read_positions
+from vpr.data.positions import ENDINGS, WANTED, find_images, find_positions, read_positions, without_position
+from vpr.data.table_doubts import say_doubts
+from vpr.data.zones import in_one_zone
 
 POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS = 25.0, 10.0  # metres, Pittsburgh's
 
@@ -37,7 +39,7 @@ def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[Fold
         the places, names relative to a folder, and that folder.
 
     Raises:
-        UserError: there are no images, positions are missing, or lie in several UTM zones.
+        UserError: there are no images, positions are missing, or are as `in_one_zone` refuses them.
     """
     base = next((folder for folder in (root, root / "images") if (folder / split).is_dir()), root)
     database, queries = (find_images(base / split / role) for role in ("database", "queries"))
@@ -55,7 +57,7 @@ def read_roles(root: Path, base: Path, database: Path, queries: Path, name: str)
     """The images of two folders and where they were taken, as of `read_folder`; names are relative to `base`.
 
     Raises:
-        UserError: a folder has no images, positions are missing, or lie in several UTM zones.
+        UserError: a folder has no images, positions are missing, or are as `in_one_zone` refuses them.
     """
     found = [find_images(folder) for folder in (database, queries)]
     for folder, images in zip((database, queries), found, strict=True):
@@ -67,9 +69,9 @@ def read_roles(root: Path, base: Path, database: Path, queries: Path, name: str)
 
 
 def _places_of(database: list[Path], queries: list[Path], root: Path, base: Path, name: str) -> FolderPlaces:
-    positions = read_positions([*database, *queries], root)
-    zone = common_zone(positions, root)
-    values = np.array([(position.easting, position.northing) for position in positions]).reshape(-1, 2)
+    files = [*database, *queries]
+    values, zone = in_one_zone(files, read_positions(files, root), root)
+    say_doubts(files, root)
     names = [str(file.relative_to(base)) for file in (*database, *queries)]
     count = len(database)
     return FolderPlaces(
@@ -84,19 +86,18 @@ def read_database(root: Path, split: str) -> tuple[FolderPlaces, Path]:
     Positions may be missing: NaN stands for them, and it is said how many there are.
 
     Raises:
-        UserError: there are no images, or they lie in several UTM zones.
+        UserError: there are no images, or positions are as `in_one_zone` refuses them.
     """
     base = next((folder for folder in (root, root / "images") if (folder / split / "database").is_dir()), None)
     found = find_images(base / split / "database" if base else root)
     if not found:
         raise UserError(f"{root} has no images ({', '.join(sorted(ENDINGS))}): name the folder that has with --root")
     positions = find_positions(found, root)
-    missing = positions.count(None)
+    missing = without_position(found, positions)
     if missing:
-        say(f"{missing} of {len(found)} images have no position, only a name ({WANTED} if they should have one)")
-    zone = common_zone([position for position in positions if position], root)
-    unknown = Position(np.nan, np.nan)
-    values = np.array([(place.easting, place.northing) for place in (position or unknown for position in positions)])
+        say(f"{missing}: only their names are known ({WANTED} if they should have one)")
+    values, zone = in_one_zone(found, positions, root)
+    say_doubts(found, root)
     names, nobody = [str(file.relative_to(base or root)) for file in found], np.empty((0, 2))
     name = f"{root.resolve().name}_{split}" if base else root.resolve().name
     return FolderPlaces(

@@ -6,13 +6,16 @@ names; query i is frame `every` * i. A pair is two files of one name, whatever t
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 from vpr.data.positions import find_images
 
 
@@ -70,13 +73,15 @@ def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance:
         UserError: a folder has no images, the counts do not fit, or names have numbers that contradict the order.
     """
     files = [in_order(_images(folder)) for folder in (database, queries)]
+    for folder, frames in zip((database, queries), files, strict=True):
+        _say_shared_numbers(folder, frames)
     count, wanted = len(files[1]), -(-len(files[0]) // every)
     if count != wanted:
         raise UserError(
             f"{queries} has {count} images and {database} {len(files[0])}, wanted {wanted} queries, one for "
             f"{'each' if every == 1 else f'every {every}th'} database image: get the images again"
         )
-    _refuse_other_frames(files[0][::every], files[1])
+    _refuse_other_frames(files[0], files[1], every)
     numbers = np.arange(len(files[0])), every * np.arange(count)
     return _numbered(root, name, files, numbers, tolerance, "frames")
 
@@ -101,18 +106,35 @@ def read_pairs(root: Path, database: Path, queries: Path, name: str) -> Numbered
     return _numbered(root, name, files, numbers, 0, "pairs")
 
 
-def number_in_name(path: Path) -> int | None:
-    """The number of a frame: the eighth field of @-separated names, where VPR-datasets-downloader puts it, else the
-    last digits before the ending; None where there are none."""
-    fields = path.name.split("@")
-    digits = [fields[7]] if len(fields) > 8 and fields[7].isdecimal() else re.findall(r"\d+", path.stem)
-    return int(digits[-1]) if digits else None
+def numbers_in_names(files: Sequence[Path]) -> list[Decimal] | None:
+    """The number that each frame has in its name; None where names have none.
+
+    It is the eighth field of @-separated names, where VPR-datasets-downloader puts it. Else it is the last number
+    before the ending that no two frames share, which width and height are not; with its decimals where the numbers
+    before the point differ too, as those of metres and seconds do. Where each is shared, it is the last.
+    """
+    fields = [file.name.split("@") for file in files]
+    if all(len(each) > 8 and each[7].isdecimal() for each in fields):
+        return [Decimal(each[7]) for each in fields]
+    whole = [re.findall(r"\d+", file.stem) for file in files]
+    depth = min(map(len, whole), default=0)
+    if not depth:
+        return None
+    with_decimals = [re.findall(r"\d+(?:\.\d+)?", file.stem)[-1] for file in files]
+    candidates = [[numbers[-back] for numbers in whole] for back in range(1, depth + 1)]
+    if len({text.partition(".")[0] for text in with_decimals}) > 1:
+        candidates.insert(0, with_decimals)
+    for texts in candidates:
+        found = [Decimal(text) for text in texts]
+        if len(set(found)) == len(found):
+            return found
+    return [Decimal(numbers[-1]) for numbers in whole]
 
 
 def in_order(files: list[Path]) -> list[Path]:
     """Files by the numbers in their names (2 before 10) where all have one, else by name."""
-    numbers = [number_in_name(file) for file in files]
-    if None in numbers:
+    numbers = numbers_in_names(files)
+    if numbers is None:
         return sorted(files)
     return [file for _, file in sorted(zip(numbers, files, strict=True))]
 
@@ -124,19 +146,36 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _refuse_other_frames(database: list[Path], queries: list[Path]) -> None:
+def _say_shared_numbers(folder: Path, frames: list[Path]) -> None:
+    """Say so where the numbers in names do not tell the order of frames."""
+    numbers = numbers_in_names(frames)
+    twice = next((n for n in range(1, len(frames)) if numbers and numbers[n] == numbers[n - 1]), None)
+    if twice is not None:
+        one, other = (frames[n].relative_to(folder) for n in (twice - 1, twice))
+        say(
+            f"{folder}: no number tells its frames apart, {one} and {other} share theirs: those are taken in the order "
+            "of their paths; number the images anew if it is another"
+        )
+
+
+def _refuse_other_frames(database: list[Path], queries: list[Path], step: int) -> None:
     """Raises UserError where numbers in names say that the frames of one place are others.
 
     Numbers of queries may be those of the database's frames, or count the queries themselves from 0 or 1.
+
+    Args:
+        step: of the database's frames, by which a query is behind the one before.
     """
-    frames, asked = ([number_in_name(file) for file in files] for files in (database, queries))
-    if None in frames or None in asked or asked == frames:
+    every, asked = (numbers_in_names(files) for files in (database, queries))
+    frames = every and every[::step]
+    if frames is None or asked is None or asked == frames:
         return
     if asked in (list(range(len(asked))), list(range(1, len(asked) + 1))):
         return
     place = next(n for n, (one, other) in enumerate(zip(frames, asked, strict=True)) if one != other)
+    frame = database[step * place].name
     raise UserError(
-        f"{queries[place]} is frame {asked[place]} where the database has {frames[place]}, {database[place].name}: the "
+        f"{queries[place]} is frame {asked[place]} where the database has {frames[place]}, {frame}: the "
         "two folders hold different frames; take the same ones from both films"
     )
 

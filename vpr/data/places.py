@@ -5,8 +5,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from pittsburgh import Places, SpecError, read_places
 from vpr.common import processes
 from vpr.common.errors import UserError
@@ -15,7 +13,6 @@ from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, Dataset
 from vpr.data.find_files import find_files, listing, queries_are_database_images
 from vpr.data.folders import has_folder, read_database, read_folder
 from vpr.data.layouts import has_layout, read_layout
-from vpr.data.positions import UTM_WEST
 from vpr.data.reader import ImageReader, Reading, decodable
 
 
@@ -184,13 +181,6 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     places, base = read_database(spec.root, split)
     images = dataclasses.replace(_images_in(places, split, base), dataset=spec.dataset)
     return without_broken(images, spec.workers) if spec.skip_broken else images
-
-
-def zone_of(places: Places, spec: PlacesSpec) -> str | None:
-    """The UTM zone of positions: the spec's, else what the images say, else the dataset's; None if unknown."""
-    plausible = np.isfinite(places.database_positions).any() and np.nanmin(places.database_positions[:, 0]) > UTM_WEST
-    known = DATASETS[spec.dataset].zone if plausible else None
-    return spec.utm_zone or getattr(places, "zone", None) or known
 
 
 def has_split(spec: PlacesSpec, split: str) -> bool:

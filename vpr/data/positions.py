@@ -1,37 +1,24 @@
 """Where own images are and were taken: from their name, a table, or the GPS in their EXIF, as UTM metres."""
 
-import csv
 import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vpr.common.errors import UserError
+from vpr.data.coordinates import Position, from_degrees, named_zone
+from vpr.data.position_table import TABLE, read_table
 
 if TYPE_CHECKING:
     from PIL import Image
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
-TABLE = "positions.csv"
-COLUMNS = (("easting", "northing"), ("latitude", "longitude"))
 WANTED = "wanted @easting@northing@ in the name, a line in positions.csv, or GPS in the EXIF"
 GPS_FOLDER = 0x8825  # EXIF
-# Metres; what UTM has between them, a local survey rarely has.
-UTM_WEST, UTM_EAST, UTM_NORTH = 100_000, 900_000, 10_000_000
-
-
-@dataclass(frozen=True)
-class Position:
-    """UTM easting and northing in metres, and the zone, such as 17N, where it is known."""
-
-    easting: float
-    northing: float
-    zone: str | None = None
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -64,10 +51,9 @@ def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
         UserError: some have no position; says how many and names the first five.
     """
     found = find_positions(files, root)
-    missing = [file for file, position in zip(files, found, strict=True) if position is None]
+    missing = without_position(files, found)
     if missing:
-        first = ", ".join(str(file) for file in missing[:5])
-        raise UserError(f"{len(missing)} of {len(files)} images have no position, first {first}: {WANTED}")
+        raise UserError(f"{missing}: {WANTED}")
     return [position for position in found if position is not None]
 
 
@@ -76,8 +62,17 @@ def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:
     table = read_table(root / TABLE)
     _refuse_several_of_one_name(table, files, root)
     return [
-        position_in_name(file.name) or _position_in_table(table, file, root) or position_in_exif(file) for file in files
+        position_in_name(file.name) or position_in_table(table, file, root) or position_in_exif(file) for file in files
     ]
+
+
+def without_position(files: Sequence[Path], found: Sequence[Position | None]) -> str:
+    """How many images have no position, and the first five, with the reason where their GPS is none; empty if none."""
+    missing = [file for file, position in zip(files, found, strict=True) if position is None]
+    if not missing:
+        return ""
+    first = ", ".join(f"{file}{_gps_fault(file)}" for file in missing[:5])
+    return f"{len(missing)} of {len(files)} images have no position, first {first}"
 
 
 def position_in_name(name: str) -> Position | None:
@@ -91,53 +86,12 @@ def position_in_name(name: str) -> Position | None:
         return None
     if not np.isfinite([easting, northing]).all():
         return None
-    zone = None
-    if len(parts) > 4 and parts[3].isdecimal() and len(parts[4]) == 1 and parts[4].isalpha():
-        zone = _zone(int(parts[3]), parts[4])
+    zone = named_zone(parts[3], parts[4], northing) if len(parts) > 4 and len(parts[4]) == 1 else None
     return Position(easting, northing, zone)
 
 
-def read_table(path: Path) -> dict[str, Position]:
-    """Positions by image from a table with a heading; nothing where there is none.
-
-    Raises:
-        UserError: columns are missing, or a value is no number.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            headings = [heading.strip().lower() for heading in reader.fieldnames or ()]
-            reader.fieldnames = headings
-            columns = next((pair for pair in COLUMNS if set(pair) <= set(headings)), None)
-            if columns is None or "image" not in headings:
-                raise UserError(
-                    f"{path} has the columns {', '.join(headings) or 'none'}, wanted image,easting,northing or "
-                    "image,latitude,longitude: mend its first line"
-                )
-            table: dict[str, Position] = {}
-            for row in reader:
-                name, position = row["image"].strip(), _position_of_row(row, columns)
-                earlier = table.setdefault(name, position)
-                if earlier != position:
-                    raise UserError(
-                        f"{path} has two positions for {name}, {earlier.easting:.1f} {earlier.northing:.1f} and "
-                        f"{position.easting:.1f} {position.northing:.1f}: keep the right line"
-                    )
-            return table
-    except (OSError, UnicodeError, csv.Error, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a table of positions ({error}): mend it") from error
-
-
-def _position_of_row(row: dict, columns: tuple[str, str]) -> Position:
-    first, second = (float(row[column]) for column in columns)
-    if not np.isfinite([first, second]).all():
-        raise ValueError(f"{row['image']} has {first}, {second}")
-    return Position(first, second) if columns == COLUMNS[0] else from_degrees(first, second)
-
-
-def _position_in_table(table: dict[str, Position], file: Path, root: Path) -> Position | None:
+def position_in_table(table: dict[str, Position], file: Path, root: Path) -> Position | None:
+    """By an image's path below the folder of the table, or by its name alone."""
     path = file.relative_to(root)
     return table.get(path.as_posix()) or table.get(file.name)
 
@@ -161,106 +115,52 @@ def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path
 
 
 def position_in_exif(file: Path) -> Position | None:
-    """From an image's GPS, if it has one."""
+    """From an image's GPS, if it has one that is a place in UTM."""
+    degrees = gps_of(file)
+    try:
+        return from_degrees(*degrees) if degrees and any(degrees) else None
+    except ValueError:
+        return None
+
+
+def gps_of(file: Path) -> tuple[float, float] | None:
+    """Latitude and longitude in a file's EXIF, whatever they are."""
     from vpr.data.images import opened
 
     try:
         with opened(file) as image:
-            degrees = degrees_in_exif(image)
+            return _gps_in(image)
     except UserError:  # the image itself is decoded later
         return None
-    return from_degrees(*degrees) if degrees else None
+
+
+def _gps_fault(file: Path) -> str:
+    """In brackets, the GPS of an image for which that is no position."""
+    degrees = gps_of(file)
+    return f" (its GPS says {degrees[0]:.10g}, {degrees[1]:.10g}, which is no place in UTM)" if degrees else ""
 
 
 def degrees_in_exif(image: "Image.Image") -> tuple[float, float] | None:
-    """Latitude and longitude in an opened image's EXIF; None: no EXIF, no GPS or half a GPS."""
+    """Latitude and longitude in an opened image's EXIF.
+
+    None: no EXIF, no GPS, half a GPS, or 0 and 0, which devices write that have not found their place or hide it.
+    """
+    degrees = _gps_in(image)
+    return degrees if degrees and any(degrees) else None
+
+
+def _gps_in(image: "Image.Image") -> tuple[float, float] | None:
     try:
         gps = image.getexif().get_ifd(GPS_FOLDER)
-        degrees = _degrees(gps[2], gps[1] == "S"), _degrees(gps[4], gps[3] == "W")
+        degrees = _degrees(gps[2], gps[1], "S"), _degrees(gps[4], gps[3], "W")
     except Exception:
         return None
     return degrees if np.isfinite(degrees).all() else None
 
 
-def _degrees(parts: Sequence, negative: bool) -> float:
-    """Degrees, minutes and seconds as one number."""
-    value = sum(float(part) / 60**power for power, part in enumerate(parts))
-    return -value if negative else value
-
-
-def from_degrees(latitude: float, longitude: float) -> Position:
-    """WGS84 degrees -> UTM metres.
-
-    Raises:
-        ValueError: there is no such place, or none in UTM.
-    """
-    import utm
-
-    try:
-        easting, northing, number, letter = utm.from_latlon(latitude, longitude)
-    except utm.OutOfRangeError as error:
-        raise ValueError(f"{latitude}, {longitude}: {error}") from error
-    return Position(float(easting), float(northing), _zone(number, letter))
-
-
-def metres_in_zone(latitude: float, longitude: float, zone: str | None) -> Position:
-    """WGS84 degrees -> UTM metres of a zone such as 17N; None: of the zone that they lie in.
-
-    Raises:
-        ValueError: there is no such place, or it lies farther off than in the next zone, where UTM errs by metres.
-    """
-    import utm
-
-    position = from_degrees(latitude, longitude)
-    if zone is None or position.zone == zone:
-        return position
-    middle = 6 * int(zone[:-1]) - 183  # degrees of longitude
-    if abs((longitude - middle + 180) % 360 - 180) > 9:
-        raise ValueError(f"{latitude}, {longitude} lies outside the zones beside {zone}")
-    easting, northing, *_ = utm.from_latlon(latitude, longitude, int(zone[:-1]), force_northern=zone[-1] == "N")
-    return Position(float(easting), float(northing), zone)
-
-
-def to_degrees(easting: float, northing: float, zone: str) -> tuple[float, float]:
-    """UTM metres in a zone such as 17N -> WGS84 latitude and longitude."""
-    import utm
-
-    latitude, longitude = utm.to_latlon(easting, northing, int(zone[:-1]), northern=zone[-1] == "N", strict=False)
-    return float(latitude), float(longitude)
-
-
-def degrees_of(positions: np.ndarray, zone: str) -> np.ndarray:
-    """UTM metres [N, 2] in a zone -> WGS84 latitude and longitude [N, 2]."""
-    import utm
-
-    eastings, northings = positions.T
-    found = utm.to_latlon(eastings, northings, int(zone[:-1]), northern=zone[-1] == "N", strict=False)
-    return np.stack(found, axis=1)
-
-
-def _zone(number: int, letter: str) -> str:
-    """Number and hemisphere: bands C to M are south of the equator, N to X north."""
-    return f"{number}{'N' if letter.upper() >= 'N' else 'S'}"
-
-
-def common_zone(positions: Sequence[Position], root: Path) -> str | None:
-    """The one UTM zone of all positions, None where none is known.
-
-    Raises:
-        UserError: there are several, or one beside local metres, whose metres cannot be compared.
-    """
-    zones = sorted({position.zone for position in positions if position.zone})
-    if len(zones) > 1:
-        counts = ", ".join(f"{zone}: {sum(position.zone == zone for position in positions)}" for zone in zones)
-        raise UserError(f"images under {root} lie in several UTM zones ({counts} images): make a folder for each zone")
-    local = [each for each in positions if not each.zone and not _may_be_utm(each)]
-    if zones and local:
-        raise UserError(
-            f"{len(local)} of {len(positions)} images under {root} have local metres, the first {local[0].easting:g} "
-            f"{local[0].northing:g}, the others UTM metres of zone {zones[0]}: give all of them the one or the other"
-        )
-    return zones[0] if zones else None
-
-
-def _may_be_utm(position: Position) -> bool:
-    return UTM_WEST <= position.easting <= UTM_EAST and 0 <= position.northing <= UTM_NORTH
+def _degrees(parts: Sequence, reference: str | bytes, negative: str) -> float:
+    """Degrees, minutes and seconds as one number, below 0 where the letter or a sign says so."""
+    letter = reference.decode("ascii") if isinstance(reference, bytes) else reference
+    values = [float(part) for part in parts]
+    below = letter.strip("\0 ").upper() == negative or min(values) < 0
+    return (-1 if below else 1) * sum(abs(value) / 60**power for power, value in enumerate(values))

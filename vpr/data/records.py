@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.data.positions import degrees_of
+from vpr.data.coordinates import degrees_of
 
 Value = str | float | None  # of a column; None: the table is silent
 

@@ -8,6 +8,7 @@ from pathlib import PurePath
 import numpy as np
 
 BREAK = 10  # a step of over so many usual ones parts two walks
+NUMBER = re.compile(r"\d{2,}x\d{2,}|1\d{9}\.\d+|\d+", re.IGNORECASE)  # width and height, seconds since 1970, any other
 KNOWN_STEPS = 3  # steps from which on a walk's own median is its usual step
 
 
@@ -72,10 +73,11 @@ def find_walks(names: Sequence[str]) -> Walks:
 def walk_and_number(name: str) -> tuple[str, float | None]:
     """What the names of a walk have in common, with the folder, and the number of the frame.
 
-    The number is the last one in the name, None where there are no digits; a name that is a decimal number (a time in
-    seconds) is that. Names that begin with @ tell positions, so that the folder alone is common to a walk: their number
-    is the eighth field, where VPR-datasets-downloader puts the frame, or in shorter names the last behind the fifth.
-    Without one they are of no walk.
+    The number is the last one in the name that is no width and height (640x480), None where there are no digits. A name
+    that is a decimal number, a time in seconds, is that, and so is a time in seconds since 1970 within a name. Names
+    that begin with @ tell positions, so that the folder alone is common to a walk: their number is the eighth field,
+    where VPR-datasets-downloader puts the frame, or in shorter names the last behind the fifth. Without one they are of
+    no walk.
     """
     path = PurePath(name)
     folder, fields = path.parent.as_posix(), path.name.split("@")
@@ -85,7 +87,8 @@ def walk_and_number(name: str) -> tuple[str, float | None]:
         return (folder, float(digits[-1])) if digits else (name, None)
     if re.fullmatch(r"\d+\.\d+", path.stem):
         return folder, float(path.stem)
-    last = re.search(r"\d+(?=\D*$)", path.stem)
+    numbers = [each for each in NUMBER.finditer(path.stem) if "x" not in each[0].lower()]
+    last = numbers[-1] if numbers else re.search(r"\d+(?=\D*$)", path.stem)
     if last is None:
         return folder, None
     return f"{folder}/{path.stem[: last.start()]}*{path.stem[last.end() :]}", float(last[0])

@@ -14,7 +14,7 @@ from vpr.data.catalogue import DATASETS, MAT, OWN
 from vpr.data.find_files import find_files
 from vpr.data.folders import read_folder
 from vpr.data.places import PlacesSpec, has_split, read_spec, spec_path
-from vpr.data.positions import TABLE
+from vpr.data.position_table import TABLE
 
 
 def run(options: argparse.Namespace) -> None:

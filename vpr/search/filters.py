@@ -21,7 +21,10 @@ COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """A column compared with a value: numbers as numbers, if both are, else as text; a silent table never agrees."""
+    """A column compared with a value: numbers as numbers, if both are, else as text; a silent table never agrees.
+
+    A number is neither above nor below a text, such as unknown or n/a.
+    """
 
     column: str
     comparison: str
@@ -31,7 +34,10 @@ class Condition:
         """Whether a value of the column is wanted."""
         if found is None:
             return False
-        both = (found, self.value) if type(found) is type(self.value) else (str(found), str(self.value))
+        alike = isinstance(found, str) == isinstance(self.value, str)
+        if not alike and self.comparison in (">=", "<="):
+            return False
+        both = (found, self.value) if alike else (str(found), str(self.value))
         return COMPARISONS[self.comparison](*both)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
-from vpr.data.positions import Position, metres_in_zone
+from vpr.data.coordinates import Position, is_place, metres_in_zone
 from vpr.data.records import Records, record_id
 from vpr.serve.decoding import Decoded
 from vpr.serve.problems import Problem
@@ -57,7 +57,8 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
     """Where an image was taken, as it is said or else as its EXIF has it; in the zone of the database.
 
     Raises:
-        Problem: nothing says it, only half of it is said (400), or it has no place in the database's zone (422).
+        Problem: nothing says it, or 0 and 0 degrees do, or only half of it is said (400), or it has no place in the
+            database's zone (422).
     """
     degrees, metres = (image.latitude, image.longitude), (image.easting, image.northing)
     for pair, names in ((degrees, "latitude and longitude"), (metres, "easting and northing")):
@@ -66,9 +67,12 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
     if metres[0] is not None and metres[1] is not None:
         if not all(math.isfinite(value) and abs(value) <= FARTHEST for value in (metres[0], metres[1])):
             raise Problem(400, "easting and northing are wanted in metres")
-        return Position(metres[0], metres[1], records.zone)
+        position = Position(metres[0], metres[1], records.zone)
+        if not is_place(position):
+            raise Problem(422, f"easting and northing are no place in the database's UTM zone {records.zone}")
+        return position
     latitude, longitude = degrees if degrees[0] is not None else decoded.degrees or (None, None)
-    if latitude is None or longitude is None:
+    if latitude is None or longitude is None or latitude == longitude == 0:  # 0, 0: of a receiver without a fix
         raise Problem(400, "its place is wanted: latitude and longitude, easting and northing, or GPS in the EXIF")
     if records.zone is None and np.isfinite(records.positions).any():
         raise Problem(422, "the database has metres without a UTM zone: give easting and northing")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pittsburgh import LEAST_POSITIVE_SQUARED_DISTANCE, Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, PlacesSpec, load_places, require_queries
@@ -29,15 +30,32 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     images = load_places(places, "train")
     require_queries(images)
     positives = images.places.training_positives()
+    not_negatives = images.places.not_negatives()
     usable = np.flatnonzero([len(indices) > 0 for indices in positives])
+    reason = why_left_out(images.places, positives, not_negatives)
     say(
         f"{images.places.name}: {len(images.database_files)} database images, {len(usable)} queries; "
-        f"{len(positives) - len(usable)} queries without a potential positive are left out"
+        f"{len(positives) - len(usable)} queries without a potential positive are left out{reason}"
     )
     if len(images.database_files) < 2 * rules.negatives or len(usable) < rules.batch_size:
         raise UserError(
             f"{images.places.name} has {len(images.database_files)} database images and {len(usable)} usable queries: "
-            f"training needs {2 * rules.negatives} (2 x --nNeg) and {rules.batch_size} (--batchSize) at least; "
+            f"training needs {2 * rules.negatives} (2 x --nNeg) and {rules.batch_size} (--batchSize) at least{reason}; "
             "add images, or cluster and test without training"
         )
-    return TrainingSet(images, positives, images.places.not_negatives(), usable)
+    return TrainingSet(images, positives, not_negatives, usable)
+
+
+def why_left_out(places: Places, positives: list[np.ndarray], not_negatives: list[np.ndarray]) -> str:
+    """The rule by which queries have no positive although their place is in the database; empty where none is so."""
+    at_the_query = 0
+    for query, (chosen, near) in enumerate(zip(positives, not_negatives, strict=True)):
+        apart = np.hypot(*(places.database_positions[near] - places.query_positions[query]).T)
+        at_the_query += not len(chosen) and bool((apart <= LEAST_POSITIVE_SQUARED_DISTANCE**0.5).any())
+    if not at_the_query:
+        return ""
+    return (
+        f" ({at_the_query} stand where a database image does: a positive is over 1 m and at most "
+        f"{places.training_positive_radius:g} m away, so that positions which pairs share train nothing, see "
+        "docs/own-images.md)"
+    )
