@@ -14,7 +14,8 @@ from pittsburgh import read_places
 from vpr.artifacts.runs import newest_run
 from vpr.common.errors import UserError
 from vpr.data.folders import read_folder
-from vpr.data.positions import find_images, from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
+from vpr.data.image_files import find_images
+from vpr.data.positions import from_degrees, position_in_exif, position_in_name, read_positions, to_degrees
 
 # On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from
 # the equator to 45 degrees on WGS84.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
+from vpr.data.names import plain
 from vpr.data.positions import COLUMNS, TABLE
 from vpr.data.records import Value
 
@@ -29,12 +30,12 @@ def read_columns(root: Path, files: Sequence[Path]) -> dict[str, list[Value]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             reader.fieldnames = [heading.strip().lower() for heading in reader.fieldnames or ()]
-            rows = {(row.get(IMAGE) or "").strip(): row for row in reader}
+            rows = {plain(row.get(IMAGE) or ""): row for row in reader}
             headings = [name for name in reader.fieldnames if name and name not in (IMAGE, *sum(COLUMNS, ()))]
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error}): mend it") from error
     empty: dict[str, str] = {}
-    found = [rows.get(_below(file, root)) or rows.get(file.name) or empty for file in files]
+    found = [rows.get(plain(_below(file, root))) or rows.get(plain(file.name)) or empty for file in files]
     return {name: [value_of(row.get(name)) for row in found] for name in headings}
 
 
