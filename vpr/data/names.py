@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 def plain(name: str) -> str:
     """What names of one image have in common: Unicode's composed form, forward slashes, no blanks around it."""
-    name = name.strip().replace("\\", "/")
+    name = "/".join(part.strip() for part in name.replace("\\", "/").split("/"))
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
