@@ -70,7 +70,8 @@ def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: l
     Args:
         formats: by Pillow's names, that it may have; None: all that are read.
     """
-    formats = formats or known_formats(file)
+    known = known_formats(file)
+    formats = formats or known
     try:
         with Image.open(file, formats=formats) as image:
             return use(image)
@@ -85,18 +86,18 @@ def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: l
 
 def known_formats(file: IO[bytes]) -> list[str]:
     """Which of FORMATS this Pillow reads; HEIC's plugin is loaded for a file that needs it."""
-    _prepare_pillow()
+    _load_formats()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata
     if _brand(file) in HEIC_BRANDS:
         reads_heic()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 @functools.cache
-def _prepare_pillow() -> None:
-    """Load Pillow's formats, and switch off its limit of pixels, which ours replaces, and its warnings of metadata."""
+def _load_formats() -> None:
+    """Load Pillow's formats, and switch off its limit of pixels, which ours replaces."""
     Image.init()
     Image.MAX_IMAGE_PIXELS = None
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _brand(file: IO[bytes]) -> bytes:
