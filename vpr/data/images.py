@@ -86,18 +86,18 @@ def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: l
 
 def known_formats(file: IO[bytes]) -> list[str]:
     """Which of FORMATS this Pillow reads; HEIC's plugin is loaded for a file that needs it."""
-    _load_formats()
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata
+    _prepare_pillow()
     if _brand(file) in HEIC_BRANDS:
         reads_heic()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 @functools.cache
-def _load_formats() -> None:
-    """Load Pillow's formats, and switch off its limit of pixels, which ours replaces."""
+def _prepare_pillow() -> None:
+    """Load Pillow's formats, and switch off its limit of pixels, which ours replaces, and its warnings of metadata."""
     Image.init()
     Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _brand(file: IO[bytes]) -> bytes:
