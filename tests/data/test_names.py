@@ -30,7 +30,7 @@ from vpr.search.locate import match_of
 from vpr.serve.questions import match_json
 
 COMPOSED, APART = "café 写真.jpg", unicodedata.normalize("NFD", "café 写真.jpg")
-BYTES = os.fsdecode(b"caf\xe9.jpg")
+BYTES = os.fsdecode(b"\xe9t\xe9.jpg")
 CALLED = ["--arch=alexnet", "--fromscratch", "--pooling=max", "--nocuda", "--threads=0", "--panels=0"]
 
 
@@ -65,7 +65,7 @@ def test_names_that_are_not_utf8_are_refused_in_one_line(undecodable, tmp_path, 
     assert main.main([f"--mode={mode}", "--dataset=folder", f"--root={undecodable}", *model]) == 2
     text = capsys.readouterr().err
     assert text.count("\n") == 1 and "1 of names that are not UTF-8" in text
-    assert r"caf\udce9.jpg" in text and "convmv" in text
+    assert r"\udce9t\udce9.jpg" in text and "convmv" in text
 
 
 def test_an_added_folder_and_images_that_are_located_have_text_for_names(undecodable, tmp_path, capsys):
@@ -85,9 +85,9 @@ def test_skip_broken_goes_on_without_such_names(undecodable, capsys):
 
 
 def test_a_root_that_is_not_utf8_is_refused(tmp_path, capsys, monkeypatch):
-    image(tmp_path / os.fsdecode(b"caf\xe9") / "a.jpg")
-    (tmp_path / "link").symlink_to(os.fsdecode(b"caf\xe9"))
-    for root in (str(tmp_path / "link"), str(tmp_path / os.fsdecode(b"caf\xe9"))):
+    image(tmp_path / os.fsdecode(b"\xe9t\xe9") / "a.jpg")
+    (tmp_path / "link").symlink_to(os.fsdecode(b"\xe9t\xe9"))
+    for root in (str(tmp_path / "link"), str(tmp_path / os.fsdecode(b"\xe9t\xe9"))):
         assert main.main(["--mode=index", "--dataset=folder", f"--root={root}", *CALLED[:-1]]) == 2
         text = capsys.readouterr().err
         assert "UTF-8" in text and text.count("\n") == 1
@@ -95,7 +95,7 @@ def test_a_root_that_is_not_utf8_is_refused(tmp_path, capsys, monkeypatch):
 
 def test_an_answer_of_an_old_index_with_such_a_name_is_json():
     match = match_json(1, match_of(f"street/{BYTES}", 0.5, np.array([1.0, 2.0]), None))
-    assert json.loads(json.dumps(match, ensure_ascii=False).encode("utf-8"))["name"] == "street/caf?.jpg"
+    assert json.loads(json.dumps(match, ensure_ascii=False).encode("utf-8"))["name"] == "street/?t?.jpg"
 
 
 @pytest.mark.parametrize(("encoding", "as_json"), [("ascii", False), ("cp1252", False), ("ascii", True)])
