@@ -12,7 +12,7 @@ from PIL import Image
 
 import main
 from vpr.common.errors import UserError
-from vpr.data.images import read_image
+from vpr.data.images import image_size, read_image
 from vpr.data.reader import decodable
 
 BROKEN_DATABASE, BROKEN_QUERIES = (0, 7), (2,)
@@ -118,13 +118,17 @@ def test_grey_of_16_bits_becomes_grey_of_8(tmp_path):
 
 def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
-    (tmp_path / "image.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(UserError, match=r"image\.HEIC .*pip install pillow-heif"):
-        read_image(tmp_path / "image.HEIC")
+    for name in ("image.HEIC", "image.jpg"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+        with pytest.raises(UserError, match=rf"{name} \(it is HEIC\): .*pip install pillow-heif"):
+            read_image(tmp_path / name)
 
 
 def test_heic_with_its_reader_is_read(tmp_path, pillow_heif):
     pillow_heif.register_heif_opener()
     Image.new("RGB", (64, 48), (200, 40, 90)).save(tmp_path / "image.heic")
-    pixels = np.asarray(read_image(tmp_path / "image.heic")).astype(int)
-    assert pixels.shape == (48, 64, 3) and np.abs(pixels - (200, 40, 90)).max() < 12
+    (tmp_path / "phone.jpg").write_bytes((tmp_path / "image.heic").read_bytes())
+    for name in ("image.heic", "phone.jpg"):
+        pixels = np.asarray(read_image(tmp_path / name)).astype(int)
+        assert pixels.shape == (48, 64, 3) and np.abs(pixels - (200, 40, 90)).max() < 12
+        assert image_size(tmp_path / name) == (48, 64)

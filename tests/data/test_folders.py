@@ -14,7 +14,9 @@ from vpr.artifacts.runs import newest_run
 from vpr.common.errors import UserError
 from vpr.data.coordinates import from_degrees, to_degrees
 from vpr.data.folders import read_folder
-from vpr.data.positions import find_images, position_in_exif, position_in_name, read_positions
+from vpr.data.image_files import find_images
+from vpr.data.places import PlacesSpec, load_database, load_places, require_queries
+from vpr.data.positions import position_in_exif, position_in_name, read_positions
 
 # On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from
 # the equator to 45 degrees on WGS84.
@@ -302,3 +304,49 @@ def test_local_metres_and_gps_do_not_mix(tmp_path, metres, refused):
         assert "\n" not in str(caught.value)
     else:
         assert read_folder(tmp_path, "train")[0].zone == "31N"
+
+
+@pytest.mark.parametrize(
+    "database", ["database", "db", "gallery", "index", "ref", "reference", "references", "Gallery", "DB"]
+)
+@pytest.mark.parametrize("queries", ["queries", "query", "Query"])
+def test_folders_of_a_split_may_have_other_usual_names(tmp_path, database, queries):
+    image(tmp_path / "test" / database / "@1@2@.jpg")
+    image(tmp_path / "test" / queries / "@1@3@.jpg")
+    places, _ = read_folder(tmp_path, "test")
+    assert places.database_names == [f"test/{database}/@1@2@.jpg"]
+    assert places.query_names == [f"test/{queries}/@1@3@.jpg"]
+    images = load_database(PlacesSpec("folder", tmp_path), "test", split_required=True)
+    assert images.places.database_names == places.database_names  # and no query
+
+
+@pytest.mark.parametrize(("first", "second"), [("database", "gallery"), ("db", "index"), ("queries", "query")])
+def test_two_folders_that_may_be_the_same_are_refused(tmp_path, first, second):
+    for n, name in enumerate({"database", "queries", first, second}):
+        image(tmp_path / "test" / name / "@1@2@.jpg", number=n)
+    if first == "db":
+        (tmp_path / "test" / "database" / "@1@2@.jpg").unlink()
+    with pytest.raises(UserError, match=f"has images in {first} and in {second}"):
+        read_folder(tmp_path, "test")
+    (tmp_path / "test" / second / "@1@2@.jpg").unlink()  # which then is of no matter
+    assert read_folder(tmp_path, "test")[0].database_names == [
+        f"test/{'db' if first == 'db' else 'database'}/@1@2@.jpg"
+    ]
+
+
+def test_a_folder_that_has_two_names_is_one(tmp_path):
+    image(tmp_path / "test" / "gallery" / "@1@2@.jpg")
+    (tmp_path / "test" / "database").symlink_to("gallery")
+    assert read_folder(tmp_path, "test")[0].database_names == ["test/database/@1@2@.jpg"]
+
+
+def test_the_folder_that_is_wanted_is_named(tmp_path, capsys):
+    image(tmp_path / "test" / "database" / "@1@2@.jpg")
+    image(tmp_path / "test" / "probe" / "@1@2@.jpg")
+    with pytest.raises(UserError) as caught:
+        require_queries(load_places(PlacesSpec("folder", tmp_path), "test"))
+    text = str(caught.value)
+    assert f"wanted images in {tmp_path / 'test' / 'queries'}; its folders are database, probe" in text
+    (tmp_path / "test" / "database").rename(tmp_path / "test" / "map")
+    with pytest.raises(UserError, match=r"test/database has no images .*; its folders are map, probe: put some there"):
+        read_folder(tmp_path, "test")

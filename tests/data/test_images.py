@@ -1,13 +1,21 @@
 """One image file to RGB: exact pixels, colour modes, orientation, sizes, and files that are broken."""
 
-import re
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from drawing import noise, save
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
+import main
+from vpr.cli.options import parse_options
+from vpr.cli.specs import reading
 from vpr.common.errors import UserError
 from vpr.data import images as images_module
 from vpr.data.images import decode
@@ -80,16 +88,179 @@ def test_file_that_is_missing_or_no_image_is_named(tmp_path):
             decode(tmp_path / name)
 
 
-def test_an_image_with_damaged_exif_is_named(tmp_path):
+def test_damaged_exif_stands_in_no_images_way(tmp_path):
     path = tmp_path / "damaged.jpg"
     exif = Image.Exif()
     exif[0x0100], exif[0x010F], exif[0x0112] = 16, "maker", 6  # width, maker, orientation
-    Image.new("RGB", (16, 8)).save(path, exif=exif)
+    Image.fromarray(noise(8, 16)).save(path, exif=exif)
     content = bytearray(path.read_bytes())
     content[43] = 1  # the type of the width: a number becomes bytes, which Pillow cannot write back upright
     path.write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(str(path))):
-        decode(path)
+    with Image.open(path) as stored:
+        wanted = np.rot90(np.array(stored), k=-1)  # the orientation is still legible
+    assert np.array_equal(decode(path).permute(1, 2, 0).numpy(), wanted)
+    assert images_module.image_size(path) == (16, 8)
+
+
+def exif_bytes():
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "maker", 1
+    exif[0x8825] = {1: "N", 2: (40.0, 30.0, 1.0), 3: "E", 4: (8.0, 1.0, 2.0)}
+    return exif.tobytes()
+
+
+def profile():
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.filterwarnings(r"ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "MPO"])
+def test_no_byte_of_the_metadata_decides_whether_an_image_is_read(tmp_path, kind):
+    """Random bytes in EXIF and colour profile: an image of the same pixels, turned at most."""
+    file, content, pixels = tmp_path / "image", io.BytesIO(), noise(16, 24)
+    exif, icc = exif_bytes(), profile()  # which says when it was made
+    more = {"save_all": True, "append_images": [Image.fromarray(pixels)]} if kind == "MPO" else {}
+    Image.fromarray(pixels).save(content, kind, exif=exif, icc_profile=icc, **more)
+    whole, chance = content.getvalue(), np.random.default_rng(1)
+    file.write_bytes(whole)
+    wanted = sorted(decode(file).flatten().tolist())
+    # Of a PNG the profile is compressed.
+    for part in (exif[6:], icc) if kind != "PNG" else (exif[6:],):
+        at = whole.index(part)
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for place in chance.integers(at, at + len(part), 4):
+                damaged[place] = chance.integers(256)
+            file.write_bytes(damaged)
+            assert sorted(decode(file).flatten().tolist()) == wanted
+            assert set(images_module.image_size(file)) == {16, 24}
+
+
+def png_with(chunks, behind=()):
+    """A PNG with further chunks (name, content, whether the CRC is right) behind its header and before its end."""
+    content = io.BytesIO()
+    Image.fromarray(noise(6, 8)).save(content, "PNG")
+    whole = content.getvalue()
+    front, back = (
+        b"".join(
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body) ^ (not sound))
+            for name, body, sound in each
+        )
+        for each in (chunks, behind)
+    )
+    return whole[:33] + front + whole[33:-12] + back + whole[-12:], np.array(Image.open(content))
+
+
+MUCH = zlib.compress(bytes(3 << 20))  # a bomb, were it not text alone
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"zTXt", b"Comment\0\0" + MUCH, True)], [(b"iTXt", b"Comment\0\1\0\0\0" + MUCH, True)],
+        [(b"tEXt", b"Comment\0text", False)], [(b"iCCP", b"profile\0\0" + MUCH, True)], [(b"iCCP", b"nonsense", True)],
+        [(b"tEXt", b"a\0" + bytes(1 << 20), True)] * 70, [(b"eXIf", b"nonsense", True)], [(b"eXIf", b"MM", False)],
+        [(b"tIME", b"", True)], [(b"pHYs", b"1", True)], [(b"cHRM", b"1", True)], [(b"acTL", b"", True)],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("behind", [False, True])
+def test_text_and_profiles_of_a_png_stand_in_no_images_way(tmp_path, chunks, behind):
+    content, pixels = png_with(*(((), chunks) if behind else (chunks,)))
+    (tmp_path / "image.png").write_bytes(content)
+    assert np.array_equal(decode(tmp_path / "image.png").permute(1, 2, 0).numpy(), pixels)
+    assert images_module.image_size(tmp_path / "image.png") == (6, 8)
+
+
+def test_a_png_of_damaged_pixels_is_still_refused_whatever_its_text(tmp_path):
+    content, _ = png_with([(b"tEXt", b"Comment\0text", False)])
+    at = content.index(b"IDAT")
+    for damaged in (content[: at + 40], content[: at + 12] + b"\0\0\0" + content[at + 15 :]):
+        (tmp_path / "image.png").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cannot decode the image .*image\.png"):
+            decode(tmp_path / "image.png")
+
+
+def test_orientation_is_kept_where_text_is_left_out(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes()[6:]
+    content, pixels = png_with([(b"zTXt", b"Comment\0\0" + MUCH, True), (b"eXIf", body, True)])
+    (tmp_path / "image.png").write_bytes(content)
+    assert np.array_equal(decode(tmp_path / "image.png").permute(1, 2, 0).numpy(), np.rot90(pixels, k=-1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+def test_each_format_is_set_upright_once(tmp_path, kind, orientation):
+    """Pillow turns a TIFF by itself, and gives its size turned; against its own exif_transpose."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "image"
+    Image.fromarray(noise(16, 24)).save(file, kind, exif=exif)
+    with Image.open(file) as image:
+        wanted = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(decode(file).permute(1, 2, 0).numpy(), wanted)
+    assert images_module.image_size(file) == wanted.shape[:2]
+
+
+def test_pixels_that_are_no_colours_are_refused(tmp_path):
+    Image.fromarray(np.zeros((6, 8), np.float32)).save(tmp_path / "depth.tif")
+    with pytest.raises(UserError, match=r"depth\.tif .*floating-point numbers, wanted 8 or 16 bits"):
+        decode(tmp_path / "depth.tif")
+
+
+def test_large_images_are_read_up_to_a_limit(tmp_path):
+    """One that Pillow would warn of, and one that it would refuse; one beyond the limit is refused with its size."""
+    for name, size in (("warned", (10_000, 9_500)), ("refused", (20_000, 9_000))):
+        Image.new("1", size).save(tmp_path / f"{name}.png")
+        assert images_module.image_size(tmp_path / f"{name}.png") == size[::-1]
+    assert images_module.read_image(tmp_path / "warned.png").size == (10_000, 9_500)
+    with pytest.raises(UserError) as caught:
+        decode(tmp_path / "refused.png", (6, 8), None, 100_000_000)
+    text = str(caught.value)
+    assert "20000 x 9000 pixels, 180 megapixels, at most 100 are read: raise --maxPixels" in text and "\n" not in text
+
+
+def test_pillow_warns_of_nothing_among_the_lines(tmp_path):
+    """In a process of its own: pytest shows and keeps warnings in its own way."""
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
+    exif = exif_bytes()
+    for cut in (20, 40, 60, len(exif) - 8):
+        Image.fromarray(noise(16, 24)).save(tmp_path / f"{cut}.jpg", exif=exif[:cut])
+        Image.fromarray(noise(16, 24)).save(tmp_path / f"{cut}.webp", exif=exif[:cut])
+    program = (
+        "import sys; from pathlib import Path; from vpr.data.images import image_size, read_image\n"
+        "for file in sorted(Path(sys.argv[1]).iterdir()): read_image(file), image_size(file)"
+    )
+    call = [sys.executable, "-W", "default", "-c", program, str(tmp_path)]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=Path(main.__file__).parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_limit_is_a_flag_of_all_modes_that_read_images(tmp_path, capsys):
+    for n, role in enumerate(("database", "queries")):
+        folder = tmp_path / "own" / "test" / role
+        folder.mkdir(parents=True)
+        save(folder / "@1@2@.png", noise(60, 80 + n))
+    call = [
+        "--mode=test", "--dataset=folder", f"--root={tmp_path / 'own'}", "--split=test", "--arch=alexnet",
+        "--fromscratch", "--pooling=max", "--nocuda", "--threads=0", "--panels=0", f"--runsPath={tmp_path}",
+    ]  # fmt: skip
+    assert main.main([*call, "--maxPixels=0.0048"]) == 2
+    assert "81 x 60 pixels, 0.00486 megapixels, at most 0.0048 are read: raise --maxPixels" in capsys.readouterr().err
+    assert main.main([*call, "--maxPixels=0.00486"]) == 0
+    assert main.main([*call, "--maxPixels=0.0048", "--skipBroken"]) == 2  # no query is left
+    said = capsys.readouterr()
+    assert "1 of the 2 images of own_test cannot be decoded" in said.out and "has no queries" in said.err
+
+
+def test_a_servers_limit_is_of_what_is_sent(tmp_path):
+    """Its folder's own images may be as large as in other modes."""
+    for words, wanted in (([], 5e8), (["--maxPixels=20"], 5e8), (["--maxPixels=900"], 9e8)):
+        options = parse_options(["--mode=serve", "--dataset=folder", f"--root={tmp_path}", *words])
+        assert reading(options, torch.device("cpu")).max_pixels == wanted
+    options = parse_options(["--mode=test", "--dataset=folder", f"--root={tmp_path}", "--maxPixels=20"])
+    assert reading(options, torch.device("cpu")).max_pixels == 2e7
 
 
 @pytest.mark.parametrize("orientation", range(11))

@@ -73,7 +73,7 @@ def test_threads_decode_some_batches_ahead_and_stop_with_the_caller(monkeypatch)
     """Memory is bounded by what is decoded ahead; a caller who has seen enough waits for no more."""
     decoded = []
 
-    def read(path, size, longest_side):
+    def read(path, size, longest_side, max_pixels):
         decoded.append(path)
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
 

@@ -10,6 +10,7 @@ from asking import as_bytes
 from drawing import draw_image
 from moods import two_moods
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Refused, Wanted, decode_bytes, format_of
@@ -118,3 +119,19 @@ def test_images_are_shrunk_to_what_the_database_has(tmp_path):
     assert longest_side_for(small) == 1280 and longest_side_for([]) == 1280
     large = draw_image(tmp_path / "large.png", (30, 1500), 9)
     assert longest_side_for([*small, large]) == 1500
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "GIF", "MPO"])
+def test_a_database_image_of_any_format_is_shown(kind):
+    """Its own files may have more formats than what strangers send."""
+    data = as_bytes(Image.fromarray(pixels(60, 80)), kind)
+    small = Image.open(io.BytesIO(decode_bytes(data, Wanted(thumbnail=40)).values.tobytes()))
+    assert small.format == "JPEG" and small.size == (40, 30)
+
+
+def test_text_of_a_png_stands_in_no_images_way():
+    values, text = pixels(), PngInfo()
+    text.add_text("Comment", "a" * (3 << 20), zip=True)
+    np.testing.assert_array_equal(
+        decode_bytes(as_bytes(Image.fromarray(values), pnginfo=text), Wanted()).values, values
+    )

@@ -22,6 +22,7 @@ from vpr.common.progress import say
 from vpr.common.provenance import files_digest, seal_of
 from vpr.data.columns import columns_of
 from vpr.data.content import FolderNow, content_hashes, stamps
+from vpr.data.names import plain
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.search.approximate import check_factory
@@ -60,7 +61,7 @@ def folder_now(images: PlaceImages, root: Path, zone: str | None) -> FolderNow:
 
 def _name_below(base: Path, file: Path, name: str) -> str:
     """The name of an image: its path below a folder, which may end otherwise than a spec says."""
-    return (file.relative_to(base).as_posix() if file.is_relative_to(base) else name).replace("\\", "/")
+    return file.relative_to(base).as_posix() if file.is_relative_to(base) else name.replace("\\", "/")
 
 
 def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
@@ -261,6 +262,7 @@ def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[st
     found = dict[str, None]()
     for pattern in patterns:
         names = [pattern] if pattern in known else fnmatch.filter(known, pattern)
+        names = names or [name for name in known if fnmatch.fnmatchcase(plain(name), plain(pattern))]
         if not names:
             raise UserError(f"--remove {pattern}: found no such image in the index; names are paths below its folder")
         found.update(dict.fromkeys(names))

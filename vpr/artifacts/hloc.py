@@ -9,6 +9,7 @@ carry no checksum and no note of what made them: other programs append to them.
 """
 
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,7 @@ def load_hloc(path: Path, images: PlaceImages, root: Path) -> SplitDescriptors:
     names = image_names(images.files, root)
     try:
         with h5py.File(path) as file:
+            names = [_name_in(file, name) for name in names]
             missing = [name for name in names if f"{name}/{DESCRIPTOR}" not in file]
             if missing:
                 raise UserError(
@@ -167,6 +169,14 @@ def load_hloc(path: Path, images: PlaceImages, root: Path) -> SplitDescriptors:
     )
     count = len(images.database_files)
     return SplitDescriptors(values[:count], values[count:], set(), made_by=f"descriptors of {path}, made elsewhere")
+
+
+def _name_in(file: h5py.File, name: str) -> str:
+    """A name as the file has it, be it in another of Unicode's forms."""
+    if name.isascii():
+        return name
+    forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return next((form for form in forms if f"{form}/{DESCRIPTOR}" in file), name)
 
 
 def _first_name(file: h5py.File) -> str:

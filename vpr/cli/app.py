@@ -1,6 +1,7 @@
 """The program: reads the command line and calls the mode. `main.py` and the command `vpr` both begin here."""
 
 import importlib
+import io
 import sys
 
 from vpr.cli.flags import PARALLEL_MODES
@@ -8,6 +9,7 @@ from vpr.cli.options import parse_options
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.memory import keep_large_blocks, out_of_memory_says
+from vpr.data.names import is_text, shown
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
         the exit code: 0, 2 after a mistake the user can mend, or 130 after Ctrl-C.
     """
     options = None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the console has no characters for
     try:
+        require_text(sys.argv[1:] if arguments is None else arguments)
         options = parse_options(arguments)
         require_one_process(options.mode)
         for note in options.notes if processes.launched_rank() == 0 else ():
@@ -34,13 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         rank = processes.launched_rank()
         who = f" in process {rank}" if rank else ""
-        print(f"error{who}: {error}", file=sys.stderr)
+        print(f"error{who}: {shown(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         resume = ": --mode=train --resume goes on with the newest run" if options and options.mode == "train" else ""
         print(f"interrupted{resume}", file=sys.stderr)
         return 130
     return 0
+
+
+def require_text(arguments: list[str]) -> None:
+    """Raise a UserError where a word of the command line is of bytes that are not UTF-8."""
+    for word in arguments:
+        if not is_text(word):
+            raise UserError(f"found the name {word}, wanted one of UTF-8: rename it (convmv -f latin1 -t utf8)")
 
 
 def module_of(mode: str) -> str:

@@ -38,7 +38,6 @@ SERVE = [
     Flag("batchWait", 3.0, "milliseconds that a request waits at most for others", {"type": quantity}),
     Flag("queue", 64, "images that wait at most; further ones are answered 503", COUNT),
     Flag("maxMegabytes", 20.0, "size of an image file, at most", {"type": quantity}),
-    Flag("maxPixels", 50.0, "megapixels of an image, at most", {"type": quantity}),
     Flag("tiles", None, "street map behind the page's map, which browsers load from there: osm, or the address of "
          "tiles with {z}, {x}, {y} (default: none)", {"metavar": "URL"}),
 ]  # fmt: skip

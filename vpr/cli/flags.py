@@ -10,6 +10,7 @@ from vpr.cli.argument_types import (
     normalization,
     number_or_all,
     probability,
+    quantity,
     share,
     signed_number,
     signed_quantity,
@@ -71,6 +72,8 @@ FLAGS: dict[str, list[Flag]] = {
         Flag("threads", min(8, available_cores()), "workers that decode images ahead: processes beside a "
              "GPU, else threads; 0: none", WHOLE),
         Flag("skipBroken", False, "leave out images that cannot be decoded, and say which; decodes all once more", ON),
+        Flag("maxPixels", None, "megapixels of an image, at most (default: 500; serve: of an image that is sent, 50)",
+             {"type": quantity}),
         Flag("device", "auto", "auto takes a GPU if there is one; or cpu, cuda, cuda:1, mps"),
         Flag("nocuda", False, "use the CPU even if there is a GPU", ON),
         Flag("nGPU", 1, "GPUs to use; above 1 start with torchrun, which says how many processes there are", COUNT),

@@ -65,6 +65,7 @@ EXCEPTIONS = {
     "dataset": all_but(),
     "root": all_but(),
     "skipBroken": all_but(),
+    "maxPixels": all_but("import"),
     "threads": all_but("spec", "import"),
     "nGPU": all_but(),
     "cacheBatchSize": all_but("export", "spec"),

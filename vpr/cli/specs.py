@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vpr.common.errors import UserError
+from vpr.data.names import is_text, shown
 from vpr.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -26,19 +27,38 @@ def model_spec(options: argparse.Namespace) -> ModelSpec:
 
 
 def places_spec(options: argparse.Namespace) -> "PlacesSpec":
-    """The places that the flags name."""
+    """The places that the flags name.
+
+    Raises:
+        UserError: the folder's name is not UTF-8.
+    """
     from pathlib import Path
 
     from vpr.data.places import PlacesSpec
 
-    return PlacesSpec(options.dataset, Path(options.root), options.skipBroken, options.threads, options.utmZone)
+    root = Path(options.root)
+    if not is_text(str(root.resolve())):
+        raise UserError(
+            f"--root {shown(root.resolve())} is not of UTF-8: rename its folders (convmv -f latin1 -t utf8)"
+        )
+    most = max_pixels(options)
+    return PlacesSpec(options.dataset, root, options.skipBroken, options.threads, options.utmZone, most)
+
+
+def max_pixels(options: argparse.Namespace) -> int:
+    """Of an image file that is read. A server's flag is of the images that are sent to it."""
+    from vpr.data.images import MAX_PIXELS
+
+    typed = MAX_PIXELS if options.maxPixels is None else int(1e6 * options.maxPixels)
+    return max(typed, MAX_PIXELS) if options.mode == "serve" else typed
 
 
 def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
     """How the flags want images read, for a model on `device`."""
     from vpr.data.reader import Reading
 
-    return Reading(tuple(options.imageSize) if options.imageSize else None, options.threads, device)
+    size = tuple(options.imageSize) if options.imageSize else None
+    return Reading(size, options.threads, device, max_pixels(options))
 
 
 def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | None":

@@ -34,7 +34,7 @@ def read_columns(root: Path, files: Sequence[Path]) -> dict[str, list[Value]]:
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error}): mend it") from error
     empty: dict[str, str] = {}
-    found = [rows.get(_below(file, root)) or rows.get(file.name) or empty for file in files]
+    found = [rows.get(plain(_below(file, root))) or rows.get(plain(file.name)) or empty for file in files]
     return {name: [value_of(row.get(name)) for row in found] for name in headings}
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.columns import read_columns
-from vpr.data.positions import ENDINGS, WANTED, find_images, find_positions, without_position
+from vpr.data.image_files import USUAL, find_images
+from vpr.data.positions import WANTED, find_positions, without_position
 from vpr.data.records import Records, Value
 from vpr.data.table_doubts import say_doubts
 from vpr.data.zones import in_one_zone
@@ -85,17 +86,20 @@ def content_hashes(files: Sequence[Path]) -> np.ndarray:
     return found
 
 
-def folder_to_add(folder: Path, base: Path) -> FolderNow:
+def folder_to_add(folder: Path, base: Path, skip_broken: bool = False) -> FolderNow:
     """All images under a folder, to be added to an index of another one.
 
     Their names are paths below `base` where they lie there; else they begin with the folder's own name.
 
+    Args:
+        skip_broken: as of `find_images`.
+
     Raises:
         UserError: there are none, or positions are as `in_one_zone` refuses them.
     """
-    files = find_images(folder)
+    files = find_images(folder, skip_broken)
     if not files:
-        raise UserError(f"--add: {folder} has no images ({', '.join(sorted(ENDINGS))}): name another folder")
+        raise UserError(f"--add: {folder} has no images ({USUAL}): name another folder")
     places = find_positions(files, folder)
     missing = without_position(files, places)
     if missing:

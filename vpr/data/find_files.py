@@ -7,6 +7,7 @@ from pathlib import Path
 from pittsburgh import Places
 from vpr.common.progress import say
 from vpr.data.catalogue import Dataset
+from vpr.data.names import on_disk, plain
 
 
 def queries_are_database_images(places: Places) -> bool:
@@ -26,7 +27,7 @@ def find_files(root: Path, places: Places, dataset: Dataset) -> tuple[list[Path]
     """
     folders = [root / folder for folder in dataset.database_folders]
     base, ending = _fullest(folders, places.database_names, (None, dataset.database_ending))
-    database = [base / _with_ending(name, ending) for name in places.database_names]
+    database = [on_disk(base, _with_ending(name, ending)) for name in places.database_names]
     if ending:
         say(f"{places.name}: the database images' files end with {ending}, unlike in the spec")
     folders = [root / folder for folder in dataset.query_folders]
@@ -34,7 +35,7 @@ def find_files(root: Path, places: Places, dataset: Dataset) -> tuple[list[Path]
         query_base, ending = _fullest([base, *folders], places.query_names, (ending, None))
     else:
         query_base, ending = _fullest(folders, places.query_names, (None,))
-    return database, [query_base / _with_ending(name, ending) for name in places.query_names]
+    return database, [on_disk(query_base, _with_ending(name, ending)) for name in places.query_names]
 
 
 def _fullest(bases: list[Path], names: list[str], endings: tuple[str | None, ...]) -> tuple[Path, str | None]:
@@ -49,7 +50,14 @@ def _count_present(base: Path, names: list[str], ending: str | None) -> int:
     for name in names if base.is_dir() else ():
         folder, _, file = _with_ending(name, ending).rpartition("/")
         wanted[folder].add(file)
-    return sum(len(files & listing(base / folder)) for folder, files in wanted.items())
+    return sum(_count_of(files, listing(on_disk(base, folder))) for folder, files in wanted.items())
+
+
+def _count_of(wanted: set[str], there: set[str]) -> int:
+    """How many names there are, also in another of Unicode's forms."""
+    if wanted <= there:
+        return len(wanted)
+    return len(set(map(plain, wanted)) & set(map(plain, there)))
 
 
 def _with_ending(name: str, ending: str | None) -> str:
@@ -58,8 +66,9 @@ def _with_ending(name: str, ending: str | None) -> str:
 
 
 def listing(folder: Path) -> set[str]:
-    """The names in a folder; none where it is not there."""
+    """The names in a folder, without links to what is not there; none where the folder is not there."""
     try:
-        return set(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if not entry.is_symlink() or os.path.exists(entry.path)}
     except (OSError, ValueError):  # it is not there, or a damaged spec's names cannot be names of folders
         return set()

@@ -2,11 +2,13 @@
 
     DIR/{train,val,test}/{database,queries}/**/*.jpg        also DIR/images/{train,val,test}/...
 
+The folders of a split may have other usual names, see DATABASE_FOLDERS and QUERY_FOLDERS.
 An image's position is that of its name (`@easting@northing@...jpg`, in metres, as the common layout of VPR
 datasets has it), else that of a table `DIR/positions.csv` (image,easting,northing or
 image,latitude,longitude), else that of the GPS in its EXIF.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,15 @@ import numpy as np
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.positions import ENDINGS, WANTED, find_images, find_positions, read_positions, without_position
+from vpr.data.image_files import USUAL, find_images, look_through
+from vpr.data.positions import WANTED, find_positions, read_positions, without_position
 from vpr.data.table_doubts import say_doubts
 from vpr.data.zones import in_one_zone
 
 POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS = 25.0, 10.0  # metres, Pittsburgh's
+# What the folders of a split may be called, in small or capital letters; the first is what messages ask for.
+DATABASE_FOLDERS = ("database", "db", "gallery", "index", "ref", "reference", "references")
+QUERY_FOLDERS = ("queries", "query")
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[Fold
     """The images of a split of a folder and where they were taken.
 
     Args:
-        skip_broken: leave out files that have no position because they are no images.
+        skip_broken: leave out files that have no position because they are no images, and what
+            `find_images` leaves out.
 
     Returns:
         the places, names relative to a folder, and that folder.
@@ -42,29 +49,68 @@ def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[Fold
         UserError: there are no images, positions are missing, or are as `in_one_zone` refuses them.
     """
     base = next((folder for folder in (root, root / "images") if (folder / split).is_dir()), root)
-    database, queries = (find_images(base / split / role) for role in ("database", "queries"))
+    roles = (role_folder(base / split, names) for names in (DATABASE_FOLDERS, QUERY_FOLDERS))
+    database, queries = (find_images(folder, skip_broken) for folder in roles)
     if skip_broken:
         database, queries = (_without_placeless_broken(files, root) for files in (database, queries))
     if not database:
+        there = folders_there(base / split)
         raise UserError(
-            f"{base / split / 'database'} has no images ({', '.join(sorted(ENDINGS))}): put some there, or name the "
-            "folder that holds train, val and test with --root"
+            f"{base / split / 'database'} has no images ({USUAL}){there}: put some there, or name the folder that "
+            "holds train, val and test with --root"
         )
     return _places_of(database, queries, root, base, f"{root.resolve().name}_{split}"), base
 
 
-def read_roles(root: Path, base: Path, database: Path, queries: Path, name: str) -> FolderPlaces:
+def role_folder(split: Path, names: tuple[str, ...]) -> Path:
+    """The folder of a split's database or queries, by whichever of its names; by the first where there is none.
+
+    Raises:
+        UserError: there are images in several.
+    """
+    there = [name for name in _folders(split) if name.lower() in names]
+    there = list({os.path.realpath(split / name): name for name in reversed(there)}.values())[::-1]
+    if len(there) > 1:
+        there = [name for name in there if look_through(split / name).images] or there[:1]
+    if len(there) > 1:
+        raise UserError(
+            f"{split} has images in {' and in '.join(there)}, which both may be its {names[0]}: leave one of these "
+            f"folders there, best {names[0]}"
+        )
+    return split / (there[0] if there else names[0])
+
+
+def queries_wanted(split: Path) -> str:
+    """Which folder is wanted where a split has no queries, in words."""
+    return f"wanted images in {split / QUERY_FOLDERS[0]}{folders_there(split)}"
+
+
+def folders_there(split: Path) -> str:
+    """Which folders a split has, for the message that one is missing."""
+    there = _folders(split)
+    return f"; its folders are {', '.join(there[:9])}" if there else ""
+
+
+def _folders(split: Path) -> list[str]:
+    """The names of the folders in a folder; none where it is not there."""
+    try:
+        return sorted(name for name in os.listdir(split) if name[0] != "." and (split / name).is_dir())
+    except OSError:
+        return []
+
+
+def read_roles(
+    root: Path, base: Path, database: Path, queries: Path, name: str, skip_broken: bool = False
+) -> FolderPlaces:
     """The images of two folders and where they were taken, as of `read_folder`; names are relative to `base`.
 
     Raises:
         UserError: a folder has no images, positions are missing, or are as `in_one_zone` refuses them.
     """
-    found = [find_images(folder) for folder in (database, queries)]
+    found = [find_images(folder, skip_broken) for folder in (database, queries)]
     for folder, images in zip((database, queries), found, strict=True):
         if not images:
-            raise UserError(
-                f"{folder} has no images ({', '.join(sorted(ENDINGS))}): put some there, see docs/datasets.md"
-            )
+            raise UserError(f"{folder} has no images ({USUAL}): put some there, see docs/datasets.md")
     return _places_of(found[0], found[1], root, base, name)
 
 
@@ -80,18 +126,21 @@ def _places_of(database: list[Path], queries: list[Path], root: Path, base: Path
     )  # fmt: skip
 
 
-def read_database(root: Path, split: str) -> tuple[FolderPlaces, Path]:
+def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
     """The database images of a split, or where there is no such split, all images under the folder.
 
     Positions may be missing: NaN stands for them, and it is said how many there are.
 
+    Args:
+        skip_broken: as of `find_images`.
+
     Raises:
         UserError: there are no images, or positions are as `in_one_zone` refuses them.
     """
-    base = next((folder for folder in (root, root / "images") if (folder / split / "database").is_dir()), None)
-    found = find_images(base / split / "database" if base else root)
+    base = next((folder for folder in (root, root / "images") if _database(folder, split).is_dir()), None)
+    found = find_images(_database(base, split) if base else root, skip_broken)
     if not found:
-        raise UserError(f"{root} has no images ({', '.join(sorted(ENDINGS))}): name the folder that has with --root")
+        raise UserError(f"{root} has no images ({USUAL}): name the folder that has with --root")
     positions = find_positions(found, root)
     missing = without_position(found, positions)
     if missing:
@@ -108,6 +157,15 @@ def read_database(root: Path, split: str) -> tuple[FolderPlaces, Path]:
 def has_folder(root: Path, split: str) -> bool:
     """Whether a folder has a split."""
     return any((folder / split).is_dir() for folder in (root, root / "images"))
+
+
+def has_database(root: Path, split: str) -> bool:
+    """Whether a split of a folder has a database."""
+    return any(_database(folder, split).is_dir() for folder in (root, root / "images"))
+
+
+def _database(base: Path, split: str) -> Path:
+    return role_folder(base / split, DATABASE_FOLDERS)
 
 
 def _without_placeless_broken(files: list[Path], root: Path) -> list[Path]:

@@ -1,38 +1,168 @@
 """One image file -> RGB: decoding, EXIF orientation, resizing."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vpr.common.errors import UserError
+from vpr.data.names import shown
 
 if TYPE_CHECKING:  # processes that only decode do without torch
     import torch
 
-HEIC = {".heic", ".heif"}
+# By Pillow's name of a format, how its files end. Left out are formats that no camera or scanner writes, and those that
+# start other programs (EPS); a camera's raw files are TIFF by content, of which Pillow would read a small preview.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".mpo",), "PNG": (".png",), "WEBP": (".webp",),
+    "HEIF": (".heic", ".heif", ".hif"), "AVIF": (".avif",), "TIFF": (".tif", ".tiff"), "BMP": (".bmp",),
+    "GIF": (".gif",), "PPM": (".ppm", ".pgm", ".pbm", ".pnm"), "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpc"),
+}  # fmt: skip
+Result = TypeVar("Result")
+MAX_PIXELS = 500_000_000  # of an image that is read where nobody says otherwise
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What stands in the place of an image, by its first bytes.
+STAND_INS = {
+    b"version https://git-lfs": ("a pointer of git-lfs", "fetch the image itself: git lfs pull"),
+    b"/annex/objects/": ("a pointer of git-annex", "fetch the image itself: git annex get"),
+    b"<": ("a page of HTML or XML", "the image was not downloaded: get it again"),
+}
+# How EXIF's orientations are set upright: Exif 2.32, 4.6.4, tag 274.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, max_pixels: int | None = None) -> Image.Image:
     """Read an image as RGB, upright by its EXIF orientation.
 
+    Args:
+        max_pixels: that its header may tell of; None: any number.
+
     Raises:
-        UserError: the file cannot be decoded.
+        UserError: the file cannot be decoded, or has more pixels.
     """
-    with opened(path) as image:
+
+    def decoded(image: Image.Image) -> Image.Image:
+        _require_pixels(path, image, max_pixels)
         return upright(image)
+
+    with _named(path), open(path, "rb") as file:
+        return from_image(file, decoded)
+
+
+def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: list[str] | None = None) -> Result:
+    """What `use` makes of the image in a file, which is opened for it and not decoded yet.
+
+    Metadata never stand in the way: a PNG that fails with all its chunks is tried with those alone that pixels need.
+
+    Args:
+        formats: by Pillow's names, that it may have; None: all that are read.
+    """
+    known = known_formats(file)
+    formats = formats or known
+    try:
+        with Image.open(file, formats=formats) as image:
+            return use(image)
+    except Exception:  # Pillow raises a dozen kinds of errors on damaged files
+        file.seek(0)
+        bare = _bare_png(file) if "PNG" in formats else None
+        if bare is None:
+            raise
+    with Image.open(bare, formats=["PNG"]) as image:
+        return use(image)
+
+
+def known_formats(file: IO[bytes]) -> list[str]:
+    """Which of FORMATS this Pillow reads; HEIC's plugin is loaded for a file that needs it."""
+    _prepare_pillow()
+    if _brand(file) in HEIC_BRANDS:
+        reads_heic()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+@functools.cache
+def _prepare_pillow() -> None:
+    """Load Pillow's formats, and switch off its limit of pixels, which ours replaces, and its warnings of metadata."""
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _brand(file: IO[bytes]) -> bytes:
+    """The brand of a file of ISO's base media format, such as HEIC's; empty if it is none."""
+    front = file.read(12)
+    file.seek(0)
+    return front[8:] if front[4:8] == b"ftyp" else b""
+
+
+def _bare_png(file: IO[bytes]) -> io.BytesIO | None:
+    """A PNG with those chunks alone that its pixels need, and sound EXIF; None where there are no others, or no PNG.
+
+    Chunks are length, name, content, CRC; a small first letter: pixels do without (PNG specification, 5.3 and 5.4).
+    """
+    if file.read(8) != PNG_SIGNATURE:
+        return None
+    bare, left_out = io.BytesIO(), False
+    bare.write(PNG_SIGNATURE)
+    while len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        content = file.read(length + 4)
+        sound = content[-4:] == struct.pack(">I", zlib.crc32(name + content[:-4]))
+        if name[:1].isupper() or (sound and name in (b"tRNS", b"eXIf")):
+            bare.write(head + content)
+        else:
+            left_out = True
+    bare.seek(0)
+    return bare if left_out else None
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins as an image does that is read here."""
+    try:
+        if not path.is_file():  # a pipe may never end
+            return False
+        with open(path, "rb") as file, Image.open(file, formats=known_formats(file)):
+            return True
+    except Exception:
+        return False
 
 
 def upright(image: Image.Image) -> Image.Image:
     """An opened image decoded as RGB, turned as its EXIF orientation says."""
-    return in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    image.load()  # before its EXIF is read: of a TIFF, Pillow turns it itself
+    turn = TURNS.get(_orientation(image))
+    return in_eight_bits(image if turn is None else image.transpose(turn)).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """An opened image's EXIF orientation, 1 to 8; 1 where it has none, or one that cannot be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(found) if found in TURNS else 1
+    except Exception:  # damaged EXIF
+        return 1
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """An image with 16 bits of grey in 8: Pillow by itself would make white of all but the darkest."""
+    """An image with 16 bits of grey in 8: Pillow by itself would make white of all but the darkest.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers, whose white nothing tells.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, wanted 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
@@ -41,14 +171,48 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image; whatever goes wrong with it becomes one line."""
-    advice = "get it again, or leave it out by --skipBroken"
-    if path.suffix.lower() in HEIC and not reads_heic():
-        advice = "Pillow reads it after: python -m pip install pillow-heif"
+    with _named(path), open(path, "rb") as file, Image.open(file, formats=known_formats(file)) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with an image becomes one line that names it."""
     try:
-        with Image.open(path) as image:
-            yield image
-    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files and damaged EXIF
-        raise UserError(f"cannot decode the image {path} ({error}): {advice}") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files
+        reason, advice = _explained(path, error)
+        raise UserError(f"cannot decode the image {shown(path)} ({reason}): {advice}") from error
+
+
+def _explained(path: Path, error: Exception) -> tuple[str, str]:
+    """Why an image cannot be decoded, and what to do."""
+    front = b""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        front = file.read(64)
+        if front[4:8] == b"ftyp" and front[8:12] in HEIC_BRANDS and not reads_heic():
+            return "it is HEIC", "Pillow reads it after: python -m pip install pillow-heif"
+    for start, explained in STAND_INS.items():
+        if front.lstrip().startswith(start):
+            return explained
+    if isinstance(error, UnidentifiedImageError):
+        reason = "its content is of no format that is read here" if front else "it is empty"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    else:
+        reason = str(error) or type(error).__name__
+    return reason, "get it again, or leave it out by --skipBroken"
+
+
+def _require_pixels(path: Path, image: Image.Image, most: int | None) -> None:
+    megapixels = image.width * image.height / 1e6
+    if most is not None and megapixels > most / 1e6:
+        raise UserError(
+            f"{shown(path)} has {image.width} x {image.height} pixels, {megapixels:g} megapixels, at most "
+            f"{most / 1e6:g} are read: raise --maxPixels, shrink the image, or leave it out by --skipBroken"
+        )
 
 
 def reads_heic() -> bool:
@@ -61,15 +225,22 @@ def reads_heic() -> bool:
     return True
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
     """(height, width) in pixels of an image once upright; reads the header, not the pixels.
 
     Raises:
-        UserError: the file is no image.
+        UserError: the file is no image, or has more pixels than `max_pixels`.
     """
-    with opened(path) as image:
-        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)  # turned by a quarter
-        return (image.width, image.height) if sideways else (image.height, image.width)
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        _require_pixels(path, image, max_pixels)
+        width, height = image.size
+        if tags := getattr(image, "tag_v2", None):  # of a TIFF, Pillow gives the size once upright, or not: by version
+            width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
+        return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+
+    with _named(path), open(path, "rb") as file:
+        return from_image(file, size)
 
 
 def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
@@ -81,15 +252,20 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
     return height, width
 
 
-def decode(path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None) -> "torch.Tensor":
-    """Read an image as uint8 [3, H, W]; the arguments are those of `resized`.
+def decode(
+    path: Path,
+    size: tuple[int, int] | None = None,
+    longest_side: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+) -> "torch.Tensor":
+    """Read an image as uint8 [3, H, W]; the arguments are those of `resized` and `read_image`.
 
     Raises:
-        UserError: the file cannot be decoded.
+        UserError: the file cannot be decoded, or is too large.
     """
     import torch
 
-    pixels = resized(read_image(path), size, longest_side)
+    pixels = resized(read_image(path, max_pixels), size, longest_side)
     return torch.from_numpy(pixels).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W], same memory
 
 

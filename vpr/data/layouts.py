@@ -23,8 +23,11 @@ def split_of(dataset: str, split: str) -> Split:
     return splits[split]
 
 
-def read_layout(root: Path, dataset: str, split: str) -> tuple[Places, Path, str]:
+def read_layout(root: Path, dataset: str, split: str, skip_broken: bool = False) -> tuple[Places, Path, str]:
     """The places of a split of a data set without .mat files.
+
+    Args:
+        skip_broken: of images by position, leave out what `find_images` leaves out.
 
     Returns:
         the places, the folder to which names are relative, and which images are looked up in which.
@@ -42,7 +45,7 @@ def read_layout(root: Path, dataset: str, split: str) -> tuple[Places, Path, str
         return read_frames(root, database, queries, name, entry.tolerance, entry.every), root, role.direction
     if entry.layout == PAIRS:
         return read_pairs(root, database, queries, name), root, role.direction
-    return read_roles(root, root, database, queries, name), root, role.direction
+    return read_roles(root, root, database, queries, name, skip_broken), root, role.direction
 
 
 def has_layout(root: Path, dataset: str, split: str) -> bool:

@@ -16,7 +16,8 @@ import numpy as np
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.positions import find_images
+from vpr.data.image_files import find_images
+from vpr.data.names import plain
 
 
 def _none() -> np.ndarray:
@@ -93,7 +94,7 @@ def read_pairs(root: Path, database: Path, queries: Path, name: str) -> Numbered
         UserError: a folder has no images, or images have no partner or two.
     """
     files = [in_order(_images(folder)) for folder in (database, queries)]
-    names = [[file.stem for file in each] for each in files]
+    names = [[plain(file.stem) for file in each] for each in files]
     for folder, own, other in ((database, names[0], names[1]), (queries, names[1], names[0])):
         alone = sorted(set(own) - set(other))
         if alone or len(set(own)) < len(own):

@@ -11,7 +11,8 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, Dataset
 from vpr.data.find_files import find_files, listing, queries_are_database_images
-from vpr.data.folders import has_folder, read_database, read_folder
+from vpr.data.folders import has_database, has_folder, queries_wanted, read_database, read_folder
+from vpr.data.images import MAX_PIXELS
 from vpr.data.layouts import has_layout, read_layout
 from vpr.data.reader import ImageReader, Reading, decodable
 
@@ -26,6 +27,7 @@ class PlacesSpec:
         skip_broken: leave out images that cannot be decoded.
         workers: that decode images to find those.
         utm_zone: zone of the positions where neither images nor data set tell, such as 17N.
+        max_pixels: of an image, with `skip_broken`.
     """
 
     dataset: str
@@ -33,6 +35,7 @@ class PlacesSpec:
     skip_broken: bool = False
     workers: int = 0
     utm_zone: str | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
         own, base = read_folder(root, split, spec.skip_broken)
         images = _images_in(own, split, base)
     elif layout != MAT:
-        places, base, direction = read_layout(root, spec.dataset, split)
+        places, base, direction = read_layout(root, spec.dataset, split, spec.skip_broken)
         images = dataclasses.replace(_images_in(places, split, base), direction=direction)
         _check_images_exist(images)
     else:
@@ -131,7 +134,7 @@ def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
         _check_files_exist(images, root, dataset)
         _check_queries_are_no_database_images(images)
     images = dataclasses.replace(images, dataset=spec.dataset)
-    return without_broken(images, spec.workers) if spec.skip_broken else images
+    return without_broken(images, spec.workers, spec.max_pixels) if spec.skip_broken else images
 
 
 def _images_in(places: Places, split: str, base: Path) -> PlaceImages:
@@ -139,14 +142,14 @@ def _images_in(places: Places, split: str, base: Path) -> PlaceImages:
     return PlaceImages(places, split, database, queries)
 
 
-def without_broken(images: PlaceImages, workers: int) -> PlaceImages:
-    """A split without the images that cannot be decoded.
+def without_broken(images: PlaceImages, workers: int, max_pixels: int = MAX_PIXELS) -> PlaceImages:
+    """A split without the images that cannot be decoded, or are larger.
 
     Raises:
         UserError: no database image is left.
     """
-
-    whole, count = decodable(images.files, workers, images.places.name), len(images.database_files)
+    whole = decodable(images.files, workers, images.places.name, max_pixels)
+    count = len(images.database_files)
     if len(whole) == len(images.files):
         return images
     database = [index for index in whole if index < count]
@@ -174,13 +177,13 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
         images = load_places(spec, split)
         places = images.places.only(list(range(len(images.places.database_names))), [])
         return dataclasses.replace(images, places=places, query_files=[])
-    if split_required and not has_folder(spec.root, f"{split}/database"):
+    if split_required and not has_database(spec.root, split):
         raise UserError(
             f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all images under --root"
         )
-    places, base = read_database(spec.root, split)
+    places, base = read_database(spec.root, split, spec.skip_broken)
     images = dataclasses.replace(_images_in(places, split, base), dataset=spec.dataset)
-    return without_broken(images, spec.workers) if spec.skip_broken else images
+    return without_broken(images, spec.workers, spec.max_pixels) if spec.skip_broken else images
 
 
 def has_split(spec: PlacesSpec, split: str) -> bool:
@@ -198,7 +201,7 @@ def training_set(spec: PlacesSpec) -> tuple[str, str]:
     if layout == OWN:
         places, _ = read_folder(spec.root, "train", spec.skip_broken)
     elif layout != MAT:
-        places, _, _ = read_layout(spec.root, spec.dataset, "train")
+        places, _, _ = read_layout(spec.root, spec.dataset, "train", spec.skip_broken)
     else:
         if spec.dataset == "toy":
             draw_toy_city(spec.root)
@@ -209,7 +212,9 @@ def training_set(spec: PlacesSpec) -> tuple[str, str]:
 def require_queries(images: PlaceImages) -> None:
     """Raises UserError where a split without queries is to be trained on or tested."""
     if not images.query_files:
-        raise UserError(f"{images.places.name} has no queries: nothing can be looked up; use a spec that lists some")
+        own = images.dataset in DATASETS and DATASETS[images.dataset].layout == OWN
+        remedy = queries_wanted(images.base / images.split) if own else "use a spec that lists some"
+        raise UserError(f"{images.places.name} has no queries: nothing can be looked up; {remedy}")
     if not images.database_files:
         raise UserError(f"{images.places.name} has no database images: there is nothing to find; get the spec again")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.data.coordinates import Position, from_degrees, may_be_utm, named_zone
+from vpr.data.names import plain
 
 TABLE = "positions.csv"
 METRES, DEGREES = ("easting", "northing"), ("latitude", "longitude")
@@ -64,8 +65,8 @@ def read_table(path: Path) -> dict[str, Position]:
 
 
 def image_name(cell: str) -> str:
-    """The image that a cell names, with forward slashes and without a dot in front, as `find_images` has it."""
-    return PurePosixPath(cell.strip().replace("\\", "/")).as_posix()
+    """The image that a cell names, as `plain` has it, and without a dot in front."""
+    return PurePosixPath(plain(cell)).as_posix()
 
 
 def _by_name(path: Path, rows: Iterable[tuple[str, Position]]) -> dict[str, Position]:

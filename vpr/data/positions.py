@@ -1,7 +1,5 @@
 """Where own images are and were taken: from their name, a table, or the GPS in their EXIF, as UTM metres."""
 
-import itertools
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,37 +9,15 @@ import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.data.coordinates import Position, from_degrees, named_zone
+from vpr.data.image_files import look_through
+from vpr.data.names import plain
 from vpr.data.position_table import TABLE, read_table
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
 WANTED = "wanted @easting@northing@ in the name, a line in positions.csv, or GPS in the EXIF"
 GPS_FOLDER = 0x8825  # EXIF
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All images under a folder and its linked sub-folders, sorted by path.
-
-    Hidden ones are left out: macOS puts a `._image.jpg`, which is no image, beside each image on other disks. A folder
-    that several paths lead to is looked into once, by its own path if it has one; links upwards lead nowhere.
-    """
-    top = os.path.join(os.path.realpath(folder), "")
-    images, seen, starts = [], set(), [str(folder)]
-    while starts:
-        links = []
-        for path, folders, files in itertools.chain.from_iterable(map(os.walk, starts)):
-            real = os.path.realpath(path)
-            folders[:] = [name for name in folders if name[0] != "." and real not in seen]
-            links += [link for link in (os.path.join(path, name) for name in folders) if os.path.islink(link)]
-            if real not in seen:
-                images += [
-                    Path(path, name) for name in files if name[0] != "." and Path(name).suffix.lower() in ENDINGS
-                ]
-            seen.add(real)
-        starts = sorted(link for link in links if not top.startswith(os.path.join(os.path.realpath(link), "")))
-    return sorted(image for image in images if image.is_file())
 
 
 def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
@@ -93,20 +69,20 @@ def position_in_name(name: str) -> Position | None:
 def position_in_table(table: dict[str, Position], file: Path, root: Path) -> Position | None:
     """By an image's path below the folder of the table, or by its name alone."""
     path = file.relative_to(root)
-    return table.get(path.as_posix()) or table.get(file.name)
+    return table.get(plain(path.as_posix())) or table.get(plain(file.name))
 
 
 def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path], root: Path) -> None:
     """Raises UserError where a line of the table that is a name without folders may mean several images."""
 
     def by_name(file: Path) -> bool:
-        path = file.relative_to(root).as_posix()
-        return file.name in table and (path == file.name or path not in table) and not position_in_name(file.name)
+        path, name = plain(file.relative_to(root).as_posix()), plain(file.name)
+        return name in table and (path == name or path not in table) and not position_in_name(file.name)
 
     if not any(map(by_name, files)):
         return
-    count = Counter(image.name for image in find_images(root) if by_name(image))
-    several = sorted({file.name for file in files if count[file.name] > 1})
+    count = Counter(plain(image.name) for image in look_through(root).images if by_name(image))
+    several = sorted({plain(file.name) for file in files if count[plain(file.name)] > 1})
     if several:
         raise UserError(
             f"{root / TABLE}: {several[0]} may be any of {count[several[0]]} images under {root} (and so for "

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 from vpr.common.progress import Progress, say
-from vpr.data.images import decode, image_size, read_image, shrunk
+from vpr.data.images import MAX_PIXELS, decode, image_size, read_image, shrunk
 
 CPU = torch.device("cpu")
 Batch = TypeVar("Batch")
@@ -44,8 +44,14 @@ class SizeGroup(NamedTuple):
 class Images(Dataset):
     """Image files by index. A file that cannot be decoded comes as the error, for the parent to raise."""
 
-    def __init__(self, files: Sequence[Path], size: Sequence[int] | None, longest_sides: Mapping[int, int]):
-        self.files = files
+    def __init__(
+        self,
+        files: Sequence[Path],
+        size: Sequence[int] | None,
+        longest_sides: Mapping[int, int],
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.files, self.max_pixels = files, max_pixels
         self.size = (size[0], size[1]) if size else None
         self.longest_sides = longest_sides
 
@@ -54,7 +60,7 @@ class Images(Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor | UserError:
         try:
-            return decode(self.files[index], self.size, self.longest_sides.get(index))
+            return decode(self.files[index], self.size, self.longest_sides.get(index), self.max_pixels)
         except UserError as error:  # raised here it would arrive wrapped in a worker's traceback
             return error
 
@@ -96,6 +102,7 @@ class ImageReader:
         workers: that decode: processes beside a GPU, else threads; 0 decodes when the caller asks.
         device: where the images are wanted.
         longest_sides: pixels to which larger images are shrunk, by their index, where there is no `size`.
+        max_pixels: of an image as it lies in its file.
     """
 
     files: Sequence[Path]
@@ -103,12 +110,13 @@ class ImageReader:
     workers: int
     device: torch.device = CPU
     longest_sides: Mapping[int, int] = field(default_factory=dict)
+    max_pixels: int = MAX_PIXELS
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) in pixels that an image is given out at."""
         if self.size:
             return self.size[0], self.size[1]
-        return shrunk(image_size(self.files[index]), self.longest_sides.get(index))
+        return shrunk(image_size(self.files[index], self.max_pixels), self.longest_sides.get(index))
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The images of each batch of indices, in order.
@@ -116,7 +124,7 @@ class ImageReader:
         Raises:
             UserError: an image cannot be decoded; the message names it.
         """
-        images = Images(self.files, self.size, self.longest_sides)
+        images = Images(self.files, self.size, self.longest_sides, self.max_pixels)
         most = self._batches_that_wait(batches) if self.workers else 0
         loaded: Iterable[list[SizeGroup] | UserError]
         if self.workers and self.device.type != "cuda":
@@ -133,7 +141,7 @@ class ImageReader:
     def _batches_that_wait(self, batches: Sequence[Sequence[int]]) -> int:
         """How many decoded batches memory has room for while they wait; 1 at least."""
         largest = max(batches, key=len, default=())
-        height, width = self.size or largest_size([self.files[index] for index in largest])
+        height, width = self.size or largest_size([self.files[index] for index in largest], self.max_pixels)
         room = min(BYTES_AHEAD, available_bytes() // 4)
         return max(1, room // max(1, 3 * height * width * len(largest)))
 
@@ -146,15 +154,17 @@ class Reading:
         size: (height, width) in pixels to resize to; None keeps each image's own.
         workers: that decode; 0 decodes when the caller asks.
         device: where the images are wanted.
+        max_pixels: of an image as it lies in its file; larger ones are refused.
     """
 
     size: tuple[int, int] | None = None
     workers: int = 0
     device: torch.device = CPU
+    max_pixels: int = MAX_PIXELS
 
     def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> ImageReader:
         """A reader of image files; the second argument as of `ImageReader`."""
-        return ImageReader(files, self.size, self.workers, self.device, longest_sides or {})
+        return ImageReader(files, self.size, self.workers, self.device, longest_sides or {}, self.max_pixels)
 
 
 def size_text(size: Sequence[int] | None) -> str:
@@ -162,12 +172,12 @@ def size_text(size: Sequence[int] | None) -> str:
     return " ".join(map(str, size)) if size else "own"
 
 
-def largest_size(files: Sequence[Path]) -> tuple[int, int]:
+def largest_size(files: Sequence[Path], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) in pixels of the largest of some images, by their headers; 0, 0 if none can be read."""
     sizes = [(0, 0)]
     for file in files:
         with contextlib.suppress(UserError):  # whoever decodes it will name it
-            sizes.append(image_size(file))
+            sizes.append(image_size(file, max_pixels))
     return max(sizes, key=math.prod)
 
 
@@ -225,28 +235,29 @@ def leave_interrupts_to_the_parent(_worker: int = 0) -> None:
 class Decodable(Dataset):
     """Whether each of some image files can be decoded."""
 
-    def __init__(self, files: Sequence[Path]):
-        self.files = files
+    def __init__(self, files: Sequence[Path], max_pixels: int):
+        self.files, self.max_pixels = files, max_pixels
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> bool:
         try:
-            read_image(self.files[index])
+            read_image(self.files[index], self.max_pixels)
         except UserError:
             return False
         return True
 
 
-def decodable(files: Sequence[Path], workers: int, name: str) -> list[int]:
+def decodable(files: Sequence[Path], workers: int, name: str, max_pixels: int = MAX_PIXELS) -> list[int]:
     """The indices of the files that can be decoded, found by decoding all; says how many cannot, and the first five.
 
     Args:
         name: of the set of images, for what is said.
+        max_pixels: of an image; larger ones cannot be decoded.
     """
     loader = DataLoader(
-        Decodable(files),
+        Decodable(files, max_pixels),
         batch_size=16,
         num_workers=workers,
         worker_init_fn=leave_interrupts_to_the_parent,

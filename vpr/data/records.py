@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vpr.data.coordinates import degrees_of
+from vpr.data.names import on_disk
 
 Value = str | float | None  # of a column; None: the table is silent
 
@@ -61,7 +62,7 @@ class Records:
 
     def file(self, row: int, root: Path) -> Path:
         """Where an image lies, if its folder is `root` where the index does not say."""
-        return Path(self.folders[row] or root, self.names[row])
+        return on_disk(Path(self.folders[row] or root), self.names[row])
 
     def only(self, rows: Sequence[int] | np.ndarray) -> "Records":
         """Some rows, in the order given."""

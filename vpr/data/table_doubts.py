@@ -1,6 +1,5 @@
 """What a table of positions says that the images do not: names of none of them, places far from their GPS."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +8,10 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.coordinates import Position, from_degrees, metres_in_zone, to_degrees
+from vpr.data.image_files import look_through
+from vpr.data.names import on_disk, plain
 from vpr.data.position_table import TABLE, read_table
-from vpr.data.positions import find_images, gps_of, position_in_name, position_in_table
+from vpr.data.positions import gps_of, position_in_name, position_in_table
 
 COMPARED = 20  # images whose GPS is compared with the table
 FAR = 100_000  # metres between the two that no receiver errs by
@@ -34,10 +35,10 @@ def say_doubts(files: Sequence[Path], root: Path) -> None:
 
 
 def _say_names_of_no_image(table: dict[str, Position], files: Sequence[Path], root: Path) -> None:
-    there = {name for file in files for name in (file.relative_to(root).as_posix(), file.name)}
-    unknown = [name for name in table if name not in there and not os.path.isfile(root / name)]
+    there = {plain(name) for file in files for name in (file.relative_to(root).as_posix(), file.name)}
+    unknown = [name for name in table if name not in there and not on_disk(root, name).is_file()]
     if any("/" not in name for name in unknown):  # of an image in any folder
-        there = {image.name for image in find_images(root)}
+        there = {plain(image.name) for image in look_through(root).images}
         unknown = [name for name in unknown if "/" in name or name not in there]
     if unknown:
         say(f"{len(unknown)} of {len(table)} images in {root / TABLE} are not under {root}, first {unknown[0]}")

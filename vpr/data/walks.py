@@ -126,5 +126,7 @@ def times_in_walks(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_role(name: str) -> str:
-    """A name without its folders up to one called database, gallery, query or queries (and what follows a _)."""
-    return re.sub(r"^(?:.*/)?(?:database|gallery|query|queries)(?:_[^/]*)?/", "", PurePath(name).as_posix())
+    """A name without its folders up to one called database, gallery, query or queries (and what follows a _), or what
+    else the folder of a database may be called in a split."""
+    roles = r"database|gallery|query|queries|(?:train|val|test)/(?:db|index|ref|references?)"
+    return re.sub(rf"^(?:.*/)?(?:{roles})(?:_[^/]*)?/", "", PurePath(name).as_posix())

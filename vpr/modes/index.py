@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     local_dim = options.localDim if options.localDescriptors else 0
     wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
     if options.add or options.remove:
-        added = folder_to_add(Path(options.add), images.base) if options.add else None
+        added = folder_to_add(Path(options.add), images.base, options.skipBroken) if options.add else None
         edit_engine(engine_wanted(options), path, database, added, options.remove or [], wanted)
         return
     engine = update_engine(engine_wanted(options), path, database, wanted)

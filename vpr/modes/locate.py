@@ -20,12 +20,12 @@ from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.merging import WantedIndex
 from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import database_of, model_of, results_folder
-from vpr.cli.specs import engine_wanted, places_spec, reading, search_filter, second_look, sequence_rule
+from vpr.cli.specs import engine_wanted, max_pixels, places_spec, reading, search_filter, second_look, sequence_rule
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.data.image_files import USUAL, find_images
 from vpr.data.places import PlaceImages, load_database
-from vpr.data.positions import ENDINGS, find_images
 from vpr.data.reader import Reading, decodable
 from vpr.data.walks import Walks, find_walks
 from vpr.descriptors.describe import LocalDescribing, describe
@@ -205,14 +205,16 @@ def images_named(options: argparse.Namespace) -> list[Path]:
         raise UserError("--mode=locate wants images or folders: as in --mode=locate --resume=runs/RUN IMAGE.jpg")
     files = []
     for path in map(Path, options.inputs):
-        found = find_images(path) if path.is_dir() else [path] if path.is_file() else None
+        found = find_images(path, options.skipBroken) if path.is_dir() else [path] if path.is_file() else None
+        if found is None and path.is_symlink():
+            raise UserError(f"{path} is a link to {path.readlink()}, which is not there: fetch it, or mount its disk")
         if found is None:
             raise UserError(f"{path} does not exist: name images or folders of images")
         if not found:
-            raise UserError(f"the folder {path} has no images ({', '.join(sorted(ENDINGS))}): name another")
+            raise UserError(f"the folder {path} has no images ({USUAL}): name another")
         files += found
     if options.skipBroken:
-        files = [files[index] for index in decodable(files, options.threads, "--mode=locate")]
+        files = [files[index] for index in decodable(files, options.threads, "--mode=locate", max_pixels(options))]
     if not files:
         raise UserError("no image that was named can be decoded: name others")
     return files

@@ -20,6 +20,7 @@ from vpr.data.places import load_database
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 INSTALL = "python -m pip install -r requirements-serve.txt"
+SENT_MEGAPIXELS = 50.0  # of an image that is sent, at most
 TOKEN = "VPR_TOKEN"  # in the environment
 
 
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         batch_wait=options.batchWait,
         queue=options.queue,
         max_megabytes=options.maxMegabytes,
-        max_pixels=int(options.maxPixels * 1e6),
+        max_pixels=int(1e6 * (SENT_MEGAPIXELS if options.maxPixels is None else options.maxPixels)),
         decoders=max(2, available_cores() // 2),
         longest_side=longest_side_for(images.database_files),
     )

@@ -8,14 +8,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
-from vpr.data.images import reads_heic, resized, upright
+from vpr.data.images import HEIC_BRANDS, PNG_SIGNATURE, from_image, reads_heic, resized, upright
 from vpr.data.positions import degrees_in_exif
 
 READY = "ready"
 SPARE_BYTES, BYTES_PER_PIXEL = 512 << 20, 32  # of memory that decoding may take
-HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ class Refused(Exception):
 
 
 def format_of(data: bytes) -> str | None:
-    """The format of a file by its first bytes; None if it is none that is read here."""
+    """The format of a file by its first bytes; None if it is none that is taken from strangers."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(PNG_SIGNATURE):
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
@@ -71,37 +70,40 @@ def format_of(data: bytes) -> str | None:
 
 
 def decode_bytes(data: bytes, wanted: Wanted) -> Decoded:
-    """Decode an image.
+    """Decode an image. A thumbnail is of the database's own files, which may be of any format that is read.
 
     Raises:
         Refused: it is of another format (415), too large (413) or damaged (422).
     """
     kind = format_of(data)
-    if kind is None:
+
+    def decoded(image: Image.Image) -> Decoded:
+        pixels = image.width * image.height  # by the header: nothing is decoded yet
+        if pixels > wanted.max_pixels:
+            raise Refused(413, f"the image has {pixels} pixels, at most {wanted.max_pixels} are wanted")
+        if wanted.thumbnail:
+            return Decoded(_thumbnail(image, wanted.thumbnail), kind or str(image.format), None)
+        degrees = degrees_in_exif(image)
+        return Decoded(resized(upright(image), wanted.size, wanted.longest_side), str(kind), degrees)
+
+    if kind is None and not wanted.thumbnail:
         raise Refused(415, "the body is no image of the formats JPEG, PNG, WebP or HEIC that this server reads")
     try:
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            pixels = image.width * image.height  # by the header: nothing is decoded yet
-            if pixels > wanted.max_pixels:
-                raise Refused(413, f"the image has {pixels} pixels, at most {wanted.max_pixels} are wanted")
-            if wanted.thumbnail:
-                return Decoded(_thumbnail(image, wanted.thumbnail), kind, None)
-            degrees = degrees_in_exif(image)
-            return Decoded(resized(upright(image), wanted.size, wanted.longest_side), kind, degrees)
+        return from_image(io.BytesIO(data), decoded, [kind] if kind else None)
     except Refused:
         raise
     except MemoryError as error:
         raise Refused(413, "the image takes too much memory to decode: send a smaller one") from error
     except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files
-        raise Refused(422, f"the image cannot be decoded: its {kind} data are damaged or incomplete") from error
+        raise Refused(
+            422, f"the image cannot be decoded: its {kind or 'image'} data are damaged or incomplete"
+        ) from error
 
 
 def _thumbnail(image: Image.Image, longest_side: int) -> np.ndarray:
     """A JPEG of an image, uint8 [n]; its metadata, such as where it was taken, stay behind."""
     image.draft("RGB", (longest_side, longest_side))  # a JPEG is decoded to an eighth if that suffices
-    sideways = image.getexif().get(ExifTags.Base.Orientation, 1)
-    small = image if sideways != 1 else image.copy()
-    small = ImageOps.contain(upright(small), (longest_side, longest_side))
+    small = ImageOps.contain(upright(image), (longest_side, longest_side))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=85)
     return np.frombuffer(file.getvalue(), np.uint8)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from vpr.data.names import as_text
 from vpr.data.records import Records
 from vpr.search.filters import SearchFilter, read_box, read_condition, read_near
 from vpr.search.locate import Match
@@ -34,7 +35,7 @@ def search_filter(near: str | None, box: str | None, where: Sequence[str], recor
 def match_json(number: int, match: Match) -> dict[str, Any]:
     """A match; its id is text, since JavaScript has no whole numbers of 63 bits."""
     return {
-        "id": str(number), "name": match.name, "easting": match.easting, "northing": match.northing,
+        "id": str(number), "name": as_text(match.name), "easting": match.easting, "northing": match.northing,
         "zone": match.zone, "latitude": match.latitude, "longitude": match.longitude, "distance": match.distance,
         "image": f"/images/{number}",
     }  # fmt: skip
