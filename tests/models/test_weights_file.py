@@ -4,6 +4,7 @@ import argparse
 import collections
 import datetime
 import enum
+import functools
 import os
 import pathlib
 import pickle
@@ -27,11 +28,16 @@ from vpr.models.weights_file import read_weights_file
 CHANNELS = (8, 8, 8, 8, 8)  # of a small AlexNet
 
 
-def values(seed=0):
-    """Random values of the small AlexNet, by torchvision's names without `features.`."""
+@functools.cache
+def _values(seed):
     generator = torch.Generator().manual_seed(seed)
     own = build_backbone("alexnet", CHANNELS).state_dict()
     return {name: torch.rand(value.shape, generator=generator) for name, value in own.items()}
+
+
+def values(seed=0):
+    """Random values of the small AlexNet, by torchvision's names without `features.`."""
+    return dict(_values(seed))
 
 
 def under(prefix, state):
@@ -77,12 +83,16 @@ def refusal(path, arch="alexnet", channels=CHANNELS):
         ("weights of somebody", "_orig_mod.trunk."),
     ],
 )
-@pytest.mark.parametrize("form", ["pth", "old.pth", "safetensors"])
-def test_a_backbone_is_found_under_any_prefix(container, prefix, form, tmp_path, capsys):
+def test_a_backbone_is_found_under_any_prefix(container, prefix, tmp_path, capsys):
     state = {"aggregation.centroids": torch.rand(4, 8), **under(prefix, values()), "pool.conv.weight": torch.rand(4, 8)}
-    content = {"epoch": 3, container: state} if container and form != "safetensors" else state
-    found = loaded(content, tmp_path / f"file.{form}", old=form == "old.pth")
-    assert same(found, values()) and not capsys.readouterr().out
+    content = {"epoch": 3, container: state} if container else state
+    assert same(loaded(content, tmp_path / "file.pth"), values()) and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["old.pth", "safetensors"])
+def test_a_backbone_is_found_in_every_format(form, tmp_path):
+    state = under("module.backbone.", values())
+    assert same(loaded(state, tmp_path / f"file.{form}", old=form == "old.pth"), values())
 
 
 def test_layers_that_were_wrapped_one_by_one_are_found(tmp_path):
@@ -267,6 +277,16 @@ def test_a_misfit_says_what_the_file_has_and_what_is_wanted(tmp_path):
     assert "1 of 10 values are missing, such as features.3.bias (8,)" in text and "encoder.0.weight" in text
     torch.save({**values(), "3.weight": torch.rand(8, 8, 3, 3)}, tmp_path / "c.pth")
     assert "features.3.weight is (8, 8, 3, 3), wanted (8, 8, 5, 5)" in refusal(tmp_path / "c.pth")
+
+
+def test_values_of_other_kinds_are_no_weights(tmp_path):
+    half = {name: value.half() for name, value in values().items()}
+    found = loaded(half, tmp_path / "half.pth")
+    assert same(found, {name: value.float() for name, value in half.items()})
+    torch.save({**values(), "3.bias": torch.ones(8, dtype=torch.int8)}, tmp_path / "int.pth")
+    assert "features.3.bias is (8,) of torch.int8, wanted (8,)" in refusal(tmp_path / "int.pth")
+    torch.save({**values(), "3.bias": torch.ones(8).to_sparse()}, tmp_path / "sparse.pth")
+    assert "1 of 10 values are missing, such as features.3.bias (8,)" in refusal(tmp_path / "sparse.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04", b"\x80\x02.", b"cos\nsystem\n"])

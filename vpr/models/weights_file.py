@@ -98,13 +98,14 @@ def read_weights_file(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _tensors_in(content: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of each tensor in dictionaries in one another; each dictionary once."""
+    """Name and value of each dense tensor in dictionaries in one another; each dictionary once."""
     if not isinstance(content, dict) or id(content) in seen:
         return
     seen.add(id(content))
     for key, value in content.items():
         if isinstance(value, torch.Tensor):
-            yield f"{prefix}{key}", value
+            if value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu":
+                yield f"{prefix}{key}", value
         else:
             yield from _tensors_in(value, f"{prefix}{key}.", seen)
 

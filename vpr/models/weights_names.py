@@ -45,14 +45,14 @@ def values_for(backbone: Backbone, arch: str, state: State, source: str) -> Stat
     own = backbone.state_dict()
     found = {name: values[name] for name in own if name in values}
     missing = [name for name in own if name not in found]
-    other = [name for name, value in found.items() if value.shape != own[name].shape]
+    other = [name for name, value in found.items() if not _like(value, own[name])]
     if missing or other:
         first = (missing or other)[0]
-        shape = f"{tuple(own[first].shape)}"
+        wanted_kind = _kind(own[first])
         reason = (
-            f"{len(missing)} of {len(own)} values are missing, such as {backbone.name_in_file(first)} {shape}"
+            f"{len(missing)} of {len(own)} values are missing, such as {backbone.name_in_file(first)} {wanted_kind}"
             if missing
-            else f"{backbone.name_in_file(first)} is {tuple(found[first].shape)}, wanted {shape}"
+            else f"{backbone.name_in_file(first)} is {_kind(found[first])}, wanted {wanted_kind}"
         )
         names = ", ".join(list(state)[:SHOWN])
         raise UserError(
@@ -95,7 +95,16 @@ def _prefixes(state: State, wanted: State) -> Counter[str]:
 
 
 def _fits(state: State, prefix: str, wanted: State) -> bool:
-    return all(prefix + name in state and state[prefix + name].shape == value.shape for name, value in wanted.items())
+    return all(prefix + name in state and _like(state[prefix + name], value) for name, value in wanted.items())
+
+
+def _like(value: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a value of a file can stand for one of the backbone: float16 may, an int8 that wants a scale may not."""
+    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
+
+
+def _kind(value: torch.Tensor) -> str:
+    return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else f" of {value.dtype}")
 
 
 def _rank(prefix: str, preferred: tuple[str, ...]) -> tuple[int, int]:
