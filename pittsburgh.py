@@ -3,6 +3,7 @@
 The layout is that of NetVLAD's public release (Pittsburgh, Tokyo 24/7, Tokyo Time Machine). Fields are read by name:
 sets differ in which they have. The file format is level 5 of MathWorks' "MAT-File Format": a header of 128 bytes, then
 elements, each a tag (type, size) and its content. Types and sizes are checked before use: damaged files are errors.
+Files of v7.3 are HDF5 and read by h5py.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ TEXTS = {1: "utf-8", 2: "utf-8", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
 INT32, UINT32, MATRIX, COMPRESSED, LAST_TYPE = 5, 6, 14, 15, 18
 CELL, STRUCT, CHARACTERS, DOUBLE, UINT64 = 1, 2, 4, 6, 15  # classes of arrays; the last two enclose those of numbers
 COMPLEX = 0x800  # a flag beside the class
+HDF5 = b"\x89HDF\r\n\x1a\n"
 # A compressed element may grow to so many times its bytes, or to so many bytes: those of the public specs to 22 times.
 LARGEST_GROWTH, SMALLEST_LIMIT = 100, 1 << 26
 
@@ -131,7 +133,7 @@ class Places:
 
 
 def read_places(path: Path) -> Places:
-    """Read a dbStruct `.mat` (MATLAB v5).
+    """Read a dbStruct `.mat` (MATLAB v5 to v7, or v7.3, which wants h5py).
 
     The protocol is `other_time` where there are time stamps, else `plain`: the file does not name it.
 
@@ -179,19 +181,30 @@ def write_places(path: Path, places: Places) -> None:
     savemat(path, {"dbStruct": structure}, appendmat=False)
 
 
+def is_v73(head: bytes) -> bool:
+    """Whether a file that begins so, with 520 bytes or more, is of MATLAB's v7.3: HDF5, usually behind 512 bytes."""
+    return HDF5 in (head[:8], head[512:520])
+
+
 def _read_fields(path: Path) -> Fields:
     """The fields of the file's dbStruct, as `_array` reads them."""
+    form, remedy = "v5", "get it again"
     try:
-        variables = dict(_variables(memoryview(path.read_bytes())))
-    except (ValueError, struct.error, zlib.error, OSError) as error:
-        raise SpecError(f"{path} cannot be read as a MATLAB v5 file ({error}): get it again") from error
-    if not isinstance(variables.get("dbStruct"), dict):
-        found = ", ".join(variables) or "nothing"
-        raise SpecError(f"{path} holds {found} instead of one dbStruct: it is not a NetVLAD spec")
-    fields = variables["dbStruct"]
-    for name in NEEDED:
-        if name not in fields:
-            raise SpecError(f"{path}: dbStruct has no field {name} (it has {[*fields]}): get the spec again")
+        content = path.read_bytes()
+        if is_v73(content):
+            form, remedy = "v7.3", f"load it in MATLAB and save('{path.name}', 'dbStruct', '-v7'), or get another"
+            variables = _hdf5_variables(path, max(SMALLEST_LIMIT, LARGEST_GROWTH * len(content)))
+        else:
+            variables = dict(_variables(memoryview(content)))
+        fields = variables.get("dbStruct")
+        if not isinstance(fields, dict):
+            raise ValueError(f"it holds {', '.join(variables) or 'nothing'} instead of one dbStruct")
+        missing = [name for name in NEEDED if name not in fields]
+        if missing:
+            raise ValueError(f"dbStruct has no field {', '.join(missing)}, it has {[*fields]}")
+    except Exception as error:  # h5py raises anything at all on damaged files, or is not there
+        reason = " ".join(str(error).split())
+        raise SpecError(f"{path} cannot be read as a spec in a MATLAB {form} file ({reason}): {remedy}") from error
     return fields
 
 
@@ -219,6 +232,28 @@ def _numbers(fields: Fields, name: str, rows: int, count: int, path: Path, least
             f"{path}: {bad.size} values of {name} are not finite or too small, the first is number {bad[0] + 1}"
         )
     return values
+
+
+def _hdf5_variables(path: Path, limit: int) -> dict[str, Any]:
+    """The variables of a v7.3 file as `_array` gives those of v5; HDF5 has arrays transposed, cells by reference."""
+    import h5py  # a copy of this file may do without
+
+    def content(item: Any, depth: int) -> Any:
+        if isinstance(item, h5py.Group):
+            return {name: content(each, depth + 1) for name, each in item.items()} if depth == 0 else None
+        if not isinstance(item, h5py.Dataset) or item.nbytes > limit:
+            raise ValueError(f"an entry that is no array, or of more than {limit} bytes")
+        values, kind = np.atleast_2d(item[()]).T, bytes(item.attrs.get("MATLAB_class", b"")).decode("ascii")
+        if values.dtype == np.uint64 and item.attrs.get("MATLAB_empty"):  # what is stored are its sizes
+            return np.empty((0, 0))
+        if kind == "cell" and depth < 2:
+            return [content(file[reference], depth + 1) for reference in values.ravel(order="F")]
+        if kind == "char":
+            return tuple(row.astype("<u2").tobytes().decode("utf-16-le") for row in values)
+        return None if "MATLAB_object_decode" in item.attrs else values  # an object of a class, such as string
+
+    with h5py.File(path, "r") as file:
+        return {name: content(item, 0) for name, item in file.items() if not name.startswith("#")}
 
 
 def _variables(content: memoryview) -> Iterator[tuple[str, Any]]:

@@ -55,7 +55,11 @@ def mutated(content: bytes, kind: str, chance: random.Random) -> bytes:
 
 
 def copies(content: bytes, count: int, chance: random.Random):
-    """`count` mutated copies: of the bytes, of the bytes without compression, and of those compressed again."""
+    """`count` mutated copies: of the bytes, of the bytes without compression, and of those compressed again; of a v7.3
+    file, of the bytes behind its first block."""
+    if content[512:].startswith(b"\x89HDF"):
+        yield from (content[:512] + mutated(content[512:], KINDS[each % len(KINDS)], chance) for each in range(count))
+        return
     plain = inflated(content)
     for number in range(count):
         kind, way = KINDS[number % len(KINDS)], number % 3

@@ -335,7 +335,7 @@ def test_without_a_network_one_line_says_where_the_weights_are(monkeypatch):
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(network_of("resnet18").state_dict(), tmp_path / "r18.pth")
     for arch in ("resnet50", "tf_efficientnet_lite0", REGISTERS):
-        with pytest.raises(UserError, match=r"--weights=.*choose weights of") as error:
+        with pytest.raises(UserError, match=r"--weights=.*does not fit") as error:
             build_model(spec_of(f"--arch={arch}", f"--weights={tmp_path / 'r18.pth'}"))
         assert "\n" not in str(error.value)
 

@@ -172,5 +172,5 @@ def append_to_list(path: Path, entry: object) -> None:
 
 def is_file(weights: str) -> bool:
     """Whether a --weights value names a file rather than an entry of torchvision, a tag of timm or none."""
-    endings = (".pth", ".pt", ".tar", ".mat", ".safetensors")
+    endings = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".mat", ".safetensors")
     return Path(weights).suffix in endings or "/" in weights or Path(weights).is_file()

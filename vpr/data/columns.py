@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
+from vpr.data.names import plain
 from vpr.data.position_table import COLUMNS, TABLE, image_name
 from vpr.data.records import Value
 

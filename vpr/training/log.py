@@ -124,6 +124,8 @@ def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
         f"{row['violating_per_tuple']:.1f} violating negatives each, learning rate {row['learning_rate']:g}, "
         f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )
+    if not row["tuples"]:
+        say(f"epoch {epoch}: no query has a negative within the margin (--margin) of its positive, nothing was learnt")
 
 
 def show_worst(board: Board, images: PlaceImages, outcomes: list[Outcome], epoch: int) -> None:

@@ -184,6 +184,11 @@ def join_cached(drawn: np.ndarray, cached: np.ndarray, forbidden: np.ndarray) ->
     return np.setdiff1d(np.union1d(drawn, cached[cached != NO_IMAGE]), forbidden)
 
 
+def all_alike(descriptors: torch.Tensor) -> bool:
+    """Whether all descriptors [N, dim] are one, but for rounding: of equal images, or of a model that sees nothing."""
+    return all(torch.allclose(each, descriptors[0], rtol=1e-2, atol=1e-6) for each in descriptors)
+
+
 def batches_of_queries(queries: np.ndarray, tuples: list[TrainingTuple], batch_size: int) -> list[list[TrainingTuple]]:
     """The tuples of each `batch_size` consecutive queries of a block: what an optimiser step is made of.
 

@@ -26,7 +26,7 @@ from vpr.descriptors.trunk_cache import cached_source
 from vpr.models.place_model import PlaceModel
 from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
 from vpr.training.losses import LOSSES
-from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, batches_of_queries, mine
+from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, all_alike, batches_of_queries, mine
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
@@ -264,6 +264,8 @@ def mine_block(
     tuples: list[TrainingTuple] = []
     if processes.is_main():
         descriptors = where_it_fits(descriptors, state.model.device)
+        if not state.position.blocks_done and all_alike(descriptors):
+            say(f"{label}: all {len(descriptors)} descriptors are alike and teach nothing: look at images and weights")
         tuples = mine(
             queries,
             descriptors[:database_size],

@@ -25,7 +25,7 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     """The training split. Queries without a potential positive are left out, with a message.
 
     Raises:
-        UserError: there are too few images, or as of `load_places`.
+        UserError: nothing can be learnt of these images, or as of `load_places`.
     """
     images = load_places(places, "train")
     require_queries(images)
@@ -37,13 +37,25 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
         f"{images.places.name}: {len(images.database_files)} database images, {len(usable)} queries; "
         f"{len(positives) - len(usable)} queries without a potential positive are left out{reason}"
     )
-    if len(images.database_files) < 2 * rules.negatives or len(usable) < rules.batch_size:
+    training = TrainingSet(images, positives, not_negatives, usable)
+    _require_enough(training, rules, reason)
+    _count_negatives(training, rules)
+    return training
+
+
+def _require_enough(training: TrainingSet, rules: TrainingRules, reason: str) -> None:
+    places, usable, remedy = training.images.places, len(training.usable), "cluster and test without training"
+    name, database = places.name, len(training.images.database_files)
+    if not usable:
         raise UserError(
-            f"{images.places.name} has {len(images.database_files)} database images and {len(usable)} usable queries: "
-            f"training needs {2 * rules.negatives} (2 x --nNeg) and {rules.batch_size} (--batchSize) at least{reason}; "
-            "add images, or cluster and test without training"
+            f"{name}: none of the {len(training.positives)} queries has a potential positive, a database image over "
+            f"1 m and at most {places.training_positive_radius:g} m away{reason}: add such images, or {remedy}"
         )
-    return TrainingSet(images, positives, not_negatives, usable)
+    if database < 2 * rules.negatives or usable < rules.batch_size:
+        raise UserError(
+            f"{name} has {database} database images and {usable} usable queries: training needs {2 * rules.negatives} "
+            f"(2 x --nNeg) and {rules.batch_size} (--batchSize) at least{reason}; add images, lower these, or {remedy}"
+        )
 
 
 def why_left_out(places: Places, positives: list[np.ndarray], not_negatives: list[np.ndarray]) -> str:
@@ -59,3 +71,21 @@ def why_left_out(places: Places, positives: list[np.ndarray], not_negatives: lis
         f"{places.training_positive_radius:g} m away, so that positions which pairs share train nothing, see "
         "docs/own-images.md)"
     )
+
+
+def _count_negatives(training: TrainingSet, rules: TrainingRules) -> None:
+    """Refuse a training without any negative; say how many queries have none or fewer than a tuple takes."""
+    places, database = training.images.places, len(training.images.database_files)
+    counts = np.array([database - len(training.not_negatives[query]) for query in training.usable])
+    radius = f"{places.positive_radius:g} m"
+    if not counts.any():
+        raise UserError(
+            f"{places.name}: none of the {len(counts)} queries has a negative, all {database} database images lie "
+            f"within {radius} of each: add images of places farther away, or cluster and test without training"
+        )
+    none, few = int((counts == 0).sum()), int(((counts > 0) & (counts < rules.negatives)).sum())
+    if none or few:
+        say(
+            f"{places.name}: {none} of them have no negative, a database image over {radius} away, and teach nothing; "
+            f"{few} have fewer than {rules.negatives} (--nNeg)"
+        )

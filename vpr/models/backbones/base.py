@@ -32,7 +32,8 @@ class Backbone(nn.Sequential):
         stage_of: for each layer name of the backbone's table entry, the number of the stage that it begins.
         first_trained: the number of the first stage that is trained; those before it are frozen.
         fast: whether `vpr.models.nnpack` does convolutions in float32.
-        prefixes: before the names of its values in files of weights, where they are looked for in this order.
+        prefixes: usual before the names of its values in files of weights; where values stand under several, the first
+            of these are taken.
         multiple: pixels of which height and width have to be multiples; the first stage resizes other images.
         convolutional: whether convolutions do most of its arithmetic, so that 8 bits can be had for these.
         train_batch_norm: whether the statistics of BatchNorm layers of trained stages follow the training images.
@@ -134,11 +135,11 @@ class Backbone(nn.Sequential):
         return self
 
     def values_in(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The values of a file of weights under the names that they have here, perhaps after one of `prefixes`."""
+        """The values of a file of weights, whose names stand there as `name_in_file` says, under the names here."""
         return state
 
     def name_in_file(self, name: str) -> str:
-        """The name that files of weights have for a value."""
+        """The name that files of weights have for a value, by the first of `prefixes`."""
         return self.prefixes[0] + name
 
     @overload

@@ -6,9 +6,8 @@ found by the names that timm has for them; files of other programs go through ti
 
 import contextlib
 import functools
-import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from vpr.models.backbones.strided import protect_strided
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
 from vpr.models.backbones.timm_stages import Plan, plan_of
 
-PREFIXES = ("module.", "backbone.", "encoder.", "model.")  # before the names in files of other programs
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -84,7 +82,6 @@ class TimmBackbone(Backbone):
         What lies above the cut is ignored.
         """
         wanted = {self.name_in_file(name): name for name in self.state_dict()}
-        state = _without_prefix(state, wanted)
         if not wanted.keys() <= state.keys() or "mask_token" in state:
             state = _converted(state, self.arch)
         elif self._other_sizes(state, wanted):
@@ -203,16 +200,6 @@ def _fills_its_buffers(backbone: nn.Module) -> bool:
     """Whether all values that are not stored can be computed anew by the layers that have them."""
     layers = [layer for layer in backbone.modules() if layer._non_persistent_buffers_set]
     return all(hasattr(layer, "init_non_persistent_buffers") for layer in layers)
-
-
-def _without_prefix(state: dict[str, torch.Tensor], wanted: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The values of a file without what stands before the names of the network's, at most two of `PREFIXES`."""
-    names = set(wanted)
-    chains = ["", *PREFIXES, *map("".join, itertools.permutations(PREFIXES, 2))]
-    each = [
-        {name.removeprefix(chain): value for name, value in state.items() if name.startswith(chain)} for chain in chains
-    ]
-    return max(each, key=lambda stripped: len(names & stripped.keys()))
 
 
 def _converted(state: dict[str, torch.Tensor], arch: str) -> dict[str, torch.Tensor]:

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from pittsburgh import is_v73
 from vpr.common.errors import UserError
 
 STRUCT = "struct"
 CLASSES = ("layerVLAD", "layerVLADv2", "layerTotalMaxPool", "layerTotalAvgPool", "layerWholeL2Normalize")
 HEADER = 128  # bytes of a v5 or v7 file before its variables
-HDF5 = b"\x89HDF\r\n\x1a\n"
 AGAIN = "get it again and compare its size with the publisher's"
 INSTALL = 'python -m pip install "mat-io>=1.0" (Python 3.11 or newer)'
 IN_MATLAB = (
@@ -165,7 +165,7 @@ def _variable(path: Path, name: str) -> Any:
         raise UserError(f"{path} does not exist: name the .mat file of a MATLAB model")
     with open(path, "rb") as file:
         head = file.read(HEADER + 512)
-    if _is_hdf5(head):
+    if is_v73(head):
         return _by_mat_io(path, name, "is of MATLAB's format v7.3")
     if not head.startswith(b"MATLAB"):
         raise UserError(f"{path} is no MATLAB file (it begins with {head[:12]!r}): {AGAIN}")
@@ -173,10 +173,6 @@ def _variable(path: Path, name: str) -> Any:
     found = _by_scipy(path, name)
     classes = sorted(_classes_in(found))
     return _by_mat_io(path, name, f"holds objects of the classes {', '.join(classes)}") if classes else found
-
-
-def _is_hdf5(head: bytes) -> bool:
-    return HDF5 in (head[:8], head[512:520])
 
 
 def _require_whole(path: Path) -> None:
