@@ -179,7 +179,8 @@ def test_results_say_how_many_hits_were_asked_for_where_not_all_count():
     ("factory", "measures", "exactly"),
     [
         ("Flat", True, True), ("IVF4,Flat", True, True), ("HNSW8", True, True), ("L2norm,Flat", True, True),
-        ("PQ4x2,RFlat", True, True), ("PQ4x2", True, False), ("SQ4", True, False), ("RR16,PQ4x2", True, False),
+        ("PQ4x2,RFlat", True, True), ("PQ4x2,Refine(Flat)", True, True), ("PQ4x2,Refine(SQ4)", True, False),
+        ("PQ4x2", True, False), ("SQ4", True, False), ("RR16,PQ4x2", True, False),
         ("LSH", False, False), ("PCA4,Flat", False, False),
     ],
 )  # fmt: skip

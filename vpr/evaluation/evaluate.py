@@ -179,9 +179,14 @@ def look_text(look: SecondLook, dim: int) -> str:
     return f"a second look at the first {look.depth} hits ({look.by}, {dim}-D local descriptors in 8 bits)"
 
 
-def how_ordered(rule: SequenceRule | None, look: str | None) -> str:
-    """What ordered hits beside the descriptors of single images, in words."""
-    return ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
+def how_ordered(rule: SequenceRule | None, look: str | None, approximate: str = "") -> str:
+    """What ordered hits beside the descriptors of single images, in words, and what found them unless exactly.
+
+    Args:
+        approximate: see `vpr.search.engine.Searchable`.
+    """
+    order = ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
+    return f"{order}; found by the approximate index {approximate}" if approximate else order
 
 
 def measure_index(

@@ -158,11 +158,10 @@ def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
 def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
     """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
     loaded, look, local = subject.loaded, subject.look, descriptors.local
-    how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None)
+    approximate = subject.engine.engine.approximate if subject.engine else ""
+    how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None, approximate)
     if subject.recent:
         how = f"{how}; {subject.recent.text()}"
-    if subject.engine and not subject.engine.engine.measures_exactly:
-        how += "; distances of an approximate index"
     recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
     folder = None if descriptors.made_by else loaded.folder
     return Judging(folder, recipe, options.calibrate, options.minConfidence)

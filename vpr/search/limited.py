@@ -14,8 +14,9 @@ def search_with_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest among some rows, by FAISS's selectors where the index has them, else by asking for more.
 
-    An index that looks at a part of itself (lists of an inverted file, a graph) looks at twice as much until each query
-    has as many hits as there can be: few rows among many may lie where it would not have looked.
+    An index that looks at a part of itself (lists of an inverted file, a graph) looks at so much that as many of the
+    wanted rows are there as it would otherwise look at, and at twice as much until each query has as many hits as there
+    can be: few rows among many may lie where it would not have looked.
 
     Args:
         queries: float32 [M, dim].
@@ -42,7 +43,7 @@ def search_with_rows(
 def _selected(index: faiss.Index, queries: np.ndarray, count: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By a selector; queries that lack hits again, with twice the effort."""
     selector = _selector(rows, index.ntotal)
-    effort = 1
+    effort = max(1, min(index.ntotal // len(rows), _greatest_effort(index)))
     distances, found = index.search(queries, count, params=_parameters(index, selector, effort))
     while (lacking := np.flatnonzero((found < 0).any(axis=1))).size and effort < _greatest_effort(index):
         effort *= 2

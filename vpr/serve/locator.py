@@ -17,7 +17,7 @@ from vpr.data.records import Records, record_id
 from vpr.evaluation.evaluate import how_ordered, look_text
 from vpr.models.local_maps import joined
 from vpr.report.matches import Compare, comparer
-from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
+from vpr.search.answer_features import LOOKED_AT, Answers, limited, uncalibrated
 from vpr.search.engine import Engine
 from vpr.search.filters import SearchFilter
 from vpr.search.locate import Match, match_of
@@ -125,12 +125,14 @@ class Locator:
             looks = [self._look(each) for each in asked]
             described = self._describe(images, any(looks) or any(each.agreement for each in asked))
             model_seconds, began = perf_counter() - began, perf_counter()
-            alike: dict[tuple, list[int]] = {}  # what is asked alike is searched at once
+            # What is asked alike is searched at once: a graph looks farther for more hits, and others' shall not count.
+            alike: dict[tuple, list[int]] = {}
             for number, (each, look) in enumerate(zip(asked, looks, strict=True)):
-                alike.setdefault((each.wanted, look, each.agreement), []).append(number)
+                count = max(LOOKED_AT, look.depth if look else 0, each.top)
+                alike.setdefault((each.wanted, look, each.agreement, count), []).append(number)
             answers: dict[int, Answer] = {}
-            for numbers in alike.values():
-                some = self._answers([asked[n] for n in numbers], looks[numbers[0]], described.only(numbers))
+            for (*_, count), numbers in alike.items():
+                some = self._answers([asked[n] for n in numbers], looks[numbers[0]], count, described.only(numbers))
                 answers.update(zip(numbers, some, strict=True))
             seconds = perf_counter() - began
         return [
@@ -176,9 +178,8 @@ class Locator:
         depth = served if asked.rerank is None else asked.rerank
         return SecondLook(depth, self._look_by) if depth else None
 
-    def _answers(self, asked: list[Asked], look: SecondLook | None, described: Described) -> list[Answer]:
-        """The answers to images of which the same is asked, but for the number of matches."""
-        count = max(LOOKED_AT, look.depth if look else 0, *(each.top for each in asked))
+    def _answers(self, asked: list[Asked], look: SecondLook | None, count: int, described: Described) -> list[Answer]:
+        """The answers to images of which the same is asked, but for how many of `count` hits are told."""
         found, distances = self._search(described.descriptors, count, asked[0].wanted)
         answers, compare, how = Answers(found, distances, self.records.positions), None, None
         if described.local is not None and (look or asked[0].agreement):
@@ -187,7 +188,7 @@ class Locator:
             if look:
                 answers, how = looked_again(answers, queries, known, rows, look), look_text(look, queries.dim)
             compare = comparer(queries, known, seen, rows) if asked[0].agreement else None
-        values, kind = self._how_sure(answers, how)
+        values, kind = limited(answers) if asked[0].wanted else self._how_sure(answers, how)
         return [
             self._answer(number, answers, each.top, None if np.isnan(value) else float(value), kind, compare)
             for number, (each, value) in enumerate(zip(asked, values, strict=True))
@@ -205,9 +206,7 @@ class Locator:
 
     def _how_sure(self, answers: Answers, look: str | None) -> tuple[np.ndarray, str]:
         """How sure answers are [M], and what that is, in words; as --mode=locate has it."""
-        how = how_ordered(None, look)
-        if not self.engine.measures_exactly:
-            how += "; distances of an approximate index"
+        how = how_ordered(None, look, self.engine.approximate)
         if how not in self._calibrations:
             self._calibrations[how] = self._calibration(how)
         stored = self._calibrations[how]
