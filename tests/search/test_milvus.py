@@ -1,6 +1,7 @@
 """Milvus as an engine, by Milvus Lite in this process."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +225,21 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_added(engine, monkeyp
     with pytest.raises(UserError, match="y has the id 7 of x"):
         engine.add(images(1, names=["y"]), values[:1])
     assert engine.count() == 3
+
+
+@pytest.mark.parametrize("by_ids", [True, False])
+@pytest.mark.parametrize("index", ["HNSW", "IVF_FLAT", "IVF_SQ8"])
+def test_a_search_of_few_images_finds_all_that_an_index_has(file, monkeypatch, index, by_ids):
+    """And tells the distances of the descriptors themselves, also of those kept in 8 bits."""
+    monkeypatch.setattr(milvus, "IDS", 4096 if by_ids else 5)
+    engine = milvus.open_milvus(file, f"few_{index}_{by_ids}", DIM, MODEL, index=index)
+    values, given = descriptors(2000, DIM, 0), images(2000)
+    weather = ["fog" if row % 80 == 7 else "sun" for row in range(2000)]
+    engine.add(replace(given, columns={"weather": weather}), values)
+    engine.finish()
+    fog = SearchFilter(where=(Condition("weather", "=", "fog"),))
+    check(engine, values, descriptors(20, DIM, 1), 30, range(7, 2000, 80), fog)
+    engine.close()
 
 
 @pytest.mark.parametrize("index", ["HNSW", "IVF_SQ8"])
