@@ -71,6 +71,11 @@ class Answer:
     search_seconds: float = 0.0
 
 
+def hits_wanted(asked: Asked, look: SecondLook | None) -> int:
+    """How many hits are searched for; by this some indexes look farther, so others' wishes do not count."""
+    return max(LOOKED_AT, look.depth if look else 0, asked.top)
+
+
 class Locator:
     """A model and a database; one thread at a time may ask it or change the database.
 
@@ -125,14 +130,12 @@ class Locator:
             looks = [self._look(each) for each in asked]
             described = self._describe(images, any(looks) or any(each.agreement for each in asked))
             model_seconds, began = perf_counter() - began, perf_counter()
-            # What is asked alike is searched at once: a graph looks farther for more hits, and others' shall not count.
-            alike: dict[tuple, list[int]] = {}
+            alike: dict[tuple, list[int]] = {}  # what is asked alike is searched at once
             for number, (each, look) in enumerate(zip(asked, looks, strict=True)):
-                count = max(LOOKED_AT, look.depth if look else 0, each.top)
-                alike.setdefault((each.wanted, look, each.agreement, count), []).append(number)
+                alike.setdefault((each.wanted, look, each.agreement, hits_wanted(each, look)), []).append(number)
             answers: dict[int, Answer] = {}
-            for (*_, count), numbers in alike.items():
-                some = self._answers([asked[n] for n in numbers], looks[numbers[0]], count, described.only(numbers))
+            for numbers in alike.values():
+                some = self._answers([asked[n] for n in numbers], looks[numbers[0]], described.only(numbers))
                 answers.update(zip(numbers, some, strict=True))
             seconds = perf_counter() - began
         return [
@@ -178,9 +181,9 @@ class Locator:
         depth = served if asked.rerank is None else asked.rerank
         return SecondLook(depth, self._look_by) if depth else None
 
-    def _answers(self, asked: list[Asked], look: SecondLook | None, count: int, described: Described) -> list[Answer]:
-        """The answers to images of which the same is asked, but for how many of `count` hits are told."""
-        found, distances = self._search(described.descriptors, count, asked[0].wanted)
+    def _answers(self, asked: list[Asked], look: SecondLook | None, described: Described) -> list[Answer]:
+        """The answers to images of which the same is asked, but for how many of the same hits are told."""
+        found, distances = self._search(described.descriptors, hits_wanted(asked[0], look), asked[0].wanted)
         answers, compare, how = Answers(found, distances, self.records.positions), None, None
         if described.local is not None and (look or asked[0].agreement):
             queries, seen = joined(described.local), look or SecondLook(1, self._look_by)
