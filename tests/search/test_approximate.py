@@ -170,7 +170,9 @@ def test_results_say_how_many_hits_were_asked_for_where_not_all_count():
         places = Places("set", names, names[:1], positions, positions[:1], 25.0, 10.0, times, asked, protocol)
         images = PlaceImages(places, "val", [Path(name) for name in names], [Path(names[0])])
         exact = Evaluation({1: 0.0, 2: 0.0}, "val", places.name, 1, 0, 8, "model", 1, "64x48")
-        searched.append(measure_index(descriptors, images, exact, [np.array([2])], "Flat"))
+        searched.append(
+            measure_index(descriptors, images, exact, [np.array([2])], "Flat", build_index("Flat", database, 0))
+        )
     assert [found.search for found in searched] == ["by index Flat, up to 4 hits asked for", "by index Flat"]
     assert [found.recalls for found in searched] == [{1: 1.0, 2: 1.0}, {1: 0.0, 2: 0.0}]
 

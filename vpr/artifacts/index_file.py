@@ -96,7 +96,7 @@ class StoredRows:
         found = np.empty((count, self.shape[1]), np.float16)
         if not found.size:
             return found
-        view, at = memoryview(found).cast("B"), self._offset + first * self.shape[1] * found.itemsize
+        view, at = found.data.cast("B"), self._offset + first * self.shape[1] * found.itemsize
         while len(view):
             read = os.preadv(self._file.fileno(), [view], at)
             if not read:

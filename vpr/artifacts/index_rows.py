@@ -18,7 +18,7 @@ from vpr.data.walks import Walks
 from vpr.models.local_maps import LocalMaps, QuantizedMap, cut_by_grids, joined_maps
 from vpr.models.local_maps import joined as joined_quantized
 from vpr.models.local_projection import LocalProjection
-from vpr.search.approximate import index_name
+from vpr.search.approximate import faiss_name
 from vpr.search.database import DatabaseIndex, merged
 from vpr.search.exact import measured, nearest
 from vpr.search.filters import SearchFilter
@@ -103,7 +103,7 @@ class IndexRows:
         base = self._base
         if base is None or base.searched.approximate is None or base.searched.finds_all:
             return ""
-        return f"faiss {index_name(str(self.attributes.get('index', '')), base.searched.approximate)}"
+        return faiss_name(str(self.attributes.get("index", "")), base.searched.approximate)
 
     @property
     def has_records(self) -> bool:

@@ -36,7 +36,7 @@ from vpr.models.local_maps import MemorySink
 from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
 from vpr.search.answer_features import LOOKED_AT, Answers, limited, uncalibrated
-from vpr.search.filters import SearchFilter
+from vpr.search.filters import SearchFilter, why_nothing
 from vpr.search.locate import Confidence, Located, locate
 from vpr.search.second_look import SecondLook, answers_of, rerank, rerank_few
 from vpr.search.sequences import SequenceRule, frames_used, require_order
@@ -66,8 +66,11 @@ def run(options: argparse.Namespace) -> None:
         answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
         if not isinstance(index, LivingIndex):
             say(f"searched in {index.name}")
+        limit = search_filter(options)
+        if limit and (answers.found < 0).all():
+            say(why_nothing(limit, index.records.only(index.rows())))
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
-        values, kind = how_sure(answers, loaded.folder, recipe, database, search_filter(options))
+        values, kind = how_sure(answers, loaded.folder, recipe, database, limit)
         say(f"{model.name}; {index.count()} images of {database.places.name}\nconfidence: {kind}")
         confidence = Confidence(values, kind, options.minConfidence)
         located = locate(answers, files, database, confidence, options.top, index.records.zone)

@@ -78,6 +78,20 @@ class SearchFilter:
         return split_at_date_line(wanted) if wanted else None
 
 
+def why_nothing(wanted: SearchFilter, records: Records) -> str:
+    """Why none of some images is wanted: how far the nearest is from the point that was named, if that is why."""
+    if wanted.near:
+        latitude, longitude, metres = wanted.near
+        apart = haversine(records.degrees, (latitude, longitude))
+        nearest = float(np.nanmin(apart)) if np.isfinite(apart).any() else np.inf
+        if np.isfinite(nearest) and nearest > metres:
+            away = f"{nearest:.0f} m" if nearest < 1000 else f"{nearest / 1000:,.1f} km"
+            return (
+                f"no database image lies within {metres:g} m of {latitude:g}, {longitude:g}: the nearest is {away} away"
+            )
+    return "no database image is left by what the search is limited to (near, box, where): widen it"
+
+
 def _require_degrees(records: Records) -> None:
     if len(records) and not np.isfinite(records.degrees).any():
         raise UserError(
