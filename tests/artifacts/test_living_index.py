@@ -93,7 +93,7 @@ def test_images_come_are_replaced_and_go(path, factory):
     check(opened(path), truth)
 
 
-def test_cut_off_anywhere_it_goes_on_with_what_it_kept(path, tmp_path):
+def test_cut_off_anywhere_it_goes_on_with_what_it_kept(path, tmp_path, capsys):
     """The journal cut at every entry, and after the file was merged but before the journal was deleted."""
     index, truths, journal = opened(path), [{}], journal_path(path)
     index.begin(WantedIndex(), None, {})
@@ -116,10 +116,45 @@ def test_cut_off_anywhere_it_goes_on_with_what_it_kept(path, tmp_path):
     index = opened(path)
     index.finish()
     journal.write_bytes(content)  # as if it had been killed before it deleted it
+    capsys.readouterr()
     again = opened(path)
     check(again, truths[-1])
     again.remove(["b0"])
     assert len(list(entries_of(journal))) == 2, "what was merged is no longer there"
+    assert "goes on from" not in capsys.readouterr().out and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_journal_of_another_file_is_said_and_kept(path, tmp_path, capsys, first):
+    """An older file is put back; when the newer one is, what its journal holds is there again."""
+    index, journal = opened(path), journal_path(path)
+    old = add(index, ["a1", "b1"])
+    index.finish()
+    older = path.read_bytes()
+    if first:
+        path.unlink()
+        index = opened(path)
+        truth = add(index, ["a3"])
+    else:
+        truth = old | add(index, ["a2"])
+        index.finish()
+        newer = path.read_bytes()
+        truth |= add(index, ["a3"])
+    index.close()
+    content = journal.read_bytes()
+    path.write_bytes(older)
+    capsys.readouterr()
+    index = opened(path)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and f"{journal} goes on from another file or model" in said
+    check(index, old)
+    add(index, ["b2"])
+    kept = next(tmp_path.glob(f"{journal.name}.*"))
+    assert kept.read_bytes() == content and f"kept as {kept}" in capsys.readouterr().out
+    index.finish()
+    path.unlink() if first else path.write_bytes(newer)
+    kept.replace(journal)
+    check(opened(path), truth)
 
 
 def test_local_descriptors_come_and_go_with_their_images(path):
