@@ -53,7 +53,7 @@ def test_milvus_answers_as_faiss_does(run, tmp_path):
             assert len(matches) == 12 if "near" not in str(words) else 0 < len(matches) < 12
             assert (sure is None) == ("near" in str(words))
             if words == []:  # the queries show the same as database images
-                assert matches[0][1] == 0.0 and sure == 1.0
+                assert matches[0][1] < 5e-4 and sure > 0.99
     code, out, _ = run("index", engine, "--remove", "*@11@.png")
     assert code == 0 and len(answers(run("locate", engine)[1])[0][1]) == 11
     for words, said in ((["--index=IVF4,PQ8"], "PQ"), (["--indexFile=a.h5"], "--indexFile is of --engine=faiss")):

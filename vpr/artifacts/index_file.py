@@ -72,7 +72,7 @@ class StoredRows:
         if dataset.dtype != np.float16 or dataset.chunks or (offset is None and len(self)):
             raise ValueError(f"descriptors {dataset.dtype} in chunks {dataset.chunks}, wanted float16 rows in a piece")
         self._offset = offset or 0
-        self._file = open(path, "rb")  # noqa: SIM115 - open as long as rows may be asked for
+        self._file = os.fdopen(os.dup(dataset.file.id.get_vfd_handle()), "rb")  # open as long as rows may be asked for
 
     def __getitem__(self, rows: "slice | np.ndarray | list[int]") -> torch.Tensor:
         """Some of them, in the order given.
@@ -98,10 +98,11 @@ class StoredRows:
             return found
         view, at = found.data.cast("B"), self._offset + first * self.shape[1] * found.itemsize
         while len(view):
-            read = os.preadv(self._file.fileno(), [view], at)
+            read = os.pread(self._file.fileno(), len(view), at)
             if not read:
                 raise UserError(f"{self.path} has become shorter while it was read: {REMEDY}")
-            view, at = view[read:], at + read
+            view[: len(read)] = read
+            view, at = view[len(read) :], at + len(read)
         return found
 
 
@@ -146,10 +147,10 @@ def read_index(path: Path, dim: int, nprobe: int | None = None) -> IndexFile:
         attributes = dict(file.attrs)
         stem = beside(path, str(attributes.get("generation", "")))
         records = _records(file) if "names" in file else None
-        stored = None if "descriptors" not in file else StoredRows(path, file["descriptors"])
-        approximate = _approximate(file, stem, nprobe)
+        stored, approximate = None, _approximate(file, stem, nprobe)
         if approximate is not None:
             searched, shape = DatabaseIndex(approximate=approximate), (approximate.ntotal, approximate.d)
+            stored = StoredRows(path, file["descriptors"]) if "descriptors" in file else None
         else:
             values = torch.from_numpy(file["descriptors"][:])
             searched, shape = DatabaseIndex(values), (len(values), values.shape[1])

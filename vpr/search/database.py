@@ -43,11 +43,6 @@ class DatabaseIndex:
         """Whether no nearer image is missed."""
         return self.approximate is None or looks_at_all(self.approximate)
 
-    @property
-    def measures_exactly(self) -> bool:
-        """Whether they are those of the very descriptors, which an index keeps whole."""
-        return self.approximate is None or keeps_descriptors(self.approximate)
-
     def search(
         self, queries: torch.Tensor, count: int, rows: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -111,17 +106,6 @@ def measures_descriptors(index: faiss.Index) -> bool:
         return measures_descriptors(index.index)
     hashed = isinstance(index, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
     return index.metric_type == faiss.METRIC_L2 and not hashed
-
-
-def keeps_descriptors(index: faiss.Index) -> bool:
-    """Whether an index's distances are squared descriptor distances without error, whichever hits it misses."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
-        return measures_descriptors(index) and keeps_descriptors(index.index)
-    if isinstance(index, faiss.IndexRefine):  # RFlat is one whose refine_index is Flat
-        return keeps_descriptors(index.refine_index)
-    whole = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat, faiss.IndexNSGFlat)
-    return isinstance(index, whole) and measures_descriptors(index)
 
 
 def looks_at_all(index: faiss.Index) -> bool:
