@@ -21,6 +21,7 @@ from vpr.artifacts.calibration import (
 from vpr.common.errors import UserError
 from vpr.common.provenance import write_hdf5
 from vpr.data.places import PlaceImages
+from vpr.evaluation.evaluate import how_ordered
 from vpr.search.calibration import Calibration
 
 RECIPE = {
@@ -64,6 +65,23 @@ def test_a_calibration_of_other_answers_is_not_used_and_a_line_says_so(tmp_path,
     assert find_calibration(tmp_path, {**RECIPE, name: value}, "pittsburgh") is None
     said = capsys.readouterr().out
     assert f"{name}={RECIPE[name]}, not {value}" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("look", [None, "spatial of 50"])
+def test_a_calibration_serves_the_index_that_it_was_learnt_with_alone(tmp_path, capsys, look):
+    """Also of one engine; and an earlier version's of some approximate index serves none."""
+    indexes = ["", "milvus IVF_SQ8", "milvus HNSW", "faiss PQ8", "faiss IVF64,PQ8 (16 of 64 lists looked through)",
+               "faiss IVF64,PQ8 (32 of 64 lists looked through)"]  # fmt: skip
+    orders = [how_ordered(None, look, index) for index in indexes]
+    assert orders[0] == (look or "none"), "as it was before other indexes had one"
+    for number, order in enumerate([*orders, "none; distances of an approximate index"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_calibration(folder, stored(order=order))
+        found = [find_calibration(folder, {**RECIPE, "order": other}, "pittsburgh") is not None for other in orders]
+        assert found == [other == order for other in orders]
+        assert f"order={order}, not" in capsys.readouterr().out
+        assert len({calibration_file(folder, {**RECIPE, "order": other}, "p") for other in orders}) == len(orders)
 
 
 def test_the_number_format_may_differ_and_other_weights_have_none(tmp_path, capsys):

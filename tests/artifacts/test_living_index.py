@@ -93,7 +93,7 @@ def test_images_come_are_replaced_and_go(path, factory):
     check(opened(path), truth)
 
 
-def test_cut_off_anywhere_it_goes_on_with_what_it_kept(path, tmp_path):
+def test_cut_off_anywhere_it_goes_on_with_what_it_kept(path, tmp_path, capsys):
     """The journal cut at every entry, and after the file was merged but before the journal was deleted."""
     index, truths, journal = opened(path), [{}], journal_path(path)
     index.begin(WantedIndex(), None, {})
@@ -116,10 +116,45 @@ def test_cut_off_anywhere_it_goes_on_with_what_it_kept(path, tmp_path):
     index = opened(path)
     index.finish()
     journal.write_bytes(content)  # as if it had been killed before it deleted it
+    capsys.readouterr()
     again = opened(path)
     check(again, truths[-1])
     again.remove(["b0"])
     assert len(list(entries_of(journal))) == 2, "what was merged is no longer there"
+    assert "goes on from" not in capsys.readouterr().out and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_journal_of_another_file_is_said_and_kept(path, tmp_path, capsys, first):
+    """An older file is put back; when the newer one is, what its journal holds is there again."""
+    index, journal = opened(path), journal_path(path)
+    old = add(index, ["a1", "b1"])
+    index.finish()
+    older = path.read_bytes()
+    if first:
+        path.unlink()
+        index = opened(path)
+        truth = add(index, ["a3"])
+    else:
+        truth = old | add(index, ["a2"])
+        index.finish()
+        newer = path.read_bytes()
+        truth |= add(index, ["a3"])
+    index.close()
+    content = journal.read_bytes()
+    path.write_bytes(older)
+    capsys.readouterr()
+    index = opened(path)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and f"{journal} goes on from another file or model" in said
+    check(index, old)
+    add(index, ["b2"])
+    kept = next(tmp_path.glob(f"{journal.name}.*"))
+    assert kept.read_bytes() == content and f"kept as {kept}" in capsys.readouterr().out
+    index.finish()
+    path.unlink() if first else path.write_bytes(newer)
+    kept.replace(journal)
+    check(opened(path), truth)
 
 
 def test_local_descriptors_come_and_go_with_their_images(path):
@@ -238,3 +273,84 @@ def test_a_wider_index_finds_the_same_at_the_same_distances(path):
     check(index, truth)
     index.finish()
     check(opened(path), truth)
+
+
+# Estimates of codes and bits are far from true distances, and a search of one list misses most.
+COARSE = ["PQ2x4", "IVF16,PQ2x4", "IVF16,PQ2+2", "LSH", "IVF16,Flat", "HNSW4", "PQ2x4,RFlat", "PCA2,Flat"]
+
+
+def coarse(path, factory, count, side="ab"):
+    """An index of `count` images by a factory, of which one list is looked through; and what it holds."""
+    index = opened(path)
+    truth = add(index, [f"{side[n % len(side)]}{n}" for n in range(count)])
+    index.finish(wanted=WantedIndex(factory, nprobe=1))
+    return index, truth
+
+
+def true_distances(index, query, names, truth):
+    return {name: np.linalg.norm(truth[name].double().numpy() - query.double().numpy()) for name in names}
+
+
+@pytest.mark.parametrize("factory", COARSE)
+def test_an_approximate_index_tells_the_distances_of_the_stored_descriptors(path, factory):
+    """In their order; and an image lies at 0 from itself, whatever its code is."""
+    index, truth = coarse(path, factory, 300)
+    queries = torch.stack([vector([99, n]) for n in range(8)] + list(truth.values())[:8])
+    found, distances = index.search(queries, 12)
+    assert index.measures and (np.diff(distances[:, :3], axis=1) >= 0).all()
+    for query, hits, apart in zip(queries, found, distances, strict=True):
+        hits, apart = hits[hits >= 0], apart[hits >= 0]
+        true = true_distances(index, query, [index.records.names[hit] for hit in hits], truth)
+        np.testing.assert_allclose(apart, list(true.values()), rtol=1e-5)
+        assert list(true.values()) == sorted(true.values()) and len(hits) > 2
+    itself = [index.row_of[name] for name in list(truth)[:8]]
+    zeros = [(hits[0], apart[0]) for hits, apart in zip(found[8:], distances[8:], strict=True)]
+    assert all(apart == 0 for row, (hit, apart) in zip(itself, zeros, strict=True) if hit == row)
+
+
+@pytest.mark.parametrize("factory", COARSE)
+@pytest.mark.parametrize("side", ["abbbbbbbbb", "ab"])
+def test_a_search_of_few_images_of_an_approximate_index_is_exact(path, factory, side):
+    """As it is for each of them that was removed."""
+    index, truth = coarse(path, factory, 300, side)
+    index.remove(["a0"])
+    few = [name for name in truth if name[0] == "a" and name != "a0"]
+    queries = torch.stack([vector([99, n]) for n in range(6)])
+    found, distances = index.search(queries, 20, SearchFilter(where=(Condition("side", "=", "a"),)))
+    for query, hits, apart in zip(queries, found, distances, strict=True):
+        true = true_distances(index, query, few, truth)
+        assert [index.records.names[hit] for hit in hits] == sorted(true, key=true.__getitem__)[:20]
+        np.testing.assert_allclose(apart, sorted(true.values())[:20], rtol=1e-5)
+
+
+@pytest.mark.parametrize("factory", COARSE)
+def test_what_came_since_is_compared_as_what_the_file_holds(path, factory):
+    """Of each place one image is in the file and one is fresh; after the merge the order is the same."""
+    index, truth = coarse(path, factory, 300)
+    queries = torch.stack([vector([99, n]) for n in range(10)])
+    before = index.search(queries, 5)
+    truth |= add(index, [f"c{n}" for n in range(60)], 1)
+    found, distances = index.search(queries, 5)
+    assert (np.diff(distances, axis=1) >= 0).all() and ((found >= 300).any(axis=1) & (found < 300).any(axis=1)).any()
+    for query, hits, old in zip(queries, found, before[0], strict=True):
+        candidates = [index.records.names[row] for row in old if row >= 0] + [f"c{n}" for n in range(60)]
+        true = true_distances(index, query, candidates, truth)
+        assert [index.records.names[hit] for hit in hits] == sorted(true, key=true.__getitem__)[:5]
+
+
+def test_rows_of_a_file_stay_those_that_were_read_when_another_takes_its_place(path):
+    index, truth = coarse(path, "PQ2x4", 40)
+    other = opened(path)
+    other.remove(list(truth)[:10])
+    assert other.finish()
+    assert torch.equal(index.descriptors(index.rows()), torch.stack(list(truth.values())))
+
+
+def test_an_index_is_named_where_it_may_miss_the_nearest(path):
+    for factory, name in [
+        (None, ""), ("Flat", ""), ("IVF4,Flat", "faiss IVF4,Flat (1 of 4 lists looked through)"),
+        ("PQ2x4", "faiss PQ2x4"), ("HNSW4", "faiss HNSW4"), ("LSH", "faiss LSH"), ("PQ2x4,RFlat", "faiss PQ2x4,RFlat"),
+    ]:  # fmt: skip
+        index = coarse(path, factory, 40)[0]
+        assert index.approximate == name
+        path.unlink()

@@ -106,6 +106,15 @@ def test_other_programs_read_our_files(sealed):
         assert [entry.key for entry in model.metadata_props] == ["card", "checksum"]
 
 
+def test_a_file_is_read_where_locks_are_not_to_be_had(tmp_path):
+    """As on some network disks; it needs none, since it is only ever replaced."""
+    fcntl = pytest.importorskip("fcntl")
+    write_hdf5(tmp_path / "a.h5", {"values": VALUES}, {})
+    with open(tmp_path / "a.h5", "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert (read_hdf5(tmp_path / "a.h5")[0] == VALUES).all()
+
+
 def test_files_without_a_checksum_are_read_and_that_is_said(tmp_path, capsys):
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file["values"] = VALUES

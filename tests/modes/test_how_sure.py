@@ -240,12 +240,61 @@ def test_frames_in_order_have_a_calibration_of_their_own_and_recent_ones_are_no_
     assert "order=sequences of 1 frame before and after, not none" in captured.err
 
 
-def test_distances_that_an_index_estimates_have_no_calibrated_probability(call, own, tmp_path):
-    """What was learnt of true distances says nothing of them."""
-    assert call("test", "--calibrate")[0] == 0
+def test_an_approximate_index_has_the_probabilities_that_were_learnt_with_it_alone(call, own, tmp_path):
+    """What an index misses makes answers look surer: of FAISS's indexes each its own."""
     image = next((own / "val" / "queries").iterdir())
-    for factory, calibrated in (("Flat", True), ("PQ4x2", False)):
-        code, out, err = call("locate", "--json", image, f"--index={factory}", f"--indexFile={tmp_path / factory}.h5")
+    factories = ["none", "Flat", "IVF4,Flat", "IVF4,PQ4x4", "LSH"]
+
+    def calibrated(factory, *words):
+        index = [f"--index={factory}"] if factory != "none" else []
+        code, out, err = call("locate", "--json", image, *index, f"--indexFile={tmp_path / factory}.h5", *words)
         (answer,) = json.loads(out)
-        assert code == 0 and answer["confidence_kind"].startswith("probability") == calibrated
-        assert ("no calibration is used" in err and "approximate index" in err) != calibrated
+        found = answer["confidence_kind"].startswith("probability")
+        assert code == 0 and ("no calibration is used" in err) != found and answer["matches"][0]["distance"] < 2
+        return found
+
+    assert call("test", "--calibrate")[0] == 0
+    assert [calibrated(each) for each in factories] == [True, True, False, False, False]
+    code, out, _ = call("test", "--calibrate", "--index=IVF4,Flat", "--nprobe=2")
+    assert code == 0 and "faiss IVF4,Flat (2 of 4 lists looked through): how sure: probability" in out
+    (tmp_path / "IVF4,Flat.h5").unlink()
+    assert [calibrated(each, "--nprobe=2") for each in factories if "," in each] == [True, False]
+    assert not calibrated("IVF4,Flat", "--nprobe=3") and calibrated("none")
+    assert len(list((tmp_path / "model").glob("calibration_*"))) == 2
+
+
+def test_a_search_of_a_part_has_no_probability_and_does_not_pass_for_sure(call, own, tmp_path):
+    """A filter around another place leaves nothing that a wrong match could be compared with."""
+    queries = own / "val" / "queries"
+    limit = ["--json", "--near=40.43932,-79.97,400", queries]
+    for learn in (False, True):
+        assert not learn or call("test", "--calibrate")[0] == 0
+        code, out, err = call("locate", *limit)
+        answers = json.loads(out)
+        assert code == 0 and len(answers) == QUERIES and all(len(answer["matches"]) == 5 for answer in answers)
+        assert {answer["confidence"] for answer in answers} == {None}
+        assert "confidence: unknown, since only a part of the database was searched" in err
+        out = call("locate", "--minConfidence=0.001", *limit)[1]
+        assert all(answer["refused"] for answer in json.loads(out))
+        assert not any(answer["confidence"] is None for answer in json.loads(call("locate", "--json", queries)[1]))
+
+
+def test_where_nothing_is_found_a_calibrated_second_look_says_how_far_the_nearest_is(call, own, tmp_path):
+    look = ["--rerank=10", "--localDim=8"]
+    assert call("test", "--calibrate", *look)[0] == 0
+    places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+    kept = f"--indexFile={tmp_path / 'kept.h5'}"
+    assert main.main(["--mode=index", *MODEL, *places, kept, "--localDescriptors", "--localDim=8"]) == 0
+    image = next((own / "val" / "queries").iterdir())
+    for words in (look, [kept, *look], [kept]):
+        code, out, _ = call("locate", "--near=40.45,-79.97,500", *words, image)
+        assert code == 0 and out.splitlines()[-1] == f"{image}: confidence unknown"
+        assert re.search(r"no database image lies within 500 m of 40\.45, -79\.97: the nearest is 1\.\d km away", out)
+    for words, said in (
+        (["--near=-79.97,40.45,500"], r"of -79\.97, 40\.45: the nearest is \d{2},\d{3}\.\d km away"),
+        (["--near=40.43932,-79.9,1"], r"within 1 m of 40\.4393, -79\.9: the nearest is \d\.\d km away"),
+        (["--box=1,2,3,4"], "no database image is left by what the search is limited to"),
+        (["--near=40.4393,-79.98,5000", "--box=1,2,3,4"], "no database image is left by"),
+    ):
+        code, out, _ = call("locate", *words, *look, image)
+        assert code == 0 and re.search(said, out), out

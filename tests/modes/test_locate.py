@@ -231,11 +231,19 @@ def test_an_index_that_contradicts_the_flags_is_refused(locate, own):
     assert locate(own, image, "--index=SQ8")[0] == 0, "made anew as it was"
 
 
-def test_an_index_without_descriptor_distances_shows_none(locate, own):
-    image = next((own / "val" / "database").iterdir())
-    _, answers, _ = locate(own, image, "--index=LSH")
-    assert answers[0]["confidence"] is None and len(answers[0]["matches"]) == 5
-    assert all(match["distance"] is None for match in answers[0]["matches"])
+@pytest.mark.parametrize("factory", ["LSH", "PQ8x2", "PCA4,Flat"])
+def test_whatever_an_index_compares_the_distances_of_the_descriptors_are_shown(locate, own, tmp_path, factory, capsys):
+    database, queries = descriptors_by_test(own, tmp_path)
+    capsys.readouterr()
+    _, answers, _ = locate(own, own / "val" / "queries", f"--index={factory}", "--top=9")
+    names = sorted(path.name for path in (own / "val" / "database").iterdir())
+    for query, answer in zip(queries, answers, strict=True):
+        told = [match["distance"] for match in answer["matches"]]
+        true = [
+            np.linalg.norm(database[names.index(match["name"].split("/")[-1])] - query) for match in answer["matches"]
+        ]
+        np.testing.assert_allclose(told, true, rtol=1e-3)
+        assert told == sorted(told) and len(told) == 9 and answer["confidence"] is not None
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import h5py
 import pytest
 from drawing import draw_image
 
 import main
+from vpr.common.provenance import write_hdf5
 
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
 
@@ -63,9 +65,17 @@ def test_other_dimensions_than_those_stored_are_refused(run, tmp_path):
         assert code == 2 and "of 8 dimensions, found --localDim=4" in err.splitlines()[-1]
 
 
-def test_an_index_that_measures_no_distances_is_searched_without_a_second_look(run):
-    """Its local descriptors are of no use, which is said; asked for, a second look is refused."""
+def test_an_index_of_bits_has_a_second_look_by_the_descriptors_beside_it_or_none(run, tmp_path):
+    """Of an earlier version, whose file has no descriptors, local ones are of no use; asked for, it is refused."""
     assert run("index", "--localDescriptors", "--localDim=8", "--index=LSH")[0] == 0
+    code, out, err = run("locate")
+    assert code == 0 and "no second look" not in err, err
+    assert "second look" in json.loads(out)[0]["confidence_kind"]
+    path = tmp_path / "model" / "database_own_val.h5"
+    with h5py.File(path) as file:
+        arrays = {name: file[name][:] for name in file if name != "descriptors"}
+        attributes = dict(file.attrs)
+    write_hdf5(path, arrays, attributes)
     code, out, err = run("locate")
     assert code == 0, err
     assert len(json.loads(out)) == 2 and "does not measure descriptor distances: no second look" in err

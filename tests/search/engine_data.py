@@ -56,5 +56,5 @@ def check(engine, values, queries, count, rows, wanted=None):
     names = [f"street/{row:05}.jpg" for row in range(len(values))]
     width = expected.shape[1]
     assert [hits[:width] for hits in found_names(engine, found)] == [[names[row] for row in hits] for hits in expected]
-    np.testing.assert_allclose(measured[:, :width], distances, atol=1e-3)
+    np.testing.assert_allclose(measured[:, :width], distances, rtol=1e-5, atol=1e-7)
     assert (found[:, width:] == -1).all() and np.isnan(measured[:, width:]).all()

@@ -15,6 +15,7 @@ from vpr.search.answer_features import (
     score_ratio,
     uncalibrated,
 )
+from vpr.search.calibration import Calibration
 
 NAMES = list(FEATURES)
 
@@ -158,3 +159,28 @@ def test_a_query_without_hits_has_unknown_features():
     answers = Answers(none, np.full((1, 2), np.nan), np.zeros((3, 2)), scores, 0 * none)
     assert np.isnan(answer_features(answers, 1.0)[0, :3]).all()
     assert np.isnan(uncalibrated(answers)[0]).all()
+
+
+@pytest.mark.parametrize("known", [0, 3])
+@pytest.mark.parametrize("hits", [0, 4])
+@pytest.mark.parametrize("order", ["distances", "second look", "sequences"])
+def test_without_a_hit_no_feature_is_known(known, hits, order):
+    """Neither of a database of no images, nor where none of them is wanted."""
+    found, distances = np.full((2, hits), -1), np.full((2, hits), np.nan, np.float32)
+    nothing = np.full((2, hits), -np.inf, np.float32)
+    by = {"second look": {"scores": nothing, "agreeing": np.zeros((2, hits))}, "sequences": {"sequence": nothing}}
+    answers = Answers(found, distances, np.zeros((known, 2)), **by.get(order, {}))
+    assert np.isnan(answer_features(answers, 2.0)).all()
+    assert np.isnan(uncalibrated(answers)[0]).all() and uncalibrated(answers)[0].shape == (2,)
+    for name in FEATURES:
+        one = Calibration((name,), np.zeros(1), np.ones(1), np.ones(1), 3.0, 2.0)
+        assert np.isnan(one.probability(answers)).all()
+
+
+def test_a_query_without_a_hit_leaves_the_others_as_they_are():
+    positions = np.array([[0.0, 0], [10, 0], [500, 0]])
+    hits, distances, agreeing = [[0, 1, 2], [-1] * 3], [[0.5, 0.6, 0.8], [np.nan] * 3], [[7.0, 3, 1], [0.0] * 3]
+    both = Answers(np.array(hits), np.array(distances), positions, agreeing=np.array(agreeing))
+    alone = Answers(np.array(hits[:1]), np.array(distances[:1]), positions, agreeing=np.array(agreeing[:1]))
+    np.testing.assert_array_equal(answer_features(both, 2.0)[0], answer_features(alone, 2.0)[0])
+    assert np.isnan(answer_features(both, 2.0)[1]).all()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vpr.common.errors import UserError
+from vpr.data.columns import value_of
 from vpr.data.records import Records
 from vpr.search.filters import (
     EARTH_RADIUS,
@@ -94,11 +95,44 @@ def test_conditions_compare_numbers_as_numbers_and_silence_never_agrees():
     assert rows("weather=rain") == [0, 3] and rows("weather!=rain") == [1]
     assert rows("hour>=10") == [1, 2] and rows("hour<=10") == [0, 1], "not as text, by which 100 is below 9"
     assert rows("weather=rain", "hour<=9") == [0]
-    assert rows("mixed=a") == [1] and rows("mixed!=1") == [1, 2]
-    assert rows("mixed>=1.5") == [2] and rows("mixed<=1.5") == [0], "a text is neither above nor below a number"
-    assert rows("mixed>=A") == [1] and rows("mixed<=A") == [] and rows("weather>=s") == [1], "texts as texts"
+    assert rows("mixed=a") == [1] and rows("mixed!=a") == [0, 2]
+    assert rows("mixed>=1.5") == [2] and rows("mixed<=1.5") == [0], "a number is neither above nor below a text"
+    assert rows("mixed>=a") == [1] and rows("weather>=s") == [1], "texts are compared as texts"
     with pytest.raises(UserError, match="no column season, found weather, hour, mixed"):
         rows("season=winter")
+
+
+def test_what_is_typed_with_zeros_is_a_name_and_digits_are_those_of_a_keyboard():
+    cells = ["007", "7", "7.0", "1_000", "1000", "８", "8", "08", "unknown", "n/a", ""]
+    records = records_of(len(cells), {"id": [value_of(cell) for cell in cells]})
+
+    def found(text):
+        return [cells[row] for row in np.flatnonzero(SearchFilter(where=(read_condition(text),)).mask(records))]
+
+    assert found("id=007") == ["007"] and found("id=7") == ["007", "7", "7.0"]
+    assert found("id=1_000") == ["1_000"] and found("id=1000") == found("id>=1000") == ["1000"]
+    assert found("id=８") == ["８"] and found("id=8") == ["8", "08"] and found("id=08") == ["08"]
+    assert found("id>=08") == ["1000", "8", "08"] and found("id>=8") == ["1000", "8", "08"], "neither unknown nor n/a"
+    assert found("id!=8") == ["007", "7", "7.0", "1_000", "1000", "８", "unknown", "n/a"]
+
+
+@pytest.mark.parametrize("reader", [read_near, read_box])
+@pytest.mark.parametrize("wrong", ["４０", "4_0", "", "nan", "inf"])
+def test_points_and_boxes_are_numbers_of_a_keyboard(reader, wrong):
+    right = {read_near: "10,40,50", read_box: "10,40,50,60"}[reader]
+    assert reader(right.replace("40", "+40.0")) == reader(right)
+    with pytest.raises(ValueError, match="wanted"):
+        reader(right.replace("40", wrong))
+    with pytest.raises(ValueError, match="wanted"):
+        reader(f"{right},{wrong}")
+
+
+@pytest.mark.parametrize("box", [(-1, 170, 1, 180), (-1, -180, 1, -170), (-1, 170, 1, -170), (-1, 180, 1, 180),
+                                 (-1, -180, 1, 180), (-1, 180, 1, -180)])  # fmt: skip
+def test_a_box_that_ends_at_the_date_line_has_the_images_on_it(box):
+    """Which is at 180 and at -180, whichever its place was computed to."""
+    points = np.array([[0.0, 180.0], [0.0, -180.0], [2.0, 180.0], [0.0, 100.0]])
+    assert in_boxes(points, split_at_date_line(box)).tolist() == [True, True, False, box == (-1, -180, 1, 180)]
 
 
 def test_places_in_an_unknown_zone_are_refused():

@@ -178,7 +178,8 @@ def test_a_search_of_some_rows_is_brute_force_among_them(factory, rows):
         np.testing.assert_allclose(np.sort(distances, axis=1), expected[0], atol=tolerance)
 
 
-@pytest.mark.parametrize("factory", ["PQ4x4", "LSH", "SQ8", "PCAR8,IVF8,PQ4x4", "PQ4x4fs", "HNSW8"])
+@pytest.mark.parametrize("factory", ["PQ4x4", "LSH", "SQ8", "PCAR8,IVF8,PQ4x4", "PQ4x4fs", "HNSW8",
+                                     "IVF64,PQ4+4", "RR16,IVF64,PQ4+4", "IVF64,PQ4x4fsr"])  # fmt: skip
 def test_with_or_without_selectors_all_hits_are_wanted_rows_and_none_is_missing(factory):
     """As many as there can be, in the order of the unlimited search."""
     index = faiss.index_factory(DIM, factory)
@@ -189,6 +190,18 @@ def test_with_or_without_selectors_all_hits_are_wanted_rows_and_none_is_missing(
     assert np.isin(found, rows).all()
     assert (np.diff(distances, axis=1) >= 0).all()
     assert all(len(set(hits)) == 15 for hits in found.tolist())
+
+
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW8"])
+def test_the_fewer_rows_are_wanted_the_more_of_the_index_is_looked_at(factory):
+    """A first hit that is a wanted row is not the nearest of them."""
+    index = faiss.index_factory(DIM, factory)
+    index.train(VALUES)
+    index.add(VALUES)
+    rows, queries = np.arange(1, COUNT, 25), descriptors(200, DIM, 2).numpy()
+    _, found = search_with_rows(index, queries, 1, rows)
+    right = (found == brute_force(1, rows, queries=queries)[1]).mean()
+    assert right > 0.85
 
 
 def test_ids_that_are_no_row_numbers():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import vpr.search.sequences
-from vpr.data.walks import Walks, find_walks
+from vpr.data.walks import Walks, find_walks, usual_step
 from vpr.search.exact import nearest
 from vpr.search.sequences import SequenceRule, frames_used, search_sequences, sequence_scores
 
@@ -43,7 +43,9 @@ def literal(similarities, queries, database, rule, step):
                 move = np.rint(speed * (queries.numbers[n] - queries.numbers[q]) / step) if i else 0
                 wanted = np.rint(database.numbers[m] / step) + move
                 value = np.nan
-                if frames.min() <= wanted <= frames.max():
+                if not i:
+                    value = similarities[q, m]
+                elif frames.min() <= wanted <= frames.max():
                     value = similarities[n, own[np.abs(frames - wanted).argmin()]]
                 terms.append(np.nanmean(similarities[n]) if np.isnan(value) else value)
             best = max(best, np.mean(terms))
@@ -61,6 +63,20 @@ def test_scores_are_those_of_the_formula_term_by_term(rule, masked):
         similarities[random.random(similarities.shape) < 0.2] = np.nan
     scores = sequence_scores(torch.from_numpy(similarities), queries, database, rule)
     np.testing.assert_allclose(scores, literal(similarities, queries, database, rule, step=2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_frames_that_round_to_one_number_the_first_is_taken(seed):
+    """A film with uneven numbers, some of which are one step on."""
+    random = np.random.default_rng(seed)
+    names = [name for film in "ab" for name in walk(film, np.sort(random.choice(60, 22, replace=False)))]
+    database, queries = ordered(names), ordered(walk("x", range(0, 30, 3)))
+    step = usual_step(database)
+    assert len(np.unique(np.rint(database.numbers / step) + 1000 * database.walks)) < len(database)
+    similarities = random.normal(size=(len(queries), len(database)))
+    for rule in RULES:
+        scores = sequence_scores(torch.from_numpy(similarities), queries, database, rule)
+        np.testing.assert_allclose(scores, literal(similarities, queries, database, rule, step), rtol=1e-12)
 
 
 def descriptors(count, seed, dim=32):

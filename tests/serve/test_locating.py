@@ -15,8 +15,9 @@ import main
 from vpr.artifacts.calibration import LearntOn, StoredCalibration
 from vpr.artifacts.model import LoadedModel
 from vpr.data.reader import Reading
+from vpr.search.answer_features import FEATURES
 from vpr.search.calibration import Calibration
-from vpr.serve.locator import Locator
+from vpr.serve.locator import Asked, Locator
 from vpr.serve.looking import LocalDescriptors
 
 
@@ -200,3 +201,52 @@ def test_without_the_images_there_is_no_second_look(shared_locator, queries, tmp
         status, found, _ = client.locate(as_bytes(queries[0]))
         assert status == 200 and client("GET", found["matches"][0]["image"])[0] == 404
     assert isinstance(theirs.loaded, LoadedModel)
+
+
+def calibrated(theirs, **more):
+    """A locator that has a calibration by all features, whatever the order."""
+    ones = np.ones(len(FEATURES))
+    learnt = Calibration(tuple(FEATURES), 0 * ones, ones, ones, 1.0, 1.0)
+    of = LearntOn("folder here", "val", "here_val", "0", "0", 50, "within 25 m")
+    stored = StoredCalibration(learnt, {}, of)
+    return Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, lambda how: stored, **more)
+
+
+@pytest.mark.parametrize("least", [None, 0.001])
+def test_a_search_of_a_part_says_how_sure_it_is_of_nothing(shared_locator, images, least):
+    """What looks as similar is filtered away: neither a probability nor a ratio, and nothing passes a threshold."""
+    for locator in (calibrated(shared_locator, least_confidence=least), shared_locator):
+        with serving(locator) as client:
+            image = as_bytes(images[1][0])
+            whole = client.locate(image, "?rerank=5")[1]
+            far = whole["matches"][-1]
+            limits = (f"near={far['latitude']},{far['longitude']},45", "where=night=yes", "box=40,-81,41,-79")
+            for limit in limits:
+                found = client.locate(image, f"?rerank=5&{limit}")[1]
+                assert found["matches"] and found["confidence"] is None
+                assert "only a part of the database was searched" in found["confidence_kind"]
+                assert found["refused"] == (least is not None and locator is not shared_locator)
+            assert whole["confidence"] is not None and whole["refused"] is False
+
+
+def test_where_nothing_is_found_the_answer_is_empty(locator, queries):
+    """In a part where there is nothing, and in a database from which all was removed."""
+    theirs, image = calibrated(locator), as_bytes(queries[0])
+    nowhere = ["?where=night=never", "?near=-33.8,151.2,500&rerank=5", "?box=1,1,2,2&rerank=5&agreement=true"]
+    with serving(theirs) as client:
+        for query in [*nowhere, "", "?top=20"]:
+            if query not in nowhere:
+                for name in filter(None, theirs.records.names):
+                    theirs.remove(name)
+            status, found, _ = client.locate(image, query)
+            assert status == 200 and found["matches"] == [] and found["confidence"] is None, query
+
+
+def test_what_others_ask_for_changes_no_answer(locator, queries):
+    """Of an engine that looks farther for more hits, as a graph does."""
+    engine, pixels = locator.engine, torch.from_numpy(np.array(Image.open(queries[0]))).permute(2, 0, 1)
+    search = engine.search
+    engine.search = lambda values, count, wanted=None: tuple(x[:, count > 100 :] for x in search(values, count, wanted))
+    alone = locator.locate([pixels], [Asked(top=3)])[0].ids
+    first, deep, last = locator.locate([pixels] * 3, [Asked(top=3), Asked(top=150), Asked(top=3)])
+    assert first.ids == last.ids == alone and deep.ids[:3] != alone

@@ -11,6 +11,7 @@ from stub_server import DEGREES, NAMES, PLACES, answer, stub_server
 
 from vpr.common.errors import UserError
 from vpr.report import interactive
+from vpr.search.answer_features import LIMITED
 from vpr.serve import page
 
 DRIVE = Path(__file__).with_name("drive_page.js")
@@ -119,7 +120,7 @@ def driven(browse, told):
         drive = DRIVE.read_text(encoding="utf-8")
         answers = [
             (503, {"error": "busy"}), (200, answer([5, 6, 3])),
-            (200, answer([2, 1], refused=True, confidence=0.125, agreement=None)),
+            (200, answer([2, 1], refused=True, confidence=None, confidence_kind=LIMITED, agreement=None)),
             (413, {"error": "an image of <b>20 MB</b> at most is wanted"}),
         ]  # fmt: skip
         with (
@@ -150,7 +151,7 @@ def test_by_mouse_on_a_wide_page(driven):
     }
     assert seen["picked"] == {"name": NAMES[3], "tip": NAMES[3], "ring": [120.0, 0.0]}
     assert seen["again"] == f"<b>query</b>.jpg, within 60 m of {NAMES[3]}"
-    assert seen["refused"] == "no place found (confidence 0.13)"
+    assert seen["refused"] == "how sure is unknown: only a part of the images was searched"
     assert seen["error"] == "an image of <b>20 MB</b> at most is wanted"
     assert seen["scheme"] == "dark"
     latitude, longitude = DEGREES[3]

@@ -102,7 +102,7 @@ def _write_features(path: Path, parts: list[tuple[list[Path], list[str], torch.T
     total = sum(len(names) for _, names, _ in parts)
     with (
         atomic_write(path) as temporary,
-        h5py.File(temporary, "w", libver="latest") as file,
+        h5py.File(temporary, "w", libver="latest", locking=False) as file,
         Progress("hloc", total) as progress,
     ):
         for files, names, descriptors in parts:

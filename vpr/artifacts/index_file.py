@@ -11,6 +11,7 @@ the earlier ones, which still belong together.
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 
 from vpr.artifacts.local_file import ENDING as LOCAL_ENDING
 from vpr.artifacts.local_file import local_path, read_local
+from vpr.common.errors import UserError
 from vpr.common.provenance import Blocks, open_hdf5, write_hdf5
 from vpr.data.records import Records
 from vpr.search.database import DatabaseIndex
@@ -53,26 +55,55 @@ class IndexFile:
     attributes: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
 class StoredRows:
-    """Descriptors float16 [N, dim] that stay in their file, which was found whole, until rows are asked for."""
+    """Descriptors float16 [N, dim] that stay in their file, which was found whole, until rows are asked for.
 
-    path: Path
-    shape: tuple[int, int]
+    The file stays open: rows are those that were there when it was read, though another takes its place.
+    """
+
+    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
+        """Those of a dataset of an HDF5 file, whose rows lie one after the other.
+
+        Raises:
+            ValueError: they do not.
+        """
+        self.path, self.shape = path, (int(dataset.shape[0]), int(dataset.shape[1]))
+        offset = dataset.id.get_offset()
+        if dataset.dtype != np.float16 or dataset.chunks or (offset is None and len(self)):
+            raise ValueError(f"descriptors {dataset.dtype} in chunks {dataset.chunks}, wanted float16 rows in a piece")
+        self._offset = offset or 0
+        self._file = os.fdopen(os.dup(dataset.file.id.get_vfd_handle()), "rb")  # open as long as rows may be asked for
 
     def __getitem__(self, rows: "slice | np.ndarray | list[int]") -> torch.Tensor:
-        """Some of them, in the order given."""
-        with h5py.File(self.path) as file:
-            stored = file["descriptors"]
-            if isinstance(rows, slice):
-                return torch.from_numpy(stored[rows])
-            wanted, places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-            if len(wanted) > 0.1 * self.shape[0]:
-                return torch.from_numpy(stored[:][wanted][places])
-            return torch.from_numpy(stored[wanted][places])
+        """Some of them, in the order given.
+
+        Raises:
+            UserError: the file has become shorter.
+        """
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            return torch.from_numpy(self._read(start, max(0, stop - start)))
+        found = np.empty((len(rows), self.shape[1]), np.float16)
+        for place, row in enumerate(rows):
+            found[place] = self._read(int(row), 1)
+        return torch.from_numpy(found)
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def _read(self, first: int, count: int) -> np.ndarray:
+        """[count, dim]."""
+        found = np.empty((count, self.shape[1]), np.float16)
+        if not found.size:
+            return found
+        view, at = found.data.cast("B"), self._offset + first * self.shape[1] * found.itemsize
+        while len(view):
+            read = os.pread(self._file.fileno(), len(view), at)
+            if not read:
+                raise UserError(f"{self.path} has become shorter while it was read: {REMEDY}")
+            view[: len(read)] = read
+            view, at = view[len(read) :], at + len(read)
+        return found
 
 
 def beside(path: Path, generation: str) -> Path:
@@ -116,10 +147,10 @@ def read_index(path: Path, dim: int, nprobe: int | None = None) -> IndexFile:
         attributes = dict(file.attrs)
         stem = beside(path, str(attributes.get("generation", "")))
         records = _records(file) if "names" in file else None
-        stored = None if "descriptors" not in file else StoredRows(path, tuple(file["descriptors"].shape))
-        approximate = _approximate(file, stem, nprobe)
+        stored, approximate = None, _approximate(file, stem, nprobe)
         if approximate is not None:
             searched, shape = DatabaseIndex(approximate=approximate), (approximate.ntotal, approximate.d)
+            stored = StoredRows(path, file["descriptors"]) if "descriptors" in file else None
         else:
             values = torch.from_numpy(file["descriptors"][:])
             searched, shape = DatabaseIndex(values), (len(values), values.shape[1])

@@ -18,10 +18,13 @@ from vpr.data.walks import Walks
 from vpr.models.local_maps import LocalMaps, QuantizedMap, cut_by_grids, joined_maps
 from vpr.models.local_maps import joined as joined_quantized
 from vpr.models.local_projection import LocalProjection
+from vpr.search.approximate import faiss_name
 from vpr.search.database import DatabaseIndex, merged
+from vpr.search.exact import measured, nearest
 from vpr.search.filters import SearchFilter
 from vpr.search.sequences import SequenceRule
 
+FEW_ROWS = 4096  # of an approximate index that are compared one by one where a search is limited to them
 NUMBERS = ("positions", "sizes", "modified", "hashes")
 
 
@@ -92,12 +95,15 @@ class IndexRows:
     @property
     def measures(self) -> bool:
         """Whether its distances are those of descriptors."""
-        return self._base is None or self._base.searched.measures
+        return self.has_descriptors or (self._base is not None and self._base.searched.measures)
 
     @property
-    def measures_exactly(self) -> bool:
-        """Whether they are without error."""
-        return self._base is None or self._base.searched.measures_exactly
+    def approximate(self) -> str:
+        """FAISS's index in words, where it may miss nearest images."""
+        base = self._base
+        if base is None or base.searched.approximate is None or base.searched.finds_all:
+            return ""
+        return faiss_name(str(self.attributes.get("index", "")), base.searched.approximate)
 
     @property
     def has_records(self) -> bool:
@@ -157,12 +163,16 @@ class IndexRows:
     def search(
         self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As of `Searchable`: what the file holds, by its index, and what came since, exactly."""
+        """As of `Searchable`: what the file holds, by its index, and what came since, exactly.
+
+        Both are ordered by the distances of the stored descriptors. Where few of the file's images are wanted, these
+        are compared one by one: an index looks at a part of itself, in which few of them may lie.
+        """
         allowed = self._alive if wanted is None else self._alive & wanted.mask(self.records)
         base, parts = len(self._parts[0]), []
         if self._base is not None and base:
             rows = None if allowed[:base].all() else np.flatnonzero(allowed[:base])
-            parts.append(self._base.searched.search(queries, count, rows))
+            parts.append(self._search_base(self._base, queries, count, rows))
         if self._fresh:
             if not self.measures:
                 raise UserError(
@@ -172,6 +182,18 @@ class IndexRows:
             found, distances = DatabaseIndex(self._fresh_rows).search(queries, count, np.flatnonzero(allowed[base:]))
             parts.append((np.where(found >= 0, found + base, -1), distances))
         return merged(parts, len(queries), count)
+
+    def _search_base(
+        self, base: IndexFile, queries: torch.Tensor, count: int, rows: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest of the rows of the file, or of some of them."""
+        if base.descriptors is None or base.searched.descriptors is not None:
+            return base.searched.search(queries, count, rows)
+        if rows is not None and len(rows) <= FEW_ROWS:
+            found = nearest(base.descriptors, queries, count, rows)
+        else:
+            found, _ = base.searched.search(queries, count, rows)
+        return measured(base.descriptors.__getitem__, queries, found)
 
     def search_in_order(
         self, queries: torch.Tensor, count: int, walks: tuple[Walks, Walks], rule: SequenceRule

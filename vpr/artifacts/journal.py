@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +24,7 @@ from vpr.common.progress import say
 
 FORMAT = b"netvlad journal 1\n"
 REMEDY = "delete it: what it holds is described again"
+MERGED = "merged"  # attribute of an index's file: the id of the journal that was merged into it
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,13 @@ class Journal:
         self.path.unlink(missing_ok=True)
         self._file.close()
 
+    def set_aside(self, mark: str) -> None:
+        """Keep what it holds in a file of another name, of which `mark` is the end, and say so."""
+        kept = self.path.with_name(f"{self.path.name}.{mark}")
+        say(f"{self.path} goes on from another file than is there: kept as {kept}")
+        self.path.replace(kept)
+        self._file.close()
+
     def close(self) -> None:
         """Nothing more will be written."""
         self._file.close()
@@ -172,3 +180,18 @@ def entries_of(path: Path) -> Iterator[Entry]:
     """The entries of a journal that is only read; none where there is no journal."""
     if path.is_file():
         yield from read_journal(path)[0]
+
+
+def belongs(entries: Sequence[Entry], seal: str, provenance: Mapping[str, str]) -> bool:
+    """Whether a journal goes on where a file ends; one that was merged already, or of another model, does not."""
+    return bool(entries) and (entries[0].says["base"], entries[0].says["provenance"]) == (seal, dict(provenance))
+
+
+def id_of(entries: Sequence[Entry]) -> str:
+    """That of the journal with these entries; an earlier version gave it none."""
+    return str(entries[0].says.get("id", "")) if entries else ""
+
+
+def is_merged(entries: Sequence[Entry], attributes: Mapping[str, Any]) -> bool:
+    """Whether what a journal holds is in the file of which these are attributes: who merged it was then cut off."""
+    return id_of(entries) == attributes.get(MERGED)

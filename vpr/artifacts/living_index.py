@@ -14,17 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.artifacts.index_file import (
-    EXACT,
-    REMEDY,
-    IndexFile,
-    read_index,
-    remove_other_generations,
-)
+from vpr.artifacts.index_file import EXACT, REMEDY, IndexFile, read_index, remove_other_generations
 from vpr.artifacts.index_rows import IndexRows
-from vpr.artifacts.journal import Entry, Journal, entries_of
+from vpr.artifacts.journal import MERGED, Entry, Journal, belongs, entries_of, id_of, is_merged
 from vpr.artifacts.merging import WantedIndex, write_merged
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 from vpr.common.provenance import seal_of
 from vpr.data.records import Records
 from vpr.models.local_maps import QuantizedMap
@@ -139,7 +134,9 @@ class LivingIndex(IndexRows):
             arrays = {"mean": projection.mean.cpu().numpy(), "components": projection.components.cpu().numpy()}
         says = {"local_dim": wanted.local_dim, "learnt_on": projection.learnt_on if projection else "", **note}
         self._projection = projection
-        self._open(Entry({**says, "base": self._seal, "fresh": True, "provenance": self.provenance}, arrays))
+        self._open(
+            Entry({**says, "id": new_id(), "base": self._seal, "fresh": True, "provenance": self.provenance}, arrays)
+        )
 
     def _open(self, header: Entry | None = None) -> Journal:
         """The journal, open for writing; begun where there is none.
@@ -155,12 +152,15 @@ class LivingIndex(IndexRows):
                 journal.close()
                 raise UserError(f"{self.path} was changed by another process: try again, or start the server again")
             if journal.entries and not ours:
-                journal.delete()
+                if is_merged(journal.entries, self.attributes):
+                    journal.delete()
+                else:
+                    journal.set_aside(str(journal.entries[0].says["base"])[:8] or "first")
                 journal = Journal(journal_path(self.path))
             journal.entries.clear()
             self._journal = journal
         if self._header is None:
-            says = {"base": self._seal, "fresh": False, "provenance": self.provenance, "local_dim": 0}
+            says = {"id": new_id(), "base": self._seal, "fresh": False, "provenance": self.provenance, "local_dim": 0}
             self._header = header or Entry(says)
             self._journal.append(self._header)
         return self._journal
@@ -222,11 +222,12 @@ class LivingIndex(IndexRows):
             same &= not self._adopted and zone in (None, self.records.zone)
             if same and np.array_equal(rows, np.arange(len(self._alive))) and made == self.attributes:
                 return False
-        generation = secrets.token_hex(GENERATION_BYTES)
+        generation = new_id()
         records = replace(self.records, zone=zone or self.records.zone).only(rows)
         began, journal = self._header is None, self._open()  # which nobody else writes meanwhile
+        made = {**made, **self.provenance, MERGED: id_of([self._header] if self._header else [])}
         try:
-            write_merged(self, records, rows, wanted, {**made, **self.provenance}, generation)
+            write_merged(self, records, rows, wanted, made, generation)
         except UserError:
             if began:
                 journal.delete()
@@ -250,16 +251,16 @@ class LivingIndex(IndexRows):
             self._journal = None
 
 
+def new_id() -> str:
+    """That of a journal, or of a generation of files."""
+    return secrets.token_hex(GENERATION_BYTES)
+
+
 def refuse_other_models(path: Path, found: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
     """Raise a UserError where another model than the one at hand made an index."""
     for name, value in wanted.items():
         if found.get(name) != value:
             raise UserError(f"{path} was made by another model ({name}={found.get(name)}, wanted {value}): {REMEDY}")
-
-
-def belongs(entries: Sequence[Entry], seal: str, provenance: Mapping[str, str]) -> bool:
-    """Whether a journal goes on where a file ends; one that was merged already, or of another model, does not."""
-    return bool(entries) and (entries[0].says["base"], entries[0].says["provenance"]) == (seal, dict(provenance))
 
 
 def open_index(path: Path, provenance: Mapping[str, str], dim: int, nprobe: int | None = None) -> LivingIndex:
@@ -270,10 +271,13 @@ def open_index(path: Path, provenance: Mapping[str, str], dim: int, nprobe: int 
     """
     entries = list(entries_of(journal_path(path)))  # before the file: whoever merges writes that first
     seal = seal_of(path)
+    stray: list[Entry] = []
     if not belongs(entries, seal, provenance):
-        entries = []
+        entries, stray = [], entries
     if (entries and entries[0].says["fresh"]) or not path.is_file():
         return LivingIndex(path, provenance, dim, None, entries, seal)
     base = read_index(path, dim, nprobe)
+    if stray and not is_merged(stray, base.attributes):
+        say(f"{journal_path(path)} goes on from another file or model than {path}: the changes it holds are not used")
     refuse_other_models(path, base.attributes, provenance)
     return LivingIndex(path, provenance, dim, base, entries, seal)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,15 +49,21 @@ def columns_of(places: Places, root: Path, files: Sequence[Path]) -> dict[str, l
 
 
 def value_of(text: str | None) -> Value:
-    """A cell of a table: a finite number, a text, or None where it is empty."""
+    """A cell of a table: a finite number, a text, or None where it is empty; 007 is a text, as of a name."""
     text = (text or "").strip()
     if not text:
         return None
+    number = number_of(text)
+    return text if number is None or re.match("[+-]?0[0-9]", text) else number
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a text is, as people write it; None of 1_000 and of other digits than 0 to 9."""
     try:
         number = float(text)
     except ValueError:
-        return text
-    return number if math.isfinite(number) else text
+        return None
+    return number if math.isfinite(number) and text.isascii() and "_" not in text else None
 
 
 def _below(file: Path, root: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import faiss
 import numpy as np
 
 from vpr.artifacts.descriptors_file import SplitDescriptors, SplitLocal
@@ -19,7 +20,7 @@ from vpr.descriptors.describe import LocalDescribing, Source, describe, describe
 from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
 from vpr.models.describer import Describer
-from vpr.search.approximate import EngineSearch, IndexSearch, build_index, index_name, stored_bytes
+from vpr.search.approximate import EngineSearch, IndexSearch, RefinedSearch, index_name, stored_bytes
 from vpr.search.exact import descriptor_distances
 from vpr.search.exclusion import RecentFrames, without_excluded
 from vpr.search.protocols import search_frames, search_places
@@ -105,7 +106,7 @@ def measure(
     recall_values: Sequence[int],
     depth: int = 0,
     recent: RecentFrames | None = None,
-    engine: EngineSearch | None = None,
+    engine: EngineSearch | RefinedSearch | None = None,
 ) -> tuple[Evaluation, QueryResults]:
     """Search, exactly unless an engine does it, and count Recall@N.
 
@@ -179,9 +180,14 @@ def look_text(look: SecondLook, dim: int) -> str:
     return f"a second look at the first {look.depth} hits ({look.by}, {dim}-D local descriptors in 8 bits)"
 
 
-def how_ordered(rule: SequenceRule | None, look: str | None) -> str:
-    """What ordered hits beside the descriptors of single images, in words."""
-    return ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
+def how_ordered(rule: SequenceRule | None, look: str | None, approximate: str = "") -> str:
+    """What ordered hits beside the descriptors of single images, in words, and what found them unless exactly.
+
+    Args:
+        approximate: see `vpr.search.engine.Searchable`.
+    """
+    order = ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
+    return f"{order}; found by the approximate index {approximate}" if approximate else order
 
 
 def measure_index(
@@ -190,15 +196,13 @@ def measure_index(
     exact: Evaluation,
     positives: list[np.ndarray],
     factory: str,
-    nprobe: int = 16,
-    seed: int = 123,
+    index: faiss.Index,
 ) -> Evaluation:
     """Recall@N by an approximate search instead of the exact one.
 
     Args:
-        factory, nprobe, seed: as of `build_index`.
+        factory, index: FAISS's string, and what `build_index` made of it and the database.
     """
-    index = build_index(factory, descriptors.database, seed, nprobe)
     count = max(exact.recalls)
     search = IndexSearch(index)
     found = search_places(descriptors.database, descriptors.queries, count, images.places, search)

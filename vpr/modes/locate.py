@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,8 +35,8 @@ from vpr.evaluation.first_hits import describe_first_hits
 from vpr.models.local_maps import MemorySink
 from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
-from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
-from vpr.search.filters import SearchFilter
+from vpr.search.answer_features import LOOKED_AT, Answers, limited, uncalibrated
+from vpr.search.filters import SearchFilter, why_nothing
 from vpr.search.locate import Confidence, Located, locate
 from vpr.search.second_look import SecondLook, answers_of, rerank, rerank_few
 from vpr.search.sequences import SequenceRule, frames_used, require_order
@@ -63,13 +64,13 @@ def run(options: argparse.Namespace) -> None:
         database = images_of(index, database)
         look = second_look_at(index, path, options)
         answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
-        if not index.measures_exactly:
-            how += "; distances of an approximate index"
         if not isinstance(index, LivingIndex):
             say(f"searched in {index.name}")
+        limit = search_filter(options)
+        if limit and (answers.found < 0).all():
+            say(why_nothing(limit, index.records.only(index.rows())))
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
-        stored = find_calibration(loaded.folder, recipe, data_set(database))
-        values, kind = (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
+        values, kind = how_sure(answers, loaded.folder, recipe, database, limit)
         say(f"{model.name}; {index.count()} images of {database.places.name}\nconfidence: {kind}")
         confidence = Confidence(values, kind, options.minConfidence)
         located = locate(answers, files, database, confidence, options.top, index.records.zone)
@@ -80,6 +81,16 @@ def run(options: argparse.Namespace) -> None:
     # Behind the matches, which stand though a panel cannot be drawn.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         draw_panels(results_folder(loaded, options), located, answers.found, database, options.panels, compare)
+
+
+def how_sure(
+    answers: Answers, folder: Path, recipe: Mapping[str, str], database: PlaceImages, wanted: SearchFilter | None
+) -> tuple[np.ndarray, str]:
+    """How sure answers are [M], and what that is, in words: by a calibration that is in a folder, if one fits."""
+    if wanted:
+        return limited(answers)
+    stored = find_calibration(folder, recipe, data_set(database))
+    return (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
 
 
 def second_look_at(index: AnyEngine, path: Path, options: argparse.Namespace) -> SecondLook | None:
@@ -116,11 +127,12 @@ def find(
     """The hits of each image; by what they are ordered, in words; and what finds its matches with a hit, if any."""
     batch, every, positions = options.cacheBatchSize, range(len(files)), database.places.database_positions
     count, wanted = max(LOOKED_AT, options.top, look.depth if look else 0), search_filter(options)
+    approximate = "" if rule else index.approximate  # sequences are searched exactly
     if not look:
         descriptors, _ = describe(loaded.model, read.of(files), every, batch, "images")
         found, distances, similarities = first_hits(index, descriptors, count, files, database, rule, wanted)
         sequence = similarities if rule else None
-        return Answers(found, distances, positions, sequence=sequence), how_ordered(rule, None), None
+        return Answers(found, distances, positions, sequence=sequence), how_ordered(rule, None, approximate), None
     reader = read.of(database.database_files)
     projection = index.projection
     if index.local is None:
@@ -136,7 +148,8 @@ def find(
         known, images = describe_first_hits(loaded.model, reader, found[:, : look.depth], projection, batch)
         again = rerank_few(found, similarities, queries, known, images, look)
         compare = comparer(queries, known, look, images)
-    return answers_of(again, distances, positions), how_ordered(rule, look_text(look, queries.dim)), compare
+    how = how_ordered(rule, look_text(look, queries.dim), approximate)
+    return answers_of(again, distances, positions), how, compare
 
 
 def first_hits(

@@ -41,7 +41,8 @@ from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.report.matches import Compare, comparer
 from vpr.report.write import explainer, write_pictures
-from vpr.search.approximate import EngineSearch
+from vpr.search.approximate import EngineSearch, RefinedSearch, build_index
+from vpr.search.database import looks_at_all
 from vpr.search.engine_address import FAISS
 from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import walks_of
@@ -66,7 +67,7 @@ class Subject:
     rule: SequenceRule | None
     look: SecondLook | None
     recent: RecentFrames | None
-    engine: EngineSearch | None = None
+    engine: EngineSearch | RefinedSearch | None = None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -116,12 +117,14 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
     def search_by_index() -> None:
         nonlocal result
         if options.index:
-            approximate = measure_index(
-                descriptors, images, results[0], answers.positives, options.index, options.nprobe, options.seed
-            )
+            index = build_index(options.index, descriptors.database, options.seed, options.nprobe)
+            approximate = measure_index(descriptors, images, results[0], answers.positives, options.index, index)
             result = f"{approximate.lines()}\n{lost_line(results[0], approximate)}"
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
+            if options.calibrate and not (subject.rule or subject.recent or looks_at_all(index)):
+                search = RefinedSearch(options.index, index, descriptors.database)
+                _calibrate(dataclasses.replace(subject, engine=search), search, descriptors, options)
 
     def interchange() -> None:
         write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
@@ -158,14 +161,27 @@ def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
 def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
     """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
     loaded, look, local = subject.loaded, subject.look, descriptors.local
-    how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None)
+    approximate = subject.engine.approximate if subject.engine else ""
+    how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None, approximate)
     if subject.recent:
         how = f"{how}; {subject.recent.text()}"
-    if subject.engine and not subject.engine.engine.measures_exactly:
-        how += "; distances of an approximate index"
     recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
     folder = None if descriptors.made_by else loaded.folder
     return Judging(folder, recipe, options.calibrate, options.minConfidence)
+
+
+def _calibrate(
+    subject: Subject, search: RefinedSearch, descriptors: SplitDescriptors, options: argparse.Namespace
+) -> None:
+    """Learn the probabilities of what an approximate index finds, which misses some of what an exact search finds."""
+    images, look, model = subject.images, subject.look, subject.loaded.model
+    depth = look.depth if look else 0
+    evaluation, answers = measure(descriptors, model, images, options.recallValues, depth, engine=search)
+    if look:
+        evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
+    judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
+    say(f"{search.name}: {judged.certainty.lines()}")
+    _keep(judged, subject.loaded)
 
 
 def _keep(judged: Judged, loaded: LoadedModel) -> None:

@@ -18,6 +18,11 @@ SCORE_RATIO = (
     "probability; near 0 another place looks as similar"
 )
 SEQUENCE_RATIO = SCORE_RATIO.replace("a second look", "sequences")
+# A filter hides the places that look as similar, which is what tells a right match from a wrong one.
+LIMITED = (
+    "unknown, since only a part of the database was searched: how sure a match is shows against all other places; "
+    "search without near, box and where"
+)
 
 # The names of the features, in the order of the columns, and what each is.
 FEATURES = {
@@ -50,7 +55,7 @@ class Answers:
 
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
-    """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known.
+    """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known, or no hit is.
 
     Few queries teach few numbers: the score of a second look and its margin say no more than its lead.
 
@@ -59,14 +64,17 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
     unknown = np.full(len(found), np.nan)
+    answered = found[:, 0] >= 0 if found.shape[1] else np.zeros(len(found), bool)
     first = distances[:, 0].astype(float) if distances.shape[1] else unknown
+    agreeing = answers.agreeing[:, 0] if answers.agreeing is not None and answers.agreeing.shape[1] else unknown
     columns = {
         "lead": uncalibrated(answers)[0],
         "similarity": 1 - first**2 / 2,  # |a - b|^2 = 2 - 2 a.b of vectors of length 1
         "spread": -np.log10(1 + hit_spread(found, distances, answers.positions, slope)),
-        "agreeing": unknown if answers.agreeing is None else np.log1p(answers.agreeing[:, 0]),
+        "agreeing": np.log1p(agreeing),
     }
-    return np.stack([columns[name] for name in FEATURES], axis=1)  # [M, 4]
+    features = np.stack([columns[name] for name in FEATURES], axis=1)  # [M, 4]
+    return np.where(answered[:, None], features, np.nan)
 
 
 def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
@@ -83,9 +91,14 @@ def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
     return distance_ratio(found, distances, elsewhere), RATIO
 
 
+def limited(answers: Answers) -> tuple[np.ndarray, str]:
+    """As `uncalibrated`, of a search of a part of the database: nothing is known of how sure its answers are."""
+    return np.full(len(answers.found), np.nan), LIMITED
+
+
 def hits_elsewhere(found: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Which hits were taken over ELSEWHERE metres from the first one, bool [M, c]; an unknown place is another one."""
-    if not found.shape[1]:
+    if not found.shape[1] or not len(positions):
         return np.zeros(found.shape, bool)
     places = positions[found]  # [M, c, 2]
     metres = np.linalg.norm(places - places[:, :1], axis=2)
@@ -143,8 +156,10 @@ def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, 
     hits = found[:, :SPREAD_HITS]
     there = hits >= 0
     squared = np.where(there, distances[:, : hits.shape[1]].astype(float) ** 2, np.inf)
-    places = np.where(there[..., None], positions[hits], 0.0)  # [M, k, 2]
     spread = np.full(len(found), np.nan)
+    if not len(positions):
+        return spread
+    places = np.where(there[..., None], positions[hits], 0.0)  # [M, k, 2]
     known = there.any(axis=1) & ~np.isnan(squared).any(axis=1) & np.isfinite(places).all(axis=(1, 2))
     if not known.any():
         return spread

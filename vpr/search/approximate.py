@@ -14,7 +14,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.search.engine import Engine
-from vpr.search.exact import Rows, tiles
+from vpr.search.exact import Rows, measured, tiles
 
 NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
@@ -64,6 +64,11 @@ def index_name(factory: str, index: faiss.Index) -> str:
     return factory if lists is None else f"{factory} ({lists.nprobe} of {lists.nlist} lists looked through)"
 
 
+def faiss_name(factory: str, index: faiss.Index) -> str:
+    """How a calibration names an index that FAISS searches."""
+    return f"faiss {index_name(factory, index)}"
+
+
 def faiss_reason(error: RuntimeError) -> str:
     """What FAISS says, without the C++ function and line it says it from."""
     return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).removeprefix("Error: ")
@@ -87,11 +92,30 @@ class IndexSearch:
         return np.concatenate(found)
 
 
+class RefinedSearch:
+    """The search of `vpr.search` by an index whose hits are ordered by the descriptors themselves, as an engine does.
+
+    Attributes:
+        name: of the engine, in words.
+        approximate: see `vpr.search.engine.Searchable`.
+    """
+
+    def __init__(self, factory: str, index: faiss.Index, database: torch.Tensor):
+        """An index, and the descriptors [N, dim] of which it was made."""
+        self.name = self.approximate = faiss_name(factory, index)
+        self._search, self._database = IndexSearch(index), database
+
+    def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
+        """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
+        return measured(lambda rows: self._database[rows], queries, self._search(queries, count))[0]
+
+
 class EngineSearch:
     """The search of `vpr.search` by an engine that has the database's images.
 
     Attributes:
         name: of the engine, in words.
+        approximate: see `vpr.search.engine.Searchable`.
     """
 
     def __init__(self, engine: Engine, names: Sequence[str]):
@@ -100,7 +124,7 @@ class EngineSearch:
         Raises:
             UserError: the engine has other images.
         """
-        self.engine, self.name = engine, engine.name
+        self.engine, self.name, self.approximate = engine, engine.name, engine.approximate
         self._image_of = np.full(engine.next_row + 1, -1, np.int64)  # of each row; the last for row -1
         for image, name in enumerate(names):
             self._image_of[engine.row_of[name]] = image

@@ -12,7 +12,7 @@ from vpr.common.errors import UserError
 from vpr.data.walks import Walks
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
-from vpr.search.exact import descriptor_distances, nearest, tiles
+from vpr.search.exact import descriptor_distances, in_order, nearest, tiles
 from vpr.search.limited import search_with_rows
 from vpr.search.sequences import SequenceRule, search_sequences
 
@@ -39,9 +39,9 @@ class DatabaseIndex:
         return self.approximate is None or measures_descriptors(self.approximate)
 
     @property
-    def measures_exactly(self) -> bool:
-        """Whether they are those of the very descriptors, which an index keeps whole."""
-        return self.approximate is None or keeps_descriptors(self.approximate)
+    def finds_all(self) -> bool:
+        """Whether no nearer image is missed."""
+        return self.approximate is None or looks_at_all(self.approximate)
 
     def search(
         self, queries: torch.Tensor, count: int, rows: np.ndarray | None = None
@@ -108,13 +108,12 @@ def measures_descriptors(index: faiss.Index) -> bool:
     return index.metric_type == faiss.METRIC_L2 and not hashed
 
 
-def keeps_descriptors(index: faiss.Index) -> bool:
-    """Whether an index's distances are squared descriptor distances without error, whichever hits it misses."""
+def looks_at_all(index: faiss.Index) -> bool:
+    """Whether an index compares all descriptors as they are: what it finds is what an exact search finds."""
     index = faiss.downcast_index(index)
     if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
-        return measures_descriptors(index) and keeps_descriptors(index.index)
-    whole = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat, faiss.IndexNSGFlat, faiss.IndexRefineFlat)
-    return isinstance(index, whole) and measures_descriptors(index)
+        return measures_descriptors(index) and looks_at_all(index.index)
+    return isinstance(index, faiss.IndexFlat) and measures_descriptors(index)
 
 
 def _keeps_distances(step: faiss.VectorTransform) -> bool:
@@ -133,9 +132,3 @@ def merged(parts: Sequence[tuple[np.ndarray, np.ndarray]], queries: int, count: 
     found, distances = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
     found, distances = in_order(found, distances)
     return found[:, :count], distances[:, :count]
-
-
-def in_order(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits [M, c] by their distances, -1 last; of the same distance as they are."""
-    order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)

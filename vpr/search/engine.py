@@ -16,8 +16,9 @@ class Searchable(Protocol):
     """A database ready to be searched.
 
     Attributes:
-        measures: whether its distances are those of descriptors, exact or approximate.
-        measures_exactly: whether they are those of the very descriptors.
+        measures: whether its distances are those of descriptors: exact ones wherever descriptors are kept.
+        approximate: engine and index in words, where that may miss nearest images; empty where it finds what an exact
+            search finds. How sure an answer is differs between such indexes.
         local: local descriptors of the images for a second look, by row, where they are kept.
         projection: what projected them; None where the model did.
     """
@@ -25,7 +26,7 @@ class Searchable(Protocol):
     @property
     def measures(self) -> bool: ...
     @property
-    def measures_exactly(self) -> bool: ...
+    def approximate(self) -> str: ...
     @property
     def local(self) -> LocalMaps | None: ...
     @property
@@ -41,8 +42,9 @@ class Searchable(Protocol):
             wanted: which images are searched; None: all.
 
         Returns:
-            rows of the records int64 [M, c], -1 where there are not so many, and descriptor distances float32 [M, c]
-            (0 to 2), NaN where there is no hit or the engine knows none.
+            rows of the records int64 [M, c], nearest first, -1 where there are not so many, and the Euclidean distances
+            of the queries to the stored descriptors of these rows, float32 [M, c] (0 to 2), NaN where there is no hit
+            or the engine knows none.
 
         Raises:
             UserError: the engine cannot be reached, or the filter cannot be applied.

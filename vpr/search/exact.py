@@ -27,7 +27,7 @@ class Rows(Protocol):
 Search = Callable[[torch.Tensor, int], np.ndarray]
 
 
-def nearest(database: torch.Tensor, queries: torch.Tensor, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
+def nearest(database: Rows, queries: torch.Tensor, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
     """Exact Euclidean search by FAISS, tile by tile, so that float16 descriptors are never all in float32.
 
     Args:
@@ -38,7 +38,7 @@ def nearest(database: torch.Tensor, queries: torch.Tensor, count: int, allowed: 
     Returns:
         int64 [M, min(count, N)], nearest first.
     """
-    every, allowed = allowed is None, np.arange(len(database)) if allowed is None else allowed
+    every, allowed = allowed is None, np.arange(database.shape[0]) if allowed is None else allowed
     count, tile_bytes = min(count, len(allowed)), FEW_TILE_BYTES if len(queries) < FEW else TILE_BYTES
     found = np.empty((len(queries), count), np.int64)
     with Progress("search", len(queries), "queries") as progress:
@@ -71,6 +71,34 @@ def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: n
             differences = database.index_select(0, torch.from_numpy(hits[there[part]])).float().sub_(query)
             distances[row, there[part]] = torch.linalg.vector_norm(differences, dim=1).numpy()
     return distances
+
+
+def measured(
+    descriptors: Callable[[np.ndarray], torch.Tensor], queries: torch.Tensor, found: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hits of any search in the order of their exact distances, as of `descriptor_distances`.
+
+    Args:
+        descriptors: gives those of some rows int64 [n], each once: [n, dim]; NaN where one is gone.
+        queries: [M, dim].
+        found: [M, c] rows; -1 is none.
+
+    Returns:
+        rows int64 [M, c], nearest first, and distances float32 [M, c]; -1 and NaN last.
+    """
+    distances = np.full(found.shape, np.nan, np.float32)
+    for some in tiles(len(found), max(1, found.shape[1]) * queries.shape[1]):
+        rows, places = np.unique(found[some], return_inverse=True)
+        there = int((rows < 0).sum())  # -1 stands first
+        stored = descriptors(rows[there:])
+        distances[some] = descriptor_distances(stored, queries[some], places.reshape(found[some].shape) - there)
+    return in_order(np.where(np.isnan(distances), -1, found), distances)
+
+
+def in_order(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits [M, c] by their distances, -1 last; of the same distance as they are."""
+    order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
 
 def tiles(count: int, dim: int, tile_bytes: int = TILE_BYTES) -> list[slice]:

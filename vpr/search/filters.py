@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpr.common.errors import UserError
-from vpr.data.columns import value_of
+from vpr.data.columns import number_of, value_of
 from vpr.data.records import Records, Value
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean one; on it a degree of latitude has 111.2 km
@@ -21,9 +21,10 @@ COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """A column compared with a value: numbers as numbers, if both are, else as text; a silent table never agrees.
+    """A column compared with a value: numbers as numbers, texts as texts; a silent table never agrees.
 
-    A number is neither above nor below a text, such as unknown or n/a.
+    A number is neither above nor below a text. A text that reads as a number, such as 08, is one where order is asked
+    for, and equals the number 8; 08 as it is typed equals 08 alone.
     """
 
     column: str
@@ -34,11 +35,13 @@ class Condition:
         """Whether a value of the column is wanted."""
         if found is None:
             return False
-        alike = isinstance(found, str) == isinstance(self.value, str)
-        if not alike and self.comparison in (">=", "<="):
-            return False
-        both = (found, self.value) if alike else (str(found), str(self.value))
-        return COMPARISONS[self.comparison](*both)
+        numbers = _number_in(found), _number_in(self.value)
+        if self.comparison in ("=", "!="):
+            as_text = isinstance(self.value, str)
+            return COMPARISONS[self.comparison](*((found, self.value) if as_text else numbers))
+        if None not in numbers:
+            return COMPARISONS[self.comparison](*numbers)
+        return numbers == (None, None) and COMPARISONS[self.comparison](found, self.value)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,24 @@ class SearchFilter:
             box = None
         wanted = near or box
         return split_at_date_line(wanted) if wanted else None
+
+
+def why_nothing(wanted: SearchFilter, records: Records) -> str:
+    """Why none of some images is wanted: how far the nearest is from the point that was named, if that is why."""
+    if wanted.near:
+        latitude, longitude, metres = wanted.near
+        apart = haversine(records.degrees, (latitude, longitude))
+        nearest = float(np.nanmin(apart)) if np.isfinite(apart).any() else np.inf
+        if np.isfinite(nearest) and nearest > metres:
+            away = f"{nearest:.0f} m" if nearest < 1000 else f"{nearest / 1000:,.1f} km"
+            return (
+                f"no database image lies within {metres:g} m of {latitude:g}, {longitude:g}: the nearest is {away} away"
+            )
+    return "no database image is left by what the search is limited to (near, box, where): widen it"
+
+
+def _number_in(value: Value) -> float | None:
+    return number_of(value) if isinstance(value, str) else value
 
 
 def _require_degrees(records: Records) -> None:
@@ -130,11 +151,8 @@ def read_condition(text: str) -> Condition:
 
 
 def _numbers(text: str, count: int, wanted: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != count or not np.isfinite(values).all():
+    values = [number for part in text.split(",") if (number := number_of(part)) is not None]
+    if len(values) != count or text.count(",") != count - 1:
         raise ValueError(f"found {text!r}, wanted {wanted}")
     return values
 
@@ -167,9 +185,12 @@ def box_around(latitude: float, longitude: float, metres: float) -> tuple[float,
 
 
 def split_at_date_line(box: tuple[float, float, float, float]) -> list[tuple[float, float, float, float]]:
-    """A box (south, west, north, east) as one or two that do not cross the date line."""
+    """A box (south, west, north, east) as boxes that do not cross the date line, which is at 180 and at -180."""
     south, west, north, east = box
-    return [box] if west <= east else [(south, west, north, 180.0), (south, -180.0, north, east)]
+    if west > east:
+        return [(south, west, north, 180.0), (south, -180.0, north, east)]
+    ends = [(south, -end, north, -end) for end in (west, east) if abs(end) == 180 and east - west < 360]
+    return [box, *ends]
 
 
 def in_boxes(degrees: np.ndarray, boxes: list[tuple[float, float, float, float]]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Searches of a FAISS index that are limited to some of its rows."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import faiss
@@ -14,8 +16,9 @@ def search_with_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest among some rows, by FAISS's selectors where the index has them, else by asking for more.
 
-    An index that looks at a part of itself (lists of an inverted file, a graph) looks at twice as much until each query
-    has as many hits as there can be: few rows among many may lie where it would not have looked.
+    An index that looks at a part of itself (lists of an inverted file, a graph) looks at so much that as many of the
+    wanted rows are there as it would otherwise look at, and at twice as much until each query has as many hits as there
+    can be: few rows among many may lie where it would not have looked.
 
     Args:
         queries: float32 [M, dim].
@@ -42,7 +45,7 @@ def search_with_rows(
 def _selected(index: faiss.Index, queries: np.ndarray, count: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By a selector; queries that lack hits again, with twice the effort."""
     selector = _selector(rows, index.ntotal)
-    effort = 1
+    effort = max(1, min(index.ntotal // len(rows), _greatest_effort(index)))
     distances, found = index.search(queries, count, params=_parameters(index, selector, effort))
     while (lacking := np.flatnonzero((found < 0).any(axis=1))).size and effort < _greatest_effort(index):
         effort *= 2
@@ -54,22 +57,38 @@ def _selected(index: faiss.Index, queries: np.ndarray, count: int, rows: np.ndar
 def _overfetched(
     index: faiss.Index, queries: np.ndarray, count: int, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By searching everywhere, for twice as many until enough of them are wanted."""
+    """By searching everywhere, in all lists, for twice as many until enough of them are wanted."""
     distances = np.full((len(queries), count), np.nan, np.float32)
     found = np.full((len(queries), count), -1, np.int64)
     pending, depth = np.arange(len(queries)), min(2 * count, index.ntotal)
-    while pending.size:
-        measured, ids = index.search(queries[pending], depth)
-        wanted = np.isin(ids, rows)
-        # The wanted ones first, in their order.
-        order = np.argsort(~wanted, axis=1, kind="stable")[:, :count]
-        there = np.take_along_axis(wanted, order, axis=1)
-        distances[pending] = np.where(there, np.take_along_axis(measured, order, axis=1), np.nan)
-        found[pending] = np.where(there, np.take_along_axis(ids, order, axis=1), -1)
-        if depth == index.ntotal:
-            break
-        pending, depth = pending[~there.all(axis=1)], min(2 * depth, index.ntotal)
+    with _all_lists(index):
+        while pending.size:
+            measured, ids = index.search(queries[pending], depth)
+            wanted = np.isin(ids, rows)
+            # The wanted ones first, in their order.
+            order = np.argsort(~wanted, axis=1, kind="stable")[:, :count]
+            there = np.take_along_axis(wanted, order, axis=1)
+            distances[pending] = np.where(there, np.take_along_axis(measured, order, axis=1), np.nan)
+            found[pending] = np.where(there, np.take_along_axis(ids, order, axis=1), -1)
+            if depth == index.ntotal:
+                break
+            pending, depth = pending[~there.all(axis=1)], min(2 * depth, index.ntotal)
     return distances, found
+
+
+@contextlib.contextmanager
+def _all_lists(index: faiss.Index) -> Iterator[None]:
+    """Have an inverted file look through all its lists."""
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is None:
+        yield
+        return
+    usual = lists.nprobe
+    lists.nprobe = lists.nlist
+    try:
+        yield
+    finally:
+        lists.nprobe = usual
 
 
 def _selector(rows: np.ndarray, total: int) -> faiss.IDSelector:

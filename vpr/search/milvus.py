@@ -15,8 +15,9 @@ from vpr.common.errors import UserError
 from vpr.data.records import Records, record_id
 from vpr.models.local_maps import QuantizedMap
 from vpr.search.engine_address import EngineAddress
+from vpr.search.exact import measured
 from vpr.search.filters import SearchFilter
-from vpr.search.milvus_collection import INDEXES, QUICK, Collection, opened
+from vpr.search.milvus_collection import QUICK, Collection, opened
 from vpr.search.milvus_connection import MilvusConnection
 from vpr.search.milvus_rows import KnownRows, expression, records_of, rows_of
 from vpr.search.milvus_search import DEEPEST, SPARE, Answer, Choose, Hits, asked, merged, nearest_wanted
@@ -91,9 +92,9 @@ class MilvusEngine:
         return dict(self.collection.provenance) if self.count() else {}
 
     @property
-    def measures_exactly(self) -> bool:
-        """Whether the index keeps descriptors whole."""
-        return INDEXES.get(self.collection.index, ({}, {}, False))[2]
+    def approximate(self) -> str:
+        """Milvus and its index, unless that compares all descriptors."""
+        return "" if self.collection.index == "FLAT" else f"milvus {self.collection.index}"
 
     def count(self) -> int:
         """Images that this process knows of: those that were there when it began, those it added or found since."""
@@ -135,7 +136,7 @@ class MilvusEngine:
         Raises:
             UserError: two names have one id, the descriptors are not of length 1, or Milvus refuses or is gone.
         """
-        values = descriptors.cpu().float().numpy()
+        values = descriptors.cpu().half().float().numpy()  # as every engine keeps them
         if values.shape != (len(records), self.collection.dim):
             raise UserError(f"found descriptors {values.shape}, wanted {(len(records), self.collection.dim)}")
         stored = values.astype(self.collection.dtype)
@@ -175,19 +176,25 @@ class MilvusEngine:
         """The nearest images; see `vpr.search.engine.Searchable`.
 
         Milvus compares by the inner product; a squared distance is |q|^2 + |x|^2 - 2 q.x, and the lengths are known:
-        so descriptors that were rounded, to float16 say, have the distances and the order that FAISS finds.
+        so descriptors that were rounded, to float16 say, have the order that FAISS finds. That difference of nearly
+        equal numbers errs by more than small distances are: those that are told are of the descriptors themselves.
         """
         if count > DEEPEST - SPARE:
             raise UserError(f"found {count} hits a query, wanted at most {DEEPEST - SPARE}, which Milvus finds")
         values = queries.cpu().float().numpy().astype(self.collection.dtype)
         hits = self._filtered(values, count, wanted) if wanted else self._nearest(values, count, self._is_there, "")[0]
-        count = min(count, len(self._known.names))
-        rows = np.full((len(values), count), -1, np.int64)
-        distances = np.full((len(values), count), np.nan, np.float32)
-        for query, (found, squared) in enumerate(hits):
+        rows = np.full((len(values), min(count, len(self._known.names))), -1, np.int64)
+        for query, (found, _) in enumerate(hits):
             rows[query, : len(found)] = found
-            distances[query, : len(found)] = np.sqrt(np.maximum(squared, 0))
-        return rows, distances
+        return measured(self._stored, queries.cpu(), rows)
+
+    def _stored(self, rows: np.ndarray) -> torch.Tensor:
+        """Descriptors float32 [n, dim] of rows as they are stored; NaN, which is no hit's, where one went meanwhile."""
+        with self._lock:
+            ids = [self._known.ids[row] for row in rows]
+        found, gone = self.collection.descriptors(ids), np.full(self.collection.dim, np.nan)
+        values = np.array([found.get(number, gone) for number in ids], np.float32)
+        return torch.from_numpy(values.reshape(len(ids), self.collection.dim))
 
     def _filtered(self, values: np.ndarray, count: int, wanted: SearchFilter) -> list[Hits]:
         """Few images are named by their ids; of many, Milvus finds more than are wanted, and we choose among them."""

@@ -22,11 +22,13 @@ def asked(collection: Collection, values: np.ndarray, depth: int, wanted: str) -
     """Ids and inner products of the greatest `depth` for queries [M, dim], greatest first.
 
     Args:
-        wanted: an expression that they fulfil; empty: all.
+        wanted: an expression that they fulfil, and then all that do are looked at, since few of them may lie where an
+            index would look; empty: all.
     """
     # The greater of what is usual and what this depth needs.
+    usual, thorough = INDEXES.get(collection.index, ({}, {}, {}))[1:]
     parameters = {name: max(value, depth) if name in ("ef", "search_list") else value
-                  for name, value in INDEXES.get(collection.index, ({}, {}, False))[1].items()}  # fmt: skip
+                  for name, value in (thorough if wanted else usual).items()}  # fmt: skip
     step = max(1, min(QUERIES, ANSWERS // depth, QUERY_BYTES // (values.itemsize * collection.dim)))
     found = []
     for start in range(0, len(values), step):

@@ -114,7 +114,7 @@ def _moved(database: Walks, move: float, step: float) -> np.ndarray:
     span = frames.max(initial=0) + abs(move) + 1  # keeps the walks apart on one line
     line, wanted = 3 * span * walks + frames, 3 * span * walks + frames + move
     behind = np.searchsorted(line, wanted).clip(0, count - 1)
-    before = (behind - 1).clip(0)
+    before = np.searchsorted(line, line[(behind - 1).clip(0)])  # of frames that round to one number the first
     nearest = np.where(np.abs(line[before] - wanted) <= np.abs(line[behind] - wanted), before, behind)
     first = np.searchsorted(walks, walks, "left")
     last = np.searchsorted(walks, walks, "right") - 1

@@ -27,6 +27,7 @@ const answers = (() => {
   /* How sure an answer is: its class and its words. */
   function sureness({ confidence, confidence_kind: kind, refused, matches }) {
     if (!matches.length) return ["poor", "nothing was found"];
+    if (confidence === null && /part of the database/.test(kind)) return ["fair", "how sure is unknown: only a part of the images was searched"];
     if (refused) return ["poor", `no place found${confidence === null ? "" : ` (confidence ${fixed(confidence, 2)})`}`];
     if (confidence === null) return ["fair", "how sure is unknown"];
     if (/probability/.test(kind) && !/no probability/.test(kind)) {
@@ -130,7 +131,7 @@ const answers = (() => {
     made.tabIndex = -1;
     if (!answer.matches.length) return made;
     const first = answer.matches[0], place = element("p", "place"), text = degrees(first);
-    if (answer.refused) made.append(element("p", "note", "Below what this server answers from. What came nearest:"));
+    if (answer.refused && answer.confidence !== null) made.append(element("p", "note", "Below what this server answers from. What came nearest:"));
     made.append(pair(image, answer, name));
     place.append(placeInWords(first));
     if (text) place.append(copyButton(text));

@@ -17,7 +17,7 @@ from vpr.data.records import Records, record_id
 from vpr.evaluation.evaluate import how_ordered, look_text
 from vpr.models.local_maps import joined
 from vpr.report.matches import Compare, comparer
-from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
+from vpr.search.answer_features import LOOKED_AT, Answers, limited, uncalibrated
 from vpr.search.engine import Engine
 from vpr.search.filters import SearchFilter
 from vpr.search.locate import Match, match_of
@@ -69,6 +69,11 @@ class Answer:
     agreement: Matches | None
     model_seconds: float = 0.0
     search_seconds: float = 0.0
+
+
+def hits_wanted(asked: Asked, look: SecondLook | None) -> int:
+    """How many hits are searched for; by this some indexes look farther, so others' wishes do not count."""
+    return max(LOOKED_AT, look.depth if look else 0, asked.top)
 
 
 class Locator:
@@ -127,7 +132,7 @@ class Locator:
             model_seconds, began = perf_counter() - began, perf_counter()
             alike: dict[tuple, list[int]] = {}  # what is asked alike is searched at once
             for number, (each, look) in enumerate(zip(asked, looks, strict=True)):
-                alike.setdefault((each.wanted, look, each.agreement), []).append(number)
+                alike.setdefault((each.wanted, look, each.agreement, hits_wanted(each, look)), []).append(number)
             answers: dict[int, Answer] = {}
             for numbers in alike.values():
                 some = self._answers([asked[n] for n in numbers], looks[numbers[0]], described.only(numbers))
@@ -177,9 +182,8 @@ class Locator:
         return SecondLook(depth, self._look_by) if depth else None
 
     def _answers(self, asked: list[Asked], look: SecondLook | None, described: Described) -> list[Answer]:
-        """The answers to images of which the same is asked, but for the number of matches."""
-        count = max(LOOKED_AT, look.depth if look else 0, *(each.top for each in asked))
-        found, distances = self._search(described.descriptors, count, asked[0].wanted)
+        """The answers to images of which the same is asked, but for how many of the same hits are told."""
+        found, distances = self._search(described.descriptors, hits_wanted(asked[0], look), asked[0].wanted)
         answers, compare, how = Answers(found, distances, self.records.positions), None, None
         if described.local is not None and (look or asked[0].agreement):
             queries, seen = joined(described.local), look or SecondLook(1, self._look_by)
@@ -187,7 +191,7 @@ class Locator:
             if look:
                 answers, how = looked_again(answers, queries, known, rows, look), look_text(look, queries.dim)
             compare = comparer(queries, known, seen, rows) if asked[0].agreement else None
-        values, kind = self._how_sure(answers, how)
+        values, kind = limited(answers) if asked[0].wanted else self._how_sure(answers, how)
         return [
             self._answer(number, answers, each.top, None if np.isnan(value) else float(value), kind, compare)
             for number, (each, value) in enumerate(zip(asked, values, strict=True))
@@ -205,9 +209,7 @@ class Locator:
 
     def _how_sure(self, answers: Answers, look: str | None) -> tuple[np.ndarray, str]:
         """How sure answers are [M], and what that is, in words; as --mode=locate has it."""
-        how = how_ordered(None, look)
-        if not self.engine.measures_exactly:
-            how += "; distances of an approximate index"
+        how = how_ordered(None, look, self.engine.approximate)
         if how not in self._calibrations:
             self._calibrations[how] = self._calibration(how)
         stored = self._calibrations[how]
