@@ -149,7 +149,7 @@ def _check_lock(path: Path) -> None:
     except BlockingIOError:
         raise UserError(
             f"{path} is open in another process, found a lock: Milvus Lite is opened by one at a time; end that "
-            f"process, or serve the file to several with: milvus-lite server --data-dir {path} --port 19530"
+            f"process, or serve the file to several with: milvus-lite server --host 127.0.0.1 --data-dir {path} --port 19530"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 
 from vpr.common.progress import say
@@ -25,6 +26,7 @@ from vpr.serve.uploads import form_of
 
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
+ShortText = Annotated[str, StringConstraints(max_length=200)]
 BODY = {
     "requestBody": {
         "required": True,
@@ -90,7 +92,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         box: Annotated[
             str | None, Query(max_length=200, description="Search in SOUTH,WEST,NORTH,EAST, degrees.")
         ] = None,
-        where: Annotated[list[str], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
+        where: Annotated[list[ShortText], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
         rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that get a second look.")] = None,
         agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
     ) -> Asked:
@@ -156,7 +158,8 @@ def _add_problems(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Any) -> Response:
         first = error.errors()[0]
-        return Problem(400, f"{first['loc'][-1]}: {first['msg']}").response()
+        name = first["loc"][min(1, len(first["loc"]) - 1)]  # where, name of the parameter, number in a list
+        return Problem(400, f"{name}: {first['msg']}").response()
 
     async def http(_: Request, error: Any) -> Response:
         texts = {404: "there is nothing at this address", 405: "this address does not take this method"}

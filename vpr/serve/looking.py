@@ -72,7 +72,10 @@ class LocalDescriptors:
             return self._engine.projection
         if not self._learnt:
             try:
-                self._learnt.append(projection_for(self._loaded, self._reader(), self._seed, self._dim))
+                records = self._engine.records
+                there = records.only([row for row, name in enumerate(records.names) if name])  # not the removed ones
+                reader = self._read.of(FilesOf(there, self._root))
+                self._learnt.append(projection_for(self._loaded, reader, self._seed, self._dim))
             except UserError as error:
                 say(f"no second look: {error}")
                 raise Problem(422, MISSING) from error
