@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from vpr.common.errors import UserError
+from vpr.search.engine import Unreachable
 from vpr.search.engine_address import EngineAddress
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
@@ -46,6 +47,7 @@ class MilvusConnection:
             )
         self._pymilvus = _imported(with_lite=self._file is not None)
         self._client: Any = None
+        self._is_away = False  # the last call had no answer
         self.version = str(self.call(lambda client: client.get_server_version()))
 
     @property
@@ -56,16 +58,22 @@ class MilvusConnection:
     def call(self, work: Callable[[Any], Result]) -> Result:
         """Do something with a client, which is made anew where the last one has lost its server.
 
+        There are several tries, but one alone after a call that had no answer: else a program that goes on would wait
+        for all of them again and again.
+
         Raises:
             Refused: the server refuses.
-            UserError: nobody answers, after all tries.
+            Unreachable: nobody answers, after all tries.
+            UserError: it does not let us in, or the file is open elsewhere.
         """
-        began = time.monotonic()
-        for wait in (*WAITS, None):
+        began, waits = time.monotonic(), () if self._is_away else WAITS
+        for wait in (*waits, None):
             try:
                 if self._client is None:
                     self._client = self._connected()
-                return work(self._client)
+                result = work(self._client)
+                self._is_away = False
+                return result
             except Exception as error:  # gRPC and pymilvus raise their own, and those of sockets and closed channels
                 if isinstance(error, UserError):
                     raise
@@ -79,8 +87,9 @@ class MilvusConnection:
                 self._drop()
             if wait is not None:
                 time.sleep(wait)
-        tried = f"{len(WAITS) + 1} tries in {time.monotonic() - began:.0f} s"
-        raise UserError(
+        self._is_away = True
+        tried = f"{len(waits) + 1} tries in {time.monotonic() - began:.0f} s"
+        raise Unreachable(
             f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that "
             "was added before is kept"
         )
@@ -149,7 +158,8 @@ def _check_lock(path: Path) -> None:
     except BlockingIOError:
         raise UserError(
             f"{path} is open in another process, found a lock: Milvus Lite is opened by one at a time; end that "
-            f"process, or serve the file to several with: milvus-lite server --host 127.0.0.1 --data-dir {path} --port 19530"
+            "process, or serve the file to several with: milvus-lite server --host 127.0.0.1 --port 19530 "
+            f"--data-dir {path}"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from vpr.common.progress import say
 from vpr.serve.docs_page import docs_page
-from vpr.serve.guard import SECURITY_HEADERS, Guard
+from vpr.serve.guard import SECURITY_HEADERS, Guard, client_of
 from vpr.serve.image_routes import image_routes
 from vpr.serve.locator import Asked, Locator
 from vpr.serve.page_routes import page_routes
@@ -105,7 +105,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
         began = perf_counter()
         async with form_of(request, service.bodies, 1) as form:
-            with service.place() as place:
+            with service.place(1, _client(request, service, question)) as place:
                 return JSONResponse(await service.locate(form.images[0], question, place, began))
 
     @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=None)
@@ -113,10 +113,15 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         began = perf_counter()
         async with form_of(request, service.bodies, service.settings.batch_requests) as form:
-            with service.place(len(form.images)) as place:
+            with service.place(len(form.images), _client(request, service, question)) as place:
                 located = [service.locate(image, question, place, began) for image in form.images]
                 answers = await asyncio.gather(*located, return_exceptions=True)
         return JSONResponse({"answers": [_answer_or_error(answer) for answer in answers]})
+
+
+def _client(request: Request, service: Service, question: Asked) -> str | None:
+    """Whose long work a question is; None: it is short."""
+    return client_of(request.scope) if service.locator.is_long(question) else None
 
 
 def _answer_or_error(answer: Any) -> Any:
@@ -135,9 +140,8 @@ def _health_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", response_model=None)
     async def ready() -> Response:
-        """Whether it answers; 503 while it starts and ends."""
-        if not service.ready:
-            raise Problem(503, "the server is starting or ending")
+        """Whether it answers; 503 while it starts and ends, and while the search engine does not answer."""
+        await service.require_ready()
         return JSONResponse({"status": "ready", "images": service.locator.images})
 
     @app.get("/metrics", response_model=None)

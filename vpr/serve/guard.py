@@ -26,6 +26,7 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
 }
 HEAD_BYTES, MOST_HEADERS = 16 << 10, 100  # of a request
+LOOPBACK = {"127.0.0.1", "::1"}
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -80,6 +81,13 @@ class Guard:
     def _local_names(self) -> Iterable[str]:
         host = self._settings.host
         return LOCAL_NAMES | {f"[{host}]" if ":" in host else host}
+
+
+def client_of(scope: Scope) -> str:
+    """The address of who asks; behind a proxy on this machine, that which the proxy says it has the request from."""
+    address = (scope.get("client") or ("", 0))[0]
+    forwarded = Headers(scope=scope).get("x-forwarded-for", "")
+    return forwarded.rpartition(",")[2].strip()[:64] or address if address in LOOPBACK else address
 
 
 def _host_name(headers: Headers) -> str:

@@ -53,6 +53,11 @@ class Settings:
     stop_seconds: int = 30
 
     @property
+    def long_queue(self) -> int:
+        """Questions of one client that may be underway and take long (a second look at images that are described)."""
+        return max(self.queue // 4, self.batch_requests)
+
+    @property
     def max_bytes(self) -> int:
         """Of a request's body."""
         return int(self.max_megabytes * 1e6)
