@@ -10,7 +10,7 @@ import numpy as np
 
 from vpr.artifacts.descriptors_file import model_recipe
 from vpr.artifacts.index_file import EXACT, REMEDY, attributes_of
-from vpr.artifacts.journal import entries_of
+from vpr.artifacts.journal import entries_of, remove_journal
 from vpr.artifacts.living_index import LivingIndex, journal_path, open_index
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.merging import WantedIndex
@@ -170,7 +170,7 @@ def _to_update(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
         index = database.open(path, wanted.nprobe)
     except UserError as error:
         say(f"replaced: {error}")
-        journal_path(path).unlink(missing_ok=True)
+        remove_journal(journal_path(path))
         return LivingIndex(path, database.provenance, database.loaded.model.dim, None, seal=seal_of(path))
     reason = None
     begun = index.next_row or index.unmerged

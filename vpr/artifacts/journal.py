@@ -172,3 +172,15 @@ def entries_of(path: Path) -> Iterator[Entry]:
     """The entries of a journal that is only read; none where there is no journal."""
     if path.is_file():
         yield from read_journal(path)[0]
+
+
+def remove_journal(path: Path) -> None:
+    """Delete a journal, if there is one, whatever it holds.
+
+    Raises:
+        UserError: another process writes it.
+    """
+    if path.is_file():
+        with open(path, "rb") as file:
+            _lock(file, path)
+            path.unlink(missing_ok=True)

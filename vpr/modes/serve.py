@@ -57,7 +57,11 @@ def run(options: argparse.Namespace) -> None:
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     if isinstance(engine, LivingIndex):
         engine.by_hand = True
+        if options.writable:
+            engine.hold()  # what another process wrote meanwhile would lack here, and be in the way of what is added
         engine.widen()
+    else:
+        engine.hasten()
 
     def calibration(how: str) -> StoredCalibration | None:
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)

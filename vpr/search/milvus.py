@@ -161,6 +161,10 @@ class MilvusEngine:
                 self._call("delete", ids=ids[start : start + IDS])
                 self._known.forget(ids[start : start + IDS])
 
+    def hasten(self) -> None:
+        """Wait no longer for a server that is away, from now on: others wait for the one who asks."""
+        self.collection.connection.is_patient = False
+
     def check(self) -> None:
         """Raise a UserError where nobody answers."""
         self._call("has_collection")

@@ -30,6 +30,7 @@ class MilvusConnection:
     Attributes:
         target: the file or the server's address.
         version: what the server calls itself.
+        is_patient: whether a call waits for a server that is being started again; else there are two tries at once.
     """
 
     def __init__(self, address: EngineAddress):
@@ -47,7 +48,7 @@ class MilvusConnection:
             )
         self._pymilvus = _imported(with_lite=self._file is not None)
         self._client: Any = None
-        self._is_away = False  # the last call had no answer
+        self.is_patient = True
         self.version = str(self.call(lambda client: client.get_server_version()))
 
     @property
@@ -58,22 +59,17 @@ class MilvusConnection:
     def call(self, work: Callable[[Any], Result]) -> Result:
         """Do something with a client, which is made anew where the last one has lost its server.
 
-        There are several tries, but one alone after a call that had no answer: else a program that goes on would wait
-        for all of them again and again.
-
         Raises:
             Refused: the server refuses.
             Unreachable: nobody answers, after all tries.
             UserError: it does not let us in, or the file is open elsewhere.
         """
-        began, waits = time.monotonic(), () if self._is_away else WAITS
+        began, waits = time.monotonic(), WAITS if self.is_patient else WAITS[:1]
         for wait in (*waits, None):
             try:
                 if self._client is None:
                     self._client = self._connected()
-                result = work(self._client)
-                self._is_away = False
-                return result
+                return work(self._client)
             except Exception as error:  # gRPC and pymilvus raise their own, and those of sockets and closed channels
                 if isinstance(error, UserError):
                     raise
@@ -87,7 +83,6 @@ class MilvusConnection:
                 self._drop()
             if wait is not None:
                 time.sleep(wait)
-        self._is_away = True
         tried = f"{len(waits) + 1} tries in {time.monotonic() - began:.0f} s"
         raise Unreachable(
             f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that "
