@@ -63,9 +63,16 @@ def test_an_image_that_is_added_is_found_until_it_is_removed(writable, new, tmp_
 
 def test_an_image_takes_the_place_of_that_of_its_name(writable, new, images, tmp_path):
     other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    shown = []
     for number, content in enumerate((new, other)):
-        status, told, _ = writable("POST", f"/images?name=x.png{ZONE}", content, {"content-type": "image/png"})
+        status, told, writable_headers = writable(
+            "POST", f"/images?name=x.png{ZONE}", content, {"content-type": "image/png"}
+        )
         assert (status, told["new"], told["images"]) == (200 if number else 201, not number, 11)
+        address = f"/images/{told['id']}"
+        assert writable_headers.get("location") == (None if number else address)
+        shown.append(writable("GET", address, headers={"if-none-match": shown[0][2]["etag"]} if shown else {}))
+    assert [each[0] for each in shown] == [200, 200] and shown[0][1] != shown[1][1], "not the picture of before"
     assert best(writable, other)["name"] == "x.png" and best(writable, new)["name"] != "x.png"
     assert len(files_in(tmp_path / "uploads")) == 1
     assert best(writable, other, "&near=40.44,-79.99,90000")["name"] == "x.png"

@@ -80,7 +80,13 @@ def test_ids_are_text_and_lead_to_the_image(client, images):
     assert isinstance(best["id"], str) and int(best["id"]) < 1 << 63 and best["image"] == f"/images/{best['id']}"
     status, content, headers = client("GET", best["image"])
     assert status == 200 and headers["content-type"] == "image/jpeg" and content[:2] == b"\xff\xd8"
-    assert client("GET", best["image"], headers={"if-none-match": headers["etag"]})[0] == 304
+    tag = headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", W/{tag}', f'{tag},"b"', "*"):
+        status, content, again = client("GET", best["image"], headers={"if-none-match": known})
+        assert (status, content, again["etag"]) == (304, b"", tag)
+    for other in ('"other"', tag.strip('"'), 'W/"other", "b"', ""):
+        assert client("GET", best["image"], headers={"if-none-match": other})[0] == 200
+    assert "no-cache" in headers["cache-control"] and "max-age" not in headers["cache-control"]
     for unknown in ("1", "x", "9" * 30, "../a/4.png", "%2e%2e%2fa", "-1", str(1 << 63)):
         assert client("GET", f"/images/{unknown}")[0] == 404
 

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from vpr.common.progress import say
 from vpr.serve.docs_page import docs_page
@@ -154,6 +155,15 @@ def _health_routes(app: FastAPI, service: Service) -> None:
         return HTMLResponse(docs_page(app.openapi()))
 
 
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """The methods that the routes of a request's address take."""
+    methods = set[str]()
+    for route in app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
 def _add_problems(app: FastAPI) -> None:
     """Every error as one sentence of JSON, with nothing of the server in it."""
 
@@ -165,9 +175,13 @@ def _add_problems(app: FastAPI) -> None:
         name = first["loc"][min(1, len(first["loc"]) - 1)]  # where, name of the parameter, number in a list
         return Problem(400, f"{name}: {first['msg']}").response()
 
-    async def http(_: Request, error: Any) -> Response:
+    async def http(request: Request, error: Any) -> Response:
         texts = {404: "there is nothing at this address", 405: "this address does not take this method"}
-        return Problem(error.status_code, texts.get(error.status_code, "the request cannot be answered")).response()
+        text = texts.get(error.status_code, "the request cannot be answered")
+        response = Problem(error.status_code, text).response()
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(_methods(app, request))
+        return response
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         say(f"{request.method} failed: {type(error).__name__}: {error}")

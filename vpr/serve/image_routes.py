@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections import OrderedDict
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from vpr.data.records import Records
+from vpr.serve.conditional import is_known
 from vpr.serve.keeping import NewImage, add_image, remove_image
 from vpr.serve.places import map_json
 from vpr.serve.problems import Problem
@@ -19,7 +21,7 @@ from vpr.serve.uploads import form_of
 
 SHOWN_SIDE, SHOWN_KEPT = 640, 200  # pixels of a shown image's longest side, and how many of them are kept
 FILE_BYTES = 200_000_000  # of a database image that is shown, at most
-CACHED = {"cache-control": "private, max-age=300"}
+CACHED = {"cache-control": "private, no-cache"}  # kept, and asked for again: the image may be replaced at any time
 BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
 GONE = "the image's file is not there any more, or cannot be decoded"
 
@@ -31,13 +33,14 @@ def image_routes(app: FastAPI, service: Service) -> None:
     @app.get("/images/{image}", response_model=None)
     async def image(image: str, request: Request) -> Response:
         """A database image as a JPEG of at most 640 pixels."""
-        row = row_of(locator.records, image)
-        tag = f'"{locator.records.hashes[row].tobytes().hex()[:32]}"'
+        records = locator.records
+        row = row_of(records, image)
+        tag = f'"{records.hashes[row].tobytes().hex()[:32]}-{records.modified[row]:x}"'
         headers = {**CACHED, "etag": tag}
-        if request.headers.get("if-none-match") == tag:
+        if is_known(request, tag):
             return Response(status_code=304, headers=headers)
         if image + tag not in shown:
-            shown[image + tag] = await _shown(service, row)
+            shown[image + tag] = await _shown(service, records.file(row, locator.root))
             while len(shown) > SHOWN_KEPT:
                 shown.popitem(last=False)
         return Response(shown[image + tag], media_type="image/jpeg", headers=headers)
@@ -72,7 +75,7 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         async with form_of(request, service.bodies, 1) as form:
             number, new = await add_image(service, form.images[0], _new_image(said, form.fields))
         told = {"id": number, "new": new, "images": service.locator.images}
-        return JSONResponse(told, 201 if new else 200)
+        return JSONResponse(told, 201 if new else 200, {"location": f"/images/{number}"} if new else {})
 
     @app.delete("/images/{image}", response_model=None)
     async def remove(image: str) -> Response:
@@ -83,17 +86,17 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         return JSONResponse({"id": image, "images": service.locator.images})
 
 
-async def _shown(service: Service, row: int) -> bytes:
-    file = service.locator.records.file(row, service.locator.root)
-
+async def _shown(service: Service, file: Path) -> bytes:
     def read() -> bytes:
         if file.stat().st_size > FILE_BYTES:
             raise OSError("too large")
         return file.read_bytes()
 
     try:
-        return await service.thumbnail(await asyncio.to_thread(read), SHOWN_SIDE)
+        return await service.thumbnail(read, SHOWN_SIDE)
     except (OSError, Problem) as error:
+        if isinstance(error, Problem) and error.status == 503:
+            raise
         raise Problem(404, GONE) from error
 
 

@@ -39,13 +39,11 @@ class Service:
         """Nothing runs before `start`."""
         self.locator, self.settings = locator, settings
         self.bodies, self._pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
-        self.metrics = Metrics(
-            lambda: self._batcher.underway if self.ready else 0, lambda: locator.images,
-            lambda: self._decoders.decoded if self.ready else 0,
-        )  # fmt: skip
+        self.metrics = Metrics(lambda: self._batcher.underway if self.ready else 0, lambda: locator.images)
         self.ready = False
         self._checked: asyncio.Future[None] | None = None
         self._checked_at = 0.0
+        self._shown_waiting, self._shown_at_once = 0, asyncio.Semaphore(settings.decoders)
 
     def start(self) -> None:
         """Start the decoders and the thread that asks the locator."""
@@ -117,13 +115,27 @@ class Service:
 
     async def decode(self, data: bytes) -> Decoded:
         """An image as the model wants it. Raises a Problem where it cannot be decoded."""
+        self.metrics.decoded.inc()
         settings, size = self.settings, self.locator.read.size
         return await self._decoders.decode(data, Wanted(size, settings.longest_side, settings.max_pixels))
 
-    async def thumbnail(self, data: bytes, longest_side: int) -> bytes:
-        """A small JPEG of an image. Raises a Problem where it cannot be decoded."""
-        wanted = Wanted(max_pixels=self.settings.max_pixels, thumbnail=longest_side)
-        return (await self._decoders.decode(data, wanted)).values.tobytes()
+    async def thumbnail(self, read: Callable[[], bytes], longest_side: int) -> bytes:
+        """A small JPEG of an image, which is read when it is its turn: few files are in memory at once.
+
+        Raises:
+            Problem: it cannot be decoded, or too many wait (503).
+            OSError: it cannot be read.
+        """
+        if self._shown_waiting >= self.settings.queue:
+            raise busy()
+        self._shown_waiting += 1
+        try:
+            async with self._shown_at_once:
+                self.metrics.decoded.inc()
+                wanted = Wanted(max_pixels=self.settings.max_pixels, thumbnail=longest_side)
+                return (await self._decoders.decode(await asyncio.to_thread(read), wanted)).values.tobytes()
+        finally:
+            self._shown_waiting -= 1
 
     async def locate(self, data: bytes, asked: Asked, place: Place[Question, Answer], began: float) -> dict[str, Any]:
         """The answer to one image, as JSON.

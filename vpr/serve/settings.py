@@ -8,6 +8,9 @@ from pathlib import Path
 from vpr.common.errors import UserError
 from vpr.serve.page import street_tiles
 
+DISTINCT = 5  # characters of a token
+WEAK = {"", "password", "passwort", "passw", "qwerty", "qwertyui", "letmein", "changeme", "secret", "admin", "welcome",
+        "iloveyou", "football", "sunshine", "princess", "token", "default", "netvlad"}  # fmt: skip
 LONGEST_SIDE, LOOKED_INTO = 1280, 50  # pixels; files
 
 
@@ -84,6 +87,12 @@ class Settings:
             )
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
             raise UserError("--token is too short or has characters that no header carries: wanted 8 to 200 of ASCII")
+        if self.token is not None and (
+            len(set(self.token)) < DISTINCT or self.token.lower().strip("0123456789!") in WEAK
+        ):
+            raise UserError(
+                "--token is a word that everybody guesses: wanted a random one, as secrets.token_urlsafe makes"
+            )
         if self.writable and self.uploads is None:
             raise UserError("a writable server needs a folder for the images that are added")
         if self.tiles is not None:
