@@ -90,6 +90,8 @@ def token_of(named: str | None) -> str | None:
         return os.environ.get(TOKEN) or None
     try:
         token = Path(named).read_text(encoding="utf-8").strip()
+        if os.name == "posix" and Path(named).stat().st_mode & 0o044:
+            say(f"--token: {named} can be read by other users of this machine: chmod 600 {named}")
     except (OSError, UnicodeError) as error:
         raise UserError(f"--token: {named} cannot be read ({error}): name a file that holds the word alone") from error
     if not token:

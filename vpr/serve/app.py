@@ -8,19 +8,20 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from vpr.common.progress import say
 from vpr.serve.docs_page import docs_page
-from vpr.serve.guard import SECURITY_HEADERS, Guard, client_of
+from vpr.serve.guard import OPEN, SECURITY_HEADERS, Guard, client_of
 from vpr.serve.image_routes import image_routes
 from vpr.serve.locator import Asked, Locator
 from vpr.serve.page_routes import page_routes
 from vpr.serve.problems import Problem
 from vpr.serve.questions import search_filter
+from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import form_of
@@ -28,30 +29,9 @@ from vpr.serve.uploads import form_of
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
 ShortText = Annotated[str, StringConstraints(max_length=200)]
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
-            },
-        },
-    }
-}
-SEVERAL = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            }
-        },
-    }
-}
+BODY = body_of({"image": BINARY}, ["image"])
+SEVERAL = body_of({"image": {"type": "array", "items": BINARY}}, ["image"], raw=False)
+LOCATE_ERRORS = errors(400, 401, 403, 408, 413, 415, 422, 429, 503)
 
 
 def make_app(locator: Locator, settings: Settings) -> FastAPI:
@@ -73,15 +53,34 @@ def make_app(locator: Locator, settings: Settings) -> FastAPI:
 
     # FastAPI's own pages of documentation load their scripts from elsewhere.
     app = FastAPI(
-        title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
-    )
+        title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )  # fmt: skip
     app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     _add_problems(app)
     _locate_routes(app, service)
     image_routes(app, service)
     page_routes(app, settings)
     _health_routes(app, service)
+    if settings.token:
+        _describe_token(app)
     return app
+
+
+def _describe_token(app: FastAPI) -> None:
+    """Add to the description what `Guard` wants."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        api = describe()
+        api.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, operations in api["paths"].items():
+            for operation in operations.values():
+                if path not in OPEN:
+                    operation["security"] = [{"token": []}]
+        return api
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation has it
 
 
 def _locate_routes(app: FastAPI, service: Service) -> None:
@@ -101,7 +100,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
 
     Question = Annotated[Asked, Depends(asked)]
 
-    @app.post("/locate", openapi_extra=BODY, response_model=None)
+    @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
     async def locate(request: Request, question: Question) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
         began = perf_counter()
@@ -109,7 +108,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
             with service.place(1, _client(request, service, question)) as place:
                 return JSONResponse(await service.locate(form.images[0], question, place, began))
 
-    @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=None)
+    @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=LocatedBatch, responses=LOCATE_ERRORS)
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         began = perf_counter()
@@ -134,18 +133,23 @@ def _answer_or_error(answer: Any) -> Any:
 
 
 def _health_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, str]:
+    @app.get("/health", response_model=Health, responses=errors(403))
+    async def health() -> Response:
         """Whether the server runs."""
-        return {"status": "ok"}
+        return JSONResponse({"status": "ok"})
 
-    @app.get("/ready", response_model=None)
+    @app.get("/ready", response_model=Ready, responses=errors(403, 503))
     async def ready() -> Response:
         """Whether it answers; 503 while it starts and ends, and while the search engine does not answer."""
         await service.require_ready()
         return JSONResponse({"status": "ready", "images": service.locator.images})
 
-    @app.get("/metrics", response_model=None)
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Counters by name."}
+    }
+    text |= errors(401, 403, 429)
+
+    @app.get("/metrics", response_class=PlainTextResponse, response_model=None, responses=text)
     async def metrics() -> Response:
         """What was counted, in Prometheus's text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

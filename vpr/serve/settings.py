@@ -8,6 +8,7 @@ from pathlib import Path
 from vpr.common.errors import UserError
 from vpr.serve.page import street_tiles
 
+SHORT_TOKEN = 16  # characters
 DISTINCT = 5  # characters of a token
 WEAK = {"", "password", "passwort", "passw", "qwerty", "qwertyui", "letmein", "changeme", "secret", "admin", "welcome",
         "iloveyou", "football", "sunshine", "princess", "token", "default", "netvlad"}  # fmt: skip
@@ -97,6 +98,14 @@ class Settings:
             raise UserError("a writable server needs a folder for the images that are added")
         if self.tiles is not None:
             street_tiles(self.tiles)
+
+    def notes(self) -> list[str]:
+        """What whoever starts the server should know of its safety, a line each."""
+        if self.token is None:
+            return ["without a token programs of this machine alone are answered, and no proxy"]
+        if len(self.token) < SHORT_TOKEN:
+            return [f"the token has {len(self.token)} characters: {SHORT_TOKEN} random ones and more cannot be guessed"]
+        return []
 
 
 def longest_side_for(database: Sequence[Path]) -> int:
