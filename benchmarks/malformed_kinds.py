@@ -20,7 +20,8 @@ QUERIES = (
     "top=-1", "top=1e9", "top=x", "near=1", "near=nan,nan,nan", "near=0,0,1e308", "box=1,2,3,4,5", "box=inf,0,0,0",
     "where=a", "where=" + "a" * 5000, "where=a=b&" * 50, "rerank=99999999999", "agreement=2", "near=" + "9" * 3000,
     "top=5&top=x", "%ff%fe=1", "near=%00,%00,%00", "near=1_0,1,1", "near=%EF%BC%91,2,3", "near=,,", "near=0,0,0",
-    "near=90,180,1e9", "box=-90,180,90,-180", "where==", "where=!", "where=%00=%00", "where=a>b<c=d", "where=%ed%a0%80=1",
+    "near=90,180,1e9", "box=-90,180,90,-180", "where==", "where=!", "where=%00=%00", "where=a>b<c=d",
+    "where=%ed%a0%80=1",
 )  # fmt: skip
 FORWARDED = ("x-forwarded-for: 192.0.2.7\r\n", "forwarded: for=192.0.2.7\r\n", "authorization: Bearer 12345678\r\n")
 TAGS = ("*", 'W/"1"', '"a", W/"b", *', '"' + "a" * 5000, ",,,,", "W/W/W/")

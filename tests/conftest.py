@@ -36,7 +36,7 @@ WITHOUT_A_BACKBONE = {
     "test_server", "test_stream", "test_three_lines", "test_uploads", "test_page_routes", "test_journal",
     "test_living_index", "test_index", "test_filters", "test_milvus", "test_milvus_server", "test_on_disk",
     "test_engine_recall", "test_engines_in_modes", "test_modes_of_flags", "test_options", "test_packaging",
-    "test_calibration", "test_local_file", "test_provenance", "test_files", "test_openapi",
+    "test_calibration", "test_local_file", "test_provenance", "test_files", "test_openapi", "test_sharing",
 }  # fmt: skip
 # Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.
 LONG = {"test_timm_backbones"}

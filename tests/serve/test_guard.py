@@ -9,6 +9,7 @@ import pytest
 from asking import as_bytes, serving
 
 from vpr.common.errors import UserError
+from vpr.modes.serve import token_of
 from vpr.serve.guard import client_of
 from vpr.serve.settings import Settings
 
@@ -161,6 +162,17 @@ def test_who_may_guess_is_told_by_the_proxy_of_this_machine_alone():
 def test_tokens_that_everybody_guesses_are_refused(token):
     with pytest.raises(UserError, match="--token"):
         Settings(token=token).require_safe()
+
+
+def test_who_starts_a_server_is_told_what_is_doubtful(tmp_path, capsys):
+    assert "no proxy" in Settings().notes()[0]
+    assert "9 characters" in Settings(token="qzkv!7Pxw").notes()[0] and not Settings(token=TOKEN).notes()
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o644)
+    assert token_of(str(file)) == TOKEN and f"chmod 600 {file}" in capsys.readouterr().out
+    file.chmod(0o600)
+    assert token_of(str(file)) == TOKEN and not capsys.readouterr().out
 
 
 def test_idle_connections_keep_nobody_out(shared_locator):

@@ -120,7 +120,8 @@ async def form_of(request: Request, bodies: Bodies, most_images: int) -> AsyncIt
     kind = request.headers.get("content-type", "").strip().lower()
     async with bodies.of(request) as body:
         if kind.startswith(FORM):
-            form = parse_form(bytes(body), request.headers["content-type"])
+            # In a thread: bodies can be made that take a second, in which nobody else would be heard.
+            form = await asyncio.to_thread(parse_form, bytes(body), request.headers["content-type"])
         elif not kind or kind.startswith(RAW):
             form = Form([bytes(body)] if body else [])
         else:
