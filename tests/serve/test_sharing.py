@@ -1,5 +1,6 @@
 """What questions have to do with each other: a second look, an engine that is away, an image that is wrong."""
 
+import socket
 import threading
 
 import numpy as np
@@ -148,6 +149,27 @@ def test_one_client_cannot_fill_the_queue_with_second_looks(shared_locator, imag
         for thread in threads:
             thread.join()
     assert found == [200] * 4
+
+
+def test_a_second_look_ends_when_its_client_goes_away(shared_locator, images, monkeypatch):
+    looked, locate = threading.Event(), shared_locator.locate
+
+    def for_ever(pictures, asked, *rest):
+        while rest:
+            looked.set()
+            rest[0]()
+        return locate(pictures, asked)
+
+    monkeypatch.setattr(shared_locator, "locate", for_ever)
+    image = as_bytes(images[1][0])
+    with serving(shared_locator) as client:
+        head = f"POST /locate?rerank=3 HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(image)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection:
+            connection.sendall(head.encode() + image)
+            assert looked.wait(10)
+        while "vpr_queue_images 0.0" not in client("GET", "/metrics")[1].decode():
+            pass
+        assert client.locate(image)[0] == 200
 
 
 def test_ready_asks_the_engine(counting, monkeypatch):

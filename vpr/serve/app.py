@@ -24,7 +24,7 @@ from vpr.serve.questions import search_filter
 from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
-from vpr.serve.uploads import form_of
+from vpr.serve.uploads import form_of, while_there
 
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
@@ -106,7 +106,8 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         began = perf_counter()
         async with form_of(request, service.bodies, 1) as form:
             with service.place(1, _client(request, service, question)) as place:
-                return JSONResponse(await service.locate(form.images[0], question, place, began))
+                located = service.locate(form.images[0], question, place, began)
+                return JSONResponse(await while_there(request, located))
 
     @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=LocatedBatch, responses=LOCATE_ERRORS)
     async def locate_batch(request: Request, question: Question) -> Response:
@@ -115,7 +116,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         async with form_of(request, service.bodies, service.settings.batch_requests) as form:
             with service.place(len(form.images), _client(request, service, question)) as place:
                 located = [service.locate(image, question, place, began) for image in form.images]
-                answers = await asyncio.gather(*located, return_exceptions=True)
+                answers = await while_there(request, asyncio.gather(*located, return_exceptions=True))
         return JSONResponse({"answers": [_answer_or_error(answer) for answer in answers]})
 
 
