@@ -74,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(server: RunningServer, images: Sequence[bytes], requests: int, clients: int, seconds: float) -> int:
     """One client, then several."""
     load(server, images, 1, count=WARM_UP)
-    decoded = server.metric("vpr_decoded_images")
+    decoded = server.metric("vpr_decoded_images_total")
     one = load(server, images, 1, count=requests)
     print(one.line("1 client"), flush=True)
     load(server, images, clients, seconds=2)
-    before, started = server.megabytes(), server.metric("vpr_decoded_images")
+    before, started = server.megabytes(), server.metric("vpr_decoded_images_total")
     batches, described = (server.metric(f"vpr_batch_images_{name}") for name in ("count", "sum"))
     several = load(server, images, clients, seconds=seconds)
     batches = server.metric("vpr_batch_images_count") - batches
@@ -86,7 +86,7 @@ def measure(server: RunningServer, images: Sequence[bytes], requests: int, clien
     print(several.line(f"{clients} clients"))
     print(f"{described / batches:.1f} images a pass; {several.rate / one.rate:.2f} times the images/s of one client")
     print(f"memory of the server and its decoders: {before:.0f} MB before, {server.megabytes():.0f} MB after")
-    decoded = server.metric("vpr_decoded_images") - started
+    decoded = server.metric("vpr_decoded_images_total") - started
     asked = len(several.seconds) + len(several.errors)
     print(f"{decoded:.0f} images decoded for {asked} requests")
     return int(bool(one.errors or several.errors) or decoded != asked)

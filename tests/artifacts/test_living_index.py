@@ -204,6 +204,46 @@ def test_another_model_and_another_writer_are_refused(path):
         open_index(path, {**MADE, "weights_hash": "xyz"}, DIM)
 
 
+def test_an_index_that_is_held_is_written_by_nobody_else(path):
+    first = open_index(path, MADE, DIM)
+    add(first, ["a"])
+    first.finish()
+    before = path.read_bytes()
+    first.hold()
+    other = open_index(path, MADE, DIM)
+    for write in (lambda: add(other, ["b"]), lambda: other.remove(["a"]), other.hold, other.anew,
+                  lambda: other.finish(edited=True)):  # fmt: skip
+        with pytest.raises(UserError, match="is being written by another process"):
+            write()
+    assert not first.finish() and path.read_bytes() == before
+    truth = {**dict(zip("a", first.descriptors([0]), strict=True)), **add(first, ["c"])}
+    first.close()  # as if it were killed: what it wrote stays
+    again = open_index(path, MADE, DIM)
+    check(again, truth)
+    again.hold()
+    assert again.unmerged
+    again.close()
+    check(open_index(path, MADE, DIM), truth)
+
+
+def test_holding_leaves_nothing_behind(path):
+    index = open_index(path, MADE, DIM)
+    add(index, ["a"])
+    index.finish()
+    index.hold()
+    index.close()
+    assert not journal_path(path).exists()
+    index = open_index(path, MADE, DIM)
+    index.hold()
+    shutil.copy(journal_path(path), path.with_name("killed"))
+    index.close()
+    path.with_name("killed").rename(journal_path(path))  # as it is after a kill
+    left = open_index(path, MADE, DIM)
+    assert not left.unmerged and not left.finish()
+    left.hold()
+    assert left.count() == 1
+
+
 def test_what_another_process_has_added_meanwhile_is_not_written_over(path):
     """Neither what stands in its journal, though it has ended, nor what it has merged."""
     index = opened(path)

@@ -1,5 +1,8 @@
 """Searches of a part of the database, against distances by another formula and points placed by hand."""
 
+import random
+import re
+
 import numpy as np
 import pytest
 
@@ -39,9 +42,9 @@ def vectors(degrees):
 @pytest.fixture
 def points():
     """Points all over the sphere, denser near the date line and the poles."""
-    random = np.random.default_rng(0)
-    latitudes = np.degrees(np.arcsin(random.uniform(-1, 1, 4000)))
-    longitudes = random.uniform(-180, 180, 4000)
+    generator = np.random.default_rng(0)
+    latitudes = np.degrees(np.arcsin(generator.uniform(-1, 1, 4000)))
+    longitudes = generator.uniform(-180, 180, 4000)
     longitudes[:1000] = np.where(longitudes[:1000] > 0, 180, -180) - longitudes[:1000] / 180
     latitudes[1000:2000] = 90 - np.abs(latitudes[1000:2000]) / 20
     return np.stack([latitudes, longitudes], axis=1)
@@ -133,6 +136,30 @@ def test_a_box_that_ends_at_the_date_line_has_the_images_on_it(box):
     """Which is at 180 and at -180, whichever its place was computed to."""
     points = np.array([[0.0, 180.0], [0.0, -180.0], [2.0, 180.0], [0.0, 100.0]])
     assert in_boxes(points, split_at_date_line(box)).tolist() == [True, True, False, box == (-1, -180, 1, 180)]
+
+
+def by_pattern(text):
+    """The grammar of a condition as one regular expression, which takes cubic time."""
+    found = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|>=|<=|=)\s*(.*?)\s*", text)
+    return found and found[1].strip() and found[3] and (found[1].lower(), found[2], found[3])
+
+
+def test_conditions_are_read_in_one_pass():
+    for text in (" " * 300_000, " " * 150_000 + "=" + " " * 150_000, "a" + " " * 300_000 + "b", "!" * 300_000):
+        with pytest.raises(ValueError, match="wanted COLUMN=VALUE"):
+            read_condition(text)
+    assert read_condition("a" + " " * 300_000 + ">= b" + " " * 300_000) == Condition("a", ">=", "b")
+    chance, read = random.Random(0), 0
+    for _ in range(5000):
+        text = "".join(chance.choices("ab =!<>", k=chance.randrange(9)))
+        wanted = by_pattern(text)
+        try:
+            found = read_condition(text)
+            assert wanted == (found.column, found.comparison, found.value), text
+            read += 1
+        except ValueError:
+            assert not wanted, text
+    assert read > 200
 
 
 def test_places_in_an_unknown_zone_are_refused():

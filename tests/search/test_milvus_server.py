@@ -12,6 +12,7 @@ import torch
 from tests.search.engine_data import check, descriptors, images
 from vpr.common.errors import UserError
 from vpr.search import milvus, milvus_connection
+from vpr.search.engine import Unreachable
 from vpr.search.engine_address import engine_address
 from vpr.search.filters import SearchFilter
 
@@ -138,10 +139,16 @@ def test_a_server_that_goes_away_loses_nothing_and_doubles_nothing(server, monke
     with pytest.raises(UserError, match="does not answer"):
         engine.search(queries, 3)
     assert engine.count() == 100
+    engine.hasten()
+    for ask in (engine.check, lambda: engine.search(queries, 3)):
+        with pytest.raises(Unreachable, match="does not answer, after 2 tries"):
+            ask()
+    engine.collection.connection.is_patient = True
 
     server.start()
     monkeypatch.setattr(milvus_connection, "WAITS", (0.2,) * 40)  # the server comes back while we try
     check(engine, values, queries, 20, range(100))
+    engine.check()
     again = milvus.open_milvus(server.address, "c", DIM, MODEL)
     kept = again.records
     missing = [row for row, name in enumerate(given.names)

@@ -39,7 +39,7 @@ class Client:
             answer = connection.getresponse()
             content = answer.read()
         is_json = answer.headers.get("content-type", "").startswith("application/json")
-        return answer.status, json.loads(content) if is_json else content, answer.headers
+        return answer.status, json.loads(content) if is_json and content else content, answer.headers
 
     def locate(self, image, query="", **named):
         return self("POST", f"/locate{query}", image, {"content-type": "image/png"}, **named)
@@ -57,11 +57,12 @@ def form(*parts):
 @contextlib.contextmanager
 def serving(locator, **settings):
     """A server in a thread of this process; gives its client."""
+    connections = settings.pop("connections", None)
     chosen = Settings(port=0, decoders=settings.pop("decoders", 1), **settings)
     app, listening = make_app(locator, chosen), listen(chosen.host, 0)
     config = uvicorn.Config(
         app, http=PatientProtocol, ws="none", log_level="error", h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_graceful_shutdown=20, timeout_keep_alive=1,
+        timeout_graceful_shutdown=20, timeout_keep_alive=1, limit_concurrency=connections,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 
-from vpr.serve.decoding import READY
+from vpr.serve.decoding import READY, Decoded, send_decoded
 
 
 def two_moods(connection):
     """As `decode_for`, but hangs or dies where it is told to; gives its own process's number."""
-    connection.send(READY)
+    connection.send_bytes(READY)
     while True:
         connection.recv()
         data = connection.recv_bytes()
@@ -18,5 +18,4 @@ def two_moods(connection):
             time.sleep(60)
         if data == b"die":
             os._exit(11)
-        connection.send(((8,), "PNG", None))
-        connection.send_bytes(np.int64(os.getpid()).tobytes())
+        send_decoded(connection, Decoded(np.array([os.getpid()]).view(np.uint8), "PNG", None))

@@ -148,3 +148,121 @@ def test_closing_answers_what_waits_and_takes_nothing_new(batches):
         passes.may_go.set()
         closing.join(10)
         assert not closing.is_alive() and [future.result(0).result for future in futures] == [2, 4]
+
+
+class Steps:
+    """Long work of some steps, which are noted with those of others."""
+
+    def __init__(self, seen, name, count=3):
+        self.seen, self.name, self.count = seen, name, count
+
+    def __call__(self, pause):
+        for number in range(self.count):
+            self.seen.append(f"{self.name}{number}")
+            pause()
+        return self.name
+
+
+@pytest.fixture
+def held(batches):
+    """A batcher of whose clients two may have 8 long ones each, its passes, and a way to let it go."""
+    passes = Passes()
+    batcher = Batcher(passes, 16, 0.0, 64, long_room=8)
+    yield batcher, passes
+    passes.may_go.set()
+    batcher.close()
+
+
+def test_what_is_short_comes_between_the_steps_of_long_work(held):
+    batcher, passes = held
+    with batcher.place(3) as short, batcher.place(1, "one") as long:
+        while_one_is_held(batcher, passes, short)
+        work = long.long(Steps(passes.seen, "a"))
+        call = short.call(lambda: passes.seen.append("call"))
+        later = short.put(1)
+        passes.may_go.set()
+        assert work.result(10) == "a" and call.result(10) is None and later.result(10).result == 2
+    assert passes.seen == [[0], "call", "a0", [1], "a1", "a2"]
+
+
+def test_clients_take_turns_and_short_ones_of_a_client_come_first(held):
+    batcher, passes = held
+    with batcher.place() as short, batcher.place(4, "one") as one, batcher.place(1, "two") as two:
+        while_one_is_held(batcher, passes, short)
+        works = [one.long(Steps(passes.seen, name)) for name in "ab"]
+        works += [one.long(Steps(passes.seen, "s", 1), is_short=True), two.long(Steps(passes.seen, "x", 2))]
+        passes.may_go.set()
+        assert [work.result(10) for work in works] == ["a", "b", "s", "x"]
+    assert passes.seen == [[0], "s0", "x0", "x1", "a0", "a1", "a2", "b0", "b1", "b2"]
+
+
+def test_a_client_has_no_more_long_work_underway_than_its_share(held):
+    batcher, _passes = held
+    with batcher.place(8, "one"):
+        with pytest.raises(Full), batcher.place(1, "one"):
+            pass
+        with batcher.place(8, "two"):
+            with pytest.raises(Full), batcher.place(1, "three"):  # all share half of the room, say
+                pass
+            with batcher.place(1) as place:  # for what is short there is room
+                assert place.put(1).result(10).result == 2
+        with batcher.place(1, "three"):
+            pass
+    with batcher.place(8, "one"):
+        pass
+
+
+def test_long_work_that_fails_or_that_nobody_waits_for_ends(held):
+    batcher, passes = held
+    with batcher.place() as short, batcher.place(3, "one") as long:
+        while_one_is_held(batcher, passes, short)
+        failed = long.long(lambda pause: 1 / 0)
+        gone = long.long(Steps(passes.seen, "g", 1000))
+        never = long.long(Steps(passes.seen, "n"))
+        assert never.cancel()
+        passes.may_go.set()
+        with pytest.raises(ZeroDivisionError):
+            failed.result(10)
+        while "g0" not in passes.seen:
+            time.sleep(0.001)
+        assert gone.cancel() and short.call(lambda: None)
+    batcher.close()
+    assert len(passes.seen) < 900 and "n0" not in passes.seen
+    assert not [thread for thread in threading.enumerate() if thread.name == "long work"]
+
+
+def test_closing_ends_long_work_first(held):
+    batcher, passes = held
+    with batcher.place(1, "one") as long:
+        work = long.long(Steps(passes.seen, "a", 5))
+        batcher.close()
+        assert work.result(0) == "a"
+
+
+def test_an_error_that_is_answered_is_of_its_item_alone():
+    seen = []
+
+    def answer(numbers):
+        seen.append(list(numbers))
+        return [ValueError(number) if number < 0 else number for number in numbers]
+
+    batcher, may_go = Batcher(answer, 16, 0.0, 8), threading.Event()
+    with batcher.place(4) as place:
+        place.call(lambda: may_go.wait(10))
+        futures = [place.put(number) for number in (1, -1, 2)]
+        may_go.set()
+        assert [futures[n].result(10).result for n in (0, 2)] == [1, 2]
+        with pytest.raises(ValueError, match="-1"):
+            futures[1].result(10)
+    batcher.close()
+    assert seen == [[1, -1, 2]], "and the others are not answered again"
+
+
+def test_who_is_sent_away_is_told_how_long_it_will_take():
+    batcher = Batcher(lambda numbers: (time.sleep(0.3 * len(numbers)), numbers)[1], 1, 0.0, 40)
+    with batcher.place(40) as place:
+        assert [place.put(n).result(10).result for n in (1, 2)] == [1, 2]
+        with pytest.raises(Full) as full, batcher.place():
+            pass
+    batcher.close()
+    assert 1 < full.value.seconds <= 30

@@ -2,7 +2,10 @@
 
 import asyncio
 import io
+import math
+import multiprocessing
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vpr.serve.decoders import Decoders
-from vpr.serve.decoding import Refused, Wanted, decode_bytes, format_of
+from vpr.serve.decoding import HEADER, Refused, Wanted, decode_bytes, format_of, receive_decoded
 from vpr.serve.problems import Problem
-from vpr.serve.settings import longest_side_for
+from vpr.serve.service import Service
+from vpr.serve.settings import Settings, longest_side_for
 
 
 def asked(decoders, *all_data):
@@ -28,7 +32,7 @@ def asked(decoders, *all_data):
 
 
 def test_one_that_hangs_or_dies_is_replaced_and_holds_up_nobody():
-    decoders = Decoders(1, 0.3, two_moods)
+    decoders = Decoders(0, 0.3, two_moods)  # one process, which takes no large images
     try:
         number = lambda found: int(found.values.view(np.int64)[0])  # noqa: E731
         first, again = asked(decoders, b"fine", b"fine")
@@ -40,7 +44,6 @@ def test_one_that_hangs_or_dies_is_replaced_and_holds_up_nobody():
             os.kill(number(first), 0)
         died, last = asked(decoders, b"die", b"fine")
         assert isinstance(died, Problem) and died.status == 422 and number(last) not in (number(first), number(after))
-        assert decoders.decoded == 6
     finally:
         decoders.close()
     with pytest.raises(ProcessLookupError):
@@ -135,3 +138,86 @@ def test_text_of_a_png_stands_in_no_images_way():
     np.testing.assert_array_equal(
         decode_bytes(as_bytes(Image.fromarray(values), pnginfo=text), Wanted()).values, values
     )
+
+
+def answer_of(*messages):
+    """What becomes of messages that a decoder sends, which an image has taken over."""
+    ours, theirs = multiprocessing.Pipe()
+    for message in messages:
+        theirs.send_bytes(message)
+    theirs.close()
+    try:
+        return receive_decoded(ours, 1000)
+    finally:
+        ours.close()
+
+
+def header(status=0, kind=0, shape=(2, 3, 3), degrees=(math.nan, math.nan)):
+    return HEADER.pack(status, kind, *shape, *degrees)
+
+
+def test_what_a_decoder_answers_is_bytes_of_a_fixed_form():
+    found = answer_of(header(kind=1, degrees=(1.0, 2.0)), bytes(range(18)))
+    assert found.values.shape == (2, 3, 3) and found.values.ravel().tolist() == list(range(18))
+    assert (found.format, found.degrees) == ("PNG", (1.0, 2.0)) and answer_of(header(), bytes(18)).degrees is None
+    assert answer_of(header(shape=(5, 0, 0)), b"12345").values.tobytes() == b"12345"
+    assert answer_of(header(degrees=(91.0, 0.0)), bytes(18)).degrees is None
+    with pytest.raises(Refused, match="too large") as refused:
+        answer_of(header(413), b"too large")
+    assert refused.value.status == 413
+    for wrong in ([pickle.dumps(os.getpid)], [header()[:9]], [header() + b"x", bytes(18)], [header(), bytes(17)],
+                  [header(), bytes(19)], [header(kind=9), bytes(18)], [header(shape=(2**31, 2**31, 3)), b""],
+                  [header(shape=(2, 3, 4)), bytes(24)], [header(shape=(0, 0, 0)), b""], [header(500), b"x"],
+                  [header(413), b"x" * 5000], [header()], []):  # fmt: skip
+        with pytest.raises((OSError, EOFError)):
+            answer_of(*wrong)
+
+
+def test_large_images_wait_for_each_other_and_not_small_ones_for_them():
+    seen = []
+
+    async def ask():
+        decoders = Decoders(1, 20)
+        try:
+            large, small = as_bytes(Image.new("RGB", (3000, 2000))), as_bytes(Image.fromarray(pixels(60, 80)))
+
+            async def one(name, data):
+                found = await decoders.decode(data, Wanted())
+                seen.append(name)
+                return found.values.shape
+
+            await one("first", small)  # the processes have begun
+            works = [asyncio.create_task(one("large", large)) for _ in range(4)]
+            await asyncio.sleep(0)
+            shapes = await asyncio.gather(*works, *(one("small", small) for _ in range(4)))
+            assert shapes == [(2000, 3000, 3)] * 4 + [(60, 80, 3)] * 4
+        finally:
+            decoders.close()
+
+    asyncio.run(ask())
+    assert seen[-1] == "large" and seen.index("small") < 3
+
+
+def test_thumbnails_are_read_when_it_is_their_turn(shared_locator):
+    """Of 30 that are asked for at once no more are in memory than are decoded."""
+    service, now, most = Service(shared_locator, Settings(decoders=2)), [0], [0]
+    image = as_bytes(Image.fromarray(pixels(60, 80)))
+
+    def read():
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        return image
+
+    async def one():
+        assert (await service.thumbnail(read, 40))[:2] == b"\xff\xd8"
+        now[0] -= 1
+
+    async def ask():
+        service.start()
+        try:
+            await asyncio.gather(*(one() for _ in range(30)))
+        finally:
+            await asyncio.to_thread(service.stop)
+
+    asyncio.run(ask())
+    assert 1 <= most[0] <= 4 and now[0] == 0

@@ -1,9 +1,16 @@
 """Who may ask, and from where."""
 
+import contextlib
+import http.client
+import socket
+import time
+
 import pytest
 from asking import as_bytes, serving
 
 from vpr.common.errors import UserError
+from vpr.modes.serve import token_of
+from vpr.serve.guard import client_of
 from vpr.serve.settings import Settings
 
 TOKEN = "a long enough token"
@@ -88,3 +95,105 @@ def test_other_machines_are_only_served_with_a_token(tmp_path):
     with pytest.raises(UserError, match="folder"):
         Settings(writable=True).require_safe()
     Settings(writable=True, uploads=tmp_path).require_safe()
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/", "/map", "/docs", "/assets/page.js", "/metrics"])
+def test_head_answers_as_get_without_the_body(client, path):
+    got, head = client("GET", path), client("HEAD", path)
+    assert got[0] == head[0] == 200 and not head[1] and head[2]["content-type"] == got[2]["content-type"]
+    if path != "/metrics":
+        assert head[2]["content-length"] == got[2]["content-length"] == str(len(raw_body(client, path)))
+    assert client("HEAD", "/nothing")[0] == 404 and client("HEAD", "/locate")[0] == 405
+
+
+def raw_body(client, path):
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().read()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("PUT", "/locate", "POST"), ("POST", "/health", "GET, HEAD"), ("POST", "/images/1", "DELETE, GET, HEAD"),
+     ("GET", "/images", "POST"), ("OPTIONS", "/map", "GET, HEAD"), ("DELETE", "/", "GET, HEAD")],
+)  # fmt: skip
+def test_a_method_that_an_address_does_not_take_is_told_which_it_takes(client, method, path, allowed):
+    status, said, headers = client(method, path)
+    assert (status, list(said), headers["allow"]) == (405, ["error"], allowed)
+
+
+@pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"])
+def test_a_proxy_needs_a_token(client, shared_locator, name):
+    status, said, _ = client("GET", "/map", headers={name: "192.0.2.7", "host": "127.0.0.1:8000"})
+    assert status == 403 and "token" in said["error"]
+    with serving(shared_locator, token=TOKEN) as with_token:
+        asked = {name: "192.0.2.7", "authorization": f"Bearer {TOKEN}"}
+        assert with_token("GET", "/map", headers=asked)[0] == 200
+
+
+def test_who_guesses_tokens_is_sent_away_for_a_while(shared_locator, monkeypatch):
+    monkeypatch.setattr("vpr.serve.guard.MOST_TRIES", 3)
+    right = {"authorization": f"Bearer {TOKEN}"}
+    with serving(shared_locator, token=TOKEN) as client:
+        for _ in range(5):  # none brought is none guessed
+            assert client("GET", "/map")[0] == 401
+        for number in range(3):
+            assert client("GET", "/map", headers={"authorization": f"Bearer {number}"})[0] == 401
+        status, said, headers = client("GET", "/map", headers=right)
+        assert status == 429 and list(said) == ["error"] and 1 <= int(headers["retry-after"]) <= 60
+        assert client("GET", "/health")[0] == 200 and client("GET", "/map")[0] == 401
+        others = {**right, "x-forwarded-for": "203.0.113.9, 192.0.2.7"}  # as its proxy on this machine says
+        assert client("GET", "/map", headers=others)[0] == 200
+        monkeypatch.setattr("vpr.serve.guard.TRIES_SECONDS", 0.0)
+        assert client("GET", "/map", headers=right)[0] == 200
+
+
+def test_who_may_guess_is_told_by_the_proxy_of_this_machine_alone():
+    def scope(address, *forwarded):
+        return {"type": "http", "client": (address, 1), "headers": [(b"x-forwarded-for", each) for each in forwarded]}
+
+    assert client_of(scope("127.0.0.1")) == "127.0.0.1" and client_of(scope("::1", b"a, b")) == "b"
+    assert client_of(scope("192.0.2.7", b"a")) == "192.0.2.7", "others may say what they like"
+    assert client_of({**scope(""), "client": None}) == ""
+
+
+@pytest.mark.parametrize("token", ["password1", "changeme", "12345678", "aaaaaaaaaaaa", "abababab", "letmein!"])
+def test_tokens_that_everybody_guesses_are_refused(token):
+    with pytest.raises(UserError, match="--token"):
+        Settings(token=token).require_safe()
+
+
+def test_who_starts_a_server_is_told_what_is_doubtful(tmp_path, capsys):
+    assert "no proxy" in Settings().notes()[0]
+    assert "9 characters" in Settings(token="qzkv!7Pxw").notes()[0] and not Settings(token=TOKEN).notes()
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o644)
+    assert token_of(str(file)) == TOKEN and f"chmod 600 {file}" in capsys.readouterr().out
+    file.chmod(0o600)
+    assert token_of(str(file)) == TOKEN and not capsys.readouterr().out
+
+
+def test_idle_connections_keep_nobody_out(shared_locator):
+    with serving(shared_locator, connections=4) as client, contextlib.ExitStack() as stack:
+
+        def connect(words=b""):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=10))
+            one.sendall(words)
+            return one
+
+        idle = [connect(b"GET /hea" * (n % 2)) for n in range(12)]
+        assert client("GET", "/map")[0] == 200
+        assert idle[0].recv(10) == b"", "the longest idle ones were closed"
+        before = client("GET", "/metrics")[1].decode()
+        busy = [connect(b"POST /locate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n1") for _ in range(4)]
+        time.sleep(0.1)
+        status, said, headers = client("GET", "/map")
+        assert status == 503 and "connections" in said["error"] and int(headers["retry-after"]) >= 1
+        assert client("GET", "/health")[0] == 200 and busy
+        for one in busy:
+            one.close()
+        while client("GET", "/metrics")[0] == 503:
+            pass
+        assert 'status="503"' not in before and 'status="503"' in client("GET", "/metrics")[1].decode()

@@ -1,11 +1,19 @@
 """Images that requests add and remove."""
 
+import errno
+import unicodedata
+import urllib.parse
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from asking import as_bytes, form, serving
 from drawing import draw_image, gps
 from PIL import Image
 
+from vpr.common.errors import UserError
 from vpr.data.coordinates import from_degrees, metres_in_zone
+from vpr.data.records import record_id
 
 ZONE = "&easting=585500&northing=4477200"
 
@@ -55,12 +63,89 @@ def test_an_image_that_is_added_is_found_until_it_is_removed(writable, new, tmp_
 
 def test_an_image_takes_the_place_of_that_of_its_name(writable, new, images, tmp_path):
     other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    shown = []
     for number, content in enumerate((new, other)):
-        status, told, _ = writable("POST", f"/images?name=x.png{ZONE}", content, {"content-type": "image/png"})
+        status, told, writable_headers = writable(
+            "POST", f"/images?name=x.png{ZONE}", content, {"content-type": "image/png"}
+        )
         assert (status, told["new"], told["images"]) == (200 if number else 201, not number, 11)
+        address = f"/images/{told['id']}"
+        assert writable_headers.get("location") == (None if number else address)
+        shown.append(writable("GET", address, headers={"if-none-match": shown[0][2]["etag"]} if shown else {}))
+    assert [each[0] for each in shown] == [200, 200] and shown[0][1] != shown[1][1], "not the picture of before"
     assert best(writable, other)["name"] == "x.png" and best(writable, new)["name"] != "x.png"
     assert len(files_in(tmp_path / "uploads")) == 1
     assert best(writable, other, "&near=40.44,-79.99,90000")["name"] == "x.png"
+
+
+def add(client, name, content):
+    return client("POST", f"/images?name={urllib.parse.quote(name)}{ZONE}", content, {"content-type": "image/png"})
+
+
+@pytest.mark.parametrize(
+    "names", [("a.png", "b.png"), ("a/x.png", "a/y.png"), ("x.png", "X.png"), ("x.png", "x.png/y.png")]
+)
+def test_two_names_of_one_picture_have_a_file_each(writable, new, images, tmp_path, names):
+    ids = [add(writable, name, new)[1]["id"] for name in names]
+    uploads = tmp_path / "uploads"
+    assert len({file.lower().split("/")[0] for file in files_in(uploads)}) == 2, "a folder each, on any file system"
+    other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert add(writable, names[0], other)[0] == 200 and len(files_in(uploads)) == 2  # replaced
+    assert [writable("GET", f"/images/{number}")[0] for number in ids] == [200, 200]
+    assert writable("DELETE", f"/images/{ids[0]}")[0] == 200
+    assert writable("GET", f"/images/{ids[1]}")[0] == 200 and len(files_in(uploads)) == 1
+    assert writable.locate(new, "?agreement=true&top=1")[1]["matches"][0]["name"] == names[1]
+    assert writable("DELETE", f"/images/{ids[1]}")[0] == 200 and not list(uploads.iterdir())
+
+
+def test_an_image_that_cannot_be_added_leaves_those_of_its_content_alone(writable, locator, new, tmp_path, monkeypatch):
+    number = add(writable, "kept.png", new)[1]["id"]
+
+    def full(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(locator.engine, "add", full)
+    status, said, headers = add(writable, "other.png", new)
+    assert status == 503 and "full" not in said["error"] and int(headers["retry-after"]) >= 1
+    assert writable("GET", f"/images/{number}")[0] == 200 and len(files_in(tmp_path / "uploads")) == 1
+
+
+def test_a_folder_of_an_earlier_layout_loses_only_the_file_that_is_removed(locator, writable, new, tmp_path):
+    """Files of one content shared a folder that was named by it."""
+    add(writable, "one.png", new)
+    (file,) = files_in(tmp_path / "uploads")
+    beside = (tmp_path / "uploads" / file).with_name("two.png")
+    beside.write_bytes(new)
+    assert writable("DELETE", best(writable, new)["image"])[0] == 200 and beside.is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["漢" * 80 + ".png", "x" * 96 + ".png", "é" * 96 + ".png", "นี้/ไม้.png", "हिन्दी.png", "a. b.png"]
+)
+def test_names_in_all_scripts_are_kept_up_to_what_a_disk_takes(writable, new, name):
+    assert add(writable, name, new)[0] == 201 and best(writable, new)["name"] == unicodedata.normalize("NFC", name)
+    assert writable("GET", best(writable, new)["image"])[0] == 200
+
+
+def test_a_name_is_one_in_each_of_unicodes_forms(writable, locator, new, images):
+    for form_of_name, status in (("NFD", 201), ("NFC", 200), ("NFD", 200)):
+        told = add(writable, unicodedata.normalize(form_of_name, "Straße/café 1.png"), new)
+        assert (told[0], told[1]["images"]) == (status, 11)
+    assert best(writable, new)["name"] == unicodedata.normalize("NFC", "Straße/café 1.png")
+    decomposed = unicodedata.normalize("NFD", "é.png")  # of a folder that another system wrote
+    locator.engine.records = replace(locator.engine.records, names=[decomposed, *locator.engine.records.names[1:]])
+    locator.records = locator.engine.records
+    status, told, _ = add(writable, "é.png", new)
+    assert (status, told["id"]) == (200, str(record_id(decomposed)))
+
+
+def test_a_file_system_that_refuses_is_no_failure_of_the_server(writable, new, monkeypatch):
+    def refuses(self, *rest, **named):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "exists", refuses)
+    status, said, _ = add(writable, "x.png", new)
+    assert status == 503 and list(said) == ["error"]
 
 
 def test_files_that_were_there_before_stay(writable, images):
@@ -73,7 +158,8 @@ def test_files_that_were_there_before_stay(writable, images):
     "name",
     ["../x.png", "/x.png", "a/../../x.png", "a//x.png", ".x.png", "a/.ssh/x.png", "x.png/", "x.jpg", "x", "C:\\x.png",
      "x\n.png", "x\0.png", "a/b/c/d/e/f/g/x.png", "x" * 101 + ".png", "a b;rm.png", "-", "~/x.png", "x.png ", "",
-     "%2e%2e/x.png", "\u202egnp.png"],
+     "%2e%2e/x.png", "\u202egnp.png", "CON.png", "nul/a.png", "a/Lpt1.b.png", "com².png", "aux .png", "x .png",
+     "\u0301e.png", "漢" * 90 + ".png", "漢" * 96 + ".png", "😀.png"],
 )  # fmt: skip
 def test_names_that_are_no_plain_ones_are_refused(shared_writable, new, name):
     client, uploads = shared_writable

@@ -155,7 +155,7 @@ def test_an_error_that_nobody_foresaw_is_told_without_a_word_of_it(client, share
 def test_no_image_is_decoded_twice(client, images):
     def decoded():
         lines = client("GET", "/metrics")[1].decode().splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith("vpr_decoded_images ")))
+        return float(next(line.split()[1] for line in lines if line.startswith("vpr_decoded_images_total ")))
 
     before = decoded()
     for _ in range(3):

@@ -11,7 +11,7 @@ import numpy as np
 from vpr.artifacts.additions import beside_others, in_zone_of, refuse_other_folders, refuse_other_zone
 from vpr.artifacts.descriptors_file import model_recipe
 from vpr.artifacts.index_file import EXACT, REMEDY, attributes_of
-from vpr.artifacts.journal import entries_of
+from vpr.artifacts.journal import entries_of, remove_journal
 from vpr.artifacts.living_index import LivingIndex, journal_path, open_index
 from vpr.artifacts.local_projection import projection_for
 from vpr.artifacts.merging import WantedIndex
@@ -181,7 +181,7 @@ def _to_update(path: Path, database: Database, wanted: WantedIndex) -> LivingInd
         index = database.open(path, wanted.nprobe)
     except UserError as error:
         say(f"replaced: {error}")
-        journal_path(path).unlink(missing_ok=True)
+        remove_journal(journal_path(path))
         return LivingIndex(path, database.provenance, database.loaded.model.dim, None, seal=seal_of(path))
     reason = None
     begun = index.next_row or index.unmerged

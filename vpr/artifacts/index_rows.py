@@ -151,6 +151,9 @@ class IndexRows:
             found[torch.from_numpy(~old)] = self._fresh_rows[wanted[~old] - base]
         return found
 
+    def check(self) -> None:
+        """As of `Engine`: what is in memory always answers."""
+
     def widen(self) -> None:
         """Search what the file holds in float32, where a quarter of the free memory has room for it.
 

@@ -195,3 +195,15 @@ def id_of(entries: Sequence[Entry]) -> str:
 def is_merged(entries: Sequence[Entry], attributes: Mapping[str, Any]) -> bool:
     """Whether what a journal holds is in the file of which these are attributes: who merged it was then cut off."""
     return id_of(entries) == attributes.get(MERGED)
+
+
+def remove_journal(path: Path) -> None:
+    """Delete a journal, if there is one, whatever it holds.
+
+    Raises:
+        UserError: another process writes it.
+    """
+    if path.is_file():
+        with open(path, "rb") as file:
+            _lock(file, path)
+            path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import torch
 
 from vpr.artifacts.index_file import EXACT, REMEDY, IndexFile, read_index, remove_other_generations
 from vpr.artifacts.index_rows import IndexRows
-from vpr.artifacts.journal import MERGED, Entry, Journal, belongs, entries_of, id_of, is_merged
+from vpr.artifacts.journal import MERGED, Entry, Journal, belongs, entries_of, id_of, is_merged, remove_journal
 from vpr.artifacts.merging import WantedIndex, write_merged
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -124,7 +124,7 @@ class LivingIndex(IndexRows):
     def anew(self) -> "LivingIndex":
         """An empty index in place of this one, whose file stays until that is finished."""
         self.close()
-        journal_path(self.path).unlink(missing_ok=True)
+        remove_journal(journal_path(self.path))
         return LivingIndex(self.path, self.provenance, self.dim, None, seal=self._seal)
 
     def begin(self, wanted: WantedIndex, projection: LocalProjection | None, note: Mapping[str, str]) -> None:
@@ -138,8 +138,8 @@ class LivingIndex(IndexRows):
             Entry({**says, "id": new_id(), "base": self._seal, "fresh": True, "provenance": self.provenance}, arrays)
         )
 
-    def _open(self, header: Entry | None = None) -> Journal:
-        """The journal, open for writing; begun where there is none.
+    def hold(self) -> None:
+        """Keep other processes from writing, from now on, before anything has changed.
 
         Raises:
             UserError: another process writes it, or has written the file since it was read.
@@ -159,6 +159,11 @@ class LivingIndex(IndexRows):
                 journal = Journal(journal_path(self.path))
             journal.entries.clear()
             self._journal = journal
+
+    def _open(self, header: Entry | None = None) -> Journal:
+        """The journal, open for writing; begun where there is none. As `hold`."""
+        self.hold()
+        assert self._journal is not None
         if self._header is None:
             says = {"id": new_id(), "base": self._seal, "fresh": False, "provenance": self.provenance, "local_dim": 0}
             self._header = header or Entry(says)
@@ -247,6 +252,8 @@ class LivingIndex(IndexRows):
     def close(self) -> None:
         """Let go of the journal, which stays where images came or went since."""
         if self._journal is not None:
+            if self._header is None:  # it was only held
+                self._journal.delete()
             self._journal.close()
             self._journal = None
 

@@ -34,7 +34,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"cannot write {path}: found a device or a pipe, wanted the name of a file; name another")
-    temporary = path.with_name(f".{path.name[:160]}.{host()}-{os.getpid()}-{next(_numbers)}.part")
+    beginning = os.fsencode(path.name)[:160].decode(errors="ignore")  # file systems count bytes
+    temporary = path.with_name(f".{beginning}.{host()}-{os.getpid()}-{next(_numbers)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)

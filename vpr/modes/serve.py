@@ -58,7 +58,11 @@ def run(options: argparse.Namespace) -> None:
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     if isinstance(engine, LivingIndex):
         engine.by_hand = True
+        if options.writable:
+            engine.hold()  # what another process wrote meanwhile would lack here, and be in the way of what is added
         engine.widen()
+    else:
+        engine.hasten()
 
     def calibration(how: str) -> StoredCalibration | None:
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
@@ -87,6 +91,8 @@ def token_of(named: str | None) -> str | None:
         return os.environ.get(TOKEN) or None
     try:
         token = Path(named).read_text(encoding="utf-8").strip()
+        if os.name == "posix" and Path(named).stat().st_mode & 0o044:
+            say(f"--token: {named} can be read by other users of this machine: chmod 600 {named}")
     except (OSError, UnicodeError) as error:
         raise UserError(f"--token: {named} cannot be read ({error}): name a file that holds the word alone") from error
     if not token:

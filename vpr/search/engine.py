@@ -6,10 +6,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from vpr.common.errors import UserError
 from vpr.data.records import Records
 from vpr.models.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 from vpr.search.filters import SearchFilter
+
+
+class Unreachable(UserError):
+    """Nobody answers where the engine is; another question would have no answer either."""
 
 
 class Searchable(Protocol):
@@ -98,6 +103,9 @@ class Engine(Searchable, Protocol):
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove images; those that are not there are passed over."""
+
+    def check(self) -> None:
+        """Raise a UserError where the engine does not answer now."""
 
     def finish(self) -> bool | None:
         """All that was to come or go has: merge, and train what is trained."""

@@ -143,11 +143,12 @@ def read_condition(text: str) -> Condition:
     Raises:
         ValueError: it is none.
     """
-    found = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|>=|<=|=)\s*(.*?)\s*", text)
-    value = value_of(found[3]) if found else None
-    if found is None or value is None:
+    operator = re.search("[!<>]?=", text)  # the first; one pass over the text, which may come from anywhere
+    column = text[: operator.start()].strip() if operator else ""
+    value = value_of(text[operator.end() :]) if operator else None
+    if operator is None or not column or set(column) & set("!<>") or value is None:
         raise ValueError(f"found {text!r}, wanted COLUMN=VALUE, COLUMN!=VALUE, COLUMN>=VALUE or COLUMN<=VALUE")
-    return Condition(found[1].lower(), found[2], value)
+    return Condition(column.lower(), operator[0], value)
 
 
 def _numbers(text: str, count: int, wanted: str) -> list[float]:

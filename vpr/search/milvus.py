@@ -162,6 +162,14 @@ class MilvusEngine:
                 self._call("delete", ids=ids[start : start + IDS])
                 self._known.forget(ids[start : start + IDS])
 
+    def hasten(self) -> None:
+        """Wait no longer for a server that is away, from now on: others wait for the one who asks."""
+        self.collection.connection.is_patient = False
+
+    def check(self) -> None:
+        """Raise a UserError where nobody answers."""
+        self._call("has_collection")
+
     def finish(self) -> None:
         """Have the server write what it holds in memory. Nothing depends on it: what was added is kept anyway."""
         self._call("flush")

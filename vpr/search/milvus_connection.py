@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from vpr.common.errors import UserError
+from vpr.search.engine import Unreachable
 from vpr.search.engine_address import EngineAddress
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
@@ -29,6 +30,7 @@ class MilvusConnection:
     Attributes:
         target: the file or the server's address.
         version: what the server calls itself.
+        is_patient: whether a call waits for a server that is being started again; else there are two tries at once.
     """
 
     def __init__(self, address: EngineAddress):
@@ -46,6 +48,7 @@ class MilvusConnection:
             )
         self._pymilvus = _imported(with_lite=self._file is not None)
         self._client: Any = None
+        self.is_patient = True
         self.version = str(self.call(lambda client: client.get_server_version()))
 
     @property
@@ -58,10 +61,11 @@ class MilvusConnection:
 
         Raises:
             Refused: the server refuses.
-            UserError: nobody answers, after all tries.
+            Unreachable: nobody answers, after all tries.
+            UserError: it does not let us in, or the file is open elsewhere.
         """
-        began = time.monotonic()
-        for wait in (*WAITS, None):
+        began, waits = time.monotonic(), WAITS if self.is_patient else WAITS[:1]
+        for wait in (*waits, None):
             try:
                 if self._client is None:
                     self._client = self._connected()
@@ -79,8 +83,8 @@ class MilvusConnection:
                 self._drop()
             if wait is not None:
                 time.sleep(wait)
-        tried = f"{len(WAITS) + 1} tries in {time.monotonic() - began:.0f} s"
-        raise UserError(
+        tried = f"{len(waits) + 1} tries in {time.monotonic() - began:.0f} s"
+        raise Unreachable(
             f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that "
             "was added before is kept"
         )
@@ -149,7 +153,8 @@ def _check_lock(path: Path) -> None:
     except BlockingIOError:
         raise UserError(
             f"{path} is open in another process, found a lock: Milvus Lite is opened by one at a time; end that "
-            f"process, or serve the file to several with: milvus-lite server --data-dir {path} --port 19530"
+            "process, or serve the file to several with: milvus-lite server --host 127.0.0.1 --port 19530 "
+            f"--data-dir {path}"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error

@@ -4,6 +4,7 @@ A global descriptor says what is in an image, not where. The local descriptors t
 computed already: `matching.py` finds which places of a query and of a hit are the same.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,13 +58,15 @@ class Reranked:
 
 
 def rerank(
-    found: np.ndarray, similarities: np.ndarray, queries: LocalMaps, database: LocalMaps, look: SecondLook
-) -> Reranked:
+    found: np.ndarray, similarities: np.ndarray, queries: LocalMaps, database: LocalMaps, look: SecondLook,
+    pause: Callable[[], None] | None = None,
+) -> Reranked:  # fmt: skip
     """Order the first hits of each query anew by cosine + weight x local score.
 
     Args:
         found: int64 [M, c] database indices, best first; -1 is none.
         similarities: [M, at least K] cosines of the global descriptors, K = min(depth, c).
+        pause: called every few milliseconds.
     """
     depth = min(look.depth, found.shape[1])
     shape = (len(found), depth)
@@ -73,7 +76,7 @@ def rerank(
         for query, hits in enumerate(found[:, :depth]):
             there = np.flatnonzero(hits >= 0)
             if len(there):
-                own, counts = local_scores(query, hits[there], queries, database, look.by)
+                own, counts = local_scores(query, hits[there], queries, database, look.by, pause)
                 final = np.full(depth, -np.inf, np.float32)
                 final[there] = similarities[query, there] + look.weight * own
                 local[query, there], agreeing[query, there] = own, counts
@@ -92,6 +95,7 @@ def rerank_few(
     few: LocalMaps,
     images: np.ndarray,
     look: SecondLook,
+    pause: Callable[[], None] | None = None,
 ) -> Reranked:
     """As `rerank`, where only some images of the database have local descriptors, and all first hits are among them.
 
@@ -100,7 +104,7 @@ def rerank_few(
     """
     first = found[:, : look.depth]
     places = np.where(first >= 0, np.searchsorted(images, first), -1)
-    again = rerank(places, similarities, queries, few, look)
+    again = rerank(places, similarities, queries, few, look, pause)
     ordered = found.copy()
     ordered[:, : look.depth] = np.take_along_axis(first, again.order, axis=1)
     return replace(again, found=ordered)
@@ -119,7 +123,12 @@ def answers_of(again: Reranked, distances: np.ndarray, positions: np.ndarray) ->
 
 
 def local_scores(
-    query: int, hits: np.ndarray, queries: LocalMaps, database: LocalMaps, by: str = "soft"
+    query: int,
+    hits: np.ndarray,
+    queries: LocalMaps,
+    database: LocalMaps,
+    by: str = "soft",
+    pause: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well the places of a query match those of each of its hits.
 
@@ -127,15 +136,18 @@ def local_scores(
         query: its index in `queries`.
         hits: [C] indices in `database`.
         by: a key of SCORES.
+        pause: called every few milliseconds.
 
     Returns:
         local scores float32 [C], 0 to 1: the sum of the weights of all matches, divided by the geometric mean of the
         two numbers of places; and how many matches there are, each counted by how sure it is, float32 [C].
     """
-    sums, counts = zip(
-        *(SCORES[by](pairs_of(query, part, queries, database)) for part in _tiles(query, hits, queries, database)),
-        strict=True,
-    )
+    scored = []
+    for part in _tiles(query, hits, queries, database):
+        scored.append(SCORES[by](pairs_of(query, part, queries, database)))
+        if pause:
+            pause()
+    sums, counts = zip(*scored, strict=True)
     places = np.sqrt(float(queries.grids[query].prod()) * database.grids[hits].prod(axis=1))
     return torch.cat(sums).numpy() / places.astype(np.float32), torch.cat(counts).numpy()
 

@@ -146,7 +146,7 @@ const answers = (() => {
     const list = element("ol", "matches");
     list.setAttribute("aria-label", "Matches, best first");
     answer.matches.forEach((match, n) => list.append(matchButton(match, n + 1, pick)));
-    const milliseconds = Object.values(answer.timing ?? {}), total = answer.timing?.total ?? Math.max(0, ...milliseconds);
+    const milliseconds = Object.values(answer.timing ?? {}), total = answer.timing?.total_ms ?? Math.max(0, ...milliseconds);
     const kinds = element("p", "note", `How sure: ${answer.confidence_kind}. Answered in ${fixed(total, 0)} ms.`);
     made.append(place, list, kinds);
     return made;

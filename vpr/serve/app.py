@@ -8,47 +8,30 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from vpr.common.progress import say
 from vpr.serve.docs_page import docs_page
-from vpr.serve.guard import SECURITY_HEADERS, Guard
+from vpr.serve.guard import OPEN, SECURITY_HEADERS, Guard, client_of
 from vpr.serve.image_routes import image_routes
 from vpr.serve.locator import Asked, Locator
 from vpr.serve.page_routes import page_routes
 from vpr.serve.problems import Problem
 from vpr.serve.questions import search_filter
+from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
-from vpr.serve.uploads import form_of
+from vpr.serve.uploads import form_of, while_there
 
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
-            },
-        },
-    }
-}
-SEVERAL = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            }
-        },
-    }
-}
+ShortText = Annotated[str, StringConstraints(max_length=200)]
+BODY = body_of({"image": BINARY}, ["image"])
+SEVERAL = body_of({"image": {"type": "array", "items": BINARY}}, ["image"], raw=False)
+LOCATE_ERRORS = errors(400, 401, 403, 408, 413, 415, 422, 429, 503)
 
 
 def make_app(locator: Locator, settings: Settings) -> FastAPI:
@@ -70,15 +53,34 @@ def make_app(locator: Locator, settings: Settings) -> FastAPI:
 
     # FastAPI's own pages of documentation load their scripts from elsewhere.
     app = FastAPI(
-        title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
-    )
+        title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )  # fmt: skip
     app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     _add_problems(app)
     _locate_routes(app, service)
     image_routes(app, service)
     page_routes(app, settings)
     _health_routes(app, service)
+    if settings.token:
+        _describe_token(app)
     return app
+
+
+def _describe_token(app: FastAPI) -> None:
+    """Add to the description what `Guard` wants."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        api = describe()
+        api.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, operations in api["paths"].items():
+            for operation in operations.values():
+                if path not in OPEN:
+                    operation["security"] = [{"token": []}]
+        return api
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation has it
 
 
 def _locate_routes(app: FastAPI, service: Service) -> None:
@@ -90,7 +92,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         box: Annotated[
             str | None, Query(max_length=200, description="Search in SOUTH,WEST,NORTH,EAST, degrees.")
         ] = None,
-        where: Annotated[list[str], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
+        where: Annotated[list[ShortText], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
         rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that get a second look.")] = None,
         agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
     ) -> Asked:
@@ -98,23 +100,29 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
 
     Question = Annotated[Asked, Depends(asked)]
 
-    @app.post("/locate", openapi_extra=BODY, response_model=None)
+    @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
     async def locate(request: Request, question: Question) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
         began = perf_counter()
         async with form_of(request, service.bodies, 1) as form:
-            with service.place() as place:
-                return JSONResponse(await service.locate(form.images[0], question, place, began))
+            with service.place(1, _client(request, service, question)) as place:
+                located = service.locate(form.images[0], question, place, began)
+                return JSONResponse(await while_there(request, located))
 
-    @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=None)
+    @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=LocatedBatch, responses=LOCATE_ERRORS)
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         began = perf_counter()
         async with form_of(request, service.bodies, service.settings.batch_requests) as form:
-            with service.place(len(form.images)) as place:
+            with service.place(len(form.images), _client(request, service, question)) as place:
                 located = [service.locate(image, question, place, began) for image in form.images]
-                answers = await asyncio.gather(*located, return_exceptions=True)
+                answers = await while_there(request, asyncio.gather(*located, return_exceptions=True))
         return JSONResponse({"answers": [_answer_or_error(answer) for answer in answers]})
+
+
+def _client(request: Request, service: Service, question: Asked) -> str | None:
+    """Whose long work a question is; None: it is short."""
+    return client_of(request.scope) if service.locator.is_long(question) else None
 
 
 def _answer_or_error(answer: Any) -> Any:
@@ -126,19 +134,23 @@ def _answer_or_error(answer: Any) -> Any:
 
 
 def _health_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, str]:
+    @app.get("/health", response_model=Health, responses=errors(403))
+    async def health() -> Response:
         """Whether the server runs."""
-        return {"status": "ok"}
+        return JSONResponse({"status": "ok"})
 
-    @app.get("/ready", response_model=None)
+    @app.get("/ready", response_model=Ready, responses=errors(403, 503))
     async def ready() -> Response:
-        """Whether it answers; 503 while it starts and ends."""
-        if not service.ready:
-            raise Problem(503, "the server is starting or ending")
+        """Whether it answers; 503 while it starts and ends, and while the search engine does not answer."""
+        await service.require_ready()
         return JSONResponse({"status": "ready", "images": service.locator.images})
 
-    @app.get("/metrics", response_model=None)
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Counters by name."}
+    }
+    text |= errors(401, 403, 429)
+
+    @app.get("/metrics", response_class=PlainTextResponse, response_model=None, responses=text)
     async def metrics() -> Response:
         """What was counted, in Prometheus's text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -146,6 +158,15 @@ def _health_routes(app: FastAPI, service: Service) -> None:
     @app.get("/docs", include_in_schema=False, response_model=None)
     async def docs() -> Response:
         return HTMLResponse(docs_page(app.openapi()))
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """The methods that the routes of a request's address take."""
+    methods = set[str]()
+    for route in app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def _add_problems(app: FastAPI) -> None:
@@ -156,11 +177,16 @@ def _add_problems(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Any) -> Response:
         first = error.errors()[0]
-        return Problem(400, f"{first['loc'][-1]}: {first['msg']}").response()
+        name = first["loc"][min(1, len(first["loc"]) - 1)]  # where, name of the parameter, number in a list
+        return Problem(400, f"{name}: {first['msg']}").response()
 
-    async def http(_: Request, error: Any) -> Response:
+    async def http(request: Request, error: Any) -> Response:
         texts = {404: "there is nothing at this address", 405: "this address does not take this method"}
-        return Problem(error.status_code, texts.get(error.status_code, "the request cannot be answered")).response()
+        text = texts.get(error.status_code, "the request cannot be answered")
+        response = Problem(error.status_code, text).response()
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(_methods(app, request))
+        return response
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         say(f"{request.method} failed: {type(error).__name__}: {error}")

@@ -6,14 +6,15 @@ import multiprocessing
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
-import numpy as np
-
-from vpr.serve.decoding import Decoded, Wanted, decode_for
+from vpr.serve.decoding import LATER, READY, Decoded, Refused, Wanted, decode_for, receive_decoded
 from vpr.serve.problems import Problem
 
 Work = Callable[[Connection], None]
+LARGE_PIXELS = 2_000_000  # above which an image takes more than some hundredths of a second to decode
+MOST_THUMBNAIL = 1 << 20  # bytes
 DAMAGED = "the image cannot be decoded: its data are damaged"
 
 
@@ -39,19 +40,17 @@ class Decoder:
         """
         connection: Connection = self._connection
         if not self._is_ready:  # its imports take a while
-            connection.recv()
+            if connection.recv_bytes(len(READY)) != READY:
+                raise OSError("a decoder does not begin")
             self._is_ready = True
         connection.send(wanted)
         connection.send_bytes(data)
         if not connection.poll(seconds):
             raise TimeoutError
-        answer = connection.recv()
-        if len(answer) == 2:
-            raise Problem(*answer)
-        shape, kind, degrees = answer
-        values = np.empty(shape, np.uint8)
-        connection.recv_bytes_into(values.data.cast("B"))
-        return Decoded(values, kind, degrees)
+        try:
+            return receive_decoded(connection, max(MOST_THUMBNAIL, 3 * wanted.max_pixels))
+        except Refused as refused:
+            raise Problem(refused.status, str(refused)) from refused
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -61,18 +60,19 @@ class Decoder:
 
 
 class Decoders:
-    """Several of them.
-
-    Attributes:
-        decoded: how many images they were given.
-    """
+    """Several of them, of which one has no large images to decode, so that small ones are never held up by them."""
 
     def __init__(self, count: int, seconds: float, work: Work = decode_for) -> None:
-        """Start `count` processes, which have `seconds` for an image, and do as `decode_for` does."""
-        self._seconds, self._work, self.decoded = seconds, work, 0
+        """Start processes, which have `seconds` for an image, and do as `decode_for` does.
+
+        Args:
+            count: of large images that are decoded at once.
+        """
+        self._seconds, self._work = seconds, work
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(count, "decoder")  # each waits for one process
-        for _ in range(count):
+        self._threads = ThreadPoolExecutor(count + 1, "decoder")  # each waits for one process
+        self._large = asyncio.Semaphore(count)
+        for _ in range(count + 1):
             self._idle.put(Decoder(work))
 
     async def decode(self, data: bytes, wanted: Wanted) -> Decoded:
@@ -81,8 +81,14 @@ class Decoders:
         Raises:
             Problem: it is no image of a known format (415), too large (413), damaged, or took too long (422).
         """
-        self.decoded += 1
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, wanted)
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            return await run(self._threads, self._decode, data, replace(wanted, max_quick=LARGE_PIXELS))
+        except Problem as problem:
+            if problem.status != LATER:
+                raise
+        async with self._large:
+            return await run(self._threads, self._decode, data, wanted)
 
     def _decode(self, data: bytes, wanted: Wanted) -> Decoded:
         decoder = self._idle.get()

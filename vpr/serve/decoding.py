@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import math
 import signal
+import struct
 from dataclasses import dataclass
+from multiprocessing import BufferTooShort
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,7 +15,11 @@ from PIL import Image, ImageOps
 from vpr.data.images import HEIC_BRANDS, PNG_SIGNATURE, from_image, reads_heic, resized, upright
 from vpr.data.positions import degrees_in_exif
 
-READY = "ready"
+LATER = 202  # not a refusal: the image is a large one, and waits for its turn
+READY = b"ready"
+# What a decoder answers: 0 or a status of HTTP, format, shape (bytes, 0, 0 of a thumbnail), latitude and longitude.
+HEADER = struct.Struct("<HHIIIdd")
+FORMATS, STATUSES, REASON_BYTES = ("JPEG", "PNG", "WEBP", "HEIF"), (LATER, 413, 415, 422), 500
 SPARE_BYTES, BYTES_PER_PIXEL = 512 << 20, 32  # of memory that decoding may take
 
 
@@ -24,12 +30,14 @@ class Wanted:
     Attributes:
         size, longest_side: as of `resized`.
         max_pixels: that its header may tell of.
+        max_quick: pixels above which it is not decoded yet, but told to be large (LATER).
         thumbnail: pixels of the longest side of a JPEG that is wanted in place of pixels; 0: pixels.
     """
 
     size: tuple[int, int] | None = None
     longest_side: int | None = None
     max_pixels: int = 50_000_000
+    max_quick: int | None = None
     thumbnail: int = 0
 
 
@@ -81,6 +89,8 @@ def decode_bytes(data: bytes, wanted: Wanted) -> Decoded:
         pixels = image.width * image.height  # by the header: nothing is decoded yet
         if pixels > wanted.max_pixels:
             raise Refused(413, f"the image has {pixels} pixels, at most {wanted.max_pixels} are wanted")
+        if wanted.max_quick is not None and pixels > wanted.max_quick:
+            raise Refused(LATER, "the image is large")
         if wanted.thumbnail:
             return Decoded(_thumbnail(image, wanted.thumbnail), kind or str(image.format), None)
         degrees = degrees_in_exif(image)
@@ -109,10 +119,61 @@ def _thumbnail(image: Image.Image, longest_side: int) -> np.ndarray:
     return np.frombuffer(file.getvalue(), np.uint8)
 
 
-def decode_for(connection: Connection) -> None:
-    """Decode what comes through a connection until it is closed: Wanted, then data -> an answer, then the values.
+def send_decoded(connection: Connection, decoded: Decoded) -> None:
+    """Send an image: HEADER, then its values."""
+    shape = (*decoded.values.shape, 0, 0)[:3]
+    degrees = decoded.degrees or (math.nan, math.nan)
+    connection.send_bytes(HEADER.pack(0, FORMATS.index(decoded.format), *shape, *degrees))
+    connection.send_bytes(np.ascontiguousarray(decoded.values).data.cast("B"))
 
-    An answer is (status, reason) of a refusal, or (shape, format, degrees) of an image.
+
+def send_refused(connection: Connection, status: int, reason: str) -> None:
+    """Send a refusal: HEADER, then the reason."""
+    connection.send_bytes(HEADER.pack(status, 0, 0, 0, 0, math.nan, math.nan))
+    connection.send_bytes(reason.encode()[:REASON_BYTES])
+
+
+def receive_decoded(connection: Connection, most: int) -> Decoded:
+    """What a decoder answers, which is trusted in nothing: an image may have taken the decoder over.
+
+    Args:
+        most: bytes that an image may have.
+
+    Raises:
+        Refused: the image is refused.
+        OSError: it is no answer.
+    """
+    status, kind, *shape, latitude, longitude = HEADER.unpack(_received(connection, HEADER.size))
+    if status:
+        if status not in STATUSES:
+            raise OSError("a decoder answers with an unknown status")
+        raise Refused(status, connection.recv_bytes(REASON_BYTES).decode("utf-8", "replace"))
+    height, width, channels = shape
+    is_image = width > 0 and channels == 3
+    count = height * width * 3 if is_image else height
+    if not 0 < count <= most or kind >= len(FORMATS) or (not is_image and (width or channels)):
+        raise OSError("a decoder answers with an impossible image")
+    values = np.frombuffer(_received(connection, count), np.uint8)
+    known = abs(latitude) <= 90 and abs(longitude) <= 180  # not where they are NaN
+    values = values.reshape(height, width, 3) if is_image else values
+    return Decoded(values, FORMATS[kind], (latitude, longitude) if known else None)
+
+
+def _received(connection: Connection, count: int) -> bytearray:
+    values = bytearray(count)
+    try:
+        found = connection.recv_bytes_into(values)
+    except BufferTooShort as error:
+        raise OSError("a decoder answers with too much") from error
+    if found != count:
+        raise OSError("a decoder answers with too little")
+    return values
+
+
+def decode_for(connection: Connection) -> None:
+    """Decode what comes through a connection until it is closed: Wanted, then data -> an answer.
+
+    Answers are bytes of a fixed form, see `send_decoded` and `send_refused`: nothing in them is executed.
     """
     # The server decides when this process ends, not who stops it by a signal.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -120,7 +181,7 @@ def decode_for(connection: Connection) -> None:
     Image.MAX_IMAGE_PIXELS = None  # compared here, with what the server was told
     limited = 0
     with contextlib.suppress(EOFError, OSError):  # the server has gone
-        connection.send(READY)
+        connection.send_bytes(READY)
         while True:
             wanted = connection.recv()
             data = connection.recv_bytes()
@@ -130,11 +191,9 @@ def decode_for(connection: Connection) -> None:
             try:
                 decoded = decode_bytes(data, wanted)
             except Refused as refused:
-                connection.send((refused.status, refused.reason))
-                continue
-            shape: Any = decoded.values.shape
-            connection.send((shape, decoded.format, decoded.degrees))
-            connection.send_bytes(np.ascontiguousarray(decoded.values).data.cast("B"))
+                send_refused(connection, refused.status, refused.reason)
+            else:
+                send_decoded(connection, decoded)
 
 
 def limit_memory(count: int) -> None:

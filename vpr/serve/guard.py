@@ -1,6 +1,7 @@
 """What every request passes first: whose it is, from where, and what goes back whatever happens."""
 
 import hmac
+import math
 import time
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ from vpr.serve.settings import Settings
 # What needs no token: it tells nothing of the images, and a browser asks for it before it has one.
 OPEN = {"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"}
 OPEN_FOLDER = "/assets/"
+CROWDED = "crowded"  # in the state of a connection that came when there were too many
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
@@ -25,7 +27,10 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+MOST_TRIES, TRIES_SECONDS, MOST_GUESSERS = 30, 60.0, 10_000  # wrong tokens of an address in a time; addresses
+PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 HEAD_BYTES, MOST_HEADERS = 16 << 10, 100  # of a request
+LOOPBACK = {"127.0.0.1", "::1"}
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -34,16 +39,21 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._wrong: dict[str, list[float]] = {}  # when wrong tokens came, by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through or not, and count it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, is_head = time.perf_counter(), 500, scope["method"] == "HEAD"
+        if is_head:  # answered as GET, without the body
+            scope = {**scope, "method": "GET"}
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
+            if message["type"] == "http.response.body" and is_head:
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -52,7 +62,7 @@ class Guard:
             await send(message)
 
         try:
-            problem = self._problem(scope)
+            problem = self._crowded(scope) or self._problem(scope)
             if problem:
                 await problem.response()(scope, receive, send_guarded)
             else:
@@ -61,6 +71,12 @@ class Guard:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
+    def _crowded(self, scope: Scope) -> Problem | None:
+        """That there are too many connections, of which none is idle; whether the server runs is told all the same."""
+        if scope.get("state", {}).get(CROWDED) and scope["path"] != "/health":
+            return Problem(503, "the server has too many connections: ask again in a moment", close=True, seconds=2)
+        return None
 
     def _problem(self, scope: Scope) -> Problem | None:
         """Why a request is not let through."""
@@ -71,15 +87,41 @@ class Guard:
         if token is None and self._settings.is_local and _host_name(headers) not in self._local_names():
             # A page of another site whose name was made to mean this machine (DNS rebinding).
             return Problem(403, "this server answers to the name of its own machine alone", close=True)
-        if token and not (path in OPEN or path.startswith(OPEN_FOLDER)) and not _brings(headers, token):
-            return Problem(401, "a token is wanted: send the header Authorization: Bearer TOKEN", close=True)
+        if token is None and any(name in headers for name in PROXIED):
+            return Problem(403, "a server without a token answers no proxy: start it with a token", close=True)
+        is_open = path in OPEN or path.startswith(OPEN_FOLDER)
+        if token and not is_open and (problem := self._token_problem(scope, headers.get("authorization"), token)):
+            return problem
         if scope["method"] not in SAFE_METHODS and _from_elsewhere(headers):
             return Problem(403, "a page of another site may not send anything here", close=True)
         return None
 
+    def _token_problem(self, scope: Scope, brought: str | None, token: str) -> Problem | None:
+        """Why a token that was brought does not let its client in; who has guessed too often is not even told."""
+        now, client = time.monotonic(), client_of(scope)
+        wrong = [when for when in self._wrong.get(client, ()) if now - when < TRIES_SECONDS]
+        if brought is not None and len(wrong) >= MOST_TRIES:
+            seconds = math.ceil(wrong[0] + TRIES_SECONDS - now)
+            return Problem(429, "too many wrong tokens came from this address: wait", close=True, seconds=seconds)
+        if _brings(brought, token):
+            return None
+        if brought is not None:
+            self._wrong.pop(client, None)
+            self._wrong[client] = [*wrong, now]
+            if len(self._wrong) > MOST_GUESSERS:
+                self._wrong.pop(next(iter(self._wrong)))
+        return Problem(401, "a token is wanted: send the header Authorization: Bearer TOKEN", close=True)
+
     def _local_names(self) -> Iterable[str]:
         host = self._settings.host
         return LOCAL_NAMES | {f"[{host}]" if ":" in host else host}
+
+
+def client_of(scope: Scope) -> str:
+    """The address of who asks; behind a proxy on this machine, that which the proxy says it has the request from."""
+    address = (scope.get("client") or ("", 0))[0]
+    forwarded = Headers(scope=scope).get("x-forwarded-for", "")
+    return forwarded.rpartition(",")[2].strip()[:64] or address if address in LOOPBACK else address
 
 
 def _host_name(headers: Headers) -> str:
@@ -88,9 +130,9 @@ def _host_name(headers: Headers) -> str:
     return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
 
 
-def _brings(headers: Headers, token: str) -> bool:
+def _brings(authorization: str | None, token: str) -> bool:
     """Whether a request has the token, compared in a time that tells nothing of it."""
-    kind, _, brought = headers.get("authorization", "").partition(" ")
+    kind, _, brought = (authorization or "").partition(" ")
     return kind.lower() == "bearer" and hmac.compare_digest(brought.strip().encode(), token.encode())
 
 

@@ -4,45 +4,56 @@ import asyncio
 import json
 from collections import OrderedDict
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from vpr.data.records import Records
+from vpr.serve.conditional import is_known
 from vpr.serve.keeping import NewImage, add_image, remove_image
 from vpr.serve.places import map_json
 from vpr.serve.problems import Problem
 from vpr.serve.questions import row_of
+from vpr.serve.schemas import BINARY, Added, Places, Removed, body_of, errors
 from vpr.serve.service import Service
 from vpr.serve.uploads import form_of
 
 SHOWN_SIDE, SHOWN_KEPT = 640, 200  # pixels of a shown image's longest side, and how many of them are kept
 FILE_BYTES = 200_000_000  # of a database image that is shown, at most
-CACHED = {"cache-control": "private, max-age=300"}
-BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+CACHED = {"cache-control": "private, no-cache"}  # kept, and asked for again: the image may be replaced at any time
+METRES = {name: {"type": "number", "description": "Metres."} for name in ("easting", "northing")}
+DEGREES = {name: {"type": "number", "description": "Degrees."} for name in ("latitude", "longitude")}
+BODY = body_of({"image": BINARY, "name": {"type": "string"}, **DEGREES, **METRES}, ["image"])
+CHANGE_ERRORS = errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+JPEG = {"content": {"image/jpeg": {"schema": BINARY}}, "description": "The image."}
+SEEN: dict[int | str, dict[str, Any]] = {200: JPEG, 304: {"description": "It is the one that If-None-Match names."}}
 GONE = "the image's file is not there any more, or cannot be decoded"
 
 
 def image_routes(app: FastAPI, service: Service) -> None:
     """Add the routes."""
-    locator, shown, places = service.locator, OrderedDict[str, bytes](), _Places()
+    locator, shown, places = service.locator, OrderedDict[str, bytes](), _MapJson()
 
-    @app.get("/images/{image}", response_model=None)
+    seen = {**errors(401, 403, 404, 429, 503), **SEEN}
+
+    @app.get("/images/{image}", name="get_image", response_class=Response, response_model=None, responses=seen)
     async def image(image: str, request: Request) -> Response:
         """A database image as a JPEG of at most 640 pixels."""
-        row = row_of(locator.records, image)
-        tag = f'"{locator.records.hashes[row].tobytes().hex()[:32]}"'
+        records = locator.records
+        row = row_of(records, image)
+        tag = f'"{records.hashes[row].tobytes().hex()[:32]}-{records.modified[row]:x}"'
         headers = {**CACHED, "etag": tag}
-        if request.headers.get("if-none-match") == tag:
+        if is_known(request, tag):
             return Response(status_code=304, headers=headers)
         if image + tag not in shown:
-            shown[image + tag] = await _shown(service, row)
+            shown[image + tag] = await _shown(service, records.file(row, locator.root))
             while len(shown) > SHOWN_KEPT:
                 shown.popitem(last=False)
         return Response(shown[image + tag], media_type="image/jpeg", headers=headers)
 
-    @app.get("/map", response_model=None)
+    @app.get("/map", name="get_map", response_model=Places, responses=errors(401, 403, 429))
     async def map_of_places() -> Response:
         """Places of the database's images, of many a part that covers all of them evenly."""
         return Response(await asyncio.to_thread(places.json, locator.records), media_type="application/json")
@@ -57,7 +68,10 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         if not service.settings.writable:
             raise Problem(403, "this server was started without --writable: nothing can be added or removed", True)
 
-    @app.post("/images", openapi_extra=BODY, response_model=None)
+    replaced: dict[int | str, dict[str, Any]] = {200: {"model": Added, "description": "That of its name was replaced."}}
+    added = {"status_code": 201, "response_model": Added, "responses": {**CHANGE_ERRORS, **replaced}}
+
+    @app.post("/images", name="add_image", openapi_extra=BODY, **added)  # type: ignore[arg-type]
     async def add(
         request: Request,
         name: Annotated[str | None, Query(max_length=1000, description="A plain one such as street/12.jpg.")] = None,
@@ -72,9 +86,11 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         async with form_of(request, service.bodies, 1) as form:
             number, new = await add_image(service, form.images[0], _new_image(said, form.fields))
         told = {"id": number, "new": new, "images": service.locator.images}
-        return JSONResponse(told, 201 if new else 200)
+        return JSONResponse(told, 201 if new else 200, {"location": f"/images/{number}"} if new else {})
 
-    @app.delete("/images/{image}", response_model=None)
+    @app.delete(
+        "/images/{image}", name="remove_image", response_model=Removed, responses=errors(401, 403, 404, 429, 503)
+    )
     async def remove(image: str) -> Response:
         """Remove an image from the database."""
         require_writable()
@@ -83,17 +99,17 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         return JSONResponse({"id": image, "images": service.locator.images})
 
 
-async def _shown(service: Service, row: int) -> bytes:
-    file = service.locator.records.file(row, service.locator.root)
-
+async def _shown(service: Service, file: Path) -> bytes:
     def read() -> bytes:
         if file.stat().st_size > FILE_BYTES:
             raise OSError("too large")
         return file.read_bytes()
 
     try:
-        return await service.thumbnail(await asyncio.to_thread(read), SHOWN_SIDE)
+        return await service.thumbnail(read, SHOWN_SIDE)
     except (OSError, Problem) as error:
+        if isinstance(error, Problem) and error.status == 503:
+            raise
         raise Problem(404, GONE) from error
 
 
@@ -111,7 +127,7 @@ def _new_image(said: dict[str, Any], form: dict[str, str]) -> NewImage:
     return NewImage(**values)
 
 
-class _Places:
+class _MapJson:
     """The map's JSON, kept until images come or go."""
 
     def __init__(self) -> None:

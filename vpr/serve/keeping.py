@@ -1,11 +1,12 @@
 """Images that are added to the database by requests: their names, places and files."""
 
 import asyncio
+import errno
 import hashlib
 import math
 import re
-import shutil
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from vpr.serve.problems import Problem
 from vpr.serve.service import Service, tensor_of
 
 LONGEST_NAME, LONGEST_PART, DEEPEST = 200, 100, 6  # characters; folders
+PART_BYTES = 255  # that file systems have for a name
 PART = re.compile(r"[\w@+=,()\[\]-][\w@+=,()\[\] .-]*")  # no dot in front, nothing that a shell or a disk minds
+DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³]) *(\..*)?", re.IGNORECASE)  # Windows's, whatever ending
 ENDINGS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "HEIF": (".heic", ".heif")}
 FARTHEST = 1e8  # metres
 
@@ -47,10 +50,29 @@ def require_name(name: str, kind: str) -> None:
     parts = name.split("/")
     if not 0 < len(name) <= LONGEST_NAME or len(parts) > DEEPEST:
         raise Problem(400, f"name is wanted with 1 to {LONGEST_NAME} characters and at most {DEEPEST - 1} folders")
-    if not all(len(part) <= LONGEST_PART and PART.fullmatch(part) and part[-1] not in ". " for part in parts):
+    if not all(map(_is_plain, parts)):
         raise Problem(400, "name is wanted as a plain one such as street/12.jpg: letters, digits and @+=,()[]_- .")
+    if any(len(part) > LONGEST_PART or len(part.encode()) > PART_BYTES for part in parts):
+        raise Problem(400, f"name is wanted with at most {LONGEST_PART} characters and {PART_BYTES} bytes in each part")
     if not name.lower().endswith(ENDINGS[kind]):
         raise Problem(400, f"name is wanted with the ending of the image's format: {' or '.join(ENDINGS[kind])}")
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a part of a path is a name on every system."""
+    letters = "".join(
+        "m" if unicodedata.category(each)[0] == "M" else each for each in part[1:]
+    )  # accents, vowel signs
+    no_spaces = part[-1:] not in (".", " ") and " ." not in part
+    return bool(PART.fullmatch(part[:1] + letters)) and no_spaces and not DEVICES.fullmatch(part)
+
+
+def name_for(name: str, records: Records) -> str:
+    """A name in Unicode's composed form, or as the database has it: systems write one and the same in several forms."""
+    composed = unicodedata.normalize("NFC", name)
+    if name.isascii() or name in records.row_of or composed in records.row_of:
+        return name if name in records.row_of else composed
+    return next((known for known in records.names if unicodedata.normalize("NFC", known) == composed), composed)
 
 
 def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position:
@@ -93,6 +115,7 @@ async def add_image(service: Service, data: bytes, image: NewImage) -> tuple[str
     """
     with service.place() as place:
         decoded = await service.decode(data)
+        image = replace(image, name=name_for(image.name, service.locator.records))
         require_name(image.name, decoded.format)
         position = position_of(image, decoded, service.locator.records)
         new = await asyncio.wrap_future(place.call(lambda: _add(service, data, image.name, decoded, position)))
@@ -104,11 +127,12 @@ def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: P
     digest = hashlib.sha256(data).digest()
     earlier = _upload_of(service, name)
     known = name in service.locator.records.names
-    folder = _uploads(service) / digest.hex()[:32]
-    file = folder / name
-    written = not file.exists()
+    # Of name and content: no two images share a file, and a new content never takes the place of an old one.
+    folder = _uploads(service) / hashlib.sha256(digest + name.encode()).hexdigest()[:32]
+    file, written = folder / name, False
     try:
-        if written:
+        if not file.exists():
+            written = True
             with atomic_write(file) as temporary:
                 temporary.write_bytes(data)
         record = Records(
@@ -119,7 +143,7 @@ def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: P
     except BaseException as error:
         if written:
             _remove_file(service, file)
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | OSError):
             say(f"an image was not added: {error}")
             raise Problem(503, "the image cannot be kept now: try again later") from error
         raise
@@ -166,6 +190,14 @@ def _upload_of(service: Service, name: str) -> Path | None:
 
 
 def _remove_file(service: Service, file: Path) -> None:
-    """Remove an added image's file, with the folder that was made for it."""
+    """Remove an added image's file, and the folders that it leaves empty."""
     uploads = _uploads(service)
-    shutil.rmtree(uploads / file.relative_to(uploads).parts[0], ignore_errors=True)
+    try:
+        file.unlink(missing_ok=True)
+        for folder in file.parents:
+            if folder == uploads:
+                break
+            folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # others' files there stay
+            say(f"{file} was not removed: {error}")

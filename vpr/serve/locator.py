@@ -18,15 +18,17 @@ from vpr.evaluation.evaluate import how_ordered, look_text
 from vpr.models.local_maps import joined
 from vpr.report.matches import Compare, comparer
 from vpr.search.answer_features import LOOKED_AT, Answers, limited, uncalibrated
-from vpr.search.engine import Engine
+from vpr.search.engine import Engine, Unreachable
 from vpr.search.filters import SearchFilter
 from vpr.search.locate import Match, match_of
 from vpr.search.matching import Matches
 from vpr.search.second_look import SecondLook
-from vpr.serve.looking import LocalDescriptors, looked_again
+from vpr.serve.long_work import Pause
+from vpr.serve.looking import LocalDescriptors, looked_again, no_pause
 from vpr.serve.model_pass import Described, ModelPass
 from vpr.serve.problems import Problem
 
+AWAY_SECONDS = 5  # after which a client is told to ask again, where the engine does not answer
 DEPTH = 50  # hits of a second look where a request does not say, and the index has local descriptors
 
 
@@ -119,29 +121,71 @@ class Locator:
         """Backbone and weights, pooling, dimension, number format."""
         return self.loaded.model.name
 
-    def locate(self, images: Sequence[torch.Tensor], asked: Sequence[Asked]) -> list[Answer]:
+    def is_long(self, asked: Asked) -> bool:
+        """Whether a question takes much more than others do: many comparisons, or images that have to be described."""
+        depth = asked.rerank or 0
+        return depth > DEPTH or (not self._local.are_kept and (depth > 0 or asked.agreement))
+
+    def locate(
+        self, images: Sequence[torch.Tensor], asked: Sequence[Asked], pause: Pause = no_pause
+    ) -> list[Answer | Problem]:
         """Where images uint8 [3, H, W] were taken.
 
-        Raises:
-            Problem: an image is too small or too large, or the index cannot serve what is asked.
+        Args:
+            pause: called from time to time; another thread may ask or change the database meanwhile.
+
+        Returns:
+            for each an answer, or a Problem where it is too small or too large, or the index cannot serve what is
+            asked of it.
         """
         with without_progress():
-            began = perf_counter()
-            looks = [self._look(each) for each in asked]
-            described = self._describe(images, any(looks) or any(each.agreement for each in asked))
-            model_seconds, began = perf_counter() - began, perf_counter()
-            alike: dict[tuple, list[int]] = {}  # what is asked alike is searched at once
-            for number, (each, look) in enumerate(zip(asked, looks, strict=True)):
-                alike.setdefault((each.wanted, look, each.agreement, hits_wanted(each, look)), []).append(number)
-            answers: dict[int, Answer] = {}
-            for numbers in alike.values():
-                some = self._answers([asked[n] for n in numbers], looks[numbers[0]], described.only(numbers))
-                answers.update(zip(numbers, some, strict=True))
-            seconds = perf_counter() - began
+            found: dict[int, Answer | Problem] = {}
+            for number, (image, each) in enumerate(zip(images, asked, strict=True)):
+                if problem := self._problem(image, each):
+                    found[number] = problem
+            sound = [number for number in range(len(images)) if number not in found]
+            if sound:
+                answers = self._located([images[n] for n in sound], [asked[n] for n in sound], pause)
+                found.update(zip(sound, answers, strict=True))
+        return [found[number] for number in range(len(images))]
+
+    def _problem(self, image: torch.Tensor, asked: Asked) -> Problem | None:
+        """Why a question cannot be answered, as far as that is known before."""
+        if asked.rerank and not self.engine.measures:
+            return Problem(422, "rerank needs descriptor distances, which the index does not measure")
+        return self._pass.problem(image)
+
+    def _located(self, images: Sequence[torch.Tensor], asked: Sequence[Asked], pause: Pause) -> list[Answer | Problem]:
+        """As `locate`, of questions that nothing is known against."""
+        began = perf_counter()
+        looks = [self._look(each) for each in asked]
+        described = self._describe(images, any(looks) or any(each.agreement for each in asked), pause)
+        pause()
+        model_seconds, began = perf_counter() - began, perf_counter()
+        alike: dict[tuple, list[int]] = {}  # what is asked alike is searched at once
+        for number, (each, look) in enumerate(zip(asked, looks, strict=True)):
+            alike.setdefault((each.wanted, look, each.agreement, hits_wanted(each, look)), []).append(number)
+        answers: dict[int, Answer | Problem] = {}
+        away: Problem | None = None
+        for numbers in alike.values():
+            some: Sequence[Answer | Problem] = [away] * len(numbers) if away else []
+            try:
+                which, look = [asked[n] for n in numbers], looks[numbers[0]]
+                some = some or self._answers(which, look, described.only(numbers), pause)
+            except Problem as problem:
+                some = [problem] * len(numbers)
+                away = problem if isinstance(problem.__cause__, Unreachable) else None  # then it is not tried again
+            answers.update(zip(numbers, some, strict=True))
+        seconds = perf_counter() - began
+        found = [answers[number] for number in range(len(images))]
         return [
-            replace(answers[number], model_seconds=model_seconds, search_seconds=seconds)
-            for number in range(len(images))
+            each if isinstance(each, Problem) else replace(each, model_seconds=model_seconds, search_seconds=seconds)
+            for each in found
         ]
+
+    def check(self) -> None:
+        """Raise a UserError where the database does not answer now."""
+        self.engine.check()
 
     def add(self, image: torch.Tensor, record: Records) -> None:
         """Add an image uint8 [3, H, W] to the database, or put it in the place of that of its name.
@@ -150,6 +194,8 @@ class Locator:
             Problem: the image is too small or too large.
             UserError: the engine cannot take it.
         """
+        if problem := self._pass.problem(image):
+            raise problem
         with without_progress():
             described = self._describe([image], self.engine.local is not None)
             self.engine.add(record, described.descriptors, described.local)
@@ -167,33 +213,33 @@ class Locator:
     def _changed(self) -> None:
         self.records, self.images = self.engine.records, self.engine.count()
 
-    def _describe(self, images: Sequence[torch.Tensor], local: bool) -> Described:
+    def _describe(self, images: Sequence[torch.Tensor], local: bool, pause: Pause = no_pause) -> Described:
         if local:
-            return self._pass.describe_with_local(images, self._local.projection())
+            return self._pass.describe_with_local(images, self._local.projection(pause))
         return self._pass.describe(images)
 
     def _look(self, asked: Asked) -> SecondLook | None:
         """The second look that is asked for, or that the index serves."""
         engine = self.engine
-        if asked.rerank and not engine.measures:
-            raise Problem(422, "rerank needs descriptor distances, which the index does not measure")
         served = DEPTH if engine.local is not None and engine.measures else 0
         depth = served if asked.rerank is None else asked.rerank
         return SecondLook(depth, self._look_by) if depth else None
 
-    def _answers(self, asked: list[Asked], look: SecondLook | None, described: Described) -> list[Answer]:
+    def _answers(self, asked: list[Asked], look: SecondLook | None, described: Described, pause: Pause) -> list[Answer]:
         """The answers to images of which the same is asked, but for how many of the same hits are told."""
         found, distances = self._search(described.descriptors, hits_wanted(asked[0], look), asked[0].wanted)
-        answers, compare, how = Answers(found, distances, self.records.positions), None, None
+        records = self.records  # of this search: images may come and go in a pause
+        answers, compare, how = Answers(found, distances, records.positions), None, None
         if described.local is not None and (look or asked[0].agreement):
             queries, seen = joined(described.local), look or SecondLook(1, self._look_by)
-            known, rows = self._local.of(found[:, : seen.depth])
+            known, rows = self._local.of(found[:, : seen.depth], records, pause)
             if look:
-                answers, how = looked_again(answers, queries, known, rows, look), look_text(look, queries.dim)
+                answers = looked_again(answers, queries, known, rows, look, pause)
+                how = look_text(look, queries.dim)
             compare = comparer(queries, known, seen, rows) if asked[0].agreement else None
         values, kind = limited(answers) if asked[0].wanted else self._how_sure(answers, how)
         return [
-            self._answer(number, answers, each.top, None if np.isnan(value) else float(value), kind, compare)
+            self._answer(records, number, answers, each.top, None if np.isnan(value) else float(value), kind, compare)
             for number, (each, value) in enumerate(zip(asked, values, strict=True))
         ]
 
@@ -205,7 +251,7 @@ class Locator:
             return self.engine.search(descriptors, count, wanted)
         except UserError as error:
             say(f"a search failed: {error}")
-            raise Problem(503, "the search engine does not answer: ask again later") from error
+            raise Problem(503, "the search engine does not answer: ask again later", seconds=AWAY_SECONDS) from error
 
     def _how_sure(self, answers: Answers, look: str | None) -> tuple[np.ndarray, str]:
         """How sure answers are [M], and what that is, in words; as --mode=locate has it."""
@@ -216,10 +262,11 @@ class Locator:
         return (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
 
     def _answer(
-        self, number: int, answers: Answers, top: int, sure: float | None, kind: str, compare: Compare | None
-    ) -> Answer:
+        self, records: Records, number: int, answers: Answers, top: int, sure: float | None, kind: str,
+        compare: Compare | None,
+    ) -> Answer:  # fmt: skip
         """The answer to one of some images."""
-        records, hits = self.records, answers.found[number]
+        hits = answers.found[number]
         rows = [int(row) for row in hits[:top] if row >= 0]
         matches = [
             match_of(records.names[row], distance, records.positions[row], records.zone)

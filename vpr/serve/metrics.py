@@ -16,10 +16,11 @@ class Metrics:
         seconds: from a request's first byte to the answer's last, by route.
         batches: images of each pass of the model.
         refused: images that were located with too little confidence.
+        decoded: images that were handed to decoders.
     """
 
-    def __init__(self, underway: Callable[[], int], images: Callable[[], int], decoded: Callable[[], int]) -> None:
-        """Functions that count: images underway, images of the index, images that were decoded so far."""
+    def __init__(self, underway: Callable[[], int], images: Callable[[], int]) -> None:
+        """Functions that count: images underway, images of the index."""
         self._registry = CollectorRegistry()  # its own: several servers may live in a process
         self.requests = Counter("vpr_requests", "Requests.", ("route", "status"), registry=self._registry)
         self.seconds = Histogram(
@@ -29,10 +30,10 @@ class Metrics:
             "vpr_batch_images", "Images described at once.", registry=self._registry, buckets=IMAGES
         )
         self.refused = Counter("vpr_refused", "Images whose place was not sure enough.", registry=self._registry)
+        self.decoded = Counter("vpr_decoded_images", "Images handed to decoders.", registry=self._registry)
         for name, text, count in (
             ("vpr_queue_images", "Images underway.", underway),
             ("vpr_index_images", "Images in the index.", images),
-            ("vpr_decoded_images", "Images handed to decoders since the start.", decoded),
         ):
             Gauge(name, text, registry=self._registry).set_function(count)
 

@@ -30,7 +30,7 @@ class Described:
 
 
 class ModelPass:
-    """Describes images of any sizes, and refuses those that the model or the memory beside it cannot take."""
+    """Describes images of any sizes, and says which the model or the memory beside it cannot take."""
 
     def __init__(self, model: Describer) -> None:
         self._model = model.eval()
@@ -38,11 +38,7 @@ class ModelPass:
 
     @torch.no_grad()
     def describe(self, images: Sequence[torch.Tensor]) -> Described:
-        """Descriptors of images uint8 [3, H, W], one pass for those of a size.
-
-        Raises:
-            Problem: an image is too small or too large.
-        """
+        """Descriptors of images uint8 [3, H, W] without a `problem`, one pass for those of a size."""
         return self._described(describe_batch(self._model, self._groups(images)), None)
 
     @torch.no_grad()
@@ -50,7 +46,7 @@ class ModelPass:
         """As `describe`, with projected local descriptors.
 
         Raises:
-            Problem: also where the model has none.
+            Problem: the model has none.
         """
         groups = self._groups(images)
         try:
@@ -67,18 +63,30 @@ class ModelPass:
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return [part for group in group_by_size(list(images), sizes) for part in self._that_fit(group)]
 
+    def problem(self, image: torch.Tensor) -> Problem | None:
+        """Why an image uint8 [3, H, W] cannot be described: it is too small, or larger than memory holds."""
+        least, (height, width) = self._model.smallest_side, image.shape[1:]
+        if min(height, width) < least:
+            return Problem(422, f"the image has {width}x{height} pixels, the model wants at least {least} each way")
+        each = self._bytes_of((height, width))
+        room = self._room()
+        if each is not None and room is not None and each > room:
+            return Problem(413, f"an image of {width}x{height} pixels takes more memory than the server has free")
+        return None
+
+    def _room(self) -> int | None:
+        """Half of the free bytes of memory, or of the GPU's; None where that is not known."""
+        device = self._model.device
+        if device.type not in ("cpu", "cuda"):
+            return None
+        return (available_bytes() if device.type == "cpu" else free_gpu_bytes(device)) // 2
+
     def _that_fit(self, group: SizeGroup) -> Iterator[SizeGroup]:
         """Images of one size in parts that half of the free memory holds, see `vpr.descriptors.describe.that_fit`."""
-        least, (height, width) = self._model.smallest_side, group.image_size
-        if min(height, width) < least:
-            raise Problem(422, f"the image has {width}x{height} pixels, the model wants at least {least} each way")
         count, each = len(group.places), self._bytes_of(group.image_size)
-        device = self._model.device
-        if each is not None and device.type in ("cpu", "cuda"):
-            room = (available_bytes() if device.type == "cpu" else free_gpu_bytes(device)) // 2
-            if each > room:
-                raise Problem(413, f"an image of {width}x{height} pixels takes more memory than the server has free")
-            count = min(count, room // each)
+        room = self._room()
+        if each is not None and room is not None:
+            count = max(1, min(count, room // each))
         for places, values in zip(group.places.split(count), group.values.split(count), strict=True):
             yield group._replace(places=places, values=values)
 

@@ -7,6 +7,7 @@ import hashlib
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
+from vpr.serve.conditional import is_known
 from vpr.serve.page import asset, page_headers, page_html, street_tiles
 from vpr.serve.problems import Problem
 from vpr.serve.settings import Settings
@@ -33,6 +34,6 @@ def page_routes(app: FastAPI, settings: Settings) -> None:
         kind, content = found
         # Asked for again each time, but not sent again: an updated server's page never runs with old scripts.
         headers = {"cache-control": "no-cache", "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
-        if request.headers.get("if-none-match") == headers["etag"]:
+        if is_known(request, headers["etag"]):
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=kind, headers=headers)

@@ -2,8 +2,6 @@
 
 from starlette.responses import JSONResponse
 
-RETRY_AFTER = "1"  # seconds
-
 
 class Problem(Exception):
     """Ends a request.
@@ -12,22 +10,23 @@ class Problem(Exception):
         status: of HTTP.
         text: one sentence.
         close: whether the connection ends too, since part of the request was left unread.
+        seconds: after which it may be asked again, of 429 and 503.
     """
 
-    def __init__(self, status: int, text: str, close: bool = False) -> None:
+    def __init__(self, status: int, text: str, close: bool = False, seconds: int = 1) -> None:
         super().__init__(text)
-        self.status, self.text, self.close = status, text, close
+        self.status, self.text, self.close, self.seconds = status, text, close, seconds
 
     def response(self) -> JSONResponse:
         """As it goes to the client."""
         headers = {"connection": "close"} if self.close else {}
-        if self.status == 503:
-            headers["retry-after"] = RETRY_AFTER
+        if self.status in (429, 503):
+            headers["retry-after"] = str(self.seconds)
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return JSONResponse({"error": self.text}, self.status, headers)
 
 
-def busy() -> Problem:
+def busy(seconds: int = 1) -> Problem:
     """There is more to do than the queue holds."""
-    return Problem(503, "the server has too much to do: ask again in a moment")
+    return Problem(503, "the server has too much to do: ask again in a moment", seconds=seconds)

@@ -1,4 +1,4 @@
-"""HTTP as uvicorn speaks it, but for two things: slow clients are not waited for, and errors are JSON."""
+"""HTTP as uvicorn speaks it, but slow and idle clients are not waited for, and errors are JSON."""
 
 import asyncio
 import json
@@ -6,23 +6,49 @@ import json
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vpr.serve.guard import CROWDED
+
 HEAD_SECONDS = 10.0  # in which a request's head must have come
 
 
 class PatientProtocol(H11Protocol):
-    """A connection that is closed if a request's head does not come: uvicorn would hold it for ever."""
+    """A connection that is closed if a request's head does not come: uvicorn would hold it for ever.
+
+    Where there are more than `limit_concurrency`, the longest idle ones are closed for new ones. If none is idle, a new
+    one is answered by `Guard`, as JSON, counted, and with an answer for /health; uvicorn would turn all away.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
+        most, self.limit_concurrency = self.limit_concurrency, None
+        self._idle_since = self.loop.time()
         super().connection_made(transport)
         self._wait()
+        if most is not None and len(self.connections) > most:
+            others = [each for each in self.connections if isinstance(each, PatientProtocol) and each is not self]
+            idle = [each for each in others if each.is_idle and not each.transport.is_closing()]
+            for each in sorted(idle, key=lambda each: each._idle_since)[: len(self.connections) - most]:
+                each.transport.close()
+            if not idle:
+                self.app_state = {**self.app_state, CROWDED: True}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """See `H11Protocol`."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self.is_idle:
             self._wait_no_longer()
         elif self._timer is None:
             self._wait()  # a head has begun to come, on a connection that is used again
@@ -54,5 +80,5 @@ class PatientProtocol(H11Protocol):
 
     def _close(self) -> None:
         self._timer = None
-        if self.cycle is None or self.cycle.response_complete:
+        if self.is_idle:
             self.transport.close()

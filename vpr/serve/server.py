@@ -44,6 +44,8 @@ def run(settings: Settings, locator: Locator) -> None:
         timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=settings.stop_seconds,
         limit_concurrency=CONNECTIONS * settings.queue + CONNECTIONS, backlog=BACKLOG,
     )  # fmt: skip
+    for note in settings.notes():
+        say(note)
     server = Server(config)
     host, port = listening.getsockname()[:2]
     server.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -2,24 +2,27 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
-from time import perf_counter
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 
-from vpr.serve.batching import Batcher, Full, Place
+from vpr.common.errors import UserError
+from vpr.serve.batching import Batcher, Done, Full, Place
 from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Decoded, Wanted
 from vpr.serve.locator import Answer, Asked, Locator
+from vpr.serve.long_work import Pause
 from vpr.serve.metrics import Metrics
-from vpr.serve.problems import busy
+from vpr.serve.problems import Problem, busy
 from vpr.serve.questions import answer_json
 from vpr.serve.room import Room
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import Bodies
 
 PIXELS_BYTES = 600_000_000  # of decoded images that wait
+READY_SECONDS, CHECKED_SECONDS = 2, 1.0  # for an answer of the engine, and how long it holds
 Question = tuple[torch.Tensor, Asked]
 
 
@@ -36,18 +39,18 @@ class Service:
         """Nothing runs before `start`."""
         self.locator, self.settings = locator, settings
         self.bodies, self._pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
-        self.metrics = Metrics(
-            lambda: self._batcher.underway if self.ready else 0, lambda: locator.images,
-            lambda: self._decoders.decoded if self.ready else 0,
-        )  # fmt: skip
+        self.metrics = Metrics(lambda: self._batcher.underway if self.ready else 0, lambda: locator.images)
         self.ready = False
+        self._checked: asyncio.Future[None] | None = None
+        self._checked_at = 0.0
+        self._shown_waiting, self._shown_at_once = 0, asyncio.Semaphore(settings.decoders)
 
     def start(self) -> None:
         """Start the decoders and the thread that asks the locator."""
         settings = self.settings
         self._decoders = Decoders(settings.decoders, settings.decode_seconds)
         self._batcher: Batcher[Question, Answer] = Batcher(
-            self._answer, settings.batch_size, settings.batch_wait / 1000, settings.queue
+            self._answer, settings.batch_size, settings.batch_wait / 1000, settings.queue, settings.long_queue
         )
         self.ready = True
 
@@ -57,30 +60,82 @@ class Service:
         self._batcher.close()
         self._decoders.close()
 
-    def _answer(self, questions: list[Question]) -> Sequence[Answer]:
+    def _answer(self, questions: list[Question]) -> Sequence[Answer | Problem]:
         images, asked = zip(*questions, strict=True)
         self.metrics.batches.observe(len(images))
         return self.locator.locate(images, asked)
 
+    def _long(self, question: Question) -> Callable[[Pause], Done[Answer]]:
+        """The answer to a question, as work with pauses."""
+        came = monotonic()
+
+        def answer(pause: Pause) -> Done[Answer]:
+            began = monotonic()
+            self.metrics.batches.observe(1)
+            (found,) = self.locator.locate([question[0]], [question[1]], pause)
+            if isinstance(found, Problem):
+                raise found
+            return Done(found, began - came, 1)
+
+        return answer
+
     @contextlib.contextmanager
-    def place(self, count: int = 1) -> Iterator[Place[Question, Answer]]:
-        """Room in the queue until the block ends. Raises a Problem where there is none."""
+    def place(self, count: int = 1, client: str | None = None) -> Iterator[Place[Question, Answer]]:
+        """Room in the queue until the block ends, for a client's long work or for short work.
+
+        Raises:
+            Problem: there is none.
+        """
         with contextlib.ExitStack() as stack:
             try:
-                place = stack.enter_context(self._batcher.place(count))
+                place = stack.enter_context(self._batcher.place(count, client))
             except Full as error:
-                raise busy() from error
+                raise busy(error.seconds) from error
             yield place
+
+    async def require_ready(self) -> None:
+        """Raise a Problem unless the thread that answers gets to it soon, and the engine answers that thread.
+
+        Whoever asks meanwhile, or within a second, is told the same.
+        """
+        if not self.ready:
+            raise Problem(503, "the server is starting or ending", seconds=READY_SECONDS)
+        checked = self._checked
+        if checked is None or (checked.done() and perf_counter() - self._checked_at > CHECKED_SECONDS):
+            try:
+                checked = asyncio.ensure_future(asyncio.wrap_future(self._batcher.ask(self.locator.check)))
+            except Full as error:
+                raise Problem(503, "the server is ending") from error
+            checked.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+            self._checked, self._checked_at = checked, perf_counter()
+        try:
+            await asyncio.wait_for(asyncio.shield(checked), READY_SECONDS)
+        except (UserError, asyncio.TimeoutError) as error:
+            raise Problem(503, "the search engine does not answer", seconds=READY_SECONDS) from error
 
     async def decode(self, data: bytes) -> Decoded:
         """An image as the model wants it. Raises a Problem where it cannot be decoded."""
+        self.metrics.decoded.inc()
         settings, size = self.settings, self.locator.read.size
         return await self._decoders.decode(data, Wanted(size, settings.longest_side, settings.max_pixels))
 
-    async def thumbnail(self, data: bytes, longest_side: int) -> bytes:
-        """A small JPEG of an image. Raises a Problem where it cannot be decoded."""
-        wanted = Wanted(max_pixels=self.settings.max_pixels, thumbnail=longest_side)
-        return (await self._decoders.decode(data, wanted)).values.tobytes()
+    async def thumbnail(self, read: Callable[[], bytes], longest_side: int) -> bytes:
+        """A small JPEG of an image, which is read when it is its turn: few files are in memory at once.
+
+        Raises:
+            Problem: it cannot be decoded, or too many wait (503).
+            OSError: it cannot be read.
+        """
+        if self._shown_waiting >= self.settings.queue:
+            raise busy()
+        self._shown_waiting += 1
+        try:
+            async with self._shown_at_once:
+                self.metrics.decoded.inc()
+                wanted = Wanted(max_pixels=self.settings.max_pixels, thumbnail=longest_side)
+                return (await self._decoders.decode(await asyncio.to_thread(read), wanted)).values.tobytes()
+        finally:
+            self._shown_waiting -= 1
 
     async def locate(self, data: bytes, asked: Asked, place: Place[Question, Answer], began: float) -> dict[str, Any]:
         """The answer to one image, as JSON.
@@ -96,7 +151,11 @@ class Service:
         decoded = await self.decode(data)
         decode_seconds = perf_counter() - start
         with self._pixels.taken(decoded.values.nbytes):
-            done = await asyncio.wrap_future(place.put((tensor_of(decoded), asked)))
+            question = (tensor_of(decoded), asked)
+            if place.is_long:
+                done = await asyncio.wrap_future(place.long(self._long(question), is_short=not asked.rerank))
+            else:
+                done = await asyncio.wrap_future(place.put(question))
         answer = done.result
         if answer.refused:
             self.metrics.refused.inc()

@@ -8,6 +8,10 @@ from pathlib import Path
 from vpr.common.errors import UserError
 from vpr.serve.page import street_tiles
 
+SHORT_TOKEN = 16  # characters
+DISTINCT = 5  # characters of a token
+WEAK = {"", "password", "passwort", "passw", "qwerty", "qwertyui", "letmein", "changeme", "secret", "admin", "welcome",
+        "iloveyou", "football", "sunshine", "princess", "token", "default", "netvlad"}  # fmt: skip
 LONGEST_SIDE, LOOKED_INTO = 1280, 50  # pixels; files
 
 
@@ -53,6 +57,11 @@ class Settings:
     stop_seconds: int = 30
 
     @property
+    def long_queue(self) -> int:
+        """Questions of one client that may be underway and take long (a second look at images that are described)."""
+        return max(self.queue // 4, self.batch_requests)
+
+    @property
     def max_bytes(self) -> int:
         """Of a request's body."""
         return int(self.max_megabytes * 1e6)
@@ -79,10 +88,24 @@ class Settings:
             )
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
             raise UserError("--token is too short or has characters that no header carries: wanted 8 to 200 of ASCII")
+        if self.token is not None and (
+            len(set(self.token)) < DISTINCT or self.token.lower().strip("0123456789!") in WEAK
+        ):
+            raise UserError(
+                "--token is a word that everybody guesses: wanted a random one, as secrets.token_urlsafe makes"
+            )
         if self.writable and self.uploads is None:
             raise UserError("a writable server needs a folder for the images that are added")
         if self.tiles is not None:
             street_tiles(self.tiles)
+
+    def notes(self) -> list[str]:
+        """What whoever starts the server should know of its safety, a line each."""
+        if self.token is None:
+            return ["without a token programs of this machine alone are answered, and no proxy"]
+        if len(self.token) < SHORT_TOKEN:
+            return [f"the token has {len(self.token)} characters: {SHORT_TOKEN} random ones and more cannot be guessed"]
+        return []
 
 
 def longest_side_for(database: Sequence[Path]) -> int:

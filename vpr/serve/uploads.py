@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -22,6 +22,9 @@ MOST_PARTS, MOST_HEADERS, HEADER_BYTES, FIELD_BYTES = 64, 8, 1024, 1024
 FORM = "multipart/form-data"
 # What a body is, is read from its first bytes; the last is what curl says of any file unless it is told otherwise.
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,21 @@ class Bodies:
             return
 
 
+async def while_there(request: Request, answer: Awaitable[Result]) -> Result:
+    """The answer to a request whose body has come; it is given up if the client goes away."""
+    answering = asyncio.ensure_future(answer)
+    going = asyncio.ensure_future(request.receive())  # after the body nothing comes but the end of the connection
+    try:
+        await asyncio.wait({answering, going}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done() and going.result()["type"] == "http.disconnect":
+            answering.cancel()
+            await asyncio.wait({answering})
+            raise Problem(400, "the client went away", close=True)
+        return await answering
+    finally:
+        going.cancel()
+
+
 def _declared(request: Request) -> int:
     """The length that a request says its body has."""
     text = request.headers.get("content-length", "0")
@@ -120,7 +138,8 @@ async def form_of(request: Request, bodies: Bodies, most_images: int) -> AsyncIt
     kind = request.headers.get("content-type", "").strip().lower()
     async with bodies.of(request) as body:
         if kind.startswith(FORM):
-            form = parse_form(bytes(body), request.headers["content-type"])
+            # In a thread: bodies can be made that take a second, in which nobody else would be heard.
+            form = await asyncio.to_thread(parse_form, bytes(body), request.headers["content-type"])
         elif not kind or kind.startswith(RAW):
             form = Form([bytes(body)] if body else [])
         else:

@@ -1,0 +1,99 @@
+"""The description at /openapi.json is that of the server that runs."""
+
+import json
+
+import pytest
+from asking import as_bytes, form, serving
+from pydantic import TypeAdapter
+
+from vpr.serve.schemas import Added, Error, Health, Located, LocatedBatch, Places, Ready, Removed
+
+TOKEN = "a long enough token"
+ZONE = "&easting=585500&northing=4477200"
+METHODS = {"get", "post", "delete"}
+
+
+@pytest.fixture(scope="module")
+def client(shared_locator):
+    with serving(shared_locator, token=TOKEN) as client:
+        client.headers = {"authorization": f"Bearer {TOKEN}"}
+        yield client
+
+
+@pytest.fixture(scope="module")
+def api(client):
+    return client("GET", "/openapi.json")[1]
+
+
+def operations(api):
+    return {
+        (method, path): said for path, methods in api["paths"].items() for method, said in methods.items()
+        if method in METHODS
+    }  # fmt: skip
+
+
+def test_every_operation_has_a_name_an_answer_and_its_errors(api):
+    names = [said["operationId"] for said in operations(api).values()]
+    assert sorted(names) == sorted(
+        ["locate", "locate_batch", "get_image", "get_map", "add_image", "remove_image", "health", "ready", "metrics"]
+    )
+    for said in operations(api).values():
+        answers = {status: each.get("content", {}) for status, each in said["responses"].items()}
+        for status, content in answers.items():
+            schemas = [each["schema"] for each in content.values()]
+            if status == "304":
+                assert not content
+            elif status[0] == "2":
+                assert len(schemas) == 1 and schemas[0], "an answer of any kind"
+            else:
+                assert schemas == [{"$ref": "#/components/schemas/Error"}]
+        assert "default" in answers and "403" in answers
+    assert "ValidationError" not in json.dumps(api)
+
+
+def test_a_token_is_part_of_what_is_described_where_one_is_wanted(api, shared_locator):
+    open_ones = {"/health", "/ready"}
+    for (_, path), said in operations(api).items():
+        assert ("security" in said) == ("401" in said["responses"]) == (path not in open_ones)
+    (scheme,) = api["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    with serving(shared_locator) as without:
+        assert "securitySchemes" not in without("GET", "/openapi.json")[1].get("components", {})
+
+
+def test_forms_are_described_field_by_field(api):
+    def schema(path):
+        return api["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+
+    wanted = {"image", "name", "latitude", "longitude", "easting", "northing"}
+    assert set(schema("/images")["properties"]) == wanted and schema("/images")["required"] == ["image"]
+    parameters = {each["name"] for each in api["paths"]["/images"]["post"]["parameters"]}
+    assert parameters == wanted - {"image"}
+    assert schema("/locate/batch")["properties"]["image"]["type"] == "array"
+
+
+def fits(kind, answer, status):
+    found, said, _ = answer
+    assert found == status, said
+    TypeAdapter(kind).validate_json(json.dumps(said), strict=True)
+
+
+def test_answers_are_what_is_described(client, images):
+    image = as_bytes(images[1][3])
+    fits(Located, client.locate(image, "?agreement=true&rerank=3"), 200)
+    fits(Located, client.locate(image, "?where=night=yes"), 200)
+    body, headers = form(("image", "a", image), ("image", "b", b"nonsense"))
+    fits(LocatedBatch, client("POST", "/locate/batch", body, headers), 200)
+    for path, kind in (("/health", Health), ("/ready", Ready), ("/map", Places)):
+        fits(kind, client("GET", path), 200)
+    fits(Error, client.locate(b"nonsense"), 415)
+    assert client("GET", "/images/1")[0] == 404
+
+
+def test_changes_are_what_is_described(serve, images, tmp_path):
+    client = serve(writable=True, uploads=tmp_path / "uploads")
+    image = as_bytes(images[1][3])
+    told = client("POST", f"/images?name=x.png{ZONE}", image, {"content-type": "image/png"})
+    fits(Added, told, 201)
+    fits(Removed, client("DELETE", f"/images/{told[1]['id']}"), 200)
+    fits(Error, client("DELETE", f"/images/{told[1]['id']}"), 404)

@@ -1,0 +1,185 @@
+"""What questions have to do with each other: a second look, an engine that is away, an image that is wrong."""
+
+import socket
+import threading
+
+import numpy as np
+import pytest
+import torch
+from asking import as_bytes, serving
+from PIL import Image
+
+from vpr.common.errors import UserError
+from vpr.search.engine import Unreachable
+from vpr.search.filters import SearchFilter
+from vpr.serve.locator import Asked, Locator
+
+
+@pytest.fixture(scope="module")
+def client(shared_locator):
+    with serving(shared_locator) as client:
+        yield client
+
+
+class Counting:
+    """An engine that answers as another, and counts its searches; can be away."""
+
+    def __init__(self, engine):
+        self.engine, self.searches, self.error = engine, 0, None
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def search(self, *rest):
+        self.searches += 1
+        if self.error:
+            raise self.error
+        return self.engine.search(*rest)
+
+    def check(self):
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def counting(shared_locator):
+    theirs = shared_locator
+    engine = Counting(theirs.engine)
+    return engine, Locator(theirs.loaded, engine, theirs.read, theirs.root, lambda how: None)
+
+
+def pixels_of(file):
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+
+
+def test_an_engine_that_is_away_is_asked_once_for_all_questions_of_a_pass(counting, images):
+    engine, locator = counting
+    here = SearchFilter(near=(40.44, -79.99, 5e4))
+    asked = [Asked(), Asked(wanted=here), Asked(3), Asked(wanted=SearchFilter(near=(40.44, -79.99, 6e4)))]
+    pictures = [pixels_of(images[1][n]) for n in range(4)]
+    engine.error = Unreachable("nobody answers")
+    found = locator.locate(pictures, asked)
+    assert engine.searches == 1 and [each.status for each in found] == [503] * 4
+    engine.error, engine.searches = UserError("the filter cannot be applied"), 0
+    assert [each.status for each in locator.locate(pictures, asked)] == [503] * 4 and engine.searches == 3
+    engine.error = None
+    assert [each.matches[0].name for each in locator.locate(pictures, asked)] == [f"a/{n}.png" for n in range(4)]
+
+
+def test_what_is_wrong_with_one_image_of_a_pass_is_told_of_it_alone(counting, images):
+    engine, locator = counting
+    pictures = [pixels_of(images[1][0]), torch.zeros(3, 4, 4, dtype=torch.uint8), pixels_of(images[1][1])]
+    found = locator.locate(pictures, [Asked()] * 3)
+    assert found[1].status == 422 and [found[n].matches[0].name for n in (0, 2)] == ["a/0.png", "a/1.png"]
+    assert engine.searches == 1
+    engine.measures = False
+    found = locator.locate(pictures, [Asked(rerank=3), Asked(), Asked()])
+    assert [found[n].status for n in (0, 1)] == [422, 422] and found[2].matches[0].name == "a/1.png"
+
+
+def test_a_second_look_pauses_and_answers_the_same(shared_locator, images):
+    pauses, picture = [], pixels_of(images[1][3])
+    for asked in (Asked(rerank=9), Asked(agreement=True), Asked(rerank=6, agreement=True)):
+        (alone,) = shared_locator.locate([picture], [asked])
+        (found,) = shared_locator.locate([picture], [asked], lambda: pauses.append(1))
+        assert found.matches == alone.matches and found.confidence == alone.confidence
+    assert len(pauses) > 10 and shared_locator.is_long(Asked(rerank=1)) and not shared_locator.is_long(Asked())
+
+
+def test_images_may_come_and_go_while_a_second_look_pauses(locator, images):
+    picture = pixels_of(images[1][3])
+    (before,) = locator.locate([picture], [Asked(rerank=5)])
+    gone = []
+
+    def pause():
+        if not gone:
+            gone.append(before.matches[4].name)
+            locator.remove("b/9.png")
+
+    (found,) = locator.locate([picture], [Asked(rerank=5)], pause)
+    assert [each.name for each in found.matches] == [each.name for each in before.matches] and locator.images == 9
+
+
+def test_plain_questions_are_answered_between_the_steps_of_second_looks(client, images, shared_locator, monkeypatch):
+    """A second look that would take for ever without them: each of its pauses waits for a plain answer."""
+    plain, image, looked = threading.Event(), as_bytes(images[1][0]), threading.Event()
+    locate = shared_locator.locate
+
+    def slow(pictures, asked, *rest):
+        if not rest:
+            plain.set()
+        while rest and not plain.is_set():
+            looked.set()
+            rest[0]()
+        return locate(pictures, asked, *rest)
+
+    monkeypatch.setattr(shared_locator, "locate", slow)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(client.locate(image, "?rerank=9")[0])) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert looked.wait(10) and client.locate(image)[0] == 200
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 8
+
+
+def test_one_client_cannot_fill_the_queue_with_second_looks(shared_locator, images, monkeypatch):
+    may_go, image, locate = threading.Event(), as_bytes(images[1][0]), shared_locator.locate
+
+    def held(pictures, asked, *rest):
+        while rest and not may_go.is_set():
+            rest[0]()
+        return locate(pictures, asked, *rest)
+
+    monkeypatch.setattr(shared_locator, "locate", held)
+    with serving(shared_locator, queue=16, batch_requests=4) as client:
+        found = []
+        threads = [
+            threading.Thread(target=lambda: found.append(client.locate(image, "?rerank=3")[0])) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        while "vpr_queue_images 4.0" not in client("GET", "/metrics")[1].decode():
+            pass
+        status, said, headers = client.locate(image, "?rerank=3")
+        assert status == 503 and int(headers["retry-after"]) >= 1 and "too much" in said["error"]
+        assert client.locate(image)[0] == 200
+        may_go.set()
+        for thread in threads:
+            thread.join()
+    assert found == [200] * 4
+
+
+def test_a_second_look_ends_when_its_client_goes_away(shared_locator, images, monkeypatch):
+    looked, locate = threading.Event(), shared_locator.locate
+
+    def for_ever(pictures, asked, *rest):
+        while rest:
+            looked.set()
+            rest[0]()
+        return locate(pictures, asked)
+
+    monkeypatch.setattr(shared_locator, "locate", for_ever)
+    image = as_bytes(images[1][0])
+    with serving(shared_locator) as client:
+        head = f"POST /locate?rerank=3 HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(image)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection:
+            connection.sendall(head.encode() + image)
+            assert looked.wait(10)
+        while "vpr_queue_images 0.0" not in client("GET", "/metrics")[1].decode():
+            pass
+        assert client.locate(image)[0] == 200
+
+
+def test_ready_asks_the_engine(counting, monkeypatch):
+    monkeypatch.setattr("vpr.serve.service.CHECKED_SECONDS", 0.0)
+    engine, locator = counting
+    with serving(locator) as client:
+        assert client("GET", "/ready")[1] == {"status": "ready", "images": 10}
+        engine.error = UserError("nobody answers")
+        status, said, headers = client("GET", "/ready")
+        assert status == 503 and list(said) == ["error"] and int(headers["retry-after"]) >= 1
+        assert client("GET", "/health")[0] == 200
+        engine.error = None
+        assert client("GET", "/ready")[0] == 200

@@ -1,0 +1,152 @@
+"""What answers look like, for the description at /openapi.json and the clients that are made of it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Shape(BaseModel):
+    """Has the fields that are named, and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Match(Shape):
+    """A database image that matches; places are null where they are unknown."""
+
+    id: str = Field(description="A whole number below 2^63.")
+    name: str
+    easting: float | None = Field(description="Metres.")
+    northing: float | None = Field(description="Metres.")
+    zone: str | None = Field(description="UTM zone and hemisphere.", examples=["17N"])
+    latitude: float | None = Field(description="WGS 84, degrees.")
+    longitude: float | None = Field(description="WGS 84, degrees.")
+    distance: float | None = Field(description="Of the descriptors, 0 to 2.")
+    image: str = Field(description="Address of the image at this server.")
+
+
+class Timing(Shape):
+    """Milliseconds; of model and search those of all images that were described together."""
+
+    decode_ms: float
+    wait_ms: float
+    model_ms: float
+    search_ms: float
+    total_ms: float
+
+
+class Agreement(Shape):
+    """Points of two images that agree: x and y from 0 to 1."""
+
+    query: tuple[float, float]
+    hit: tuple[float, float]
+    weight: float = Field(ge=0, le=1)
+
+
+class Located(Shape):
+    """Where an image was taken, as far as that is known."""
+
+    matches: list[Match] = Field(description="Best first.")
+    confidence: float | None
+    confidence_kind: str = Field(description="What the confidence is, in words.")
+    refused: bool = Field(description="Whether the confidence is below what is wanted: then there is no answer.")
+    model: str
+    images: int = Field(description="Of the database.")
+    timing: Timing
+    agreement: list[Agreement] | None = Field(description="With the first match, the heaviest first.")
+
+
+class Error(Shape):
+    """What is wrong, in one sentence."""
+
+    error: str
+
+
+class ErrorOfOne(Error):
+    """What is wrong with one image of several."""
+
+    status: int = Field(description="That it would have had by itself.")
+
+
+class LocatedBatch(Shape):
+    """Answers or errors, in the order of the images."""
+
+    answers: list[Located | ErrorOfOne]
+
+
+class Added(Shape):
+    """An image that was added or replaced."""
+
+    id: str
+    new: bool
+    images: int = Field(description="Of the database.")
+
+
+class Removed(Shape):
+    """An image that was removed."""
+
+    id: str
+    images: int = Field(description="Of the database.")
+
+
+class Places(Shape):
+    """Places of database images, column by column."""
+
+    images: int = Field(description="Of the database; the columns may have fewer.")
+    zone: str | None
+    ids: list[str]
+    names: list[str]
+    easting: list[float]
+    northing: list[float]
+    latitude: list[float] | None
+    longitude: list[float] | None
+
+
+class Health(Shape):
+    """The server runs."""
+
+    status: Literal["ok"]
+
+
+class Ready(Shape):
+    """The server answers."""
+
+    status: Literal["ready"]
+    images: int = Field(description="Of the database.")
+
+
+MEANINGS = {
+    400: "A parameter, a form or a name is not what is wanted.",
+    401: "The token is missing or wrong.",
+    403: "The server is not writable, or does not answer to whom asks.",
+    404: "There is no such image.",
+    408: "The body did not come in time.",
+    413: "The body or the image is too large, or there are too many images.",
+    415: "No image of a format that is read.",
+    422: "The image cannot be decoded or described, or the index cannot serve what is asked.",
+    429: "Too many wrong tokens came from this address.",
+    503: "Too much to do, or the engine is away: ask again after the seconds of Retry-After.",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Errors of a route, as FastAPI's `responses`: those that are named, and any other."""
+    described: dict[int | str, dict[str, Any]] = {"default": {"model": Error, "description": "Any other error."}}
+    for status in statuses:
+        described[status] = {"model": Error, "description": MEANINGS[status]}
+    return described
+
+
+BINARY = {"type": "string", "format": "binary"}
+
+
+def body_of(form: dict[str, Any], required: list[str], raw: bool = True) -> dict[str, Any]:
+    """A request's body, as FastAPI's `openapi_extra`: a form, or an image by itself.
+
+    Args:
+        form: its fields, by name.
+        raw: whether the image may be the whole body.
+    """
+    schema = {"type": "object", "properties": form, "required": required}
+    image = {"image/*": {"schema": BINARY}, "application/octet-stream": {"schema": BINARY}} if raw else {}
+    return {"requestBody": {"required": True, "content": {**image, "multipart/form-data": {"schema": schema}}}}
