@@ -47,7 +47,6 @@ def main(name: str) -> None:
         assert [value is None for value in found] == [False, False, True, True]
         for one, other in zip(found[:2], wanted[:2], strict=True):
             torch.testing.assert_close(one, other)
-    assert dist.get_backend() and (device.type != "cuda" or "nccl" in str(dist.group.WORLD._get_backend(device).name()))
     dist.destroy_process_group()
     print("OK")
 

@@ -86,7 +86,7 @@ def tested(run, gpu, tmp_path_factory):
     """Results of the run's model in float32, and its descriptors of database and queries, on the GPU and on the CPU."""
     folder, found = tmp_path_factory.mktemp("tested"), {}
     for on in (gpu, "cpu"):
-        words = ("--panels=0", "--precision=fp32", f"--saveDescriptors={folder / on}.h5")
+        words = ("--noWhiten", "--panels=0", "--precision=fp32", f"--saveDescriptors={folder / on}.h5")
         do("--mode=test", "--split=test", *resuming(run, on, *words))
         with h5py.File(folder / f"{on}.h5") as file:
             found[on] = results_of(run)[-1], *(file[name][:].astype(np.float32) for name in ("database", "queries"))
@@ -164,7 +164,7 @@ def test_as_many_images_as_fit_are_as_many_the_next_time(run, gpu):
         ("--mode=test", "--split=test", "--noWhiten", "--rerank=5", "--explain", "--panels=2"),
         ("--mode=test", "--split=test", "--noWhiten", "--precision=fp16", "--panels=0"),
         ("--mode=compare", "--split=test"),
-        ("--mode=prune", "--pruneRatio=0.3"),
+        ("--mode=prune", "--pruneRatio=0.3", "--distill=8"),
     ],
     ids=lambda words: " ".join(words[:1]),
 )
@@ -277,16 +277,13 @@ def test_images_of_many_sizes_are_described_as_one_by_one(run, gpu, tmp_path):
 
 
 def test_float32_is_float32_in_convolutions_and_products(gpu):
-    """With 10 bits of mantissa (TF32) both would err by some 1e-3."""
-    device = choose_device(gpu)
-    torch.manual_seed(0)
-    images, kernels = torch.rand(2, 64, 32, 32, dtype=torch.float64), torch.rand(64, 64, 3, 3, dtype=torch.float64)
-    wanted = torch.nn.functional.conv2d(images, kernels)
-    found = torch.nn.functional.conv2d(images.float().to(device), kernels.float().to(device))
-    assert ((found.cpu() - wanted).abs() / wanted).max() < 2e-5
-    left = images.flatten(1)
-    product = left.float().to(device) @ left.T.float().to(device)
-    assert ((product.cpu() - left @ left.T).abs() / (left @ left.T)).max() < 2e-5
+    """TF32 has 10 bits of mantissa: to it 1 + 2^-12 is 1, and a product of two such numbers 2^-11 smaller."""
+    device, value = choose_device(gpu), 1 + 2.0**-12
+    images, kernels = (torch.full(shape, value, device=device) for shape in ((2, 64, 32, 32), (64, 64, 3, 3)))
+    rows = torch.full((64, 4096), value, device=device)
+    convolved, product = torch.nn.functional.conv2d(images, kernels), rows @ rows.T
+    assert (convolved / (64 * 9 * value**2) - 1).abs().max() < 2**-14
+    assert (product / (4096 * value**2) - 1).abs().max() < 2**-14
 
 
 def test_too_little_memory_is_one_line(gpu):
