@@ -179,8 +179,8 @@ def test_a_network_is_trained_on_the_training_cities_and_tested_by_the_official_
     (line,) = {line for line in capsys.readouterr().out.splitlines() if line.startswith("protocol: ")}
     assert line == (
         "protocol: msls, split val (msls_val); 2 queries, 4 database images (published: 740 and 18871); right: within "
-        "25 m; queries in the joint database of the split's cities, right only in the query's own; panoramas not merged; "
-        "subtask all, queries without a positive left out, panoramic images left out"
+        "25 m; queries in the joint database of the split's cities, right only in the query's own; panoramas not "
+        "merged; subtask all, queries without a positive left out, panoramic images left out"
     )
 
 

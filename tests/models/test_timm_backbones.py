@@ -297,7 +297,7 @@ def test_weights_for_images_of_another_size_are_resized_as_timm_does(arch, other
 def test_a_network_of_other_layers_is_no_other_image_size(other, tmp_path):
     """Equal names, but other widths or patches."""
     torch.save(timm.create_model(other, num_classes=0).state_dict(), tmp_path / "own.pth")
-    with pytest.raises(UserError, match="wants .*: choose weights of vit_small_patch16_224"):
+    with pytest.raises(UserError, match=r"wants .*: choose weights of vit_small_patch16_224"):
         build_model(spec_of("--arch=vit_small_patch16_224", f"--weights={tmp_path / 'own.pth'}"))
 
 

@@ -14,7 +14,7 @@ LONGEST_VECTOR = 16  # float32 numbers, of AVX-512
 
 
 class StridedPointwise(nn.Conv2d):
-    """A 1x1 convolution with a stride, of a layer whose weights it takes; computed on the subsampled map in training."""
+    """A 1x1 convolution with a stride, of a layer whose weights it takes; in training on the subsampled map."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(

@@ -112,9 +112,7 @@ class TimmBackbone(Backbone):
             converted = _converted(state, self.arch)
             if not self._other_sizes(converted, wanted):
                 shapes = tuple(state[other[0]].shape), tuple(converted[other[0]].shape)
-                say(
-                    f"the weights are of images of another size: timm resizes {other[0]} from {shapes[0]} to {shapes[1]}"
-                )
+                say(f"the weights are for images of another size: timm resizes {other[0]}: {shapes[0]} to {shapes[1]}")
                 return converted
         return state
 

@@ -1,0 +1,199 @@
+"""A rehearsal of the program on a GPU, without one: no operation mixes devices, descriptors are float32 on cuda:0.
+
+Describing (two sizes in a batch, with local descriptors, whitened), a step of a training with a frozen and a trained
+part, mining, search, re-ranking and the function that is exported, for every backbone of the table and one of each
+family of timm, and for every pooling, in each number format. What values come out is not seen here.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pretended_gpu import GPU, pretended_gpu
+from torch import nn
+
+from vpr.common.device import DTYPES
+from vpr.data.reader import SizeGroup
+from vpr.descriptors.describe import LocalDescribing, describe, describe_batch, describe_in_batches
+from vpr.models.backbones import BACKBONES, entry_of
+from vpr.models.local_maps import MemorySink
+from vpr.models.local_projection import LocalProjection
+from vpr.models.place_model import PlainPlaceModel, build_model
+from vpr.models.spec import ModelSpec
+from vpr.models.whitening import Whitening
+from vpr.search.exact import nearest
+from vpr.search.second_look import SecondLook, rerank
+from vpr.training.rules import TrainingRules
+from vpr.training.state import new_state
+from vpr.training.trainer import Sources, Trainer
+
+DATABASE, QUERIES, SIZES = 6, 2, ((64, 96), (80, 64))
+VIT, DINOV3 = "vit_tiny_patch16_224", "vit_small_patch16_dinov3"
+# Cut early, where the blocks above are as those below; None is the default.
+BACKBONES_AND_CUTS = {
+    **dict.fromkeys(BACKBONES),
+    "resnet18": 8, "tf_efficientnet_lite0": 8, "mobilenetv3_large_100": 8, "convnext_tiny": 8,
+    "swin_tiny_patch4_window7_224": 8, VIT: 1, "vit_small_patch14_dinov2": 1, DINOV3: 1,
+    "eva02_tiny_patch14_224": 1, "regnetx_002": 16,
+}  # fmt: skip
+POOLINGS = {
+    "netvlad v2": {"vladv2": True},
+    "netvlad v1 of cluster rows": {"cluster_dim": 4},
+    "hard": {"vlad_assign": "hard"},
+    "hard of cluster rows": {"vlad_assign": "hard", "cluster_dim": 4},
+    **{name: {"pooling": name} for name in ("gem", "max", "avg")},
+    "cls": {"arch": VIT, "cut": 1, "pooling": "cls"},
+    "values": {"arch": DINOV3, "cut": 1, "facet": "value"},
+}
+CASES = [
+    *((arch, {"arch": arch, "cut": cut}) for arch, cut in BACKBONES_AND_CUTS.items()),
+    *((name, {"arch": "alexnet", **more}) for name, more in POOLINGS.items()),
+]
+
+
+def spec_of(settings):
+    """With the first layers frozen, where they can be."""
+    spec = ModelSpec(**{"weights": "none", "clusters": 4, **settings})
+    entry = entry_of(spec.arch, spec.cut, spec.facet)
+    layers = [layer for layer in entry.layers if layer != "map"]
+    return ModelSpec(**{**vars(spec), "cut": entry.cut, "facet": entry.facet, "train_from": layers[-1]})
+
+
+class Photos:
+    """A source of images without data, of two sizes in each batch."""
+
+    def __init__(self, model, frozen=False):
+        self.model, self.frozen, self.files, self.size = model, frozen, [Path("photo.jpg")] * (DATABASE + QUERIES), None
+
+    def batches(self, batches):
+        for batch in batches:
+            middle = (len(batch) + 1) // 2
+            parts = [part for part in (range(middle), range(middle, len(batch))) if len(part)]
+            yield [self.group(part, size) for part, size in zip(parts, SIZES, strict=False)]
+
+    def group(self, places, size):
+        images = torch.empty(len(places), 3, *size, dtype=torch.uint8)
+        if self.frozen:
+            images = self.model.frozen_features(images.to(GPU)).to("cpu", torch.float16).detach()
+        return SizeGroup(torch.arange(places.start, places.stop), images, size, self.frozen)
+
+
+def on_the_gpu(settings, precision):
+    """A model of a spec with a whitening, as modes make it, and a projection of its local descriptors."""
+    model = build_model(spec_of(settings), pretrained=False)
+    model.whiten(Whitening(torch.empty(model.pooled_dim), torch.empty(8, model.pooled_dim)))
+    projection = LocalProjection(torch.empty(model.encoder.dim), torch.empty(16, model.encoder.dim)).to(GPU)
+    return model.to_device(GPU, precision), projection
+
+
+def require_on_gpu(descriptors, *shape):
+    assert (descriptors.device, descriptors.dtype, tuple(descriptors.shape)) == (GPU, torch.float32, shape)
+
+
+def rehearse_describing(model, projection, precision):
+    """Whole images and images through frozen layers; all at once, in batches, and with what is kept of places."""
+    model.eval()
+    images = Photos(model)
+    indices = range(DATABASE + QUERIES)
+    with torch.no_grad():
+        (batch,) = images.batches([indices])
+        frozen = model.frozen_features(batch[0].values.to(GPU))
+        assert frozen.device == GPU and (model.backbone.first_trained == 0 or frozen.dtype == DTYPES[precision])
+        require_on_gpu(describe_batch(model, batch), len(indices), 8)
+        (cached,) = Photos(model, frozen=True).batches([indices])
+        require_on_gpu(describe_batch(model, cached), len(indices), 8)
+        descriptors, local = model.with_local(batch[0].values.to(GPU), projection)
+        require_on_gpu(descriptors, len(batch[0].places), 8)
+        assert (local.device, local.dtype, local.shape[1]) == (GPU, torch.float32, 16)
+    sink = MemorySink(len(indices))
+    descriptors, _ = describe(model, images, indices, 5, local=LocalDescribing(projection, sink))
+    assert (descriptors.device.type, descriptors.dtype) == ("cpu", torch.float16)
+    for _, rows, maps in describe_in_batches(model, images, indices, 5, projection, keep_local=True):
+        assert (rows.device.type, rows.dtype) == ("cpu", torch.float16) and len(maps) == len(rows)
+    return descriptors, sink.finished()
+
+
+def rehearse_searching(descriptors, maps):
+    """FAISS and the second look take ones for values, on the processor, where all that they are given has to lie."""
+    found = nearest(descriptors[:DATABASE], descriptors[DATABASE:], 3)
+    assert found.shape == (QUERIES, 3)
+    queries, database = maps.part(DATABASE, DATABASE + QUERIES), maps.part(0, DATABASE)
+    for by in ("soft", "spatial"):
+        again = rerank(found, np.ones(found.shape, np.float32), queries, database, SecondLook(3, by))
+        assert again.found.shape == found.shape
+
+
+def rehearse_training(model, frozen, folder):
+    """Descriptors of a block, its tuples by distances on the GPU, and a step of the optimiser."""
+    model.whitening = None
+    rules = TrainingRules(negatives=2, margin=10.0)
+    split = SimpleNamespace(database_files=[Path()] * DATABASE, files=[Path()] * (DATABASE + QUERIES))
+    training = SimpleNamespace(
+        images=split, positives=[np.array([0])] * QUERIES, not_negatives=[np.array([0, 1])] * QUERIES
+    )
+    source = Photos(model, frozen)
+    state = new_state(model, rules, {"train": {"queries": QUERIES}})
+    trainer = Trainer(state, training, split, Sources(source, source), rules, folder, batch_size=5)
+    tuples = trainer.mine(np.arange(QUERIES), "block")
+    assert len(tuples) == QUERIES, "of equal descriptors each negative is within the margin"
+    trainer.train_block([tuples], "block")
+    trained = [value for value in model.parameters() if value.requires_grad]
+    assert trained and state.position.steps == 1
+    assert all((value.grad.device, value.grad.dtype) == (GPU, torch.float32) for value in trained)
+    assert state.scaler.is_enabled() == (model.dtype == torch.float16)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("settings", [more for _, more in CASES], ids=[name for name, _ in CASES])
+def test_no_operation_mixes_devices_and_descriptors_are_float32_on_the_gpu(settings, precision, tmp_path):
+    with pretended_gpu():
+        model, projection = on_the_gpu(settings, precision)
+        descriptors, maps = rehearse_describing(model, projection, precision)
+        rehearse_searching(descriptors, maps)
+        with torch.no_grad():
+            exported = PlainPlaceModel(model, projection)
+            pooled, local = exported(torch.empty(2, *SIZES[0], 3, dtype=torch.uint8, device=GPU))
+            require_on_gpu(pooled, 2, 8)
+            assert local.device == GPU
+        if any(value.requires_grad for value in model.parameters()):
+            rehearse_training(model, model.backbone.first_trained > 0, tmp_path)
+
+
+# The rehearsal can fail
+
+
+class LeftBehind(nn.Module):
+    """Adds to a map what nobody moves with the model: it is no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.empty(3, 1, 1)
+
+    def forward(self, features):
+        return features + self.offset.to(features.dtype)
+
+
+@pytest.mark.parametrize("part", ["encoder", "pool"])
+def test_a_tensor_that_was_left_on_the_processor_is_found(part):
+    with pretended_gpu():
+        model, projection = on_the_gpu({"arch": "alexnet", "pooling": "max"}, "fp32")
+        if part == "encoder":
+            setattr(model.encoder, "0", nn.Sequential(LeftBehind(), model.encoder[0]))
+        else:
+            model.whitening.mean = model.whitening.mean.cpu()
+        with pytest.raises(RuntimeError, match="two different devices|cpu.*cuda|cuda.*cpu"):
+            rehearse_describing(model, projection, "fp32")
+
+
+def test_numpy_of_a_tensor_on_the_gpu_and_a_wrong_format_are_found():
+    with pretended_gpu():
+        with pytest.raises(TypeError, match="cuda:0"):
+            torch.empty(3, device=GPU).numpy()
+        with pytest.raises(TypeError, match="bfloat16"):
+            torch.empty(3, dtype=torch.bfloat16).numpy()
+        with pytest.raises(RuntimeError, match="wanted one format"):
+            torch.empty(2, 3, device=GPU) @ torch.empty(3, 2, device=GPU, dtype=torch.float16)
+        with torch.autocast("cuda", torch.float16):
+            assert (torch.empty(2, 3, device=GPU) @ torch.empty(3, 2, device=GPU)).dtype == torch.float16
