@@ -266,3 +266,17 @@ def test_who_is_sent_away_is_told_how_long_it_will_take():
             pass
     batcher.close()
     assert 1 < full.value.seconds <= 30
+
+
+def test_long_work_that_would_wait_too_long_is_sent_away_at_once(held, monkeypatch):
+    monkeypatch.setattr("vpr.serve.batching.LONGEST_WAIT", 1)
+    monkeypatch.setattr("vpr.serve.batching.PACE", 1.0)  # the last one is the mean
+    batcher, _ = held
+    with batcher.place(1, "one") as place:
+        place.long(lambda pause: time.sleep(0.6)).result(10)
+        place.long(lambda pause: time.sleep(0.6)).result(10)
+    with batcher.place(2, "one"):
+        with pytest.raises(Full), batcher.place(1, "one"):
+            pass
+        with batcher.place(1, "two"):
+            pass

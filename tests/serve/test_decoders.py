@@ -15,11 +15,11 @@ from moods import two_moods
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from vpr.serve.decoders import Decoders
+from vpr.serve.decoders import Decoder, Decoders
 from vpr.serve.decoding import HEADER, Refused, Wanted, decode_bytes, format_of, receive_decoded
 from vpr.serve.problems import Problem
 from vpr.serve.service import Service
-from vpr.serve.settings import Settings, longest_side_for
+from vpr.serve.settings import Settings, limits_for
 
 
 def asked(decoders, *all_data):
@@ -48,6 +48,24 @@ def test_one_that_hangs_or_dies_is_replaced_and_holds_up_nobody():
         decoders.close()
     with pytest.raises(ProcessLookupError):
         os.kill(number(last), 0)
+
+
+def test_one_that_replaces_another_is_ready_before_it_is_given_out(monkeypatch):
+    """Who is served next waits for no process to begin."""
+    ready, get_ready = [], Decoder.get_ready
+
+    def noted(decoder):
+        ready.append(decoder)
+        get_ready(decoder)
+
+    monkeypatch.setattr(Decoder, "get_ready", noted)
+    decoders = Decoders(0, 10, two_moods)
+    try:
+        asked(decoders, b"fine")
+        died, *_ = asked(decoders, b"die")
+        assert isinstance(died, Problem) and len({id(each) for each in ready}) == 2
+    finally:
+        decoders.close()
 
 
 def refusal(data, **wanted):
@@ -119,9 +137,9 @@ def test_what_is_damaged_or_too_large_is_refused():
 
 def test_images_are_shrunk_to_what_the_database_has(tmp_path):
     small = [draw_image(tmp_path / f"{n}.png", (80, 64), n) for n in range(3)]
-    assert longest_side_for(small) == 1280 and longest_side_for([]) == 1280
-    large = draw_image(tmp_path / "large.png", (30, 1500), 9)
-    assert longest_side_for([*small, large]) == 1500
+    assert limits_for(small) == limits_for([]) == {"longest_side": 1280, "large_pixels": 200_000}
+    large = draw_image(tmp_path / "large.png", (300, 1500), 9)
+    assert limits_for([*small, large]) == {"longest_side": 1500, "large_pixels": 4 * 300 * 1500}
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "BMP", "GIF", "MPO"])

@@ -151,6 +151,24 @@ def test_one_client_cannot_fill_the_queue_with_second_looks(shared_locator, imag
     assert found == [200] * 4
 
 
+def test_an_image_that_is_large_beside_the_database_is_described_by_itself(shared_locator, images, monkeypatch):
+    passes, locate = [], shared_locator.locate
+
+    def noted(pictures, asked, *rest):
+        passes.append(([tuple(each.shape[1:]) for each in pictures], bool(rest)))
+        return locate(pictures, asked, *rest)
+
+    monkeypatch.setattr(shared_locator, "locate", noted)
+    with serving(shared_locator, large_pixels=80 * 64) as client:
+        large = client.locate(as_bytes(Image.open(images[1][3]).resize((160, 128))))
+        small = client.locate(as_bytes(images[1][3]))
+    assert passes == [([(128, 160)], True), ([(64, 80)], False)] or passes == [
+        ([(160, 128)], True),
+        ([(80, 64)], False),
+    ]
+    assert large[0] == small[0] == 200 and len(large[1]["matches"]) == 5
+
+
 def test_a_second_look_ends_when_its_client_goes_away(shared_locator, images, monkeypatch):
     looked, locate = threading.Event(), shared_locator.locate
 

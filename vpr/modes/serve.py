@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from vpr.serve.locator import Locator
     from vpr.serve.looking import LocalDescriptors
     from vpr.serve.server import run as serve
-    from vpr.serve.settings import Settings, longest_side_for
+    from vpr.serve.settings import Settings, limits_for
 
     places = places_spec(options)
     images = load_database(places, options.split, split_required="split" in options.given)
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
         max_megabytes=options.maxMegabytes,
         max_pixels=int(1e6 * (SENT_MEGAPIXELS if options.maxPixels is None else options.maxPixels)),
         decoders=max(2, available_cores() // 2),
-        longest_side=longest_side_for(images.database_files),
+        **limits_for(images.database_files),
     )
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)

@@ -105,8 +105,9 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
         began = perf_counter()
         async with form_of(request, service.bodies, 1) as form:
-            with service.place(1, _client(request, service, question)) as place:
-                located = service.locate(form.images[0], question, place, began)
+            client = client_of(request.scope)
+            with service.place(1, client if service.locator.is_long(question) else None) as place:
+                located = service.locate(form.images[0], question, place, client, began)
                 return JSONResponse(await while_there(request, located))
 
     @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=LocatedBatch, responses=LOCATE_ERRORS)
@@ -114,15 +115,11 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         began = perf_counter()
         async with form_of(request, service.bodies, service.settings.batch_requests) as form:
-            with service.place(len(form.images), _client(request, service, question)) as place:
-                located = [service.locate(image, question, place, began) for image in form.images]
+            client = client_of(request.scope)
+            with service.place(len(form.images), client if service.locator.is_long(question) else None) as place:
+                located = [service.locate(image, question, place, client, began) for image in form.images]
                 answers = await while_there(request, asyncio.gather(*located, return_exceptions=True))
         return JSONResponse({"answers": [_answer_or_error(answer) for answer in answers]})
-
-
-def _client(request: Request, service: Service, question: Asked) -> str | None:
-    """Whose long work a question is; None: it is short."""
-    return client_of(request.scope) if service.locator.is_long(question) else None
 
 
 def _answer_or_error(answer: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from vpr.serve.long_work import Job, Lines, Work
 
-LONGEST_WAIT = 30  # seconds after which a client that was sent away is told to come again, at most
+LONGEST_WAIT = 30  # seconds that long work waits for other work of its client, and after which to come again, at most
 PACE = 0.2  # by which the last answer counts in the mean time of one
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -108,7 +108,8 @@ class Batcher(Generic[Item, Result]):
                 raise Full(self._seconds_for(self._underway // 2, "items"))
             if client is not None:
                 own, all_long = self._long[client], self._long.total()
-                if own + count > self._long_room or all_long + count > 2 * self._long_room:
+                too_long = own * self._pace["long"] > LONGEST_WAIT
+                if too_long or own + count > self._long_room or all_long + count > 2 * self._long_room:
                     raise Full(self._seconds_for(max(own, all_long // 2), "long"))
                 self._long[client] += count
             else:
@@ -134,9 +135,10 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify_all()
         return waiting.future
 
-    def put_long(self, job: Job) -> Future:
+    def put_long(self, job: Job, came: int) -> Future:
         """See `Place.long`."""
         with self._changed:
+            self._to_come -= came
             self._lines.put(job)
             self._changed.notify_all()
         return job.future
@@ -155,7 +157,8 @@ class Batcher(Generic[Item, Result]):
         return min(LONGEST_WAIT, max(1, math.ceil(count * self._pace[kind])))
 
     def _took(self, seconds: float, kind: str) -> None:
-        self._pace[kind] += PACE * (seconds - self._pace[kind])
+        known = self._pace[kind]
+        self._pace[kind] = known + PACE * (seconds - known) if known else seconds
 
     def _work(self) -> None:
         while True:
@@ -170,11 +173,10 @@ class Batcher(Generic[Item, Result]):
                 self._step(job)
 
     def _step(self, job: Job) -> None:
-        began = time.monotonic()
+        job.began = job.began or time.monotonic()
         job.step()
-        job.seconds += time.monotonic() - began
         if job.is_done:
-            self._took(job.seconds, "long")
+            self._took(time.monotonic() - job.began, "long")
             with self._changed:
                 self._lines.drop(job)
 
@@ -250,11 +252,13 @@ class Place(Generic[Item, Result]):
         self._to_come -= 1
         return self._batcher.put(_Waiting(call=function))
 
-    def long(self, work: Work, is_short: bool = False) -> Future:
-        """Have long work of the place's client done step by step; the future has what it gives.
+    def long(self, work: Work, is_short: bool = False, client: str | None = None) -> Future:
+        """Have long work done step by step; the future has what it gives.
 
         Args:
             is_short: whether it comes before other work of the client.
+            client: whose it is, where the place is one of short work.
         """
-        assert self._client is not None
-        return self._batcher.put_long(Job(work, self._client, is_short))
+        came = 0 if self.is_long else 1
+        self._to_come -= came
+        return self._batcher.put_long(Job(work, self._client or client or "", is_short), came)

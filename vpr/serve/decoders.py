@@ -30,6 +30,13 @@ class Decoder:
         self._is_ready = False
         theirs.close()  # so that an end of the process is seen as the end of what it says
 
+    def get_ready(self) -> None:
+        """Wait until the process has begun, whose imports take a while. Raises as `decode` does."""
+        if not self._is_ready:
+            if self._connection.recv_bytes(len(READY)) != READY:
+                raise OSError("a decoder does not begin")
+            self._is_ready = True
+
     def decode(self, data: bytes, wanted: Wanted, seconds: float) -> Decoded:
         """Decode an image.
 
@@ -39,10 +46,7 @@ class Decoder:
             EOFError, OSError: the process died of it.
         """
         connection: Connection = self._connection
-        if not self._is_ready:  # its imports take a while
-            if connection.recv_bytes(len(READY)) != READY:
-                raise OSError("a decoder does not begin")
-            self._is_ready = True
+        self.get_ready()
         connection.send(wanted)
         connection.send_bytes(data)
         if not connection.poll(seconds):
@@ -104,8 +108,12 @@ class Decoders:
             self._idle.put(decoder)
 
     def _replace(self, decoder: Decoder) -> Decoder:
+        """Another one, when it is ready: who comes next shall not wait for that."""
         decoder.end()
-        return Decoder(self._work)
+        new = Decoder(self._work)
+        with contextlib.suppress(EOFError, OSError):  # whoever gets it will see that
+            new.get_ready()
+        return new
 
     def close(self) -> None:
         """End all processes, after what they have begun."""

@@ -18,14 +18,14 @@ class Job:
         client: whose it is.
         is_short: whether it comes before other work of its client.
         future: has the result. Where it is cancelled, the work ends at its next pause.
-        seconds: that its steps took so far.
+        began: when its first step began; 0: it has not.
     """
 
     work: Work
     client: str
     is_short: bool = False
     future: Future = field(default_factory=Future)
-    seconds: float = 0.0
+    began: float = 0.0
     is_begun: bool = False
     is_done: bool = False
     _go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))

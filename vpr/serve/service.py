@@ -137,11 +137,14 @@ class Service:
         finally:
             self._shown_waiting -= 1
 
-    async def locate(self, data: bytes, asked: Asked, place: Place[Question, Answer], began: float) -> dict[str, Any]:
+    async def locate(
+        self, data: bytes, asked: Asked, place: Place[Question, Answer], client: str, began: float
+    ) -> dict[str, Any]:
         """The answer to one image, as JSON.
 
         Args:
             place: in the queue.
+            client: who asks.
             began: `perf_counter` when the request came.
 
         Raises:
@@ -152,8 +155,10 @@ class Service:
         decode_seconds = perf_counter() - start
         with self._pixels.taken(decoded.values.nbytes):
             question = (tensor_of(decoded), asked)
-            if place.is_long:
-                done = await asyncio.wrap_future(place.long(self._long(question), is_short=not asked.rerank))
+            is_large = decoded.values.nbytes > 3 * self.settings.large_pixels
+            if place.is_long or is_large:
+                work = place.long(self._long(question), is_short=not place.is_long or not asked.rerank, client=client)
+                done = await asyncio.wrap_future(work)
             else:
                 done = await asyncio.wrap_future(place.put(question))
         answer = done.result

@@ -13,6 +13,7 @@ DISTINCT = 5  # characters of a token
 WEAK = {"", "password", "passwort", "passw", "qwerty", "qwertyui", "letmein", "changeme", "secret", "admin", "welcome",
         "iloveyou", "football", "sunshine", "princess", "token", "default", "netvlad"}  # fmt: skip
 LONGEST_SIDE, LOOKED_INTO = 1280, 50  # pixels; files
+LARGE, LARGE_PIXELS = 4, 200_000  # times the database's largest image, or pixels where that is less
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Settings:
         max_megabytes: of a request's body.
         max_pixels: of an image, by its header.
         longest_side: pixels to which larger images are shrunk before they are described, unless all get one size;
-            None: none are. See `longest_side_for`.
+            None: none are. See `limits_for`.
+        large_pixels: of an image as it is described, above which that is done by turns of clients.
         decoders: processes that decode images.
         decode_seconds, body_seconds: in which an image must be decoded, and a body must have come.
         stop_seconds: that requests have to end in when the server is stopped.
@@ -51,6 +53,7 @@ class Settings:
     max_megabytes: float = 20.0
     max_pixels: int = 50_000_000
     longest_side: int | None = None
+    large_pixels: int = 1 << 62
     decoders: int = 2
     decode_seconds: float = 10.0
     body_seconds: float = 20.0
@@ -108,15 +111,17 @@ class Settings:
         return []
 
 
-def longest_side_for(database: Sequence[Path]) -> int:
-    """Pixels to which larger images are shrunk: those of the database's longest sides, but LONGEST_SIDE at least.
+def limits_for(database: Sequence[Path]) -> dict[str, int]:
+    """`longest_side` and `large_pixels` of Settings, of an image that is compared with those of a database.
 
-    What is larger than the images it is compared with shows no more of the place, and a photo of 50 megapixels would
-    hold up all others for as long as a thousand small ones.
+    Larger images than those of the database, and than LONGEST_SIDE, are shrunk: they show no more of the place, and a
+    photo of 50 megapixels would hold up all others for as long as a thousand small ones. Those that are large beside
+    the database's are described one by one, between the others.
 
     Args:
         database: files of its images, of which some are looked into.
     """
     from vpr.data.reader import largest_size
 
-    return max(LONGEST_SIDE, *largest_size(database[:: max(1, len(database) // LOOKED_INTO)]))
+    height, width = largest_size(database[:: max(1, len(database) // LOOKED_INTO)])
+    return {"longest_side": max(LONGEST_SIDE, height, width), "large_pixels": max(LARGE_PIXELS, LARGE * height * width)}
