@@ -17,7 +17,7 @@ def touch(root, *names, role="database"):
     folder = root / "test" / role
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / name).touch()
+        (folder / name).write_bytes(b"some")
     return root
 
 

@@ -12,7 +12,7 @@ def folder(root, database, queries):
     for role, places in (("database", database), ("queries", queries)):
         (root / "train" / role).mkdir(parents=True)
         for number, (east, north) in enumerate(places):
-            (root / "train" / role / f"@{east}@{north}@{number}@.jpg").touch()
+            (root / "train" / role / f"@{east}@{north}@{number}@.jpg").write_bytes(b"some")
     return PlacesSpec("folder", root)
 
 
