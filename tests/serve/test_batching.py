@@ -2,10 +2,14 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from vpr.serve.batching import Batcher, Full
+from vpr.serve.model_pass import ModelPass
+from vpr.serve.problems import Problem
 
 
 class Passes:
@@ -148,3 +152,13 @@ def test_closing_answers_what_waits_and_takes_nothing_new(batches):
         passes.may_go.set()
         closing.join(10)
         assert not closing.is_alive() and [future.result(0).result for future in futures] == [2, 4]
+
+
+def test_an_image_for_which_a_gpu_has_no_room_is_refused_as_beside_a_processor(monkeypatch):
+    """Before it goes there, from where PyTorch's error would come in the middle of a batch."""
+    monkeypatch.setattr("vpr.serve.model_pass.free_gpu_bytes", lambda device: 1999)
+    model = SimpleNamespace(device=torch.device("cuda", 0), smallest_side=1, bytes_per_image=lambda *_: 1000)
+    model.eval = lambda: model
+    with pytest.raises(Problem) as caught:
+        ModelPass(model).describe([torch.zeros(3, 60, 80, dtype=torch.uint8)])
+    assert caught.value.status == 413 and "80x60 pixels" in str(caught.value)
