@@ -255,12 +255,13 @@ def test_an_approximate_index_has_the_probabilities_that_were_learnt_with_it_alo
 
     assert call("test", "--calibrate")[0] == 0
     assert [calibrated(each) for each in factories] == [True, True, False, False, False]
-    code, out, _ = call("test", "--calibrate", "--index=IVF4,Flat", "--nprobe=2")
+    look = ["--rerank=5", "--localDim=8"]
+    code, out, _ = call("test", "--calibrate", "--index=IVF4,Flat", "--nprobe=2", *look)
     assert code == 0 and "faiss IVF4,Flat (2 of 4 lists looked through): how sure: probability" in out
     (tmp_path / "IVF4,Flat.h5").unlink()
-    assert [calibrated(each, "--nprobe=2") for each in factories if "," in each] == [True, False]
-    assert not calibrated("IVF4,Flat", "--nprobe=3") and calibrated("none")
-    assert len(list((tmp_path / "model").glob("calibration_*"))) == 2
+    assert [calibrated(each, "--nprobe=2", *look) for each in factories if "," in each] == [True, False]
+    assert not calibrated("IVF4,Flat", "--nprobe=3", *look) and calibrated("none", *look) and calibrated("none")
+    assert len(list((tmp_path / "model").glob("calibration_*"))) == 3
 
 
 def test_a_search_of_a_part_has_no_probability_and_does_not_pass_for_sure(call, own, tmp_path):

@@ -35,13 +35,11 @@ class Condition:
         """Whether a value of the column is wanted."""
         if found is None:
             return False
-        numbers = _number_in(found), _number_in(self.value)
+        compare = COMPARISONS[self.comparison]
         if self.comparison in ("=", "!="):
-            as_text = isinstance(self.value, str)
-            return COMPARISONS[self.comparison](*((found, self.value) if as_text else numbers))
-        if None not in numbers:
-            return COMPARISONS[self.comparison](*numbers)
-        return numbers == (None, None) and COMPARISONS[self.comparison](found, self.value)
+            return compare(found if isinstance(self.value, str) else _number_in(found), self.value)
+        numbers = _number_in(found), _number_in(self.value)
+        return compare(*numbers) if None not in numbers else numbers == (None, None) and compare(found, self.value)
 
 
 @dataclass(frozen=True)
