@@ -28,14 +28,23 @@ class Ones(TorchDispatchMode):
     """Answers with one where Python asks for the number in a tensor without data.
 
     Refuses products of two number formats, which CUDA has not, and shapes alone do not show.
+
+    Attributes:
+        formats: of the products so far.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.formats = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
         formats = {each.dtype for each in args if isinstance(each, torch.Tensor)}
-        if func._schema.name in PRODUCTS and len(formats) > 1:
-            raise RuntimeError(f"{func._schema.name} of {', '.join(sorted(map(str, formats)))}: wanted one format")
+        if func._schema.name in PRODUCTS:
+            if len(formats) > 1:
+                raise RuntimeError(f"{func._schema.name} of {', '.join(sorted(map(str, formats)))}: wanted one format")
+            self.formats |= formats
         return func(*args, **(kwargs or {}))
 
 
@@ -49,7 +58,7 @@ def ones_of(tensor: torch.Tensor) -> np.ndarray:
 
 
 def move(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
-    """What `Module.to` does, with new parameters: PyTorch would swap the contents of the old, and refuses without data."""
+    """What `Module.to` does, with new parameters: PyTorch would swap the old ones' data, and there are none."""
     for layer in module.modules() if recurse else [module]:
         for name, value in list(layer.named_parameters(recurse=False)):
             with torch.no_grad():
@@ -62,7 +71,9 @@ def move(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], recu
 def gradients_of(node, inputs):
     """What a node of the graph gives of the gradients of its outputs: for each node that follows, its gradient."""
     if isinstance(node, BackwardCFunction):  # one written in Python has numbers and settings among its inputs
-        outputs = [each for each, wanted in zip(node.apply(*inputs), node.needs_input_grad, strict=True) if wanted]
+        outputs = node.apply(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = [each for each, wanted in zip(outputs, node.needs_input_grad, strict=True) if wanted]
         return list(zip([edge for edge in node.next_functions if edge[0] is not None], outputs, strict=True))
     outputs = node(*inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -73,7 +84,8 @@ def gradients_of(node, inputs):
 def backward(loss: torch.Tensor) -> None:
     """What `Tensor.backward` does, node by node: PyTorch's own engine wants a GPU's streams for tensors on one.
 
-    As the engine does, it refuses gradients of another device than what they are of, and brings them to its format.
+    As the engine does, it refuses gradients of another device than what they are of, and brings them to the latter's
+    shape and format.
     """
     waiting: Counter = Counter()
     seen, stack = {loss.grad_fn}, [loss.grad_fn]
@@ -98,8 +110,7 @@ def backward(loss: torch.Tensor) -> None:
             if gradient is not None:
                 wanted = following._input_metadata[place]
                 assert gradient.device == wanted.device, f"{node}: {gradient.device}, wanted {wanted.device}"
-                assert tuple(gradient.shape) == tuple(wanted.shape), node
-                gradient = gradient.to(wanted.dtype)
+                gradient = gradient.sum_to_size(wanted.shape).to(wanted.dtype)
                 sums = gradients[following]
                 sums[place] = sums[place] + gradient if place in sums else gradient
             waiting[following] -= 1
@@ -108,8 +119,8 @@ def backward(loss: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def pretended_gpu() -> Iterator[None]:
-    """Tensors made within have no data, and may lie on `cuda:0` though there is none."""
+def pretended_gpu() -> Iterator[Ones]:
+    """Tensors made or moved within have no data, and may lie on `cuda:0` though there is none."""
     to_numpy, to_list = torch.Tensor.numpy, torch.Tensor.tolist
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
@@ -123,5 +134,5 @@ def pretended_gpu() -> Iterator[None]:
         patched.setattr(
             torch.Tensor, "tolist", lambda of: ones_of(of.cpu()).tolist() if isinstance(of, FakeTensor) else to_list(of)
         )
-        with FakeTensorMode(allow_non_fake_inputs=True), Ones():
-            yield
+        with FakeTensorMode(allow_non_fake_inputs=True), Ones() as ones:
+            yield ones

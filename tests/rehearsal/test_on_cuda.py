@@ -5,6 +5,7 @@ part, mining, search, re-ranking and the function that is exported, for every ba
 family of timm, and for every pooling, in each number format. What values come out is not seen here.
 """
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from vpr.common.device import DTYPES
 from vpr.data.reader import SizeGroup
-from vpr.descriptors.describe import LocalDescribing, describe, describe_batch, describe_in_batches
+from vpr.descriptors.describe import LocalDescribing, describe, describe_batch
 from vpr.models.backbones import BACKBONES, entry_of
 from vpr.models.local_maps import MemorySink
 from vpr.models.local_projection import LocalProjection
@@ -80,38 +81,30 @@ class Photos:
         return SizeGroup(torch.arange(places.start, places.stop), images, size, self.frozen)
 
 
-def on_the_gpu(settings, precision):
-    """A model of a spec with a whitening, as modes make it, and a projection of its local descriptors."""
+def model_of(settings):
+    """With a whitening, as modes make it, and a projection of its local descriptors."""
     model = build_model(spec_of(settings), pretrained=False)
     model.whiten(Whitening(torch.empty(model.pooled_dim), torch.empty(8, model.pooled_dim)))
-    projection = LocalProjection(torch.empty(model.encoder.dim), torch.empty(16, model.encoder.dim)).to(GPU)
-    return model.to_device(GPU, precision), projection
+    return model, LocalProjection(torch.empty(model.encoder.dim), torch.empty(16, model.encoder.dim))
 
 
 def require_on_gpu(descriptors, *shape):
     assert (descriptors.device, descriptors.dtype, tuple(descriptors.shape)) == (GPU, torch.float32, shape)
 
 
-def rehearse_describing(model, projection, precision):
+def rehearse_describing(model, projection):
     """Whole images and images through frozen layers; all at once, in batches, and with what is kept of places."""
     model.eval()
     images = Photos(model)
     indices = range(DATABASE + QUERIES)
     with torch.no_grad():
         (batch,) = images.batches([indices])
-        frozen = model.frozen_features(batch[0].values.to(GPU))
-        assert frozen.device == GPU and (model.backbone.first_trained == 0 or frozen.dtype == DTYPES[precision])
         require_on_gpu(describe_batch(model, batch), len(indices), 8)
         (cached,) = Photos(model, frozen=True).batches([indices])
         require_on_gpu(describe_batch(model, cached), len(indices), 8)
-        descriptors, local = model.with_local(batch[0].values.to(GPU), projection)
-        require_on_gpu(descriptors, len(batch[0].places), 8)
-        assert (local.device, local.dtype, local.shape[1]) == (GPU, torch.float32, 16)
     sink = MemorySink(len(indices))
-    descriptors, _ = describe(model, images, indices, 5, local=LocalDescribing(projection, sink))
+    descriptors, _ = describe(model, images, indices, len(indices), local=LocalDescribing(projection, sink))
     assert (descriptors.device.type, descriptors.dtype) == ("cpu", torch.float16)
-    for _, rows, maps in describe_in_batches(model, images, indices, 5, projection, keep_local=True):
-        assert (rows.device.type, rows.dtype) == ("cpu", torch.float16) and len(maps) == len(rows)
     return descriptors, sink.finished()
 
 
@@ -135,7 +128,7 @@ def rehearse_training(model, frozen, folder):
     )
     source = Photos(model, frozen)
     state = new_state(model, rules, {"train": {"queries": QUERIES}})
-    trainer = Trainer(state, training, split, Sources(source, source), rules, folder, batch_size=5)
+    trainer = Trainer(state, training, split, Sources(source, source), rules, folder, batch_size=8)
     tuples = trainer.mine(np.arange(QUERIES), "block")
     assert len(tuples) == QUERIES, "of equal descriptors each negative is within the margin"
     trainer.train_block([tuples], "block")
@@ -145,18 +138,25 @@ def rehearse_training(model, frozen, folder):
     assert state.scaler.is_enabled() == (model.dtype == torch.float16)
 
 
+@pytest.fixture(scope="module", params=[more for _, more in CASES], ids=[name for name, _ in CASES])
+def made(request):
+    return model_of(request.param)
+
+
 @pytest.mark.parametrize("precision", DTYPES)
-@pytest.mark.parametrize("settings", [more for _, more in CASES], ids=[name for name, _ in CASES])
-def test_no_operation_mixes_devices_and_descriptors_are_float32_on_the_gpu(settings, precision, tmp_path):
-    with pretended_gpu():
-        model, projection = on_the_gpu(settings, precision)
-        descriptors, maps = rehearse_describing(model, projection, precision)
+def test_no_operation_mixes_devices_and_descriptors_are_float32_on_the_gpu(made, precision, tmp_path):
+    model, projection = copy.deepcopy(made)
+    with pretended_gpu() as ones:
+        model.to_device(GPU, precision)
+        projection.to(GPU)
+        descriptors, maps = rehearse_describing(model, projection)
+        assert ones.formats == {DTYPES[precision], torch.float32}, "of the backbone, and of what follows it"
         rehearse_searching(descriptors, maps)
         with torch.no_grad():
             exported = PlainPlaceModel(model, projection)
             pooled, local = exported(torch.empty(2, *SIZES[0], 3, dtype=torch.uint8, device=GPU))
             require_on_gpu(pooled, 2, 8)
-            assert local.device == GPU
+            assert (local.device, local.dtype, local.shape[:2]) == (GPU, torch.float32, (2, 16))
         if any(value.requires_grad for value in model.parameters()):
             rehearse_training(model, model.backbone.first_trained > 0, tmp_path)
 
@@ -177,14 +177,35 @@ class LeftBehind(nn.Module):
 
 @pytest.mark.parametrize("part", ["encoder", "pool"])
 def test_a_tensor_that_was_left_on_the_processor_is_found(part):
+    model, projection = model_of({"arch": "alexnet", "pooling": "max"})
     with pretended_gpu():
-        model, projection = on_the_gpu({"arch": "alexnet", "pooling": "max"}, "fp32")
+        model.to_device(GPU, "fp32")
+        projection.to(GPU)
         if part == "encoder":
             setattr(model.encoder, "0", nn.Sequential(LeftBehind(), model.encoder[0]))
         else:
             model.whitening.mean = model.whitening.mean.cpu()
-        with pytest.raises(RuntimeError, match="two different devices|cpu.*cuda|cuda.*cpu"):
-            rehearse_describing(model, projection, "fp32")
+        with pytest.raises(RuntimeError, match=r"two different devices|cpu.*cuda|cuda.*cpu"):
+            rehearse_describing(model, projection)
+
+
+class ByProcessor(torch.autograd.Function):
+    """The identity, whose gradient comes from the processor."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.cpu()
+
+
+def test_a_gradient_that_comes_from_the_processor_is_found():
+    with pretended_gpu():
+        values = torch.empty(3, device=GPU, requires_grad=True)
+        with pytest.raises(AssertionError, match="cpu, wanted cuda:0"):
+            ByProcessor.apply(values * 2).sum().backward()
 
 
 def test_numpy_of_a_tensor_on_the_gpu_and_a_wrong_format_are_found():

@@ -1,10 +1,11 @@
 """What a flag's word must be, checked as argparse reads it: counts, shares, zones, names of backbones."""
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vpr.common.errors import UserError
+from vpr.common.files import is_file
 from vpr.models.backbones import BACKBONES
 from vpr.search.engine_address import engine_address
 
@@ -155,3 +156,21 @@ def _read(reader: Callable[[str], Value], text: str) -> Value:
         return reader(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def require_normalization(given: Mapping[str, Any]) -> None:
+    """CaffeNet's weights are of pixels minus a mean colour, which their file does not hold; other networks of the table
+    have weights of torchvision too, whose input is the default.
+
+    Args:
+        given: the flags that were typed, by their names.
+
+    Raises:
+        UserError: a file of CaffeNet's without --normalization.
+    """
+    arch, weights = given.get("arch", ""), given.get("weights", "")
+    if arch in ("alexnet_caffe", "alexnet_caffe_ceil") and is_file(weights) and "normalization" not in given:
+        raise UserError(
+            f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
+            "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
+        )

@@ -11,6 +11,7 @@ from typing import Any
 
 from vpr.artifacts.runs import FLAGS_FILE, newest_run
 from vpr.artifacts.stored import is_exported
+from vpr.cli.argument_types import require_normalization
 from vpr.cli.flags import (
     AUTO_PRECISION,
     CARD_FLAGS,
@@ -79,7 +80,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         _refuse_contradictions(given, stored, run)
         notes += _missing_root(run, stored, given)
     else:
-        _require_normalization(given)
+        require_normalization(given)
     return argparse.Namespace(**_fill_in({**defaults, **stored, **given}), given=given, run=run, notes=notes)
 
 
@@ -150,17 +151,6 @@ def _settle_name(given: dict) -> tuple[dict, list[str]]:
 
     name = completed(arch)
     return {**given, "arch": name}, [] if name == arch else [f"--arch={arch}: timm's only such network is {name}"]
-
-
-def _require_normalization(given: dict) -> None:
-    """CaffeNet's weights are of pixels minus a mean colour, which their file does not hold; other networks of the table
-    have weights of torchvision too, whose input is the default."""
-    arch, weights = given.get("arch", ""), given.get("weights", "")
-    if arch in ("alexnet_caffe", "alexnet_caffe_ceil") and is_file(weights) and "normalization" not in given:
-        raise UserError(
-            f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
-            "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
-        )
 
 
 def _spelled_as_stored(given: dict, stored: dict) -> dict:

@@ -10,8 +10,9 @@ from torch import nn
 from vpr.models.backbones.vit import to_multiples
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)  # pixels
-# With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the two.
-SIDES = (201, 263)
+# With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the two; of 32 pixels the one leaves
+# more than half, the other less.
+SIDES = (217, 263)
 
 
 class Whole(nn.Module):
@@ -64,7 +65,11 @@ def _multiple_of(twin: Whole) -> tuple[int, torch.Tensor]:
     for multiple in MULTIPLES:
         height, width = (multiple * (side // multiple | 1) for side in SIDES)
         try:
-            return multiple, (_map_of(twin, width, height), _map_of(twin, height, width))[1]
+            square, features = _map_of(twin, height, height), _map_of(twin, height, width)
+            # A transformer that miscounts the places of its patches may mix them with channels.
+            if square.shape[1] == features.shape[1] and square.shape[2] == features.shape[2]:
+                return multiple, features
+            raise ValueError(f"maps of {tuple(square.shape[1:])} and {tuple(features.shape[1:])}")
         except Exception:  # of any kind
             if multiple == MULTIPLES[-1]:
                 raise
