@@ -131,7 +131,7 @@ def send(port: int, content: bytes, pause: float) -> str:
             if pause:
                 threading.Event().wait(pause)
                 connection.sendall(content[middle:])
-            answer = http.client.HTTPResponse(connection)
+            answer = http.client.HTTPResponse(connection, method=content[:5].strip().decode("latin-1"))
             answer.begin()
             answer.read()
             if answer.status == 503 and answer.headers["retry-after"] is None:

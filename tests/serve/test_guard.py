@@ -1,5 +1,6 @@
 """Who may ask, and from where."""
 
+import asyncio
 import contextlib
 import http.client
 import socket
@@ -10,6 +11,7 @@ from asking import as_bytes, serving
 
 from vpr.common.errors import UserError
 from vpr.modes.serve import token_of
+from vpr.serve.app import make_app
 from vpr.serve.guard import client_of
 from vpr.serve.settings import Settings
 
@@ -173,6 +175,19 @@ def test_who_starts_a_server_is_told_what_is_doubtful(tmp_path, capsys):
     assert token_of(str(file)) == TOKEN and f"chmod 600 {file}" in capsys.readouterr().out
     file.chmod(0o600)
     assert token_of(str(file)) == TOKEN and not capsys.readouterr().out
+
+
+def test_a_head_of_very_many_lines_is_refused_in_one_pass(shared_locator):
+    """While it is looked at nobody else is heard."""
+    app, sent = make_app(shared_locator, Settings()), []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "raw_path": b"/health", "query_string": b"",
+             "headers": [(b"host", b"localhost"), *[(b"a", b"b")] * 300_000]}  # fmt: skip
+    asyncio.run(app(scope, None, send))
+    assert sent[0]["status"] == 400
 
 
 def test_idle_connections_keep_nobody_out(shared_locator):

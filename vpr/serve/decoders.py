@@ -85,14 +85,18 @@ class Decoders:
         Raises:
             Problem: it is no image of a known format (415), too large (413), damaged, or took too long (422).
         """
-        run = asyncio.get_running_loop().run_in_executor
+        loop = asyncio.get_running_loop()
         try:
-            return await run(self._threads, self._decode, data, replace(wanted, max_quick=LARGE_PIXELS))
+            quick = replace(wanted, max_quick=LARGE_PIXELS)
+            return await loop.run_in_executor(self._threads, self._decode, data, quick)
         except Problem as problem:
             if problem.status != LATER:
                 raise
-        async with self._large:
-            return await run(self._threads, self._decode, data, wanted)
+        await self._large.acquire()
+        decoding = self._threads.submit(self._decode, data, wanted)
+        # Not when nobody waits any more, but when the process is free again.
+        decoding.add_done_callback(lambda _: loop.call_soon_threadsafe(self._large.release))
+        return await asyncio.wrap_future(decoding)
 
     def _decode(self, data: bytes, wanted: Wanted) -> Decoded:
         decoder = self._idle.get()

@@ -81,7 +81,8 @@ class Guard:
     def _problem(self, scope: Scope) -> Problem | None:
         """Why a request is not let through."""
         headers, path, token = Headers(scope=scope), scope["path"], self._settings.token
-        size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(map(len, sum(headers.raw, ())))
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in headers.raw)
         if size > HEAD_BYTES or len(headers.raw) > MOST_HEADERS:
             return Problem(400, "the address and the headers are too large", close=True)
         if token is None and self._settings.is_local and _host_name(headers) not in self._local_names():
