@@ -297,8 +297,16 @@ def test_weights_for_images_of_another_size_are_resized_as_timm_does(arch, other
 def test_a_network_of_other_layers_is_no_other_image_size(other, tmp_path):
     """Equal names, but other widths or patches."""
     torch.save(timm.create_model(other, num_classes=0).state_dict(), tmp_path / "own.pth")
-    with pytest.raises(UserError, match=r"wants .*: choose weights of vit_small_patch16_224"):
+    with pytest.raises(UserError, match=r"does not fit vit_small_patch16_224: .*, wanted .*: give weights"):
         build_model(spec_of("--arch=vit_small_patch16_224", f"--weights={tmp_path / 'own.pth'}"))
+
+
+@pytest.mark.parametrize(("other", "said"), [("resnet34", True), ("resnet18", False)])
+def test_the_file_of_a_deeper_network_is_told_by_the_layers_that_are_left(other, said, tmp_path, capsys):
+    """ResNet-34 has all names of ResNet-18, in their shapes; its classifier is no sign of anything."""
+    torch.save(timm.create_model(other).state_dict(), tmp_path / "own.pth")
+    build_model(spec_of("--arch=resnet18", f"--weights={tmp_path / 'own.pth'}"))
+    assert ("values that resnet18 lacks, such as layer1.2.conv1.weight" in capsys.readouterr().out) == said
 
 
 def test_a_tag_may_follow_the_name_and_brings_its_pixels_and_licence(monkeypatch, capsys):

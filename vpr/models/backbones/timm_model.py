@@ -86,11 +86,27 @@ class TimmBackbone(Backbone):
             state = _converted(state, self.arch)
         elif self._other_sizes(state, wanted):
             state = self._resized(state, wanted)
+        else:
+            self._say_of_more_layers(state, wanted)
         found = {ours: state[theirs] for theirs, ours in wanted.items() if theirs in state}
         for name, value in self.state_dict().items():  # a count that is not used, and older files lack
             if name.endswith("num_batches_tracked"):
                 found.setdefault(name, torch.zeros_like(value))
         return found
+
+    def _say_of_more_layers(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> None:
+        """A line where a file has layers that this network lacks beside its own: that of a deeper one fits by its names.
+
+        Args:
+            wanted: the names of values in files -> here.
+        """
+        whole, stages = _network(self.arch, "meta").state_dict(), {name.partition(".")[0] for name in wanted}
+        more = [name for name in state if name.partition(".")[0] in stages and name not in whole]
+        if more:
+            say(
+                f"the weights have {len(more)} values that {self.arch} lacks, such as {more[0]}: they are ignored; "
+                "are they of a larger network?"
+            )
 
     def _other_sizes(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> list[str]:
         """The names of a file's values that have another shape than here.
