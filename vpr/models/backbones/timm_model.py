@@ -95,7 +95,7 @@ class TimmBackbone(Backbone):
         return found
 
     def _say_of_more_layers(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> None:
-        """A line where a file has layers that this network lacks beside its own: that of a deeper one fits by its names.
+        """A line where a file has layers that this network lacks: one of a deeper network fits by its names.
 
         Args:
             wanted: the names of values in files -> here.
