@@ -37,16 +37,22 @@ def projection_for(
     model = loaded.model
     if not isinstance(model, PlaceModel):
         return None
-    stored = str(loaded.source.get("centroids"))
-    path = loaded.folder / stored
-    if loaded.results is None and path.suffix == ENDING and path.is_file():
-        with open_hdf5(path, "centroids", "run --mode=cluster again") as file:
-            descriptors = torch.from_numpy(file["descriptors"][:])
-        projection = learn_projection(descriptors, dim, f"the descriptors in {stored}").to(model.device)
-    else:
-        projection = sampled_projection(model, database, seed, dim, batch_size)
+    projection = stored_projection(loaded, dim) or sampled_projection(model, database, seed, dim, batch_size)
     say(f"local descriptors: {projection.dim} dimensions, learnt on {projection.learnt_on}")
     return projection
+
+
+def stored_projection(loaded: LoadedModel, dim: int = LOCAL_DIM) -> LocalProjection | None:
+    """A projection learnt on the local descriptors that are stored with the centroids; None where there are none."""
+    stored = str(loaded.source.get("centroids"))
+    path = loaded.folder / stored
+    if not isinstance(loaded.model, PlaceModel) or loaded.results is not None:
+        return None
+    if path.suffix != ENDING or not path.is_file():
+        return None
+    with open_hdf5(path, "centroids", "run --mode=cluster again") as file:
+        descriptors = torch.from_numpy(file["descriptors"][:])
+    return learn_projection(descriptors, dim, f"the descriptors in {stored}").to(loaded.model.device)
 
 
 def sampled_projection(

@@ -3,7 +3,9 @@
 import argparse
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vpr.artifacts.calibration import StoredCalibration, answer_recipe, data_set, find_calibration
 from vpr.artifacts.database_index import index_file
@@ -18,6 +20,9 @@ from vpr.common.memory import available_cores
 from vpr.common.progress import say
 from vpr.data.places import load_database
 
+if TYPE_CHECKING:
+    from vpr.serve.settings import Settings
+
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 INSTALL = "python -m pip install -r requirements-serve.txt"
 SENT_MEGAPIXELS = 50.0  # of an image that is sent, at most
@@ -30,7 +35,6 @@ def run(options: argparse.Namespace) -> None:
     from vpr.serve.locator import Locator
     from vpr.serve.looking import LocalDescriptors
     from vpr.serve.server import run as serve
-    from vpr.serve.settings import Settings, limits_for
 
     places = places_spec(options)
     images = load_database(places, options.split, split_required="split" in options.given)
@@ -39,20 +43,7 @@ def run(options: argparse.Namespace) -> None:
     loaded, read = model_of(options, device), reading(options, device)
     model = loaded.model.to_device(device, options.precision)
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root)
-    settings = Settings(
-        host=options.host,
-        port=options.port,
-        token=token_of(options.token),
-        writable=options.writable,
-        uploads=path.with_name(f"{path.stem}_added") if options.writable else None,
-        tiles=options.tiles,
-        batch_wait=options.batchWait,
-        queue=options.queue,
-        max_megabytes=options.maxMegabytes,
-        max_pixels=int(1e6 * (SENT_MEGAPIXELS if options.maxPixels is None else options.maxPixels)),
-        decoders=max(2, available_cores() // 2),
-        **limits_for(images.database_files),
-    )
+    settings = _settings(options, path, images.database_files)
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
@@ -69,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         return find_calibration(loaded.folder, recipe, data_set(images))
 
     local = LocalDescriptors(loaded, engine, read, images.base, options.localDim, options.seed)
+    local.prepare()  # else those who ask with the first second look would wait for it
     locator = Locator(
         loaded, engine, read, images.base, calibration, local, options.rerankBy, options.minConfidence
     )  # fmt: skip
@@ -79,6 +71,26 @@ def run(options: argparse.Namespace) -> None:
         if settings.writable:
             engine.finish()
         engine.close()
+
+
+def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path]) -> "Settings":
+    """How the server behaves, beside the index of some image files."""
+    from vpr.serve.settings import Settings, limits_for
+
+    return Settings(
+        host=options.host,
+        port=options.port,
+        token=token_of(options.token),
+        writable=options.writable,
+        uploads=path.with_name(f"{path.stem}_added") if options.writable else None,
+        tiles=options.tiles,
+        batch_wait=options.batchWait,
+        queue=options.queue,
+        max_megabytes=options.maxMegabytes,
+        max_pixels=int(1e6 * (SENT_MEGAPIXELS if options.maxPixels is None else options.maxPixels)),
+        decoders=max(2, available_cores() // 2),
+        **limits_for(database),
+    )
 
 
 def token_of(named: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import overload
 
 import numpy as np
 
-from vpr.artifacts.local_projection import projection_for
+from vpr.artifacts.local_projection import projection_for, stored_projection
 from vpr.artifacts.model import LoadedModel
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -86,6 +86,15 @@ class LocalDescriptors:
     def are_kept(self) -> bool:
         """Whether the index has them; else images are described for each question."""
         return self._engine.local is not None
+
+    def prepare(self) -> None:
+        """Learn the projection of `projection` where no images have to be described for it; it takes a second.
+
+        Raises:
+            UserError: the centroids that it is learnt on are damaged.
+        """
+        if not self.are_kept and (stored := stored_projection(self._loaded, self._dim)):
+            self._learnt.append(stored)
 
     def projection(self, pause: Callable[[], None] = no_pause) -> LocalProjection | None:
         """What projects local descriptors: the index's, or one that is learnt on some of its images.
