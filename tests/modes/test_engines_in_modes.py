@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 from drawing import draw_image
 
 import main
@@ -76,6 +77,7 @@ def test_recalls_through_milvus_are_those_of_the_exact_search(run, tmp_path):
 
 def test_several_processes_write_through_a_server_alone(run, monkeypatch, tmp_path):
     monkeypatch.setattr("vpr.common.processes.world", lambda: 2)
+    monkeypatch.setattr("vpr.modes.index.choose_device", lambda name: torch.device("cpu"))  # would ask the other one
     for words in ([], [f"--engine=milvus:{tmp_path / 'map.db'}"]):
         code, _, err = run("index", *words)
         assert code == 2 and "only through a server, found 2" in err and err.count("\n") == 1

@@ -63,14 +63,15 @@ def values_for(backbone: Backbone, arch: str, state: State, source: str) -> Stat
 
 
 def _under_one_prefix(state: State, wanted: State, preferred: tuple[str, ...], arch: str, source: str) -> State:
-    """The values of a file under the prefix that fits; where none does, under one with most of the names, if any."""
+    """The values of a file under the prefix that fits; where none does, under a usual one or one with most names."""
     for view in _views(state, wanted):
         fitting = [prefix for prefix in _prefixes(view, wanted) if _fits(view, prefix, wanted)]
         if fitting:
             fitting.sort(key=lambda prefix: _rank(prefix, preferred))
             _say_of_others(view, wanted, fitting, arch, source)
             return _without(view, fitting[0])
-    most = [prefix for prefix, count in _prefixes(state, wanted).most_common() if 2 * count > len(wanted)]
+    counts = _prefixes(state, wanted).most_common()
+    most = [prefix for prefix, count in counts if 2 * count > len(wanted) or prefix in preferred]
     return _without(state, most[0] if most else _container(state))
 
 
