@@ -53,7 +53,7 @@ def test_random_weights_are_timms_own_of_the_seed(arch):
         ("pvt_v2_b0", 1, 29, [(29, 29), (101, 135)]),  # on a map of a pixel its reduction leaves none
         (DEIT, 16, 16, [(16, 16), (70, 90), (213, 160)]),
         ("dla46_c", 16, 16, [(120, 150)]),
-        ("vit_tiny_r_s16_p8_224", 16, 32, [(120, 150)]),  # counts places downwards that its convolutions round up
+        ("vit_tiny_r_s16_p8_224", 4, 32, [(121, 254)]),  # counts places otherwise than its convolutions leave them
         (HRNET, 32, 32, [(120, 150)]),
     ],
 )

@@ -10,9 +10,9 @@ from torch import nn
 from vpr.models.backbones.vit import to_multiples
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)  # pixels
-# With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the two; of 32 pixels the one leaves
-# more than half, the other less.
-SIDES = (217, 263)
+# Pixels. With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the three, and of 32 pixels
+# they leave little, most and all but one: networks that round otherwise in two places are found out.
+SIDES = (263, 217, 223)
 
 
 class Whole(nn.Module):
@@ -63,13 +63,13 @@ def _map_of(twin: Whole, height: int, width: int) -> torch.Tensor:
 def _multiple_of(twin: Whole) -> tuple[int, torch.Tensor]:
     """The least of `MULTIPLES` at odd multiples of which a network takes images, and the map of such an image."""
     for multiple in MULTIPLES:
-        height, width = (multiple * (side // multiple | 1) for side in SIDES)
+        width, height, square = (multiple * (side // multiple | 1) for side in SIDES)
         try:
-            square, features = _map_of(twin, height, height), _map_of(twin, height, width)
+            other, features = _map_of(twin, square, square), _map_of(twin, height, width)
             # A transformer that miscounts the places of its patches may mix them with channels.
-            if square.shape[1] == features.shape[1] and square.shape[2] == features.shape[2]:
+            if other.shape[1] == features.shape[1]:
                 return multiple, features
-            raise ValueError(f"maps of {tuple(square.shape[1:])} and {tuple(features.shape[1:])}")
+            raise ValueError(f"maps of {tuple(other.shape[1:])} and {tuple(features.shape[1:])}")
         except Exception:  # of any kind
             if multiple == MULTIPLES[-1]:
                 raise
