@@ -54,7 +54,9 @@ def ones_of(tensor: torch.Tensor) -> np.ndarray:
         raise TypeError(f"can't convert {tensor.device} device type tensor to numpy")
     if tensor.requires_grad:
         raise RuntimeError("can't call numpy() on a tensor that requires grad")
-    return np.ones(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))  # there is no bfloat16: a TypeError
+    if tensor.dtype == torch.bfloat16:  # NumPy may know it, from ml_dtypes; PyTorch does not hand it over
+        raise TypeError("Got unsupported ScalarType BFloat16")
+    return np.ones(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def move(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:

@@ -212,7 +212,7 @@ def test_numpy_of_a_tensor_on_the_gpu_and_a_wrong_format_are_found():
     with pretended_gpu():
         with pytest.raises(TypeError, match="cuda:0"):
             torch.empty(3, device=GPU).numpy()
-        with pytest.raises(TypeError, match="bfloat16"):
+        with pytest.raises(TypeError, match="BFloat16"):
             torch.empty(3, dtype=torch.bfloat16).numpy()
         with pytest.raises(RuntimeError, match="wanted one format"):
             torch.empty(2, 3, device=GPU) @ torch.empty(3, 2, device=GPU, dtype=torch.float16)
