@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.data.records import Records
-from vpr.search.engine import Engine
+from vpr.database.engine import Engine
+from vpr.database.records import Records
 
 BLOCK, DISTRICTS = 1000, 500  # images of a street, which are made at once; districts
 LIKENESS = 0.9  # of what neighbouring images have in common
@@ -113,12 +113,12 @@ def opened(task: Task) -> Any:
     """The engine of a task."""
     made_by = {"weights": "synthetic", "dim": str(task.dim)}
     if task.engine == "milvus":
-        from vpr.search.engine_address import EngineAddress
-        from vpr.search.milvus import open_milvus
+        from vpr.database.engine_address import EngineAddress
+        from vpr.database.milvus.engine import open_milvus
 
         address = EngineAddress("milvus", str(task.folder / "synthetic.db"))
         return open_milvus(address, "synthetic", task.dim, made_by, index=task.index or None)
-    from vpr.artifacts.living_index import open_index
+    from vpr.database.living_index import open_index
 
     return open_index(task.folder / "database_synthetic.h5", made_by, task.dim, task.nprobe)
 
@@ -128,7 +128,7 @@ def fill(task: Task) -> dict[str, float]:
     engine, values, seconds = opened(task), Synthetic(task.count, task.dim, task.seed), 0.0
     finish: Callable[[], Any] = engine.finish
     if task.engine == "faiss":
-        from vpr.artifacts.merging import WantedIndex
+        from vpr.database.merging import WantedIndex
 
         wanted = WantedIndex(task.index or None, nprobe=task.nprobe, on_disk="IVF" in task.index)
         living: Any = engine
@@ -153,7 +153,7 @@ def fill(task: Task) -> dict[str, float]:
 
 def look(task: Task) -> dict[str, float]:
     """Open the engine and search: seconds, recall against exact search, greatest memory."""
-    from vpr.search.engine_recall import recall_against_exact
+    from vpr.database.engine_recall import recall_against_exact
 
     started = perf_counter()
     engine, values = opened(task), Synthetic(task.count, task.dim, task.seed)
@@ -190,7 +190,7 @@ class InOrder:
 
     def search(self, queries: torch.Tensor, count: int, wanted: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """As of the engine."""
-        rows, distances = self.engine.search(queries, count, wanted)
+        rows, distances, _ = self.engine.search(queries, count, wanted)
         return np.where(rows < 0, -1, self.numbers[rows]), distances
 
 

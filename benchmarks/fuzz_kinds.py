@@ -156,8 +156,8 @@ def _spec(folder: Path) -> Callable[[Path], str]:
 
 
 def _checkpoint(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.model import load_model
-    from vpr.artifacts.runs import load_checkpoint
+    from vpr.runs.model import load_model
+    from vpr.runs.run import load_checkpoint
 
     def read(path: Path) -> str:
         load_model(folder / "run", "latest", whitened=False)
@@ -167,8 +167,8 @@ def _checkpoint(folder: Path) -> Callable[[Path], str]:
 
 
 def _flags(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.model import load_model
     from vpr.cli.options import flags_of
+    from vpr.runs.model import load_model
 
     def read(path: Path) -> str:
         options = parse_options([*_places(folder), "--mode=test", f"--resume={path.parent}"])
@@ -179,9 +179,9 @@ def _flags(folder: Path) -> Callable[[Path], str]:
 
 
 def _centroids(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.centroids import read_centroids, recipe_for
     from vpr.data.places import training_set
     from vpr.models.place_model import build_model
+    from vpr.runs.centroids import read_centroids, recipe_for
 
     model = build_model(ModelSpec("alexnet", "none", channels=tuple(FILTERS), clusters=2))
     wanted = recipe_for(model, *training_set(PlacesSpec("folder", folder / "own")), None)
@@ -202,10 +202,10 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
 
 
 def _index(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.database_index import Database, load_index
-    from vpr.artifacts.merging import WantedIndex
-    from vpr.artifacts.model import load_model
     from vpr.data.places import load_database
+    from vpr.database.database_index import Database, load_index
+    from vpr.database.merging import WantedIndex
+    from vpr.runs.model import load_model
 
     loaded, root = load_model(folder / "run"), folder / "own"
     loaded.model.to_device(CPU, "fp32")
@@ -221,9 +221,9 @@ def _index(folder: Path) -> Callable[[Path], str]:
 
 
 def _descriptors(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.descriptors_file import load_descriptors, recipe_of
-    from vpr.artifacts.model import load_model
     from vpr.data.places import load_places
+    from vpr.runs.descriptors_file import load_descriptors, recipe_of
+    from vpr.runs.model import load_model
 
     loaded = load_model(folder / "run")
     loaded.model.to_device(CPU, "fp32")
@@ -247,8 +247,8 @@ CALIBRATED = {"weights_hash": "0123456789ab", "precision": "fp32", "order": "non
 
 def _write_calibration(folder: Path) -> None:
     """As --calibrate writes it, which wants more queries."""
-    from vpr.artifacts.calibration import LearntOn, StoredCalibration, save_calibration
-    from vpr.search.calibration import Calibration
+    from vpr.retrieval.calibration import Calibration
+    from vpr.retrieval.calibration_file import LearntOn, StoredCalibration, save_calibration
 
     learnt = Calibration(("lead", "spread"), np.array([0.1, -2.0]), np.ones(2), np.array([1.5, 0.9]), -0.3, 26.5)
     of = LearntOn("folder", "val", "own_val", "0" * 12, "1" * 12, 260, "within 25 m")
@@ -256,7 +256,7 @@ def _write_calibration(folder: Path) -> None:
 
 
 def _calibration(folder: Path) -> Callable[[Path], str]:
-    from vpr.artifacts.calibration import load_calibration
+    from vpr.retrieval.calibration_file import load_calibration
 
     def read(path: Path) -> str:
         stored = load_calibration(path, list(CALIBRATED))

@@ -50,7 +50,7 @@ class Outcome:
 def main(arguments: list[str] | None = None) -> int:
     """Train, kill, resume and compare; print a line of the table for each backbone."""
     options = _parser().parse_args(arguments)
-    from vpr.toycity import make_toy_city
+    from toycity import make_toy_city
 
     chance, same = random.Random(options.seed), True
     print("| backbone | SIGKILL after the first checkpoint | blocks done | changed since | tensors that differ |")

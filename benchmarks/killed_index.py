@@ -114,9 +114,9 @@ def size_of(folder: Path) -> int:
 
 def kept_names(folder: Path) -> list[str]:
     """The names of all images that the journal, or the file once they are merged, has, in order."""
-    from vpr.artifacts.index_file import read_index
-    from vpr.artifacts.journal import entries_of
     from vpr.common.errors import UserError
+    from vpr.database.index_file import read_index
+    from vpr.database.journal import entries_of
 
     try:
         paths = [*folder.glob("*.journal")]

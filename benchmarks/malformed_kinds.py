@@ -10,7 +10,7 @@ from collections.abc import Callable
 from PIL import Image
 
 from benchmarks.fuzz import mutate
-from vpr.data.records import record_id
+from vpr.database.records import record_id
 
 NAMES = (
     "../x.jpg", "/etc/passwd", "..%2f..%2fx.jpg", "a/../../x.jpg", "C:\\x.jpg", "x\0.jpg", "x" * 5000, ".ssh/key.jpg",

@@ -20,7 +20,6 @@ from benchmarks.measure import peak_memory
 from benchmarks.report import machine
 from benchmarks.stages import DIM, unit_rows
 from pittsburgh import Places
-from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.common.files import atomic_write
 from vpr.common.memory import keep_large_blocks
 from vpr.data.places import PlaceImages
@@ -28,6 +27,7 @@ from vpr.data.reader import SizeGroup
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.training.mining import NO_IMAGE, MiningRules, mine
 
 SIZES = (1_000, 10_000, 100_000)

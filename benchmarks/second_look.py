@@ -13,10 +13,10 @@ from scipy.special import softmax
 from benchmarks.measure import peak_memory_alone, time_of
 from benchmarks.report import Row
 from benchmarks.stages import Bench
-from vpr.artifacts.local_file import stored_maps
+from vpr.descriptors.local_file import stored_maps
 from vpr.models.local_maps import SCALE, LocalMaps, joined, quantized
-from vpr.search.matching import TEMPERATURE
-from vpr.search.second_look import SecondLook, local_scores, rerank
+from vpr.retrieval.matching import TEMPERATURE
+from vpr.retrieval.rerank import SecondLook, local_scores, rerank
 
 GRID, HITS, DIM = (30, 40), 50, 64  # a map of VGG16 on images of 640x480 pixels
 MANY, DEEP, ASKED = 100_000, 100, 20  # database images, hits of each query, queries

@@ -20,13 +20,13 @@ from pathlib import Path
 from PIL import Image
 
 from docs.page_pictures import View, page_pictures
-from vpr.artifacts.runs import read_flags
+from toycity import contact_sheet
 from vpr.cli.app import main as program
 from vpr.cli.options import parse_options
 from vpr.cli.specs import places_spec
 from vpr.common.errors import UserError
 from vpr.data.places import load_places
-from vpr.toycity import contact_sheet
+from vpr.runs.run import read_flags
 
 DOCS = Path(__file__).resolve().parent
 ZONE = "17N"  # in which the toy city is taken to lie, so that its places have latitude and longitude

@@ -19,9 +19,9 @@ from drawing import draw_image
 from scipy.io import savemat
 
 import main
-from vpr import toycity
-from vpr.artifacts.runs import newest_run
+import toycity
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
+from vpr.runs.run import newest_run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Tests of these files describe no image by a backbone whose number format --precision=auto decides.
@@ -29,7 +29,7 @@ WITHOUT_A_BACKBONE = {
     "test_convolution", "test_folders", "test_images", "test_reader", "test_mining", "test_losses", "test_rules",
     "test_netvlad", "test_pittsburgh", "test_report", "test_report_in_browser", "test_search_and_recall",
     "test_toycity", "test_caffe", "test_matlab_file", "test_matlab_network", "test_vocabulary",
-    "test_walks", "test_sequences", "test_exclusion", "test_search_frames", "test_in_order", "test_second_look",
+    "test_walks", "test_sequences", "test_exclusion", "test_search_frames", "test_in_order", "test_rerank",
     "test_matches", "test_certainty", "test_certainty_plots", "test_precision_recall", "test_calibration_error",
     "test_calibrate", "test_answer_features", "test_regions", "test_timm_names", "test_program", "test_killing",
     "test_how_sure", "test_second_look_files", "test_interactive", "test_map_in_browser", "test_page",

@@ -7,13 +7,13 @@ import torch
 
 import main
 import vpr.search.exact
-from vpr.artifacts.centroids import init_pooling
 from vpr.data.places import PlacesSpec, load_places
 from vpr.data.reader import Reading
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.evaluation.evaluate import describe_split, measure
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.runs.centroids import init_pooling
 
 CPU = torch.device("cpu")
 READING = Reading(workers=2)

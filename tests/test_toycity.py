@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
+from toycity import is_current, make_toy_city, writer
+from toycity.camera import GROUND, LAYERS, Camera, cast_rays, visible_layers
+from toycity.city import SPLITS, Walls, build_quarter, generator
+from toycity.conditions import Difficulty
+from toycity.facades import TEXELS_PER_METRE, Canvas
+from toycity.light import shadow_height, survey_light
+from toycity.streets import draw_street_plan, survey_stations
 from vpr.common.errors import UserError
 from vpr.data import places
-from vpr.toycity import is_current, make_toy_city, writer
-from vpr.toycity.camera import GROUND, LAYERS, Camera, cast_rays, visible_layers
-from vpr.toycity.city import SPLITS, Walls, build_quarter, generator
-from vpr.toycity.conditions import Difficulty
-from vpr.toycity.facades import TEXELS_PER_METRE, Canvas
-from vpr.toycity.light import shadow_height, survey_light
-from vpr.toycity.streets import draw_street_plan, survey_stations
 
 SIZE = (64, 48)
 PANORAMAS, QUERIES, HEADINGS = 6, 12, 8
@@ -287,7 +287,7 @@ def test_the_first_process_of_each_machine_draws_unless_its_folder_is_shared(
     monkeypatch.setattr(places.processes, "is_main", lambda: main)
     monkeypatch.setattr(places.processes, "local_rank", lambda: local_rank)
     monkeypatch.setattr(places.processes, "barrier", lambda: there.append(shared))
-    monkeypatch.setattr("vpr.toycity.is_current", lambda *_: bool(drawn) or any(there))
-    monkeypatch.setattr("vpr.toycity.make_toy_city", lambda root, **_: drawn.append(root))
+    monkeypatch.setattr("toycity.is_current", lambda *_: bool(drawn) or any(there))
+    monkeypatch.setattr("toycity.make_toy_city", lambda root, **_: drawn.append(root))
     places.draw_toy_city(tmp_path)
     assert drawn == [tmp_path] * draws and len(there) == 2

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from vpr.artifacts.model import load_model, stored_choice
 from vpr.cli.stored import checked_flags
 from vpr.common.device import find_device
 from vpr.common.errors import UserError
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import describe
 from vpr.models.describer import Describer
+from vpr.runs.model import load_model, stored_choice
 
 
 class ImageDescriber(nn.Module):

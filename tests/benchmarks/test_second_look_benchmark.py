@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.second_look import random_maps, textbook_scores
-from vpr.search.second_look import local_scores
+from vpr.retrieval.rerank import local_scores
 
 
 def test_the_textbook_version_gives_the_same_scores():

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import main
-from vpr.artifacts.runs import newest_run
 from vpr.cli.flags import MODES
 from vpr.common.device import multiplies_bf16
 from vpr.models.backbones.base import build_backbone
+from vpr.runs.run import newest_run
 
 MAIN = Path(main.__file__)
 pytestmark = pytest.mark.slow

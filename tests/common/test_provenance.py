@@ -9,11 +9,11 @@ import onnx
 import pytest
 import torch
 
-from vpr.artifacts.runs import load_checkpoint
 from vpr.cli.stored import check_flags
 from vpr.common.errors import UserError
 from vpr.common.provenance import check_onnx, files_digest, load_torch, open_hdf5, save_torch, seal_onnx, write_hdf5
 from vpr.models.weights_file import read_weights_file
+from vpr.runs.run import load_checkpoint
 
 VALUES = np.arange(12, dtype="f4").reshape(3, 4)
 

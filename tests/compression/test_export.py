@@ -16,7 +16,6 @@ from PIL import Image
 import main
 from netvlad import NetVLAD
 from pittsburgh import read_places
-from vpr.artifacts.model import load_model
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.compression.onnx_export import calibration_images
@@ -27,6 +26,7 @@ from vpr.models.card import card_of
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.poolings.netvlad_pooling import PlainNetVLAD
 from vpr.modes.compare import options_on_one_set
+from vpr.runs.model import load_model
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"{package}, an optional package, is not installed")

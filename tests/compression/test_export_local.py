@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import main
-from vpr.artifacts.local_projection import projection_for
-from vpr.artifacts.model import load_model
 from vpr.data.places import PlacesSpec, load_places
 from vpr.data.reader import Reading
 from vpr.models.onnx_model import OnnxModel
+from vpr.runs.local_projection import projection_for
+from vpr.runs.model import load_model
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"{package}, an optional package, is not installed")

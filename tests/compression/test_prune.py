@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 import main
-from vpr.artifacts.model import restore_model
-from vpr.artifacts.runs import load_checkpoint, newest_run, read_flags
 from vpr.common.errors import UserError
 from vpr.compression import pruning
 from vpr.compression.pruning import filters_of, prune_backbone
@@ -18,6 +16,8 @@ from vpr.data.places import PlacesSpec
 from vpr.data.reader import CPU, Reading
 from vpr.models.backbones.base import build_backbone
 from vpr.models.spec import ModelSpec
+from vpr.runs.model import restore_model
+from vpr.runs.run import load_checkpoint, newest_run, read_flags
 from vpr.training.losses import LOSSES
 from vpr.training.rules import TrainingRules
 from vpr.training.trainer import Trainer

@@ -11,12 +11,12 @@ from PIL import Image
 
 import main
 from vpr.common.errors import UserError
-from vpr.data.content import folder_to_add
 from vpr.data.folders import read_folder
 from vpr.data.image_files import ENDINGS, find_images, look_through
 from vpr.data.images import FORMATS, decode
 from vpr.data.numbered import read_frames
 from vpr.data.places import PlacesSpec, load_database, load_places
+from vpr.database.folder import folder_to_add
 
 WRITTEN = {
     "jpg": "JPEG", "JPG": "JPEG", "jfif": "JPEG", "jpe": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF",

@@ -13,20 +13,20 @@ from drawing import draw_image
 
 import main
 from pittsburgh import read_places, write_places
-from vpr.artifacts.database_index import matching_names
-from vpr.artifacts.hloc import DESCRIPTOR, load_hloc
 from vpr.common.errors import UserError
 from vpr.common.provenance import files_digest
-from vpr.data.columns import read_columns
-from vpr.data.content import folder_to_add
 from vpr.data.folders import read_folder
 from vpr.data.image_files import find_images
 from vpr.data.names import on_disk, shown
 from vpr.data.numbered import read_pairs
 from vpr.data.places import PlacesSpec, load_places
 from vpr.data.positions import read_positions
-from vpr.data.records import Records
-from vpr.search.locate import match_of
+from vpr.database.columns import read_columns
+from vpr.database.database_index import matching_names
+from vpr.database.folder import folder_to_add
+from vpr.database.records import Records
+from vpr.retrieval.answer import match_of
+from vpr.runs.hloc import DESCRIPTOR, load_hloc
 from vpr.serve.questions import match_json
 
 COMPOSED, APART = "café 写真.jpg", unicodedata.normalize("NFD", "café 写真.jpg")

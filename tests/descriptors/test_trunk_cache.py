@@ -12,7 +12,6 @@ from PIL import Image
 from torch import nn
 
 import main
-from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
@@ -22,6 +21,7 @@ from vpr.descriptors.describe import describe, describe_batch
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
+from vpr.runs.run import newest_run
 
 CPU = torch.device("cpu")
 SIZES = [(64, 48), (64, 48), (80, 56), (48, 64), (64, 48)]  # width, height

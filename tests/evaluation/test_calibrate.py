@@ -16,8 +16,8 @@ from vpr.evaluation.calibrate import (
     slope_of,
 )
 from vpr.evaluation.calibration_error import reliability
-from vpr.search.answer_features import Answers
-from vpr.search.calibration import Calibration
+from vpr.retrieval.answer_features import Answers
+from vpr.retrieval.calibration import Calibration
 
 POSITIONS = np.array([[0.0, 0], [500, 0]])
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from pittsburgh import Places
-from vpr.artifacts.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.data.places import PlaceImages
 from vpr.evaluation.evaluate import measure, measure_second_look
 from vpr.evaluation.in_order import measure_sequences
 from vpr.models.local_maps import LocalMaps
+from vpr.retrieval.rerank import Reranked, SecondLook
+from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.search.exclusion import RecentFrames
-from vpr.search.second_look import Reranked, SecondLook
 from vpr.search.sequences import SequenceRule
 
 

@@ -26,12 +26,12 @@ import torch
 from drawing import draw_image
 
 import main
-from vpr.artifacts.runs import newest_run
 from vpr.common.device import choose_device
 from vpr.common.errors import UserError
 from vpr.common.memory import out_of_memory_says
 from vpr.data.places import PlacesSpec, load_places
 from vpr.models.backbones.base import build_backbone
+from vpr.runs.run import newest_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 MAIN = Path(main.__file__)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 import main
-from vpr.artifacts.runs import newest_run
 from vpr.models.place_model import PlaceModel
 from vpr.models.poolings.gem import EPS, GeM
 from vpr.models.spec import ModelSpec
+from vpr.runs.run import newest_run
 
 
 def positive(*shape):

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 import main
-from vpr.artifacts.runs import load_checkpoint, newest_run, save_checkpoint
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
@@ -22,6 +21,7 @@ from vpr.models.backbones.base import build_backbone
 from vpr.models.backbones.positions import resized
 from vpr.models.place_model import build_model, say_of_multiples
 from vpr.models.spec import ModelSpec
+from vpr.runs.run import load_checkpoint, newest_run, save_checkpoint
 from vpr.training import trainer
 
 CPU = torch.device("cpu")

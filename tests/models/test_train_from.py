@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import main
-from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec, places_spec
 from vpr.common.errors import UserError
@@ -17,6 +16,7 @@ from vpr.data.reader import ImageReader
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
+from vpr.runs.run import newest_run
 
 ALEXNET = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
 # Of the paper's column D: two, two, three, three, three convolutions, each with its ReLU, a pooling after each block.

@@ -11,7 +11,6 @@ from sklearn.decomposition import PCA
 
 import main
 from pittsburgh import read_places, write_places
-from vpr.artifacts.runs import newest_run
 from vpr.common.errors import UserError
 from vpr.models.whitening import (
     StoredWhitening,
@@ -22,6 +21,7 @@ from vpr.models.whitening import (
     save_whitening,
     whitening_of_affine,
 )
+from vpr.runs.run import newest_run
 
 
 def correlated(count, length, seed=0):

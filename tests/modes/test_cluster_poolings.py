@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import main
-from vpr.artifacts.centroids import read_centroids, recipe_for
-from vpr.artifacts.runs import newest_run
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.runs.centroids import read_centroids, recipe_for
+from vpr.runs.run import newest_run
 
 KINDS = {
     "hard": (["--vladAssign=hard"], 1024, "VLAD (hard assignment) with 4 clusters, 1024-D"),

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import main
-from vpr.artifacts.runs import newest_run
 from vpr.common.files import read_json
 from vpr.models.backbones.base import build_backbone
+from vpr.runs.run import newest_run
 
 MAIN = Path(main.__file__)
 MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu"]

@@ -104,7 +104,7 @@ def test_a_cut_off_index_goes_on_and_ends_as_an_undisturbed_one(run, own, tmp_pa
     assert run("index")[0] == 0
     whole = content(tmp_path)
     shutil.rmtree(tmp_path / "model")
-    from vpr.artifacts.living_index import LivingIndex
+    from vpr.database.living_index import LivingIndex
 
     add, calls = LivingIndex.add, []
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import main
 from vpr.common.errors import UserError
-from vpr.search.answer_features import Answers, uncalibrated
+from vpr.retrieval.answer_features import Answers, uncalibrated
 from vpr.search.approximate import build_index
 from vpr.search.database import measures_descriptors
 

@@ -11,8 +11,8 @@ from drawing import draw_image
 from PIL import Image
 
 import main
-from vpr.artifacts.local_file import read_local
 from vpr.data.images import decode
+from vpr.descriptors.local_file import read_local
 from vpr.models.local_maps import SCALE
 from vpr.models.local_projection import learn_projection
 from vpr.models.place_model import build_model

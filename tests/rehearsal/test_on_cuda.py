@@ -24,8 +24,8 @@ from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlainPlaceModel, build_model
 from vpr.models.spec import ModelSpec
 from vpr.models.whitening import Whitening
+from vpr.retrieval.rerank import SecondLook, rerank
 from vpr.search.exact import nearest
-from vpr.search.second_look import SecondLook, rerank
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state
 from vpr.training.trainer import Sources, Trainer

@@ -10,8 +10,8 @@ from vpr.models.local_maps import joined, quantized
 from vpr.report import matches as drawing
 from vpr.report.matches import Compared, comparer, picture_of_matches, weight_colours
 from vpr.report.panels import FRAME
-from vpr.search.matching import Matches
-from vpr.search.second_look import SecondLook, rerank
+from vpr.retrieval.matching import Matches
+from vpr.retrieval.rerank import SecondLook, rerank
 
 WIDTH, HEIGHT = drawing.PAIR
 LEFT = WIDTH + 2 * FRAME + drawing.GAP  # of the hit's frame

@@ -13,11 +13,11 @@ from PIL import Image
 
 import main
 from pittsburgh import Places
-from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.common.errors import UserError
 from vpr.common.files import read_json
 from vpr.data.places import PlaceImages
 from vpr.evaluation.evaluate import Evaluation, measure_index
+from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
 from vpr.search.database import DatabaseIndex
 from vpr.search.exact import nearest

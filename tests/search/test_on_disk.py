@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.search.engine_data import descriptors
+from tests.engine_data import descriptors
 from vpr.common import files
 from vpr.common.errors import UserError
 from vpr.search import on_disk

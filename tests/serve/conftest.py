@@ -9,12 +9,13 @@ import torch
 from asking import serving
 from drawing import draw_image
 
-from vpr.artifacts.model import LoadedModel
 from vpr.data.reader import Reading
-from vpr.data.records import joined, no_records
+from vpr.database.engine import Hits
+from vpr.database.records import joined, no_records
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.runs.model import LoadedModel
 from vpr.search.database import DatabaseIndex
 from vpr.serve.locator import Locator
 
@@ -33,7 +34,7 @@ class PlainEngine:
         there = np.array([bool(name) for name in self.records.names])
         rows = np.flatnonzero(there if wanted is None else there & wanted.mask(self.records))
         found, distances = DatabaseIndex(self.descriptors[rows]).search(queries, count)
-        return rows[found], distances
+        return Hits(rows[found], distances, self.records)
 
     def count(self):
         return sum(map(bool, self.records.names))

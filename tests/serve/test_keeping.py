@@ -13,7 +13,7 @@ from PIL import Image
 
 from vpr.common.errors import UserError
 from vpr.data.coordinates import from_degrees, metres_in_zone
-from vpr.data.records import record_id
+from vpr.database.records import record_id
 
 ZONE = "&easting=585500&northing=4477200"
 

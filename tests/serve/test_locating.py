@@ -12,11 +12,11 @@ from drawing import draw_image
 from PIL import Image
 
 import main
-from vpr.artifacts.calibration import LearntOn, StoredCalibration
-from vpr.artifacts.model import LoadedModel
 from vpr.data.reader import Reading
-from vpr.search.answer_features import FEATURES
-from vpr.search.calibration import Calibration
+from vpr.retrieval.answer_features import FEATURES
+from vpr.retrieval.calibration import Calibration
+from vpr.retrieval.calibration_file import LearntOn, StoredCalibration
+from vpr.runs.model import LoadedModel
 from vpr.serve.locator import Asked, Locator
 from vpr.serve.looking import LocalDescriptors
 
@@ -254,7 +254,12 @@ def test_what_others_ask_for_changes_no_answer(locator, queries):
     """Of an engine that looks farther for more hits, as a graph does."""
     engine, pixels = locator.engine, torch.from_numpy(np.array(Image.open(queries[0]))).permute(2, 0, 1)
     search = engine.search
-    engine.search = lambda values, count, wanted=None: tuple(x[:, count > 100 :] for x in search(values, count, wanted))
+
+    def lacking(values, count, wanted=None):
+        found = search(values, count, wanted)
+        return found._replace(rows=found.rows[:, count > 100 :], distances=found.distances[:, count > 100 :])
+
+    engine.search = lacking
     alone = locator.locate([pixels], [Asked(top=3)])[0].ids
     first, deep, last = locator.locate([pixels] * 3, [Asked(top=3), Asked(top=150), Asked(top=3)])
     assert first.ids == last.ids == alone and deep.ids[:3] != alone

@@ -11,7 +11,7 @@ from stub_server import DEGREES, NAMES, PLACES, answer, stub_server
 
 from vpr.common.errors import UserError
 from vpr.report import interactive
-from vpr.search.answer_features import LIMITED
+from vpr.retrieval.answer_features import LIMITED
 from vpr.serve import page
 
 DRIVE = Path(__file__).with_name("drive_page.js")

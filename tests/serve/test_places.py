@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vpr.data.records import no_records, record_id
+from vpr.database.records import no_records, record_id
 from vpr.serve.places import map_json
 
 PLACES = [[500_000.0, 4_649_776.224], [np.nan, np.nan], [585_000.126, 4_477_000.0], [1.0, 2.0]]

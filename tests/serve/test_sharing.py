@@ -10,8 +10,8 @@ from asking import as_bytes, serving
 from PIL import Image
 
 from vpr.common.errors import UserError
-from vpr.search.engine import Unreachable
-from vpr.search.filters import SearchFilter
+from vpr.database.engine import Unreachable
+from vpr.database.filters import SearchFilter
 from vpr.serve.locator import Asked, Locator
 
 

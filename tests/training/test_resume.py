@@ -16,12 +16,12 @@ from drawing import draw_image
 import main
 import vpr.training.trainer
 from benchmarks.determinism import different, final_state
-from vpr.artifacts.runs import newest_run
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec, training_rules
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name
 from vpr.models.backbones.base import build_backbone
 from vpr.models.place_model import build_model
+from vpr.runs.run import newest_run
 from vpr.training.state import load_state, new_state
 
 EPOCHS, BLOCKS = 2, 2

@@ -9,11 +9,11 @@ from test_mining import ALL, brute_force, make_problem, mine_all, no_memory
 
 import main
 import vpr.training.trainer
-from vpr.artifacts.runs import newest_run
 from vpr.data.places import PlacesSpec
 from vpr.data.reader import CPU, Reading
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.runs.run import newest_run
 from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state, splits_of

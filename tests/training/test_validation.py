@@ -6,8 +6,8 @@ import numpy as np
 
 import main
 import vpr.training.validation
-from vpr.artifacts.runs import newest_run
 from vpr.common.errors import UserError
+from vpr.runs.run import newest_run
 
 
 def spec_of_a_test_split(root, write_spec):

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
+from vpr.database.engine_address import engine_address
 from vpr.models.backbones import BACKBONES
-from vpr.search.engine_address import engine_address
 
 if TYPE_CHECKING:
-    from vpr.search.filters import Condition
+    from vpr.database.filters import Condition
 
 Value = TypeVar("Value")
 
@@ -125,21 +125,21 @@ def share(text: str) -> float:
 
 def near(text: str) -> "tuple[float, float, float]":
     """An argparse type: a point in degrees and metres around it."""
-    from vpr.search.filters import read_near
+    from vpr.database.filters import read_near
 
     return _read(read_near, text)
 
 
 def box(text: str) -> "tuple[float, float, float, float]":
     """An argparse type: a box of degrees."""
-    from vpr.search.filters import read_box
+    from vpr.database.filters import read_box
 
     return _read(read_box, text)
 
 
 def condition(text: str) -> "Condition":
     """An argparse type: a condition on a column."""
-    from vpr.search.filters import read_condition
+    from vpr.database.filters import read_condition
 
     return _read(read_condition, text)
 

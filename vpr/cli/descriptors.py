@@ -4,20 +4,20 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from vpr.artifacts.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
-from vpr.artifacts.hloc import is_hloc, load_hloc
-from vpr.artifacts.local_file import local_file, require_dim
-from vpr.artifacts.local_projection import projection_for
-from vpr.artifacts.model import LoadedModel
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
+from vpr.descriptors.local_file import local_file, require_dim
 from vpr.evaluation.evaluate import describe_split
 from vpr.models.local_maps import LocalSink, MemorySink
-from vpr.search.second_look import SecondLook
+from vpr.retrieval.rerank import SecondLook
+from vpr.runs.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
+from vpr.runs.hloc import is_hloc, load_hloc
+from vpr.runs.local_projection import projection_for
+from vpr.runs.model import LoadedModel
 
 
 def descriptors_of(

@@ -29,7 +29,7 @@ from vpr.models.spec import DEFAULT_SEED
 MODES = (
     "cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "serve", "import",
 )  # fmt: skip
-LOOKS = ("soft", "spatial")  # SCORES of vpr/search/matching.py
+LOOKS = ("soft", "spatial")  # SCORES of vpr/retrieval/matching.py
 SPEEDS = (0.8, 1.0, 1.25)  # vpr/search/sequences.py
 LOCAL_DIM = 64  # vpr/models/local_projection.py
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))

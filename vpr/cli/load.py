@@ -7,9 +7,6 @@ from pathlib import Path
 
 import torch
 
-from vpr.artifacts.centroids import MissingCentroids
-from vpr.artifacts.database_index import Database
-from vpr.artifacts.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
 from vpr.cli.flags import CLUSTER_FLAGS
 from vpr.cli.options import command_line
 from vpr.cli.specs import model_spec, places_spec, reading
@@ -17,6 +14,9 @@ from vpr.common.errors import UserError
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.data.zones import zone_of
+from vpr.database.database_index import Database
+from vpr.runs.centroids import MissingCentroids
+from vpr.runs.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
 
 
 def model_of(options: argparse.Namespace, device: torch.device, whitened: bool = True) -> LoadedModel:

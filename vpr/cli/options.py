@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpr.artifacts.runs import FLAGS_FILE, newest_run
-from vpr.artifacts.stored import is_exported
 from vpr.cli.argument_types import require_normalization
 from vpr.cli.flags import (
     AUTO_PRECISION,
@@ -30,6 +28,8 @@ from vpr.data.catalogue import DATASETS
 from vpr.models.backbones import BACKBONES, default_train_from, entry_of
 from vpr.models.poolings import pooling_entry
 from vpr.models.spec import ADDED_FLAGS
+from vpr.runs.run import FLAGS_FILE, newest_run
+from vpr.runs.stored import is_exported
 
 NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")

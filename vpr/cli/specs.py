@@ -10,13 +10,13 @@ from vpr.models.spec import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-    from vpr.artifacts.engines import WantedEngine
-    from vpr.artifacts.hloc import HlocFiles
     from vpr.data.places import PlacesSpec
     from vpr.data.reader import Reading
+    from vpr.database.engines import WantedEngine
+    from vpr.database.filters import SearchFilter
+    from vpr.retrieval.rerank import SecondLook
+    from vpr.runs.hloc import HlocFiles
     from vpr.search.exclusion import RecentFrames
-    from vpr.search.filters import SearchFilter
-    from vpr.search.second_look import SecondLook
     from vpr.search.sequences import SequenceRule
     from vpr.training.rules import TrainingRules
 
@@ -70,7 +70,7 @@ def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | 
     Raises:
         UserError: --rerankBy without a second look.
     """
-    from vpr.search.second_look import SecondLook
+    from vpr.retrieval.rerank import SecondLook
 
     depth = default if options.rerank is None else options.rerank
     if not depth and "rerankBy" in options.given:
@@ -96,7 +96,7 @@ def sequence_rule(options: argparse.Namespace) -> "SequenceRule | None":
 
 def search_filter(options: argparse.Namespace) -> "SearchFilter | None":
     """Which part of the database the flags want searched; None: all."""
-    from vpr.search.filters import SearchFilter
+    from vpr.database.filters import SearchFilter
 
     if not (options.near or options.box or options.where):
         return None
@@ -109,8 +109,8 @@ def engine_wanted(options: argparse.Namespace) -> "WantedEngine":
     Raises:
         UserError: flags of FAISS are given with Milvus, or the other way round.
     """
-    from vpr.artifacts.engines import WantedEngine
-    from vpr.search.engine_address import FAISS, engine_address
+    from vpr.database.engine_address import FAISS, engine_address
+    from vpr.database.engines import WantedEngine
 
     address = engine_address(options.engine)
     if address.kind == FAISS and options.collection:
@@ -141,7 +141,7 @@ def hloc_files(options: argparse.Namespace) -> "HlocFiles":
     """The files of hloc and COLMAP that the flags want."""
     from pathlib import Path
 
-    from vpr.artifacts.hloc import HlocFiles
+    from vpr.runs.hloc import HlocFiles
 
     features, pairs = (Path(name) if name else None for name in (options.hlocFeatures, options.pairs))
     return HlocFiles(features, options.hlocHalf, pairs, options.pairsTop)

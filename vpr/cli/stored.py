@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpr.artifacts.stored import name_of_flags, stored_flags
 from vpr.cli.flags import AUTO_PRECISION, FLAGS, Flag
 from vpr.common.errors import UserError
+from vpr.runs.stored import name_of_flags, stored_flags
 
 
 def checked_flags(path: Path) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def draw_toy_city(root: Path) -> None:
 
     Of several processes the first draws; then the first of each other machine to which `root` is another folder.
     """
-    from vpr import toycity
+    import toycity
     from vpr.common.progress import track
 
     for machine_draws in (processes.is_main(), processes.local_rank() == 0):

@@ -8,8 +8,8 @@ import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.evaluation.calibration_error import reliability
-from vpr.search.answer_features import FEATURES, SPREAD_HITS, Answers, answer_features
-from vpr.search.calibration import Calibration
+from vpr.retrieval.answer_features import FEATURES, SPREAD_HITS, Answers, answer_features
+from vpr.retrieval.calibration import Calibration
 
 FEWEST_QUERIES = 50
 FOLDS = 5

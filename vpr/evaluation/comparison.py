@@ -15,7 +15,7 @@ from vpr.evaluation.evaluate import Evaluation, describe_split, measure, measure
 from vpr.models.describer import Describer
 from vpr.models.local_maps import MemorySink
 from vpr.models.local_projection import LocalProjection
-from vpr.search.second_look import SecondLook
+from vpr.retrieval.rerank import SecondLook
 
 TIMED_IMAGES = 20
 

@@ -9,22 +9,23 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from vpr.artifacts.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.data.protocol import protocol_label
+from vpr.database.engine_search import EngineSearch
 from vpr.descriptors.describe import LocalDescribing, Source, describe, describe_sizes
 from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
 from vpr.models.describer import Describer
-from vpr.search.approximate import EngineSearch, IndexSearch, RefinedSearch, index_name, stored_bytes
+from vpr.retrieval.rerank import Reranked, SecondLook, rerank
+from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
+from vpr.search.approximate import IndexSearch, RefinedSearch, index_name, stored_bytes
 from vpr.search.exact import descriptor_distances
 from vpr.search.exclusion import RecentFrames, without_excluded
 from vpr.search.protocols import search_frames, search_places
-from vpr.search.second_look import Reranked, SecondLook, rerank
 from vpr.search.sequences import SequenceRule
 
 RESULTS_FILE = "results.json"
@@ -184,7 +185,7 @@ def how_ordered(rule: SequenceRule | None, look: str | None, approximate: str = 
     """What ordered hits beside the descriptors of single images, in words, and what found them unless exactly.
 
     Args:
-        approximate: see `vpr.search.engine.Searchable`.
+        approximate: see `vpr.database.engine.Searchable`.
     """
     order = ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
     return f"{order}; found by the approximate index {approximate}" if approximate else order

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.data.places import PlaceImages
 from vpr.evaluation.evaluate import CURVE, Evaluation, QueryResults
 from vpr.evaluation.outcomes import SHOWN, outcomes_of
 from vpr.evaluation.recall import recall_at
+from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.search.exact import descriptor_distances
 from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import search_frames, walks_of

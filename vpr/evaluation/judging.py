@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.artifacts.calibration import StoredCalibration, data_set, find_calibration, learnt_on
-from vpr.artifacts.descriptors_file import SplitDescriptors
 from vpr.common.errors import UserError
 from vpr.data.places import PlaceImages
 from vpr.evaluation.calibrate import learn_calibration, place_groups
 from vpr.evaluation.certainty import Certainty, Scores, judge
 from vpr.evaluation.evaluate import QueryResults
-from vpr.search.answer_features import LOOKED_AT, Answers, uncalibrated
+from vpr.retrieval.answer_features import LOOKED_AT, Answers, uncalibrated
+from vpr.retrieval.calibration_file import StoredCalibration, data_set, find_calibration, learnt_on
+from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.search.exact import descriptor_distances
 
 CROSS_VALIDATED = "cross-validated: each query by what was learnt from those at other places"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 
-LARGEST_MAP = 1024  # places; see `vpr/search/second_look.py` on why a map may not have more
+LARGEST_MAP = 1024  # places; see `vpr/retrieval/rerank.py` on why a map may not have more
 # A component of 1 is stored as this. Then the product of two descriptors of up to 128 dimensions, rounding
 # included, is below 2^14 ((120 + 128^0.5 / 2)^2), which the exact products there want.
 SCALE = 120

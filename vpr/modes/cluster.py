@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from vpr.artifacts.centroids import centroids_path, recipe_for, write_centroids
 from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
@@ -13,6 +12,7 @@ from vpr.data.places import load_places, training_set
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import build_model
 from vpr.models.poolings import POOLINGS
+from vpr.runs.centroids import centroids_path, recipe_for, write_centroids
 
 
 def run(options: argparse.Namespace) -> None:

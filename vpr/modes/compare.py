@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from vpr.artifacts.local_projection import projection_for
-from vpr.artifacts.stored import is_exported, stored_flags
 from vpr.cli.load import model_of
 from vpr.cli.options import settle
 from vpr.cli.specs import places_spec, reading, second_look
@@ -20,6 +18,8 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.evaluation.comparison import Row, measure_model, table
 from vpr.report.plots import draw, draw_recall
+from vpr.runs.local_projection import projection_for
+from vpr.runs.stored import is_exported, stored_flags
 
 
 def run(options: argparse.Namespace) -> None:

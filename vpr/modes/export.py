@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.artifacts.local_projection import projection_for
-from vpr.artifacts.model import LoadedModel
 from vpr.cli.flags import CARD_FLAGS
 from vpr.cli.load import model_of
 from vpr.cli.options import flags_of
@@ -30,6 +28,8 @@ from vpr.data.places import load_places
 from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_label
+from vpr.runs.local_projection import projection_for
+from vpr.runs.model import LoadedModel
 
 
 def run(options: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from vpr.artifacts.runs import create_run
 from vpr.cli.options import run_flags
 from vpr.cli.program import command
 from vpr.common.device import choose_device, compute_dtype, precision_name
@@ -14,6 +13,7 @@ from vpr.models.matlab.file import read_network
 from vpr.models.matlab.network import Imported, import_network
 from vpr.models.weights import weights_hash
 from vpr.models.whitening import ANY_SIZE, StoredWhitening, WhiteningRecipe, save_whitening
+from vpr.runs.run import create_run
 from vpr.training.state import Position
 
 

@@ -3,17 +3,17 @@
 import argparse
 from pathlib import Path
 
-from vpr.artifacts.database_index import file_to_write
-from vpr.artifacts.engines import edit_engine, update_engine
-from vpr.artifacts.hloc import write_hloc_files
-from vpr.artifacts.merging import WantedIndex
 from vpr.cli.load import database_of, model_of
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.progress import say
-from vpr.data.content import folder_to_add
 from vpr.data.places import load_database
+from vpr.database.database_index import file_to_write
+from vpr.database.engines import edit_engine, update_engine
+from vpr.database.folder import folder_to_add
+from vpr.database.merging import WantedIndex
+from vpr.runs.hloc import write_hloc_files
 
 
 def run(options: argparse.Namespace) -> None:

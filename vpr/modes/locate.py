@@ -12,14 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vpr.artifacts.calibration import answer_recipe, data_set, find_calibration
-from vpr.artifacts.database_index import index_file
-from vpr.artifacts.engines import AnyEngine, images_of, load_engine
-from vpr.artifacts.living_index import LivingIndex
-from vpr.artifacts.local_file import require_dim
-from vpr.artifacts.local_projection import projection_for
-from vpr.artifacts.merging import WantedIndex
-from vpr.artifacts.model import LoadedModel
 from vpr.cli.load import database_of, model_of, results_folder
 from vpr.cli.specs import engine_wanted, max_pixels, places_spec, reading, search_filter, second_look, sequence_rule
 from vpr.common.device import choose_device, device_line
@@ -29,16 +21,24 @@ from vpr.data.image_files import USUAL, find_images
 from vpr.data.places import PlaceImages, load_database
 from vpr.data.reader import Reading, decodable
 from vpr.data.walks import Walks, find_walks
+from vpr.database.database_index import index_file
+from vpr.database.engines import AnyEngine, images_of, load_engine
+from vpr.database.filters import SearchFilter, why_nothing
+from vpr.database.living_index import LivingIndex
+from vpr.database.merging import WantedIndex
 from vpr.descriptors.describe import LocalDescribing, describe
+from vpr.descriptors.local_file import require_dim
 from vpr.evaluation.evaluate import how_ordered, look_text
-from vpr.evaluation.first_hits import describe_first_hits
 from vpr.models.local_maps import MemorySink
 from vpr.report.matches import Compare, Compared, comparer, picture_of_matches
 from vpr.report.panels import NEUTRAL, cell, file_name, in_a_row, stacked, write_jpeg
-from vpr.search.answer_features import LOOKED_AT, Answers, limited, uncalibrated
-from vpr.search.filters import SearchFilter, why_nothing
-from vpr.search.locate import Confidence, Located, locate
-from vpr.search.second_look import SecondLook, answers_of, rerank, rerank_few
+from vpr.retrieval.answer import Confidence, Located, locate
+from vpr.retrieval.answer_features import LOOKED_AT, Answers, limited, uncalibrated
+from vpr.retrieval.calibration_file import answer_recipe, data_set, find_calibration
+from vpr.retrieval.first_hits import describe_first_hits
+from vpr.retrieval.rerank import SecondLook, answers_of, rerank, rerank_few
+from vpr.runs.local_projection import projection_for
+from vpr.runs.model import LoadedModel
 from vpr.search.sequences import SequenceRule, frames_used, require_order
 
 DEPTH = 50  # hits of a second look where --rerank does not say
@@ -169,7 +169,7 @@ def first_hits(
         UserError: sequences are wanted of another engine than FAISS, or of a part of the database.
     """
     if rule is None:
-        found, distances = index.search(descriptors, count, wanted)
+        found, distances, _ = index.search(descriptors, count, wanted)
         return found, distances, 1 - distances**2 / 2
     if wanted or not isinstance(index, LivingIndex):
         raise UserError("--sequence searches whole walks by --engine=faiss: drop --near, --box, --where and --engine")

@@ -4,8 +4,6 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from vpr.artifacts.model import restore_model
-from vpr.artifacts.runs import create_run, load_checkpoint
 from vpr.cli.options import run_flags
 from vpr.cli.program import command
 from vpr.cli.specs import model_spec, places_spec, reading, training_rules
@@ -16,6 +14,8 @@ from vpr.compression.pruning import prune
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
+from vpr.runs.model import restore_model
+from vpr.runs.run import create_run, load_checkpoint
 from vpr.training.state import TrainingState, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import TrainingSet, load_training_set

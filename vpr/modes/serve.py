@@ -7,11 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpr.artifacts.calibration import StoredCalibration, answer_recipe, data_set, find_calibration
-from vpr.artifacts.database_index import index_file
-from vpr.artifacts.engines import load_engine
-from vpr.artifacts.living_index import LivingIndex
-from vpr.artifacts.merging import WantedIndex
 from vpr.cli.load import database_of, model_of
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
@@ -19,6 +14,11 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
 from vpr.data.places import load_database
+from vpr.database.database_index import index_file
+from vpr.database.engines import load_engine
+from vpr.database.living_index import LivingIndex
+from vpr.database.merging import WantedIndex
+from vpr.retrieval.calibration_file import StoredCalibration, answer_recipe, data_set, find_calibration
 
 if TYPE_CHECKING:
     from vpr.serve.settings import Settings

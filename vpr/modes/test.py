@@ -7,11 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpr.artifacts.calibration import answer_recipe, save_calibration
-from vpr.artifacts.descriptors_file import SplitDescriptors
-from vpr.artifacts.engines import fill_engine
-from vpr.artifacts.hloc import HlocFiles, is_hloc, write_hloc_files
-from vpr.artifacts.model import LoadedModel
 from vpr.cli.descriptors import descriptors_of
 from vpr.cli.load import database_of, model_of, results_folder
 from vpr.cli.options import flags_of
@@ -23,6 +18,9 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.data.regions import Region, without_region
+from vpr.database.engine_address import FAISS
+from vpr.database.engine_search import EngineSearch
+from vpr.database.engines import fill_engine
 from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import (
     RESULTS_FILE,
@@ -41,12 +39,15 @@ from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.report.matches import Compare, comparer
 from vpr.report.write import explainer, write_pictures
-from vpr.search.approximate import EngineSearch, RefinedSearch, build_index
+from vpr.retrieval.calibration_file import answer_recipe, save_calibration
+from vpr.retrieval.rerank import SecondLook
+from vpr.runs.descriptors_file import SplitDescriptors
+from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
+from vpr.runs.model import LoadedModel
+from vpr.search.approximate import RefinedSearch, build_index
 from vpr.search.database import looks_at_all
-from vpr.search.engine_address import FAISS
 from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import walks_of
-from vpr.search.second_look import SecondLook
 from vpr.search.sequences import SequenceRule, require_order
 
 

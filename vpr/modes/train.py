@@ -5,9 +5,6 @@ from pathlib import Path
 
 import torch
 
-from vpr.artifacts.centroids import init_pooling
-from vpr.artifacts.model import restore_model
-from vpr.artifacts.runs import create_run, load_checkpoint, read_flags
 from vpr.cli.flags import AUTO_PRECISION
 from vpr.cli.load import cluster_command
 from vpr.cli.options import run_flags
@@ -17,6 +14,9 @@ from vpr.common.device import choose_device, compute_dtype, device_line, precisi
 from vpr.common.progress import say
 from vpr.data.places import load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
+from vpr.runs.centroids import init_pooling
+from vpr.runs.model import restore_model
+from vpr.runs.run import create_run, load_checkpoint, read_flags
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import load_training_set

@@ -4,7 +4,6 @@ import argparse
 
 import numpy as np
 
-from vpr.artifacts.model import whitening_recipe
 from vpr.cli.load import model_of, whitening_choice
 from vpr.cli.specs import places_spec, reading
 from vpr.common import processes
@@ -15,6 +14,7 @@ from vpr.data.places import load_places, training_set
 from vpr.descriptors.describe import describe, describe_sizes
 from vpr.models.place_model import PlaceModel
 from vpr.models.whitening import StoredWhitening, learn_whitening, load_whitening, save_whitening
+from vpr.runs.model import whitening_recipe
 
 DEFAULT_DIM = 4096  # the paper's
 

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from vpr.data.images import read_image
 from vpr.models.local_maps import LocalMaps
 from vpr.report.panels import FRAME, INK, LINE, NEUTRAL, PAPER
-from vpr.search.matching import Matches, matches_of
-from vpr.search.second_look import SecondLook, local_scores
+from vpr.retrieval.matching import Matches, matches_of
+from vpr.retrieval.rerank import SecondLook, local_scores
 
 PAIR = (400, 300)  # pixels of each of the two images at most
 MOST_LINES = 40  # more hide the images

@@ -4,7 +4,6 @@ https://github.com/facebookresearch/faiss/wiki/The-index-factory lists the strin
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -13,7 +12,6 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.search.engine import Engine
 from vpr.search.exact import Rows, measured, tiles
 
 NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
@@ -97,7 +95,7 @@ class RefinedSearch:
 
     Attributes:
         name: of the engine, in words.
-        approximate: see `vpr.search.engine.Searchable`.
+        approximate: see `vpr.database.engine.Searchable`.
     """
 
     def __init__(self, factory: str, index: faiss.Index, database: torch.Tensor):
@@ -108,36 +106,6 @@ class RefinedSearch:
     def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
         """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
         return measured(lambda rows: self._database[rows], queries, self._search(queries, count))[0]
-
-
-class EngineSearch:
-    """The search of `vpr.search` by an engine that has the database's images.
-
-    Attributes:
-        name: of the engine, in words.
-        approximate: see `vpr.search.engine.Searchable`.
-    """
-
-    def __init__(self, engine: Engine, names: Sequence[str]):
-        """An engine, and the names of the database's images in their order.
-
-        Raises:
-            UserError: the engine has other images.
-        """
-        self.engine, self.name, self.approximate = engine, engine.name, engine.approximate
-        self._image_of = np.full(engine.next_row + 1, -1, np.int64)  # of each row; the last for row -1
-        for image, name in enumerate(names):
-            self._image_of[engine.row_of[name]] = image
-        if engine.count() != len(names):
-            raise UserError(
-                f"{engine.name} has {engine.count()} images, wanted the {len(names)} that are tested: name another "
-                "--collection"
-            )
-
-    def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
-        """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
-        found, _ = self.engine.search(queries, min(count, self.engine.count()))
-        return self._image_of[found]
 
 
 def stored_bytes(index: faiss.Index) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from vpr.data.records import Records
+from vpr.database.records import Records
 from vpr.serve.conditional import is_known
 from vpr.serve.keeping import NewImage, add_image, remove_image
 from vpr.serve.places import map_json

@@ -8,21 +8,21 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from vpr.artifacts.calibration import StoredCalibration
-from vpr.artifacts.model import LoadedModel
 from vpr.common.errors import UserError
 from vpr.common.progress import say, without_progress
 from vpr.data.reader import Reading
-from vpr.data.records import Records, record_id
+from vpr.database.engine import Engine, Hits, Unreachable
+from vpr.database.filters import SearchFilter
+from vpr.database.records import Records, record_id
 from vpr.evaluation.evaluate import how_ordered, look_text
 from vpr.models.local_maps import joined
 from vpr.report.matches import Compare, comparer
-from vpr.search.answer_features import LOOKED_AT, Answers, limited, uncalibrated
-from vpr.search.engine import Engine, Unreachable
-from vpr.search.filters import SearchFilter
-from vpr.search.locate import Match, match_of
-from vpr.search.matching import Matches
-from vpr.search.second_look import SecondLook
+from vpr.retrieval.answer import Match, match_of
+from vpr.retrieval.answer_features import LOOKED_AT, Answers, limited, uncalibrated
+from vpr.retrieval.calibration_file import StoredCalibration
+from vpr.retrieval.matching import Matches
+from vpr.retrieval.rerank import SecondLook
+from vpr.runs.model import LoadedModel
 from vpr.serve.long_work import Pause
 from vpr.serve.looking import LocalDescriptors, looked_again, no_pause
 from vpr.serve.model_pass import Described, ModelPass
@@ -54,7 +54,7 @@ class Answer:
     """Where an image was taken, as far as that is known.
 
     Attributes:
-        ids: of the database images that match, see `vpr.data.records.record_id`.
+        ids: of the database images that match, see `vpr.database.records.record_id`.
         matches: best first.
         confidence: of the first match; None if unknown.
         confidence_kind: what that is, in words.
@@ -227,8 +227,8 @@ class Locator:
 
     def _answers(self, asked: list[Asked], look: SecondLook | None, described: Described, pause: Pause) -> list[Answer]:
         """The answers to images of which the same is asked, but for how many of the same hits are told."""
-        found, distances = self._search(described.descriptors, hits_wanted(asked[0], look), asked[0].wanted)
-        records = self.records  # of this search: images may come and go in a pause
+        # Their records are those of the search: images may come and go in a pause.
+        found, distances, records = self._search(described.descriptors, hits_wanted(asked[0], look), asked[0].wanted)
         answers, compare, how = Answers(found, distances, records.positions), None, None
         if described.local is not None and (look or asked[0].agreement):
             queries, seen = joined(described.local), look or SecondLook(1, self._look_by)
@@ -243,10 +243,8 @@ class Locator:
             for number, (each, value) in enumerate(zip(asked, values, strict=True))
         ]
 
-    def _search(
-        self, descriptors: torch.Tensor, count: int, wanted: SearchFilter | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """See `vpr.search.engine.Searchable.search`."""
+    def _search(self, descriptors: torch.Tensor, count: int, wanted: SearchFilter | None) -> Hits:
+        """See `vpr.database.engine.Searchable.search`."""
         try:
             return self.engine.search(descriptors, count, wanted)
         except UserError as error:

@@ -7,19 +7,19 @@ from typing import overload
 
 import numpy as np
 
-from vpr.artifacts.local_projection import projection_for, stored_projection
-from vpr.artifacts.model import LoadedModel
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.reader import ImageReader, Reading, SizeGroup
-from vpr.data.records import Records
-from vpr.evaluation.first_hits import describe_first_hits
+from vpr.database.engine import Engine
+from vpr.database.records import Records
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LOCAL_DIM, LocalProjection
 from vpr.models.spec import DEFAULT_SEED
-from vpr.search.answer_features import Answers
-from vpr.search.engine import Engine
-from vpr.search.second_look import SecondLook, answers_of, rerank, rerank_few
+from vpr.retrieval.answer_features import Answers
+from vpr.retrieval.first_hits import describe_first_hits
+from vpr.retrieval.rerank import SecondLook, answers_of, rerank, rerank_few
+from vpr.runs.local_projection import projection_for, stored_projection
+from vpr.runs.model import LoadedModel
 from vpr.serve.problems import Problem
 
 AT_ONCE = 2  # images that are described between two pauses: of the largest networks half a second's work

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from vpr.data.records import Records
+from vpr.database.records import Records
 from vpr.report.interactive import thinned
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vpr.data.names import as_text
-from vpr.data.records import Records
-from vpr.search.filters import SearchFilter, read_box, read_condition, read_near
-from vpr.search.locate import Match
+from vpr.database.filters import SearchFilter, read_box, read_condition, read_near
+from vpr.database.records import Records
+from vpr.retrieval.answer import Match
 from vpr.serve.locator import Answer
 from vpr.serve.problems import Problem
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vpr.artifacts.model import restore_model
-from vpr.artifacts.runs import load_checkpoint, save_checkpoint
 from vpr.common import processes
 from vpr.common.device import precision_name
 from vpr.common.memory import out_of_memory_says, where_it_fits
@@ -24,6 +22,8 @@ from vpr.data.reader import Reading, SizeGroup
 from vpr.descriptors.describe import Source, describe, describe_batch
 from vpr.descriptors.trunk_cache import cached_source
 from vpr.models.place_model import PlaceModel
+from vpr.runs.model import restore_model
+from vpr.runs.run import load_checkpoint, save_checkpoint
 from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
 from vpr.training.losses import LOSSES
 from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, all_alike, batches_of_queries, mine

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpr.artifacts.local_projection import sampled_projection
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -15,7 +14,8 @@ from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, me
 from vpr.evaluation.outcomes import Outcome
 from vpr.models.local_maps import MemorySink
 from vpr.models.place_model import PlaceModel
-from vpr.search.second_look import SecondLook
+from vpr.retrieval.rerank import SecondLook
+from vpr.runs.local_projection import sampled_projection
 from vpr.training.state import SELECTED_BY, Position
 
 

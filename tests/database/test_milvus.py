@@ -1,0 +1,257 @@
+"""Milvus as an engine, by Milvus Lite in this process."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine_data import check, descriptors, found_names, images
+from vpr.common.errors import UserError
+from vpr.database import records as records_module
+from vpr.database.engine_address import engine_address
+from vpr.database.filters import Condition, SearchFilter
+from vpr.database.milvus import engine as milvus
+from vpr.database.milvus import search as milvus_search
+
+pytest.importorskip("milvus_lite")
+
+DIM = 16
+MODEL = {"weights": "abc", "dim": str(DIM)}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A file of Milvus Lite for all tests, with a collection for each."""
+    return engine_address(f"milvus:{tmp_path_factory.mktemp('lite') / 'deep' / 'map.db'}")
+
+
+@pytest.fixture
+def engine(file, request):
+    opened = milvus.open_milvus(file, request.node.name.split("[")[0], DIM, MODEL)
+    yield opened
+    opened.close()
+
+
+def test_it_finds_what_brute_force_finds_and_twice_is_once(engine):
+    values, queries = descriptors(300, DIM, 0), descriptors(9, DIM, 1)
+    for _ in range(2):
+        engine.add(images(300), values)
+        assert engine.count() == 300
+        check(engine, values, queries, 20, range(300))
+    assert engine.search(values, 1)[1].tolist() == [[0.0]] * 300, "of an image to itself"
+    assert sorted(name for name in engine.records.names if name) == images(300).names
+
+
+def test_records_come_back_as_they_went_in(file, engine):
+    given = images(
+        40,
+        positions=np.array([[448000.25, 5411000.125]] * 30 + [[math.nan, math.nan]] * 10),
+        folders=["/data/été"] * 40,
+        columns={"weather": ['fog "x" {}\''] * 40, "floor": [None, 2.5, -1e300, 5.0] * 10, "silent": [None] * 40},
+    )
+    engine.add(given, descriptors(40, DIM, 0))
+    with_new = engine.collection.name
+    engine.finish()
+    engine.close()
+    again = milvus.open_milvus(file, with_new, DIM, MODEL)
+    found = again.records.only([again.records.row_of[name] for name in given.names])
+    for field in ("positions", "sizes", "modified", "hashes", "degrees"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(given, field))
+    assert (found.names, found.zone, found.folders) == (given.names, given.zone, given.folders)
+    assert found.columns == given.columns
+    assert again.provenance == MODEL
+
+
+def test_an_image_that_changed_takes_the_place_of_the_old_one(engine):
+    values = descriptors(20, DIM, 0)
+    engine.add(images(20), values)
+    engine.add(images(1, first=4, sizes=np.array([77])), -values[4:5])
+    values[4] = -values[4]
+    check(engine, values, descriptors(3, DIM, 1), 20, range(20))
+    assert engine.records.sizes[engine.records.row_of["street/00004.jpg"]] == 77
+    assert engine.count() == 20
+
+
+def test_removed_images_are_gone_for_this_process_and_the_next(file, engine):
+    values = descriptors(50, DIM, 0)
+    engine.add(images(50), values)
+    engine.remove([f"street/{row:05}.jpg" for row in range(0, 50, 2)] + ["unknown.jpg"])
+    check(engine, values, descriptors(3, DIM, 1), 40, range(1, 50, 2))
+    before = found_names(engine, engine.search(values, 1)[0])
+    again = milvus.open_milvus(file, engine.collection.name, DIM, MODEL)
+    assert again.count() == engine.count() == 25
+    assert found_names(again, again.search(values, 1)[0]) == before
+
+
+def test_rows_and_their_descriptors(file, engine):
+    values = descriptors(30, DIM, 0)
+    engine.add(images(30), values)
+    engine.remove(["street/00003.jpg"])
+    engine.add(images(1, first=5), -values[5:6])
+    assert engine.next_row == 31
+    assert engine.rows().tolist() == [0, 1, 2, 4, *range(6, 31)]
+    assert engine.row_of == {engine.records.names[row]: row for row in engine.rows()}
+    found = engine.descriptors([30, 4, 8, 4])
+    assert torch.equal(found, torch.stack([-values[5], values[4], values[8], values[4]]).half())
+    assert engine.descriptors([]).shape == (0, DIM)
+    other = milvus.open_milvus(file, engine.collection.name, DIM, MODEL)
+    other.remove(["street/00004.jpg"])
+    with pytest.raises(UserError, match=r"street/00004\.jpg has been removed"):
+        engine.descriptors([8, 4])
+
+
+def test_a_page_that_holds_too_many_is_read_in_halves(file, engine, monkeypatch):
+    engine.add(images(100), descriptors(100, DIM, 0))
+    monkeypatch.setattr("vpr.database.milvus.collection.LITE_PAGE", 7)
+    again = milvus.open_milvus(file, engine.collection.name, DIM, MODEL)
+    assert sorted(again.records.names) == images(100).names
+
+
+# Points of the whole earth: the positions are made to give these degrees, so that no UTM zone limits them.
+def on_the_earth(monkeypatch, count):
+    random = np.random.default_rng(5)
+    latitudes = np.degrees(np.arcsin(random.uniform(-1, 1, count)))
+    latitudes[: count // 4] = random.uniform(88, 90, count // 4)
+    longitudes = random.uniform(-180, 180, count)
+    longitudes[count // 4 : count // 2] = random.choice([-179.9, 179.9], count // 4)
+    latitudes[count // 4 : count // 2] = random.uniform(-1, 1, count // 4)
+    monkeypatch.setattr(records_module, "degrees_of", lambda positions, _: positions)
+    degrees = np.stack([latitudes, longitudes], axis=1)
+    degrees[::10] = math.nan
+    return images(count, positions=degrees), degrees
+
+
+def metres(first, second):
+    """The distance of two points on a sphere by the angle between their vectors."""
+    ways = []
+    for latitude, longitude in np.radians([first, second]):
+        ways.append([math.cos(latitude) * math.cos(longitude), math.cos(latitude) * math.sin(longitude),
+                     math.sin(latitude)])  # fmt: skip
+    cross = np.linalg.norm(np.cross(*ways))
+    return 6_371_008.8 * math.atan2(cross, np.dot(*ways))
+
+
+@pytest.mark.parametrize("by_ids", [True, False])
+def test_filters_are_those_of_brute_force_at_the_poles_and_the_date_line(engine, monkeypatch, by_ids):
+    monkeypatch.setattr(milvus, "IDS", 4096 if by_ids else 5)
+    given, degrees = on_the_earth(monkeypatch, 400)
+    values, queries = descriptors(400, DIM, 0), descriptors(4, DIM, 1)
+    engine.add(given, values)
+    for near in [(89.9, 10.0, 150e3), (0.0, 179.95, 60e3), (0.2, -180.0, 90e3), (-90.0, 0.0, 3e6), (20.0, 30.0, 9e6)]:
+        rows = [row for row in range(400) if metres(degrees[row], near[:2]) <= near[2]]
+        assert 0 < len(rows) < 400
+        check(engine, values, queries, 20, rows, SearchFilter(near=near))
+    south, west, north, east = box = (-1.0, 170.0, 0.5, -170.0)
+    rows = [row for row, (y, x) in enumerate(degrees) if south <= y <= north and (x >= west or x <= east)]
+    check(engine, values, queries, 20, rows, SearchFilter(box=box))
+    rows = [row for row in rows if metres(degrees[row], (0.0, 180.0)) <= 50e3]
+    check(engine, values, queries, 20, rows, SearchFilter(near=(0.0, 180.0, 50e3), box=box))
+    nowhere = engine.search(queries, 3, SearchFilter(near=(45.0, 0.0, 1.0)))
+    assert (nowhere[0] == -1).all() and np.isnan(nowhere[1]).all()
+
+
+@pytest.mark.parametrize("deepest", [16_384, 40])
+def test_columns_are_compared_and_few_among_many_are_found(engine, monkeypatch, deepest):
+    monkeypatch.setattr(milvus, "IDS", 10)
+    monkeypatch.setattr(milvus_search, "DEEPEST", deepest)
+    values, queries, given = descriptors(300, DIM, 0), descriptors(5, DIM, 1), images(300)
+    engine.add(given, values)
+    weather, floor = given.columns["weather"], given.columns["floor"]
+    rain = Condition("weather", "=", "rain")
+    rows = [row for row in range(300) if weather[row] == "rain"]
+    check(engine, values, queries, 12, rows, SearchFilter(where=(rain,)))
+    high = Condition("floor", ">=", 4.0)
+    rows = [row for row in rows if floor[row] is not None and floor[row] >= 4]
+    assert 10 < len(rows) < 40
+    check(engine, values, queries, 12, rows, SearchFilter(where=(rain, high)))
+    with pytest.raises(UserError, match="no column storey"):
+        engine.search(queries, 1, SearchFilter(where=(Condition("storey", "=", 1.0),)))
+
+
+def test_lengths_that_rounding_changed_do_not_change_the_order(engine):
+    """By the product alone the longer of two would be nearer."""
+    values = descriptors(60, DIM, 0)
+    values *= 1 + 0.004 * torch.linspace(-1, 1, 60)[:, None]
+    values = values.half().float()
+    engine.add(images(60), values)
+    check(engine, values, values[:30], 5, range(60))
+
+
+def test_the_nearest_is_found_behind_many_that_are_longer(engine):
+    """30 images have a greater product with the query than the nearest has, since they are longer than 1."""
+    beside = np.random.default_rng(0).normal(size=(30, DIM))
+    beside[:, 0] = 0
+    beside *= np.sqrt(1.0095 - 0.9005**2) / np.linalg.norm(beside, axis=1, keepdims=True)
+    values = np.concatenate([beside + 0.9005 * np.eye(DIM)[0], [0.9 * np.eye(DIM)[0] + np.sqrt(0.19) * np.eye(DIM)[1]]])
+    values = torch.from_numpy(values).half().float()
+    engine.add(images(31), values)
+    check(engine, values, torch.eye(DIM)[:1], 1, range(31))
+    assert found_names(engine, engine.search(torch.eye(DIM)[:1], 3)[0])[0][0] == "street/00030.jpg"
+
+
+def test_another_model_another_size_and_a_foreign_collection_are_refused(file, engine):
+    engine.add(images(3), descriptors(3, DIM, 0))
+    name = engine.collection.name
+    with pytest.raises(UserError, match=r"another model \(weights=abc, wanted xyz\)"):
+        milvus.open_milvus(file, name, DIM, {**MODEL, "weights": "xyz"})
+    with pytest.raises(UserError, match="16-D descriptors, wanted 8-D"):
+        milvus.open_milvus(file, name, 8, MODEL)
+    engine.collection.connection.call(lambda client: client.create_collection("foreign", dimension=DIM))
+    with pytest.raises(UserError, match="not one of ours"):
+        milvus.open_milvus(file, "foreign", DIM, MODEL)
+    assert milvus.open_milvus(file, name, DIM, {}).provenance == MODEL
+    for wish, text in [({"index": "IVF_PQ"}, "Milvus Lite lacks"), ({"index": "X"}, "index X"),
+                       ({"consistency": "some"}, "consistency some"), ({"index": None}, "32768")]:  # fmt: skip
+        with pytest.raises(UserError, match=text):
+            milvus.open_milvus(file, "new", 40_000 if text == "32768" else DIM, MODEL, **wish)
+    with pytest.raises(UserError, match="a-b"):
+        milvus.open_milvus(file, "a-b", DIM, MODEL)
+
+
+def test_what_cannot_be_kept_is_refused_before_anything_is_added(engine, monkeypatch):
+    values = descriptors(2, DIM, 0)
+    engine.add(images(2), values)
+    with pytest.raises(UserError, match="not of length 1"):
+        engine.add(images(2, first=2), 1.1 * values)
+    with pytest.raises(UserError, match="zone is 17S"):
+        engine.add(images(2, first=2, zone="17S"), values)
+    with pytest.raises(UserError, match="no UTF-8"):
+        engine.add(images(2, first=2, names=["a\udc80.jpg", "b.jpg"]), values)
+    monkeypatch.setattr(records_module, "record_id", lambda name: 7 if name in ("x", "y") else 8)
+    with pytest.raises(UserError, match="y has the id 7 of x"):
+        engine.add(images(2, names=["x", "y"]), values)
+    engine.add(images(1, names=["x"]), values[:1])
+    with pytest.raises(UserError, match="y has the id 7 of x"):
+        engine.add(images(1, names=["y"]), values[:1])
+    assert engine.count() == 3
+
+
+@pytest.mark.parametrize("by_ids", [True, False])
+@pytest.mark.parametrize("index", ["HNSW", "IVF_FLAT", "IVF_SQ8"])
+def test_a_search_of_few_images_finds_all_that_an_index_has(file, monkeypatch, index, by_ids):
+    """And tells the distances of the descriptors themselves, also of those kept in 8 bits."""
+    monkeypatch.setattr(milvus, "IDS", 4096 if by_ids else 5)
+    engine = milvus.open_milvus(file, f"few_{index}_{by_ids}", DIM, MODEL, index=index)
+    values, given = descriptors(2000, DIM, 0), images(2000)
+    weather = ["fog" if row % 80 == 7 else "sun" for row in range(2000)]
+    engine.add(replace(given, columns={"weather": weather}), values)
+    engine.finish()
+    fog = SearchFilter(where=(Condition("weather", "=", "fog"),))
+    check(engine, values, descriptors(20, DIM, 1), 30, range(7, 2000, 80), fog)
+    engine.close()
+
+
+@pytest.mark.parametrize("index", ["HNSW", "IVF_SQ8"])
+def test_an_index_is_kept_and_named(file, index):
+    engine = milvus.open_milvus(file, f"indexed_{index}", DIM, MODEL, index=index)
+    values = descriptors(200, DIM, 0)
+    engine.add(images(200), values)
+    engine.finish()
+    engine.close()
+    engine = milvus.open_milvus(file, f"indexed_{index}", DIM, MODEL)
+    assert index in engine.name and "Strong" in engine.name and engine.approximate == f"milvus {index}"
+    assert [row[0] for row in found_names(engine, engine.search(values, 1)[0])] == images(200).names
+    with pytest.raises(UserError, match=f"has the index {index}, wanted FLAT"):
+        milvus.open_milvus(file, f"indexed_{index}", DIM, MODEL, index="FLAT")

@@ -1,0 +1,186 @@
+"""Features of answers: SUE's formula by a literal loop, the ratio by hand, and what is not known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vpr.retrieval.answer_features import (
+    FEATURES,
+    Answers,
+    answer_features,
+    distance_ratio,
+    hit_spread,
+    hits_elsewhere,
+    score_ratio,
+    uncalibrated,
+)
+from vpr.retrieval.calibration import Calibration
+
+NAMES = list(FEATURES)
+
+
+def sue_by_loop(positions, distances, slope):
+    """Weighted variance of east and north, deviations within +-500 m, averaged over the two axes; a length."""
+    weights = [math.exp(-slope * d * d) for d in distances]
+    total, variances = sum(weights), []
+    for axis in range(2):
+        mean = sum(w * p[axis] for w, p in zip(weights, positions, strict=True)) / total
+        capped = [max(-500.0, min(500.0, p[axis] - mean)) for p in positions]
+        variances.append(sum(w * c * c for w, c in zip(weights, capped, strict=True)) / total)
+    return math.sqrt(sum(variances) / 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_spread_is_sue_with_both_sides_capped(seed):
+    random = np.random.default_rng(seed)
+    positions = random.normal(0, 400, (40, 2)) + (585_000, 4_477_000)
+    found = np.stack([random.permutation(40)[:15] for _ in range(6)])
+    distances = np.sort(random.uniform(0.6, 1.2, (6, 15)), axis=1)
+    spread = hit_spread(found, distances, positions, slope=4.0)
+    for row in range(6):
+        wanted = sue_by_loop(positions[found[row, :10]].tolist(), distances[row, :10], 4.0)
+        assert spread[row] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_cap_is_on_both_sides():
+    """Mirrored places have the same spread, which a cap on the positive side alone breaks."""
+    positions = np.array([[0.0, 0], [10, 0], [3000, 0]])
+    found, distances = np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.7]])
+    spreads = [hit_spread(found, distances, sign * positions, 1.0)[0] for sign in (1, -1)]
+    assert spreads[0] == pytest.approx(spreads[1])
+    assert spreads[0] <= 500
+
+
+def test_a_steep_slope_neither_vanishes_nor_divides_by_zero():
+    positions = np.array([[0.0, 0], [80, 60]])
+    spread = hit_spread(np.array([[0, 1]]), np.array([[1.4, 1.40001]]), positions, 350.0)
+    weights = np.exp(-350 * (np.array([1.4, 1.40001]) ** 2 - 1.4**2))
+    share = weights[1] / weights.sum()
+    variance = share * (1 - share) * np.array([80.0, 60.0]) ** 2
+    assert spread[0] == pytest.approx(math.sqrt(variance.mean()), rel=1e-6)
+    assert hit_spread(np.array([[0]]), np.array([[1.4]]), positions, 350.0)[0] == 0, "one hit lies at one place"
+
+
+def test_the_spread_is_unknown_without_places_distances_or_hits():
+    positions = np.array([[0.0, 0], [1, 1], [np.nan, np.nan]])
+    found = np.array([[0, 1], [0, 2], [0, 1], [-1, -1], [1, -1]])
+    distances = np.array([[0.5, 0.6], [0.5, 0.6], [0.5, np.nan], [np.nan, np.nan], [0.5, np.nan]])
+    known = ~np.isnan(hit_spread(found, distances, positions, 1.0))
+    assert known.tolist() == [True, False, False, False, True]
+
+
+def ratio_by_loop(hits, distances, positions):
+    there = [(hit, d) for hit, d in zip(hits, distances, strict=True) if hit >= 0]
+    if len(there) < 2 or any(math.isnan(d) for _, d in there):
+        return None
+    near = [math.dist(positions[hit], positions[there[0][0]]) <= 25 for hit, _ in there[1:]]
+    apart = [d for (_, d), close in zip(there[1:], near, strict=True) if not close]  # NaN is not close
+    second = min(apart) if apart else max(d for _, d in there)
+    return 1 - there[0][1] / second if second > 0 else 0.0
+
+
+def test_the_ratio_against_a_literal_loop():
+    random = np.random.default_rng(0)
+    positions = np.concatenate([random.uniform(0, 90, (30, 2)), [[np.nan, np.nan]]])
+    found = np.stack([random.permutation(31)[:8] for _ in range(20)])
+    distances = np.sort(random.uniform(0.3, 1.3, (20, 8)), axis=1)
+    found[3, 1:], distances[3, 1:] = -1, np.nan  # a single hit
+    found[4, 5:], distances[4, 5:] = -1, np.nan
+    distances[5, 2] = np.nan
+    distances[6] = 0
+    ratios = distance_ratio(found, distances, hits_elsewhere(found, positions))
+    np.testing.assert_array_equal(uncalibrated(Answers(found, distances, positions))[0], ratios)
+    for row in range(20):
+        wanted = ratio_by_loop(found[row], distances[row], positions)
+        assert np.isnan(ratios[row]) if wanted is None else ratios[row] == pytest.approx(wanted)
+    assert np.isnan(ratios[[3, 5]]).all() and ratios[6] == 0 and not np.isnan(ratios[4])
+
+
+@pytest.mark.parametrize(
+    ("hits", "scores", "wanted"),
+    [
+        ([0, 1, 2, 3], [0.8, 0.7, 0.6, 0.5], 1 - 0.6 / 0.8),  # 0 and 1 are one place
+        ([0, 1], [0.8, 0.6], 1 - 0.6 / 0.8),  # none elsewhere: at least so sure
+        ([2, 0, -1], [0.5, -0.2, -np.inf], 1.0),  # a score below 0 is none
+        ([4, 0], [0.5, 0.4], 1 - 0.4 / 0.5),  # an unknown place is another one
+        ([0, 2], [0.0, -0.1], 0.0),
+        ([2, -1], [0.5, -np.inf], None),
+    ],
+)
+def test_the_ratio_of_scores_of_a_second_look(hits, scores, wanted):
+    positions = np.array([[0, 0], [10, 0], [500, 0], [900, 0], [np.nan, np.nan]])
+    found = np.array([[*hits, 3]])  # one more, at which it did not look
+    ratio = score_ratio(found, np.array([scores]), hits_elsewhere(found, positions))[0]
+    assert np.isnan(ratio) if wanted is None else ratio == pytest.approx(wanted)
+    answers = Answers(found, np.full(found.shape, 0.5), positions, scores=np.array([scores]))
+    assert "second look" in uncalibrated(answers)[1]
+
+
+def test_a_second_look_at_one_hit_leaves_the_ratio_of_distances():
+    """One score has nothing to be compared with, and the order is that of distances."""
+    found, distances = np.array([[1, 0, 2]]), np.array([[0.3, 0.5, 0.6]])
+    places = np.array([[0.0, 0], [100, 0], [200, 0]])
+    before = uncalibrated(Answers(found, distances, places))
+    after = uncalibrated(Answers(found, distances, places, np.array([[1.2]]), np.array([[3.0]])))
+    assert after[0] == before[0] == pytest.approx(1 - 0.3 / 0.5) and after[1] == before[1]
+
+
+def test_the_ratio_after_a_second_look_is_to_the_nearest_elsewhere():
+    """The first hit by the second look is farther by its descriptor than one elsewhere: below 0."""
+    positions = np.array([[0.0, 0], [500, 0], [10, 0]])
+    found, distances = np.array([[0, 1, 2]]), np.array([[0.9, 0.6, 0.5]])
+    assert distance_ratio(found, distances, hits_elsewhere(found, positions))[0] == pytest.approx(1 - 0.9 / 0.6)
+
+
+def test_each_feature_stands_in_its_column_and_what_is_missing_is_unknown():
+    positions = np.array([[0.0, 0], [10, 0], [500, 0]])
+    found, distances = np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.8]])
+    plain = answer_features(Answers(found, distances, positions), 2.0)[0]
+    spread = -math.log10(1 + sue_by_loop(positions.tolist(), distances[0], 2.0))
+    np.testing.assert_allclose(plain, [1 - 0.5 / 0.8, 1 - 0.25 / 2, spread, np.nan])
+    assert NAMES == ["lead", "similarity", "spread", "agreeing"]
+    scores, agreeing = np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]])
+    looked = Answers(found, distances, positions, scores, agreeing, 2 * scores)
+    np.testing.assert_allclose(answer_features(looked, 2.0)[0], [1 - 0.1 / 0.4, 1 - 0.25 / 2, spread, math.log(31)])
+    in_order = Answers(found, distances, positions, sequence=np.array([[0.9, 0.8, 0.65]]))
+    value, kind = uncalibrated(in_order)
+    assert value[0] == answer_features(in_order, 2.0)[0, 0] == pytest.approx(1 - 0.65 / 0.9) and "by sequences" in kind
+
+
+def test_a_database_without_images_gives_unknown_features():
+    empty = Answers(np.empty((2, 0), int), np.empty((2, 0)), np.empty((0, 2)))
+    assert np.isnan(answer_features(empty, 1.0)).all() and np.isnan(uncalibrated(empty)[0]).all()
+
+
+def test_a_query_without_hits_has_unknown_features():
+    none = np.full((1, 2), -1)
+    scores = np.full((1, 2), -np.inf)
+    answers = Answers(none, np.full((1, 2), np.nan), np.zeros((3, 2)), scores, 0 * none)
+    assert np.isnan(answer_features(answers, 1.0)[0, :3]).all()
+    assert np.isnan(uncalibrated(answers)[0]).all()
+
+
+@pytest.mark.parametrize("known", [0, 3])
+@pytest.mark.parametrize("hits", [0, 4])
+@pytest.mark.parametrize("order", ["distances", "second look", "sequences"])
+def test_without_a_hit_no_feature_is_known(known, hits, order):
+    """Neither of a database of no images, nor where none of them is wanted."""
+    found, distances = np.full((2, hits), -1), np.full((2, hits), np.nan, np.float32)
+    nothing = np.full((2, hits), -np.inf, np.float32)
+    by = {"second look": {"scores": nothing, "agreeing": np.zeros((2, hits))}, "sequences": {"sequence": nothing}}
+    answers = Answers(found, distances, np.zeros((known, 2)), **by.get(order, {}))
+    assert np.isnan(answer_features(answers, 2.0)).all()
+    assert np.isnan(uncalibrated(answers)[0]).all() and uncalibrated(answers)[0].shape == (2,)
+    for name in FEATURES:
+        one = Calibration((name,), np.zeros(1), np.ones(1), np.ones(1), 3.0, 2.0)
+        assert np.isnan(one.probability(answers)).all()
+
+
+def test_a_query_without_a_hit_leaves_the_others_as_they_are():
+    positions = np.array([[0.0, 0], [10, 0], [500, 0]])
+    hits, distances, agreeing = [[0, 1, 2], [-1] * 3], [[0.5, 0.6, 0.8], [np.nan] * 3], [[7.0, 3, 1], [0.0] * 3]
+    both = Answers(np.array(hits), np.array(distances), positions, agreeing=np.array(agreeing))
+    alone = Answers(np.array(hits[:1]), np.array(distances[:1]), positions, agreeing=np.array(agreeing[:1]))
+    np.testing.assert_array_equal(answer_features(both, 2.0)[0], answer_features(alone, 2.0)[0])
+    assert np.isnan(answer_features(both, 2.0)[1]).all()

@@ -1,0 +1,239 @@
+"""The second look: against a literal loop, hand-made pairs, and what must not change the score."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vpr.common.errors import UserError
+from vpr.models.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
+from vpr.retrieval.matching import matches_of, pairs_of, soft_sums, weighted_matches
+from vpr.retrieval.rerank import SecondLook, local_scores, rerank, rerank_few
+
+
+def maps_of(*maps):
+    """Maps of unit vectors [d, h, w], quantised and joined."""
+    return joined([part for each in maps for part in quantized(F.normalize(each[None].float(), dim=1))])
+
+
+def random_map(seed, height, width, dim=16):
+    return torch.randn(dim, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def sides_of(query, hit):
+    """The stored 8 bits of two maps [d, h, w], and the points of their places."""
+    sides = []
+    for each in (query, hit):
+        (rows, (height, width)) = quantized(F.normalize(each[None].float(), dim=1))[0]
+        points = [((n % width + 0.5) / width, (n // width + 0.5) / height) for n in range(height * width)]
+        sides.append((rows.astype(int), points))
+    return sides
+
+
+def literal_matches(query, hit):
+    """Places that are each other's nearest, by loops: (place of the query, place of the hit, cosine)."""
+    (own, _), (other, _) = sides_of(query, hit)
+    matches = []
+    for i, row in enumerate(own):
+        products = [int(row @ each) for each in other]
+        j = max(range(len(other)), key=lambda n: products[n])
+        back = [int(other[j] @ each) for each in own]
+        if max(range(len(own)), key=lambda n: back[n]) == i and products[j] > 0:
+            matches.append((i, j, min(1.0, products[j] / SCALE**2)))
+    return matches
+
+
+def literal_score(query, hit, by):
+    """The local score of two maps [d, h, w] by loops over places, and how many matches there are."""
+    (own, own_points), (other, other_points) = sides_of(query, hit)
+    places = math.sqrt(len(own) * len(other))
+    if by == "soft":
+        score = count = 0.0
+        cosines = [[int(row @ each) / SCALE**2 for each in other] for row in own]
+        for row in cosines:
+            for j, cosine in enumerate(row):
+                share = math.exp(cosine / 0.1) / sum(math.exp(each / 0.1) for each in row)
+                share *= math.exp(cosine / 0.1) / sum(math.exp(each[j] / 0.1) for each in cosines)
+                score, count = score + share * max(cosine, 0), count + share
+        return score / places, count
+    matches = literal_matches(query, hit)
+    if not matches:
+        return 0.0, 0.0
+    moved = [np.subtract(other_points[j], own_points[i]) for i, j, _ in matches]
+    weights = [1.0] * len(matches)
+    for _ in range(3):
+        mean = sum(weight * each for weight, each in zip(weights, moved, strict=True)) / sum(weights)
+        agreement = [math.exp(-sum((each - mean) ** 2) / (2 * 0.3**2)) for each in moved]
+        weights = [cosine**3 * agrees for (_, _, cosine), agrees in zip(matches, agreement, strict=True)]
+    return sum(weights) / places, sum(agreement)
+
+
+@pytest.mark.parametrize("by", ["soft", "spatial"])
+@pytest.mark.parametrize("sizes", [((4, 5), (4, 5)), ((3, 7), (6, 2)), ((1, 1), (5, 5))])
+def test_the_score_is_that_of_a_loop_over_places(sizes, by):
+    query = random_map(1, *sizes[0])
+    hits = [random_map(seed, *sizes[1]) for seed in range(2, 6)] + [query + 0.3 * random_map(9, *sizes[0])]
+    scores, counts = local_scores(0, np.arange(len(hits)), maps_of(query), maps_of(*hits), by)
+    wanted = [literal_score(query, hit, by) for hit in hits]
+    np.testing.assert_allclose(scores, [score for score, _ in wanted], atol=1e-5)
+    np.testing.assert_allclose(counts, [count for _, count in wanted], rtol=1e-4)
+
+
+@pytest.mark.parametrize("by", ["soft", "spatial"])
+def test_hits_of_several_sizes_and_in_parts_score_as_one_by_one(monkeypatch, by):
+    query, hits = random_map(1, 5, 6), [random_map(seed, 3 + seed % 3, 4 + seed % 2) for seed in range(2, 9)]
+    database, queries = maps_of(*hits), maps_of(query)
+    together, _ = local_scores(0, np.arange(7), queries, database, by)
+    alone = [local_scores(0, np.array([n]), queries, database, by)[0][0] for n in range(7)]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    monkeypatch.setattr("vpr.retrieval.rerank.TILE_BYTES", 4 * 30 * 20 * 2)
+    np.testing.assert_allclose(local_scores(0, np.arange(7), queries, database, by)[0], together, rtol=1e-5)
+
+
+def test_a_pure_translation_agrees_wholly_and_outliers_do_not():
+    """24 of the hit's places are the query's, moved by 2 columns: all displacements are equal."""
+    query = random_map(1, 4, 8, dim=64)
+    hit = random_map(2, 4, 8, dim=64)
+    hit[:, :, 2:] = query[:, :, :6]
+    matches = matches_of(0, 0, maps_of(query), maps_of(hit))
+    heavy = matches.weights > 0.5
+    assert heavy.sum() == 24
+    moved = matches.hit_points - matches.query_points
+    np.testing.assert_allclose(moved[heavy], np.tile([2 / 8, 0], (24, 1)), atol=1e-6)
+    assert matches.weights[~heavy].max(initial=0) < 0.45  # chance matches: their cosines are low
+
+
+@pytest.mark.parametrize("by", ["soft", "spatial"])
+def test_query_and_hit_may_change_places(by):
+    query, hit = random_map(1, 5, 7), random_map(2, 6, 4)
+    hit[:, :4, :4] += query[:, :4, :4]
+    there, _ = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), by)
+    back, _ = local_scores(0, np.array([0]), maps_of(hit), maps_of(query), by)
+    np.testing.assert_allclose(there, back, atol=1e-6)
+
+
+def test_a_region_that_matches_nothing_adds_nothing():
+    """Columns on the right that are unlike all of the query's, opposite to them or orthogonal."""
+    query = random_map(1, 4, 6)
+    query[8:] = 0
+    hit = torch.cat([query, torch.zeros(16, 4, 3)], dim=2)
+    hit[8:, :, 6:] = random_map(3, 4, 3)[8:]  # orthogonal to all of the query
+    pairs, wider = (pairs_of(0, np.array([0]), maps_of(query), maps_of(each)) for each in (query, hit))
+    matches, likeness = literal_matches(query, hit), weighted_matches(wider)[0][0]
+    assert len(matches) == 24 and all(i // 6 == j // 9 and i % 6 == j % 9 for i, j, _ in matches)
+    np.testing.assert_array_equal(likeness, weighted_matches(pairs)[0][0])
+    # Of the soft matches the orthogonal ones have cosine 0: they weigh nothing, and take little of the others' share.
+    assert soft_sums(wider)[0].item() == pytest.approx(soft_sums(pairs)[0].item(), rel=0.05)
+
+
+@pytest.mark.parametrize("by", ["soft", "spatial"])
+def test_an_image_against_itself_scores_most(by):
+    images = [random_map(seed, 4, 6, dim=64) for seed in range(5)]
+    images += [images[0] + share * images[1] for share in (0.1, 0.3, 1.0)]
+    scores, counts = local_scores(0, np.arange(8), maps_of(images[0]), maps_of(*images), by)
+    assert scores.argmax() == 0 and scores[0] == pytest.approx(1, abs=0.02) and scores[0] <= 1 + 0.02
+    assert counts[0] == pytest.approx(24, rel=0.01) and counts.argmax() in (0, 5)
+    assert scores[0] > scores[5] > scores[6] > scores[7] > scores[1:5].max()
+
+
+def test_places_need_to_agree_only_spatially():
+    """The hit's columns in another order: all places have their match, few displacements agree."""
+    query = random_map(1, 4, 8, dim=64)
+    hit = query[:, :, [5, 0, 7, 2, 4, 1, 6, 3]]
+    soft, counts = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), "soft")
+    spatial, agreeing = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), "spatial")
+    assert counts[0] == pytest.approx(32, rel=0.02) and soft[0] == pytest.approx(1, abs=0.03)
+    assert agreeing[0] < 24 and spatial[0] < 0.75 * soft[0]
+
+
+def test_maps_without_a_match_score_nothing():
+    up = torch.zeros(4, 2, 3)
+    up[0] = 1
+    across, down = torch.roll(up, 1, dims=0), -up
+    for by in ("soft", "spatial"):
+        scores, _ = local_scores(0, np.arange(2), maps_of(up), maps_of(across, down), by)
+        assert scores.tolist() == [0, 0]
+
+
+def test_equal_places_are_matched_once():
+    """A sky: all places alike. One of the query's goes with one of the hit's, not each with the same one."""
+    sky = torch.zeros(4, 3, 3)
+    sky[0] = 1
+    for by in ("soft", "spatial"):  # softly each with each other by a ninth of a ninth
+        scores, counts = local_scores(0, np.array([0]), maps_of(sky), maps_of(sky), by)
+        assert counts[0] == pytest.approx(1) and scores[0] == pytest.approx(1 / 9, abs=1e-4)
+
+
+def test_one_match_agrees_with_itself():
+    query, hit = -torch.ones(4, 1, 2), -torch.ones(4, 1, 2)
+    query[:, 0, 0], hit[:, 0, 1] = 1, 1  # one place each that is alike, at the ends
+    query[:, 0, 1], hit[:, 0, 0] = torch.tensor([1.0, -1, 1, -1]), torch.tensor([1.0, 1, -1, -1])
+    matches = matches_of(0, 0, maps_of(query), maps_of(hit))
+    np.testing.assert_allclose(matches.query_points, [[0.25, 0.5]])
+    np.testing.assert_allclose(matches.hit_points, [[0.75, 0.5]])
+    np.testing.assert_allclose(matches.weights, [1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("by", "weight"), [("soft", 8), ("spatial", 4)])
+def test_the_order_is_that_of_cosine_and_local_score(by, weight):
+    query = random_map(1, 4, 5)
+    hits = [random_map(2, 4, 5), query + 0.5 * random_map(3, 4, 5), random_map(4, 4, 5), query]
+    found = np.array([[0, 2, 1, 3, 5], [2, -1, -1, -1, -1]])
+    similarities = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, np.nan, np.nan, np.nan]], np.float32)
+    again = rerank(found, similarities, maps_of(query, hits[0]), maps_of(*hits), SecondLook(4, by))
+    local = [literal_score(query, hits[n], by)[0] for n in (0, 2, 1, 3)]
+    final = [cosine + weight * own for cosine, own in zip((0.9, 0.8, 0.7, 0.6), local, strict=True)]
+    assert again.found[0].tolist() == [*np.array([0, 2, 1, 3])[np.argsort(final)[::-1]], 5]
+    np.testing.assert_allclose(again.scores[0], sorted(final, reverse=True), atol=1e-4)
+    np.testing.assert_allclose(again.local[0], np.array(local)[np.argsort(final)[::-1]], atol=1e-5)
+    assert again.found[1].tolist() == [2, -1, -1, -1, -1] and np.isneginf(again.scores[1, 1:]).all()
+    few = np.array([0, 1, 2, 3])
+    np.testing.assert_array_equal(
+        rerank_few(found, similarities, maps_of(query, hits[0]), maps_of(*hits), few, SecondLook(4, by)).found,
+        again.found,
+    )
+
+
+def test_spatial_scores_do_not_depend_on_the_number_of_threads():
+    query, hits = random_map(1, 20, 30, dim=64), [random_map(seed, 20, 30, dim=64) for seed in range(4)]
+    queries, database = maps_of(query), maps_of(*hits)
+    threads, scores = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            scores.append(local_scores(0, np.arange(4), queries, database, "spatial")[0].tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(set(scores)) == 1
+
+
+@pytest.mark.parametrize("dim", [1, 64, 128])
+def test_products_stay_exact(dim):
+    """The largest product in 8 bits, times 2^10 with the number of a place, is a whole number float32 can hold."""
+    worst = F.normalize(torch.ones(1, dim, 1, 1), dim=1) + 0.5 / SCALE  # rounded up everywhere
+    rows = np.floor(worst.flatten().numpy() * SCALE + 1e-3).astype(int)
+    assert (rows @ rows + 1) * LARGEST_MAP < 2**24
+
+
+def test_large_maps_are_averaged():
+    (rows, grid), _ = quantized(F.normalize(torch.randn(2, 8, 30, 40), dim=1))
+    assert grid == (15, 20) and rows.shape == (300, 8) and rows.dtype == np.int8
+    flat = F.normalize(torch.ones(1, 4, 33, 41), dim=1)
+    (rows, grid) = quantized(flat)[0]
+    assert grid == (17, 21) and (rows == SCALE // 2).all()  # an average of equals, also at the edges
+
+
+def test_a_changed_byte_is_noticed_when_the_image_is_read():
+    import zlib
+
+    values = np.arange(24, dtype=np.int8).reshape(6, 4)
+    checksums = np.array([zlib.crc32(values[:2].data), zlib.crc32(values[2:].data)], np.uint32)
+    changed = values.copy()
+    changed[3, 1] += 1
+    maps = LocalMaps(changed, np.array([[1, 2], [2, 2]]), starts_of([2, 4]), checksums, "db.local")
+    np.testing.assert_array_equal(maps.rows(0), values[:2])
+    with pytest.raises(UserError, match=r"db\.local is damaged \(local descriptors of image 1\)"):
+        maps.rows(1)
+    assert maps.part(1, 2).bytes_per_image == 16

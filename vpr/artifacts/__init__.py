@@ -1,1 +1,0 @@
-"""What one command leaves for the next, each with what made it."""

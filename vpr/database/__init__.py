@@ -1,0 +1,1 @@
+"""What is known of each database image, and how it is found again."""

@@ -1,0 +1,63 @@
+"""How much of the exact search an engine finds, and how long a query takes."""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from vpr.database.engine import Searchable
+from vpr.search.exact import descriptor_distances, nearest
+
+TIE = 1e-5  # descriptors whose distances differ by less are equally near
+
+
+@dataclass(frozen=True)
+class EngineRecall:
+    """What an engine finds of the exact search.
+
+    Attributes:
+        found: share of the exact nearest `count` that it finds.
+        count: how many are nearest.
+        queries: how many stored descriptors were looked for.
+        milliseconds: a query, when all are asked at once.
+    """
+
+    found: float
+    count: int
+    queries: int
+    milliseconds: float
+
+    def line(self) -> str:
+        """In words."""
+        return (
+            f"{100 * self.found:.2f} % of the exact first {self.count} hits, {self.milliseconds:.2f} ms a query "
+            f"({self.queries} of the stored descriptors as queries, all at once)"
+        )
+
+
+def recall_against_exact(
+    engine: Searchable, descriptors: torch.Tensor, count: int, sample: int, seed: int = 0
+) -> EngineRecall:
+    """Compare an engine with exact search for some of the stored descriptors.
+
+    A hit counts if it is no farther than the exact last one, so that one of several equal images is as good as another.
+
+    Args:
+        descriptors: [N, dim], those that are stored, by the engine's rows; may lie in a file (numpy.memmap).
+        count: how many hits of each are compared.
+        sample: how many of them are looked for.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(descriptors))[:sample]
+    queries = descriptors[np.sort(chosen)].float()
+    started = perf_counter()
+    rows, *_ = engine.search(queries, count)
+    seconds = perf_counter() - started
+    exact = nearest(descriptors, queries, count)  # [sample, c]
+    if not exact.size:
+        return EngineRecall(1.0, count, len(queries), 0.0)
+    last = descriptor_distances(descriptors, queries, exact[:, -1:])
+    distances = descriptor_distances(descriptors, queries, rows)
+    right = (distances <= last + TIE).sum(axis=1)  # False where nothing was found, since NaN compares so
+    found = float(np.minimum(right, exact.shape[1]).sum() / exact.size)
+    return EngineRecall(found, count, len(queries), 1000 * seconds / len(queries))

@@ -1,0 +1,129 @@
+"""Image files by their content: what is new in a folder, what changed, what only moved."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.data.image_files import USUAL, find_images
+from vpr.data.positions import WANTED, find_positions, without_position
+from vpr.data.table_doubts import say_doubts
+from vpr.data.zones import in_one_zone
+from vpr.database.columns import read_columns
+from vpr.database.records import Records, Value
+
+
+@dataclass(frozen=True)
+class FolderNow:
+    """The images of a folder as they are now, of which nothing but the table was read.
+
+    Attributes:
+        names, positions, zone, columns, folders: as of `Records`.
+        files: where they lie.
+        sizes, modified: int64 [N], bytes, and nanoseconds since 1970.
+    """
+
+    names: list[str]
+    files: list[Path]
+    positions: np.ndarray
+    zone: str | None
+    columns: dict[str, list[Value]]
+    folders: list[str]
+    sizes: np.ndarray
+    modified: np.ndarray
+
+    def records(self, rows: Sequence[int], hashes: np.ndarray) -> Records:
+        """Some of the images, with the hashes [n, 32] of their content."""
+        return Records(
+            [self.names[row] for row in rows],
+            self.positions[list(rows)],
+            self.zone,
+            self.sizes[list(rows)],
+            self.modified[list(rows)],
+            hashes,
+            [self.folders[row] for row in rows],
+            {name: [values[row] for row in rows] for name, values in self.columns.items()},
+        )
+
+
+def stamps(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Size in bytes and time of modification in nanoseconds of files, int64 [N] each.
+
+    Raises:
+        UserError: a file is gone.
+    """
+    found = np.empty((2, len(files)), np.int64)
+    for row, file in enumerate(files):
+        try:
+            status = os.stat(file)
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
+        found[:, row] = status.st_size, status.st_mtime_ns
+    return found[0], found[1]
+
+
+def content_hashes(files: Sequence[Path]) -> np.ndarray:
+    """SHA-256 of files, uint8 [N, 32].
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found = np.empty((len(files), 32), np.uint8)
+    for row, file in enumerate(files):
+        try:
+            with open(file, "rb") as content:
+                digest = hashlib.file_digest(content, "sha256") if hasattr(hashlib, "file_digest") else None
+                if digest is None:  # before Python 3.11
+                    digest = hashlib.sha256(content.read())
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
+        found[row] = np.frombuffer(digest.digest(), np.uint8)
+    return found
+
+
+def folder_to_add(folder: Path, base: Path, skip_broken: bool = False) -> FolderNow:
+    """All images under a folder, to be added to an index of another one.
+
+    Their names are paths below `base` where they lie there; else they begin with the folder's own name.
+
+    Args:
+        skip_broken: as of `find_images`.
+
+    Raises:
+        UserError: there are none, or positions are as `in_one_zone` refuses them.
+    """
+    files = find_images(folder, skip_broken)
+    if not files:
+        raise UserError(f"--add: {folder} has no images ({USUAL}): name another folder")
+    places = find_positions(files, folder)
+    missing = without_position(files, places)
+    if missing:
+        say(f"{missing}: only their names are known ({WANTED} if they should have one)")
+    values, zone = in_one_zone(files, places, folder)
+    say_doubts(files, folder)
+    own, inside = folder.resolve(), folder.resolve().is_relative_to(base.resolve())
+    start = base.resolve() if inside else own.parent
+    names = [(own / file.relative_to(folder)).relative_to(start).as_posix() for file in files]
+    sizes, modified = stamps(files)
+    return FolderNow(
+        names, files, values, zone, dict(read_columns(folder, files)),
+        ["" if inside else str(start)] * len(files), sizes, modified,
+    )  # fmt: skip
+
+
+def same_file(now: FolderNow, row: int, known: Records, at: int) -> bool:
+    """Whether a file has the size and time of a record, so that its content need not be looked at."""
+    return bool(now.sizes[row] == known.sizes[at] and now.modified[row] == known.modified[at])
+
+
+def same_description(now: FolderNow, row: int, known: Records, at: int) -> bool:
+    """Whether place, folder and columns of an image are those of a record."""
+    here, there = now.positions[row], known.positions[at]
+    columns = {name: values[row] for name, values in now.columns.items() if values[row] is not None}
+    stored = {name: values[at] for name, values in known.columns.items() if values[at] is not None}
+    return np.array_equal(here, there, equal_nan=True) and now.folders[row] == known.folders[at] and columns == stored

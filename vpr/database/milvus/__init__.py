@@ -1,0 +1,1 @@
+"""A collection of Milvus as the database."""

@@ -1,0 +1,199 @@
+"""A connection to Milvus: a file of Milvus Lite or a server, with a bounded number of tries and errors of one line."""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from vpr.common.errors import UserError
+from vpr.database.engine import Unreachable
+from vpr.database.engine_address import EngineAddress
+
+WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
+CONNECT_SECONDS = 3.0
+LOGGERS = ("pymilvus", "milvus_lite", "grpc")
+INSTALL = "python -m pip install -r requirements-milvus.txt"
+Result = TypeVar("Result")
+
+
+class Refused(UserError):
+    """The server has answered, and refuses what it was asked."""
+
+
+class MilvusConnection:
+    """Calls of a MilvusClient that are repeated where nobody answers: all calls here may be made twice.
+
+    Attributes:
+        target: the file or the server's address.
+        version: what the server calls itself.
+        is_patient: whether a call waits for a server that is being started again; else there are two tries at once.
+    """
+
+    def __init__(self, address: EngineAddress):
+        """Connect.
+
+        Raises:
+            UserError: a package is missing, the file is open elsewhere, or nobody answers.
+        """
+        self.target = address.target
+        self._file = None if address.is_server else Path(address.target)
+        if "@" in self.target:
+            raise UserError(
+                "the address of Milvus holds a user or a password: name host and port alone, and set MILVUS_TOKEN, or "
+                "MILVUS_USER and MILVUS_PASSWORD, in the environment"
+            )
+        self._pymilvus = _imported(with_lite=self._file is not None)
+        self._client: Any = None
+        self.is_patient = True
+        self.version = str(self.call(lambda client: client.get_server_version()))
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether it is Milvus Lite, in this process or behind an address."""
+        return "lite" in self.version.lower()
+
+    def call(self, work: Callable[[Any], Result]) -> Result:
+        """Do something with a client, which is made anew where the last one has lost its server.
+
+        Raises:
+            Refused: the server refuses.
+            Unreachable: nobody answers, after all tries.
+            UserError: it does not let us in, or the file is open elsewhere.
+        """
+        began, waits = time.monotonic(), WAITS if self.is_patient else WAITS[:1]
+        for wait in (*waits, None):
+            try:
+                if self._client is None:
+                    self._client = self._connected()
+                return work(self._client)
+            except Exception as error:  # gRPC and pymilvus raise their own, and those of sockets and closed channels
+                if isinstance(error, UserError):
+                    raise
+                if _wants_credentials(error):
+                    raise UserError(
+                        f"Milvus at {self.target} does not let us in: set MILVUS_TOKEN, or MILVUS_USER and "
+                        "MILVUS_PASSWORD, in the environment"
+                    ) from None
+                if not _is_silence(error):
+                    raise Refused(f"Milvus at {self.target} says: {_reason(error)}") from None
+                self._drop()
+            if wait is not None:
+                time.sleep(wait)
+        tried = f"{len(waits) + 1} tries in {time.monotonic() - began:.0f} s"
+        raise Unreachable(
+            f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that "
+            "was added before is kept"
+        )
+
+    def close(self) -> None:
+        """Let go of the server; a file is closed, so that other processes can open it."""
+        self._drop()
+        if self._file:
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(str(self._file))
+
+    def _connected(self) -> Any:
+        if self._file:
+            _check_file(self._file)
+        try:
+            return self._pymilvus.MilvusClient(
+                self.target, user=os.environ.get("MILVUS_USER", ""), password=os.environ.get("MILVUS_PASSWORD", ""),
+                token=os.environ.get("MILVUS_TOKEN", ""), timeout=CONNECT_SECONDS, dedicated=True,
+            )  # fmt: skip
+        except Exception:
+            if self._file:
+                _check_lock(self._file)
+            raise
+
+    def _drop(self) -> None:
+        client, self._client = self._client, None
+        with contextlib.suppress(Exception):
+            client.close()
+
+
+def _imported(with_lite: bool) -> ModuleType:
+    """The package pymilvus, which then writes nothing to the screen of its own accord."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # of gRPC's part in C++, which reads it once
+    try:
+        import pymilvus
+
+        if with_lite:
+            import milvus_lite.server_manager  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--engine=milvus needs pymilvus and milvus-lite, found none ({error.name}): {INSTALL}"
+        ) from error
+    for name in LOGGERS:  # they would log what is answered to here, with tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    return pymilvus
+
+
+def _check_file(path: Path) -> None:
+    """Raise a UserError where a file of Milvus Lite cannot be opened."""
+    if path.is_file():
+        raise UserError(f"{path} is a file, wanted the folder that Milvus Lite 3 makes of it: name another")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}): choose another folder") from error
+
+
+def _check_lock(path: Path) -> None:
+    """Raise a UserError where another process has a file of Milvus Lite open, which locks it."""
+    import fcntl
+
+    try:
+        with open(path / "LOCK", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{path} is open in another process, found a lock: Milvus Lite is opened by one at a time; end that "
+            "process, or serve the file to several with: milvus-lite server --host 127.0.0.1 --port 19530 "
+            f"--data-dir {path}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it came of."""
+    following: BaseException | None = error
+    for _ in range(10):
+        if following is None:
+            return
+        yield following
+        following = following.__cause__ or following.__context__
+
+
+def _codes(error: BaseException) -> set[str]:
+    """Names of gRPC's status codes in an exception and those that it came of."""
+    found = set()
+    for part in _chain(error):
+        code = getattr(part, "code", None)
+        code = code() if callable(code) else code
+        found.add(str(getattr(code, "name", code)))
+    return found
+
+
+def _wants_credentials(error: BaseException) -> bool:
+    return bool(_codes(error) & {"UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Whether there was no answer, or one that asks to come back later."""
+    from pymilvus.client.types import Status
+    from pymilvus.exceptions import ErrorCode
+
+    silent = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
+    silent |= {str(Status.CONNECT_FAILED), ErrorCode.RATE_LIMIT.name}
+    closed = "closed" in str(error).lower()  # our channel, or the files of a server that is going down
+    return closed or isinstance(error, OSError) or bool(_codes(error) & silent)
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "message", "") or error or type(error).__name__)

@@ -1,0 +1,221 @@
+"""Bring an engine to what a folder holds now, describing only what it has never seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vpr.common import processes
+from vpr.common.progress import Progress
+from vpr.data.reader import Reading
+from vpr.database.engine import Engine
+from vpr.database.folder import FolderNow, content_hashes, same_description, same_file
+from vpr.database.records import Records
+from vpr.descriptors.describe import describe_in_batches
+from vpr.models.local_maps import LocalMaps, QuantizedMap
+from vpr.models.local_projection import LocalProjection
+from vpr.runs.model import LoadedModel
+
+CHUNK = 40  # batches whose images are hashed, and decoded ahead, together
+
+
+@dataclass
+class Done:
+    """How many images were what."""
+
+    added: int = 0
+    replaced: int = 0
+    moved: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    described: int = 0
+    updated: int = 0
+
+    @property
+    def anything(self) -> bool:
+        """Whether the engine is another than before."""
+        return bool(self.added or self.replaced or self.moved or self.removed or self.updated)
+
+    def line(self) -> str:
+        """In words."""
+        parts = [
+            (self.added, "added"), (self.replaced, "replaced"), (self.moved, "found again under another name"),
+            (self.removed, "removed"), (self.updated, "with another place or table row"), (self.unchanged, "unchanged"),
+        ]  # fmt: skip
+        counted = ", ".join(f"{count:,} {what}" for count, what in parts if count) or "no images"
+        return f"{counted}; {self.described:,} described"
+
+
+@dataclass(frozen=True)
+class Describing:
+    """How images are described.
+
+    Attributes:
+        batch_size: images that are described, and kept by the engine, at once.
+        projection, keep_local: of their local descriptors, where the engine keeps them.
+    """
+
+    loaded: LoadedModel
+    reading: Reading
+    batch_size: int = 24
+    projection: LocalProjection | None = None
+    keep_local: bool = False
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a folder has that an engine has not, and the other way round.
+
+    Attributes:
+        new: rows of the folder whose content is to be looked at.
+        touched: rows of the folder that are the same files in another place, or with another row in the table; and
+            the rows of the engine that they are.
+        gone: names that the folder has no more.
+    """
+
+    new: list[int]
+    touched: list[tuple[int, int]]
+    gone: list[str]
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is any difference."""
+        return bool(self.new or self.touched or self.gone)
+
+
+def find_changes(now: FolderNow, records: Records, rows: Sequence[int] | np.ndarray, keep_others: bool) -> Changes:
+    """Compare a folder with an engine by name, size and time, opening no image.
+
+    Args:
+        rows: of the images that the engine has.
+        keep_others: whether images stay that the folder does not have.
+    """
+    at = {records.names[row]: int(row) for row in rows}
+    new, touched = [], []
+    for row, name in enumerate(now.names):
+        known = at.get(name)
+        if known is None or not same_file(now, row, records, known):
+            new.append(row)
+        elif not same_description(now, row, records, known):
+            touched.append((row, known))
+    own = set(now.names)
+    gone = [] if keep_others else [name for name, row in at.items() if name not in own and not records.folders[row]]
+    return Changes(new, touched, gone)
+
+
+def synchronise(
+    engine: Engine,
+    now: FolderNow,
+    describing: Describing,
+    keep_others: bool = False,
+) -> Done:
+    """Add what is new, replace what changed, remove what is gone; each batch is kept before the next is described.
+
+    An image whose content the engine knows, under whatever name, is not described again. With several processes each
+    takes its own share of what is new, and process 0 does the rest.
+
+    Args:
+        keep_others: do not remove what the folder does not have. What was added from other folders always stays.
+    """
+    records, rows = engine.records, engine.rows()
+    changes = find_changes(now, records, rows, keep_others)
+    done = Done(unchanged=len(now.names) - len(changes.new) - len(changes.touched))
+    intake = Intake(engine, now, describing, done, records, {records.hashes[row].tobytes(): int(row) for row in rows})
+    chunks = in_parts(changes.new, CHUNK * (describing.batch_size or 24))
+    if chunks:
+        with Progress("index", len(changes.new)) as progress:
+            for chunk in chunks:
+                intake.take(chunk, progress)
+    if processes.is_main():
+        for touched in in_parts(changes.touched, 4096):
+            old_rows = [old for _, old in touched]
+            intake.copy([row for row, _ in touched], records.hashes[old_rows], old_rows)
+            done.updated += len(touched)
+        engine.remove(changes.gone)
+    done.removed = len(changes.gone)
+    return done
+
+
+@dataclass
+class Intake:
+    """Takes new images in.
+
+    Attributes:
+        records: of the engine, before anything was taken in.
+        known: by the hash of an image's content, a row of the engine that has its descriptor.
+    """
+
+    engine: Engine
+    now: FolderNow
+    describing: Describing
+    done: Done
+    records: Records
+    known: dict[bytes, int]
+
+    def take(self, rows: list[int], progress: Progress) -> None:
+        """Describe those of some images of the folder whose content is new, batch by batch, and copy the others'."""
+        hashes = content_hashes([self.now.files[row] for row in rows])
+        contents = [found.tobytes() for found in hashes]
+        before = [self.engine.row_of.get(self.now.names[row]) for row in rows]
+        stored = self.records.hashes
+        old_contents = [None if old is None else stored[old].tobytes() for old in before]
+        self._count(contents, old_contents)
+        moved = [place for place, content in enumerate(contents) if content in self.known]
+        fresh, twice, seen = list[int](), list[int](), set[bytes]()
+        for place, content in enumerate(contents):
+            if content not in self.known:
+                # Processes describe shares of their own, and do not know each other's.
+                (twice if content in seen and processes.world() == 1 else fresh).append(place)
+                seen.add(content)
+        self._copy(rows, hashes, moved, progress)
+        # What was replaced by a copy, or will be by what is described now, has no row any more.
+        replaced = {old: row for old, row, new in zip(old_contents, before, contents, strict=True) if old != new}
+        for content, row in replaced.items():
+            if content is not None and self.known.get(content) == row:
+                del self.known[content]
+        self._describe([rows[place] for place in fresh], hashes[fresh], progress)
+        self._copy(rows, hashes, twice, progress)
+
+    def _count(self, contents: list[bytes], old_contents: list[bytes | None]) -> None:
+        for content, old in zip(contents, old_contents, strict=True):
+            self.done.unchanged += content == old
+            self.done.replaced += old is not None and content != old
+            self.done.moved += old is None and content in self.known
+            self.done.added += old is None and content not in self.known
+
+    def _copy(self, rows: list[int], hashes: np.ndarray, places: list[int], progress: Progress) -> None:
+        """Copy the descriptors that images of a chunk share with known ones."""
+        if places and processes.is_main():
+            old_rows = [self.known[hashes[place].tobytes()] for place in places]
+            self.copy([rows[place] for place in places], hashes[places], old_rows)
+        progress.advance(len(places))
+
+    def _describe(self, rows: list[int], hashes: np.ndarray, progress: Progress) -> None:
+        about, now = self.describing, self.now
+        reader = about.reading.of([now.files[row] for row in rows])
+        described = describe_in_batches(
+            about.loaded.model, reader, range(len(rows)), about.batch_size, about.projection, about.keep_local
+        )
+        for places, descriptors, local in described if rows else ():
+            chosen, start = list(places), self.engine.next_row
+            self.engine.add(now.records([rows[place] for place in chosen], hashes[chosen]), descriptors, local)
+            self.known.update({hashes[place].tobytes(): start + n for n, place in enumerate(chosen)})
+            self.done.described += len(chosen)
+            progress.advance(len(chosen))
+
+    def copy(self, rows: list[int], hashes: np.ndarray, old_rows: list[int]) -> None:
+        """Add images of the folder with the descriptors of the engine's of the same content."""
+        local, start = self.engine.local, self.engine.next_row
+        maps = maps_of(local, old_rows) if local is not None else None
+        self.engine.add(self.now.records(rows, hashes), self.engine.descriptors(old_rows), maps)
+        self.known.update({content.tobytes(): start + n for n, content in enumerate(hashes)})
+
+
+def maps_of(maps: LocalMaps, rows: Sequence[int]) -> list[QuantizedMap]:
+    """The local descriptors of some images, one by one."""
+    return [(maps.rows(row), (int(maps.grids[row][0]), int(maps.grids[row][1]))) for row in rows]
+
+
+def in_parts(items: list, length: int) -> list[list]:
+    """Consecutive parts of at most so many."""
+    return [items[start : start + length] for start in range(0, len(items), length)]

@@ -1,0 +1,154 @@
+"""Descriptors of a split in an HDF5 file that says what made them: --saveDescriptors, --loadDescriptors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from vpr.descriptors.local_file import described, read_local, remove_local
+from vpr.common.device import precision_name
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
+from vpr.data.places import PlaceImages
+from vpr.data.reader import size_text
+from vpr.models.describer import Describer
+from vpr.models.local_maps import LocalMaps
+from vpr.models.local_projection import LocalProjection
+from vpr.models.normalization import normalization_of
+from vpr.models.spec import ModelSpec
+from vpr.models.weights import weights_hash
+
+REMEDY = "drop --loadDescriptors, or name a file that this model made of these images with --saveDescriptors"
+
+
+@dataclass(frozen=True)
+class SplitDescriptors:
+    """Descriptors of a split.
+
+    Attributes:
+        database, queries: float16 [N, dim] and [M, dim].
+        image_sizes: the (height, width) in pixels that its images had.
+        resized: whether all were resized to that.
+        made_by: what made them, where that is not the model at hand; empty where it is.
+        local: local descriptors, where they were kept.
+    """
+
+    database: torch.Tensor
+    queries: torch.Tensor
+    image_sizes: set[tuple[int, int]]
+    resized: bool = False
+    made_by: str = ""
+    local: "SplitLocal | None" = None
+
+
+@dataclass(frozen=True)
+class SplitLocal:
+    """Local descriptors of a split.
+
+    Attributes:
+        maps: of the database's images, then of the queries.
+        database_images: how many there are of the first.
+        projection: what projected them; None where the model did.
+    """
+
+    maps: LocalMaps
+    database_images: int
+    projection: LocalProjection | None
+
+    @property
+    def database(self) -> LocalMaps:
+        """Those of the database."""
+        return self.maps.part(0, self.database_images)
+
+    @property
+    def queries(self) -> LocalMaps:
+        """Those of the queries."""
+        return self.maps.part(self.database_images, len(self.maps.grids))
+
+
+def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | None) -> dict[str, str]:
+    """What an image's descriptor depends on beside the image.
+
+    Args:
+        spec: what the model is.
+        image_size: (height, width) in pixels that images are resized to; None is their own.
+    """
+    return {
+        "arch": spec.backbone_name,
+        "pooling": spec.pooling,
+        "dimension": str(model.dim),
+        "weights_hash": weights_hash(model),
+        "normalization": normalization_of(spec.arch, spec.weights, spec.normalization)[0],
+        "precision": precision_name(model.dtype),
+        "image_size": size_text(image_size),
+    }
+
+
+def recipe_of(
+    model: Describer, spec: ModelSpec, images: PlaceImages, image_size: Sequence[int] | None
+) -> dict[str, str]:
+    """What a split's descriptors depend on; arguments as of `model_recipe`."""
+    places = images.places
+    recipe = {
+        **model_recipe(model, spec, image_size), "spec": places.name, "spec_hash": places.fingerprint(),
+        "files_hash": files_digest(places.database_names + places.query_names, images.files),
+    }  # fmt: skip
+    if images.query_longest_side and not image_size:
+        recipe["image_size"] += f", queries at most {images.query_longest_side}"
+    return recipe
+
+
+def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str, str]) -> None:
+    """Write both sets with their recipe, whole or not at all."""
+    values = {"database": descriptors.database.numpy(), "queries": descriptors.queries.numpy()}
+    values["photo_sizes"] = np.array(sorted(descriptors.image_sizes))
+    kept: dict[str, str] = {}
+    if descriptors.local:
+        arrays, kept = described(descriptors.local.maps, descriptors.local.projection)
+        values |= arrays
+    write_hdf5(path, values, {**recipe, **kept})
+    if not descriptors.local:
+        remove_local(path)
+
+
+def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) -> SplitDescriptors:
+    """Read what `save_descriptors` wrote.
+
+    Args:
+        wanted: the recipe that the file has to have.
+        images: of which there has to be a descriptor each.
+
+    Raises:
+        UserError: the file is missing, damaged or foreign, or another model or other images made it.
+    """
+    count, dim = len(images.database_files), int(wanted["dimension"])
+    with open_hdf5(path, "descriptors", REMEDY) as file:
+        found = dict(file.attrs)
+        if "files_hash" not in found:
+            say(f"{path} was written by an earlier version: whether image files have changed since cannot be told")
+            found["files_hash"] = wanted["files_hash"]
+        for name, value in wanted.items():
+            if found.get(name) == value:
+                continue
+            if name == "files_hash":
+                raise UserError(f"{path} was made of other image files (size or time of an image differs): {REMEDY}")
+            raise UserError(f"{path} was made with {name}={found.get(name)}, wanted {name}={value}: {REMEDY}")
+        database = _read(file["database"], (count, dim))
+        queries = _read(file["queries"], (len(images.query_files), dim))
+        sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
+        stored = read_local(file, path)
+        local = SplitLocal(stored[0], count, stored[1]) if stored else None
+    return SplitDescriptors(database, queries, sizes, not wanted["image_size"].startswith("own"), local=local)
+
+
+def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> torch.Tensor:
+    if dataset.shape != shape or dataset.dtype != np.float16:
+        raise ValueError(f"found {dataset.dtype} {dataset.shape}, wanted float16 {shape}")
+    values = torch.empty(shape, dtype=torch.float16)
+    if dataset.size:
+        dataset.read_direct(values.numpy())
+    return values
