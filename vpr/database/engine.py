@@ -71,6 +71,7 @@ class Engine(Searchable, Protocol):
         name: engine, index and consistency in words, with which results are labelled.
         records: of its images. A row keeps its image as long as the engine is open; that of a removed image is never
             found again, and its name is empty.
+        searches_sequences: whether it searches whole sequences in order, by `search_in_order`.
         provenance: what made the descriptors; empty before the first are added.
     """
 
@@ -80,6 +81,8 @@ class Engine(Searchable, Protocol):
     def records(self) -> Records: ...
     @property
     def provenance(self) -> dict[str, str]: ...
+    @property
+    def searches_sequences(self) -> bool: ...
 
     @property
     def row_of(self) -> Mapping[str, int]:

@@ -40,6 +40,8 @@ class IndexRows:
         attributes: of the file.
     """
 
+    searches_sequences = True
+
     def __init__(self, path: Path, dim: int, base: IndexFile | None) -> None:
         """The rows of a file; None: none yet."""
         self.path, self.dim = path, dim

@@ -59,6 +59,8 @@ def open_milvus(
 class MilvusEngine:
     """A collection of Milvus as `vpr.database.engine.Engine`. Local descriptors are not kept."""
 
+    searches_sequences = False  # the order of images is not kept
+
     local, projection, measures = None, None, True
 
     def __init__(self, collection: Collection):
