@@ -17,10 +17,10 @@ from vpr.cli.specs import engine_wanted, max_pixels, places_spec, reading, searc
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.data.frames import Frames, find_sequences
 from vpr.data.image_files import USUAL, find_images
 from vpr.data.places import PlaceImages, load_database
 from vpr.data.reader import Reading, decodable
-from vpr.data.walks import Walks, find_walks
 from vpr.database.database_index import index_file
 from vpr.database.engines import AnyEngine, images_of, load_engine
 from vpr.database.filters import SearchFilter, why_nothing
@@ -178,9 +178,9 @@ def first_hits(
     return found, distances, similarities * frames_used(walks[1], rule)[:, None]
 
 
-def walks_of(database: PlaceImages, files: list[Path]) -> tuple[Walks, Walks]:
+def walks_of(database: PlaceImages, files: list[Path]) -> tuple[Frames, Frames]:
     """The walks of the database and of the images that were named, by their names."""
-    return find_walks(database.places.database_names), find_walks([str(file) for file in files])
+    return find_sequences(database.places.database_names), find_sequences([str(file) for file in files])
 
 
 def draw_panels(

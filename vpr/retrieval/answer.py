@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.data.coordinates import to_degrees
 from vpr.data.places import PlaceImages
+from vpr.data.positions.coordinates import to_degrees
 from vpr.retrieval.answer_features import Answers
 
 
