@@ -12,7 +12,7 @@ from vpr.cli.specs import model_spec, places_spec, reading, second_look, trainin
 from vpr.common import processes
 from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
-from vpr.data.places import load_places, require_queries
+from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_pooling
 from vpr.runs.model import restore_model
@@ -20,7 +20,7 @@ from vpr.runs.run import create_run, load_checkpoint, read_flags
 from vpr.training.sources import Sources
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Trainer
-from vpr.training.training_set import load_training_set
+from vpr.training.training_set import TrainingSet, load_training_set
 from vpr.training.validation import ValidationLook, open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.

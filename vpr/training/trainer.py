@@ -101,11 +101,8 @@ class Trainer:
         """One optimiser step for each batch of a block."""
         describer = processes.in_parallel(BatchDescriber(self.model.train()), self.model.backbone.unused_parameters)
         loaded = self.sources.training.batches([batch.images for batch in block.batches])
-        count = sum(block.sizes)
-        with (
-            Progress(f"{block.label}: training", count, block.unit) as progress,
-            out_of_memory_says("lower --batchSize"),
-        ):
+        progress = Progress(f"{block.label}: training", sum(block.sizes), block.unit)
+        with progress, out_of_memory_says("lower --batchSize"):
             for batch, size, images in zip(block.batches, block.sizes, loaded, strict=True):
                 loss_sum, pairs = self.objective.loss(describer(images), batch)
                 if processes.rank() >= size:  # its batch is another process's: all take part in every step
