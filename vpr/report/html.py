@@ -16,7 +16,7 @@ from urllib.parse import quote
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.data.places import PlaceImages
-from vpr.evaluation.outcomes import Hit, Outcome
+from vpr.evaluation.outcomes import Outcome
 from vpr.report import interactive
 
 MAX_EMBEDDED = 300  # panels inside the page, 50 to 150 kB each; more make it slow to open
@@ -62,7 +62,7 @@ def write_report(path: Path, outcomes: Sequence[Outcome], images: PlaceImages, f
     with_panel = [outcome.query for outcome in worst_first if outcome.query in figures.panels]
     embedded, linked = with_panel[:MAX_EMBEDDED], with_panel[MAX_EMBEDDED:]
     addresses = {query: _relative_address(figures.panels[query], path) for query in linked}
-    curve, drawn = figures.curve, figures.map or figures.curve
+    curve, sources = figures.curve, (interactive.STYLE, interactive.FIGURES, SCRIPT)
     page = rendered(
         TEMPLATE,
         figures=figures,
@@ -78,8 +78,8 @@ def write_report(path: Path, outcomes: Sequence[Outcome], images: PlaceImages, f
             "map_figure": interactive.map_figure() if figures.map else None,
             "curve_figure": interactive.curve_figure() if curve else None,
         },
-        bokeh=interactive.bokeh_script() if drawn else None,
-        sources={file.name: file.read_text(encoding="utf-8") for file in (interactive.STYLE, interactive.FIGURES, SCRIPT)},
+        bokeh=interactive.bokeh_script() if figures.map or curve else None,
+        sources={file.name: file.read_text(encoding="utf-8") for file in sources},
     )
     with atomic_write(path) as temporary:
         # File names that are not UTF-8 hold characters that cannot be written; the JSON escapes its own.
@@ -119,17 +119,24 @@ def _row(outcome: Outcome, images: PlaceImages, address: str | None) -> dict[str
         "status": outcome.status,
         "rank": outcome.rank,
         "answerable": outcome.answerable,
-        "hits": [_hit(hit, images.places.database_names) for hit in outcome.hits],
+        "hits": [
+            {
+                "image": hit.image,
+                "name": images.places.database_names[hit.image],
+                "metres": _finite(hit.metres),
+                "distance": _finite(hit.distance),
+                "right": bool(hit.right),
+            }
+            for hit in outcome.hits
+        ],
         "panel": address,
         **({"before": outcome.rank_before, "change": outcome.change} if outcome.reranked else {}),
     }
 
 
-def _hit(hit: Hit, names: Sequence[str]) -> dict[str, Any]:
-    metres, distance = (  # JSON has no NaN
-        float(value) if value is not None and math.isfinite(value) else None for value in (hit.metres, hit.distance)
-    )
-    return {"image": hit.image, "name": names[hit.image], "metres": metres, "distance": distance, "right": bool(hit.right)}
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _data_address(file: Path) -> str:
