@@ -10,6 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 
 import main
+import vpr.runs.model
 from pittsburgh import read_places, write_places
 from vpr.common.errors import UserError
 from vpr.models.whitening import (
@@ -21,6 +22,7 @@ from vpr.models.whitening import (
     save_whitening,
     whitening_of_affine,
 )
+from vpr.runs.model import load_model
 from vpr.runs.run import newest_run
 
 
@@ -303,3 +305,16 @@ def test_a_whitening_of_an_earlier_version_is_used_where_it_is_the_only_one(aver
     result = results_of(averaged)
     assert result["descriptor_dim"] == 8 and "by an unknown set" in result["model"]
     assert "was written by an earlier version" in capsys.readouterr().out
+
+
+def test_a_run_knows_its_training_set_without_opening_it(copy_toy_run, tmp_path, monkeypatch):
+    """The whitening is chosen by what the checkpoint says; the images and their list may be gone, or elsewhere."""
+    copied = copy_toy_run(tmp_path)
+    run = copied.run
+    assert main.main([*copied.places, "--mode=whiten", f"--resume={run}", "--pcaDim=6"]) == 0
+    for name in ("has_split", "training_set"):
+        monkeypatch.setattr(vpr.runs.model, name, lambda *_: pytest.fail("a data set was opened"))
+    assert load_model(run).model.dim == 6
+    flags = json.loads((run / "flags.json").read_text())
+    (run / "flags.json").write_text(json.dumps({**flags, "root": str(tmp_path / "gone")}))
+    assert load_model(run).model.dim == 6

@@ -31,6 +31,7 @@ class LoadedModel:
         folder: where its whitening lies.
         results: where results of it go: its run, or beside its exported file; None for the off-the-shelf model.
         flags: those stored with it.
+        trained_on: fingerprint of the places of a run's training split; empty where it does not say.
     """
 
     model: Describer
@@ -39,6 +40,7 @@ class LoadedModel:
     folder: Path
     results: Path | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def load_model(
     checkpoint = load_checkpoint(path, folder, which)
     model = restore_model(checkpoint, spec, path)
     source = {"run": path.name, "checkpoint": which, "epochs": checkpoint["position"]["epoch"] - 1}
-    loaded = LoadedModel(model, spec, source, path / folder, path, flags)
+    trained_on = checkpoint.get("splits", {}).get("train", {}).get("places", "")
+    loaded = LoadedModel(model, spec, source, path / folder, path, flags, trained_on)
     return _whitened(loaded, model, choice or stored_choice(flags)) if whitened else loaded
 
 
@@ -202,10 +205,13 @@ def _choose(
         else:
             usable.append((stored, stored.recipe))
     usable.sort(key=lambda one: one[1].precision != wanted.precision)
+    own = [stored for stored, recipe in usable if recipe.dataset_hash == loaded.trained_on]
+    if own and (len(usable) == 1 or _stored_places(loaded.flags, choice.places) == choice.places):
+        return own[0], ""  # without opening a data set
     sets, all_known = _training_sets(choice.places, loaded)
     for known in sets:
         for stored, recipe in usable:
-            if (recipe.dataset, recipe.dataset_hash) == known:
+            if recipe.dataset_hash == known[1]:
                 return stored, ""
     if not all_known and len(usable) == 1:
         return usable[0][0], ""
@@ -224,15 +230,17 @@ def _training_sets(places: PlacesSpec, loaded: LoadedModel) -> tuple[list[tuple[
         the sets that are on this machine, and whether the one that counts (the run's, if there is a run) is.
     """
     chosen = [places]
-    if loaded.results:
-        chosen.append(_stored_places(loaded.flags, places))
-    sets, known = [], False
+    if loaded.results:  # a run that says what it was trained on has not to be asked again
+        chosen += [] if loaded.trained_on else [_stored_places(loaded.flags, places)]
+    sets, known = list[tuple[str, str]](), False
     for each in dict.fromkeys(chosen):
         try:
             known = has_split(each, "train")
             sets += [training_set(each)] if known else []
         except UserError:  # of a training set that nobody asked for
             known = False
+    if loaded.trained_on:
+        sets, known = [*sets, ("that of the run", loaded.trained_on)], True
     return sets, known
 
 
