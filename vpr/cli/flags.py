@@ -55,6 +55,11 @@ def names(fits: Callable[[Flag], bool]) -> tuple[str, ...]:
     return tuple(flag.key for flag in all_flags() if fits(flag))
 
 
+def spelled(name: str) -> str:
+    """How a flag is typed, by its name in options."""
+    return next(f"--{flag.name}" for flag in all_flags() if flag.key == name)
+
+
 CARD_FLAGS = names(lambda flag: flag.on_card)
 # Besides --arch and --dataset, which every command names.
 CLUSTER_FLAGS = names(lambda flag: flag.clusters)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, check_typed, defaults, names
+from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, check_typed, defaults, names, spelled
 from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, parallel_command, wanted_help
 from vpr.cli.stored import checked_flags
 from vpr.common import processes
@@ -108,10 +108,10 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
 def _words_of(name: str, value: object) -> list[str]:
     """A flag as the words that are typed for it."""
     if value is True:
-        return [f"--{name}"]
+        return [spelled(name)]
     if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]
+        return [spelled(name), *map(str, value)]
+    return [f"{spelled(name)}={value}"]
 
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
@@ -238,8 +238,8 @@ def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
     for name in sorted(fixed, key="fromscratch".__eq__):  # last, for --weights says more
         if name in given and name in stored and given[name] != stored[name]:
             raise UserError(
-                f"--{name}={given[name]} contradicts {_flags_of_run(run)}, which has {name}={stored[name]}: "
-                f"drop --{name}, or work without --resume"
+                f"{spelled(name)}={given[name]} contradicts {_flags_of_run(run)}, which has {name}={stored[name]}: "
+                f"drop {spelled(name)}, or work without --resume"
             )
     if training and "start_epoch" in given:
         raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")

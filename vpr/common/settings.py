@@ -87,10 +87,18 @@ class Flag:
 
     @property
     def wanted(self) -> str:
-        """What its values are, for messages."""
+        """What its values are, for messages: in the words of `type` where it has one."""
         if self.switch:
             return "true or false"
-        kind = f"one of {', '.join(map(str, self.allowed))}" if self.allowed else f"what --{self.name} takes"
+        kind = "a text"
+        if self.allowed is not None:
+            kind = f"one of {', '.join(map(str, self.allowed))}"
+        elif self.type is not None:
+            try:
+                self.type("")
+            except ValueError as error:
+                kind = str(error).partition("wanted ")[2]
+        kind = kind if self.nargs in (None, "?") else f"several, each {kind}"
         return f"{kind}, or none" if self.default is None else kind
 
     def may_be(self, value: Any) -> bool:
