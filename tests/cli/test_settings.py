@@ -160,7 +160,6 @@ def test_the_options_of_a_model_are_those_of_its_spec():
         ({"facet": "colour"}, "one of token, key, query, value, or none"),
         ({"weights": 3}, "a text, or none"),
         ({"normalization": "1,2"}, "a mean colour R,G,B such as 123.68,116.779,103.939, or none"),
-        ({"trainFrom": "conv9"}, "one of conv1, conv2, conv3, conv4, conv5"),
     ],
 )
 def test_a_model_of_nonsense_is_refused(stored, wanted):
@@ -169,3 +168,10 @@ def test_a_model_of_nonsense_is_refused(stored, wanted):
         ModelSpec.from_flags({"arch": "alexnet", **stored})
     text = str(caught.value)
     assert text.startswith(f"a model cannot have {name}={str(value)!r}, wanted ") and wanted in text
+
+
+def test_a_model_has_no_layer_that_its_backbone_lacks():
+    text = "--trainFrom=conv9 is no layer of alexnet: choose from conv1, conv2, conv3, conv4, conv5"
+    with pytest.raises(UserError, match=text):
+        ModelSpec.from_flags({"arch": "alexnet", "trainFrom": "conv9"})
+    assert text in refusal("--mode=train", "--arch=alexnet", "--trainFrom=conv9")

@@ -22,20 +22,6 @@ from vpr.training.rules import TrainingRules
 SETTINGS: tuple[type, ...] = (
     Command, PlacesSpec, ModelSpec, TrainingRules, SecondLook, SequenceRule, RecentFrames, Settings
 )  # fmt: skip
-MODE_LINES = {
-    "cluster": "visual words (k-means centres) from which NetVLAD starts",
-    "train": "train on triplets: a new run, or with --resume go on with one",
-    "test": "Recall@N of a run, an exported file or the off-the-shelf model; pictures and a report",
-    "whiten": "learn PCA whitening of a model's descriptors",
-    "prune": "a smaller run from a trained one, by dropping filters",
-    "export": "write a model as one .onnx file",
-    "compare": "several runs and exported files on one split, in one table",
-    "spec": "write a folder's positions as .mat specs, or specs as a table",
-    "index": "describe a database once, for locate",
-    "locate": "where were these images taken?",
-    "serve": "answer over HTTP where images were taken, with a page to look at",
-    "import": "a run from a model of the MATLAB release of NetVLAD",
-}
 PARALLEL_MODES = ("cluster", "train", "test", "whiten", "index")  # the others run in one process
 AUTO_PRECISION = "auto_precision"  # beside the flags of a run: what --precision=auto meant when it began
 

@@ -17,8 +17,9 @@ from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.common.settings import MODEL, RESUMED, RUN, TRAINING
 from vpr.data.catalogue import DATASETS
-from vpr.models.backbones import BACKBONES, default_train_from, entry_of
+from vpr.models.backbones import BACKBONES, entry_of
 from vpr.models.poolings import pooling_entry
+from vpr.models.spec import ModelSpec
 from vpr.runs.run import FLAGS_FILE, newest_run
 from vpr.runs.stored import is_exported
 
@@ -201,7 +202,9 @@ def _stored_run(wished: dict, given: dict) -> tuple[Path | None, dict]:
         training = (RESUMED,) if mode in ("train", "prune") else ()
         kept = {*names(lambda flag: flag.kept in (MODEL, TRAINING, RUN, *training))}
         stored = {**_before(kept), **checked_flags(run)}
-        stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
+        stored["trainFrom"] = ModelSpec.from_flags(
+            stored
+        ).first_trained  # runs of before the flag trained from its default on
         if mode == "train" and stored.get("precision") == "auto":
             stored["precision"] = stored.get(AUTO_PRECISION, "auto")
     if mode in MODES_OF_EXPORTED_MODELS and "dataset" in given and given["dataset"] != stored.get("dataset"):
@@ -254,11 +257,9 @@ def _fill_in(merged: dict) -> dict:
     filled = dict(merged)
     toy = filled["dataset"] == "toy"
     filled["root"] = filled["root"] or str(default_root() / "toy_city" if toy else default_root())
-    entry = entry_of(filled["arch"], filled["cut"], filled["facet"])
-    filled |= {"weights": filled["weights"] or entry.weights, "cut": entry.cut, "facet": entry.facet}
-    filled["fromscratch"] = filled["weights"] == "none"
+    spec = ModelSpec.from_flags(filled)
+    filled |= {**spec.flags(), "trainFrom": spec.first_trained}
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
-    filled["trainFrom"] = train_from(filled)
     if filled["lr"] is None:
         filled["lr"] = DATASETS[filled["dataset"]].lr
     if filled["nocuda"]:
@@ -278,19 +279,3 @@ def _fill_in(merged: dict) -> dict:
     pooling_entry(filled["pooling"], filled["vladAssign"], filled["clusterDim"], filled["vladv2"])
     filled["recallValues"] = sorted(set(filled["recallValues"]))
     return filled
-
-
-def train_from(flags: dict) -> str:
-    """The first layer that is trained: that of --trainFrom, else by the weights that training starts from.
-
-    Raises:
-        UserError: the backbone has no such layer.
-    """
-    where = flags.get("cut"), flags.get("facet")
-    layers, named = entry_of(flags["arch"], *where).layers, flags.get("trainFrom")
-    if named is None:
-        pruned = flags.get("channels") is not None
-        return default_train_from(flags["arch"], bool(flags.get("fromscratch")), pruned, *where)
-    if named not in layers:
-        raise UserError(f"--trainFrom={named} is no layer of {flags['arch']}: choose from {', '.join(layers)}")
-    return named

@@ -7,7 +7,7 @@ from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.flags import MODE_LINES, MODES, all_flags
+from vpr.cli.flags import MODES, all_flags
 from vpr.common.errors import UserError
 from vpr.common.settings import Flag
 
@@ -122,7 +122,7 @@ def overview() -> str:
     """The modes, and the flags that most of them read."""
     parser = build_parser({flag.name for flag in all_flags() if flag.common})
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    modes = "\n".join(f"  {mode:<8} {line}" for mode, line in MODE_LINES.items())
+    modes = "\n".join(f"  {mode:<8} {line}" for mode, line in MODES.items())
     parser.description = f"NetVLAD for visual place recognition. Modes:\n\n{modes}"
     parser.epilog = "--mode=MODE --help lists the flags of a mode, --help-all lists all."
     return parser.format_help()
@@ -133,5 +133,5 @@ def help_of_mode(mode: str) -> str:
     inputs = mode in MODES_WITH_INPUTS
     parser = build_parser({flag.name for flag in all_flags() if mode in flag.modes} | ({"inputs"} if inputs else set()))
     parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if inputs else ''}"
-    parser.description = f"--mode={mode}: {MODE_LINES[mode]}"
+    parser.description = f"--mode={mode}: {MODES[mode]}"
     return parser.format_help()

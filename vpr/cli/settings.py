@@ -86,7 +86,7 @@ _test = partial(flag, group="search and pictures", modes=("test",))
 class Command:
     """What a command is about, beside what the parts of the program are told; names are the flags' own."""
 
-    mode: str | None = _machine(None, "what to do", modes=MODES, choices=MODES, tolerated=True, common=True)
+    mode: str | None = _machine(None, "what to do", modes=all_but(), choices=MODES, tolerated=True, common=True)
     imageSize: tuple[int, int] | None = _machine(  # of `vpr.data.reader.Reading`, which needs torch
         None, "resize every image to this height and width in pixels (default: the image's own size)",
         modes=all_but("spec"), type=count, nargs=2, metavar=("H", "W"),
@@ -108,7 +108,7 @@ class Command:
         False, "use the CPU even if there is a GPU", modes=all_but("export", "spec"), tolerated=True)
     nGPU: int = _machine(
         1, "GPUs to use; above 1 start with torchrun, which says how many processes there are",
-        modes=MODES, type=count, tolerated=True)
+        modes=all_but(), type=count, tolerated=True)
     seed: int = _machine(
         DEFAULT_SEED, "seed of every random choice", modes=all_but("compare", "spec"), type=whole,
         kept=TRAINING, on_card=True, clusters=True, tolerated=True, common=True)

@@ -16,9 +16,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-MODES = (
-    "cluster", "train", "test", "whiten", "prune", "export", "compare", "spec", "index", "locate", "serve", "import",
-)  # fmt: skip
+MODES = {
+    "cluster": "visual words (k-means centres) from which NetVLAD starts",
+    "train": "train on triplets: a new run, or with --resume go on with one",
+    "test": "Recall@N of a run, an exported file or the off-the-shelf model; pictures and a report",
+    "whiten": "learn PCA whitening of a model's descriptors",
+    "prune": "a smaller run from a trained one, by dropping filters",
+    "export": "write a model as one .onnx file",
+    "compare": "several runs and exported files on one split, in one table",
+    "spec": "write a folder's positions as .mat specs, or specs as a table",
+    "index": "describe a database once, for locate",
+    "locate": "where were these images taken?",
+    "serve": "answer over HTTP where images were taken, with a page to look at",
+    "import": "a run from a model of the MATLAB release of NetVLAD",
+}
 # What becomes of a flag that a run stores when the run is resumed. What the model is must stay so in every mode; what a
 # training follows must stay so in a training; the others come back unless the user types something else: with the
 # run, or where a training goes on.

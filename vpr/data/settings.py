@@ -22,14 +22,9 @@ def utm_zone(text: str) -> str:
 
 @dataclass(frozen=True)
 class PlacesSpec:
-    """Which places a command is about.
+    """Which places a command is about. The flags' help says what the fields are.
 
     Attributes:
-        dataset: a key of `vpr.data.catalogue.DATASETS`, or folder.
-        root: folder with datasets/*.mat and the images, or that of own images.
-        skip_broken: leave out images that cannot be decoded.
-        workers: that decode images to find those.
-        utm_zone: zone of the positions where neither images nor data set tell, such as 17N.
         max_pixels: of an image, with `skip_broken`.
     """
 

@@ -48,20 +48,10 @@ _added = partial(_model, added=True)
 class ModelSpec:
     """All that has to be known to build a model without its trained values.
 
+    The flags' help says what the fields are; None stands for what belongs to the weights or the backbone.
+
     Attributes:
-        arch: backbone, a key of `vpr.models.backbones.BACKBONES` or a network of timm.
-        weights: pretrained weights of the backbone: a name, a file, or none.
-        normalization: what a weights file expects of its input; None where the weights say it.
-        channels: filters of each convolution after pruning; None are the backbone's own.
-        pooling: a key of `vpr.models.poolings.POOLINGS`.
-        clusters: K of NetVLAD, 2 or more.
-        vladv2: NetVLAD version 2, which assigns by squared distance with a bias.
-        vlad_assign: soft, NetVLAD's assignment, or hard, to the nearest cluster alone.
-        cluster_dim: dimensions to which a linear map takes each cluster's row; None maps none.
-        train_from: first layer that is trained, by name; None is the backbone's default.
         seed: of random weights.
-        cut, facet: where a backbone of timm ends, see `vpr.models.backbones.Entry`; None are the backbone's defaults.
-        train_batch_norm: whether a training moves the statistics of BatchNorm layers.
     """
 
     arch: str = _model(
@@ -179,7 +169,7 @@ class ModelSpec:
         spec = cls(**{**settled, "cut": entry.cut, "facet": entry.facet})
         if spec.train_from not in (None, *entry.layers):
             found, layers = str(spec.train_from)[:60], ", ".join(entry.layers)
-            raise UserError(f"a model cannot have trainFrom={found!r}, wanted one of {layers}: restore its flags")
+            raise UserError(f"--trainFrom={found} is no layer of {spec.arch}: choose from {layers}")
         return spec
 
     def flags(self) -> dict[str, Any]:

@@ -19,13 +19,7 @@ _rule = partial(flag, group="sequences", modes=("test", "locate"))
 
 @dataclass(frozen=True)
 class SequenceRule:
-    """How similarities of sequences are combined.
-
-    Attributes:
-        length: L, frames before and after each query; 0 is the query alone.
-        causal: take only frames before it.
-        speeds: v, steps of the database for each step of the queries; negative ones walk the other way.
-    """
+    """How similarities of sequences are combined. The flags' help says what the fields are."""
 
     length: int = _rule(
         MISSING,

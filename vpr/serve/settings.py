@@ -21,19 +21,14 @@ _serve = partial(flag, group="serve", modes=("serve",))
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server behaves.
+    """How the server behaves. The flags' help says what those fields are that are flags.
 
     Attributes:
-        host, port: where it listens; port 0 takes a free one.
-        token: which requests must bring; None: none, on this machine alone.
-        writable: whether requests may add and remove images.
+        token: the word itself, which requests must bring; None: none, on this machine alone.
         uploads: folder that added images are kept in.
         tiles: street tiles of the page's map, see `vpr.serve.page.street_tiles`; None: a plain map.
-        batch_wait: milliseconds that an image waits at most for others to be described with it.
         batch_size: images that are described at once, at most.
-        queue: images that may be underway; more are sent away with 503.
         batch_requests: images in one request.
-        max_megabytes: of a request's body.
         max_pixels: of an image, by its header.
         longest_side: pixels to which larger images are shrunk before they are described, unless all get one size;
             None: none are. See `limits_for`.

@@ -16,22 +16,10 @@ _kept = partial(_rule, kept=RUN)
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What a training follows; defaults are the paper's.
+    """What a training follows; defaults are the paper's. The flags' help says what the fields are.
 
     Attributes:
-        epochs: the last epoch, from 1.
-        batch_size: queries in a step.
-        refresh_every: queries after which all descriptors are computed anew; 0: once an epoch.
-        optimizer: SGD or ADAM.
-        lr, lr_step, lr_gamma: learning rate, epochs between its drops, factor of each drop.
-        weight_decay, momentum: of the optimiser.
         loss: a key of `vpr.training.losses.LOSSES`.
-        margin: of the loss, in squared descriptor distance.
-        negatives: hard negatives in a tuple, at most.
-        negative_sample: random negatives among which the hard ones are sought.
-        eval_every: epochs between validations.
-        patience: epochs without a better validation after which training stops; 0: never.
-        recall_values: the N of Recall@N that are reported.
         seed: of all random choices.
     """
 
