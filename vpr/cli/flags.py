@@ -13,14 +13,14 @@ from vpr.common.settings import MODES as MODES
 from vpr.common.settings import Flag, flags_in
 from vpr.data.settings import PlacesSpec
 from vpr.models.spec import ModelSpec
-from vpr.retrieval.rules import SecondLook
+from vpr.retrieval.rules import Reranking
 from vpr.search.rules import RecentFrames, SequenceRule
 from vpr.serve.settings import Settings
 from vpr.training.rules import TrainingRules
 
 # A further flag is a field of one of these, or of a dataclass that is added here; a recipe, an instance of some.
 SETTINGS: tuple[type, ...] = (
-    Command, PlacesSpec, ModelSpec, TrainingRules, SecondLook, SequenceRule, RecentFrames, Settings
+    Command, PlacesSpec, ModelSpec, TrainingRules, Reranking, SequenceRule, RecentFrames, Settings
 )  # fmt: skip
 PARALLEL_MODES = ("cluster", "train", "test", "whiten", "index")  # the others run in one process
 AUTO_PRECISION = "auto_precision"  # beside the flags of a run: what --precision=auto meant when it began

@@ -9,7 +9,7 @@ from vpr.common.settings import values_of
 from vpr.data.names import is_text, shown
 from vpr.data.settings import MAX_PIXELS, PlacesSpec
 from vpr.models.spec import ModelSpec
-from vpr.retrieval.rules import SecondLook
+from vpr.retrieval.rules import Reranking
 from vpr.search.rules import RecentFrames, SequenceRule
 from vpr.training.rules import TrainingRules
 
@@ -55,7 +55,7 @@ def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
     return Reading(size, options.threads, device, max_pixels(options))
 
 
-def second_look(options: argparse.Namespace, default: int = 0) -> SecondLook | None:
+def second_look(options: argparse.Namespace, default: int = 0) -> Reranking | None:
     """How the flags want hits ordered anew; None: not.
 
     Args:
@@ -67,7 +67,7 @@ def second_look(options: argparse.Namespace, default: int = 0) -> SecondLook | N
     depth = default if options.rerank is None else options.rerank
     if not depth and "rerankBy" in options.given:
         raise UserError("--rerankBy has no effect without --rerank K: give that too, or drop it")
-    return SecondLook(depth, options.rerankBy) if depth else None
+    return Reranking(depth, options.rerankBy) if depth else None
 
 
 def sequence_rule(options: argparse.Namespace) -> SequenceRule | None:

@@ -14,8 +14,9 @@ from vpr.common.progress import Progress
 from vpr.models.local_maps import LocalMaps
 from vpr.retrieval.answer_features import Answers
 from vpr.retrieval.matching import SCORES, pairs_of
-from vpr.retrieval.rules import SecondLook
+from vpr.retrieval.rules import Reranking
 
+SecondLook = Reranking
 TILE_BYTES = 8 << 20  # of products of local descriptors at a time
 
 

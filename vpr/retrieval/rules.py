@@ -13,13 +13,8 @@ _rule = partial(flag, group="second look")
 
 
 @dataclass(frozen=True)
-class SecondLook:
-    """How hits are ordered anew.
-
-    Attributes:
-        depth: how many first hits of each query; the others stay behind them.
-        by: a key of LOCAL_WEIGHTS.
-    """
+class Reranking:
+    """How hits are ordered anew. The flags' help says what the fields are."""
 
     depth: int = _rule(
         MISSING,
@@ -38,3 +33,7 @@ class SecondLook:
     def weight(self) -> float:
         """Of the local score; the global cosine has 1."""
         return LOCAL_WEIGHTS[self.by]
+
+    def text(self, dim: int) -> str:
+        """How results and calibrations name it, by local descriptors of `dim` dimensions."""
+        return f"a second look at the first {self.depth} hits ({self.by}, {dim}-D local descriptors in 8 bits)"
