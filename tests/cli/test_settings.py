@@ -175,3 +175,13 @@ def test_a_model_has_no_layer_that_its_backbone_lacks():
     with pytest.raises(UserError, match=text):
         ModelSpec.from_flags({"arch": "alexnet", "trainFrom": "conv9"})
     assert text in refusal("--mode=train", "--arch=alexnet", "--trainFrom=conv9")
+
+
+def test_what_help_reads_without_torch_is_what_the_program_computes_with():
+    from vpr.cli.settings import LOCAL_DIM
+    from vpr.models import local_projection
+    from vpr.retrieval.matching import SCORES
+    from vpr.retrieval.rules import LOCAL_WEIGHTS
+
+    assert local_projection.LOCAL_DIM == LOCAL_DIM
+    assert LOCAL_WEIGHTS.keys() == SCORES.keys()

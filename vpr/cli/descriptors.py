@@ -23,7 +23,7 @@ from vpr.runs.model import LoadedModel
 def descriptors_of(
     options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading, look: Reranking | None
 ) -> SplitDescriptors:
-    """Those of --loadDescriptors, or of the images; with local ones for a second look.
+    """Those of --loadDescriptors, or of the images; with local ones for re-ranking.
 
     Raises:
         UserError: the file is damaged, or of another model or other images, or an image cannot be decoded.

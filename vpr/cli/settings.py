@@ -77,7 +77,7 @@ _index = partial(_locate, modes=("index",))
 _engine = partial(flag, group="engine", modes=SEARCHING)
 _sure = partial(flag, group="how sure", modes=("test",))
 _hloc = partial(flag, group="hloc and COLMAP", modes=("test", "index"))
-_look = partial(flag, group="second look")
+_look = partial(flag, group="re-ranking")
 _test = partial(flag, group="search and pictures", modes=("test",))
 
 

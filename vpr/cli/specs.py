@@ -62,7 +62,7 @@ def second_look(options: argparse.Namespace, default: int = 0) -> Reranking | No
         default: how many hits where the flags do not say.
 
     Raises:
-        UserError: --rerankBy without a second look.
+        UserError: --rerankBy without --rerank.
     """
     depth = default if options.rerank is None else options.rerank
     if not depth and "rerankBy" in options.given:

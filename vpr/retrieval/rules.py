@@ -9,7 +9,7 @@ from vpr.common.settings import flag, whole
 # 1 at most.
 LOCAL_WEIGHTS = {"soft": 8.0, "spatial": 4.0}
 
-_rule = partial(flag, group="second look")
+_rule = partial(flag, group="re-ranking")
 
 
 @dataclass(frozen=True)
