@@ -81,6 +81,16 @@ def test_a_run_stores_the_flag_and_a_resumed_one_gets_it_back(with_focal, tmp_pa
         assert f"{run / 'flags.json'} has focal_power={nonsense!r}, which --focal-power cannot be" in text
 
 
+@pytest.mark.parametrize(
+    "name", ["dataset", "pooling", "rerankBy", "optim", "arch", "num_clusters", "imageSize", "root"]
+)
+def test_a_stored_flag_may_be_of_any_kind_and_is_named(name, tmp_path):
+    run = run_of(parse("--mode=train"), tmp_path)
+    for nonsense in ([], {}, [[]], {"a": 1}, [None], -(2**70), 1e400, "\0"):
+        text = refusal("--mode=test", f"--resume={changed(run, **{name: nonsense})}")
+        assert f"has {name}=" in text and f"--{name} cannot be" in text
+
+
 def test_a_flag_that_is_gone_is_named(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         settings_with(FocalRules, patched)

@@ -124,7 +124,7 @@ class Flag:
         return right_length and all(map(self._may_be_one, value))
 
     def _may_be_one(self, value: Any) -> bool:
-        if self.allowed is not None and value not in self.allowed:
+        if self.allowed is not None and value not in [*self.allowed]:  # values of JSON may have no hash
             return False
         if self.type is None:
             return isinstance(value, str)
