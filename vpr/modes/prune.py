@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from vpr.cli.options import run_flags
-from vpr.cli.program import command
+from vpr.cli.parser import command
 from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common.device import choose_device, device_line, precision_name
 from vpr.common.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from vpr.cli.flags import AUTO_PRECISION
+from vpr.cli.flags import AUTO_PRECISION, names
 from vpr.cli.load import cluster_command
 from vpr.cli.options import run_flags
 from vpr.cli.specs import model_spec, places_spec, reading, second_look, training_rules
@@ -24,7 +24,7 @@ from vpr.training.training_set import TrainingSet, load_training_set
 from vpr.training.validation import ValidationLook, open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
-CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEvery", "patience")
+CHANGES_THE_END = names(lambda flag: flag.alters)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -14,28 +14,10 @@ from vpr.common.progress import Progress
 from vpr.models.local_maps import LocalMaps
 from vpr.retrieval.answer_features import Answers
 from vpr.retrieval.matching import SCORES, pairs_of
+from vpr.retrieval.rules import Reranking
 
-# Of the local score, beside the cosine of global descriptors; both are 1 at most.
-LOCAL_WEIGHTS = {"soft": 8.0, "spatial": 4.0}
+SecondLook = Reranking
 TILE_BYTES = 8 << 20  # of products of local descriptors at a time
-
-
-@dataclass(frozen=True)
-class SecondLook:
-    """How hits are ordered anew.
-
-    Attributes:
-        depth: how many first hits of each query; the others stay behind them.
-        by: a key of SCORES.
-    """
-
-    depth: int
-    by: str = "soft"
-
-    @property
-    def weight(self) -> float:
-        """Of the local score; the global cosine has 1."""
-        return LOCAL_WEIGHTS[self.by]
 
 
 @dataclass(frozen=True)

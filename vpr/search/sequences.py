@@ -12,7 +12,6 @@ every candidate of a query is judged by equally many terms; one at the end of a 
 """
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,31 +21,10 @@ from vpr.common.progress import Progress, say
 from vpr.data.frames import Frames, usual_step
 from vpr.search.exact import tiles
 from vpr.search.exclusion import Excluded
+from vpr.search.rules import SequenceRule
 
-SPEEDS = (0.8, 1.0, 1.25)  # database frames for each query frame, by the numbers in their names
 TILE_BYTES = 32 << 20  # of similarities at a time
 SAID_BYTES = 1 << 30  # of similarities, from which on a line says how many there are
-
-
-@dataclass(frozen=True)
-class SequenceRule:
-    """How similarities of sequences are combined.
-
-    Attributes:
-        length: L, frames before and after each query; 0 is the query alone.
-        causal: take only frames before it.
-        speeds: v, steps of the database for each step of the queries; negative ones walk the other way.
-    """
-
-    length: int
-    causal: bool = False
-    speeds: tuple[float, ...] = SPEEDS
-
-    def text(self) -> str:
-        """How results name it."""
-        frames = f"{self.length} frame{'s' * (self.length > 1)} before{'' if self.causal else ' and after'}"
-        speeds = "" if self.speeds == SPEEDS else f" at speeds {' '.join(f'{speed:g}' for speed in self.speeds)}"
-        return f"sequences of {frames}{speeds}"
 
 
 def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frames, rule: SequenceRule) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What a training learns from: which images are a batch, and the loss of their descriptors.
 
-An objective is a class in a file of its own and a line in OBJECTIVES, by the name of its loss (--loss).
+An objective is a class in a file of its own and a line in `vpr.training.tables.OBJECTIVES`, by its name (--loss).
 """
 
 import importlib
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:  # the command line reads the table, and does not wait for torch
+from vpr.training.tables import OBJECTIVES
+
+if TYPE_CHECKING:
     import torch
 
     from vpr.descriptors.describe import Source
     from vpr.training.rules import TrainingRules
     from vpr.training.state import TrainingState
     from vpr.training.training_set import TrainingSet
-
-OBJECTIVES = {"triplet": "vpr.training.triplets:Triplets"}
 
 
 class Batch(Protocol):

@@ -1,4 +1,7 @@
-"""Optimisers and schedules of the learning rate, by name (--optim, --schedule); the tables need no torch."""
+"""Objectives, optimisers and schedules of the learning rate, by name (--loss, --optim, --schedule).
+
+The command line reads the tables, and does not wait for torch.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -28,5 +31,6 @@ def step(epoch: int, lr: float, lr_step: int, lr_gamma: float) -> float:
     return lr * lr_gamma ** ((epoch - 1) // lr_step)
 
 
+OBJECTIVES = {"triplet": "vpr.training.triplets:Triplets"}  # see `vpr.training.objective`
 OPTIMIZERS: "dict[str, Callable[[Parameters, float, float, float], torch.optim.Optimizer]]" = {"SGD": sgd, "ADAM": adam}
 SCHEDULES: dict[str, Callable[[int, float, int, float], float]] = {"step": step}
