@@ -85,4 +85,4 @@ def test_locate_names_the_image_itself_and_keeps_an_index(started, copy_toy_run,
     for _ in range(2):
         printed = started("locate.py", copied.run, tiny_city, image, "--device=cpu")
         assert re.search(rf"^{image} looks like \S+, [\d.]+ E [\d.]+ N.*: confidence ", printed, re.MULTILINE), printed
-    assert len(list(copied.run.glob("database_*"))) >= 1
+    assert len(list(copied.run.rglob("database_*"))) >= 1

@@ -126,7 +126,7 @@ def test_plain_questions_are_answered_between_the_steps_of_second_looks(client, 
 
 
 def test_one_client_cannot_fill_the_queue_with_second_looks(shared_locator, images, monkeypatch):
-    may_go, image, locate = threading.Event(), as_bytes(images[1][0]), shared_locator.locate
+    may_go, image, locate = threading.Event(), as_bytes(images[1][0]), shared_locator.answer_each
 
     def held(pictures, asked, *rest):
         while rest and not may_go.is_set():
@@ -153,7 +153,7 @@ def test_one_client_cannot_fill_the_queue_with_second_looks(shared_locator, imag
 
 
 def test_an_image_that_is_large_beside_the_database_is_described_by_itself(shared_locator, images, monkeypatch):
-    passes, locate = [], shared_locator.locate
+    passes, locate = [], shared_locator.answer_each
 
     def noted(pictures, asked, *rest):
         passes.append(([tuple(each.shape[1:]) for each in pictures], bool(rest)))
@@ -171,7 +171,7 @@ def test_an_image_that_is_large_beside_the_database_is_described_by_itself(share
 
 
 def test_a_second_look_ends_when_its_client_goes_away(shared_locator, images, monkeypatch):
-    looked, locate = threading.Event(), shared_locator.locate
+    looked, locate = threading.Event(), shared_locator.answer_each
 
     def for_ever(pictures, asked, *rest):
         while rest:
