@@ -1,6 +1,10 @@
 """The same images have the same answers, to the bit, in test, locate, the server and Python."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,16 +113,25 @@ def test_a_question_that_has_no_answer_says_why(own, places):
         locator.locate([next((own / "val" / "queries").iterdir())], Ask(rerank=3))
 
 
-@pytest.mark.parametrize("given", ["run", "checkpoint"])
-def test_python_loads_a_locator_and_keeps_its_index(copy_toy_run, tiny_city, tmp_path, given, capsys):
-    run = copy_toy_run(tmp_path).run
-    path = run if given == "run" else run / "checkpoints" / "model_best.pth.tar"
+@pytest.mark.parametrize("given", ["run", "checkpoint", "exported file"])
+def test_python_loads_a_locator_and_keeps_its_index(copy_toy_run, tiny_city, tmp_path, given, capsys, request):
+    path = copy_toy_run(tmp_path).run
+    if given == "checkpoint":
+        path = path / "checkpoints" / "model_best.pth.tar"
+    elif given == "exported file":
+        path = Path(shutil.copy(request.getfixturevalue("exported_toy_run"), tmp_path / "model.onnx"))
+    flags = {} if given == "exported file" else {"precision": "fp32"}
     image = next(tiny_city.rglob("*.jpg"))
     for turn in range(2):
-        locator = vpr.load_locator(path, tiny_city, device="cpu", precision="fp32")
+        locator = vpr.load_locator(path, tiny_city, device="cpu", **flags)
         (answer,) = locator.locate([image])
         assert len(answer.matches) == 5 == len(answer.files) and answer.files[0].is_file()
         assert ("described" in capsys.readouterr().out) == (turn == 0)
     assert len(locator.locate([image], Ask(top=2))[0].matches) == 2
     with pytest.raises(UserError):
         vpr.load_locator(tmp_path / "absent", tiny_city)
+
+
+def test_importing_the_package_imports_no_pytorch():
+    code = "import sys, vpr; assert 'torch' not in sys.modules and 'load_locator' in vpr.__all__"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,6 +1,5 @@
-"""What the server answers: as --mode=locate does, whatever came with it."""
+"""What the server answers, whatever came with it; tests/retrieval/test_one_way.py compares it with other modes."""
 
-import json
 import threading
 
 import numpy as np
@@ -11,7 +10,6 @@ from asking import as_bytes, form, serving
 from drawing import draw_image
 from PIL import Image
 
-import main
 from vpr.data.reader import Reading
 from vpr.retrieval.answer_features import FEATURES
 from vpr.retrieval.ask import Ask
@@ -31,29 +29,6 @@ def client(shared_locator):
 def queries(tmp_path_factory):
     folder = tmp_path_factory.mktemp("queries")
     return [draw_image(folder / f"{n}.png", (80, 64), [7, n]) for n in range(16)]
-
-
-def by_mode_locate(images, query, tmp_path, capsys, *flags):
-    """The answer of --mode=locate, which makes its own index of the same images."""
-    places = ["--dataset=folder", f"--root={images[0]}", f"--dataPath={tmp_path}", f"--runsPath={tmp_path}"]
-    model = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
-    capsys.readouterr()
-    assert main.main(["--mode=locate", *model, *places, "--json", "--panels=0", *flags, str(query)]) == 0
-    return json.loads(capsys.readouterr().out)[0]
-
-
-@pytest.mark.parametrize("flags", [["--top=4"], ["--top=9", "--rerank=6"]])
-def test_an_image_has_the_same_answer_as_in_mode_locate(client, images, queries, tmp_path, capsys, flags):
-    query = "?" + "&".join(flag.removeprefix("--") for flag in flags)
-    for image in queries[:3]:
-        wanted = by_mode_locate(images, image, tmp_path, capsys, *flags)
-        status, found, _ = client.locate(as_bytes(image), query)
-        assert status == 200
-        told = lambda answer: [(match["name"], match["distance"]) for match in answer["matches"]]  # noqa: E731
-        assert told(found) == told(wanted)
-        # Mode locate knows no positions here, so that all others lie elsewhere; so they do at 30 m.
-        for name in ("confidence", "confidence_kind"):
-            assert found[name] == wanted[name]
 
 
 def test_places_and_confidence_are_those_of_brute_force(client, shared_locator, queries, model):
