@@ -29,7 +29,7 @@ WITHOUT_A_BACKBONE = {
     "test_convolution", "test_folders", "test_images", "test_reader", "test_mining", "test_losses", "test_rules",
     "test_netvlad", "test_pittsburgh", "test_report", "test_report_in_browser", "test_search_and_recall",
     "test_toycity", "test_caffe", "test_matlab_file", "test_matlab_network", "test_vocabulary",
-    "test_walks", "test_sequences", "test_exclusion", "test_search_frames", "test_in_order", "test_rerank",
+    "test_frames", "test_sequences", "test_exclusion", "test_search_frames", "test_in_order", "test_rerank",
     "test_matches", "test_certainty", "test_certainty_plots", "test_precision_recall", "test_calibration_error",
     "test_calibrate", "test_answer_features", "test_regions", "test_timm_names", "test_program", "test_killing",
     "test_how_sure", "test_second_look_files", "test_interactive", "test_map_in_browser", "test_page",

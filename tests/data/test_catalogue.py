@@ -14,7 +14,7 @@ from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.data.catalogue import DATASETS
 from vpr.data.places import PlacesSpec, load_places
-from vpr.data.positions import read_positions
+from vpr.data.positions.of_images import read_positions
 from vpr.data.reader import Reading
 from vpr.search.protocols import search_places
 

@@ -11,11 +11,11 @@ from scipy.io import loadmat
 import main
 from pittsburgh import read_places
 from vpr.common.errors import UserError
-from vpr.data.coordinates import from_degrees, to_degrees
-from vpr.data.folders import read_folder
 from vpr.data.image_files import find_images
+from vpr.data.layouts.folders import read_folder
 from vpr.data.places import PlacesSpec, load_database, load_places, require_queries
-from vpr.data.positions import position_in_exif, position_in_name, read_positions
+from vpr.data.positions.coordinates import from_degrees, to_degrees
+from vpr.data.positions.of_images import position_in_exif, position_in_name, read_positions
 from vpr.runs.run import newest_run
 
 # On a zone's central meridian easting is 500,000 m and northing 0.9996 of the meridian's length: 4,984,944.378 m from

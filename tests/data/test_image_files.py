@@ -11,10 +11,10 @@ from PIL import Image
 
 import main
 from vpr.common.errors import UserError
-from vpr.data.folders import read_folder
 from vpr.data.image_files import ENDINGS, find_images, look_through
 from vpr.data.images import FORMATS, decode
-from vpr.data.numbered import read_frames
+from vpr.data.layouts.folders import read_folder
+from vpr.data.layouts.numbered import read_frames
 from vpr.data.places import PlacesSpec, load_database, load_places
 from vpr.database.folder import folder_to_add
 

@@ -15,12 +15,12 @@ import main
 from pittsburgh import read_places, write_places
 from vpr.common.errors import UserError
 from vpr.common.provenance import files_digest
-from vpr.data.folders import read_folder
 from vpr.data.image_files import find_images
+from vpr.data.layouts.folders import read_folder
+from vpr.data.layouts.numbered import read_pairs
 from vpr.data.names import on_disk, shown
-from vpr.data.numbered import read_pairs
 from vpr.data.places import PlacesSpec, load_places
-from vpr.data.positions import read_positions
+from vpr.data.positions.of_images import read_positions
 from vpr.database.columns import read_columns
 from vpr.database.database_index import matching_names
 from vpr.database.folder import folder_to_add

@@ -9,7 +9,7 @@ from drawing import draw_image
 
 import main
 from vpr.common.errors import UserError
-from vpr.data.numbered import in_order, numbers_in_names
+from vpr.data.layouts.numbered import in_order, numbers_in_names
 from vpr.data.places import PlacesSpec, load_places
 
 

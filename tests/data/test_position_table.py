@@ -4,9 +4,9 @@ import pytest
 from drawing import draw_image, gps
 
 from vpr.common.errors import UserError
-from vpr.data.coordinates import from_degrees
-from vpr.data.folders import read_database
-from vpr.data.position_table import read_table
+from vpr.data.layouts.folders import read_database
+from vpr.data.positions.coordinates import from_degrees
+from vpr.data.positions.table import read_table
 
 PITTSBURGH, SYDNEY = (40.4406, -79.9959), (-33.8568, 151.2153)
 

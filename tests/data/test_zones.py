@@ -7,9 +7,9 @@ from drawing import draw_image, gps
 from PIL import Image
 
 from vpr.common.errors import UserError
-from vpr.data.coordinates import Position, from_degrees, is_place, metres_in_zone, to_degrees
-from vpr.data.folders import read_database, read_folder
-from vpr.data.positions import degrees_in_exif, position_in_exif, position_in_name, read_positions
+from vpr.data.layouts.folders import read_database, read_folder
+from vpr.data.positions.coordinates import Position, from_degrees, is_place, metres_in_zone, to_degrees
+from vpr.data.positions.of_images import degrees_in_exif, position_in_exif, position_in_name, read_positions
 
 
 def touch(root, *names, role="database"):

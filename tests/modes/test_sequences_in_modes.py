@@ -10,7 +10,7 @@ from drawing import draw_image
 
 import main
 import vpr.modes.test
-from vpr.data.walks import find_walks
+from vpr.data.frames import find_sequences
 from vpr.search.sequences import SequenceRule, search_sequences
 
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
@@ -51,7 +51,7 @@ def test_locate_gives_the_order_that_test_counts(call, own, tmp_path, causal):
     with h5py.File(tmp_path / "kept.h5") as file:
         database, queries = (torch.from_numpy(file[name][:]) for name in ("database", "queries"))
     names = [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
-    walks = find_walks(names), find_walks([f"q/{n}.png" for n in range(4)])
+    walks = find_sequences(names), find_sequences([f"q/{n}.png" for n in range(4)])
     code, printed, said = call("locate", own / "val" / "queries", "--top=12", "--json", *how)
     assert code == 0
     assert "by sequences" in said

@@ -6,7 +6,7 @@ import torch
 from test_search_and_recall import make_places
 
 from vpr.common.errors import UserError
-from vpr.data.walks import find_walks
+from vpr.data.frames import find_sequences
 from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import search_frames, search_places
 from vpr.search.sequences import SequenceRule, require_order
@@ -70,7 +70,7 @@ def test_a_walk_in_its_own_map_is_not_found_at_its_own_time():
 
 
 def walks_of(*names):
-    return find_walks(names)
+    return find_sequences(names)
 
 
 def test_images_that_are_no_sequences_are_refused():

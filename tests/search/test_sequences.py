@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import vpr.search.sequences
-from vpr.data.walks import Walks, find_walks, usual_step
+from vpr.data.frames import Frames, find_sequences, usual_step
 from vpr.search.exact import nearest
 from vpr.search.sequences import SequenceRule, frames_used, search_sequences, sequence_scores
 
@@ -23,7 +23,7 @@ RULES = [
 
 
 def ordered(names):
-    walks = find_walks(names)
+    walks = find_sequences(names)
     return walks.of(walks.order())
 
 
@@ -36,9 +36,9 @@ def literal(similarities, queries, database, rule, step):
             terms = []
             for i in range(-rule.length, 1 if rule.causal else rule.length + 1):
                 n = q + i
-                if not 0 <= n < len(similarities) or queries.walks[n] != queries.walks[q]:
+                if not 0 <= n < len(similarities) or queries.sequences[n] != queries.sequences[q]:
                     continue
-                own = np.flatnonzero(database.walks == database.walks[m])
+                own = np.flatnonzero(database.sequences == database.sequences[m])
                 frames = np.rint(database.numbers[own] / step)
                 move = np.rint(speed * (queries.numbers[n] - queries.numbers[q]) / step) if i else 0
                 wanted = np.rint(database.numbers[m] / step) + move
@@ -72,7 +72,7 @@ def test_of_frames_that_round_to_one_number_the_first_is_taken(seed):
     names = [name for film in "ab" for name in walk(film, np.sort(random.choice(60, 22, replace=False)))]
     database, queries = ordered(names), ordered(walk("x", range(0, 30, 3)))
     step = usual_step(database)
-    assert len(np.unique(np.rint(database.numbers / step) + 1000 * database.walks)) < len(database)
+    assert len(np.unique(np.rint(database.numbers / step) + 1000 * database.sequences)) < len(database)
     similarities = random.normal(size=(len(queries), len(database)))
     for rule in RULES:
         scores = sequence_scores(torch.from_numpy(similarities), queries, database, rule)
@@ -84,7 +84,9 @@ def descriptors(count, seed, dim=32):
 
 
 def search(database, queries, count, rule, names=(DATABASE, QUERIES), excluded=None):
-    return search_sequences(database, queries, count, (find_walks(names[0]), find_walks(names[1])), rule, excluded)
+    return search_sequences(
+        database, queries, count, (find_sequences(names[0]), find_sequences(names[1])), rule, excluded
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])
@@ -95,7 +97,7 @@ def test_tiles_and_the_order_of_images_change_nothing(rows, monkeypatch):
     mixed = [list(random.permutation(names)) for names in (DATABASE, QUERIES)]
     database, queries = descriptors(len(DATABASE), 3), descriptors(len(QUERIES), 4)
     found, scores = search(database, queries, 100, SequenceRule(2), mixed)
-    orders = [find_walks(names).order() for names in mixed]
+    orders = [find_sequences(names).order() for names in mixed]
     similarities = (queries @ database.T).double().numpy()[np.ix_(orders[1], orders[0])]
     wanted = np.empty_like(similarities)
     wanted[np.ix_(orders[1], orders[0])] = literal(
@@ -173,8 +175,8 @@ def test_causal_uses_no_later_frame():
 def test_a_candidate_at_a_walks_end_does_not_win_by_averaging_few():
     """Alone at the end of a walk the candidate is a little better; the other has its neighbours as well."""
     similarities = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.0], [0.7, 0.0, 0.0, 0.6, 0.0], [0.0, 0.0, 0.0, 0.0, 0.5]])
-    database = Walks(np.array([0, 1, 1, 1, 1]), np.array([0.0, 0.0, 1.0, 2.0, 3.0]))
-    scores = sequence_scores(similarities, Walks(np.zeros(3, int), np.arange(3.0)), database, SequenceRule(1))
+    database = Frames(np.array([0, 1, 1, 1, 1]), np.array([0.0, 0.0, 1.0, 2.0, 3.0]))
+    scores = sequence_scores(similarities, Frames(np.zeros(3, int), np.arange(3.0)), database, SequenceRule(1))
     assert scores[1, 0] == pytest.approx((0.1 + 0.7 + 0.1) / 3)  # nothing is known of its neighbours
     assert scores[1, 3] == pytest.approx((0.5 + 0.6 + 0.5) / 3)
     assert scores[0, 2] == pytest.approx((0.5 + 0.6) / 2)  # the queries' walk begins: two terms for every candidate
@@ -223,7 +225,7 @@ def test_excluded_images_are_neither_found_nor_used():
 ])  # fmt: skip
 def test_frames_that_a_score_is_the_mean_of(rule, wanted):
     names = ["x/0.jpg", "x/2.jpg", "y/5.jpg", "x/3.jpg", "x/1.jpg", "z/2.jpg", "z/1.jpg"]
-    assert frames_used(find_walks(names), rule).tolist()[:6] == wanted
+    assert frames_used(find_sequences(names), rule).tolist()[:6] == wanted
 
 
 def test_numbers_of_other_units_reach_no_frame():

@@ -12,7 +12,7 @@ from drawing import draw_image, gps
 from PIL import Image
 
 from vpr.common.errors import UserError
-from vpr.data.coordinates import from_degrees, metres_in_zone
+from vpr.data.positions.coordinates import from_degrees, metres_in_zone
 from vpr.database.records import record_id
 
 ZONE = "&easting=585500&northing=4477200"

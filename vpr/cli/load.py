@@ -12,8 +12,8 @@ from vpr.cli.options import command_line
 from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common.errors import UserError
 from vpr.data.places import PlaceImages
+from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
-from vpr.data.zones import zone_of
 from vpr.database.database_index import Database
 from vpr.runs.centroids import MissingCentroids
 from vpr.runs.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf

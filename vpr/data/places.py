@@ -10,10 +10,10 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, Dataset
-from vpr.data.find_files import find_files, listing, queries_are_database_images
-from vpr.data.folders import has_database, has_folder, queries_wanted, read_database, read_folder
 from vpr.data.images import MAX_PIXELS
-from vpr.data.layouts import has_layout, read_layout
+from vpr.data.layouts.folders import has_database, has_folder, queries_wanted, read_database, read_folder
+from vpr.data.layouts.readers import has_layout, read_layout
+from vpr.data.layouts.spec_files import find_files, listing, queries_are_database_images
 from vpr.data.reader import ImageReader, Reading, decodable
 
 

@@ -5,8 +5,8 @@ have other queries, another tolerance or another direction.
 """
 
 from vpr.data.catalogue import DATASETS, OTHER_TIME, PANORAMA
-from vpr.data.msls import CityPlaces
-from vpr.data.numbered import NumberedPlaces
+from vpr.data.layouts.msls import CityPlaces
+from vpr.data.layouts.numbered import NumberedPlaces
 from vpr.data.places import PlaceImages
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.coordinates import Position, is_place, may_be_utm
-from vpr.data.zones import FARTHEST, moved
+from vpr.data.positions.coordinates import Position, is_place, may_be_utm
+from vpr.data.positions.zones import FARTHEST, moved
 from vpr.database.folder import FolderNow
 from vpr.database.living_index import LivingIndex
 from vpr.database.records import Records

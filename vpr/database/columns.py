@@ -9,7 +9,7 @@ from pathlib import Path
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.data.names import plain
-from vpr.data.position_table import COLUMNS, TABLE, image_name
+from vpr.data.positions.table import COLUMNS, TABLE, image_name
 from vpr.database.records import Value
 
 IMAGE = "image"

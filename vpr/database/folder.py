@@ -11,9 +11,9 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.image_files import USUAL, find_images
-from vpr.data.positions import WANTED, find_positions, without_position
-from vpr.data.table_doubts import say_doubts
-from vpr.data.zones import in_one_zone
+from vpr.data.positions.of_images import WANTED, find_positions, without_position
+from vpr.data.positions.table_doubts import say_doubts
+from vpr.data.positions.zones import in_one_zone
 from vpr.database.columns import read_columns
 from vpr.database.records import Records, Value
 

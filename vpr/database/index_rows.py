@@ -11,7 +11,7 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
-from vpr.data.walks import Walks
+from vpr.data.frames import Frames
 from vpr.database.engine import Hits
 from vpr.database.filters import SearchFilter
 from vpr.database.index_file import IndexFile
@@ -200,7 +200,7 @@ class IndexRows:
         return measured(base.descriptors.__getitem__, queries, found)
 
     def search_in_order(
-        self, queries: torch.Tensor, count: int, walks: tuple[Walks, Walks], rule: SequenceRule
+        self, queries: torch.Tensor, count: int, walks: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As of `DatabaseIndex`, once images that came or went are merged (`finish`)."""
         assert self._base is not None and not self._fresh and self._alive.all()

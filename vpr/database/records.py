@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.data.coordinates import degrees_of
 from vpr.data.names import on_disk
+from vpr.data.positions.coordinates import degrees_of
 
 Value = str | float | None  # of a column; None: the table is silent
 

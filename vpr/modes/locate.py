@@ -11,9 +11,9 @@ from vpr.cli.locating import ask_of, database_images, locator_of
 from vpr.cli.specs import max_pixels, second_look
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.data.frames import find_sequences
 from vpr.data.image_files import USUAL, find_images
 from vpr.data.reader import decodable
-from vpr.data.walks import find_walks
 from vpr.database.engine import Engine
 from vpr.database.filters import why_nothing
 from vpr.descriptors.local_file import require_dim
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         files, ask = images_named(options), ask_of(options)
         names, database = [str(file) for file in files], database_images(options)
         if ask.sequence:
-            require_order((find_walks(database.places.database_names), find_walks(names)), ask.sequence)
+            require_order((find_sequences(database.places.database_names), find_sequences(names)), ask.sequence)
         locator, path = locator_of(options, database)
         engine = locator.engine
         require_reranking(engine, path, options)

@@ -11,10 +11,10 @@ from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, MAT, OWN
-from vpr.data.find_files import find_files
-from vpr.data.folders import read_folder
+from vpr.data.layouts.folders import read_folder
+from vpr.data.layouts.spec_files import find_files
 from vpr.data.places import PlacesSpec, has_split, read_spec, spec_path
-from vpr.data.position_table import TABLE
+from vpr.data.positions.table import TABLE
 
 
 def run(options: argparse.Namespace) -> None:

@@ -12,14 +12,15 @@ from vpr.cli.specs import model_spec, places_spec, reading, second_look, trainin
 from vpr.common import processes
 from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
-from vpr.data.places import load_places, require_queries
+from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_pooling
 from vpr.runs.model import restore_model
 from vpr.runs.run import create_run, load_checkpoint, read_flags
+from vpr.training.sources import Sources
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
-from vpr.training.trainer import Sources, Trainer
-from vpr.training.training_set import load_training_set
+from vpr.training.trainer import Trainer
+from vpr.training.training_set import TrainingSet, load_training_set
 from vpr.training.validation import ValidationLook, open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
@@ -36,18 +37,27 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     splits = splits_of(training.images, validation)
     state, folder = (_resume if options.run else _start)(options, splits, device)
-    say(f"run: {folder}\n{state.model.name}, trained from {options.trainFrom} on")
-    where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
-    read = reading(options, device)
-    sources = Sources.cached(
-        training.images, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
-    )
     look = second_look(options)
-    database = read.of(validation.database_files)
+    database = reading(options, device).of(validation.database_files)
     second = ValidationLook(look, database, options.seed, options.localDim) if look else None
-    trainer = Trainer(
-        state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize, second
-    )
+    train(options, state, training, validation, test, folder, second)
+
+
+def train(
+    options: argparse.Namespace,
+    state: TrainingState,
+    training: TrainingSet,
+    validation: PlaceImages,
+    test: PlaceImages | None,
+    folder: Path,
+    second: ValidationLook | None = None,
+) -> None:
+    """Train the epochs that are left, and measure the best model on the test split, or on val where there is none."""
+    read, rules, batch = reading(options, state.model.device), training_rules(options), options.cacheBatchSize
+    say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
+    where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
+    sources = Sources.cached(training.images, validation, state.model, read, where, Path(options.cachePath), batch)
+    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, second)
     trainer.run()
     trainer.test(test, test.reader(read) if test else None)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vpr.data.coordinates import to_degrees
+from vpr.data.positions.coordinates import to_degrees
 from vpr.retrieval.matching import Matches
 
 

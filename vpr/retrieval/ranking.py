@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.data.walks import find_walks
+from vpr.data.frames import find_sequences
 from vpr.database.records import Records
 from vpr.models.local_maps import LocalMaps
 from vpr.retrieval.answer import Answer, match_of
@@ -80,7 +80,7 @@ def search(engine: Any, descriptors: torch.Tensor, ask: Ask, count: int, names: 
     if ask.filter or not engine.searches_sequences:
         raise NotServed("--sequence searches whole walks by --engine=faiss: drop --near, --box, --where and --engine")
     rule, records = ask.sequence or SequenceRule(0), engine.records
-    sequences = find_walks(records.names), find_walks(names)
+    sequences = find_sequences(records.names), find_sequences(names)
     more, excluded = {}, ""
     if ask.exclusion:
         if not getattr(engine, "excludes", False):

@@ -8,7 +8,7 @@ import torch
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
-from vpr.data.walks import Walks
+from vpr.data.frames import Frames
 from vpr.database.engine import Engine, Hits
 from vpr.database.filters import SearchFilter
 from vpr.database.records import Records
@@ -66,7 +66,7 @@ class SplitEngine:
         self,
         queries: torch.Tensor,
         count: int,
-        sequences: tuple[Walks, Walks],
+        sequences: tuple[Frames, Frames],
         rule: SequenceRule,
         exclusion: RecentFrames | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vpr.common.errors import UserError
-from vpr.data.walks import Walks
+from vpr.data.frames import Frames
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import descriptor_distances, in_order, nearest, tiles
@@ -72,7 +72,7 @@ class DatabaseIndex:
         return found, np.sqrt(np.maximum(squared, 0))
 
     def search_in_order(
-        self, queries: torch.Tensor, count: int, walks: tuple[Walks, Walks], rule: SequenceRule
+        self, queries: torch.Tensor, count: int, walks: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best of the database by sequences of frames.
 

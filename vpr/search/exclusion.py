@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pittsburgh import Places
-from vpr.data.walks import times_in_walks
+from vpr.data.frames import times_in_sequences
 
 # Indices of queries int64 [m] -> bool [m, N], database images that may not be found for them.
 Excluded = Callable[[np.ndarray], np.ndarray]
@@ -37,8 +37,8 @@ class RecentFrames:
         return f"no hits nor positives among the {self.frames} frames of its walk before the query and {after}"
 
     def of(self, database_names: Sequence[str], query_names: Sequence[str]) -> Excluded:
-        """The rule for queries that are images of the database, or frames between them: see `times_in_walks`."""
-        walks, ranks = times_in_walks([*database_names, *query_names])
+        """The rule for queries that are images of the database, or frames between them: see `times_in_sequences`."""
+        walks, ranks = times_in_sequences([*database_names, *query_names])
         count = len(database_names)
 
         def excluded(queries: np.ndarray) -> np.ndarray:

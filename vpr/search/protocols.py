@@ -5,7 +5,7 @@ import torch
 
 from pittsburgh import Places
 from vpr.data.catalogue import OTHER_TIME, PANORAMA
-from vpr.data.walks import Walks, find_walks
+from vpr.data.frames import Frames, find_sequences
 from vpr.search.exact import Search, nearest
 from vpr.search.exclusion import Excluded, either, own_time
 from vpr.search.sequences import SequenceRule, require_order, search_sequences
@@ -73,9 +73,9 @@ def search_frames(
     return padded, padded_scores.astype(np.float32)
 
 
-def walks_of(places: Places) -> tuple[Walks, Walks]:
+def walks_of(places: Places) -> tuple[Frames, Frames]:
     """The walks of the database and of the queries, by their names."""
-    return find_walks(places.database_names), find_walks(places.query_names)
+    return find_sequences(places.database_names), find_sequences(places.query_names)
 
 
 def _find(database: torch.Tensor, queries: torch.Tensor, count: int, search: Search | None) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.data.walks import Walks, usual_step
+from vpr.data.frames import Frames, usual_step
 from vpr.search.exact import tiles
 from vpr.search.exclusion import Excluded
 
@@ -49,11 +49,11 @@ class SequenceRule:
         return f"sequences of {frames}{speeds}"
 
 
-def sequence_scores(similarities: torch.Tensor, queries: Walks, database: Walks, rule: SequenceRule) -> torch.Tensor:
+def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frames, rule: SequenceRule) -> torch.Tensor:
     """Combine similarities along walks.
 
     Args:
-        similarities: float32 [M, N] of queries and database images, both in the order of `Walks.order`. NaN: the image
+        similarities: float32 [M, N] of queries and database images, both in the order of `Frames.order`. NaN: the image
             may not be found for that query; it counts as missing, and stays NaN.
 
     Returns:
@@ -88,7 +88,7 @@ def sequence_scores(similarities: torch.Tensor, queries: Walks, database: Walks,
     return best.masked_fill_(missing, torch.nan)
 
 
-def frames_used(queries: Walks, rule: SequenceRule) -> np.ndarray:
+def frames_used(queries: Frames, rule: SequenceRule) -> np.ndarray:
     """Of how many frames each query's score is the mean, itself among them: int64 [M]. Queries may be in any order."""
     ordered, order = _in_order(queries)
     _, there, _ = _frames_around(ordered, rule)
@@ -97,19 +97,19 @@ def frames_used(queries: Walks, rule: SequenceRule) -> np.ndarray:
     return used
 
 
-def _frames_around(queries: Walks, rule: SequenceRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _frames_around(queries: Frames, rule: SequenceRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The frames around each query, without itself: row, whether it is there, and its number less the query's."""
     offsets = [i for i in range(-rule.length, 1 if rule.causal else rule.length + 1) if i]
     rows = np.arange(len(queries))[:, None] + np.array(offsets, np.int64)  # [M, offsets]
     inside = (rows >= 0) & (rows < len(queries))
     rows = np.where(inside, rows, 0)
-    there = inside & (queries.walks[rows] == queries.walks[:, None])
+    there = inside & (queries.sequences[rows] == queries.sequences[:, None])
     return rows, there, queries.numbers[rows] - queries.numbers[:, None]
 
 
-def _moved(database: Walks, move: float, step: float) -> np.ndarray:
+def _moved(database: Frames, move: float, step: float) -> np.ndarray:
     """For each database image the one nearest to `move` steps on in its walk, of two the first; N beyond the ends."""
-    walks, count = database.walks, len(database)
+    walks, count = database.sequences, len(database)
     frames = np.rint(database.numbers / step)  # [N], from 0 in each walk
     span = frames.max(initial=0) + abs(move) + 1  # keeps the walks apart on one line
     line, wanted = 3 * span * walks + frames, 3 * span * walks + frames + move
@@ -122,7 +122,7 @@ def _moved(database: Walks, move: float, step: float) -> np.ndarray:
     return np.where(inside, nearest, count)
 
 
-def require_order(walks: tuple[Walks, Walks], rule: SequenceRule) -> None:
+def require_order(walks: tuple[Frames, Frames], rule: SequenceRule) -> None:
     """Refuse images that are no sequences, unless single frames are asked for.
 
     Args:
@@ -134,7 +134,7 @@ def require_order(walks: tuple[Walks, Walks], rule: SequenceRule) -> None:
     if not rule.length:
         return
     for role, each in zip(("database images", "queries"), walks, strict=True):
-        if len(np.unique(each.walks)) == len(each):
+        if len(np.unique(each.sequences)) == len(each):
             raise UserError(
                 f"--sequence wants frames in order, and no two of the {len(each)} {role} are of one walk: wanted names "
                 "in one folder that differ in their last number alone; rename the images, or drop --sequence"
@@ -152,7 +152,7 @@ def search_sequences(
     database: torch.Tensor,
     queries: torch.Tensor,
     count: int,
-    walks: tuple[Walks, Walks],
+    walks: tuple[Frames, Frames],
     rule: SequenceRule,
     excluded: Excluded | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +192,7 @@ def search_sequences(
     return found, scores
 
 
-def _in_order(walks: Walks) -> tuple[Walks, np.ndarray]:
+def _in_order(walks: Frames) -> tuple[Frames, np.ndarray]:
     order = walks.order()
     return walks.of(order), order
 

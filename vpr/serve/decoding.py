@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vpr.data.images import HEIC_BRANDS, PNG_SIGNATURE, from_image, reads_heic, resized, upright
-from vpr.data.positions import degrees_in_exif
+from vpr.data.positions.of_images import degrees_in_exif
 
 LATER = 202  # not a refusal: the image is a large one, and waits for its turn
 READY = b"ready"

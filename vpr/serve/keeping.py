@@ -14,7 +14,7 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
-from vpr.data.coordinates import Position, is_place, metres_in_zone
+from vpr.data.positions.coordinates import Position, is_place, metres_in_zone
 from vpr.database.records import Records, record_id
 from vpr.serve.decoding import Decoded
 from vpr.serve.problems import Problem

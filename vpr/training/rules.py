@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vpr.training.optimizers import SCHEDULES
+
 
 @dataclass(frozen=True)
 class TrainingRules:
@@ -13,10 +15,11 @@ class TrainingRules:
         epochs: the last epoch, from 1.
         batch_size: queries in a step.
         refresh_every: queries after which all descriptors are computed anew; 0: once an epoch.
-        optimizer: SGD or ADAM.
+        optimizer: a key of `vpr.training.optimizers.OPTIMIZERS`.
         lr, lr_step, lr_gamma: learning rate, epochs between its drops, factor of each drop.
         weight_decay, momentum: of the optimiser.
-        loss: a key of `vpr.training.losses.LOSSES`.
+        schedule: of the learning rate, a key of `vpr.training.optimizers.SCHEDULES`.
+        loss: a key of `vpr.training.objective.OBJECTIVES`.
         margin: of the loss, in squared descriptor distance.
         negatives: hard negatives in a tuple, at most.
         negative_sample: random negatives among which the hard ones are sought.
@@ -35,6 +38,7 @@ class TrainingRules:
     lr_gamma: float = 0.5
     weight_decay: float = 1e-3
     momentum: float = 0.9
+    schedule: str = "step"
     loss: str = "triplet"
     margin: float = 0.1
     negatives: int = 10
@@ -45,8 +49,8 @@ class TrainingRules:
     seed: int = 123
 
     def learning_rate(self, epoch: int) -> float:
-        """The rate of an epoch (from 1): multiplied by lr_gamma every lr_step epochs."""
-        return self.lr * self.lr_gamma ** ((epoch - 1) // self.lr_step)
+        """The rate of an epoch (from 1)."""
+        return SCHEDULES[self.schedule](epoch, self.lr, self.lr_step, self.lr_gamma)
 
     def query_blocks(self, usable: np.ndarray, epoch: int) -> list[np.ndarray]:
         """A fresh permutation of the queries, cut where descriptors are refreshed.

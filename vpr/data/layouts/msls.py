@@ -17,7 +17,7 @@ import numpy as np
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
-from vpr.data.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
+from vpr.data.layouts.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
 
 SUBTASK = "all"
 REMEDY = "get metadata.zip of Mapillary Street-Level Sequences again"

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vpr.common.errors import UserError
-from vpr.data.coordinates import Position, from_degrees, may_be_utm, named_zone
 from vpr.data.names import plain
+from vpr.data.positions.coordinates import Position, from_degrees, may_be_utm, named_zone
 
 TABLE = "positions.csv"
 METRES, DEGREES = ("easting", "northing"), ("latitude", "longitude")

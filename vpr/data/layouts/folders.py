@@ -18,9 +18,9 @@ from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.image_files import USUAL, find_images, look_through
-from vpr.data.positions import WANTED, find_positions, read_positions, without_position
-from vpr.data.table_doubts import say_doubts
-from vpr.data.zones import in_one_zone
+from vpr.data.positions.of_images import WANTED, find_positions, read_positions, without_position
+from vpr.data.positions.table_doubts import say_doubts
+from vpr.data.positions.zones import in_one_zone
 
 POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS = 25.0, 10.0  # metres, Pittsburgh's
 # What the folders of a split may be called, in small or capital letters; the first is what messages ask for.

@@ -6,9 +6,9 @@ from pathlib import Path
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.data.catalogue import CITIES, DATASETS, FRAMES, PAIRS, Role, Split
-from vpr.data.folders import read_roles
-from vpr.data.msls import read_msls
-from vpr.data.numbered import read_frames, read_pairs
+from vpr.data.layouts.folders import read_roles
+from vpr.data.layouts.msls import read_msls
+from vpr.data.layouts.numbered import read_frames, read_pairs
 
 
 def split_of(dataset: str, split: str) -> Split:

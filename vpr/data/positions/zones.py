@@ -10,7 +10,15 @@ from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS
-from vpr.data.coordinates import UTM_WEST, Position, in_band_s, is_place, may_be_utm, metres_in_zone, to_degrees
+from vpr.data.positions.coordinates import (
+    UTM_WEST,
+    Position,
+    in_band_s,
+    is_place,
+    may_be_utm,
+    metres_in_zone,
+    to_degrees,
+)
 
 FARTHEST = 1_000_000  # metres from the middle of a zone's images, within which images of other zones go into it
 # Metres, within which no search tells places apart, and within which it hardly does.

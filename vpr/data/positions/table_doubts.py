@@ -7,11 +7,11 @@ import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.coordinates import Position, from_degrees, metres_in_zone, to_degrees
 from vpr.data.image_files import look_through
 from vpr.data.names import on_disk, plain
-from vpr.data.position_table import TABLE, read_table
-from vpr.data.positions import gps_of, position_in_name, position_in_table
+from vpr.data.positions.coordinates import Position, from_degrees, metres_in_zone, to_degrees
+from vpr.data.positions.of_images import gps_of, position_in_name, position_in_table
+from vpr.data.positions.table import TABLE, read_table
 
 COMPARED = 20  # images whose GPS is compared with the table
 FAR = 100_000  # metres between the two that no receiver errs by

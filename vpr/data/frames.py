@@ -1,4 +1,4 @@
-"""Walks: images that are consecutive frames, found from folders and the numbers in file names."""
+"""Frames: images that are consecutive frames, found from folders and the numbers in file names."""
 
 import re
 from collections.abc import Sequence
@@ -13,38 +13,38 @@ KNOWN_STEPS = 3  # steps from which on a walk's own median is its usual step
 
 
 @dataclass(frozen=True)
-class Walks:
+class Frames:
     """Which walk each image is a frame of, and where in it.
 
     Attributes:
-        walks: int64 [N], equal where two images are of one walk.
+        sequences: int64 [N], equal where two images are of one walk.
         numbers: float64 [N], in the order of time within a walk: the number in the name (of a frame, or a time), less
             the first of its walk.
     """
 
-    walks: np.ndarray
+    sequences: np.ndarray
     numbers: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.walks)
+        return len(self.sequences)
 
-    def of(self, images: np.ndarray | slice) -> "Walks":
+    def of(self, images: np.ndarray | slice) -> "Frames":
         """The same of these images alone."""
-        return Walks(self.walks[images], self.numbers[images])
+        return Frames(self.sequences[images], self.numbers[images])
 
     def order(self) -> np.ndarray:
         """Indices of the images, walk by walk, each in the order of time: int64 [N]."""
-        return np.lexsort((self.numbers, self.walks))
+        return np.lexsort((self.numbers, self.sequences))
 
     def text(self) -> str:
         """How many walks there are, how long they are, and the usual step of the numbers; of one image at least."""
-        _, lengths = np.unique(self.walks, return_counts=True)
+        _, lengths = np.unique(self.sequences, return_counts=True)
         spread = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
         walks = f"{len(lengths)} walk{'s' * (len(lengths) > 1)} of {spread} frames"
         return f"{len(self)} images in {walks}, step {usual_step(self.of(self.order())):g}"
 
 
-def find_walks(names: Sequence[str]) -> Walks:
+def find_sequences(names: Sequence[str]) -> Frames:
     """The walks among images.
 
     Images are of one walk if they lie in one folder and their names differ only in the last number. A step between two
@@ -54,7 +54,7 @@ def find_walks(names: Sequence[str]) -> Walks:
     Args:
         names: paths of the images, in any order.
     """
-    parts = [walk_and_number(name) for name in names]
+    parts = [sequence_and_number(name) for name in names]
     ranks = {name: rank for rank, name in enumerate(sorted(names))}
     numbers = np.array([ranks[name] if n is None else n for name, (_, n) in zip(names, parts, strict=True)], float)
     _, groups = np.unique(np.array([group for group, _ in parts], object), return_inverse=True)
@@ -67,10 +67,10 @@ def find_walks(names: Sequence[str]) -> Walks:
     walk_of = np.cumsum(begins) - 1
     walks, since = np.empty(len(names), np.int64), np.empty(len(names))
     walks[order], since[order] = walk_of, ordered - ordered[starts][walk_of]
-    return Walks(walks, since)
+    return Frames(walks, since)
 
 
-def walk_and_number(name: str) -> tuple[str, float | None]:
+def sequence_and_number(name: str) -> tuple[str, float | None]:
     """What the names of a walk have in common, with the folder, and the number of the frame.
 
     The number is the last one in the name that is no width and height (640x480), None where there are no digits. A name
@@ -94,16 +94,16 @@ def walk_and_number(name: str) -> tuple[str, float | None]:
     return f"{folder}/{path.stem[: last.start()]}*{path.stem[last.end() :]}", float(last[0])
 
 
-def usual_step(walks: Walks) -> float:
+def usual_step(walks: Frames) -> float:
     """The median step from frame to frame within walks that are in order, 0 not counted; 1 where there is none."""
-    steps = np.diff(walks.numbers)[np.diff(walks.walks) == 0]
+    steps = np.diff(walks.numbers)[np.diff(walks.sequences) == 0]
     return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
 
 def _breaks(ordered: np.ndarray, begins: np.ndarray) -> np.ndarray:
     """Where a step is so large that another walk begins: bool [N], of numbers that are ordered within groups."""
     breaks, groups = np.zeros(len(ordered), bool), np.cumsum(begins)
-    usual = usual_step(Walks(groups, ordered))
+    usual = usual_step(Frames(groups, ordered))
     starts = np.flatnonzero(begins)
     for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
         steps = np.diff(ordered[start:stop])
@@ -112,17 +112,17 @@ def _breaks(ordered: np.ndarray, begins: np.ndarray) -> np.ndarray:
     return breaks
 
 
-def times_in_walks(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def times_in_sequences(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The walk of each image and its rank among the frames of that walk, both int64 [N]; equal names have equal ranks.
 
     Names are told apart without the folders that say which role images have, such as database or queries.
     """
-    walks = find_walks([_without_role(name) for name in names])
-    _, frames = np.unique(np.stack([walks.walks, walks.numbers], axis=1), axis=0, return_inverse=True)
+    walks = find_sequences([_without_role(name) for name in names])
+    _, frames = np.unique(np.stack([walks.sequences, walks.numbers], axis=1), axis=0, return_inverse=True)
     frames = frames.ravel()
-    firsts = np.full(walks.walks.max(initial=-1) + 1, len(names))
-    np.minimum.at(firsts, walks.walks, frames)
-    return walks.walks, frames - firsts[walks.walks]
+    firsts = np.full(walks.sequences.max(initial=-1) + 1, len(names))
+    np.minimum.at(firsts, walks.sequences, frames)
+    return walks.sequences, frames - firsts[walks.sequences]
 
 
 def _without_role(name: str) -> str:

@@ -1,17 +1,17 @@
-"""Walks from names: order, what parts them, and which frames are near each other."""
+"""Frames from names: order, what parts them, and which frames are near each other."""
 
 import numpy as np
 import pytest
 
 from pittsburgh import read_places
-from vpr.data.walks import find_walks, times_in_walks, usual_step, walk_and_number
+from vpr.data.frames import find_sequences, sequence_and_number, times_in_sequences, usual_step
 
 
 def groups(names):
     """The names of each walk in the order of time, as a set of tuples."""
-    walks = find_walks(names)
+    walks = find_sequences(names)
     order = walks.order()
-    return {tuple(names[i] for i in order if walks.walks[i] == walk) for walk in set(walks.walks)}
+    return {tuple(names[i] for i in order if walks.sequences[i] == walk) for walk in set(walks.sequences)}
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def groups(names):
     ],
 )
 def test_a_name_says_walk_and_number(name, walk, number):
-    assert walk_and_number(name) == (walk, number)
+    assert sequence_and_number(name) == (walk, number)
 
 
 def test_frames_are_in_the_order_of_their_numbers():
     names = ["a/10.jpg", "a/2.jpg", "a/1.jpg", "b/3.jpg", "a/x_1.jpg"]
     assert groups(names) == {("a/1.jpg", "a/2.jpg", "a/10.jpg"), ("b/3.jpg",), ("a/x_1.jpg",)}
-    walks = find_walks(names)
+    walks = find_sequences(names)
     assert walks.numbers.tolist() == [9, 1, 0, 0, 0]  # since the first of each walk
 
 
@@ -67,16 +67,16 @@ def test_a_step_far_larger_than_the_usual_one_is_a_break():
 
 
 def test_usual_step_is_within_walks_that_are_in_order():
-    walks = find_walks([f"{name}.jpg" for name in ("a/4", "a/7", "a/10", "a/010", "b/100", "b/103")])
+    walks = find_sequences([f"{name}.jpg" for name in ("a/4", "a/7", "a/10", "a/010", "b/100", "b/103")])
     assert usual_step(walks.of(walks.order())) == 3
-    assert usual_step(find_walks(["a/1.jpg", "b/9.jpg"])) == 1
+    assert usual_step(find_sequences(["a/1.jpg", "b/9.jpg"])) == 1
     assert walks.text() == "6 images in 2 walks of 2 to 4 frames, step 3"
 
 
 def test_ranks_count_the_frames_of_database_and_queries_together():
     database = ["val/database/w/1.jpg", "val/database/w/3.jpg", "val/database/w/5.jpg", "val/database/v/3.jpg"]
     queries = ["val/queries/w/2.jpg", "val/queries/w/3.jpg", "queries_real/w/6.jpg"]
-    walks, ranks = times_in_walks([*database, *queries])
+    walks, ranks = times_in_sequences([*database, *queries])
     assert [walks[i] == walks[0] for i in range(7)] == [True, True, True, False, True, True, True]
     assert ranks.tolist() == [0, 2, 3, 0, 1, 2, 4]  # of 1 2 3 5 6
 
@@ -87,10 +87,10 @@ def test_walks_of_tower_are_its_scenes(shared):
         (places.database_names, places.database_positions),
         (places.query_names, places.query_positions),
     ):
-        walks = find_walks(names)
+        walks = find_sequences(names)
         # Easting is 1000 m a floor, northing 400 m a walk and 2 m a frame, none over 100 frames.
         scenes = positions[:, 0] * 1000 + positions[:, 1] // 400
-        assert len(set(zip(walks.walks, scenes, strict=True))) == len(set(walks.walks)) == len(set(scenes)) > 50
+        assert len(set(zip(walks.sequences, scenes, strict=True))) == len(set(walks.sequences)) == len(set(scenes)) > 50
         order = walks.order()
-        same = np.diff(walks.walks[order]) == 0
+        same = np.diff(walks.sequences[order]) == 0
         np.testing.assert_allclose(np.diff(positions[order, 1])[same], 2 * np.diff(walks.numbers[order])[same])

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vpr.common.errors import UserError
-from vpr.data.coordinates import Position, from_degrees, named_zone
 from vpr.data.image_files import look_through
 from vpr.data.names import plain
-from vpr.data.position_table import TABLE, read_table
+from vpr.data.positions.coordinates import Position, from_degrees, named_zone
+from vpr.data.positions.table import TABLE, read_table
 
 if TYPE_CHECKING:
     from PIL import Image

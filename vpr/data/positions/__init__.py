@@ -1,0 +1,1 @@
+"""Where images were taken: from names, tables and EXIF, in one UTM zone, and what cannot be meant."""
