@@ -10,33 +10,14 @@ import numpy as np
 import torch
 
 from vpr.common.progress import say
+from vpr.database.engine import WantedIndex
 from vpr.database.index_file import EXACT, beside, write_index
 from vpr.database.records import Records
 from vpr.descriptors.local_file import described, local_file
 from vpr.models.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
-from vpr.models.spec import DEFAULT_SEED
 from vpr.search.approximate import NPROBE, build_index
 from vpr.search.on_disk import build_on_disk
-
-
-@dataclass(frozen=True)
-class WantedIndex:
-    """The index that is wanted of a database.
-
-    Attributes:
-        factory: FAISS's string; None takes what is stored, or keeps descriptors.
-        nprobe: lists that an inverted-file index looks through; None takes what is stored, or NPROBE.
-        seed: of what the index, and the projection of local descriptors, are trained on.
-        local_dim: dimensions of local descriptors that are kept for a second look; 0: they are not.
-        on_disk: whether the lists of an inverted file stay on the disk.
-    """
-
-    factory: str | None = None
-    nprobe: int | None = None
-    seed: int = DEFAULT_SEED
-    local_dim: int = 0
-    on_disk: bool = False
 
 
 class Indexed(Protocol):
