@@ -113,7 +113,7 @@ def opened(task: Task) -> Any:
     """The engine of a task."""
     made_by = {"weights": "synthetic", "dim": str(task.dim)}
     if task.engine == "milvus":
-        from vpr.database.engine_address import EngineAddress
+        from vpr.database.engines import EngineAddress
         from vpr.database.milvus.engine import open_milvus
 
         address = EngineAddress("milvus", str(task.folder / "synthetic.db"))
@@ -128,7 +128,7 @@ def fill(task: Task) -> dict[str, float]:
     engine, values, seconds = opened(task), Synthetic(task.count, task.dim, task.seed), 0.0
     finish: Callable[[], Any] = engine.finish
     if task.engine == "faiss":
-        from vpr.database.merging import WantedIndex
+        from vpr.database.engine import WantedIndex
 
         wanted = WantedIndex(task.index or None, nprobe=task.nprobe, on_disk="IVF" in task.index)
         living: Any = engine

@@ -204,7 +204,7 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
 def _index(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import load_database
     from vpr.database.database_index import Database, load_index
-    from vpr.database.merging import WantedIndex
+    from vpr.database.engine import WantedIndex
     from vpr.runs.model import load_model
 
     loaded, root = load_model(folder / "run"), folder / "own"

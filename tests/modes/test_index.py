@@ -2,15 +2,16 @@
 
 import json
 import shutil
-from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from drawing import draw_image
 
 import main
 from vpr.common.errors import UserError
+from vpr.database.faiss_engine import FaissEngine
+from vpr.database.store import Store
+from vpr.database.stored_records import StoredColumns, StoredRecords
 
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
 
@@ -49,9 +50,15 @@ def run(tmp_path, own, capsys):
 
 
 def content(folder, stem="database_own_val"):
-    with h5py.File(folder / "model" / f"{stem}.h5") as file:
-        names = json.loads(bytes(file["names"][:]))
-        return names, file["descriptors"][:], json.loads(bytes(file["columns"][:]))
+    store = Store(folder / "model" / f"{stem}.sqlite", 256)
+    state = store.state()
+    records = StoredRecords(StoredColumns(store, state.generation), np.ones(state.rows, bool), None)
+    assert not len(state.gone)
+    return records.names, store.descriptors(state).numpy().copy(), records.columns
+
+
+def suffixes(folder):
+    return sorted(path.suffix for path in folder.iterdir())
 
 
 def found(out):
@@ -104,9 +111,7 @@ def test_a_cut_off_index_goes_on_and_ends_as_an_undisturbed_one(run, own, tmp_pa
     assert run("index")[0] == 0
     whole = content(tmp_path)
     shutil.rmtree(tmp_path / "model")
-    from vpr.database.living_index import LivingIndex
-
-    add, calls = LivingIndex.add, []
+    add, calls = FaissEngine.add, []
 
     def cut_off(self, *arguments):
         if len(calls) == 2:
@@ -115,9 +120,8 @@ def test_a_cut_off_index_goes_on_and_ends_as_an_undisturbed_one(run, own, tmp_pa
         return add(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LivingIndex, "add", cut_off)
+        patched.setattr(FaissEngine, "add", cut_off)
         assert run("index")[0] == 2
-    assert not list((tmp_path / "model").glob("*.h5"))
     _, out, _ = run("index")
     assert "4 added, 6 unchanged; 4 described" in out
     after = content(tmp_path)
@@ -175,13 +179,13 @@ def test_searches_are_limited_to_a_part_of_the_database(run, own):
 
 def test_an_inverted_file_stays_on_the_disk(run, own, tmp_path):
     assert run("index", "--index=IVF2,Flat", "--nprobe=2", "--onDisk")[0] == 0
-    files = sorted(path.suffix for path in (tmp_path / "model").iterdir())
-    assert files == [".faiss", ".h5", ".lists"]
+    files = suffixes(tmp_path / "model")
+    assert files == [".descriptors", ".faiss", ".lists", ".sqlite"]
     image = own / "val" / "database" / name(5)
     on_disk = found(run("locate", image)[1])
     draw(own / "val" / "database" / "@587000@4477000@17@T@late@.png", 200)
     assert "1 added, 10 unchanged; 1 described" in run("locate", image)[2]
-    assert sorted(path.suffix for path in (tmp_path / "model").iterdir()) == files
+    assert suffixes(tmp_path / "model") == files
     (own / "val" / "database" / "@587000@4477000@17@T@late@.png").unlink()
-    assert run("index")[0] == 0 and [Path(path).suffix for path in (tmp_path / "model").iterdir()] == [".h5"]
+    assert run("index")[0] == 0 and suffixes(tmp_path / "model") == [".descriptors", ".sqlite"]
     assert found(run("locate", image)[1]) == on_disk

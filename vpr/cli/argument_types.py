@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
-from vpr.database.engine_address import engine_address
+from vpr.database.engines import engine_address
 from vpr.models.backbones import BACKBONES
 
 if TYPE_CHECKING:

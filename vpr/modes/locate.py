@@ -21,11 +21,10 @@ from vpr.data.image_files import USUAL, find_images
 from vpr.data.places import PlaceImages, load_database
 from vpr.data.reader import Reading, decodable
 from vpr.data.walks import Walks, find_walks
-from vpr.database.database_index import index_file
-from vpr.database.engines import AnyEngine, images_of, load_engine
+from vpr.database.engine import Engine, WantedIndex
 from vpr.database.filters import SearchFilter, why_nothing
-from vpr.database.living_index import LivingIndex
-from vpr.database.merging import WantedIndex
+from vpr.database.location import index_file
+from vpr.database.open import images_of, load_engine
 from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.descriptors.local_file import require_dim
 from vpr.evaluation.evaluate import how_ordered, look_text
@@ -64,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
         database = images_of(index, database)
         look = second_look_at(index, path, options)
         answers, how, compare = find(loaded, read, files, index, database, look, rule, options)
-        if not isinstance(index, LivingIndex):
+        if index.is_shared:
             say(f"searched in {index.name}")
         limit = search_filter(options)
         if limit and (answers.found < 0).all():
@@ -93,7 +92,7 @@ def how_sure(
     return (stored.calibration.probability(answers), stored.label) if stored else uncalibrated(answers)
 
 
-def second_look_at(index: AnyEngine, path: Path, options: argparse.Namespace) -> SecondLook | None:
+def second_look_at(index: Engine, path: Path, options: argparse.Namespace) -> SecondLook | None:
     """The second look that the flags want, or that an index with local descriptors has; a line says why there is none.
 
     Raises:
@@ -118,7 +117,7 @@ def find(
     loaded: LoadedModel,
     read: Reading,
     files: list[Path],
-    index: AnyEngine,
+    index: Engine,
     database: PlaceImages,
     look: SecondLook | None,
     rule: SequenceRule | None,
@@ -153,7 +152,7 @@ def find(
 
 
 def first_hits(
-    index: AnyEngine,
+    index: Engine,
     descriptors: torch.Tensor,
     count: int,
     files: list[Path],
@@ -171,7 +170,7 @@ def first_hits(
     if rule is None:
         found, distances, _ = index.search(descriptors, count, wanted)
         return found, distances, 1 - distances**2 / 2
-    if wanted or not isinstance(index, LivingIndex):
+    if wanted or not index.searches_sequences:
         raise UserError("--sequence searches whole walks by --engine=faiss: drop --near, --box, --where and --engine")
     walks = walks_of(database, files)
     found, distances, similarities = index.search_in_order(descriptors, count, walks, rule)

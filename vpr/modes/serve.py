@@ -14,10 +14,9 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
 from vpr.data.places import load_database
-from vpr.database.database_index import index_file
-from vpr.database.engines import load_engine
-from vpr.database.living_index import LivingIndex
-from vpr.database.merging import WantedIndex
+from vpr.database.engine import WantedIndex
+from vpr.database.location import index_file
+from vpr.database.open import load_engine
 from vpr.retrieval.calibration_file import StoredCalibration, answer_recipe, data_set, find_calibration
 
 if TYPE_CHECKING:
@@ -47,13 +46,7 @@ def run(options: argparse.Namespace) -> None:
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
-    if isinstance(engine, LivingIndex):
-        engine.by_hand = True
-        if options.writable:
-            engine.hold()  # what another process wrote meanwhile would lack here, and be in the way of what is added
-        engine.widen()
-    else:
-        engine.hasten()
+    engine.prepare_to_serve(options.writable)
 
     def calibration(how: str) -> StoredCalibration | None:
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
@@ -68,8 +61,6 @@ def run(options: argparse.Namespace) -> None:
     try:
         serve(settings, locator)
     finally:
-        if settings.writable:
-            engine.finish()
         engine.close()
 
 
