@@ -462,7 +462,7 @@ def _accept(engine: FaissEngine) -> None:
     short = len(engine.map) < engine.state.rows
     if short or 2 * engine.source.dim * engine.state.rows <= SMALL_BYTES:
         damaged = engine.store.damaged(engine.state)
-        _say_damaged(engine, damaged, "it is not found until --mode=index describes it again")
+        _say_damaged(engine, damaged, "it is left out until it is described again")
         engine.leave_out(damaged)
     engine.load_index()
     if engine.wanted.factory and not engine.has_index and engine.count() and meta.get("index_rows"):
