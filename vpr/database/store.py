@@ -183,9 +183,10 @@ class Store:
         values, found = self.descriptors(state), list[int]()
         step = max(1, BLOCK_BYTES // (2 * self.dim))
         for start in range(0, state.rows, step):
-            rows = self.columns(state.generation, ROW, start, min(start + step, state.rows))
+            rows = self.columns(state.generation, (*RECORD, "crc"), start, min(start + step, state.rows))
+            block = values[start : start + step].numpy()
             for row, known in enumerate(rows, start):
-                whole = row < len(values) and known[len(RECORD)] == checksum(known[: len(RECORD)], values[row].numpy())
+                whole = row < len(values) and known[-1] == checksum(known[:-1], block[row - start])
                 if there[row] and not whole:
                     found.append(row)
         if state.meta.get("local_stored"):
@@ -514,7 +515,7 @@ def local_columns(rows: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
 
 def checksum(record: Sequence[Any], descriptor: np.ndarray) -> int:
     """CRC-32 of a descriptor and of RECORD."""
-    return zlib.crc32(np.ascontiguousarray(descriptor).data.cast("B"), zlib.crc32(repr(tuple(record)).encode()))
+    return zlib.crc32(descriptor.data, zlib.crc32(repr(tuple(record)).encode()))
 
 
 def as_bytes(text: str) -> bytes:
