@@ -10,6 +10,7 @@ acknowledged change is lost, a refused one happened, a descriptor is not that of
 """
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -68,7 +69,7 @@ def write(path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         os.fsync = unsynced if told["trouble"] == "unsynced" else sync
         try:
-            with without_progress():
+            with without_progress(), contextlib.redirect_stdout(sys.stderr):
                 if told["do"] == "add":
                     names, versions = list(told["images"]), list(told["images"].values())
                     zeros = np.zeros(len(names), np.int64)
@@ -91,11 +92,14 @@ def read(path: Path) -> None:
     """Search until standard input ends; every hit shall lie as far as its image does. Prints how often."""
     import torch
 
+    from vpr.common.progress import without_progress
+
     engine, chance, searches = opened(path), random.Random(os.getpid()), 0
     os.set_blocking(sys.stdin.fileno(), False)
     while sys.stdin.buffer.raw.read(1) is None:  # type: ignore[attr-defined]  # it has a raw file
         query = vector("query", chance.randrange(1000)).float()
-        rows, distances, records = engine.search(query[None], 4)
+        with without_progress():
+            rows, distances, records = engine.search(query[None], 4)
         for row, distance in zip(rows[0], distances[0], strict=True):
             if row >= 0:
                 true = torch.linalg.vector_norm(vector(records.names[row], int(records.sizes[row])).float() - query)
@@ -141,13 +145,18 @@ class Process:
     def __init__(self, role: str, path: Path) -> None:
         command = [sys.executable, "-m", "campaigns.killed_database", "--role", role, "--path", str(path)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     def line(self) -> str:
         """The next line; empty where it has ended."""
         assert self.process.stdout
         return self.process.stdout.readline().strip()
+
+    def errors(self) -> str:
+        """The end of what it said went wrong, once it has ended."""
+        assert self.process.stderr
+        return self.process.stderr.read()[-300:] if self.process.poll() is not None else ""
 
     def tell(self, line: str) -> None:
         """Write a line."""
@@ -189,7 +198,7 @@ def campaign(path: Path, changes: int, seed: int) -> Counter[str]:
         else:
             seconds = 0.9 * seconds + 0.1 * (time.monotonic() - began)
         if any(reader.process.poll() is not None for reader in readers):
-            raise UserError(f"change {number}: a reader failed")
+            raise UserError(f"change {number}: a reader failed: {[each.errors() for each in readers]}")
     for each in [writer, *readers]:
         assert each.process.stdin
         each.process.stdin.close()
