@@ -26,7 +26,7 @@ def built_index(store: Store, state: State, wanted: WantedIndex, rows: torch.Ten
     """
     assert wanted.factory
     stem = _stem(state, wanted, len(rows))
-    path = store.flat(state.generation, stem)
+    path = store.files.flat(state.generation, stem)
     if wanted.on_disk:
         build_on_disk(path, wanted.factory, rows, wanted.seed, wanted.nprobe or NPROBE)
         return open_on_disk(path, wanted.nprobe)
@@ -38,7 +38,7 @@ def built_index(store: Store, state: State, wanted: WantedIndex, rows: torch.Ten
 def opened_index(store: Store, state: State, wanted: WantedIndex) -> faiss.Index | None:
     """The index of a store's rows; None where there is none, or only one that is damaged, which a line says."""
     rows = int(state.meta.get("index_rows", 0))
-    path = store.flat(state.generation, _stem(state, wanted, rows))
+    path = store.files.flat(state.generation, _stem(state, wanted, rows))
     file = path.with_name(f"{path.name}.faiss")
     if not rows or not file.is_file():
         return None
@@ -65,7 +65,7 @@ def remove_other_indexes(store: Store, state: State | None) -> None:
     if state is not None:
         wanted = WantedIndex(state.meta["index"], seed=state.meta["seed"], on_disk=state.meta["on_disk"])
         stem = _stem(state, wanted, int(state.meta.get("index_rows", 0)))
-        kept = set(index_files(store.flat(state.generation, stem)))
+        kept = set(index_files(store.files.flat(state.generation, stem)))
     for path in store.path.parent.iterdir():
         parts = path.name.removeprefix(f"{store.path.stem}.").split(".")
         ours = path.name.startswith(f"{store.path.stem}.") and len(parts) == 3 and parts[0].isdecimal()

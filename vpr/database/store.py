@@ -9,16 +9,15 @@ real. What lies behind the committed rows was left by a writer that was cut off,
 is never changed: a replaced or removed image is marked as gone, until the rows that are left are copied into the files
 of another generation G. Records of the generation before stay, for readers that are still there.
 
-One process writes (`hold`); any number read meanwhile. SQLite keeps a rollback journal: write-ahead logs want memory
-that all processes share, which network disks do not have (https://sqlite.org/wal.html), and readers here hold their
-lock for one statement, so that they and a commit wait for each other for milliseconds.
+One process writes (`FlatFiles.hold`); any number read meanwhile. SQLite keeps a rollback journal: write-ahead logs want
+memory that all processes share, which network disks do not have (https://sqlite.org/wal.html), and readers here hold
+their lock for one statement, so that they and a commit wait for each other for milliseconds.
 
 Each row has a CRC-32 of its descriptor and its record. Rows are compared with it when they are copied, and all of them
 by `damaged`; not when they are searched, which would read an index of gigabytes before its first answer.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -27,14 +26,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import torch
 
 from vpr.common.errors import UserError
+from vpr.database.flat_files import FlatFiles, sync_folder
 from vpr.database.records import Records
+from vpr.database.table import RECORD, ROW, as_bytes, as_text, checksum, local_columns, rows_of
 from vpr.models.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
@@ -42,8 +43,6 @@ FORMAT = 1
 REMEDY = "make it anew with --mode=index, or name another with --indexFile"
 PATIENCE = 60.0  # seconds that a statement waits for another process's
 BLOCK_BYTES = 64 << 20  # of descriptors that are copied or checked at a time
-RECORD = ("name", "folder", "size", "modified", "hash", "easting", "northing", "columns")
-ROW = (*RECORD, "crc", "local_height", "local_width", "local_crc")
 SCHEMA = f"""
 CREATE TABLE meta (content TEXT NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE projection (mean BLOB NOT NULL, components BLOB NOT NULL, learnt_on TEXT NOT NULL);
@@ -78,14 +77,14 @@ class Store:
     Attributes:
         path: of NAME.sqlite.
         dim: of a descriptor.
+        files: beside it; `files.hold` is the right to write.
     """
 
     def __init__(self, path: Path, dim: int) -> None:
         """Nothing is opened or written yet."""
         self.path, self.dim = path, dim
         self._connection: sqlite3.Connection | None = None
-        self._lock = threading.RLock()
-        self._held: IO[bytes] | None = None
+        self.files, self._lock = FlatFiles(path), threading.RLock()
         self._opened: tuple[object, ...] = ()
         self._seen: tuple[object, ...] = ()
 
@@ -156,7 +155,7 @@ class Store:
         """
         if not state.rows:
             return torch.empty(0, self.dim, dtype=torch.float16)
-        path = self.flat(state.generation, "descriptors")
+        path = self.files.flat(state.generation, "descriptors")
         try:
             rows = min(state.rows, path.stat().st_size // (2 * self.dim))
             if not rows:
@@ -168,13 +167,9 @@ class Store:
 
     def local(self, state: State, grids: np.ndarray, checksums: np.ndarray) -> LocalMaps:
         """Local descriptors by row, of which each image's are compared with their checksum when they are read."""
-        path, dim = self.flat(state.generation, "local"), int(state.meta["local_stored"])
+        path, dim = self.files.flat(state.generation, "local"), int(state.meta["local_stored"])
         starts = starts_of(grids.prod(axis=1, dtype=np.int64))
         return LocalMaps(FileValues(path, int(starts[-1]), dim), grids, starts, checksums, str(path))
-
-    def flat(self, generation: int, ending: str) -> Path:
-        """The path of a file of a generation."""
-        return self.path.with_name(f"{self.path.stem}.{generation}.{ending}")
 
     def damaged(self, state: State) -> list[int]:
         """The rows of images, not gone, whose descriptor, local descriptors or record do not fit their checksums."""
@@ -199,35 +194,6 @@ class Store:
                     found.append(int(row))
         return sorted(found)
 
-    @property
-    def held(self) -> bool:
-        """Whether this process is the one that writes."""
-        return self._held is not None
-
-    def hold(self) -> bool:
-        """Be the one that writes, until `release`; False where it is already.
-
-        Raises:
-            UserError: another process is, or the folder cannot be written.
-        """
-        if self._held is not None:
-            return False
-        lock = self.path.with_name(f".{self.path.name}.lock")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(lock, "ab")  # noqa: SIM115 - open as long as it is held
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):  # removed by the one who had it
-                    raise BlockingIOError
-            except (BlockingIOError, FileNotFoundError) as error:
-                file.close()
-                raise UserError(f"{self.path} is being written by another process: end that first") from error
-        except OSError as error:
-            raise self._unwritten(error) from error
-        self._held = file
-        return True
-
     def begin(self, state: State | None, meta: Mapping[str, Any], lacking: Sequence[tuple] = ()) -> None:
         """A generation without images.
 
@@ -237,12 +203,12 @@ class Store:
         """
         generation = state.generation + 1 if state else 1
         for ending in ("descriptors", "local") if meta["local_dim"] else ("descriptors",):
-            self._create(generation, ending)
+            self.files.create(generation, ending)
         with self._writing(meta, generation, 0) as connection:
             connection.execute("DELETE FROM projection")
             self._lack(connection, lacking)
             self._forget_generations(connection, generation)
-        self._remove_generations(generation)
+        self.files.remove_generations(generation)
 
     def append(
         self,
@@ -260,12 +226,12 @@ class Store:
             (state.generation, start + n, *record, checksum(record, value), *(grids[n] if grids else (None,) * 3), 0)
             for n, (record, value) in enumerate(zip(known, values, strict=True))
         ]
-        self._write(state.generation, "descriptors", 2 * self.dim * start, values.data)
+        self.files.write(state.generation, "descriptors", 2 * self.dim * start, values.data)
         more = dict(meta)
         if local:
             joined = np.ascontiguousarray(np.concatenate([each for each, _ in local]))
             at = int(meta.get("local_bytes", 0))
-            self._write(state.generation, "local", at, joined.data)
+            self.files.write(state.generation, "local", at, joined.data)
             more |= {"local_bytes": at + joined.nbytes, "local_stored": joined.shape[1]}
         with self._writing(more, state.generation, start + len(rows)) as connection:
             names = [(state.generation, record[0]) for record in known]
@@ -311,19 +277,19 @@ class Store:
         step, places = max(1, BLOCK_BYTES // (2 * self.dim)), 0
         try:
             for ending in ("descriptors",) if local is None else ("descriptors", "local"):
-                self._create(generation, ending)
+                self.files.create(generation, ending)
             for start in range(0, len(rows), step):
                 some = rows[start : start + step]
                 block = np.ascontiguousarray(values[torch.from_numpy(some)].numpy())
                 self.require_whole([known[row] for row in some], block)
-                self._write(generation, "descriptors", 2 * self.dim * start, block.data)
+                self.files.write(generation, "descriptors", 2 * self.dim * start, block.data)
                 for row in some if local is not None else ():
                     assert local is not None
                     own = np.ascontiguousarray(local.rows(int(row)))
-                    self._write(generation, "local", places, own.data, sync=False)
+                    self.files.write(generation, "local", places, own.data, sync=False)
                     places += own.nbytes
             if local is not None:
-                self._write(generation, "local", places, memoryview(b""))
+                self.files.write(generation, "local", places, memoryview(b""))
             kept = ROW if local is not None else ROW[: -len(ROW[-3:])]
             copied = (
                 f"INSERT INTO images (generation, row, {', '.join(kept)}) SELECT ?, ?, {', '.join(kept)} "
@@ -337,9 +303,9 @@ class Store:
                     connection.execute("DELETE FROM projection")
         except UserError:
             for ending in ("descriptors", "local"):
-                self.flat(generation, ending).unlink(missing_ok=True)
+                self.files.flat(generation, ending).unlink(missing_ok=True)
             raise
-        self._remove_generations(generation)
+        self.files.remove_generations(generation)
 
     def require_whole(self, known: Sequence[tuple], values: np.ndarray) -> None:
         """Raise a UserError unless descriptors [n, dim] fit the checksums, which stand behind RECORD, of their rows."""
@@ -349,18 +315,10 @@ class Store:
                     f"{self.path}: the descriptor of {as_text(record[0])} is damaged: --mode=index describes it again"
                 )
 
-    def release(self) -> None:
-        """Let others write."""
-        if self._held is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._held.name)  # while it is held
-            self._held.close()
-        self._held = None
-
     def close(self) -> None:
         """Let go of all files."""
         with self._lock:
-            self.release()
+            self.files.release()
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
@@ -411,7 +369,7 @@ class Store:
         Raises:
             UserError: it cannot be written.
         """
-        self.hold()
+        self.files.hold()
         with self._lock:
             try:
                 if self._connection is None:
@@ -435,7 +393,7 @@ class Store:
                     if self._connection is not None and self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error | OSError):
-                    raise self._unwritten(error) from error
+                    raise self.files.unwritten(error) from error
                 raise
 
     def _lack(self, connection: sqlite3.Connection, records: Sequence[tuple]) -> None:
@@ -445,93 +403,3 @@ class Store:
     def _forget_generations(self, connection: sqlite3.Connection, generation: int) -> None:
         """Records of the generation before this one stay, for those who read it and have not read them yet."""
         connection.execute("DELETE FROM images WHERE generation < ?", (generation - 1,))
-
-    def _create(self, generation: int, ending: str) -> None:
-        """An empty flat file; one that a writer left which was cut off is another file, whatever still reads it."""
-        self.hold()
-        path = self.flat(generation, ending)
-        try:
-            path.unlink(missing_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            sync_folder(path.parent)
-        except OSError as error:
-            raise self._unwritten(error) from error
-
-    def _write(self, generation: int, ending: str, at: int, data: memoryview, sync: bool = True) -> None:
-        """Bytes at a place of a flat file, on the disk when it returns."""
-        self.hold()
-        try:
-            file = os.open(self.flat(generation, ending), os.O_WRONLY)
-            try:
-                left = data.cast("B")
-                while left:
-                    written = os.pwrite(file, left, at)
-                    left, at = left[written:], at + written
-                if sync:
-                    os.fsync(file)
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise self._unwritten(error) from error
-
-    def _remove_generations(self, generation: int) -> None:
-        """Remove the flat files of other generations; who reads them has them open."""
-        for path in self.path.parent.iterdir():
-            number, _, ending = path.name.removeprefix(f"{self.path.stem}.").partition(".")
-            ours = path.name.startswith(f"{self.path.stem}.") and number.isdecimal()
-            if (
-                ours
-                and int(number) != generation
-                and ending.rpartition(".")[2] in ("descriptors", "local", "faiss", "lists")
-            ):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-
-    def _unwritten(self, error: BaseException) -> UserError:
-        reason = getattr(error, "strerror", None) or str(error)
-        return UserError(
-            f"cannot write {self.path} ({reason}), nothing has changed: make room or choose another folder"
-        )
-
-
-def rows_of(records: Records) -> list[tuple]:
-    """RECORD of each."""
-    places = [tuple(None if np.isnan(value) else float(value) for value in place) for place in records.positions]
-    return [
-        (
-            as_bytes(records.names[n]), as_bytes(records.folders[n]), int(records.sizes[n]), int(records.modified[n]),
-            records.hashes[n].tobytes(), *places[n],
-            json.dumps({name: values[n] for name, values in records.columns.items() if values[n] is not None}),
-        )
-        for n in range(len(records))
-    ]  # fmt: skip
-
-
-def local_columns(rows: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
-    """Grids int32 [N, 2] and checksums uint32 [N] of local descriptors."""
-    values = np.array(rows, np.int64).reshape(-1, 3)
-    return values[:, :2].astype(np.int32), values[:, 2].astype(np.uint32)
-
-
-def checksum(record: Sequence[Any], descriptor: np.ndarray) -> int:
-    """CRC-32 of a descriptor and of RECORD."""
-    return zlib.crc32(descriptor.data, zlib.crc32(repr(tuple(record)).encode()))
-
-
-def as_bytes(text: str) -> bytes:
-    """A name of a file, which need not be of Unicode's characters."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def as_text(name: bytes) -> str:
-    """The other way round."""
-    return name.decode("utf-8", "surrogateescape")
-
-
-def sync_folder(folder: Path) -> None:
-    """Have names of new files on the disk."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
