@@ -113,27 +113,22 @@ def opened(task: Task) -> Any:
     """The engine of a task."""
     made_by = {"weights": "synthetic", "dim": str(task.dim)}
     if task.engine == "milvus":
-        from vpr.database.engine_address import EngineAddress
+        from vpr.database.engines import EngineAddress
         from vpr.database.milvus.engine import open_milvus
 
         address = EngineAddress("milvus", str(task.folder / "synthetic.db"))
         return open_milvus(address, "synthetic", task.dim, made_by, index=task.index or None)
-    from vpr.database.living_index import open_index
+    from vpr.database.engine import Source, WantedIndex
+    from vpr.database.faiss_engine import open_engine
 
-    return open_index(task.folder / "database_synthetic.h5", made_by, task.dim, task.nprobe)
+    wanted = WantedIndex(task.index or None, nprobe=task.nprobe, on_disk="IVF" in task.index)
+    path = task.folder / "database_synthetic.sqlite"
+    return open_engine(Source("", path, "", task.dim, made_by, {}), wanted, anew=not path.exists())
 
 
 def fill(task: Task) -> dict[str, float]:
     """Add all images, and finish: seconds of both, bytes on disk, greatest memory."""
     engine, values, seconds = opened(task), Synthetic(task.count, task.dim, task.seed), 0.0
-    finish: Callable[[], Any] = engine.finish
-    if task.engine == "faiss":
-        from vpr.database.merging import WantedIndex
-
-        wanted = WantedIndex(task.index or None, nprobe=task.nprobe, on_disk="IVF" in task.index)
-        living: Any = engine
-        living.begin(wanted, None, {})
-        finish = lambda: living.finish(wanted=wanted)  # noqa: E731
     for start in range(0, task.count, task.batch):
         some = values[start : start + task.batch]
         records = synthetic_records(start, len(some))
@@ -141,7 +136,7 @@ def fill(task: Task) -> dict[str, float]:
         engine.add(records, some)
         seconds += perf_counter() - started
     while_adding, started = greatest_memory(), perf_counter()
-    finish()
+    engine.finish()
     done = perf_counter()
     engine.close()
     return {

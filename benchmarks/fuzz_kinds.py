@@ -203,8 +203,9 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
 
 def _index(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import load_database
-    from vpr.database.database_index import Database, load_index
-    from vpr.database.merging import WantedIndex
+    from vpr.database.engine import WantedIndex
+    from vpr.database.engines import EngineAddress
+    from vpr.database.open import Database, WantedEngine, load_engine
     from vpr.runs.model import load_model
 
     loaded, root = load_model(folder / "run"), folder / "own"
@@ -214,7 +215,7 @@ def _index(folder: Path) -> Callable[[Path], str]:
     queries = torch.randn(3, loaded.model.dim, generator=torch.Generator().manual_seed(0))
 
     def read(path: Path) -> str:
-        index = load_index(path, database, WantedIndex())
+        index = load_engine(WantedEngine(EngineAddress()), path, database, WantedIndex())
         return content_hash(index.search(queries, 5))
 
     return read

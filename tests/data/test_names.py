@@ -22,8 +22,8 @@ from vpr.data.names import on_disk, shown
 from vpr.data.places import PlacesSpec, load_places
 from vpr.data.positions.of_images import read_positions
 from vpr.database.columns import read_columns
-from vpr.database.database_index import matching_names
 from vpr.database.folder import folder_to_add
+from vpr.database.open import matching_names
 from vpr.database.records import Records
 from vpr.retrieval.answer import match_of
 from vpr.runs.hloc import DESCRIPTOR, load_hloc

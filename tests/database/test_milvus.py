@@ -10,7 +10,7 @@ import torch
 from tests.engine_data import check, descriptors, found_names, images
 from vpr.common.errors import UserError
 from vpr.database import records as records_module
-from vpr.database.engine_address import engine_address
+from vpr.database.engines import engine_address
 from vpr.database.filters import Condition, SearchFilter
 from vpr.database.milvus import engine as milvus
 from vpr.database.milvus import search as milvus_search

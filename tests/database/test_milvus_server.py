@@ -12,7 +12,7 @@ import torch
 from tests.engine_data import check, descriptors, images
 from vpr.common.errors import UserError
 from vpr.database.engine import Unreachable
-from vpr.database.engine_address import engine_address
+from vpr.database.engines import engine_address
 from vpr.database.filters import SearchFilter
 from vpr.database.milvus import connection as milvus_connection
 from vpr.database.milvus import engine as milvus

@@ -8,9 +8,9 @@ from vpr.cli.specs import engine_wanted, places_spec, reading, recent_frames, se
 from vpr.common.device import choose_device, device_line
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_database
-from vpr.database.database_index import index_file
-from vpr.database.engines import load_engine
-from vpr.database.merging import WantedIndex
+from vpr.database.engine import WantedIndex
+from vpr.database.location import index_file
+from vpr.database.open import load_engine
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import calibrations_of
 from vpr.retrieval.locator import Locator

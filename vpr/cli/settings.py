@@ -21,7 +21,7 @@ from vpr.common.settings import (
     whole_number,
 )
 from vpr.data.catalogue import DATASETS, splits_of
-from vpr.database.engine_address import engine_address
+from vpr.database.engines import engine_address
 from vpr.models.spec import DEFAULT_SEED
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from vpr.data.reader import Reading
-    from vpr.database.engines import WantedEngine
     from vpr.database.filters import SearchFilter
+    from vpr.database.open import WantedEngine
     from vpr.runs.hloc import HlocFiles
 
 
@@ -99,13 +99,13 @@ def engine_wanted(options: argparse.Namespace) -> "WantedEngine":
     Raises:
         UserError: flags of FAISS are given with Milvus, or the other way round.
     """
-    from vpr.database.engine_address import FAISS, engine_address
-    from vpr.database.engines import WantedEngine
+    from vpr.database.engines import engine_address
+    from vpr.database.open import WantedEngine
 
     address = engine_address(options.engine)
-    if address.kind == FAISS and options.collection:
+    if not address.target and options.collection:
         raise UserError("--collection has no effect with --engine=faiss: drop it, or name milvus:FILE.db")
-    if address.kind != FAISS:
+    if address.target:
         without = [name for name in ("indexFile", "localDescriptors", "onDisk") if getattr(options, name, None)]
         if without:
             raise UserError(f"--{without[0]} is of --engine=faiss, found --engine={options.engine}: drop one of them")

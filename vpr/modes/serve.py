@@ -14,10 +14,9 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
 from vpr.data.places import load_database
-from vpr.database.database_index import index_file
-from vpr.database.engines import load_engine
-from vpr.database.living_index import LivingIndex
-from vpr.database.merging import WantedIndex
+from vpr.database.engine import WantedIndex
+from vpr.database.location import index_file
+from vpr.database.open import load_engine
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import calibrations_of
 from vpr.retrieval.locator import Locator
@@ -47,14 +46,7 @@ def run(options: argparse.Namespace) -> None:
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
-    if isinstance(engine, LivingIndex):
-        engine.by_hand = True
-        if options.writable:
-            engine.hold()  # what another process wrote meanwhile would lack here, and be in the way of what is added
-        engine.widen()
-    else:
-        engine.hasten()
-
+    engine.prepare_to_serve(options.writable)
     usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence)
     calibrations = calibrations_of(loaded, read.size, images)
     locator = Locator(loaded, engine, read, images.base, calibrations, usual, options.localDim, options.seed)
@@ -63,8 +55,6 @@ def run(options: argparse.Namespace) -> None:
     try:
         serve(settings, locator)
     finally:
-        if settings.writable:
-            engine.finish()
         engine.close()
 
 

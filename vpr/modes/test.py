@@ -18,8 +18,7 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.data.regions import Region, without_region
-from vpr.database.engine_address import FAISS
-from vpr.database.engines import fill_engine
+from vpr.database.open import fill_engine
 from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, QueryResults, measure_each, measure_index, record
 from vpr.evaluation.explanation import opened_at_pooling
@@ -147,7 +146,7 @@ def _engine(subject: Subject, descriptors: SplitDescriptors, options: argparse.N
         UserError: it cannot be reached, or does not serve what else is asked for.
     """
     wanted, images = engine_wanted(options), subject.images
-    if wanted.address.kind == FAISS:
+    if not wanted.address.target:
         return None
     if subject.ask.sequence or subject.ask.exclusion or descriptors.made_by:
         raise UserError(

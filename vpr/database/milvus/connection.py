@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from vpr.common.errors import UserError
 from vpr.database.engine import Unreachable
-from vpr.database.engine_address import EngineAddress
+from vpr.database.engines import EngineAddress
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
 CONNECT_SECONDS = 3.0

@@ -12,20 +12,29 @@ import numpy as np
 import torch
 
 from vpr.common.errors import UserError
+from vpr.data.walks import Walks
 from vpr.database import engine as contract
-from vpr.database.engine_address import EngineAddress
+from vpr.database.engines import EngineAddress
 from vpr.database.filters import SearchFilter
 from vpr.database.milvus.collection import QUICK, Collection, opened
 from vpr.database.milvus.connection import MilvusConnection
 from vpr.database.milvus.rows import KnownRows, expression, records_of, rows_of
 from vpr.database.milvus.search import DEEPEST, SPARE, Answer, Choose, Hits, asked, merged, nearest_wanted
-from vpr.database.records import Records, record_id
+from vpr.database.records import Records, no_records, record_id
 from vpr.models.local_maps import QuantizedMap
+from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import measured
+from vpr.search.sequences import SequenceRule
 
 BATCH_BYTES = 32 << 20  # of an upsert; a call may have 64 MB
 IDS = 4096  # that an expression names
 UNIT = 0.01  # by which the squared length of a descriptor may differ from 1
+
+
+def open_engine(source: contract.Source, wanted: contract.WantedIndex, anew: bool = False) -> "MilvusEngine":
+    """As of every engine in ENGINES."""
+    address = EngineAddress("milvus", source.target)
+    return open_milvus(address, source.collection, source.dim, dict(source.provenance), index=wanted.factory)
 
 
 def open_milvus(
@@ -59,8 +68,8 @@ def open_milvus(
 class MilvusEngine:
     """A collection of Milvus as `vpr.database.engine.Engine`. Local descriptors are not kept."""
 
-    searches_sequences = False  # the order of images is not kept
-    is_shared = True
+    searches_sequences, keeps_local, is_shared, edited = False, False, True, False
+    lacking = no_records()
 
     local, projection, measures = None, None, True
 
@@ -166,7 +175,21 @@ class MilvusEngine:
                 self._call("delete", ids=ids[start : start + IDS])
                 self._known.forget(ids[start : start + IDS])
 
-    def hasten(self) -> None:
+    by_hand = False
+
+    def begin(self, projection: LocalProjection | None) -> None:
+        """No local descriptors are kept."""
+
+    def set_zone(self, zone: str) -> None:
+        """The zone is that of the images."""
+
+    def search_in_order(
+        self, queries: torch.Tensor, count: int, sequences: tuple[Walks, Walks], rule: SequenceRule
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Raise a UserError."""
+        raise UserError("--sequence searches whole sequences by --engine=faiss: drop --engine")
+
+    def prepare_to_serve(self, writable: bool) -> None:
         """Wait no longer for a server that is away, from now on: others wait for the one who asks."""
         self.collection.connection.is_patient = False
 
@@ -174,7 +197,7 @@ class MilvusEngine:
         """Raise a UserError where nobody answers."""
         self._call("has_collection")
 
-    def finish(self) -> None:
+    def finish(self, order: Sequence[str] | None = None) -> None:
         """Have the server write what it holds in memory. Nothing depends on it: what was added is kept anyway."""
         self._call("flush")
 
