@@ -24,9 +24,7 @@ class EngineSearch:
             UserError: the engine has other images.
         """
         self.engine, self.name, self.approximate = engine, engine.name, engine.approximate
-        self._image_of = np.full(engine.next_row + 1, -1, np.int64)  # of each row; the last for row -1
-        for image, name in enumerate(names):
-            self._image_of[engine.row_of[name]] = image
+        self._image_of = {name: image for image, name in enumerate(names)}
         if engine.count() != len(names):
             raise UserError(
                 f"{engine.name} has {engine.count()} images, wanted the {len(names)} that are tested: name another "
@@ -35,5 +33,6 @@ class EngineSearch:
 
     def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
         """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
-        found, *_ = self.engine.search(queries, min(count, self.engine.count()))
-        return self._image_of[found]
+        hits = self.engine.search(queries, min(count, self.engine.count()))
+        images = [self._image_of.get(name, -1) for name in hits.records.names]
+        return np.array([*images, -1], np.int64)[hits.rows]

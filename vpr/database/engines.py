@@ -14,12 +14,11 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.database.additions import refuse_other_zone
 from vpr.database.database_index import Database, edit_index, folder_hash, load_index, matching_names, update_index
-from vpr.database.engine import Engine
+from vpr.database.engine import Engine, Source, WantedIndex
 from vpr.database.engine_address import MILVUS, EngineAddress
 from vpr.database.engine_recall import recall_against_exact
 from vpr.database.folder import FolderNow, content_hashes
 from vpr.database.living_index import LivingIndex
-from vpr.database.merging import WantedIndex
 from vpr.database.records import Records
 from vpr.database.synchronise import Describing, find_changes, in_parts, synchronise
 
@@ -44,12 +43,13 @@ class WantedEngine:
 
     def open_milvus(self, database: Database, index: str | None) -> "MilvusEngine":
         """The collection, empty where it is new."""
-        from vpr.database.milvus.engine import open_milvus
+        from vpr.database.milvus.engine import open_engine
 
         # Folders of one name have a collection each: what a folder does not hold is removed from its collection.
         name = f"netvlad_{database.images.places.name}_{folder_hash(database.root)}"
         name = self.collection or re.sub(r"\W", "_", name, flags=re.ASCII)[-200:]
-        return open_milvus(self.address, name, database.loaded.model.dim, database.provenance, index=index)
+        source = Source(self.address.target, Path(), name, database.loaded.model.dim, database.provenance, {})
+        return open_engine(source, WantedIndex(index))
 
 
 def load_engine(wanted: WantedEngine, path: Path, database: Database, index: WantedIndex) -> AnyEngine:

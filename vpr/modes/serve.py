@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
             engine.hold()  # what another process wrote meanwhile would lack here, and be in the way of what is added
         engine.widen()
     else:
-        engine.hasten()
+        engine.prepare_to_serve(False)
 
     def calibration(how: str) -> StoredCalibration | None:
         recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)

@@ -1,25 +1,26 @@
 """A collection of Milvus with descriptors of one model: made, opened, checked, read."""
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vpr.common.errors import UserError
-from vpr.database.milvus.connection import MilvusConnection, Refused
-from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR
+from vpr.database.milvus.connection import QUICK, MilvusConnection, Refused
+from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR, Key, records_of
+from vpr.database.records import Records, joined, no_records
 
 MOST_DIMENSIONS = 32_768
 PROVENANCE = "netvlad.provenance"  # property of a collection, JSON
-CONSISTENCIES = ("Strong", "Session", "Bounded", "Eventually")
-QUICK = {"retry_times": 0}  # MilvusConnection repeats calls; pymilvus by itself would 75 times
-LITE_PAGE, PAGE = 200_000, 16_384  # rows of an answer; Milvus Lite goes through all rows for each
-ANSWER_BYTES = 32 << 20  # of descriptors in an answer
-LAST_ID = 2**63 - 1
+STRONG = {"consistency_level": "Strong", **QUICK}  # all that was written before is seen, by whomever
+PAGE = 16_384  # rows of an answer, and hits of a query, that Milvus gives at most
+CALL_BYTES = 32 << 20  # of descriptors in a call or an answer; 64 MB are possible
+QUERIES, HITS = 256, 1 << 16  # of a call
+IDS = 4096  # that an expression names
+Row = Mapping[str, Any]  # a row's fields; as a hit it has its `distance` too, which is the inner product
 # By name: parameters of building, of searching, and of searching among some images, all of which are looked at.
 INDEXES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "FLAT": ({}, {}, {}),
@@ -40,7 +41,6 @@ class Collection:
     Attributes:
         dtype: in which descriptors are stored, float16 or float32.
         index: one of INDEXES.
-        consistency: of searches.
         provenance: what made the descriptors.
     """
 
@@ -49,49 +49,65 @@ class Collection:
     dim: int
     dtype: np.dtype
     index: str
-    consistency: str
     provenance: dict[str, str]
 
-    def rows(self) -> Iterator[list[dict[str, Any]]]:
-        """All rows without descriptors, page by page, each once, as they are when their page is read.
+    def count(self) -> int:
+        """How many images it has."""
+        return int(self.query("", ["count(*)"], None)[0]["count(*)"])
 
-        Ids are hashes and so spread evenly: an interval of ids is a page, cut in two where it holds too many.
+    def records(self, wanted: str = "") -> Records:
+        """All images that fulfil an expression."""
+
+        def read(client: Any) -> list[Records]:
+            pages = client.query_iterator(self.name, batch_size=PAGE, filter=wanted, output_fields=[*SCALARS], **STRONG)
+            try:
+                return [records_of(page) for page in iter(pages.next, [])]
+            finally:
+                pages.close()
+
+        return joined(*(self.connection.call(read) or [no_records()]))
+
+    def descriptors(self, keys: Sequence[Key]) -> np.ndarray:
+        """Those of some images [n, dim], as they are stored; NaN where one was removed or replaced meanwhile."""
+        step = min(PAGE, max(1, CALL_BYTES // (self.dim * self.dtype.itemsize)))
+        values = np.full((len(keys), self.dim), np.nan, self.dtype)
+        for start in range(0, len(keys), step):
+            some = [number for number, _ in keys[start : start + step]]
+            found = self.query(f"id in {some}", ["id", "hash", VECTOR], step)
+            there = {(row["id"], row["hash"]): row[VECTOR] for row in found}
+            for place, key in enumerate(keys[start : start + step], start):
+                if key in there:
+                    values[place] = _vector(there[key], self.dtype)
+        return values
+
+    def nearest(self, values: np.ndarray, depth: int, wanted: str) -> list[list[Row]]:
+        """By query of [M, dim], the rows with the `depth` greatest inner products, greatest first.
+
+        Args:
+            wanted: an expression that they fulfil, and then all that do are looked at, since few of them may lie where
+                an index would look; empty: all.
         """
-        size = LITE_PAGE if self.connection.is_lite else PAGE
-        (total,) = self._query("", ["count(*)"])
-        parts = max(1, math.ceil(1.1 * total["count(*)"] / size))
-        intervals = [(LAST_ID * part // parts, LAST_ID * (part + 1) // parts) for part in range(parts)]
-        while intervals:
-            low, high = intervals.pop(0)
-            found = self._query(f"id > {low - (low == 0)} and id <= {high}", ["id", *SCALARS], size)
-            if len(found) == size and high - low > 1:
-                middle = (low + high) // 2
-                intervals[:0] = [(low, middle), (middle, high)]
-            elif found:
-                yield found
-
-    def rows_named(self, ids: list[int]) -> list[dict[str, Any]]:
-        """Those of some ids, at most PAGE, without descriptors."""
-        return self._query(f"id in {ids}", ["id", *SCALARS], PAGE)
-
-    def descriptors(self, ids: list[int]) -> dict[int, np.ndarray]:
-        """By id, the descriptors of some images, as they are stored; those that are not there are left out."""
-        step = min(PAGE, max(1, ANSWER_BYTES // (self.dim * self.dtype.itemsize)))
-        found = {}
-        for start in range(0, len(ids), step):
-            for row in self._query(f"id in {ids[start : start + step]}", ["id", VECTOR], step):
-                found[row["id"]] = _vector(row[VECTOR], self.dtype)
+        usual, thorough = INDEXES.get(self.index, ({}, {}, {}))[1:]
+        parameters = {name: max(value, depth) if name in ("ef", "search_list") else value
+                      for name, value in (thorough if wanted else usual).items()}  # fmt: skip
+        step = max(1, min(QUERIES, HITS // depth, CALL_BYTES // (values.itemsize * self.dim)))
+        found: list[list[Row]] = []
+        for start in range(0, len(values), step):
+            hits = self.call(
+                "search", data=list(values[start : start + step]), anns_field=VECTOR, limit=depth, filter=wanted,
+                output_fields=[*SCALARS], search_params={"metric_type": "IP", "params": parameters}, **STRONG,
+            )  # fmt: skip
+            found += [[{"distance": hit["distance"], **hit["entity"]} for hit in row] for row in hits]
         return found
 
-    def _query(self, wanted: str, fields: list[str], limit: int | None = None) -> list[dict[str, Any]]:
+    def query(self, wanted: str, fields: list[str], limit: int | None) -> list[Row]:
+        """The rows that fulfil an expression."""
         most = {} if limit is None else {"limit": limit}
-        return self.connection.call(
-            lambda client: list(
-                client.query(
-                    self.name, filter=wanted, output_fields=fields, consistency_level="Strong", **most, **QUICK
-                )
-            )
-        )
+        return list(self.call("query", filter=wanted, output_fields=fields, **most, **STRONG))
+
+    def call(self, work: str, **arguments: Any) -> Any:
+        """A method of the client on this collection."""
+        return self.connection.call(lambda client: getattr(client, work)(self.name, **arguments))
 
 
 def _vector(value: Any, dtype: np.dtype) -> np.ndarray:
@@ -105,7 +121,6 @@ def opened(
     name: str,
     dim: int,
     provenance: Mapping[str, str],
-    consistency: str,
     index: str | None,
 ) -> Collection:
     """Open a collection, or make it.
@@ -113,7 +128,7 @@ def opened(
     Raises:
         UserError: it cannot be made, or is another's or another model's.
     """
-    _check_wishes(connection, name, dim, consistency, index)
+    _check_wishes(connection, name, dim, index)
     if not connection.call(lambda client: client.has_collection(name, **QUICK)):
         _make(connection, name, dim, provenance)
     found = connection.call(lambda client: client.describe_collection(name, **QUICK))
@@ -121,10 +136,10 @@ def opened(
     kept = _check_provenance(connection, name, found, provenance)
     index = _with_index(connection, name, index)
     connection.call(lambda client: client.load_collection(name, **QUICK))
-    return Collection(connection, name, dim, dtype, index, consistency, kept)
+    return Collection(connection, name, dim, dtype, index, kept)
 
 
-def _check_wishes(connection: MilvusConnection, name: str, dim: int, consistency: str, index: str | None) -> None:
+def _check_wishes(connection: MilvusConnection, name: str, dim: int, index: str | None) -> None:
     if not re.fullmatch(r"[A-Za-z_]\w{0,254}", name, re.ASCII):
         raise UserError(f"found the collection {name}, wanted letters, digits and _, a letter first: name it so")
     if not 1 < dim <= MOST_DIMENSIONS:
@@ -132,8 +147,6 @@ def _check_wishes(connection: MilvusConnection, name: str, dim: int, consistency
             f"found {dim}-D descriptors, wanted at most {MOST_DIMENSIONS} dimensions, which Milvus takes: whiten them "
             "to fewer (--mode=whiten), or use --engine=faiss"
         )
-    if consistency not in CONSISTENCIES:
-        raise UserError(f"found consistency {consistency}, wanted one of {', '.join(CONSISTENCIES)}")
     if index not in (None, *INDEXES):
         raise UserError(f"found the index {index}, wanted one of {', '.join(INDEXES)}")
     if index in ONLY_ON_SERVERS and connection.is_lite:

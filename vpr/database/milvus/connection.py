@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from vpr.common.errors import UserError
 from vpr.database.engine import Unreachable
-from vpr.database.engine_address import EngineAddress
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
 CONNECT_SECONDS = 3.0
+QUICK = {"retry_times": 0}  # an argument of calls: MilvusConnection repeats them
 LOGGERS = ("pymilvus", "milvus_lite", "grpc")
 INSTALL = "python -m pip install -r requirements-milvus.txt"
 Result = TypeVar("Result")
@@ -27,20 +27,22 @@ class Refused(UserError):
 class MilvusConnection:
     """Calls of a MilvusClient that are repeated where nobody answers: all calls here may be made twice.
 
+    pymilvus would repeat a call 75 times (see QUICK), on the channel that lost its server, and not after a deadline or on
+    a channel that was closed; here each try has a channel of its own.
+
     Attributes:
         target: the file or the server's address.
         version: what the server calls itself.
         is_patient: whether a call waits for a server that is being started again; else there are two tries at once.
     """
 
-    def __init__(self, address: EngineAddress):
-        """Connect.
+    def __init__(self, target: str):
+        """Connect to a file of Milvus Lite, or to http://HOST:PORT.
 
         Raises:
             UserError: a package is missing, the file is open elsewhere, or nobody answers.
         """
-        self.target = address.target
-        self._file = None if address.is_server else Path(address.target)
+        self.target, self._file = target, None if "://" in target else Path(target)
         if "@" in self.target:
             raise UserError(
                 "the address of Milvus holds a user or a password: name host and port alone, and set MILVUS_TOKEN, or "
