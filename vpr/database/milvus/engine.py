@@ -17,8 +17,8 @@ from vpr.data.walks import Walks
 from vpr.database.engine import Hits, Source, WantedIndex
 from vpr.database.filters import SearchFilter
 from vpr.database.milvus.collection import CALL_BYTES, IDS, PAGE, Collection, Row, opened
-from vpr.database.milvus.connection import QUICK, MilvusConnection
-from vpr.database.milvus.rows import UNKNOWN_METRES, Listing, exists, expression, keys_of, records_of, rows_of
+from vpr.database.milvus.connection import MilvusConnection
+from vpr.database.milvus.rows import UNKNOWN_METRES, Key, exists, expression, keys_of, records_of, rows_of
 from vpr.database.records import Records, no_records, record_id
 from vpr.models.local_maps import QuantizedMap
 from vpr.models.local_projection import LocalProjection
@@ -41,7 +41,7 @@ def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "Mil
     """
     connection = MilvusConnection(source.target)
     try:
-        return MilvusEngine(opened(connection, source.collection, source.dim, source.provenance, wanted.factory))
+        return MilvusEngine(opened(connection, source, wanted.factory))
     except BaseException:
         connection.close()
         raise
@@ -60,7 +60,8 @@ class MilvusEngine:
 
     def __init__(self, collection: Collection):
         self.collection, self._lock = collection, threading.RLock()
-        self._listing: Listing | None = None
+        self._row_of: dict[str, int] | None = None  # of `records` as last read; None: never
+        self._keys: list[Key] = []  # by row
         self._zone: str | None = None  # of metres that it has
         self._found = set[str]()  # expressions that some image was seen to fulfil
 
@@ -75,7 +76,7 @@ class MilvusEngine:
         """Of all images, as they are now."""
         with self._lock:
             records = self.collection.records()
-            self._listing = Listing(records)
+            self._row_of, self._keys = records.row_of.copy(), keys_of(records)
             return records
 
     @property
@@ -95,17 +96,21 @@ class MilvusEngine:
     @property
     def row_of(self) -> Mapping[str, int]:
         """By name, the row of each image."""
-        return self._listed().row_of
+        with self._lock:
+            if self._row_of is None:
+                self._row_of = self.records.row_of.copy()
+            return self._row_of
 
     @property
     def next_row(self) -> int:
         """The row that the next image to be added gets."""
-        return len(self._listed().names)
+        _ = self.row_of  # reads them
+        return len(self._keys)
 
     def rows(self) -> np.ndarray:
         """int64: the rows of the images, ascending."""
         with self._lock:
-            return np.sort(np.fromiter(self._listed().row_of.values(), np.int64))
+            return np.sort(np.fromiter(self.row_of.values(), np.int64))
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Those of some rows, read from Milvus, float16 [n, dim].
@@ -114,11 +119,11 @@ class MilvusEngine:
             UserError: an image is gone.
         """
         with self._lock:
-            listing = self._listed()
-            keys, names = [listing.keys[row] for row in rows], [listing.names[row] for row in rows]
-        values = self.collection.descriptors(keys)
+            row_of = self.row_of
+            values = self.collection.descriptors([self._keys[row] for row in rows])
         if gone := np.flatnonzero(np.isnan(values[:, 0])).tolist():
-            raise UserError(f"{names[gone[0]]} has been removed from {self.name} meanwhile: repeat the command")
+            name = next((name for name, row in row_of.items() if row == rows[gone[0]]), "an image")
+            raise UserError(f"{name} has been removed from {self.name} meanwhile: repeat the command")
         return torch.from_numpy(values.astype(np.float16))
 
     def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
@@ -141,18 +146,20 @@ class MilvusEngine:
             self._refuse_collisions(records)
             for part in parts:
                 some = records.only(part)
-                self.collection.call("upsert", data=rows_of(some, stored[part], squared[part]), **QUICK)
-                if self._listing:
-                    self._listing.put(some)
+                self.collection.call("upsert", data=rows_of(some, stored[part], squared[part]))
+                if self._row_of is not None:
+                    first = len(self._keys)
+                    self._row_of.update(zip(some.names, range(first, first + len(some)), strict=True))
+                    self._keys += keys_of(some)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove images; those that are not there are passed over."""
         with self._lock:
             for start in range(0, len(names), IDS):
                 some = names[start : start + IDS]
-                self.collection.call("delete", ids=[record_id(name) for name in some], **QUICK)
-                if self._listing:
-                    self._listing.forget(some)
+                self.collection.call("delete", ids=[record_id(name) for name in some])
+                for name in some if self._row_of else ():
+                    self._row_of.pop(name, None)
 
     def begin(self, projection: LocalProjection | None) -> None:
         """Nothing is projected."""
@@ -166,11 +173,11 @@ class MilvusEngine:
 
     def check(self) -> None:
         """Raise a UserError where nobody answers."""
-        self.collection.call("has_collection", **QUICK)
+        self.collection.call("has_collection")
 
     def finish(self, order: Sequence[str] | None = None) -> None:
         """Have the server write what it holds in memory. Nothing depends on it: what was added is kept anyway."""
-        self.collection.call("flush", **QUICK)
+        self.collection.call("flush")
 
     def close(self) -> None:
         """Let go of the server, or of the file."""
@@ -228,16 +235,13 @@ class MilvusEngine:
         if wanted and pending:  # very few of those that the server cannot tell apart: they are named
             among = self.collection.records(text)
             ids = among.ids[_mask(wanted, among)].tolist()
-            named = self._named(values[pending], min(count, IDS), ids) if ids else []
-            for query, found in zip(pending, named, strict=False):
-                hits[query] = found
+            for start in range(0, len(ids), IDS):
+                named = self.collection.nearest(values[pending], min(count, IDS), f"id in {ids[start : start + IDS]}")
+                for query, found in zip(pending, named, strict=True):
+                    hits[query] = sorted([*(hits[query] if start else ()), *found], key=lambda row: -row["distance"])[
+                        :count
+                    ]
         return hits
-
-    def _named(self, values: np.ndarray, count: int, ids: list[int]) -> list[list[Row]]:
-        """By query, the nearest of some images."""
-        parts = [self.collection.nearest(values, count, f"id in {ids[start : start + IDS]}")
-                 for start in range(0, len(ids), IDS)]  # fmt: skip
-        return [sorted(sum(found, []), key=lambda row: -row["distance"])[:count] for found in zip(*parts, strict=True)]
 
     def _wanted(self, rows: list[Row], wanted: SearchFilter | None) -> list[Row]:
         if not wanted or not rows:
@@ -276,12 +280,6 @@ class MilvusEngine:
             raise UserError(
                 f"the images' UTM zone is {own or 'unknown'}, the collection's {kept or 'unknown'}: name another"
             )
-
-    def _listed(self) -> Listing:
-        with self._lock:
-            if self._listing is None:
-                self._listing = Listing(self.collection.records())
-            return self._listing
 
 
 def _mask(wanted: SearchFilter, records: Records) -> np.ndarray:

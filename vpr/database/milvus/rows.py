@@ -101,34 +101,11 @@ def exists(wanted: SearchFilter) -> list[str]:
     return columns + (["latitude <= 90.0"] if wanted.near or wanted.box else [])
 
 
-class Listing:
-    """The images of a collection as one reading found them, and what this process has added and removed since.
-
-    Attributes:
-        names, keys: by row; of a key, the id and the SHA-256 of the file. The name of an image that is gone is empty.
-        row_of: by name, the row of each image that is there.
-    """
-
-    def __init__(self, records: Records):
-        self.names, self.keys, self.row_of = list[str](), list[Key](), dict[str, int]()
-        self.put(records)
-
-    def put(self, records: Records) -> None:
-        """Take images in; those of the same names lose their rows."""
-        self.forget(records.names)
-        self.row_of.update(zip(records.names, range(len(self.names), len(self.names) + len(records)), strict=True))
-        self.names += records.names
-        self.keys += keys_of(records)
-
-    def forget(self, names: Sequence[str]) -> None:
-        """Images are gone; unknown names are passed over."""
-        for row in filter(lambda row: row is not None, [self.row_of.pop(name, None) for name in names]):
-            self.names[row] = ""
-
-
 def keys_of(records: Records) -> list[Key]:
     """Of each image its id and the SHA-256 of its file, which together have one descriptor."""
-    return list(zip(records.ids.tolist(), map(bytes.hex, map(bytes, records.hashes)), strict=True))
+    return [
+        (number, content.tobytes().hex()) for number, content in zip(records.ids.tolist(), records.hashes, strict=True)
+    ]
 
 
 def _text(text: str) -> str:
