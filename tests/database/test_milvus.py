@@ -167,6 +167,9 @@ def test_columns_are_compared_and_few_among_many_are_found(engine, monkeypatch, 
     rows = [row for row in rows if floor[row] is not None and floor[row] >= 4]
     assert 10 < len(rows) < 40
     check(engine, values, queries, 12, rows, SearchFilter(where=(rain, high)))
+    for comparison, value in [(">=", -1e300), ("<=", 1e-5), ("!=", 3.0), ("=", "2")]:
+        rows = [row for row in range(300) if Condition("floor", comparison, value).holds(floor[row])]
+        check(engine, values, queries, 12, rows, SearchFilter(where=(Condition("floor", comparison, value),)))
     with pytest.raises(UserError, match="no column storey"):
         engine.search(queries, 1, SearchFilter(where=(Condition("storey", "=", 1.0),)))
 

@@ -169,8 +169,9 @@ def first_hits(
         UserError: sequences are wanted of another engine than FAISS, or of a part of the database.
     """
     if rule is None:
-        found, distances, _ = index.search(descriptors, count, wanted)
-        return found, distances, 1 - distances**2 / 2
+        hits = index.search(descriptors, count, wanted)
+        rows = [index.row_of.get(name, -1) for name in hits.records.names]
+        return np.array([*rows, -1], np.int64)[hits.rows], hits.distances, 1 - hits.distances**2 / 2
     if wanted or not isinstance(index, LivingIndex):
         raise UserError("--sequence searches whole walks by --engine=faiss: drop --near, --box, --where and --engine")
     walks = walks_of(database, files)

@@ -111,7 +111,8 @@ class MilvusConnection:
         from pymilvus.client.types import Status
         from pymilvus.exceptions import ErrorCode
 
-        codes, part = set[str](), error
+        codes = set[str]()
+        part: Any = error
         for _ in range(10):  # the names of gRPC's codes in it and in what it came of
             code = getattr(part, "code", None)
             code = code() if callable(code) else code

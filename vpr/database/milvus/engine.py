@@ -6,7 +6,7 @@ a server goes away. https://milvus.io/docs/limitations.md has the limits.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from vpr.database.filters import SearchFilter
 from vpr.database.milvus.collection import CALL_BYTES, IDS, PAGE, Collection, Row, opened
 from vpr.database.milvus.connection import MilvusConnection
 from vpr.database.milvus.rows import UNKNOWN_METRES, Key, exists, expression, keys_of, records_of, rows_of
-from vpr.database.records import Records, no_records, record_id
+from vpr.database.records import Records, Value, no_records, record_id
 from vpr.models.local_maps import QuantizedMap
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import measured
@@ -94,7 +94,7 @@ class MilvusEngine:
         return self.collection.count()
 
     @property
-    def row_of(self) -> Mapping[str, int]:
+    def row_of(self) -> dict[str, int]:
         """By name, the row of each image."""
         with self._lock:
             if self._row_of is None:
@@ -158,8 +158,8 @@ class MilvusEngine:
             for start in range(0, len(names), IDS):
                 some = names[start : start + IDS]
                 self.collection.call("delete", ids=[record_id(name) for name in some])
-                for name in some if self._row_of else ():
-                    self._row_of.pop(name, None)
+                for name in some if self._row_of is not None else ():
+                    self.row_of.pop(name, None)
 
     def begin(self, projection: LocalProjection | None) -> None:
         """Nothing is projected."""
@@ -286,5 +286,5 @@ def _mask(wanted: SearchFilter, records: Records) -> np.ndarray:
     """bool [N]: which are wanted; none where no place of them is known."""
     if (wanted.near or wanted.box) and not np.isfinite(records.degrees).any():
         return np.zeros(len(records), bool)
-    silent = {condition.column: [None] * len(records) for condition in wanted.where}
+    silent: dict[str, list[Value]] = {condition.column: [None] * len(records) for condition in wanted.where}
     return wanted.mask(replace(records, columns={**silent, **records.columns}))
