@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.database.engine import Engine
 from vpr.database.records import Records
 
 BLOCK, DISTRICTS = 1000, 500  # images of a street, which are made at once; districts
@@ -113,11 +112,11 @@ def opened(task: Task) -> Any:
     """The engine of a task."""
     made_by = {"weights": "synthetic", "dim": str(task.dim)}
     if task.engine == "milvus":
-        from vpr.database.engines import EngineAddress
-        from vpr.database.milvus.engine import open_milvus
+        from vpr.database.engine import Source, WantedIndex
+        from vpr.database.milvus.engine import open_engine
 
-        address = EngineAddress("milvus", str(task.folder / "synthetic.db"))
-        return open_milvus(address, "synthetic", task.dim, made_by, index=task.index or None)
+        source = Source(str(task.folder / "synthetic.db"), task.folder, "synthetic", task.dim, made_by, {})
+        return open_engine(source, WantedIndex(task.index or None))
     from vpr.database.engine import Source, WantedIndex
     from vpr.database.faiss_engine import open_engine
 
@@ -167,26 +166,13 @@ def look(task: Task) -> dict[str, float]:
     engine.search(queries[:MANY], TOP)
     together = perf_counter() - started
     peak = greatest_memory()
-    recall = recall_against_exact(InOrder(engine), values, TOP, SAMPLE, task.seed)  # type: ignore[arg-type]  # as a tensor
+    recall = recall_against_exact(engine, values, TOP, SAMPLE, task.seed)  # type: ignore[arg-type]  # as a tensor
     engine.close()
     return {
         "opening, s": opening, "memory when open, MB": after_opening / 1e6,
         "one query alone, ms": 1000 * float(np.median(alone)), "queries/s together": len(queries) / together,
         "memory while searching, MB": peak / 1e6, f"recall@{TOP} against exact, %": 100 * recall.found,
     }  # fmt: skip
-
-
-class InOrder:
-    """An engine whose rows are the numbers of the synthetic images, in whichever order it has them."""
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.numbers = np.array([int(name[5:14]) for name in engine.records.names], np.int64)
-
-    def search(self, queries: torch.Tensor, count: int, wanted: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """As of the engine."""
-        rows, distances, _ = self.engine.search(queries, count, wanted)
-        return np.where(rows < 0, -1, self.numbers[rows]), distances
 
 
 def greatest_memory() -> int:

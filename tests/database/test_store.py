@@ -12,7 +12,7 @@ import torch
 from index_data import DIM, add, check, opened, records_of, vector
 
 from vpr.common.errors import UserError
-from vpr.data.walks import find_walks
+from vpr.data.frames import find_sequences
 from vpr.database.engine import WantedIndex
 from vpr.search.sequences import SequenceRule
 
@@ -239,7 +239,7 @@ def test_sequences_are_found_among_the_images_that_are_there(path):
     names = index.records.names
     live = [name for name in names if name]
     queries = index.descriptors(index.rows()).float()
-    walks = find_walks(names), find_walks([f"q{name[1:]}" for name in live])
+    walks = find_sequences(names), find_sequences([f"q{name[1:]}" for name in live])
     found, distances, _ = index.search_in_order(queries, 1, walks, SequenceRule(1))
     assert [names[row] for row in found[:, 0]] == live and np.abs(distances).max() < 1e-3
 

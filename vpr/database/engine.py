@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vpr.common.errors import UserError
-from vpr.data.walks import Walks
+from vpr.data.frames import Frames
 from vpr.database.filters import SearchFilter
 from vpr.database.records import Records
 from vpr.models.local_maps import LocalMaps, QuantizedMap
@@ -171,7 +171,7 @@ class Engine(Searchable, Protocol):
         """How many images it has."""
 
     def search_in_order(
-        self, queries: torch.Tensor, count: int, sequences: tuple[Walks, Walks], rule: SequenceRule
+        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best of the database by sequences of frames; only where `searches_sequences`.
 

@@ -51,13 +51,13 @@ def recall_against_exact(
     chosen = np.random.default_rng(seed).permutation(len(descriptors))[:sample]
     queries = descriptors[np.sort(chosen)].float()
     started = perf_counter()
-    rows, *_ = engine.search(queries, count)
+    hits = engine.search(queries, count)
     seconds = perf_counter() - started
     exact = nearest(descriptors, queries, count)  # [sample, c]
     if not exact.size:
         return EngineRecall(1.0, count, len(queries), 0.0)
     last = descriptor_distances(descriptors, queries, exact[:, -1:])
-    distances = descriptor_distances(descriptors, queries, rows)
+    distances = hits.distances if engine.measures else descriptor_distances(descriptors, queries, hits.rows)
     right = (distances <= last + TIE).sum(axis=1)  # False where nothing was found, since NaN compares so
     found = float(np.minimum(right, exact.shape[1]).sum() / exact.size)
     return EngineRecall(found, count, len(queries), 1000 * seconds / len(queries))

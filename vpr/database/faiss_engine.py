@@ -14,7 +14,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 from vpr.common.progress import say
-from vpr.data.walks import Walks
+from vpr.data.frames import Frames
 from vpr.database.engine import Hits, Source, WantedIndex
 from vpr.database.filters import SearchFilter
 from vpr.database.index_files import built_index, opened_index, remove_other_indexes
@@ -86,7 +86,7 @@ class FaissEngine(StoredImages):
         return measured(self.map.__getitem__, queries, found)
 
     def search_in_order(
-        self, queries: torch.Tensor, count: int, sequences: tuple[Walks, Walks], rule: SequenceRule
+        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As of `Engine`: exactly, among the images that are there."""
         if self._index is not None:
