@@ -106,7 +106,7 @@ class Store:
                 meta = json.loads(content)
                 if meta["format"] != FORMAT:
                     raise UserError(f"{self.path} is of format {meta['format']}, wanted {FORMAT}: {REMEDY}")
-                which = "SELECT row FROM images WHERE generation = ? AND gone = 1"
+                which = "SELECT row FROM images INDEXED BY removed WHERE generation = ? AND gone = 1"
                 gone = connection.execute(which, (meta["generation"],)).fetchall()
             finally:
                 connection.execute("COMMIT")
