@@ -321,7 +321,7 @@ def test_matches_are_printed_though_no_panel_can_be_drawn(own, tmp_path, monkeyp
     def no_room(*_):
         raise UserError("no room for panels")
 
-    monkeypatch.setattr("vpr.modes.locate.draw", no_room)
+    monkeypatch.setattr("vpr.report.located.draw", no_room)
     places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
     image = str(next((own / "val" / "queries").iterdir()))
     assert main.main(["--mode=locate", *MODEL, *places, image, *(["--json"] if as_json else [])]) == 2

@@ -75,10 +75,11 @@ def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, 
     monkeypatch.setattr(vpr.modes.test, "measure_all", keep)
     code, printed, _ = call("test", "--sequence=1", f"--rerank={depth}")
     assert code == 0
-    (results, answers), names = counted[0], [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
+    results, answers = [each for each, _ in counted[0]], counted[0][-1][1]
+    names = [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
     assert [evaluation.search.count("sequences") for evaluation in results] == [0, 1, 1]
     assert [evaluation.search.count("second look") for evaluation in results] == [0, 0, 1]
-    assert answers.reranked is not None and printed.count("R@1: ") == 6
+    assert answers.ranking.answers.scores is not None and printed.count("R@1: ") == 6
     how = ["--json", "--sequence=1", f"--rerank={depth}"]
     code, printed, said = call("locate", own / "val" / "queries", "--top=12", *how)
     assert code == 0

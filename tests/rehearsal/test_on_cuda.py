@@ -24,7 +24,7 @@ from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlainPlaceModel, build_model
 from vpr.models.spec import ModelSpec
 from vpr.models.whitening import Whitening
-from vpr.retrieval.rerank import SecondLook, rerank
+from vpr.retrieval.rerank import Reranking, rerank
 from vpr.search.exact import nearest
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state
@@ -114,7 +114,7 @@ def rehearse_searching(descriptors, maps):
     assert found.shape == (QUERIES, 3)
     queries, database = maps.part(DATABASE, DATABASE + QUERIES), maps.part(0, DATABASE)
     for by in ("soft", "spatial"):
-        again = rerank(found, np.ones(found.shape, np.float32), queries, database, SecondLook(3, by))
+        again = rerank(found, np.ones(found.shape, np.float32), queries, database, Reranking(3, by))
         assert again.found.shape == found.shape
 
 

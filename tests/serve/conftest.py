@@ -15,9 +15,9 @@ from vpr.database.records import joined, no_records
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.retrieval.locator import Locator
 from vpr.runs.model import LoadedModel
 from vpr.search.database import DatabaseIndex
-from vpr.serve.locator import Locator
 
 SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")
 

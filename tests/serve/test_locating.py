@@ -14,11 +14,11 @@ from PIL import Image
 import main
 from vpr.data.reader import Reading
 from vpr.retrieval.answer_features import FEATURES
+from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration import Calibration
 from vpr.retrieval.calibration_file import LearntOn, StoredCalibration
+from vpr.retrieval.locator import Locator
 from vpr.runs.model import LoadedModel
-from vpr.serve.locator import Asked, Locator
-from vpr.serve.looking import LocalDescriptors
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_calibration_says_how_sure_an_answer_is(shared_locator, queries):
         return StoredCalibration(learnt, {}, of)
 
     theirs = shared_locator
-    locator = Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, find, least_confidence=0.75)
+    locator = Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, find, Ask(least=0.75))
     with serving(locator) as client:
         sure, unsure = (client.locate(as_bytes(path))[1] for path in (locator.root / "a/0.png", queries[1]))
     for found in (sure, unsure):
@@ -201,8 +201,7 @@ def test_a_calibration_says_how_sure_an_answer_is(shared_locator, queries):
 
 def test_without_the_images_there_is_no_second_look(shared_locator, queries, tmp_path):
     theirs = shared_locator
-    lost = LocalDescriptors(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone")
-    locator = Locator(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone", lambda how: None, lost)
+    locator = Locator(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone")
     with serving(locator) as client:
         status, said, _ = client.locate(as_bytes(queries[0]), "?rerank=5")
         assert status == 422 and "no local descriptors" in said["error"] and "gone" not in said["error"]
@@ -223,7 +222,7 @@ def calibrated(theirs, **more):
 @pytest.mark.parametrize("least", [None, 0.001])
 def test_a_search_of_a_part_says_how_sure_it_is_of_nothing(shared_locator, images, least):
     """What looks as similar is filtered away: neither a probability nor a ratio, and nothing passes a threshold."""
-    for locator in (calibrated(shared_locator, least_confidence=least), shared_locator):
+    for locator in (calibrated(shared_locator, usual=Ask(least=least)), shared_locator):
         with serving(locator) as client:
             image = as_bytes(images[1][0])
             whole = client.locate(image, "?rerank=5")[1]
@@ -260,6 +259,6 @@ def test_what_others_ask_for_changes_no_answer(locator, queries):
         return found._replace(rows=found.rows[:, count > 100 :], distances=found.distances[:, count > 100 :])
 
     engine.search = lacking
-    alone = locator.locate([pixels], [Asked(top=3)])[0].ids
-    first, deep, last = locator.locate([pixels] * 3, [Asked(top=3), Asked(top=150), Asked(top=3)])
-    assert first.ids == last.ids == alone and deep.ids[:3] != alone
+    alone = locator.answer_each([pixels], [Ask(top=3)])[0].files
+    first, deep, last = locator.answer_each([pixels] * 3, [Ask(top=3), Ask(top=150), Ask(top=3)])
+    assert first.files == last.files == alone and deep.files[:3] != alone

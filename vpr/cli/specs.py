@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vpr.data.reader import Reading
     from vpr.database.engines import WantedEngine
     from vpr.database.filters import SearchFilter
-    from vpr.retrieval.rerank import SecondLook
+    from vpr.retrieval.rerank import Reranking
     from vpr.runs.hloc import HlocFiles
     from vpr.search.exclusion import RecentFrames
     from vpr.search.sequences import SequenceRule
@@ -61,7 +61,7 @@ def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
     return Reading(size, options.threads, device, max_pixels(options))
 
 
-def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | None":
+def second_look(options: argparse.Namespace, default: int = 0) -> "Reranking | None":
     """How the flags want hits ordered anew; None: not.
 
     Args:
@@ -70,12 +70,12 @@ def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | 
     Raises:
         UserError: --rerankBy without a second look.
     """
-    from vpr.retrieval.rerank import SecondLook
+    from vpr.retrieval.rerank import Reranking
 
     depth = default if options.rerank is None else options.rerank
     if not depth and "rerankBy" in options.given:
         raise UserError("--rerankBy has no effect without --rerank K: give that too, or drop it")
-    return SecondLook(depth, options.rerankBy) if depth else None
+    return Reranking(depth, options.rerankBy) if depth else None
 
 
 def sequence_rule(options: argparse.Namespace) -> "SequenceRule | None":

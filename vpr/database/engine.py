@@ -72,6 +72,7 @@ class Engine(Searchable, Protocol):
         records: of its images. A row keeps its image as long as the engine is open; that of a removed image is never
             found again, and its name is empty.
         searches_sequences: whether it searches whole sequences in order, by `search_in_order`.
+        is_shared: whether others fill it too, so that a command that only searches takes it as it is.
         provenance: what made the descriptors; empty before the first are added.
     """
 
@@ -83,6 +84,8 @@ class Engine(Searchable, Protocol):
     def provenance(self) -> dict[str, str]: ...
     @property
     def searches_sequences(self) -> bool: ...
+    @property
+    def is_shared(self) -> bool: ...
 
     @property
     def row_of(self) -> Mapping[str, int]:

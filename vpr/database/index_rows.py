@@ -40,7 +40,7 @@ class IndexRows:
         attributes: of the file.
     """
 
-    searches_sequences = True
+    searches_sequences, is_shared = True, False
 
     def __init__(self, path: Path, dim: int, base: IndexFile | None) -> None:
         """The rows of a file; None: none yet."""

@@ -18,7 +18,9 @@ from vpr.database.database_index import index_file
 from vpr.database.engines import load_engine
 from vpr.database.living_index import LivingIndex
 from vpr.database.merging import WantedIndex
-from vpr.retrieval.calibration_file import StoredCalibration, answer_recipe, data_set, find_calibration
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.calibration_file import calibrations_of
+from vpr.retrieval.locator import Locator
 
 if TYPE_CHECKING:
     from vpr.serve.settings import Settings
@@ -32,8 +34,6 @@ TOKEN = "VPR_TOKEN"  # in the environment
 def run(options: argparse.Namespace) -> None:
     """Serve until a signal comes, then finish what has begun."""
     _require_packages()
-    from vpr.serve.locator import Locator
-    from vpr.serve.looking import LocalDescriptors
     from vpr.serve.server import run as serve
 
     places = places_spec(options)
@@ -55,15 +55,10 @@ def run(options: argparse.Namespace) -> None:
     else:
         engine.hasten()
 
-    def calibration(how: str) -> StoredCalibration | None:
-        recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
-        return find_calibration(loaded.folder, recipe, data_set(images))
-
-    local = LocalDescriptors(loaded, engine, read, images.base, options.localDim, options.seed)
-    local.prepare()  # else those who ask with the first second look would wait for it
-    locator = Locator(
-        loaded, engine, read, images.base, calibration, local, options.rerankBy, options.minConfidence
-    )  # fmt: skip
+    usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence)
+    calibrations = calibrations_of(loaded, read.size, images)
+    locator = Locator(loaded, engine, read, images.base, calibrations, usual, options.localDim, options.seed)
+    locator.local.prepare()  # else those who ask with the first re-ranking would wait for it
     say(f"{model.name}; {engine.count()} images of {images.places.name}, searched by {engine.name}")
     try:
         serve(settings, locator)

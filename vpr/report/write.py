@@ -16,9 +16,10 @@ from vpr.models.describer import Describer
 from vpr.report.heatmaps import explain_pair
 from vpr.report.html import ReportFigures, write_report
 from vpr.report.interactive import WITHOUT_BOKEH, bokeh_script, curve_data, map_data
-from vpr.report.matches import Compare, picture_of_matches
+from vpr.report.matches import picture_of_matches
 from vpr.report.panels import RIGHT, WRONG, panel, rank_text, stacked, write_jpeg
 from vpr.report.plots import draw_changes, draw_map, draw_precision_recall, draw_recall, draw_reliability
+from vpr.retrieval.rerank import Compare
 
 Explain = Callable[[Outcome], Image]
 Captioned = list[tuple[str, Path]]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -14,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from vpr.common.progress import say
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.locator import Locator
 from vpr.serve.docs_page import docs_page
 from vpr.serve.guard import OPEN, SECURITY_HEADERS, Guard, client_of
 from vpr.serve.image_routes import image_routes
-from vpr.serve.locator import Asked, Locator
 from vpr.serve.page_routes import page_routes
 from vpr.serve.problems import Problem
 from vpr.serve.questions import search_filter
@@ -95,10 +97,11 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         where: Annotated[list[ShortText], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
         rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that get a second look.")] = None,
         agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
-    ) -> Asked:
-        return Asked(top, search_filter(near, box, where, service.locator.records), rerank, agreement)
+    ) -> Ask:
+        wanted = search_filter(near, box, where, service.locator.records)
+        return replace(service.locator.usual, top=top, filter=wanted, rerank=rerank, agreement=agreement)
 
-    Question = Annotated[Asked, Depends(asked)]
+    Question = Annotated[Ask, Depends(asked)]
 
     @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
     async def locate(request: Request, question: Question) -> Response:

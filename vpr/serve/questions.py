@@ -5,9 +5,8 @@ from typing import Any
 
 from vpr.data.names import as_text
 from vpr.database.filters import SearchFilter, read_box, read_condition, read_near
-from vpr.database.records import Records
-from vpr.retrieval.answer import Match
-from vpr.serve.locator import Answer
+from vpr.database.records import Records, record_id
+from vpr.retrieval.answer import Answer, Match
 from vpr.serve.problems import Problem
 
 
@@ -51,7 +50,7 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
     """
     same = answer.agreement
     return {
-        "matches": [match_json(*each) for each in zip(answer.ids, answer.matches, strict=True)],
+        "matches": [match_json(record_id(match.name), match) for match in answer.matches],
         "confidence": answer.confidence,
         "confidence_kind": answer.confidence_kind,
         "refused": answer.refused,

@@ -9,9 +9,9 @@ import uvicorn
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.retrieval.locator import Locator
 from vpr.serve.app import make_app
 from vpr.serve.guard import HEAD_BYTES
-from vpr.serve.locator import Locator
 from vpr.serve.protocol import PatientProtocol
 from vpr.serve.settings import Settings
 

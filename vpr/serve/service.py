@@ -9,20 +9,22 @@ from typing import Any
 import torch
 
 from vpr.common.errors import UserError
+from vpr.retrieval.answer import Answer
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.locator import Locator
+from vpr.retrieval.long_work import Pause
 from vpr.serve.batching import Batcher, Done, Full, Place
 from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Decoded, Wanted
-from vpr.serve.locator import Answer, Asked, Locator
-from vpr.serve.long_work import Pause
 from vpr.serve.metrics import Metrics
-from vpr.serve.problems import Problem, busy
+from vpr.serve.problems import Problem, busy, problem_of
 from vpr.serve.questions import answer_json
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import Bodies, Room
 
 PIXELS_BYTES = 600_000_000  # of decoded images that wait
 READY_SECONDS, CHECKED_SECONDS = 2, 1.0  # for an answer of the engine, and how long it holds
-Question = tuple[torch.Tensor, Asked]
+Question = tuple[torch.Tensor, Ask]
 
 
 class Service:
@@ -62,7 +64,7 @@ class Service:
     def _answer(self, questions: list[Question]) -> Sequence[Answer | Problem]:
         images, asked = zip(*questions, strict=True)
         self.metrics.batches.observe(len(images))
-        return self.locator.locate(images, asked)
+        return list(map(problem_of, self.locator.answer_each(images, asked)))
 
     def _long(self, question: Question) -> Callable[[Pause], Done[Answer]]:
         """The answer to a question, as work with pauses."""
@@ -71,7 +73,7 @@ class Service:
         def answer(pause: Pause) -> Done[Answer]:
             began = monotonic()
             self.metrics.batches.observe(1)
-            (found,) = self.locator.locate([question[0]], [question[1]], pause)
+            (found,) = map(problem_of, self.locator.answer_each([question[0]], [question[1]], pause))
             if isinstance(found, Problem):
                 raise found
             return Done(found, began - came, 1)
@@ -137,7 +139,7 @@ class Service:
             self._shown_waiting -= 1
 
     async def locate(
-        self, data: bytes, asked: Asked, place: Place[Question, Answer], client: str, began: float
+        self, data: bytes, asked: Ask, place: Place[Question, Answer], client: str, began: float
     ) -> dict[str, Any]:
         """The answer to one image, as JSON.
 

@@ -10,11 +10,12 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, PlacesSpec, has_split, load_places, require_queries
 from vpr.data.reader import ImageReader
 from vpr.descriptors.describe import LocalDescribing, Source
-from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, measure_second_look, record
+from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, measure_each, record
 from vpr.evaluation.outcomes import Outcome
 from vpr.models.local_maps import MemorySink
 from vpr.models.place_model import PlaceModel
-from vpr.retrieval.rerank import SecondLook
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.rerank import Reranking
 from vpr.runs.local_projection import sampled_projection
 from vpr.training.state import SELECTED_BY, Position
 
@@ -39,7 +40,7 @@ class ValidationLook:
         seed, dim: as of `sampled_projection`, with the model as it then is.
     """
 
-    look: SecondLook
+    look: Reranking
     database: ImageReader
     seed: int
     dim: int
@@ -61,11 +62,12 @@ def measure_split(
     descriptors = describe_split(model, images, source, batch_size, local)
     found: tuple[Evaluation | None, list[Outcome]] = None, []
     if processes.is_main():
-        depth = second.look.depth if second else 0
-        evaluation, answers = measure(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}), depth)
+        ask = Ask(rerank=second.look.depth, rerank_by=second.look.by) if second else Ask()
+        stages = measure_each(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}), ask)
+        evaluation, answers = next(stages)
         found = evaluation, answers.outcomes
-        if second:
-            say(measure_second_look(descriptors, images, evaluation, answers, second.look)[0].lines())
+        for after, _ in stages:
+            say(after.lines())
     measured = processes.broadcast(found[0])
     assert measured is not None  # process 0 measured it
     return measured, found[1]

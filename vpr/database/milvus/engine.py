@@ -60,6 +60,7 @@ class MilvusEngine:
     """A collection of Milvus as `vpr.database.engine.Engine`. Local descriptors are not kept."""
 
     searches_sequences = False  # the order of images is not kept
+    is_shared = True
 
     local, projection, measures = None, None, True
 

@@ -10,11 +10,12 @@ from vpr.common.memory import available_bytes, free_gpu_bytes
 from vpr.data.reader import SizeGroup, group_by_size
 from vpr.descriptors.describe import describe_batch, describe_batch_with_local, require_finite
 from vpr.models.describer import Describer
-from vpr.models.local_maps import QuantizedMap
+from vpr.models.local_maps import LocalMaps, QuantizedMap, joined
 from vpr.models.local_projection import LocalProjection
-from vpr.serve.problems import Problem
+from vpr.retrieval.ask import NotServed, Refusal, TooLarge, TooSmall
 
 SIZES = 256  # whose memory is remembered
+WITHOUT_LOCAL = "the model has no local descriptors, which rerank and agreement need"
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,20 @@ class Described:
     """Images as they are searched with: descriptors float16 [B, dim], and local descriptors where they are wanted."""
 
     descriptors: torch.Tensor
-    local: list[QuantizedMap] | None
+    local: LocalMaps | None = None
 
     def only(self, numbers: Sequence[int]) -> "Described":
         """Some of them."""
-        return Described(self.descriptors[list(numbers)], self.local and [self.local[number] for number in numbers])
+        maps = self.maps()
+        chosen = None if maps is None else joined([maps[number] for number in numbers])
+        return Described(self.descriptors[list(numbers)], chosen)
+
+    def maps(self) -> list[QuantizedMap] | None:
+        """The local descriptors of each."""
+        local = self.local
+        if local is None:
+            return None
+        return [(local.rows(n), (int(rows), int(columns))) for n, (rows, columns) in enumerate(local.grids)]
 
 
 class ModelPass:
@@ -38,7 +48,7 @@ class ModelPass:
 
     @torch.no_grad()
     def describe(self, images: Sequence[torch.Tensor]) -> Described:
-        """Descriptors of images uint8 [3, H, W] without a `problem`, one pass for those of a size."""
+        """Descriptors of images uint8 [3, H, W] without a `refusal`, one pass for those of a size."""
         return self._described(describe_batch(self._model, self._groups(images)), None)
 
     @torch.no_grad()
@@ -46,32 +56,32 @@ class ModelPass:
         """As `describe`, with projected local descriptors.
 
         Raises:
-            Problem: the model has none.
+            NotServed: the model has none.
         """
         groups = self._groups(images)
         try:
             return self._described(*describe_batch_with_local(self._model, groups, projection))
         except UserError as error:
-            raise Problem(422, "the model has no local descriptors, which rerank and agreement need") from error
+            raise NotServed(str(error), WITHOUT_LOCAL) from error
 
     def _described(self, descriptors: torch.Tensor, local: list[QuantizedMap] | None) -> Described:
         descriptors = descriptors.half().cpu()  # as `vpr.descriptors.describe.describe` gives them
         require_finite(descriptors)
-        return Described(descriptors, local)
+        return Described(descriptors, None if local is None else joined(local))
 
     def _groups(self, images: Sequence[torch.Tensor]) -> list[SizeGroup]:
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return [part for group in group_by_size(list(images), sizes) for part in self._that_fit(group)]
 
-    def problem(self, image: torch.Tensor) -> Problem | None:
+    def refusal(self, image: torch.Tensor) -> Refusal | None:
         """Why an image uint8 [3, H, W] cannot be described: it is too small, or larger than memory holds."""
         least, (height, width) = self._model.smallest_side, image.shape[1:]
         if min(height, width) < least:
-            return Problem(422, f"the image has {width}x{height} pixels, the model wants at least {least} each way")
+            return TooSmall(f"the image has {width}x{height} pixels, the model wants at least {least} each way")
         each = self._bytes_of((height, width))
         room = self._room()
         if each is not None and room is not None and each > room:
-            return Problem(413, f"an image of {width}x{height} pixels takes more memory than the server has free")
+            return TooLarge(f"an image of {width}x{height} pixels takes more memory than the server has free")
         return None
 
     def _room(self) -> int | None:
