@@ -1,5 +1,6 @@
 """What clients send that they should not: each gets one sentence, and the next good request its answer."""
 
+import asyncio
 import http.client
 import random
 import socket
@@ -10,9 +11,10 @@ import zlib
 import pytest
 from asking import as_bytes, form, serving
 from PIL import Image
+from starlette.requests import Request
 
 from vpr.serve.problems import Problem
-from vpr.serve.uploads import parse_form
+from vpr.serve.uploads import Bodies
 
 
 @pytest.fixture(scope="module")
@@ -163,24 +165,43 @@ def test_no_image_is_decoded_twice(client, images):
     assert decoded() == before + 3
 
 
-def test_forms_are_taken_apart():
-    body, headers = form(("name", None, "Straße".encode()), ("image", "x/../y", b"\r\n--limi\r\n"), ("photo", "", b"2"))
-    found = parse_form(body, headers["content-type"])
-    assert found.images == [b"\r\n--limi\r\n", b"2"] and found.fields == {"name": "Straße"}
+def read(body, headers, at_once=100):
+    """What a form brings that comes in pieces of `at_once` bytes."""
+    pieces = [body[n : n + at_once] for n in range(0, len(body), at_once)] or [b""]
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive():
+        return messages.pop(0)
+
+    async def ask():
+        headers_sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+        async with Bodies(10**6, 10).form(Request({"type": "http", "headers": headers_sent}, receive), 8) as found:
+            return found
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10_000])
+def test_forms_are_taken_apart(at_once):
+    body, headers = form(("name", None, "Straße".encode()), ("image", "x/../y", b"\r\n--limi\r\n"), ("photo", "", b"2"),
+                         ("image", None, bytes(3000)))  # fmt: skip
+    found = read(body, headers, at_once)
+    assert found.images == [b"\r\n--limi\r\n", b"2", bytes(3000)] and found.fields == {"name": "Straße"}
 
 
 @pytest.mark.parametrize(
     "parts",
     [
         [("a", None, b"1")] * 65,
-        [("a" * 2000, None, b"1")],
+        [("a", "x", b"1")] * 65,
+        [("a" * 5000, None, b"1")],
         [("a", None, b"1" * 2000)],
     ],
 )
 def test_forms_with_too_much_are_refused(parts):
-    body, headers = form(*parts)
-    with pytest.raises(Problem) as found:
-        parse_form(body, headers["content-type"])
+    with pytest.raises(Problem, match="form is broken") as found:
+        read(*form(*parts))
     assert found.value.status == 400
 
 
@@ -188,5 +209,5 @@ def test_a_form_that_is_cut_anywhere_is_refused():
     body, headers = form(("name", None, b"here"), ("image", "x", b"some bytes"))
     for cut in range(len(body) - 3):  # the last line's end may lack
         with pytest.raises(Problem) as found:
-            parse_form(body[:cut], headers["content-type"])
+            read(body[:cut], headers)
         assert found.value.status == 400

@@ -26,7 +26,7 @@ from vpr.serve.questions import search_filter
 from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
-from vpr.serve.uploads import form_of, while_there
+from vpr.serve.uploads import while_there
 
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
@@ -107,7 +107,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
     async def locate(request: Request, question: Question) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
         began = perf_counter()
-        async with form_of(request, service.bodies, 1) as form:
+        async with service.bodies.form(request, 1) as form:
             client = client_of(request.scope)
             with service.place(1, client if service.locator.is_long(question) else None) as place:
                 located = service.locate(form.images[0], question, place, client, began)
@@ -117,7 +117,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         began = perf_counter()
-        async with form_of(request, service.bodies, service.settings.batch_requests) as form:
+        async with service.bodies.form(request, service.settings.batch_requests) as form:
             client = client_of(request.scope)
             with service.place(len(form.images), client if service.locator.is_long(question) else None) as place:
                 located = [service.locate(image, question, place, client, began) for image in form.images]

@@ -18,7 +18,6 @@ from vpr.serve.problems import Problem
 from vpr.serve.questions import row_of
 from vpr.serve.schemas import BINARY, Added, Places, Removed, body_of, errors
 from vpr.serve.service import Service
-from vpr.serve.uploads import form_of
 
 SHOWN_SIDE, SHOWN_KEPT = 640, 200  # pixels of a shown image's longest side, and how many of them are kept
 FILE_BYTES = 200_000_000  # of a database image that is shown, at most
@@ -83,7 +82,7 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         """Add an image, or replace that of its name. Without a place the GPS in its EXIF is taken."""
         require_writable()
         said = {"name": name, "latitude": latitude, "longitude": longitude, "easting": easting, "northing": northing}
-        async with form_of(request, service.bodies, 1) as form:
+        async with service.bodies.form(request, 1) as form:
             number, new = await add_image(service, form.images[0], _new_image(said, form.fields))
         told = {"id": number, "new": new, "images": service.locator.images}
         return JSONResponse(told, 201 if new else 200, {"location": f"/images/{number}"} if new else {})

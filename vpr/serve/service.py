@@ -19,9 +19,8 @@ from vpr.serve.decoding import Decoded, Wanted
 from vpr.serve.metrics import Metrics
 from vpr.serve.problems import Problem, busy, problem_of
 from vpr.serve.questions import answer_json
-from vpr.serve.room import Room
 from vpr.serve.settings import Settings
-from vpr.serve.uploads import Bodies
+from vpr.serve.uploads import Bodies, Room
 
 PIXELS_BYTES = 600_000_000  # of decoded images that wait
 READY_SECONDS, CHECKED_SECONDS = 2, 1.0  # for an answer of the engine, and how long it holds
