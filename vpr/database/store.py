@@ -36,7 +36,7 @@ from vpr.common.errors import UserError
 from vpr.database.flat_files import FlatFiles, sync_folder
 from vpr.database.records import Records
 from vpr.database.table import RECORD, ROW, as_bytes, as_text, checksum, local_columns, rows_of
-from vpr.models.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
+from vpr.descriptors.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
 FORMAT = 1
