@@ -88,6 +88,13 @@ def test_what_faiss_cannot_build_is_an_error_that_quotes_it(factory):
     assert len(quoted) > 10 and quoted in " ".join(str(raised.value).split())
 
 
+def test_an_index_that_faiss_builds_but_cannot_search_is_refused_when_it_is_built():
+    """Product quantisers of 2 dimensions and 2 bits: FAISS has no tables of distances for so few centroids."""
+    with pytest.raises(UserError, match=r"--index=PQ4x2 cannot be .* of 300 descriptors, 8-D; FAISS says: ") as caught:
+        build_index("PQ4x2", rows(300, 0)[:, :8], 0)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_test_mode_prints_what_an_index_loses_and_takes(run_test_mode, capsys):
     exact, approximate = run_test_mode("--index=PQ4x3", "--recallValues", "1", "5")

@@ -25,7 +25,7 @@ def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> fai
         nprobe: how many of its lists an inverted file (IVF) looks through.
 
     Raises:
-        UserError: FAISS does not know the string or cannot train it on so few images; quotes FAISS.
+        UserError: FAISS does not know the string, cannot train it on so few images, or cannot search it; quotes FAISS.
     """
     count, dim = database.shape
     try:
@@ -38,9 +38,12 @@ def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> fai
             for rows in tiles(count, dim):
                 index.add(database[rows].float().numpy())
                 progress.advance(rows.stop - rows.start)
+        if count:
+            index.search(database[:1].float().numpy(), 1)  # FAISS builds some that it has no way to search
     except RuntimeError as error:
         raise UserError(
-            f"--index={factory} cannot be built of {count} descriptors, {dim}-D; FAISS says: {faiss_reason(error)}"
+            f"--index={factory} cannot be built and searched, of {count} descriptors, {dim}-D; FAISS says: "
+            f"{faiss_reason(error)}"
         ) from error
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:
