@@ -115,7 +115,7 @@ def test_what_is_no_http_or_has_huge_headers_is_refused(client, images):
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr("vpr.serve.protocol.HEAD_SECONDS", 0.1)
+    monkeypatch.setattr("vpr.serve.server.HEAD_SECONDS", 0.1)
     with socket.create_connection(("127.0.0.1", client.port), timeout=5) as connection:
         connection.sendall(b"GET /health HT")
         assert connection.recv(100) == b""
