@@ -93,7 +93,7 @@ def test_rows_that_were_not_committed_are_written_over(path, monkeypatch):
     index = opened(path)
     truth = add(index, ["a1"])
     with monkeypatch.context() as patched:
-        patched.setattr(type(index.store), "_writing", full)  # as if it were killed behind the flat file
+        patched.setattr(SqliteFile, "writing", full)  # as if it were killed behind the flat file
         with pytest.raises(OSError, match="No space"):
             add(index, ["a2", "a3"])
     (rows,) = path.parent.glob("*.descriptors")
