@@ -14,6 +14,7 @@ from index_data import DIM, add, check, opened, records_of, vector
 from vpr.common.errors import UserError
 from vpr.data.frames import find_sequences
 from vpr.database.engine import WantedIndex
+from vpr.database.store.sqlite_file import SqliteFile
 from vpr.search.sequences import SequenceRule
 
 
