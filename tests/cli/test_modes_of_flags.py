@@ -135,7 +135,8 @@ FIELDS = {settings.__name__: {flag.key for _, flag in table.flags_in(settings)} 
 
 def options_read(mode):
     """The options that a mode's file reads, and those that functions read which it calls."""
-    known = functions_of("vpr.cli.specs") | functions_of("vpr.cli.load") | functions_of("vpr.modes.index")
+    modules = ("vpr.cli.specs", "vpr.cli.load", "vpr.cli.locating", "vpr.modes.index", "vpr.modes.train")
+    known = {name: function for module in modules for name, function in functions_of(module).items() if name != "run"}
     waiting, seen, found = [*functions_of(module_of(mode)).values()], set(), set()
     while waiting:
         function = waiting.pop()

@@ -27,7 +27,7 @@ from vpr.database.open import matching_names
 from vpr.database.records import Records
 from vpr.retrieval.answer import match_of
 from vpr.runs.hloc import DESCRIPTOR, load_hloc
-from vpr.serve.questions import match_json
+from vpr.serve.schemas import match_json
 
 COMPOSED, APART = "café 写真.jpg", unicodedata.normalize("NFD", "café 写真.jpg")
 BYTES = os.fsdecode(b"\xe9t\xe9.jpg")

@@ -14,6 +14,7 @@ from index_data import DIM, add, check, opened, records_of, vector
 from vpr.common.errors import UserError
 from vpr.data.frames import find_sequences
 from vpr.database.engine import WantedIndex
+from vpr.database.store.sqlite_file import SqliteFile
 from vpr.search.sequences import SequenceRule
 
 
@@ -93,7 +94,7 @@ def test_rows_that_were_not_committed_are_written_over(path, monkeypatch):
     index = opened(path)
     truth = add(index, ["a1"])
     with monkeypatch.context() as patched:
-        patched.setattr(type(index.store), "_writing", full)  # as if it were killed behind the flat file
+        patched.setattr(SqliteFile, "writing", full)  # as if it were killed behind the flat file
         with pytest.raises(OSError, match="No space"):
             add(index, ["a2", "a3"])
     (rows,) = path.parent.glob("*.descriptors")

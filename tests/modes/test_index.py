@@ -12,8 +12,8 @@ from vpr.common.errors import UserError
 from vpr.common.provenance import write_hdf5
 from vpr.database.faiss_engine import FaissEngine
 from vpr.database.location import folder_hash
-from vpr.database.store import Store
-from vpr.database.stored_records import StoredColumns, StoredRecords
+from vpr.database.store.store import Store
+from vpr.database.store.stored_records import StoredColumns, StoredRecords
 
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
 

@@ -115,21 +115,21 @@ def test_what_is_no_http_or_has_huge_headers_is_refused(client, images):
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr("vpr.serve.protocol.HEAD_SECONDS", 0.1)
+    monkeypatch.setattr("vpr.serve.server.HEAD_SECONDS", 0.1)
     with socket.create_connection(("127.0.0.1", client.port), timeout=5) as connection:
         connection.sendall(b"GET /health HT")
         assert connection.recv(100) == b""
 
 
 def test_a_full_queue_says_when_to_come_again(client, shared_locator, images, monkeypatch):
-    may_go, began, locate = threading.Event(), threading.Event(), shared_locator.locate
+    may_go, began, locate = threading.Event(), threading.Event(), shared_locator.answer_each
 
     def held(*rest):
         began.set()
         assert may_go.wait(10)
         return locate(*rest)
 
-    monkeypatch.setattr(shared_locator, "locate", held)
+    monkeypatch.setattr(shared_locator, "answer_each", held)
     found, image = [], as_bytes(images[1][6])
     threads = [threading.Thread(target=lambda: found.append(client.locate(image)[0])) for _ in range(4)]
     for thread in threads:
@@ -149,7 +149,7 @@ def test_an_error_that_nobody_foresaw_is_told_without_a_word_of_it(client, share
     def fails(*_):
         raise RuntimeError("/home/somebody/secret")
 
-    monkeypatch.setattr(shared_locator, "locate", fails)
+    monkeypatch.setattr(shared_locator, "answer_each", fails)
     status, said, headers = client.locate(as_bytes(images[1][6]))
     assert status == 500 and "secret" not in str(said) and headers["x-content-type-options"] == "nosniff"
 

@@ -17,12 +17,12 @@ from vpr.common.progress import say
 from vpr.data.frames import Frames
 from vpr.database.engine import Hits, Source, WantedIndex
 from vpr.database.filters import SearchFilter
-from vpr.database.index_files import built_index, opened_index, remove_other_indexes
 from vpr.database.location import images_of_earlier_version
-from vpr.database.searched_rows import SearchedRows
-from vpr.database.store import REMEDY, State, Store
-from vpr.database.stored_images import EXACT, StoredImages
-from vpr.database.stored_records import StoredColumns
+from vpr.database.store.index_files import built_index, opened_index, remove_other_indexes
+from vpr.database.store.searched_rows import SearchedRows
+from vpr.database.store.store import REMEDY, State, Store
+from vpr.database.store.stored_images import EXACT, StoredImages
+from vpr.database.store.stored_records import StoredColumns
 from vpr.search.approximate import check_factory, faiss_name, index_name, looks_at_all
 from vpr.search.exact import descriptor_distances, measured, merged, nearest
 from vpr.search.limited import search_index

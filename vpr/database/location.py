@@ -11,8 +11,8 @@ from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5
 from vpr.data.places import PlaceImages
 from vpr.database.records import Records
-from vpr.database.store import Store
-from vpr.database.table import rows_of
+from vpr.database.store.store import Store
+from vpr.database.store.table import rows_of
 from vpr.runs.model import LoadedModel
 
 

@@ -1,6 +1,5 @@
 """A database opened by the engine that is wanted: searched as it is, brought to what its folder holds, or edited."""
 
-import dataclasses
 import fnmatch
 import importlib
 import re
@@ -20,18 +19,14 @@ from vpr.data.reader import Reading
 from vpr.database.additions import beside_others, in_zone_of, refuse_other_folders, refuse_other_zone
 from vpr.database.columns import columns_of
 from vpr.database.engine import Engine, Source, WantedIndex
-from vpr.database.engine_recall import recall_against_exact
+from vpr.database.engine_recall import say_recall
 from vpr.database.engines import ENGINES, EngineAddress
 from vpr.database.folder import FolderNow, content_hashes, stamps
 from vpr.database.location import folder_hash, folder_note, store_path
-from vpr.database.records import Records
 from vpr.database.synchronise import Describing, find_changes, in_parts, synchronise
 from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.local_projection import projection_for
 from vpr.runs.model import LoadedModel
-
-COMPARED_BYTES = 256 << 20  # of descriptors that are fetched to compare an engine with exact search, at most
-COMPARED_HITS, COMPARED_QUERIES = 20, 100
 
 
 @dataclass(frozen=True)
@@ -267,21 +262,6 @@ def how_described(engine: Engine, database: Database, wanted: WantedIndex) -> De
     return Describing(database.loaded, database.reading, database.batch_size, projection, engine.keeps_local)
 
 
-def say_recall(engine: Engine) -> None:
-    """Say how much of the exact search an engine finds, for a sample of what it has; not where that is too much."""
-    rows = engine.rows()
-    if not len(rows):
-        return
-    dim = engine.descriptors(rows[:1]).shape[1]
-    if 4 * dim * engine.next_row > COMPARED_BYTES:
-        say(f"not compared with exact search: {len(rows):,} descriptors of {dim} dimensions are too many to fetch")
-        return
-    stored = torch.full((engine.next_row, dim), 10.0)  # far from all where an image was removed
-    for some in in_parts(rows.tolist(), 1024):
-        stored[some] = engine.descriptors(some).float()
-    say(f"compared with exact search: {recall_against_exact(engine, stored, COMPARED_HITS, COMPARED_QUERIES).line()}")
-
-
 def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[str]:
     """The names that are given, or that patterns with * or ? match.
 
@@ -296,18 +276,6 @@ def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[st
             raise UserError(f"--remove {pattern}: found no such image in the index; names are paths below its folder")
         found.update(dict.fromkeys(names))
     return list(found)
-
-
-def images_of(engine: Engine, images: PlaceImages) -> PlaceImages:
-    """The images of an engine, by row: those of the folder, or what its records say."""
-    records: Records = engine.records
-    if records.names == list(images.places.database_names):
-        return images
-    places = dataclasses.replace(
-        images.places, database_names=records.names, database_positions=records.positions, database_times=None
-    )
-    files = [records.file(row, images.base) for row in range(len(records))]
-    return dataclasses.replace(images, places=places, database_files=files)
 
 
 def name_of(name: str, file: Path, base: Path) -> str:

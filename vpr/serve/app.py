@@ -15,15 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from vpr.common.progress import say
+from vpr.report.html import rendered
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.locator import Locator
-from vpr.serve.docs_page import docs_page
 from vpr.serve.guard import OPEN, SECURITY_HEADERS, Guard, client_of
 from vpr.serve.image_routes import image_routes
-from vpr.serve.page_routes import page_routes
+from vpr.serve.page import DOCS, page_routes
 from vpr.serve.problems import Problem
-from vpr.serve.questions import search_filter
-from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors
+from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors, search_filter
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import while_there
@@ -62,7 +61,7 @@ def make_app(locator: Locator, settings: Settings) -> FastAPI:
     _add_problems(app)
     _locate_routes(app, service)
     image_routes(app, service)
-    page_routes(app, settings)
+    page_routes(app, settings.tiles)
     _health_routes(app, service)
     if settings.token:
         _describe_token(app)
@@ -157,7 +156,7 @@ def _health_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/docs", include_in_schema=False, response_model=None)
     async def docs() -> Response:
-        return HTMLResponse(docs_page(app.openapi()))
+        return HTMLResponse(rendered(DOCS, api=app.openapi()))
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:

@@ -7,6 +7,7 @@ gem.py                 generalised-mean pooling, GeM (Radenovic et al.)
 hard_vlad.py           VLAD with hard assignment (AnyLoc, Keetha et al.)
 max_avg.py             Maximum and mean over all locations: the paper's baseline f_max, and the mean beside it
 netvlad_pooling.py     NetVLAD, the layer of netvlad.py, as a pooling of a model
+soft_residuals.py      the residual sums of NetVLAD in one step, with derivatives of its own
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5, recipe_hash, write_hdf5
 from vpr.database.engine import WantedIndex
-from vpr.database.store import REMEDY, State, Store
+from vpr.database.store.store import REMEDY, State, Store
 from vpr.search.approximate import NPROBE, build_index
 from vpr.search.on_disk import build_on_disk, index_files, open_on_disk
 

@@ -17,41 +17,25 @@ Each row has a CRC-32 of its descriptor and its record. Rows are compared with i
 by `damaged`; not when they are searched, which would read an index of gigabytes before its first answer.
 """
 
-import contextlib
-import json
-import os
 import sqlite3
-import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
 
 from vpr.common.errors import UserError
-from vpr.database.flat_files import FlatFiles, sync_folder
 from vpr.database.records import Records
-from vpr.database.table import RECORD, ROW, as_bytes, as_text, checksum, local_columns, rows_of
+from vpr.database.store.flat_files import FlatFiles
+from vpr.database.store.sqlite_file import REMEDY, SqliteFile
+from vpr.database.store.table import RECORD, ROW, as_bytes, as_text, checksum, local_columns, rows_of
 from vpr.descriptors.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
-FORMAT = 1
-REMEDY = "make it anew with --mode=index, or name another with --indexFile"
-PATIENCE = 60.0  # seconds that a statement waits for another process's
 BLOCK_BYTES = 64 << 20  # of descriptors that are copied or checked at a time
-SCHEMA = f"""
-CREATE TABLE meta (content TEXT NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE projection (mean BLOB NOT NULL, components BLOB NOT NULL, learnt_on TEXT NOT NULL);
-CREATE TABLE images (generation INTEGER, row INTEGER, {", ".join(ROW)}, gone INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (generation, row)) WITHOUT ROWID;
-CREATE UNIQUE INDEX once ON images (generation, name) WHERE gone = 0;
-CREATE INDEX removed ON images (generation, row) WHERE gone = 1;
-CREATE TABLE lacking ({", ".join(RECORD)}, PRIMARY KEY (name));
-"""
 
 
 @dataclass(frozen=True)
@@ -82,11 +66,8 @@ class Store:
 
     def __init__(self, path: Path, dim: int) -> None:
         """Nothing is opened or written yet."""
-        self.path, self.dim = path, dim
-        self._connection: sqlite3.Connection | None = None
-        self.files, self._lock = FlatFiles(path), threading.RLock()
-        self._opened: tuple[object, ...] = ()
-        self._seen: tuple[object, ...] = ()
+        self.path, self.dim, self.files = path, dim, FlatFiles(path)
+        self._table = SqliteFile(path, self.files)
 
     def state(self) -> State | None:
         """What the last commit left; None: there is no database yet.
@@ -94,28 +75,15 @@ class Store:
         Raises:
             UserError: the file cannot be read, or is damaged.
         """
-        with self._reading() as connection:
-            self._seen = self._version()
-            if connection is None or not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                return None
-            connection.execute("BEGIN")  # one commit's, though another follows meanwhile
-            try:
-                content, crc = connection.execute("SELECT content, crc FROM meta").fetchone() or ("", -1)
-                if zlib.crc32(content.encode()) != crc:
-                    raise UserError(f"{self.path} is damaged (its table meta does not fit its checksum): {REMEDY}")
-                meta = json.loads(content)
-                if meta["format"] != FORMAT:
-                    raise UserError(f"{self.path} is of format {meta['format']}, wanted {FORMAT}: {REMEDY}")
-                which = "SELECT row FROM images INDEXED BY removed WHERE generation = ? AND gone = 1"
-                gone = connection.execute(which, (meta["generation"],)).fetchall()
-            finally:
-                connection.execute("COMMIT")
+        found = self._table.last_commit()
+        if found is None:
+            return None
+        meta, gone = found
         return State(meta, meta["generation"], meta["rows"], np.array(gone, np.int64).ravel())
 
     def changed(self) -> bool:
         """Whether somebody has committed since `state` was asked for."""
-        with self._reading():
-            return self._version() != self._seen
+        return self._table.changed()
 
     def columns(self, generation: int, names: Sequence[str], start: int, stop: int) -> list[tuple]:
         """Columns of the table of images for rows start .. stop - 1.
@@ -124,7 +92,7 @@ class Store:
             UserError: the file is damaged, or lacks the rows.
         """
         ask = f"SELECT {', '.join(names)} FROM images WHERE generation = ? AND row >= ? AND row < ? ORDER BY row"
-        with self._reading() as connection:
+        with self._table.reading() as connection:
             found = connection.execute(ask, (generation, start, stop)).fetchall() if connection else []
         if len(found) != stop - start:
             raise UserError(f"{self.path} has lost {stop - start - len(found):,} rows: {REMEDY}")
@@ -132,15 +100,15 @@ class Store:
 
     def lacking(self) -> list[tuple]:
         """RECORD of images whose descriptors are to be made again."""
-        with self._reading() as connection:
+        with self._table.reading() as connection:
             ask = f"SELECT {', '.join(RECORD)} FROM lacking ORDER BY rowid"
-            return connection.execute(ask).fetchall() if connection and self._seen_tables(connection) else []
+            return connection.execute(ask).fetchall() if connection else []
 
     def projection(self) -> LocalProjection | None:
         """What projected the local descriptors; None where the model did, or there are none."""
-        with self._reading() as connection:
+        with self._table.reading() as connection:
             ask = "SELECT mean, components, learnt_on FROM projection"
-            found = connection.execute(ask).fetchone() if connection and self._seen_tables(connection) else None
+            found = connection.execute(ask).fetchone() if connection else None
         if found is None:
             return None
         mean = torch.from_numpy(np.frombuffer(found[0], np.float32).copy())
@@ -204,7 +172,7 @@ class Store:
         generation = state.generation + 1 if state else 1
         for ending in ("descriptors", "local") if meta["local_dim"] else ("descriptors",):
             self.files.create(generation, ending)
-        with self._writing(meta, generation, 0) as connection:
+        with self._table.writing(meta, generation, 0) as connection:
             connection.execute("DELETE FROM projection")
             self._lack(connection, lacking)
             self._forget_generations(connection, generation)
@@ -233,7 +201,7 @@ class Store:
             at = int(meta.get("local_bytes", 0))
             self.files.write(state.generation, "local", at, joined.data)
             more |= {"local_bytes": at + joined.nbytes, "local_stored": joined.shape[1]}
-        with self._writing(more, state.generation, start + len(rows)) as connection:
+        with self._table.writing(more, state.generation, start + len(rows)) as connection:
             names = [(state.generation, record[0]) for record in known]
             connection.executemany("UPDATE images SET gone = 1 WHERE generation = ? AND name = ? AND gone = 0", names)
             connection.executemany("DELETE FROM lacking WHERE name = ?", [(record[0],) for record in known])
@@ -249,7 +217,7 @@ class Store:
             names: of images that are not described again either.
             lacking: RECORD of those that are to be.
         """
-        with self._writing(meta, state.generation, state.rows) as connection:
+        with self._table.writing(meta, state.generation, state.rows) as connection:
             which = "UPDATE images SET gone = 1 WHERE generation = ? AND row = ?"
             connection.executemany(which, [(state.generation, int(row)) for row in rows])
             connection.executemany("DELETE FROM lacking WHERE name = ?", [(as_bytes(name),) for name in names])
@@ -257,7 +225,7 @@ class Store:
 
     def say(self, state: State, meta: Mapping[str, Any], projection: LocalProjection | None = None) -> None:
         """Change what is said of the database as a whole."""
-        with self._writing(meta, state.generation, state.rows) as connection:
+        with self._table.writing(meta, state.generation, state.rows) as connection:
             if projection is not None:
                 arrays = [values.float().cpu().numpy().tobytes() for values in (projection.mean, projection.components)]
                 connection.execute("DELETE FROM projection")
@@ -295,7 +263,7 @@ class Store:
                 f"INSERT INTO images (generation, row, {', '.join(kept)}) SELECT ?, ?, {', '.join(kept)} "
                 "FROM images WHERE generation = ? AND row = ?"
             )
-            with self._writing({**meta, "local_bytes": places}, generation, len(rows)) as connection:
+            with self._table.writing({**meta, "local_bytes": places}, generation, len(rows)) as connection:
                 numbers = ((generation, new, state.generation, int(old)) for new, old in enumerate(rows))
                 self._forget_generations(connection, generation)
                 connection.executemany(copied, numbers)
@@ -317,84 +285,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of all files."""
-        with self._lock:
-            self.files.release()
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
-
-    def _version(self) -> tuple[object, ...]:
-        """Another one after each commit of another process, and where another file lies there."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return ()
-        version = self._connection.execute("PRAGMA data_version").fetchone() if self._connection else None
-        return status.st_dev, status.st_ino, version
-
-    def _seen_tables(self, connection: sqlite3.Connection) -> bool:
-        return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """The connection, which is opened again where another file has taken the place; None: there is none."""
-        with self._lock:
-            try:
-                now = self._version()[:2]
-                if self._connection is not None and now and self._opened != now:
-                    self._connection.close()
-                    self._connection = None
-                if self._connection is None and now:
-                    self._connection, self._opened = self._connect("rw"), now
-                yield self._connection
-            except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.path} cannot be read as an index ({error}): {REMEDY}") from error
-
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        """A connection; one that only reads where the file cannot be written, which then has no journal of a writer."""
-        address = f"file:{quote(os.fsencode(self.path))}?mode="
-        if mode == "rw" and not os.access(self.path, os.W_OK):
-            mode = "ro"
-        connection = sqlite3.connect(
-            address + mode, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True
-        )
-        connection.execute("PRAGMA synchronous = EXTRA")  # the folder is synced too when the journal is gone
-        connection.execute("PRAGMA cache_spill = OFF")  # else a large transaction shuts readers out before its commit
-        return connection
-
-    @contextlib.contextmanager
-    def _writing(self, meta: Mapping[str, Any], generation: int, rows: int) -> Iterator[sqlite3.Connection]:
-        """A transaction, committed with what is said of the whole when the block ends well, else as if it never was.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        self.files.hold()
-        with self._lock:
-            try:
-                if self._connection is None:
-                    new = not self.path.exists()
-                    self._connection = self._connect("rwc")
-                    self._opened = self._version()[:2]
-                    if new:
-                        sync_folder(self.path.parent)
-                connection = self._connection
-                connection.execute("BEGIN IMMEDIATE")
-                if not self._seen_tables(connection):
-                    for statement in SCHEMA.split(";"):
-                        connection.execute(statement)
-                yield connection
-                content = json.dumps({**meta, "format": FORMAT, "generation": generation, "rows": rows})
-                connection.execute("DELETE FROM meta")
-                connection.execute("INSERT INTO meta VALUES (?, ?)", (content, zlib.crc32(content.encode())))
-                connection.execute("COMMIT")
-            except BaseException as error:
-                with contextlib.suppress(sqlite3.Error):
-                    if self._connection is not None and self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error | OSError):
-                    raise self.files.unwritten(error) from error
-                raise
+        self.files.release()
+        self._table.close()
 
     def _lack(self, connection: sqlite3.Connection, records: Sequence[tuple]) -> None:
         places = ", ".join("?" * len(RECORD))

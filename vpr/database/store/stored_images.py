@@ -10,9 +10,9 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.database.engine import Source, WantedIndex
 from vpr.database.records import Records
-from vpr.database.store import State, Store
-from vpr.database.stored_records import StoredColumns, StoredRecords, records_of
-from vpr.database.table import local_columns
+from vpr.database.store.store import State, Store
+from vpr.database.store.stored_records import StoredColumns, StoredRecords, records_of
+from vpr.database.store.table import local_columns
 from vpr.descriptors.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 
@@ -214,6 +214,8 @@ class StoredImages:
 
     def remove(self, names: Sequence[str]) -> None:
         """As of `Engine`."""
+        if self.state is not None:
+            self.hold()  # the rows of names are those that nobody else changes any more
         waiting = set(self.lacking.names)
         there = [self.row_of[name] for name in names if name in self.row_of]
         if there or waiting.intersection(names):

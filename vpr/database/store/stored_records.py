@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from vpr.database.records import Records, Value, joined, no_records
-from vpr.database.store import Store
-from vpr.database.table import RECORD, as_text
+from vpr.database.store.store import Store
+from vpr.database.store.table import RECORD, as_text
 
 Loaded = dict[str, tuple[Any, ...]]  # by name of an attribute of Records, what rows of the table say
 
