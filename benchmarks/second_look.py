@@ -14,7 +14,7 @@ from benchmarks.measure import peak_memory_alone, time_of
 from benchmarks.report import Row
 from benchmarks.stages import Bench
 from vpr.descriptors.local_file import stored_maps
-from vpr.models.local_maps import SCALE, LocalMaps, joined, quantized
+from vpr.descriptors.local_maps import SCALE, LocalMaps, joined, quantized
 from vpr.retrieval.matching import TEMPERATURE
 from vpr.retrieval.rerank import local_scores, rerank
 from vpr.retrieval.rules import Reranking

@@ -7,7 +7,7 @@ from vpr.database.engine import Source, WantedIndex
 from vpr.database.faiss_engine import open_engine
 from vpr.database.filters import Condition, SearchFilter
 from vpr.database.records import Records
-from vpr.models.local_maps import SCALE
+from vpr.descriptors.local_maps import SCALE
 
 DIM, MADE = 8, {"arch": "alexnet", "weights_hash": "abc"}
 

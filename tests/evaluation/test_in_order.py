@@ -6,8 +6,8 @@ import torch
 
 from pittsburgh import Places
 from vpr.data.places import PlaceImages
+from vpr.descriptors.local_maps import LocalMaps
 from vpr.evaluation.evaluate import measure_each
-from vpr.models.local_maps import LocalMaps
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.rerank import Reranked
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal

@@ -13,7 +13,7 @@ from PIL import Image
 import main
 from vpr.data.images import decode
 from vpr.descriptors.local_file import read_local
-from vpr.models.local_maps import SCALE
+from vpr.descriptors.local_maps import SCALE
 from vpr.models.local_projection import learn_projection
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec

@@ -18,8 +18,8 @@ from torch import nn
 from vpr.common.device import DTYPES
 from vpr.data.reader import SizeGroup
 from vpr.descriptors.describe import LocalDescribing, describe, describe_batch
+from vpr.descriptors.local_maps import MemorySink
 from vpr.models.backbones import BACKBONES, entry_of
-from vpr.models.local_maps import MemorySink
 from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlainPlaceModel, build_model
 from vpr.models.spec import ModelSpec

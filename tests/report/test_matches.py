@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vpr.models.local_maps import joined, quantized
+from vpr.descriptors.local_maps import joined, quantized
 from vpr.report import matches as drawing
 from vpr.report.matches import picture_of_matches, weight_colours
 from vpr.report.panels import FRAME

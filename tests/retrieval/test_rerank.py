@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vpr.common.errors import UserError
-from vpr.models.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
+from vpr.descriptors.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
 from vpr.retrieval.matching import matches_of, pairs_of, soft_sums, weighted_matches
 from vpr.retrieval.rerank import local_scores, rerank
 from vpr.retrieval.rules import Reranking

@@ -11,8 +11,8 @@ from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
 from vpr.descriptors.local_file import local_file, require_dim
+from vpr.descriptors.local_maps import LocalSink, MemorySink
 from vpr.evaluation.evaluate import describe_split
-from vpr.models.local_maps import LocalSink, MemorySink
 from vpr.retrieval.rules import Reranking
 from vpr.runs.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 from vpr.runs.hloc import is_hloc, load_hloc

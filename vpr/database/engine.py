@@ -12,7 +12,7 @@ from vpr.common.errors import UserError
 from vpr.data.frames import Frames
 from vpr.database.filters import SearchFilter
 from vpr.database.records import Records
-from vpr.models.local_maps import LocalMaps, QuantizedMap
+from vpr.descriptors.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 from vpr.models.spec import DEFAULT_SEED
 from vpr.search.sequences import SequenceRule

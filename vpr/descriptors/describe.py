@@ -10,8 +10,8 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.data.reader import SizeGroup
 from vpr.descriptors.batches import Batch, Shares, Source, over_batches, per_image
+from vpr.descriptors.local_maps import LocalSink, QuantizedMap, quantized
 from vpr.models.describer import Describer
-from vpr.models.local_maps import LocalSink, QuantizedMap, quantized
 from vpr.models.local_projection import LocalProjection
 
 

@@ -19,7 +19,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
-from vpr.models.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
+from vpr.descriptors.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
 ENDING = ".local"

@@ -10,10 +10,10 @@ import torch
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
+from vpr.descriptors.local_maps import MemorySink
 from vpr.evaluation.cost import milliseconds_per_image
 from vpr.evaluation.evaluate import SINGLE, Evaluation, describe_split, measure_each
 from vpr.models.describer import Describer
-from vpr.models.local_maps import MemorySink
 from vpr.models.local_projection import LocalProjection
 from vpr.retrieval.ask import Ask
 

@@ -6,7 +6,6 @@ poolings/            maps of local descriptors to one descriptor
 card.py              What an exported model says of itself, stored inside the ONNX file
 describer.py         What the rest asks of a model, whether PyTorch or ONNX Runtime runs it
 flops.py             arithmetic and memory of a network on one image, from shapes
-local_maps.py        local descriptors of many images, in 8 bits, for re-ranking
 local_projection.py  local descriptors projected to the dimensions that tell them apart
 nnpack.py            convolutions in float32 by NNPACK or by PyTorch, whichever is faster
 normalization.py     What a backbone expects of its input

@@ -12,7 +12,7 @@ from vpr.data.reader import ImageReader, Reading, SizeGroup
 from vpr.database.engine import Engine
 from vpr.database.records import Records
 from vpr.descriptors.describe import LocalDescribing, describe
-from vpr.models.local_maps import LocalMaps, MemorySink
+from vpr.descriptors.local_maps import LocalMaps, MemorySink
 from vpr.models.local_projection import LOCAL_DIM, LocalProjection
 from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.ask import Changed, NotServed

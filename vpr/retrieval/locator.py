@@ -13,7 +13,7 @@ from vpr.data.reader import Reading
 from vpr.database.engine import Engine, Unreachable
 from vpr.database.records import Records
 from vpr.descriptors.describe import LocalDescribing, describe
-from vpr.models.local_maps import MemorySink
+from vpr.descriptors.local_maps import MemorySink
 from vpr.models.local_projection import LOCAL_DIM
 from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.answer import Answer

@@ -9,8 +9,8 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes, free_gpu_bytes
 from vpr.data.reader import SizeGroup, group_by_size
 from vpr.descriptors.describe import describe_batch, describe_batch_with_local, require_finite
+from vpr.descriptors.local_maps import LocalMaps, QuantizedMap, joined
 from vpr.models.describer import Describer
-from vpr.models.local_maps import LocalMaps, QuantizedMap, joined
 from vpr.models.local_projection import LocalProjection
 from vpr.retrieval.ask import NotServed, Refusal, TooLarge, TooSmall
 

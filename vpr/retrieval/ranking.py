@@ -10,7 +10,7 @@ import torch
 
 from vpr.data.frames import find_sequences
 from vpr.database.records import Records
-from vpr.models.local_maps import LocalMaps
+from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.answer import Answer, match_of
 from vpr.retrieval.answer_features import LIMITED, Answers, uncalibrated
 from vpr.retrieval.ask import Ask, NotServed

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vpr.common.progress import Progress
-from vpr.models.local_maps import LocalMaps
+from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.matching import SCORES, Matches, matches_of, pairs_of
 from vpr.retrieval.rules import Reranking
 

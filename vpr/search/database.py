@@ -10,7 +10,7 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.data.frames import Frames
-from vpr.models.local_maps import LocalMaps
+from vpr.descriptors.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import descriptor_distances, in_order, nearest, tiles
 from vpr.search.limited import search_with_rows

@@ -10,9 +10,9 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, PlacesSpec, has_split, load_places, require_queries
 from vpr.data.reader import ImageReader
 from vpr.descriptors.describe import LocalDescribing, Source
+from vpr.descriptors.local_maps import MemorySink
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, measure_each, record
 from vpr.evaluation.outcomes import Outcome
-from vpr.models.local_maps import MemorySink
 from vpr.models.place_model import PlaceModel
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.rules import Reranking

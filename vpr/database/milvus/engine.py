@@ -20,7 +20,7 @@ from vpr.database.milvus.collection import CALL_BYTES, IDS, PAGE, Collection, Ro
 from vpr.database.milvus.connection import MilvusConnection
 from vpr.database.milvus.rows import UNKNOWN_METRES, Key, exists, expression, keys_of, records_of, rows_of
 from vpr.database.records import Records, Value, no_records, record_id
-from vpr.models.local_maps import QuantizedMap
+from vpr.descriptors.local_maps import QuantizedMap
 from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import measured
 from vpr.search.sequences import SequenceRule

@@ -32,7 +32,7 @@ from vpr.database.records import Records
 from vpr.database.store.flat_files import FlatFiles
 from vpr.database.store.sqlite_file import REMEDY, SqliteFile
 from vpr.database.store.table import RECORD, ROW, as_bytes, as_text, checksum, local_columns, rows_of
-from vpr.models.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
+from vpr.descriptors.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
 BLOCK_BYTES = 64 << 20  # of descriptors that are copied or checked at a time

@@ -13,7 +13,7 @@ from vpr.database.records import Records
 from vpr.database.store.store import State, Store
 from vpr.database.store.stored_records import StoredColumns, StoredRecords, records_of
 from vpr.database.store.table import local_columns
-from vpr.models.local_maps import LocalMaps, QuantizedMap
+from vpr.descriptors.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 
 EXACT = "none"  # in place of a FAISS index's factory string

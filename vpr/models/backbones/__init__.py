@@ -7,8 +7,8 @@ positions.py    Learnt position embeddings of a vision transformer on a grid of 
 strided.py      convolutions of one pixel with a stride, in training
 timm_model.py   Backbones of timm: any of its networks by name, cut where the map of local descriptors is taken
 timm_names.py   names of timm's networks, their published weights, and what these expect
-timm_stages.py  How networks of timm are cut into stages: what lies above the cut is left out
-vit.py          Stages of a vision transformer of timm: embedding, blocks, last norm, map
+timm_cuts.py    how networks of timm are cut into stages: what lies above the cut is left out
+vit_stages.py   Stages of a vision transformer of timm: embedding, blocks, last norm, map
 whole.py        a network of timm of a family without a plan of its own, as a whole
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vpr.models.backbones.vit import to_multiples
+from vpr.models.backbones.vit_stages import to_multiples
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)  # pixels
 # Pixels. With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the three, and of 32 pixels

@@ -9,7 +9,7 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.models.backbones import FACETS
-from vpr.models.backbones.vit import (
+from vpr.models.backbones.vit_stages import (
     Block,
     ChannelsFirst,
     ClassToken,
@@ -189,7 +189,7 @@ def _whole(network: Any, arch: str, index: int) -> Plan:
 
 
 def _is_plain(network: Any) -> bool:
-    """Whether a vision transformer is of patches, tokens ahead and blocks alone, as `vit.py` computes it."""
+    """Whether a vision transformer is of patches, tokens ahead and blocks alone, as `vit_stages.py` computes it."""
     from timm.layers import PatchEmbed
 
     rope = getattr(network, "rope", None)
