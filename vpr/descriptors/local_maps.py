@@ -82,7 +82,7 @@ class LocalMaps:
             import zlib
 
             if zlib.crc32(np.ascontiguousarray(rows).data) != self.checksums[image]:
-                raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it anew")
+                raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it again")
         return rows
 
 

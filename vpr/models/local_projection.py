@@ -1,4 +1,4 @@
-"""Local descriptors for the second look: a few dimensions that keep most of what tells them apart."""
+"""Local descriptors for re-ranking: a few dimensions that keep most of what tells them apart."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import nn
 from vpr.common.errors import UserError
 
 LOCAL_DIM = 64
-WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places apart best
+WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places in the world apart best
 SMALLEST_VARIANCE = 1e-12  # of directions that no descriptor has
 
 
