@@ -77,7 +77,9 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
         return descriptors[:, tile].double() - mean[tile]  # [n, columns]
 
     if length > count:
-        products = sum(centred(tile) @ centred(tile).T for tile in tiles)  # [n, n]
+        products = torch.zeros(count, count, dtype=torch.float64, device=descriptors.device)
+        for tile in tiles:
+            products = products + centred(tile) @ centred(tile).T
     else:
         whole = centred(slice(None))
         products = whole.T @ whole  # [D, D]
