@@ -21,7 +21,7 @@ from vpr.database.records import joined, no_records
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.runs.model import LoadedModel
-from vpr.search.database import DatabaseIndex
+from vpr.search.exact import search_exactly
 
 # A third engine: all that one has to have, in a dictionary of this process.
 CABINETS = {}
@@ -64,7 +64,7 @@ class Drawers:
 
     def search(self, queries, count, wanted=None):
         rows = None if wanted is None else np.flatnonzero(wanted.mask(self.records))
-        return Hits(*DatabaseIndex(self.values).search(queries, count, rows), self.records)
+        return Hits(*search_exactly(self.values, queries, count, rows), self.records)
 
     def finish(self, order=None):
         pass

@@ -14,8 +14,7 @@ from PIL import Image
 import main
 from vpr.common.errors import UserError
 from vpr.retrieval.answer_features import Answers, uncalibrated
-from vpr.search.approximate import build_index
-from vpr.search.database import measures_descriptors
+from vpr.search.approximate import build_index, measures_descriptors
 
 SQUARE = (64, 48)
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]

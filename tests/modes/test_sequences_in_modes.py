@@ -96,7 +96,7 @@ def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, 
         ("test", ["--excludeRecent=2", "--index=Flat"], "--excludeRecent searches exactly"),
         ("locate", ["--sequence=1", "--index=Flat"], "--sequence searches exactly"),
         ("test", ["--sequence=1", "--speeds", "nan"], "wanted a finite number"),
-        ("test", ["--sequence=1", "--speeds", "500"], "in steps of 1 over walks of 5 at most"),
+        ("test", ["--sequence=1", "--speeds", "500"], "in steps of 1 over sequences of 5 at most"),
     ],
 )
 def test_what_cannot_be_searched_in_order_is_said_in_a_line(call, own, mode, words, said):
@@ -109,4 +109,4 @@ def test_what_cannot_be_searched_in_order_is_said_in_a_line(call, own, mode, wor
 def test_a_single_image_is_no_sequence(call, own):
     code, _, error = call("locate", own / "val" / "queries" / "1.png", "--sequence=1")
     assert code == 2
-    assert "no two of the 1 queries are of one walk" in error
+    assert "no two of the 1 queries are of one sequence" in error

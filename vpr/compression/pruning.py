@@ -184,7 +184,7 @@ def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: 
 
     Args:
         training: of whose database images the local descriptors are.
-        seed: of the images and places drawn, and of k-means.
+        seed: of the images and local descriptors drawn, and of k-means.
         batch_size: images at once; 0: as many as memory holds.
     """
     if not isinstance(model.pool, ClusterPooling):

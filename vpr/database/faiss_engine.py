@@ -23,10 +23,10 @@ from vpr.database.store.searched_rows import SearchedRows
 from vpr.database.store.store import REMEDY, State, Store
 from vpr.database.store.stored_images import EXACT, StoredImages
 from vpr.database.store.stored_records import StoredColumns
-from vpr.search.approximate import check_factory, faiss_name, index_name
-from vpr.search.database import DatabaseIndex, looks_at_all, merged
-from vpr.search.exact import measured, nearest
-from vpr.search.sequences import SequenceRule
+from vpr.search.approximate import check_factory, faiss_name, index_name, looks_at_all
+from vpr.search.exact import descriptor_distances, measured, merged, nearest
+from vpr.search.limited import search_index
+from vpr.search.sequences import SequenceRule, search_sequences
 
 FEW_ROWS = 4096  # of an approximate index that are compared one by one where a search is limited to them
 SMALL_BYTES = 64 << 20  # of descriptors: all are checked when opened, and put in their folder's order when that changes
@@ -82,7 +82,7 @@ class FaissEngine(StoredImages):
         if rows is not None and len(rows) <= FEW_ROWS:
             found = nearest(self.map, queries, count, rows)
         else:
-            found, _ = DatabaseIndex(approximate=index).search(queries, count, rows)
+            found = search_index(index, queries, count, rows)
         return measured(self.map.__getitem__, queries, found)
 
     def search_in_order(
@@ -93,9 +93,8 @@ class FaissEngine(StoredImages):
             raise UserError("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
         rows, (own, others) = self.rows(), sequences
         values = self.map if len(rows) == len(self.map) else self.map[torch.from_numpy(rows)]
-        found, distances, similarities = DatabaseIndex(values).search_in_order(
-            queries, count, (own.of(rows), others), rule
-        )
+        found, similarities = search_sequences(values, queries, count, (own.of(rows), others), rule)
+        distances = descriptor_distances(values, queries, found)
         return np.where(found >= 0, rows[found], -1), distances, similarities
 
     def prepare_to_serve(self, writable: bool) -> None:

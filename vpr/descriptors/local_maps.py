@@ -1,4 +1,4 @@
-"""Local descriptors of many images, in 8 bits: what the second look compares."""
+"""Local descriptors of many images, in 8 bits: what re-ranking compares."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 
-LARGEST_MAP = 1024  # places; see `vpr/retrieval/rerank.py` on why a map may not have more
+LARGEST_MAP = 1024  # positions; see `vpr/retrieval/rerank.py` on why a map may not have more
 # A component of 1 is stored as this. Then the product of two descriptors of up to 128 dimensions, rounding
 # included, is below 2^14 ((120 + 128^0.5 / 2)^2), which the exact products there want.
 SCALE = 120
@@ -22,14 +22,14 @@ QuantizedMap = tuple[np.ndarray, tuple[int, int]]
 
 
 class FileValues:
-    """Rows int8 [places, d] in a file, read when they are asked for.
+    """Rows int8 [P, d] in a file, read when they are asked for.
 
     To map the file into memory would keep much of what lies around the rows there as well.
     """
 
-    def __init__(self, path: Path, places: int, dim: int) -> None:
+    def __init__(self, path: Path, count: int, dim: int) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 - open as long as rows may be asked for
-        self.shape = (places, dim)
+        self.shape = (count, dim)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Rows from `start` to `stop` - 1; zeros where the file has become shorter, which no checksum fits."""
@@ -43,14 +43,14 @@ class LocalMaps:
     """The maps of local descriptors of N images, one after the other.
 
     Attributes:
-        values: int8 [places of all images, d], in memory or in a file: unit vectors times SCALE, rounded.
-        grids: int32 [N, 2], rows and columns of places of each image.
-        starts: int64 [N + 1], where each image's places begin.
+        values: int8 [positions of all maps, d], in memory or in a file: unit vectors times SCALE, rounded.
+        grids: int32 [N, 2], rows and columns of each image's map.
+        starts: int64 [N + 1], where each image's rows begin in `values`.
         checksums: uint32 [N], CRC-32 of each image's values, compared whenever they are read; None in memory.
         source: the file of values, for messages.
     """
 
-    values: "np.ndarray | FileValues | TwoParts"
+    values: np.ndarray | FileValues
     grids: np.ndarray
     starts: np.ndarray
     checksums: np.ndarray | None = None
@@ -82,14 +82,14 @@ class LocalMaps:
             import zlib
 
             if zlib.crc32(np.ascontiguousarray(rows).data) != self.checksums[image]:
-                raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it anew")
+                raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it again")
         return rows
 
 
 def quantized(maps: torch.Tensor) -> list[QuantizedMap]:
-    """Maps of unit vectors [B, d, h, w] -> for each image int8 [P, d] and the (rows, columns) of its places.
+    """Maps of unit vectors [B, d, h, w] -> for each image int8 [P, d] and the (rows, columns) of its map.
 
-    A map of more than LARGEST_MAP places is averaged over squares of 2 x 2, 3 x 3, ... of them.
+    A map of more than LARGEST_MAP positions is averaged over squares of 2 x 2, 3 x 3, ... of them.
     """
     height, width = maps.shape[2:]
     side = 1
@@ -137,47 +137,6 @@ def joined(parts: Sequence[QuantizedMap]) -> LocalMaps:
         return LocalMaps(np.empty((0, 1), np.int8), np.empty((0, 2), np.int32), np.zeros(1, np.int64))
     values = np.concatenate([rows for rows, _ in parts])
     return LocalMaps(values, np.array([grid for _, grid in parts], np.int32), starts_of(len(rows) for rows, _ in parts))
-
-
-@dataclass(frozen=True)
-class TwoParts:
-    """Rows int8 [places, d] of which the first lie in one place and the others in another; no slice has of both."""
-
-    first: "np.ndarray | FileValues | TwoParts"
-    second: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """[places, d]."""
-        return self.first.shape[0] + len(self.second), self.second.shape[1]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """Rows from `start` to `stop` - 1."""
-        start = self.first.shape[0]
-        return self.first[rows] if rows.start < start else self.second[rows.start - start : rows.stop - start]
-
-
-def joined_maps(first: LocalMaps | None, second: LocalMaps) -> LocalMaps:
-    """The maps of images in a file, and of others in memory behind them."""
-    if first is None:
-        return second
-    assert first.checksums is not None and second.checksums is not None and isinstance(second.values, np.ndarray)
-    return LocalMaps(
-        TwoParts(first.values, second.values),
-        np.concatenate([first.grids, second.grids]),
-        np.concatenate([first.starts, first.starts[-1] + second.starts[1:]]),
-        np.concatenate([first.checksums, second.checksums]),
-        first.source,
-    )
-
-
-def cut_by_grids(values: np.ndarray, grids: np.ndarray) -> list[QuantizedMap]:
-    """Rows int8 [places of all images, d] as the maps of images, whose rows and columns are given."""
-    ends = np.cumsum(grids.prod(axis=1, dtype=np.int64))
-    return [
-        (values[end - rows * columns : end], (int(rows), int(columns)))
-        for end, (rows, columns) in zip(ends, grids.astype(np.int64), strict=True)
-    ]
 
 
 def starts_of(lengths: Iterable[int]) -> np.ndarray:

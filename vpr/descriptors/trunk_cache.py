@@ -144,7 +144,7 @@ def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
         return None
     damaged = processes.local_rank() == 0 and sha256_of(path) != checksum
     if processes.any_process(damaged):
-        say(f"trunk cache: {path} is damaged, its bytes do not fit its checksum: making it anew")
+        say(f"trunk cache: {path} is damaged, its bytes do not fit its checksum: making it again")
         return None
     say(f"trunk cache: {path} is used again")
     return values

@@ -10,6 +10,7 @@ local_projection.py  local descriptors projected to the dimensions that tell the
 nnpack.py            convolutions in float32 by NNPACK or by PyTorch, whichever is faster
 normalization.py     What a backbone expects of its input
 onnx_model.py        Exported models: one .onnx file from images as bytes to descriptors, run by ONNX Runtime
+pca.py               principal components: the directions in which data differ most
 place_model.py       the model: images [B, 3, H, W] -> backbone -> pooling -> whitening -> descriptors
 spec.py              what a model is: backbone, weights, pooling
 weights.py           Pretrained weights: names, files, downloads and hashes

@@ -31,8 +31,7 @@ from vpr.retrieval.split import SplitEngine, by_engine
 from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.runs.model import LoadedModel
-from vpr.search.approximate import RefinedSearch, build_index
-from vpr.search.database import looks_at_all
+from vpr.search.approximate import RefinedSearch, build_index, looks_at_all
 from vpr.search.protocols import walks_of
 from vpr.search.sequences import require_order
 

@@ -1,6 +1,6 @@
 """One pass of the model for images that are in memory already."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes, free_gpu_bytes
 from vpr.data.reader import SizeGroup, group_by_size
+from vpr.descriptors.batches import cut
 from vpr.descriptors.describe import describe_batch, describe_batch_with_local, require_finite
 from vpr.descriptors.local_maps import LocalMaps, QuantizedMap, joined
 from vpr.models.describer import Describer
@@ -91,17 +92,16 @@ class ModelPass:
             return None
         return (available_bytes() if device.type == "cpu" else free_gpu_bytes(device)) // 2
 
-    def _that_fit(self, group: SizeGroup) -> Iterator[SizeGroup]:
-        """Images of one size in parts that half of the free memory holds, see `vpr.descriptors.describe.that_fit`."""
-        count, each = len(group.places), self._bytes_of(group.image_size)
+    def _that_fit(self, group: SizeGroup) -> list[SizeGroup]:
+        """Images of one size in parts that half of the free memory holds, see `vpr.descriptors.batches.that_fit`."""
+        count, each = len(group.values), self._bytes_of(group.image_size)
         room = self._room()
         if each is not None and room is not None:
             count = max(1, min(count, room // each))
-        for places, values in zip(group.places.split(count), group.values.split(count), strict=True):
-            yield group._replace(places=places, values=values)
+        return cut(group, count)
 
     def _bytes_of(self, size: tuple[int, int]) -> int | None:
-        """Memory that an image takes in the model; reckoning takes milliseconds."""
+        """Memory that an image takes in the model; to work it out takes milliseconds."""
         if size not in self._bytes:
             if len(self._bytes) >= SIZES:
                 self._bytes.clear()

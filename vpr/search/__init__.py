@@ -1,7 +1,6 @@
 """Nearest database descriptors, exact and approximate, by each data set's protocol.
 
 approximate.py  Approximate search: a FAISS index named by its factory string (--index), and what it costs
-database.py     A database ready to be searched, exactly or by a FAISS index
 exact.py        Exact search: the nearest database descriptors of each query, by FAISS in tiles
 exclusion.py    which database images may not be found for a query
 limited.py      Searches of a FAISS index that are limited to some of its rows

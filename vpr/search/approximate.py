@@ -75,6 +75,37 @@ def faiss_reason(error: RuntimeError) -> str:
     return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).removeprefix("Error: ")
 
 
+def measures_descriptors(index: faiss.Index) -> bool:
+    """Whether an index's distances are squared descriptor distances, exact or approximate.
+
+    Not so those of bit strings (LSH, spectral hashing), and those after a projection to fewer dimensions.
+    """
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain  # a vector of C++, not the list that the stubs have
+        steps = [faiss.downcast_VectorTransform(chain.at(step)) for step in range(chain.size())]
+        return all(map(_keeps_distances, steps)) and measures_descriptors(index.index)
+    if isinstance(index, faiss.IndexIDMap):
+        return measures_descriptors(index.index)
+    hashed = isinstance(index, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
+    return index.metric_type == faiss.METRIC_L2 and not hashed
+
+
+def looks_at_all(index: faiss.Index) -> bool:
+    """Whether an index compares all descriptors as they are: what it finds is what an exact search finds."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        return measures_descriptors(index) and looks_at_all(index.index)
+    return isinstance(index, faiss.IndexFlat) and measures_descriptors(index)
+
+
+def _keeps_distances(step: faiss.VectorTransform) -> bool:
+    """Whether a transform leaves the distances of vectors of length 1 as they are."""
+    if isinstance(step, faiss.NormalizationTransform):
+        return True
+    return isinstance(step, faiss.LinearTransform) and step.d_in == step.d_out and bool(step.is_orthonormal)
+
+
 class IndexSearch:
     """The search of `vpr.search` by an index. Where it finds fewer than asked for, -1 stands.
 

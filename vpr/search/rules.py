@@ -23,7 +23,7 @@ class SequenceRule:
 
     length: int = _rule(
         MISSING,
-        "compare with each query the L frames before and after it in its walk, in which images differ in the last "
+        "compare with each query the L frames before and after it in its sequence, in which images differ in the last "
         "number of their names alone; 0: single images",
         name="sequence", typed=0, type=whole, metavar="L",
     )  # fmt: skip
@@ -44,7 +44,7 @@ class SequenceRule:
 
 @dataclass(frozen=True)
 class RecentFrames:
-    """Frames of the query's own walk that may not be found, as loop closure has it: itself and those around it.
+    """Frames of the query's own sequence that may not be found, as loop closure has it: itself and those around it.
 
     Attributes:
         frames: how many before the query, and how many after.
@@ -53,7 +53,7 @@ class RecentFrames:
 
     frames: int = flag(
         MISSING,
-        "loop closure: the N frames before and after a query in its own walk, and itself, are neither hits nor "
+        "loop closure: the N frames before and after a query in its own sequence, and itself, are neither hits nor "
         "positives",
         name="excludeRecent", typed=None, group="sequences", modes=("test",), type=whole, metavar="N",
     )  # fmt: skip
@@ -70,12 +70,12 @@ class RecentFrames:
 
         from vpr.data.frames import times_in_sequences
 
-        walks, ranks = times_in_sequences([*database_names, *query_names])
+        sequences, ranks = times_in_sequences([*database_names, *query_names])
         count = len(database_names)
 
         def excluded(queries: "np.ndarray") -> "np.ndarray":
             ago = ranks[count + queries][:, None] - ranks[:count]  # [m, N], in frames
             near = (ago <= self.frames) if self.causal else (np.abs(ago) <= self.frames)
-            return near & (walks[count + queries][:, None] == walks[:count])
+            return near & (sequences[count + queries][:, None] == sequences[:count])
 
         return excluded

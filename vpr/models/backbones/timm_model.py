@@ -211,7 +211,7 @@ def _network(arch: str, device: str) -> Any:
 
 
 def _fills_its_buffers(backbone: nn.Module) -> bool:
-    """Whether all values that are not stored can be computed anew by the layers that have them."""
+    """Whether all values that are not stored can be computed again by the layers that have them."""
     layers = [layer for layer in backbone.modules() if layer._non_persistent_buffers_set]
     return all(hasattr(layer, "init_non_persistent_buffers") for layer in layers)
 

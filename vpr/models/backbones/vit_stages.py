@@ -96,8 +96,10 @@ class Rotary(nn.Module):
         """(h, w) -> sines, then cosines, [h * w, 2 * dim of a head]."""
         lines = [torch.arange(count, device=self.rope.periods.device, dtype=torch.float32) for count in shape]
         centres = [2 * ((line + 0.5) / (line[-1] + 1)) - 1 for line in lines]  # from -1 to 1
-        places = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)  # [h * w, 2]
-        angles = (2 * math.pi * places[:, :, None] / self.rope.periods).flatten(1)  # [h * w, half of the dim]
+        centres_of_patches = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)  # [h * w, 2]
+        angles = (2 * math.pi * centres_of_patches[:, :, None] / self.rope.periods).flatten(
+            1
+        )  # [h * w, half of the dim]
         angles = torch.cat([angles, angles], 1) if self.rope.rotate_half else angles.repeat_interleave(2, 1)
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -105,15 +107,15 @@ class Rotary(nn.Module):
 class Facet(nn.Module):
     """Of a block's attention only its queries, keys or values (Keetha et al., AnyLoc, RA-L 2023, section III)."""
 
-    PLACES = ("query", "key", "value")  # in what `qkv` gives
+    ORDER = ("query", "key", "value")  # in what `qkv` gives
 
     def __init__(self, block: Any, facet: str) -> None:
         super().__init__()
-        self.norm1, self.qkv, self.place = block.norm1, block.attn.qkv, self.PLACES.index(facet)
+        self.norm1, self.qkv, self.number = block.norm1, block.attn.qkv, self.ORDER.index(facet)
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         """[B, h, P + w, C] -> the same shape."""
-        return self.qkv(self.norm1(grid)).chunk(3, dim=-1)[self.place]
+        return self.qkv(self.norm1(grid)).chunk(3, dim=-1)[self.number]
 
 
 class Map(nn.Module):
@@ -129,7 +131,7 @@ class Map(nn.Module):
 
 
 class ClassToken(nn.Module):
-    """The class token alone, as a map of one place."""
+    """The class token alone, as a map of one position."""
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         """[B, h, P + w, C] -> [B, C, 1, 1]."""

@@ -66,7 +66,7 @@ def _multiple_of(twin: Whole) -> tuple[int, torch.Tensor]:
         width, height, square = (multiple * (side // multiple | 1) for side in SIDES)
         try:
             other, features = _map_of(twin, square, square), _map_of(twin, height, width)
-            # A transformer that miscounts the places of its patches may mix them with channels.
+            # A transformer that miscounts its patches may mix them with channels.
             if other.shape[1] == features.shape[1]:
                 return multiple, features
             raise ValueError(f"maps of {tuple(other.shape[1:])} and {tuple(features.shape[1:])}")

@@ -1,6 +1,6 @@
-"""python -m benchmarks.determinism: whether equal trainings, some of them killed and resumed, end with the same bits.
+"""python -m campaigns.determinism: whether equal trainings, some of them killed and resumed, end with the same bits.
 
-    python -m benchmarks.determinism --root TOWER --weights FILE --undisturbed 5 --killed 10 --precision fp32 bf16
+    python -m campaigns.determinism --root TOWER --weights FILE --undisturbed 5 --killed 10 --precision fp32 bf16
 
 A killed training gets SIGKILL at a random moment and is resumed. Exit code 1 if any two of a precision and trunk cache
 differ in a weight or in the optimiser's state.
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.killing import call, different, final_state, killed_after, run_exists, start
+from campaigns.killing import call, different, final_state, killed_after, run_exists, start
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +84,7 @@ def _flags(options: argparse.Namespace, folder: Path, precision: str) -> list[st
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.determinism", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m campaigns.determinism", description=__doc__.split("\n")[0])
     parser.add_argument("--root", required=True, help="places in Pittsburgh's layout, with train and val")
     parser.add_argument("--weights", required=True, metavar="FILE", help="weights of the backbone")
     parser.add_argument("--arch", default="alexnet")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from benchmarks.fuzz import mutate
+from campaigns.fuzz import mutate
 from vpr.database.records import record_id
 
 NAMES = (

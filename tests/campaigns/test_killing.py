@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from benchmarks.killing import different, final_state, killed_after, newest_checkpoint, run_exists
+from campaigns.killing import different, final_state, killed_after, newest_checkpoint, run_exists
 
 
 def process_of(code):

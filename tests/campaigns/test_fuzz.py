@@ -1,4 +1,4 @@
-"""A few damaged files of each kind; `python -m benchmarks.fuzz` tries many."""
+"""A few damaged files of each kind; `python -m campaigns.fuzz` tries many."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from benchmarks import fuzz, fuzz_kinds
+from campaigns import fuzz, fuzz_kinds
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 

@@ -65,8 +65,7 @@ def make_files(folder: Path) -> None:
     old = [*_places(folder), resume]
     _run(*old, "--mode=whiten", "--pcaDim=4")
     _run(resume, "--mode=export", "--ckpt=best", f"--out={folder / 'model.onnx'}")
-    _run(*old, "--mode=index", f"--indexFile={folder / 'exact.h5'}")
-    _run(*old, "--mode=index", "--index=IVF2,SQ8", f"--indexFile={folder / 'faiss.h5'}")
+    _run(*old, "--mode=index", f"--indexFile={folder / 'exact.sqlite'}")
     _run(*old, "--mode=test", "--panels=0", f"--saveDescriptors={folder / 'descriptors.h5'}")
     _run("--dataset=folder", f"--root={folder / 'own'}", "--mode=spec")
     _write_spec(folder / "spec.mat")
@@ -88,7 +87,7 @@ def kinds() -> dict[str, Kind]:
         "flags.json": Kind(False, ["run/flags.json"], _flags),
         "centroids": Kind(True, ["centroids/*.hdf5"], _centroids),
         "ONNX": Kind(True, ["model.onnx"], _onnx),
-        "index": Kind(True, ["exact.h5", "faiss.h5"], _index),
+        "index": Kind(True, ["exact.sqlite", "exact.1.descriptors"], _index),
         "stored descriptors": Kind(True, ["descriptors.h5"], _descriptors),
         "whitening": Kind(True, ["run/checkpoints/whitening_*"], _whitening),
         "calibration": Kind(True, ["calibration_*.h5"], _calibration),
@@ -202,21 +201,24 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
 
 
 def _index(folder: Path) -> Callable[[Path], str]:
-    from vpr.data.places import load_database
-    from vpr.database.engine import WantedIndex
-    from vpr.database.engines import EngineAddress
-    from vpr.database.open import Database, WantedEngine, load_engine
+    from vpr.database.store.store import Store
+    from vpr.database.store.table import RECORD
     from vpr.runs.model import load_model
 
-    loaded, root = load_model(folder / "run"), folder / "own"
-    loaded.model.to_device(CPU, "fp32")
-    images = load_database(PlacesSpec("folder", root), "val")
-    database = Database(loaded, images, root, Reading())
-    queries = torch.randn(3, loaded.model.dim, generator=torch.Generator().manual_seed(0))
+    dim = load_model(folder / "run").model.dim
 
     def read(path: Path) -> str:
-        index = load_engine(WantedEngine(EngineAddress()), path, database, WantedIndex())
-        return content_hash(index.search(queries, 5))
+        store = Store(folder / "exact.sqlite", dim)
+        try:
+            state = store.state()
+            if state is None:
+                raise UserError(f"{path} is empty")
+            if damaged := store.damaged(state):
+                raise UserError(f"{path}: rows {damaged} are damaged")
+            known = store.columns(state.generation, RECORD, 0, state.rows)
+            return content_hash([[list(map(str, row)) for row in known], state.gone, store.descriptors(state)])
+        finally:
+            store.close()
 
     return read
 

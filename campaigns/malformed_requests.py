@@ -1,6 +1,6 @@
 """What a server makes of requests that no honest client sends (malformed_kinds.py).
 
-    python -m benchmarks.malformed_requests --requests 2000 --seed 0 --root ... --weights ...
+    python -m campaigns.malformed_requests --requests 2000 --seed 0 --root ... --weights ...
 
 Truncated and mutated images, wrong types, huge headers, images of 30,000 x 30,000 pixels in few bytes, clients that
 send slowly or go away, paths and long words as names, broken forms and parameters, second looks on many connections,
@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.malformed_kinds import KINDS, TWINS, removal
 from benchmarks.running_server import RunningServer, alexnet_on, percentile, queries_of, running_server, timed
+from campaigns.malformed_kinds import KINDS, TWINS, removal
 
 GOOD_EVERY = 100  # requests
 AT_ONCE = 32  # of the malformed ones

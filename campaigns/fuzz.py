@@ -1,6 +1,6 @@
 """Damaged files: what comes of ten kinds of files when bytes of them are changed.
 
-    python -m benchmarks.fuzz --files 100 --seed 0
+    python -m campaigns.fuzz --files 100 --seed 0
 
 Sound files are made, each is changed many times (bits flipped, cut off, zeroed, bytes inserted, removed or replaced),
 and the program's own code reads it in a process of its own, which is started again when a file ends it. A changed file
@@ -58,7 +58,7 @@ def run(files: int, seed: int, folder: Path, only: list[str] | None = None) -> d
     Returns:
         for each kind how often each of OUTCOMES happened.
     """
-    from benchmarks.fuzz_kinds import kinds, make_files
+    from campaigns.fuzz_kinds import kinds, make_files
 
     make_files(folder)
     counts = {}
@@ -73,7 +73,7 @@ def run(files: int, seed: int, folder: Path, only: list[str] | None = None) -> d
 
 def _try_kind(name: str, files: int, chance: random.Random, folder: Path, reader: "Reader") -> collections.Counter:
     """Change and read files of one kind; the sound ones have to be read before and after."""
-    from benchmarks.fuzz_kinds import kinds
+    from campaigns.fuzz_kinds import kinds
 
     kind = kinds()[name]
     paths = [next(folder.glob(pattern)) for pattern in kind.files]
@@ -173,7 +173,7 @@ def _answer(pipe: Connection, folder: Path) -> None:
 
 
 def outcome_of(kind: str, path: Path, folder: Path, prepared: dict) -> tuple[str, str]:
-    from benchmarks.fuzz_kinds import kinds
+    from campaigns.fuzz_kinds import kinds
     from vpr.common.errors import UserError
 
     try:
@@ -202,7 +202,7 @@ def failures(counts: dict[str, collections.Counter]) -> int:
 
 def main() -> int:
     """Read the command line, print the table; 1 where anything happened that must not."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m campaigns.fuzz", description=__doc__.split("\n")[0])
     parser.add_argument("--files", type=int, default=100, help="changed files of each kind (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
     parser.add_argument("--only", nargs="+", metavar="KIND", help="only these kinds")

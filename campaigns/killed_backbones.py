@@ -1,7 +1,7 @@
-"""python -m benchmarks.killed_backbones: whether a killed training of each backbone ends as one that was left alone.
+"""python -m campaigns.killed_backbones: whether a killed training of each backbone ends as one that was left alone.
 
-    python -m benchmarks.killed_backbones
-    python -m benchmarks.killed_backbones --names resnet18 swin_tiny --seed 1
+    python -m campaigns.killed_backbones
+    python -m campaigns.killed_backbones --names resnet18 swin_tiny --seed 1
 
 For each backbone, with random weights, on a small toy city: one training runs through; another, of the same flags, gets
 SIGKILL at a random moment after the first checkpoint of its epoch and before the last, and is resumed. Exit code 1 if
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-from benchmarks.killing import CHECKPOINT, call, different, final_state, killed_after, newest_checkpoint, start
+from campaigns.killing import CHECKPOINT, call, different, final_state, killed_after, newest_checkpoint, start
 
 NAMES = (
     "resnet18", "resnet50", "tf_efficientnet_lite0", "mobilenetv3_large_100", "convnext_tiny",
@@ -127,7 +127,7 @@ def _flags(options: argparse.Namespace, city: Path, folder: Path) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.killed_backbones", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m campaigns.killed_backbones", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--names", nargs="+", default=NAMES, metavar="ARCH", help="backbones (default: the tested ones)"
     )
