@@ -21,7 +21,7 @@ from vpr.training.sources import Sources
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Trainer
 from vpr.training.training_set import TrainingSet, load_training_set
-from vpr.training.validation import ValidationLook, open_test_split
+from vpr.training.validation import ValidationReranking, open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
 CHANGES_THE_END = names(lambda flag: flag.alters)
@@ -37,10 +37,10 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     splits = splits_of(training.images, validation)
     state, folder = (_resume if options.run else _start)(options, splits, device)
-    look = second_look(options)
+    rule = second_look(options)
     database = reading(options, device).of(validation.database_files)
-    second = ValidationLook(look, database, options.seed, options.localDim) if look else None
-    train(options, state, training, validation, test, folder, second)
+    reranking = ValidationReranking(rule, database, options.seed, options.localDim) if rule else None
+    train(options, state, training, validation, test, folder, reranking)
 
 
 def train(
@@ -50,14 +50,14 @@ def train(
     validation: PlaceImages,
     test: PlaceImages | None,
     folder: Path,
-    second: ValidationLook | None = None,
+    reranking: ValidationReranking | None = None,
 ) -> None:
     """Train the epochs that are left, and measure the best model on the test split, or on val where there is none."""
     read, rules, batch = reading(options, state.model.device), training_rules(options), options.cacheBatchSize
     say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
     where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
     sources = Sources.cached(training.images, validation, state.model, read, where, Path(options.cachePath), batch)
-    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, second)
+    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, reranking)
     trainer.run()
     trainer.test(test, test.reader(read) if test else None)
 

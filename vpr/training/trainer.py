@@ -25,7 +25,7 @@ from vpr.training.rules import TrainingRules
 from vpr.training.sources import Sources
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
-from vpr.training.validation import ValidationLook, measure_best, measure_split, select
+from vpr.training.validation import ValidationReranking, measure_best, measure_split, select
 
 
 class Trainer:
@@ -39,7 +39,7 @@ class Trainer:
         folder: the run.
         checkpoints: the folder of its checkpoints, in the run.
         batch_size: images described at once outside of steps; 0: as many as memory holds.
-        second: re-ranking at each validation; None: without.
+        reranking: at each validation; None: without.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Trainer:
         folder: Path,
         checkpoints: str = "checkpoints",
         batch_size: int = 24,
-        second: ValidationLook | None = None,
+        reranking: ValidationReranking | None = None,
     ):
-        self.second = second
+        self.reranking = reranking
         self.state, self.model = state, state.model
         self.training, self.validation, self.sources = training, validation, sources
         self.rules, self.batch_size = rules, batch_size
@@ -130,7 +130,7 @@ class Trainer:
         position = self.state.position
         evaluation, outcomes = measure_split(
             self.model, self.validation, self.sources.validation, self.rules.recall_values, self.batch_size,
-            self.second,
+            self.reranking,
         )  # fmt: skip
         show_worst(board, self.validation, outcomes, position.epoch)
         for n, recall in evaluation.recalls.items():

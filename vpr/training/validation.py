@@ -32,15 +32,15 @@ def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
 
 
 @dataclass(frozen=True)
-class ValidationLook:
-    """A second look at each validation, which is printed and decides nothing: a training betters the descriptor.
+class ValidationReranking:
+    """Re-ranking at each validation. It is printed and decides nothing, since a training improves the descriptor.
 
     Attributes:
         database: reads the database's images.
         seed, dim: as of `sampled_projection`, with the model as it then is.
     """
 
-    look: Reranking
+    rule: Reranking
     database: ImageReader
     seed: int
     dim: int
@@ -52,17 +52,17 @@ def measure_split(
     source: Source,
     recall_values: Iterable[int],
     batch_size: int = 24,
-    second: ValidationLook | None = None,
+    reranking: ValidationReranking | None = None,
 ) -> tuple[Evaluation, list[Outcome]]:
     """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
     local = None
-    if second:
-        projection = sampled_projection(model, second.database, second.seed, second.dim, batch_size)
+    if reranking:
+        projection = sampled_projection(model, reranking.database, reranking.seed, reranking.dim, batch_size)
         local = LocalDescribing(projection, MemorySink(len(images.files)))
     descriptors = describe_split(model, images, source, batch_size, local)
     found: tuple[Evaluation | None, list[Outcome]] = None, []
     if processes.is_main():
-        ask = Ask(rerank=second.look.depth, rerank_by=second.look.by) if second else Ask()
+        ask = Ask(rerank=reranking.rule.depth, rerank_by=reranking.rule.by) if reranking else Ask()
         stages = measure_each(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}), ask)
         evaluation, answers = next(stages)
         found = evaluation, answers.outcomes
