@@ -40,6 +40,7 @@ WITHOUT_A_BACKBONE = {
     "test_calibration", "test_local_file", "test_provenance", "test_files", "test_whole_networks", "test_on_cuda",
     "test_device", "test_position_table", "test_zones", "test_index_zones", "test_shared_positions",
     "test_image_files", "test_names", "test_weights_file", "test_matlab_v73", "test_openapi", "test_sharing",
+    "test_architecture", "test_engine_table",
     "test_settings",
 }  # fmt: skip
 # Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.

@@ -172,7 +172,9 @@ def _evaluation(
 ) -> Evaluation:
     """What is measured, before any recall."""
     places, dim = images.places, descriptors.database.shape[1]
-    size = describe_sizes(descriptors.image_sizes, descriptors.resized, images.query_longest_side)
+    size = "of unknown size"  # of images that another program described
+    if not descriptors.made_by:
+        size = describe_sizes(descriptors.image_sizes, descriptors.resized, images.query_longest_side)
     protocol = protocol_label(images)
     return Evaluation(
         recalls={},
@@ -183,7 +185,7 @@ def _evaluation(
         database_photos=len(places.database_names),
         model=descriptors.made_by or model.name,
         descriptor_dim=dim,
-        image_size="of unknown size" if descriptors.made_by else size,
+        image_size=size,
         bytes_per_image=descriptors.database.element_size() * dim,
         protocol=f"{protocol}; {ask.exclusion.text()}" if ask.exclusion else protocol,
         search=f"by {engine}" if engine else "exact",
