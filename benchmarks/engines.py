@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.database.engine import Engine
 from vpr.database.records import Records
 
 BLOCK, DISTRICTS = 1000, 500  # images of a street, which are made at once; districts
@@ -113,27 +112,22 @@ def opened(task: Task) -> Any:
     """The engine of a task."""
     made_by = {"weights": "synthetic", "dim": str(task.dim)}
     if task.engine == "milvus":
-        from vpr.database.engine_address import EngineAddress
-        from vpr.database.milvus.engine import open_milvus
+        from vpr.database.engine import Source, WantedIndex
+        from vpr.database.milvus.engine import open_engine
 
-        address = EngineAddress("milvus", str(task.folder / "synthetic.db"))
-        return open_milvus(address, "synthetic", task.dim, made_by, index=task.index or None)
-    from vpr.database.living_index import open_index
+        source = Source(str(task.folder / "synthetic.db"), task.folder, "synthetic", task.dim, made_by, {})
+        return open_engine(source, WantedIndex(task.index or None))
+    from vpr.database.engine import Source, WantedIndex
+    from vpr.database.faiss_engine import open_engine
 
-    return open_index(task.folder / "database_synthetic.h5", made_by, task.dim, task.nprobe)
+    wanted = WantedIndex(task.index or None, nprobe=task.nprobe, on_disk="IVF" in task.index)
+    path = task.folder / "database_synthetic.sqlite"
+    return open_engine(Source("", path, "", task.dim, made_by, {}), wanted, anew=not path.exists())
 
 
 def fill(task: Task) -> dict[str, float]:
     """Add all images, and finish: seconds of both, bytes on disk, greatest memory."""
     engine, values, seconds = opened(task), Synthetic(task.count, task.dim, task.seed), 0.0
-    finish: Callable[[], Any] = engine.finish
-    if task.engine == "faiss":
-        from vpr.database.merging import WantedIndex
-
-        wanted = WantedIndex(task.index or None, nprobe=task.nprobe, on_disk="IVF" in task.index)
-        living: Any = engine
-        living.begin(wanted, None, {})
-        finish = lambda: living.finish(wanted=wanted)  # noqa: E731
     for start in range(0, task.count, task.batch):
         some = values[start : start + task.batch]
         records = synthetic_records(start, len(some))
@@ -141,7 +135,7 @@ def fill(task: Task) -> dict[str, float]:
         engine.add(records, some)
         seconds += perf_counter() - started
     while_adding, started = greatest_memory(), perf_counter()
-    finish()
+    engine.finish()
     done = perf_counter()
     engine.close()
     return {
@@ -172,26 +166,13 @@ def look(task: Task) -> dict[str, float]:
     engine.search(queries[:MANY], TOP)
     together = perf_counter() - started
     peak = greatest_memory()
-    recall = recall_against_exact(InOrder(engine), values, TOP, SAMPLE, task.seed)  # type: ignore[arg-type]  # as a tensor
+    recall = recall_against_exact(engine, values, TOP, SAMPLE, task.seed)  # type: ignore[arg-type]  # as a tensor
     engine.close()
     return {
         "opening, s": opening, "memory when open, MB": after_opening / 1e6,
         "one query alone, ms": 1000 * float(np.median(alone)), "queries/s together": len(queries) / together,
         "memory while searching, MB": peak / 1e6, f"recall@{TOP} against exact, %": 100 * recall.found,
     }  # fmt: skip
-
-
-class InOrder:
-    """An engine whose rows are the numbers of the synthetic images, in whichever order it has them."""
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.numbers = np.array([int(name[5:14]) for name in engine.records.names], np.int64)
-
-    def search(self, queries: torch.Tensor, count: int, wanted: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """As of the engine."""
-        rows, distances, _ = self.engine.search(queries, count, wanted)
-        return np.where(rows < 0, -1, self.numbers[rows]), distances
 
 
 def greatest_memory() -> int:

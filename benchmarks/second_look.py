@@ -14,9 +14,10 @@ from benchmarks.measure import peak_memory_alone, time_of
 from benchmarks.report import Row
 from benchmarks.stages import Bench
 from vpr.descriptors.local_file import stored_maps
-from vpr.models.local_maps import SCALE, LocalMaps, joined, quantized
+from vpr.descriptors.local_maps import SCALE, LocalMaps, joined, quantized
 from vpr.retrieval.matching import TEMPERATURE
-from vpr.retrieval.rerank import SecondLook, local_scores, rerank
+from vpr.retrieval.rerank import local_scores, rerank
+from vpr.retrieval.rules import Reranking
 
 GRID, HITS, DIM = (30, 40), 50, 64  # a map of VGG16 on images of 640x480 pixels
 MANY, DEEP, ASKED = 100_000, 100, 20  # database images, hits of each query, queries
@@ -78,9 +79,9 @@ def _many_alone() -> Callable:
     queries = random_maps(ASKED, 1)
     found = np.random.default_rng(0).integers(0, MANY, (ASKED, DEEP))
     similarities = np.zeros(found.shape, np.float32)
-    rerank(found[:1], similarities[:1], queries, database, SecondLook(2))  # sets up threads and libraries
+    rerank(found[:1], similarities[:1], queries, database, Reranking(2))  # sets up threads and libraries
 
     def work(kept: object = folder) -> None:
-        rerank(found, similarities, queries, database, SecondLook(DEEP))
+        rerank(found, similarities, queries, database, Reranking(DEEP))
 
     return work

@@ -14,7 +14,6 @@ from benchmarks import textbook
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Timing, compare, cuda_peak_memory, peak_memory_alone, time_of
 from benchmarks.report import Row
-from netvlad import NetVLAD
 from vpr.common.memory import available_cores
 from vpr.data.images import decode
 from vpr.data.places import PlacesSpec
@@ -22,6 +21,7 @@ from vpr.data.reader import Reading, SizeGroup, in_batches
 from vpr.descriptors.describe import describe
 from vpr.models.flops import count_gflop
 from vpr.models.place_model import PlaceModel, build_model
+from vpr.models.poolings.netvlad_pooling import NetVLADPooling
 from vpr.models.spec import ModelSpec
 from vpr.search.exact import nearest
 from vpr.training.mining import NO_IMAGE, MiningRules, mine
@@ -86,7 +86,7 @@ class Bench:
 
 def layer(bench: Bench, backward: bool) -> Row:
     """The NetVLAD layer on a map in memory."""
-    fast = NetVLAD(CLUSTERS, LAYER[1]).to(bench.device)
+    fast = NetVLADPooling(CLUSTERS, LAYER[1]).to(bench.device)
     plain = textbook.LoopNetVLAD(CLUSTERS, LAYER[1]).to(bench.device)
     plain.load_state_dict(fast.state_dict())
     features = torch.randn(LAYER, device=bench.device)
@@ -130,7 +130,7 @@ def _pool(module: torch.nn.Module, features: torch.Tensor, backward: bool) -> No
 
 def _pool_alone(which: str, backward: bool) -> Callable:
     """The work on a map that is there already, after one on a small map, which sets up threads and libraries."""
-    module = NetVLAD(CLUSTERS, LAYER[1]) if which == "fast" else textbook.LoopNetVLAD(CLUSTERS, LAYER[1])
+    module = NetVLADPooling(CLUSTERS, LAYER[1]) if which == "fast" else textbook.LoopNetVLAD(CLUSTERS, LAYER[1])
     small, whole = (
         torch.randn(count, LAYER[2], LAYER[3], LAYER[1]).permute(0, 3, 1, 2).requires_grad_(backward)  # channels last
         for count in (1, LAYER[0])

@@ -13,7 +13,7 @@ from vpr.models import nnpack as convolution
 from vpr.models.place_model import PlaceModel
 from vpr.models.spec import ModelSpec
 
-EVERYWHERE = convolution.Rule(places=400, kernels=0, sides=(3, 5))  # NNPACK for all that it does well on AVX2
+EVERYWHERE = convolution.Rule(area=400, kernels=0, sides=(3, 5))  # NNPACK for all that it does well on AVX2
 
 
 def trunk(bench: Bench, arch: str, size: tuple[int, int], batch: int) -> list[Row]:

@@ -34,12 +34,14 @@ WITHOUT_A_BACKBONE = {
     "test_calibrate", "test_answer_features", "test_regions", "test_timm_names", "test_program", "test_killing",
     "test_how_sure", "test_second_look_files", "test_interactive", "test_map_in_browser", "test_page",
     "test_batching", "test_decoders", "test_guard", "test_keeping", "test_locating", "test_malformed", "test_places",
-    "test_server", "test_stream", "test_three_lines", "test_uploads", "test_page_routes", "test_journal",
-    "test_living_index", "test_index", "test_filters", "test_milvus", "test_milvus_server", "test_on_disk",
+    "test_server", "test_stream", "test_three_lines", "test_uploads", "test_page_routes", "test_store",
+    "test_faiss_engine", "test_index", "test_filters", "test_milvus", "test_milvus_server", "test_on_disk",
     "test_engine_recall", "test_engines_in_modes", "test_modes_of_flags", "test_options", "test_packaging",
     "test_calibration", "test_local_file", "test_provenance", "test_files", "test_whole_networks", "test_on_cuda",
     "test_device", "test_position_table", "test_zones", "test_index_zones", "test_shared_positions",
     "test_image_files", "test_names", "test_weights_file", "test_matlab_v73", "test_openapi", "test_sharing",
+    "test_architecture", "test_engine_table",
+    "test_settings",
 }  # fmt: skip
 # Minutes of every mode with every backbone: in the format that the processor has, not once more in the other.
 LONG = {"test_timm_backbones"}

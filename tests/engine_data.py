@@ -1,8 +1,11 @@
 """Images and descriptors that tests of engines share."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from vpr.database.engine import Source, WantedIndex
 from vpr.database.records import Records
 
 ZONE = "31N"
@@ -49,12 +52,25 @@ def found_names(engine, rows):
     return [[engine.records.names[row] if row >= 0 else None for row in hits] for hits in rows]
 
 
+def open_milvus(target, collection, dim, provenance, index=None):
+    """A collection of Milvus in a file or on a server."""
+    from vpr.database.milvus.engine import open_engine
+
+    return open_engine(Source(str(target), Path(), collection, dim, provenance, {}), WantedIndex(index))
+
+
+def names_of(hits):
+    """Names of hits; None where there is none."""
+    return [[hits.records.names[row] if row >= 0 else None for row in rows] for rows in hits.rows]
+
+
 def check(engine, values, queries, count, rows, wanted=None):
     """The engine's hits are those of a loop over some rows, by name, with their distances."""
     expected, distances = nearest_of(values, queries, count, rows)
-    found, measured, _ = engine.search(queries, count, wanted)
+    hits = engine.search(queries, count, wanted)
+    found, measured = hits.rows, hits.distances
     names = [f"street/{row:05}.jpg" for row in range(len(values))]
     width = expected.shape[1]
-    assert [hits[:width] for hits in found_names(engine, found)] == [[names[row] for row in hits] for hits in expected]
+    assert [hits[:width] for hits in names_of(hits)] == [[names[row] for row in hits] for hits in expected]
     np.testing.assert_allclose(measured[:, :width], distances, rtol=1e-5, atol=1e-7)
     assert (found[:, width:] == -1).all() and np.isnan(measured[:, width:]).all()

@@ -77,3 +77,12 @@ def test_own_pooling_is_made_of_the_backbones_map(started, run, images):
     dimensions, cosine = re.search(r"^(\d+) dimensions, cosine ([-\d.]+)$", printed, re.MULTILINE).groups()
     assert int(dimensions) == 2 * 256
     assert float(cosine) == pytest.approx(pooled[0] @ pooled[1], abs=2e-3)
+
+
+def test_locate_names_the_image_itself_and_keeps_an_index(started, copy_toy_run, tiny_city, tmp_path):
+    copied = copy_toy_run(tmp_path)
+    image = next((tiny_city / "database").rglob("*.jpg"), None) or next(tiny_city.rglob("*.jpg"))
+    for _ in range(2):
+        printed = started("locate.py", copied.run, tiny_city, image, "--device=cpu")
+        assert re.search(rf"^{image} looks like \S+, [\d.]+ E [\d.]+ N.*: confidence ", printed, re.MULTILINE), printed
+    assert len(list(copied.run.rglob("database_*"))) >= 1

@@ -7,17 +7,20 @@ import pytest
 import torch
 
 from netvlad import NetVLAD
+from vpr.models.poolings.netvlad_pooling import NetVLADPooling
 
 SHAPE = (2, 7, 3, 5)  # B, D, H, W
 CLUSTERS = 4
 VERSIONS = pytest.mark.parametrize("vladv2", [False, True], ids=["v1", "v2"])
+# The layer as the paper writes it, and that of a model, whose residual sums have derivatives of their own.
+FORMS = pytest.mark.parametrize("form", [NetVLAD, NetVLADPooling], ids=["plain", "fast"])
 NORMALIZE_INPUT = pytest.mark.parametrize("normalize_input", [True, False], ids=["normalised", "as-is"])
 
 
-def make_layer(vladv2, normalize_input=True, seed=0, clusters=CLUSTERS, dim=SHAPE[1]):
+def make_layer(vladv2, normalize_input=True, seed=0, clusters=CLUSTERS, dim=SHAPE[1], form=NetVLAD):
     """A float64 layer whose weights, bias and centres have nothing to do with each other."""
     generator = torch.Generator().manual_seed(seed)
-    layer = NetVLAD(clusters, dim, vladv2, normalize_input).double()
+    layer = form(clusters, dim, vladv2, normalize_input).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -80,10 +83,11 @@ def parts(layer):
     return layer.conv.weight[:, :, 0, 0], bias, layer.centroids
 
 
+@FORMS
 @VERSIONS
 @NORMALIZE_INPUT
-def test_forward_is_the_papers_equation(vladv2, normalize_input):
-    layer, features = make_layer(vladv2, normalize_input), make_map()
+def test_forward_is_the_papers_equation(form, vladv2, normalize_input):
+    layer, features = make_layer(vladv2, normalize_input, form=form), make_map()
     with torch.no_grad():
         expected = vlad_by_loops(features, *parts(layer), normalize_input)
         found = layer(features).numpy()
@@ -91,9 +95,10 @@ def test_forward_is_the_papers_equation(vladv2, normalize_input):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
+@FORMS
 @VERSIONS
-def test_float32_stays_close_to_float64(vladv2):
-    layer, features = make_layer(vladv2), make_map()
+def test_float32_stays_close_to_float64(form, vladv2):
+    layer, features = make_layer(vladv2, form=form), make_map()
     with torch.no_grad():
         expected = vlad_by_loops(features, *parts(layer), True)
         found = layer.float()(features.float())
@@ -106,10 +111,11 @@ def test_only_version_2_has_a_bias():
     assert sorted(name for name, _ in NetVLAD(3, 5, vladv2=True).conv.named_parameters()) == ["bias", "weight"]
 
 
+@FORMS
 @VERSIONS
 @NORMALIZE_INPUT
-def test_gradients_agree_with_finite_differences(vladv2, normalize_input):
-    layer = make_layer(vladv2, normalize_input, clusters=3, dim=3)
+def test_gradients_agree_with_finite_differences(form, vladv2, normalize_input):
+    layer = make_layer(vladv2, normalize_input, clusters=3, dim=3, form=form)
     names = [name for name, _ in layer.named_parameters()]
     assert set(names) == {"conv.weight", "centroids"} | ({"conv.bias"} if vladv2 else set())
 
@@ -121,10 +127,11 @@ def test_gradients_agree_with_finite_differences(vladv2, normalize_input):
     assert torch.autograd.gradcheck(forward, inputs)
 
 
+@FORMS
 @VERSIONS
 @NORMALIZE_INPUT
-def test_gradients_are_those_of_the_papers_equation(vladv2, normalize_input):
-    layer, features = make_layer(vladv2, normalize_input), make_map().requires_grad_()
+def test_gradients_are_those_of_the_papers_equation(form, vladv2, normalize_input):
+    layer, features = make_layer(vladv2, normalize_input, form=form), make_map().requires_grad_()
     wanted = [features, *layer.parameters()]
     direction = torch.randn(SHAPE[0], CLUSTERS * SHAPE[1], generator=torch.Generator().manual_seed(5)).double()
     found = torch.autograd.grad((layer(features) * direction).sum(), wanted)
@@ -141,7 +148,8 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channel
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_a_map_is_read_as_it_lies_and_its_gradient_lies_likewise(layout):
     """No copy of the map in either layout, and the same values and gradients."""
-    layer, features = make_layer(False), make_map(shape=(2, 7, 3, 5)).contiguous(memory_format=layout).requires_grad_()
+    layer = make_layer(False, form=NetVLADPooling)
+    features = make_map(shape=(2, 7, 3, 5)).contiguous(memory_format=layout).requires_grad_()
     with torch.profiler.profile(record_shapes=True) as profile:
         found = layer(features)
         (gradient,) = torch.autograd.grad(found[:, ::3].sum(), features)
@@ -255,11 +263,12 @@ def test_descriptor_and_its_clusters_have_equal_lengths(vladv2, normalize_input)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=2), 1 / math.sqrt(CLUSTERS), rtol=1e-12)
 
 
+@FORMS
 @VERSIONS
 @NORMALIZE_INPUT
-def test_black_input_stays_finite(vladv2, normalize_input):
+def test_black_input_stays_finite(form, vladv2, normalize_input):
     """Without descriptors every residual points away from its centre."""
-    layer = make_layer(vladv2, normalize_input).float()
+    layer = make_layer(vladv2, normalize_input, form=form).float()
     features = torch.zeros(SHAPE, requires_grad=True)
     found = layer(features)
     centres = layer.centroids.detach()
@@ -305,9 +314,9 @@ def test_the_assignment_is_the_softmax_written_out(vladv2, normalize_input):
 @NORMALIZE_INPUT
 def test_the_fast_form_has_the_values_and_gradients_of_the_plain_one(vladv2, normalize_input):
     """Autograd differentiates the plain form step by step; the fast one has derivatives of its own."""
-    layer, toward = make_layer(vladv2, normalize_input), None
+    layer, toward = make_layer(vladv2, normalize_input, form=NetVLADPooling), None
     gradients = []
-    for form in (layer.forward, layer.forward_plain):
+    for form in (layer, layer.plain()):
         features = make_map().requires_grad_()
         found = form(features)
         toward = torch.randn_like(found) if toward is None else toward

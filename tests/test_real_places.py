@@ -73,7 +73,7 @@ def recalls(images, model, source=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("places", ["tower", "corridor"])
 def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monkeypatch):
-    """Within one query at each N: fast convolutions, the trunk cache, small tiles, and bf16 (on the few images)."""
+    """Within one query at each N: fast convolutions, the trunk cache, small tiles."""
     images, model = off_the_shelf(places, "fp32")
     cached = cached_source(READING.of(images.files), "val", model, "memory")
     assert isinstance(cached, FrozenFeatures)
@@ -84,9 +84,24 @@ def test_the_fast_ways_recall_what_the_plain_ones_do(off_the_shelf, places, monk
     found["fast convolutions"] = recalls(images, model)
     model.backbone.fast = False
     plain = recalls(images, model)
-    if places == "corridor":
-        found["bf16"] = recalls(*off_the_shelf(places, "bf16"))
     assert 0.4 < plain[1] < plain[20] < 1
     for name, values in found.items():
         for n, value in values.items():
             assert abs(value - plain[n]) < 1.01 / len(images.query_files), (name, n)
+
+
+@pytest.mark.slow
+def test_bf16_moves_descriptors_a_little_and_few_hits(off_the_shelf):
+    """A number of bf16 errs by 2^-9 of itself; after five layers and the pooling a descriptor by less than 2^-5.
+
+    Which of two hits at nearly one distance is first is chance, and differs between processors: three queries of 111.
+    """
+    (images, plain), (_, rough) = (off_the_shelf("corridor", precision) for precision in ("fp32", "bf16"))
+    source = READING.of(images.files)
+    exact, rounded = (describe_split(model, images, source) for model in (plain, rough))
+    for whole, some in ((exact.database, rounded.database), (exact.queries, rounded.queries)):
+        error = (whole.float() - some.float()).norm(dim=1)
+        assert error.min() > 2**-12 and error.max() < 2**-5
+    found = [measure(each, plain, images, [1, 5, 10, 20])[0].recalls for each in (exact, rounded)]
+    for n, recall in found[0].items():
+        assert abs(recall - found[1][n]) < 3.01 / len(images.query_files), n

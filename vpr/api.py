@@ -1,20 +1,25 @@
-"""Finished models for other people's code: image files in, NumPy descriptors out."""
+"""Finished models for other people's code: image files in; NumPy descriptors, or where they were taken, out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from vpr.cli.locating import database_images, locator_of
+from vpr.cli.options import settle
 from vpr.cli.stored import checked_flags
 from vpr.common.device import find_device
 from vpr.common.errors import UserError
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import describe
 from vpr.models.describer import Describer
+from vpr.retrieval.locator import Locator
 from vpr.runs.model import load_model, stored_choice
+from vpr.runs.run import CHECKPOINT_FILES
 
 
 class ImageDescriber(nn.Module):
@@ -82,3 +87,27 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     choice = replace(choice, reading=replace(choice.reading, device=on))
     loaded = load_model(path, whitened=whitened, choice=choice)
     return ImageDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)
+
+
+def load_locator(checkpoint: str | Path, root: str | Path | None = None, **flags: Any) -> Locator:
+    """Finds where images were taken; `load_locator("runs/RUN", "photos").locate(["a.jpg"])` gives an answer for each.
+
+    An index of the database beside the model is used and brought up to date, as of --mode=locate, and made where there
+    is none.
+
+    Args:
+        checkpoint: a run, whose best model is taken, one of its checkpoints, or an exported FILE.onnx.
+        root: folder of the database's images; None: that which the model was trained on.
+        flags: of --mode=locate by their names, such as device="cpu", dataset="folder" or precision="fp32".
+
+    Raises:
+        UserError: model or database are missing or damaged, or a flag is none of --mode=locate.
+    """
+    path, typed = Path(checkpoint), dict(flags)
+    which = {file: name for name, file in CHECKPOINT_FILES.items()}.get(path.name)
+    if which:
+        path, typed = path.parents[1], {"ckpt": which, "savePath": path.parent.name, **typed}
+    if root is not None:
+        typed["root"] = str(root)
+    options = settle({**typed, "mode": "locate", "resume": str(path)})
+    return locator_of(options, database_images(options))[0]

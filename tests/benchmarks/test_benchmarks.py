@@ -19,6 +19,7 @@ from vpr.cli.specs import model_spec
 from vpr.data.reader import ImageReader, in_batches
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
+from vpr.models.poolings.netvlad_pooling import NetVLADPooling
 from vpr.training.losses import triplet_violations
 
 DATABASE, QUERIES = 6, 3
@@ -67,7 +68,7 @@ def values_of(model):
 
 def test_looped_netvlad_has_the_outputs_and_gradients_of_the_fast_one():
     torch.manual_seed(1)
-    fast, plain = NetVLAD(5, 7).double(), textbook.LoopNetVLAD(5, 7).double()
+    fast, plain = NetVLADPooling(5, 7).double(), textbook.LoopNetVLAD(5, 7).double()
     torch.nn.init.normal_(fast.conv.weight)
     torch.nn.init.normal_(fast.centroids)
     plain.load_state_dict(fast.state_dict())

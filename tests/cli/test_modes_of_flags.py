@@ -12,9 +12,8 @@ from test_options import parse, refusal
 
 from main import main
 from vpr.cli.app import module_of
-from vpr.cli.flags import FLAGS, MODES, TRAINING_FLAGS
-from vpr.cli.mode_flags import flags_of_mode
-from vpr.cli.options import RESTORED_FLAGS, RESTORED_IN_TRAINING
+from vpr.cli.flags import MODES, SETTINGS, all_flags, names
+from vpr.common import settings as table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +38,11 @@ def flags_in(text):
     return set(re.findall(r"^  --([A-Za-z0-9_-]+)", text, re.MULTILINE))
 
 
-ALL_FLAGS = {flag.name for flags in FLAGS.values() for flag in flags}
+ALL_FLAGS = {flag.name for flag in all_flags()}
+
+
+def flags_of_mode(mode):
+    return {flag.name for flag in all_flags() if mode in flag.modes}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--mode=test", "--help"], ["--help-all"]])
@@ -90,7 +93,7 @@ def test_help_of_an_unknown_mode_is_a_user_error():
 
 def typed(name):
     """A flag with a value that it accepts."""
-    flag = next(flag for flags in FLAGS.values() for flag in flags if flag.name == name)
+    flag = next(flag for flag in all_flags() if flag.name == name)
     value = {
         "imageSize": ["48", "64"],
         "channels": ["8"],
@@ -105,9 +108,9 @@ def typed(name):
         "where": ["weather=rain"],
         "engine": ["milvus:a.db"],
     }.get(name)
-    if "choices" in flag.reading:
-        value = [flag.reading["choices"][0]]
-    if flag.reading.get("action") == "store_true":
+    if flag.allowed:
+        value = [next(iter(flag.allowed))]
+    if flag.switch:
         return [f"--{name}"]
     return [f"--{name}", *(value or ["0.5" if name == "pruneRatio" else "2"])]
 
@@ -127,20 +130,24 @@ def options_in(function):
             yield node.attr
 
 
-FROM_FLAGS = functions_of("vpr.models.spec")["from_flags"]
+FIELDS = {settings.__name__: {flag.key for _, flag in table.flags_in(settings)} for settings in SETTINGS}
 
 
 def options_read(mode):
     """The options that a mode's file reads, and those that functions read which it calls."""
-    known = functions_of("vpr.cli.specs") | functions_of("vpr.cli.load") | functions_of("vpr.modes.index")
+    modules = ("vpr.cli.specs", "vpr.cli.load", "vpr.cli.locating", "vpr.modes.index", "vpr.modes.train")
+    known = {name: function for module in modules for name, function in functions_of(module).items() if name != "run"}
     waiting, seen, found = [*functions_of(module_of(mode)).values()], set(), set()
     while waiting:
         function = waiting.pop()
         found |= set(options_in(function))
-        if function.name == "model_spec":
-            found |= {node.value for node in ast.walk(FROM_FLAGS) if isinstance(node, ast.Constant)}
+        for node in ast.walk(function):
+            call = ast.unparse(node) if isinstance(node, ast.Call) else ""
+            for settings, fields in FIELDS.items():
+                if call.startswith((f"values_of({settings},", f"{settings}.from_flags(")):
+                    found |= fields
         if any(isinstance(node, ast.Name) and node.id == "run_flags" for node in ast.walk(function)):
-            found |= {*TRAINING_FLAGS, *RESTORED_FLAGS, *RESTORED_IN_TRAINING}
+            found |= {*names(lambda flag: flag.kept)}
         called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & known.keys() - seen
         seen |= called
         waiting += [known[name] for name in called]

@@ -3,13 +3,12 @@
 import json
 import re
 import shlex
-from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from main import main
-from vpr.cli.flags import CLUSTER_FLAGS, FLAGS
+from vpr.cli.flags import CLUSTER_FLAGS, all_flags
 from vpr.cli.options import command_line, flags_of, parse_options
 from vpr.common.errors import UserError
 
@@ -171,7 +170,7 @@ def test_every_flag_has_a_help_line(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help-all"])
     shown = " ".join(capsys.readouterr().out.split())
-    for flag in chain(*FLAGS.values()):
+    for flag in all_flags():
         assert flag.help and "\n" not in flag.help, flag.name
         assert re.search(rf" --{flag.name} ([^-][^ ]* )*{re.escape(' '.join(flag.help.split()))}", shown), flag.name
 

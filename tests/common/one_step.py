@@ -24,9 +24,11 @@ from vpr.descriptors.describe import describe_batch
 from vpr.models.place_model import build_model
 from vpr.training.losses import triplet_violations
 from vpr.training.mining import TrainingTuple, TupleBatch
+from vpr.training.sources import Sources
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import Sources, Trainer
+from vpr.training.trainer import Trainer
 from vpr.training.training_set import load_training_set
+from vpr.training.triplets import block_of
 
 TUPLES, NEGATIVES = 4, 2
 
@@ -83,7 +85,7 @@ def main(result: str, flags: list[str]) -> None:
         tuples = tuples_without_a_common_image(training)
         count, parts = parts_of_images(copy.deepcopy(state.model), source, tuples, 48, rules.margin)
         trainer = Trainer(state, training, training.images, Sources(source, source), rules, Path(result).parent)
-        trainer.train_block([tuples], "one step")
+        trainer.train_block(block_of([tuples], len(training.images.database_files), "one step"))
         if processes.is_main():
             gradient = {name: value.grad for name, value in state.model.named_parameters() if value.requires_grad}
             found = {"loss": state.position.loss_sum, "gradient": gradient, "photos": count, "parts": parts}

@@ -227,7 +227,7 @@ def test_processes_with_unequal_memory_agree_on_the_images_at_once(tiny_city, tm
     program = tmp_path / "unequal.py"
     program.write_text(
         f"import sys\nsys.path.insert(0, {str(MAIN.parent)!r})\n"
-        "import main\nfrom vpr.common import processes\nfrom vpr.descriptors import describe as descriptors\n"
+        "import main\nfrom vpr.common import processes\nfrom vpr.descriptors import batches as descriptors\n"
         "each = 4 * 2 * 64 * 15 * 19  # bytes: AlexNet's first layer at 80x64 pixels, and its ReLU\n"
         f"descriptors.available_bytes = lambda: 8 * each * {room}[processes.launched_rank()]\n"
         "sys.exit(main.main(sys.argv[1:]))\n"

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 import main
-from netvlad import NetVLAD
 from pittsburgh import read_places
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
@@ -24,7 +23,7 @@ from vpr.data.reader import Reading, SizeGroup
 from vpr.descriptors.describe import describe_batch
 from vpr.models.card import card_of
 from vpr.models.onnx_model import OnnxModel
-from vpr.models.poolings.netvlad_pooling import PlainNetVLAD
+from vpr.models.poolings.netvlad_pooling import NetVLADPooling
 from vpr.modes.compare import options_on_one_set
 from vpr.runs.model import load_model
 
@@ -37,10 +36,10 @@ import onnx  # noqa: E402
 @pytest.mark.parametrize("normalize_input", [True, False])
 def test_the_plain_layer_is_the_layer(vladv2, normalize_input):
     torch.manual_seed(0)
-    layer = NetVLAD(5, 7, vladv2, normalize_input)
+    layer = NetVLADPooling(5, 7, vladv2, normalize_input)
     torch.nn.init.normal_(layer.conv.weight, std=3)
     features = torch.randn(2, 7, 4, 6)
-    torch.testing.assert_close(PlainNetVLAD(layer)(features), layer(features), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.plain()(features), layer(features), rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -70,5 +70,5 @@ def test_a_file_without_local_descriptors_says_so(exported, exported_toy_run, ca
     file.write_bytes(exported_toy_run.read_bytes())
     assert main.main([*copied.places, "--mode=test", f"--resume={file}", "--rerank=5", "--panels=0"]) == 2
     text = capsys.readouterr().err
-    assert "gives no local descriptors: export it with --localDescriptors, or take no second look" in text
+    assert "gives no local descriptors: export it with --localDescriptors, or drop --rerank" in text
     assert text.count("\n") <= 1 or text.strip().splitlines()[-1].startswith("error:")

@@ -22,12 +22,12 @@ from vpr.data.names import on_disk, shown
 from vpr.data.places import PlacesSpec, load_places
 from vpr.data.positions.of_images import read_positions
 from vpr.database.columns import read_columns
-from vpr.database.database_index import matching_names
 from vpr.database.folder import folder_to_add
+from vpr.database.open import matching_names
 from vpr.database.records import Records
 from vpr.retrieval.answer import match_of
 from vpr.runs.hloc import DESCRIPTOR, load_hloc
-from vpr.serve.questions import match_json
+from vpr.serve.schemas import match_json
 
 COMPOSED, APART = "café 写真.jpg", unicodedata.normalize("NFD", "café 写真.jpg")
 BYTES = os.fsdecode(b"\xe9t\xe9.jpg")

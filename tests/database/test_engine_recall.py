@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine_data import descriptors
+from tests.engine_data import descriptors, images
+from vpr.database.engine import Hits
 from vpr.database.engine_recall import recall_against_exact
 
 VALUES = descriptors(40, 8, 0)
@@ -12,6 +13,8 @@ VALUES = descriptors(40, 8, 0)
 
 class Given:
     """An engine that finds the nearest but some, or others in their place."""
+
+    measures = False
 
     def __init__(self, miss=0, wrong=0):
         self.miss, self.wrong = miss, wrong
@@ -23,7 +26,7 @@ class Given:
             found[:, -self.miss :] = -1
         if self.wrong:
             found[:, : self.wrong] = order[:, -self.wrong :]
-        return found, np.zeros(found.shape, np.float32)
+        return Hits(found, np.zeros(found.shape, np.float32), images(40))
 
 
 @pytest.mark.parametrize(("engine", "share"), [(Given(), 1), (Given(miss=3), 0.7), (Given(wrong=1), 0.9),
@@ -38,7 +41,9 @@ def test_one_of_two_equal_images_is_as_good_as_the_other():
     class First(Given):
         def search(self, queries, count, wanted=None):
             found = torch.cdist(queries, doubled).argsort(dim=1, stable=True).numpy()[:, :count]
-            return np.where(found % 2, found - 1, found + 1), np.zeros(found.shape)  # the twin of each
+            return Hits(
+                np.where(found % 2, found - 1, found + 1), np.zeros(found.shape), images(80)
+            )  # the twin of each
 
     doubled = VALUES.repeat_interleave(2, dim=0)
     assert recall_against_exact(First(), doubled, 7, 100).found == 1

@@ -13,8 +13,9 @@ from vpr.common import device as precision
 from vpr.common import memory
 from vpr.common.errors import UserError
 from vpr.data.reader import ImageReader
-from vpr.descriptors import describe as descriptors
-from vpr.descriptors.describe import automatic_batch_size, describe
+from vpr.descriptors import batches as descriptors
+from vpr.descriptors.batches import automatic_batch_size
+from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")

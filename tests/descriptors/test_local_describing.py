@@ -26,8 +26,8 @@ def test_processes_hand_over_local_descriptors_batch_by_batch(monkeypatch):
 
     sink = SimpleNamespace(write=lambda maps: written.append(len(maps)))
     model = SimpleNamespace(device=torch.device("cpu"), dim=2, dtype=torch.float32, eval=lambda: None)
+    model.bytes_per_image = lambda *size: None
     model.with_local = lambda values, projection, frozen: (torch.ones(len(values), 2), torch.ones(len(values), 3, 1, 1))
     monkeypatch.setattr(describe.processes, "gather", gather)
-    monkeypatch.setattr(describe, "that_fit", lambda loaded, model: loaded)
     describe.describe(model, Batches(), range(6), 2, local=describe.LocalDescribing(None, sink))
     assert handed == written == [2, 2, 2]

@@ -5,7 +5,7 @@ import pytest
 
 from vpr.common.errors import UserError
 from vpr.descriptors.local_file import local_file, local_path, remove_local, require_dim
-from vpr.models.local_maps import LocalMaps
+from vpr.descriptors.local_maps import LocalMaps
 from vpr.models.local_projection import learn_projection
 
 GRID = (1, 2)

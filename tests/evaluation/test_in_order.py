@@ -6,10 +6,10 @@ import torch
 
 from pittsburgh import Places
 from vpr.data.places import PlaceImages
-from vpr.evaluation.evaluate import measure, measure_second_look
-from vpr.evaluation.in_order import measure_sequences
-from vpr.models.local_maps import LocalMaps
-from vpr.retrieval.rerank import Reranked, SecondLook
+from vpr.descriptors.local_maps import LocalMaps
+from vpr.evaluation.evaluate import measure_each
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.rerank import Reranked
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.search.exclusion import RecentFrames
 from vpr.search.sequences import SequenceRule
@@ -29,8 +29,7 @@ def looks(pattern):
 
 def measured(pattern, asked, images, rule, recent=None):
     descriptors = SplitDescriptors(looks(pattern), looks(asked), {(6, 8)}, made_by="letters")
-    evaluation, answers = measure(descriptors, None, images, [1, 2], recent=recent)
-    return (evaluation, answers), measure_sequences(descriptors, images, evaluation, answers, rule, recent)
+    return measure_each(descriptors, None, images, [1, 2], Ask(sequence=rule, exclusion=recent))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -49,7 +48,7 @@ def test_sequences_find_what_single_frames_cannot_tell(causal):
     frames = "1 frame before" + ("" if causal else " and after")
     assert evaluation.search == f"exact, sequences of {frames}"
     assert single.search == "exact"
-    assert after.similarities.shape == after.found.shape
+    assert after.ranking.answers.sequence.shape == after.found.shape
     assert after.curve[1] == 1
 
 
@@ -71,21 +70,21 @@ def test_loop_closure_counts_earlier_rounds_alone():
     assert "no hits nor positives among the 2 frames of its walk before the query and all after it" in single.protocol
 
 
-def test_a_second_look_adds_to_the_cosines_of_all_frames(monkeypatch):
+def test_reranking_adds_to_the_cosines_of_all_frames(monkeypatch):
     """Its global term is the sum along the sequence: a mean would count less beside the local score than one image."""
     given = []
 
-    def keep(found, similarities, queries, database, look):
+    def keep(found, similarities, queries, database, how, *rest):
         given.append(similarities)
-        order = np.tile(np.arange(look.depth), (len(found), 1))
+        order = np.tile(np.arange(how.depth), (len(found), 1))
         return Reranked(found, order, similarities[:, :2], similarities[:, :2], similarities[:, :2])
 
-    monkeypatch.setattr("vpr.evaluation.evaluate.rerank", keep)
+    monkeypatch.setattr("vpr.retrieval.ranking.rerank", keep)
     images = split_of(["m/0.jpg", "m/1.jpg", "m/2.jpg"], ["q/0.jpg", "q/1.jpg", "q/2.jpg"], np.arange(3), np.arange(3))
-    (_, alone), (evaluation, answers) = measured("abc", "abc", images, SequenceRule(1))
     maps = LocalMaps(values=np.zeros((6, 1), np.int8), grids=np.ones((6, 2), np.int32), starts=np.arange(7))
-    descriptors = SplitDescriptors(looks("abc"), looks("abc"), {(6, 8)}, local=SplitLocal(maps, 3, None))
-    for results in (alone, answers):
-        measure_second_look(descriptors, images, evaluation, results, SecondLook(2))
+    local = SplitLocal(maps, 3, None)
+    descriptors = SplitDescriptors(looks("abc"), looks("abc"), {(6, 8)}, made_by="letters", local=local)
+    for rule in (None, SequenceRule(1)):
+        list(measure_each(descriptors, None, images, [1, 2], Ask(rerank=2, sequence=rule)))
     np.testing.assert_allclose(given[0][:, 0], [1, 1, 1], rtol=1e-6)
     np.testing.assert_allclose(given[1][:, 0], [2, 3, 2], rtol=1e-6)

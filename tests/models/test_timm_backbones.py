@@ -1,5 +1,6 @@
 """Backbones of timm: their maps are timm's own; what is frozen stays; weights are found; mistakes are one line."""
 
+import functools
 import json
 
 import pytest
@@ -38,8 +39,12 @@ FIRST_TRAINED = {
 }
 
 
+@functools.cache
 def network_of(arch, **more):
-    """timm's own network with random values, of which scales of layers are not as small as timm draws them."""
+    """timm's own network with random values, of which scales of layers are not as small as timm draws them.
+
+    Made once for all tests, which leave it as it is.
+    """
     torch.manual_seed(1)
     if arch not in CNNS and not more:
         more = {"dynamic_img_size": True}
@@ -131,10 +136,11 @@ def test_a_facet_is_what_the_attention_of_the_block_is_given(arch, facet):
     network = network_of(arch)
     backbone, images = filled(arch, network, cut=9, facet=facet), noise(2, 3, 112, 224)
     seen = []
-    network.blocks[9].attn.qkv.register_forward_hook(lambda *call: seen.append(call[-1]))
+    hook = network.blocks[9].attn.qkv.register_forward_hook(lambda *call: seen.append(call[-1]))
     with torch.no_grad():
         found = backbone(images)
         network.forward_features(images)
+    hook.remove()
     patches = seen[0].chunk(3, dim=2)[["query", "key", "value"].index(facet)][
         :, 5:
     ]  # without class token and registers
@@ -407,18 +413,23 @@ def stop_after(_written):
     raise Stopped
 
 
-# Cut early, since to export all of them takes minutes; their whole maps are compared with timm's own above.
-CUT = {SWIN: 8, DINOV3: 3, REGISTERS: 3}
+# Cut early, since to train and export all of them takes minutes; their whole maps are compared with timm's own above.
+# With the first layer that is trained; the rest is frozen, and cached.
+EARLY = [
+    ("resnet18", [], "layer3"), ("resnet50", ["--cut=8"], "layer2"), ("tf_efficientnet_lite0", ["--cut=8"], "blocks.2"),
+    ("mobilenetv3_large_100", ["--cut=8"], "blocks.2"), ("convnext_tiny", ["--cut=8"], "stages.1"),
+    (DINOV2, ["--cut=3"], "blocks.2"),
+]  # fmt: skip
+# All is trained, as from random weights.
+WHOLLY = [
+    (SWIN, ["--cut=8"]), (DINOV3, ["--cut=3"]), (REGISTERS, ["--cut=3"]), (DINOV2, ["--cut=-9", "--facet=value"]),
+    (REGISTERS, ["--cut=3", "--pooling=cls"]), ("resnet18", ["--cut=8", "--trainBatchNorm"]),
+]  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arch", "more"),
-    [*((arch, []) for arch in ALL if arch not in CUT), *((arch, [f"--cut={cut}"]) for arch, cut in CUT.items()),
-     (DINOV3, ["--cut=-9", "--facet=value"]), (REGISTERS, ["--cut=3", "--pooling=cls"]),
-     ("resnet18", ["--cut=8", "--trainBatchNorm"])],
-)  # fmt: skip
-def test_every_mode_works_with_every_backbone(arch, more, tiny_city, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("arch", "more", "first"), [*EARLY, *((arch, more, None) for arch, more in WHOLLY)])
+def test_every_mode_works_with_every_backbone(arch, more, first, tiny_city, tmp_path, capsys, monkeypatch):
     """The first training ends without warning after its first checkpoint, in the middle of an epoch, and is resumed."""
     places = [
         "--dataset=toy", f"--root={tiny_city}", "--threads=0", "--device=cpu", f"--runsPath={tmp_path / 'runs'}",
@@ -429,7 +440,7 @@ def test_every_mode_works_with_every_backbone(arch, more, tiny_city, tmp_path, c
     cluster = [word for word in model if word != "--trainBatchNorm"]
     assert main.main([*places, centroids, *cluster, "--mode=cluster"]) == (2 if "--pooling=cls" in more else 0)
     train = [*places, centroids, f"--cachePath={tmp_path / 'cache'}", "--mode=train", "--margin=1"]
-    first = [] if more else [f"--trainFrom={FIRST_TRAINED[arch]}"]  # else all is trained, as from random weights
+    first = [f"--trainFrom={first}"] if first else []
     with monkeypatch.context() as patched, pytest.raises(Stopped):
         patched.setattr(trainer, "save_checkpoint", lambda *values: stop_after(save_checkpoint(*values)))
         main.main([*train, *model, *first, "--nEpochs=1", "--cacheRefreshRate=6"])

@@ -1,5 +1,6 @@
 """PCA whitening against scikit-learn's, against its own definition, and as a mode."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +11,12 @@ import torch
 from sklearn.decomposition import PCA
 
 import main
+import vpr.runs.model
 from pittsburgh import read_places, write_places
 from vpr.common.errors import UserError
+from vpr.common.provenance import save_torch
 from vpr.models.whitening import (
+    ANY_SIZE,
     StoredWhitening,
     Whitening,
     WhiteningRecipe,
@@ -21,6 +25,7 @@ from vpr.models.whitening import (
     save_whitening,
     whitening_of_affine,
 )
+from vpr.runs.model import load_model
 from vpr.runs.run import newest_run
 
 
@@ -303,3 +308,79 @@ def test_a_whitening_of_an_earlier_version_is_used_where_it_is_the_only_one(aver
     result = results_of(averaged)
     assert result["descriptor_dim"] == 8 and "by an unknown set" in result["model"]
     assert "was written by an earlier version" in capsys.readouterr().out
+
+
+@pytest.fixture
+def whitened_run(copy_toy_run, tmp_path, monkeypatch):
+    """A run with a whitening to 6 dimensions, which may not open a data set."""
+    copied = copy_toy_run(tmp_path)
+    assert main.main([*copied.places, "--mode=whiten", f"--resume={copied.run}", "--pcaDim=6"]) == 0
+    for name in ("has_split", "training_set"):
+        monkeypatch.setattr(vpr.runs.model, name, lambda *_: pytest.fail("a data set was opened"))
+    return copied.run
+
+
+def change_flags(run, **changes):
+    flags = json.loads((run / "flags.json").read_text())
+    (run / "flags.json").write_text(json.dumps({**flags, **changes}))
+
+
+def change_checkpoints(run, change):
+    """Rewrite both checkpoints of a run after `change` has altered them."""
+    for path in (run / "checkpoints").glob("*.pth.tar"):
+        if not path.name.startswith("whitening"):
+            state = torch.load(path, weights_only=True)
+            change(state)
+            save_torch(path, state)
+
+
+def add_whitening(run, dim, **differences):
+    """A second whitening of a run's model, learnt on something else."""
+    (path,) = (run / "checkpoints").glob("whitening_*")
+    stored = load_whitening(path)
+    recipe = dataclasses.replace(stored.recipe, **differences)
+    save_whitening(recipe.path(path.parent), StoredWhitening(stored.whitening.cropped(dim), dim, recipe))
+
+
+def of_other_images(state):
+    state["splits"]["train"]["places"] = "0" * 12
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: None,
+        lambda run: change_flags(run, root="gone"),
+        lambda run: change_checkpoints(run, lambda state: state.pop("splits")),  # as earlier versions left them
+        # What is left of a spec without its broken images is not what the whitening says that it was learnt on.
+        lambda run: (change_flags(run, skipBroken=True), change_checkpoints(run, of_other_images)),
+        lambda run: add_whitening(run, 3, dataset="other", dataset_hash="0" * 12),
+        lambda run: add_whitening(run, 3, image_size="8 8"),
+    ],
+    ids=["as it was", "images gone", "without a note of its images", "broken images", "two sets", "two sizes"],
+)
+def test_a_run_knows_its_whitening_without_opening_a_data_set(whitened_run, change):
+    change(whitened_run)
+    assert load_model(whitened_run).model.dim == 6
+
+
+def test_a_run_without_a_whitening_that_fits_opens_no_data_set(whitened_run, capsys):
+    change_checkpoints(whitened_run, of_other_images)
+    assert load_model(whitened_run).model.dim == load_model(whitened_run, whitened=False).model.dim
+    assert "one was learnt on toy_train, the training set is that of the run" in capsys.readouterr().out
+    change_flags(whitened_run, imageSize=[8, 8])
+    assert load_model(whitened_run).source["whitening"] is None
+    assert "image_size=own, not 8 8" in capsys.readouterr().out
+
+
+def test_a_whitening_that_was_learnt_comes_before_that_of_an_imported_model(whitened_run, monkeypatch, capsys):
+    """An imported run does not say what it was trained on, and its file's whitening has no hash of a set either."""
+    monkeypatch.undo()
+    change_checkpoints(whitened_run, lambda state: state.pop("splits"))
+    for number in range(4):  # files are met in the order of hashes
+        add_whitening(whitened_run, 3, dataset=f"the set of {number}.mat", dataset_hash="", image_size=ANY_SIZE)
+        assert load_model(whitened_run).model.dim == 6
+        for path in (whitened_run / "checkpoints").glob("whitening_*"):
+            if load_whitening(path).dim == 3:
+                path.unlink()
+    assert "does not say which images it was trained on" in capsys.readouterr().out

@@ -2,15 +2,18 @@
 
 import json
 import shutil
-from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from drawing import draw_image
 
 import main
 from vpr.common.errors import UserError
+from vpr.common.provenance import write_hdf5
+from vpr.database.faiss_engine import FaissEngine
+from vpr.database.location import folder_hash
+from vpr.database.store.store import Store
+from vpr.database.store.stored_records import StoredColumns, StoredRecords
 
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
 
@@ -49,9 +52,15 @@ def run(tmp_path, own, capsys):
 
 
 def content(folder, stem="database_own_val"):
-    with h5py.File(folder / "model" / f"{stem}.h5") as file:
-        names = json.loads(bytes(file["names"][:]))
-        return names, file["descriptors"][:], json.loads(bytes(file["columns"][:]))
+    store = Store(folder / "model" / f"{stem}.sqlite", 256)
+    state = store.state()
+    records = StoredRecords(StoredColumns(store, state.generation), np.ones(state.rows, bool), None)
+    assert not len(state.gone)
+    return records.names, store.descriptors(state).numpy().copy(), records.columns
+
+
+def suffixes(folder):
+    return sorted(path.suffix for path in folder.iterdir())
 
 
 def found(out):
@@ -104,9 +113,7 @@ def test_a_cut_off_index_goes_on_and_ends_as_an_undisturbed_one(run, own, tmp_pa
     assert run("index")[0] == 0
     whole = content(tmp_path)
     shutil.rmtree(tmp_path / "model")
-    from vpr.database.living_index import LivingIndex
-
-    add, calls = LivingIndex.add, []
+    add, calls = FaissEngine.add, []
 
     def cut_off(self, *arguments):
         if len(calls) == 2:
@@ -115,9 +122,8 @@ def test_a_cut_off_index_goes_on_and_ends_as_an_undisturbed_one(run, own, tmp_pa
         return add(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LivingIndex, "add", cut_off)
+        patched.setattr(FaissEngine, "add", cut_off)
         assert run("index")[0] == 2
-    assert not list((tmp_path / "model").glob("*.h5"))
     _, out, _ = run("index")
     assert "4 added, 6 unchanged; 4 described" in out
     after = content(tmp_path)
@@ -175,13 +181,90 @@ def test_searches_are_limited_to_a_part_of_the_database(run, own):
 
 def test_an_inverted_file_stays_on_the_disk(run, own, tmp_path):
     assert run("index", "--index=IVF2,Flat", "--nprobe=2", "--onDisk")[0] == 0
-    files = sorted(path.suffix for path in (tmp_path / "model").iterdir())
-    assert files == [".faiss", ".h5", ".lists"]
+    files = suffixes(tmp_path / "model")
+    assert files == [".descriptors", ".faiss", ".lists", ".sqlite"]
     image = own / "val" / "database" / name(5)
     on_disk = found(run("locate", image)[1])
     draw(own / "val" / "database" / "@587000@4477000@17@T@late@.png", 200)
     assert "1 added, 10 unchanged; 1 described" in run("locate", image)[2]
-    assert sorted(path.suffix for path in (tmp_path / "model").iterdir()) == files
+    assert suffixes(tmp_path / "model") == files
     (own / "val" / "database" / "@587000@4477000@17@T@late@.png").unlink()
-    assert run("index")[0] == 0 and [Path(path).suffix for path in (tmp_path / "model").iterdir()] == [".h5"]
+    assert run("index")[0] == 0 and suffixes(tmp_path / "model") == [".descriptors", ".sqlite"]
     assert found(run("locate", image)[1]) == on_disk
+
+
+def earlier_index(path, images, base):
+    """A file as an earlier version wrote it, of which the records alone matter."""
+    texts = {
+        "names": [name for name, _ in images],
+        "folders": [str(folder or "") for _, folder in images],
+        "columns": {},
+    }
+    count = len(images)
+    numbers = {"positions": np.full((count, 2), 585000.0), "hashes": np.zeros((count, 32), np.uint8)}
+    numbers |= {"sizes": np.ones(count, np.int64), "modified": np.ones(count, np.int64)}
+    arrays = {name: np.frombuffer(json.dumps(value).encode(), np.uint8) for name, value in texts.items()}
+    write_hdf5(path, arrays | numbers, {"zone": "17N", "folder_hash": folder_hash(base)})
+
+
+def test_images_of_other_folders_outlive_an_index_of_an_earlier_version(run, own, tmp_path):
+    more, gone = tmp_path / "more", tmp_path / "gone"
+    draw(more / "cards" / "1.png", 100)
+    path = tmp_path / "model" / "database_own_val.h5"
+    earlier_index(path, [(f"val/database/{name(0)}", None), ("cards/1.png", more), ("cards/2.png", gone)], own)
+    code, out, _ = run("index")
+    assert code == 0 and "10 added" in out and "1 of other folders described again" in out
+    assert f"{path} was written by an earlier version" in out and "2 of other folders among them" in out
+    assert "cards/2.png cannot be found until" in out
+    assert found(run("locate", more)[1])[0][0] == "cards/1.png"
+    assert "cards/2.png cannot be found until" in run("index")[1], "it is not forgotten"
+    draw(gone / "cards" / "2.png", 101)
+    assert "1 of other folders described again" in run("index")[1]
+    assert found(run("locate", gone)[1])[0][0] == "cards/2.png"
+
+
+def test_changes_that_an_earlier_version_left_in_a_journal_are_not_passed_over(run, tmp_path):
+    (tmp_path / "model").mkdir()
+    journal = tmp_path / "model" / "database_own_val.journal"
+    journal.write_bytes(b"netvlad journal 1\n")
+    code, _, err = run("index")
+    assert code == 2 and str(journal) in err and err.count("\n") == 1
+    journal.unlink()
+    assert run("index")[0] == 0
+
+
+def test_images_of_other_folders_outlive_another_model(run, tmp_path):
+    more = tmp_path / "more"
+    draw(more / "1.png", 100)
+    run("index")
+    run("index", f"--add={more}")
+    code, out, _ = run("index", "--imageSize", "48", "64")
+    assert code == 0 and "was made by another model (image_size=own" in out
+    assert "1 images of other folders are described again" in out and "10 added" in out
+    assert found(run("locate", more, "--imageSize", "48", "64")[1])[0][0] == "more/1.png"
+    (more / "1.png").unlink()
+    code, out, _ = run("index")
+    assert code == 0 and "more/1.png cannot be found until" in out
+    assert run("index", "--remove", "more/1.png")[0] == 0 and "cannot be found" not in run("index")[1]
+
+
+def test_sequences_are_searched_though_images_came_and_went_since(run, own, tmp_path):
+    run("index")
+    more = tmp_path / "more"
+    draw(more / "1.png", 100)
+    run("index", f"--add={more}")
+    run("index", "--remove", f"val/database/{name(4)}")
+    code, out, err = run("locate", "--sequence=1", own / "val" / "database")
+    assert code == 0, err
+    assert [names[0] for names in found(out)] == [f"val/database/{name(n)}" if n != 4 else names[0] for n, names in
+                                                enumerate(found(out))]  # fmt: skip
+    assert not any(f"val/database/{name(4)}" in names or "" in names for names in found(out))
+
+
+def test_a_damaged_index_is_kept_and_said(run, tmp_path):
+    run("index")
+    path = tmp_path / "model" / "database_own_val.sqlite"
+    path.write_bytes(b"nonsense" * 99)
+    code, out, _ = run("index")
+    assert code == 0 and "replaced: " in out and "images of other folders are to be added again" in out
+    assert path.with_suffix(".damaged").read_bytes() == b"nonsense" * 99 and content(tmp_path)[0]

@@ -103,7 +103,7 @@ def test_metres_that_became_local_lose_their_degrees(run, own):
         file.unlink()
     images(own, ["@10@20@.png", "@30@20@.png"])
     code, _, err = run("locate", next(own.iterdir()))
-    assert code == 2 and "zone 17N" in err and "local" in err and ".h5" in err
+    assert code == 2 and "zone 17N" in err and "local" in err and ".sqlite" in err
 
 
 def test_a_folder_whose_zone_changes_takes_what_was_added_with_it_or_keeps_its_zone(run, own, tmp_path):

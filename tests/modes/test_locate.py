@@ -14,8 +14,7 @@ from PIL import Image
 import main
 from vpr.common.errors import UserError
 from vpr.retrieval.answer_features import Answers, uncalibrated
-from vpr.search.approximate import build_index
-from vpr.search.database import measures_descriptors
+from vpr.search.approximate import build_index, measures_descriptors
 
 SQUARE = (64, 48)
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
@@ -96,7 +95,7 @@ def test_confidence_compares_with_the_best_match_elsewhere():
 def test_the_index_is_used_again_and_made_anew_when_images_change(locate, own):
     image = next((own / "val" / "queries").iterdir())
     said = [locate(own, image)[2], locate(own, image)[2]]
-    assert ["wrote" in text and "database_own_val.h5" in text for text in said] == [True, False]
+    assert ["wrote" in text and "database_own_val.sqlite" in text for text in said] == [True, False]
     draw_images(own / "val" / "database", ["@586000.0@4477000.0@17@T@new@.png"], 7)
     _, answers, text = locate(own, own / "val" / "database" / "@586000.0@4477000.0@17@T@new@.png")
     assert "bringing it up to date" in text and "1 added, 10 unchanged; 1 described" in text
@@ -110,7 +109,7 @@ def test_an_index_of_another_model_is_refused(locate, own, tmp_path):
     code, _, text = locate(own, image, "--seed=5")  # other random weights
     assert code == 2 and "was made by another model (weights_hash=" in text and text.count("\n") <= 2
     assert locate(own, "--seed=5", mode="index")[0] == 0 and locate(own, image, "--seed=5")[0] == 0
-    (tmp_path / "model" / "database_own_val.h5").write_bytes(b"nonsense")
+    (tmp_path / "model" / "database_own_val.sqlite").write_bytes(b"nonsense" * 99)
     code, _, text = locate(own, image)
     assert code == 2 and "cannot be read as an index" in text
 
@@ -155,7 +154,7 @@ def test_folders_with_the_same_last_name_have_an_index_each(locate, tmp_path):
             _, answers, text = locate(folder, folder / names[3])
             assert answers[0]["matches"][0]["name"] == names[3]
             assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
-            assert "up to date" not in text and ("wrote" in text and ".h5" in text) == (turn == 0)
+            assert "up to date" not in text and ("wrote" in text and ".sqlite" in text) == (turn == 0)
 
 
 def test_an_index_is_made_anew_when_an_image_is_replaced_in_place(locate, tmp_path):
@@ -176,37 +175,45 @@ def test_an_index_travels_with_its_images(locate, tmp_path):
     (tmp_path / "there").mkdir()
     shutil.move(folder, tmp_path / "there" / "holiday")  # keeps times
     code, answers, text = locate(tmp_path / "there" / "holiday", tmp_path / "there" / "holiday" / "1.png")
-    assert code == 0 and answers[0]["matches"][0]["name"] == "1.png" and ".h5" not in text
+    assert code == 0 and answers[0]["matches"][0]["name"] == "1.png" and ".sqlite" not in text
 
 
-def test_an_index_of_an_earlier_version_is_made_anew(locate, own, tmp_path):
+@pytest.mark.parametrize("factory", [None, "SQ8"])
+def test_a_damaged_descriptor_is_named_and_left_out_until_it_is_described_again(locate, own, tmp_path, factory):
+    index = [f"--index={factory}"] if factory else []
     image = next((own / "val" / "queries").iterdir())
-    assert locate(own, mode="index")[0] == 0
-    path = tmp_path / "model" / "database_own_val.h5"
-    with h5py.File(path) as file:
-        values, attributes = file["descriptors"][:], dict(file.attrs)
-    for name in ("files_hash", "folder_hash", "index", "checksum"):
-        del attributes[name]
-    with h5py.File(path, "w") as file:  # without a user block, as it was
-        file["descriptors"] = values
-        file.attrs.update(attributes)
-    code, _, text = locate(own, image)
-    assert code == 0 and "written by an earlier version" in text and "making it anew" in text
-
-
-@pytest.mark.parametrize("factory", [None, "Flat"])
-def test_a_damaged_index_is_refused_and_kept(locate, own, tmp_path, factory):
-    image = next((own / "val" / "queries").iterdir())
-    assert locate(own, *([f"--index={factory}"] if factory else []), mode="index")[0] == 0
-    path = tmp_path / "model" / "database_own_val.h5"
+    assert locate(own, *index, mode="index")[0] == 0
+    first = locate(own, image, "--top=20")[1][0]["matches"]
+    (path,) = (tmp_path / "model").glob("*.descriptors")
     content = bytearray(path.read_bytes())
-    with h5py.File(path) as file:
-        at = file["faiss" if factory else "descriptors"].id.get_offset() + 4200
-    content[at] ^= 4
+    content[4 * 512 + 7] ^= 4
     path.write_bytes(content)
-    code, _, text = locate(own, image)
-    assert code == 2 and "it is damaged" in text and text.count("\n") <= 2
-    assert path.read_bytes() == content and len(list(path.parent.glob("*.h5"))) == 1
+    code, answers, text = locate(own, image, "--top=20")
+    (said,) = [line for line in text.splitlines() if "is damaged" in line]
+    assert code == 0 and "left out until it is described again" in said and "1 added, 9 unchanged; 1 described" in text
+    (name,) = [match["name"] for match in first if f"{match['name']} is damaged" in said]
+    assert answers[0]["matches"] == first
+    assert locate(own, "--remove", name, mode="index")[0] == 0  # from now on it is taken as it is
+    (path,) = (tmp_path / "model").glob("*.descriptors")
+    content = bytearray(path.read_bytes())
+    content[7] ^= 4
+    path.write_bytes(content)
+    _, answers, text = locate(own, image, "--top=20")
+    assert "is damaged: it is left out" in text and len(answers[0]["matches"]) == len(first) - 2
+    assert "2 added, 8 unchanged; 2 described" in locate(own, *index, mode="index")[2]
+    assert locate(own, image, "--top=20")[1][0]["matches"] == first
+
+
+def test_a_damaged_index_of_faiss_is_made_again_of_the_descriptors(locate, own, tmp_path):
+    image = next((own / "val" / "queries").iterdir())
+    assert locate(own, "--index=SQ8", mode="index")[0] == 0
+    first = locate(own, image)[1]
+    for spoil in (lambda file: file.write_bytes(file.read_bytes()[:-9]), lambda file: file.unlink()):
+        (path,) = (tmp_path / "model").glob("*.faiss")
+        spoil(path)
+        code, answers, text = locate(own, image)
+        assert code == 0 and answers == first and "SQ8 is made again of the descriptors" in text
+        assert locate(own, image)[1] == first
 
 
 def test_an_inverted_file_looks_through_as_many_lists_as_asked_for(locate, own):
@@ -321,7 +328,7 @@ def test_matches_are_printed_though_no_panel_can_be_drawn(own, tmp_path, monkeyp
     def no_room(*_):
         raise UserError("no room for panels")
 
-    monkeypatch.setattr("vpr.modes.locate.draw", no_room)
+    monkeypatch.setattr("vpr.report.located.draw", no_room)
     places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
     image = str(next((own / "val" / "queries").iterdir()))
     assert main.main(["--mode=locate", *MODEL, *places, image, *(["--json"] if as_json else [])]) == 2

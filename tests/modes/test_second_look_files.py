@@ -5,12 +5,10 @@ import os
 import subprocess
 import sys
 
-import h5py
 import pytest
 from drawing import draw_image
 
 import main
-from vpr.common.provenance import write_hdf5
 
 MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
 
@@ -38,12 +36,12 @@ def test_an_index_that_fails_leaves_the_earlier_one_with_its_local_descriptors(r
     keep = ["--localDescriptors", "--localDim=8"]
     assert run("index", *keep)[0] == 0
     before = {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
-    assert len(before) == 2
+    assert len(before) == 3
     code, _, err = run("index", "--localDescriptors", "--localDim=4", "--index=Nonsense")
     assert code == 2 and "Nonsense" in err
     assert {path: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
     assert run("index")[0] == 0
-    assert [path.suffix for path in (tmp_path / "model").iterdir()] == [".h5"]
+    assert sorted(path.suffix for path in (tmp_path / "model").iterdir()) == [".descriptors", ".sqlite"]
 
 
 def test_descriptors_saved_without_local_ones_leave_none(run, tmp_path):
@@ -65,22 +63,11 @@ def test_other_dimensions_than_those_stored_are_refused(run, tmp_path):
         assert code == 2 and "of 8 dimensions, found --localDim=4" in err.splitlines()[-1]
 
 
-def test_an_index_of_bits_has_a_second_look_by_the_descriptors_beside_it_or_none(run, tmp_path):
-    """Of an earlier version, whose file has no descriptors, local ones are of no use; asked for, it is refused."""
+def test_an_index_of_bits_is_re_ranked_by_the_descriptors_beside_it(run):
     assert run("index", "--localDescriptors", "--localDim=8", "--index=LSH")[0] == 0
     code, out, err = run("locate")
     assert code == 0 and "no second look" not in err, err
     assert "second look" in json.loads(out)[0]["confidence_kind"]
-    path = tmp_path / "model" / "database_own_val.h5"
-    with h5py.File(path) as file:
-        arrays = {name: file[name][:] for name in file if name != "descriptors"}
-        attributes = dict(file.attrs)
-    write_hdf5(path, arrays, attributes)
-    code, out, err = run("locate")
-    assert code == 0, err
-    assert len(json.loads(out)) == 2 and "does not measure descriptor distances: no second look" in err
-    code, _, err = run("locate", "--rerank=3")
-    assert code == 2 and "--rerank needs descriptor distances" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("mode", ["test", "locate"])

@@ -13,7 +13,7 @@ from PIL import Image
 import main
 from vpr.data.images import decode
 from vpr.descriptors.local_file import read_local
-from vpr.models.local_maps import SCALE
+from vpr.descriptors.local_maps import SCALE
 from vpr.models.local_projection import learn_projection
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
@@ -147,7 +147,7 @@ def test_a_damaged_file_of_local_descriptors_is_named(run, tmp_path, damage):
         content[len(content) // 2] ^= 1
         local.write_bytes(content[:-1] if damage == "short" else content)
     code, _, err = run("test", "--rerank=12", f"--loadDescriptors={path}")
-    assert code == 2 and "kept.local" in err and "make it anew" in err and err.count("\n") == 1
+    assert code == 2 and "kept.local" in err and "make it again" in err and err.count("\n") == 1
 
 
 def test_compare_shows_models_without_and_with(toy_run, capsys, tmp_path):

@@ -75,10 +75,11 @@ def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, 
     monkeypatch.setattr(vpr.modes.test, "measure_all", keep)
     code, printed, _ = call("test", "--sequence=1", f"--rerank={depth}")
     assert code == 0
-    (results, answers), names = counted[0], [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
+    results, answers = [each for each, _ in counted[0]], counted[0][-1][1]
+    names = [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
     assert [evaluation.search.count("sequences") for evaluation in results] == [0, 1, 1]
     assert [evaluation.search.count("second look") for evaluation in results] == [0, 0, 1]
-    assert answers.reranked is not None and printed.count("R@1: ") == 6
+    assert answers.ranking.answers.scores is not None and printed.count("R@1: ") == 6
     how = ["--json", "--sequence=1", f"--rerank={depth}"]
     code, printed, said = call("locate", own / "val" / "queries", "--top=12", *how)
     assert code == 0
@@ -95,7 +96,7 @@ def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, 
         ("test", ["--excludeRecent=2", "--index=Flat"], "--excludeRecent searches exactly"),
         ("locate", ["--sequence=1", "--index=Flat"], "--sequence searches exactly"),
         ("test", ["--sequence=1", "--speeds", "nan"], "wanted a finite number"),
-        ("test", ["--sequence=1", "--speeds", "500"], "in steps of 1 over walks of 5 at most"),
+        ("test", ["--sequence=1", "--speeds", "500"], "in steps of 1 over sequences of 5 at most"),
     ],
 )
 def test_what_cannot_be_searched_in_order_is_said_in_a_line(call, own, mode, words, said):
@@ -108,4 +109,4 @@ def test_what_cannot_be_searched_in_order_is_said_in_a_line(call, own, mode, wor
 def test_a_single_image_is_no_sequence(call, own):
     code, _, error = call("locate", own / "val" / "queries" / "1.png", "--sequence=1")
     assert code == 2
-    assert "no two of the 1 queries are of one walk" in error
+    assert "no two of the 1 queries are of one sequence" in error

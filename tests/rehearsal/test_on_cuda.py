@@ -18,17 +18,20 @@ from torch import nn
 from vpr.common.device import DTYPES
 from vpr.data.reader import SizeGroup
 from vpr.descriptors.describe import LocalDescribing, describe, describe_batch
+from vpr.descriptors.local_maps import MemorySink
 from vpr.models.backbones import BACKBONES, entry_of
-from vpr.models.local_maps import MemorySink
 from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlainPlaceModel, build_model
 from vpr.models.spec import ModelSpec
 from vpr.models.whitening import Whitening
-from vpr.retrieval.rerank import SecondLook, rerank
+from vpr.retrieval.rerank import rerank
+from vpr.retrieval.rules import Reranking
 from vpr.search.exact import nearest
 from vpr.training.rules import TrainingRules
+from vpr.training.sources import Sources
 from vpr.training.state import new_state
-from vpr.training.trainer import Sources, Trainer
+from vpr.training.trainer import Trainer
+from vpr.training.triplets import block_of, mine_block
 
 DATABASE, QUERIES, SIZES = 6, 2, ((64, 96), (80, 64))
 VIT, DINOV3 = "vit_tiny_patch16_224", "vit_small_patch16_dinov3"
@@ -114,7 +117,7 @@ def rehearse_searching(descriptors, maps):
     assert found.shape == (QUERIES, 3)
     queries, database = maps.part(DATABASE, DATABASE + QUERIES), maps.part(0, DATABASE)
     for by in ("soft", "spatial"):
-        again = rerank(found, np.ones(found.shape, np.float32), queries, database, SecondLook(3, by))
+        again = rerank(found, np.ones(found.shape, np.float32), queries, database, Reranking(3, by))
         assert again.found.shape == found.shape
 
 
@@ -129,9 +132,9 @@ def rehearse_training(model, frozen, folder):
     source = Photos(model, frozen)
     state = new_state(model, rules, {"train": {"queries": QUERIES}})
     trainer = Trainer(state, training, split, Sources(source, source), rules, folder, batch_size=8)
-    tuples = trainer.mine(np.arange(QUERIES), "block")
+    tuples = mine_block(state, training, source, np.arange(QUERIES), rules, 8, "block")
     assert len(tuples) == QUERIES, "of equal descriptors each negative is within the margin"
-    trainer.train_block([tuples], "block")
+    trainer.train_block(block_of([tuples], DATABASE, "block"))
     trained = [value for value in model.parameters() if value.requires_grad]
     assert trained and state.position.steps == 1
     assert all((value.grad.device, value.grad.dtype) == (GPU, torch.float32) for value in trained)

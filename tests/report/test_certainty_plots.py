@@ -6,7 +6,7 @@ from PIL import Image
 
 from vpr.evaluation.calibration_error import reliability
 from vpr.evaluation.certainty import Scores, judge
-from vpr.report.certainty_plots import draw_precision_recall, draw_reliability
+from vpr.report.plots import draw_precision_recall, draw_reliability
 
 
 def drawn_lines(figures):

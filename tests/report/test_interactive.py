@@ -1,6 +1,7 @@
 """The map and the curve of the report: what is handed to the page."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,13 +162,17 @@ def _models(part, name):
 def test_pictures_take_the_place_of_what_bokeh_would_draw(tmp_path, monkeypatch, capsys, bokeh):
     if not bokeh:
         monkeypatch.setattr(write, "bokeh_script", lambda: None)
-    outcomes = outcomes_of_chance(6)
-    images = images_at([(n, 0) for n in range(40)], [(n, n) for n in range(6)])
-    curve = {1: 0.5, 2: 0.75}
-    drawn = [(name, tmp_path / name) for name in ("recall.png", "map.png", "other.png")]
-    figures = write._to_move_about_in(figures_with(pictures=drawn), {"a model": curve}, images, outcomes)
-    assert [name for name, _ in figures.pictures] == (
-        ["other.png"] if bokeh else ["recall.png", "map.png", "other.png"]
+    evaluation = SimpleNamespace(
+        spec="a", split="test", queries=6, model="b", recalls={1: 0.5}, lines=lambda: "measured\nR@1: 50.0"
     )
-    assert (figures.map is not None, figures.curve is not None) == (bokeh, bokeh)
+    answers = SimpleNamespace(outcomes=outcomes_of_chance(6), curve={1: 0.5, 2: 0.75})
+    images = images_at([(n, 0) for n in range(40)], [(n, n) for n in range(6)])
+    write.write_pictures(tmp_path, evaluation, answers, images, {}, panels=0)
+    assert (tmp_path / "recall.png").is_file() and (tmp_path / "map.png").is_file()
+    page = read(tmp_path / "report.html")
+    captions = page.texts.get("figcaption", "")
+    assert captions == ("" if bokeh else "Recall@NWhere queries were found and missed")
+    assert ("figure-data" in page.texts) == bokeh and page.texts["p"].startswith("measured")
+    if bokeh:
+        assert len(data_of(page)["map"]["queries"]["x"]) == 6 and data_of(page)["curve"][0]["y"] == [50.0, 75.0]
     assert ("python -m pip install bokeh" in capsys.readouterr().out) == (not bokeh)

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vpr.models.local_maps import joined, quantized
+from vpr.descriptors.local_maps import joined, quantized
 from vpr.report import matches as drawing
-from vpr.report.matches import Compared, comparer, picture_of_matches, weight_colours
+from vpr.report.matches import picture_of_matches, weight_colours
 from vpr.report.panels import FRAME
 from vpr.retrieval.matching import Matches
-from vpr.retrieval.rerank import SecondLook, rerank
+from vpr.retrieval.rerank import Compared, comparer, rerank
+from vpr.retrieval.rules import Reranking
 
 WIDTH, HEIGHT = drawing.PAIR
 LEFT = WIDTH + 2 * FRAME + drawing.GAP  # of the hit's frame
@@ -102,7 +103,7 @@ def maps_of(*seeds):
 @pytest.mark.parametrize("by", ["soft", "spatial"])
 def test_an_image_is_compared_as_the_second_look_did(by):
     """The score is that of the second look; matches of equal images join each place with itself, at most so many."""
-    queries, database, look = maps_of(7), maps_of(5, 6, 7), SecondLook(3, by)
+    queries, database, look = maps_of(7), maps_of(5, 6, 7), Reranking(3, by)
     again = rerank(np.array([[0, 1, 2]]), np.zeros((1, 3), np.float32), queries, database, look)
     compare = comparer(queries, database, look)
     scores = [compare(0, int(hit)).local_score for hit in again.found[0]]

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from vpr.common.errors import UserError
-from vpr.models.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
+from vpr.descriptors.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
 from vpr.retrieval.matching import matches_of, pairs_of, soft_sums, weighted_matches
-from vpr.retrieval.rerank import SecondLook, local_scores, rerank, rerank_few
+from vpr.retrieval.rerank import local_scores, rerank
+from vpr.retrieval.rules import Reranking
 
 
 def maps_of(*maps):
@@ -182,18 +183,17 @@ def test_the_order_is_that_of_cosine_and_local_score(by, weight):
     hits = [random_map(2, 4, 5), query + 0.5 * random_map(3, 4, 5), random_map(4, 4, 5), query]
     found = np.array([[0, 2, 1, 3, 5], [2, -1, -1, -1, -1]])
     similarities = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, np.nan, np.nan, np.nan]], np.float32)
-    again = rerank(found, similarities, maps_of(query, hits[0]), maps_of(*hits), SecondLook(4, by))
+    again = rerank(found, similarities, maps_of(query, hits[0]), maps_of(*hits), Reranking(4, by))
     local = [literal_score(query, hits[n], by)[0] for n in (0, 2, 1, 3)]
     final = [cosine + weight * own for cosine, own in zip((0.9, 0.8, 0.7, 0.6), local, strict=True)]
     assert again.found[0].tolist() == [*np.array([0, 2, 1, 3])[np.argsort(final)[::-1]], 5]
     np.testing.assert_allclose(again.scores[0], sorted(final, reverse=True), atol=1e-4)
     np.testing.assert_allclose(again.local[0], np.array(local)[np.argsort(final)[::-1]], atol=1e-5)
     assert again.found[1].tolist() == [2, -1, -1, -1, -1] and np.isneginf(again.scores[1, 1:]).all()
-    few = np.array([0, 1, 2, 3])
-    np.testing.assert_array_equal(
-        rerank_few(found, similarities, maps_of(query, hits[0]), maps_of(*hits), few, SecondLook(4, by)).found,
-        again.found,
-    )
+    some, images = np.where(found >= 0, 10 * found, -1), np.array([0, 10, 20, 30])
+    few = rerank(some, similarities, maps_of(query, hits[0]), maps_of(*hits), Reranking(4, by), images=images)
+    np.testing.assert_array_equal(few.found, np.where(again.found >= 0, 10 * again.found, -1))
+    np.testing.assert_array_equal(few.scores, again.scores)
 
 
 def test_spatial_scores_do_not_depend_on_the_number_of_threads():

@@ -18,9 +18,16 @@ from vpr.common.files import read_json
 from vpr.data.places import PlaceImages
 from vpr.evaluation.evaluate import Evaluation, measure_index
 from vpr.runs.descriptors_file import SplitDescriptors
-from vpr.search.approximate import IndexSearch, build_index, index_name, stored_bytes
-from vpr.search.database import DatabaseIndex
+from vpr.search.approximate import (
+    IndexSearch,
+    build_index,
+    index_name,
+    looks_at_all,
+    measures_descriptors,
+    stored_bytes,
+)
 from vpr.search.exact import nearest
+from vpr.search.limited import search_index
 
 DIM = 16
 
@@ -86,6 +93,13 @@ def test_what_faiss_cannot_build_is_an_error_that_quotes_it(factory):
         faiss.index_factory(DIM, factory).train(rows(300, 0).float().numpy())
     quoted = text.split("FAISS says: ")[1].strip()
     assert len(quoted) > 10 and quoted in " ".join(str(raised.value).split())
+
+
+def test_an_index_that_faiss_builds_but_cannot_search_is_refused_when_it_is_built():
+    """Product quantisers of 2 dimensions and 2 bits: FAISS has no tables of distances for so few centroids."""
+    with pytest.raises(UserError, match=r"--index=PQ4x2 cannot be .* of 300 descriptors, 8-D; FAISS says: ") as caught:
+        build_index("PQ4x2", rows(300, 0)[:, :8], 0)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
@@ -191,11 +205,11 @@ def test_which_indexes_measure_descriptor_distances_and_which_find_all(factory, 
     generator = torch.Generator().manual_seed(0)
     values = torch.nn.functional.normalize(torch.randn(120, 16, generator=generator), dim=1)
     database, queries = values[:100], values[100:]
-    searched = DatabaseIndex(approximate=build_index(factory, database, 123, 1))
-    found, distances = searched.search(queries, 5)
+    index = build_index(factory, database, 123, 1)
+    found = search_index(index, queries, 5, None)
+    assert (measures_descriptors(index), looks_at_all(index)) == (measures, finds_all)
+    squared, _ = index.search(queries.numpy(), 5)
     true = (database[found] - queries[:, None]).norm(dim=2).numpy()
-    assert (searched.measures, searched.finds_all) == (measures, finds_all)
-    assert np.isnan(distances).all() != measures
     if finds_all:
         np.testing.assert_array_equal(found, nearest(database, queries, 5))
-        np.testing.assert_allclose(distances, true, atol=1e-4)
+        np.testing.assert_allclose(np.sqrt(np.maximum(squared, 0)), true, atol=1e-3)

@@ -77,15 +77,15 @@ def test_images_that_are_no_sequences_are_refused():
     frames, alone = walks_of("a/1.jpg", "a/2.jpg", "a/3.jpg"), walks_of("a/1.jpg", "b/2.jpg")
     require_order((frames, frames), SequenceRule(2))
     require_order((alone, alone), SequenceRule(0))
-    with pytest.raises(UserError, match="no two of the 2 queries are of one walk"):
+    with pytest.raises(UserError, match="no two of the 2 queries are of one sequence"):
         require_order((frames, alone), SequenceRule(1))
-    with pytest.raises(UserError, match="no two of the 2 database images are of one walk"):
+    with pytest.raises(UserError, match="no two of the 2 database images are of one sequence"):
         require_order((alone, frames), SequenceRule(1))
 
 
 def test_numbers_that_no_speed_brings_together_are_refused():
     frames, times = walks_of("a/1.jpg", "a/2.jpg", "a/3.jpg"), walks_of("q/1000.jpg", "q/1500.jpg", "q/2000.jpg")
-    with pytest.raises(UserError, match="in steps of 500, the database's in steps of 1 over walks of 2 at most"):
+    with pytest.raises(UserError, match="in steps of 500, the database's in steps of 1 over sequences of 2 at most"):
         require_order((frames, times), SequenceRule(1))
     require_order((frames, times), SequenceRule(1, speeds=(1 / 500,)))
     require_order((times, frames), SequenceRule(1))

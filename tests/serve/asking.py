@@ -12,8 +12,7 @@ from PIL import Image
 
 from vpr.serve.app import make_app
 from vpr.serve.guard import HEAD_BYTES
-from vpr.serve.protocol import PatientProtocol
-from vpr.serve.server import listen
+from vpr.serve.server import PatientProtocol, listen
 from vpr.serve.settings import Settings
 
 

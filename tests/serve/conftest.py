@@ -15,9 +15,9 @@ from vpr.database.records import joined, no_records
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.retrieval.locator import Locator
 from vpr.runs.model import LoadedModel
-from vpr.search.database import DatabaseIndex
-from vpr.serve.locator import Locator
+from vpr.search.exact import search_exactly
 
 SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")
 
@@ -33,7 +33,7 @@ class PlainEngine:
     def search(self, queries, count, wanted=None):
         there = np.array([bool(name) for name in self.records.names])
         rows = np.flatnonzero(there if wanted is None else there & wanted.mask(self.records))
-        found, distances = DatabaseIndex(self.descriptors[rows]).search(queries, count)
+        found, distances = search_exactly(self.descriptors[rows], queries, count)
         return Hits(rows[found], distances, self.records)
 
     def count(self):

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vpr.retrieval.ask import TooLarge
+from vpr.retrieval.model_pass import ModelPass
 from vpr.serve.batching import Batcher, Full
-from vpr.serve.model_pass import ModelPass
 
 
 class Passes:
@@ -287,8 +288,8 @@ def test_long_work_that_would_wait_too_long_is_sent_away_at_once(held, monkeypat
 
 def test_an_image_for_which_a_gpu_has_no_room_is_refused_as_beside_a_processor(monkeypatch):
     """Before it goes there, from where PyTorch's error would come in the middle of a batch."""
-    monkeypatch.setattr("vpr.serve.model_pass.free_gpu_bytes", lambda device: 1999)
+    monkeypatch.setattr("vpr.retrieval.model_pass.free_gpu_bytes", lambda device: 1999)
     model = SimpleNamespace(device=torch.device("cuda", 0), smallest_side=1, bytes_per_image=lambda *_: 1000)
     model.eval = lambda: model
-    problem = ModelPass(model).problem(torch.zeros(3, 60, 80, dtype=torch.uint8))
-    assert problem is not None and problem.status == 413 and "80x60 pixels" in str(problem)
+    problem = ModelPass(model).refusal(torch.zeros(3, 60, 80, dtype=torch.uint8))
+    assert isinstance(problem, TooLarge) and "80x60 pixels" in str(problem)

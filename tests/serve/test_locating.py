@@ -1,6 +1,5 @@
-"""What the server answers: as --mode=locate does, whatever came with it."""
+"""What the server answers, whatever came with it; tests/retrieval/test_one_way.py compares it with other modes."""
 
-import json
 import threading
 
 import numpy as np
@@ -11,14 +10,13 @@ from asking import as_bytes, form, serving
 from drawing import draw_image
 from PIL import Image
 
-import main
 from vpr.data.reader import Reading
 from vpr.retrieval.answer_features import FEATURES
+from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration import Calibration
 from vpr.retrieval.calibration_file import LearntOn, StoredCalibration
+from vpr.retrieval.locator import Locator
 from vpr.runs.model import LoadedModel
-from vpr.serve.locator import Asked, Locator
-from vpr.serve.looking import LocalDescriptors
 
 
 @pytest.fixture(scope="module")
@@ -31,29 +29,6 @@ def client(shared_locator):
 def queries(tmp_path_factory):
     folder = tmp_path_factory.mktemp("queries")
     return [draw_image(folder / f"{n}.png", (80, 64), [7, n]) for n in range(16)]
-
-
-def by_mode_locate(images, query, tmp_path, capsys, *flags):
-    """The answer of --mode=locate, which makes its own index of the same images."""
-    places = ["--dataset=folder", f"--root={images[0]}", f"--dataPath={tmp_path}", f"--runsPath={tmp_path}"]
-    model = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
-    capsys.readouterr()
-    assert main.main(["--mode=locate", *model, *places, "--json", "--panels=0", *flags, str(query)]) == 0
-    return json.loads(capsys.readouterr().out)[0]
-
-
-@pytest.mark.parametrize("flags", [["--top=4"], ["--top=9", "--rerank=6"]])
-def test_an_image_has_the_same_answer_as_in_mode_locate(client, images, queries, tmp_path, capsys, flags):
-    query = "?" + "&".join(flag.removeprefix("--") for flag in flags)
-    for image in queries[:3]:
-        wanted = by_mode_locate(images, image, tmp_path, capsys, *flags)
-        status, found, _ = client.locate(as_bytes(image), query)
-        assert status == 200
-        told = lambda answer: [(match["name"], match["distance"]) for match in answer["matches"]]  # noqa: E731
-        assert told(found) == told(wanted)
-        # Mode locate knows no positions here, so that all others lie elsewhere; so they do at 30 m.
-        for name in ("confidence", "confidence_kind"):
-            assert found[name] == wanted[name]
 
 
 def test_places_and_confidence_are_those_of_brute_force(client, shared_locator, queries, model):
@@ -189,7 +164,7 @@ def test_a_calibration_says_how_sure_an_answer_is(shared_locator, queries):
         return StoredCalibration(learnt, {}, of)
 
     theirs = shared_locator
-    locator = Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, find, least_confidence=0.75)
+    locator = Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, find, Ask(least=0.75))
     with serving(locator) as client:
         sure, unsure = (client.locate(as_bytes(path))[1] for path in (locator.root / "a/0.png", queries[1]))
     for found in (sure, unsure):
@@ -201,8 +176,7 @@ def test_a_calibration_says_how_sure_an_answer_is(shared_locator, queries):
 
 def test_without_the_images_there_is_no_second_look(shared_locator, queries, tmp_path):
     theirs = shared_locator
-    lost = LocalDescriptors(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone")
-    locator = Locator(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone", lambda how: None, lost)
+    locator = Locator(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone")
     with serving(locator) as client:
         status, said, _ = client.locate(as_bytes(queries[0]), "?rerank=5")
         assert status == 422 and "no local descriptors" in said["error"] and "gone" not in said["error"]
@@ -223,7 +197,7 @@ def calibrated(theirs, **more):
 @pytest.mark.parametrize("least", [None, 0.001])
 def test_a_search_of_a_part_says_how_sure_it_is_of_nothing(shared_locator, images, least):
     """What looks as similar is filtered away: neither a probability nor a ratio, and nothing passes a threshold."""
-    for locator in (calibrated(shared_locator, least_confidence=least), shared_locator):
+    for locator in (calibrated(shared_locator, usual=Ask(least=least)), shared_locator):
         with serving(locator) as client:
             image = as_bytes(images[1][0])
             whole = client.locate(image, "?rerank=5")[1]
@@ -260,6 +234,6 @@ def test_what_others_ask_for_changes_no_answer(locator, queries):
         return found._replace(rows=found.rows[:, count > 100 :], distances=found.distances[:, count > 100 :])
 
     engine.search = lacking
-    alone = locator.locate([pixels], [Asked(top=3)])[0].ids
-    first, deep, last = locator.locate([pixels] * 3, [Asked(top=3), Asked(top=150), Asked(top=3)])
-    assert first.ids == last.ids == alone and deep.ids[:3] != alone
+    alone = locator.answer_each([pixels], [Ask(top=3)])[0].files
+    first, deep, last = locator.answer_each([pixels] * 3, [Ask(top=3), Ask(top=150), Ask(top=3)])
+    assert first.files == last.files == alone and deep.files[:3] != alone

@@ -1,4 +1,4 @@
-"""Some requests of benchmarks/malformed_requests.py: nothing fails, and the next good one is answered."""
+"""Some requests of campaigns/malformed_requests.py: nothing fails, and the next good one is answered."""
 
 import random
 from collections import Counter
@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from asking import as_bytes, serving
 from PIL import Image
 
-from benchmarks.malformed_kinds import KINDS
-from benchmarks.malformed_requests import clean, send
+from campaigns.malformed_kinds import KINDS
+from campaigns.malformed_requests import clean, send
 
 
 def test_malformed_requests_fail_nothing(locator, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("vpr.serve.protocol.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("vpr.serve.server.HEAD_SECONDS", 0.3)
     monkeypatch.setattr("vpr.serve.uploads.DRAINED_SECONDS", 0.2)
     chance, good = random.Random(5), as_bytes(images[1][6])
     image = as_bytes(Image.open(images[1][3]), "JPEG")

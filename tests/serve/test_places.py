@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vpr.database.records import no_records, record_id
-from vpr.serve.places import map_json
+from vpr.serve.image_routes import map_json
 
 PLACES = [[500_000.0, 4_649_776.224], [np.nan, np.nan], [585_000.126, 4_477_000.0], [1.0, 2.0]]
 

@@ -22,14 +22,14 @@ def free_port():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, capsys, monkeypatch, number):
-    port, found, began, locate = free_port(), [], threading.Barrier(2), locator.locate
+    port, found, began, locate = free_port(), [], threading.Barrier(2), locator.answer_each
 
     def slow(*rest):
         began.wait(10)
         time.sleep(0.3)
         return locate(*rest)
 
-    monkeypatch.setattr(locator, "locate", slow)
+    monkeypatch.setattr(locator, "answer_each", slow)
     client, image = Client(port), as_bytes(images[1][6])
 
     def ask():

@@ -12,7 +12,8 @@ from PIL import Image
 from vpr.common.errors import UserError
 from vpr.database.engine import Unreachable
 from vpr.database.filters import SearchFilter
-from vpr.serve.locator import Asked, Locator
+from vpr.retrieval.ask import Ask, EngineAway, NotServed, TooSmall
+from vpr.retrieval.locator import Locator
 
 
 @pytest.fixture(scope="module")
@@ -55,40 +56,40 @@ def pixels_of(file):
 def test_an_engine_that_is_away_is_asked_once_for_all_questions_of_a_pass(counting, images):
     engine, locator = counting
     here = SearchFilter(near=(40.44, -79.99, 5e4))
-    asked = [Asked(), Asked(wanted=here), Asked(3), Asked(wanted=SearchFilter(near=(40.44, -79.99, 6e4)))]
+    asked = [Ask(), Ask(filter=here), Ask(3), Ask(filter=SearchFilter(near=(40.44, -79.99, 6e4)))]
     pictures = [pixels_of(images[1][n]) for n in range(4)]
     engine.error = Unreachable("nobody answers")
-    found = locator.locate(pictures, asked)
-    assert engine.searches == 1 and [each.status for each in found] == [503] * 4
+    found = locator.answer_each(pictures, asked)
+    assert engine.searches == 1 and [type(each) for each in found] == [EngineAway] * 4
     engine.error, engine.searches = UserError("the filter cannot be applied"), 0
-    assert [each.status for each in locator.locate(pictures, asked)] == [503] * 4 and engine.searches == 3
+    assert [type(each) for each in locator.answer_each(pictures, asked)] == [EngineAway] * 4 and engine.searches == 3
     engine.error = None
-    assert [each.matches[0].name for each in locator.locate(pictures, asked)] == [f"a/{n}.png" for n in range(4)]
+    assert [each.matches[0].name for each in locator.answer_each(pictures, asked)] == [f"a/{n}.png" for n in range(4)]
 
 
 def test_what_is_wrong_with_one_image_of_a_pass_is_told_of_it_alone(counting, images):
     engine, locator = counting
     pictures = [pixels_of(images[1][0]), torch.zeros(3, 4, 4, dtype=torch.uint8), pixels_of(images[1][1])]
-    found = locator.locate(pictures, [Asked()] * 3)
-    assert found[1].status == 422 and [found[n].matches[0].name for n in (0, 2)] == ["a/0.png", "a/1.png"]
+    found = locator.answer_each(pictures, [Ask()] * 3)
+    assert isinstance(found[1], TooSmall) and [found[n].matches[0].name for n in (0, 2)] == ["a/0.png", "a/1.png"]
     assert engine.searches == 1
     engine.measures = False
-    found = locator.locate(pictures, [Asked(rerank=3), Asked(), Asked()])
-    assert [found[n].status for n in (0, 1)] == [422, 422] and found[2].matches[0].name == "a/1.png"
+    found = locator.answer_each(pictures, [Ask(rerank=3), Ask(), Ask()])
+    assert [type(found[n]) for n in (0, 1)] == [NotServed, TooSmall] and found[2].matches[0].name == "a/1.png"
 
 
 def test_a_second_look_pauses_and_answers_the_same(shared_locator, images):
     pauses, picture = [], pixels_of(images[1][3])
-    for asked in (Asked(rerank=9), Asked(agreement=True), Asked(rerank=6, agreement=True)):
-        (alone,) = shared_locator.locate([picture], [asked])
-        (found,) = shared_locator.locate([picture], [asked], lambda: pauses.append(1))
+    for asked in (Ask(rerank=9), Ask(agreement=True), Ask(rerank=6, agreement=True)):
+        (alone,) = shared_locator.answer_each([picture], [asked])
+        (found,) = shared_locator.answer_each([picture], [asked], lambda: pauses.append(1))
         assert found.matches == alone.matches and found.confidence == alone.confidence
-    assert len(pauses) > 10 and shared_locator.is_long(Asked(rerank=1)) and not shared_locator.is_long(Asked())
+    assert len(pauses) > 10 and shared_locator.is_long(Ask(rerank=1)) and not shared_locator.is_long(Ask())
 
 
 def test_images_may_come_and_go_while_a_second_look_pauses(locator, images):
     picture = pixels_of(images[1][3])
-    (before,) = locator.locate([picture], [Asked(rerank=5)])
+    (before,) = locator.answer_each([picture], [Ask(rerank=5)])
     gone = []
 
     def pause():
@@ -96,14 +97,14 @@ def test_images_may_come_and_go_while_a_second_look_pauses(locator, images):
             gone.append(before.matches[4].name)
             locator.remove("b/9.png")
 
-    (found,) = locator.locate([picture], [Asked(rerank=5)], pause)
+    (found,) = locator.answer_each([picture], [Ask(rerank=5)], pause)
     assert [each.name for each in found.matches] == [each.name for each in before.matches] and locator.images == 9
 
 
 def test_plain_questions_are_answered_between_the_steps_of_second_looks(client, images, shared_locator, monkeypatch):
     """A second look that would take for ever without them: each of its pauses waits for a plain answer."""
     plain, image, looked = threading.Event(), as_bytes(images[1][0]), threading.Event()
-    locate = shared_locator.locate
+    locate = shared_locator.answer_each
 
     def slow(pictures, asked, *rest):
         if not rest:
@@ -113,7 +114,7 @@ def test_plain_questions_are_answered_between_the_steps_of_second_looks(client, 
             rest[0]()
         return locate(pictures, asked, *rest)
 
-    monkeypatch.setattr(shared_locator, "locate", slow)
+    monkeypatch.setattr(shared_locator, "answer_each", slow)
     found = []
     threads = [threading.Thread(target=lambda: found.append(client.locate(image, "?rerank=9")[0])) for _ in range(8)]
     for thread in threads:
@@ -125,14 +126,14 @@ def test_plain_questions_are_answered_between_the_steps_of_second_looks(client, 
 
 
 def test_one_client_cannot_fill_the_queue_with_second_looks(shared_locator, images, monkeypatch):
-    may_go, image, locate = threading.Event(), as_bytes(images[1][0]), shared_locator.locate
+    may_go, image, locate = threading.Event(), as_bytes(images[1][0]), shared_locator.answer_each
 
     def held(pictures, asked, *rest):
         while rest and not may_go.is_set():
             rest[0]()
         return locate(pictures, asked, *rest)
 
-    monkeypatch.setattr(shared_locator, "locate", held)
+    monkeypatch.setattr(shared_locator, "answer_each", held)
     with serving(shared_locator, queue=16, batch_requests=4) as client:
         found = []
         threads = [
@@ -152,13 +153,13 @@ def test_one_client_cannot_fill_the_queue_with_second_looks(shared_locator, imag
 
 
 def test_an_image_that_is_large_beside_the_database_is_described_by_itself(shared_locator, images, monkeypatch):
-    passes, locate = [], shared_locator.locate
+    passes, locate = [], shared_locator.answer_each
 
     def noted(pictures, asked, *rest):
         passes.append(([tuple(each.shape[1:]) for each in pictures], bool(rest)))
         return locate(pictures, asked, *rest)
 
-    monkeypatch.setattr(shared_locator, "locate", noted)
+    monkeypatch.setattr(shared_locator, "answer_each", noted)
     with serving(shared_locator, large_pixels=80 * 64) as client:
         large = client.locate(as_bytes(Image.open(images[1][3]).resize((160, 128))))
         small = client.locate(as_bytes(images[1][3]))
@@ -170,7 +171,7 @@ def test_an_image_that_is_large_beside_the_database_is_described_by_itself(share
 
 
 def test_a_second_look_ends_when_its_client_goes_away(shared_locator, images, monkeypatch):
-    looked, locate = threading.Event(), shared_locator.locate
+    looked, locate = threading.Event(), shared_locator.answer_each
 
     def for_ever(pictures, asked, *rest):
         while rest:
@@ -178,7 +179,7 @@ def test_a_second_look_ends_when_its_client_goes_away(shared_locator, images, mo
             rest[0]()
         return locate(pictures, asked)
 
-    monkeypatch.setattr(shared_locator, "locate", for_ever)
+    monkeypatch.setattr(shared_locator, "answer_each", for_ever)
     image = as_bytes(images[1][0])
     with serving(shared_locator) as client:
         head = f"POST /locate?rerank=3 HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(image)}\r\n\r\n"

@@ -1,5 +1,6 @@
 """What clients send that they should not: each gets one sentence, and the next good request its answer."""
 
+import asyncio
 import http.client
 import random
 import socket
@@ -10,9 +11,10 @@ import zlib
 import pytest
 from asking import as_bytes, form, serving
 from PIL import Image
+from starlette.requests import Request
 
 from vpr.serve.problems import Problem
-from vpr.serve.uploads import parse_form
+from vpr.serve.uploads import Bodies
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +115,21 @@ def test_what_is_no_http_or_has_huge_headers_is_refused(client, images):
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr("vpr.serve.protocol.HEAD_SECONDS", 0.1)
+    monkeypatch.setattr("vpr.serve.server.HEAD_SECONDS", 0.1)
     with socket.create_connection(("127.0.0.1", client.port), timeout=5) as connection:
         connection.sendall(b"GET /health HT")
         assert connection.recv(100) == b""
 
 
 def test_a_full_queue_says_when_to_come_again(client, shared_locator, images, monkeypatch):
-    may_go, began, locate = threading.Event(), threading.Event(), shared_locator.locate
+    may_go, began, locate = threading.Event(), threading.Event(), shared_locator.answer_each
 
     def held(*rest):
         began.set()
         assert may_go.wait(10)
         return locate(*rest)
 
-    monkeypatch.setattr(shared_locator, "locate", held)
+    monkeypatch.setattr(shared_locator, "answer_each", held)
     found, image = [], as_bytes(images[1][6])
     threads = [threading.Thread(target=lambda: found.append(client.locate(image)[0])) for _ in range(4)]
     for thread in threads:
@@ -147,7 +149,7 @@ def test_an_error_that_nobody_foresaw_is_told_without_a_word_of_it(client, share
     def fails(*_):
         raise RuntimeError("/home/somebody/secret")
 
-    monkeypatch.setattr(shared_locator, "locate", fails)
+    monkeypatch.setattr(shared_locator, "answer_each", fails)
     status, said, headers = client.locate(as_bytes(images[1][6]))
     assert status == 500 and "secret" not in str(said) and headers["x-content-type-options"] == "nosniff"
 
@@ -163,24 +165,43 @@ def test_no_image_is_decoded_twice(client, images):
     assert decoded() == before + 3
 
 
-def test_forms_are_taken_apart():
-    body, headers = form(("name", None, "Straße".encode()), ("image", "x/../y", b"\r\n--limi\r\n"), ("photo", "", b"2"))
-    found = parse_form(body, headers["content-type"])
-    assert found.images == [b"\r\n--limi\r\n", b"2"] and found.fields == {"name": "Straße"}
+def read(body, headers, at_once=100):
+    """What a form brings that comes in pieces of `at_once` bytes."""
+    pieces = [body[n : n + at_once] for n in range(0, len(body), at_once)] or [b""]
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive():
+        return messages.pop(0)
+
+    async def ask():
+        headers_sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+        async with Bodies(10**6, 10).form(Request({"type": "http", "headers": headers_sent}, receive), 8) as found:
+            return found
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10_000])
+def test_forms_are_taken_apart(at_once):
+    body, headers = form(("name", None, "Straße".encode()), ("image", "x/../y", b"\r\n--limi\r\n"), ("photo", "", b"2"),
+                         ("image", None, bytes(3000)))  # fmt: skip
+    found = read(body, headers, at_once)
+    assert found.images == [b"\r\n--limi\r\n", b"2", bytes(3000)] and found.fields == {"name": "Straße"}
 
 
 @pytest.mark.parametrize(
     "parts",
     [
         [("a", None, b"1")] * 65,
-        [("a" * 2000, None, b"1")],
+        [("a", "x", b"1")] * 65,
+        [("a" * 5000, None, b"1")],
         [("a", None, b"1" * 2000)],
     ],
 )
 def test_forms_with_too_much_are_refused(parts):
-    body, headers = form(*parts)
-    with pytest.raises(Problem) as found:
-        parse_form(body, headers["content-type"])
+    with pytest.raises(Problem, match="form is broken") as found:
+        read(*form(*parts))
     assert found.value.status == 400
 
 
@@ -188,5 +209,5 @@ def test_a_form_that_is_cut_anywhere_is_refused():
     body, headers = form(("name", None, b"here"), ("image", "x", b"some bytes"))
     for cut in range(len(body) - 3):  # the last line's end may lack
         with pytest.raises(Problem) as found:
-            parse_form(body[:cut], headers["content-type"])
+            read(body[:cut], headers)
         assert found.value.status == 400

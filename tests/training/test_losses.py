@@ -94,8 +94,11 @@ def test_loss_gradient_agrees_with_finite_differences():
             assert tensor.grad[place].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-7)
 
 
-def test_the_table_of_losses_is_read_without_torch():
-    program = "import sys; from vpr.training.losses import LOSSES; print('triplet' in LOSSES, 'torch' in sys.modules)"
+def test_tables_are_read_without_torch():
+    program = (
+        "import sys; from vpr.training.losses import LOSSES; from vpr.training.tables import OBJECTIVES; "
+        "print('triplet' in LOSSES and 'triplet' in OBJECTIVES, 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.stdout.split() == ["True", "False"], done.stderr
 

@@ -15,7 +15,7 @@ from drawing import draw_image
 
 import main
 import vpr.training.trainer
-from benchmarks.determinism import different, final_state
+from campaigns.determinism import different, final_state
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec, training_rules
 from vpr.common.device import AUTO_VARIABLE, compute_dtype, precision_name

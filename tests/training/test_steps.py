@@ -16,9 +16,11 @@ from vpr.models.spec import ModelSpec
 from vpr.runs.run import newest_run
 from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
 from vpr.training.rules import TrainingRules
+from vpr.training.sources import Sources
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import Sources, Trainer
+from vpr.training.trainer import Trainer
 from vpr.training.training_set import load_training_set
+from vpr.training.triplets import block_of
 
 
 def tuple_of(query):
@@ -59,13 +61,13 @@ def flags(tiny_city, folder):
 
 def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny_city, tmp_path, monkeypatch):
     """Of 12 queries the first, and those at places 5, 6 and 7 violate: of three batches two make a step."""
-    mine = vpr.training.trainer.mine
+    mine = vpr.training.triplets.mine
 
     def few(queries, *others):
         chosen = set(queries[[0, 5, 6, 7]].tolist())
         return [item for item in mine(queries, *others) if item.query in chosen]
 
-    monkeypatch.setattr(vpr.training.trainer, "mine", few)
+    monkeypatch.setattr(vpr.training.triplets, "mine", few)
     assert main.main([*flags(tiny_city, tmp_path), "--nEpochs=1", "--margin=4", "--batchSize=4"]) == 0
     checkpoint = newest_run(tmp_path) / "checkpoints" / "checkpoint.pth.tar"
     assert torch.load(checkpoint, weights_only=True)["position"]["steps"] == 2
@@ -84,7 +86,9 @@ def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pai
         [TrainingTuple(0, int(training.positives[0][0]), np.array([30, 40]))],
         [TrainingTuple(query, int(training.positives[query][0]), np.array([7 * query, 20])) for query in (3, 5)],
     ]
-    Trainer(state, training, images, Sources(reader, reader), rules, tmp_path).train_block(batches, "steps")
+    Trainer(state, training, images, Sources(reader, reader), rules, tmp_path).train_block(
+        block_of(batches, count, "steps")
+    )
 
     velocity = [torch.zeros_like(value) for value in plain.parameters()]
     for batch in batches:

@@ -11,9 +11,9 @@ from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
 from vpr.descriptors.local_file import local_file, require_dim
+from vpr.descriptors.local_maps import LocalSink, MemorySink
 from vpr.evaluation.evaluate import describe_split
-from vpr.models.local_maps import LocalSink, MemorySink
-from vpr.retrieval.rerank import SecondLook
+from vpr.retrieval.rules import Reranking
 from vpr.runs.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 from vpr.runs.hloc import is_hloc, load_hloc
 from vpr.runs.local_projection import projection_for
@@ -21,9 +21,9 @@ from vpr.runs.model import LoadedModel
 
 
 def descriptors_of(
-    options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading, look: SecondLook | None
+    options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading, look: Reranking | None
 ) -> SplitDescriptors:
-    """Those of --loadDescriptors, or of the images; with local ones for a second look.
+    """Those of --loadDescriptors, or of the images; with local ones for re-ranking.
 
     Raises:
         UserError: the file is damaged, or of another model or other images, or an image cannot be decoded.

@@ -14,7 +14,7 @@ from vpr.common.errors import UserError
 from vpr.data.places import PlaceImages
 from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
-from vpr.database.database_index import Database
+from vpr.database.open import Database
 from vpr.runs.centroids import MissingCentroids
 from vpr.runs.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
 

@@ -5,37 +5,31 @@ Nothing changes them after `parse_options`. A typed flag that contradicts a stor
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from vpr.cli.argument_types import require_normalization
-from vpr.cli.flags import (
-    AUTO_PRECISION,
-    CARD_FLAGS,
-    MODEL_FLAGS,
-    TRAINING_FLAGS,
-    build_parser,
-)
-from vpr.cli.help import MODES_WITH_INPUTS, wanted_help
-from vpr.cli.mode_flags import check_typed
-from vpr.cli.program import command, parallel_command
+from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, check_typed, defaults, names, spelled
+from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, parallel_command, wanted_help
 from vpr.cli.stored import checked_flags
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
+from vpr.common.settings import MODEL, RESUMED, RUN, TRAINING
 from vpr.data.catalogue import DATASETS
-from vpr.models.backbones import BACKBONES, default_train_from, entry_of
+from vpr.models.backbones import BACKBONES, entry_of
 from vpr.models.poolings import pooling_entry
-from vpr.models.spec import ADDED_FLAGS
+from vpr.models.spec import ModelSpec
 from vpr.runs.run import FLAGS_FILE, newest_run
 from vpr.runs.stored import is_exported
 
 NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")
-# A resumed run gets these back too, unless the user types others; --threads and --device are the machine's.
-RESTORED_FLAGS = ("root", "nEpochs", "evalEvery", "patience", "savePath", "precision", "trunkCache", "skipBroken")
-RESTORED_IN_TRAINING = ("recallValues", "cachePath", "cacheBatchSize")
+NEVER_RESUMED = {
+    "cluster": "--mode=cluster always starts anew: drop --resume",
+    "compare": "--mode=compare takes runs and files as they are, without --resume: drop the word --resume",
+    "import": "--mode=import makes a new run: drop --resume",
+}
 
 
 def default_root() -> Path:
@@ -59,29 +53,29 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     if text is not None:
         print(text, end="")
         raise SystemExit(0)
-    return settle(vars(build_parser(typed_only=True).parse_args(arguments)))
+    return settle(vars(build_parser().parse_args(arguments)))
 
 
 def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
-    defaults = {**vars(build_parser().parse_args([])), **typed}
-    if defaults["inputs"] and defaults["mode"] not in MODES_WITH_INPUTS:
-        raise UserError(f"unrecognized arguments: {' '.join(defaults['inputs'])}; see --help")
-    if defaults["mode"] is None:
+    wished = {"inputs": [], **defaults(), **typed}
+    if wished["inputs"] and wished["mode"] not in MODES_WITH_INPUTS:
+        raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
+    if wished["mode"] is None:
         raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
-    notes = check_typed(defaults["mode"], set(typed))
+    notes = check_typed(wished["mode"], typed.keys())
     _refuse_pairs(typed)
     given = _settle_weights(_settle_tag(dict(typed)))
     given, named = _settle_name(given)
     notes += named
-    run, stored = _stored_run(defaults, given)
+    run, stored = _stored_run(wished, given)
     if run is not None:
         given = _spelled_as_stored(given, stored)
         _refuse_contradictions(given, stored, run)
         notes += _missing_root(run, stored, given)
     else:
-        require_normalization(given)
-    return argparse.Namespace(**_fill_in({**defaults, **stored, **given}), given=given, run=run, notes=notes)
+        _require_normalization(given)
+    return argparse.Namespace(**_fill_in({**wished, **stored, **given}), given=given, run=run, notes=notes)
 
 
 def flags_of(options: argparse.Namespace) -> dict:
@@ -99,14 +93,14 @@ def run_flags(options: argparse.Namespace, precision: str) -> dict:
 
 def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
     """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
-    words = [f"{command()} --mode={mode}", f"--arch={options.arch}"]
-    if options.dataset != build_parser().get_default("dataset"):
+    words, own = [f"{command()} --mode={mode}", f"--arch={options.arch}"], defaults()
+    if options.dataset != own["dataset"]:
         words.append(f"--dataset={options.dataset}")
     # Other defaults follow from these two.
-    defaults = _fill_in(vars(build_parser().parse_args([f"--arch={options.arch}", f"--dataset={options.dataset}"])))
+    own = _fill_in({**own, "arch": options.arch, "dataset": options.dataset})
     for name in flags:
         value = getattr(options, name)
-        if value == defaults[name] or (name == "weights" and options.fromscratch):
+        if value == own[name] or (name == "weights" and options.fromscratch):
             continue
         words += map(shlex.quote, _words_of(name, value))
     return " ".join(words)
@@ -115,10 +109,10 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
 def _words_of(name: str, value: object) -> list[str]:
     """A flag as the words that are typed for it."""
     if value is True:
-        return [f"--{name}"]
+        return [spelled(name)]
     if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]
+        return [spelled(name), *map(str, value)]
+    return [f"{spelled(name)}={value}"]
 
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
@@ -176,41 +170,51 @@ def _settle_weights(given: dict) -> dict:
     return given
 
 
-def _stored_run(defaults: dict, given: dict) -> tuple[Path | None, dict]:
+def _require_normalization(given: Mapping[str, Any]) -> None:
+    """CaffeNet's weights are of pixels minus a mean colour, which their file does not hold; other networks of the table
+    have weights of torchvision too, whose input is the default. Raises a UserError for a file of CaffeNet's without
+    --normalization."""
+    arch, weights = given.get("arch", ""), given.get("weights", "")
+    if arch in ("alexnet_caffe", "alexnet_caffe_ceil") and is_file(weights) and "normalization" not in given:
+        raise UserError(
+            f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
+            "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
+        )
+
+
+def _stored_run(wished: dict, given: dict) -> tuple[Path | None, dict]:
     """The run that --resume names and those of its flags that this mode takes over."""
-    if defaults["resume"] is None:
+    mode, named = wished["mode"], wished["resume"]
+    if named is None:
         return None, {}
-    if defaults["mode"] == "cluster":
-        raise UserError("--mode=cluster always starts anew: drop --resume")
-    if defaults["mode"] == "compare":
-        raise UserError("--mode=compare takes runs and files as they are, without --resume: drop the word --resume")
-    if defaults["mode"] == "import":
-        raise UserError("--mode=import makes a new run: drop --resume")
-    named = defaults["resume"]
-    run = newest_run(Path(defaults["runsPath"])) if named == "newest" else Path(named)
+    if mode in NEVER_RESUMED:
+        raise UserError(NEVER_RESUMED[mode])
+    run = newest_run(Path(wished["runsPath"])) if named == "newest" else Path(named)
     if is_exported(run):
-        if defaults["mode"] not in MODES_OF_EXPORTED_MODELS:
+        if mode not in MODES_OF_EXPORTED_MODELS:
             raise UserError(
-                f"--mode={defaults['mode']} cannot go on from {run}: exported models are for "
-                "test, index, locate and serve"
+                f"--mode={mode} cannot go on from {run}: exported models are for test, index, locate and serve"
             )
         _refuse_for_exported(run, given)
         kept = {*CARD_FLAGS}
-        stored = {**{name: value for name, value in ADDED_FLAGS.items() if name in kept}, **checked_flags(run)}
+        stored = {**_before(kept), **checked_flags(run)}
     else:
-        stored, kept = {**ADDED_FLAGS, **checked_flags(run)}, {*MODEL_FLAGS, *TRAINING_FLAGS, *RESTORED_FLAGS}
-        stored["trainFrom"] = train_from(stored)  # runs of before the flag trained from its default on
-        if defaults["mode"] == "train" and stored.get("precision") == "auto":
-            stored = {**stored, "precision": stored.get(AUTO_PRECISION, "auto")}
-        if defaults["mode"] in ("train", "prune"):
-            kept |= {*RESTORED_IN_TRAINING}
-    if (
-        defaults["mode"] in MODES_OF_EXPORTED_MODELS
-        and "dataset" in given
-        and given["dataset"] != stored.get("dataset")
-    ):
+        training = (RESUMED,) if mode in ("train", "prune") else ()
+        kept = {*names(lambda flag: flag.kept in (MODEL, TRAINING, RUN, *training))}
+        stored = {**_before(kept), **checked_flags(run)}
+        stored["trainFrom"] = ModelSpec.from_flags(
+            stored
+        ).first_trained  # runs of before the flag trained from its default on
+        if mode == "train" and stored.get("precision") == "auto":
+            stored["precision"] = stored.get(AUTO_PRECISION, "auto")
+    if mode in MODES_OF_EXPORTED_MODELS and "dataset" in given and given["dataset"] != stored.get("dataset"):
         kept -= {"root"}  # the run's images are not those of the dataset that was asked for
     return run, {name: value for name, value in stored.items() if name in kept}
+
+
+def _before(kept: Set[str]) -> dict[str, Any]:
+    """Those of the flags that are kept which a run does not store that is older than they are."""
+    return {name: value for name, value in defaults().items() if name in kept & {*names(lambda flag: flag.added)}}
 
 
 def _refuse_for_exported(file: Path, given: dict) -> None:
@@ -233,11 +237,12 @@ def _missing_root(run: Path, stored: dict, given: dict) -> list[str]:
 def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
     """A test may look at other images; a training may not change under way; a model never."""
     training = given["mode"] == "train"
-    for name in MODEL_FLAGS + (TRAINING_FLAGS if training else ()):
+    fixed = names(lambda flag: flag.kept == MODEL or (training and flag.kept == TRAINING))
+    for name in sorted(fixed, key="fromscratch".__eq__):  # last, for --weights says more
         if name in given and name in stored and given[name] != stored[name]:
             raise UserError(
-                f"--{name}={given[name]} contradicts {_flags_of_run(run)}, which has {name}={stored[name]}: "
-                f"drop --{name}, or work without --resume"
+                f"{spelled(name)}={given[name]} contradicts {_flags_of_run(run)}, which has {name}={stored[name]}: "
+                f"drop {spelled(name)}, or work without --resume"
             )
     if training and "start_epoch" in given:
         raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")
@@ -252,11 +257,9 @@ def _fill_in(merged: dict) -> dict:
     filled = dict(merged)
     toy = filled["dataset"] == "toy"
     filled["root"] = filled["root"] or str(default_root() / "toy_city" if toy else default_root())
-    entry = entry_of(filled["arch"], filled["cut"], filled["facet"])
-    filled |= {"weights": filled["weights"] or entry.weights, "cut": entry.cut, "facet": entry.facet}
-    filled["fromscratch"] = filled["weights"] == "none"
+    spec = ModelSpec.from_flags(filled)
+    filled |= {**spec.flags(), "trainFrom": spec.first_trained}
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
-    filled["trainFrom"] = train_from(filled)
     if filled["lr"] is None:
         filled["lr"] = DATASETS[filled["dataset"]].lr
     if filled["nocuda"]:
@@ -276,19 +279,3 @@ def _fill_in(merged: dict) -> dict:
     pooling_entry(filled["pooling"], filled["vladAssign"], filled["clusterDim"], filled["vladv2"])
     filled["recallValues"] = sorted(set(filled["recallValues"]))
     return filled
-
-
-def train_from(flags: dict) -> str:
-    """The first layer that is trained: that of --trainFrom, else by the weights that training starts from.
-
-    Raises:
-        UserError: the backbone has no such layer.
-    """
-    where = flags.get("cut"), flags.get("facet")
-    layers, named = entry_of(flags["arch"], *where).layers, flags.get("trainFrom")
-    if named is None:
-        pruned = flags.get("channels") is not None
-        return default_train_from(flags["arch"], bool(flags.get("fromscratch")), pruned, *where)
-    if named not in layers:
-        raise UserError(f"--trainFrom={named} is no layer of {flags['arch']}: choose from {', '.join(layers)}")
-    return named

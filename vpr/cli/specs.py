@@ -1,24 +1,25 @@
 """Options -> specs: the one place where flags become what the parts below the command line take."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpr.common.errors import UserError
+from vpr.common.settings import values_of
 from vpr.data.names import is_text, shown
+from vpr.data.settings import MAX_PIXELS, PlacesSpec
 from vpr.models.spec import ModelSpec
+from vpr.retrieval.rules import Reranking
+from vpr.search.rules import RecentFrames, SequenceRule
+from vpr.training.rules import TrainingRules
 
 if TYPE_CHECKING:
     import torch
 
-    from vpr.data.places import PlacesSpec
     from vpr.data.reader import Reading
-    from vpr.database.engines import WantedEngine
     from vpr.database.filters import SearchFilter
-    from vpr.retrieval.rerank import SecondLook
+    from vpr.database.open import WantedEngine
     from vpr.runs.hloc import HlocFiles
-    from vpr.search.exclusion import RecentFrames
-    from vpr.search.sequences import SequenceRule
-    from vpr.training.rules import TrainingRules
 
 
 def model_spec(options: argparse.Namespace) -> ModelSpec:
@@ -26,29 +27,22 @@ def model_spec(options: argparse.Namespace) -> ModelSpec:
     return ModelSpec.from_flags(vars(options))
 
 
-def places_spec(options: argparse.Namespace) -> "PlacesSpec":
+def places_spec(options: argparse.Namespace) -> PlacesSpec:
     """The places that the flags name.
 
     Raises:
         UserError: the folder's name is not UTF-8.
     """
-    from pathlib import Path
-
-    from vpr.data.places import PlacesSpec
-
     root = Path(options.root)
     if not is_text(str(root.resolve())):
         raise UserError(
             f"--root {shown(root.resolve())} is not of UTF-8: rename its folders (convmv -f latin1 -t utf8)"
         )
-    most = max_pixels(options)
-    return PlacesSpec(options.dataset, root, options.skipBroken, options.threads, options.utmZone, most)
+    return PlacesSpec(**{**values_of(PlacesSpec, vars(options)), "root": root, "max_pixels": max_pixels(options)})
 
 
 def max_pixels(options: argparse.Namespace) -> int:
     """Of an image file that is read. A server's flag is of the images that are sent to it."""
-    from vpr.data.images import MAX_PIXELS
-
     typed = MAX_PIXELS if options.maxPixels is None else int(1e6 * options.maxPixels)
     return max(typed, MAX_PIXELS) if options.mode == "serve" else typed
 
@@ -61,33 +55,29 @@ def reading(options: argparse.Namespace, device: "torch.device") -> "Reading":
     return Reading(size, options.threads, device, max_pixels(options))
 
 
-def second_look(options: argparse.Namespace, default: int = 0) -> "SecondLook | None":
+def second_look(options: argparse.Namespace, default: int = 0) -> Reranking | None:
     """How the flags want hits ordered anew; None: not.
 
     Args:
         default: how many hits where the flags do not say.
 
     Raises:
-        UserError: --rerankBy without a second look.
+        UserError: --rerankBy without --rerank.
     """
-    from vpr.retrieval.rerank import SecondLook
-
     depth = default if options.rerank is None else options.rerank
     if not depth and "rerankBy" in options.given:
         raise UserError("--rerankBy has no effect without --rerank K: give that too, or drop it")
-    return SecondLook(depth, options.rerankBy) if depth else None
+    return Reranking(depth, options.rerankBy) if depth else None
 
 
-def sequence_rule(options: argparse.Namespace) -> "SequenceRule | None":
+def sequence_rule(options: argparse.Namespace) -> SequenceRule | None:
     """How the flags want similarities of frames combined; None: not.
 
     Raises:
         UserError: --causal or --speeds without what they are about.
     """
-    from vpr.search.sequences import SequenceRule
-
     if options.sequence:
-        return SequenceRule(options.sequence, options.causal, tuple(options.speeds))
+        return SequenceRule(**values_of(SequenceRule, vars(options)))
     for flag in ("causal", "speeds"):
         if flag in options.given and not (flag == "causal" and options.excludeRecent is not None):
             raise UserError(f"--{flag} has no effect without --sequence L: give that too, or drop it")
@@ -109,27 +99,25 @@ def engine_wanted(options: argparse.Namespace) -> "WantedEngine":
     Raises:
         UserError: flags of FAISS are given with Milvus, or the other way round.
     """
-    from vpr.database.engine_address import FAISS, engine_address
-    from vpr.database.engines import WantedEngine
+    from vpr.database.engines import engine_address
+    from vpr.database.open import WantedEngine
 
     address = engine_address(options.engine)
-    if address.kind == FAISS and options.collection:
+    if not address.target and options.collection:
         raise UserError("--collection has no effect with --engine=faiss: drop it, or name milvus:FILE.db")
-    if address.kind != FAISS:
+    if address.target:
         without = [name for name in ("indexFile", "localDescriptors", "onDisk") if getattr(options, name, None)]
         if without:
             raise UserError(f"--{without[0]} is of --engine=faiss, found --engine={options.engine}: drop one of them")
     return WantedEngine(address, options.collection)
 
 
-def recent_frames(options: argparse.Namespace) -> "RecentFrames | None":
+def recent_frames(options: argparse.Namespace) -> RecentFrames | None:
     """Which frames of a query's own walk may not be found; None: all may.
 
     Raises:
         UserError: they are to be left out of an approximate search.
     """
-    from vpr.search.exclusion import RecentFrames
-
     if options.excludeRecent is None:
         return None
     if options.index:
@@ -139,33 +127,12 @@ def recent_frames(options: argparse.Namespace) -> "RecentFrames | None":
 
 def hloc_files(options: argparse.Namespace) -> "HlocFiles":
     """The files of hloc and COLMAP that the flags want."""
-    from pathlib import Path
-
     from vpr.runs.hloc import HlocFiles
 
     features, pairs = (Path(name) if name else None for name in (options.hlocFeatures, options.pairs))
     return HlocFiles(features, options.hlocHalf, pairs, options.pairsTop)
 
 
-def training_rules(options: argparse.Namespace) -> "TrainingRules":
+def training_rules(options: argparse.Namespace) -> TrainingRules:
     """The rules that the flags describe."""
-    from vpr.training.rules import TrainingRules  # NumPy takes a while to import
-
-    return TrainingRules(
-        epochs=options.nEpochs,
-        batch_size=options.batchSize,
-        refresh_every=options.cacheRefreshRate,
-        optimizer=options.optim,
-        lr=options.lr,
-        lr_step=options.lrStep,
-        lr_gamma=options.lrGamma,
-        weight_decay=options.weightDecay,
-        momentum=options.momentum,
-        margin=options.margin,
-        negatives=options.nNeg,
-        negative_sample=options.nNegSample,
-        eval_every=options.evalEvery,
-        patience=options.patience,
-        recall_values=tuple(options.recallValues),
-        seed=options.seed,
-    )
+    return TrainingRules(**values_of(TrainingRules, vars(options)), seed=options.seed)

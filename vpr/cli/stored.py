@@ -1,13 +1,12 @@
 """The flags that a run or an exported file stores, checked as typed ones are."""
 
-import argparse
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpr.cli.flags import AUTO_PRECISION, FLAGS, Flag
+from vpr.cli.flags import AUTO_PRECISION, all_flags
 from vpr.common.errors import UserError
+from vpr.common.settings import Flag
 from vpr.runs.stored import name_of_flags, stored_flags
 
 
@@ -28,7 +27,7 @@ def check_flags(flags: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: a flag is unknown, or its value is of another kind or not among its choices.
     """
-    known = {flag.name.replace("-", "_"): flag for group in FLAGS.values() for flag in group}
+    known = {flag.key: flag for flag in all_flags()}
     known[AUTO_PRECISION] = known["precision"]
     for name, value in flags.items():
         if name not in known:
@@ -41,28 +40,7 @@ def check_flags(flags: Mapping[str, Any], where: str) -> None:
 
 
 def _may_have(flag: Flag, value: Any) -> bool:
-    reading = flag.reading
-    if value is None:  # earlier versions stored none for --cachePath
-        return flag.default is None or flag.name == "cachePath"
-    if reading.get("action") == "store_true":
-        return isinstance(value, bool)
-    if reading.get("nargs") in ("+", 2):
-        right_length = isinstance(value, list) and len(value) > 0 and reading["nargs"] in ("+", len(value))
-        return right_length and all(_may_be_one(reading, item) for item in value)
-    return _may_be_one(reading, value)
-
-
-def _may_be_one(reading: Mapping[str, Any], value: Any) -> bool:
-    """Whether `value` is what `reading` makes of some word."""
-    if "choices" in reading and value not in reading["choices"]:
-        return False
-    if "type" not in reading:
-        return isinstance(value, str) and value.isprintable()
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return False
-    if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value >= 2**63):
-        return False
-    try:
-        return reading["type"](str(value)) == value
-    except (argparse.ArgumentTypeError, ValueError):
-        return False
+    if value is None and flag.name == "cachePath":  # as earlier versions stored it
+        return True
+    printable = flag.type is not None or not isinstance(value, str) or value.isprintable()
+    return printable and flag.may_be(value)

@@ -110,8 +110,8 @@ def _drop_round_trips(graph: "onnx.GraphProto") -> None:
     back = [node for node in graph.node if node.name.endswith("_cast_to_fp32_node") and node.input[0] in before]
     same = {node.output[0]: before[node.input[0]] for node in back}
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = same.get(name, name)
+        for number, name in enumerate(node.input):
+            node.input[number] = same.get(name, name)
     for node in back:
         graph.node.remove(node)
 

@@ -27,8 +27,8 @@ from vpr.training.losses import LOSSES
 from vpr.training.mining import TupleBatch, batches_of_queries
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import mine_block
 from vpr.training.training_set import TrainingSet
+from vpr.training.triplets import mine_block
 
 TUPLES = 64  # on which filters are judged
 FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
@@ -184,7 +184,7 @@ def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: 
 
     Args:
         training: of whose database images the local descriptors are.
-        seed: of the images and places drawn, and of k-means.
+        seed: of the images and local descriptors drawn, and of k-means.
         batch_size: images at once; 0: as many as memory holds.
     """
     if not isinstance(model.pool, ClusterPooling):

@@ -89,7 +89,7 @@ def convolution_of(model: PlaceModel, number: int) -> nn.Conv2d:
 def feature_distance(
     pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, images: torch.Tensor
 ) -> torch.Tensor:
-    """Squared distance of both models' local descriptors, the mean over places, the sum over images."""
+    """Squared distance of both models' local descriptors, the mean over positions, the sum over images."""
     images = images.to(pruned.device, non_blocking=True)
     with torch.no_grad():
         wanted = original.local_descriptors(images)[:, filters.to(images.device)]  # [B, D, h, w]
@@ -112,7 +112,7 @@ def _images_one_by_one(source: Source, images: list[int]) -> Iterator[torch.Tens
 def _examples(
     pruned: PlaceModel, original: PlaceModel, image: torch.Tensor, number: int, chosen: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What convolution `number` of the pruned backbone sees at some places of an image, and what the original gives.
+    """What convolution `number` of the pruned backbone sees at some positions of an image, and what the original gives.
 
     Returns:
         inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original].
@@ -122,15 +122,15 @@ def _examples(
         features = pruned.backbone.run(pruned.normalized(image), stop=number)
         wanted = original.backbone.run(original.normalized(image), stop=number + 1)
     wanted = wanted[0].flatten(1).T  # [h * w, filters]
-    places = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_IMAGE].to(wanted.device)
+    positions = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_IMAGE].to(wanted.device)
     assert not isinstance(layer.padding, str)
     rows, columns = layer.padding
     windows = nn.functional.pad(features[0], (columns, columns, rows, rows))
     for axis in (0, 1):
         windows = windows.unfold(axis + 1, layer.kernel_size[axis], layer.stride[axis])  # [C, h, w, k, k]
     width = windows.shape[2]
-    seen = windows[:, places // width, places % width].transpose(0, 1).flatten(1)  # [P, C * k * k]
-    return torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1).float(), wanted[places].float()
+    seen = windows[:, positions // width, positions % width].transpose(0, 1).flatten(1)  # [P, C * k * k]
+    return torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1).float(), wanted[positions].float()
 
 
 def _add(sums: Sums | None, inputs: torch.Tensor, wanted: torch.Tensor) -> Sums:

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vpr.common.errors import UserError
 from vpr.data.names import shown
+from vpr.data.settings import MAX_PIXELS
 
 if TYPE_CHECKING:  # processes that only decode do without torch
     import torch
@@ -27,7 +28,6 @@ FORMATS = {
     "GIF": (".gif",), "PPM": (".ppm", ".pgm", ".pbm", ".pnm"), "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpc"),
 }  # fmt: skip
 Result = TypeVar("Result")
-MAX_PIXELS = 500_000_000  # of an image that is read where nobody says otherwise
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What stands in the place of an image, by its first bytes.

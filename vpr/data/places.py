@@ -15,27 +15,7 @@ from vpr.data.layouts.folders import has_database, has_folder, queries_wanted, r
 from vpr.data.layouts.readers import has_layout, read_layout
 from vpr.data.layouts.spec_files import find_files, listing, queries_are_database_images
 from vpr.data.reader import ImageReader, Reading, decodable
-
-
-@dataclass(frozen=True)
-class PlacesSpec:
-    """Which places a command is about.
-
-    Attributes:
-        dataset: a key of `vpr.data.catalogue.DATASETS`, or folder.
-        root: folder with datasets/*.mat and the images, or that of own images.
-        skip_broken: leave out images that cannot be decoded.
-        workers: that decode images to find those.
-        utm_zone: zone of the positions where neither images nor data set tell, such as 17N.
-        max_pixels: of an image, with `skip_broken`.
-    """
-
-    dataset: str
-    root: Path
-    skip_broken: bool = False
-    workers: int = 0
-    utm_zone: str | None = None
-    max_pixels: int = MAX_PIXELS
+from vpr.data.settings import PlacesSpec
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.positions.coordinates import Position, is_place, may_be_utm
 from vpr.data.positions.zones import FARTHEST, moved
+from vpr.database.engine import Engine
 from vpr.database.folder import FolderNow
-from vpr.database.living_index import LivingIndex
-from vpr.database.records import Records
+from vpr.database.records import Records, joined
 
 
 def in_zone_of(now: FolderNow, kept: Records, index: str) -> FolderNow:
@@ -50,20 +50,23 @@ def in_zone_of(now: FolderNow, kept: Records, index: str) -> FolderNow:
     return replace(now, positions=values, zone=kept.zone)
 
 
-def beside_others(now: FolderNow, index: LivingIndex) -> FolderNow:
-    """The images of an index's own folder with their metres in the zone of those that it has of other folders.
+def beside_others(now: FolderNow, engine: Engine, label: str) -> FolderNow:
+    """The images of an engine's own folder with their metres in the zone of those that it has of other folders.
+
+    Args:
+        label: what messages call the engine.
 
     Raises:
         UserError: as of `in_zone_of`, or the metres are local where the index has those of a zone.
     """
-    records = index.records
-    others = [row for row in index.rows() if records.folders[row]]
-    now = in_zone_of(now, records.only(others), f"{index.path} that are of other folders")
+    records, lacking = engine.records, engine.lacking
+    others = records.only([row for row in engine.rows() if records.folders[row]])
+    now = in_zone_of(now, joined(others, lacking), f"{label} that are of other folders")
     known = now.positions[np.isfinite(now.positions).all(axis=1)]
     zone = records.zone
     if now.zone is None and zone and not all(is_place(Position(east, north, zone)) for east, north in known):
         raise UserError(
-            f"{index.path} has metres of UTM zone {zone}, the images of its folder now have local ones: remove that "
+            f"{label} has metres of UTM zone {zone}, the images of its folder now have local ones: remove that "
             "file, so that it is made anew, or name another with --indexFile"
         )
     return now
@@ -78,12 +81,14 @@ def refuse_other_zone(stored: str | None, named: str | None, index: str) -> None
         )
 
 
-def refuse_other_folders(index: LivingIndex, added: FolderNow) -> None:
-    """Raise a UserError where images that are added would hide others of their names."""
-    records = index.records
+def refuse_other_folders(engine: Engine, added: FolderNow, label: str) -> None:
+    """Raise a UserError where images that are added would take the place of others of their names."""
+    records, lacking = engine.records, engine.lacking
+    waiting = dict(zip(lacking.names, lacking.folders, strict=True))
     for name, folder in zip(added.names, added.folders, strict=True):
-        row = index.row_of.get(name)
-        if row is not None and records.folders[row] != folder:
+        row = engine.row_of.get(name)
+        there = waiting.get(name) if row is None else records.folders[row]
+        if there is not None and there != folder:
             raise UserError(
-                f"{index.path} already has an image {name}, from another folder: rename the folder that is added"
+                f"{label} already has an image {name}, from another folder: rename the folder that is added"
             )

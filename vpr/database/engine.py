@@ -1,20 +1,66 @@
 """What the program asks of a search engine, whichever keeps the descriptors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from vpr.common.errors import UserError
+from vpr.data.frames import Frames
 from vpr.database.filters import SearchFilter
 from vpr.database.records import Records
-from vpr.models.local_maps import LocalMaps, QuantizedMap
+from vpr.descriptors.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
+from vpr.models.spec import DEFAULT_SEED
+from vpr.search.sequences import SequenceRule
 
 
 class Unreachable(UserError):
     """Nobody answers where the engine is; another question would have no answer either."""
+
+
+@dataclass(frozen=True)
+class WantedIndex:
+    """How the descriptors of a database are searched, and what else is kept of its images.
+
+    Attributes:
+        factory: the engine's name of an index: FAISS's factory string, or one of Milvus; None takes what is there, or
+            the exact search.
+        nprobe: lists that an inverted-file index looks through; None takes the usual number.
+        seed: of what the index, and the projection of local descriptors, are trained on.
+        local_dim: dimensions of local descriptors that are kept for re-ranking; 0: none are asked for.
+        on_disk: whether the lists of an inverted file stay on the disk.
+    """
+
+    factory: str | None = None
+    nprobe: int | None = None
+    seed: int = DEFAULT_SEED
+    local_dim: int = 0
+    on_disk: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which database an engine opens. `open_engine(source, wanted, anew)` of each module in ENGINES takes one.
+
+    Attributes:
+        target: what stands behind the engine's name and a colon in --engine: a file or an address; may be empty.
+        path: of an index that lies in files beside the model; engines that lie elsewhere leave it alone.
+        collection: the name of this database in an engine that keeps several.
+        dim: of the descriptors.
+        provenance: what makes the descriptors, by name.
+        note: of which folder's images it is; see `vpr.database.open.folder_note`.
+    """
+
+    target: str
+    path: Path
+    collection: str
+    dim: int
+    provenance: Mapping[str, str]
+    note: Mapping[str, str]
 
 
 class Hits(NamedTuple):
@@ -65,15 +111,26 @@ class Searchable(Protocol):
 
 
 class Engine(Searchable, Protocol):
-    """A database that lives: images come and go.
+    """A database that images are added to and removed from.
+
+    Rows number the images of `records`. They stay as they are until another process has changed the database and a
+    search, which is when this one looks, finds that: what `search` returned belongs to the records it returned.
 
     Attributes:
         name: engine, index and consistency in words, with which results are labelled.
-        records: of its images. A row keeps its image as long as the engine is open; that of a removed image is never
-            found again, and its name is empty.
-        searches_sequences: whether it searches whole sequences in order, by `search_in_order`.
+        records: of its images, by row; the name of a removed image is empty, and it is never found again.
         provenance: what made the descriptors; empty before the first are added.
+        searches_sequences: whether it searches whole sequences in order, by `search_in_order`.
+        keeps_local: whether images that are added bring their local descriptors.
+        is_shared: whether others fill it too, so that a command that only searches takes it as it is. One that is not
+            shared follows its folder, unless it was edited.
+        edited: whether images were added or removed by hand, so that it does not follow its folder by itself.
+        by_hand: whether what is added and removed from now on counts as that.
+        lacking: images from elsewhere that it knows of and cannot find, since their descriptors are another model's or
+            damaged. An update describes them again where their files are still there.
     """
+
+    by_hand: bool
 
     @property
     def name(self) -> str: ...
@@ -83,6 +140,14 @@ class Engine(Searchable, Protocol):
     def provenance(self) -> dict[str, str]: ...
     @property
     def searches_sequences(self) -> bool: ...
+    @property
+    def keeps_local(self) -> bool: ...
+    @property
+    def is_shared(self) -> bool: ...
+    @property
+    def edited(self) -> bool: ...
+    @property
+    def lacking(self) -> Records: ...
 
     @property
     def row_of(self) -> Mapping[str, int]:
@@ -96,10 +161,34 @@ class Engine(Searchable, Protocol):
         """int64: the rows of the images that it has."""
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Those of some rows that it has, float16 [n, dim]."""
+        """Those of some rows that it has, float16 [n, dim].
+
+        Raises:
+            UserError: one is damaged, or the engine does not answer.
+        """
 
     def count(self) -> int:
         """How many images it has."""
+
+    def search_in_order(
+        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best of the database by sequences of frames; only where `searches_sequences`.
+
+        Args:
+            queries: [M, dim].
+            sequences: those of `records`, by row, and of the queries (`require_order`). Those of removed images are
+                not looked at.
+
+        Returns:
+            rows and descriptor distances as of `search`, and the similarities of sequences, float32 [M, c].
+
+        Raises:
+            UserError: it does not search sequences, or not by its index.
+        """
+
+    def begin(self, projection: LocalProjection | None) -> None:
+        """Say what projects the local descriptors of all images to be added; called once, while it has none."""
 
     def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
         """Add images, in place of those of the same names; when it returns they are kept, whatever happens.
@@ -109,17 +198,40 @@ class Engine(Searchable, Protocol):
             local: local descriptors of each, where the engine keeps them.
 
         Raises:
-            UserError: they cannot be written, or the engine is gone for good.
+            UserError: they cannot be written, or the engine is gone for good; then nothing has changed.
         """
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove images; those that are not there are passed over."""
+        """Remove images; those that are not there are passed over.
+
+        Raises:
+            UserError: as of `add`.
+        """
+
+    def set_zone(self, zone: str) -> None:
+        """Take the positions, whose UTM zone was unknown or is corrected, for metres of this one."""
+
+    def prepare_to_serve(self, writable: bool) -> None:
+        """Many questions will follow: each is answered as fast as can be, or refused without waiting for a server.
+
+        Args:
+            writable: whether images will be added and removed; then nobody else may, where the engine is not shared.
+
+        Raises:
+            UserError: another process writes it.
+        """
 
     def check(self) -> None:
         """Raise a UserError where the engine does not answer now."""
 
-    def finish(self) -> bool | None:
-        """All that was to come or go has: merge, and train what is trained."""
+    def finish(self, order: Sequence[str] | None = None) -> None:
+        """All that was to be added or removed has been: make room, and train what is trained.
+
+        Nothing depends on it: a server ends without.
+
+        Args:
+            order: the names of the folder's images, which it follows from now on; None: no folder's.
+        """
 
     def close(self) -> None:
         """Let go of files and connections."""

@@ -6,9 +6,13 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from vpr.database.engine import Searchable
+from vpr.common.progress import say
+from vpr.database.engine import Engine, Searchable
+from vpr.database.synchronise import in_parts
 from vpr.search.exact import descriptor_distances, nearest
 
+COMPARED_BYTES = 256 << 20  # of descriptors that are fetched to compare an engine with exact search, at most
+COMPARED_HITS, COMPARED_QUERIES = 20, 100
 TIE = 1e-5  # descriptors whose distances differ by less are equally near
 
 
@@ -51,13 +55,28 @@ def recall_against_exact(
     chosen = np.random.default_rng(seed).permutation(len(descriptors))[:sample]
     queries = descriptors[np.sort(chosen)].float()
     started = perf_counter()
-    rows, *_ = engine.search(queries, count)
+    hits = engine.search(queries, count)
     seconds = perf_counter() - started
     exact = nearest(descriptors, queries, count)  # [sample, c]
     if not exact.size:
         return EngineRecall(1.0, count, len(queries), 0.0)
     last = descriptor_distances(descriptors, queries, exact[:, -1:])
-    distances = descriptor_distances(descriptors, queries, rows)
+    distances = hits.distances if engine.measures else descriptor_distances(descriptors, queries, hits.rows)
     right = (distances <= last + TIE).sum(axis=1)  # False where nothing was found, since NaN compares so
     found = float(np.minimum(right, exact.shape[1]).sum() / exact.size)
     return EngineRecall(found, count, len(queries), 1000 * seconds / len(queries))
+
+
+def say_recall(engine: Engine) -> None:
+    """Say how much of the exact search an engine finds, for a sample of what it has; not where that is too much."""
+    rows = engine.rows()
+    if not len(rows):
+        return
+    dim = engine.descriptors(rows[:1]).shape[1]
+    if 4 * dim * engine.next_row > COMPARED_BYTES:
+        say(f"not compared with exact search: {len(rows):,} descriptors of {dim} dimensions are too many to fetch")
+        return
+    stored = torch.full((engine.next_row, dim), 10.0)  # far from all where an image was removed
+    for some in in_parts(rows.tolist(), 1024):
+        stored[some] = engine.descriptors(some).float()
+    say(f"compared with exact search: {recall_against_exact(engine, stored, COMPARED_HITS, COMPARED_QUERIES).line()}")

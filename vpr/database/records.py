@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +67,10 @@ class Records:
     def only(self, rows: Sequence[int] | np.ndarray) -> "Records":
         """Some rows, in the order given."""
         chosen = np.asarray(rows, np.int64)
-        return replace(
-            self,
+        return Records(
             names=[self.names[row] for row in chosen],
             positions=self.positions[chosen],
+            zone=self.zone,
             sizes=self.sizes[chosen],
             modified=self.modified[chosen],
             hashes=self.hashes[chosen],

@@ -12,7 +12,7 @@ from vpr.database.engine import Engine
 from vpr.database.folder import FolderNow, content_hashes, same_description, same_file
 from vpr.database.records import Records
 from vpr.descriptors.describe import describe_in_batches
-from vpr.models.local_maps import LocalMaps, QuantizedMap
+from vpr.descriptors.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 from vpr.runs.model import LoadedModel
 

@@ -19,7 +19,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
-from vpr.models.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
+from vpr.descriptors.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
 ENDING = ".local"
@@ -114,7 +114,7 @@ def remove_local(beside: Path) -> None:
 
 
 def stored_maps(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> LocalMaps:
-    """A file of values int8 [places, dim], of which nothing is read yet.
+    """A file of values int8 [P, dim], of which nothing is read yet.
 
     Raises:
         UserError: it is missing or not of the size that the grids say.
@@ -123,7 +123,7 @@ def stored_maps(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) 
     wanted, found = int(starts[-1]) * dim, path.stat().st_size if path.is_file() else None
     if found != wanted:
         there = "is missing" if found is None else f"has {found} bytes, wanted {wanted}"
-        raise UserError(f"{path}, the local descriptors, {there}: make it anew together with its .h5 file")
+        raise UserError(f"{path}, the local descriptors, {there}: make it again together with its .h5 file")
     return LocalMaps(FileValues(path, int(starts[-1]), dim), grids, starts, checksums, str(path))
 
 
@@ -143,7 +143,7 @@ def require_dim(path: Path, maps: LocalMaps, projection: LocalProjection | None,
     if maps.dim != most:
         raise UserError(
             f"{path} has local descriptors of {maps.dim} dimensions, found --localDim={wanted}: drop that, or make "
-            "the file anew"
+            "the file again"
         )
 
 

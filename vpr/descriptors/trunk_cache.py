@@ -8,6 +8,7 @@ that made a cache, and each training writes under a name of its own, so that sev
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -25,10 +26,10 @@ from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.files import read_json, write_json
 from vpr.common.memory import available_bytes
-from vpr.common.progress import Progress, say, track
+from vpr.common.progress import say, track
 from vpr.common.provenance import recipe_hash, sha256_of
-from vpr.data.reader import ImageReader, in_batches
-from vpr.descriptors.describe import automatic_batch_size, that_fit
+from vpr.data.reader import ImageReader, SizeGroup
+from vpr.descriptors.batches import Shares, over_batches, per_image
 from vpr.descriptors.frozen_features import FrozenFeatures
 from vpr.models.place_model import PlaceModel, require_size
 from vpr.models.weights import weights_hash
@@ -143,7 +144,7 @@ def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
         return None
     damaged = processes.local_rank() == 0 and sha256_of(path) != checksum
     if processes.any_process(damaged):
-        say(f"trunk cache: {path} is damaged, its bytes do not fit its checksum: making it anew")
+        say(f"trunk cache: {path} is damaged, its bytes do not fit its checksum: making it again")
         return None
     say(f"trunk cache: {path} is used again")
     return values
@@ -232,23 +233,21 @@ def _remove_stale(path: Path) -> None:
                     file.unlink(missing_ok=True)
 
 
-@torch.no_grad()
 def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_size: int) -> None:
     """Compute this process's share of the features; every machine makes all of them.
 
     Raises:
         NoTrunkCache: a value is too large for float16.
     """
-    model.eval()
-    batches = in_batches(len(source.files), batch_size or automatic_batch_size(model, reader))
-    share, fits = batches[processes.local_rank() :: processes.local_world()], True
-    with Progress("trunk cache", sum(map(len, share))) as progress:
-        for images, batch in zip(share, that_fit(reader.batches(share), model), strict=True):
-            for group in batch:
-                features = model.frozen_features(group.values.to(model.device, non_blocking=True)).half().cpu()
-                fits = fits and bool(features.isfinite().all())
-                for place, feature in zip(group.places.tolist(), features, strict=True):
-                    source.features(images[place]).copy_(feature)
-            progress.advance(len(images))
+
+    def features_of(group: SizeGroup) -> torch.Tensor:
+        return model.frozen_features(group.values.to(model.device, non_blocking=True)).half().cpu()
+
+    compute, images, fits = functools.partial(per_image, compute=features_of), range(len(source.files)), True
+    shares = Shares.of(model, reader, len(images), batch_size, one_machine=True)
+    for where, _, features in over_batches(compute, model, reader, images, shares, "trunk cache"):
+        for image, feature in zip(where, features, strict=True):
+            fits = fits and bool(feature.isfinite().all())
+            source.features(image).copy_(feature)
     if processes.any_process(not fits):
         raise NoTrunkCache("the frozen layers' values exceed float16")

@@ -1,5 +1,7 @@
 """The vocabulary: local descriptors sampled from training images, and their k-means."""
 
+import functools
+
 import faiss
 import numpy as np
 import torch
@@ -8,8 +10,8 @@ import torch.nn.functional as F
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.data.reader import ImageReader, in_batches
-from vpr.descriptors.describe import automatic_batch_size, that_fit
+from vpr.data.reader import ImageReader, SizeGroup
+from vpr.descriptors.batches import Shares, over_batches, per_image
 from vpr.models.place_model import PlaceModel
 
 IMAGES = 500
@@ -17,7 +19,6 @@ DESCRIPTORS_PER_IMAGE = 100
 ITERATIONS = 100
 
 
-@torch.no_grad()
 def sample_local_descriptors(
     model: PlaceModel,
     reader: ImageReader,
@@ -27,7 +28,7 @@ def sample_local_descriptors(
     at_least: int = 1,
     images: int = IMAGES,
 ) -> np.ndarray:
-    """L2-normalised local descriptors of random places in random images of a reader, float32 [N, D].
+    """L2-normalised local descriptors at random positions in random images of a reader, float32 [N, D].
 
     With several processes each takes a share of the images, and process 0 gets all descriptors.
 
@@ -41,23 +42,21 @@ def sample_local_descriptors(
     Raises:
         UserError: there are fewer than there shall be clusters.
     """
-    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:images]
+    chosen = np.random.default_rng(seed).permutation(len(reader.files))[:images].tolist()
     if len(chosen) < images:
         say(f"{name} has only {len(chosen)} database images, not {images}: taking all")
-    model.eval()
-    batches = in_batches(len(chosen), batch_size or automatic_batch_size(model, reader))
-    own, samples = batches[processes.rank() :: processes.world()], {}
-    loaded = that_fit(reader.batches([[int(chosen[place]) for place in batch] for batch in own]), model)
-    with Progress("local descriptors", sum(map(len, own))) as progress:
-        for places, batch in zip(own, loaded, strict=True):
-            for group in batch:
-                features = model.local_descriptors(group.values.to(model.device, non_blocking=True)).cpu()
-                for place, feature in zip(group.places.tolist(), features, strict=True):
-                    image = int(chosen[places[place]])
-                    samples[places[place]] = sample_places(feature, seed=[seed, image])
-            progress.advance(len(places))
-    samples = {place: rows for part in processes.gather(samples) for place, rows in part.items()}
-    descriptors = np.concatenate([samples[place] for place in sorted(samples)]) if samples else np.empty((0, 1), "f4")
+
+    def maps_of(group: SizeGroup) -> torch.Tensor:
+        return model.local_descriptors(group.values.to(model.device, non_blocking=True)).cpu()
+
+    shares = Shares.of(model, reader, len(chosen), batch_size)
+    compute, samples = functools.partial(per_image, compute=maps_of), {}
+    for where, _, features in over_batches(compute, model, reader, chosen, shares, "local descriptors"):
+        for position, feature in zip(where, features, strict=True):
+            samples[position] = sample_of_map(feature, seed=[seed, chosen[position]])
+    samples = {position: rows for part in processes.gather(samples) for position, rows in part.items()}
+    rows = [samples[position] for position in sorted(samples)]
+    descriptors = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
     if not processes.is_main():
         return descriptors
     if len(descriptors) < at_least:
@@ -66,15 +65,15 @@ def sample_local_descriptors(
             "least as many: add images or lower --num_clusters"
         )
     if len(descriptors) < DESCRIPTORS_PER_IMAGE * len(chosen):
-        say(f"images have fewer than {DESCRIPTORS_PER_IMAGE} places: {len(descriptors)} descriptors in all")
+        say(f"images have fewer than {DESCRIPTORS_PER_IMAGE} local descriptors: {len(descriptors)} in all")
     return descriptors
 
 
-def sample_places(feature: torch.Tensor, seed: list[int]) -> np.ndarray:
-    """Up to 100 random places of a map [D, h, w], L2-normalised: [n, D]. The seed is the image's own."""
-    places = feature.flatten(1).T  # [h * w, D]
-    chosen = np.random.default_rng(seed).permutation(len(places))[:DESCRIPTORS_PER_IMAGE]
-    return F.normalize(places[torch.from_numpy(chosen)], dim=1).numpy()
+def sample_of_map(feature: torch.Tensor, seed: list[int]) -> np.ndarray:
+    """Up to 100 random local descriptors of a map [D, h, w], L2-normalised: [n, D]. The seed is the image's own."""
+    descriptors = feature.flatten(1).T  # [h * w, D]
+    chosen = np.random.default_rng(seed).permutation(len(descriptors))[:DESCRIPTORS_PER_IMAGE]
+    return F.normalize(descriptors[torch.from_numpy(chosen)], dim=1).numpy()
 
 
 def cluster(descriptors: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:

@@ -10,12 +10,12 @@ import torch
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
+from vpr.descriptors.local_maps import MemorySink
 from vpr.evaluation.cost import milliseconds_per_image
-from vpr.evaluation.evaluate import Evaluation, describe_split, measure, measure_second_look
+from vpr.evaluation.evaluate import SINGLE, Evaluation, describe_split, measure_each
 from vpr.models.describer import Describer
-from vpr.models.local_maps import MemorySink
 from vpr.models.local_projection import LocalProjection
-from vpr.retrieval.rerank import SecondLook
+from vpr.retrieval.ask import Ask
 
 TIMED_IMAGES = 20
 
@@ -28,7 +28,7 @@ class Row:
         megabytes: of the exported file, or of a PyTorch model's values.
         gflop: for an image of the first query's size, 2 for a multiplication and an addition.
         curve: Recall@N for all N up to 100.
-        milliseconds: median for one image at a time; with a second look, and that of a query.
+        milliseconds: median for one image at a time; with re-ranking, and that of a query.
         device: on which the model ran.
         path: of the run or exported file, in full; `name` is so much of its end as tells it from the others.
     """
@@ -52,22 +52,23 @@ def measure_model(
     reading: Reading,
     recall_values: Sequence[int],
     batch_size: int = 24,
-    look: SecondLook | None = None,
+    ask: Ask = SINGLE,
     projection: LocalProjection | None = None,
 ) -> list[Row]:
-    """Recalls and costs of one model, and again with a second look, if any, whose time is added.
+    """Recalls and costs of one model, and again after re-ranking, if it is asked for, whose time is added.
 
     Args:
         model: on its device.
         label: how the table calls it.
         path: of the run or exported file.
         reading: how images are read.
-        projection: of local descriptors for the second look; None where the model brings it.
+        projection: of local descriptors for re-ranking; None where the model brings it.
     """
     model.eval()
-    keeping = LocalDescribing(projection, MemorySink(len(images.files))) if look else None
+    keeping = LocalDescribing(projection, MemorySink(len(images.files))) if ask.rerank else None
     descriptors = describe_split(model, images, images.reader(reading), batch_size, keeping)
-    evaluation, answers = measure(descriptors, model, images, recall_values, look.depth if look else 0)
+    stages = measure_each(descriptors, model, images, recall_values, ask)
+    evaluation, answers = next(stages)
     singles = _single_images(images, Reading(reading.size))
     with torch.no_grad():
         milliseconds = milliseconds_per_image(lambda image: model(image.to(model.device)).cpu(), singles)
@@ -83,15 +84,14 @@ def measure_model(
         device=str(model.runs_on),
         path=str(path.resolve()),
     )
-    if not look:
-        return [row]
-    start = time.perf_counter()
-    again, answers = measure_second_look(descriptors, images, evaluation, answers, look)
-    looking = 1000 * (time.perf_counter() - start) / len(images.query_files)
-    second = replace(
-        row, name=f"{label}, second look", evaluation=again, curve=answers.curve, milliseconds=milliseconds + looking
-    )
-    return [row, second]
+    rows, start = [row], time.perf_counter()
+    for again, answers in stages:
+        looking = 1000 * (time.perf_counter() - start) / len(images.query_files)
+        time_of_both = milliseconds + looking
+        rows.append(
+            replace(row, name=f"{label}, second look", evaluation=again, curve=answers.curve, milliseconds=time_of_both)
+        )
+    return rows
 
 
 def table(rows: list[Row]) -> str:

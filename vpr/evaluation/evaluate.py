@@ -1,35 +1,35 @@
 """Recall@N of a model on a split: describe, search, count, record."""
 
-import dataclasses
 import datetime
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 
+from pittsburgh import Places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.data.protocol import protocol_label
-from vpr.database.engine_search import EngineSearch
 from vpr.descriptors.describe import LocalDescribing, Source, describe, describe_sizes
-from vpr.evaluation.outcomes import SHOWN, Outcome, outcomes_of
+from vpr.evaluation.outcomes import Outcome, outcomes_of
 from vpr.evaluation.recall import recall_at, recall_line
 from vpr.models.describer import Describer
-from vpr.retrieval.rerank import Reranked, SecondLook, rerank
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.ranking import Ranking, rerank_hits, search
+from vpr.retrieval.split import SplitEngine
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
-from vpr.search.approximate import IndexSearch, RefinedSearch, index_name, stored_bytes
-from vpr.search.exact import descriptor_distances
-from vpr.search.exclusion import RecentFrames, without_excluded
-from vpr.search.protocols import search_frames, search_places
-from vpr.search.sequences import SequenceRule
+from vpr.search.approximate import IndexSearch, index_name, stored_bytes
+from vpr.search.exclusion import without_excluded
+from vpr.search.protocols import search_places
 
 RESULTS_FILE = "results.json"
 CURVE = 100  # the last N of the recall curve
+SINGLE = Ask()  # single images, in the order of their descriptors
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,18 @@ class QueryResults:
         outcomes: of each.
         positives: for each the database images that would have been right.
         curve: Recall@N for all N up to CURVE.
-        found: int64 [M, count] database indices, best first; -1 is no hit.
-        similarities: float32 [M, count] by which sequences ordered them, means of cosines; None for single images.
-        frames: int64 [M], of how many frames these are the means.
-        reranked: how the second look ordered them; None without one.
+        ranking: the hits, and what ordered them.
     """
 
     outcomes: list[Outcome]
     positives: list[np.ndarray]
     curve: dict[int, float]
-    found: np.ndarray
-    similarities: np.ndarray | None = None
-    frames: np.ndarray | None = None
-    reranked: Reranked | None = None
+    ranking: Ranking
+
+    @property
+    def found(self) -> np.ndarray:
+        """int64 [M, count] database indices, best first; -1 is no hit."""
+        return self.ranking.answers.found
 
 
 def describe_split(
@@ -100,35 +99,85 @@ def describe_split(
     return SplitDescriptors(database, queries, sizes | query_sizes, source.size is not None, local=kept)
 
 
-def measure(
+def measure_each(
     descriptors: SplitDescriptors,
     model: Describer,
     images: PlaceImages,
     recall_values: Sequence[int],
-    depth: int = 0,
-    recent: RecentFrames | None = None,
-    engine: EngineSearch | RefinedSearch | None = None,
-) -> tuple[Evaluation, QueryResults]:
-    """Search, exactly unless an engine does it, and count Recall@N.
+    ask: Ask = SINGLE,
+    engine: SplitEngine | None = None,
+) -> Iterator[tuple[Evaluation, QueryResults]]:
+    """Recalls of single images; then, as far as they are asked for, by sequences of frames and after re-ranking.
+
+    Each is measured when it is wanted, and has the hits of the one before.
 
     Args:
-        depth: how many hits of each query a second look will want.
-        recent: frames of the query's own walk that are neither hits nor positives.
-        engine: searches by itself.
+        descriptors: with local ones for re-ranking.
+        ask: its `top` and `filter` do not count.
+        engine: searches the database; None: exactly.
+
+    Raises:
+        UserError: the images are no frames in order, or the engine does not answer.
     """
-    places, foreign = images.places, bool(descriptors.made_by)
-    dim, size = descriptors.database.shape[1], images.query_longest_side
-    asking = descriptors.database, descriptors.queries, max(*recall_values, CURVE, depth), places
-    positives, protocol = places.positives(), protocol_label(images)
-    if recent:
-        excluded = recent.of(places.database_names, places.query_names)
-        found, _ = search_frames(*asking, SequenceRule(0), excluded)
-        positives, protocol = without_excluded(positives, excluded), f"{protocol}; {recent.text()}"
-    else:
-        found = search_places(*asking, engine)
-    distances = descriptor_distances(descriptors.database, descriptors.queries, found[:, :SHOWN])
-    evaluation = Evaluation(
-        recalls=recall_at(found, positives, recall_values),
+    places, how = images.places, ask.reranking(False)
+    engine = engine or SplitEngine(descriptors.database, places)
+    ask = replace(ask, top=max(*recall_values, CURVE))
+    positives = _positives(places, ask)
+    first = _evaluation(descriptors, model, images, positives, ask, engine.name)
+
+    def counted(ranking: Ranking, first: Evaluation, before: QueryResults | None = None) -> tuple:
+        found, distances = ranking.answers.found, ranking.answers.distances
+        outcomes = outcomes_of(found, distances, positives, places, before.outcomes if before else None)
+        curve = recall_at(found, positives, range(1, CURVE + 1))
+        evaluation = replace(first, recalls=recall_at(found, positives, recall_values))
+        return evaluation, QueryResults(outcomes, positives, curve, ranking)
+
+    def searched(ask: Ask) -> Ranking:
+        return search(engine, descriptors.queries, ask, ask.hits(how), places.query_names)
+
+    evaluation, results = counted(searched(replace(ask, sequence=None)), first)
+    yield evaluation, results
+    if ask.sequence:
+        by_frames = replace(evaluation, search=f"{evaluation.search}, {ask.sequence.text()}")
+        evaluation, results = counted(searched(ask), by_frames, results)
+        yield evaluation, results
+    if how and (local := descriptors.local):
+        ranking = rerank_hits(results.ranking, local.queries, local.database, how)
+        text = f"{evaluation.search}, then {how.text(local.maps.dim)}"
+        size = evaluation.bytes_per_image + local.database.bytes_per_image
+        yield counted(ranking, replace(evaluation, search=text, bytes_per_image=size), results)
+
+
+def measure(
+    descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int]
+) -> tuple[Evaluation, QueryResults]:
+    """Recall@N of single images by an exact search."""
+    return next(measure_each(descriptors, model, images, recall_values))
+
+
+def _positives(places: Places, ask: Ask) -> list[np.ndarray]:
+    """For each query the database images that are right, without those that may not be found."""
+    if not ask.exclusion:
+        return places.positives()
+    return without_excluded(places.positives(), ask.exclusion.of(places.database_names, places.query_names))
+
+
+def _evaluation(
+    descriptors: SplitDescriptors,
+    model: Describer,
+    images: PlaceImages,
+    positives: Sequence[np.ndarray],
+    ask: Ask,
+    engine: str,
+) -> Evaluation:
+    """What is measured, before any recall."""
+    places, dim = images.places, descriptors.database.shape[1]
+    size = "of unknown size"  # of images that another program described
+    if not descriptors.made_by:
+        size = describe_sizes(descriptors.image_sizes, descriptors.resized, images.query_longest_side)
+    protocol = protocol_label(images)
+    return Evaluation(
+        recalls={},
         split=images.split,
         spec=places.name,
         queries=len(places.query_names),
@@ -136,59 +185,11 @@ def measure(
         database_photos=len(places.database_names),
         model=descriptors.made_by or model.name,
         descriptor_dim=dim,
-        image_size="of unknown size" if foreign else describe_sizes(descriptors.image_sizes, descriptors.resized, size),
+        image_size=size,
         bytes_per_image=descriptors.database.element_size() * dim,
-        protocol=protocol,
-        search=f"by {engine.name}" if engine else "exact",
+        protocol=f"{protocol}; {ask.exclusion.text()}" if ask.exclusion else protocol,
+        search=f"by {engine}" if engine else "exact",
     )
-    curve = recall_at(found, positives, range(1, CURVE + 1))
-    return evaluation, QueryResults(outcomes_of(found, distances, positives, places), positives, curve, found)
-
-
-def measure_second_look(
-    descriptors: SplitDescriptors, images: PlaceImages, first: Evaluation, answers: QueryResults, look: SecondLook
-) -> tuple[Evaluation, QueryResults]:
-    """Recall@N after a second look at the first hits.
-
-    Args:
-        descriptors: with local ones.
-        first, answers: of the search before.
-    """
-    local, places = descriptors.local, images.places
-    assert local is not None
-    first_hits = answers.found[:, : max(look.depth, SHOWN)]
-    distances = descriptor_distances(descriptors.database, descriptors.queries, first_hits)
-    similarities = 1 - distances**2 / 2
-    if answers.similarities is not None and answers.frames is not None:
-        similarities = answers.similarities * answers.frames[:, None]  # each frame's cosine counts as one image's does
-    again = rerank(answers.found, similarities, local.queries, local.database, look)
-    depth = again.order.shape[1]
-    distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
-    recalls = recall_at(again.found, answers.positives, list(first.recalls))
-    evaluation = dataclasses.replace(
-        first,
-        recalls=recalls,
-        search=f"{first.search}, then {look_text(look, local.maps.dim)}",
-        bytes_per_image=first.bytes_per_image + local.database.bytes_per_image,
-    )
-    outcomes = outcomes_of(again.found, distances, answers.positives, places, answers.outcomes)
-    curve = recall_at(again.found, answers.positives, range(1, CURVE + 1))
-    return evaluation, QueryResults(outcomes, answers.positives, curve, again.found, reranked=again)
-
-
-def look_text(look: SecondLook, dim: int) -> str:
-    """A second look in words."""
-    return f"a second look at the first {look.depth} hits ({look.by}, {dim}-D local descriptors in 8 bits)"
-
-
-def how_ordered(rule: SequenceRule | None, look: str | None, approximate: str = "") -> str:
-    """What ordered hits beside the descriptors of single images, in words, and what found them unless exactly.
-
-    Args:
-        approximate: see `vpr.database.engine.Searchable`.
-    """
-    order = ", then ".join(part for part in (rule.text() if rule else None, look) if part) or "none"
-    return f"{order}; found by the approximate index {approximate}" if approximate else order
 
 
 def measure_index(
@@ -205,11 +206,11 @@ def measure_index(
         factory, index: FAISS's string, and what `build_index` made of it and the database.
     """
     count = max(exact.recalls)
-    search = IndexSearch(index)
-    found = search_places(descriptors.database, descriptors.queries, count, images.places, search)
+    searched = IndexSearch(index)
+    found = search_places(descriptors.database, descriptors.queries, count, images.places, searched)
     # Where not every hit counts more are asked for, and some indexes then look deeper than for `count`.
-    deeper = f", up to {search.deepest} hits asked for" if search.deepest > count else ""
-    return dataclasses.replace(
+    deeper = f", up to {searched.deepest} hits asked for" if searched.deepest > count else ""
+    return replace(
         exact,
         recalls=recall_at(found, positives, list(exact.recalls)),
         search=f"by index {index_name(factory, index)}{deeper}",

@@ -1,13 +1,14 @@
-"""Local descriptors for the second look: a few dimensions that keep most of what tells them apart."""
+"""Local descriptors for re-ranking: a few dimensions that keep most of what tells them apart."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from vpr.common.errors import UserError
+from vpr.models.pca import principal_components
 
 LOCAL_DIM = 64
-WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places apart best
+WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places in the world apart best
 SMALLEST_VARIANCE = 1e-12  # of directions that no descriptor has
 
 
@@ -59,7 +60,6 @@ def learn_projection(descriptors: torch.Tensor, dim: int = LOCAL_DIM, learnt_on:
         )
     mean = descriptors.mean(dim=0)
     centred = (descriptors - mean).double()
-    variances, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))  # [D], [D, D], smallest first
-    variances, vectors = variances.flip(0)[:dim].clamp_min(SMALLEST_VARIANCE), vectors.flip(1)[:, :dim]
-    components = vectors * variances.pow(-WHITENING / 2)
+    variances, vectors = principal_components(centred.T @ centred / len(centred), dim)
+    components = vectors * variances.clamp_min(SMALLEST_VARIANCE).pow(-WHITENING / 2)
     return LocalProjection(mean, components.T.float().contiguous(), learnt_on)

@@ -28,7 +28,7 @@ from torch import nn
 
 from vpr.common.device import vector_widths
 
-LARGE_MAP = 1000  # places: NNPACK is faster on larger maps one by one, on smaller ones together
+LARGE_MAP = 1000  # positions: NNPACK is faster on larger maps one by one, on smaller ones together
 FEWEST_VALUES = 20480  # of a map: with fewer PyTorch computes a single one in another way than several
 
 
@@ -37,12 +37,12 @@ class Rule:
     """From which layer on NNPACK is faster than PyTorch with channels last.
 
     Attributes:
-        places: height x width of its maps; below, transforming the kernels costs more than it saves.
+        area: height x width of its maps; below, transforming the kernels costs more than it saves.
         kernels: how many it has, input x output channels; with fewer, moving the maps costs more.
         sides: of these kernels.
     """
 
-    places: int
+    area: int
     kernels: int
     sides: tuple[int, ...]
 
@@ -51,9 +51,9 @@ class Rule:
 # the whole backbones and Genoa's single layers, and leaves all but VGG16's conv3 at 640x480 to PyTorch; measured on Ice
 # Lake it is 4 % behind the better of the two at most.
 RULES = {
-    (8, 8): Rule(places=400, kernels=0, sides=(3, 5)),  # AVX2 and others
-    (16, 8): Rule(places=400, kernels=0, sides=(3, 5)),  # AVX-512 in two halves: AMD Zen 4 (Genoa)
-    (16, 16): Rule(places=8192, kernels=128 * 256, sides=(3,)),  # AVX-512: Intel, AMD from Zen 5
+    (8, 8): Rule(area=400, kernels=0, sides=(3, 5)),  # AVX2 and others
+    (16, 8): Rule(area=400, kernels=0, sides=(3, 5)),  # AVX-512 in two halves: AMD Zen 4 (Genoa)
+    (16, 16): Rule(area=8192, kernels=128 * 256, sides=(3,)),  # AVX-512: Intel, AMD from Zen 5
 }
 
 
@@ -99,8 +99,8 @@ def run_layers(layers: nn.Sequential, features: torch.Tensor, fast: bool) -> tor
 
 
 def _is_large(features: torch.Tensor) -> bool:
-    places = features.shape[2] * features.shape[3]
-    return places >= LARGE_MAP and features.shape[1] * places > FEWEST_VALUES
+    area = features.shape[2] * features.shape[3]
+    return area >= LARGE_MAP and features.shape[1] * area > FEWEST_VALUES
 
 
 def _run_layer(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
@@ -121,8 +121,8 @@ def pays(layer: nn.Conv2d, features: torch.Tensor) -> bool:
     That must not depend on B: then an image's values are the same to the bit in any batch of several, and a training
     by two processes sees what one would. The two ways of computing differ by more than orders of summation do.
     """
-    places = features.shape[2] * features.shape[3]
-    return _is_nnpacks(layer) and places >= rule().places and _kernels(layer) >= rule().kernels
+    area = features.shape[2] * features.shape[3]
+    return _is_nnpacks(layer) and area >= rule().area and _kernels(layer) >= rule().kernels
 
 
 def _is_nnpacks(layer: nn.Conv2d) -> bool:

@@ -108,7 +108,7 @@ class OnnxModel(nn.Module):
         """Descriptors and local descriptors of images, if the file gives them; see `Describer`."""
         if LOCAL_OUTPUT not in (output.name for output in self.session.get_outputs()):
             raise UserError(
-                f"{self.path} gives no local descriptors: export it with --localDescriptors, or take no second look"
+                f"{self.path} gives no local descriptors: export it with --localDescriptors, or drop --rerank"
             )
         descriptors, local = self._run(images, ["descriptors", LOCAL_OUTPUT])
         return descriptors, local

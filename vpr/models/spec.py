@@ -2,52 +2,130 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vpr.common.errors import UserError
-from vpr.models.backbones import FACETS, default_train_from, entry_of
+from vpr.common.settings import MODEL, TRAINING, all_but, count, flag, flags_in, signed_number, values_of, whole_number
+from vpr.models.backbones import BACKBONES, FACETS, default_train_from, entry_of
 
 DEFAULT_SEED = 123
-# What a model is whose flags were stored before these were added.
-ADDED_FLAGS = {
-    "normalization": None, "channels": None, "vladAssign": "soft", "clusterDim": None, "cut": None, "facet": None,
-}  # fmt: skip
+
+
+def backbone_name(text: str) -> str:
+    """Reads a backbone of the table, or NAME or NAME.TAG of timm, imported for these alone.
+
+    A name without its sizes stays as it is typed; see `vpr.models.backbones.timm_names.completed`.
+    """
+    if text in BACKBONES:
+        return text
+    from vpr.models.backbones.timm_names import completed, split_tag
+
+    try:
+        completed(split_tag(text)[0])
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+def normalization_name(text: str) -> str:
+    """Reads the name of an input normalisation, or a mean colour R,G,B."""
+    from vpr.models.normalization import NORMALIZATIONS, mean_colour
+
+    if text not in NORMALIZATIONS:
+        try:
+            mean_colour(text)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+    return text
+
+
+_model = partial(flag, group="model", modes=all_but("spec", "import"), kept=MODEL)
+_added = partial(_model, added=True)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """All that has to be known to build a model without its trained values.
 
+    The flags' help says what the fields are; None stands for what belongs to the weights or the backbone.
+
     Attributes:
-        arch: backbone, a key of `vpr.models.backbones.BACKBONES` or a network of timm.
-        weights: pretrained weights of the backbone: a name, a file, or none.
-        normalization: what a weights file expects of its input; None where the weights say it.
-        channels: filters of each convolution after pruning; None are the backbone's own.
-        pooling: a key of `vpr.models.poolings.POOLINGS`.
-        clusters: K of NetVLAD, 2 or more.
-        vladv2: NetVLAD version 2, which assigns by squared distance with a bias.
-        vlad_assign: soft, NetVLAD's assignment, or hard, to the nearest cluster alone.
-        cluster_dim: dimensions to which a linear map takes each cluster's row; None maps none.
-        train_from: first layer that is trained, by name; None is the backbone's default.
         seed: of random weights.
-        cut, facet: where a backbone of timm ends, see `vpr.models.backbones.Entry`; None are the backbone's defaults.
-        train_batch_norm: whether a training moves the statistics of BatchNorm layers.
     """
 
-    arch: str = "vgg16"
-    weights: str = "IMAGENET1K_FEATURES"
-    normalization: str | None = None
-    channels: tuple[int, ...] | None = None
-    pooling: str = "netvlad"
-    clusters: int = 64
-    vladv2: bool = False
-    vlad_assign: str = "soft"
-    cluster_dim: int | None = None
-    train_from: str | None = None
+    arch: str = _model(
+        "vgg16",
+        f"backbone: {', '.join(BACKBONES)}, or any network of timm by its NAME or NAME.TAG",
+        type=backbone_name, metavar="NAME", on_card=True, tolerated=True, common=True,
+    )  # fmt: skip
+    weights: str = _model(
+        "IMAGENET1K_FEATURES",
+        "pretrained weights of the backbone: a torchvision name (DEFAULT, IMAGENET1K_V1, for vgg16 also "
+        "IMAGENET1K_FEATURES), a tag of timm, a .pth or .safetensors file, or none (default: vgg16 "
+        "IMAGENET1K_FEATURES, the paper's; alexnet IMAGENET1K_V1; timm's own)",
+        typed=None, clusters=True, common=True,
+    )  # fmt: skip
+    normalization: str | None = _added(
+        None,
+        "what a weights FILE expects of its input: torchvision, caffe, features, unit, or R,G,B, a mean colour that is "
+        "subtracted from pixels of 0 to 255 (default: torchvision; of a backbone of timm what timm says)",
+        type=normalization_name, metavar="NAME", clusters=True,
+    )  # fmt: skip
+    channels: tuple[int, ...] | None = _added(
+        None,
+        "filters of each convolution, as --mode=prune leaves them (default: the backbone's own)",
+        nargs="+", type=count, metavar="N", on_card=True,
+    )  # fmt: skip
+    pooling: str = _model(
+        "netvlad",
+        "how local descriptors become one",
+        choices="vpr.models.poolings:POOLINGS",
+        on_card=True,
+        tolerated=True,
+        common=True,
+    )
+    clusters: int = _model(
+        64, "clusters of NetVLAD (visual words)",
+        name="num_clusters", type=whole_number(2), on_card=True, clusters=True, tolerated=True, common=True,
+    )  # fmt: skip
+    vladv2: bool = _model(
+        False, "NetVLAD version 2: assignment by squared distance, with a bias", on_card=True, tolerated=True
+    )
+    vlad_assign: str = _added(
+        "soft",
+        "how NetVLAD assigns local descriptors to clusters; hard: each wholly to the nearest by cosine, as AnyLoc does",
+        name="vladAssign", choices="vpr.models.poolings:ASSIGNMENTS", on_card=True,
+    )  # fmt: skip
+    cluster_dim: int | None = _added(
+        None,
+        "map each cluster of NetVLAD to so many dimensions by one linear map, which is trained (default: none; "
+        "SuperPlace's NVL takes 128)",
+        name="clusterDim", type=count, on_card=True,
+    )  # fmt: skip
+    train_from: str | None = flag(
+        None,
+        "first layer that is trained, by name: conv1_1 ... conv5_3 of VGG16, conv1 ... conv5 of AlexNet, layer3, "
+        "blocks.8, ... of timm (default: conv5_1, conv5, a ResNet's layer3, the last 4 blocks and norm of a vision "
+        "transformer, the last stage of others; from random weights and after pruning the first)",
+        name="trainFrom", group="train", modes=("train", "prune"), metavar="LAYER", kept=TRAINING,
+    )  # fmt: skip
     seed: int = DEFAULT_SEED
-    cut: int | None = None
-    facet: str | None = None
-    train_batch_norm: bool = False
+    cut: int | None = _added(
+        None,
+        "where a backbone of timm ends: the stride of the map of local descriptors in pixels, of a vision transformer "
+        "the last block, from 0 or negative from the end (default: 16; the last block)",
+        type=signed_number, metavar="N", on_card=True, clusters=True,
+    )  # fmt: skip
+    facet: str | None = _added(
+        None,
+        "what of a vision transformer's last block the local descriptors are (default: token)",
+        choices=FACETS, on_card=True, clusters=True,
+    )  # fmt: skip
+    train_batch_norm: bool = flag(
+        False, "let the statistics of BatchNorm layers that are trained follow the training images",
+        name="trainBatchNorm", group="train", modes=("train",), kept=TRAINING,
+    )  # fmt: skip
 
     @property
     def backbone_name(self) -> str:
@@ -79,63 +157,27 @@ class ModelSpec:
         Raises:
             UserError: no model has such flags.
         """
-        arch, channels = str(flags.get("arch")), flags.get("channels")
-        cut, facet = flags.get("cut"), flags.get("facet")
-        _require("cut", cut, cut is None or type(cut) is int, "a whole number, or none")
-        _require("facet", facet, facet in (None, *FACETS), f"one of {', '.join(FACETS)}, or none")
-        entry = entry_of(arch, cut, facet)
-        _require("channels", channels, channels is None or _are_counts(channels), "whole numbers from 1, or none")
-        spec = cls(
-            arch=arch,
-            weights=flags.get("weights") or entry.weights,
-            normalization=flags.get("normalization"),
-            channels=tuple(channels) if channels else None,
-            pooling=flags.get("pooling", cls.pooling),
-            clusters=flags.get("num_clusters", cls.clusters),
-            vladv2=flags.get("vladv2", cls.vladv2),
-            vlad_assign=flags.get("vladAssign", cls.vlad_assign),
-            cluster_dim=flags.get("clusterDim", cls.cluster_dim),
-            train_from=flags.get("trainFrom"),
-            seed=flags.get("seed", cls.seed),
-            cut=entry.cut,
-            facet=entry.facet,
-            train_batch_norm=bool(flags.get("trainBatchNorm")),
-        )
-        layers = entry.layers
-        _require("weights", spec.weights, isinstance(spec.weights, str), "a name, a file or none")
-        _require("pooling", spec.pooling, isinstance(spec.pooling, str), "the name of one")
-        _require(
-            "num_clusters", spec.clusters, _are_counts([spec.clusters]) and spec.clusters > 1, "a whole number from 2"
-        )
-        _require("vladv2", spec.vladv2, isinstance(spec.vladv2, bool), "true or false")
-        dim = spec.cluster_dim
-        _require("vladAssign", spec.vlad_assign, isinstance(spec.vlad_assign, str), "soft or hard")
-        _require("clusterDim", dim, dim is None or _are_counts([dim]), "a whole number from 1, or none")
-        _require("trainFrom", spec.train_from, spec.train_from in (None, *layers), f"one of {', '.join(layers)}")
+        for _, one in flags_in(cls):
+            value = flags.get(one.key, one.default)
+            if one.name != "arch" and not one.may_be(value):
+                raise UserError(
+                    f"a model cannot have {one.key}={str(value)[:60]!r}, wanted {one.wanted}: restore its flags"
+                )
+        entry = entry_of(str(flags.get("arch")), flags.get("cut"), flags.get("facet"))
+        given = {name: value for name, value in values_of(cls, flags).items() if value is not None}
+        settled = {"weights": entry.weights, "seed": flags.get("seed", cls.seed), **given}
+        spec = cls(**{**settled, "cut": entry.cut, "facet": entry.facet})
+        if spec.train_from not in (None, *entry.layers):
+            found, layers = str(spec.train_from)[:60], ", ".join(entry.layers)
+            raise UserError(f"--trainFrom={found} is no layer of {spec.arch}: choose from {layers}")
         return spec
 
     def flags(self) -> dict[str, Any]:
         """The flags that say what the model is, by their names on the command line, as checkpoints store them."""
-        return {
-            "arch": self.arch,
-            "weights": self.weights,
-            "normalization": self.normalization,
-            "fromscratch": self.from_scratch,
-            "channels": list(self.channels) if self.channels else None,
-            "pooling": self.pooling,
-            "num_clusters": self.clusters,
-            "vladv2": self.vladv2,
-            "vladAssign": self.vlad_assign,
-            "clusterDim": self.cluster_dim,
-            "cut": self.cut,
-            "facet": self.facet,
-        }
+        values = {one.key: getattr(self, name) for name, one in flags_in(type(self)) if one.kept == MODEL}
+        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {**lists, "fromscratch": self.from_scratch}
 
 
-def _require(flag: str, found: object, fits: bool, wanted: str) -> None:
-    if not fits:
-        raise UserError(f"a model cannot have {flag}={str(found)[:60]!r}, wanted {wanted}: restore its flags")
-
-
-def _are_counts(values: object) -> bool:
-    return isinstance(values, list | tuple) and all(type(value) is int and value > 0 for value in values)
+# What a model is whose flags were stored before these were added.
+ADDED_FLAGS = {one.key: one.default for _, one in flags_in(ModelSpec) if one.added}

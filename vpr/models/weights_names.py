@@ -145,10 +145,10 @@ def _by_position(state: State, wanted: State) -> State:
     numbered: defaultdict[str, list] = defaultdict(list)
     for name, value in state.items():
         parts = name.split(".")
-        for place, part in enumerate(parts[:-1]):
+        for depth, part in enumerate(parts[:-1]):
             if part.isdecimal():
-                prefix = "".join(f"{one}." for one in parts[:place])
-                numbered[prefix].append(((int(part), ".".join(parts[place + 1 :])), value))
+                prefix = "".join(f"{one}." for one in parts[:depth])
+                numbered[prefix].append(((int(part), ".".join(parts[depth + 1 :])), value))
     renamed: State = {}
     for prefix, content in numbered.items():
         found = _grouped(content)

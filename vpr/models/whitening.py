@@ -10,6 +10,7 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.common.provenance import load_torch, recipe_hash, save_torch
+from vpr.models.pca import principal_components
 
 FORMATS = ("netvlad whitening 1", "netvlad whitening 2")  # the first says nothing of what it was learnt on
 ADDED_TO_VARIANCE = 1e-9  # the original release's
@@ -76,15 +77,17 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
         return descriptors[:, tile].double() - mean[tile]  # [n, columns]
 
     if length > count:
-        products = sum(centred(tile) @ centred(tile).T for tile in tiles)  # [n, n]
+        products = torch.zeros(count, count, dtype=torch.float64, device=descriptors.device)
+        for tile in tiles:
+            products = products + centred(tile) @ centred(tile).T
     else:
         whole = centred(slice(None))
         products = whole.T @ whole  # [D, D]
-    variances, vectors = torch.linalg.eigh(products / max(count - 1, 1))  # ascending
-    kept = min(dim, int((variances > SMALLEST_SHARE * variances[-1].clamp_min(SMALLEST_VARIANCE)).sum()))
+    variances, vectors = principal_components(products / max(count - 1, 1), dim)
+    kept = int((variances > SMALLEST_SHARE * variances[0].clamp_min(SMALLEST_VARIANCE)).sum())
     if kept == 0:
         raise UserError(f"{count} descriptors do not differ: nothing can be whitened; take more images")
-    variances, vectors = variances.flip(0)[:kept], vectors.flip(1)[:, :kept]
+    variances, vectors = variances[:kept], vectors[:, :kept]
     scales = 1 / torch.sqrt(variances + ADDED_TO_VARIANCE)  # [kept]
     projection = torch.empty(kept, length)
     if length > count:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vpr.cli.load import model_of
+from vpr.cli.locating import ask_of
 from vpr.cli.options import settle
 from vpr.cli.specs import places_spec, reading, second_look
 from vpr.common.device import choose_device, device_line
@@ -53,11 +54,12 @@ def run(options: argparse.Namespace) -> None:
 
 def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: torch.device) -> list[Row]:
     """Recalls and costs of the model that the options of a test name."""
-    loaded, read, look = model_of(options, device), reading(options, device), second_look(options)
+    second_look(options)  # refuses a score of none
+    loaded, read, ask = model_of(options, device), reading(options, device), ask_of(options)
     model, batch, projection = loaded.model.to_device(device, options.precision), options.cacheBatchSize, None
-    if look:
+    if ask.rerank:
         projection = projection_for(loaded, read.of(images.database_files), options.seed, options.localDim, batch)
-    return measure_model(model, images, label, options.run, read, options.recallValues, batch, look, projection)
+    return measure_model(model, images, label, options.run, read, options.recallValues, batch, ask, projection)
 
 
 def labels(inputs: list[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vpr.cli.options import run_flags
-from vpr.cli.program import command
+from vpr.cli.parser import command
 from vpr.common.device import choose_device, compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say

@@ -9,10 +9,10 @@ from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.progress import say
 from vpr.data.places import load_database
-from vpr.database.database_index import file_to_write
-from vpr.database.engines import edit_engine, update_engine
+from vpr.database.engine import WantedIndex
 from vpr.database.folder import folder_to_add
-from vpr.database.merging import WantedIndex
+from vpr.database.location import file_to_write
+from vpr.database.open import edit_engine, update_engine
 from vpr.runs.hloc import write_hloc_files
 
 

@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from vpr.cli.options import run_flags
-from vpr.cli.program import command
+from vpr.cli.parser import command
 from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common.device import choose_device, device_line, precision_name
 from vpr.common.errors import UserError
@@ -14,11 +14,11 @@ from vpr.compression.pruning import prune
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
+from vpr.modes.train import train
 from vpr.runs.model import restore_model
 from vpr.runs.run import create_run, load_checkpoint
 from vpr.training.state import TrainingState, new_state, splits_of
-from vpr.training.trainer import Sources, Trainer
-from vpr.training.training_set import TrainingSet, load_training_set
+from vpr.training.training_set import load_training_set
 from vpr.training.validation import find_split, measure_split, open_test_split, select
 
 
@@ -58,7 +58,10 @@ def run(options: argparse.Namespace) -> None:
     say(f"{pruned.name}\nbackbone: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")
     say(f"run: {folder}")
     if "nEpochs" in options.given:
-        train(options, state, training, folder)
+        places = places_spec(options)
+        validation = load_places(places, "val")
+        require_queries(validation)
+        train(options, state, training, validation, open_test_split(places), folder)
     else:
         say(f"train it: {command()} --mode=train --resume={folder}")
 
@@ -69,19 +72,3 @@ def measure_first(state: TrainingState, validation: PlaceImages, options: argpar
     evaluation, _ = measure_split(state.model, validation, reader, options.recallValues, options.cacheBatchSize)
     select(state.position, evaluation.recalls, state.position.epoch - 1)
     say(f"pruned, before any training: {evaluation.lines()}")
-
-
-def train(options: argparse.Namespace, state: TrainingState, training: TrainingSet, folder: Path) -> None:
-    """Train the pruned run as --mode=train --resume would."""
-    places, rules, read = places_spec(options), training_rules(options), reading(options, state.model.device)
-    validation = load_places(places, "val")
-    require_queries(validation)
-    test = open_test_split(places)
-    say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
-    where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
-    sources = Sources.cached(
-        training.images, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
-    )
-    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize)
-    trainer.run()
-    trainer.test(test, test.reader(read) if test else None)

@@ -14,11 +14,12 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
 from vpr.data.places import load_database
-from vpr.database.database_index import index_file
-from vpr.database.engines import load_engine
-from vpr.database.living_index import LivingIndex
-from vpr.database.merging import WantedIndex
-from vpr.retrieval.calibration_file import StoredCalibration, answer_recipe, data_set, find_calibration
+from vpr.database.engine import WantedIndex
+from vpr.database.location import index_file
+from vpr.database.open import load_engine
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.calibration_file import calibrations_of
+from vpr.retrieval.locator import Locator
 
 if TYPE_CHECKING:
     from vpr.serve.settings import Settings
@@ -32,8 +33,6 @@ TOKEN = "VPR_TOKEN"  # in the environment
 def run(options: argparse.Namespace) -> None:
     """Serve until a signal comes, then finish what has begun."""
     _require_packages()
-    from vpr.serve.locator import Locator
-    from vpr.serve.looking import LocalDescriptors
     from vpr.serve.server import run as serve
 
     places = places_spec(options)
@@ -47,29 +46,15 @@ def run(options: argparse.Namespace) -> None:
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
-    if isinstance(engine, LivingIndex):
-        engine.by_hand = True
-        if options.writable:
-            engine.hold()  # what another process wrote meanwhile would lack here, and be in the way of what is added
-        engine.widen()
-    else:
-        engine.hasten()
-
-    def calibration(how: str) -> StoredCalibration | None:
-        recipe = answer_recipe(loaded.model, loaded.spec, read.size, how)
-        return find_calibration(loaded.folder, recipe, data_set(images))
-
-    local = LocalDescriptors(loaded, engine, read, images.base, options.localDim, options.seed)
-    local.prepare()  # else those who ask with the first second look would wait for it
-    locator = Locator(
-        loaded, engine, read, images.base, calibration, local, options.rerankBy, options.minConfidence
-    )  # fmt: skip
+    engine.prepare_to_serve(options.writable)
+    usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence)
+    calibrations = calibrations_of(loaded, read.size, images)
+    locator = Locator(loaded, engine, read, images.base, calibrations, usual, options.localDim, options.seed)
+    locator.local.prepare()  # else those who ask with the first re-ranking would wait for it
     say(f"{model.name}; {engine.count()} images of {images.places.name}, searched by {engine.name}")
     try:
         serve(settings, locator)
     finally:
-        if settings.writable:
-            engine.finish()
         engine.close()
 
 

@@ -1,16 +1,16 @@
 """--mode=test: describe, search, and count Recall@N of a trained or an off-the-shelf model."""
 
 import argparse
-import dataclasses
 import datetime
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vpr.cli.descriptors import descriptors_of
 from vpr.cli.load import database_of, model_of, results_folder
+from vpr.cli.locating import ask_of
 from vpr.cli.options import flags_of
-from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, recent_frames, second_look, sequence_rule
+from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, second_look
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -18,57 +18,34 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.data.regions import Region, without_region
-from vpr.database.engine_address import FAISS
-from vpr.database.engine_search import EngineSearch
-from vpr.database.engines import fill_engine
+from vpr.database.open import fill_engine
 from vpr.evaluation.calibrate import require_queries_to_learn_from
-from vpr.evaluation.evaluate import (
-    RESULTS_FILE,
-    Evaluation,
-    QueryResults,
-    how_ordered,
-    look_text,
-    measure,
-    measure_index,
-    measure_second_look,
-    record,
-)
+from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, QueryResults, measure_each, measure_index, record
 from vpr.evaluation.explanation import opened_at_pooling
-from vpr.evaluation.in_order import measure_sequences
 from vpr.evaluation.judging import Judged, Judging, judge_answers
 from vpr.evaluation.recall import recall_line
-from vpr.report.matches import Compare, comparer
 from vpr.report.write import explainer, write_pictures
+from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import answer_recipe, save_calibration
-from vpr.retrieval.rerank import SecondLook
+from vpr.retrieval.split import SplitEngine, by_engine
 from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.runs.model import LoadedModel
-from vpr.search.approximate import RefinedSearch, build_index
-from vpr.search.database import looks_at_all
-from vpr.search.exclusion import RecentFrames
+from vpr.search.approximate import RefinedSearch, build_index, looks_at_all
 from vpr.search.protocols import walks_of
-from vpr.search.sequences import SequenceRule, require_order
+from vpr.search.sequences import require_order
+
+Measured = list[tuple[Evaluation, QueryResults]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is tested: the model on its device, the images, and how they are read and searched.
-
-    Attributes:
-        rule: how sequences are searched; None: not.
-        look: how hits are looked at again; None: not.
-        recent: frames of a query's own walk that may not be found; None: all may.
-        engine: searches instead of us; None: the search is exact.
-    """
+    """What is tested: the model on its device, the images, how they are read, and what is asked of the queries."""
 
     loaded: LoadedModel
     images: PlaceImages
     read: Reading
-    rule: SequenceRule | None
-    look: SecondLook | None
-    recent: RecentFrames | None
-    engine: EngineSearch | RefinedSearch | None = None
+    ask: Ask
 
 
 def run(options: argparse.Namespace) -> None:
@@ -77,34 +54,40 @@ def run(options: argparse.Namespace) -> None:
     if options.heldOutRegion:
         images = without_region(images, Region(*options.heldOutRegion))
     require_queries(images)
-    _refuse_what_wants_a_model(options)
+    for flag, typed in (("explain", options.explain), ("calibrate", options.calibrate)):
+        if typed and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
+            raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
     hloc = hloc_files(options)
     hloc.check(images, Path(options.root))
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read, look = model_of(options, device), reading(options, device), second_look(options)
+    loaded, read, how = model_of(options, device), reading(options, device), second_look(options)
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
     if options.calibrate:
         require_queries_to_learn_from(len(images.query_files))
-    subject = Subject(loaded, images, read, _sequences(options, images), look, recent_frames(options))
-    descriptors = descriptors_of(options, loaded, images, read, look)
+    ask = ask_of(options)
+    if ask.sequence:
+        require_order(walks_of(images.places), ask.sequence)
+    descriptors = descriptors_of(options, loaded, images, read, how)
     if processes.is_main():
-        _measure(subject, descriptors, hloc, options)
+        _measure(Subject(loaded, images, read, ask), descriptors, hloc, options)
 
 
 def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
     """Search, count, and write all that was asked for."""
-    loaded, images = subject.loaded, subject.images
-    subject = dataclasses.replace(subject, engine=_engine(subject, descriptors, options))
-    results, answers = measure_all(descriptors, subject, options.recallValues)
-    judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
-    results[-1] = dataclasses.replace(results[-1], certainty=judged.certainty.figures())
+    loaded, images, model = subject.loaded, subject.images, subject.loaded.model
+    measured = measure_all(subject, descriptors, options)
+    (exact, first), (evaluation, answers) = measured[0], measured[-1]
+    judged = judge_answers(images, answers, _judging(subject, answers, descriptors, options))
+    evaluation = replace(evaluation, certainty=judged.certainty.figures())
+    results = [*(each for each, _ in measured[:-1]), evaluation]
     result = "\n\n".join(each.lines() for each in results)
     say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
-    folder, source = _destination(loaded, descriptors, options)
-    local = descriptors.local
+    folder, source = results_folder(loaded, options), loaded.source
+    if descriptors.made_by:  # no result of the model
+        folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
 
     def write_results() -> None:
         for each in results:
@@ -112,20 +95,22 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
 
     def draw() -> None:
         if options.panels:
-            compare = comparer(local.queries, local.database, subject.look) if subject.look and local else None
-            _draw(folder, subject, results[-1], answers, judged, compare, options)
+            pictures = folder / f"test_{options.split}_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+            explain = explainer(model, images, subject.read.size) if options.explain else None
+            flags, compare, certainty = flags_of(options), answers.ranking.compare, judged.certainty
+            write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, compare, certainty)
 
     def search_by_index() -> None:
         nonlocal result
         if options.index:
             index = build_index(options.index, descriptors.database, options.seed, options.nprobe)
-            approximate = measure_index(descriptors, images, results[0], answers.positives, options.index, index)
-            result = f"{approximate.lines()}\n{lost_line(results[0], approximate)}"
+            # Its hits as it orders them: no engine measures them anew here.
+            approximate = measure_index(descriptors, images, results[0], first.positives, options.index, index)
+            result = f"{approximate.lines()}\n{lost_line(exact, approximate)}"
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
-            if options.calibrate and not (subject.rule or subject.recent or looks_at_all(index)):
-                search = RefinedSearch(options.index, index, descriptors.database)
-                _calibrate(dataclasses.replace(subject, engine=search), search, descriptors, options)
+            if options.calibrate and not (subject.ask.sequence or subject.ask.exclusion or looks_at_all(index)):
+                _calibrate(subject, RefinedSearch(options.index, index, descriptors.database), descriptors, options)
 
     def interchange() -> None:
         write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
@@ -136,53 +121,61 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
         say(result)  # once more, as the last line
 
 
-def _draw(
-    folder: Path,
-    subject: Subject,
-    evaluation: Evaluation,
-    answers: QueryResults,
-    judged: Judged,
-    compare: Compare | None,
-    options: argparse.Namespace,
-) -> None:
-    """Pictures and the report, in a folder of their own."""
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    pictures, images = folder / f"test_{options.split}_{stamp}", subject.images
-    explain = explainer(subject.loaded.model, images, subject.read.size) if options.explain else None
-    flags = flags_of(options)
-    write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, compare, judged.certainty)
+def measure_all(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Measured:
+    """Recalls of single images, by the engine that the flags name, by sequences and after re-ranking, as asked for."""
+    asking = descriptors, subject.loaded.model, subject.images, options.recallValues, subject.ask
+    engine = _engine(subject, descriptors, options)
+    if engine is None:
+        return list(measure_each(*asking))
+    exact, others = next(measure_each(*asking)), list(measure_each(*asking, engine))
+    say(f"{engine.name}: {lost_line(exact[0], others[0][0])}")
+    return [exact, *others]
 
 
-def _refuse_what_wants_a_model(options: argparse.Namespace) -> None:
-    for flag, typed in (("explain", options.explain), ("calibrate", options.calibrate)):
-        if typed and options.loadDescriptors and is_hloc(Path(options.loadDescriptors)):
-            raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
+def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
+    """What an approximate search loses."""
+    lost = {n: recall - approximate.recalls[n] for n, recall in exact.recalls.items()}
+    return f"lost against exact search: {recall_line(lost)}"
 
 
-def _judging(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Judging:
+def _engine(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> SplitEngine | None:
+    """The engine that the flags name, filled with the database; None: the exact search.
+
+    Raises:
+        UserError: it cannot be reached, or does not serve what else is asked for.
+    """
+    wanted, images = engine_wanted(options), subject.images
+    if not wanted.address.target:
+        return None
+    if subject.ask.sequence or subject.ask.exclusion or descriptors.made_by:
+        raise UserError(
+            "--engine=milvus has descriptors of images that we described, without their order: drop --engine"
+        )
+    database = database_of(options, subject.loaded, images, subject.read)
+    engine = fill_engine(wanted, database, descriptors.database, None)
+    found = by_engine(engine, images.places.database_names)
+    return SplitEngine(descriptors.database, images.places, found, engine.name, engine.approximate)
+
+
+def _judging(
+    subject: Subject, answers: QueryResults, descriptors: SplitDescriptors, options: argparse.Namespace
+) -> Judging:
     """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
-    loaded, look, local = subject.loaded, subject.look, descriptors.local
-    approximate = subject.engine.approximate if subject.engine else ""
-    how = how_ordered(subject.rule, look_text(look, local.maps.dim) if look and local else None, approximate)
-    if subject.recent:
-        how = f"{how}; {subject.recent.text()}"
-    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, how)
-    folder = None if descriptors.made_by else loaded.folder
-    return Judging(folder, recipe, options.calibrate, options.minConfidence)
+    loaded = subject.loaded
+    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, answers.ranking.order)
+    return Judging(None if descriptors.made_by else loaded.folder, recipe, options.calibrate, options.minConfidence)
 
 
 def _calibrate(
-    subject: Subject, search: RefinedSearch, descriptors: SplitDescriptors, options: argparse.Namespace
+    subject: Subject, found: RefinedSearch, descriptors: SplitDescriptors, options: argparse.Namespace
 ) -> None:
     """Learn the probabilities of what an approximate index finds, which misses some of what an exact search finds."""
-    images, look, model = subject.images, subject.look, subject.loaded.model
-    depth = look.depth if look else 0
-    evaluation, answers = measure(descriptors, model, images, options.recallValues, depth, engine=search)
-    if look:
-        evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
-    judged = judge_answers(descriptors, images, answers, _judging(subject, descriptors, options))
-    say(f"{search.name}: {judged.certainty.lines()}")
-    _keep(judged, subject.loaded)
+    loaded, images = subject.loaded, subject.images
+    engine = SplitEngine(descriptors.database, images.places, found, found.name, found.approximate)
+    *_, (_, answers) = measure_each(descriptors, loaded.model, images, options.recallValues, subject.ask, engine)
+    judged = judge_answers(images, answers, _judging(subject, answers, descriptors, options))
+    say(f"{found.name}: {judged.certainty.lines()}")
+    _keep(judged, loaded)
 
 
 def _keep(judged: Judged, loaded: LoadedModel) -> None:
@@ -196,67 +189,6 @@ def _keep(judged: Judged, loaded: LoadedModel) -> None:
     if judged.learnt:
         path = save_calibration(loaded.folder, judged.learnt)
         say(f"wrote {path}: {judged.learnt.label}; from {', '.join(judged.learnt.calibration.names)}")
-
-
-def measure_all(
-    descriptors: SplitDescriptors, subject: Subject, recall_values: Sequence[int]
-) -> tuple[list[Evaluation], QueryResults]:
-    """Recalls of single images, by sequences and after a second look, as asked for, and what came of the last."""
-    images, rule, look, recent = subject.images, subject.rule, subject.look, subject.recent
-    model, depth = subject.loaded.model, look.depth if look else 0
-    evaluation, answers = measure(descriptors, model, images, recall_values, depth, recent)
-    results = [evaluation]
-    if subject.engine:
-        evaluation, answers = measure(descriptors, model, images, recall_values, depth, engine=subject.engine)
-        say(f"{subject.engine.name}: {lost_line(results[0], evaluation)}")
-        results.append(evaluation)
-    if rule:
-        evaluation, answers = measure_sequences(descriptors, images, evaluation, answers, rule, recent)
-        results.append(evaluation)
-    if look:
-        evaluation, answers = measure_second_look(descriptors, images, evaluation, answers, look)
-        results.append(evaluation)
-    return results, answers
-
-
-def _engine(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> EngineSearch | None:
-    """The engine that the flags name, filled with the database; None: the exact search.
-
-    Raises:
-        UserError: it cannot be reached, or does not serve what else is asked for.
-    """
-    wanted, images = engine_wanted(options), subject.images
-    if wanted.address.kind == FAISS:
-        return None
-    if subject.rule or subject.recent or descriptors.made_by:
-        raise UserError(
-            "--engine=milvus has descriptors of images that we described, without their order: drop --engine"
-        )
-    database = database_of(options, subject.loaded, images, subject.read)
-    return EngineSearch(fill_engine(wanted, database, descriptors.database, None), images.places.database_names)
-
-
-def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
-    """What an approximate search loses."""
-    lost = {n: recall - approximate.recalls[n] for n, recall in exact.recalls.items()}
-    return f"lost against exact search: {recall_line(lost)}"
-
-
-def _destination(
-    loaded: LoadedModel, descriptors: SplitDescriptors, options: argparse.Namespace
-) -> tuple[Path, dict[str, str]]:
-    """The folder of the results, and what they are said to come from."""
-    if descriptors.made_by:  # no result of the model
-        return Path(options.runsPath), {"descriptors": options.loadDescriptors}
-    return results_folder(loaded, options), loaded.source
-
-
-def _sequences(options: argparse.Namespace, images: PlaceImages) -> SequenceRule | None:
-    """How sequences are searched, if at all; refuses images that are none before they are described."""
-    rule = sequence_rule(options)
-    if rule:
-        require_order(walks_of(images.places), rule)
-    return rule
 
 
 def all_of(*steps: Callable[[], None]) -> None:

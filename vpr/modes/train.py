@@ -5,25 +5,26 @@ from pathlib import Path
 
 import torch
 
-from vpr.cli.flags import AUTO_PRECISION
+from vpr.cli.flags import AUTO_PRECISION, names
 from vpr.cli.load import cluster_command
 from vpr.cli.options import run_flags
 from vpr.cli.specs import model_spec, places_spec, reading, second_look, training_rules
 from vpr.common import processes
 from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
-from vpr.data.places import load_places, require_queries
+from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_pooling
 from vpr.runs.model import restore_model
 from vpr.runs.run import create_run, load_checkpoint, read_flags
+from vpr.training.sources import Sources
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
-from vpr.training.trainer import Sources, Trainer
-from vpr.training.training_set import load_training_set
-from vpr.training.validation import ValidationLook, open_test_split
+from vpr.training.trainer import Trainer
+from vpr.training.training_set import TrainingSet, load_training_set
+from vpr.training.validation import ValidationReranking, open_test_split
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
-CHANGES_THE_END = ("root", "precision", "cacheBatchSize", "trunkCache", "evalEvery", "patience")
+CHANGES_THE_END = names(lambda flag: flag.alters)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -36,18 +37,27 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     splits = splits_of(training.images, validation)
     state, folder = (_resume if options.run else _start)(options, splits, device)
-    say(f"run: {folder}\n{state.model.name}, trained from {options.trainFrom} on")
+    rule = second_look(options)
+    database = reading(options, device).of(validation.database_files)
+    reranking = ValidationReranking(rule, database, options.seed, options.localDim) if rule else None
+    train(options, state, training, validation, test, folder, reranking)
+
+
+def train(
+    options: argparse.Namespace,
+    state: TrainingState,
+    training: TrainingSet,
+    validation: PlaceImages,
+    test: PlaceImages | None,
+    folder: Path,
+    reranking: ValidationReranking | None = None,
+) -> None:
+    """Train the epochs that are left, and measure the best model on the test split, or on val where there is none."""
+    read, rules, batch = reading(options, state.model.device), training_rules(options), options.cacheBatchSize
+    say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
     where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
-    read = reading(options, device)
-    sources = Sources.cached(
-        training.images, validation, state.model, read, where, Path(options.cachePath), options.cacheBatchSize
-    )
-    look = second_look(options)
-    database = read.of(validation.database_files)
-    second = ValidationLook(look, database, options.seed, options.localDim) if look else None
-    trainer = Trainer(
-        state, training, validation, sources, rules, folder, options.savePath, options.cacheBatchSize, second
-    )
+    sources = Sources.cached(training.images, validation, state.model, read, where, Path(options.cachePath), batch)
+    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, reranking)
     trainer.run()
     trainer.test(test, test.reader(read) if test else None)
 

@@ -7,7 +7,7 @@ Bokeh's callbacks of text, which a strict Content-Security-Policy forbids.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,52 +45,58 @@ def map_figure(tiles: str | None = None) -> dict[str, Any]:
     """
     from bokeh.models import WMTSTileSource
 
-    figure = _figure("map", ["pan", "wheel_zoom"])
+    figure = _figure("map", "pan,wheel_zoom")
     if tiles:
         figure.add_tile(WMTSTileSource(url=tiles), name="tiles", visible=False)  # until the map is where it should be
         for axis in (figure.xaxis, figure.yaxis):
             axis.visible = False
-    _segments(figure, "lines", width=1, alpha=0.45)
-    figure.scatter("x", "y", source=_source("database", "x", "y"), name="database", size=4, line_color=None)
-    _segments(figure, "link", width=2.5, alpha=1)
-    _markers(figure, "marks")
-    _markers(figure, "chosen")
+    lined = {"x0": "x0", "y0": "y0", "x1": "x1", "y1": "y1", "line_color": "colour"}
+    marked = {"x": "x", "y": "y", "marker": "marker", "size": "size", "fill_color": "colour", "line_color": "edge",
+              "line_width": "width"}  # fmt: skip
+    _add(figure.segment, "lines", lined, line_width=1, line_alpha=0.45)
+    _add(figure.scatter, "database", {"x": "x", "y": "y"}, size=4, line_color=None)
+    _add(figure.segment, "link", lined, line_width=2.5, line_alpha=1)
+    _add(figure.scatter, "marks", marked)
+    _add(figure.scatter, "chosen", marked)
     return _as_json(figure)
 
 
 def curve_figure() -> dict[str, Any]:
     """Empty axes of recalls as JSON for BokehJS; data sources `curve0` and `curve1` (x, y), and `chosen` (x, y)."""
-    figure = _figure("curve", [])
-    for name, dash in (("curve0", "solid"), ("curve1", "dashed")):
-        figure.line("x", "y", source=_source(name, "x", "y"), name=name, line_width=2.5, line_dash=dash)
-    figure.scatter("x", "y", source=_source("chosen", "x", "y"), name="chosen", size=9)
+    figure, point = _figure("curve", ""), {"x": "x", "y": "y"}
+    _add(figure.line, "curve0", point, line_width=2.5)
+    _add(figure.line, "curve1", point, line_width=2.5, line_dash="dashed")
+    _add(figure.scatter, "chosen", point, size=9)
     figure.xaxis.axis_label = "N, database images looked at"
     figure.yaxis.axis_label = "Recall@N, percent"
     return _as_json(figure)
 
 
 def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What lies where on a map of a test, in metres from its south-western corner.
+    """What lies where on a map of a test, in metres from its south-western corner, to decimetres.
 
     Returns:
         west, south: UTM metres of the corner; of: images of the database; database: x, y of those that
         are drawn; queries: x, y by index; hits: x, y of the first hit of each query, None where there is none.
     """
     database = places.database_positions[np.isfinite(places.database_positions).all(axis=1)]
-    west, south = np.floor(np.concatenate([database, places.query_positions]).min(axis=0))
-    shown = database[thinned(database)]
-    first: list[list[float] | None] = [None] * len(places.query_names)
+    corner = np.floor(np.concatenate([database, places.query_positions]).min(axis=0))
+    first = np.full((len(places.query_names), 2), np.nan)
     for outcome in outcomes:
         if outcome.hits:
-            place = places.database_positions[outcome.hits[0].image]
-            first[outcome.query] = place.tolist() if np.isfinite(place).all() else None
+            first[outcome.query] = places.database_positions[outcome.hits[0].image]
+
+    def columns(positions: np.ndarray) -> dict[str, list[float | None]]:
+        x, y = ([None if math.isnan(m) else m for m in side] for side in np.round(positions - corner, 1).T.tolist())
+        return {"x": x, "y": y}
+
     return {
-        "west": float(west),
-        "south": float(south),
+        "west": float(corner[0]),
+        "south": float(corner[1]),
         "of": len(database),
-        "database": _columns(shown, west, south),
-        "queries": _columns(places.query_positions, west, south),
-        "hits": _columns(first, west, south),
+        "database": columns(database[thinned(database)]),
+        "queries": columns(places.query_positions),
+        "hits": columns(first),
     }
 
 
@@ -120,25 +126,13 @@ def thinned(positions: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
         side *= 1.1
 
 
-def _columns(positions: Any, west: float, south: float) -> dict[str, list[float | None]]:
-    """x and y in metres from a corner, to decimetres."""
-    x = [None if place is None else _rounded(place[0] - west) for place in positions]
-    y = [None if place is None else _rounded(place[1] - south) for place in positions]
-    return {"x": x, "y": y}
-
-
-def _rounded(metres: float) -> float | None:
-    """JSON has no NaN."""
-    return round(float(metres), 1) if math.isfinite(metres) else None
-
-
-def _figure(name: str, tools: list[str]) -> Any:
+def _figure(name: str, tools: str) -> Any:
     """An empty figure that fills its frame; the page has the buttons."""
     from bokeh.models import BasicTicker, BasicTickFormatter, Range1d
     from bokeh.plotting import figure
 
     made = figure(
-        name=name, tools=",".join(tools), toolbar_location=None, sizing_mode="stretch_both",
+        name=name, tools=tools, toolbar_location=None, sizing_mode="stretch_both",
         x_range=Range1d(start=0, end=1), y_range=Range1d(start=0, end=1), min_border=4,
     )  # fmt: skip
     for axis in (*made.xaxis, *made.yaxis):
@@ -147,22 +141,12 @@ def _figure(name: str, tools: list[str]) -> Any:
     return made
 
 
-def _source(name: str, *columns: str) -> Any:
+def _add(draw: Callable[..., Any], name: str, columns: dict[str, str], **looks: Any) -> None:
+    """A glyph of a name over an empty data source; `columns` of the source by what of the glyph they say."""
     from bokeh.models import ColumnDataSource
 
-    return ColumnDataSource({column: [] for column in columns}, name=f"{name}_data")
-
-
-def _segments(figure: Any, name: str, width: float, alpha: float) -> None:
-    source = _source(name, "x0", "y0", "x1", "y1", "colour")
-    looks = {"line_color": "colour", "line_width": width, "line_alpha": alpha}
-    figure.segment("x0", "y0", "x1", "y1", source=source, name=name, **looks)
-
-
-def _markers(figure: Any, name: str) -> None:
-    source = _source(name, "x", "y", "marker", "size", "colour", "edge", "width")
-    looks = {"size": "size", "fill_color": "colour", "line_color": "edge", "line_width": "width"}
-    figure.scatter("x", "y", marker="marker", source=source, name=name, **looks)
+    source = ColumnDataSource({column: [] for column in columns.values()}, name=f"{name}_data")
+    draw(source=source, name=name, **columns, **looks)
 
 
 def _as_json(figure: Any) -> dict[str, Any]:

@@ -1,52 +1,24 @@
 """Pictures of a second look: a query and a hit side by side, and a line for each match of local descriptors."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vpr.data.images import read_image
-from vpr.models.local_maps import LocalMaps
 from vpr.report.panels import FRAME, INK, LINE, NEUTRAL, PAPER
-from vpr.retrieval.matching import Matches, matches_of
-from vpr.retrieval.rerank import SecondLook, local_scores
+from vpr.retrieval.matching import Matches
+from vpr.retrieval.rerank import MOST_MATCHES, Compared
 
 PAIR = (400, 300)  # pixels of each of the two images at most
-MOST_LINES = 40  # more hide the images
+MOST_LINES = MOST_MATCHES  # more hide the images
 WIDTH = 2  # pixels of a line
 DOT = 3  # pixels, radius of its ends
 DROP = 75  # pixels by which the hit stands lower: else lines between places of a row of both maps lie on each other
 FINE = 2  # all is drawn so many times larger and then reduced, for smooth edges
 GAP = 16  # pixels between the images, and before the key
 KEY = (392, 14)  # pixels, the text's width and the colour bar's height
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What a second look found of a query and one of its hits."""
-
-    matches: Matches
-    local_score: float
-
-
-Compare = Callable[[int, int], Compared]  # the index of a query and that of a database image
-
-
-def comparer(queries: LocalMaps, database: LocalMaps, look: SecondLook, images: np.ndarray | None = None) -> Compare:
-    """Compares queries with database images as a second look did.
-
-    Args:
-        images: the indices of those that `database` has, in rising order; None: it has all.
-    """
-
-    def compare(query: int, image: int) -> Compared:
-        hit = image if images is None else int(np.searchsorted(images, image))
-        score, _ = local_scores(query, np.array([hit]), queries, database, look.by)
-        return Compared(matches_of(query, hit, queries, database, MOST_LINES), float(score[0]))
-
-    return compare
 
 
 def picture_of_matches(

@@ -1,7 +1,6 @@
 """What a test shows: recall.png, map.png, panels/ and report.html in its own folder."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ from vpr.evaluation.certainty import Certainty
 from vpr.evaluation.evaluate import Evaluation, QueryResults
 from vpr.evaluation.outcomes import Outcome, recalls_before
 from vpr.models.describer import Describer
-from vpr.report.certainty_plots import draw_precision_recall, draw_reliability
 from vpr.report.heatmaps import explain_pair
 from vpr.report.html import ReportFigures, write_report
 from vpr.report.interactive import WITHOUT_BOKEH, bokeh_script, curve_data, map_data
-from vpr.report.matches import Compare, picture_of_matches
+from vpr.report.matches import picture_of_matches
 from vpr.report.panels import RIGHT, WRONG, panel, rank_text, stacked, write_jpeg
-from vpr.report.plots import draw_changes, draw_map, draw_recall
+from vpr.report.plots import draw_changes, draw_map, draw_precision_recall, draw_recall, draw_reliability
+from vpr.retrieval.rerank import Compare
 
 Explain = Callable[[Outcome], Image]
+Captioned = list[tuple[str, Path]]
 
 
 def write_pictures(
@@ -44,50 +44,51 @@ def write_pictures(
         explain, compare: as of `write_panels`.
         certainty: how sure the answers are.
     """
+    outcomes = answers.outcomes
     *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
     about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
     title = f"{about}\n{evaluation.model}"
-    worst_first = sorted(answers.outcomes, key=lambda outcome: outcome.sort_key)
-    drawn = worst_first if panels == "all" else worst_first[: int(panels)]
-    reranked = any(outcome.reranked for outcome in answers.outcomes)
-    before = recalls_before(answers.outcomes, list(evaluation.recalls)) if reranked else None
+    reranked = any(outcome.reranked for outcome in outcomes)
     curves = _curves(evaluation, answers, reranked)
-    draw_recall(folder / "recall.png", curves, title)
-    pictures = [("Recall@N", folder / "recall.png")]
-    if np.isfinite(images.places.query_positions).all():  # frames and pairs lie nowhere
-        draw_map(folder / "map.png", images.places, answers.outcomes, title)
-        pictures.append(("Where queries were found and missed", folder / "map.png"))
-        if reranked:
-            draw_changes(folder / "map_reranked.png", images.places, answers.outcomes, title)
-            pictures.append(("Where re-ranking gained and lost queries", folder / "map_reranked.png"))
+    drawn, others = _draw_plots(folder, curves, images, outcomes, reranked, title)
     if certainty:
         measured += certainty.lines().splitlines()
-        pictures += draw_certainty(folder, certainty, title)
-    files = write_panels(folder / "panels", images, drawn, explain, compare)
-    figures = ReportFigures(about, measured, evaluation.recalls, dict(settings), pictures, files, before)
-    write_report(
-        folder / "report.html", answers.outcomes, images, _to_move_about_in(figures, curves, images, answers.outcomes)
-    )
-    drawn_files = ", ".join(file.name for _, file in pictures)
-    say(f"wrote {folder / 'report.html'}, {drawn_files} and {len(files)} panels")
-
-
-def _to_move_about_in(
-    figures: ReportFigures, curves: dict[str, dict[int, float]], images: PlaceImages, outcomes: Sequence[Outcome]
-) -> ReportFigures:
-    """The same with an interactive map and recall curve in place of their pictures, if Bokeh draws them."""
-    if not outcomes:
-        return figures
-    if bokeh_script() is None:
+        others += draw_certainty(folder, certainty, title)
+    worst_first = sorted(outcomes, key=lambda outcome: outcome.sort_key)
+    shown = worst_first if panels == "all" else worst_first[: int(panels)]
+    files = write_panels(folder / "panels", images, shown, explain, compare)
+    before = recalls_before(outcomes, list(evaluation.recalls)) if reranked else None
+    is_interactive = bool(outcomes) and bokeh_script() is not None
+    if outcomes and not is_interactive:
         say(WITHOUT_BOKEH)
-        return figures
-    names = [file.name for _, file in figures.pictures]
-    pictures = [picture for picture in figures.pictures if picture[1].name not in ("recall.png", "map.png")]
-    placed = map_data(images.places, outcomes) if "map.png" in names else None
-    return replace(figures, pictures=pictures, map=placed, curve=curve_data(curves))
+    pictures = others if is_interactive else drawn + others
+    figures = ReportFigures(
+        about, measured, evaluation.recalls, dict(settings), pictures, files, before,
+        map=map_data(images.places, outcomes) if is_interactive and len(drawn) > 1 else None,
+        curve=curve_data(curves) if is_interactive else None,
+    )  # fmt: skip
+    write_report(folder / "report.html", outcomes, images, figures)
+    names = ", ".join(file.name for _, file in drawn + others)
+    say(f"wrote {folder / 'report.html'}, {names} and {len(files)} panels")
 
 
-def draw_certainty(folder: Path, certainty: Certainty, title: str) -> list[tuple[str, Path]]:
+def _draw_plots(
+    folder: Path, curves: dict[str, dict[int, float]], images: PlaceImages, outcomes: list[Outcome], reranked: bool,
+    title: str,
+) -> tuple[Captioned, Captioned]:  # fmt: skip
+    """The recall curve and the map, which the report may have as interactive ones, and further plots."""
+    draw_recall(folder / "recall.png", curves, title)
+    drawn, others = [("Recall@N", folder / "recall.png")], []
+    if np.isfinite(images.places.query_positions).all():  # frames and pairs lie nowhere
+        draw_map(folder / "map.png", images.places, outcomes, title)
+        drawn.append(("Where queries were found and missed", folder / "map.png"))
+        if reranked:
+            draw_changes(folder / "map_reranked.png", images.places, outcomes, title)
+            others.append(("Where re-ranking gained and lost queries", folder / "map_reranked.png"))
+    return drawn, others
+
+
+def draw_certainty(folder: Path, certainty: Certainty, title: str) -> Captioned:
     """The precision-recall curve, and the reliability diagram of probabilities, with their captions."""
     pictures = [("Precision and recall by answering only from a score on", folder / "precision_recall.png")]
     draw_precision_recall(pictures[0][1], certainty, title)

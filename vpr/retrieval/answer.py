@@ -1,14 +1,13 @@
-"""Where images were taken: the matches of each, their positions, and how sure the first is."""
+"""Where an image was taken: the database images that match it, their positions, and how sure the first is."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vpr.data.places import PlaceImages
 from vpr.data.positions.coordinates import to_degrees
-from vpr.retrieval.answer_features import Answers
+from vpr.retrieval.matching import Matches
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Match:
         """Its distance in words."""
         return "unknown" if self.distance is None else f"{self.distance:.3f}"
 
-    def place(self) -> str:
-        """Its place in words."""
+    def position_text(self) -> str:
+        """Where it was taken, in words."""
         if self.easting is None:
             return "place unknown"
         metres = f"{self.easting:.1f} E {self.northing:.1f} N"
@@ -43,22 +42,28 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Located:
-    """An image with its matches, best first.
+class Answer:
+    """Where an image was taken, as far as that is known.
 
     Attributes:
-        photo: its file.
+        matches: best first.
+        files: of the matches, where they lie or lay.
         confidence: of the first match; None if unknown.
         confidence_kind: what that is, in words: a probability, or a ratio of distances.
-        refused: whether the confidence is below what the user asked for: there is no answer, and the matches are
-            only what came nearest.
+        refused: whether the confidence is below what was asked for: there is no answer, and the matches are only what
+            came nearest.
+        agreement: matches of local descriptors with the first match; None where they were not asked for.
+        model_seconds, search_seconds: that all images of a batch took together; 0 where that was not measured.
     """
 
-    photo: str
-    confidence: float | None
     matches: list[Match]
+    files: list[Path]
+    confidence: float | None
     confidence_kind: str
     refused: bool
+    agreement: Matches | None = None
+    model_seconds: float = 0.0
+    search_seconds: float = 0.0
 
     @property
     def sure(self) -> str:
@@ -66,55 +71,21 @@ class Located:
         value = "unknown" if self.confidence is None else f"{self.confidence:.2f}"
         return f"no place found (confidence {value})" if self.refused else f"confidence {value}"
 
-    def lines(self) -> str:
-        """A small table."""
+    def lines(self, image: str) -> str:
+        """A small table of the matches of an image."""
         rows = [
-            f"  {rank:>2}  distance {match.distance_text()}  {match.place()}  {match.name}"
+            f"  {rank:>2}  distance {match.distance_text()}  {match.position_text()}  {match.name}"
             for rank, match in enumerate(self.matches, start=1)
         ]
-        return "\n".join([f"{self.photo}: {self.sure}", *rows])
+        return "\n".join([f"{image}: {self.sure}", *rows])
 
-
-@dataclass(frozen=True)
-class Confidence:
-    """How sure the answers are.
-
-    Attributes:
-        values: [M], NaN where unknown.
-        kind: what they are, in words.
-        least: images with less, or of unknown confidence, get no answer; None gives all an answer.
-    """
-
-    values: np.ndarray
-    kind: str
-    least: float | None = None
-
-
-def locate(
-    answers: Answers,
-    files: Sequence[Path],
-    database: PlaceImages,
-    confidence: Confidence,
-    top: int = 5,
-    zone: str | None = None,
-) -> list[Located]:
-    """Images with their matches.
-
-    Args:
-        answers: what was found for the images of `files`.
-        top: how many matches of each.
-        zone: UTM zone of the database's metres; None if unknown.
-    """
-    places, located = database.places, []
-    for file, hits, apart, value in zip(files, answers.found, answers.distances, confidence.values, strict=True):
-        shown = [n for n in range(min(top, len(hits))) if hits[n] >= 0]
-        matches = [
-            match_of(places.database_names[hits[n]], apart[n], places.database_positions[hits[n]], zone) for n in shown
-        ]
-        sure = None if np.isnan(value) else float(value)
-        refused = confidence.least is not None and (sure is None or sure < confidence.least)
-        located.append(Located(str(file), sure, matches, confidence.kind, refused))
-    return located
+    def as_json(self, image: str) -> dict[str, Any]:
+        """What --json prints of an image."""
+        matches = [vars(match) for match in self.matches]
+        return {
+            "photo": image, "confidence": self.confidence, "matches": matches,
+            "confidence_kind": self.confidence_kind, "refused": self.refused,
+        }  # fmt: skip
 
 
 def match_of(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:

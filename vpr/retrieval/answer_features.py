@@ -41,9 +41,10 @@ class Answers:
         found: [M, c] database indices; -1 is no hit.
         distances: [M, c] Euclidean distances of the descriptors, 0 to 2; NaN where unknown.
         positions: [N, 2] of the database, metres; NaN where unknown.
-        scores: [M, K] of the first K hits by a second look, -inf where there is no hit; None without one.
+        scores: [M, K] of the first K hits by re-ranking, -inf where there is no hit; None without one.
         agreeing: [M, K] matches of their local descriptors that agree, likewise.
-        sequence: [M, c] similarities of sequences; None where queries are single images.
+        sequence: [M, c] similarities of sequences, means of the frames' cosines; None where queries are single images.
+        frames: int64 [M], of how many frames these are the means.
     """
 
     found: np.ndarray
@@ -52,12 +53,13 @@ class Answers:
     scores: np.ndarray | None = None
     agreeing: np.ndarray | None = None
     sequence: np.ndarray | None = None
+    frames: np.ndarray | None = None
 
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
     """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known, or no hit is.
 
-    Few queries teach few numbers: the score of a second look and its margin say no more than its lead.
+    Few queries teach few numbers: the score of re-ranking and its margin say no more than its lead.
 
     Args:
         slope: of the weights of `hit_spread`, in 1 / squared descriptor distance.
@@ -80,7 +82,7 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
 def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
     """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words.
 
-    It is of what orders the hits: the scores of a second look, unless at one hit alone, else of sequences, else
+    It is of what orders the hits: the scores of re-ranking, unless at one hit alone, else of sequences, else
     distances.
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
@@ -89,11 +91,6 @@ def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
         if scores is not None and scores.shape[1] > 1:
             return score_ratio(found, scores[:, :LOOKED_AT], elsewhere), kind
     return distance_ratio(found, distances, elsewhere), RATIO
-
-
-def limited(answers: Answers) -> tuple[np.ndarray, str]:
-    """As `uncalibrated`, of a search of a part of the database: nothing is known of how sure its answers are."""
-    return np.full(len(answers.found), np.nan), LIMITED
 
 
 def hits_elsewhere(found: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -111,7 +108,7 @@ def distance_ratio(found: np.ndarray, distances: np.ndarray, elsewhere: np.ndarr
     """1 - d1 / d2, d2 being the smallest descriptor distance of a hit elsewhere, float64 [M].
 
     Where no hit lies elsewhere, the largest distance stands for d2, which can only make the ratio too small. NaN
-    with a single hit, and where distances are not known. 0 where d2 is 0. Below 0 where a second look put a hit in
+    with a single hit, and where distances are not known. 0 where d2 is 0. Below 0 where re-ranking put a hit in
     front that is farther by its descriptor than one elsewhere.
     """
     there = found >= 0
@@ -128,7 +125,7 @@ def distance_ratio(found: np.ndarray, distances: np.ndarray, elsewhere: np.ndarr
 
 
 def score_ratio(found: np.ndarray, scores: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
-    """1 - s2 / s1 of a second look's scores [M, K], s2 being the best of a hit elsewhere, float64 [M].
+    """1 - s2 / s1 of re-ranking's scores [M, K], s2 being the best of a hit elsewhere, float64 [M].
 
     Where no hit lies elsewhere the smallest score stands for s2, as in `distance_ratio`. NaN with a single hit.
     """

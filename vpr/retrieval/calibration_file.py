@@ -3,7 +3,7 @@
 A file serves the model, image size and search that it was learnt with. It holds numbers and text alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from vpr.models.spec import ModelSpec
 from vpr.retrieval.answer_features import FEATURES
 from vpr.retrieval.calibration import Calibration
 from vpr.runs.descriptors_file import model_recipe
+from vpr.runs.model import LoadedModel
 
 WHAT, REMEDY = "a calibration", "delete it, or make it anew with --mode=test --split=val --calibrate"
 NUMBERS = ("mean", "scale", "weights")
@@ -76,7 +77,7 @@ def answer_recipe(
 
     Args:
         spec, image_size: as of `model_recipe`.
-        order: what orders hits beside the descriptors of single images, see `how_ordered`.
+        order: what orders hits beside the descriptors of single images, see `Ranking.order`.
     """
     return {**model_recipe(model, spec, image_size), "order": order}
 
@@ -180,6 +181,18 @@ def find_calibration(folder: Path, wanted: Mapping[str, str], dataset: str) -> S
     if reasons:
         say(f"no calibration is used: {'; '.join(reasons)}")
     return None
+
+
+def calibrations_of(
+    loaded: LoadedModel, image_size: Sequence[int] | None, images: PlaceImages
+) -> Callable[[str], StoredCalibration | None]:
+    """Finds the calibration of a model for answers among a database's images, by how they are ordered."""
+
+    def find(order: str) -> StoredCalibration | None:
+        recipe = answer_recipe(loaded.model, loaded.spec, image_size, order)
+        return find_calibration(loaded.folder, recipe, data_set(images))
+
+    return find
 
 
 def difference_to(found: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vpr.models.local_maps import LARGEST_MAP, SCALE, LocalMaps
+from vpr.descriptors.local_maps import LARGEST_MAP, SCALE, LocalMaps
 
 TEMPERATURE = 0.1  # of the softmaxes over cosines
 POWER = 3  # of a match's cosine: chance matches, whose cosines are low, count little
@@ -112,7 +112,7 @@ def nearest_products(hits: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
 
     Returns:
         float32 [C, P, Q]: 2^10 times the product, plus P - 1 - place. These are exact whole numbers below 2^24, in
-        any order of summation: a product of two descriptors in 8 bits is below 2^14 (`vpr/models/local_maps.py`,
+        any order of summation: a product of two descriptors in 8 bits is below 2^14 (`vpr/descriptors/local_maps.py`,
         SCALE), and 2^10 is left for the number of a place, so that one maximum finds both the nearest and which it is.
     """
     count, places, _ = hits.shape

@@ -1,41 +1,23 @@
-"""The second look: the first hits of a query ordered anew by their local descriptors.
+"""Re-ranking: the first hits of a query ordered anew by their local descriptors.
 
 A global descriptor says what is in an image, not where. The local descriptors that it pools still know, and are
-computed already: `matching.py` finds which places of a query and of a hit are the same.
+computed already: `matching.py` finds which places of a query and of a hit are the same. Results, calibrations and
+messages call re-ranking a second look.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from vpr.common.progress import Progress
-from vpr.models.local_maps import LocalMaps
-from vpr.retrieval.answer_features import Answers
-from vpr.retrieval.matching import SCORES, pairs_of
+from vpr.descriptors.local_maps import LocalMaps
+from vpr.retrieval.matching import SCORES, Matches, matches_of, pairs_of
+from vpr.retrieval.rules import Reranking
 
-# Of the local score, beside the cosine of global descriptors; both are 1 at most.
-LOCAL_WEIGHTS = {"soft": 8.0, "spatial": 4.0}
 TILE_BYTES = 8 << 20  # of products of local descriptors at a time
-
-
-@dataclass(frozen=True)
-class SecondLook:
-    """How hits are ordered anew.
-
-    Attributes:
-        depth: how many first hits of each query; the others stay behind them.
-        by: a key of SCORES.
-    """
-
-    depth: int
-    by: str = "soft"
-
-    @property
-    def weight(self) -> float:
-        """Of the local score; the global cosine has 1."""
-        return LOCAL_WEIGHTS[self.by]
+MOST_MATCHES = 40  # with the first hit, that are told or drawn
 
 
 @dataclass(frozen=True)
@@ -58,17 +40,24 @@ class Reranked:
 
 
 def rerank(
-    found: np.ndarray, similarities: np.ndarray, queries: LocalMaps, database: LocalMaps, look: SecondLook,
+    found: np.ndarray,
+    similarities: np.ndarray,
+    queries: LocalMaps,
+    database: LocalMaps,
+    how: Reranking,
     pause: Callable[[], None] | None = None,
-) -> Reranked:  # fmt: skip
+    images: np.ndarray | None = None,
+) -> Reranked:
     """Order the first hits of each query anew by cosine + weight x local score.
 
     Args:
         found: int64 [M, c] database indices, best first; -1 is none.
         similarities: [M, at least K] cosines of the global descriptors, K = min(depth, c).
         pause: called every few milliseconds.
+        images: the database indices of which `database` has local descriptors, in rising order, all first hits among
+            them; None: it has those of all.
     """
-    depth = min(look.depth, found.shape[1])
+    depth = min(how.depth, found.shape[1])
     shape = (len(found), depth)
     order, scores = np.tile(np.arange(depth), (len(found), 1)), np.full(shape, -np.inf, np.float32)
     local, agreeing, ordered = np.zeros(shape, np.float32), np.zeros(shape, np.float32), found.copy()
@@ -76,9 +65,10 @@ def rerank(
         for query, hits in enumerate(found[:, :depth]):
             there = np.flatnonzero(hits >= 0)
             if len(there):
-                own, counts = local_scores(query, hits[there], queries, database, look.by, pause)
+                stored = hits[there] if images is None else np.searchsorted(images, hits[there])
+                own, counts = local_scores(query, stored, queries, database, how.by, pause)
                 final = np.full(depth, -np.inf, np.float32)
-                final[there] = similarities[query, there] + look.weight * own
+                final[there] = similarities[query, there] + how.weight * own
                 local[query, there], agreeing[query, there] = own, counts
                 order[query] = np.argsort(-final, kind="stable")
                 scores[query] = final[order[query]]
@@ -86,40 +76,6 @@ def rerank(
             progress.advance()
     local, agreeing = (np.take_along_axis(values, order, axis=1) for values in (local, agreeing))
     return Reranked(ordered, order, scores, local, agreeing)
-
-
-def rerank_few(
-    found: np.ndarray,
-    similarities: np.ndarray,
-    queries: LocalMaps,
-    few: LocalMaps,
-    images: np.ndarray,
-    look: SecondLook,
-    pause: Callable[[], None] | None = None,
-) -> Reranked:
-    """As `rerank`, where only some images of the database have local descriptors, and all first hits are among them.
-
-    Args:
-        few: of the database images [n] whose indices `images` has in rising order.
-    """
-    first = found[:, : look.depth]
-    places = np.where(first >= 0, np.searchsorted(images, first), -1)
-    again = rerank(places, similarities, queries, few, look, pause)
-    ordered = found.copy()
-    ordered[:, : look.depth] = np.take_along_axis(first, again.order, axis=1)
-    return replace(again, found=ordered)
-
-
-def answers_of(again: Reranked, distances: np.ndarray, positions: np.ndarray) -> Answers:
-    """Hits in their new order, with their descriptor distances.
-
-    Args:
-        distances: float32 [M, c], as the search gave them.
-        positions: [N, 2] of the database, metres.
-    """
-    depth, ordered = again.order.shape[1], distances.copy()
-    ordered[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
-    return Answers(again.found, ordered, positions, again.scores, again.agreeing)
 
 
 def local_scores(
@@ -157,3 +113,29 @@ def _tiles(query: int, hits: np.ndarray, queries: LocalMaps, database: LocalMaps
     largest = int(database.grids[hits].prod(axis=1).max())
     at_once = max(1, TILE_BYTES // (4 * largest * int(queries.grids[query].prod())))
     return [hits[start : start + at_once] for start in range(0, len(hits), at_once)]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What re-ranking found of a query and one of its hits."""
+
+    matches: Matches
+    local_score: float
+
+
+Compare = Callable[[int, int], Compared]  # the index of a query and that of a database image
+
+
+def comparer(queries: LocalMaps, database: LocalMaps, how: Reranking, images: np.ndarray | None = None) -> Compare:
+    """Compares queries with database images as re-ranking did.
+
+    Args:
+        images: as of `rerank`.
+    """
+
+    def compare(query: int, image: int) -> Compared:
+        hit = image if images is None else int(np.searchsorted(images, image))
+        score, _ = local_scores(query, np.array([hit]), queries, database, how.by)
+        return Compared(matches_of(query, hit, queries, database, MOST_MATCHES), float(score[0]))
+
+    return compare

@@ -16,7 +16,7 @@ from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.data.places import PlaceImages
 from vpr.data.reader import size_text
 from vpr.models.describer import Describer
-from vpr.models.local_maps import LocalMaps
+from vpr.descriptors.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
 from vpr.models.normalization import normalization_of
 from vpr.models.spec import ModelSpec

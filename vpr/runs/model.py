@@ -31,6 +31,7 @@ class LoadedModel:
         folder: where its whitening lies.
         results: where results of it go: its run, or beside its exported file; None for the off-the-shelf model.
         flags: those stored with it.
+        trained_on: hash of a run's training set, as of `training_set`; empty where the run does not say.
     """
 
     model: Describer
@@ -39,6 +40,7 @@ class LoadedModel:
     folder: Path
     results: Path | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,14 @@ def load_model(
     checkpoint = load_checkpoint(path, folder, which)
     model = restore_model(checkpoint, spec, path)
     source = {"run": path.name, "checkpoint": which, "epochs": checkpoint["position"]["epoch"] - 1}
-    loaded = LoadedModel(model, spec, source, path / folder, path, flags)
+    loaded = LoadedModel(model, spec, source, path / folder, path, flags, _trained_on(checkpoint, flags))
     return _whitened(loaded, model, choice or stored_choice(flags)) if whitened else loaded
+
+
+def _trained_on(checkpoint: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    """The hash of a run's training set; of --skipBroken the checkpoint's is that of the images that were left."""
+    splits = {} if flags.get("skipBroken") else checkpoint.get("splits", {})
+    return str(splits.get("train", {}).get("places", ""))
 
 
 def off_the_shelf(spec: ModelSpec, centroids: Path, choice: WhiteningChoice, whitened: bool = True) -> LoadedModel:
@@ -184,9 +192,9 @@ def _choose(
 ) -> tuple[StoredWhitening | None, str]:
     """The whitening that serves a choice, or None and why not.
 
-    It was learnt on the training set of the choice, or else of the run. Where neither is on this machine, or
-    places to test have no training set, the only whitening that agrees in all else is taken. Last comes that with
-    which a model was imported.
+    It was learnt on the training set of the choice, or else of the run. The only whitening that agrees in all else
+    is taken where the run was trained on the same set or does not say on which, and where neither set is on this
+    machine or places to test have no training set. Last comes that with which a model was imported.
     """
     usable, reasons = [], []
     for file in files:
@@ -202,10 +210,12 @@ def _choose(
         else:
             usable.append((stored, stored.recipe))
     usable.sort(key=lambda one: one[1].precision != wanted.precision)
-    sets, all_known = _training_sets(choice.places, loaded)
-    for known in sets:
+    if len(usable) == 1 and loaded.results and loaded.trained_on in ("", usable[0][1].dataset_hash):
+        return usable[0][0], ""  # whatever other sets are on this machine
+    sets, all_known = _training_sets(choice.places, loaded) if usable else ([], False)
+    for _, known in sets:
         for stored, recipe in usable:
-            if (recipe.dataset, recipe.dataset_hash) == known:
+            if recipe.dataset_hash == known:
                 return stored, ""
     if not all_known and len(usable) == 1:
         return usable[0][0], ""
@@ -220,19 +230,24 @@ def _choose(
 def _training_sets(places: PlacesSpec, loaded: LoadedModel) -> tuple[list[tuple[str, str]], bool]:
     """Name and hash of the training sets that whitening may have been learnt on: of some places, then of the run.
 
+    Only sets that the run says nothing of are read: of other places than its own, and of runs of earlier versions.
+
     Returns:
         the sets that are on this machine, and whether the one that counts (the run's, if there is a run) is.
     """
-    chosen = [places]
-    if loaded.results:
-        chosen.append(_stored_places(loaded.flags, places))
-    sets, known = [], False
-    for each in dict.fromkeys(chosen):
+    own = _stored_places(loaded.flags, places) if loaded.results else places
+    unread = [each for each in dict.fromkeys((places, own)) if each != own or not loaded.trained_on]
+    if own in unread and loaded.results:
+        say(f"{loaded.results} does not say which images it was trained on: they are read to choose a whitening")
+    sets, known = list[tuple[str, str]](), False
+    for each in unread:
         try:
             known = has_split(each, "train")
             sets += [training_set(each)] if known else []
         except UserError:  # of a training set that nobody asked for
             known = False
+    if loaded.trained_on:
+        sets, known = [*sets, ("that of the run", loaded.trained_on)], True
     return sets, known
 
 

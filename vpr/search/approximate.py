@@ -25,7 +25,7 @@ def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> fai
         nprobe: how many of its lists an inverted file (IVF) looks through.
 
     Raises:
-        UserError: FAISS does not know the string or cannot train it on so few images; quotes FAISS.
+        UserError: FAISS does not know the string, cannot train it on so few images, or cannot search it; quotes FAISS.
     """
     count, dim = database.shape
     try:
@@ -38,9 +38,12 @@ def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> fai
             for rows in tiles(count, dim):
                 index.add(database[rows].float().numpy())
                 progress.advance(rows.stop - rows.start)
+        if count:
+            index.search(database[:1].float().numpy(), 1)  # FAISS builds some that it has no way to search
     except RuntimeError as error:
         raise UserError(
-            f"--index={factory} cannot be built of {count} descriptors, {dim}-D; FAISS says: {faiss_reason(error)}"
+            f"--index={factory} cannot be built and searched, of {count} descriptors, {dim}-D; FAISS says: "
+            f"{faiss_reason(error)}"
         ) from error
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:
@@ -70,6 +73,37 @@ def faiss_name(factory: str, index: faiss.Index) -> str:
 def faiss_reason(error: RuntimeError) -> str:
     """What FAISS says, without the C++ function and line it says it from."""
     return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).removeprefix("Error: ")
+
+
+def measures_descriptors(index: faiss.Index) -> bool:
+    """Whether an index's distances are squared descriptor distances, exact or approximate.
+
+    Not so those of bit strings (LSH, spectral hashing), and those after a projection to fewer dimensions.
+    """
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain  # a vector of C++, not the list that the stubs have
+        steps = [faiss.downcast_VectorTransform(chain.at(step)) for step in range(chain.size())]
+        return all(map(_keeps_distances, steps)) and measures_descriptors(index.index)
+    if isinstance(index, faiss.IndexIDMap):
+        return measures_descriptors(index.index)
+    hashed = isinstance(index, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
+    return index.metric_type == faiss.METRIC_L2 and not hashed
+
+
+def looks_at_all(index: faiss.Index) -> bool:
+    """Whether an index compares all descriptors as they are: what it finds is what an exact search finds."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        return measures_descriptors(index) and looks_at_all(index.index)
+    return isinstance(index, faiss.IndexFlat) and measures_descriptors(index)
+
+
+def _keeps_distances(step: faiss.VectorTransform) -> bool:
+    """Whether a transform leaves the distances of vectors of length 1 as they are."""
+    if isinstance(step, faiss.NormalizationTransform):
+        return True
+    return isinstance(step, faiss.LinearTransform) and step.d_in == step.d_out and bool(step.is_orthonormal)
 
 
 class IndexSearch:

@@ -1,6 +1,6 @@
 """Exact search: the nearest database descriptors of each query, by FAISS in tiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import faiss
@@ -55,6 +55,15 @@ def nearest(database: Rows, queries: torch.Tensor, count: int, allowed: np.ndarr
     return found
 
 
+def search_exactly(
+    database: torch.Tensor, queries: torch.Tensor, count: int, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, with the distances float32 [M, c], by which hits are ordered: of hits that are nearly as far as
+    each other FAISS's order is that of sums, which rounding may turn."""
+    found = nearest(database, queries, count, allowed)
+    return in_order(found, descriptor_distances(database, queries, found))
+
+
 def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: np.ndarray) -> np.ndarray:
     """Euclidean distances of queries [M, dim] to database descriptors that were found for them.
 
@@ -88,10 +97,10 @@ def measured(
     """
     distances = np.full(found.shape, np.nan, np.float32)
     for some in tiles(len(found), max(1, found.shape[1]) * queries.shape[1]):
-        rows, places = np.unique(found[some], return_inverse=True)
+        rows, which = np.unique(found[some], return_inverse=True)
         there = int((rows < 0).sum())  # -1 stands first
         stored = descriptors(rows[there:])
-        distances[some] = descriptor_distances(stored, queries[some], places.reshape(found[some].shape) - there)
+        distances[some] = descriptor_distances(stored, queries[some], which.reshape(found[some].shape) - there)
     return in_order(np.where(np.isnan(distances), -1, found), distances)
 
 
@@ -99,6 +108,17 @@ def in_order(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.n
     """Hits [M, c] by their distances, -1 last; of the same distance as they are."""
     order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def merged(parts: Sequence[tuple[np.ndarray, np.ndarray]], queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of what several searches found, rows and distances [M, c] each; -1 and NaN last."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32)
+    found, distances = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
+    found, distances = in_order(found, distances)
+    return found[:, :count], distances[:, :count]
 
 
 def tiles(count: int, dim: int, tile_bytes: int = TILE_BYTES) -> list[slice]:

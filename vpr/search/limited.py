@@ -6,9 +6,19 @@ from typing import Any
 
 import faiss
 import numpy as np
+import torch
+
+from vpr.search.exact import tiles
 
 PARAMETERS: Any = faiss  # the stubs lack the parameters of searches
 DENSEST = 64  # a bit for each row up to the greatest is cheaper than a set unless most are no rows of the index
+
+
+def search_index(index: faiss.Index, queries: torch.Tensor, count: int, rows: np.ndarray | None) -> np.ndarray:
+    """What `search_with_rows` finds for queries [M, dim] of any number format: int64 [M, c], -1 where there is none."""
+    count = min(count, index.ntotal if rows is None else len(rows))
+    parts = [search_with_rows(index, queries[tile].float().numpy(), count, rows)[1] for tile in tiles(*queries.shape)]
+    return np.concatenate(parts) if parts else np.empty((0, count), np.int64)
 
 
 def search_with_rows(

@@ -27,7 +27,7 @@ ENDINGS = (".faiss", ".lists")
 BLOCK_BYTES = 256 << 20  # of descriptors that are in float32 at a time
 POINTS_PER_LIST, LEAST_POINTS = 64, 1 << 16  # that an index is trained on; FAISS wants 39 and takes at most 256
 RUN = 64  # neighbouring rows that a sample takes at once, since single ones are slow to read
-REMEDY = "make it anew with --mode=index"
+REMEDY = "make it again with --mode=index"
 
 
 def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = NPROBE) -> None:

@@ -47,7 +47,7 @@ def search_frames(
     rule: SequenceRule,
     excluded: Excluded | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `search_places`, exactly, by sequences of frames; names say which images are frames of one walk.
+    """As `search_places`, exactly, by sequences of frames; names say which images are frames of one sequence.
 
     Args:
         excluded: database images that may not be found, beside those of the set's protocol.
@@ -59,12 +59,12 @@ def search_frames(
     Raises:
         UserError: the images are no frames in order.
     """
-    walks = walks_of(places)
-    require_order(walks, rule)
+    sequences = walks_of(places)
+    require_order(sequences, rule)
     if places.protocol == OTHER_TIME:
         excluded = either(excluded, own_time(places))
     factor = CUTOUTS_PER_PANORAMA if places.protocol == PANORAMA else 1
-    found, scores = search_sequences(database, queries, count * factor, walks, rule, excluded)
+    found, scores = search_sequences(database, queries, count * factor, sequences, rule, excluded)
     if places.protocol == PANORAMA:
         kept = first_of_panoramas(found, panoramas_of(places.database_names))
         found, scores = _in_front(found, kept), _in_front(scores, kept, -np.inf)
@@ -74,7 +74,7 @@ def search_frames(
 
 
 def walks_of(places: Places) -> tuple[Frames, Frames]:
-    """The walks of the database and of the queries, by their names."""
+    """The sequences of the database and of the queries, by their names."""
     return find_sequences(places.database_names), find_sequences(places.query_names)
 
 

@@ -2,17 +2,16 @@
 
 SeqSLAM (Milford and Wyeth, ICRA 2012, section III) adds the differences of images along straight lines through the
 matrix of all query and database frames, one line for each plausible ratio of speeds, and takes the best line. Here the
-similarities of descriptors are averaged along such lines, which end at the ends of walks:
+similarities of descriptors are averaged along such lines, which end at the ends of sequences:
 
     score(q, m) = max over v of the mean over i of S[q + i, m + round(v (t(q + i) - t(q)))]
 
-q + i are the query's frames -L .. L of its own walk, t(q) their numbers in the walk. Where the line leaves the walk of
-m, the mean of S[q + i] over the database stands for the frame that is missing: it counts neither for nor against m. So
-every candidate of a query is judged by equally many terms; one at the end of a walk cannot win by averaging few.
+q + i are the query's frames -L .. L of its own sequence, t(q) their numbers in it. Where the line leaves the sequence
+of m, the mean of S[q + i] over the database stands for the frame that is missing: it counts neither for nor against m.
+So every candidate of a query is judged by equally many terms; one at the end of a sequence cannot win by averaging few.
 """
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,35 +21,14 @@ from vpr.common.progress import Progress, say
 from vpr.data.frames import Frames, usual_step
 from vpr.search.exact import tiles
 from vpr.search.exclusion import Excluded
+from vpr.search.rules import SequenceRule
 
-SPEEDS = (0.8, 1.0, 1.25)  # database frames for each query frame, by the numbers in their names
 TILE_BYTES = 32 << 20  # of similarities at a time
 SAID_BYTES = 1 << 30  # of similarities, from which on a line says how many there are
 
 
-@dataclass(frozen=True)
-class SequenceRule:
-    """How similarities of sequences are combined.
-
-    Attributes:
-        length: L, frames before and after each query; 0 is the query alone.
-        causal: take only frames before it.
-        speeds: v, steps of the database for each step of the queries; negative ones walk the other way.
-    """
-
-    length: int
-    causal: bool = False
-    speeds: tuple[float, ...] = SPEEDS
-
-    def text(self) -> str:
-        """How results name it."""
-        frames = f"{self.length} frame{'s' * (self.length > 1)} before{'' if self.causal else ' and after'}"
-        speeds = "" if self.speeds == SPEEDS else f" at speeds {' '.join(f'{speed:g}' for speed in self.speeds)}"
-        return f"sequences of {frames}{speeds}"
-
-
 def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frames, rule: SequenceRule) -> torch.Tensor:
-    """Combine similarities along walks.
+    """Combine similarities along sequences.
 
     Args:
         similarities: float32 [M, N] of queries and database images, both in the order of `Frames.order`. NaN: the image
@@ -63,9 +41,9 @@ def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frame
     means = similarities.nanmean(dim=1, keepdim=True).nan_to_num()
     known = torch.where(missing, means, similarities)
     totals = [known.clone() for _ in rule.speeds]
-    known = torch.cat([known, means], dim=1)  # [M, N + 1], the last for frames beyond a walk's ends
+    known = torch.cat([known, means], dim=1)  # [M, N + 1], the last for frames beyond a sequence's ends
     step = usual_step(database)
-    longest = np.rint(database.numbers.max(initial=0) / step) + 1  # so many steps on, every walk has ended
+    longest = np.rint(database.numbers.max(initial=0) / step) + 1  # so many steps on, every sequence has ended
     neighbours, there, passed = _frames_around(queries, rule)  # each [M, offsets]
     moves = np.rint(np.array(rule.speeds)[:, None, None] * passed / step).clip(
         -longest, longest
@@ -108,43 +86,45 @@ def _frames_around(queries: Frames, rule: SequenceRule) -> tuple[np.ndarray, np.
 
 
 def _moved(database: Frames, move: float, step: float) -> np.ndarray:
-    """For each database image the one nearest to `move` steps on in its walk, of two the first; N beyond the ends."""
-    walks, count = database.sequences, len(database)
-    frames = np.rint(database.numbers / step)  # [N], from 0 in each walk
-    span = frames.max(initial=0) + abs(move) + 1  # keeps the walks apart on one line
-    line, wanted = 3 * span * walks + frames, 3 * span * walks + frames + move
+    """For each database image the one `move` steps on in its sequence, of two as near the first; N beyond the ends."""
+    sequences, count = database.sequences, len(database)
+    frames = np.rint(database.numbers / step)  # [N], from 0 in each sequence
+    span = frames.max(initial=0) + abs(move) + 1  # keeps the sequences apart on one line
+    line, wanted = 3 * span * sequences + frames, 3 * span * sequences + frames + move
     behind = np.searchsorted(line, wanted).clip(0, count - 1)
     before = np.searchsorted(line, line[(behind - 1).clip(0)])  # of frames that round to one number the first
     nearest = np.where(np.abs(line[before] - wanted) <= np.abs(line[behind] - wanted), before, behind)
-    first = np.searchsorted(walks, walks, "left")
-    last = np.searchsorted(walks, walks, "right") - 1
+    first = np.searchsorted(sequences, sequences, "left")
+    last = np.searchsorted(sequences, sequences, "right") - 1
     inside = (wanted >= line[first]) & (wanted <= line[last])
     return np.where(inside, nearest, count)
 
 
-def require_order(walks: tuple[Frames, Frames], rule: SequenceRule) -> None:
+def require_order(sequences: tuple[Frames, Frames], rule: SequenceRule) -> None:
     """Refuse images that are no sequences, unless single frames are asked for.
 
     Args:
-        walks: those of the database and of the queries.
+        sequences: those of the database and of the queries.
 
     Raises:
-        UserError: no two images of either are frames of one walk, or no line meets two of the database's frames.
+        UserError: no two images of either are frames of one sequence, or no line meets two of the database's frames.
     """
     if not rule.length:
         return
-    for role, each in zip(("database images", "queries"), walks, strict=True):
+    for role, each in zip(("database images", "queries"), sequences, strict=True):
         if len(np.unique(each.sequences)) == len(each):
             raise UserError(
-                f"--sequence wants frames in order, and no two of the {len(each)} {role} are of one walk: wanted names "
-                "in one folder that differ in their last number alone; rename the images, or drop --sequence"
+                f"--sequence wants frames in order, and no two of the {len(each)} {role} are of one sequence: "
+                "wanted names in one folder that differ in their last number alone; rename the images, or drop "
+                "--sequence"
             )
-    steps = [usual_step(each.of(each.order())) for each in walks]
+    steps = [usual_step(each.of(each.order())) for each in sequences]
     nearest_move = min(map(abs, rule.speeds)) * steps[1] / steps[0]
-    if round(nearest_move) > walks[0].numbers.max() / steps[0]:
+    if round(nearest_move) > sequences[0].numbers.max() / steps[0]:
         raise UserError(
             f"--sequence: the queries' numbers go in steps of {steps[1]:g}, the database's in steps of {steps[0]:g} "
-            f"over walks of {walks[0].numbers.max():g} at most: give --speeds, by which the former are multiplied"
+            f"over sequences of {sequences[0].numbers.max():g} at most: give --speeds, by which the former are "
+            "multiplied"
         )
 
 
@@ -152,7 +132,7 @@ def search_sequences(
     database: torch.Tensor,
     queries: torch.Tensor,
     count: int,
-    walks: tuple[Frames, Frames],
+    sequences: tuple[Frames, Frames],
     rule: SequenceRule,
     excluded: Excluded | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -160,15 +140,15 @@ def search_sequences(
 
     Args:
         database: [N, dim]; queries: [M, dim]; both of length 1, float16 or float32.
-        walks: those of the database and of the queries.
+        sequences: those of the database and of the queries.
         excluded: which database images may not be found; their similarities are not used either.
 
     Returns:
         indices int64 [M, min(count, N)], best first, -1 where there are not so many; scores float32, likewise, -inf.
     """
-    (of_database, columns), (of_queries, order) = map(_in_order, walks)
+    (of_database, columns), (of_queries, order) = map(_in_order, sequences)
     if rule.length:
-        say(f"sequences: database, {walks[0].text()}; queries, {walks[1].text()}")
+        say(f"sequences: database, {sequences[0].text()}; queries, {sequences[1].text()}")
     count = min(count, len(database))
     found, scores = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
     size = 4 * len(queries) * len(database)
@@ -185,16 +165,16 @@ def search_sequences(
                 similarities[torch.from_numpy(excluded(asking)[:, columns])] = torch.nan
             combined = sequence_scores(similarities, of_queries.of(around), of_database, rule)
             own = combined[start - around.start : stop - around.start].nan_to_num(-torch.inf)
-            best, places = own.topk(count, dim=1)
-            found[order[start:stop]] = np.where(best.isinf(), -1, columns[places.numpy()])
+            best, which = own.topk(count, dim=1)
+            found[order[start:stop]] = np.where(best.isinf(), -1, columns[which.numpy()])
             scores[order[start:stop]] = best
             progress.advance(stop - start)
     return found, scores
 
 
-def _in_order(walks: Frames) -> tuple[Frames, np.ndarray]:
-    order = walks.order()
-    return walks.of(order), order
+def _in_order(sequences: Frames) -> tuple[Frames, np.ndarray]:
+    order = sequences.order()
+    return sequences.of(order), order
 
 
 def _similarities(database: torch.Tensor, queries: torch.Tensor, columns: np.ndarray) -> torch.Tensor:

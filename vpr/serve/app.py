@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -14,17 +15,17 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from vpr.common.progress import say
-from vpr.serve.docs_page import docs_page
+from vpr.report.html import rendered
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.locator import Locator
 from vpr.serve.guard import OPEN, SECURITY_HEADERS, Guard, client_of
 from vpr.serve.image_routes import image_routes
-from vpr.serve.locator import Asked, Locator
-from vpr.serve.page_routes import page_routes
+from vpr.serve.page import DOCS, page_routes
 from vpr.serve.problems import Problem
-from vpr.serve.questions import search_filter
-from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors
+from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors, search_filter
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
-from vpr.serve.uploads import form_of, while_there
+from vpr.serve.uploads import while_there
 
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
@@ -60,7 +61,7 @@ def make_app(locator: Locator, settings: Settings) -> FastAPI:
     _add_problems(app)
     _locate_routes(app, service)
     image_routes(app, service)
-    page_routes(app, settings)
+    page_routes(app, settings.tiles)
     _health_routes(app, service)
     if settings.token:
         _describe_token(app)
@@ -95,16 +96,17 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         where: Annotated[list[ShortText], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
         rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that get a second look.")] = None,
         agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
-    ) -> Asked:
-        return Asked(top, search_filter(near, box, where, service.locator.records), rerank, agreement)
+    ) -> Ask:
+        wanted = search_filter(near, box, where, service.locator.records)
+        return replace(service.locator.usual, top=top, filter=wanted, rerank=rerank, agreement=agreement)
 
-    Question = Annotated[Asked, Depends(asked)]
+    Question = Annotated[Ask, Depends(asked)]
 
     @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
     async def locate(request: Request, question: Question) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
         began = perf_counter()
-        async with form_of(request, service.bodies, 1) as form:
+        async with service.bodies.form(request, 1) as form:
             client = client_of(request.scope)
             with service.place(1, client if service.locator.is_long(question) else None) as place:
                 located = service.locate(form.images[0], question, place, client, began)
@@ -114,7 +116,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         began = perf_counter()
-        async with form_of(request, service.bodies, service.settings.batch_requests) as form:
+        async with service.bodies.form(request, service.settings.batch_requests) as form:
             client = client_of(request.scope)
             with service.place(len(form.images), client if service.locator.is_long(question) else None) as place:
                 located = [service.locate(image, question, place, client, began) for image in form.images]
@@ -154,7 +156,7 @@ def _health_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/docs", include_in_schema=False, response_model=None)
     async def docs() -> Response:
-        return HTMLResponse(docs_page(app.openapi()))
+        return HTMLResponse(rendered(DOCS, api=app.openapi()))
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from vpr.serve.long_work import Job, Lines, Work
+from vpr.retrieval.long_work import Job, Lines, Work
 
 LONGEST_WAIT = 30  # seconds that long work waits for other work of its client, and after which to come again, at most
 PACE = 0.2  # by which the last answer counts in the mean time of one

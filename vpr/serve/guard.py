@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vpr.serve.metrics import Metrics
 from vpr.serve.problems import Problem
+from vpr.serve.service import Metrics
 from vpr.serve.settings import Settings
 
 # What needs no token: it tells nothing of the images, and a browser asks for it before it has one.

@@ -7,18 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from vpr.database.records import Records
-from vpr.serve.conditional import is_known
+from vpr.report.interactive import thinned
 from vpr.serve.keeping import NewImage, add_image, remove_image
-from vpr.serve.places import map_json
 from vpr.serve.problems import Problem
-from vpr.serve.questions import row_of
-from vpr.serve.schemas import BINARY, Added, Places, Removed, body_of, errors
+from vpr.serve.schemas import BINARY, Added, Places, Removed, body_of, errors, is_known, row_of
 from vpr.serve.service import Service
-from vpr.serve.uploads import form_of
 
 SHOWN_SIDE, SHOWN_KEPT = 640, 200  # pixels of a shown image's longest side, and how many of them are kept
 FILE_BYTES = 200_000_000  # of a database image that is shown, at most
@@ -83,7 +81,7 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         """Add an image, or replace that of its name. Without a place the GPS in its EXIF is taken."""
         require_writable()
         said = {"name": name, "latitude": latitude, "longitude": longitude, "easting": easting, "northing": northing}
-        async with form_of(request, service.bodies, 1) as form:
+        async with service.bodies.form(request, 1) as form:
             number, new = await add_image(service, form.images[0], _new_image(said, form.fields))
         told = {"id": number, "new": new, "images": service.locator.images}
         return JSONResponse(told, 201 if new else 200, {"location": f"/images/{number}"} if new else {})
@@ -138,3 +136,25 @@ class _MapJson:
         if records is not self._records:
             self._json, self._records = json.dumps(map_json(records), separators=(",", ":")).encode(), records
         return self._json
+
+
+def map_json(records: Records) -> dict[str, Any]:
+    """The places of images, column by column: easting and northing in metres, and latitude and longitude where known.
+
+    Of many a part is taken that covers all of them evenly.
+    """
+    there = np.array([bool(name) for name in records.names], bool)  # those of removed images are empty
+    rows = np.flatnonzero(there & np.isfinite(records.positions).all(axis=1))
+    rows = rows[thinned(records.positions[rows])]
+    easting, northing = records.positions[rows].round(2).T.tolist()
+    latitude, longitude = records.degrees[rows].round(7).T.tolist() if records.zone else (None, None)
+    return {
+        "images": int(there.sum()),
+        "zone": records.zone,
+        "ids": [str(number) for number in records.ids[rows]],
+        "names": [records.names[row] for row in rows],
+        "easting": easting,
+        "northing": northing,
+        "latitude": latitude,
+        "longitude": longitude,
+    }

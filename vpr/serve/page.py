@@ -4,17 +4,25 @@ Its script asks `POST /locate`, `GET /map` and `GET /images/{id}` of the same se
 street tiles where the user named a server of these.
 """
 
-import json
+import asyncio
+import functools
+import hashlib
 import urllib.parse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+
 from vpr.common.errors import UserError
 from vpr.report import interactive
+from vpr.report.html import rendered
+from vpr.serve.problems import Problem
+from vpr.serve.schemas import is_known
 
 HERE = Path(__file__).parent
-TEMPLATE = HERE / "page.html"
+TEMPLATE, DOCS = HERE / "page.html", HERE / "docs.html"
 SCRIPT, STYLE = "text/javascript; charset=utf-8", "text/css; charset=utf-8"
 ASSETS = {
     "style.css": (STYLE, interactive.STYLE),
@@ -91,8 +99,7 @@ def page_html(tiles: Tiles | None = None) -> str:
         "figure": interactive.map_figure() if drawn else None,
         "tiled_figure": interactive.map_figure(_for_bokeh(tiles.address)) if drawn and tiles else None,
     }
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text)
+    return rendered(TEMPLATE, data=data)
 
 
 def _for_bokeh(address: str) -> str:
@@ -131,3 +138,32 @@ def page_headers(tiles: Tiles | None = None) -> dict[str, str]:
         "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "referrer-policy": "strict-origin-when-cross-origin" if tiles else "no-referrer",
     }
+
+
+def page_routes(app: FastAPI, named: str | None) -> None:
+    """Routes of the page at / and of its files, which need no token.
+
+    Args:
+        named: street tiles, see `street_tiles`; None: none.
+
+    Raises:
+        UserError: they are none.
+    """
+    tiles = street_tiles(named) if named else None
+    html = functools.cache(lambda: page_html(tiles))  # made when it is first asked for: that takes a second
+
+    @app.get("/", include_in_schema=False, response_model=None)
+    async def page() -> Response:
+        return HTMLResponse(await asyncio.to_thread(html), headers=page_headers(tiles))
+
+    @app.get("/assets/{name}", include_in_schema=False, response_model=None)
+    async def assets(name: str, request: Request) -> Response:
+        found = await asyncio.to_thread(asset, name)
+        if found is None:
+            raise Problem(404, "there is nothing at this address")
+        kind, content = found
+        # Asked for again each time, but not sent again: an updated server's page never runs with old scripts.
+        headers = {"cache-control": "no-cache", "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
+        if is_known(request, headers["etag"]):
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=kind, headers=headers)

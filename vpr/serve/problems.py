@@ -1,6 +1,15 @@
 """What a client is told that asks for something wrong: a status of HTTP and one sentence, nothing of the server."""
 
+from typing import TypeVar
+
 from starlette.responses import JSONResponse
+
+from vpr.retrieval.ask import Changed, EngineAway, NotServed, Refusal, TooLarge, TooSmall
+
+# The status of a question that has no answer.
+STATUS = {TooSmall: 422, TooLarge: 413, NotServed: 422, Changed: 503, EngineAway: 503}
+AWAY_SECONDS = 5  # after which a client is told to ask again, where the engine does not answer
+Other = TypeVar("Other")
 
 
 class Problem(Exception):
@@ -25,6 +34,15 @@ class Problem(Exception):
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return JSONResponse({"error": self.text}, self.status, headers)
+
+
+def problem_of(answer: Other | Refusal) -> "Other | Problem":
+    """What a client is told of a question that has no answer; all else is left as it is."""
+    if not isinstance(answer, Refusal):
+        return answer
+    problem = Problem(STATUS[type(answer)], answer.told, seconds=AWAY_SECONDS if isinstance(answer, EngineAway) else 1)
+    problem.__cause__ = answer
+    return problem
 
 
 def busy(seconds: int = 1) -> Problem:

@@ -1,4 +1,4 @@
-"""What requests share: decoders, the queue before the model, and limits."""
+"""What requests share: decoders, the queue before the model, limits, and what is counted."""
 
 import asyncio
 import contextlib
@@ -7,23 +7,27 @@ from time import monotonic, perf_counter
 from typing import Any
 
 import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from vpr.common.errors import UserError
+from vpr.retrieval.answer import Answer
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.locator import Locator
+from vpr.retrieval.long_work import Pause
 from vpr.serve.batching import Batcher, Done, Full, Place
 from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Decoded, Wanted
-from vpr.serve.locator import Answer, Asked, Locator
-from vpr.serve.long_work import Pause
-from vpr.serve.metrics import Metrics
-from vpr.serve.problems import Problem, busy
-from vpr.serve.questions import answer_json
-from vpr.serve.room import Room
+from vpr.serve.problems import Problem, busy, problem_of
+from vpr.serve.schemas import answer_json
 from vpr.serve.settings import Settings
-from vpr.serve.uploads import Bodies
+from vpr.serve.uploads import Bodies, Room
 
+# Bounds of the histograms: seconds of a request, images of a pass.
+SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 PIXELS_BYTES = 600_000_000  # of decoded images that wait
 READY_SECONDS, CHECKED_SECONDS = 2, 1.0  # for an answer of the engine, and how long it holds
-Question = tuple[torch.Tensor, Asked]
+Question = tuple[torch.Tensor, Ask]
 
 
 class Service:
@@ -63,7 +67,7 @@ class Service:
     def _answer(self, questions: list[Question]) -> Sequence[Answer | Problem]:
         images, asked = zip(*questions, strict=True)
         self.metrics.batches.observe(len(images))
-        return self.locator.locate(images, asked)
+        return list(map(problem_of, self.locator.answer_each(images, asked)))
 
     def _long(self, question: Question) -> Callable[[Pause], Done[Answer]]:
         """The answer to a question, as work with pauses."""
@@ -72,7 +76,7 @@ class Service:
         def answer(pause: Pause) -> Done[Answer]:
             began = monotonic()
             self.metrics.batches.observe(1)
-            (found,) = self.locator.locate([question[0]], [question[1]], pause)
+            (found,) = map(problem_of, self.locator.answer_each([question[0]], [question[1]], pause))
             if isinstance(found, Problem):
                 raise found
             return Done(found, began - came, 1)
@@ -138,7 +142,7 @@ class Service:
             self._shown_waiting -= 1
 
     async def locate(
-        self, data: bytes, asked: Asked, place: Place[Question, Answer], client: str, began: float
+        self, data: bytes, asked: Ask, place: Place[Question, Answer], client: str, began: float
     ) -> dict[str, Any]:
         """The answer to one image, as JSON.
 
@@ -175,3 +179,37 @@ class Service:
 def tensor_of(decoded: Decoded) -> torch.Tensor:
     """uint8 [H, W, 3] -> [3, H, W], the same memory."""
     return torch.from_numpy(decoded.values).permute(2, 0, 1)
+
+
+class Metrics:
+    """What one server counts, in Prometheus's text format.
+
+    Attributes:
+        requests: by route and status.
+        seconds: from a request's first byte to the answer's last, by route.
+        batches: images of each pass of the model.
+        refused: images that were located with too little confidence.
+        decoded: images that were handed to decoders.
+    """
+
+    def __init__(self, underway: Callable[[], int], images: Callable[[], int]) -> None:
+        """Functions that count: images underway, images of the index."""
+        self._registry = CollectorRegistry()  # its own: several servers may live in a process
+        self.requests = Counter("vpr_requests", "Requests.", ("route", "status"), registry=self._registry)
+        self.seconds = Histogram(
+            "vpr_request_seconds", "Time of a request.", ("route",), registry=self._registry, buckets=SECONDS
+        )
+        self.batches = Histogram(
+            "vpr_batch_images", "Images described at once.", registry=self._registry, buckets=IMAGES
+        )
+        self.refused = Counter("vpr_refused", "Images whose place was not sure enough.", registry=self._registry)
+        self.decoded = Counter("vpr_decoded_images", "Images handed to decoders.", registry=self._registry)
+        for name, text, count in (
+            ("vpr_queue_images", "Images underway.", underway),
+            ("vpr_index_images", "Images in the index.", images),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(count)
+
+    def text(self) -> bytes:
+        """As /metrics gives it."""
+        return generate_latest(self._registry)

@@ -3,10 +3,11 @@
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vpr.common.errors import UserError
-from vpr.serve.page import street_tiles
+from vpr.common.settings import count, flag, quantity, whole_number
 
 SHORT_TOKEN = 16  # characters
 DISTINCT = 5  # characters of a token
@@ -15,22 +16,19 @@ WEAK = {"", "password", "passwort", "passw", "qwerty", "qwertyui", "letmein", "c
 LONGEST_SIDE, LOOKED_INTO = 1280, 50  # pixels; files
 LARGE, LARGE_PIXELS = 4, 200_000  # times the database's largest image, or pixels where that is less
 
+_serve = partial(flag, group="serve", modes=("serve",))
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server behaves.
+    """How the server behaves. The flags' help says what those fields are that are flags.
 
     Attributes:
-        host, port: where it listens; port 0 takes a free one.
-        token: which requests must bring; None: none, on this machine alone.
-        writable: whether requests may add and remove images.
+        token: the word itself, which requests must bring; None: none, on this machine alone.
         uploads: folder that added images are kept in.
         tiles: street tiles of the page's map, see `vpr.serve.page.street_tiles`; None: a plain map.
-        batch_wait: milliseconds that an image waits at most for others to be described with it.
         batch_size: images that are described at once, at most.
-        queue: images that may be underway; more are sent away with 503.
         batch_requests: images in one request.
-        max_megabytes: of a request's body.
         max_pixels: of an image, by its header.
         longest_side: pixels to which larger images are shrunk before they are described, unless all get one size;
             None: none are. See `limits_for`.
@@ -40,17 +38,29 @@ class Settings:
         stop_seconds: that requests have to end in when the server is stopped.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    token: str | None = None
-    writable: bool = False
+    host: str = _serve("127.0.0.1", "address to listen at; other than this machine's own only with --token")
+    port: int = _serve(8000, "port to listen at; 0: any that is free", type=whole_number(0, 65535))
+    token: str | None = _serve(
+        None,
+        "file with the word that clients have to send as 'Authorization: Bearer ...' (or in the environment: "
+        "VPR_TOKEN)",
+        metavar="FILE",
+    )
+    writable: bool = _serve(False, "let clients add and remove images")
     uploads: Path | None = None
-    tiles: str | None = None
-    batch_wait: float = 4.0
+    tiles: str | None = _serve(
+        None,
+        "street map behind the page's map, which browsers load from there: osm, or the address of tiles with {z}, "
+        "{x}, {y} (default: none)",
+        metavar="URL",
+    )
+    batch_wait: float = _serve(
+        4.0, "milliseconds that a request waits at most for others", name="batchWait", typed=3.0, type=quantity
+    )
     batch_size: int = 16
-    queue: int = 64
+    queue: int = _serve(64, "images that wait at most; further ones are answered 503", type=count)
     batch_requests: int = 16
-    max_megabytes: float = 20.0
+    max_megabytes: float = _serve(20.0, "size of an image file, at most", name="maxMegabytes", type=quantity)
     max_pixels: int = 50_000_000
     longest_side: int | None = None
     large_pixels: int = 1 << 62
@@ -100,6 +110,8 @@ class Settings:
         if self.writable and self.uploads is None:
             raise UserError("a writable server needs a folder for the images that are added")
         if self.tiles is not None:
+            from vpr.serve.page import street_tiles  # brings NumPy, which `--help` does without
+
             street_tiles(self.tiles)
 
     def notes(self) -> list[str]:

@@ -1,59 +1,84 @@
 """The rules of a training: how long, how fast, on which tuples."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
+from vpr.common.settings import RESUMED, RUN, TRAINING, count, flag, quantity, whole
+from vpr.training.tables import OBJECTIVES, OPTIMIZERS, SCHEDULES
+
+if TYPE_CHECKING:  # `--help` reads this file, and takes no time
+    import numpy as np
+
+# A pruned or imported run is trained by the flags that it was made with.
+_rule = partial(flag, group="train", modes=("train", "prune", "import"), kept=TRAINING)
+_kept = partial(_rule, kept=RUN)
 
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What a training follows; defaults are the paper's.
+    """What a training follows; defaults are the paper's. The flags' help says what the fields are.
 
     Attributes:
-        epochs: the last epoch, from 1.
-        batch_size: queries in a step.
-        refresh_every: queries after which all descriptors are computed anew; 0: once an epoch.
-        optimizer: SGD or ADAM.
-        lr, lr_step, lr_gamma: learning rate, epochs between its drops, factor of each drop.
-        weight_decay, momentum: of the optimiser.
-        loss: a key of `vpr.training.losses.LOSSES`.
-        margin: of the loss, in squared descriptor distance.
-        negatives: hard negatives in a tuple, at most.
-        negative_sample: random negatives among which the hard ones are sought.
-        eval_every: epochs between validations.
-        patience: epochs without a better validation after which training stops; 0: never.
-        recall_values: the N of Recall@N that are reported.
         seed: of all random choices.
     """
 
-    epochs: int = 30
-    batch_size: int = 4
-    refresh_every: int = 1000
-    optimizer: str = "SGD"
-    lr: float = 1e-3
-    lr_step: int = 5
-    lr_gamma: float = 0.5
-    weight_decay: float = 1e-3
-    momentum: float = 0.9
-    loss: str = "triplet"
-    margin: float = 0.1
-    negatives: int = 10
-    negative_sample: int = 1000
-    eval_every: int = 1
-    patience: int = 10
-    recall_values: tuple[int, ...] = (1, 5, 10, 20)
+    epochs: int = _kept(30, "last epoch", name="nEpochs", type=count, tolerated=True)
+    batch_size: int = _rule(
+        4, "queries in a step; those without a violating negative are skipped",
+        name="batchSize", type=count, tolerated=True,
+    )  # fmt: skip
+    refresh_every: int = _rule(
+        1000,
+        "queries after which all descriptors are computed anew; doubles at each drop of the learning rate; 0: once an "
+        "epoch",
+        name="cacheRefreshRate", type=whole, tolerated=True,
+    )  # fmt: skip
+    optimizer: str = _rule("SGD", "optimiser", name="optim", choices=OPTIMIZERS, tolerated=True)
+    lr: float = _rule(
+        1e-3, "learning rate (default: 0.001; pitts250k, tokyo247, tokyotm 0.0001)",
+        typed=None, type=quantity, tolerated=True,
+    )  # fmt: skip
+    lr_step: int = _rule(5, "epochs between drops of the learning rate", name="lrStep", type=count, tolerated=True)
+    lr_gamma: float = _rule(0.5, "factor of each drop", name="lrGamma", type=quantity, tolerated=True)
+    weight_decay: float = _rule(1e-3, "weight decay", name="weightDecay", type=quantity, tolerated=True)
+    momentum: float = _rule(0.9, "momentum of SGD", type=quantity, tolerated=True)
+    schedule: str = _rule(
+        "step", "how the learning rate goes on; step: drops at equal intervals", choices=SCHEDULES, added=True
+    )
+    loss: str = _rule(
+        "triplet", "what is trained for; triplet: the paper's ranking loss", choices=OBJECTIVES, added=True
+    )
+    margin: float = _rule(
+        0.1, "margin of the triplet loss, in squared descriptor distance", type=quantity, tolerated=True
+    )
+    negatives: int = _rule(10, "hard negatives in a tuple, at most", name="nNeg", type=count)
+    negative_sample: int = _rule(
+        1000, "random negatives among which the hard ones are sought", name="nNegSample", type=count
+    )
+    eval_every: int = _kept(1, "epochs between validations", name="evalEvery", type=count, alters=True, tolerated=True)
+    patience: int = _kept(
+        10, "epochs without a better validation after which training stops; 0: never",
+        type=whole, alters=True, tolerated=True,
+    )  # fmt: skip
+    recall_values: tuple[int, ...] = flag(
+        (1, 5, 10, 20), "the N of Recall@N", name="recallValues", group="run and recalls",
+        modes=("train", "test", "prune", "compare", "import"), type=count, nargs="+", metavar="N", kept=RESUMED,
+    )  # fmt: skip
     seed: int = 123
 
     def learning_rate(self, epoch: int) -> float:
-        """The rate of an epoch (from 1): multiplied by lr_gamma every lr_step epochs."""
-        return self.lr * self.lr_gamma ** ((epoch - 1) // self.lr_step)
+        """The rate of an epoch (from 1)."""
+        return SCHEDULES[self.schedule](epoch, self.lr, self.lr_step, self.lr_gamma)
 
-    def query_blocks(self, usable: np.ndarray, epoch: int) -> list[np.ndarray]:
+    def query_blocks(self, usable: "np.ndarray", epoch: int) -> "list[np.ndarray]":
         """A fresh permutation of the queries, cut where descriptors are refreshed.
 
         The interval doubles with each drop of the learning rate: the slower the model changes, the longer
         its descriptors stay true (the original release does so).
         """
+        import numpy as np
+
         order = np.random.default_rng([self.seed, epoch]).permutation(usable)
         if self.refresh_every == 0:
             return [order]

@@ -14,6 +14,7 @@ from vpr.data.places import PlaceImages
 from vpr.models.place_model import PlaceModel
 from vpr.training.mining import NO_IMAGE
 from vpr.training.rules import TrainingRules
+from vpr.training.tables import OPTIMIZERS
 
 # The paper selects by R@5; ties go to R@1, then R@10.
 SELECTED_BY = (5, 1, 10)
@@ -48,6 +49,25 @@ class Position:
         """Move to the first block of the next epoch."""
         self.epoch, self.blocks_done = self.epoch + 1, 0
         self.loss_sum, self.tuples, self.violating, self.batches = 0.0, 0, 0, 0
+
+    def figures(self, images: int, seconds: float, learning_rate: float, memory_mb: float) -> dict[str, float]:
+        """The figures of the epoch under way, by the columns of metrics.csv.
+
+        Args:
+            images: that went through the model in it.
+            seconds: that it took.
+            memory_mb: of the device, at its peak.
+        """
+        return {
+            "epoch": self.epoch,
+            "loss": self.loss_sum / max(self.batches, 1),
+            "tuples": self.tuples,
+            "violating_per_tuple": self.violating / max(self.tuples, 1),
+            "learning_rate": learning_rate,
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+            "memory_mb": memory_mb,
+        }
 
 
 @dataclass
@@ -96,9 +116,7 @@ def trained_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], rules: TrainingRules) -> torch.optim.Optimizer:
     """The optimiser of some parameters."""
-    if rules.optimizer == "ADAM":
-        return torch.optim.Adam(parameters, lr=rules.lr, weight_decay=rules.weight_decay)
-    return torch.optim.SGD(parameters, lr=rules.lr, momentum=rules.momentum, weight_decay=rules.weight_decay)
+    return OPTIMIZERS[rules.optimizer](parameters, rules.lr, rules.weight_decay, rules.momentum)
 
 
 def build_scaler(model: PlaceModel) -> torch.amp.GradScaler:

@@ -10,11 +10,12 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, PlacesSpec, has_split, load_places, require_queries
 from vpr.data.reader import ImageReader
 from vpr.descriptors.describe import LocalDescribing, Source
-from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, measure_second_look, record
+from vpr.descriptors.local_maps import MemorySink
+from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, measure_each, record
 from vpr.evaluation.outcomes import Outcome
-from vpr.models.local_maps import MemorySink
 from vpr.models.place_model import PlaceModel
-from vpr.retrieval.rerank import SecondLook
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.rules import Reranking
 from vpr.runs.local_projection import sampled_projection
 from vpr.training.state import SELECTED_BY, Position
 
@@ -31,15 +32,15 @@ def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
 
 
 @dataclass(frozen=True)
-class ValidationLook:
-    """A second look at each validation, which is printed and decides nothing: a training betters the descriptor.
+class ValidationReranking:
+    """Re-ranking at each validation. It is printed and decides nothing, since a training improves the descriptor.
 
     Attributes:
         database: reads the database's images.
         seed, dim: as of `sampled_projection`, with the model as it then is.
     """
 
-    look: SecondLook
+    rule: Reranking
     database: ImageReader
     seed: int
     dim: int
@@ -51,21 +52,22 @@ def measure_split(
     source: Source,
     recall_values: Iterable[int],
     batch_size: int = 24,
-    second: ValidationLook | None = None,
+    reranking: ValidationReranking | None = None,
 ) -> tuple[Evaluation, list[Outcome]]:
     """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
     local = None
-    if second:
-        projection = sampled_projection(model, second.database, second.seed, second.dim, batch_size)
+    if reranking:
+        projection = sampled_projection(model, reranking.database, reranking.seed, reranking.dim, batch_size)
         local = LocalDescribing(projection, MemorySink(len(images.files)))
     descriptors = describe_split(model, images, source, batch_size, local)
     found: tuple[Evaluation | None, list[Outcome]] = None, []
     if processes.is_main():
-        depth = second.look.depth if second else 0
-        evaluation, answers = measure(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}), depth)
+        ask = Ask(rerank=reranking.rule.depth, rerank_by=reranking.rule.by) if reranking else Ask()
+        stages = measure_each(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}), ask)
+        evaluation, answers = next(stages)
         found = evaluation, answers.outcomes
-        if second:
-            say(measure_second_look(descriptors, images, evaluation, answers, second.look)[0].lines())
+        for after, _ in stages:
+            say(after.lines())
     measured = processes.broadcast(found[0])
     assert measured is not None  # process 0 measured it
     return measured, found[1]

@@ -8,8 +8,7 @@ from matlab_net import custom, forward, network, write
 
 from vpr.common.errors import UserError
 from vpr.models.matlab.file import read_network
-from vpr.models.matlab.layers import role_of
-from vpr.models.matlab.network import import_network
+from vpr.models.matlab.network import import_network, role_of
 
 INCOMPLETE = np.array([[0.0, 1, 0, 1]])  # a pad below and right
 ODD, EVEN = (67, 90), (64, 81)  # sizes at which windows of the poolings are full and not full

@@ -4,20 +4,19 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from vpr.common.errors import UserError
 from vpr.database.engine import Unreachable
-from vpr.database.engine_address import EngineAddress
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
 CONNECT_SECONDS = 3.0
 LOGGERS = ("pymilvus", "milvus_lite", "grpc")
 INSTALL = "python -m pip install -r requirements-milvus.txt"
-Result = TypeVar("Result")
+SILENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
 
 
 class Refused(UserError):
@@ -27,20 +26,22 @@ class Refused(UserError):
 class MilvusConnection:
     """Calls of a MilvusClient that are repeated where nobody answers: all calls here may be made twice.
 
+    pymilvus by itself repeats a call 75 times on the channel that lost its server, and not after a deadline or on a
+    channel that was closed; here each try has a channel of its own.
+
     Attributes:
         target: the file or the server's address.
         version: what the server calls itself.
         is_patient: whether a call waits for a server that is being started again; else there are two tries at once.
     """
 
-    def __init__(self, address: EngineAddress):
-        """Connect.
+    def __init__(self, target: str):
+        """Connect to a file of Milvus Lite, or to http://HOST:PORT.
 
         Raises:
             UserError: a package is missing, the file is open elsewhere, or nobody answers.
         """
-        self.target = address.target
-        self._file = None if address.is_server else Path(address.target)
+        self.target, self._file = target, None if "://" in target else Path(target)
         if "@" in self.target:
             raise UserError(
                 "the address of Milvus holds a user or a password: name host and port alone, and set MILVUS_TOKEN, or "
@@ -49,15 +50,11 @@ class MilvusConnection:
         self._pymilvus = _imported(with_lite=self._file is not None)
         self._client: Any = None
         self.is_patient = True
-        self.version = str(self.call(lambda client: client.get_server_version()))
+        self.version = str(self.call("get_server_version"))
+        self.is_lite = "lite" in self.version.lower()  # in this process or behind an address
 
-    @property
-    def is_lite(self) -> bool:
-        """Whether it is Milvus Lite, in this process or behind an address."""
-        return "lite" in self.version.lower()
-
-    def call(self, work: Callable[[Any], Result]) -> Result:
-        """Do something with a client, which is made anew where the last one has lost its server.
+    def call(self, work: str | Callable[..., Any], *positional: Any, **named: Any) -> Any:
+        """A method of a client, or a function of one, by a new client where the last one has lost its server.
 
         Raises:
             Refused: the server refuses.
@@ -65,24 +62,18 @@ class MilvusConnection:
             UserError: it does not let us in, or the file is open elsewhere.
         """
         began, waits = time.monotonic(), WAITS if self.is_patient else WAITS[:1]
-        for wait in (*waits, None):
+        for wait in (*waits, 0):
             try:
-                if self._client is None:
-                    self._client = self._connected()
-                return work(self._client)
+                self._client = self._client or self._connected()
+                if callable(work):
+                    return work(self._client)
+                return getattr(self._client, work)(*positional, **named, retry_times=0)
+            except UserError:
+                raise
             except Exception as error:  # gRPC and pymilvus raise their own, and those of sockets and closed channels
-                if isinstance(error, UserError):
-                    raise
-                if _wants_credentials(error):
-                    raise UserError(
-                        f"Milvus at {self.target} does not let us in: set MILVUS_TOKEN, or MILVUS_USER and "
-                        "MILVUS_PASSWORD, in the environment"
-                    ) from None
-                if not _is_silence(error):
-                    raise Refused(f"Milvus at {self.target} says: {_reason(error)}") from None
+                self._raise_unless_silent(error)
                 self._drop()
-            if wait is not None:
-                time.sleep(wait)
+            time.sleep(wait)
         tried = f"{len(waits) + 1} tries in {time.monotonic() - began:.0f} s"
         raise Unreachable(
             f"Milvus at {self.target} does not answer, after {tried}: start it again and repeat the command; all that "
@@ -99,7 +90,7 @@ class MilvusConnection:
 
     def _connected(self) -> Any:
         if self._file:
-            _check_file(self._file)
+            _make_folder(self._file)
         try:
             return self._pymilvus.MilvusClient(
                 self.target, user=os.environ.get("MILVUS_USER", ""), password=os.environ.get("MILVUS_PASSWORD", ""),
@@ -114,6 +105,29 @@ class MilvusConnection:
         client, self._client = self._client, None
         with contextlib.suppress(Exception):
             client.close()
+
+    def _raise_unless_silent(self, error: Exception) -> None:
+        """Raise in one line what a server said; pass where there was no answer, or one that asks to come back later."""
+        from pymilvus.client.types import Status
+        from pymilvus.exceptions import ErrorCode
+
+        codes = set[str]()
+        part: Any = error
+        for _ in range(10):  # the names of gRPC's codes in it and in what it came of
+            code = getattr(part, "code", None)
+            code = code() if callable(code) else code
+            codes.add(str(getattr(code, "name", code)))
+            part = getattr(part, "__cause__", None) or getattr(part, "__context__", None)
+        if codes & {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+            raise UserError(
+                f"Milvus at {self.target} does not let us in: set MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD, in "
+                "the environment"
+            ) from None
+        silent = SILENT | {str(Status.CONNECT_FAILED), ErrorCode.RATE_LIMIT.name}
+        closed = "closed" in str(error).lower()  # our channel, or the files of a server that is going down
+        if not (closed or isinstance(error, OSError) or codes & silent):
+            reason = str(getattr(error, "message", "") or error or type(error).__name__)
+            raise Refused(f"Milvus at {self.target} says: {reason}") from None
 
 
 def _imported(with_lite: bool) -> ModuleType:
@@ -133,8 +147,8 @@ def _imported(with_lite: bool) -> ModuleType:
     return pymilvus
 
 
-def _check_file(path: Path) -> None:
-    """Raise a UserError where a file of Milvus Lite cannot be opened."""
+def _make_folder(path: Path) -> None:
+    """Make the folder above a file of Milvus Lite."""
     if path.is_file():
         raise UserError(f"{path} is a file, wanted the folder that Milvus Lite 3 makes of it: name another")
     try:
@@ -158,42 +172,3 @@ def _check_lock(path: Path) -> None:
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it came of."""
-    following: BaseException | None = error
-    for _ in range(10):
-        if following is None:
-            return
-        yield following
-        following = following.__cause__ or following.__context__
-
-
-def _codes(error: BaseException) -> set[str]:
-    """Names of gRPC's status codes in an exception and those that it came of."""
-    found = set()
-    for part in _chain(error):
-        code = getattr(part, "code", None)
-        code = code() if callable(code) else code
-        found.add(str(getattr(code, "name", code)))
-    return found
-
-
-def _wants_credentials(error: BaseException) -> bool:
-    return bool(_codes(error) & {"UNAUTHENTICATED", "PERMISSION_DENIED"})
-
-
-def _is_silence(error: BaseException) -> bool:
-    """Whether there was no answer, or one that asks to come back later."""
-    from pymilvus.client.types import Status
-    from pymilvus.exceptions import ErrorCode
-
-    silent = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
-    silent |= {str(Status.CONNECT_FAILED), ErrorCode.RATE_LIMIT.name}
-    closed = "closed" in str(error).lower()  # our channel, or the files of a server that is going down
-    return closed or isinstance(error, OSError) or bool(_codes(error) & silent)
-
-
-def _reason(error: BaseException) -> str:
-    return str(getattr(error, "message", "") or error or type(error).__name__)

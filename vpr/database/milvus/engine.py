@@ -6,88 +6,78 @@ a server goes away. https://milvus.io/docs/limitations.md has the limits.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vpr.common.errors import UserError
-from vpr.database import engine as contract
-from vpr.database.engine_address import EngineAddress
+from vpr.data.frames import Frames
+from vpr.database.engine import Hits, Source, WantedIndex
 from vpr.database.filters import SearchFilter
-from vpr.database.milvus.collection import QUICK, Collection, opened
+from vpr.database.milvus.collection import CALL_BYTES, IDS, PAGE, Collection, Row, opened
 from vpr.database.milvus.connection import MilvusConnection
-from vpr.database.milvus.rows import KnownRows, expression, records_of, rows_of
-from vpr.database.milvus.search import DEEPEST, SPARE, Answer, Choose, Hits, asked, merged, nearest_wanted
-from vpr.database.records import Records, record_id
-from vpr.models.local_maps import QuantizedMap
+from vpr.database.milvus.rows import UNKNOWN_METRES, Key, exists, expression, keys_of, records_of, rows_of
+from vpr.database.records import Records, Value, no_records, record_id
+from vpr.descriptors.local_maps import QuantizedMap
+from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import measured
+from vpr.search.sequences import SequenceRule
 
-BATCH_BYTES = 32 << 20  # of an upsert; a call may have 64 MB
-IDS = 4096  # that an expression names
+SPARE = 8  # hits more than wanted, among which the nearest are chosen by their exact distances
 UNIT = 0.01  # by which the squared length of a descriptor may differ from 1
 
 
-def open_milvus(
-    address: EngineAddress,
-    collection: str,
-    dim: int,
-    provenance: dict[str, str],
-    consistency: str = "Strong",
-    index: str | None = None,
-) -> "MilvusEngine":
+def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "MilvusEngine":
     """Open a collection, or make it.
 
     Args:
-        dim: of the descriptors.
-        provenance: what makes the descriptors; empty takes what is there.
-        consistency: of searches: Strong sees all that was added before, by whomever; Session what this process added;
-            Bounded and Eventually may miss what was added a moment ago. Reading records is always Strong.
-        index: of Milvus, one of INDEXES; None takes what is there, or FLAT, which is exact.
+        wanted: its factory is one of INDEXES; None takes what is there, or FLAT, which is exact.
+        anew: has no effect: a collection of another model may be of others, and is refused.
 
     Raises:
         UserError: it cannot be opened, or is another model's.
     """
-    connection = MilvusConnection(address)
+    connection = MilvusConnection(source.target)
     try:
-        return MilvusEngine(opened(connection, collection, dim, provenance, consistency, index))
+        return MilvusEngine(opened(connection, source, wanted.factory))
     except BaseException:
         connection.close()
         raise
 
 
 class MilvusEngine:
-    """A collection of Milvus as `vpr.database.engine.Engine`. Local descriptors are not kept."""
+    """A collection of Milvus as `vpr.database.engine.Engine`. Local descriptors and the order of images are not kept.
 
-    searches_sequences = False  # the order of images is not kept
+    Others write the collection too, and it does not say when: records are read when they are asked for, and those of
+    hits come with them. Rows are those of `records` as they were last read, and of what this process added since.
+    """
 
-    local, projection, measures = None, None, True
+    searches_sequences = keeps_local = edited = by_hand = False
+    is_shared = measures = True
+    local, projection, lacking = None, None, no_records()
 
     def __init__(self, collection: Collection):
-        """Read the collection's records, which are kept in memory: some hundred bytes an image.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        self.collection = collection
-        self._known, self._lock = KnownRows(), threading.RLock()
-        for page in collection.rows():
-            self._known.put(*records_of(page))
+        self.collection, self._lock = collection, threading.RLock()
+        self._row_of: dict[str, int] | None = None  # of `records` as last read; None: never
+        self._keys: list[Key] = []  # by row
+        self._zone: str | None = None  # of metres that it has
+        self._found = set[str]()  # expressions that some image was seen to fulfil
 
     @property
     def name(self) -> str:
         """Server, index, type and consistency."""
         kept, version = self.collection, self.collection.connection.version
-        return (
-            f"milvus ({version}, collection {kept.name}, {kept.index}, {kept.dtype.name}, consistency "
-            f"{kept.consistency})"
-        )
+        return f"milvus ({version}, collection {kept.name}, {kept.index}, {kept.dtype.name}, consistency Strong)"
 
     @property
     def records(self) -> Records:
-        """By row; the name of a removed image is empty."""
+        """Of all images, as they are now."""
         with self._lock:
-            return self._known.records
+            records = self.collection.records()
+            self._row_of, self._keys = records.row_of.copy(), keys_of(records)
+            return records
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -100,24 +90,27 @@ class MilvusEngine:
         return "" if self.collection.index == "FLAT" else f"milvus {self.collection.index}"
 
     def count(self) -> int:
-        """Images that this process knows of: those that were there when it began, those it added or found since."""
-        with self._lock:
-            return len(self._known.row_of)
+        """Images that it has now."""
+        return self.collection.count()
 
     @property
-    def row_of(self) -> Mapping[str, int]:
-        """By name, the row of each image that it has."""
-        return self._known.row_of
+    def row_of(self) -> dict[str, int]:
+        """By name, the row of each image."""
+        with self._lock:
+            if self._row_of is None:
+                self._row_of = self.records.row_of.copy()
+            return self._row_of
 
     @property
     def next_row(self) -> int:
         """The row that the next image to be added gets."""
-        return len(self._known.names)
+        _ = self.row_of  # reads them
+        return len(self._keys)
 
     def rows(self) -> np.ndarray:
-        """int64: the rows of the images that it has."""
+        """int64: the rows of the images, ascending."""
         with self._lock:
-            return np.flatnonzero(self._known.alive)
+            return np.sort(np.fromiter(self.row_of.values(), np.int64))
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Those of some rows, read from Milvus, float16 [n, dim].
@@ -126,11 +119,11 @@ class MilvusEngine:
             UserError: an image is gone.
         """
         with self._lock:
-            ids = [self._known.ids[row] for row in rows]
-        found = self.collection.descriptors(ids)
-        if missing := [self._known.names[row] for row, number in zip(rows, ids, strict=True) if number not in found]:
-            raise UserError(f"{missing[0]} has been removed from {self.name} meanwhile: repeat the command")
-        values = np.stack([found[number] for number in ids]) if ids else np.empty((0, self.collection.dim))
+            row_of = self.row_of
+            values = self.collection.descriptors([self._keys[row] for row in rows])
+        if gone := np.flatnonzero(np.isnan(values[:, 0])).tolist():
+            name = next((name for name, row in row_of.items() if row == rows[gone[0]]), "an image")
+            raise UserError(f"{name} has been removed from {self.name} meanwhile: repeat the command")
         return torch.from_numpy(values.astype(np.float16))
 
     def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
@@ -146,115 +139,152 @@ class MilvusEngine:
         squared = np.einsum("ij,ij->i", stored, stored, dtype=np.float64)
         if not (np.abs(squared - 1) <= UNIT).all():
             raise UserError("found a descriptor that is not of length 1: describe the images with a sound model")
-        step = max(1, BATCH_BYTES // (self.collection.dim * stored.itemsize + 256))
+        step = max(1, min(IDS, CALL_BYTES // (self.collection.dim * stored.itemsize + 256)))
+        parts = [np.arange(start, min(start + step, len(records))) for start in range(0, len(records), step)]
         with self._lock:
-            self._known.refuse_collisions(records)
-            self._known.refuse_other_zones(records)
-            for start in range(0, len(records), step):
-                part = slice(start, start + step)
-                some = records.only(np.arange(len(records))[part])
-                rows = rows_of(some, stored[part], squared[part])
-                self._call("upsert", data=rows)
-                self._known.put(some, squared[part])
+            self._refuse_other_zones(records)
+            self._refuse_collisions(records)
+            for part in parts:
+                some = records.only(part)
+                self.collection.call("upsert", data=rows_of(some, stored[part], squared[part]))
+                if self._row_of is not None:
+                    first = len(self._keys)
+                    self._row_of.update(zip(some.names, range(first, first + len(some)), strict=True))
+                    self._keys += keys_of(some)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove images; those that are not there are passed over."""
         with self._lock:
-            ids = [number for number in map(record_id, names) if number in self._known.row_of_id]
-            for start in range(0, len(ids), IDS):
-                self._call("delete", ids=ids[start : start + IDS])
-                self._known.forget(ids[start : start + IDS])
+            for start in range(0, len(names), IDS):
+                some = names[start : start + IDS]
+                self.collection.call("delete", ids=[record_id(name) for name in some])
+                for name in some if self._row_of is not None else ():
+                    self.row_of.pop(name, None)
 
-    def hasten(self) -> None:
+    def begin(self, projection: LocalProjection | None) -> None:
+        """Nothing is projected."""
+
+    def set_zone(self, zone: str) -> None:
+        """No effect: each image has the zone with which it was added."""
+
+    def prepare_to_serve(self, writable: bool) -> None:
         """Wait no longer for a server that is away, from now on: others wait for the one who asks."""
         self.collection.connection.is_patient = False
 
     def check(self) -> None:
         """Raise a UserError where nobody answers."""
-        self._call("has_collection")
+        self.collection.call("has_collection")
 
-    def finish(self) -> None:
+    def finish(self, order: Sequence[str] | None = None) -> None:
         """Have the server write what it holds in memory. Nothing depends on it: what was added is kept anyway."""
-        self._call("flush")
+        self.collection.call("flush")
 
     def close(self) -> None:
         """Let go of the server, or of the file."""
         self.collection.connection.close()
 
-    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> contract.Hits:
+    def search_in_order(
+        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Raise a UserError: the order of images is not kept."""
+        raise UserError("--sequence searches whole sequences by --engine=faiss: drop --engine")
+
+    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The nearest images; see `vpr.database.engine.Searchable`.
 
-        Milvus compares by the inner product; a squared distance is |q|^2 + |x|^2 - 2 q.x, and the lengths are known:
-        so descriptors that were rounded, to float16 say, have the order that FAISS finds. That difference of nearly
-        equal numbers errs by more than small distances are: those that are told are of the descriptors themselves.
+        Milvus compares by the inner product: of descriptors whose lengths rounding to float16 has changed a little,
+        nearly equal ones may change places. Some more than wanted are found, and those told that are nearest by the
+        distances of the descriptors themselves.
         """
-        if count > DEEPEST - SPARE:
-            raise UserError(f"found {count} hits a query, wanted at most {DEEPEST - SPARE}, which Milvus finds")
+        if count > PAGE - SPARE:
+            raise UserError(f"found {count} hits a query, wanted at most {PAGE - SPARE}, which Milvus finds")
         values = queries.cpu().float().numpy().astype(self.collection.dtype)
-        hits = self._filtered(values, count, wanted) if wanted else self._nearest(values, count, self._is_there, "")[0]
-        rows = np.full((len(values), min(count, len(self._known.names))), -1, np.int64)
-        for query, (found, _) in enumerate(hits):
-            rows[query, : len(found)] = found
-        return contract.Hits(*measured(self._stored, queries.cpu(), rows), self.records)
+        hits = self._nearest(values, count + SPARE, wanted)
+        unique = {(row["name"], row["hash"]): row for found in hits for row in found}
+        number = {key: place for place, key in enumerate(unique)}
+        rows = np.full((len(hits), count + SPARE), -1, np.int64)
+        for query, found in enumerate(hits):
+            rows[query, : len(found)] = [number[row["name"], row["hash"]] for row in found]
+        width = count if (rows[:, count - 1 : count] >= 0).all() else min(count, self.count())
+        records = records_of(list(unique.values()))
+        keys = keys_of(records)
 
-    def _stored(self, rows: np.ndarray) -> torch.Tensor:
-        """Descriptors float32 [n, dim] of rows as they are stored; NaN, which is no hit's, where one went meanwhile."""
-        with self._lock:
-            ids = [self._known.ids[row] for row in rows]
-        found, gone = self.collection.descriptors(ids), np.full(self.collection.dim, np.nan)
-        values = np.array([found.get(number, gone) for number in ids], np.float32)
-        return torch.from_numpy(values.reshape(len(ids), self.collection.dim))
+        def stored(some: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(self.collection.descriptors([keys[row] for row in some]).astype(np.float32))
 
-    def _filtered(self, values: np.ndarray, count: int, wanted: SearchFilter) -> list[Hits]:
-        """Few images are named by their ids; of many, Milvus finds more than are wanted, and we choose among them."""
-        with self._lock:
-            mask = wanted.mask(self._known.records) & self._known.alive
-            ids = np.array(self._known.ids, np.int64)[mask]
-        if len(ids) <= IDS:
-            return self._named(values, count, ids)
+        rows, distances = measured(stored, queries.cpu(), rows)
+        return Hits(rows[:, :width], distances[:, :width], records)
 
-        def chosen(rows: np.ndarray) -> np.ndarray:
-            among = (rows >= 0) & (rows < len(mask))  # not those that others have added since
-            return among & mask[np.where(among, rows, 0)]
-
-        hits, left = self._nearest(values, count, chosen, expression(wanted))
-        for query, found in zip(left, self._named(values[left], count, ids) if left else [], strict=True):
-            hits[query] = found
+    def _nearest(self, values: np.ndarray, count: int, wanted: SearchFilter | None) -> list[list[Row]]:
+        """By query, the nearest rows that are wanted: Milvus is asked deeper and deeper until they are enough."""
+        if wanted:
+            self._require_sense(wanted)
+        text = expression(wanted) if wanted else ""
+        hits: list[list[Row]] = [[]] * len(values)
+        pending, depth = list(range(len(values))), min(2 * count if wanted else count, PAGE)
+        while pending:
+            left = []
+            for query, found in zip(pending, self.collection.nearest(values[pending], depth, text), strict=True):
+                hits[query] = self._wanted(found, wanted)[:count]
+                if len(found) == depth and len(hits[query]) < count:
+                    left.append(query)
+            pending = left
+            if depth == PAGE:
+                break
+            depth = min(2 * depth, PAGE)
+        if wanted and pending:  # very few of those that the server cannot tell apart: they are named
+            among = self.collection.records(text)
+            ids = among.ids[_mask(wanted, among)].tolist()
+            for start in range(0, len(ids), IDS):
+                named = self.collection.nearest(values[pending], min(count, IDS), f"id in {ids[start : start + IDS]}")
+                for query, found in zip(pending, named, strict=True):
+                    hits[query] = sorted([*(hits[query] if start else ()), *found], key=lambda row: -row["distance"])[
+                        :count
+                    ]
         return hits
 
-    def _named(self, values: np.ndarray, count: int, ids: np.ndarray) -> list[Hits]:
-        """The nearest of some images."""
-        parts = [
-            self._nearest(values, count, self._is_there, f"id in {ids[start : start + IDS].tolist()}")[0]
-            for start in range(0, len(ids), IDS)
-        ]
-        return [merged(list(lists), count) for lists in zip(*parts, strict=True)] if parts else []
+    def _wanted(self, rows: list[Row], wanted: SearchFilter | None) -> list[Row]:
+        if not wanted or not rows:
+            return rows
+        mask = _mask(wanted, records_of(rows))
+        return [row for row, is_wanted in zip(rows, mask, strict=True) if is_wanted]
 
-    def _nearest(self, values: np.ndarray, count: int, allowed: Choose, text: str) -> tuple[list[Hits], list[int]]:
-        def ask(some: np.ndarray, depth: int) -> list[Answer]:
-            found = asked(self.collection, some, depth, text)
-            self._learn({number for ids, _ in found for number in ids})
-            with self._lock:
-                row_of = self._known.row_of_id
-                return [
-                    (np.array([row_of.get(number, -1) for number in ids], np.int64), np.array(products, float))
-                    for ids, products in found
-                ]
+    def _require_sense(self, wanted: SearchFilter) -> None:
+        """Raise a UserError where no image has the columns that are compared, or no place on earth is known."""
+        for text in exists(wanted):
+            if text not in self._found:
+                if not self.collection.query(text, ["id"], 1):
+                    wanted.mask(self.records)
+                    return
+                self._found.add(text)
 
-        return nearest_wanted(ask, values, count, allowed, lambda: self._known.squared)
+    def _refuse_collisions(self, records: Records) -> None:
+        """Raise a UserError where two names have one id."""
+        names, ids = dict[int, str](), records.ids.tolist()
+        for start in range(0, len(ids), IDS):
+            found = self.collection.query(f"id in {ids[start : start + IDS]}", ["id", "name"], IDS)
+            names.update((row["id"], row["name"]) for row in found)
+        for number, name in zip(ids, records.names, strict=True):
+            if names.setdefault(number, name) != name:
+                raise UserError(f"{name} has the id {number} of {names[number]}: rename one of the two images")
 
-    def _is_there(self, rows: np.ndarray) -> np.ndarray:
-        return rows >= 0
+    def _refuse_other_zones(self, records: Records) -> None:
+        """Raise a UserError where metres would be of two UTM zones."""
+        if not np.isfinite(records.positions).any():
+            return
+        if self._zone is None:
+            found = self.collection.query(f"easting > {UNKNOWN_METRES}", ["zone"], 1)
+            self._zone = found[0]["zone"] if found else None
+        own, kept = records.zone or "", self._zone
+        if kept is not None and own != kept:
+            raise UserError(
+                f"the images' UTM zone is {own or 'unknown'}, the collection's {kept or 'unknown'}: name another"
+            )
 
-    def _learn(self, ids: set[int]) -> None:
-        """Read the records of images that others have added since."""
-        with self._lock:
-            unknown = sorted(ids - self._known.row_of_id.keys())
-            for start in range(0, len(unknown), IDS):
-                rows = self.collection.rows_named(unknown[start : start + IDS])
-                self._known.put(*records_of(rows))
 
-    def _call(self, work: str, **arguments: object) -> None:
-        """A method of the client on the collection."""
-        name = self.collection.name
-        self.collection.connection.call(lambda client: getattr(client, work)(name, **arguments, **QUICK))
+def _mask(wanted: SearchFilter, records: Records) -> np.ndarray:
+    """bool [N]: which are wanted; none where no place of them is known."""
+    if (wanted.near or wanted.box) and not np.isfinite(records.degrees).any():
+        return np.zeros(len(records), bool)
+    silent: dict[str, list[Value]] = {condition.column: [None] * len(records) for condition in wanted.where}
+    return wanted.mask(replace(records, columns={**silent, **records.columns}))

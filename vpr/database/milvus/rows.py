@@ -1,15 +1,14 @@
 """Images of an index as rows of a Milvus collection, and the rows that an engine has given them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.database.filters import SearchFilter
-from vpr.database.records import Records, Value, joined, no_records
+from vpr.database.records import Records, Value, no_records
 
 # Milvus stores no NaN. No place on earth has these; no box of degrees holds the second.
 UNKNOWN_METRES, UNKNOWN_DEGREES = -1e9, 1000.0
@@ -18,8 +17,10 @@ VECTOR = "descriptor"
 SCALARS = {
     "name": "VARCHAR", "folder": "VARCHAR", "hash": "VARCHAR", "zone": "VARCHAR",
     "latitude": "DOUBLE", "longitude": "DOUBLE", "easting": "DOUBLE", "northing": "DOUBLE",
-    "size": "INT64", "modified": "INT64", "squared_length": "DOUBLE", "columns": "JSON",
+    "size": "INT64", "modified": "INT64", "columns": "JSON",
+    "squared_length": "DOUBLE",  # which earlier versions read
 }  # fmt: skip
+Key = tuple[int, str]
 MARGIN = 1e-7  # degrees, a centimetre: a box may hold more than is wanted, never less
 
 
@@ -50,13 +51,13 @@ def rows_of(records: Records, vectors: np.ndarray, squared: np.ndarray) -> list[
     ]  # fmt: skip
 
 
-def records_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Records, np.ndarray]:
-    """Records and squared lengths of rows that were read from a collection."""
+def records_of(rows: Sequence[Mapping[str, Any]]) -> Records:
+    """Records of rows that were read from a collection."""
     if not rows:
-        return no_records(), np.empty(0)
+        return no_records()
     positions = np.array([[row["easting"], row["northing"]] for row in rows], float)
     names = dict.fromkeys(name for row in rows for name in row["columns"])
-    records = Records(
+    return Records(
         names=[row["name"] for row in rows],
         positions=np.where(positions == UNKNOWN_METRES, np.nan, positions),
         zone=next((row["zone"] for row in rows if row["zone"]), None),
@@ -66,11 +67,13 @@ def records_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Records, np.ndarray]:
         folders=[row["folder"] for row in rows],
         columns={name: [_number(row["columns"].get(name)) for row in rows] for name in names},
     )
-    return records, np.array([row["squared_length"] for row in rows], float)
 
 
 def expression(wanted: SearchFilter) -> str:
-    """What Milvus can tell of a filter, for every kind of server: all that is wanted passes, and perhaps more."""
+    """What a server can tell of a filter: all that is wanted passes, and perhaps more, such as corners around a circle.
+
+    A number is compared with the numbers of a column; its texts, some of which may read as numbers, all pass.
+    """
     parts = []
     boxes = wanted.boxes()
     if boxes:
@@ -81,87 +84,28 @@ def expression(wanted: SearchFilter) -> str:
         ]
         parts.append(f"({' or '.join(sides)})")
     for condition in wanted.where:
-        # Text that is no number equals nothing but itself, whatever the column holds; numbers are left to us.
-        if condition.comparison == "=" and _is_plain(condition.column) and _is_plain(condition.value):
-            parts.append(f'columns["{condition.column}"] == "{condition.value}"')
+        column, comparison, value = f'columns["{condition.column}"]', condition.comparison, condition.value
+        if not _is_plain(condition.column) or comparison == "!=":
+            continue
+        if isinstance(value, float):
+            operator = "==" if comparison == "=" else comparison
+            parts.append(f'({column} {operator} {value!r} or {column} >= "")')
+        elif comparison == "=" and _is_plain(value):
+            parts.append(f'{column} == "{value}"')
     return " and ".join(parts)
 
 
-class KnownRows:
-    """The images of a collection, in rows that stay theirs.
-
-    Attributes:
-        names: by row; empty where the image was removed or replaced.
-        ids: by row.
-        alive: bool [N], whether the image is still there.
-        squared: float64 [N], squared lengths of the descriptors.
-        row_of, row_of_id: by name, and by id, the row of an image that is there.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.ids: list[int] = []
-        self.alive = np.empty(0, bool)
-        self.squared = np.empty(0)
-        self.row_of: dict[str, int] = {}
-        self.row_of_id: dict[int, int] = {}
-        self._zones: set[str | None] = set()  # of all metres that are known
-        self._parts: list[Records] = []
-        self._whole: Records | None = no_records()
-
-    def put(self, records: Records, squared: np.ndarray) -> None:
-        """Take images in; those of the same names lose their rows."""
-        ids, first = records.ids.tolist(), len(self.names)
-        self.forget(ids)
-        rows = range(first, first + len(ids))
-        self.row_of.update(zip(records.names, rows, strict=True))
-        self.row_of_id.update(zip(ids, rows, strict=True))
-        self.names += records.names
-        self.ids += ids
-        self.alive = np.concatenate([self.alive, np.ones(len(ids), bool)])
-        self.squared = np.concatenate([self.squared, squared])
-        self._zones |= _zones(records)
-        self._parts.append(records)
-        self._whole = None
-
-    def forget(self, ids: Iterable[int]) -> None:
-        """Images are gone; unknown ids are passed over."""
-        for number in ids:
-            row = self.row_of_id.pop(number, None)
-            if row is not None:
-                del self.row_of[self.names[row]]
-                self.names[row], self.alive[row], self._whole = "", False, None
-
-    @property
-    def records(self) -> Records:
-        """All rows; the name of an image that is gone is empty."""
-        if self._whole is None:
-            while len(self._parts) > 1:  # in pairs, so that a row is copied a few times only
-                pairs = [self._parts[start : start + 2] for start in range(0, len(self._parts), 2)]
-                self._parts = [joined(*pair) if len(pair) > 1 else pair[0] for pair in pairs]
-            self._whole = replace(self._parts[0], names=list(self.names))
-        return self._whole
-
-    def refuse_collisions(self, records: Records) -> None:
-        """Raise a UserError where two names have one id."""
-        names = dict[int, str]()
-        for number, name in zip(records.ids.tolist(), records.names, strict=True):
-            row = self.row_of_id.get(number)
-            other = names.setdefault(number, self.names[row] if row is not None else name)
-            if other != name:
-                raise UserError(f"{name} has the id {number} of {other}: rename one of the two images")
-
-    def refuse_other_zones(self, records: Records) -> None:
-        """Raise a UserError where metres would be of two UTM zones."""
-        for zone in _zones(records):
-            for own in self._zones - {zone}:
-                found, kept = zone or "unknown", own or "unknown"
-                raise UserError(f"the images' UTM zone is {found}, the collection's {kept}: name another")
+def exists(wanted: SearchFilter) -> list[str]:
+    """What some image of a collection fulfils if a filter can be applied to it."""
+    columns = [f'exists columns["{condition.column}"]' for condition in wanted.where if _is_plain(condition.column)]
+    return columns + (["latitude <= 90.0"] if wanted.near or wanted.box else [])
 
 
-def _zones(records: Records) -> set[str | None]:
-    """The UTM zone of the metres that are known, if any are."""
-    return {records.zone} if np.isfinite(records.positions).any() else set()
+def keys_of(records: Records) -> list[Key]:
+    """Of each image its id and the SHA-256 of its file, which together have one descriptor."""
+    return [
+        (number, content.tobytes().hex()) for number, content in zip(records.ids.tolist(), records.hashes, strict=True)
+    ]
 
 
 def _text(text: str) -> str:
@@ -183,11 +127,5 @@ def _number(value: Value) -> Value:
 
 
 def _is_plain(value: Value) -> bool:
-    """Whether it is text that is no number and needs no quoting."""
-    if not isinstance(value, str) or not value.isprintable() or set(value) & set("\"'\\{}"):
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return True
-    return False
+    """Whether it is text that needs no quoting."""
+    return isinstance(value, str) and value.isprintable() and not set(value) & set("\"'\\{}")

@@ -123,7 +123,7 @@ class Backbone(nn.Sequential):
         """Training mode, in which frozen stages stay as in a test: statistics of a batch would change them.
 
         So do BatchNorm layers of trained stages unless `train_batch_norm`: the few images of a step, most of them of
-        few places, are no sample of the training set. Their scales and shifts are trained.
+        the same few scenes, are no sample of the training set. Their scales and shifts are trained.
         """
         super().train(mode)
         for stage in self.frozen:

@@ -26,7 +26,7 @@ SMALLEST_SIDE = {"alexnet_caffe": 35, "alexnet_caffe_ceil": 23, "vgg16_ceil": 1}
 
 
 class EdgeMaxPool(nn.Module):
-    """Maximum pooling by windows of `size` at every second place, the last of which may reach over the edge by one.
+    """Maximum pooling by windows of `size` with stride 2, the last of which may reach over the edge by one.
 
     What lies over the edge counts as zero: it is never the largest of values that come from a ReLU.
     """

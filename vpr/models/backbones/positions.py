@@ -32,36 +32,36 @@ def dinov2_weights(
     size: tuple[int, int], trained: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights [h, g] and [w, g'] of DINOv2's way; a grid of the trained size (g, g') stays as it is."""
-    places = _arange(size[0], device), _arange(size[1], device)
+    lines = _arange(size[0], device), _arange(size[1], device)
     # As tensors, not as numbers that a branch would compare: an exported file serves all sizes.
-    other = (places[0][-1] + 1 - trained[0]).abs() + (places[1][-1] + 1 - trained[1]).abs()
+    other = (lines[0][-1] + 1 - trained[0]).abs() + (lines[1][-1] + 1 - trained[1]).abs()
     offset = OFFSET * other.clamp(max=1.0)
-    return interpolation_weights(places[0], trained[0], offset), interpolation_weights(places[1], trained[1], offset)
+    return interpolation_weights(lines[0], trained[0], offset), interpolation_weights(lines[1], trained[1], offset)
 
 
-def interpolation_weights(places: torch.Tensor, size: int, offset: torch.Tensor | float) -> torch.Tensor:
-    """Bicubic weights [n, size] of n places 0, 1, ... on a line of `size`: by the scale (n + offset) / size.
+def interpolation_weights(points: torch.Tensor, size: int, offset: torch.Tensor | float) -> torch.Tensor:
+    """Bicubic weights [n, size] of n points 0, 1, ... on a line of `size`: by the scale (n + offset) / size.
 
     Four taps with a = -0.75 (Keys, 1981); beyond the border the outermost value counts.
     """
-    scale = (places[-1] + 1 + offset) / size
-    at = (places + 0.5) / scale - 0.5
+    scale = (points[-1] + 1 + offset) / size
+    at = (points + 0.5) / scale - 0.5
     first = at.floor()
-    taps = torch.arange(-1, 3, device=places.device)  # [4]
+    taps = torch.arange(-1, 3, device=points.device)  # [4]
     weights = cubic(at[:, None] - first[:, None] - taps, -0.75)  # [n, 4]
     where = (first[:, None] + taps).clamp(0, size - 1)
-    hits = where[:, :, None] == torch.arange(size, device=places.device)  # [n, 4, size]
+    hits = where[:, :, None] == torch.arange(size, device=points.device)  # [n, 4, size]
     return (weights[:, :, None] * hits).sum(dim=1)
 
 
-def antialiased_weights(places: torch.Tensor, size: int) -> torch.Tensor:
-    """Bicubic weights [n, size] of n places 0, 1, ... on a line of `size`, with a wider kernel where that shrinks.
+def antialiased_weights(points: torch.Tensor, size: int) -> torch.Tensor:
+    """Bicubic weights [n, size] of n points 0, 1, ... on a line of `size`, with a wider kernel where that shrinks.
 
     a = -0.5; at the border the weights inside are scaled to a sum of 1.
     """
-    step = size / (places[-1] + 1)
-    centres = (places + 0.5) * step
-    inside = torch.arange(size, device=places.device) + 0.5
+    step = size / (points[-1] + 1)
+    centres = (points + 0.5) * step
+    inside = torch.arange(size, device=points.device) + 0.5
     weights = cubic((inside - centres[:, None]) / step.clamp(min=1.0), -0.5)
     return weights / weights.sum(dim=1, keepdim=True)
 

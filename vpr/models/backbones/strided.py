@@ -1,8 +1,8 @@
-"""Convolutions of one pixel at every n-th place from few channels, such as RepVGG's first, in training on a processor.
+"""1x1 convolutions with a stride from few channels, such as RepVGG's first, in training on a processor.
 
 For the gradient of their weights oneDNN (in PyTorch 2.14) writes past the end of its memory where maps have channels
 last and fewer channels than a vector has numbers: the program crashes, or goes on with broken memory. The same
-convolution at every place of the subsampled map is another routine.
+convolution with stride 1 on the subsampled map is another routine.
 """
 
 from typing import Any, cast

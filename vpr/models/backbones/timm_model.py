@@ -1,6 +1,6 @@
 """Backbones of timm: any of its networks by name, cut where the map of local descriptors is taken.
 
-`timm_stages.py` says which stages a network has, `vit.py` what the stages of a vision transformer compute. Weights are
+`timm_cuts.py` says which stages a network has, `vit_stages.py` what those of a vision transformer compute. Weights are
 found by the names that timm has for them; files of other programs go through timm's own conversion.
 """
 
@@ -18,8 +18,8 @@ from vpr.common.progress import say
 from vpr.models.backbones import Entry
 from vpr.models.backbones.base import Backbone, Published
 from vpr.models.backbones.strided import protect_strided
+from vpr.models.backbones.timm_cuts import Plan, plan_of
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
-from vpr.models.backbones.timm_stages import Plan, plan_of
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -211,7 +211,7 @@ def _network(arch: str, device: str) -> Any:
 
 
 def _fills_its_buffers(backbone: nn.Module) -> bool:
-    """Whether all values that are not stored can be computed anew by the layers that have them."""
+    """Whether all values that are not stored can be computed again by the layers that have them."""
     layers = [layer for layer in backbone.modules() if layer._non_persistent_buffers_set]
     return all(hasattr(layer, "init_non_persistent_buffers") for layer in layers)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vpr.models.backbones.vit import to_multiples
+from vpr.models.backbones.vit_stages import to_multiples
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)  # pixels
 # Pixels. With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the three, and of 32 pixels
@@ -66,7 +66,7 @@ def _multiple_of(twin: Whole) -> tuple[int, torch.Tensor]:
         width, height, square = (multiple * (side // multiple | 1) for side in SIDES)
         try:
             other, features = _map_of(twin, square, square), _map_of(twin, height, width)
-            # A transformer that miscounts the places of its patches may mix them with channels.
+            # A transformer that miscounts its patches may mix them with channels.
             if other.shape[1] == features.shape[1]:
                 return multiple, features
             raise ValueError(f"maps of {tuple(other.shape[1:])} and {tuple(features.shape[1:])}")

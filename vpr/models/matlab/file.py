@@ -1,10 +1,7 @@
-"""A MATLAB file of a NetVLAD model (Arandjelovic et al.) as plain Python values, whatever its form.
+"""A MATLAB file of a NetVLAD model (Arandjelovic et al.) as plain Python values.
 
-    *_struct.mat, v5 or v7     all layers are structs: SciPy reads it
-    v5 or v7                   some layers are objects of MATLAB classes: mat-io reads it
-    v7.3                       an HDF5 file: mat-io reads it
-
-Nothing of a file is run. What its layers mean is said in `network.py`.
+SciPy reads files of v5 and v7 whose layers are structs; mat-io those with objects of MATLAB classes, and v7.3 (HDF5).
+Nothing of a file is executed. `network.py` knows what the layers mean.
 """
 
 import re
@@ -20,7 +17,11 @@ from pittsburgh import is_v73
 from vpr.common.errors import UserError
 
 STRUCT = "struct"
-CLASSES = ("layerVLAD", "layerVLADv2", "layerTotalMaxPool", "layerTotalAvgPool", "layerWholeL2Normalize")
+# Classes of the release, and what their layers do.
+CLASSES = {
+    "layerVLAD": "vlad", "layerVLADv2": "vladv2", "layerTotalMaxPool": "max", "layerTotalAvgPool": "avg",
+    "layerWholeL2Normalize": "l2",
+}  # fmt: skip
 HEADER = 128  # bytes of a v5 or v7 file before its variables
 AGAIN = "get it again and compare its size with the publisher's"
 INSTALL = 'python -m pip install "mat-io>=1.0" (Python 3.11 or newer)'
@@ -33,10 +34,10 @@ IN_MATLAB = (
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as the file has it.
+    """A layer of a file.
 
     Attributes:
-        number: its place among the layers, from 1, as MATLAB counts.
+        number: among the layers, from 1, as MATLAB counts.
         class_name: of its MATLAB class; `struct` if it is a struct.
         fields: numbers are arrays, text is str, cells are lists, structs are dicts.
         path: of the file.
@@ -64,13 +65,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class MatNetwork:
-    """What a file holds.
-
-    Attributes:
-        path: of the file.
-        layers: in the order in which they are applied.
-        average: of `net.meta.normalization.averageImage`, at its first pixel: R, G, B from 0 to 255.
-    """
+    """What a file holds: its layers in the order in which they are applied, and the mean colour R, G, B, 0 to 255."""
 
     path: Path
     layers: list[Layer]
@@ -91,13 +86,10 @@ def read_network(path: Path) -> MatNetwork:
     Raises:
         UserError: the file is missing, incomplete, of another program or kind, or needs a package that is not there.
     """
-    found = _variable(path, "net")
-    if not isinstance(found, np.ndarray) or "layers" not in (found.dtype.names or ()) or found.size != 1:
+    net = _variable(path, "net")
+    if not isinstance(net, dict) or "layers" not in net:
         raise UserError(f"{path}: its variable net is no network (a struct with layers): name another file")
-    net = found.ravel()[0]
-    layers = plain(net["layers"])
-    if isinstance(layers, dict | MatObject):
-        layers = [layers]
+    layers = [net["layers"]] if isinstance(net["layers"], dict | MatObject) else net["layers"]
     if not isinstance(layers, list):
         raise UserError(f"{path}: net.layers is {type(layers).__name__}, wanted a cell of layers: name another file")
     read = [_layer(number, value, path) for number, value in enumerate(layers, 1)]
@@ -110,22 +102,28 @@ def read_network(path: Path) -> MatNetwork:
     return MatNetwork(path, read, _average(net, path))
 
 
-def plain(value: Any) -> Any:
-    """What SciPy or mat-io read, as plain values; see `Layer.fields`."""
-    properties = getattr(value, "properties", None)
-    if isinstance(properties, Mapping):
+def plain(value: Any, unread: set[str] | None = None) -> Any:
+    """What SciPy or mat-io read, as plain values; see `Layer.fields`.
+
+    Args:
+        unread: takes the names of classes of objects that SciPy found and did not read; None for values of mat-io.
+    """
+    if isinstance(getattr(value, "properties", None), Mapping):
         # A class with its own saveobj stores what that gives, under the name `any`.
-        content = {name: plain(one) for name, one in properties.items()}
+        content = {name: plain(one) for name, one in value.properties.items()}
         held = content.get("any", content)
         return MatObject(str(value.classname), held if isinstance(held, Mapping) else {})
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype.names:
-        structs = [{name: plain(one[name]) for name in value.dtype.names} for one in value.ravel(order="F")]
+    names, kind = (value.dtype.names or (), value.dtype.kind) if isinstance(value, np.ndarray) else ((), "")
+    if unread is not None and {"s2", "arr"} <= {*names}:  # what SciPy makes of an object
+        unread.update(one.decode() if isinstance(one, bytes) else str(one) for one in value["s2"].ravel())
+    elif unread is not None and getattr(value, "classname", None):
+        unread.add(str(value.classname))
+    elif names:
+        structs = [{name: plain(one[name], unread) for name in names} for one in value.ravel(order="F")]
         return structs[0] if len(structs) == 1 else structs
-    if value.dtype == object:
-        return [plain(one) for one in value.ravel(order="F")]
-    if value.dtype.kind in "US":
+    elif kind == "O":
+        return [plain(one, unread) for one in value.ravel(order="F")]
+    elif kind and kind in "US":
         return "".join(map(str, value.ravel()))
     return value
 
@@ -140,13 +138,11 @@ def _layer(number: int, value: Any, path: Path) -> Layer:
     return Layer(number, STRUCT, value, path)
 
 
-def _average(net: np.void, path: Path) -> tuple[float, float, float]:
-    """The mean colour; in files of the first version net.normalization, later net.meta.normalization."""
-    names = net.dtype.names or ()
-    meta = plain(net["meta"]) if "meta" in names else {}
+def _average(net: dict[str, Any], path: Path) -> tuple[float, float, float]:
+    """The colour of the average image's first pixel; in files of the first version net.normalization has that image."""
+    meta = net.get("meta")
     normalization = meta.get("normalization") if isinstance(meta, dict) else None
-    if normalization is None and "normalization" in names:
-        normalization = plain(net["normalization"])
+    normalization = net.get("normalization") if normalization is None else normalization
     image = normalization.get("averageImage") if isinstance(normalization, dict) else None
     image = image if isinstance(image, np.ndarray) and image.dtype.kind in "fiu" else np.empty(0)
     colour = image.ravel() if image.size == 3 else image[0, 0] if image.ndim == 3 and image.size else np.empty(0)
@@ -160,27 +156,27 @@ def _average(net: np.void, path: Path) -> tuple[float, float, float]:
 
 
 def _variable(path: Path, name: str) -> Any:
-    """A variable as SciPy has it or, where objects of classes are in it, mat-io."""
+    """A variable as plain values, by SciPy or, where objects of classes are in it, by mat-io."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: name the .mat file of a MATLAB model")
     with open(path, "rb") as file:
         head = file.read(HEADER + 512)
     if is_v73(head):
-        return _by_mat_io(path, name, "is of MATLAB's format v7.3")
+        return plain(_by_mat_io(path, name, "is of MATLAB's format v7.3"))
     if not head.startswith(b"MATLAB"):
         raise UserError(f"{path} is no MATLAB file (it begins with {head[:12]!r}): {AGAIN}")
-    _require_whole(path)
-    found = _by_scipy(path, name)
-    classes = sorted(_classes_in(found))
-    return _by_mat_io(path, name, f"holds objects of the classes {', '.join(classes)}") if classes else found
+    _require_whole(path, ">" if head[126:128] == b"MI" else "<")
+    unread: set[str] = set()
+    found = plain(_by_scipy(path, name), unread)
+    if unread:
+        return plain(_by_mat_io(path, name, f"holds objects of the classes {', '.join(sorted(unread))}"))
+    return found
 
 
-def _require_whole(path: Path) -> None:
-    """Raise a UserError where a v5 or v7 file ends before its last variable does."""
+def _require_whole(path: Path, order: str) -> None:
+    """Raise a UserError where a v5 or v7 file, of big (>) or little (<) endian, ends before its last variable does."""
     size, offset = path.stat().st_size, HEADER
     with open(path, "rb") as file:
-        head = file.read(HEADER)
-        order = ">" if head[126:128] == b"MI" else "<"
         while offset + 8 <= size:
             file.seek(offset)
             offset += 8 + int(np.frombuffer(file.read(8), f"{order}u4")[1])
@@ -204,22 +200,20 @@ def _by_scipy(path: Path, name: str) -> Any:
 
 
 def _by_mat_io(path: Path, name: str, why: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pandas, which it imports
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pandas, which mat-io imports
+        try:
             from matio import load_from_mat
-    except ImportError as error:
-        in_matlab = IN_MATLAB.format(name=path.name, stem=path.stem)
-        raise UserError(f"{path} {why}, which needs mat-io: {INSTALL}; or {in_matlab}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        except ImportError as error:
+            in_matlab = IN_MATLAB.format(name=path.name, stem=path.stem)
+            raise UserError(f"{path} {why}, which needs mat-io: {INSTALL}; or {in_matlab}") from error
+        try:
             found = load_from_mat(str(path), variable_names=[name])
-    except Exception as error:  # mat-io and h5py raise anything at all on a damaged file
-        size, wanted = path.stat().st_size, re.search(r"stored_eof = (\d+)", str(error))
-        if wanted:
-            raise UserError(f"{path} is incomplete: found {size} bytes, wanted {wanted[1]}: {AGAIN}") from error
-        raise UserError(f"{path} ({size} bytes) cannot be read by mat-io ({_in_words(error)}): {AGAIN}") from error
+        except Exception as error:  # mat-io and h5py raise anything at all on a damaged file
+            size, wanted = path.stat().st_size, re.search(r"stored_eof = (\d+)", str(error))
+            if wanted:
+                raise UserError(f"{path} is incomplete: found {size} bytes, wanted {wanted[1]}: {AGAIN}") from error
+            raise UserError(f"{path} ({size} bytes) cannot be read by mat-io ({_in_words(error)}): {AGAIN}") from error
     if name not in found:
         raise UserError(f"{path} has no variable {name}: name another file")
     return found[name]
@@ -228,20 +222,3 @@ def _by_mat_io(path: Path, name: str, why: str) -> Any:
 def _in_words(error: Exception) -> str:
     """What another library says, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-
-
-def _classes_in(value: Any) -> set[str]:
-    """Names of the classes of which SciPy found objects, whose content it does not read."""
-    if not isinstance(value, np.ndarray):
-        class_name = getattr(value, "classname", None)
-        return {str(class_name)} if class_name else set()
-    names = value.dtype.names or ()
-    if "s2" in names and "arr" in names:  # what SciPy makes of an object
-        return {one.decode() if isinstance(one, bytes) else str(one) for one in value["s2"].ravel()}
-    class_name = getattr(value, "classname", None)
-    if class_name:
-        return {str(class_name)}
-    parts = [one[name] for one in value.ravel() for name in names] if names else []
-    if value.dtype == object:
-        parts = list(value.ravel())
-    return set().union(*map(_classes_in, parts)) if parts else set()

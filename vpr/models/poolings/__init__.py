@@ -1,8 +1,13 @@
 """Poolings: maps of local descriptors to one descriptor. A new one is a file in this folder and a line in the table.
 
-These tables need no torch, so that the command line can read them. The file of an entry has
-
-    build(name, dim, spec) -> Pooling            see base.py
+base.py                What every pooling answers, and how one is found by its name
+cls.py                 the class token of a vision transformer (DINOv2, Oquab et al.)
+cluster_projection.py  one linear map that all clusters share (SuperPlace)
+gem.py                 generalised-mean pooling, GeM (Radenovic et al.)
+hard_vlad.py           VLAD with hard assignment (AnyLoc, Keetha et al.)
+max_avg.py             Maximum and mean over all locations: the paper's baseline f_max, and the mean beside it
+netvlad_pooling.py     NetVLAD, the layer of netvlad.py, as a pooling of a model
+soft_residuals.py      the residual sums of NetVLAD in one step, with derivatives of its own
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from vpr.models.spec import ModelSpec
 
 
 class ClassTokenPooling(Pooling):
-    """The only place of a map, L2-normalised: the backbone gives its class token as a map of one place."""
+    """The only position of a map, L2-normalised: the backbone gives its class token as such a map."""
 
     label = "class token"
     normalizes_input = True

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from vpr.models.pca import principal_components
+
 
 class ClusterProjection(nn.Linear):
     """Maps the intra-normalised residual sum of each cluster from D to N dimensions: [B, K, D] -> [B, K, N].
@@ -27,7 +29,7 @@ class ClusterProjection(nn.Linear):
         for rows in residuals:
             rows = rows.cpu().double()
             moment += rows.T @ rows
-        directions = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, : self.out_features].T  # [N, D], largest first
+        directions = principal_components(moment, self.out_features)[1].T  # [N, D], largest first
         largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
         self.weight.copy_(directions * largest.sign())  # of either sign of an eigenvector the same one everywhere
         self.bias.zero_()

@@ -1,0 +1,274 @@
+"""What a store keeps when the disk is full, a sync fails, a bit flips, or several processes use it."""
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from index_data import DIM, add, check, opened, records_of, vector
+
+from vpr.common.errors import UserError
+from vpr.data.frames import find_sequences
+from vpr.database.engine import WantedIndex
+from vpr.database.store.sqlite_file import SqliteFile
+from vpr.search.sequences import SequenceRule
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "database_x.sqlite"
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def half_then_full(write):
+    """The first call writes half of what it is given, the next ones nothing."""
+    calls = []
+
+    def pwrite(file, data, at):
+        if calls:
+            full()
+        calls.append(1)
+        return write(file, bytes(data)[: len(data) // 2], at)
+
+    return pwrite
+
+
+@pytest.mark.parametrize("failure", ["nothing", "half", "sync"])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_was_refused_never_happens_and_what_was_acknowledged_stays(path, monkeypatch, failure, first):
+    """A failure at the first change, or later; then the disk has room again."""
+    index, truth = opened(path), {}
+    if not first:
+        truth |= add(index, ["a1", "keep-me"])
+    with monkeypatch.context() as patched:
+        if failure == "sync":
+            patched.setattr(os, "fsync", full)
+        else:
+            patched.setattr(os, "pwrite", full if failure == "nothing" else half_then_full(os.pwrite))
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"No space left on device.*nothing has changed"):
+                add(index, ["ghost", "a1"], 5)
+    assert sorted(index.row_of) == sorted(truth) and index.count() == len(truth)
+    truth |= add(index, ["b1"])
+    check(index, truth)
+    index.close()
+    check(opened(path), truth)
+
+
+def test_a_full_disk_under_sqlite_refuses_and_forgets(path):
+    """A limit on the size of files stands for a full disk; removing an image writes to SQLite's file alone."""
+    index = opened(path)
+    truth = add(index, [f"a{n}" for n in range(40)])
+    index.close()
+    code = f"""
+import resource, signal, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from index_data import add, opened
+from vpr.common.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+index = opened(Path({str(path)!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+for work in (lambda: index.remove(["a1"]), lambda: add(index, ["ghost"])):
+    try:
+        work()
+    except UserError as error:
+        print("refused", "nothing has changed" in str(error))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+add(index, ["b1"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["refused True"] * 2, done.stderr
+    value = {"b1": torch.stack([vector([0, *map(ord, "b1")])])[0]}
+    check(opened(path), truth | value)
+
+
+def test_rows_that_were_not_committed_are_written_over(path, monkeypatch):
+    index = opened(path)
+    truth = add(index, ["a1"])
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteFile, "writing", full)  # as if it were killed behind the flat file
+        with pytest.raises(OSError, match="No space"):
+            add(index, ["a2", "a3"])
+    (rows,) = path.parent.glob("*.descriptors")
+    assert rows.stat().st_size == 3 * 2 * DIM
+    index.close()
+    index = opened(path)
+    check(index, truth)
+    truth |= add(index, ["b1"], 3)
+    check(index, truth)
+    assert index.rows().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("anew", [True, False])
+@pytest.mark.parametrize("spoil", ["bit", "end", "record"])
+def test_a_damaged_row_is_named_and_the_others_stay(path, capsys, anew, spoil):
+    index = opened(path)
+    truth = add(index, ["a1", "b1", "a2"])
+    index.close()
+    (rows,) = path.parent.glob("*.descriptors")
+    content = bytearray(rows.read_bytes())
+    if spoil == "bit":
+        content[2 * 2 * DIM + 3] ^= 1
+        rows.write_bytes(content)
+    elif spoil == "end":
+        rows.write_bytes(content[:-1])
+    else:
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE images SET easting = easting + 1 WHERE row = 2")
+        connection.commit()
+        connection.close()
+    del truth["a2"]
+    index = opened(path, anew=anew)
+    check(index, truth)
+    said = capsys.readouterr().out
+    assert said.count("is damaged") == 1 and "the descriptor of a2 is damaged" in said
+    truth |= add(index, ["a2"], 7)
+    check(index, truth)
+    index.close()
+    check(opened(path, anew=True), truth)
+    assert "damaged" not in capsys.readouterr().out
+
+
+def test_images_from_elsewhere_wait_to_be_described_again(path, capsys):
+    """Those of a damaged row, and all of them where another model begins."""
+    index = opened(path)
+    records = records_of(["card/1", "card/2"])
+    records.folders[:] = ["/elsewhere", "/elsewhere"]
+    index.add(records, torch.stack([vector(1), vector(2)]))
+    add(index, ["own"])
+    index.close()
+    (rows,) = path.parent.glob("*.descriptors")
+    content = bytearray(rows.read_bytes())
+    content[3] ^= 1
+    rows.write_bytes(content)
+    index = opened(path, anew=True)
+    assert index.lacking.names == ["card/1"] and sorted(index.row_of) == ["card/2", "own"]
+    assert index.lacking.positions.tolist() == records.positions[:1].tolist()
+    index.close()
+    with pytest.raises(UserError, match="weights_hash=abc, wanted xyz"):
+        opened(path, weights_hash="xyz")
+    index = opened(path, anew=True, weights_hash="xyz")
+    assert sorted(index.lacking.names) == ["card/1", "card/2"] and index.count() == 0
+    assert "2 images of other folders are described again" in capsys.readouterr().out
+    index.remove(["card/1"])
+    index.add(records.only([1]), vector(3)[None])
+    assert index.lacking.names == [] and list(index.row_of) == ["card/2"]
+
+
+def test_a_damaged_row_is_not_copied(path):
+    index = opened(path)
+    add(index, ["a1", "b1"])
+    (rows,) = path.parent.glob("*.descriptors")
+    content = bytearray(rows.read_bytes())
+    content[3] ^= 1
+    rows.write_bytes(content)
+    for work in (lambda: index.descriptors([1, 0]), lambda: index.finish(["b1", "a1"])):
+        with pytest.raises(UserError, match="the descriptor of a1 is damaged"):
+            work()
+    assert index.descriptors([1]).shape == (1, DIM) and len([*path.parent.glob("*.descriptors")]) == 1
+
+
+def test_one_writes_and_readers_see_each_commit_at_their_next_search(path):
+    writer = opened(path)
+    truth = add(writer, ["a1"])
+    readers = [opened(path), opened(path)]
+    for reader in readers:
+        with pytest.raises(UserError, match="is being written by another process"):
+            add(reader, ["b2"])
+        with pytest.raises(UserError, match="is being written by another process"):
+            reader.prepare_to_serve(writable=True)
+    hits = readers[0].search(vector(3)[None].float(), 1)
+    for step in range(4):
+        truth |= add(writer, [f"b{step}", "a2"], step)
+        if step == 2:
+            writer.remove(["a1"])
+            writer.finish(["a2", "b2"])  # other rows, in other files
+            del truth["a1"]
+        for reader in readers:
+            reader.search(vector(3)[None].float(), 1)
+            check(reader, truth)
+    assert hits.records.names == ["a1"], "what was found stays what it was"
+    writer.close()
+    truth |= add(readers[1], ["c1"])
+    check(readers[0], truth) if readers[0].search(vector(3)[None].float(), 1) else None
+
+
+def test_a_reader_goes_on_when_another_model_takes_its_place(path, capsys):
+    writer = opened(path)
+    truth = add(writer, ["a1", "b1"])
+    reader = opened(path)
+    writer.close()
+    other = opened(path, anew=True, weights_hash="xyz")
+    add(other, ["a2"], 4)
+    capsys.readouterr()
+    check(reader, truth)
+    assert capsys.readouterr().out.count("another model") == 1
+
+
+def test_an_exact_search_does_not_copy_the_database_for_images_that_were_removed(path, monkeypatch):
+    """Nor for such as a filter leaves out, where most are left."""
+    index = opened(path)
+    add(index, [f"a{n}" for n in range(60)])
+    index.remove(["a7", "a31"])
+    whole, asked = type(index.map), []
+
+    class Watched(whole):
+        def __getitem__(self, rows):
+            asked.append(rows)
+            return super().__getitem__(rows)
+
+    index.map = index.map.as_subclass(Watched)
+    found, _, records = index.search(vector(3)[None].float(), 60)
+    assert all(isinstance(rows, slice) for rows in asked) and asked
+    names = [records.names[row] for row in found[0] if row >= 0]
+    assert len(names) == 58 and not {"", "a7", "a31"} & set(names)
+
+
+def test_sequences_are_found_among_the_images_that_are_there(path):
+    index = opened(path)
+    add(index, [f"a{n}" for n in range(9)])
+    index.remove(["a4"])
+    add(index, ["a9"])
+    names = index.records.names
+    live = [name for name in names if name]
+    queries = index.descriptors(index.rows()).float()
+    walks = find_sequences(names), find_sequences([f"q{name[1:]}" for name in live])
+    found, distances, _ = index.search_in_order(queries, 1, walks, SequenceRule(1))
+    assert [names[row] for row in found[:, 0]] == live and np.abs(distances).max() < 1e-3
+
+
+def test_rows_of_removed_images_are_left_out_once_they_are_many(path, monkeypatch):
+    monkeypatch.setattr("vpr.database.faiss_engine.SMALL_BYTES", 0)
+    index = opened(path)
+    truth = add(index, [f"a{n}" for n in range(8)])
+    for names, rows in ((["a0", "a1"], 8), (["a2"], 5)):
+        index.remove(names)
+        truth = {name: value for name, value in truth.items() if name not in names}
+        index.finish()
+        assert index.next_row == rows
+        check(index, truth)
+    (file,) = path.parent.glob("*.descriptors")
+    assert file.stat().st_size == 5 * 2 * DIM
+
+
+def test_a_store_says_nothing_and_writes_nothing_where_nothing_changes(path, capsys):
+    opened(path)
+    assert not list(path.parent.iterdir())
+    index = opened(path, WantedIndex("Flat"), anew=True)
+    add(index, ["a1"])
+    index.finish(["a1"])
+    index.close()
+    before = path.read_bytes()
+    capsys.readouterr()
+    index = opened(path, WantedIndex("Flat"), anew=True)
+    index.finish(["a1"])
+    assert path.read_bytes() == before and not capsys.readouterr().out
+    assert not [file for file in path.parent.iterdir() if file.suffix == ".lock"]

@@ -1,0 +1,137 @@
+"""The same images have the same answers, to the bit, in test, locate, the server and Python."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawing import draw_image
+from PIL import Image
+
+import main
+import vpr
+import vpr.modes.test
+from vpr.cli.locating import database_images, locator_of
+from vpr.cli.options import settle
+from vpr.common.errors import UserError
+from vpr.retrieval.ask import Ask, NotServed, TooSmall
+from vpr.search.sequences import SequenceRule
+
+MODEL = {"arch": "alexnet", "weights": "none", "pooling": "avg", "threads": 0, "device": "cpu", "precision": "fp32"}
+WORDS = ["--arch=alexnet", "--weights=none", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
+ALIKE = {"cacheBatchSize": 1, "localDim": 8}  # sums of one image at a time round alike
+TOLD = ("name", "distance", "easting", "northing")
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Twelve database images 30 m apart, two of them the same, and four queries, all of one size."""
+    root = tmp_path / "own"
+    for n in range(12):
+        draw_image(root / "val" / "database" / f"@{585000 + 30 * n}@4477000@17@T@{n}@.png", (96, 80), min(n, 10))
+    for n in range(4):
+        draw_image(root / "val" / "queries" / f"@{585003 + 30 * n}@4477000@17@T@q{n}@.png", (96, 80), [5, n])
+    return root
+
+
+@pytest.fixture
+def places(own, tmp_path):
+    return {"dataset": "folder", "root": str(own), "dataPath": str(tmp_path / "model"), "runsPath": str(tmp_path)}
+
+
+def flags_of(settings):
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def by_test(places, monkeypatch, *words):
+    """Names, distances, scores and confidence of all queries, as they were counted."""
+    kept, judge = [], vpr.modes.test.judge_answers
+
+    def keep(images, results, judging):
+        kept.append((results.ranking, judge(images, results, judging)))
+        return kept[-1][1]
+
+    monkeypatch.setattr(vpr.modes.test, "judge_answers", keep)
+    assert main.main(["--mode=test", *WORDS, *flags_of({**places, **ALIKE}), "--panels=0", *words]) == 0
+    ((ranking, judged),) = kept
+    return ranking, judged.certainty.scores.values
+
+
+def pixels_of(file):
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("depth", [0, 6])
+def test_hits_are_equal_to_the_bit(own, places, tmp_path, monkeypatch, capsys, depth, kept):
+    files = sorted((own / "val" / "queries").iterdir())
+    ranking, sure = by_test(places, monkeypatch, f"--rerank={depth}")
+    if kept:
+        keep = ["--localDescriptors", *flags_of({**places, **ALIKE})]
+        assert main.main(["--mode=index", *WORDS, *keep]) == 0
+    capsys.readouterr()
+    words = [*flags_of({**places, **ALIKE}), f"--rerank={depth}", "--top=12", "--json", "--panels=0"]
+    assert main.main(["--mode=locate", *WORDS, *words, *map(str, files)]) == 0
+    located = json.loads(capsys.readouterr().out)
+    options = settle({**MODEL, **places, **ALIKE, "mode": "locate"})
+    locator, _ = locator_of(options, database_images(options))
+    ask = Ask(top=12, rerank=depth)
+    from_files = locator.rank(locator.describe_files(files, ask), ask)
+    served = [answer for file in files for answer in locator.answer_each([pixels_of(file)], [ask])]
+    for number, (one, other) in enumerate(zip(located, served, strict=True)):
+        hits = ranking.only(number)
+        for match, same, row, distance in zip(
+            one["matches"], other.matches, hits, ranking.answers.distances[number], strict=False
+        ):
+            assert [match[name] for name in TOLD] == [getattr(same, name) for name in TOLD]
+            assert ranking.records.names[row] == match["name"] and float(distance) == match["distance"]
+        assert len(one["matches"]) == len(other.matches) == len(hits) == 12
+        assert one["confidence"] == other.confidence == float(sure[number])
+        assert one["confidence_kind"] == other.confidence_kind
+    assert from_files.order == ranking.order and ("second look" in ranking.order) == (depth > 0)
+    for name in ("scores", "agreeing") if depth else ():
+        np.testing.assert_array_equal(getattr(from_files.answers, name), getattr(ranking.answers, name))
+
+
+def test_a_question_that_has_no_answer_says_why(own, places):
+    options = settle({**MODEL, **places, "mode": "locate"})
+    locator, _ = locator_of(options, database_images(options))
+    small = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    image = pixels_of(next((own / "val" / "queries").iterdir()))
+    asks = [Ask(), Ask(sequence=SequenceRule(1)), Ask()]
+    found = locator.answer_each([small, image, image], asks)
+    assert [type(each) for each in found[:2]] == [TooSmall, NotServed] and len(found[2].matches) == 5
+    for path in (own / "val" / "database").iterdir():
+        path.unlink()
+    (lost,) = locator.answer_each([image], [Ask(rerank=3)])
+    assert type(lost) is NotServed and "not all there" in lost.told and str(own) not in lost.told
+    with pytest.raises(UserError, match="own"):
+        locator.locate([next((own / "val" / "queries").iterdir())], Ask(rerank=3))
+
+
+@pytest.mark.parametrize("given", ["run", "checkpoint", "exported file"])
+def test_python_loads_a_locator_and_keeps_its_index(copy_toy_run, tiny_city, tmp_path, given, capsys, request):
+    path = copy_toy_run(tmp_path).run
+    if given == "checkpoint":
+        path = path / "checkpoints" / "model_best.pth.tar"
+    elif given == "exported file":
+        path = Path(shutil.copy(request.getfixturevalue("exported_toy_run"), tmp_path / "model.onnx"))
+    flags = {} if given == "exported file" else {"precision": "fp32"}
+    image = next(tiny_city.rglob("*.jpg"))
+    for turn in range(2):
+        locator = vpr.load_locator(path, tiny_city, device="cpu", **flags)
+        (answer,) = locator.locate([image])
+        assert len(answer.matches) == 5 == len(answer.files) and answer.files[0].is_file()
+        assert ("described" in capsys.readouterr().out) == (turn == 0)
+    assert len(locator.locate([image], Ask(top=2))[0].matches) == 2
+    with pytest.raises(UserError):
+        vpr.load_locator(tmp_path / "absent", tiny_city)
+
+
+def test_importing_the_package_imports_no_pytorch():
+    code = "import sys, vpr; assert 'torch' not in sys.modules and 'load_locator' in vpr.__all__"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

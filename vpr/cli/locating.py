@@ -1,0 +1,65 @@
+"""Options -> what is asked of images, and the locator that answers it."""
+
+import argparse
+from pathlib import Path
+
+from vpr.cli.load import database_of, model_of
+from vpr.cli.specs import engine_wanted, places_spec, reading, recent_frames, search_filter, sequence_rule
+from vpr.common.device import choose_device, device_line
+from vpr.common.progress import say
+from vpr.data.places import PlaceImages, load_database
+from vpr.database.engine import WantedIndex
+from vpr.database.location import index_file
+from vpr.database.open import load_engine
+from vpr.retrieval.ask import Ask
+from vpr.retrieval.calibration_file import calibrations_of
+from vpr.retrieval.locator import Locator
+
+
+def ask_of(options: argparse.Namespace) -> Ask:
+    """What the flags ask of images.
+
+    Raises:
+        UserError: flags contradict each other.
+    """
+    return Ask(
+        top=options.top,
+        filter=search_filter(options),
+        rerank=options.rerank,
+        rerank_by=options.rerankBy,
+        sequence=sequence_rule(options),
+        exclusion=recent_frames(options),
+        least=options.minConfidence,
+    )
+
+
+def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locator, Path]:
+    """The model and the database of images that the flags name, and where an index in files lies.
+
+    Raises:
+        UserError: the model is missing, or the index damaged or of another model.
+    """
+    device = choose_device(options.device)
+    say(device_line(device))
+    loaded, read = model_of(options, device), reading(options, device)
+    loaded.model.to_device(device, options.precision)
+    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root))
+    wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
+    engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
+    locator = Locator(
+        loaded,
+        engine,
+        read,
+        images.base,
+        calibrations_of(loaded, read.size, images),
+        Ask(rerank_by=options.rerankBy, least=options.minConfidence),
+        options.localDim,
+        options.seed,
+        options.cacheBatchSize,
+    )
+    return locator, path
+
+
+def database_images(options: argparse.Namespace) -> PlaceImages:
+    """The database images that the flags name; a folder need not have splits unless --split is typed."""
+    return load_database(places_spec(options), options.split, split_required="split" in options.given)

@@ -1,0 +1,137 @@
+"""The parser of all flags, what --help and --help-all print, and what the program calls itself."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Set
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vpr.cli.flags import MODES, all_flags
+from vpr.common.errors import UserError
+from vpr.common.settings import Flag
+
+MODES_WITH_INPUTS = ("compare", "locate", "import")
+
+
+def program() -> str:
+    """The name in a usage line: vpr where the command that pip installs was started, else main.py."""
+    return "vpr" if Path(sys.argv[0]).stem == "vpr" else "main.py"
+
+
+def command() -> str:
+    """The words that start the program again."""
+    return "vpr" if program() == "vpr" else "python main.py"
+
+
+def parallel_command(processes: int) -> str:
+    """The words that start so many processes of the program, which work together."""
+    return f"torchrun --nproc_per_node={processes} {'--no-python vpr' if program() == 'vpr' else 'main.py'}"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a bad command line as one line, like every other mistake; no flag begins with a minus and a digit."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # A word such as -33.8,151.2,500 is a value. argparse itself has this pattern since Python 3.14.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of all flags. Its result holds those that were typed, and no defaults.
+
+    Args:
+        shown: names of the flags, and inputs, that its help lists; None lists all.
+    """
+    parser = OneLineParser(
+        prog=program(),
+        usage=f"{program()} --mode=MODE [flags] [INPUT ...]",
+        description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+
+    def help_of(name: str, line: str) -> str:
+        return line if shown is None or name in shown else argparse.SUPPRESS
+
+    inputs = "compare: runs and exported files; locate: images and folders; import: a .mat file"
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS, help=help_of("inputs", inputs))
+    parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
+    parser.add_argument("--help-all", action="help", help="all flags of all modes")
+    groups: dict[str, Any] = {}
+    for flag in all_flags():
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        line = help_of(flag.name, _help_line(flag))
+        groups[flag.group].add_argument(f"--{flag.name}", help=line, **_reading(flag))
+    return parser
+
+
+def _reading(flag: Flag) -> dict[str, Any]:
+    """How argparse reads a flag."""
+    if flag.switch:
+        return {"action": "store_true"}
+    type_of = None if flag.type is None else _as_argparse_wants(flag.type)
+    about = {name: getattr(flag, name) for name in ("nargs", "metavar", "const")}
+    return {name: value for name, value in {"type": type_of, "choices": flag.allowed, **about}.items() if value}
+
+
+def _as_argparse_wants(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What says why a word is wrong by the one exception whose text argparse prints."""
+
+    def read_word(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read_word
+
+
+def _help_line(flag: Flag) -> str:
+    if flag.default is None or flag.switch:
+        return flag.help
+    shown = " ".join(map(str, flag.default)) if isinstance(flag.default, tuple) else flag.default
+    return f"{flag.help} (default: {shown})"
+
+
+def wanted_help(arguments: list[str] | None) -> str | None:
+    """The help that a command line asks for, or None if it asks for none.
+
+    Raises:
+        UserError: it asks for the help of a mode that does not exist.
+    """
+    parser = OneLineParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--mode", choices=MODES)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--help-all", action="store_true")
+    found, _ = parser.parse_known_args(arguments)
+    if found.help_all:
+        return build_parser().format_help()
+    if not found.help:
+        return None
+    return help_of_mode(found.mode) if found.mode else overview()
+
+
+def overview() -> str:
+    """The modes, and the flags that most of them read."""
+    parser = build_parser({flag.name for flag in all_flags() if flag.common})
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    modes = "\n".join(f"  {mode:<8} {line}" for mode, line in MODES.items())
+    parser.description = f"NetVLAD for visual place recognition. Modes:\n\n{modes}"
+    parser.epilog = "--mode=MODE --help lists the flags of a mode, --help-all lists all."
+    return parser.format_help()
+
+
+def help_of_mode(mode: str) -> str:
+    """The flags that a mode reads."""
+    inputs = mode in MODES_WITH_INPUTS
+    parser = build_parser({flag.name for flag in all_flags() if mode in flag.modes} | ({"inputs"} if inputs else set()))
+    parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if inputs else ''}"
+    parser.description = f"--mode={mode}: {MODES[mode]}"
+    return parser.format_help()

@@ -1,0 +1,267 @@
+"""The engine `faiss`: a store's descriptors, searched exactly where they lie, or by an index that FAISS made of them.
+
+Rows are those of the store's flat file. What was added since FAISS's index was made is searched exactly, and joined.
+"""
+
+from collections.abc import Mapping, Sequence
+from glob import escape
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.memory import available_bytes
+from vpr.common.progress import say
+from vpr.data.frames import Frames
+from vpr.database.engine import Hits, Source, WantedIndex
+from vpr.database.filters import SearchFilter
+from vpr.database.location import images_of_earlier_version
+from vpr.database.store.index_files import built_index, opened_index, remove_other_indexes
+from vpr.database.store.searched_rows import SearchedRows
+from vpr.database.store.store import REMEDY, State, Store
+from vpr.database.store.stored_images import EXACT, StoredImages
+from vpr.database.store.stored_records import StoredColumns
+from vpr.search.approximate import check_factory, faiss_name, index_name, looks_at_all
+from vpr.search.exact import descriptor_distances, measured, merged, nearest
+from vpr.search.limited import search_index
+from vpr.search.sequences import SequenceRule, search_sequences
+
+FEW_ROWS = 4096  # of an approximate index that are compared one by one where a search is limited to them
+SMALL_BYTES = 64 << 20  # of descriptors: all are checked when opened, and put in their folder's order when that changes
+MOST_GONE = 0.25  # of the rows, above which a larger database is written anew without them
+
+
+class FaissEngine(StoredImages):
+    """As of `vpr.database.engine.Engine`; `open_engine` opens it."""
+
+    searches_sequences, is_shared, measures = True, False, True
+    _index: faiss.Index | None = None
+
+    def _take(self, state: State | None) -> None:
+        """As of `StoredImages`, with FAISS's index where it is there."""
+        generation = self._generation
+        super()._take(state)
+        if self._generation != generation:
+            self._index = None
+        self.load_index()
+
+    @property
+    def name(self) -> str:
+        """Engine and index in words."""
+        if self._index is None:
+            return "faiss, exact"
+        return f"faiss, {index_name(str(self.wanted.factory), self._index)}"
+
+    @property
+    def approximate(self) -> str:
+        """FAISS's index in words, where it may miss nearest images."""
+        if self._index is None or looks_at_all(self._index):
+            return ""
+        return faiss_name(str(self.wanted.factory), self._index)
+
+    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
+        """As of `Searchable`, in what was committed last."""
+        self.refresh()
+        allowed = self._alive if wanted is None else self._alive & wanted.mask(self.records)
+        base, parts = self._index.ntotal if self._index is not None else 0, []
+        if self._index is not None and base:
+            parts.append(self._search_index(self._index, queries, count, allowed[:base]))
+        if base < len(self.map):
+            rows = SearchedRows(self.map[base:], self._wide[base:] if not base else self._wide[:0], allowed[base:])
+            found, distances = rows.search(queries, count)
+            parts.append((np.where(found >= 0, found + base, -1), distances))
+        return Hits(*merged(parts, len(queries), count), self.records)
+
+    def _search_index(
+        self, index: faiss.Index, queries: torch.Tensor, count: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """By FAISS's index; where few rows are wanted, one by one: it looks at a part, in which few of them may lie."""
+        rows = None if allowed.all() else np.flatnonzero(allowed)
+        if rows is not None and len(rows) <= FEW_ROWS:
+            found = nearest(self.map, queries, count, rows)
+        else:
+            found = search_index(index, queries, count, rows)
+        return measured(self.map.__getitem__, queries, found)
+
+    def search_in_order(
+        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As of `Engine`: exactly, among the images that are there."""
+        if self._index is not None:
+            raise UserError("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
+        rows, (own, others) = self.rows(), sequences
+        values = self.map if len(rows) == len(self.map) else self.map[torch.from_numpy(rows)]
+        found, similarities = search_sequences(values, queries, count, (own.of(rows), others), rule)
+        distances = descriptor_distances(values, queries, found)
+        return np.where(found >= 0, rows[found], -1), distances, similarities
+
+    def prepare_to_serve(self, writable: bool) -> None:
+        """Write alone from now on, if at all; search in float32, where a quarter of the free memory has room for it.
+
+        A lone query is then answered in half the time, and with the same distances.
+        """
+        self.by_hand = True
+        if writable:
+            self.hold()
+        if self._index is None and 4 * self.map.numel() <= available_bytes() // 4:
+            self._wide = self.map.float()
+
+    def check(self) -> None:
+        """What lies beside the model always answers."""
+
+    def finish(self, order: Sequence[str] | None = None) -> None:
+        """As of `Engine`: leave out the rows of removed images where these are many; make FAISS's index of all rows."""
+        state = self._begun()
+        wanted = {**state.meta, "zone": self.zone, "index": self.wanted.factory or EXACT, "seed": self.wanted.seed,
+                  "on_disk": self.wanted.on_disk, "local_dim": self.wanted.local_dim}  # fmt: skip
+        if self.wanted.nprobe is not None:
+            wanted["nprobe"] = self.wanted.nprobe
+        if order is not None:
+            wanted |= {"edited": False, "note": dict(self.source.note)}
+        drops_local = bool(state.meta.get("local_stored")) and not self.wanted.local_dim
+        if drops_local:
+            wanted |= {"local_stored": 0, "local_bytes": 0}
+        rows = self._in_order(order)
+        gone = state.rows - len(rows)
+        as_they_are = np.array_equal(rows, np.arange(state.rows))
+        small = 2 * self.source.dim * state.rows <= SMALL_BYTES and order is not None
+        if drops_local or gone > MOST_GONE * state.rows or (small and not as_they_are):
+            self.store.rewrite(state, wanted, rows, None if drops_local else self.local)
+            self._changes = True
+        elif wanted != state.meta:
+            self.store.say(state, wanted)
+            self._changes = True
+        self._take(self.store.state())
+        if self.wanted.factory and (self._index is None or self._index.ntotal < self.next_row):
+            self.build_index()
+        remove_other_indexes(self.store, self.state if self.wanted.factory else None)
+        if self._changes:
+            self._say_written()
+        self.store.files.release()
+
+    def _in_order(self, order: Sequence[str] | None) -> np.ndarray:
+        """The rows of the images it has, in an order of names; others follow as they are."""
+        first = [self.row_of[name] for name in order or () if name in self.row_of]
+        return np.array([*first, *np.setdiff1d(self.rows(), np.array(first, np.int64))], np.int64)
+
+    @property
+    def has_index(self) -> bool:
+        """Whether FAISS's index is there."""
+        return self._index is not None
+
+    def build_index(self) -> None:
+        """FAISS's index of all rows, which is written beside them."""
+        assert self.state is not None
+        writes = self.store.files.held  # else the file that was there is made again
+        rows = self.next_row if writes else int(self.meta["index_rows"])
+        self._index = built_index(self.store, self.state, self.wanted, self.map[:rows])
+        if writes and self.meta.get("index_rows") != rows:
+            self.store.say(self.state, {**self.meta, "index_rows": rows})
+            self._take(self.store.state())
+        self._changes = True
+
+    def load_index(self) -> None:
+        """FAISS's index, where it is there."""
+        if self.wanted.factory and self.state is not None and self._index is None:
+            self._index = opened_index(self.store, self.state, self.wanted)
+
+    def _say_written(self) -> None:
+        files = [self.store.path, *self.store.path.parent.glob(f"{escape(self.store.path.stem)}.*.*")]
+        size = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+        local = (
+            f", {self.local.bytes_per_image:.0f} bytes per image of local descriptors among them" if self.local else ""
+        )
+        say(f"wrote {self.store.path}: {self.count()} images, {size:.1f} MB{local}")
+        self._changes = False
+
+
+def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> FaissEngine:
+    """As of every engine in ENGINES.
+
+    Args:
+        anew: the index shall become what is wanted, of this model, and keep its images of other folders, which are
+            described again; every row is checked. Else it is what it is, and what contradicts that is refused.
+
+    Raises:
+        UserError: it is damaged, or of another model or kind.
+    """
+    if anew and wanted.factory:
+        check_factory(wanted.factory, source.dim)
+    try:
+        engine = FaissEngine(Store(source.path, source.dim), source, wanted)
+    except UserError as error:
+        if not anew:
+            raise
+        say(f"replaced: {error}; kept as .damaged: images of other folders are to be added again")
+        source.path.replace(source.path.with_suffix(".damaged"))
+        engine = FaissEngine(Store(source.path, source.dim), source, wanted)
+    (_adapt if anew else _accept)(engine)
+    return engine
+
+
+def _adapt(engine: FaissEngine) -> None:
+    """Make an index ready to become what is wanted."""
+    path, meta, wanted = engine.source.path, engine.meta, engine.wanted
+    if engine.state is None:
+        others, zone = images_of_earlier_version(path, engine.source.note)
+        if others:
+            engine.begin_anew({"zone": zone}, others)
+        return
+    reason = _other_model(meta, engine.source.provenance)
+    if reason is None and (wanted.local_dim or not engine.next_row) and meta["local_dim"] != wanted.local_dim:
+        reason = f"has local descriptors of {meta['local_dim'] or 'no'} dimensions, wanted {wanted.local_dim}"
+    if reason is not None:
+        state, folders = engine.state, StoredColumns(engine.store, engine.state.generation)
+        known = folders.of("record", state.rows)
+        others = [known[row][:-1] for row in engine.rows() if known[row][1]] + engine.store.lacking()
+        also = f"; {len(others)} images of other folders are described again" if others else ""
+        say(f"{path} {reason}: making it anew{also}")
+        engine.begin_anew({}, others)
+    elif damaged := engine.store.damaged(engine.state):
+        _say_damaged(engine, damaged, "it is described again")
+        engine.set_aside(damaged)
+
+
+def _accept(engine: FaissEngine) -> None:
+    """Take an index as it is."""
+    path, meta, wanted = engine.source.path, engine.meta, engine.wanted
+    if engine.state is None:
+        return
+    reason = _other_model(meta, engine.source.provenance)
+    if reason is not None:
+        raise UserError(f"{path} {reason}: {REMEDY}")
+    if wanted.factory and meta["index"] != wanted.factory:
+        raise UserError(
+            f"{path} is made with --index={meta['index']}, found --index={wanted.factory}: drop that, or {REMEDY}"
+        )
+    engine.wanted = WantedIndex(
+        None if meta["index"] == EXACT else meta["index"],
+        wanted.nprobe if wanted.nprobe is not None else meta.get("nprobe"),
+        meta["seed"], meta["local_dim"], meta["on_disk"],
+    )  # fmt: skip
+    short = len(engine.map) < engine.state.rows
+    if short or 2 * engine.source.dim * engine.state.rows <= SMALL_BYTES:
+        damaged = engine.store.damaged(engine.state)
+        _say_damaged(engine, damaged, "it is left out until it is described again")
+        engine.leave_out(damaged)
+    engine.load_index()
+    if engine.wanted.factory and not engine.has_index and engine.count() and meta.get("index_rows"):
+        say(f"{path}: the index {engine.wanted.factory} is made again of the descriptors")
+        engine.build_index()
+
+
+def _other_model(meta: Mapping[str, Any], wanted: Mapping[str, str]) -> str | None:
+    """In words, why descriptors are not those of the model at hand."""
+    found = meta["provenance"]
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            return f"was made by another model ({name}={found.get(name)}, wanted {value})"
+    return None
+
+
+def _say_damaged(engine: FaissEngine, rows: list[int], then: str) -> None:
+    known = StoredColumns(engine.store, engine.state.generation).of("names", engine.next_row) if engine.state else []
+    for row in rows:
+        say(f"{engine.source.path}: the descriptor of {known[row]} is damaged: {then}")

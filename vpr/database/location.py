@@ -1,0 +1,112 @@
+"""Where the index of a folder's images lies beside a model, and what an index of an earlier version there has."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.common.provenance import files_digest, open_hdf5
+from vpr.data.places import PlaceImages
+from vpr.database.records import Records
+from vpr.database.store.store import Store
+from vpr.database.store.table import rows_of
+from vpr.runs.model import LoadedModel
+
+
+def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
+    """Where the index of a split's database lies or shall lie, beside the model.
+
+    Image folders with the same last name get a file each: the second one's name has a hash of the whole path. A
+    file of the same images in another folder has travelled with them and is taken.
+
+    Args:
+        root: the images' folder.
+
+    Raises:
+        UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
+    """
+    path, store = _beside(loaded, images), Store(_beside(loaded, images), loaded.model.dim)
+    try:
+        state = store.state()
+    finally:
+        store.close()
+    if state is None or _is_of(state.meta["note"], folder_note(images, root)):
+        return path
+    return path.with_stem(f"{path.stem}_{folder_hash(root)}")
+
+
+def file_to_write(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
+    """As `index_file`, to write an index; a damaged one will be moved out of the way."""
+    try:
+        return index_file(loaded, images, root)
+    except UserError:
+        return _beside(loaded, images)
+
+
+def _beside(loaded: LoadedModel, images: PlaceImages) -> Path:
+    return loaded.folder / f"database_{images.places.name}.sqlite"
+
+
+def store_path(path: Path) -> Path:
+    """Where the store of an index lies that may be named as earlier versions' files were, or in any other way."""
+    return path.with_name(f"{path.name.removesuffix('.h5').removesuffix('.sqlite')}.sqlite")
+
+
+def folder_note(images: PlaceImages, root: Path) -> dict[str, str]:
+    """Of which folder an index is. The folder's path is no part of it: an index may travel with its images."""
+    return {
+        "photos": images.places.name,
+        "photos_hash": images.places.fingerprint(),
+        "files_hash": files_digest(images.places.database_names, images.database_files),
+        "folder_hash": folder_hash(root),
+    }
+
+
+def folder_hash(root: Path) -> str:
+    """A short hash of where a folder lies."""
+    return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+
+
+def _is_of(found: Mapping[str, Any], note: Mapping[str, str]) -> bool:
+    """Whether an index is of a folder, or has travelled with its images."""
+    return found.get("folder_hash") in (None, note["folder_hash"]) or found.get("files_hash") == note["files_hash"]
+
+
+def images_of_earlier_version(store: Path, note: Mapping[str, str]) -> tuple[list[tuple], str | None]:
+    """RECORD of the images of other folders that an index of an earlier version has; and its UTM zone.
+
+    Args:
+        store: where a store shall lie that takes its place.
+        note: of which folder that is, see `folder_note`.
+
+    Raises:
+        UserError: it is damaged, or has changes in a journal, so that these images cannot be told.
+    """
+    path = store.with_suffix(".h5")
+    own = path.with_stem(f"{path.stem}_{note.get('folder_hash', '')}")
+    path = own if own.is_file() else path
+    journal = path.with_suffix(".journal")
+    if journal.is_file():
+        raise UserError(
+            f"{journal} has changes of an index of an earlier version: let that version's --mode=index merge them; or "
+            f"where no images came by --add or from clients, delete it and {path.name}"
+        )
+    if not path.is_file():
+        return [], None
+    with open_hdf5(path, "an index", "delete it, and add images of other folders again") as file:
+        if not _is_of(dict(file.attrs), note):
+            return [], None
+        records = _earlier_records(file) if "names" in file else None
+    others = [row for row, folder in enumerate(records.folders) if folder] if records else []
+    also = f", {len(others)} of other folders among them" if others else ""
+    say(f"{path} was written by an earlier version: its images are described again{also}; that file may be deleted")
+    return rows_of(records.only(others)) if records else [], records.zone if records else None
+
+
+def _earlier_records(file: Any) -> Records:
+    texts = {name: json.loads(bytes(file[name][:])) for name in ("names", "folders", "columns")}
+    numbers = {name: file[name][:] for name in ("positions", "sizes", "modified", "hashes")}
+    return Records(**texts, **numbers, zone=str(file.attrs["zone"]) or None)

@@ -1,0 +1,80 @@
+"""Indexes that FAISS made of a store's rows: files that can be thrown away, and are made again of the store.
+
+The name of one, NAME.G.HASH.faiss, says of which generation, rows and factory it is. It is found whole before FAISS
+reads it, which trusts what it is given.
+"""
+
+import contextlib
+
+import faiss
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.progress import say
+from vpr.common.provenance import open_hdf5, recipe_hash, write_hdf5
+from vpr.database.engine import WantedIndex
+from vpr.database.store.store import REMEDY, State, Store
+from vpr.search.approximate import NPROBE, build_index
+from vpr.search.on_disk import build_on_disk, index_files, open_on_disk
+
+
+def built_index(store: Store, state: State, wanted: WantedIndex, rows: torch.Tensor) -> faiss.Index:
+    """Train an index on descriptors [N, dim], fill it, and keep it.
+
+    Raises:
+        UserError: FAISS cannot do it, or it cannot be written.
+    """
+    assert wanted.factory
+    stem = _stem(state, wanted, len(rows))
+    path = store.files.flat(state.generation, stem)
+    if wanted.on_disk:
+        build_on_disk(path, wanted.factory, rows, wanted.seed, wanted.nprobe or NPROBE)
+        return open_on_disk(path, wanted.nprobe)
+    built = build_index(wanted.factory, rows, wanted.seed, wanted.nprobe or NPROBE)
+    write_hdf5(path.with_name(f"{path.name}.faiss"), {"faiss": faiss.serialize_index(built)}, {})
+    return built
+
+
+def opened_index(store: Store, state: State, wanted: WantedIndex) -> faiss.Index | None:
+    """The index of a store's rows; None where there is none, or only one that is damaged, which a line says."""
+    rows = int(state.meta.get("index_rows", 0))
+    path = store.files.flat(state.generation, _stem(state, wanted, rows))
+    file = path.with_name(f"{path.name}.faiss")
+    if not rows or not file.is_file():
+        return None
+    try:
+        if wanted.on_disk:
+            index = open_on_disk(path)
+        else:
+            with open_hdf5(file, "an index of FAISS", REMEDY) as content:
+                index = faiss.deserialize_index(content["faiss"][:])
+        if (index.ntotal, index.d) != (rows, store.dim):
+            raise UserError(f"{file} has {index.ntotal} descriptors, {index.d}-D, wanted {rows}, {store.dim}-D")
+    except UserError as error:
+        say(f"{error}")
+        return None
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None and wanted.nprobe is not None:
+        lists.nprobe = wanted.nprobe
+    return index
+
+
+def remove_other_indexes(store: Store, state: State | None) -> None:
+    """Remove the files of all indexes but that of a state; None: all."""
+    kept = set()
+    if state is not None:
+        wanted = WantedIndex(state.meta["index"], seed=state.meta["seed"], on_disk=state.meta["on_disk"])
+        stem = _stem(state, wanted, int(state.meta.get("index_rows", 0)))
+        kept = set(index_files(store.files.flat(state.generation, stem)))
+    for path in store.path.parent.iterdir():
+        parts = path.name.removeprefix(f"{store.path.stem}.").split(".")
+        ours = path.name.startswith(f"{store.path.stem}.") and len(parts) == 3 and parts[0].isdecimal()
+        if ours and parts[2] in ("faiss", "lists") and path not in kept:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _stem(state: State, wanted: WantedIndex, rows: int) -> str:
+    """How the file's name goes on behind the generation's number."""
+    recipe = {"factory": wanted.factory, "seed": wanted.seed, "on_disk": wanted.on_disk, "rows": rows}
+    return recipe_hash(recipe, 12)

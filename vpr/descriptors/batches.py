@@ -1,0 +1,198 @@
+"""The network over many images: batches that fit into memory, each process its share of them, with progress."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+
+from vpr.common import processes
+from vpr.common.errors import UserError
+from vpr.common.memory import available_bytes, free_gpu_bytes, out_of_memory_says
+from vpr.common.progress import Progress, say
+from vpr.data.images import image_size
+from vpr.data.reader import ImageReader, SizeGroup, in_batches
+from vpr.models.describer import Describer
+
+LARGEST_AUTOMATIC_BATCH = 256
+AUTOMATIC_BATCH_BYTES_CPU = 1 << 30  # more gains nothing there
+AUTOMATIC_BATCH_OF_UNKNOWN = 8  # of a model that does not know what an image takes inside
+AUTOMATIC_BATCH_STEP_GPU = 8  # what is free there is never quite the same twice; the batch size shall be
+
+Batch = list[SizeGroup]
+Value = TypeVar("Value")
+
+
+class Source(Protocol):
+    """Where images come from by index: decoded from files, or as the frozen layers left them."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The images."""
+
+    @property
+    def size(self) -> Sequence[int] | None:
+        """(height, width) in pixels to which all were resized; None where each has its own."""
+
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """The images of each batch of indices, in order, as lists of `SizeGroup`."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Batches dealt out in turn to the processes that share the work.
+
+    Attributes:
+        batches: ranges of positions in a list of images.
+        rank, count: of this process among those that share, and how many these are.
+    """
+
+    batches: list[range]
+    rank: int
+    count: int
+
+    @classmethod
+    def of(cls, model: Describer, source: Source, images: int, batch_size: int, one_machine: bool = False) -> "Shares":
+        """The batches of so many images of a source.
+
+        Args:
+            batch_size: images at once; 0: as many as memory holds.
+            one_machine: whether every machine does all of the work, by its own processes.
+        """
+        batches = in_batches(images, batch_size or automatic_batch_size(model, source))
+        if one_machine:
+            return cls(batches, processes.local_rank(), processes.local_world())
+        return cls(batches, processes.rank(), processes.world())
+
+    @property
+    def own(self) -> list[range]:
+        """The batches of this process."""
+        return self.batches[self.rank :: self.count]
+
+    @property
+    def rounds(self) -> list[int]:
+        """How many images all processes together do, each of them one batch."""
+        starts = range(0, len(self.batches), self.count)
+        return [sum(map(len, self.batches[start : start + self.count])) for start in starts]
+
+    @property
+    def owners(self) -> list[tuple[slice, int]]:
+        """The positions of each batch, and the process that does it."""
+        return [(slice(batch.start, batch.stop), n % self.count) for n, batch in enumerate(self.batches)]
+
+
+@torch.no_grad()
+def over_batches(
+    compute: Callable[[Batch], Value],
+    model: Describer,
+    source: Source,
+    indices: Sequence[int],
+    shares: Shares,
+    label: str | None = None,
+) -> Iterator[tuple[range, Batch, Value]]:
+    """What a model computes of each batch of this process's share, without gradients.
+
+    Args:
+        compute: of a batch, whose groups are no larger than memory holds at once.
+        indices: of the images in the source; `shares` divides them.
+        label: of the progress bar, which counts the images of all processes; None: none is shown.
+
+    Yields:
+        the positions of a batch in `indices`, the batch, and what was computed of it.
+
+    Raises:
+        UserError: an image cannot be decoded, or memory runs out.
+    """
+    model.eval()
+    loaded = that_fit(source.batches([[indices[position] for position in batch] for batch in shares.own]), model)
+    shown = Progress(label, len(indices)) if label else contextlib.nullcontext()
+    with shown as progress, out_of_memory_says("lower --cacheBatchSize, or give 0"):
+        for number, (where, batch) in enumerate(zip(shares.own, loaded, strict=True)):
+            yield where, batch, compute(batch)
+            if progress:
+                progress.advance(shares.rounds[number])
+
+
+def per_image(batch: Batch, compute: Callable[[SizeGroup], Iterable[Value]]) -> list[Value]:
+    """What is computed of the images of each size, one value an image, in the batch's order."""
+    found = [pair for group in batch for pair in zip(group.places.tolist(), compute(group), strict=True)]
+    return [value for _, value in sorted(found, key=lambda pair: pair[0])]
+
+
+def automatic_batch_size(model: Describer, source: Source) -> int:
+    """How many images of the first image's size fit into memory at once (--cacheBatchSize=0).
+
+    The same in all processes, as their shares are counted in batches: what the one with the least room takes.
+    """
+    if not isinstance(source, ImageReader):  # frozen features are small
+        return 64
+    height, width = source.size or image_size(source.files[0])
+    each = model.bytes_per_image(height, width)
+    if each is None:
+        return AUTOMATIC_BATCH_OF_UNKNOWN
+    if model.device.type == "cuda":
+        fitting = free_gpu_bytes(model.device) // 2 // each
+        fitting -= fitting % AUTOMATIC_BATCH_STEP_GPU if fitting > AUTOMATIC_BATCH_STEP_GPU else 0
+    else:
+        fitting = min(available_bytes() // (4 * processes.local_world()), AUTOMATIC_BATCH_BYTES_CPU) // each
+    count = processes.all_reduce_min(max(1, min(LARGEST_AUTOMATIC_BATCH, fitting)))
+    say_of_batch(count)
+    return count
+
+
+@functools.cache  # said again when it is another
+def say_of_batch(count: int) -> None:
+    say(f"{count} images at once")
+
+
+def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
+    """The batches, with groups of images cut to what main memory holds beside the model at once.
+
+    A processor's memory ends without an error that could be caught: the kernel kills the process. Half of what is
+    free when images of a size come first is taken, shared by the processes of the machine; a GPU and an exported
+    model report for themselves, and frozen features are small.
+
+    Raises:
+        UserError: there is no room for a single image.
+    """
+    at_once: dict[tuple[int, int], int] = {}
+    for batch in batches:
+        parts: Batch = []
+        for group in batch:
+            count = len(group.values)
+            if model.device.type == "cpu" and not group.frozen:
+                if group.image_size not in at_once:
+                    at_once[group.image_size] = images_that_fit(model, group.image_size, count)
+                count = at_once[group.image_size]
+            parts += cut(group, count)
+        yield parts
+
+
+def cut(group: SizeGroup, count: int) -> list[SizeGroup]:
+    """Images of one size in parts of at most `count`."""
+    pieces = zip(group.places.split(count), group.values.split(count), strict=True)
+    return [group._replace(places=places, values=values) for places, values in pieces]
+
+
+def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
+    """How many images of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
+
+    Raises:
+        UserError: not one.
+    """
+    shown = f"{size[1]}x{size[0]} pixels"
+    each, free = model.bytes_per_image(*size), available_bytes() // processes.local_world()
+    if each is None:  # not known of an exported model, which reports for itself
+        return wanted
+    if each > free:
+        raise UserError(
+            f"an image of {shown} takes {each / 1e9:.1f} GB in the backbone, {free / 1e9:.1f} GB of "
+            "memory are free: resize images by --imageSize H W"
+        )
+    count = max(1, free // 2 // each)
+    if count < wanted:
+        say(f"memory holds {count} images of {shown} at once, not {wanted}: --imageSize resizes them")
+    return count

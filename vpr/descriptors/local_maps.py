@@ -1,0 +1,157 @@
+"""Local descriptors of many images, in 8 bits: what re-ranking compares."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vpr.common.errors import UserError
+from vpr.common.memory import available_bytes
+
+LARGEST_MAP = 1024  # positions; see `vpr/retrieval/rerank.py` on why a map may not have more
+# A component of 1 is stored as this. Then the product of two descriptors of up to 128 dimensions, rounding
+# included, is below 2^14 ((120 + 128^0.5 / 2)^2), which the exact products there want.
+SCALE = 120
+# An image's local descriptors int8 [P, d], row by row of its map, and the map's rows and columns.
+QuantizedMap = tuple[np.ndarray, tuple[int, int]]
+
+
+class FileValues:
+    """Rows int8 [P, d] in a file, read when they are asked for.
+
+    To map the file into memory would keep much of what lies around the rows there as well.
+    """
+
+    def __init__(self, path: Path, count: int, dim: int) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - open as long as rows may be asked for
+        self.shape = (count, dim)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows from `start` to `stop` - 1; zeros where the file has become shorter, which no checksum fits."""
+        wanted, dim = (rows.stop - rows.start) * self.shape[1], self.shape[1]
+        data = os.pread(self._file.fileno(), wanted, rows.start * dim)
+        return np.frombuffer(data.ljust(wanted, b"\0"), np.int8).reshape(-1, dim)
+
+
+@dataclass(frozen=True)
+class LocalMaps:
+    """The maps of local descriptors of N images, one after the other.
+
+    Attributes:
+        values: int8 [positions of all maps, d], in memory or in a file: unit vectors times SCALE, rounded.
+        grids: int32 [N, 2], rows and columns of each image's map.
+        starts: int64 [N + 1], where each image's rows begin in `values`.
+        checksums: uint32 [N], CRC-32 of each image's values, compared whenever they are read; None in memory.
+        source: the file of values, for messages.
+    """
+
+    values: np.ndarray | FileValues
+    grids: np.ndarray
+    starts: np.ndarray
+    checksums: np.ndarray | None = None
+    source: str = ""
+
+    @property
+    def dim(self) -> int:
+        """d, the length of a local descriptor."""
+        return self.values.shape[1]
+
+    @property
+    def bytes_per_image(self) -> float:
+        """Mean bytes of an image's local descriptors."""
+        return int(self.starts[-1] - self.starts[0]) * self.dim / max(1, len(self.grids))
+
+    def part(self, start: int, stop: int) -> "LocalMaps":
+        """Those of images `start` to `stop` - 1."""
+        checksums = None if self.checksums is None else self.checksums[start:stop]
+        return replace(self, grids=self.grids[start:stop], starts=self.starts[start : stop + 1], checksums=checksums)
+
+    def rows(self, image: int) -> np.ndarray:
+        """An image's local descriptors int8 [P, d], row by row of its map.
+
+        Raises:
+            UserError: the file was damaged since it was written.
+        """
+        rows = self.values[self.starts[image] : self.starts[image + 1]]
+        if self.checksums is not None:
+            import zlib
+
+            if zlib.crc32(np.ascontiguousarray(rows).data) != self.checksums[image]:
+                raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it again")
+        return rows
+
+
+def quantized(maps: torch.Tensor) -> list[QuantizedMap]:
+    """Maps of unit vectors [B, d, h, w] -> for each image int8 [P, d] and the (rows, columns) of its map.
+
+    A map of more than LARGEST_MAP positions is averaged over squares of 2 x 2, 3 x 3, ... of them.
+    """
+    height, width = maps.shape[2:]
+    side = 1
+    while -(-height // side) * -(-width // side) > LARGEST_MAP:
+        side += 1
+    if side > 1:
+        maps = F.avg_pool2d(maps, side, ceil_mode=True, count_include_pad=False)
+        maps = F.normalize(maps, dim=1)
+    grid = (maps.shape[2], maps.shape[3])
+    values = (maps * SCALE).round().to(torch.int8).flatten(2).transpose(1, 2).contiguous().cpu().numpy()  # [B, P, d]
+    return [(rows, grid) for rows in values]
+
+
+class LocalSink(Protocol):
+    """Takes the local descriptors of images in their order, and has them all in the end."""
+
+    def write(self, maps: Sequence[QuantizedMap]) -> None:
+        """Those of the next images."""
+
+    def finished(self) -> LocalMaps:
+        """Those of all images."""
+
+
+class MemorySink:
+    """Keeps the local descriptors of `images` images in memory."""
+
+    def __init__(self, images: int) -> None:
+        self._images, self._parts = images, list[QuantizedMap]()
+
+    def write(self, maps: Sequence[QuantizedMap]) -> None:
+        """Those of the next images; see `require_room`."""
+        if not self._parts and maps:
+            require_room(self._images, maps[0][0])
+        self._parts += maps
+
+    def finished(self) -> LocalMaps:
+        """Those of all images."""
+        parts, self._parts = self._parts, []
+        return joined(parts)
+
+
+def joined(parts: Sequence[QuantizedMap]) -> LocalMaps:
+    """The maps of images, in their order, in memory."""
+    if not parts:
+        return LocalMaps(np.empty((0, 1), np.int8), np.empty((0, 2), np.int32), np.zeros(1, np.int64))
+    values = np.concatenate([rows for rows, _ in parts])
+    return LocalMaps(values, np.array([grid for _, grid in parts], np.int32), starts_of(len(rows) for rows, _ in parts))
+
+
+def starts_of(lengths: Iterable[int]) -> np.ndarray:
+    """Where each of several pieces begins, and where the last ends; int64 [N + 1]."""
+    return np.concatenate([[0], np.cumsum(list(lengths), dtype=np.int64)])
+
+
+def require_room(images: int, first: np.ndarray) -> None:
+    """Raise a UserError where the local descriptors of so many images, like those of the first, do not fit into memory.
+
+    Half of what is free is taken: they are joined at the end.
+    """
+    needed, free = images * first.nbytes, available_bytes()
+    if needed > free // 2:
+        raise UserError(
+            f"local descriptors of {images} images take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are "
+            "free, of which half may be taken: keep them in a file by --saveDescriptors, or lower --localDim"
+        )

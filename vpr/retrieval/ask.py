@@ -1,0 +1,78 @@
+"""What is asked of an image, and why it may have no answer."""
+
+from dataclasses import dataclass
+
+from vpr.common.errors import UserError
+from vpr.database.filters import SearchFilter
+from vpr.retrieval.answer_features import LOOKED_AT
+from vpr.retrieval.rules import Reranking
+from vpr.search.exclusion import RecentFrames
+from vpr.search.sequences import SequenceRule
+
+DEPTH = 50  # hits that are re-ranked where a question does not say, and the engine keeps local descriptors
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of an image.
+
+    Attributes:
+        top: how many matches.
+        filter: which database images are searched; None: all.
+        rerank: how many first hits are re-ranked; 0: none; None: DEPTH where the engine keeps local descriptors.
+        rerank_by: the score of re-ranking, a key of `vpr.retrieval.matching.SCORES`.
+        sequence: how similarities of consecutive frames are combined; None: images are single ones.
+        exclusion: frames of the image's own sequence that may not be found; None: all may.
+        least: confidence below which, or where it is unknown, an image gets no answer; None: all get one.
+        agreement: whether the matches of local descriptors with the first hit are wanted.
+    """
+
+    top: int = 5
+    filter: SearchFilter | None = None
+    rerank: int | None = None
+    rerank_by: str = "soft"
+    sequence: SequenceRule | None = None
+    exclusion: RecentFrames | None = None
+    least: float | None = None
+    agreement: bool = False
+
+    def reranking(self, keeps_local: bool) -> Reranking | None:
+        """How hits are re-ranked, by an engine that keeps and measures what that takes, or does not; None: not."""
+        depth = (DEPTH if keeps_local else 0) if self.rerank is None else self.rerank
+        return Reranking(depth, self.rerank_by) if depth else None
+
+    def hits(self, reranking: Reranking | None) -> int:
+        """How many hits are searched for. By this some indexes look farther: what others ask for does not count."""
+        return max(LOOKED_AT, reranking.depth if reranking else 0, self.top)
+
+
+class Refusal(UserError):
+    """Why a question has no answer.
+
+    Attributes:
+        told: the same for somebody who shall learn nothing of this machine's files.
+    """
+
+    def __init__(self, text: str, told: str | None = None) -> None:
+        super().__init__(text)
+        self.told = told or text
+
+
+class TooSmall(Refusal):
+    """The image is smaller than the model takes."""
+
+
+class TooLarge(Refusal):
+    """The image takes more memory than is free."""
+
+
+class NotServed(Refusal):
+    """Model, engine or database lack what is asked for."""
+
+
+class Changed(Refusal):
+    """Images came or went while the question was answered: another try may go well."""
+
+
+class EngineAway(Refusal):
+    """The engine does not answer; its own error is the cause of this one."""

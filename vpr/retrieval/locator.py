@@ -1,0 +1,261 @@
+"""From images to answers where they were taken: a model and a database, loaded once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.progress import say, without_progress
+from vpr.data.reader import Reading
+from vpr.database.engine import Engine, Unreachable
+from vpr.database.records import Records
+from vpr.descriptors.describe import LocalDescribing, describe
+from vpr.descriptors.local_maps import MemorySink
+from vpr.models.local_projection import LOCAL_DIM
+from vpr.models.spec import DEFAULT_SEED
+from vpr.retrieval.answer import Answer
+from vpr.retrieval.ask import DEPTH, Ask, EngineAway, NotServed, Refusal
+from vpr.retrieval.calibration_file import StoredCalibration
+from vpr.retrieval.local_descriptors import LocalDescriptors, no_pause
+from vpr.retrieval.long_work import Pause
+from vpr.retrieval.model_pass import Described, ModelPass
+from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search
+from vpr.retrieval.rerank import comparer
+from vpr.retrieval.rules import Reranking
+from vpr.runs.model import LoadedModel
+
+AT_ONCE = 2  # images of the database described between two pauses: of the largest networks half a second's work
+USUAL = Ask()
+Calibrations = Callable[[str], StoredCalibration | None]  # by how answers are ordered, see `Ranking.order`
+
+
+def uncalibrated(order: str) -> None:
+    """Of a model whose confidences are ratios, for want of a calibration."""
+
+
+class Locator:
+    """A model and a database; one thread at a time may ask it or change the database.
+
+    `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`, and for
+    descriptors that are there already those of `vpr.retrieval.ranking`.
+
+    Attributes:
+        loaded: the model, on its device.
+        engine: the database.
+        usual: what is asked where nothing else is said.
+        local: local descriptors of the database.
+        records: of its images, as of the last change: any thread may read these, and `images`.
+        images: how many it has.
+        read: how images are read.
+        root: folder of the database's images, where the records do not say.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        engine: Engine,
+        read: Reading,
+        root: Path,
+        calibrations: Calibrations = uncalibrated,
+        usual: Ask = USUAL,
+        local_dim: int = LOCAL_DIM,
+        seed: int = DEFAULT_SEED,
+        batch_size: int = AT_ONCE,
+    ) -> None:
+        """Take what is there.
+
+        Args:
+            local_dim, seed: of the projection of local descriptors, where the engine has none.
+            batch_size: image files described at once; 0: as many as memory holds.
+        """
+        self.loaded, self.engine, self.read, self.root, self.usual = loaded, engine, read, root, usual
+        self.local = LocalDescriptors(loaded, engine, read, root, batch_size, local_dim, seed)
+        self._pass, self._batch_size = ModelPass(loaded.model), batch_size
+        self._calibrations, self._known = calibrations, dict[str, StoredCalibration | None]()
+        self.records, self.images = engine.records, engine.count()
+
+    @property
+    def model_name(self) -> str:
+        """Backbone and weights, pooling, dimension, number format."""
+        return self.loaded.model.name
+
+    def locate(self, images: Sequence[str | Path], ask: Ask | None = None) -> list[Answer]:
+        """Where images were taken.
+
+        Args:
+            images: their files. For sequences their names say which are consecutive frames.
+
+        Raises:
+            UserError: an image cannot be decoded, or what is asked not answered.
+        """
+        ask, files = ask or self.usual, [Path(image) for image in images]
+        return self.answers(self.rank(self.describe_files(files, ask), ask, [str(file) for file in files]), ask)
+
+    def reranking(self, ask: Ask) -> Reranking | None:
+        """How hits are re-ranked for a question; None: not."""
+        return ask.reranking(self.engine.local is not None and self.engine.measures)
+
+    def describe_files(self, files: Sequence[Path], ask: Ask) -> Described:
+        """Stage 1, of image files: descriptors, and local ones where the question takes them.
+
+        Raises:
+            UserError: an image cannot be decoded.
+        """
+        sink, local = MemorySink(len(files)), None
+        if self.reranking(ask) or ask.agreement:
+            local = LocalDescribing(self.local.projection(), sink)
+        every, batch = range(len(files)), self._batch_size
+        descriptors, _ = describe(self.loaded.model, self.read.of(files), every, batch, "images", local)
+        return Described(descriptors, sink.finished() if local else None)
+
+    def describe_images(self, images: Sequence[torch.Tensor], local: bool, pause: Pause = no_pause) -> Described:
+        """Stage 1, of images uint8 [3, H, W] in memory."""
+        if local:
+            return self._pass.describe_with_local(images, self.local.projection(pause))
+        return self._pass.describe(images)
+
+    def rank(self, described: Described, ask: Ask, names: Sequence[str] = (), pause: Pause = no_pause) -> Ranking:
+        """Stage 2: search the database, and re-rank the first hits by local descriptors, kept or computed.
+
+        Args:
+            names: of the images, as of `vpr.retrieval.ranking.search`.
+            pause: called from time to time; another thread may change the database meanwhile.
+
+        Raises:
+            Refusal: the engine does not answer, or does not search so; or images whose local descriptors are wanted
+                are not there.
+        """
+        how, queries = self.reranking(ask), described.local
+        try:
+            ranking = search(self.engine, described.descriptors, ask, ask.hits(how), names)
+        except Refusal:
+            raise
+        except UserError as error:
+            raise EngineAway(str(error), "the search engine does not answer: ask again later") from error
+        if queries is None or not (how or ask.agreement):
+            return ranking
+        seen = how or Reranking(1, ask.rerank_by)
+        known, rows = self.engine.local, None  # by the same rows as the search, before anything changes
+        if known is None:
+            known, rows = self.local.of(ranking.answers.found[:, : seen.depth], ranking.records, pause)
+        if how is None:
+            return replace(ranking, compare=comparer(queries, known, seen, rows))
+        return rerank_hits(ranking, queries, known, how, rows, pause)
+
+    def answers(self, ranking: Ranking, asks: Ask | Sequence[Ask]) -> list[Answer]:
+        """Stage 3: the matches of each image, and how sure the first is.
+
+        Args:
+            asks: of all images, or of each.
+        """
+        if ranking.order not in self._known and not ranking.filtered:
+            self._known[ranking.order] = self._calibrations(ranking.order)
+        values, kind = confidences(ranking, self._known.get(ranking.order))
+        each = [asks] * len(values) if isinstance(asks, Ask) else asks
+        return [answer(ranking, n, ask, values[n], kind, self.root) for n, ask in enumerate(each)]
+
+    def is_long(self, ask: Ask) -> bool:
+        """Whether a question takes much more than others do: many comparisons, or images that have to be described."""
+        depth = ask.rerank or 0
+        return depth > DEPTH or (not self.local.are_kept and (depth > 0 or ask.agreement))
+
+    def answer_each(
+        self, images: Sequence[torch.Tensor], asks: Sequence[Ask], pause: Pause = no_pause
+    ) -> list[Answer | Refusal]:
+        """An answer to each question about an image uint8 [3, H, W], or why there is none.
+
+        Args:
+            pause: called from time to time; another thread may ask or change the database meanwhile.
+        """
+        with without_progress():
+            found: dict[int, Answer | Refusal] = {}
+            for number, (image, ask) in enumerate(zip(images, asks, strict=True)):
+                if refusal := self._refusal(image, ask):
+                    found[number] = refusal
+            sound = [number for number in range(len(images)) if number not in found]
+            if sound:
+                answers = self._answer_sound([images[n] for n in sound], [asks[n] for n in sound], pause)
+                found.update(zip(sound, answers, strict=True))
+        return [found[number] for number in range(len(images))]
+
+    def _refusal(self, image: torch.Tensor, ask: Ask) -> Refusal | None:
+        """Why a question cannot be answered, as far as that is known before."""
+        if ask.rerank and not self.engine.measures:
+            return NotServed("rerank needs descriptor distances, which the index does not measure")
+        if ask.sequence or ask.exclusion:
+            return NotServed("frames in order are image files with names: locate those")
+        return self._pass.refusal(image)
+
+    def _answer_sound(
+        self, images: Sequence[torch.Tensor], asks: Sequence[Ask], pause: Pause
+    ) -> list[Answer | Refusal]:
+        """As `answer_each`, of questions that nothing is known against."""
+        began = perf_counter()
+        local = any(self.reranking(ask) or ask.agreement for ask in asks)
+        try:
+            described = self.describe_images(images, local, pause)
+        except Refusal as refusal:
+            say(f"no second look: {refusal}")
+            return [refusal] * len(images)
+        pause()
+        model_seconds, began = perf_counter() - began, perf_counter()
+        alike: dict[tuple, list[int]] = {}  # what is asked alike is searched at once
+        for number, ask in enumerate(asks):
+            how = self.reranking(ask)
+            alike.setdefault((replace(ask, top=0), how, ask.hits(how)), []).append(number)
+        answers, away = dict[int, Answer | Refusal](), None
+        for numbers in alike.values():
+            some: Sequence[Answer | Refusal] = [away] * len(numbers) if away else []
+            some = some or self._answer_alike(described.only(numbers), [asks[n] for n in numbers], pause)
+            if isinstance(some[0], EngineAway) and isinstance(some[0].__cause__, Unreachable):
+                away = some[0]  # it is not asked again
+            answers.update(zip(numbers, some, strict=True))
+        took = perf_counter() - began
+        return [
+            replace(each, model_seconds=model_seconds, search_seconds=took) if isinstance(each, Answer) else each
+            for each in (answers[number] for number in range(len(images)))
+        ]
+
+    def _answer_alike(
+        self, described: Described, asks: list[Ask], pause: Pause
+    ) -> Sequence[Answer] | Sequence[Refusal]:
+        """The answers to images of which the same is asked, but for how many of the same hits are told."""
+        try:
+            return self.answers(self.rank(described, asks[0], pause=pause), asks)
+        except Refusal as refusal:
+            say(f"{'a search failed' if isinstance(refusal, EngineAway) else 'no second look'}: {refusal}")
+            return [refusal] * len(asks)
+
+    def check(self) -> None:
+        """Raise a UserError where the database does not answer now."""
+        self.engine.check()
+
+    def add(self, image: torch.Tensor, record: Records) -> None:
+        """Add an image uint8 [3, H, W] to the database, or put it in the place of that of its name.
+
+        Raises:
+            Refusal: the image is too small or too large.
+            UserError: the engine cannot take it.
+        """
+        if refusal := self._pass.refusal(image):
+            raise refusal
+        with without_progress():
+            described = self.describe_images([image], self.engine.local is not None)
+            self.engine.add(record, described.descriptors, described.maps())
+            self._changed()
+
+    def remove(self, name: str) -> None:
+        """Remove an image from the database.
+
+        Raises:
+            UserError: the engine cannot do it.
+        """
+        self.engine.remove([name])
+        self._changed()
+
+    def _changed(self) -> None:
+        self.local.changes += 1
+        self.records, self.images = self.engine.records, self.engine.count()

@@ -1,0 +1,109 @@
+"""One pass of the model for images that are in memory already."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vpr.common.errors import UserError
+from vpr.common.memory import available_bytes, free_gpu_bytes
+from vpr.data.reader import SizeGroup, group_by_size
+from vpr.descriptors.batches import cut
+from vpr.descriptors.describe import describe_batch, describe_batch_with_local, require_finite
+from vpr.descriptors.local_maps import LocalMaps, QuantizedMap, joined
+from vpr.models.describer import Describer
+from vpr.models.local_projection import LocalProjection
+from vpr.retrieval.ask import NotServed, Refusal, TooLarge, TooSmall
+
+SIZES = 256  # whose memory is remembered
+WITHOUT_LOCAL = "the model has no local descriptors, which rerank and agreement need"
+
+
+@dataclass(frozen=True)
+class Described:
+    """Images as they are searched with: descriptors float16 [B, dim], and local descriptors where they are wanted."""
+
+    descriptors: torch.Tensor
+    local: LocalMaps | None = None
+
+    def only(self, numbers: Sequence[int]) -> "Described":
+        """Some of them."""
+        maps = self.maps()
+        chosen = None if maps is None else joined([maps[number] for number in numbers])
+        return Described(self.descriptors[list(numbers)], chosen)
+
+    def maps(self) -> list[QuantizedMap] | None:
+        """The local descriptors of each."""
+        local = self.local
+        if local is None:
+            return None
+        return [(local.rows(n), (int(rows), int(columns))) for n, (rows, columns) in enumerate(local.grids)]
+
+
+class ModelPass:
+    """Describes images of any sizes, and says which the model or the memory beside it cannot take."""
+
+    def __init__(self, model: Describer) -> None:
+        self._model = model.eval()
+        self._bytes: dict[tuple[int, int], int | None] = {}
+
+    @torch.no_grad()
+    def describe(self, images: Sequence[torch.Tensor]) -> Described:
+        """Descriptors of images uint8 [3, H, W] without a `refusal`, one pass for those of a size."""
+        return self._described(describe_batch(self._model, self._groups(images)), None)
+
+    @torch.no_grad()
+    def describe_with_local(self, images: Sequence[torch.Tensor], projection: LocalProjection | None) -> Described:
+        """As `describe`, with projected local descriptors.
+
+        Raises:
+            NotServed: the model has none.
+        """
+        groups = self._groups(images)
+        try:
+            return self._described(*describe_batch_with_local(self._model, groups, projection))
+        except UserError as error:
+            raise NotServed(str(error), WITHOUT_LOCAL) from error
+
+    def _described(self, descriptors: torch.Tensor, local: list[QuantizedMap] | None) -> Described:
+        descriptors = descriptors.half().cpu()  # as `vpr.descriptors.describe.describe` gives them
+        require_finite(descriptors)
+        return Described(descriptors, None if local is None else joined(local))
+
+    def _groups(self, images: Sequence[torch.Tensor]) -> list[SizeGroup]:
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return [part for group in group_by_size(list(images), sizes) for part in self._that_fit(group)]
+
+    def refusal(self, image: torch.Tensor) -> Refusal | None:
+        """Why an image uint8 [3, H, W] cannot be described: it is too small, or larger than memory holds."""
+        least, (height, width) = self._model.smallest_side, image.shape[1:]
+        if min(height, width) < least:
+            return TooSmall(f"the image has {width}x{height} pixels, the model wants at least {least} each way")
+        each = self._bytes_of((height, width))
+        room = self._room()
+        if each is not None and room is not None and each > room:
+            return TooLarge(f"an image of {width}x{height} pixels takes more memory than the server has free")
+        return None
+
+    def _room(self) -> int | None:
+        """Half of the free bytes of memory, or of the GPU's; None where that is not known."""
+        device = self._model.device
+        if device.type not in ("cpu", "cuda"):
+            return None
+        return (available_bytes() if device.type == "cpu" else free_gpu_bytes(device)) // 2
+
+    def _that_fit(self, group: SizeGroup) -> list[SizeGroup]:
+        """Images of one size in parts that half of the free memory holds, see `vpr.descriptors.batches.that_fit`."""
+        count, each = len(group.values), self._bytes_of(group.image_size)
+        room = self._room()
+        if each is not None and room is not None:
+            count = max(1, min(count, room // each))
+        return cut(group, count)
+
+    def _bytes_of(self, size: tuple[int, int]) -> int | None:
+        """Memory that an image takes in the model; to work it out takes milliseconds."""
+        if size not in self._bytes:
+            if len(self._bytes) >= SIZES:
+                self._bytes.clear()
+            self._bytes[size] = self._model.bytes_per_image(*size)
+        return self._bytes[size]

@@ -1,0 +1,152 @@
+"""The stages from descriptors to answers, each a function: search, re-rank, say how sure, answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vpr.data.frames import find_sequences
+from vpr.database.records import Records
+from vpr.descriptors.local_maps import LocalMaps
+from vpr.retrieval.answer import Answer, match_of
+from vpr.retrieval.answer_features import LIMITED, Answers, uncalibrated
+from vpr.retrieval.ask import Ask, NotServed
+from vpr.retrieval.calibration_file import StoredCalibration
+from vpr.retrieval.long_work import Pause
+from vpr.retrieval.rerank import Compare, comparer, rerank
+from vpr.retrieval.rules import Reranking
+from vpr.search.sequences import SequenceRule, frames_used
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What was found for M images, in the order so far.
+
+    Attributes:
+        answers: hits, as rows of `records`, with what ordered them.
+        records: of the database, as it was when it was searched.
+        filtered: whether only a part of the database was searched.
+        steps: what ordered the hits beside the descriptors of single images, in words.
+        approximate: see `vpr.database.engine.Searchable`.
+        excluded: which images might not be found, in words; empty: all might.
+        compare: finds the matches of an image's local descriptors with those of a hit; None where it has none.
+    """
+
+    answers: Answers
+    records: Records
+    filtered: bool = False
+    steps: tuple[str, ...] = ()
+    approximate: str = ""
+    excluded: str = ""
+    compare: Compare | None = None
+
+    @property
+    def order(self) -> str:
+        """How hits are ordered, in words: a calibration serves answers of one order alone."""
+        return order_text(self.steps, self.approximate, self.excluded)
+
+    def only(self, row: int) -> np.ndarray:
+        """The hits of an image, without those that there are not: rows of `records`."""
+        hits = self.answers.found[row]
+        return hits[hits >= 0]
+
+
+def order_text(steps: Sequence[str], approximate: str = "", excluded: str = "") -> str:
+    """What ordered hits beside the descriptors of single images, and what found them unless exactly."""
+    order = ", then ".join(steps) or "none"
+    order = f"{order}; found by the approximate index {approximate}" if approximate else order
+    return f"{order}; {excluded}" if excluded else order
+
+
+def search(engine: Any, descriptors: torch.Tensor, ask: Ask, count: int, names: Sequence[str] = ()) -> Ranking:
+    """The hits of images, by their descriptors or by those of the frames around them.
+
+    Args:
+        engine: a `vpr.database.engine.Engine`, or what has its `search` and `search_in_order`.
+        descriptors: [M, dim].
+        count: how many hits of each.
+        names: of the images, which say which are frames of one sequence; wanted for sequences and exclusion alone.
+
+    Raises:
+        NotServed: the engine does not search so.
+        UserError: it does not answer.
+    """
+    if not (ask.sequence or ask.exclusion):
+        found, distances, records = engine.search(descriptors, count, ask.filter)
+        answers = Answers(found, distances, records.positions)
+        return Ranking(answers, records, ask.filter is not None, approximate=engine.approximate)
+    if ask.filter or not engine.searches_sequences:
+        raise NotServed("--sequence searches whole walks by --engine=faiss: drop --near, --box, --where and --engine")
+    rule, records = ask.sequence or SequenceRule(0), engine.records
+    sequences = find_sequences(records.names), find_sequences(names)
+    more, excluded = {}, ""
+    if ask.exclusion:
+        if not getattr(engine, "excludes", False):
+            raise NotServed("frames are left out of the search of a split alone: ask without exclusion")
+        more, excluded = {"exclusion": ask.exclusion}, ask.exclusion.text()
+    found, distances, similarities = engine.search_in_order(descriptors, count, sequences, rule, **more)
+    answers = Answers(found, distances, records.positions)
+    if not ask.sequence:
+        return Ranking(answers, records, excluded=excluded)
+    answers = replace(answers, sequence=similarities, frames=frames_used(sequences[1], rule))
+    return Ranking(answers, records, steps=(rule.text(),), excluded=excluded)  # sequences are searched exactly
+
+
+def rerank_hits(
+    ranking: Ranking,
+    queries: LocalMaps,
+    known: LocalMaps,
+    how: Reranking,
+    images: np.ndarray | None = None,
+    pause: Pause | None = None,
+) -> Ranking:
+    """The first hits in the order of their local descriptors.
+
+    Args:
+        queries: local descriptors of the images.
+        known, images: those of the database, as of `vpr.retrieval.rerank.rerank`.
+    """
+    before = ranking.answers
+    similarities = 1 - before.distances**2 / 2
+    if before.sequence is not None and before.frames is not None:
+        similarities = before.sequence * before.frames[:, None]  # each frame's cosine counts as one image's does
+    again = rerank(before.found, similarities, queries, known, how, pause, images)
+    depth, distances = again.order.shape[1], before.distances.copy()
+    distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
+    answers = Answers(again.found, distances, before.positions, again.scores, again.agreeing)
+    compare = comparer(queries, known, how, images)
+    return replace(ranking, answers=answers, steps=(*ranking.steps, how.text(queries.dim)), compare=compare)
+
+
+def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.ndarray, str]:
+    """How sure the first hits are [M], NaN where unknown, and what that is, in words.
+
+    Nothing is known where a filter hides what looks as similar. A calibration gives a probability; without one a ratio
+    stands for it.
+    """
+    if ranking.filtered:
+        return np.full(len(ranking.answers.found), np.nan), LIMITED
+    return (stored.calibration.probability(ranking.answers), stored.label) if stored else uncalibrated(ranking.answers)
+
+
+def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str, root: Path) -> Answer:
+    """The answer to one of the images.
+
+    Args:
+        confidence: of the first hit; NaN where unknown.
+        kind: what that is, in words.
+        root: folder of the database's images, where the records do not say.
+    """
+    records, rows = ranking.records, ranking.only(number)[: ask.top]
+    matches = [
+        match_of(records.names[row], distance, records.positions[row], records.zone)
+        for row, distance in zip(rows, ranking.answers.distances[number], strict=False)
+    ]
+    sure = None if np.isnan(confidence) else float(confidence)
+    refused = ask.least is not None and (sure is None or sure < ask.least)
+    told = ask.agreement and ranking.compare and len(rows)
+    agreement = ranking.compare(number, int(rows[0])).matches if told and ranking.compare else None
+    return Answer(matches, [records.file(int(row), root) for row in rows], sure, kind, refused, agreement)

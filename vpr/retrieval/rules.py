@@ -1,0 +1,39 @@
+"""How hits are re-ranked; imports nothing heavy, since `--help` reads its flags."""
+
+from dataclasses import MISSING, dataclass
+from functools import partial
+
+from vpr.common.settings import flag, whole
+
+# Of the local score, by the keys of `vpr.retrieval.matching.SCORES`, beside the cosine of global descriptors; both are
+# 1 at most.
+LOCAL_WEIGHTS = {"soft": 8.0, "spatial": 4.0}
+
+_rule = partial(flag, group="re-ranking")
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """How hits are ordered anew. The flags' help says what the fields are."""
+
+    depth: int = _rule(
+        MISSING,
+        "look again at the first K hits of each query: order them anew by how well their local descriptors match; 0: "
+        "not (default: locate 50 where the index has local descriptors, else 0)",
+        name="rerank", typed=None, modes=("train", "test", "compare", "locate"), type=whole, metavar="K",
+    )  # fmt: skip
+    by: str = _rule(
+        "soft",
+        "which matches count: soft, all by how likely they are; spatial, those that are each other's nearest, by how "
+        "well their displacements agree",
+        name="rerankBy", modes=("train", "test", "compare", "locate", "serve"), choices=LOCAL_WEIGHTS,
+    )  # fmt: skip
+
+    @property
+    def weight(self) -> float:
+        """Of the local score; the global cosine has 1."""
+        return LOCAL_WEIGHTS[self.by]
+
+    def text(self, dim: int) -> str:
+        """How results and calibrations name it, by local descriptors of `dim` dimensions."""
+        return f"a second look at the first {self.depth} hits ({self.by}, {dim}-D local descriptors in 8 bits)"

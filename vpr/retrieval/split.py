@@ -1,0 +1,98 @@
+"""The database of a split, searched for that split's queries as its protocol counts hits."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from pittsburgh import Places
+from vpr.common.errors import UserError
+from vpr.data.frames import Frames
+from vpr.database.engine import Engine, Hits
+from vpr.database.filters import SearchFilter
+from vpr.database.records import Records
+from vpr.search.exact import Search, descriptor_distances, in_order
+from vpr.search.exclusion import RecentFrames
+from vpr.search.protocols import search_frames, search_places
+from vpr.search.sequences import SequenceRule
+
+
+class SplitEngine:
+    """Searches descriptors that are at hand, exactly unless another search of them does it.
+
+    Attributes:
+        name, approximate, measures: as of `vpr.database.engine.Searchable`.
+        searches_sequences: as of `vpr.database.engine.Engine`.
+        excludes: whether frames of the queries' own sequences can be left out.
+    """
+
+    measures, searches_sequences, excludes = True, True, True
+
+    def __init__(
+        self,
+        database: torch.Tensor,
+        places: Places,
+        search: Search | None = None,
+        name: str = "",
+        approximate: str = "",
+    ) -> None:
+        """Descriptors [N, dim] of the database of `places`.
+
+        Args:
+            search: gives indices of the database; None searches exactly.
+            name, approximate: of that search.
+        """
+        self._database, self._places, self._search = database, places, search
+        self.name, self.approximate = name, approximate
+
+    @cached_property
+    def records(self) -> Records:
+        """Names and positions of the database's images; files are not looked at."""
+        count, names = len(self._places.database_names), self._places.database_names
+        nothing = np.zeros(count, np.int64)
+        hashes = np.zeros((count, 32), np.uint8)
+        return Records(names, self._places.database_positions, None, nothing, nothing, hashes, [""] * count)
+
+    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
+        """The hits of all queries of the split, in the order of their exact distances."""
+        if wanted:
+            raise UserError("a split is searched whole: drop the filter")
+        found = search_places(self._database, queries, count, self._places, self._search)
+        # Of hits that are nearly as far as each other FAISS's order is that of sums, which rounding may turn.
+        return Hits(*in_order(found, descriptor_distances(self._database, queries, found)), self.records)
+
+    def search_in_order(
+        self,
+        queries: torch.Tensor,
+        count: int,
+        sequences: tuple[Frames, Frames],
+        rule: SequenceRule,
+        exclusion: RecentFrames | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best by sequences of frames, as of `vpr.database.engine.Engine`; `sequences` are those of the split."""
+        names = self._places.database_names, self._places.query_names
+        excluded = exclusion.of(*names) if exclusion else None
+        found, similarities = search_frames(self._database, queries, count, self._places, rule, excluded)
+        return found, descriptor_distances(self._database, queries, found), similarities
+
+
+def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[torch.Tensor, int], np.ndarray]:
+    """The search of `vpr.search` by an engine, which gives indices of images whose names are in this order.
+
+    Raises:
+        UserError: the engine has other images.
+    """
+    if engine.count() != len(names):
+        raise UserError(
+            f"{engine.name} has {engine.count()} images, wanted the {len(names)} that are tested: name another "
+            "--collection"
+        )
+    index_of = {name: index for index, name in enumerate(names)}
+
+    def search(queries: torch.Tensor, count: int) -> np.ndarray:
+        rows, _, records = engine.search(queries, min(count, engine.count()))
+        images = [index_of[records.names[row]] if row >= 0 else -1 for row in rows.ravel().tolist()]
+        return np.array(images, np.int64).reshape(rows.shape)
+
+    return search

@@ -1,0 +1,70 @@
+"""What a training learns from: which images are a batch, and the loss of their descriptors.
+
+An objective is a class in a file of its own and a line in `vpr.training.tables.OBJECTIVES`, by its name (--loss).
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vpr.training.tables import OBJECTIVES
+
+if TYPE_CHECKING:
+    import torch
+
+    from vpr.descriptors.describe import Source
+    from vpr.training.rules import TrainingRules
+    from vpr.training.state import TrainingState
+    from vpr.training.training_set import TrainingSet
+
+
+class Batch(Protocol):
+    """Images that are described together for one step.
+
+    Attributes:
+        images: indices into the split's files, the database's then the queries', each once.
+    """
+
+    @property
+    def images(self) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """Batches between two checkpoints.
+
+    Attributes:
+        label: for progress.
+        batches: this process's share of each.
+        sizes: of each whole batch, in `unit`; a process whose rank is not below it has no share and takes another's.
+        described: images that go through the model for it, each time they do.
+    """
+
+    label: str
+    batches: Sequence[Any]
+    sizes: list[int]
+    described: int
+    unit: str = "tuples"
+
+
+class Objective(Protocol):
+    """How descriptors are to become better."""
+
+    def batches(self, state: "TrainingState", epoch: int) -> Iterator[Block]:
+        """The blocks of an epoch (from 1) that the state's position leaves, each made when the one before is done."""
+
+    def loss(self, descriptors: "torch.Tensor", batch: Any) -> tuple["torch.Tensor", int]:
+        """The loss of a batch whose images have the descriptors [B, dim]: a sum, and of how many terms."""
+
+
+def objective_of(rules: "TrainingRules", training: "TrainingSet", source: "Source", batch_size: int = 24) -> Objective:
+    """The objective of the rules' loss.
+
+    Args:
+        source: of the training images.
+        batch_size: images described at once outside of steps; 0: as many as memory holds.
+    """
+    module, _, name = OBJECTIVES[rules.loss].partition(":")
+    made: Objective = getattr(importlib.import_module(module), name)(rules, training, source, batch_size)
+    return made

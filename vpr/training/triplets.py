@@ -1,0 +1,85 @@
+"""Weakly supervised training on tuples of query, positive and hard negatives (the paper's section 4 and appendix).
+
+Epoch: a fresh permutation of the queries, in blocks. Block: describe all training images with the model as it is, mine
+the block's tuples from these descriptors, make batches of them.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from vpr.common import processes
+from vpr.common.memory import where_it_fits
+from vpr.common.progress import say
+from vpr.descriptors.describe import Source, describe
+from vpr.training.losses import LOSSES
+from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, all_alike, batches_of_queries, mine
+from vpr.training.objective import Block
+from vpr.training.rules import TrainingRules
+from vpr.training.state import TrainingState
+from vpr.training.training_set import TrainingSet
+
+
+class Triplets:
+    """The paper's objective: a query nearer to its positive than to its hard negatives, by a margin."""
+
+    def __init__(self, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int = 24) -> None:
+        """See `vpr.training.objective.objective_of`."""
+        self.rules, self.training, self.source, self.batch_size = rules, training, source, batch_size
+
+    def batches(self, state: TrainingState, epoch: int) -> Iterator[Block]:
+        """A block for each part of the queries that is mined with the same descriptors."""
+        blocks = self.rules.query_blocks(self.training.usable, epoch)
+        database_size = len(self.training.images.database_files)
+        for number in range(state.position.blocks_done, len(blocks)):
+            queries, label = blocks[number], f"epoch {epoch} block {number + 1}/{len(blocks)}"
+            tuples = mine_block(state, self.training, self.source, queries, self.rules, self.batch_size, label)
+            described = database_size + len(queries) + sum(2 + len(each.negatives) for each in tuples)
+            yield block_of(batches_of_queries(queries, tuples, self.rules.batch_size), database_size, label, described)
+
+    def loss(self, descriptors: torch.Tensor, batch: TupleBatch) -> tuple[torch.Tensor, int]:
+        """The ranking loss: the sum over all pairs of a query and a negative, and how many of them violate."""
+        return LOSSES[self.rules.loss](descriptors, batch, self.rules.margin)
+
+
+def block_of(batches: list[list[TrainingTuple]], database_size: int, label: str, described: int = 0) -> Block:
+    """Batches of one tuple at least, each shared among the processes."""
+    # A process without a tuple takes the first: all have to take part in every step.
+    shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
+    own = [TupleBatch.of(share, database_size) for share in shares]
+    return Block(label, own, [len(batch) for batch in batches], described)
+
+
+def mine_block(
+    state: TrainingState,
+    training: TrainingSet,
+    source: Source,
+    queries: np.ndarray,
+    rules: TrainingRules,
+    batch_size: int,
+    label: str,
+) -> list[TrainingTuple]:
+    """Describe the database and a block's queries (int64 [B]) with the model as it is, and choose tuples.
+
+    The same tuples in every process; the state's hard-negative cache is brought up to date in process 0.
+    """
+    database_size = len(training.images.database_files)
+    images = [*range(database_size), *(database_size + queries).tolist()]
+    descriptors, _ = describe(state.model, source, images, batch_size, f"{label}: descriptors")
+    tuples: list[TrainingTuple] = []
+    if processes.is_main():
+        descriptors = where_it_fits(descriptors, state.model.device)
+        if not state.position.blocks_done and all_alike(descriptors):
+            say(f"{label}: all {len(descriptors)} descriptors are alike and teach nothing: look at images and weights")
+        tuples = mine(
+            queries,
+            descriptors[:database_size],
+            descriptors[database_size:],
+            training.positives,
+            training.not_negatives,
+            state.hard_negative_cache,
+            MiningRules(rules.negatives, rules.negative_sample, rules.margin, rules.seed),
+            state.position.epoch,
+        )
+    return processes.broadcast(tuples)
