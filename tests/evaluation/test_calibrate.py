@@ -8,7 +8,6 @@ import pytest
 from vpr.common.errors import UserError
 from vpr.evaluation.calibrate import (
     FEWEST_QUERIES,
-    errors_on_halves,
     fit,
     learn_calibration,
     place_groups,
@@ -98,24 +97,7 @@ def test_cross_validation_says_of_each_query_what_was_learnt_at_other_places(mon
         assert not set(groups[fitted]) & set(groups[left_out])
         alone = fit(rows_of(answers, fitted), right[fitted])
         np.testing.assert_array_equal(learnt.held_out[left_out], alone.probability(rows_of(answers, left_out)))
-    assert reliability(learnt.held_out, right).error < 0.06
-
-
-def test_halves_tell_a_calibration_of_the_wrong_form_from_one_of_the_right_form():
-    answers, right, truth = synthetic(600)
-    halves = errors_on_halves(answers, right, fit(answers, right), times=20)
-    assert abs(halves.error[0] - halves.error_if_true[0]) < 0.02 and halves.error[0] < 0.06
-    middling = np.abs(truth - 0.6) < 0.25  # right in the middle alone: no logistic function rises and falls
-    halves = errors_on_halves(answers, middling, fit(answers, middling), times=20)
-    assert halves.error[0] > 0.15 > 2 * halves.error_if_true[0]
-    assert min(*halves.error, *halves.error_if_true) >= 0
-
-
-def test_halves_that_teach_nothing_are_left_out():
-    answers, _, _ = synthetic(60)
-    one, few = np.arange(60) == 7, np.arange(60) % 20 == 7  # right in one half alone; often in both
-    assert errors_on_halves(answers, few, fit(answers, few), times=30) is not None
-    assert errors_on_halves(answers, one, fit(answers, few), times=30) is None
+    assert reliability(learnt.held_out, right).error < 0.08
 
 
 def test_noise_is_not_learnt():

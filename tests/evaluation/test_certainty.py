@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from vpr.evaluation.calibrate import Halves
 from vpr.evaluation.certainty import Scores, judge
 
 #                   right wrong right unmatched right unmatched
@@ -35,17 +34,6 @@ def test_lines_say_what_the_score_is_and_its_figures():
     assert lines[3] == "from 0.65 on: 4 answered, of which 2 right; of 2 queries without a true match 1 answered"
 
 
-def test_errors_on_halves_are_told():
-    halves = Halves((0.061, 0.03), (0.05, 0.02))
-    found = judge(Scores(VALUES, "made up", True, "", halves), RIGHT, ANSWERABLE)
-    assert found.figures()["calibration_error_on_halves"] == [0.061, 0.03]
-    assert found.figures()["calibration_error_on_halves_if_true"] == [0.05, 0.02]
-    assert (
-        "by what the other taught: 0.061 +- 0.030; if its probabilities were the truth: 0.050 +- 0.020" in found.lines()
-    )
-    assert found.lines().splitlines()[-1].startswith("from 0.5 on: 5 answered, of which 3 right")
-
-
 def test_probabilities_are_compared_with_what_happened():
     random = np.random.default_rng(0)
     truth = random.random(300)
@@ -54,10 +42,9 @@ def test_probabilities_are_compared_with_what_happened():
     found = judge(Scores(truth, "probability of rain", probability=True, note="told beforehand"), right, right | True)
     figures = found.figures()
     assert found.table.queries == 299 and figures["calibration_bins"] == 11
-    assert figures["calibration_error"] < 0.06
-    mean, deviation = figures["calibration_error_by_chance"]
-    assert 0 < mean < 0.06 and 0 < deviation < 0.04
-    assert "299 queries" in found.lines() and "told beforehand" in found.lines()
+    assert 0 < figures["calibration_error"] < 0.12 and figures["calibration_note"] == "told beforehand"
+    said = f"expected calibration error {figures['calibration_error']:.3f} (11 bins, 299 queries); told beforehand"
+    assert said in found.lines() and found.lines().splitlines()[-1].startswith("from 0.5 on: ")
     wrong = judge(Scores(1 - truth, "the opposite", probability=True), right, right | True)
     assert wrong.figures()["calibration_error"] > 0.3
 

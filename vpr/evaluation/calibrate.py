@@ -1,4 +1,4 @@
-"""Learning from queries whose truth is known how sure an answer is."""
+"""Learning the probability that a first hit is right, from queries whose truth is known."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,33 +7,17 @@ from typing import Any
 import numpy as np
 
 from vpr.common.errors import UserError
-from vpr.evaluation.calibration_error import reliability
 from vpr.retrieval.answer_features import FEATURES, SPREAD_HITS, Answers, answer_features
 from vpr.retrieval.calibration import Calibration
 
 FEWEST_QUERIES = 50
 FOLDS = 5
-HALVES = 50  # random halves
-PLACE = 25.0  # metres; queries of one square are never on both sides of a fold
+SQUARE = 25.0  # metres; queries of one square are never on both sides of a fold
 FEWEST_OF_A_KIND = FOLDS  # right and wrong first hits
 DECAY = 7.0
 PUBLISHED_SLOPE = 350.0  # of SUE
 KNOWN_OF_MOST = 0.9  # share of the answers
 STRENGTH = 1.0  # C of scikit-learn's logistic regression, the inverse of L2's weight
-
-
-@dataclass(frozen=True)
-class Halves:
-    """The calibration error where each query has the probability that the half it is not in taught, over random halves.
-
-    Attributes:
-        error: its mean and standard deviation.
-        error_if_true: those where right and wrong are drawn from the probabilities of a calibration. What is then
-            learnt is of the right form, and errs by what few queries teach and measure: so large an error is none.
-    """
-
-    error: tuple[float, float]
-    error_if_true: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -47,7 +31,6 @@ class Learnt:
 
     calibration: Calibration
     held_out: np.ndarray
-    halves: Halves | None
 
 
 def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, seed: int = 0) -> Learnt:
@@ -69,42 +52,7 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, s
         if len(np.unique(right[fitted])) == 2:  # not so where one place has all the wrong ones
             calibration = fit(rows_of(answers, fitted), right[fitted])
             held_out[left_out] = calibration.probability(rows_of(answers, left_out))
-    calibration = fit(answers, right)
-    return Learnt(calibration, held_out, errors_on_halves(answers, right, calibration, seed=seed))
-
-
-def errors_on_halves(
-    answers: Answers, right: np.ndarray, calibration: Calibration, times: int = HALVES, seed: int = 0
-) -> Halves | None:
-    """Learn from each of two random halves and measure on the other; None where no half can be learnt from.
-
-    Both halves are measured together: the fewer the queries, the more of an error is chance.
-    """
-    random, errors = np.random.default_rng(seed), list[tuple[float, float]]()
-    truth = calibration.probability(answers)
-    known = np.flatnonzero(~np.isnan(truth))
-    for _ in range(times):
-        order = random.permutation(known)
-        halves = order[: len(order) // 2], order[len(order) // 2 :]
-        drawn = random.random(len(truth)) < truth
-        error, if_true = (error_across_halves(answers, happened, *halves) for happened in (right, drawn))
-        if error is not None and if_true is not None:  # a half that is all right teaches nothing
-            errors.append((error, if_true))
-    if not errors:
-        return None
-    (mean, mean_if_true), (spread, spread_if_true) = np.mean(errors, axis=0).tolist(), np.std(errors, axis=0).tolist()
-    return Halves((mean, spread), (mean_if_true, spread_if_true))
-
-
-def error_across_halves(answers: Answers, right: np.ndarray, one: np.ndarray, other: np.ndarray) -> float | None:
-    """The error on two sets of queries of what each learnt from the other; None where one teaches nothing."""
-    if len(np.unique(right[one])) < 2 or len(np.unique(right[other])) < 2:
-        return None
-    probabilities = np.full(len(right), np.nan)
-    for fitted, asked in ((one, other), (other, one)):
-        probabilities[asked] = fit(rows_of(answers, fitted), right[fitted]).probability(rows_of(answers, asked))
-    known = ~np.isnan(probabilities)
-    return reliability(probabilities[known], right[known]).error if known.any() else None
+    return Learnt(fit(answers, right), held_out)
 
 
 def require_queries_to_learn_from(count: int) -> None:
@@ -133,6 +81,8 @@ def fit(answers: Answers, right: np.ndarray) -> Calibration:
     Raises:
         UserError: there is no such feature.
     """
+    from sklearn.linear_model import LogisticRegression
+
     slope = slope_of(answers.distances)
     features = answer_features(answers, slope)  # [M, 4]
     used = np.isfinite(features).mean(axis=0) >= KNOWN_OF_MOST
@@ -143,15 +93,9 @@ def fit(answers: Answers, right: np.ndarray) -> Calibration:
         raise UserError(
             "--calibrate: no feature of the answers is known of most of them: drop it, or take another split"
         )
-    return regression(features[complete][:, used], right[complete], used, slope)
-
-
-def regression(features: np.ndarray, right: np.ndarray, used: np.ndarray, slope: float) -> Calibration:
-    """The regression on features [M, F], which are those of FEATURES that are `used`."""
-    from sklearn.linear_model import LogisticRegression
-
+    features = features[complete][:, used]
     mean, scale = features.mean(axis=0), features.std(axis=0)
-    model = LogisticRegression(C=STRENGTH, max_iter=1000).fit((features - mean) / scale, right)
+    model = LogisticRegression(C=STRENGTH, max_iter=1000).fit((features - mean) / scale, right[complete])
     names = tuple(name for name, is_used in zip(FEATURES, used, strict=True) if is_used)
     return Calibration(names, mean, scale, model.coef_[0], float(model.intercept_[0]), slope)
 
@@ -179,13 +123,13 @@ def rows_of(answers: Answers, rows: np.ndarray) -> Answers:
 
 
 def place_groups(positions: np.ndarray) -> np.ndarray:
-    """A number for each query [M], the same within a square of PLACE metres.
+    """A number for each query [M], the same within a square of SQUARE metres.
 
     Where positions are unknown, or fill fewer squares than there are folds, each query has its own.
     """
     known = np.isfinite(positions).all(axis=1)
     groups = np.arange(len(positions))
     if known.any():
-        squares = np.floor(positions[known] / PLACE)
+        squares = np.floor(positions[known] / SQUARE)
         groups[known] = len(positions) + np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1)
     return groups if len(np.unique(groups)) >= FOLDS else np.arange(len(positions))

@@ -1,11 +1,10 @@
-"""Whether probabilities are what happens: expected calibration error, and the table behind a reliability diagram."""
+"""Expected calibration error of probabilities, and the table behind a reliability diagram."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-QUERIES_PER_BIN = 25  # fewer make the share of a bin so uncertain that nothing but that is measured
+QUERIES_PER_BIN = 25  # the share of right ones among fewer is mostly chance
 MOST_BINS = 15
 
 
@@ -29,25 +28,13 @@ class Reliability:
         return int(self.counts.sum())
 
     @property
-    def plain_error(self) -> float:
-        """The sum over bins of count / n times |mean probability - share that is right|, the usual estimate.
+    def error(self) -> float:
+        """Expected calibration error: the sum over bins of count / queries * |mean probability - share that is right|.
 
-        It is too large: the share of few queries differs from its expectation by chance, and always adds.
+        Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015; there
+        with bins of equal width. Of few queries it is too large, since a share that differs by chance always adds.
         """
         return float(self.counts @ np.abs(self.predicted - self.happened)) / self.queries
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error without most of the part that is due to chance; not below 0.
-
-        Kumar, Liang, Ma, "Verified uncertainty calibration", NeurIPS 2019, section 5: the bias of the plain estimate
-        is that which it would have if shares were drawn from normal distributions around those found, with variance
-        y (1 - y) / count, and is subtracted. They draw; the mean of |normal| has a closed form, used here.
-        """
-        gaps = np.abs(self.predicted - self.happened)
-        deviations = np.sqrt(self.happened * (1 - self.happened) / self.counts)
-        drawn = np.array([mean_of_folded_normal(*pair) for pair in zip(gaps, deviations, strict=True)])
-        return max(0.0, float(self.counts @ (2 * gaps - drawn)) / self.queries)
 
 
 def reliability(probabilities: np.ndarray, right: np.ndarray, bins: int | None = None) -> Reliability:
@@ -77,24 +64,3 @@ def reliability(probabilities: np.ndarray, right: np.ndarray, bins: int | None =
 def bins_for(queries: int) -> int:
     """How many bins so many queries fill."""
     return max(1, min(MOST_BINS, queries // QUERIES_PER_BIN))
-
-
-def mean_of_folded_normal(mean: float, deviation: float) -> float:
-    """E|x| of a normal distribution."""
-    if deviation <= 0:
-        return abs(mean)
-    scaled = mean / (deviation * math.sqrt(2))
-    return deviation * math.sqrt(2 / math.pi) * math.exp(-(scaled**2)) + mean * math.erf(scaled)
-
-
-def error_by_chance(
-    probabilities: np.ndarray, bins: int | None = None, draws: int = 500, seed: int = 0
-) -> tuple[float, float]:
-    """Mean and standard deviation of the error that is measured of a perfectly calibrated predictor.
-
-    It has the same probabilities [M], and what happens is drawn from them: below this nothing can be told apart.
-    """
-    random = np.random.default_rng(seed)
-    drawn = random.random((draws, len(probabilities))) < probabilities
-    errors = np.array([reliability(probabilities, happened, bins).error for happened in drawn])
-    return float(errors.mean()), float(errors.std())

@@ -1,11 +1,10 @@
-"""How well a score of answers tells right first hits from wrong ones, and whether probabilities hold."""
+"""How well a score of answers tells right first hits from wrong ones, and how well probabilities are calibrated."""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vpr.evaluation.calibrate import Halves
-from vpr.evaluation.calibration_error import Reliability, error_by_chance, reliability
+from vpr.evaluation.calibration_error import Reliability, reliability
 from vpr.evaluation.precision_recall import PrecisionRecall, precision_recall
 
 SURE = (1.0, 0.99)  # precisions at which recall is printed
@@ -21,14 +20,12 @@ class Scores:
         kind: what it is, in words.
         probability: whether it is meant as the probability that the first hit is right.
         note: on what it was learnt, where that are these very queries; empty where it is not.
-        halves: errors of what was learnt from halves of them.
     """
 
     values: np.ndarray
     kind: str
     probability: bool = False
     note: str = ""
-    halves: Halves | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ class Certainty:
     Attributes:
         curve: precision and recall over a threshold.
         table: the table of a reliability diagram; None where the score is no probability.
-        chance: mean and standard deviation of the calibration error that perfect probabilities would show here.
         unmatched: [U] scores of the queries without a true match.
         least: threshold from which answers are counted; None counts none.
     """
@@ -46,7 +42,6 @@ class Certainty:
     scores: Scores
     curve: PrecisionRecall
     table: Reliability | None
-    chance: tuple[float, float] | None
     unmatched: np.ndarray
     least: float | None
 
@@ -66,17 +61,10 @@ class Certainty:
                 name: self.unmatched_answered(threshold) for name, (_, threshold) in sure.items()
             },
         }
-        if table is not None and self.chance is not None:
+        if table is not None:
             known["calibration_error"] = table.error
-            known["calibration_error_plain"] = table.plain_error
-            known["calibration_error_by_chance"] = list(self.chance)
             known["calibration_bins"] = len(table.counts)
             known["calibration_note"] = self.scores.note
-        if self.scores.halves:
-            known["calibration_error_on_halves"] = [_number(value) for value in self.scores.halves.error]
-            known["calibration_error_on_halves_if_true"] = [
-                _number(value) for value in self.scores.halves.error_if_true
-            ]
         if self.least is not None:
             known["least_confidence"] = asdict(self.at(self.least))
         return known
@@ -104,19 +92,11 @@ class Certainty:
                 over = f" (score from {threshold:.3f})" if recall else ""
                 parts.append(f"recall at {100 * precision:g}% precision {100 * recall:.1f}{over}")
             said.append(", ".join(parts))
-        if self.table is not None and self.chance is not None:
-            mean, deviation = self.chance
+        if self.table is not None:
             note = f"; {self.scores.note}" if self.scores.note else ""
             said.append(
-                f"expected calibration error {self.table.error:.3f} (debiased, {len(self.table.counts)} bins, "
-                f"{self.table.queries} queries; {self.table.plain_error:.3f} without that; perfect probabilities would "
-                f"show {mean:.3f} +- {deviation:.3f} here){note}"
-            )
-        if self.scores.halves:
-            (error, spread), (if_true, spread_if_true) = self.scores.halves.error, self.scores.halves.error_if_true
-            said.append(
-                f"each random half by what the other taught: {error:.3f} +- {spread:.3f}; if its probabilities "
-                f"were the truth: {if_true:.3f} +- {spread_if_true:.3f}"
+                f"expected calibration error {self.table.error:.3f} ({len(self.table.counts)} bins, "
+                f"{self.table.queries} queries){note}"
             )
         if len(self.unmatched):
             _, threshold = curve.recall_at_precision(SURE[-1])
@@ -156,14 +136,11 @@ def judge(scores: Scores, right: np.ndarray, answerable: np.ndarray, least: floa
         least: from which score on answers are counted; None takes EVEN for probabilities.
     """
     known = ~np.isnan(scores.values)
-    table, chance = None, None
-    if scores.probability and known.any():
-        table = reliability(scores.values[known], right[known])
-        chance = error_by_chance(scores.values[known])
+    table = reliability(scores.values[known], right[known]) if scores.probability and known.any() else None
     curve = precision_recall(scores.values, right, answerable)
     if least is None and scores.probability:
         least = EVEN
-    return Certainty(scores, curve, table, chance, scores.values[~answerable], least)
+    return Certainty(scores, curve, table, scores.values[~answerable], least)
 
 
 def _number(value: float) -> float | None:

@@ -62,7 +62,7 @@ def judge_answers(images: PlaceImages, results: QueryResults, judging: Judging) 
         if judging.learn:
             found = learn_calibration(ranking.answers, right, place_groups(images.places.query_positions))
             learnt = StoredCalibration(found.calibration, judging.recipe, learnt_on(images))
-            scores = Scores(found.held_out, learnt.label, True, CROSS_VALIDATED, found.halves)
+            scores = Scores(found.held_out, learnt.label, True, CROSS_VALIDATED)
         elif judging.folder and (stored := find_calibration(judging.folder, judging.recipe, data_set(images))):
             note = LEARNT_HERE if stored.learnt_on_these(images) else ""
             scores = Scores(*confidences(ranking, stored), True, note)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from vpr.common.errors import UserError
+from vpr.database.engine import WrittenByAnother
 
 ENDINGS = ("descriptors", "local", "faiss", "lists")  # of files of a generation
 
@@ -36,7 +37,7 @@ class FlatFiles:
         """Be the one that writes, until `release`; False where it is already.
 
         Raises:
-            UserError: another process is, or the folder cannot be written.
+            UserError: another process is (WrittenByAnother), or the folder cannot be written.
         """
         if self._held is not None:
             return False
@@ -50,7 +51,7 @@ class FlatFiles:
                     raise BlockingIOError
             except (BlockingIOError, FileNotFoundError) as error:
                 file.close()
-                raise UserError(f"{self.path} is being written by another process: end that first") from error
+                raise WrittenByAnother(f"{self.path} is being written by another process: end that first") from error
         except OSError as error:
             raise self.unwritten(error) from error
         self._held = file
