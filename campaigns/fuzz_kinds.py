@@ -211,10 +211,8 @@ def _index(folder: Path) -> Callable[[Path], str]:
         store = Store(folder / "exact.sqlite", dim)
         try:
             state = store.state()
-            if state is None:
-                raise UserError(f"{path} is empty")
-            if damaged := store.damaged(state):
-                raise UserError(f"{path}: rows {damaged} are damaged")
+            if state is None or store.damaged(state):
+                raise UserError(f"{path} is empty or has damaged rows")
             known = store.columns(state.generation, RECORD, 0, state.rows)
             return content_hash([[list(map(str, row)) for row in known], state.gone, store.descriptors(state)])
         finally:

@@ -247,16 +247,6 @@ def sha256_of(path: Path, start: int = 0, stop: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def seal_of(path: Path) -> str:
-    """The checksum that stands in front of an HDF5 file, which tells it from any other; empty where there is none."""
-    try:
-        with open(path, "rb") as file:
-            front = file.read(SEAL_LENGTH)
-    except OSError:
-        return ""
-    return front.removeprefix(LABEL).decode() if SEAL.fullmatch(front) else ""
-
-
 def _check_hdf5(path: Path, what: str, remedy: str) -> bool:
     """Whether a file has a checksum, which then is right."""
     with open(path, "rb") as file:
