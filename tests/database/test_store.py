@@ -15,6 +15,7 @@ from vpr.common.errors import UserError
 from vpr.data.frames import find_sequences
 from vpr.database.engine import WantedIndex
 from vpr.database.store.sqlite_file import SqliteFile
+from vpr.database.store.store import Store
 from vpr.search.sequences import SequenceRule
 
 
@@ -135,6 +136,26 @@ def test_a_damaged_row_is_named_and_the_others_stay(path, capsys, anew, spoil):
     index.close()
     check(opened(path, anew=True), truth)
     assert "damaged" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("DROP TABLE meta; CREATE TABLE meta (content, crc); INSERT INTO meta VALUES (NULL, 0)", "its checksum"),
+        ("UPDATE images SET row = 'x' WHERE gone = 1", "cannot be read as an index"),
+    ],
+)
+def test_what_sqlite_reads_of_a_damaged_page_is_refused(path, change, said):
+    """SQLite gives values of any type for a column."""
+    index = opened(path)
+    add(index, ["a1", "b1"])
+    index.remove(["a1"])
+    index.close()
+    connection = sqlite3.connect(path)
+    connection.executescript(change)
+    connection.close()
+    with pytest.raises(UserError, match=said):
+        Store(path, DIM).state()
 
 
 def test_images_from_elsewhere_wait_to_be_described_again(path, capsys):

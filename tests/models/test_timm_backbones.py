@@ -418,12 +418,12 @@ def stop_after(_written):
 EARLY = [
     ("resnet18", [], "layer3"), ("resnet50", ["--cut=8"], "layer2"), ("tf_efficientnet_lite0", ["--cut=8"], "blocks.2"),
     ("mobilenetv3_large_100", ["--cut=8"], "blocks.2"), ("convnext_tiny", ["--cut=8"], "stages.1"),
-    (DINOV2, ["--cut=3"], "blocks.2"),
+    (DINOV2, ["--cut=1"], "blocks.1"),
 ]  # fmt: skip
 # All is trained, as from random weights.
 WHOLLY = [
-    (SWIN, ["--cut=8"]), (DINOV3, ["--cut=3"]), (REGISTERS, ["--cut=3"]), (DINOV2, ["--cut=-9", "--facet=value"]),
-    (REGISTERS, ["--cut=3", "--pooling=cls"]), ("resnet18", ["--cut=8", "--trainBatchNorm"]),
+    (SWIN, ["--cut=8"]), (DINOV3, ["--cut=1"]), (REGISTERS, ["--cut=1"]), (DINOV2, ["--cut=-11", "--facet=value"]),
+    (REGISTERS, ["--cut=1", "--pooling=cls"]), ("resnet18", ["--cut=8", "--trainBatchNorm"]),
 ]  # fmt: skip
 
 

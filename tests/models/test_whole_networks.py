@@ -169,6 +169,6 @@ def test_a_training_without_anything_to_train_is_one_line(pooling):
 @pytest.mark.parametrize("assignment", ["soft", "hard"])
 def test_one_cluster_is_refused_where_a_model_is_read(assignment):
     flags = {"arch": "alexnet", "weights": "none", "vladAssign": assignment}
-    with pytest.raises(UserError, match="num_clusters='1', wanted a whole number from 2"):
+    with pytest.raises(UserError, match="num_clusters='1', wanted a whole number of at least 2"):
         ModelSpec.from_flags({**flags, "num_clusters": 1})
     assert ModelSpec.from_flags({**flags, "num_clusters": 2}).clusters == 2

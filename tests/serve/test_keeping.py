@@ -13,6 +13,7 @@ from PIL import Image
 
 from vpr.common.errors import UserError
 from vpr.data.positions.coordinates import from_degrees, metres_in_zone
+from vpr.database.engine import WrittenByAnother
 from vpr.database.records import record_id
 
 ZONE = "&easting=585500&northing=4477200"
@@ -98,15 +99,20 @@ def test_two_names_of_one_picture_have_a_file_each(writable, new, images, tmp_pa
     assert writable("DELETE", f"/images/{ids[1]}")[0] == 200 and not list(uploads.iterdir())
 
 
-def test_an_image_that_cannot_be_added_leaves_those_of_its_content_alone(writable, locator, new, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "wanted"), [(UserError("the disk is full"), 503), (WrittenByAnother("/x is being written"), 409)]
+)
+def test_a_change_that_the_engine_refuses_is_none(writable, locator, new, tmp_path, monkeypatch, error, wanted):
+    """Who writes beside another program is not told to try again for ever."""
     number = add(writable, "kept.png", new)[1]["id"]
 
-    def full(*_):
-        raise UserError("the disk is full")
+    def refuses(*_):
+        raise error
 
-    monkeypatch.setattr(locator.engine, "add", full)
-    status, said, headers = add(writable, "other.png", new)
-    assert status == 503 and "full" not in said["error"] and int(headers["retry-after"]) >= 1
+    monkeypatch.setattr(locator.engine, "add", refuses)
+    monkeypatch.setattr(locator.engine, "remove", refuses)
+    for status, said, headers in (add(writable, "other.png", new), writable("DELETE", f"/images/{number}")):
+        assert status == wanted and str(error) not in said["error"] and ("retry-after" in headers) == (wanted == 503)
     assert writable("GET", f"/images/{number}")[0] == 200 and len(files_in(tmp_path / "uploads")) == 1
 
 

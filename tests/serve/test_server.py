@@ -25,7 +25,7 @@ def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, c
     port, found, began, locate = free_port(), [], threading.Barrier(2), locator.answer_each
 
     def slow(*rest):
-        began.wait(10)
+        began.wait(120)  # a decoder's process has to begin first
         time.sleep(0.3)
         return locate(*rest)
 
@@ -33,16 +33,18 @@ def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, c
     client, image = Client(port), as_bytes(images[1][6])
 
     def ask():
-        while True:
-            try:
-                assert client("GET", "/ready")[0] == 200
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.01)
-        asking = threading.Thread(target=lambda: found.append(client.locate(image)))
-        asking.start()
-        began.wait(10)
-        os.kill(os.getpid(), number)
+        asking = threading.Thread(target=lambda: found.append(client.locate(image, timeout=120)))
+        try:
+            while True:
+                try:
+                    assert client("GET", "/health")[0] == 200
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.01)
+            asking.start()
+            began.wait(120)
+        finally:  # whatever went wrong, the server ends
+            os.kill(os.getpid(), number)
         asking.join()
 
     before = signal.getsignal(number)

@@ -22,6 +22,10 @@ class Unreachable(UserError):
     """Nobody answers where the engine is; another question would have no answer either."""
 
 
+class WrittenByAnother(UserError):
+    """Another process writes the database, or has written it anew: this one cannot, however often it tries."""
+
+
 @dataclass(frozen=True)
 class WantedIndex:
     """How the descriptors of a database are searched, and what else is kept of its images.
@@ -198,7 +202,8 @@ class Engine(Searchable, Protocol):
             local: local descriptors of each, where the engine keeps them.
 
         Raises:
-            UserError: they cannot be written, or the engine is gone for good; then nothing has changed.
+            UserError: they cannot be written (WrittenByAnother: by this process), or the engine is gone for good; then
+                nothing has changed.
         """
 
     def remove(self, names: Sequence[str]) -> None:
@@ -218,7 +223,7 @@ class Engine(Searchable, Protocol):
             writable: whether images will be added and removed; then nobody else may, where the engine is not shared.
 
         Raises:
-            UserError: another process writes it.
+            WrittenByAnother: another process writes it.
         """
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ CACHED = {"cache-control": "private, no-cache"}  # kept, and asked for again: th
 METRES = {name: {"type": "number", "description": "Metres."} for name in ("easting", "northing")}
 DEGREES = {name: {"type": "number", "description": "Degrees."} for name in ("latitude", "longitude")}
 BODY = body_of({"image": BINARY, "name": {"type": "string"}, **DEGREES, **METRES}, ["image"])
-CHANGE_ERRORS = errors(400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+CHANGE_ERRORS = errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 JPEG = {"content": {"image/jpeg": {"schema": BINARY}}, "description": "The image."}
 SEEN: dict[int | str, dict[str, Any]] = {200: JPEG, 304: {"description": "It is the one that If-None-Match names."}}
 GONE = "the image's file is not there any more, or cannot be decoded"
@@ -87,7 +87,7 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         return JSONResponse(told, 201 if new else 200, {"location": f"/images/{number}"} if new else {})
 
     @app.delete(
-        "/images/{image}", name="remove_image", response_model=Removed, responses=errors(401, 403, 404, 429, 503)
+        "/images/{image}", name="remove_image", response_model=Removed, responses=errors(401, 403, 404, 409, 429, 503)
     )
     async def remove(image: str) -> Response:
         """Remove an image from the database."""

@@ -15,6 +15,7 @@ from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
 from vpr.data.positions.coordinates import Position, is_place, metres_in_zone
+from vpr.database.engine import WrittenByAnother
 from vpr.database.records import Records, record_id
 from vpr.serve.decoding import Decoded
 from vpr.serve.problems import Problem
@@ -111,7 +112,8 @@ async def add_image(service: Service, data: bytes, image: NewImage) -> tuple[str
         its id, and whether there was none of its name.
 
     Raises:
-        Problem: it cannot be decoded or described, or name or place are wrong.
+        Problem: it cannot be decoded or described, name or place are wrong, the engine cannot take it now (503), or
+            another program writes the database (409).
     """
     with service.place() as place:
         decoded = await service.decode(data)
@@ -144,8 +146,7 @@ def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: P
         if written:
             _remove_file(service, file)
         if isinstance(error, UserError | OSError):
-            say(f"an image was not added: {error}")
-            raise Problem(503, "the image cannot be kept now: try again later") from error
+            raise _not_changed("added", error) from error
         raise
     if earlier and earlier != file:
         _remove_file(service, earlier)
@@ -156,7 +157,7 @@ async def remove_image(service: Service, row: int) -> None:
     """Remove an image from the database, and its file if a request brought it.
 
     Raises:
-        Problem: the engine cannot do it now.
+        Problem: the engine cannot do it, as of `add_image`.
     """
     name = service.locator.records.names[row]
     with service.place() as place:
@@ -168,10 +169,17 @@ def _remove(service: Service, name: str) -> None:
     try:
         service.locator.remove(name)
     except UserError as error:
-        say(f"an image was not removed: {error}")
-        raise Problem(503, "the image cannot be removed now: try again later") from error
+        raise _not_changed("removed", error) from error
     if file:
         _remove_file(service, file)
+
+
+def _not_changed(change: str, error: UserError | OSError) -> Problem:
+    """What a client is told whose image was not added or removed; the log says why."""
+    say(f"an image was not {change}: {error}")
+    if isinstance(error, WrittenByAnother):
+        return Problem(409, f"the image cannot be {change}: another program writes the database: start anew")
+    return Problem(503, f"the image cannot be {change} now: try again later")
 
 
 def _uploads(service: Service) -> Path:

@@ -130,6 +130,7 @@ MEANINGS = {
     403: "The server is not writable, or does not answer to whom asks.",
     404: "There is no such image.",
     408: "The body did not come in time.",
+    409: "Another program has written the database, which this server can no longer change.",
     413: "The body or the image is too large, or there are too many images.",
     415: "No image of a format that is read.",
     422: "The image cannot be decoded or described, or the index cannot serve what is asked.",

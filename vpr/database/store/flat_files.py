@@ -7,6 +7,7 @@ from typing import IO
 
 from vpr.common.errors import UserError
 from vpr.common.files import take_lock
+from vpr.database.engine import WrittenByAnother
 
 ENDINGS = ("descriptors", "local", "faiss", "lists")  # of files of a generation
 
@@ -36,7 +37,7 @@ class FlatFiles:
         """Be the one that writes, until `release`; False where it is already.
 
         Raises:
-            UserError: another process is, or the folder cannot be written.
+            UserError: another process is (WrittenByAnother), or the folder cannot be written.
         """
         if self._held is not None:
             return False
@@ -47,7 +48,7 @@ class FlatFiles:
         except OSError as error:
             raise self.unwritten(error) from error
         if file is None:
-            raise UserError(f"{self.path} is being written by another process: end that first")
+            raise WrittenByAnother(f"{self.path} is being written by another process: end that first")
         self._held = file
         return True
 

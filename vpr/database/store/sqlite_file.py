@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from vpr.common.errors import UserError
 from vpr.database.store.flat_files import FlatFiles, sync_folder
 from vpr.database.store.table import RECORD, ROW
@@ -39,8 +41,8 @@ class SqliteFile:
         self._opened: tuple[object, ...] = ()
         self._seen: tuple[object, ...] = ()
 
-    def last_commit(self) -> tuple[dict[str, Any], list[tuple[int]]] | None:
-        """What the last commit said of the whole, and the rows that are gone; None: there is no database yet.
+    def last_commit(self) -> tuple[dict[str, Any], np.ndarray] | None:
+        """What the last commit said of the whole, and the rows int64 that are gone; None: there is no database yet.
 
         Raises:
             UserError: the file cannot be read, or is damaged.
@@ -52,13 +54,14 @@ class SqliteFile:
             connection.execute("BEGIN")  # one commit's, though another follows meanwhile
             try:
                 content, crc = connection.execute("SELECT content, crc FROM meta").fetchone() or ("", -1)
-                if zlib.crc32(content.encode()) != crc:
+                if not isinstance(content, str) or zlib.crc32(content.encode()) != crc:
                     raise UserError(f"{self.path} is damaged (its table meta does not fit its checksum): {REMEDY}")
                 meta = json.loads(content)
                 if meta["format"] != FORMAT:
                     raise UserError(f"{self.path} is of format {meta['format']}, wanted {FORMAT}: {REMEDY}")
                 which = "SELECT row FROM images INDEXED BY removed WHERE generation = ? AND gone = 1"
-                gone = connection.execute(which, (meta["generation"],)).fetchall()
+                found = connection.execute(which, (meta["generation"],)).fetchall()
+                gone = np.array(found, np.int64).ravel()  # a TypeError where a damaged page gives something else
             finally:
                 connection.execute("COMMIT")
         return meta, gone

@@ -79,7 +79,7 @@ class Store:
         if found is None:
             return None
         meta, gone = found
-        return State(meta, meta["generation"], meta["rows"], np.array(gone, np.int64).ravel())
+        return State(meta, meta["generation"], meta["rows"], gone)
 
     def changed(self) -> bool:
         """Whether somebody has committed since `state` was asked for."""

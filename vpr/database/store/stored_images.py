@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.database.engine import Source, WantedIndex
+from vpr.database.engine import Source, WantedIndex, WrittenByAnother
 from vpr.database.records import Records
 from vpr.database.store.store import State, Store
 from vpr.database.store.stored_records import StoredColumns, StoredRecords, records_of
@@ -158,7 +157,7 @@ class StoredImages:
         """Be the one that writes.
 
         Raises:
-            UserError: another process is, or has renumbered the rows since they were read here.
+            WrittenByAnother: another process is, or has renumbered the rows since they were read here.
         """
         if self.store.files.hold():
             generation, known = self._generation, self.state
@@ -166,7 +165,7 @@ class StoredImages:
                 state = self.store.state()
                 if known is not None and (state is None or state.generation != generation):
                     self.store.close()
-                    raise UserError(f"{self.store.path} was written anew by another process: repeat the command")
+                    raise WrittenByAnother(f"{self.store.path} was written anew by another process: repeat the command")
                 self._take(state)
 
     def _begun(self) -> State:
