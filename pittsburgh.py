@@ -74,12 +74,8 @@ class Places:
 
         Tokyo Time Machine also asks for another time stamp than the query's.
         """
-        near = self._near(self.training_positive_radius)
-        kept = [
-            indices[self._squared_distances(query, indices) > LEAST_POSITIVE_SQUARED_DISTANCE]
-            for query, indices in enumerate(near)
-        ]
-        return self._without_own_time(kept)
+        near, least = enumerate(self._near(self.training_positive_radius)), LEAST_POSITIVE_SQUARED_DISTANCE
+        return self._without_own_time([each[self._squared_distances(query, each) > least] for query, each in near])
 
     def not_negatives(self) -> list[np.ndarray]:
         """For each query the database indices that may not be negatives: all within `positive_radius`."""
@@ -87,25 +83,19 @@ class Places:
 
     def only(self, database: list[int], queries: list[int]) -> "Places":
         """The same places with these database images and queries alone, by index."""
-        times = {"database_times": database, "query_times": queries}
-        return dataclasses.replace(
-            self,
-            database_names=[self.database_names[index] for index in database],
-            query_names=[self.query_names[index] for index in queries],
-            database_positions=self.database_positions[database],
-            query_positions=self.query_positions[queries],
-            **{name: getattr(self, name)[rows] for name, rows in times.items() if getattr(self, name) is not None},
-        )
+        kept: Fields = {}
+        for role, rows in (("database", database), ("query", queries)):
+            kept[f"{role}_names"] = [getattr(self, f"{role}_names")[row] for row in rows]
+            arrays = {name: getattr(self, name) for name in (f"{role}_positions", f"{role}_times")}
+            kept |= {name: array[rows] for name, array in arrays.items() if array is not None}
+        return dataclasses.replace(self, **kept)
 
     def fingerprint(self) -> str:
         """A hash of names and positions: the same images at the same places, and only those, share it."""
         digest = hashlib.sha256()
-        for names, positions in (
-            (self.database_names, self.database_positions),
-            (self.query_names, self.query_positions),
-        ):
-            digest.update("\n".join(names).encode())
-            digest.update(np.ascontiguousarray(positions).tobytes())
+        for role in ("database", "query"):
+            digest.update("\n".join(getattr(self, f"{role}_names")).encode())
+            digest.update(np.ascontiguousarray(getattr(self, f"{role}_positions")).tobytes())
         return digest.hexdigest()[:12]
 
     def _near(self, radius: float) -> list[np.ndarray]:
@@ -126,10 +116,8 @@ class Places:
     def _without_own_time(self, indices_of_query: list[np.ndarray]) -> list[np.ndarray]:
         if self.database_times is None or self.query_times is None:
             return indices_of_query
-        return [
-            indices[self.database_times[indices] != time]
-            for indices, time in zip(indices_of_query, self.query_times, strict=True)
-        ]
+        pairs = zip(indices_of_query, self.query_times, strict=True)
+        return [indices[self.database_times[indices] != time] for indices, time in pairs]
 
 
 def read_places(path: Path) -> Places:
@@ -261,14 +249,13 @@ def _variables(content: memoryview) -> Iterator[tuple[str, Any]]:
     if order is None:
         raise ValueError("its header does not say so")
     for kind, data in _elements(content[128:], order):
+        elements: Iterable[tuple[int, memoryview]] = [(kind, data)]
         if kind == COMPRESSED:
             limit, stream = max(SMALLEST_LIMIT, LARGEST_GROWTH * len(data)), zlib.decompressobj()
-            data = memoryview(stream.decompress(data, limit))
+            elements = _elements(memoryview(stream.decompress(data, limit)), order)
             if not stream.eof:  # where it ends, its checksum has been compared
                 raise ValueError(f"a compressed element has no end within {limit} bytes")
-            yield from _arrays(_elements(data, order), order, 0)
-        else:
-            yield from _arrays([(kind, data)], order, 0)
+        yield from _arrays(elements, order, 0)
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:

@@ -164,7 +164,7 @@ class HeldImages:
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The batches in memory; they must be those asked for."""
-        if [len(batch) for batch in batches] != [sum(len(group.places) for group in each) for each in self.loaded]:
+        if [len(batch) for batch in batches] != [sum(len(group.rows) for group in each) for each in self.loaded]:
             raise ValueError("other batches are held")
         return iter(self.loaded)
 

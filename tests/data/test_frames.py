@@ -70,7 +70,7 @@ def test_usual_step_is_within_walks_that_are_in_order():
     walks = find_sequences([f"{name}.jpg" for name in ("a/4", "a/7", "a/10", "a/010", "b/100", "b/103")])
     assert usual_step(walks.of(walks.order())) == 3
     assert usual_step(find_sequences(["a/1.jpg", "b/9.jpg"])) == 1
-    assert walks.text() == "6 images in 2 walks of 2 to 4 frames, step 3"
+    assert walks.text() == "6 images in 2 sequences of 2 to 4 frames, step 3"
 
 
 def test_ranks_count_the_frames_of_database_and_queries_together():

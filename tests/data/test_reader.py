@@ -46,11 +46,11 @@ def test_batches_keep_order_and_group_mixed_sizes(tmp_path, decoders):
     loaded = list(ImageReader(files, None, **decoders).batches(wanted))
     assert [len(groups) for groups in loaded] == [3, 1, 1]
     for groups, numbers in zip(loaded, wanted, strict=True):
-        places = torch.cat([group.places for group in groups]).tolist()
+        places = torch.cat([group.rows for group in groups]).tolist()
         assert sorted(places) == list(range(len(numbers)))
         for group in groups:
-            for place, image in zip(group.places.tolist(), group.values, strict=True):
-                number = numbers[place]
+            for row, image in zip(group.rows.tolist(), group.values, strict=True):
+                number = numbers[row]
                 assert image.shape == (3, *sizes[number]) and group.image_size == sizes[number]
                 assert image[:, 0, 0].tolist() == [number, 2 * number, 100 + number]
 

@@ -109,7 +109,7 @@ def test_batches_of_mixed_sizes_come_from_the_cache_as_from_the_files(make):
     wanted = [[4, 2, 0], [3], [1, 1]]
     for found, expected in zip(cached.batches(wanted), whole.batches(wanted), strict=True):
         assert [group.image_size for group in found] == [group.image_size for group in expected]
-        assert [group.places.tolist() for group in found] == [group.places.tolist() for group in expected]
+        assert [group.rows.tolist() for group in found] == [group.rows.tolist() for group in expected]
         assert all(group.values.dtype == torch.float16 for group in found)
 
 

@@ -103,7 +103,7 @@ def locked(path: Path) -> Iterator[None]:
     deadline = time.monotonic() + LONGEST_WAIT
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while (held := _try_lock(lock)) is None:
+        while (held := take_lock(lock)) is None:
             if time.monotonic() > deadline:
                 raise UserError(f"{path} is being written by another process for {LONGEST_WAIT:.0f} s: end that first")
             time.sleep(0.02)
@@ -117,21 +117,39 @@ def locked(path: Path) -> Iterator[None]:
         held.close()
 
 
-def _try_lock(lock: Path) -> IO | None:
-    """The lock file, open and locked; None while another process has it. Its end ends the lock, however it comes."""
-    import fcntl
+def take_lock(lock: Path) -> IO | None:
+    """The lock file, open and locked; None while another process has it. Its end ends the lock, however it comes.
 
+    Who closes it removes it first. On file systems without locks it is open and locks nothing.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     file = open(lock, "ab")  # noqa: SIM115 - the caller closes it
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), lock.stat()):  # not removed meanwhile by the one who had it
+    with contextlib.suppress(FileNotFoundError):
+        held = flock(file)
+        # Not removed meanwhile by the one who had it.
+        if held is None or (held and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
             return file
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError:
-        return file  # a file system without locks
     file.close()
     return None
+
+
+def flock(file: IO, wait: bool = False) -> bool | None:
+    """Lock an open file for this process until it is closed. False: another process has; None: locks are not to be had.
+
+    Args:
+        wait: for the other process.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; a file system without locks
+        return None
+    return True
 
 
 def _free_megabytes(path: Path) -> str:

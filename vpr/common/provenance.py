@@ -141,9 +141,7 @@ def save_torch(path: Path, content: object) -> None:
         with open(temporary, "r+b") as file:
             file.seek(-2, 2)
             file.write(struct.pack("<H", SEAL_LENGTH))  # the length of the archive's comment, which follows
-        seal = _seal(temporary)
-        with open(temporary, "ab") as file:
-            file.write(seal)
+        append_seal(temporary)
 
 
 def load_torch(path: Path, what: str, remedy: str) -> object:
@@ -173,30 +171,20 @@ def check_torch(path: Path, what: str, remedy: str) -> bool:
     Raises:
         UserError: it cannot be read, or bytes of it were changed.
     """
+    if check_seal_at_end(path, what, remedy):
+        return True
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
             if file.read(4) != ZIP_START:
                 return False
-            file.seek(max(0, size - SEAL_LENGTH))
-            seal = file.read()
-            file.seek(max(0, size - ZIP_END_LENGTH))
-            end = file.read()
-        if SEAL.fullmatch(seal):
-            if seal != _seal(path, stop=size - SEAL_LENGTH):
-                raise _damaged(path, what, remedy)
-            return True
-        if not end.startswith(ZIP_END) or end[-2:] != b"\0\0":  # a comment that is not ours, or something behind
-            raise _damaged(path, what, remedy)
+        end = last_bytes(path, ZIP_END_LENGTH)
+        whole = end.startswith(ZIP_END) and end[-2:] == b"\0\0"  # neither another's comment nor anything behind it
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None or min(entry.header_offset for entry in archive.infolist()):
-                raise _damaged(path, what, remedy)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
-    except Exception as error:  # zipfile raises half a dozen kinds of errors on damaged archives
-        raise _damaged(path, what, remedy) from error
+            whole &= archive.testzip() is None and not min(entry.header_offset for entry in archive.infolist())
+    except Exception:  # zipfile raises half a dozen kinds of errors on damaged archives
+        whole = False
+    if not whole:
+        raise _damaged(path, what, remedy)
     return False
 
 
@@ -206,7 +194,23 @@ def seal_onnx(body: bytes) -> bytes:
 
 
 def check_onnx(path: Path, remedy: str) -> bool:
-    """Compare an ONNX file with its checksum.
+    """`check_seal_at_end` of an ONNX file."""
+    return check_seal_at_end(path, "an ONNX model", remedy, ONNX_FRONT)
+
+
+def append_seal(path: Path, of: Path | None = None) -> None:
+    """Write a checksum behind a file: of all its bytes, or of those of another file."""
+    seal = _seal(of or path)
+    with open(path, "ab") as file:
+        file.write(seal)
+
+
+def check_seal_at_end(path: Path, what: str, remedy: str, front: bytes = b"") -> bool:
+    """Compare a file with the checksum at its end.
+
+    Args:
+        what, remedy: see `open_hdf5`.
+        front: what stands before the checksum and is not part of what it is of.
 
     Returns:
         whether it has one.
@@ -214,19 +218,23 @@ def check_onnx(path: Path, remedy: str) -> bool:
     Raises:
         UserError: it cannot be read, or bytes of it were changed.
     """
-    length = len(ONNX_FRONT) + SEAL_LENGTH
+    length = len(front) + SEAL_LENGTH
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            file.seek(max(0, size - length))
-            end = file.read()
-        if not (end.startswith(ONNX_FRONT) and SEAL.fullmatch(end[len(ONNX_FRONT) :])):
+        end = last_bytes(path, length)
+        if not (end.startswith(front) and SEAL.fullmatch(end[len(front) :])):
             return False
-        if end[len(ONNX_FRONT) :] != _seal(path, stop=size - length):
-            raise _damaged(path, "an ONNX model", remedy)
+        if end[len(front) :] != _seal(path, stop=path.stat().st_size - length):
+            raise _damaged(path, what, remedy)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
     return True
+
+
+def last_bytes(path: Path, count: int) -> bytes:
+    """So many bytes from a file's end, or all that there are."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - count))
+        return file.read()
 
 
 @functools.cache

@@ -7,19 +7,19 @@ from pathlib import PurePath
 
 import numpy as np
 
-BREAK = 10  # a step of over so many usual ones parts two walks
+BREAK = 10  # a step of over so many usual ones parts two sequences
 NUMBER = re.compile(r"\d{2,}x\d{2,}|1\d{9}\.\d+|\d+", re.IGNORECASE)  # width and height, seconds since 1970, any other
-KNOWN_STEPS = 3  # steps from which on a walk's own median is its usual step
+KNOWN_STEPS = 3  # steps from which on a sequence's own median is its usual step
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Which walk each image is a frame of, and where in it.
+    """Which sequence each image is a frame of, and where in it.
 
     Attributes:
-        sequences: int64 [N], equal where two images are of one walk.
-        numbers: float64 [N], in the order of time within a walk: the number in the name (of a frame, or a time), less
-            the first of its walk.
+        sequences: int64 [N], equal where two images are of one sequence.
+        numbers: float64 [N], in the order of time within a sequence: the number in the name (of a frame, or a time),
+            less the first of its sequence.
     """
 
     sequences: np.ndarray
@@ -33,23 +33,23 @@ class Frames:
         return Frames(self.sequences[images], self.numbers[images])
 
     def order(self) -> np.ndarray:
-        """Indices of the images, walk by walk, each in the order of time: int64 [N]."""
+        """Indices of the images, sequence by sequence, each in the order of time: int64 [N]."""
         return np.lexsort((self.numbers, self.sequences))
 
     def text(self) -> str:
-        """How many walks there are, how long they are, and the usual step of the numbers; of one image at least."""
+        """How many sequences there are, how long they are, and the usual step of the numbers; of one image at least."""
         _, lengths = np.unique(self.sequences, return_counts=True)
         spread = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
-        walks = f"{len(lengths)} walk{'s' * (len(lengths) > 1)} of {spread} frames"
-        return f"{len(self)} images in {walks}, step {usual_step(self.of(self.order())):g}"
+        sequences = f"{len(lengths)} sequence{'s' * (len(lengths) > 1)} of {spread} frames"
+        return f"{len(self)} images in {sequences}, step {usual_step(self.of(self.order())):g}"
 
 
 def find_sequences(names: Sequence[str]) -> Frames:
-    """The walks among images.
+    """The sequences among images.
 
-    Images are of one walk if they lie in one folder and their names differ only in the last number. A step between two
-    consecutive numbers that is over BREAK times the walk's median step (of a walk of few frames, the median step of
-    all) begins another walk. Images without a number in the name are a walk in the order of their names.
+    Images are of one sequence if they lie in one folder and their names differ only in the last number. A step between
+    two consecutive numbers that is over BREAK times the sequence's median step (of a sequence of few frames, the median
+    step of all) begins another one. Images without a number in the name are a sequence in the order of their names.
 
     Args:
         names: paths of the images, in any order.
@@ -64,20 +64,20 @@ def find_sequences(names: Sequence[str]) -> Frames:
     begins[1:] = np.diff(groups) > 0
     begins |= _breaks(ordered, begins)
     starts = np.flatnonzero(begins)
-    walk_of = np.cumsum(begins) - 1
-    walks, since = np.empty(len(names), np.int64), np.empty(len(names))
-    walks[order], since[order] = walk_of, ordered - ordered[starts][walk_of]
-    return Frames(walks, since)
+    sequence_of = np.cumsum(begins) - 1
+    sequences, since = np.empty(len(names), np.int64), np.empty(len(names))
+    sequences[order], since[order] = sequence_of, ordered - ordered[starts][sequence_of]
+    return Frames(sequences, since)
 
 
 def sequence_and_number(name: str) -> tuple[str, float | None]:
-    """What the names of a walk have in common, with the folder, and the number of the frame.
+    """What the names of a sequence have in common, with the folder, and the number of the frame.
 
     The number is the last one in the name that is no width and height (640x480), None where there are no digits. A name
     that is a decimal number, a time in seconds, is that, and so is a time in seconds since 1970 within a name. Names
-    that begin with @ tell positions, so that the folder alone is common to a walk: their number is the eighth field,
-    where VPR-datasets-downloader puts the frame, or in shorter names the last behind the fifth. Without one they are of
-    no walk.
+    that begin with @ tell positions, so that a sequence has the folder alone in common: their number is the eighth
+    field, where VPR-datasets-downloader puts the frame, or in shorter names the last behind the fifth. Without one
+    they are of no sequence.
     """
     path = PurePath(name)
     folder, fields = path.parent.as_posix(), path.name.split("@")
@@ -94,14 +94,14 @@ def sequence_and_number(name: str) -> tuple[str, float | None]:
     return f"{folder}/{path.stem[: last.start()]}*{path.stem[last.end() :]}", float(last[0])
 
 
-def usual_step(walks: Frames) -> float:
-    """The median step from frame to frame within walks that are in order, 0 not counted; 1 where there is none."""
-    steps = np.diff(walks.numbers)[np.diff(walks.sequences) == 0]
+def usual_step(frames: Frames) -> float:
+    """The median step from frame to frame within sequences that are in order, 0 not counted; 1 where there is none."""
+    steps = np.diff(frames.numbers)[np.diff(frames.sequences) == 0]
     return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
 
 def _breaks(ordered: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    """Where a step is so large that another walk begins: bool [N], of numbers that are ordered within groups."""
+    """Where a step is so large that another sequence begins: bool [N], of numbers that are ordered within groups."""
     breaks, groups = np.zeros(len(ordered), bool), np.cumsum(begins)
     usual = usual_step(Frames(groups, ordered))
     starts = np.flatnonzero(begins)
@@ -113,16 +113,16 @@ def _breaks(ordered: np.ndarray, begins: np.ndarray) -> np.ndarray:
 
 
 def times_in_sequences(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The walk of each image and its rank among the frames of that walk, both int64 [N]; equal names have equal ranks.
+    """The sequence of each image and its rank among that sequence's frames, int64 [N]; equal names have equal ranks.
 
     Names are told apart without the folders that say which role images have, such as database or queries.
     """
-    walks = find_sequences([_without_role(name) for name in names])
-    _, frames = np.unique(np.stack([walks.sequences, walks.numbers], axis=1), axis=0, return_inverse=True)
+    found = find_sequences([_without_role(name) for name in names])
+    _, frames = np.unique(np.stack([found.sequences, found.numbers], axis=1), axis=0, return_inverse=True)
     frames = frames.ravel()
-    firsts = np.full(walks.sequences.max(initial=-1) + 1, len(names))
-    np.minimum.at(firsts, walks.sequences, frames)
-    return walks.sequences, frames - firsts[walks.sequences]
+    firsts = np.full(found.sequences.max(initial=-1) + 1, len(names))
+    np.minimum.at(firsts, found.sequences, frames)
+    return found.sequences, frames - firsts[found.sequences]
 
 
 def _without_role(name: str) -> str:

@@ -29,13 +29,13 @@ class SizeGroup(NamedTuple):
     """Images of one batch that share a size.
 
     Attributes:
-        places: where in the batch they stand, int64 [b].
+        rows: their indices in the batch, int64 [b].
         values: uint8 [b, 3, H, W], channels last in memory; or what frozen layers made of it, float16 [b, C, h, w].
         image_size: their (height, width) in pixels.
         frozen: whether `values` are what frozen layers made of the images.
     """
 
-    places: torch.Tensor
+    rows: torch.Tensor
     values: torch.Tensor
     image_size: tuple[int, int]
     frozen: bool = False
@@ -66,7 +66,7 @@ class Images(Dataset):
 
 
 def collate(images: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
-    """A batch of decoded images; the first error takes its place."""
+    """A batch of decoded images; or the first error in its stead."""
     decoded = []
     for image in images:
         if isinstance(image, UserError):
@@ -77,12 +77,11 @@ def collate(images: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserErr
 
 def group_by_size(values: list[torch.Tensor], image_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
     """Stack what stands for each image of a batch, [C, h, w], by the image's size, since sets mix sizes."""
-    places = defaultdict(list)
-    for place, size in enumerate(image_sizes):
-        places[size].append(place)
+    rows_of = defaultdict(list)
+    for row, size in enumerate(image_sizes):
+        rows_of[size].append(row)
     return [
-        SizeGroup(torch.tensor(group), _stack([values[place] for place in group]), size)
-        for size, group in places.items()
+        SizeGroup(torch.tensor(rows), _stack([values[row] for row in rows]), size) for size, rows in rows_of.items()
     ]
 
 

@@ -118,7 +118,7 @@ def over_batches(
 
 def per_image(batch: Batch, compute: Callable[[SizeGroup], Iterable[Value]]) -> list[Value]:
     """What is computed of the images of each size, one value an image, in the batch's order."""
-    found = [pair for group in batch for pair in zip(group.places.tolist(), compute(group), strict=True)]
+    found = [pair for group in batch for pair in zip(group.rows.tolist(), compute(group), strict=True)]
     return [value for _, value in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -173,8 +173,8 @@ def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
 
 def cut(group: SizeGroup, count: int) -> list[SizeGroup]:
     """Images of one size in parts of at most `count`."""
-    pieces = zip(group.places.split(count), group.values.split(count), strict=True)
-    return [group._replace(places=places, values=values) for places, values in pieces]
+    pieces = zip(group.rows.split(count), group.values.split(count), strict=True)
+    return [group._replace(rows=rows, values=values) for rows, values in pieces]
 
 
 def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:

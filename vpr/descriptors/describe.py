@@ -30,7 +30,7 @@ def describe_batch(model: Describer, batch: Batch) -> torch.Tensor:
         (model.describe_features if group.frozen else model)(group.values.to(device, non_blocking=True))
         for group in batch
     ]
-    order = torch.cat([group.places for group in batch]).argsort().to(device)
+    order = torch.cat([group.rows for group in batch]).argsort().to(device)
     return torch.cat(parts)[order]
 
 
@@ -47,7 +47,7 @@ def describe_batch_with_local(
         return quantized(local)
 
     maps = per_image(batch, local_of)
-    order = torch.cat([group.places for group in batch]).argsort().to(model.device)
+    order = torch.cat([group.rows for group in batch]).argsort().to(model.device)
     return torch.cat(parts)[order], maps
 
 

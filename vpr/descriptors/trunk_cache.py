@@ -7,7 +7,6 @@ that made a cache, and each training writes under a name of its own, so that sev
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -24,7 +23,7 @@ import torch
 from vpr.common import processes
 from vpr.common.device import precision_name
 from vpr.common.errors import UserError
-from vpr.common.files import read_json, write_json
+from vpr.common.files import flock, read_json, write_json
 from vpr.common.memory import available_bytes
 from vpr.common.progress import say, track
 from vpr.common.provenance import recipe_hash, sha256_of
@@ -207,8 +206,7 @@ def _reserve(path: Path, unfinished: Path, count: int, stack: contextlib.ExitSta
             )
         file = stack.enter_context(open(unfinished, "wb"))  # noqa: SIM115 - the stack closes it
         stack.callback(unfinished.unlink, missing_ok=True)
-        with contextlib.suppress(OSError):  # file systems without locks
-            fcntl.flock(file, fcntl.LOCK_EX)  # until this process ends, however it ends: see _remove_stale
+        flock(file, wait=True)  # until this process ends, however it ends: see _remove_stale
         os.posix_fallocate(file.fileno(), 0, count)
     except OSError as error:
         return str(error)
@@ -228,8 +226,7 @@ def _remove_stale(path: Path) -> None:
             file.unlink(missing_ok=True)
         elif file.suffix == ".part" and file.name.startswith(f".{earlier}"):
             with contextlib.suppress(OSError), open(file, "rb") as other:
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - file.stat().st_mtime > NEWBORN:
+                if flock(other) and time.time() - file.stat().st_mtime > NEWBORN:
                     file.unlink(missing_ok=True)
 
 

@@ -36,7 +36,7 @@ class Outcome:
         hits: the first SHOWN, nearest first.
         rank: of the first right hit, from 1; None if none is among all that were looked at.
         answerable: whether any database image would have been right.
-        reranked: whether a second look ordered the hits anew.
+        reranked: whether the hits were re-ranked.
         rank_before: as `rank`, before that.
     """
 
@@ -85,7 +85,7 @@ def outcomes_of(
         found: [M, count] database indices, nearest first; -1 is no hit.
         distances: [M, at least SHOWN] of the descriptors.
         positives: for each query the database indices that are right.
-        before: the outcomes before a second look, if there was one.
+        before: the outcomes before re-ranking, if there was any.
     """
     outcomes = []
     for query, (hits, wanted) in enumerate(zip(found, positives, strict=True)):

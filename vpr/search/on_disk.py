@@ -20,7 +20,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, host
 from vpr.common.progress import Progress, say
-from vpr.common.provenance import LABEL, SEAL, SEAL_LENGTH, sha256_of
+from vpr.common.provenance import LABEL, SEAL, SEAL_LENGTH, append_seal, check_seal_at_end, last_bytes, sha256_of
 from vpr.search.approximate import NPROBE, TRAINING_BYTES, faiss_reason
 
 ENDINGS = (".faiss", ".lists")
@@ -49,7 +49,8 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     with atomic_write(path) as new_path, atomic_write(lists) as new_lists, _temporary_files(stem) as temporary:
         _merge(index, _write_blocks(index, rows, temporary), new_lists, lists.name)
         faiss.write_index(index, str(new_path))
-        _seal(new_path, new_lists)
+        append_seal(new_path, new_lists)  # FAISS does not look behind an index
+        append_seal(new_path)
         path.unlink(missing_ok=True)  # an index never stands beside lists of another
 
 
@@ -64,15 +65,9 @@ def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
     """
     path, lists = index_files(stem)
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            file.seek(max(0, size - 2 * SEAL_LENGTH))
-            seals = file.read()
-        own, of_lists = seals[SEAL_LENGTH:], seals[:SEAL_LENGTH]
-        if not (SEAL.fullmatch(own) and SEAL.fullmatch(of_lists)):
+        of_lists = last_bytes(path, 2 * SEAL_LENGTH)[:SEAL_LENGTH]
+        if not check_seal_at_end(path, "an index on disk", REMEDY) or not SEAL.fullmatch(of_lists):
             raise UserError(f"{path} cannot be read as an index on disk (it is damaged or of another format): {REMEDY}")
-        if own != LABEL + sha256_of(path, stop=size - SEAL_LENGTH).encode():
-            raise UserError(f"{path} is damaged (its bytes do not fit its checksum): {REMEDY}")
         if of_lists != LABEL + sha256_of(lists).encode():
             raise UserError(f"{lists} is damaged or of another index than {path} (its bytes do not fit): {REMEDY}")
         with _silent_library():
@@ -190,15 +185,6 @@ def _silent_library() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nothing)
-
-
-def _seal(path: Path, lists: Path) -> None:
-    """Write checksums behind an index, where FAISS does not look: of its lists, and of all that stands before."""
-    with open(path, "ab") as file:
-        file.write(LABEL + sha256_of(lists).encode())
-    seal = LABEL + sha256_of(path).encode()
-    with open(path, "ab") as file:
-        file.write(seal)
 
 
 def _floats(rows: Any, start: int, stop: int) -> np.ndarray:

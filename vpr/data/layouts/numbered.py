@@ -102,8 +102,8 @@ def read_pairs(root: Path, database: Path, queries: Path, name: str) -> Numbered
             raise UserError(
                 f"{folder} has {what}: wanted pairs of the same name in {database} and {queries}; get the images again"
             )
-    place = {stem: number for number, stem in enumerate(names[0])}
-    numbers = np.arange(len(names[0])), np.array([place[stem] for stem in names[1]])
+    number_of = {stem: number for number, stem in enumerate(names[0])}
+    numbers = np.arange(len(names[0])), np.array([number_of[stem] for stem in names[1]])
     return _numbered(root, name, files, numbers, 0, "pairs")
 
 
@@ -173,10 +173,10 @@ def _refuse_other_frames(database: list[Path], queries: list[Path], step: int) -
         return
     if asked in (list(range(len(asked))), list(range(1, len(asked) + 1))):
         return
-    place = next(n for n, (one, other) in enumerate(zip(frames, asked, strict=True)) if one != other)
-    frame = database[step * place].name
+    first = next(n for n, (one, other) in enumerate(zip(frames, asked, strict=True)) if one != other)
+    frame = database[step * first].name
     raise UserError(
-        f"{queries[place]} is frame {asked[place]} where the database has {frames[place]}, {frame}: the "
+        f"{queries[first]} is frame {asked[first]} where the database has {frames[first]}, {frame}: the "
         "two folders hold different frames; take the same ones from both films"
     )
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from vpr.common.errors import UserError
+from vpr.common.files import flock
 from vpr.database.engine import Unreachable
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
@@ -159,16 +160,14 @@ def _make_folder(path: Path) -> None:
 
 def _check_lock(path: Path) -> None:
     """Raise a UserError where another process has a file of Milvus Lite open, which locks it."""
-    import fcntl
-
     try:
         with open(path / "LOCK", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+            free = flock(lock)
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error
+    if free is False:
         raise UserError(
             f"{path} is open in another process, found a lock: Milvus Lite is opened by one at a time; end that "
             "process, or serve the file to several with: milvus-lite server --host 127.0.0.1 --port 19530 "
             f"--data-dir {path}"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error
+        )

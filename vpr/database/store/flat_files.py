@@ -1,12 +1,12 @@
 """Flat files of a store, to which one process at a time appends."""
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 from typing import IO
 
 from vpr.common.errors import UserError
+from vpr.common.files import take_lock
 from vpr.database.engine import WrittenByAnother
 
 ENDINGS = ("descriptors", "local", "faiss", "lists")  # of files of a generation
@@ -44,16 +44,11 @@ class FlatFiles:
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(lock, "ab")  # noqa: SIM115 - open as long as it is held
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):  # removed by the one who had it
-                    raise BlockingIOError
-            except (BlockingIOError, FileNotFoundError) as error:
-                file.close()
-                raise WrittenByAnother(f"{self.path} is being written by another process: end that first") from error
+            file = take_lock(lock)
         except OSError as error:
             raise self.unwritten(error) from error
+        if file is None:
+            raise WrittenByAnother(f"{self.path} is being written by another process: end that first")
         self._held = file
         return True
 
