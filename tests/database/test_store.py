@@ -14,6 +14,7 @@ from index_data import DIM, add, check, opened, records_of, vector
 from vpr.common.errors import UserError
 from vpr.data.frames import find_sequences
 from vpr.database.engine import WantedIndex
+from vpr.database.store.flat_files import FlatFiles
 from vpr.database.store.sqlite_file import SqliteFile
 from vpr.database.store.store import Store
 from vpr.search.sequences import SequenceRule
@@ -293,3 +294,12 @@ def test_a_store_says_nothing_and_writes_nothing_where_nothing_changes(path, cap
     index.finish(["a1"])
     assert path.read_bytes() == before and not capsys.readouterr().out
     assert not [file for file in path.parent.iterdir() if file.suffix == ".lock"]
+
+
+def test_no_writer_where_a_disk_has_no_locks(tmp_path, monkeypatch):
+    """Two writers would overwrite each other's descriptors."""
+    from vpr.common import files
+
+    monkeypatch.setattr(files, "flock", lambda file, wait=False: None)
+    with pytest.raises(UserError, match=r"cannot write .*no locks"):
+        FlatFiles(tmp_path / "index").hold()

@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -117,18 +118,21 @@ def locked(path: Path) -> Iterator[None]:
         held.close()
 
 
-def take_lock(lock: Path) -> IO | None:
+def take_lock(lock: Path, needed: bool = False) -> IO | None:
     """The lock file, open and locked; None while another process has it. Its end ends the lock, however it comes.
 
     Who closes it removes it first. On file systems without locks it is open and locks nothing.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made, or is `needed` on a file system without locks.
     """
     file = open(lock, "ab")  # noqa: SIM115 - the caller closes it
     with contextlib.suppress(FileNotFoundError):
         held = flock(file)
         # Not removed meanwhile by the one who had it.
+        if held is None and needed:
+            file.close()
+            raise OSError(errno.ENOLCK, "its file system has no locks")
         if held is None or (held and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
             return file
     file.close()

@@ -44,7 +44,7 @@ class FlatFiles:
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = take_lock(lock)
+            file = take_lock(lock, needed=True)  # two writers would overwrite each other
         except OSError as error:
             raise self.unwritten(error) from error
         if file is None:
