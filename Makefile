@@ -37,9 +37,13 @@ demo: environment
 	@echo "== 4/4 what it finds trained, on streets it has never seen"
 	$(MAIN) --mode=test --resume --split=test
 
+# Test files side by side, one on each core.
+ALL_TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=8 --numprocesses=auto --dist=loadfile
+IN_THE_OTHER_FORMAT := $(ALL_TESTS) -m number_format --auto=other
+
 test: static
-	$(VENV)/bin/python -m pytest -q --durations=8
-	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
+	$(ALL_TESTS)
+	$(IN_THE_OTHER_FORMAT)
 
 # Closed forms and small arrays: what most changes break first.
 QUICK := $(addprefix tests/,test_netvlad.py test_pittsburgh.py test_packaging.py cli/test_options.py data/test_images.py \
@@ -65,7 +69,7 @@ docs: environment
 	$(VENV)/bin/python -m docs.pictures
 
 test-number-format: environment
-	$(VENV)/bin/python -m pytest -q --durations=8 -m number_format --auto=other
+	$(IN_THE_OTHER_FORMAT)
 
 check: static
 	$(VENV)/bin/python -m pytest -q -m "not slow" $(QUICK)
