@@ -413,8 +413,8 @@ def stop_after(_written):
     raise Stopped
 
 
-# Each cut early, since to export many blocks takes minutes; their whole maps are compared with timm's own above. With the
-# first layer that is trained, below which all is frozen and cached; None trains all, as is usual from random weights.
+# Each cut early, since to export many blocks takes minutes; their whole maps are compared with timm's own above. With
+# the first layer that is trained, below which all is frozen and cached; None trains all, as from random weights.
 THROUGH_ALL_MODES = [
     ("resnet18", ["--cut=8", "--trainBatchNorm"], "layer2"),
     ("resnet50", ["--cut=4"], "layer1"),
