@@ -9,8 +9,7 @@ from torch.func import functional_call
 
 from vpr.common.errors import UserError
 from vpr.models.place_model import PlaceModel, PlainPlaceModel, build_model
-from vpr.models.poolings.base import build_pooling
-from vpr.models.poolings.cluster_projection import ClusterProjection
+from vpr.models.poolings.base import ClusterProjection, build_pooling
 from vpr.models.spec import ModelSpec
 
 CLUSTERS, DIM = 3, 6

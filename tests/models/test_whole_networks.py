@@ -12,7 +12,7 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.models.backbones.base import build_backbone
-from vpr.models.backbones.strided import StridedPointwise, protect_strided
+from vpr.models.backbones.convolutions import StridedPointwise, protect_strided
 from vpr.models.place_model import build_model, say_of_multiples
 from vpr.models.spec import ModelSpec
 from vpr.training.rules import TrainingRules
@@ -105,7 +105,7 @@ import os, sys
 os.environ["ONEDNN_MAX_CPU_ISA"] = sys.argv[1]
 import torch
 from torch import nn
-from vpr.models.backbones.strided import protect_strided
+from vpr.models.backbones.convolutions import protect_strided
 for channels, stride, kind in ((3, 2, torch.float32), (3, 4, torch.float32), (12, 2, torch.bfloat16), (1, 2, None)):
     for seed in range(3):
         torch.manual_seed(seed)

@@ -38,9 +38,9 @@ VIT, DINOV3 = "vit_tiny_patch16_224", "vit_small_patch16_dinov3"
 # Cut early, where the blocks above are as those below; None is the default.
 BACKBONES_AND_CUTS = {
     **dict.fromkeys(BACKBONES),
-    "resnet18": 8, "tf_efficientnet_lite0": 8, "mobilenetv3_large_100": 8, "convnext_tiny": 8,
-    "swin_tiny_patch4_window7_224": 8, VIT: 1, "vit_small_patch14_dinov2": 1, DINOV3: 1,
-    "eva02_tiny_patch14_224": 1, "regnetx_002": 16,
+    "resnet18": 4, "tf_efficientnet_lite0": 4, "mobilenetv3_large_100": 8, "convnext_tiny": 8,
+    "swin_tiny_patch4_window7_224": 8, VIT: 0, "vit_small_patch14_dinov2": 0, DINOV3: 0,
+    "eva02_tiny_patch14_224": 0, "regnetx_002": 4,
 }  # fmt: skip
 POOLINGS = {
     "netvlad v2": {"vladv2": True},
@@ -48,8 +48,8 @@ POOLINGS = {
     "hard": {"vlad_assign": "hard"},
     "hard of cluster rows": {"vlad_assign": "hard", "cluster_dim": 4},
     **{name: {"pooling": name} for name in ("gem", "max", "avg")},
-    "cls": {"arch": VIT, "cut": 1, "pooling": "cls"},
-    "values": {"arch": DINOV3, "cut": 1, "facet": "value"},
+    "cls": {"arch": VIT, "cut": 0, "pooling": "cls"},
+    "values": {"arch": DINOV3, "cut": 0, "facet": "value"},
 }
 CASES = [
     *((arch, {"arch": arch, "cut": cut}) for arch, cut in BACKBONES_AND_CUTS.items()),
@@ -112,7 +112,7 @@ def rehearse_describing(model, projection):
 
 
 def rehearse_searching(descriptors, maps):
-    """FAISS and the second look take ones for values, on the processor, where all that they are given has to lie."""
+    """FAISS and re-ranking take ones for values, on the processor, where all that they are given has to lie."""
     found = nearest(descriptors[:DATABASE], descriptors[DATABASE:], 3)
     assert found.shape == (QUERIES, 3)
     queries, database = maps.part(DATABASE, DATABASE + QUERIES), maps.part(0, DATABASE)

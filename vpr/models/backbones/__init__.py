@@ -1,15 +1,15 @@
 """Backbones: images to maps of local descriptors. A new one is a file in this folder and a line in the table.
 
-base.py         What every backbone answers, and how one is found by its name
-caffe.py        networks as Caffe computes them: the MATLAB release's CaffeNet and VGG16
-cnn.py          VGG16 and AlexNet, cut after the last convolution: the layers of torchvision's `features`, one a stage
-positions.py    Learnt position embeddings of a vision transformer on a grid of another size, by bicubic interpolation
-strided.py      convolutions of one pixel with a stride, in training
-timm_model.py   Backbones of timm: any of its networks by name, cut where the map of local descriptors is taken
-timm_names.py   names of timm's networks, their published weights, and what these expect
-timm_cuts.py    how networks of timm are cut into stages: what lies above the cut is left out
-vit_stages.py   Stages of a vision transformer of timm: embedding, blocks, last norm, map
-whole.py        a network of timm of a family without a plan of its own, as a whole
+base.py          What every backbone answers, and how one is found by its name
+caffe.py         networks as Caffe computes them: the MATLAB release's CaffeNet and VGG16
+cnn.py           VGG16 and AlexNet of torchvision, cut after the last convolution, each layer a stage
+convolutions.py  of timm's networks in other forms: what can be exported, what does not crash in training
+positions.py     position embeddings of a vision transformer on a grid of another size, by bicubic interpolation
+timm_model.py    Backbones of timm: any of its networks by name, cut where the map of local descriptors is taken
+timm_names.py    names of timm's networks, their published weights, and what these expect
+timm_cuts.py     how networks of timm are cut into stages: what lies above the cut is left out
+vit_stages.py    Stages of a vision transformer of timm: embedding, blocks, last norm, map
+whole.py         a network of timm of a family without a plan of its own, as a whole
 """
 
 from dataclasses import dataclass

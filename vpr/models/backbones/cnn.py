@@ -5,7 +5,6 @@ Weights of torchvision are found by the names it has for them.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,26 +14,7 @@ from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES
 from vpr.models.backbones.base import Backbone, Published
 
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a torchvision network is cut.
-
-    Attributes:
-        layers: how many of `features` are kept: up to the last convolution, without its ReLU and pooling.
-        stride: pixels between two neighbouring local descriptors.
-        smallest_side: pixels an image must have in height and width to leave one local descriptor.
-    """
-
-    layers: int
-    stride: int
-    smallest_side: int
-
-
-CUTS = {
-    "vgg16": Cut(layers=29, stride=16, smallest_side=16),
-    "alexnet": Cut(layers=11, stride=16, smallest_side=31),
-}
+SMALLEST_SIDE = {"vgg16": 16, "alexnet": 31}  # pixels in height and width that leave one local descriptor
 
 
 class PlainCnn(Backbone):
@@ -44,36 +24,25 @@ class PlainCnn(Backbone):
 
     def prunable(self) -> list[nn.Conv2d]:
         """All convolutions: each is read by the next alone."""
-        return convolutions(self)
-
-
-def convolutions(layers: nn.Sequential) -> list[nn.Conv2d]:
-    """The convolutions among layers."""
-    return [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        return [layer for layer in self if isinstance(layer, nn.Conv2d)]
 
 
 def build(arch: str, channels: Sequence[int] | None) -> Backbone:
     """VGG16 or AlexNet whose weights are yet to be filled in; see `build_backbone`."""
     import torchvision
 
-    cut, entry = CUTS[arch], BACKBONES[arch]
+    entry = BACKBONES[arch]
     with torch.device("meta"):  # the classifier, most of the network, never takes memory
-        layers = getattr(torchvision.models, arch)(weights=None).features[: cut.layers]
+        layers = getattr(torchvision.models, arch)(weights=None).features
         numbers = [number for number, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+        layers = layers[: numbers[-1] + 1]  # without the last ReLU and pooling
         if channels is not None and len(channels) != len(numbers):
             raise UserError(f"--channels: found {len(channels)} numbers, {arch} has {len(numbers)} convolutions")
-        before = 3
-        for number, count in zip(numbers, channels or (), strict=False):
+        for number, before, count in zip(numbers, (3, *(channels or ())), channels or (), strict=False):
             layer = layers[number]
             layers[number] = nn.Conv2d(before, count, layer.kernel_size, layer.stride, layer.padding)
-            before = count
-        backbone = PlainCnn(
-            OrderedDict(layers.named_children()),
-            dim=channels[-1] if channels else entry.dim,
-            stride=cut.stride,
-            smallest_side=cut.smallest_side,
-            stage_of=dict(zip(entry.layers, numbers, strict=True)),
-        )
+        stages, stage_of = OrderedDict(layers.named_children()), dict(zip(entry.layers, numbers, strict=True))
+        backbone = PlainCnn(stages, channels[-1] if channels else entry.dim, 16, SMALLEST_SIDE[arch], stage_of)
     return backbone.to_empty(device="cpu")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.models.backbones import FACETS
+from vpr.models.backbones.convolutions import pad_as_tensorflow
 from vpr.models.backbones.vit_stages import (
     Block,
     ChannelsFirst,
@@ -18,7 +19,6 @@ from vpr.models.backbones.vit_stages import (
     Map,
     PatchedImages,
     Rotary,
-    SamePadded,
 )
 from vpr.models.backbones.whole import Whole
 
@@ -132,28 +132,13 @@ def _resnet(network: Any, index: int) -> Plan:
 
 def _efficientnet(network: Any, index: int) -> Plan:
     """EfficientNet and its like: the stem, then groups of blocks of one width."""
-    _with_same_padding(network)
+    pad_as_tensorflow(network)
     stem = nn.Sequential(OrderedDict(conv_stem=network.conv_stem, bn1=network.bn1))
     module = network.feature_info[index]["module"]
     last = int(module.split(".")[1]) if module.startswith("blocks.") else -1
     blocks = {f"blocks{n}": network.blocks[n] for n in range(last + 1)}
     paths = {"stem": "", **{name: name.replace("blocks", "blocks.") for name in blocks}}
     return _cnn(network, index, {"stem": stem, **blocks}, paths)
-
-
-def _with_same_padding(network: nn.Module) -> None:
-    """Put our layers in place of timm's convolutions with TensorFlow's padding."""
-    from timm.layers import Conv2dSame
-
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, Conv2dSame) and _can_be_padded(layer):
-                setattr(parent, name, SamePadded(layer))
-
-
-def _can_be_padded(layer: nn.Conv2d) -> bool:
-    wide = all(size >= step for size, step in zip(layer.kernel_size, layer.stride, strict=True))
-    return wide and layer.dilation == (1, 1)
 
 
 def _convnext(network: Any, index: int) -> Plan:

@@ -6,8 +6,9 @@ found by the names that timm has for them; files of other programs go through ti
 
 import contextlib
 import functools
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.backbones import Entry
 from vpr.models.backbones.base import Backbone, Published
-from vpr.models.backbones.strided import protect_strided
+from vpr.models.backbones.convolutions import protect_strided
 from vpr.models.backbones.timm_cuts import Plan, plan_of
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
 
@@ -53,10 +54,6 @@ class TimmBackbone(Backbone):
             network = _network(self.arch, "cpu")
             plan = plan_of(network, self.arch, self.plan.cut, self.plan.facet, self.class_token)
         self.load_state_dict(nn.Sequential(plan.stages).state_dict())
-
-    def run(self, features: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """What the stages from `start` to before `stop` make of features."""
-        return self[start:stop](features)
 
     def set_up(self, device: torch.device, dtype: torch.dtype) -> None:
         """Lay the weights out in memory as the network wants them."""
@@ -95,11 +92,7 @@ class TimmBackbone(Backbone):
         return found
 
     def _say_of_more_layers(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> None:
-        """A line where a file has layers that this network lacks: one of a deeper network fits by its names.
-
-        Args:
-            wanted: the names of values in files -> here.
-        """
+        """A line where a file has layers that this network lacks: one of a deeper network fits by its names."""
         whole, stages = _network(self.arch, "meta").state_dict(), {name.partition(".")[0] for name in wanted}
         more = [name for name in state if name.partition(".")[0] in stages and name not in whole]
         if more:
@@ -109,11 +102,7 @@ class TimmBackbone(Backbone):
             )
 
     def _other_sizes(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> list[str]:
-        """The names of a file's values that have another shape than here.
-
-        Args:
-            wanted: the names of values in files -> here.
-        """
+        """The names of a file's values that have another shape than here; `wanted` maps those names to ours."""
         own = self.state_dict()
         return [name for name, ours in wanted.items() if name in state and state[name].shape != own[ours].shape]
 
@@ -187,15 +176,17 @@ def published(arch: str, weights: str | None) -> Published:
 
 def _download(arch: str, tag: str, found: dict[str, Any]) -> dict[str, torch.Tensor]:
     source = f"https://huggingface.co/{found['hf_hub_id']}" if found.get("hf_hub_id") else found.get("url")
+    logging.disable(logging.WARNING)  # the one line of the error says all
     try:
-        with _quiet():
-            return timm_library().create_model(f"{arch}.{tag}", pretrained=True, num_classes=0).state_dict()
+        return timm_library().create_model(f"{arch}.{tag}", pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # no network, a proxy's page, a broken file, no room
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
             f"cannot fetch {tag} of {arch} ({type(error).__name__}: {reason}): download the weights from {source} "
             "and give the file with --weights FILE, or start without with --fromscratch"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _network(arch: str, device: str) -> Any:
@@ -226,15 +217,3 @@ def _converted(state: dict[str, torch.Tensor], arch: str) -> dict[str, torch.Ten
         return convert(dict(state), network)
     except Exception:  # a foreign file: what it lacks is named by the caller
         return state
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the lines of loggers: the one line of the error says all."""
-    import logging
-
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

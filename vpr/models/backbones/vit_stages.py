@@ -5,7 +5,7 @@ of all patches (class token, registers), which every row repeats; the first row'
 """
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,9 +97,8 @@ class Rotary(nn.Module):
         lines = [torch.arange(count, device=self.rope.periods.device, dtype=torch.float32) for count in shape]
         centres = [2 * ((line + 0.5) / (line[-1] + 1)) - 1 for line in lines]  # from -1 to 1
         centres_of_patches = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)  # [h * w, 2]
-        angles = (2 * math.pi * centres_of_patches[:, :, None] / self.rope.periods).flatten(
-            1
-        )  # [h * w, half of the dim]
+        angles = 2 * math.pi * centres_of_patches[:, :, None] / self.rope.periods  # [h * w, 2, a quarter of the dim]
+        angles = angles.flatten(1)
         angles = torch.cat([angles, angles], 1) if self.rope.rotate_half else angles.repeat_interleave(2, 1)
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -138,29 +137,6 @@ class ClassToken(nn.Module):
         return grid[:, 0, 0, :, None, None]
 
 
-class SamePadded(nn.Conv2d):
-    """A convolution of TensorFlow's: as many outputs as inputs over the stride, zeros added half at each end.
-
-    Of a timm layer, whose weights it takes; in whole numbers that exporters can follow for any size.
-    """
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        kernel, stride = cast(Any, layer.kernel_size), cast(Any, layer.stride)
-        super().__init__(
-            layer.in_channels, layer.out_channels, kernel, stride,
-            groups=layer.groups, bias=layer.bias is not None, device="meta",
-        )  # fmt: skip
-        self.weight, self.bias = layer.weight, layer.bias
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> [B, C', ceil(H / stride), ceil(W / stride)]."""
-        ends: list[int] = []
-        for side, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            added = kernel - stride + (stride - side % stride) % stride  # the width's first, as F.pad takes them
-            ends += [added // 2, added - added // 2]
-        return super().forward(F.pad(input, ends))
-
-
 class PatchedImages(nn.Module):
     """The first layer of a network that takes multiples of its patches only, behind a resizing of the images."""
 
@@ -174,7 +150,7 @@ class PatchedImages(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """[B, h, w, C] -> [B, C, h, w]."""
+    """A map of a network whose maps lie with channels last."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, h, w, C] -> [B, C, h, w]."""

@@ -1,13 +1,10 @@
 """Poolings: maps of local descriptors to one descriptor. A new one is a file in this folder and a line in the table.
 
-base.py                What every pooling answers, and how one is found by its name
-cls.py                 the class token of a vision transformer (DINOv2, Oquab et al.)
-cluster_projection.py  one linear map that all clusters share (SuperPlace)
-gem.py                 generalised-mean pooling, GeM (Radenovic et al.)
-hard_vlad.py           VLAD with hard assignment (AnyLoc, Keetha et al.)
-max_avg.py             Maximum and mean over all locations: the paper's baseline f_max, and the mean beside it
-netvlad_pooling.py     NetVLAD, the layer of netvlad.py, as a pooling of a model
-soft_residuals.py      the residual sums of NetVLAD in one step, with derivatives of its own
+base.py             What every pooling answers, and how one is found by its name
+gem.py              generalised-mean pooling, GeM (Radenovic et al.)
+global_pooling.py   maximum and mean of each channel, class token
+hard_vlad.py        VLAD with hard assignment (AnyLoc, Keetha et al.)
+netvlad_pooling.py  NetVLAD, the layer of netvlad.py, as a pooling of a model
 """
 
 from dataclasses import dataclass
@@ -32,10 +29,10 @@ class Entry:
 
 POOLINGS = {
     "netvlad": Entry("netvlad_pooling", clusters=True),
-    "max": Entry("max_avg"),
-    "avg": Entry("max_avg"),
+    "max": Entry("global_pooling"),
+    "avg": Entry("global_pooling"),
     "gem": Entry("gem"),
-    "cls": Entry("cls", class_token=True),
+    "cls": Entry("global_pooling", class_token=True),
 }
 
 # How netvlad assigns local descriptors to clusters.

@@ -1,15 +1,15 @@
 """What every pooling answers, and how one is found by its name."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from vpr.common.errors import UserError
+from vpr.models.pca import principal_components
 from vpr.models.poolings import pooling_entry
-from vpr.models.poolings.cluster_projection import ClusterProjection
 from vpr.models.spec import ModelSpec
 
 ROWS_AT_ONCE = 8192  # of local descriptors, of which the assignment [K, n] takes memory
@@ -33,6 +33,33 @@ class Pooling(nn.Module):
         return self
 
 
+class ClusterProjection(nn.Linear):
+    """One linear map that all clusters share, NVL of SuperPlace (arXiv:2506.13073): [B, K, D] -> [B, K, N].
+
+    It is applied to the intra-normalised residual sums; weight [N, D] and bias [N] are trained with the pooling.
+    """
+
+    @torch.no_grad()
+    def init_from(self, residuals: Iterable[torch.Tensor]) -> None:
+        """Start from the N orthonormal directions in which residuals to their centres are largest, without a bias.
+
+        These are the principal components: k-means leaves residuals of mean zero in each cluster. What is mapped are
+        sums of such residuals, so an untrained model keeps most of the similarity of descriptors, and with N = D,
+        a rotation, all of it. SuperPlace starts from random weights.
+
+        Args:
+            residuals: of local descriptors to their cluster's centre, [n, D] at a time.
+        """
+        moment = torch.zeros(self.in_features, self.in_features, dtype=torch.float64)
+        for rows in residuals:
+            rows = rows.cpu().double()
+            moment += rows.T @ rows
+        directions = principal_components(moment, self.out_features)[1].T  # [N, D], largest first
+        largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
+        self.weight.copy_(directions * largest.sign())  # of either sign of an eigenvector the same one everywhere
+        self.bias.zero_()
+
+
 class ClusterPooling(Pooling):
     """A pooling that assigns local descriptors to clusters and sums their residuals to the centres.
 
@@ -53,11 +80,7 @@ class ClusterPooling(Pooling):
         self.projection = None
 
     def project_clusters(self, dim: int, cluster_dim: int) -> None:
-        """Add the map of each cluster's row from D to `cluster_dim` dimensions.
-
-        Raises:
-            UserError: these are more.
-        """
+        """Add the map of each cluster's row from D to `cluster_dim` dimensions; UserError if these are more."""
         if cluster_dim > dim:
             raise UserError(
                 f"--clusterDim={cluster_dim}: local descriptors of this backbone have {dim} dimensions, wanted at "
@@ -69,11 +92,7 @@ class ClusterPooling(Pooling):
 
     @torch.no_grad()
     def init_from(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
-        """Start from k-means centres [K, D] of L2-normalised descriptors [N, D].
-
-        Returns:
-            alpha, the sharpness of the assignment.
-        """
+        """Start from k-means centres [K, D] of L2-normalised descriptors [N, D]; returns the assignment's sharpness."""
         alpha = self.init_clusters(centroids, descriptors)
         if self.projection is not None:
             self.projection.init_from(self._residuals(descriptors))
@@ -102,11 +121,7 @@ class ClusterPooling(Pooling):
 
 
 def build_pooling(name: str, dim: int, spec: ModelSpec) -> Pooling:
-    """A pooling of the table.
-
-    Args:
-        dim: D, the length of a local descriptor.
-        spec: of the model, whose settings the pooling may read.
+    """A pooling of the table for local descriptors of length `dim`, with the settings of a spec.
 
     Raises:
         UserError: the table has no such pooling, or it cannot have such settings.
