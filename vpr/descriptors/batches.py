@@ -27,15 +27,17 @@ Value = TypeVar("Value")
 
 
 class Source(Protocol):
-    """Where images come from by index: decoded from files, or as the frozen layers left them."""
+    """Where images come from by index: decoded from files, or as the frozen layers left them.
+
+    Attributes:
+        files: the images.
+        size: (height, width) in pixels to which all were resized; None where each has its own.
+    """
 
     @property
-    def files(self) -> Sequence[Path]:
-        """The images."""
-
+    def files(self) -> Sequence[Path]: ...
     @property
-    def size(self) -> Sequence[int] | None:
-        """(height, width) in pixels to which all were resized; None where each has its own."""
+    def size(self) -> Sequence[int] | None: ...
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """The images of each batch of indices, in order, as lists of `SizeGroup`."""
@@ -43,12 +45,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Shares:
-    """Batches dealt out in turn to the processes that share the work.
-
-    Attributes:
-        batches: ranges of positions in a list of images.
-        rank, count: of this process among those that share, and how many these are.
-    """
+    """Batches, as ranges of positions in a list of images, dealt out in turn to `count` processes; this is `rank`."""
 
     batches: list[range]
     rank: int
@@ -69,7 +66,6 @@ class Shares:
 
     @property
     def own(self) -> list[range]:
-        """The batches of this process."""
         return self.batches[self.rank :: self.count]
 
     @property
@@ -118,8 +114,13 @@ def over_batches(
 
 def per_image(batch: Batch, compute: Callable[[SizeGroup], Iterable[Value]]) -> list[Value]:
     """What is computed of the images of each size, one value an image, in the batch's order."""
-    found = [pair for group in batch for pair in zip(group.rows.tolist(), compute(group), strict=True)]
-    return [value for _, value in sorted(found, key=lambda pair: pair[0])]
+    values = [value for group in batch for value in compute(group)]
+    return [values[at] for at in order_of(batch).tolist()]
+
+
+def order_of(batch: Batch) -> torch.Tensor:
+    """Where each image of a batch stands when its groups are joined, int64 [B]."""
+    return torch.cat([group.rows for group in batch]).argsort()
 
 
 def automatic_batch_size(model: Describer, source: Source) -> int:
@@ -162,12 +163,12 @@ def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
     for batch in batches:
         parts: Batch = []
         for group in batch:
-            count = len(group.values)
-            if model.device.type == "cpu" and not group.frozen:
-                if group.image_size not in at_once:
-                    at_once[group.image_size] = images_that_fit(model, group.image_size, count)
-                count = at_once[group.image_size]
-            parts += cut(group, count)
+            if model.device.type != "cpu" or group.frozen:
+                parts.append(group)
+                continue
+            if group.image_size not in at_once:
+                at_once[group.image_size] = images_that_fit(model, group.image_size, len(group.values))
+            parts += cut(group, at_once[group.image_size])
         yield parts
 
 
@@ -192,7 +193,6 @@ def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int
             f"an image of {shown} takes {each / 1e9:.1f} GB in the backbone, {free / 1e9:.1f} GB of "
             "memory are free: resize images by --imageSize H W"
         )
-    count = max(1, free // 2 // each)
-    if count < wanted:
+    if (count := max(1, free // 2 // each)) < wanted:
         say(f"memory holds {count} images of {shown} at once, not {wanted}: --imageSize resizes them")
     return count

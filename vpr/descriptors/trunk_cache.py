@@ -39,6 +39,10 @@ FORMAT = 2
 NEWBORN = 10.0  # seconds within which a file may not be locked yet
 
 
+class NoTrunkCache(Exception):
+    """There is no room for the cache, or its values do not fit into float16; in every process at once."""
+
+
 def cached_source(
     reader: ImageReader,
     name: str,
@@ -62,53 +66,40 @@ def cached_source(
     source = FrozenFeatures(
         reader.files, *_sizes_and_shapes(reader, model), model.backbone.layout, model.device, reader.size
     )
-    kind = processes.broadcast(_memory_or_disk(source, where))
-    path, wanted = folder / f"trunk_{model.spec.arch}_{name}.float16", {}
-    if kind == "disk":
-        wanted = _describe(source, model)
-        path = path.with_stem(f"{path.stem}_{wanted['weights']}_{recipe_hash(wanted)}")
-        path, wanted = processes.of_machine((path, wanted))  # one file, whatever each found, such as a time of a file
-    say(f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} images, "
-        f"{kind if kind == 'memory' else path}")  # fmt: skip
+    if where == "auto":
+        where = "memory" if source.stored_bytes < LARGEST_SHARE_OF_MEMORY * available_bytes() else "disk"
+    # Several processes of a machine share a file; in memory each would hold its own.
+    where = processes.broadcast("disk" if processes.world() > 1 else where)
+    said = f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} images, "
     try:
-        if kind == "memory":
+        if where == "memory":
+            say(f"{said}memory")
             source.values = torch.empty(int(source.offsets[-1]), dtype=torch.float16)
             _fill(source, reader, model, batch_size)
-        else:
-            values = _open_whole(path, wanted)
-            source.values = _make(source, path, wanted, reader, model, batch_size) if values is None else values
+            return source
+        wanted = _describe(source, model)
+        path = folder / f"trunk_{model.spec.arch}_{name}_{wanted['weights']}_{recipe_hash(wanted)}.float16"
+        path, wanted = processes.of_machine((path, wanted))  # one file, whatever each found, such as a time of a file
+        say(f"{said}{path}")
+        values = _open_whole(path, wanted)
+        source.values = _make(source, path, wanted, reader, model, batch_size) if values is None else values
     except NoTrunkCache as error:
         say(f"no trunk cache ({error}): the whole trunk runs each time")
         return reader
     return source
 
 
-class NoTrunkCache(Exception):
-    """There is no room for the cache, or its values do not fit into float16; in every process at once."""
-
-
-def _memory_or_disk(source: FrozenFeatures, asked: str) -> str:
-    """Where the cache goes. Several processes of a machine share a file; in memory each would hold its own."""
-    if processes.world() > 1:
-        return "disk"
-    if asked == "auto":
-        return "memory" if source.stored_bytes < LARGEST_SHARE_OF_MEMORY * available_bytes() else "disk"
-    return asked
-
-
 def _sizes_and_shapes(reader: ImageReader, model: PlaceModel) -> tuple[np.ndarray, np.ndarray]:
     """Sizes of the images [N, 2] and shapes of their frozen features [N, 3], without computing any."""
-    if reader.size:
-        sizes = np.tile(reader.size, (len(reader.files), 1))
-    else:
-        indices = track(range(len(reader.files)), "image sizes", len(reader.files))
-        sizes = np.array([reader.image_size(index) for index in indices])
+    indices = range(len(reader.files))
+    shown = indices if reader.size else track(indices, "image sizes", len(indices))
+    sizes = np.array([reader.image_size(index) for index in shown]).reshape(-1, 2)
     distinct, which = np.unique(sizes, axis=0, return_inverse=True)
-    frozen = model.backbone.without_data().frozen
-    images = [torch.empty(1, 3, *size.tolist(), device="meta") for size in distinct]
-    for image in images:
+    frozen, shapes = model.backbone.without_data().frozen, []
+    for height, width in distinct.tolist():
+        image = torch.empty(1, 3, height, width, device="meta")
         require_size(image, model.smallest_side)
-    shapes = [frozen(image).shape[1:] for image in images]
+        shapes.append(frozen(image).shape[1:])
     return sizes, np.array(shapes, np.int64)[which.reshape(-1)]
 
 
@@ -132,10 +123,10 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
 
 
 def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
-    """Map a cache that is there and right; None, in every process at once, where it is not."""
+    """The values of a cache that is there and right; None, in every process at once, where it is not."""
     values = checksum = None
     with contextlib.suppress(OSError, UserError, AttributeError, ValueError):
-        description: Any = read_json(_description_file(path))
+        description: Any = read_json(path.with_suffix(".json"))
         checksum = description.pop("checksum", None)
         if description == wanted and path.stat().st_size == wanted["bytes"]:
             values = _map(path, wanted)
@@ -177,13 +168,9 @@ def _make(
         if first:
             checksum = sha256_of(unfinished)
             os.replace(unfinished, path)
-            write_json(_description_file(path), {**wanted, "checksum": checksum})
+            write_json(path.with_suffix(".json"), {**wanted, "checksum": checksum})
     processes.barrier()
     return values
-
-
-def _description_file(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 def _reserve(path: Path, unfinished: Path, count: int, stack: contextlib.ExitStack) -> str | None:

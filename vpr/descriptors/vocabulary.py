@@ -1,6 +1,7 @@
 """The vocabulary: local descriptors sampled from training images, and their k-means."""
 
 import functools
+from collections import ChainMap
 
 import faiss
 import numpy as np
@@ -54,7 +55,7 @@ def sample_local_descriptors(
     for where, _, features in over_batches(compute, model, reader, chosen, shares, "local descriptors"):
         for position, feature in zip(where, features, strict=True):
             samples[position] = sample_of_map(feature, seed=[seed, chosen[position]])
-    samples = {position: rows for part in processes.gather(samples) for position, rows in part.items()}
+    samples = dict(ChainMap(*processes.gather(samples)))
     rows = [samples[position] for position in sorted(samples)]
     descriptors = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
     if not processes.is_main():
