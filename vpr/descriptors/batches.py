@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -43,41 +42,27 @@ class Source(Protocol):
         """The images of each batch of indices, in order, as lists of `SizeGroup`."""
 
 
-@dataclass(frozen=True)
 class Shares:
-    """Batches, as ranges of positions in a list of images, dealt out in turn to `count` processes; this is `rank`."""
+    """Batches dealt out in turn to the processes that share the work, as ranges of positions in a list of images.
 
-    batches: list[range]
-    rank: int
-    count: int
+    Attributes:
+        own: the batches of this process.
+        rounds: how many images all processes together do, each of them one batch.
+        owners: the positions of each batch, and the process that does it.
 
-    @classmethod
-    def of(cls, model: Describer, source: Source, images: int, batch_size: int, one_machine: bool = False) -> "Shares":
-        """The batches of so many images of a source.
+    Args:
+        batch_size: images at once; 0: as many as memory holds.
+        one_machine: whether every machine does all of the work, by its own processes.
+    """
 
-        Args:
-            batch_size: images at once; 0: as many as memory holds.
-            one_machine: whether every machine does all of the work, by its own processes.
-        """
-        batches = in_batches(images, batch_size or automatic_batch_size(model, source))
+    def __init__(self, model: Describer, source: Source, images: int, batch_size: int, one_machine: bool = False):
+        rank, count = processes.rank(), processes.world()
         if one_machine:
-            return cls(batches, processes.local_rank(), processes.local_world())
-        return cls(batches, processes.rank(), processes.world())
-
-    @property
-    def own(self) -> list[range]:
-        return self.batches[self.rank :: self.count]
-
-    @property
-    def rounds(self) -> list[int]:
-        """How many images all processes together do, each of them one batch."""
-        starts = range(0, len(self.batches), self.count)
-        return [sum(map(len, self.batches[start : start + self.count])) for start in starts]
-
-    @property
-    def owners(self) -> list[tuple[slice, int]]:
-        """The positions of each batch, and the process that does it."""
-        return [(slice(batch.start, batch.stop), n % self.count) for n, batch in enumerate(self.batches)]
+            rank, count = processes.local_rank(), processes.local_world()
+        batches = in_batches(images, batch_size or automatic_batch_size(model, source))
+        self.own = batches[rank::count]
+        self.rounds = [sum(map(len, batches[start : start + count])) for start in range(0, len(batches), count)]
+        self.owners = [(slice(batch.start, batch.stop), n % count) for n, batch in enumerate(batches)]
 
 
 @torch.no_grad()
@@ -152,9 +137,9 @@ def say_of_batch(count: int) -> None:
 def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
     """The batches, with groups of images cut to what main memory holds beside the model at once.
 
-    A processor's memory ends without an error that could be caught: the kernel kills the process. Half of what is
-    free when images of a size come first is taken, shared by the processes of the machine; a GPU and an exported
-    model report for themselves, and frozen features are small.
+    Main memory ends without an error that could be caught: the kernel kills the process. Half of what is free when
+    images of a size come first is taken, shared by the processes of the machine. A GPU reports for itself, and frozen
+    features are small.
 
     Raises:
         UserError: there is no room for a single image.
@@ -181,12 +166,14 @@ def cut(group: SizeGroup, count: int) -> list[SizeGroup]:
 def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
     """How many images of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
 
+    That is not known of an exported model, which reports for itself.
+
     Raises:
         UserError: not one.
     """
     shown = f"{size[1]}x{size[0]} pixels"
     each, free = model.bytes_per_image(*size), available_bytes() // processes.local_world()
-    if each is None:  # not known of an exported model, which reports for itself
+    if each is None:
         return wanted
     if each > free:
         raise UserError(

@@ -64,10 +64,7 @@ def _on_cpu(
 
 
 def _write_in_turn(sink: LocalSink, maps: list[QuantizedMap]) -> None:
-    """Write the local descriptors of one batch of each process, in the order of the processes, in process 0.
-
-    After every batch, for those of all images need not fit into memory.
-    """
+    """Write one batch of each process, in process 0; those of all images together need not fit into memory."""
     for part in processes.gather(maps):
         if processes.is_main():
             sink.write(part)
@@ -87,7 +84,6 @@ def describe(
 
     Args:
         batch_size: images described at once; 0: as many as memory holds.
-        label: of the progress bar.
         local: what is done with local descriptors; None: they are dropped.
 
     Returns:
@@ -98,7 +94,7 @@ def describe(
     """
     descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
     sizes: set[tuple[int, int]] = set()
-    shares = Shares.of(model, source, len(indices), batch_size)
+    shares = Shares(model, source, len(indices), batch_size)
     compute = functools.partial(_on_cpu, model, local.projection if local else None, local is not None)
     for where, batch, (rows, maps) in over_batches(compute, model, source, indices, shares, label):
         descriptors[where.start : where.stop] = rows
@@ -123,7 +119,7 @@ def describe_in_batches(
 ) -> Iterator[tuple[range, torch.Tensor, list[QuantizedMap] | None]]:
     """As `describe`, batch by batch, for those who keep each before the next is described.
 
-    Several processes take turns: each gets its own share of the batches, and nothing is gathered.
+    Each of several processes gets its own share of the batches, and nothing is gathered.
 
     Args:
         local: projects local descriptors; None where the model does.
@@ -131,11 +127,8 @@ def describe_in_batches(
 
     Yields:
         the batch's positions in `indices`, its descriptors float16 [b, dim] on the CPU, and its local descriptors.
-
-    Raises:
-        UserError: as of `describe`.
     """
-    shares = Shares.of(model, source, len(indices), batch_size)
+    shares = Shares(model, source, len(indices), batch_size)
     compute = functools.partial(_on_cpu, model, local, keep_local)
     for where, _, (rows, maps) in over_batches(compute, model, source, indices, shares):
         require_finite(rows)

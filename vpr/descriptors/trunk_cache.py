@@ -228,7 +228,7 @@ def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_
         return model.frozen_features(group.values.to(model.device, non_blocking=True)).half().cpu()
 
     compute, images, fits = functools.partial(per_image, compute=features_of), range(len(source.files)), True
-    shares = Shares.of(model, reader, len(images), batch_size, one_machine=True)
+    shares = Shares(model, reader, len(images), batch_size, one_machine=True)
     for where, _, features in over_batches(compute, model, reader, images, shares, "trunk cache"):
         for image, feature in zip(where, features, strict=True):
             fits = fits and bool(feature.isfinite().all())

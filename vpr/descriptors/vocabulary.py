@@ -50,7 +50,7 @@ def sample_local_descriptors(
     def maps_of(group: SizeGroup) -> torch.Tensor:
         return model.local_descriptors(group.values.to(model.device, non_blocking=True)).cpu()
 
-    shares = Shares.of(model, reader, len(chosen), batch_size)
+    shares = Shares(model, reader, len(chosen), batch_size)
     compute, samples = functools.partial(per_image, compute=maps_of), {}
     for where, _, features in over_batches(compute, model, reader, chosen, shares, "local descriptors"):
         for position, feature in zip(where, features, strict=True):
