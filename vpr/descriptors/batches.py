@@ -97,14 +97,34 @@ def over_batches(
                 progress.advance(shares.rounds[number])
 
 
-def per_image(batch: Batch, compute: Callable[[SizeGroup], Iterable[Value]]) -> list[Value]:
-    """What is computed of the images of each size, one value an image, in the batch's order."""
-    values = [value for group in batch for value in compute(group)]
-    return [values[at] for at in order_of(batch).tolist()]
+def over_images(
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    model: Describer,
+    source: Source,
+    indices: Sequence[int],
+    batch_size: int,
+    label: str,
+    one_machine: bool = False,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The position in `indices` of each image of this process's share, and what a model computes of it, on the CPU.
+
+    Args:
+        compute: of images of one size, uint8 [b, 3, H, W] on the model's device.
+        batch_size, one_machine: as of `Shares`.
+    """
+
+    def of_batch(batch: Batch) -> list[torch.Tensor]:
+        values = [compute(group.values.to(model.device, non_blocking=True)).cpu() for group in batch]
+        joined = [value for part in values for value in part]
+        return [joined[at] for at in order_of(batch).tolist()]
+
+    shares = Shares(model, source, len(indices), batch_size, one_machine)
+    for where, _, values in over_batches(of_batch, model, source, indices, shares, label):
+        yield from zip(where, values, strict=True)
 
 
 def order_of(batch: Batch) -> torch.Tensor:
-    """Where each image of a batch stands when its groups are joined, int64 [B]."""
+    """Where each image of a batch is among those of its groups, one group after the other; int64 [B]."""
     return torch.cat([group.rows for group in batch]).argsort()
 
 

@@ -8,8 +8,7 @@ import torch
 
 from vpr.common import processes
 from vpr.common.errors import UserError
-from vpr.data.reader import SizeGroup
-from vpr.descriptors.batches import Batch, Shares, Source, order_of, over_batches, per_image
+from vpr.descriptors.batches import Batch, Shares, Source, order_of, over_batches
 from vpr.descriptors.local_maps import LocalSink, QuantizedMap, quantized
 from vpr.models.describer import Describer
 from vpr.models.local_projection import LocalProjection
@@ -36,16 +35,13 @@ def describe_batch_with_local(
     model: Describer, batch: Batch, projection: LocalProjection | None
 ) -> tuple[torch.Tensor, list[QuantizedMap]]:
     """As `describe_batch`, and the local descriptors of each image, in the batch's order."""
-    parts = []
-
-    def local_of(group: SizeGroup) -> list[QuantizedMap]:
+    order, parts, maps = order_of(batch), [], list[QuantizedMap]()
+    for group in batch:
         values = group.values.to(model.device, non_blocking=True)
         descriptors, local = model.with_local(values, projection, group.frozen)
         parts.append(descriptors)
-        return quantized(local)
-
-    maps = per_image(batch, local_of)
-    return torch.cat(parts)[order_of(batch).to(model.device)], maps
+        maps += quantized(local)
+    return torch.cat(parts)[order.to(model.device)], [maps[at] for at in order.tolist()]
 
 
 def _on_cpu(

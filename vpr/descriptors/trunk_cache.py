@@ -7,7 +7,6 @@ that made a cache, and each training writes under a name of its own, so that sev
 """
 
 import contextlib
-import functools
 import hashlib
 import os
 import shutil
@@ -27,8 +26,8 @@ from vpr.common.files import flock, read_json, write_json
 from vpr.common.memory import available_bytes
 from vpr.common.progress import say, track
 from vpr.common.provenance import recipe_hash, sha256_of
-from vpr.data.reader import ImageReader, SizeGroup
-from vpr.descriptors.batches import Shares, over_batches, per_image
+from vpr.data.reader import ImageReader
+from vpr.descriptors.batches import over_images
 from vpr.descriptors.frozen_features import FrozenFeatures
 from vpr.models.place_model import PlaceModel, require_size
 from vpr.models.weights import weights_hash
@@ -223,15 +222,12 @@ def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_
     Raises:
         NoTrunkCache: a value is too large for float16.
     """
-
-    def features_of(group: SizeGroup) -> torch.Tensor:
-        return model.frozen_features(group.values.to(model.device, non_blocking=True)).half().cpu()
-
-    compute, images, fits = functools.partial(per_image, compute=features_of), range(len(source.files)), True
-    shares = Shares(model, reader, len(images), batch_size, one_machine=True)
-    for where, _, features in over_batches(compute, model, reader, images, shares, "trunk cache"):
-        for image, feature in zip(where, features, strict=True):
-            fits = fits and bool(feature.isfinite().all())
-            source.features(image).copy_(feature)
+    fits = True
+    for image, feature in over_images(
+        lambda images: model.frozen_features(images).half(),
+        model, reader, range(len(source.files)), batch_size, "trunk cache", one_machine=True,
+    ):  # fmt: skip
+        fits = fits and bool(feature.isfinite().all())
+        source.features(image).copy_(feature)
     if processes.any_process(not fits):
         raise NoTrunkCache("the frozen layers' values exceed float16")
