@@ -78,9 +78,7 @@ def test_taylor_keeps_the_filters_whose_loss_gradient_is_large(encoder):
     smaller = convolutions(prune_backbone(encoder, 0.5, "taylor")[0])[-1]
     kept = {tuple(row.tolist()) for row in smaller.weight[:, 0, 0, :2]}
     # Input filters went too: compare by a spatial corner of each kernel that is left, over all inputs.
-    corners = {
-        filter: {tuple(row.tolist()) for row in last.weight[filter, :, 0, :2]} for filter in range(256)
-    }  # fmt: skip
+    corners = {filter: {tuple(row.tolist()) for row in last.weight[filter, :, 0, :2]} for filter in range(256)}
     found = [filter for row in kept for filter in range(256) if row in corners[filter]]
     assert len(found) == 128 and all(filter % 2 == 0 for filter in found)
 
@@ -91,65 +89,65 @@ def test_a_ratio_that_leaves_nothing_is_refused(encoder, ratio):
         prune_backbone(encoder, ratio, "magnitude")
 
 
-@pytest.fixture(scope="module")
-def trained(toy_run):
-    """Flags that name the places, and a run, which pruning only reads."""
-    return toy_run.places, toy_run.run
+@pytest.fixture
+def trained(toy_run, tmp_path):
+    """Flags that name the places and a folder for runs, and a run, which pruning only reads."""
+    return [*toy_run.places, f"--runsPath={tmp_path / 'runs'}"], toy_run.run
 
 
-@pytest.mark.parametrize("importance", ["taylor", "magnitude"])
-def test_a_pruned_run_is_an_ordinary_run(trained, importance, tmp_path, capsys):
+def pruned_run(trained, *flags):
+    """The run that pruning makes."""
     places, run = trained
-    runs = [flag for flag in places if not flag.startswith("--runsPath")] + [f"--runsPath={tmp_path}"]
-    command = [
-        *runs,
-        "--mode=prune",
-        f"--resume={run}",
-        f"--importance={importance}",
-        "--pruneRatio=0.5",
-        "--distill=8",
-    ]
-    assert main.main(command) == 0
-    pruned = newest_run(tmp_path)
-    assert json.loads((pruned / "flags.json").read_text())["channels"] == [32, 96, 192, 128, 128]
-    assert main.main([*runs, "--mode=test", f"--resume={pruned}", "--panels=0"]) == 0
-    assert main.main([*runs, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
-    assert main.main([*runs, "--mode=whiten", f"--resume={pruned}", "--pcaDim=8"]) == 0
-    assert main.main([*runs, "--mode=test", f"--resume={pruned}", "--panels=0"]) == 0
-    first, _, last = json.loads((pruned / "results.json").read_text())
-    assert first["descriptor_dim"] == 4 * 128 and first["epochs"] == 0
-    assert "pruned to 32-96-192-128-128 filters" in first["model"]
-    assert last["descriptor_dim"] == 8
-    capsys.readouterr()
-    assert main.main([*runs, "--mode=test", f"--resume={pruned}", "--channels", "64", "192", "384", "256", "256"]) == 2
-    assert "contradicts" in capsys.readouterr().err
-
-
-def test_with_epochs_the_pruned_run_is_trained(trained, tmp_path):
-    places, run = trained
-    runs = [flag for flag in places if not flag.startswith("--runsPath")] + [f"--runsPath={tmp_path}"]
-    assert main.main([*runs, "--mode=prune", f"--resume={run}", "--nEpochs=1", "--distill=0"]) == 0
-    checkpoint = newest_run(tmp_path) / "checkpoints" / "checkpoint.pth.tar"
-    assert torch.load(checkpoint, weights_only=True)["position"]["epoch"] == 2
-
-
-def runs_in(trained, folder):
-    places, run = trained
-    return [flag for flag in places if not flag.startswith("--runsPath")] + [f"--runsPath={folder}"], run
+    assert main.main([*places, "--mode=prune", f"--resume={run}", *flags]) == 0
+    return newest_run(Path(places[-1].partition("=")[2]))
 
 
 def state_of(run, which="model_best"):
     return torch.load(run / "checkpoints" / f"{which}.pth.tar", weights_only=True)
 
 
-def test_the_pruned_model_is_the_best_one_until_a_training_betters_it(trained, tmp_path, monkeypatch):
+def results_of(run):
+    return json.loads((run / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("importance", "typed", "moved"),
+    [("taylor", ["--trainFrom=conv4"], [8, 10]), ("magnitude", [], [0, 3, 6, 8, 10])],
+)
+def test_a_pruned_run_is_an_ordinary_run(trained, importance, typed, moved, capsys):
+    """It is trained as a whole unless it is told otherwise."""
+    places, _ = trained
+    pruned = pruned_run(trained, f"--importance={importance}", "--pruneRatio=0.5", "--distill=8", *typed)
+    start = state_of(pruned, "checkpoint")["state_dict"]
+    assert json.loads((pruned / "flags.json").read_text())["channels"] == [32, 96, 192, 128, 128]
+    test = [*places, "--mode=test", f"--resume={pruned}", "--panels=0"]
+    assert main.main(test) == 0
+    assert main.main([*places, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
+    end = state_of(pruned, "checkpoint")["state_dict"]
+    entries = {layer: f"encoder.{layer}.weight" for layer in (0, 3, 6, 8, 10)}
+    assert [layer for layer, name in entries.items() if not torch.equal(start[name], end[name])] == moved
+    assert main.main([*places, "--mode=whiten", f"--resume={pruned}", "--pcaDim=8"]) == 0
+    assert main.main(test) == 0
+    first, _, last = results_of(pruned)
+    assert first["descriptor_dim"] == 4 * 128 and first["epochs"] == 0
+    assert "pruned to 32-96-192-128-128 filters" in first["model"]
+    assert last["descriptor_dim"] == 8
+    capsys.readouterr()
+    assert main.main([*test, "--channels", "64", "192", "384", "256", "256"]) == 2
+    assert "contradicts" in capsys.readouterr().err
+
+
+def test_with_epochs_the_pruned_run_is_trained(trained):
+    pruned = pruned_run(trained, "--importance=magnitude", "--nEpochs=1", "--distill=0")
+    assert state_of(pruned, "checkpoint")["position"]["epoch"] == 2
+
+
+def test_the_pruned_model_is_the_best_one_until_a_training_betters_it(trained, monkeypatch):
     """Its recalls are those that a test finds; an epoch that spoils the model leaves it where it is."""
-    runs, run = runs_in(trained, tmp_path)
-    assert main.main([*runs, "--mode=prune", f"--resume={run}", "--distill=64"]) == 0
-    pruned = newest_run(tmp_path)
-    assert main.main([*runs, "--mode=test", f"--resume={pruned}", "--panels=0"]) == 0
-    recalls = json.loads((pruned / "results.json").read_text())[-1]["recalls"]
-    before = state_of(pruned)
+    places, _ = trained
+    pruned = pruned_run(trained, "--distill=64")
+    assert main.main([*places, "--mode=test", f"--resume={pruned}", "--panels=0"]) == 0
+    recalls, before = results_of(pruned)[-1]["recalls"], state_of(pruned)
     assert before["position"]["best"] == pytest.approx([recalls[n] for n in ("5", "1", "10")])
     assert before["position"]["best_epoch"] == 0 and recalls["5"] > 0.5
 
@@ -160,75 +158,63 @@ def test_the_pruned_model_is_the_best_one_until_a_training_betters_it(trained, t
         return 0
 
     monkeypatch.setattr(Trainer, "epoch", spoil)
-    assert main.main([*runs, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
+    assert main.main([*places, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
     after, latest = state_of(pruned), state_of(pruned, "checkpoint")
     assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
     assert latest["state_dict"]["encoder.0.weight"].unique().numel() == 1
     assert latest["position"]["epochs_without_gain"] == 1
     assert latest["position"]["best"] == before["position"]["best"]
-    tested = json.loads((pruned / "results.json").read_text())[-1]
+    tested = results_of(pruned)[-1]
     assert tested["checkpoint"] == "best" and tested["epochs"] == 0
 
 
-def test_a_pruned_run_is_trained_as_a_whole_unless_it_is_told_otherwise(trained, tmp_path):
-    runs, run = runs_in(trained, tmp_path)
-    for typed, wanted in ((["--trainFrom=conv4"], [8, 10]), ([], [0, 3, 6, 8, 10])):
-        call = ["--mode=prune", f"--resume={run}", "--distill=8", "--importance=magnitude"]
-        assert main.main([*runs, *call, *typed]) == 0
-        pruned = newest_run(tmp_path)
-        start = state_of(pruned, "checkpoint")["state_dict"]
-        assert main.main([*runs, "--mode=train", f"--resume={pruned}", "--nEpochs=1"]) == 0
-        found = state_of(pruned, "checkpoint")["state_dict"]
-        entries = {place: f"encoder.{place}.weight" for place in (0, 3, 6, 8, 10)}
-        assert [place for place, name in entries.items() if not torch.equal(start[name], found[name])] == wanted
-
-
-def test_pruning_needs_no_images_of_val(trained, tmp_path, capsys):
+def test_pruning_needs_no_images_of_val(trained, tiny_city, tmp_path, capsys):
     """Then nothing is measured, a line says what follows, and the first validation of a training will be the best."""
-    runs, run = runs_in(trained, tmp_path / "runs")
-    city = Path(next(flag for flag in runs if flag.startswith("--root")).partition("=")[2])
     (tmp_path / "city").mkdir()
-    for entry in city.iterdir():
+    for entry in tiny_city.iterdir():
         if entry.name != "001":  # the database images of val
             (tmp_path / "city" / entry.name).symlink_to(entry)
-    call = ["--mode=prune", f"--resume={run}", "--distill=0", "--importance=magnitude", f"--root={tmp_path / 'city'}"]
     capsys.readouterr()
-    assert main.main([*runs, *call]) == 0
+    pruned = pruned_run(trained, "--distill=0", "--importance=magnitude", f"--root={tmp_path / 'city'}")
     assert "no val split (48 of the 60 images of toy_val are missing" in capsys.readouterr().out
-    assert state_of(newest_run(tmp_path / "runs"))["position"]["best"] == []
+    assert state_of(pruned)["position"]["best"] == []
 
 
-@pytest.fixture(scope="module")
-def accumulate(tiny_city):
-    """Accumulates the gradients of a model's trunk on tuples of a wide margin; gives the model."""
+@pytest.fixture
+def accumulate(tiny_city, toy_run, monkeypatch):
+    """Gives the run's model in a number format, with the gradients of its trunk on a few tuples of a wide margin."""
+    monkeypatch.setattr(pruning, "TUPLES", 6)
     rules = TrainingRules(margin=1.0)
     training = load_training_set(PlacesSpec("toy", tiny_city), rules)
+    checkpoint = load_checkpoint(toy_run.run, "checkpoints", "latest")
+    spec = ModelSpec.from_flags(read_flags(toy_run.run))
 
-    def accumulated(model):
-        pruning.accumulate_gradients(model, rules, training, training.images.reader(Reading()))
+    def accumulated(precision, prepare=lambda model: None):
+        model = restore_model(checkpoint, spec, toy_run.run).to_device(CPU, precision)
+        prepare(model)
+        pruning.accumulate_gradients(model, rules, training, training.images.reader(Reading((60, 80))))
         return model
 
     return accumulated
 
 
-def loaded(run, precision):
-    checkpoint = load_checkpoint(run, "checkpoints", "latest")
-    return restore_model(checkpoint, ModelSpec.from_flags(read_flags(run)), run).to_device(CPU, precision)
+def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(accumulate, monkeypatch):
+    models = []
 
+    def freeze(model):
+        models.append(model)
+        model.backbone.first_trained = 10
+        for layer in model.encoder[:10]:
+            layer.requires_grad_(False)
 
-def test_which_layers_are_trained_is_as_it_was_though_gradients_fail(trained, accumulate, monkeypatch):
-    model = loaded(trained[1], "fp32")
-    model.backbone.first_trained = 10
-    for layer in model.encoder[:10]:
-        layer.requires_grad_(False)
     monkeypatch.setitem(LOSSES, "triplet", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        accumulate(model)
-    assert model.backbone.first_trained == 10
-    assert [value.requires_grad for value in model.encoder.parameters()] == [False] * 8 + [True] * 2
+        accumulate("fp32", freeze)
+    assert models[0].backbone.first_trained == 10
+    assert [value.requires_grad for value in models[0].encoder.parameters()] == [False] * 8 + [True] * 2
 
 
-def test_gradients_below_the_least_float16_number_are_found(trained, accumulate, monkeypatch):
+def test_gradients_below_the_least_float16_number_are_found(accumulate, monkeypatch):
     """A loss of a 65536th has gradients that float16 cannot hold: they are those of float32 all the same."""
     violations = LOSSES["triplet"]
 
@@ -237,10 +223,8 @@ def test_gradients_below_the_least_float16_number_are_found(trained, accumulate,
         return violation * 2.0**-16, violating
 
     monkeypatch.setitem(LOSSES, "triplet", tiny)
-    found = {}
-    for precision in ("fp32", "fp16"):
-        found[precision] = [value.grad for value in accumulate(loaded(trained[1], precision)).encoder.parameters()]
-    for wanted, gradient in zip(found["fp32"], found["fp16"], strict=True):
+    single, half = ([value.grad for value in accumulate(name).encoder.parameters()] for name in ("fp32", "fp16"))
+    for wanted, gradient in zip(single, half, strict=True):
         assert gradient.dtype == torch.float32 and wanted.norm() > 0
         assert (gradient - wanted).norm() < 0.1 * wanted.norm()
 
@@ -253,31 +237,26 @@ def test_a_gradients_scale_falls_until_nothing_overflows():
         assert found.item() == c and scale == largest
 
 
-def one_line(capsys, *words):
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        *((["--resume", f"--pruneRatio={ratio}"], ["between 0 and 1"]) for ratio in (0, 1, -0.5, 1.5, "half", "nan")),
+        ([], ["--resume"]),
+        (["--resume"], ["torch-pruning", "requirements-deploy.txt"]),
+    ],
+)
+def test_what_cannot_be_pruned_is_one_line(trained, flags, words, capsys, monkeypatch):
+    """A ratio outside 0 to 1, no run, and a machine without torch-pruning."""
+    find = importlib.util.find_spec
+    if "torch-pruning" in words:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
+    places, run = trained
+    flags = [flag.replace("--resume", f"--resume={run}") for flag in flags]
+    assert main.main([*places, "--mode=prune", *flags]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and all(word in lines[0] for word in words), lines
 
 
-@pytest.mark.parametrize("ratio", ["0", "1", "-0.5", "1.5", "half", "nan"])
-def test_a_ratio_outside_0_to_1(trained, capsys, ratio):
-    places, run = trained
-    assert main.main([*places, "--mode=prune", f"--resume={run}", f"--pruneRatio={ratio}"]) == 2
-    one_line(capsys, "between 0 and 1")
-
-
-def test_pruning_without_a_run(trained, capsys):
-    assert main.main([*trained[0], "--mode=prune"]) == 2
-    one_line(capsys, "--resume")
-
-
-def test_pruning_without_the_package(trained, capsys, monkeypatch):
-    places, run = trained
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
-    assert main.main([*places, "--mode=prune", f"--resume={run}"]) == 2
-    one_line(capsys, "torch-pruning", "requirements-deploy.txt")
-
-
-def test_a_wrong_number_of_channels(capsys):
+def test_a_wrong_number_of_channels():
     with pytest.raises(UserError, match="5 convolutions"):
         build_backbone("alexnet", [8, 8])

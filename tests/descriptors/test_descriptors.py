@@ -1,6 +1,8 @@
 """Images to descriptors: number formats, batch sizes, and where memory ends."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +12,12 @@ from PIL import Image
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common import device as precision
-from vpr.common import memory
+from vpr.common import memory, processes
 from vpr.common.errors import UserError
-from vpr.data.reader import ImageReader
+from vpr.data.reader import ImageReader, SizeGroup
 from vpr.descriptors import batches as descriptors
 from vpr.descriptors.batches import automatic_batch_size
-from vpr.descriptors.describe import describe
+from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.models.place_model import build_model
 
 CPU = torch.device("cpu")
@@ -31,19 +33,21 @@ def make(*flags):
     return build_model(model_spec(options)).to_device(CPU, options.precision), options
 
 
-def described(images, *flags):
-    model, options = make(*flags)
+def described_by(model, options, images):
     return describe(model, ImageReader(images, None, 0), range(len(images)), options.cacheBatchSize, "test")
+
+
+def described(images, *flags):
+    """Descriptors in float32 of a model with some flags."""
+    rows, sizes = described_by(*make(*flags), images)
+    assert sizes == {(64, 96)}
+    return rows.float()
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_half_precision_gives_nearly_the_same_descriptors(images, name):
-    wanted, sizes = described(images, "--precision=fp32")
-    found, _ = described(images, f"--precision={name}")
-    between_images = torch.pdist(wanted.float()).min()
-    apart = (found.float() - wanted.float()).norm(dim=1).max()
-    assert 0 < apart < between_images / 5
-    assert sizes == {(64, 96)}
+    wanted, found = described(images, "--precision=fp32"), described(images, f"--precision={name}")
+    assert 0 < (found - wanted).norm(dim=1).max() < torch.pdist(wanted).min() / 5
 
 
 def test_weights_and_pooling_stay_in_float32():
@@ -69,25 +73,21 @@ def test_frozen_features_are_told_from_images_by_what_is_asked_not_by_their_type
 
 def test_labels_say_the_precision():
     for name in ("fp32", "bf16", "fp16"):
-        model, _ = make(f"--precision={name}")
-        assert model.name.endswith(f", {name}")
+        assert make(f"--precision={name}")[0].name.endswith(f", {name}")
 
 
 @pytest.mark.parametrize(
-    ("flags", "wanted"),
-    [({"avx2"}, torch.float32), ({"avx512_bf16", "avx2"}, torch.bfloat16), ({"amx_bf16"}, torch.bfloat16)],
-)
-def test_auto_is_bf16_only_where_the_processor_multiplies_it(monkeypatch, flags, wanted):
+    ("device", "able", "wanted"),
+    [
+        ("cpu", {"avx2"}, "float32"), ("cpu", {"avx512_bf16", "avx2"}, "bfloat16"), ("cpu", {"amx_bf16"}, "bfloat16"),
+        ("cuda", (7, 5), "float32"), ("cuda", (8, 0), "bfloat16"),
+    ],
+)  # fmt: skip
+def test_auto_is_bf16_only_where_the_processor_or_the_gpu_multiplies_it(monkeypatch, device, able, wanted):
     monkeypatch.delenv(precision.AUTO_VARIABLE, raising=False)
-    monkeypatch.setattr(precision, "processor_flags", lambda: flags)
-    assert precision.compute_dtype("auto", CPU) == wanted
-
-
-@pytest.mark.parametrize(("capability", "wanted"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
-def test_auto_is_bf16_only_where_the_gpu_multiplies_it(monkeypatch, capability, wanted):
-    monkeypatch.delenv(precision.AUTO_VARIABLE, raising=False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert precision.compute_dtype("auto", torch.device("cuda")) == wanted
+    monkeypatch.setattr(precision, "processor_flags", lambda: able)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: able)
+    assert precision.compute_dtype("auto", torch.device(device)) == getattr(torch, wanted)
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
@@ -102,11 +102,11 @@ def test_a_variable_says_what_auto_means_whatever_the_processor(monkeypatch, nam
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 100, 0])
 def test_the_batch_size_changes_nothing(images, batch_size, name):
-    found, _ = described(images, f"--cacheBatchSize={batch_size}", f"--precision={name}")
-    wanted, _ = described(images, "--cacheBatchSize=2", f"--precision={name}")
-    assert torch.pdist(wanted.float()).min() > 1e-2, "the images must differ"
+    found = described(images, f"--cacheBatchSize={batch_size}", f"--precision={name}")
+    wanted = described(images, "--cacheBatchSize=2", f"--precision={name}")
+    assert torch.pdist(wanted).min() > 1e-2, "the images must differ"
     # float32: other orders of summation, then the rounding of a stored number below 1 to float16.
-    assert (found.float() - wanted.float()).abs().max() <= (2**-11 if name == "fp32" else 0)
+    assert (found - wanted).abs().max() <= (2**-11 if name == "fp32" else 0)
 
 
 @pytest.mark.parametrize(("name", "bytes_each"), [("fp32", 4), ("bf16", 2)])
@@ -134,13 +134,8 @@ def gpu_memory(monkeypatch, free, reserved=0, allocated=0):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: allocated)
 
 
-class OnGpu:
-    """A model on a GPU that takes 1,000 bytes for an image."""
-
-    device = torch.device("cuda", 0)
-
-    def bytes_per_image(self, height, width):
-        return 1000
+# A model on a GPU that takes 1,000 bytes for an image.
+ON_GPU = SimpleNamespace(device=torch.device("cuda", 0), bytes_per_image=lambda height, width: 1000)
 
 
 def test_the_automatic_batch_on_a_gpu_is_the_same_once_pytorch_holds_memory(images, monkeypatch, capsys):
@@ -149,11 +144,11 @@ def test_the_automatic_batch_on_a_gpu_is_the_same_once_pytorch_holds_memory(imag
     descriptors.say_of_batch.cache_clear()
     for free, reserved, allocated in ((100_000, 0, 0), (10_000, 90_000, 0), (0, 150_000, 51_000), (103_000, 0, 0)):
         gpu_memory(monkeypatch, free, reserved, allocated)
-        assert automatic_batch_size(OnGpu(), reader) == 48
+        assert automatic_batch_size(ON_GPU, reader) == 48
     assert capsys.readouterr().out == "48 images at once\n"
     for free, wanted in ((10_000, 5), (1000, 1), (1 << 40, 256)):
         gpu_memory(monkeypatch, free)
-        assert automatic_batch_size(OnGpu(), reader) == wanted
+        assert automatic_batch_size(ON_GPU, reader) == wanted
 
 
 @pytest.mark.parametrize(
@@ -164,21 +159,21 @@ def test_descriptors_go_to_a_gpu_where_they_fit_twice_and_a_gigabyte_is_left(mon
     values = torch.zeros(1024, dtype=torch.float16)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: ("on", device))
     device = torch.device("cuda", 1)
-    assert (memory.where_it_fits(values, device) == ("on", device)) if moved else True
-    assert moved or memory.where_it_fits(values, device) is values
+    found = memory.where_it_fits(values, device)
+    assert found == ("on", device) if moved else found is values
     assert memory.where_it_fits(values, CPU) is values
 
 
 def test_a_batch_is_cut_to_what_memory_holds_and_says_so_once(images, monkeypatch, capsys):
     model, options = make("--cacheBatchSize=5")
-    wanted, _ = described(images, "--cacheBatchSize=2")
+    wanted = described(images, "--cacheBatchSize=2")
     seen, forward = [], model.forward
     monkeypatch.setattr(model, "forward", lambda values: seen.append(len(values)) or forward(values))
     each = model.bytes_per_image(64, 96)
     monkeypatch.setattr(descriptors, "available_bytes", lambda: 2 * 2 * each + each)  # half of it: 2 images
-    found, _ = describe(model, ImageReader(images, None, 0), range(6), options.cacheBatchSize, "test")
+    found, _ = described_by(model, options, images)
     assert seen == [2, 2, 1, 1]
-    assert (found.float() - wanted.float()).abs().max() <= 2**-11
+    assert (found.float() - wanted).abs().max() <= 2**-11
     said = [line for line in capsys.readouterr().out.splitlines() if "memory holds" in line]
     assert len(said) == 1 and "2 images of 96x64 pixels at once, not 5" in said[0] and "--imageSize" in said[0]
 
@@ -189,33 +184,33 @@ def test_an_image_for_which_memory_has_no_room_is_one_line_before_it_is_describe
     monkeypatch.setattr(descriptors, "available_bytes", lambda: each - 1)
     monkeypatch.setattr(model, "forward", lambda _: pytest.fail("the kernel would have killed us here"))
     with pytest.raises(UserError, match=r"96x64 pixels .* GB of memory are free: .*--imageSize"):
-        describe(model, ImageReader(images, None, 0), range(2), options.cacheBatchSize, "test")
+        described_by(model, options, images)
 
 
 @pytest.mark.parametrize("flag", ["--cacheBatchSize=0", "--cacheBatchSize=24"])
 def test_an_image_too_small_for_the_trunk_is_one_line(tmp_path, flag):
-    model, options = make(flag)
-    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    small = draw_image(tmp_path / "small.png", (20, 20), 0)
     with pytest.raises(UserError, match="20x20 pixels, the backbone needs at least"):
-        describe(model, ImageReader([tmp_path / "small.png"], None, 0), range(1), options.cacheBatchSize, "test")
+        described_by(*make(flag), [small])
 
 
-def test_descriptors_that_are_not_numbers_are_an_error(images):
+def no_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda layer: torch.nn.init.constant_(layer.weight, math.nan), "not finite"),
+        (lambda layer: layer.register_forward_pre_hook(no_memory), "--cacheBatchSize"),
+    ],
+    ids=["not numbers", "no memory"],
+)
+def test_what_fails_in_the_model_is_one_line(images, spoil, said):
     model, options = make()
-    torch.nn.init.constant_(model.encoder[0].weight, math.nan)
-    with pytest.raises(UserError, match="not finite"):
-        describe(model, ImageReader(images, None, 0), range(2), options.cacheBatchSize, "test")
-
-
-def test_running_out_of_memory_says_what_to_lower(images):
-    model, options = make()
-
-    def no_memory(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-
-    model.encoder[0].register_forward_pre_hook(no_memory)
-    with pytest.raises(UserError, match="--cacheBatchSize"):
-        describe(model, ImageReader(images, None, 0), range(2), options.cacheBatchSize, "test")
+    spoil(model.encoder[0])
+    with pytest.raises(UserError, match=said):
+        described_by(model, options, images)
 
 
 def test_available_memory_is_within_the_machines():
@@ -230,3 +225,27 @@ def test_sizes_of_images_are_read_upright(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "straight.jpg")
     assert descriptors.image_size(tmp_path / "turned.jpg") == (30, 20)
     assert descriptors.image_size(tmp_path / "straight.jpg") == (20, 30)
+
+
+def test_processes_hand_over_local_descriptors_batch_by_batch(monkeypatch):
+    """So that process 0 holds no more than one batch of each process, whatever the number of images."""
+    handed, written = [], []
+
+    class Batches:
+        files, size = [Path("image")] * 6, (1, 1)
+
+        def batches(self, wanted):
+            return [[SizeGroup(torch.arange(len(rows)), torch.zeros(len(rows), 1, 1, 1), (1, 1))] for rows in wanted]
+
+    def gather(value):
+        handed.append(len(value))
+        return [value]
+
+    model = SimpleNamespace(
+        device=CPU, dim=2, dtype=torch.float32, eval=lambda: None, bytes_per_image=lambda *size: None,
+        with_local=lambda values, *_: (torch.ones(len(values), 2), torch.ones(len(values), 3, 1, 1)),
+    )  # fmt: skip
+    monkeypatch.setattr(processes, "gather", gather)
+    sink = SimpleNamespace(write=lambda maps: written.append(len(maps)))
+    describe(model, Batches(), range(6), 2, local=LocalDescribing(None, sink))
+    assert handed == written == [2, 2, 2]

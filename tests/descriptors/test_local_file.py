@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from vpr.common.errors import UserError
 from vpr.descriptors.local_file import local_file, local_path, remove_local, require_dim
 from vpr.descriptors.local_maps import LocalMaps
-from vpr.models.local_projection import learn_projection
+from vpr.models.local_projection import LocalProjection
 
 GRID = (1, 2)
 ROWS = np.array([[1, 2, 3], [4, 5, 6]], np.int8)
@@ -64,7 +65,7 @@ def test_local_descriptors_of_an_earlier_file_are_removed_aloud(tmp_path, capsys
 def test_other_dimensions_than_were_named_are_refused(tmp_path):
     """All that a backbone has are as many as can be had of more."""
     maps = LocalMaps(np.zeros((2, 3), np.int8), np.array([GRID], np.int32), np.array([0, 2]))
-    wide, whole = (learn_projection(np_unit(9, dim), 3) for dim in (5, 3))
+    wide, whole = (LocalProjection(torch.zeros(dim), torch.eye(dim)[:3]) for dim in (5, 3))
     for projection in (None, wide, whole):
         require_dim(tmp_path, maps, projection, None)
         require_dim(tmp_path, maps, projection, 3)
@@ -72,10 +73,3 @@ def test_other_dimensions_than_were_named_are_refused(tmp_path):
     for projection, wanted in ((None, 64), (wide, 64), (wide, 2), (whole, 2)):
         with pytest.raises(UserError, match=f"of 3 dimensions, found --localDim={wanted}"):
             require_dim(tmp_path, maps, projection, wanted)
-
-
-def np_unit(count, dim):
-    import torch
-
-    values = torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
-    return values / values.norm(dim=1, keepdim=True)

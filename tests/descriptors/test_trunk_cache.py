@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from drawing import draw_image
 from PIL import Image
 from torch import nn
 
@@ -30,25 +31,28 @@ SIZES = [(64, 48), (64, 48), (80, 56), (48, 64), (64, 48)]  # width, height
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weights of AlexNet in a file: with these its lower layers are frozen, as with pretrained ones."""
-    torch.manual_seed(0)
     encoder = build_backbone("alexnet")
-    for layer in encoder:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    encoder.initialize(0)
     path = tmp_path_factory.mktemp("weights") / "lower.pth"
     torch.save({f"features.{name}": value for name, value in encoder.state_dict().items()}, path)
     return path
 
 
 @pytest.fixture
+def other_weights(weights, tmp_path):
+    """Writes these weights with another bias of one layer, and gives the flag that names them."""
+
+    def write(name, added):
+        state = torch.load(weights, weights_only=True)
+        torch.save({**state, name: state[name] + added}, tmp_path / "other.pth")
+        return f"--weights={tmp_path / 'other.pth'}"
+
+    return write
+
+
+@pytest.fixture
 def images(tmp_path):
-    paths, random = [], np.random.default_rng(0)
-    for number, (width, height) in enumerate(SIZES):
-        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        paths.append(tmp_path / f"{number}.png")
-        coarse.resize((width, height), Image.Resampling.BICUBIC).save(paths[-1])
-    return paths
+    return [draw_image(tmp_path / f"{number}.png", size, number) for number, size in enumerate(SIZES)]
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def make(weights, images, tmp_path):
     return run
 
 
-def described(source, model, options, order):
+def described(source, model, options, order=range(5)):
     return describe(model, source, order, options.cacheBatchSize, "test")[0].float()
 
 
@@ -86,10 +90,8 @@ def test_descriptors_from_the_cache_are_those_of_the_whole_trunk(make, kind, pre
     found, wanted = described(*cached, order), described(*whole, order)
     assert torch.pdist(wanted).min() > 0.1, "the images must differ"
     assert (found - wanted).norm(dim=1).max() < 2e-3  # float16 has 11 bits
-    # The 8 bits of bf16 fit into them.
-    assert ((found - wanted).abs().max() > 0) == (precision == "fp32"), (
-        "the cache is in float16, a float32 trunk is not"
-    )
+    # The cache is in float16, a float32 trunk is not; the 8 bits of bf16 fit into it.
+    assert ((found - wanted).abs().max() > 0) == (precision == "fp32")
 
 
 def test_gradients_from_the_cache_are_those_of_the_whole_trunk(make):
@@ -126,71 +128,52 @@ def test_features_are_pinned_only_for_a_gpu(make, monkeypatch):
 
 
 def test_a_cache_on_disk_is_used_again_as_it_is(make, tmp_path, capsys):
-    first = described(*make("--trunkCache=disk"), range(5))
-    file = next((tmp_path / "cache").glob("*.float16"))
+    first = described(*make("--trunkCache=disk"))
+    (file,) = (tmp_path / "cache").glob("*.float16")
     written = file.stat().st_mtime_ns
     capsys.readouterr()
-    second = described(*make("--trunkCache=disk"), range(5))
+    second = described(*make("--trunkCache=disk"))
     assert "is used again" in capsys.readouterr().out
     assert file.stat().st_mtime_ns == written and torch.equal(first, second)
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
-def spoil_truncate(file, images):
-    with open(file, "r+b") as cache:
-        cache.truncate(file.stat().st_size // 2)
+def spoil_value(file, image):
+    np.memmap(file, np.uint8, "r+")[777] ^= 1
 
 
-def spoil_value(file, images):
-    values = np.memmap(file, np.uint8, "r+")
-    values[777] ^= 1
+SPOILT = {
+    "half": lambda file, image: os.truncate(file, file.stat().st_size // 2),
+    "value": spoil_value,
+    "image": lambda file, image: Image.new("RGB", SIZES[0], (9, 200, 9)).save(image),
+    "time": lambda file, image: os.utime(image, ns=(1, 1)),
+    "description": lambda file, image: file.with_suffix(".json").write_text("{"),
+    "no description": lambda file, image: file.with_suffix(".json").unlink(),
+    "size": lambda file, image: Image.open(image).resize((90, 70)).save(image),
+}
 
 
-def spoil_image(file, images):
-    Image.new("RGB", SIZES[2], (9, 200, 9)).save(images[2])
-
-
-def spoil_touch(file, images):
-    os.utime(images[0], ns=(1, 1))
-
-
-def spoil_description(file, images):
-    file.with_suffix(".json").write_text("{")
-
-
-def spoil_absent_description(file, images):
-    file.with_suffix(".json").unlink()
-
-
-@pytest.mark.parametrize(
-    "spoil", [spoil_truncate, spoil_value, spoil_image, spoil_touch, spoil_description, spoil_absent_description]
-)
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_a_stale_or_damaged_cache_is_made_anew(make, tmp_path, images, capsys, spoil):
     make("--trunkCache=disk")
-    file = next((tmp_path / "cache").glob("*.float16"))
-    spoil(file, images)
+    (file,) = (tmp_path / "cache").glob("*.float16")
+    spoil(file, images[0])
     capsys.readouterr()
-    found = described(*make("--trunkCache=disk"), range(5))
+    found = described(*make("--trunkCache=disk"))
     assert "is used again" not in capsys.readouterr().out
-    assert (found - described(*make("--trunkCache=off"), range(5))).norm(dim=1).max() < 2e-3
+    assert (found - described(*make("--trunkCache=off"))).norm(dim=1).max() < 2e-3
 
 
-@pytest.mark.parametrize("change", ["weights", "normalization", "size", "files", "precision"])
-def test_a_cache_of_something_else_is_not_used(make, weights, tmp_path, images, capsys, change):
+@pytest.mark.parametrize("change", ["weights", "--normalization=unit", "files", "--precision=bf16"])
+def test_a_cache_of_something_else_is_not_used(make, other_weights, images, capsys, change):
     make("--trunkCache=disk", "--precision=fp32")
-    other = tmp_path / "other.pth"
-    state = torch.load(weights, weights_only=True)
-    torch.save({**state, "features.0.bias": state["features.0.bias"] + 0.5}, other)
-    flags = {"weights": f"--weights={other}", "normalization": "--normalization=unit", "precision": "--precision=bf16"}
     paths = list(reversed(images)) if change == "files" else images
-    if change == "size":
-        Image.open(images[0]).resize((90, 70)).save(images[0])
+    flag = {"weights": other_weights("features.0.bias", 0.5), "files": "--precision=fp32"}.get(change, change)
     capsys.readouterr()
-    words = ["--precision=fp32", *([flags[change]] if change in flags else [])]
-    found = described(*make("--trunkCache=disk", *words, paths=paths), range(5))
+    found = described(*make("--trunkCache=disk", "--precision=fp32", flag, paths=paths))
     assert "is used again" not in capsys.readouterr().out
-    whole = described(*make("--trunkCache=off", *words, paths=paths), range(5))
-    assert (found - whole).norm(dim=1).max() < (2e-2 if change == "precision" else 2e-3)
+    whole = described(*make("--trunkCache=off", "--precision=fp32", flag, paths=paths))
+    assert (found - whole).norm(dim=1).max() < (2e-2 if "bf16" in change else 2e-3)
 
 
 @pytest.mark.parametrize("how", ["announced", "while reserving", "no folder"])
@@ -212,11 +195,8 @@ def test_without_room_on_the_disk_the_whole_trunk_runs(make, tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.float16"))
 
 
-def test_values_beyond_float16_are_not_cached(make, weights, tmp_path, capsys):
-    state = torch.load(weights, weights_only=True)
-    large = tmp_path / "large.pth"
-    torch.save({**state, "features.8.bias": state["features.8.bias"] + 1e6}, large)
-    source, *_ = make("--trunkCache=disk", f"--weights={large}")
+def test_values_beyond_float16_are_not_cached(make, other_weights, tmp_path, capsys):
+    source, *_ = make("--trunkCache=disk", other_weights("features.8.bias", 1e6))
     assert isinstance(source, ImageReader)
     assert "float16" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.float16"))
@@ -234,23 +214,17 @@ def test_training_from_the_cache_ends_where_training_without_it_ends(tiny_city, 
         "--threads=0", "--device=cpu",
     ]  # fmt: skip
     assert main.main([*common, "--mode=cluster"]) == 0
-    ends = {}
+    ends, layer = {}, {}
     for kind in ("off", "memory", "disk"):
         runs = tmp_path / kind
         assert main.main([*common, "--mode=train", "--nEpochs=2", f"--trunkCache={kind}", f"--runsPath={runs}"]) == 0
-        path = newest_run(runs) / "checkpoints" / "checkpoint.pth.tar"
-        ends[kind] = torch.load(path, weights_only=True)
-    start = torch.load(weights, weights_only=True)["features.10.weight"]
-    moved = (ends["off"]["state_dict"]["encoder.10.weight"] - start).norm()
+        state = torch.load(newest_run(runs) / "checkpoints" / "checkpoint.pth.tar", weights_only=True)
+        ends[kind] = [state["position"][name] for name in ("epoch", "steps")]
+        layer[kind] = state["state_dict"]["encoder.10.weight"]
+    moved = (layer["off"] - torch.load(weights, weights_only=True)["features.10.weight"]).norm()
     assert moved > 1e-3, "training must do something"
-    for kind in ("memory", "disk"):
-        apart = ends[kind]["state_dict"]["encoder.10.weight"] - ends["off"]["state_dict"]["encoder.10.weight"]
-        assert apart.norm() < 0.05 * moved
-        for name in ("epoch", "steps"):
-            assert ends[kind]["position"][name] == ends["off"]["position"][name]
-    assert torch.equal(
-        ends["memory"]["state_dict"]["encoder.10.weight"], ends["disk"]["state_dict"]["encoder.10.weight"]
-    )
+    assert (layer["memory"] - layer["off"]).norm() < 0.05 * moved and torch.equal(layer["memory"], layer["disk"])
+    assert ends["memory"] == ends["disk"] == ends["off"]
     assert len(list((tmp_path / "cache").glob("*.float16"))) == 2  # train and val
 
 
@@ -262,12 +236,10 @@ def test_an_image_too_small_for_the_trunk_is_one_line(make, images):
             make(flag)
 
 
-def test_two_trainings_share_a_cache_folder(make, weights, tmp_path, monkeypatch):
+def test_two_trainings_share_a_cache_folder(make, other_weights, tmp_path, monkeypatch):
     """The second one makes and ends its cache while the first is half way, with weights of its own."""
-    state = torch.load(weights, weights_only=True)
-    torch.save({**state, "features.0.bias": state["features.0.bias"] + 0.5}, tmp_path / "other.pth")
-    others, made, fill = [f"--weights={tmp_path / 'other.pth'}"], {}, trunk_cache._fill
-    for second in (others, []):  # other weights, then the same
+    made, fill = {}, trunk_cache._fill
+    for second in ([other_weights("features.0.bias", 0.5)], []):  # other weights, then the same
 
         def fill_with_interruption(source, *rest, second=second):
             fill(source, *rest)

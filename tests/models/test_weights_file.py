@@ -23,7 +23,6 @@ from torch import nn
 from vpr.common.errors import UserError
 from vpr.models.backbones.base import build_backbone
 from vpr.models.weights import load_pretrained
-from vpr.models.weights_file import read_weights_file
 
 CHANNELS = (8, 8, 8, 8, 8)  # of a small AlexNet
 
@@ -44,14 +43,18 @@ def under(prefix, state):
     return {prefix + name: value for name, value in state.items()}
 
 
-def loaded(content, path, old=False):
-    """What the small AlexNet has after it was given a file with this content."""
+def save(content, path, old=False):
     if path.suffix == ".safetensors":
         save_file(content, path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=not old)
-    backbone = build_backbone("alexnet", CHANNELS)
-    load_pretrained(backbone, "alexnet", str(path))
+    return path
+
+
+def loaded(path, arch="alexnet", channels=CHANNELS):
+    """What the small AlexNet, or another backbone, has after it was given a file."""
+    backbone = build_backbone(arch, channels)
+    load_pretrained(backbone, arch, str(path))
     return backbone.state_dict()
 
 
@@ -59,9 +62,9 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def refusal(path, arch="alexnet", channels=CHANNELS):
+def refusal(path, *backbone):
     with pytest.raises(UserError) as caught:
-        load_pretrained(build_backbone(arch, channels), arch, str(path))
+        loaded(path, *backbone)
     text = str(caught.value)
     assert "\n" not in text and str(path) in text
     return text
@@ -86,18 +89,18 @@ def refusal(path, arch="alexnet", channels=CHANNELS):
 def test_a_backbone_is_found_under_any_prefix(container, prefix, tmp_path, capsys):
     state = {"aggregation.centroids": torch.rand(4, 8), **under(prefix, values()), "pool.conv.weight": torch.rand(4, 8)}
     content = {"epoch": 3, container: state} if container else state
-    assert same(loaded(content, tmp_path / "file.pth"), values()) and not capsys.readouterr().out
+    assert same(loaded(save(content, tmp_path / "file.pth")), values()) and not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", ["old.pth", "safetensors"])
 def test_a_backbone_is_found_in_every_format(form, tmp_path):
-    state = under("module.backbone.", values())
-    assert same(loaded(state, tmp_path / f"file.{form}", old=form == "old.pth"), values())
+    file = save(under("module.backbone.", values()), tmp_path / f"file.{form}", old=form == "old.pth")
+    assert same(loaded(file), values())
 
 
 def test_layers_that_were_wrapped_one_by_one_are_found(tmp_path):
     state = {name.replace(".", ".module.", 1): value for name, value in values().items()}  # 0.module.weight
-    assert same(loaded(under("module.encoder.", state), tmp_path / "file.pth"), values())
+    assert same(loaded(save(under("module.encoder.", state), tmp_path / "file.pth")), values())
 
 
 class Colour(enum.Enum):
@@ -142,13 +145,10 @@ def beside():
 def test_what_stands_beside_the_tensors_does_no_harm(old, tmp_path):
     content, allowed = beside(), set(torch.serialization.get_safe_globals())
     try:
-        torch.save({**content, "state_dict": under("model.", values())}, tmp_path / "a.ckpt",
-                   _use_new_zipfile_serialization=not old)  # fmt: skip
+        file = save({**content, "state_dict": under("model.", values())}, tmp_path / "a.ckpt", old)
     finally:
         del sys.modules["a_framework"]
-    backbone = build_backbone("alexnet", CHANNELS)
-    load_pretrained(backbone, "alexnet", str(tmp_path / "a.ckpt"))
-    assert same(backbone.state_dict(), values()) and "a_framework" not in sys.modules
+    assert same(loaded(file), values()) and "a_framework" not in sys.modules
     assert set(torch.serialization.get_safe_globals()) == allowed, "what was allowed for this file is allowed no longer"
 
 
@@ -162,23 +162,23 @@ class Calls:
         return self.function, self.arguments
 
 
+BAD = {
+    "os.system": lambda marker: Calls(os.system, f"touch {marker}"),
+    "exec": lambda marker: Calls(exec, f"open({str(marker)!r}, 'w')"),
+    "subprocess": lambda marker: Calls(subprocess.call, ["touch", str(marker)]),
+    "touch": lambda marker: Calls(pathlib.Path.touch, marker),
+    "open": lambda marker: Calls(open, str(marker), "w"),
+    "getattr": lambda marker: Calls(getattr, marker, "touch"),
+    "import": lambda marker: Calls(__import__, "subprocess"),
+}
+
+
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("kind", ["os.system", "exec", "subprocess", "touch", "open", "getattr", "import"])
-def test_a_file_that_would_run_something_is_refused_and_runs_nothing(kind, old, tmp_path):
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_file_that_would_run_something_is_refused_and_runs_nothing(bad, old, tmp_path):
     marker = tmp_path / "marker"
-    code = f"open({str(marker)!r}, 'w')"
-    bad = {
-        "os.system": Calls(os.system, f"touch {marker}"),
-        "exec": Calls(exec, code),
-        "subprocess": Calls(subprocess.call, ["touch", str(marker)]),
-        "touch": Calls(pathlib.Path.touch, marker),
-        "open": Calls(open, str(marker), "w"),
-        "getattr": Calls(getattr, marker, "touch"),
-        "import": Calls(__import__, "subprocess"),
-    }[kind]
-    content = {"state_dict": under("features.", values()), "args": [argparse.Namespace(x=bad)]}
-    torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=not old)
-    assert "nothing of it was run" in refusal(tmp_path / "bad.pth")
+    content = {"state_dict": under("features.", values()), "args": [argparse.Namespace(x=bad(marker))]}
+    assert "nothing of it was run" in refusal(save(content, tmp_path / "bad.pth", old))
     assert not marker.exists()
 
 
@@ -187,27 +187,26 @@ def test_a_function_of_another_package_is_not_run(tmp_path):
 
     marker = tmp_path / "marker"
     bad = Calls(runstring, f"open({str(marker)!r}, 'w')", {})
-    assert same(loaded({"bad": bad, "state_dict": values()}, tmp_path / "bad.pth"), values())
+    assert same(loaded(save({"bad": bad, "state_dict": values()}, tmp_path / "bad.pth")), values())
     assert not marker.exists()
 
 
 def test_a_plain_pickle_is_no_file_of_weights(tmp_path):
     marker = tmp_path / "marker"
-    (tmp_path / "bad.pth").write_bytes(pickle.dumps(Calls(os.system, f"touch {marker}"), protocol=2))
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps(BAD["os.system"](marker), protocol=2))
     refusal(tmp_path / "bad.pth")
     assert not marker.exists()
 
 
 def test_a_whole_model_is_refused_by_the_name_of_its_class(tmp_path):
-    torch.save({"model": nn.Sequential(nn.Conv2d(3, 8, 11))}, tmp_path / "whole.pth")
-    text = refusal(tmp_path / "whole.pth")
+    text = refusal(save({"model": nn.Sequential(nn.Conv2d(3, 8, 11))}, tmp_path / "whole.pth"))
     assert "torch.nn.modules.conv" in text and "state_dict()" in text
 
 
 def test_dictionaries_that_hold_themselves_are_read(tmp_path):
     content = {"state_dict": values()}
     content["itself"] = content
-    assert same(loaded(content, tmp_path / "round.pth"), values())
+    assert same(loaded(save(content, tmp_path / "round.pth")), values())
 
 
 @pytest.mark.parametrize(
@@ -218,10 +217,10 @@ def test_dictionaries_that_hold_themselves_are_read(tmp_path):
 def test_of_two_copies_the_model_is_taken_and_named(model, average, turned, tmp_path, capsys):
     parts = [(model, values()), (average, values(1))]
     content = dict(reversed(parts) if turned else parts)
-    assert same(loaded(content, tmp_path / "two.pth"), values())
+    assert same(loaded(save(content, tmp_path / "two.pth")), values())
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "2 times" in said and f"took {model}" in said and f"not {average}" in said
-    assert same(loaded({model: values(), average: values()}, tmp_path / "same.pth"), values())
+    assert same(loaded(save({model: values(), average: values()}, tmp_path / "same.pth")), values())
     assert not capsys.readouterr().out, "equal copies are no doubt"
 
 
@@ -229,8 +228,9 @@ def test_of_two_copies_the_model_is_taken_and_named(model, average, turned, tmp_
 
 
 def numbered(state, numbers):
-    named = {name: value for name, value in state.items() if name.split(".")[0] in numbers}
-    return {f"{numbers[name.split('.')[0]]}.{name.partition('.')[2]}": value for name, value in named.items()}
+    """Layers of a ResNet by the numbers that nn.Sequential gives them."""
+    divided = ((name.partition("."), value) for name, value in state.items())
+    return {f"{numbers[layer]}.{rest}": value for (layer, _, rest), value in divided if layer in numbers}
 
 
 CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
@@ -245,48 +245,48 @@ def resnet():
 @pytest.mark.parametrize("prefix", ["backbone.", "module.backbone.", "", "model.0."])
 @pytest.mark.parametrize("numbers", [CHILDREN, {name: place for place, name in enumerate(CHILDREN)}])
 def test_numbered_layers_of_a_cut_resnet_are_taken_in_order(prefix, numbers, resnet, tmp_path):
-    torch.save(under(prefix, {**numbered(resnet, numbers), "aggregation.0.p": torch.ones(1)}), tmp_path / "cut.pth")
-    backbone = build_backbone("resnet18")
-    load_pretrained(backbone, "resnet18", str(tmp_path / "cut.pth"))
-    found = backbone.state_dict()
+    file = save(under(prefix, {**numbered(resnet, numbers), "aggregation.0.p": torch.ones(1)}), tmp_path / "cut.pth")
+    found = loaded(file, "resnet18", None)
     assert {name.split(".")[0] for name in found} == {"conv1", "bn1", "layer1", "layer2", "layer3"}
     assert all(torch.equal(value, resnet[name]) for name, value in found.items())
 
 
 def test_numbered_layers_of_another_network_or_of_too_few_layers_are_refused(resnet, tmp_path):
-    torch.save(under("backbone.", numbered(resnet, CHILDREN)), tmp_path / "cut.pth")
-    text = refusal(tmp_path / "cut.pth", "resnet50", None)
+    text = refusal(save(under("backbone.", numbered(resnet, CHILDREN)), tmp_path / "cut.pth"), "resnet50", None)
     assert "backbone.0.weight" in text and "conv1.weight (64, 3, 7, 7)" in text and "does not fit resnet50" in text
     few = {name: number for name, number in CHILDREN.items() if number < 6}
-    torch.save(under("backbone.", numbered(resnet, few)), tmp_path / "few.pth")
-    assert "does not fit resnet18" in refusal(tmp_path / "few.pth", "resnet18", None)
+    text = refusal(save(under("backbone.", numbered(resnet, few)), tmp_path / "few.pth"), "resnet18", None)
+    assert "does not fit resnet18" in text
 
 
 # What does not fit
 
 
 def test_a_misfit_says_what_the_file_has_and_what_is_wanted(tmp_path):
-    torch.save({"state_dict": {"stem.kernel": torch.rand(3)}}, tmp_path / "a.pth")
-    text = refusal(tmp_path / "a.pth")
+    text = refusal(save({"state_dict": {"stem.kernel": torch.rand(3)}}, tmp_path / "a.pth"))
     assert "state_dict.stem.kernel" in text and "10 of 10 values are missing" in text
     assert "features.0.weight (8, 3, 11, 11)" in text
-    less = values()
-    del less["3.bias"]
-    torch.save({"encoder." + name: value for name, value in less.items()}, tmp_path / "b.pth")
-    text = refusal(tmp_path / "b.pth")
+    less = {name: value for name, value in values().items() if name != "3.bias"}
+    text = refusal(save(under("encoder.", less), tmp_path / "b.pth"))
     assert "1 of 10 values are missing, such as features.3.bias (8,)" in text and "encoder.0.weight" in text
-    torch.save({**values(), "3.weight": torch.rand(8, 8, 3, 3)}, tmp_path / "c.pth")
-    assert "features.3.weight is (8, 8, 3, 3), wanted (8, 8, 5, 5)" in refusal(tmp_path / "c.pth")
 
 
-def test_values_of_other_kinds_are_no_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("weight", torch.rand(8, 8, 3, 3), "features.3.weight is (8, 8, 3, 3), wanted (8, 8, 5, 5)"),
+        ("bias", torch.ones(8, dtype=torch.int8), "features.3.bias is (8,) of torch.int8, wanted (8,)"),
+        ("bias", torch.ones(8).to_sparse(), "1 of 10 values are missing, such as features.3.bias (8,)"),
+    ],
+)
+def test_values_of_other_shapes_and_kinds_are_no_weights(name, value, said, tmp_path):
+    assert said in refusal(save({**values(), f"3.{name}": value}, tmp_path / "c.pth"))
+
+
+def test_values_in_float16_are_weights(tmp_path):
     half = {name: value.half() for name, value in values().items()}
-    found = loaded(half, tmp_path / "half.pth")
+    found = loaded(save(half, tmp_path / "half.pth"))
     assert same(found, {name: value.float() for name, value in half.items()})
-    torch.save({**values(), "3.bias": torch.ones(8, dtype=torch.int8)}, tmp_path / "int.pth")
-    assert "features.3.bias is (8,) of torch.int8, wanted (8,)" in refusal(tmp_path / "int.pth")
-    torch.save({**values(), "3.bias": torch.ones(8).to_sparse()}, tmp_path / "sparse.pth")
-    assert "1 of 10 values are missing, such as features.3.bias (8,)" in refusal(tmp_path / "sparse.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04", b"\x80\x02.", b"cos\nsystem\n"])
@@ -297,6 +297,5 @@ def test_what_is_no_file_of_tensors_is_one_line(content, tmp_path):
 
 
 def test_lists_and_numbers_are_no_tensors_by_name(tmp_path):
-    torch.save([torch.ones(2)], tmp_path / "list.pth")
-    with pytest.raises(UserError, match="holds no tensors by name: it is no state dict"):
-        read_weights_file(tmp_path / "list.pth")
+    text = refusal(save([torch.ones(2)], tmp_path / "list.pth"))
+    assert "holds no tensors by name: it is no state dict" in text

@@ -41,6 +41,11 @@ def unnormalised(whitening, rows):
     return ((rows.double() - whitening.mean.double()) @ whitening.projection.double().T).numpy()
 
 
+def same_but_for_signs(found, wanted):
+    """Whether whitened rows [n, dim] agree; the sign of a component is free."""
+    return np.abs(found * np.sign((found * wanted).sum(axis=0)) - wanted).max() < 1e-3
+
+
 @pytest.mark.parametrize(("count", "length"), [(200, 30), (25, 80), (40, 40)], ids=["primal", "dual", "square"])
 def test_whitened_training_set_has_mean_zero_and_identity_covariance(count, length):
     rows = correlated(count, length)
@@ -49,22 +54,20 @@ def test_whitened_training_set_has_mean_zero_and_identity_covariance(count, leng
     white = unnormalised(whitening, rows)
     assert np.abs(white.mean(axis=0)).max() < 1e-4
     assert np.abs(np.cov(white.T) - np.eye(whitening.dim)).max() < 2e-3
-
-
-def affine(dim, length, scales, seed=0):
-    """A matrix whose rows are neither of one length nor orthogonal, and a bias that no data set has given."""
-    random = np.random.default_rng(seed)
-    return random.normal(size=(dim, length)) * scales[:, None], random.normal(size=dim) * scales
+    principal = PCA(12, whiten=True, svd_solver="full").fit_transform(rows.numpy())
+    assert same_but_for_signs(unnormalised(learn_whitening(rows, 12), rows), principal)
 
 
 @pytest.mark.parametrize("length", [20, 12, 9000])  # more columns than are in float64 at a time, too
 def test_an_affine_map_is_a_whitening_with_the_shortest_mean(length):
-    matrix, bias = affine(12, length, np.logspace(0, 4, 12))
+    """Of a matrix whose rows are neither of one length nor orthogonal, and a bias that no data set has given."""
+    random, scales = np.random.default_rng(0), np.logspace(0, 4, 12)
+    matrix, bias = random.normal(size=(12, length)) * scales[:, None], random.normal(size=12) * scales
     whitening = whitening_of_affine(torch.from_numpy(matrix).float(), torch.from_numpy(bias).float(), "elsewhere")
     assert torch.equal(whitening.projection, torch.from_numpy(matrix).float()) and whitening.learnt_on == "elsewhere"
     mean = whitening.mean.double().numpy()
     assert np.abs(matrix @ mean + bias).max() <= 1e-6 * np.abs(bias).max()
-    wanted = np.linalg.lstsq(matrix / np.logspace(0, 4, 12)[:, None], -bias / np.logspace(0, 4, 12), rcond=None)[0]
+    wanted = np.linalg.lstsq(matrix / scales[:, None], -bias / scales, rcond=None)[0]
     assert np.abs(mean - wanted).max() < 1e-5 * np.abs(wanted).max()
     rows = torch.from_numpy(np.random.default_rng(1).normal(size=(3, length)))
     outcome = (matrix @ rows.numpy().T).T + bias
@@ -80,23 +83,12 @@ def test_a_bias_that_no_mean_gives_is_refused():
     assert torch.allclose(whitening_of_affine(matrix, torch.tensor([1.0, 1.0])).mean, torch.tensor([-0.2, -0.4, 0.0]))
 
 
-@pytest.mark.parametrize(("count", "length"), [(200, 30), (25, 80)], ids=["primal", "dual"])
-def test_components_are_those_of_scikit_learn(count, length):
-    rows = correlated(count, length)
-    found = unnormalised(learn_whitening(rows, 12), rows)
-    wanted = PCA(12, whiten=True, svd_solver="full").fit_transform(rows.numpy())
-    signs = np.sign((found * wanted).sum(axis=0))
-    assert np.abs(found * signs - wanted).max() < 1e-3
-
-
 def test_dual_form_is_the_primal_one():
     """Rows in 40 of 400 dimensions: their primal whitening in those 40, their dual one in all 400."""
     rows = correlated(100, 40)
-    turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(1).normal(size=(400, 40)))[0])
-    primal, dual = learn_whitening(rows, 20), learn_whitening(rows @ turn.T, 20)
-    found, wanted = unnormalised(dual, rows @ turn.T), unnormalised(primal, rows)
-    signs = np.sign((found * wanted).sum(axis=0))
-    assert np.abs(found * signs - wanted).max() < 1e-3
+    turned = rows @ torch.from_numpy(np.linalg.qr(np.random.default_rng(1).normal(size=(400, 40)))[0]).T
+    primal, dual = learn_whitening(rows, 20), learn_whitening(turned, 20)
+    assert same_but_for_signs(unnormalised(dual, turned), unnormalised(primal, rows))
 
 
 def test_tiles_of_columns_change_nothing(monkeypatch):
@@ -110,10 +102,8 @@ def test_tiles_of_columns_change_nothing(monkeypatch):
 
 def test_largest_variance_comes_first_and_the_small_constant_is_in_the_scale():
     rows = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1e-4], [0.0, -1e-4]])
-    whitening = learn_whitening(rows, 2)
-    variances = np.array([18 / 3, 2e-8 / 3])
-    wanted = np.diag(1 / np.sqrt(variances + 1e-9))
-    assert np.abs(np.abs(whitening.projection.numpy()) - wanted).max() < 1e-3 * wanted.max()
+    wanted = np.diag(1 / np.sqrt(np.array([18 / 3, 2e-8 / 3]) + 1e-9))
+    assert np.abs(np.abs(learn_whitening(rows, 2).projection.numpy()) - wanted).max() < 1e-3 * wanted.max()
 
 
 def test_a_crop_is_the_first_dimensions_normalised_anew():
@@ -138,22 +128,22 @@ def test_dependent_descriptors_give_fewer_components():
     assert learn_whitening(rows, 18).dim == 6
 
 
-def test_a_whitening_is_stored_whole(tmp_path):
-    whitening = learn_whitening(correlated(50, 10), 4)
+def test_a_whitening_is_a_module_with_its_tensors():
+    whitening = Whitening(torch.zeros(3), torch.eye(3)[:2])
+    assert whitening(torch.tensor([[3.0, 4.0, 12.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
+
+
+def test_a_whitening_is_stored_whole_and_refused_where_it_is_damaged(tmp_path):
+    path, whitening = tmp_path / "w.pth.tar", learn_whitening(correlated(50, 10), 4)
     recipe = WhiteningRecipe("0123", "alexnet", "avg", "torchvision", "fp32", "48 64", "city_train", "4567")
-    save_whitening(tmp_path / "w.pth.tar", StoredWhitening(whitening, 3, recipe, 50))
-    loaded = load_whitening(tmp_path / "w.pth.tar")
+    save_whitening(path, StoredWhitening(whitening, 3, recipe, 50))
+    loaded = load_whitening(path)
     assert torch.equal(loaded.whitening.mean, whitening.mean)
     assert torch.equal(loaded.whitening.projection, whitening.projection)
     assert (loaded.dim, loaded.recipe, loaded.images) == (3, recipe, 50)
     assert loaded.whitening.learnt_on == "50 images of city_train (48x64)"
-
-
-def test_a_damaged_whitening_is_refused(tmp_path):
-    path = tmp_path / "w.pth.tar"
-    save_whitening(path, StoredWhitening(learn_whitening(correlated(50, 10), 4), 4))
     content = bytearray(path.read_bytes())
-    content[content.index(load_whitening(path).whitening.mean.numpy().tobytes()) + 1] ^= 1
+    content[content.index(whitening.mean.numpy().tobytes()) + 1] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         load_whitening(path)
@@ -167,11 +157,18 @@ def test_what_is_no_whitening_is_refused(tmp_path, content):
         load_whitening(path)
 
 
+# As a mode
+
+
 @pytest.fixture
 def trained(copy_toy_run, tmp_path):
     """Flags of a folder of the test's own with centroids and a run of one epoch."""
     copied = copy_toy_run(tmp_path)
     return [*copied.places, *copied.model]
+
+
+def whiten(common, *flags):
+    assert main.main([*common, "--mode=whiten", *flags]) == 0
 
 
 def results_of(common, *flags):
@@ -186,7 +183,7 @@ def results_of(common, *flags):
 def test_a_whitening_is_learnt_once_and_used_by_test(trained, resume, capsys):
     plain = results_of(trained, *resume)
     assert plain["descriptor_dim"] == 1024
-    assert main.main([*trained, "--mode=whiten", "--pcaDim=16", *resume]) == 0
+    whiten(trained, "--pcaDim=16", *resume)
     white = results_of(trained, *resume)
     assert white["descriptor_dim"] == 16 and "1024-D whitened to 16-D" in white["model"]
     assert white["bytes_per_image"] == 32
@@ -200,13 +197,13 @@ def test_a_whitening_is_learnt_once_and_used_by_test(trained, resume, capsys):
 
 
 def test_fewer_images_than_dimensions_are_said_aloud(trained, capsys):
-    assert main.main([*trained, "--mode=whiten", "--nPCA=10", "--resume"]) == 0
+    whiten(trained, "--nPCA=10", "--resume")
     assert "10 images and 1024 dimensions give 9 components" in capsys.readouterr().out
     assert main.main([*trained, "--mode=whiten", "--nPCA=1"]) == 2
 
 
 def test_whitening_of_earlier_weights_is_not_used(trained, tmp_path, capsys):
-    assert main.main([*trained, "--mode=whiten", "--pcaDim=8", "--resume", "--ckpt=best"]) == 0
+    whiten(trained, "--pcaDim=8", "--resume", "--ckpt=best")
     assert main.main([*trained, "--mode=train", "--resume", "--nEpochs=2"]) == 0
     capsys.readouterr()
     result = results_of(trained, "--resume", "--ckpt=latest")
@@ -217,11 +214,6 @@ def test_whitening_of_earlier_weights_is_not_used(trained, tmp_path, capsys):
 def test_no_whitening_to_crop(trained, tmp_path, capsys):
     assert main.main([*trained, "--mode=test", "--pooling=avg", "--pcaDim=8"]) == 2
     assert "no whitening" in capsys.readouterr().err
-
-
-def test_a_whitening_is_a_module_with_its_tensors():
-    whitening = Whitening(torch.zeros(3), torch.eye(3)[:2])
-    assert whitening(torch.tensor([[3.0, 4.0, 12.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
 
 
 @pytest.fixture
@@ -243,7 +235,7 @@ def averaged(tiny_city, tmp_path):
     ],
 )
 def test_a_whitening_serves_only_what_it_was_learnt_for(averaged, capsys, other, named):
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    whiten(averaged, "--pcaDim=8")
     capsys.readouterr()
     result = results_of(averaged, *other)
     assert result["descriptor_dim"] == 256 and result["whitening"] is None
@@ -251,16 +243,16 @@ def test_a_whitening_serves_only_what_it_was_learnt_for(averaged, capsys, other,
     assert named in line
     assert main.main([*averaged, "--mode=test", "--panels=0", "--pcaDim=4", *other]) == 2
     assert named in capsys.readouterr().err
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=6", *other]) == 0
+    whiten(averaged, "--pcaDim=6", *other)
     assert results_of(averaged, *other)["descriptor_dim"] == 6
     assert results_of(averaged)["descriptor_dim"] == 8, "both are kept"
 
 
 def test_a_whitening_in_the_own_number_format_is_preferred_to_another(averaged):
     other = ["--precision=bf16"]
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    whiten(averaged, "--pcaDim=8")
     assert results_of(averaged, *other)["descriptor_dim"] == 8, "as on a machine where auto means another format"
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=6", *other]) == 0
+    whiten(averaged, "--pcaDim=6", *other)
     assert results_of(averaged, *other)["descriptor_dim"] == 6
     assert results_of(averaged)["descriptor_dim"] == 8
 
@@ -271,32 +263,28 @@ def test_a_whitening_of_another_training_set_is_not_used(averaged, tiny_city, tm
     spec = other / "datasets" / "toy_train.mat"
     places = read_places(spec)
     write_places(spec, places.only(list(range(1, len(places.database_names))), list(range(len(places.query_names)))))
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8", f"--root={other}"]) == 0
+    whiten(averaged, "--pcaDim=8", f"--root={other}")
     assert results_of(averaged, f"--root={other}")["descriptor_dim"] == 8
     capsys.readouterr()
     assert results_of(averaged)["descriptor_dim"] == 256
     assert "one was learnt on toy_train, the training set is toy_train" in capsys.readouterr().out
 
 
-def test_results_say_what_a_whitening_was_learnt_on(averaged):
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8", "--nPCA=20"]) == 0
-    result = results_of(averaged)
-    assert "whitened to 8-D by 20 images of toy_train (48x64)" in result["model"]
-    learnt = result["whitening"]
-    assert (learnt["dataset"], learnt["image_size"], learnt["photos"], learnt["dim"]) == ("toy_train", "48 64", 20, 8)
-
-
 def test_a_smaller_whitening_does_not_cost_the_larger(averaged):
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=12"]) == 0
+    """And results say what a whitening was learnt on."""
+    whiten(averaged, "--pcaDim=12", "--nPCA=20")
     wanted = results_of(averaged, "--pcaDim=10")
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=4"]) == 0
-    assert results_of(averaged)["descriptor_dim"] == 4
+    whiten(averaged, "--pcaDim=4", "--nPCA=20")
+    result = results_of(averaged)
+    learnt = result["whitening"]
+    assert result["descriptor_dim"] == 4 and "whitened to 4-D by 20 images of toy_train (48x64)" in result["model"]
+    assert (learnt["dataset"], learnt["image_size"], learnt["photos"], learnt["dim"]) == ("toy_train", "48 64", 20, 4)
     found = results_of(averaged, "--pcaDim=10")
     assert found["descriptor_dim"] == 10 and found["recalls"] == wanted["recalls"]
 
 
 def test_a_whitening_of_an_earlier_version_is_used_where_it_is_the_only_one(averaged, tmp_path, capsys):
-    assert main.main([*averaged, "--mode=whiten", "--pcaDim=8"]) == 0
+    whiten(averaged, "--pcaDim=8")
     (path,) = (tmp_path / "centroids").glob("whitening_*")
     stored = load_whitening(path)
     earlier = path.with_name(f"whitening_{path.name.split('_')[1]}.pth.tar")
@@ -314,7 +302,7 @@ def test_a_whitening_of_an_earlier_version_is_used_where_it_is_the_only_one(aver
 def whitened_run(copy_toy_run, tmp_path, monkeypatch):
     """A run with a whitening to 6 dimensions, which may not open a data set."""
     copied = copy_toy_run(tmp_path)
-    assert main.main([*copied.places, "--mode=whiten", f"--resume={copied.run}", "--pcaDim=6"]) == 0
+    whiten(copied.places, f"--resume={copied.run}", "--pcaDim=6")
     for name in ("has_split", "training_set"):
         monkeypatch.setattr(vpr.runs.model, name, lambda *_: pytest.fail("a data set was opened"))
     return copied.run

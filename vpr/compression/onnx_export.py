@@ -2,9 +2,10 @@
 
 import ast
 import contextlib
+import importlib.util
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def export_plain(place_model: PlaceModel, path: Path, projection: LocalProjectio
         projection: of local descriptors, which are a second output then.
     """
     model = PlainPlaceModel(place_model, projection).eval()
-    outputs = ["descriptors"] if projection is None else ["descriptors", LOCAL_OUTPUT]
+    outputs = ["descriptors", *([LOCAL_OUTPUT] if projection else [])]
     model.encoder.to(memory_format=torch.contiguous_format)
     free = torch.export.Dim
     with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
@@ -55,19 +56,15 @@ def quantize(path: Path, images: list[np.ndarray]) -> None:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Images(CalibrationDataReader):
-        """Hands out one image after the other."""
+    inputs = ({"photos": image} for image in track(images, "calibration", len(images)))
 
-        def __init__(self) -> None:
-            self.rest = iter(track(images, "calibration", len(images)))
-
+    class Inputs(CalibrationDataReader):
         def get_next(self) -> dict | None:
-            image = next(self.rest, None)
-            return None if image is None else {"photos": image}
+            return next(inputs, None)
 
     whole = path.with_name("quantized.onnx")
     quantize_static(
-        str(path), str(whole), Images(), quant_format=QuantFormat.QDQ, per_channel=True,
+        str(path), str(whole), Inputs(), quant_format=QuantFormat.QDQ, per_channel=True,
         # Without VNNI two products of 8 bits do not fit the 16 of the sum; with 7 bits for weights they do.
         reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         op_types_to_quantize=["Conv", "Relu", "MaxPool"],
@@ -116,9 +113,7 @@ def _drop_round_trips(graph: "onnx.GraphProto") -> None:
         graph.node.remove(node)
 
 
-def model_card(
-    model: PlaceModel, kind: str, source: Mapping[str, object], flags: Mapping[str, object], recalls: Sequence[dict]
-) -> dict:
+def model_card(model: PlaceModel, kind: str, source: dict, flags: dict, recalls: list[dict]) -> dict:
     """What the file says of itself.
 
     Args:
@@ -136,16 +131,14 @@ def model_card(
         "smallest_side": model.smallest_side,
         "parameters": model.parameter_count,
         "precision": kind,
-        "source": dict(source),
-        "flags": dict(flags),
-        "recalls_before_export": list(recalls[-RECALLS_KEPT:]),
+        "source": source,
+        "flags": flags,
+        "recalls_before_export": recalls[-RECALLS_KEPT:],
     }
 
 
 def require_packages() -> None:
     """Raise a UserError where the optional packages are missing."""
-    import importlib.util
-
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--mode=export needs {', '.join(missing)}, which is not installed: {INSTALL}")

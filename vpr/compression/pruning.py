@@ -54,7 +54,6 @@ def prune(
         training: whose images filters are judged, refitted and clustered on.
         ratio: share of each convolution's filters that goes, between 0 and 1.
         importance: taylor or magnitude.
-        reading: how images are read.
         train_from: first layer that a training of the smaller model trains, by name.
         distill_images: images on which all layers are trained together in the end; 0: none.
         batch_size: images described at once; 0: as many as memory holds.
@@ -66,7 +65,12 @@ def prune(
     if importance == "taylor":
         accumulate_gradients(model, rules, training, source, batch_size)
     backbone, kept = prune_backbone(model.backbone, ratio, importance)
-    require_room_for_clusters(filters_of(backbone)[-1], model.spec.cluster_dim, ratio)
+    dim, cluster_dim = filters_of(backbone)[-1], model.spec.cluster_dim
+    if cluster_dim is not None and cluster_dim > dim:
+        raise UserError(
+            f"--pruneRatio={ratio} leaves local descriptors of {dim} dimensions, the run's --clusterDim={cluster_dim} "
+            "needs as many: give less"
+        )
     pruned = build_model(replace(model.spec, channels=tuple(filters_of(backbone)), train_from=train_from), False)
     pruned.backbone.load_state_dict(backbone.state_dict())
     pruned.to_device(model.device, precision_name(model.dtype))
@@ -99,7 +103,6 @@ def accumulate_gradients(
 
     Args:
         source: of the training images; images that came through frozen layers give these no gradient.
-        batch_size: images described at once for mining; 0: as many as memory holds.
 
     Raises:
         UserError: no query has a hard negative.
@@ -148,10 +151,7 @@ def prune_backbone(encoder: Backbone, ratio: float, importance: str) -> tuple[Ba
     for copied, original in zip(smaller.parameters(), encoder.parameters(), strict=True):
         copied.requires_grad_(True)
         copied.grad = None if original.grad is None else original.grad.detach().cpu()  # a copy has none
-    judge = {
-        "taylor": torch_pruning.importance.GroupTaylorImportance,
-        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
-    }[importance]
+    judge = getattr(torch_pruning.importance, f"Group{importance.title()}Importance")
     pruner = torch_pruning.pruner.MetaPruner(
         smaller, torch.zeros(1, 3, 64, 64), judge(), pruning_ratio=ratio, round_to=FILTERS_TOGETHER
     )
@@ -170,23 +170,8 @@ def filters_of(encoder: Backbone) -> list[int]:
     return [layer.out_channels for layer in encoder.prunable()]
 
 
-def require_room_for_clusters(dim: int, cluster_dim: int | None, ratio: float) -> None:
-    """Raise a UserError where local descriptors of the smaller backbone have fewer dimensions than --clusterDim."""
-    if cluster_dim is not None and cluster_dim > dim:
-        raise UserError(
-            f"--pruneRatio={ratio} leaves local descriptors of {dim} dimensions, the run's --clusterDim={cluster_dim} "
-            "needs as many: give less"
-        )
-
-
 def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: int, batch_size: int = 24) -> None:
-    """Cluster the pruned backbone's local descriptors: other channels want other centres and another alpha.
-
-    Args:
-        training: of whose database images the local descriptors are.
-        seed: of the images and local descriptors drawn, and of k-means.
-        batch_size: images at once; 0: as many as memory holds.
-    """
+    """Cluster the pruned backbone's local descriptors: other channels want other centres and another alpha."""
     if not isinstance(model.pool, ClusterPooling):
         return
     reader, clusters = reading.of(training.images.database_files), model.spec.clusters

@@ -6,8 +6,6 @@ section 3.1, without its choice of filters). Then all layers together, by gradie
 descriptors are distilled into them (Hinton et al., arXiv:1503.02531; of features, Romero et al., ICLR 2015).
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,7 +17,6 @@ from vpr.descriptors.vocabulary import DESCRIPTORS_PER_IMAGE
 from vpr.models.place_model import PlaceModel
 from vpr.training.state import build_scaler
 
-Sums = tuple[torch.Tensor, torch.Tensor]  # of products of inputs with inputs, and with outputs
 IMAGES = 256
 IMAGES_PER_STEP = 4
 LEARNING_RATE = 2e-4  # Adam's, falling to 0 by a cosine
@@ -35,17 +32,19 @@ def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tenso
         kept: for each convolution the indices of the original's filters that are left.
     """
     images = np.random.default_rng(seed).permutation(len(source.files))[:IMAGES].tolist()
-    convolutions = [number for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
+    convolutions = [(number, layer) for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
     with Progress("refitting filters", len(convolutions) * len(images)) as progress:
-        for number, filters in zip(convolutions, kept, strict=True):
-            sums: Sums | None = None
+        for (number, layer), filters in zip(convolutions, kept, strict=True):
             chosen = torch.Generator().manual_seed(seed)
-            for values in _images_one_by_one(source, images):
-                inputs, wanted = _examples(pruned, original, values.to(pruned.device), number, chosen)
-                sums = _add(sums, inputs, wanted[:, filters.to(wanted.device)])
+            inputs = outputs = torch.zeros((), dtype=torch.float64)
+            for batch in source.batches([[image] for image in images]):
+                values = batch[0].values.to(pruned.device)  # [1, 3, H, W]
+                seen, wanted = _examples(pruned, original, values, number, layer, chosen)
+                inputs = inputs + (seen.T @ seen).double()
+                outputs = outputs + (seen.T @ wanted[:, filters.to(wanted.device)]).double()
                 progress.advance(1)
-            if sums is not None:
-                refit(convolution_of(pruned, number), *sums)
+            if images:
+                refit(layer, inputs, outputs)
 
 
 def distill(
@@ -79,13 +78,6 @@ def distill(
     pruned.zero_grad()
 
 
-def convolution_of(model: PlaceModel, number: int) -> nn.Conv2d:
-    """The stage of that number of a backbone, where it is a convolution."""
-    layer = model.backbone[number]
-    assert isinstance(layer, nn.Conv2d)
-    return layer
-
-
 def feature_distance(
     pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, images: torch.Tensor
 ) -> torch.Tensor:
@@ -102,22 +94,16 @@ def feature_distance(
     return (found - wanted).square().sum(dim=1).mean(dim=(1, 2)).sum()
 
 
-def _images_one_by_one(source: Source, images: list[int]) -> Iterator[torch.Tensor]:
-    """uint8 [1, 3, H, W] each."""
-    for batch in source.batches([[image] for image in images]):
-        for group in batch:
-            yield from group.values.split(1)
-
-
 def _examples(
-    pruned: PlaceModel, original: PlaceModel, image: torch.Tensor, number: int, chosen: torch.Generator
+    pruned: PlaceModel,
+    original: PlaceModel,
+    image: torch.Tensor,
+    number: int,
+    layer: nn.Conv2d,
+    chosen: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What convolution `number` of the pruned backbone sees at some positions of an image, and what the original gives.
-
-    Returns:
-        inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original].
-    """
-    layer = convolution_of(pruned, number)
+    """What a convolution, stage `number` of the pruned backbone, sees at some positions of an image, and what the
+    original gives: inputs [P, C * k * k + 1], the last of them 1, and outputs [P, filters of the original]."""
     with pruned.autocast():
         features = pruned.backbone.run(pruned.normalized(image), stop=number)
         wanted = original.backbone.run(original.normalized(image), stop=number + 1)
@@ -125,18 +111,12 @@ def _examples(
     positions = torch.randperm(len(wanted), generator=chosen)[:DESCRIPTORS_PER_IMAGE].to(wanted.device)
     assert not isinstance(layer.padding, str)
     rows, columns = layer.padding
-    windows = nn.functional.pad(features[0], (columns, columns, rows, rows))
+    windows = F.pad(features[0], (columns, columns, rows, rows))
     for axis in (0, 1):
         windows = windows.unfold(axis + 1, layer.kernel_size[axis], layer.stride[axis])  # [C, h, w, k, k]
     width = windows.shape[2]
     seen = windows[:, positions // width, positions % width].transpose(0, 1).flatten(1)  # [P, C * k * k]
     return torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1).float(), wanted[positions].float()
-
-
-def _add(sums: Sums | None, inputs: torch.Tensor, wanted: torch.Tensor) -> Sums:
-    """Sums of products of inputs with inputs, and with outputs, in float64."""
-    products = (inputs.T @ inputs).double(), (inputs.T @ wanted).double()
-    return products if sums is None else (sums[0].add_(products[0]), sums[1].add_(products[1]))
 
 
 def refit(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -27,61 +26,43 @@ Value = TypeVar("Value")
 
 
 class Source(Protocol):
-    """Where images come from by index: decoded from files, or as the frozen layers left them."""
+    """Where images come from by index: decoded from files, or as the frozen layers left them.
+
+    Attributes:
+        files: the images.
+        size: (height, width) in pixels to which all were resized; None where each has its own.
+    """
 
     @property
-    def files(self) -> Sequence[Path]:
-        """The images."""
-
+    def files(self) -> Sequence[Path]: ...
     @property
-    def size(self) -> Sequence[int] | None:
-        """(height, width) in pixels to which all were resized; None where each has its own."""
+    def size(self) -> Sequence[int] | None: ...
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """The images of each batch of indices, in order, as lists of `SizeGroup`."""
 
 
-@dataclass(frozen=True)
 class Shares:
-    """Batches dealt out in turn to the processes that share the work.
+    """Batches dealt out in turn to the processes that share the work, as ranges of positions in a list of images.
 
     Attributes:
-        batches: ranges of positions in a list of images.
-        rank, count: of this process among those that share, and how many these are.
+        own: the batches of this process.
+        rounds: how many images all processes together do, each of them one batch.
+        owners: the positions of each batch, and the process that does it.
+
+    Args:
+        batch_size: images at once; 0: as many as memory holds.
+        one_machine: whether every machine does all of the work, by its own processes.
     """
 
-    batches: list[range]
-    rank: int
-    count: int
-
-    @classmethod
-    def of(cls, model: Describer, source: Source, images: int, batch_size: int, one_machine: bool = False) -> "Shares":
-        """The batches of so many images of a source.
-
-        Args:
-            batch_size: images at once; 0: as many as memory holds.
-            one_machine: whether every machine does all of the work, by its own processes.
-        """
-        batches = in_batches(images, batch_size or automatic_batch_size(model, source))
+    def __init__(self, model: Describer, source: Source, images: int, batch_size: int, one_machine: bool = False):
+        rank, count = processes.rank(), processes.world()
         if one_machine:
-            return cls(batches, processes.local_rank(), processes.local_world())
-        return cls(batches, processes.rank(), processes.world())
-
-    @property
-    def own(self) -> list[range]:
-        """The batches of this process."""
-        return self.batches[self.rank :: self.count]
-
-    @property
-    def rounds(self) -> list[int]:
-        """How many images all processes together do, each of them one batch."""
-        starts = range(0, len(self.batches), self.count)
-        return [sum(map(len, self.batches[start : start + self.count])) for start in starts]
-
-    @property
-    def owners(self) -> list[tuple[slice, int]]:
-        """The positions of each batch, and the process that does it."""
-        return [(slice(batch.start, batch.stop), n % self.count) for n, batch in enumerate(self.batches)]
+            rank, count = processes.local_rank(), processes.local_world()
+        batches = in_batches(images, batch_size or automatic_batch_size(model, source))
+        self.own = batches[rank::count]
+        self.rounds = [sum(map(len, batches[start : start + count])) for start in range(0, len(batches), count)]
+        self.owners = [(slice(batch.start, batch.stop), n % count) for n, batch in enumerate(batches)]
 
 
 @torch.no_grad()
@@ -116,10 +97,35 @@ def over_batches(
                 progress.advance(shares.rounds[number])
 
 
-def per_image(batch: Batch, compute: Callable[[SizeGroup], Iterable[Value]]) -> list[Value]:
-    """What is computed of the images of each size, one value an image, in the batch's order."""
-    found = [pair for group in batch for pair in zip(group.rows.tolist(), compute(group), strict=True)]
-    return [value for _, value in sorted(found, key=lambda pair: pair[0])]
+def over_images(
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    model: Describer,
+    source: Source,
+    indices: Sequence[int],
+    batch_size: int,
+    label: str,
+    one_machine: bool = False,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The position in `indices` of each image of this process's share, and what a model computes of it, on the CPU.
+
+    Args:
+        compute: of images of one size, uint8 [b, 3, H, W] on the model's device.
+        batch_size, one_machine: as of `Shares`.
+    """
+
+    def of_batch(batch: Batch) -> list[torch.Tensor]:
+        values = [compute(group.values.to(model.device, non_blocking=True)).cpu() for group in batch]
+        joined = [value for part in values for value in part]
+        return [joined[at] for at in order_of(batch).tolist()]
+
+    shares = Shares(model, source, len(indices), batch_size, one_machine)
+    for where, _, values in over_batches(of_batch, model, source, indices, shares, label):
+        yield from zip(where, values, strict=True)
+
+
+def order_of(batch: Batch) -> torch.Tensor:
+    """Where each image of a batch is among those of its groups, one group after the other; int64 [B]."""
+    return torch.cat([group.rows for group in batch]).argsort()
 
 
 def automatic_batch_size(model: Describer, source: Source) -> int:
@@ -151,9 +157,9 @@ def say_of_batch(count: int) -> None:
 def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
     """The batches, with groups of images cut to what main memory holds beside the model at once.
 
-    A processor's memory ends without an error that could be caught: the kernel kills the process. Half of what is
-    free when images of a size come first is taken, shared by the processes of the machine; a GPU and an exported
-    model report for themselves, and frozen features are small.
+    Main memory ends without an error that could be caught: the kernel kills the process. Half of what is free when
+    images of a size come first is taken, shared by the processes of the machine. A GPU reports for itself, and frozen
+    features are small.
 
     Raises:
         UserError: there is no room for a single image.
@@ -162,12 +168,12 @@ def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
     for batch in batches:
         parts: Batch = []
         for group in batch:
-            count = len(group.values)
-            if model.device.type == "cpu" and not group.frozen:
-                if group.image_size not in at_once:
-                    at_once[group.image_size] = images_that_fit(model, group.image_size, count)
-                count = at_once[group.image_size]
-            parts += cut(group, count)
+            if model.device.type != "cpu" or group.frozen:
+                parts.append(group)
+                continue
+            if group.image_size not in at_once:
+                at_once[group.image_size] = images_that_fit(model, group.image_size, len(group.values))
+            parts += cut(group, at_once[group.image_size])
         yield parts
 
 
@@ -180,19 +186,20 @@ def cut(group: SizeGroup, count: int) -> list[SizeGroup]:
 def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
     """How many images of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
 
+    That is not known of an exported model, which reports for itself.
+
     Raises:
         UserError: not one.
     """
     shown = f"{size[1]}x{size[0]} pixels"
     each, free = model.bytes_per_image(*size), available_bytes() // processes.local_world()
-    if each is None:  # not known of an exported model, which reports for itself
+    if each is None:
         return wanted
     if each > free:
         raise UserError(
             f"an image of {shown} takes {each / 1e9:.1f} GB in the backbone, {free / 1e9:.1f} GB of "
             "memory are free: resize images by --imageSize H W"
         )
-    count = max(1, free // 2 // each)
-    if count < wanted:
+    if (count := max(1, free // 2 // each)) < wanted:
         say(f"memory holds {count} images of {shown} at once, not {wanted}: --imageSize resizes them")
     return count

@@ -8,8 +8,7 @@ import torch
 
 from vpr.common import processes
 from vpr.common.errors import UserError
-from vpr.data.reader import SizeGroup
-from vpr.descriptors.batches import Batch, Shares, Source, over_batches, per_image
+from vpr.descriptors.batches import Batch, Shares, Source, order_of, over_batches
 from vpr.descriptors.local_maps import LocalSink, QuantizedMap, quantized
 from vpr.models.describer import Describer
 from vpr.models.local_projection import LocalProjection
@@ -25,50 +24,43 @@ class LocalDescribing:
 
 def describe_batch(model: Describer, batch: Batch) -> torch.Tensor:
     """Descriptors [B, dim] of a batch, in the batch's order whatever sizes it mixes."""
-    device = model.device
     parts = [
-        (model.describe_features if group.frozen else model)(group.values.to(device, non_blocking=True))
+        (model.describe_features if group.frozen else model)(group.values.to(model.device, non_blocking=True))
         for group in batch
     ]
-    order = torch.cat([group.rows for group in batch]).argsort().to(device)
-    return torch.cat(parts)[order]
+    return torch.cat(parts)[order_of(batch).to(model.device)]
 
 
 def describe_batch_with_local(
     model: Describer, batch: Batch, projection: LocalProjection | None
 ) -> tuple[torch.Tensor, list[QuantizedMap]]:
     """As `describe_batch`, and the local descriptors of each image, in the batch's order."""
-    parts = []
-
-    def local_of(group: SizeGroup) -> list[QuantizedMap]:
+    order, parts, maps = order_of(batch), [], list[QuantizedMap]()
+    for group in batch:
         values = group.values.to(model.device, non_blocking=True)
         descriptors, local = model.with_local(values, projection, group.frozen)
         parts.append(descriptors)
-        return quantized(local)
-
-    maps = per_image(batch, local_of)
-    order = torch.cat([group.rows for group in batch]).argsort().to(model.device)
-    return torch.cat(parts)[order], maps
+        maps += quantized(local)
+    return torch.cat(parts)[order.to(model.device)], [maps[at] for at in order.tolist()]
 
 
-def _described(
+def _on_cpu(
     model: Describer, projection: LocalProjection | None, keep_local: bool, batch: Batch
-) -> tuple[torch.Tensor, list[QuantizedMap] | None]:
+) -> tuple[torch.Tensor, list[QuantizedMap]]:
     """Descriptors float16 [B, dim] of a batch on the CPU, and its local descriptors where these are kept.
 
     Float16 moves a squared distance between descriptors of length 1 by some 1e-6 and halves the memory.
     """
+    maps: list[QuantizedMap] = []
     if keep_local:
         descriptors, maps = describe_batch_with_local(model, batch, projection)
-        return descriptors.to("cpu", torch.float16), maps
-    return describe_batch(model, batch).to("cpu", torch.float16), None
+    else:
+        descriptors = describe_batch(model, batch)
+    return descriptors.to("cpu", torch.float16), maps
 
 
 def _write_in_turn(sink: LocalSink, maps: list[QuantizedMap]) -> None:
-    """Write the local descriptors of one batch of each process, in the order of the processes, in process 0.
-
-    After every batch, for those of all images need not fit into memory.
-    """
+    """Write one batch of each process, in process 0; those of all images together need not fit into memory."""
     for part in processes.gather(maps):
         if processes.is_main():
             sink.write(part)
@@ -88,7 +80,6 @@ def describe(
 
     Args:
         batch_size: images described at once; 0: as many as memory holds.
-        label: of the progress bar.
         local: what is done with local descriptors; None: they are dropped.
 
     Returns:
@@ -99,13 +90,13 @@ def describe(
     """
     descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
     sizes: set[tuple[int, int]] = set()
-    shares = Shares.of(model, source, len(indices), batch_size)
-    compute = functools.partial(_described, model, local.projection if local else None, local is not None)
+    shares = Shares(model, source, len(indices), batch_size)
+    compute = functools.partial(_on_cpu, model, local.projection if local else None, local is not None)
     for where, batch, (rows, maps) in over_batches(compute, model, source, indices, shares, label):
         descriptors[where.start : where.stop] = rows
         sizes.update(group.image_size for group in batch)
         if local:
-            _write_in_turn(local.sink, maps or [])
+            _write_in_turn(local.sink, maps)
     if local and len(shares.own) < len(shares.rounds):
         _write_in_turn(local.sink, [])  # others had a batch more
     processes.gather_rows(descriptors, shares.owners)
@@ -124,7 +115,7 @@ def describe_in_batches(
 ) -> Iterator[tuple[range, torch.Tensor, list[QuantizedMap] | None]]:
     """As `describe`, batch by batch, for those who keep each before the next is described.
 
-    Several processes take turns: each gets its own share of the batches, and nothing is gathered.
+    Each of several processes gets its own share of the batches, and nothing is gathered.
 
     Args:
         local: projects local descriptors; None where the model does.
@@ -132,15 +123,12 @@ def describe_in_batches(
 
     Yields:
         the batch's positions in `indices`, its descriptors float16 [b, dim] on the CPU, and its local descriptors.
-
-    Raises:
-        UserError: as of `describe`.
     """
-    shares = Shares.of(model, source, len(indices), batch_size)
-    compute = functools.partial(_described, model, local, keep_local)
+    shares = Shares(model, source, len(indices), batch_size)
+    compute = functools.partial(_on_cpu, model, local, keep_local)
     for where, _, (rows, maps) in over_batches(compute, model, source, indices, shares):
         require_finite(rows)
-        yield where, rows, maps
+        yield where, rows, maps if keep_local else None
 
 
 def require_finite(descriptors: torch.Tensor) -> None:

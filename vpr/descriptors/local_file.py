@@ -6,11 +6,11 @@ for a check, as with other files, would take longer than most searches: each ima
 """
 
 import contextlib
-import functools
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -34,35 +34,30 @@ class _Elsewhere(Exception):
 class FileSink:
     """Writes the local descriptors of images one after the other into a file; see `local_file`."""
 
-    def __init__(self, path: Path, temporary: Path) -> None:
-        self._path, self._temporary = path, temporary
-        self._file = open(temporary, "wb")  # noqa: SIM115 - `local_file` closes it
+    def __init__(self, path: Path, temporary: Path, file: BinaryIO) -> None:
+        self._path, self._temporary, self._file = path, temporary, file
         self._grids, self._checksums, self._dim = list[tuple[int, int]](), list[int](), 1
         self.failed = False  # to write
 
     def write(self, maps: Sequence[QuantizedMap]) -> None:
-        """Those of the next images."""
-        for rows, grid in maps:
-            self._do(functools.partial(self._file.write, rows.data))
-            self._grids.append(grid)
-            self._checksums.append(zlib.crc32(rows.data))
-            self._dim = rows.shape[1]
+        with self._noting_failure():
+            for rows, grid in maps:
+                self._file.write(rows.data)
+                self._grids.append(grid)
+                self._checksums.append(zlib.crc32(rows.data))
+                self._dim = rows.shape[1]
 
     def finished(self) -> LocalMaps:
-        """Those of all images, to be read from the file."""
-        self._do(self._file.close)
+        with self._noting_failure():
+            self._file.close()
         grids = np.array(self._grids, np.int32).reshape(-1, 2)
         maps = stored_maps(self._temporary, grids, np.array(self._checksums, np.uint32), self._dim)
         return replace(maps, source=str(self._path))  # which it will be
 
-    def close(self) -> None:
-        """Nothing more will be written."""
-        self._file.close()
-
-    def _do(self, step: Callable[[], object]) -> None:
-        """A step of writing, which may fail."""
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
         try:
-            step()
+            yield
         except OSError:
             self.failed = True
             raise
@@ -84,19 +79,16 @@ def local_file(beside: Path) -> Iterator[FileSink]:
     """
     path = local_path(beside)
     try:
-        with atomic_write(path) as temporary:
-            sink = FileSink(path, temporary)
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            sink = FileSink(path, temporary, file)
             try:
                 yield sink
             except (OSError, RuntimeError) as error:
                 if sink.failed:
                     raise
-                raise _Elsewhere from error
-            finally:
-                sink.close()
+                raise _Elsewhere(error) from error
     except _Elsewhere as passed:
-        assert passed.__cause__ is not None
-        raise passed.__cause__ from None
+        raise passed.args[0] from None
 
 
 def remove_local(beside: Path) -> None:
@@ -128,15 +120,7 @@ def stored_maps(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) 
 
 
 def require_dim(path: Path, maps: LocalMaps, projection: LocalProjection | None, wanted: int | None) -> None:
-    """Refuse stored local descriptors of other dimensions than the user named.
-
-    Args:
-        path: of the HDF5 file.
-        wanted: None where the user named none.
-
-    Raises:
-        UserError: they are of others.
-    """
+    """Raise a UserError where local descriptors in the HDF5 file `path` are of other dimensions than were named."""
     if wanted is None:
         return
     most = wanted if projection is None else min(wanted, projection.components.shape[1])  # a backbone has no more

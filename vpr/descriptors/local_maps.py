@@ -1,6 +1,8 @@
 """Local descriptors of many images, in 8 bits: what re-ranking compares."""
 
+import itertools
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,11 +80,8 @@ class LocalMaps:
             UserError: the file was damaged since it was written.
         """
         rows = self.values[self.starts[image] : self.starts[image + 1]]
-        if self.checksums is not None:
-            import zlib
-
-            if zlib.crc32(np.ascontiguousarray(rows).data) != self.checksums[image]:
-                raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it again")
+        if self.checksums is not None and zlib.crc32(np.ascontiguousarray(rows).data) != self.checksums[image]:
+            raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it again")
         return rows
 
 
@@ -92,12 +91,9 @@ def quantized(maps: torch.Tensor) -> list[QuantizedMap]:
     A map of more than LARGEST_MAP positions is averaged over squares of 2 x 2, 3 x 3, ... of them.
     """
     height, width = maps.shape[2:]
-    side = 1
-    while -(-height // side) * -(-width // side) > LARGEST_MAP:
-        side += 1
+    side = next(side for side in itertools.count(1) if -(-height // side) * -(-width // side) <= LARGEST_MAP)
     if side > 1:
-        maps = F.avg_pool2d(maps, side, ceil_mode=True, count_include_pad=False)
-        maps = F.normalize(maps, dim=1)
+        maps = F.normalize(F.avg_pool2d(maps, side, ceil_mode=True, count_include_pad=False), dim=1)
     grid = (maps.shape[2], maps.shape[3])
     values = (maps * SCALE).round().to(torch.int8).flatten(2).transpose(1, 2).contiguous().cpu().numpy()  # [B, P, d]
     return [(rows, grid) for rows in values]
@@ -110,7 +106,7 @@ class LocalSink(Protocol):
         """Those of the next images."""
 
     def finished(self) -> LocalMaps:
-        """Those of all images."""
+        """Those of all images; nothing may be written after it."""
 
 
 class MemorySink:
@@ -120,13 +116,11 @@ class MemorySink:
         self._images, self._parts = images, list[QuantizedMap]()
 
     def write(self, maps: Sequence[QuantizedMap]) -> None:
-        """Those of the next images; see `require_room`."""
         if not self._parts and maps:
             require_room(self._images, maps[0][0])
         self._parts += maps
 
     def finished(self) -> LocalMaps:
-        """Those of all images."""
         parts, self._parts = self._parts, []
         return joined(parts)
 

@@ -7,7 +7,6 @@ that made a cache, and each training writes under a name of its own, so that sev
 """
 
 import contextlib
-import functools
 import hashlib
 import os
 import shutil
@@ -27,8 +26,8 @@ from vpr.common.files import flock, read_json, write_json
 from vpr.common.memory import available_bytes
 from vpr.common.progress import say, track
 from vpr.common.provenance import recipe_hash, sha256_of
-from vpr.data.reader import ImageReader, SizeGroup
-from vpr.descriptors.batches import Shares, over_batches, per_image
+from vpr.data.reader import ImageReader
+from vpr.descriptors.batches import over_images
 from vpr.descriptors.frozen_features import FrozenFeatures
 from vpr.models.place_model import PlaceModel, require_size
 from vpr.models.weights import weights_hash
@@ -37,6 +36,10 @@ ROOM_TO_LEAVE = 1 << 30  # bytes on the disk
 LARGEST_SHARE_OF_MEMORY = 0.5
 FORMAT = 2
 NEWBORN = 10.0  # seconds within which a file may not be locked yet
+
+
+class NoTrunkCache(Exception):
+    """There is no room for the cache, or its values do not fit into float16; in every process at once."""
 
 
 def cached_source(
@@ -62,53 +65,40 @@ def cached_source(
     source = FrozenFeatures(
         reader.files, *_sizes_and_shapes(reader, model), model.backbone.layout, model.device, reader.size
     )
-    kind = processes.broadcast(_memory_or_disk(source, where))
-    path, wanted = folder / f"trunk_{model.spec.arch}_{name}.float16", {}
-    if kind == "disk":
-        wanted = _describe(source, model)
-        path = path.with_stem(f"{path.stem}_{wanted['weights']}_{recipe_hash(wanted)}")
-        path, wanted = processes.of_machine((path, wanted))  # one file, whatever each found, such as a time of a file
-    say(f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} images, "
-        f"{kind if kind == 'memory' else path}")  # fmt: skip
+    if where == "auto":
+        where = "memory" if source.stored_bytes < LARGEST_SHARE_OF_MEMORY * available_bytes() else "disk"
+    # Several processes of a machine share a file; in memory each would hold its own.
+    where = processes.broadcast("disk" if processes.world() > 1 else where)
+    said = f"trunk cache: {source.stored_bytes / 1e9:.2f} GB of {len(source.files)} images, "
     try:
-        if kind == "memory":
+        if where == "memory":
+            say(f"{said}memory")
             source.values = torch.empty(int(source.offsets[-1]), dtype=torch.float16)
             _fill(source, reader, model, batch_size)
-        else:
-            values = _open_whole(path, wanted)
-            source.values = _make(source, path, wanted, reader, model, batch_size) if values is None else values
+            return source
+        wanted = _describe(source, model)
+        path = folder / f"trunk_{model.spec.arch}_{name}_{wanted['weights']}_{recipe_hash(wanted)}.float16"
+        path, wanted = processes.of_machine((path, wanted))  # one file, whatever each found, such as a time of a file
+        say(f"{said}{path}")
+        values = _open_whole(path, wanted)
+        source.values = _make(source, path, wanted, reader, model, batch_size) if values is None else values
     except NoTrunkCache as error:
         say(f"no trunk cache ({error}): the whole trunk runs each time")
         return reader
     return source
 
 
-class NoTrunkCache(Exception):
-    """There is no room for the cache, or its values do not fit into float16; in every process at once."""
-
-
-def _memory_or_disk(source: FrozenFeatures, asked: str) -> str:
-    """Where the cache goes. Several processes of a machine share a file; in memory each would hold its own."""
-    if processes.world() > 1:
-        return "disk"
-    if asked == "auto":
-        return "memory" if source.stored_bytes < LARGEST_SHARE_OF_MEMORY * available_bytes() else "disk"
-    return asked
-
-
 def _sizes_and_shapes(reader: ImageReader, model: PlaceModel) -> tuple[np.ndarray, np.ndarray]:
     """Sizes of the images [N, 2] and shapes of their frozen features [N, 3], without computing any."""
-    if reader.size:
-        sizes = np.tile(reader.size, (len(reader.files), 1))
-    else:
-        indices = track(range(len(reader.files)), "image sizes", len(reader.files))
-        sizes = np.array([reader.image_size(index) for index in indices])
+    indices = range(len(reader.files))
+    shown = indices if reader.size else track(indices, "image sizes", len(indices))
+    sizes = np.array([reader.image_size(index) for index in shown]).reshape(-1, 2)
     distinct, which = np.unique(sizes, axis=0, return_inverse=True)
-    frozen = model.backbone.without_data().frozen
-    images = [torch.empty(1, 3, *size.tolist(), device="meta") for size in distinct]
-    for image in images:
+    frozen, shapes = model.backbone.without_data().frozen, []
+    for height, width in distinct.tolist():
+        image = torch.empty(1, 3, height, width, device="meta")
         require_size(image, model.smallest_side)
-    shapes = [frozen(image).shape[1:] for image in images]
+        shapes.append(frozen(image).shape[1:])
     return sizes, np.array(shapes, np.int64)[which.reshape(-1)]
 
 
@@ -132,10 +122,10 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
 
 
 def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
-    """Map a cache that is there and right; None, in every process at once, where it is not."""
+    """The values of a cache that is there and right; None, in every process at once, where it is not."""
     values = checksum = None
     with contextlib.suppress(OSError, UserError, AttributeError, ValueError):
-        description: Any = read_json(_description_file(path))
+        description: Any = read_json(path.with_suffix(".json"))
         checksum = description.pop("checksum", None)
         if description == wanted and path.stat().st_size == wanted["bytes"]:
             values = _map(path, wanted)
@@ -177,13 +167,9 @@ def _make(
         if first:
             checksum = sha256_of(unfinished)
             os.replace(unfinished, path)
-            write_json(_description_file(path), {**wanted, "checksum": checksum})
+            write_json(path.with_suffix(".json"), {**wanted, "checksum": checksum})
     processes.barrier()
     return values
-
-
-def _description_file(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 def _reserve(path: Path, unfinished: Path, count: int, stack: contextlib.ExitStack) -> str | None:
@@ -236,15 +222,12 @@ def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_
     Raises:
         NoTrunkCache: a value is too large for float16.
     """
-
-    def features_of(group: SizeGroup) -> torch.Tensor:
-        return model.frozen_features(group.values.to(model.device, non_blocking=True)).half().cpu()
-
-    compute, images, fits = functools.partial(per_image, compute=features_of), range(len(source.files)), True
-    shares = Shares.of(model, reader, len(images), batch_size, one_machine=True)
-    for where, _, features in over_batches(compute, model, reader, images, shares, "trunk cache"):
-        for image, feature in zip(where, features, strict=True):
-            fits = fits and bool(feature.isfinite().all())
-            source.features(image).copy_(feature)
+    fits = True
+    for image, feature in over_images(
+        lambda images: model.frozen_features(images).half(),
+        model, reader, range(len(source.files)), batch_size, "trunk cache", one_machine=True,
+    ):  # fmt: skip
+        fits = fits and bool(feature.isfinite().all())
+        source.features(image).copy_(feature)
     if processes.any_process(not fits):
         raise NoTrunkCache("the frozen layers' values exceed float16")

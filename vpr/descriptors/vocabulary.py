@@ -1,6 +1,6 @@
 """The vocabulary: local descriptors sampled from training images, and their k-means."""
 
-import functools
+from collections import ChainMap
 
 import faiss
 import numpy as np
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.data.reader import ImageReader, SizeGroup
-from vpr.descriptors.batches import Shares, over_batches, per_image
+from vpr.data.reader import ImageReader
+from vpr.descriptors.batches import over_images
 from vpr.models.place_model import PlaceModel
 
 IMAGES = 500
@@ -45,16 +45,9 @@ def sample_local_descriptors(
     chosen = np.random.default_rng(seed).permutation(len(reader.files))[:images].tolist()
     if len(chosen) < images:
         say(f"{name} has only {len(chosen)} database images, not {images}: taking all")
-
-    def maps_of(group: SizeGroup) -> torch.Tensor:
-        return model.local_descriptors(group.values.to(model.device, non_blocking=True)).cpu()
-
-    shares = Shares.of(model, reader, len(chosen), batch_size)
-    compute, samples = functools.partial(per_image, compute=maps_of), {}
-    for where, _, features in over_batches(compute, model, reader, chosen, shares, "local descriptors"):
-        for position, feature in zip(where, features, strict=True):
-            samples[position] = sample_of_map(feature, seed=[seed, chosen[position]])
-    samples = {position: rows for part in processes.gather(samples) for position, rows in part.items()}
+    maps = over_images(model.local_descriptors, model, reader, chosen, batch_size, "local descriptors")
+    own = {position: sample_of_map(feature, seed=[seed, chosen[position]]) for position, feature in maps}
+    samples = dict(ChainMap(*processes.gather(own)))
     rows = [samples[position] for position in sorted(samples)]
     descriptors = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
     if not processes.is_main():

@@ -54,7 +54,6 @@ class OnnxModel(nn.Module):
 
     @property
     def name(self) -> str:
-        """What every recall is labelled with, as its card has it."""
         return self.card["model"]
 
     @property
@@ -64,7 +63,6 @@ class OnnxModel(nn.Module):
 
     @property
     def megabytes(self) -> float:
-        """Of the file."""
         return self.path.stat().st_size / 1e6
 
     def gflop(self, height: int, width: int) -> float:
@@ -95,11 +93,6 @@ class OnnxModel(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Describe images.
-
-        Raises:
-            UserError: the images are too small for the model.
-        """
         return self._run(images, ["descriptors"])[0]
 
     def with_local(

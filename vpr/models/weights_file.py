@@ -12,9 +12,9 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -83,7 +83,6 @@ def read_weights_file(path: Path) -> dict[str, torch.Tensor]:
         else:
             check_torch(path, "a state dict", "get the weights again")
             names = _names_in(path)
-            _require_plain_data(names, path)
             content = _load(path, names)
         tensors = dict(_tensors_in(content, "", set()))
     except UserError:
@@ -91,7 +90,7 @@ def read_weights_file(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch.load raises anything at all on a damaged or foreign file
         raise UserError(f"--weights={path} cannot be read ({type(error).__name__}): it is no state dict") from error
     if not tensors:
-        classes = sorted(name for name in names if not _is_plain(name) and not NO_MODEL.match(name))
+        classes = sorted(name for name in names - PLAIN_DATA if not NO_MODEL.match(name))
         found = f" but objects of {', '.join(classes[:3])}: save the state_dict() of the model alone" if classes else ""
         raise UserError(f"--weights={path} holds no tensors by name{found or ': it is no state dict'}")
     return tensors
@@ -111,6 +110,12 @@ def _tensors_in(content: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str
 
 
 def _load(path: Path, names: set[str]) -> Any:
+    foreign = sorted(name for name in names - PLAIN_DATA if name.split(".")[0] in sys.stdlib_module_names)
+    if foreign:
+        raise UserError(
+            f"--weights={path} would have {', '.join(foreign[:3])} of Python called or made, and nothing of it was "
+            "run: get weights from their publisher, or save the state_dict() alone"
+        )
     # PyTorch's own classes are found before these are looked at.
     stand_ins: list[Any] = [(MappingStandIn if name.lower().endswith("dict") else StandIn, name) for name in names]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
@@ -118,37 +123,22 @@ def _load(path: Path, names: set[str]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _require_plain_data(names: set[str], path: Path) -> None:
-    others = sorted(name for name in names if name.split(".")[0] in sys.stdlib_module_names and not _is_plain(name))
-    if others:
-        raise UserError(
-            f"--weights={path} would have {', '.join(others[:3])} of Python called or made, and nothing of it was run: "
-            "get weights from their publisher, or save the state_dict() alone"
-        )
-
-
-def _is_plain(name: str) -> bool:
-    return name in PLAIN_DATA
-
-
 def _names_in(path: Path) -> set[str]:
     """Names of the classes and functions that a file asks for. It is looked through, not unpickled."""
+    pickles: Iterable[IO[bytes] | bytes]
     with open(path, "rb") as file:
         is_zip = file.read(len(ZIP_START)) == ZIP_START  # as PyTorch tells its formats apart
         file.seek(0)
-        if not is_zip:
-            return set().union(*(_names_of_pickle(file) for _ in range(PICKLES_BEFORE_1_6)))
-        with zipfile.ZipFile(file) as archive:
-            pickles = [archive.read(entry) for entry in archive.namelist() if entry.endswith("data.pkl")]
-    return set().union(*map(_names_of_pickle, pickles))
-
-
-def _names_of_pickle(pickled: Any) -> set[str]:
-    """The names in one pickle, of bytes or of a file that then stands behind it."""
-    names = set()
-    for code, argument, _ in pickletools.genops(pickled):
-        if code.name == "GLOBAL":
-            module, name = str(argument).split(" ", 1)
-            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-            names.add(f"{module}.{name}")
-    return names
+        if is_zip:
+            with zipfile.ZipFile(file) as archive:
+                pickles = [archive.read(entry) for entry in archive.namelist() if entry.endswith("data.pkl")]
+        else:
+            pickles = [file] * PICKLES_BEFORE_1_6  # each stands behind the one before
+        asked = [
+            str(argument).split(" ", 1)
+            for pickled in pickles
+            for code, argument, _ in pickletools.genops(pickled)
+            if code.name == "GLOBAL"
+        ]
+    renamed = (NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)) for module, name in asked)
+    return {".".join(one) for one in renamed}

@@ -1,6 +1,6 @@
 """PCA whitening, the paper's last step (section 5.1, as the original release does it): shorter, better descriptors."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,13 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
         UserError: there are not two different descriptors.
     """
     count, length = descriptors.shape
-    tiles = [slice(start, min(start + TILE, length)) for start in range(0, length, TILE)]
+    tiles = _tiles(length)
     mean = torch.cat([descriptors[:, tile].double().mean(dim=0) for tile in tiles]) if count else torch.zeros(length)
 
     def centred(tile: slice) -> torch.Tensor:
         return descriptors[:, tile].double() - mean[tile]  # [n, columns]
 
-    if length > count:
+    if is_dual := length > count:
         products = torch.zeros(count, count, dtype=torch.float64, device=descriptors.device)
         for tile in tiles:
             products = products + centred(tile) @ centred(tile).T
@@ -89,13 +89,12 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
         raise UserError(f"{count} descriptors do not differ: nothing can be whitened; take more images")
     variances, vectors = variances[:kept], vectors[:, :kept]
     scales = 1 / torch.sqrt(variances + ADDED_TO_VARIANCE)  # [kept]
+    if not is_dual:
+        return Whitening(mean.float(), (scales[:, None] * vectors.T).float())
+    scales = scales / torch.sqrt(variances * (count - 1))  # of U = X^T V / sqrt(lambda (n - 1))
     projection = torch.empty(kept, length)
-    if length > count:
-        scales = scales / torch.sqrt(variances * (count - 1))  # of U = X^T V / sqrt(lambda (n - 1))
-        for tile in tiles:
-            projection[:, tile] = (scales[:, None] * (vectors.T @ centred(tile))).float()
-    else:
-        projection.copy_(scales[:, None] * vectors.T)
+    for tile in tiles:
+        projection[:, tile] = (scales[:, None] * (vectors.T @ centred(tile))).float()
     return Whitening(mean.float(), projection)
 
 
@@ -114,8 +113,7 @@ def whitening_of_affine(matrix: torch.Tensor, bias: torch.Tensor, learnt_on: str
     """
     lengths = torch.linalg.vector_norm(matrix.double(), dim=1)  # [dim]
     lengths = torch.where(lengths > 0, lengths, 1.0)
-    wanted = -bias.double() / lengths
-    tiles = [slice(start, start + TILE) for start in range(0, matrix.shape[1], TILE)]
+    wanted, tiles = -bias.double() / lengths, _tiles(matrix.shape[1])
 
     def rows(tile: slice) -> torch.Tensor:
         return matrix[:, tile].double() / lengths[:, None]
@@ -137,6 +135,10 @@ def whitening_of_affine(matrix: torch.Tensor, bias: torch.Tensor, learnt_on: str
             "leave the whitening out, or learn one with --mode=whiten"
         )
     return Whitening(mean, matrix.float(), learnt_on)
+
+
+def _tiles(length: int) -> list[slice]:
+    return [slice(start, start + TILE) for start in range(0, length, TILE)]
 
 
 @dataclass(frozen=True)
@@ -167,18 +169,16 @@ class WhiteningRecipe:
 
         The number format may differ, as it does between machines: descriptors of one model in two formats are close.
         """
-        for field in fields(self):
-            found, value = getattr(self, field.name), getattr(wanted, field.name)
-            if field.name == "image_size" and found == ANY_SIZE:
-                continue
-            if found != value and not field.name.startswith(("dataset", "precision")):
-                return f"{field.name}={found}, not {value}"
+        for name in ("weights_hash", "arch", "pooling", "normalization", "image_size"):
+            found, value = getattr(self, name), getattr(wanted, name)
+            if found != value and (name, found) != ("image_size", ANY_SIZE):
+                return f"{name}={found}, not {value}"
         return None
 
 
 @dataclass(frozen=True)
 class StoredWhitening:
-    """A whitening as it lies in a file.
+    """A whitening as it is stored in a file.
 
     Attributes:
         whitening: with all dimensions that were learnt.
@@ -202,10 +202,9 @@ def whitening_files(folder: Path, weights_hash: str) -> list[Path]:
 
 def save_whitening(path: Path, stored: StoredWhitening) -> None:
     """Write a whitening, whole or not at all."""
-    content = {
-        "dim": stored.dim, "photos": stored.images, "recipe": asdict(stored.recipe) if stored.recipe else None,
-    }  # fmt: skip
-    save_torch(path, {"format": FORMATS[1], **stored.whitening.state_dict(), **content})
+    recipe = asdict(stored.recipe) if stored.recipe else None
+    content = {**stored.whitening.state_dict(), "dim": stored.dim, "photos": stored.images, "recipe": recipe}
+    save_torch(path, {"format": FORMATS[1], **content})
 
 
 def load_whitening(path: Path) -> StoredWhitening:
@@ -227,10 +226,11 @@ def load_whitening(path: Path) -> StoredWhitening:
         images = int(state.get("photos", 0))
     except Exception as error:  # whatever a foreign file may hold
         raise UserError(f"{path} cannot be read as {what} ({type(error).__name__}): {remedy}") from error
-    learnt_on = "an unknown set"
-    if recipe:
+    if recipe is None:
+        learnt_on = "an unknown set"
+    elif recipe.image_size == ANY_SIZE:
+        learnt_on = recipe.dataset
+    else:
         size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
         learnt_on = f"{images} images of {recipe.dataset} ({size})"
-        if recipe.image_size == ANY_SIZE:
-            learnt_on = recipe.dataset
     return StoredWhitening(Whitening(mean, projection, learnt_on), dim, recipe, images)

@@ -5,9 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from vpr.cli.flags import CARD_FLAGS
 from vpr.cli.load import model_of
 from vpr.cli.options import flags_of
@@ -25,7 +22,7 @@ from vpr.compression.onnx_export import (
     write_with_card,
 )
 from vpr.data.places import load_places
-from vpr.models.local_projection import LocalProjection
+from vpr.data.reader import CPU
 from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_label
 from vpr.runs.local_projection import projection_for
@@ -35,7 +32,7 @@ from vpr.runs.model import LoadedModel
 def run(options: argparse.Namespace) -> None:
     """Write the file, beside the run's checkpoints unless --out names another."""
     require_packages()
-    finished = model_of(options, torch.device("cpu"))
+    finished = model_of(options, CPU)
     kind = options.quantize or "fp32"
     path = Path(options.out) if options.out else _default_path(options, finished, kind)
     if path.suffix != ".onnx":
@@ -44,8 +41,13 @@ def run(options: argparse.Namespace) -> None:
     assert isinstance(model, PlaceModel)  # the command line refuses to export what is exported already
     if kind == "int8" and not model.backbone.convolutional:
         raise UserError(f"--quantize=int8 is for networks of convolutions, {options.arch} is a transformer: drop it")
-    images = _calibration_images(options) if kind == "int8" else []
-    projection = _projection(options, finished) if options.localDescriptors else None
+    images, projection = [], None
+    if kind == "int8" or options.localDescriptors:
+        database, read = load_places(places_spec(options), "train").database_files, reading(options, CPU)
+        if kind == "int8":
+            images = calibration_images(database, read, options.seed)
+        if options.localDescriptors:
+            projection = projection_for(finished, read.of(database), options.seed, options.localDim)
     flags = {name: value for name, value in flags_of(options).items() if name in CARD_FLAGS}
     card = model_card(model, kind, finished.source, flags, _known_recalls(options))
     with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
@@ -57,17 +59,6 @@ def run(options: argparse.Namespace) -> None:
             to_float16(plain, model.backbone.convolutional)
         write_with_card(plain, temporary, card)
     say(f"wrote {path}: {card['model']}, {path.stat().st_size / 1e6:.1f} MB")
-
-
-def _projection(options: argparse.Namespace, finished: LoadedModel) -> LocalProjection | None:
-    database = load_places(places_spec(options), "train").database_files
-    reader = reading(options, torch.device("cpu")).of(database)
-    return projection_for(finished, reader, options.seed, options.localDim)
-
-
-def _calibration_images(options: argparse.Namespace) -> list[np.ndarray]:
-    files = load_places(places_spec(options), "train").database_files
-    return calibration_images(files, reading(options, torch.device("cpu")), options.seed)
 
 
 def _known_recalls(options: argparse.Namespace) -> list[dict]:

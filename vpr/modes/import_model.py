@@ -9,10 +9,10 @@ from vpr.cli.parser import command
 from vpr.common.device import choose_device, compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.models.matlab.file import read_network
-from vpr.models.matlab.network import Imported, import_network
+from vpr.models.matlab.network import import_network
+from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_hash
-from vpr.models.whitening import ANY_SIZE, StoredWhitening, WhiteningRecipe, save_whitening
+from vpr.models.whitening import ANY_SIZE, StoredWhitening, Whitening, WhiteningRecipe, save_whitening
 from vpr.runs.run import create_run
 from vpr.training.state import Position
 
@@ -22,31 +22,33 @@ def run(options: argparse.Namespace) -> None:
     if len(options.inputs) != 1:
         raise UserError(f"--mode=import wants one .mat file, found {len(options.inputs)}: --mode=import FILE.mat")
     path = Path(options.inputs[0])
-    imported = import_network(read_network(path))
-    model = imported.model
+    model, whitening = import_network(path)
     spec = replace(model.spec, train_from=model.spec.first_trained)
     precision = precision_name(compute_dtype(options.precision, choose_device(options.device)))
     flags = {**run_flags(options, precision), **spec.flags(), "trainFrom": spec.train_from}
     state = {"flags": spec.flags(), "state_dict": model.state_dict(), "position": vars(Position())}
+
+    def add_whitening(checkpoints: Path) -> None:
+        if whitening is not None:
+            store_whitening(whitening, model, checkpoints, path.name)
+
     folder = create_run(
         Path(options.runsPath), spec.arch, f"{spec.pooling}_matlab", flags, options.savePath, state, best=True,
-        add=lambda checkpoints: store_whitening(imported, checkpoints, path.name),
+        add=add_whitening,
     )  # fmt: skip
     if "dataset" not in options.given:
         say(f"which images it was trained on the file does not say: the run has --dataset={options.dataset}")
     say(model.name)
-    if imported.whitening:
-        say(f"whitening of the file: {model.pooled_dim}-D -> {imported.whitening.dim}-D")
+    if whitening is not None:
+        say(f"whitening of the file: {model.pooled_dim}-D -> {whitening.dim}-D")
     say(f"run: {folder}\ntest it: {command()} --mode=test --resume={folder}")
 
 
-def store_whitening(imported: Imported, folder: Path, file: str) -> None:
-    """Write the whitening, if there is one, where every mode looks for it."""
-    if imported.whitening is None:
-        return
-    spec = imported.model.spec
+def store_whitening(whitening: Whitening, model: PlaceModel, folder: Path, file: str) -> None:
+    """Write the whitening of a file where every mode looks for it."""
+    spec = model.spec
     recipe = WhiteningRecipe(
-        weights_hash=weights_hash(imported.model),
+        weights_hash=weights_hash(model),
         arch=spec.arch,
         pooling=spec.pooling,
         normalization=spec.normalization or "",
@@ -54,4 +56,4 @@ def store_whitening(imported: Imported, folder: Path, file: str) -> None:
         image_size=ANY_SIZE,
         dataset=f"the set of {file}",
     )
-    save_whitening(recipe.path(folder), StoredWhitening(imported.whitening, imported.whitening.dim, recipe))
+    save_whitening(recipe.path(folder), StoredWhitening(whitening, whitening.dim, recipe))

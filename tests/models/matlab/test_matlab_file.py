@@ -8,7 +8,7 @@ from matlab_net import cell, custom, network, write
 from scipy.io import savemat
 
 from vpr.common.errors import UserError
-from vpr.models.matlab.file import plain, read_network
+from vpr.models.matlab.file import CLASS, plain, read_network
 
 LAYERS = network("caffenet", "vlad", white=False)
 
@@ -35,23 +35,22 @@ def no_mat_io(monkeypatch):
 
 
 def test_a_struct_file_needs_no_mat_io(tmp_path, no_mat_io):
-    layers = read_network(write(tmp_path / "net.mat", LAYERS)).layers
-    assert [layer.name for layer in layers] == [layer["name"] for layer in LAYERS]
-    assert {layer.class_name for layer in layers} == {"struct"}
+    layers, _ = read_network(write(tmp_path / "net.mat", LAYERS))
+    assert [layer.fields["name"] for layer in layers] == [layer["name"] for layer in LAYERS]
+    assert not any(CLASS in layer.fields for layer in layers)
 
 
 @pytest.mark.parametrize("form", ["v7", "v7.3"])
 @pytest.mark.parametrize("saveobj", [("layerVLAD",), ()])
 def test_objects_have_their_class_and_their_properties(form, saveobj, tmp_path, mat_io):
     """Whether their class stores them itself, as one property `any`, or MATLAB does."""
-    found = {
-        layer.name: layer for layer in read_network(write(tmp_path / "a.mat", LAYERS, form, saveobj=saveobj)).layers
-    }
+    layers, _ = read_network(write(tmp_path / "a.mat", LAYERS, form, saveobj=saveobj))
+    found = {layer.fields["name"]: layer.fields for layer in layers}
     assert [*found] == [layer["name"] for layer in LAYERS]
-    assert found["vlad:core"].class_name == "layerVLAD" and found["postL2"].class_name == "layerWholeL2Normalize"
-    assert found["conv1"].class_name == "struct" and found["vlad:core"].kind == "custom"
+    assert found["vlad:core"][CLASS] == "layerVLAD" and found["postL2"][CLASS] == "layerWholeL2Normalize"
+    assert CLASS not in found["conv1"] and found["vlad:core"]["type"] == "custom"
     stored = next(layer for layer in LAYERS if layer["name"] == "vlad:core")["weights"].ravel()
-    assert all(np.array_equal(one, two) for one, two in zip(found["vlad:core"].fields["weights"], stored, strict=True))
+    assert all(np.array_equal(one, two) for one, two in zip(found["vlad:core"]["weights"], stored, strict=True))
 
 
 @pytest.mark.parametrize(("form", "why"), [("v7", ["layerVLAD, layerWholeL2Normalize"]), ("v7.3", ["v7.3"])])
@@ -99,9 +98,9 @@ def test_an_object_that_was_stored_without_its_class_is_empty(tmp_path, mat_io):
     from vpr.models.matlab.network import import_network
 
     layers = [layer if layer["name"] != "vlad:core" else {"class": "layerVLAD"} for layer in LAYERS]
-    network = read_network(write(tmp_path / "net.mat", layers, "v7", saveobj=()))
+    path = write(tmp_path / "net.mat", layers, "v7", saveobj=())
     with pytest.raises(UserError, match="matconvnet on MATLAB's path"):
-        import_network(network)
+        import_network(path)
 
 
 @pytest.mark.parametrize(

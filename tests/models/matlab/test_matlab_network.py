@@ -8,21 +8,21 @@ from matlab_net import custom, forward, network, write
 
 from vpr.common.errors import UserError
 from vpr.models.matlab.file import read_network
-from vpr.models.matlab.network import import_network, role_of
+from vpr.models.matlab.network import import_network
 
 INCOMPLETE = np.array([[0.0, 1, 0, 1]])  # a pad below and right
 ODD, EVEN = (67, 90), (64, 81)  # sizes at which windows of the poolings are full and not full
 
 
 def imported(path):
-    found = import_network(read_network(path))
-    if found.whitening is not None:
-        found.model.whiten(found.whitening)
-    return found.model
+    model, whitening = import_network(path)
+    if whitening is not None:
+        model.whiten(whitening)
+    return model
 
 
-def image_of(size):
-    return np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+def named(layers, name):
+    return next(layer for layer in layers if layer["name"] == name)
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def expected(layers, image, kind, white):
     wanted = forward(layers, image)
     if white or not kind.startswith("vlad"):
         return wanted
-    core = next(layer for layer in layers if layer["name"] == "vlad:core")
+    core = named(layers, "vlad:core")
     return wanted.reshape(int(core["D"]), int(core["K"])).T.ravel()
 
 
@@ -56,7 +56,7 @@ def test_a_model_computes_what_its_layers_do(trunk, pad, kind, white, tmp_path):
     arch = {"vgg16": "vgg16", "caffenet": "alexnet_caffe"}[trunk] + ("_ceil" if pad is INCOMPLETE else "")
     assert model.spec.arch == arch
     for size in (ODD, EVEN):
-        image = image_of(size)
+        image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
         wanted = expected(layers, image, kind, white)
         single, double = described(model, image)
         assert double.shape == wanted.shape
@@ -65,29 +65,30 @@ def test_a_model_computes_what_its_layers_do(trunk, pad, kind, white, tmp_path):
         assert np.abs(single - wanted).max() < 5e-5 * scale
 
 
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 @pytest.mark.parametrize("form", ["v7", "v7.3"])
 @pytest.mark.parametrize("kind", ["vlad", "vladv2", "max", "avg"])
 def test_every_form_of_a_file_is_the_same_model(kind, form, tmp_path, mat_io):
     layers = network("caffenet", kind)
-    wanted = imported(write(tmp_path / "struct.mat", layers)).state_dict()
+    wanted = imported(write(tmp_path / "struct.mat", layers))
     for saveobj in (("layerVLAD", "layerVLADv2"), ()):
-        found = imported(write(tmp_path / "net.mat", layers, form, saveobj=saveobj)).state_dict()
-        assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+        assert same(imported(write(tmp_path / "net.mat", layers, form, saveobj=saveobj)), wanted)
 
 
 def test_values_are_taken_over_exactly(tmp_path):
     layers = network("vgg16", "vladv2", white=False)
     model = imported(write(tmp_path / "net.mat", layers))
-    by_name = {layer["name"]: layer for layer in layers}
-    assign, bias, minus_centres = (cell for cell in by_name["vlad:core"]["weights"].ravel())
-    pool = model.pool
+    (assign, bias, minus_centres), pool = named(layers, "vlad:core")["weights"].ravel(), model.pool
     for k in range(3):
         assert np.array_equal(pool.centroids[k].detach().numpy(), -minus_centres[0, 0, :, k])
         assert np.array_equal(pool.conv.weight[k, :, 0, 0].detach().numpy(), assign[0, 0, :, k])
         assert pool.conv.bias[k].item() == bias[0, k]
-    first = by_name["conv1_2"]["weights"][0, 0]
-    assert model.encoder[2].weight[3, 1, 0, 2].item() == first[0, 2, 1, 3]  # row 0, column 2, from channel 1 to 3
+    stored = named(layers, "conv1_2")["weights"][0, 0]
+    assert model.encoder[2].weight[3, 1, 0, 2].item() == stored[0, 2, 1, 3]  # row 0, column 2, from channel 1 to 3
     assert model.spec.channels == (5, 5, 6, 6, 7, 7, 7, 8, 8, 8, 9, 9, 9)
     assert torch.equal(model.mean.flatten(), torch.from_numpy(matlab_net.AVERAGE)) and model.std.flatten().eq(1).all()
 
@@ -104,28 +105,20 @@ def test_the_mean_colour_is_that_of_the_average_image_s_first_pixel(average, tmp
 def test_files_of_the_first_version_are_read(tmp_path):
     """They have filters and biases, and net.normalization."""
     layers = network("caffenet", "avg")
-    wanted = imported(write(tmp_path / "new.mat", layers)).state_dict()
-    old = []
+    wanted = imported(write(tmp_path / "new.mat", layers))
     for layer in layers:
-        layer = dict(layer)
         if layer["type"] == "conv":
             layer["filters"], layer["biases"] = layer.pop("weights").ravel()
-        old.append(layer)
-    found = imported(write(tmp_path / "old.mat", old, meta={}, normalization={"averageImage": matlab_net.AVERAGE}))
-    assert all(torch.equal(found.state_dict()[name], value) for name, value in wanted.items())
+    normalization = {"averageImage": matlab_net.AVERAGE}
+    assert same(imported(write(tmp_path / "old.mat", layers, meta={}, normalization=normalization)), wanted)
 
 
 def test_relu_may_come_before_its_pooling(tmp_path):
     layers = network("caffenet", "avg", white=False)
-    wanted = imported(write(tmp_path / "one.mat", layers)).state_dict()
+    wanted = imported(write(tmp_path / "one.mat", layers))
     assert [layer["name"] for layer in layers[1:3]] == ["pool1", "relu1"]
     layers[1], layers[2] = layers[2], layers[1]
-    found = imported(write(tmp_path / "two.mat", layers)).state_dict()
-    assert all(torch.equal(found[name], value) for name, value in wanted.items())
-
-
-def named(layers, name):
-    return next(layer for layer in layers if layer["name"] == name)
+    assert same(imported(write(tmp_path / "two.mat", layers)), wanted)
 
 
 def without(name):
@@ -163,7 +156,7 @@ def poisoned(layers):
     ("trunk", "kind", "change", "words"),
     [
         ("vgg16", "vlad", without("conv5_3"), ["12 convolutions", "13 (vgg16)"]),
-        ("vgg16", "vlad", without("relu3_2"), ["vgg16 has 29"]),
+        ("vgg16", "vlad", without("relu3_2"), ["layer 14 (conv3_3) is conv", "wanted relu"]),
         ("vgg16", "vlad", without("preL2"), ["vlad:core", "preL2"]),
         ("vgg16", "vlad", without("vlad:core"), ["0 layers that pool"]),
         ("vgg16", "vlad", without("vlad:intranorm"), ["vlad:intranorm should be"]),
@@ -173,7 +166,7 @@ def poisoned(layers):
         ("vgg16", "avg", added("avg:core", **custom("layerTotalMaxPool", "max:core")), ["2 layers that pool"]),
         ("vgg16", "vlad", added("finalL2", type="softmaxloss", name="loss"), ["loss", "softmaxloss"]),
         ("vgg16", "vlad", added("finalL2", **custom("layerWholeL2Normalize", "L2 again")), ["one too many"]),
-        ("vgg16", "max", added("conv5_3", **matlab_net.unit_norm("preL2", 9)), ["30 layers before its pooling"]),
+        ("vgg16", "max", added("conv5_3", **matlab_net.unit_norm("preL2", 9)), ["(preL2)", "max:core should be"]),
         ("vgg16", "vlad", swapped("relu1_1", "conv1_2"), ["layer 2 (conv1_2) is conv", "relu"]),
         ("vgg16", "vlad", changed("conv2_1", pad=0.0), ["conv2_1", "pad=[0.0, 0.0, 0.0, 0.0]", "[1, 1, 1, 1]"]),
         ("vgg16", "vlad", changed("conv2_1", stride=2.0), ["conv2_1", "stride=[2.0, 2.0]"]),
@@ -186,8 +179,8 @@ def poisoned(layers):
         ("vgg16", "vlad", changed("vlad:intranorm", param=np.array([[18, 1e-12, 1, 1.0]])), ["intranorm", "1.0]"]),
         ("vgg16", "vlad", resized("vlad:core", 0, (1, 1, 8, 3)), ["vlad:core", "1x1x8x3", "1x1x9x3"]),
         ("vgg16", "vlad", resized("vlad:core", 1, (1, 1, 9, 4)), ["vlad:core", "1x1x9x4", "1x1x9x3"]),
-        ("vgg16", "vladv2", resized("vlad:core", 1, (1, 4)), ["vlad:core", "4 biases, wanted 3"]),
-        ("vgg16", "vlad", resized("WPCA", 0, (1, 1, 26, 5)), ["WPCA", "1x1x26x5", "1x1x27xN"]),
+        ("vgg16", "vladv2", resized("vlad:core", 1, (1, 4)), ["vlad:core", "4 biases", "1x1x9x3 and 3"]),
+        ("vgg16", "vlad", resized("WPCA", 0, (1, 1, 26, 5)), ["WPCA", "1x1x26x5", "1x1x27x5"]),
         ("vgg16", "vlad", resized("conv3_1", 0, (3, 3, 5, 7)), ["conv3_1", "3x3x5x7", "3x3x6x7"]),
         ("caffenet", "vlad", resized("conv2", 0, (5, 5, 6, 8)), ["conv2", "5x5x6x8", "5x5x3x8"]),
         ("vgg16", "vlad", resized("conv3_1", 1, (1, 3)), ["conv3_1", "3 biases"]),
@@ -200,7 +193,7 @@ def test_what_is_not_a_model_of_the_release_is_refused_in_one_line(trunk, kind, 
     layers = network(trunk, kind)
     change(layers)  # without it the model is imported, as the tests above do
     with pytest.raises(UserError) as caught:
-        import_network(read_network(write(tmp_path / "net.mat", layers)))
+        import_network(write(tmp_path / "net.mat", layers))
     text = str(caught.value)
     assert "\n" not in text and "net.mat" in text
     assert all(word in text for word in words), text
@@ -209,5 +202,5 @@ def test_what_is_not_a_model_of_the_release_is_refused_in_one_line(trunk, kind, 
 def test_a_descriptor_s_names_are_those_of_matlab_s_structs(tmp_path):
     """A struct that was an object is told by its weights and its name."""
     layers = network("caffenet", "vladv2", white=False)
-    roles = [role_of(layer) for layer in read_network(write(tmp_path / "net.mat", layers)).layers]
-    assert roles[-5:] == ["conv", "norm", "vladv2", "norm", "l2"]
+    read, _ = read_network(write(tmp_path / "net.mat", layers))
+    assert [layer.role for layer in read[-5:]] == ["conv", "norm", "vladv2", "norm", "l2"]
