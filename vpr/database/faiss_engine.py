@@ -21,7 +21,7 @@ from vpr.database.location import images_of_earlier_version
 from vpr.database.store.index_files import built_index, opened_index, remove_other_indexes
 from vpr.database.store.searched_rows import SearchedRows
 from vpr.database.store.store import REMEDY, State, Store
-from vpr.database.store.stored_images import EXACT, LEFT_OUT, StoredImages
+from vpr.database.store.stored_images import EXACT, StoredImages
 from vpr.search.approximate import check_factory, faiss_name, index_name, looks_at_all
 from vpr.search.exact import descriptor_distances, measured, merged, nearest
 from vpr.search.limited import search_index
@@ -248,9 +248,7 @@ def _accept(engine: FaissEngine) -> None:
     )  # fmt: skip
     short = len(engine.map) < engine.state.rows
     if short or 2 * engine.source.dim * engine.state.rows <= SMALL_BYTES:
-        damaged = engine.damaged()
-        engine.say_damaged(damaged, LEFT_OUT)
-        engine.leave_out(damaged)
+        engine.steadily(engine.leave_out_damaged)
     engine.load_index()
     if engine.wanted.factory and not engine.has_index and engine.count() and meta.get("index_rows"):
         say(f"{path}: the index {engine.wanted.factory} is made again of the descriptors")

@@ -19,6 +19,7 @@ from vpr.models.local_projection import LocalProjection
 EXACT = "none"  # in place of a FAISS index's factory string
 BLOCK = 4096  # rows whose records are read at once
 LEFT_OUT = "it is left out until it is described again"
+Result = TypeVar("Result")
 Found = TypeVar("Found", bound=tuple)
 
 
@@ -96,24 +97,30 @@ class StoredImages:
             self._take_last()
         return True
 
-    def checked(self, search: Callable[[], Found]) -> Found:
-        """What a search finds, its rows before all else, of which each fits its checksum.
-
-        One that does not is said and left out, and the search is made again; as it is where the database was written
-        anew meanwhile, so that it could not be read.
-        """
+    def steadily(self, work: Callable[[], Result]) -> Result:
+        """What some work of a reader gives, again where it failed since the database was written anew meanwhile."""
         while True:
             try:
-                found = search()
-                damaged = self._damaged_among(np.unique(found[0]))
+                return work()
             except UserError:
                 if self.store.files.held or not self.refresh():
                     raise
-                continue
-            if not damaged:
-                return found
+
+    def checked(self, search: Callable[[], Found]) -> Found:
+        """What a search finds, its rows before all else, of which each fits its checksum.
+
+        One that does not is said and left out, and the search is made again.
+        """
+
+        def once() -> tuple[Found, list[int]]:
+            found = search()
+            damaged = self._damaged_among(np.unique(found[0]))
             self.say_damaged(damaged, LEFT_OUT)
-            self.leave_out(damaged)
+            return found, damaged
+
+        while (found := self.steadily(once))[1]:
+            self.leave_out(found[1])
+        return found[0]
 
     def _damaged_among(self, rows: np.ndarray) -> list[int]:
         """Those of some rows whose descriptor or record does not fit its checksum, of any that is asked for first."""
@@ -281,6 +288,12 @@ class StoredImages:
         foreign = [known[:-1] for known in self.store.rows(state.generation, rows) if known[1]]
         self.store.remove(state, self._edited(state), rows, (), foreign)
         self._take(self.store.state())
+
+    def leave_out_damaged(self) -> None:
+        """Find out which rows are damaged, of all, and do not find them."""
+        damaged = self.damaged()
+        self.say_damaged(damaged, LEFT_OUT)
+        self.leave_out(damaged)
 
     def leave_out(self, rows: Sequence[int]) -> None:
         """Do not find the images of damaged rows."""

@@ -106,9 +106,6 @@ class StoredColumn(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self.whole)
 
-    def __contains__(self, value: object) -> bool:
-        return value in self.whole
-
     def __eq__(self, other: object) -> Any:
         return self.whole == (other.whole if isinstance(other, StoredColumn) else other)
 
