@@ -1,6 +1,7 @@
 """What a store keeps when the disk is full, a sync fails, a bit flips, or several processes use it."""
 
 import errno
+import functools
 import os
 import sqlite3
 import subprocess
@@ -9,14 +10,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from index_data import DIM, add, check, opened, records_of, vector
+from index_data import DIM, add, check, local_of, opened, records_of, vector
 
 from vpr.common.errors import UserError
 from vpr.data.frames import find_sequences
 from vpr.database.engine import WantedIndex
+from vpr.database.filters import Condition, SearchFilter
 from vpr.database.store.flat_files import FlatFiles
 from vpr.database.store.sqlite_file import SqliteFile
 from vpr.database.store.store import Store
+from vpr.models.local_projection import LocalProjection
 from vpr.search.sequences import SequenceRule
 
 
@@ -303,3 +306,97 @@ def test_no_writer_where_a_disk_has_no_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "flock", lambda file, wait=False: None)
     with pytest.raises(UserError, match=r"cannot write .*no locks"):
         FlatFiles(tmp_path / "index").hold()
+
+
+def flip_bit(path, row):
+    (rows,) = path.parent.glob("*.descriptors")
+    content = bytearray(rows.read_bytes())
+    content[2 * DIM * row + 3] ^= 1
+    rows.write_bytes(content)
+
+
+@pytest.mark.parametrize("factory", [None, "IVF4,Flat"])
+def test_a_damaged_row_of_a_large_index_is_no_hit(path, monkeypatch, capsys, factory):
+    """Too large to be checked whole: each row is when it is first found, and the next nearest take its place."""
+    monkeypatch.setattr("vpr.database.faiss_engine.SMALL_BYTES", 0)
+    index = opened(path, WantedIndex(factory), anew=True)
+    truth = add(index, [f"{'ab'[n % 2]}{n}" for n in range(40)])
+    index.finish()
+    index.close()
+    flip_bit(path, 7)
+    query = truth.pop("b7")[None].float()
+    index = opened(path)
+    assert "is damaged" not in capsys.readouterr().out
+    hits = index.search(query, 40 if factory is None else 5)
+    assert "b7" not in {hits.records.names[row] for row in hits.rows[0] if row >= 0} and len(hits.rows[0])
+    assert index.count() == 39 and capsys.readouterr().out.count("the descriptor of b7 is damaged") == 1
+    if factory is None:
+        check(index, truth)
+        orders = find_sequences(list(index.records.names)), find_sequences(["q1"])
+        found = opened(path).search_in_order(query, 1, orders, SequenceRule(1))[0]
+        assert found[0, 0] != 7 and "the descriptor of b7 is damaged" in capsys.readouterr().out
+
+
+def test_a_search_reads_the_records_of_its_hits_alone(path, monkeypatch):
+    index = opened(path)
+    truth = add(index, [f"a{n}" for n in range(50)])
+    index.close()
+    monkeypatch.setattr("vpr.database.faiss_engine.SMALL_BYTES", 0)
+    asked, rows_of = [], Store.rows
+    monkeypatch.setattr(Store, "columns", None)
+    monkeypatch.setattr(Store, "rows", lambda self, made, rows: asked.extend(rows) or rows_of(self, made, rows))
+    index = opened(path)
+    hits = index.search(truth["a7"][None].float(), 3)
+    names = [hits.records.names[row] for row in hits.rows[0]]
+    assert names[0] == "a7" and hits.records.positions[hits.rows][0, 0].tolist() == [2, sum(map(ord, "a7"))]
+    assert hits.records.file(int(hits.rows[0, 0]), path.parent).name == "a7"
+    assert hits.records.only(hits.rows[0]).names == names and sorted(asked) == sorted(hits.rows[0].tolist())
+    assert torch.equal(index.descriptors([3, 3]), torch.stack([truth["a3"]] * 2)) and asked[3:] == [3, 3]
+
+
+def test_a_reader_goes_on_while_the_database_is_written_anew(path, monkeypatch):
+    """Twice, wherever it asks the store, though earlier records are kept no longer."""
+    monkeypatch.setattr("vpr.database.store.store.KEPT_SECONDS", 0)
+    writer = opened(path, WantedIndex(local_dim=4), anew=True)
+    writer.begin(LocalProjection(torch.arange(6.0), torch.eye(4, 6), "nothing"))
+    truth, happened = add(writer, ["a1", "b1", "b2", "a2"], local=True), []
+    held = opened(path)
+    query = truth["b2"][None].float()
+
+    def anew_before(name, original, store, *about):
+        if store is not writer.store and happened[-1:] != [f"now {name}"]:
+            happened.append(f"now {name}")
+            for order in (["b2", "a1"], ["a1", "b1"]):
+                writer.finish(order)
+        return original(store, *about)
+
+    def steadily(name, work):
+        with monkeypatch.context() as patched:
+            happened.append("")
+            original = getattr(Store, name)
+            patched.setattr(Store, name, lambda *about: anew_before(name, original, *about))
+            return work()
+
+    for name in ("state", "flat", "rows", "columns"):
+        reader = steadily(name, lambda: opened(path))
+        for wanted in (None, SearchFilter(where=(Condition("side", "=", "b"),))):
+            writer.finish(["b1"])
+            hits = steadily(name, functools.partial(reader.search, query, 2, wanted))
+            assert hits.records.names[hits.rows[0, 0]] == "b2"
+        check(reader, truth)
+    assert set(happened) == {"", "now state", "now flat", "now rows", "now columns"}
+    np.testing.assert_array_equal(held.local.rows(0), local_of([0, *map(ord, "a1")])[0])
+
+
+def test_records_of_an_earlier_generation_are_kept_for_who_reads_them(path):
+    index = opened(path)
+    add(index, ["a1", "a2"])
+    reader = opened(path)
+    for order in (["a2", "a1"], ["a1", "a2"], ["a2", "a1"]):
+        index.finish(order)
+    assert reader.records.names == ["a1", "a2"] and reader.records.sizes.tolist() == [5, 6]
+    served = opened(path)
+    served.prepare_to_serve(writable=False)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM images")
+    assert served.records.names == ["a2", "a1"]

@@ -89,7 +89,7 @@ class Searchable(Protocol):
         measures: whether its distances are those of descriptors: exact ones wherever descriptors are kept.
         approximate: engine and index in words, where that may miss nearest images; empty where it finds what an exact
             search finds. How sure an answer is differs between such indexes.
-        local: local descriptors of the images for a second look, by row, where they are kept.
+        local: local descriptors of the images for re-ranking, by row, where they are kept.
         projection: what projected them; None where the model did.
     """
 

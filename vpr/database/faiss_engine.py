@@ -22,7 +22,6 @@ from vpr.database.store.index_files import built_index, opened_index, remove_oth
 from vpr.database.store.searched_rows import SearchedRows
 from vpr.database.store.store import REMEDY, State, Store
 from vpr.database.store.stored_images import EXACT, StoredImages
-from vpr.database.store.stored_records import StoredColumns
 from vpr.search.approximate import check_factory, faiss_name, index_name, looks_at_all
 from vpr.search.exact import descriptor_distances, measured, merged, nearest
 from vpr.search.limited import search_index
@@ -40,7 +39,6 @@ class FaissEngine(StoredImages):
     _index: faiss.Index | None = None
 
     def _take(self, state: State | None) -> None:
-        """As of `StoredImages`, with FAISS's index where it is there."""
         generation = self._generation
         super()._take(state)
         if self._generation != generation:
@@ -62,8 +60,11 @@ class FaissEngine(StoredImages):
         return faiss_name(str(self.wanted.factory), self._index)
 
     def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
-        """As of `Searchable`, in what was committed last."""
+        """As of `Searchable`, in what was committed last, of rows that fit their checksums."""
         self.refresh()
+        return self.checked(lambda: self._search(queries, count, wanted))
+
+    def _search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None) -> Hits:
         allowed = self._alive if wanted is None else self._alive & wanted.mask(self.records)
         base, parts = self._index.ntotal if self._index is not None else 0, []
         if self._index is not None and base:
@@ -91,20 +92,25 @@ class FaissEngine(StoredImages):
         """As of `Engine`: exactly, among the images that are there."""
         if self._index is not None:
             raise UserError("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
-        rows, (own, others) = self.rows(), sequences
-        values = self.map if len(rows) == len(self.map) else self.map[torch.from_numpy(rows)]
-        found, similarities = search_sequences(values, queries, count, (own.of(rows), others), rule)
-        distances = descriptor_distances(values, queries, found)
-        return np.where(found >= 0, rows[found], -1), distances, similarities
+        own, others = sequences
+
+        def search() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            rows = self.rows()
+            values = self.map if len(rows) == len(self.map) else self.map[torch.from_numpy(rows)]
+            found, similarities = search_sequences(values, queries, count, (own.of(rows), others), rule)
+            return np.where(found >= 0, rows[found], -1), descriptor_distances(values, queries, found), similarities
+
+        return self.checked(search)
 
     def prepare_to_serve(self, writable: bool) -> None:
         """Write alone from now on, if at all; search in float32, where a quarter of the free memory has room for it.
 
         A lone query is then answered in half the time, and with the same distances.
         """
-        self.by_hand = True
+        self.by_hand = self.serves = True
         if writable:
             self.hold()
+        self.records.read_whole()
         if self._index is None and 4 * self.map.numel() <= available_bytes() // 4:
             self._wide = self.map.float()
 
@@ -213,14 +219,13 @@ def _adapt(engine: FaissEngine) -> None:
     if reason is None and (wanted.local_dim or not engine.next_row) and meta["local_dim"] != wanted.local_dim:
         reason = f"has local descriptors of {meta['local_dim'] or 'no'} dimensions, wanted {wanted.local_dim}"
     if reason is not None:
-        state, folders = engine.state, StoredColumns(engine.store, engine.state.generation)
-        known = folders.of("record", state.rows)
-        others = [known[row][:-1] for row in engine.rows() if known[row][1]] + engine.store.lacking()
+        foreign = [row for row in engine.rows().tolist() if engine.records.folders[row]]
+        others = [row[:-1] for row in engine.store.rows(engine.state.generation, foreign)] + engine.store.lacking()
         also = f"; {len(others)} images of other folders are described again" if others else ""
         say(f"{path} {reason}: making it anew{also}")
         engine.begin_anew({}, others)
-    elif damaged := engine.store.damaged(engine.state):
-        _say_damaged(engine, damaged, "it is described again")
+    elif damaged := engine.damaged():
+        engine.say_damaged(damaged, "it is described again")
         engine.set_aside(damaged)
 
 
@@ -243,9 +248,7 @@ def _accept(engine: FaissEngine) -> None:
     )  # fmt: skip
     short = len(engine.map) < engine.state.rows
     if short or 2 * engine.source.dim * engine.state.rows <= SMALL_BYTES:
-        damaged = engine.store.damaged(engine.state)
-        _say_damaged(engine, damaged, "it is left out until it is described again")
-        engine.leave_out(damaged)
+        engine.steadily(engine.leave_out_damaged)
     engine.load_index()
     if engine.wanted.factory and not engine.has_index and engine.count() and meta.get("index_rows"):
         say(f"{path}: the index {engine.wanted.factory} is made again of the descriptors")
@@ -259,9 +262,3 @@ def _other_model(meta: Mapping[str, Any], wanted: Mapping[str, str]) -> str | No
         if found.get(name) != value:
             return f"was made by another model ({name}={found.get(name)}, wanted {value})"
     return None
-
-
-def _say_damaged(engine: FaissEngine, rows: list[int], then: str) -> None:
-    known = StoredColumns(engine.store, engine.state.generation).of("names", engine.next_row) if engine.state else []
-    for row in rows:
-        say(f"{engine.source.path}: the descriptor of {known[row]} is damaged: {then}")

@@ -1,6 +1,5 @@
 """Image files by their content: what is new in a folder, what changed, what only moved."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.common.provenance import sha256_of
 from vpr.data.image_files import USUAL, find_images
 from vpr.data.positions.of_images import WANTED, find_positions, without_position
 from vpr.data.positions.table_doubts import say_doubts
@@ -37,18 +37,19 @@ class FolderNow:
     sizes: np.ndarray
     modified: np.ndarray
 
+    @classmethod
+    def of(cls, records: Records, files: list[Path]) -> "FolderNow":
+        """The images of some records, whose files are these now."""
+        columns = {name: list(values) for name, values in records.columns.items()}
+        return cls(records.names, files, records.positions, records.zone, columns, records.folders, *stamps(files))
+
     def records(self, rows: Sequence[int], hashes: np.ndarray) -> Records:
         """Some of the images, with the hashes [n, 32] of their content."""
+        every = np.zeros((len(self.names), 32), np.uint8)
+        every[rows] = hashes
         return Records(
-            [self.names[row] for row in rows],
-            self.positions[list(rows)],
-            self.zone,
-            self.sizes[list(rows)],
-            self.modified[list(rows)],
-            hashes,
-            [self.folders[row] for row in rows],
-            {name: [values[row] for row in rows] for name, values in self.columns.items()},
-        )
+            self.names, self.positions, self.zone, self.sizes, self.modified, every, self.folders, self.columns
+        ).only(rows)
 
 
 def stamps(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,13 +77,10 @@ def content_hashes(files: Sequence[Path]) -> np.ndarray:
     found = np.empty((len(files), 32), np.uint8)
     for row, file in enumerate(files):
         try:
-            with open(file, "rb") as content:
-                digest = hashlib.file_digest(content, "sha256") if hasattr(hashlib, "file_digest") else None
-                if digest is None:  # before Python 3.11
-                    digest = hashlib.sha256(content.read())
+            digest = sha256_of(file)
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
-        found[row] = np.frombuffer(digest.digest(), np.uint8)
+        found[row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
     return found
 
 

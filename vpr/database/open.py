@@ -56,7 +56,12 @@ class Database:
     def now(self) -> FolderNow:
         """Its images as they are now."""
         places, files = self.images.places, self.images.database_files
-        names = [name_of(name, file, self.images.base) for name, file in zip(places.database_names, files, strict=True)]
+        base, pairs = self.images.base, zip(places.database_names, files, strict=True)
+        # A spec's name may end otherwise than its file's.
+        names = [
+            file.relative_to(base).as_posix() if file.is_relative_to(base) else name.replace("\\", "/")
+            for name, file in pairs
+        ]
         columns = columns_of(places, self.root, files)
         positions = np.asarray(places.database_positions, np.float64)
         return FolderNow(names, files, positions, self.zone, columns, [""] * len(files), *stamps(files))
@@ -175,13 +180,11 @@ def describe_again(engine: Engine, database: Database, describing: Describing) -
     lacking = engine.lacking
     files = [lacking.file(row, database.images.base) for row in range(len(lacking))]
     there = [row for row, file in enumerate(files) if file.is_file()]
-    for row in sorted(set(range(len(files))) - set(there)):
-        say(f"{lacking.names[row]} cannot be found until {files[row]} is there again; or remove it by --remove")
+    for row, file in enumerate(files):
+        if row not in there:
+            say(f"{lacking.names[row]} cannot be found until {file} is there again; or remove it by --remove")
     if there:
-        some = lacking.only(there)
-        paths = [files[row] for row in there]
-        columns = {name: list(values) for name, values in some.columns.items()}
-        now = FolderNow(some.names, paths, some.positions, some.zone, columns, some.folders, *stamps(paths))
+        now = FolderNow.of(lacking.only(there), [files[row] for row in there])
         synchronise(engine, now, describing, keep_others=True)
     return len(there)
 
@@ -276,8 +279,3 @@ def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[st
             raise UserError(f"--remove {pattern}: found no such image in the index; names are paths below its folder")
         found.update(dict.fromkeys(names))
     return list(found)
-
-
-def name_of(name: str, file: Path, base: Path) -> str:
-    """The name of an image: its path below a folder, which may end otherwise than a spec says."""
-    return file.relative_to(base).as_posix() if file.is_relative_to(base) else name.replace("\\", "/")

@@ -12,7 +12,6 @@ from vpr.database.engine import Engine
 from vpr.database.folder import FolderNow, content_hashes, same_description, same_file
 from vpr.database.records import Records
 from vpr.descriptors.describe import describe_in_batches
-from vpr.descriptors.local_maps import LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 from vpr.runs.model import LoadedModel
 
@@ -90,25 +89,19 @@ def find_changes(now: FolderNow, records: Records, rows: Sequence[int] | np.ndar
         rows: of the images that the engine has.
         keep_others: whether images stay that the folder does not have.
     """
-    at = {records.names[row]: int(row) for row in rows}
-    new, touched = [], []
+    names = list(records.names)
+    at, new, touched = {names[row]: int(row) for row in rows}, [], []
     for row, name in enumerate(now.names):
         known = at.get(name)
         if known is None or not same_file(now, row, records, known):
             new.append(row)
         elif not same_description(now, row, records, known):
             touched.append((row, known))
-    own = set(now.names)
-    gone = [] if keep_others else [name for name, row in at.items() if name not in own and not records.folders[row]]
-    return Changes(new, touched, gone)
+    others = () if keep_others else at.keys() - set(now.names)
+    return Changes(new, touched, [name for name, row in at.items() if name in others and not records.folders[row]])
 
 
-def synchronise(
-    engine: Engine,
-    now: FolderNow,
-    describing: Describing,
-    keep_others: bool = False,
-) -> Done:
+def synchronise(engine: Engine, now: FolderNow, describing: Describing, keep_others: bool = False) -> Done:
     """Add what is new, replace what changed, remove what is gone; each batch is kept before the next is described.
 
     An image whose content the engine knows, under whatever name, is not described again. With several processes each
@@ -119,12 +112,11 @@ def synchronise(
     """
     records, rows = engine.records, engine.rows()
     changes = find_changes(now, records, rows, keep_others)
-    done = Done(unchanged=len(now.names) - len(changes.new) - len(changes.touched))
+    done = Done(unchanged=len(now.names) - len(changes.new) - len(changes.touched), removed=len(changes.gone))
     intake = Intake(engine, now, describing, done, records, {records.hashes[row].tobytes(): int(row) for row in rows})
-    chunks = in_parts(changes.new, CHUNK * (describing.batch_size or 24))
-    if chunks:
+    if changes.new:
         with Progress("index", len(changes.new)) as progress:
-            for chunk in chunks:
+            for chunk in in_parts(changes.new, CHUNK * (describing.batch_size or 24)):
                 intake.take(chunk, progress)
     if processes.is_main():
         for touched in in_parts(changes.touched, 4096):
@@ -132,7 +124,6 @@ def synchronise(
             intake.copy([row for row, _ in touched], records.hashes[old_rows], old_rows)
             done.updated += len(touched)
         engine.remove(changes.gone)
-    done.removed = len(changes.gone)
     return done
 
 
@@ -157,38 +148,33 @@ class Intake:
         hashes = content_hashes([self.now.files[row] for row in rows])
         contents = [found.tobytes() for found in hashes]
         before = [self.engine.row_of.get(self.now.names[row]) for row in rows]
-        stored = self.records.hashes
-        old_contents = [None if old is None else stored[old].tobytes() for old in before]
-        self._count(contents, old_contents)
-        moved = [place for place, content in enumerate(contents) if content in self.known]
-        fresh, twice, seen = list[int](), list[int](), set[bytes]()
-        for place, content in enumerate(contents):
-            if content not in self.known:
-                # Processes describe shares of their own, and do not know each other's.
-                (twice if content in seen and processes.world() == 1 else fresh).append(place)
-                seen.add(content)
+        stored, done = self.records.hashes, self.done
+        moved, fresh, twice, seen = list[int](), list[int](), list[int](), set[bytes]()
+        for n, (content, old) in enumerate(zip(contents, before, strict=True)):
+            is_known, is_unchanged = content in self.known, old is not None and stored[old].tobytes() == content
+            done.unchanged += is_unchanged
+            done.replaced += old is not None and not is_unchanged
+            done.moved += old is None and is_known
+            done.added += old is None and not is_known
+            # Processes describe shares of their own, and do not know each other's.
+            is_twice = content in seen and processes.world() == 1
+            (moved if is_known else twice if is_twice else fresh).append(n)
+            seen.update(() if is_known else (content,))
         self._copy(rows, hashes, moved, progress)
         # What was replaced by a copy, or will be by what is described now, has no row any more.
-        replaced = {old: row for old, row, new in zip(old_contents, before, contents, strict=True) if old != new}
-        for content, row in replaced.items():
-            if content is not None and self.known.get(content) == row:
-                del self.known[content]
-        self._describe([rows[place] for place in fresh], hashes[fresh], progress)
+        for row, content in zip(before, contents, strict=True):
+            old_content = b"" if row is None else stored[row].tobytes()
+            if old_content != content and self.known.get(old_content, -1) == row:
+                del self.known[old_content]
+        self._describe([rows[n] for n in fresh], hashes[fresh], progress)
         self._copy(rows, hashes, twice, progress)
 
-    def _count(self, contents: list[bytes], old_contents: list[bytes | None]) -> None:
-        for content, old in zip(contents, old_contents, strict=True):
-            self.done.unchanged += content == old
-            self.done.replaced += old is not None and content != old
-            self.done.moved += old is None and content in self.known
-            self.done.added += old is None and content not in self.known
-
-    def _copy(self, rows: list[int], hashes: np.ndarray, places: list[int], progress: Progress) -> None:
+    def _copy(self, rows: list[int], hashes: np.ndarray, chosen: list[int], progress: Progress) -> None:
         """Copy the descriptors that images of a chunk share with known ones."""
-        if places and processes.is_main():
-            old_rows = [self.known[hashes[place].tobytes()] for place in places]
-            self.copy([rows[place] for place in places], hashes[places], old_rows)
-        progress.advance(len(places))
+        if chosen and processes.is_main():
+            old_rows = [self.known[hashes[n].tobytes()] for n in chosen]
+            self.copy([rows[n] for n in chosen], hashes[chosen], old_rows)
+        progress.advance(len(chosen))
 
     def _describe(self, rows: list[int], hashes: np.ndarray, progress: Progress) -> None:
         about, now = self.describing, self.now
@@ -196,24 +182,19 @@ class Intake:
         described = describe_in_batches(
             about.loaded.model, reader, range(len(rows)), about.batch_size, about.projection, about.keep_local
         )
-        for places, descriptors, local in described if rows else ():
-            chosen, start = list(places), self.engine.next_row
-            self.engine.add(now.records([rows[place] for place in chosen], hashes[chosen]), descriptors, local)
-            self.known.update({hashes[place].tobytes(): start + n for n, place in enumerate(chosen)})
+        for batch, descriptors, local in described if rows else ():
+            chosen, start = list(batch), self.engine.next_row
+            self.engine.add(now.records([rows[n] for n in chosen], hashes[chosen]), descriptors, local)
+            self.known.update({hashes[n].tobytes(): row for row, n in enumerate(chosen, start)})
             self.done.described += len(chosen)
             progress.advance(len(chosen))
 
     def copy(self, rows: list[int], hashes: np.ndarray, old_rows: list[int]) -> None:
         """Add images of the folder with the descriptors of the engine's of the same content."""
         local, start = self.engine.local, self.engine.next_row
-        maps = maps_of(local, old_rows) if local is not None else None
+        maps = None if local is None else [(local.rows(row), tuple(local.grids[row].tolist())) for row in old_rows]
         self.engine.add(self.now.records(rows, hashes), self.engine.descriptors(old_rows), maps)
-        self.known.update({content.tobytes(): start + n for n, content in enumerate(hashes)})
-
-
-def maps_of(maps: LocalMaps, rows: Sequence[int]) -> list[QuantizedMap]:
-    """The local descriptors of some images, one by one."""
-    return [(maps.rows(row), (int(maps.grids[row][0]), int(maps.grids[row][1]))) for row in rows]
+        self.known.update({content.tobytes(): row for row, content in enumerate(hashes, start)})
 
 
 def in_parts(items: list, length: int) -> list[list]:

@@ -11,7 +11,7 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.database.engine import Source
 from vpr.database.milvus.connection import MilvusConnection, Refused
-from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR, Key, records_of
+from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR, Key, Row, records_of
 from vpr.database.records import Records, joined, no_records
 
 MOST_DIMENSIONS = 32_768
@@ -19,8 +19,6 @@ PROVENANCE = "netvlad.provenance"  # property of a collection, JSON
 PAGE = 16_384  # rows of an answer, and hits of a query, that Milvus gives at most
 CALL_BYTES = 32 << 20  # of descriptors in a call or an answer; 64 MB are possible
 QUERIES, HITS = 256, 1 << 16  # of a call
-IDS = 4096  # that an expression names
-Row = Mapping[str, Any]  # a row's fields; as a hit it has its `distance` too, which is the inner product
 # By name: parameters of building, of searching, and of searching among some images, all of which are looked at.
 INDEXES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "FLAT": ({}, {}, {}),
@@ -32,6 +30,7 @@ INDEXES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "AUTOINDEX": ({}, {}, {}),
 }
 ONLY_ON_SERVERS = ("IVF_PQ", "DISKANN")
+ANOTHER = "name another with --collection"
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,6 @@ class Collection:
     index: str
     provenance: dict[str, str]
 
-    def count(self) -> int:
-        """How many images it has."""
-        return int(self.query("", ["count(*)"], None)[0]["count(*)"])
-
     def records(self, wanted: str = "") -> Records:
         """All images that fulfil an expression."""
 
@@ -68,12 +63,14 @@ class Collection:
 
     def descriptors(self, keys: Sequence[Key]) -> np.ndarray:
         """Those of some images [n, dim], as they are stored; NaN where one was removed or replaced meanwhile."""
-        step = min(PAGE, max(1, CALL_BYTES // (self.dim * self.dtype.itemsize)))
-        found = {}
+        step, found = min(PAGE, max(1, CALL_BYTES // (self.dim * self.dtype.itemsize))), {}
         for start in range(0, len(keys), step):
             ids = [number for number, _ in keys[start : start + step]]
-            for row in self.query(f"id in {ids}", ["id", "hash", VECTOR], step):
-                found[row["id"], row["hash"]] = _vector(row[VECTOR], self.dtype)
+            for row in self.query(f"id in {ids}", ["id", "hash", VECTOR], limit=step):
+                value = row[VECTOR]  # numbers, or the bytes of halves, perhaps in a list
+                value = value[0] if isinstance(value, list) and value and isinstance(value[0], bytes) else value
+                read = np.frombuffer if isinstance(value, bytes) else np.asarray
+                found[row["id"], row["hash"]] = read(value, self.dtype)
         gone = np.full(self.dim, np.nan, self.dtype)
         return np.array([found.get(key, gone) for key in keys], self.dtype).reshape(len(keys), self.dim)
 
@@ -84,9 +81,8 @@ class Collection:
             wanted: an expression that they fulfil, and then all that do are looked at, since few of them may lie where
                 an index would look; empty: all.
         """
-        usual, thorough = INDEXES.get(self.index, ({}, {}, {}))[1:]
         parameters = {name: max(value, depth) if name in ("ef", "search_list") else value
-                      for name, value in (thorough if wanted else usual).items()}  # fmt: skip
+                      for name, value in INDEXES.get(self.index, ({},) * 3)[2 if wanted else 1].items()}  # fmt: skip
         step = max(1, min(QUERIES, HITS // depth, CALL_BYTES // (values.itemsize * self.dim)))
         found: list[list[Row]] = []
         for start in range(0, len(values), step):
@@ -98,20 +94,13 @@ class Collection:
             found += [[{"distance": hit["distance"], **hit["entity"]} for hit in row] for row in hits]
         return found
 
-    def query(self, wanted: str, fields: list[str], limit: int | None) -> list[Row]:
+    def query(self, wanted: str, fields: list[str], **limit: int) -> list[Row]:
         """The rows that fulfil an expression."""
-        most = {} if limit is None else {"limit": limit}
-        return list(self.call("query", filter=wanted, output_fields=fields, consistency_level="Strong", **most))
+        return list(self.call("query", filter=wanted, output_fields=fields, consistency_level="Strong", **limit))
 
     def call(self, work: str, **arguments: Any) -> Any:
         """A method of the client on this collection."""
         return self.connection.call(work, self.name, **arguments)
-
-
-def _vector(value: Any, dtype: np.dtype) -> np.ndarray:
-    """A descriptor as pymilvus gives it: numbers, or the bytes of halves."""
-    value = value[0] if isinstance(value, list) and value and isinstance(value[0], bytes) else value
-    return np.frombuffer(value, dtype) if isinstance(value, bytes) else np.asarray(value, dtype)
 
 
 def opened(connection: MilvusConnection, source: Source, index: str | None) -> Collection:
@@ -120,20 +109,7 @@ def opened(connection: MilvusConnection, source: Source, index: str | None) -> C
     Raises:
         UserError: it cannot be made, or is another's or another model's.
     """
-    name = source.collection
-    _check_wishes(connection, name, source.dim, index)
-    if not connection.call("has_collection", name):
-        _make(connection, source)
-    found = connection.call("describe_collection", name)
-    where = f"the collection {name} of Milvus at {connection.target}"
-    dtype = _checked_type(where, source.dim, found)
-    kept = _checked_provenance(where, found, source.provenance)
-    index = _indexed(connection, name, index, where)
-    connection.call("load_collection", name)
-    return Collection(connection, name, source.dim, dtype, index, kept)
-
-
-def _check_wishes(connection: MilvusConnection, name: str, dim: int, index: str | None) -> None:
+    name, dim = source.collection, source.dim
     if not re.fullmatch(r"[A-Za-z_]\w{0,254}", name, re.ASCII):
         raise UserError(f"found the collection {name}, wanted letters, digits and _, a letter first: name it so")
     if not 1 < dim <= MOST_DIMENSIONS:
@@ -145,6 +121,20 @@ def _check_wishes(connection: MilvusConnection, name: str, dim: int, index: str 
         raise UserError(f"found the index {index}, wanted one of {', '.join(INDEXES)}")
     if index in ONLY_ON_SERVERS and connection.is_lite:
         raise UserError(f"found the index {index}, which Milvus Lite lacks: take HNSW or IVF_SQ8, or a Milvus server")
+    if not connection.call("has_collection", name):
+        _make(connection, source)
+    found = connection.call("describe_collection", name)
+    where = f"the collection {name} of Milvus at {connection.target}"
+    fields = {field["name"]: field for field in found["fields"]}
+    if missing := [field for field in ("id", VECTOR, *SCALARS) if field not in fields]:
+        raise UserError(f"{where} is not one of ours (it has no field {missing[0]}): {ANOTHER}")
+    if (stored := int(fields[VECTOR]["params"]["dim"])) != dim:
+        raise UserError(f"{where} has {stored}-D descriptors, wanted {dim}-D: {ANOTHER}")
+    dtype = np.dtype(np.float16 if fields[VECTOR]["type"].name == "FLOAT16_VECTOR" else np.float32)
+    kept = _checked_provenance(where, found, source.provenance)
+    index = _indexed(connection, name, index, where)
+    connection.call("load_collection", name)
+    return Collection(connection, name, dim, dtype, index, kept)
 
 
 def _make(connection: MilvusConnection, source: Source) -> None:
@@ -169,29 +159,17 @@ def _make(connection: MilvusConnection, source: Source) -> None:
                 raise
 
 
-def _checked_type(where: str, dim: int, found: Mapping[str, Any]) -> np.dtype:
-    """The type of a collection's descriptors; refuses what is not ours or of other dimensions."""
-    fields = {field["name"]: field for field in found["fields"]}
-    missing = [field for field in ("id", VECTOR, *SCALARS) if field not in fields]
-    if missing:
-        raise UserError(f"{where} is not one of ours (it has no field {missing[0]}): name another with --collection")
-    stored = int(fields[VECTOR]["params"]["dim"])
-    if stored != dim:
-        raise UserError(f"{where} has {stored}-D descriptors, wanted {dim}-D: name another with --collection")
-    return np.dtype(np.float16 if fields[VECTOR]["type"].name == "FLOAT16_VECTOR" else np.float32)
-
-
 def _checked_provenance(where: str, found: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, str]:
     """What made the descriptors of a collection; refuses those of another model."""
-    text = found.get("properties", {}).get(PROVENANCE) or found.get("description")
     try:
+        text = found.get("properties", {}).get(PROVENANCE) or found.get("description")
         kept = {str(field): str(value) for field, value in json.loads(text or "").items()}
     except (ValueError, AttributeError):
-        raise UserError(f"{where} does not say what made its descriptors: name another with --collection") from None
+        raise UserError(f"{where} does not say what made its descriptors: {ANOTHER}") from None
     for field in sorted({*kept, *wanted}) if wanted else ():
         if kept.get(field) != wanted.get(field):
             other = f"{field}={kept.get(field)}, wanted {wanted.get(field)}"
-            raise UserError(f"{where} was made by another model ({other}): name another with --collection")
+            raise UserError(f"{where} was made by another model ({other}): {ANOTHER}")
     return kept
 
 
@@ -203,9 +181,8 @@ def _indexed(connection: MilvusConnection, name: str, wanted: str | None, where:
     """
     if there := connection.call("list_indexes", name, field_name=VECTOR):
         kind = str(connection.call("describe_index", name, there[0])["index_type"])
-        if wanted and kind != wanted:
-            other = f"the index {kind}, wanted {wanted}"
-            raise UserError(f"{where} has {other}: drop that wish, or name another with --collection")
+        if wanted not in (None, kind):
+            raise UserError(f"{where} has the index {kind}, wanted {wanted}: drop that wish, or {ANOTHER}")
         return kind
     wanted = wanted or "FLAT"
     if not (connection.is_lite and wanted == "FLAT"):

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from vpr.common.errors import UserError
@@ -15,9 +14,8 @@ from vpr.database.engine import Unreachable
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
 CONNECT_SECONDS = 3.0
-LOGGERS = ("pymilvus", "milvus_lite", "grpc")
-INSTALL = "python -m pip install -r requirements-milvus.txt"
-SILENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
+SILENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL", "RATE_LIMIT", "2"}  # 2: no connection
+SECRETS = "set MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD, in the environment"
 
 
 class Refused(UserError):
@@ -32,7 +30,7 @@ class MilvusConnection:
 
     Attributes:
         target: the file or the server's address.
-        version: what the server calls itself.
+        version, is_lite: what the server calls itself, and whether that is Milvus Lite, in this process or another.
         is_patient: whether a call waits for a server that is being started again; else there are two tries at once.
     """
 
@@ -43,16 +41,28 @@ class MilvusConnection:
             UserError: a package is missing, the file is open elsewhere, or nobody answers.
         """
         self.target, self._file = target, None if "://" in target else Path(target)
-        if "@" in self.target:
+        if "@" in target:
             raise UserError(
-                "the address of Milvus holds a user or a password: name host and port alone, and set MILVUS_TOKEN, or "
-                "MILVUS_USER and MILVUS_PASSWORD, in the environment"
+                f"the address of Milvus holds a user or a password: name host and port alone, and {SECRETS}"
             )
-        self._pymilvus = _imported(with_lite=self._file is not None)
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # of gRPC's part in C++, which reads it once
+        try:
+            import pymilvus
+
+            if self._file:
+                import milvus_lite.server_manager as lite
+        except ImportError as error:
+            raise UserError(
+                f"--engine=milvus needs pymilvus and milvus-lite, found none ({error.name}): python -m pip install -r "
+                "requirements-milvus.txt"
+            ) from error
+        for name in ("pymilvus", "milvus_lite", "grpc"):  # they would log what is answered to here, with tracebacks
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self._release = lite.server_manager_instance.release_server if self._file else None
+        self._client_of, self.is_patient = pymilvus.MilvusClient, True
         self._client: Any = None
-        self.is_patient = True
         self.version = str(self.call("get_server_version"))
-        self.is_lite = "lite" in self.version.lower()  # in this process or behind an address
+        self.is_lite = "lite" in self.version.lower()
 
     def call(self, work: str | Callable[..., Any], *positional: Any, **named: Any) -> Any:
         """A method of a client, or a function of one, by a new client where the last one has lost its server.
@@ -84,19 +94,19 @@ class MilvusConnection:
     def close(self) -> None:
         """Let go of the server; a file is closed, so that other processes can open it."""
         self._drop()
-        if self._file:
-            from milvus_lite.server_manager import server_manager_instance
-
-            server_manager_instance.release_server(str(self._file))
+        if self._release:
+            self._release(str(self._file))
 
     def _connected(self) -> Any:
-        if self._file:
-            _make_folder(self._file)
+        if self._file and self._file.is_file():
+            raise UserError(f"{self._file} is a file, wanted the folder that Milvus Lite 3 makes of it: name another")
+        user, password, token = (os.environ.get(f"MILVUS_{name}", "") for name in ("USER", "PASSWORD", "TOKEN"))
         try:
-            return self._pymilvus.MilvusClient(
-                self.target, user=os.environ.get("MILVUS_USER", ""), password=os.environ.get("MILVUS_PASSWORD", ""),
-                token=os.environ.get("MILVUS_TOKEN", ""), timeout=CONNECT_SECONDS, dedicated=True,
-            )  # fmt: skip
+            if self._file:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+            return self._client_of(
+                self.target, user=user, password=password, token=token, timeout=CONNECT_SECONDS, dedicated=True
+            )
         except Exception:
             if self._file:
                 _check_lock(self._file)
@@ -109,63 +119,29 @@ class MilvusConnection:
 
     def _raise_unless_silent(self, error: Exception) -> None:
         """Raise in one line what a server said; pass where there was no answer, or one that asks to come back later."""
-        from pymilvus.client.types import Status
-        from pymilvus.exceptions import ErrorCode
-
-        codes = set[str]()
-        part: Any = error
-        for _ in range(10):  # the names of gRPC's codes in it and in what it came of
+        codes, part = set[str](), error
+        for _ in range(10):  # the names of codes in it and in what it came of
             code = getattr(part, "code", None)
             code = code() if callable(code) else code
             codes.add(str(getattr(code, "name", code)))
-            part = getattr(part, "__cause__", None) or getattr(part, "__context__", None)
+            part = getattr(part, "__cause__", None) or getattr(part, "__context__", None)  # type: ignore[assignment]
         if codes & {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
-            raise UserError(
-                f"Milvus at {self.target} does not let us in: set MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD, in "
-                "the environment"
-            ) from None
-        silent = SILENT | {str(Status.CONNECT_FAILED), ErrorCode.RATE_LIMIT.name}
+            raise UserError(f"Milvus at {self.target} does not let us in: {SECRETS}") from None
         closed = "closed" in str(error).lower()  # our channel, or the files of a server that is going down
-        if not (closed or isinstance(error, OSError) or codes & silent):
+        if not (closed or isinstance(error, OSError) or codes & SILENT):
             reason = str(getattr(error, "message", "") or error or type(error).__name__)
             raise Refused(f"Milvus at {self.target} says: {reason}") from None
 
 
-def _imported(with_lite: bool) -> ModuleType:
-    """The package pymilvus, which then writes nothing to the screen of its own accord."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # of gRPC's part in C++, which reads it once
-    try:
-        import pymilvus
-
-        if with_lite:
-            import milvus_lite.server_manager  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"--engine=milvus needs pymilvus and milvus-lite, found none ({error.name}): {INSTALL}"
-        ) from error
-    for name in LOGGERS:  # they would log what is answered to here, with tracebacks
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    return pymilvus
-
-
-def _make_folder(path: Path) -> None:
-    """Make the folder above a file of Milvus Lite."""
-    if path.is_file():
-        raise UserError(f"{path} is a file, wanted the folder that Milvus Lite 3 makes of it: name another")
+def _check_lock(path: Path) -> None:
+    """Raise a UserError where a file of Milvus Lite cannot be opened, or another process has, which locks it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}): choose another folder") from error
-
-
-def _check_lock(path: Path) -> None:
-    """Raise a UserError where another process has a file of Milvus Lite open, which locks it."""
-    try:
         with open(path / "LOCK", "ab") as lock:
-            free = flock(lock)
+            is_free = flock(lock)
     except OSError as error:
         raise UserError(f"{path} cannot be opened by Milvus Lite ({error}): choose another folder") from error
-    if free is False:
+    if is_free is False:
         raise UserError(
             f"{path} is open in another process, found a lock: Milvus Lite is opened by one at a time; end that "
             "process, or serve the file to several with: milvus-lite server --host 127.0.0.1 --port 19530 "

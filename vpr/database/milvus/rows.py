@@ -1,4 +1,4 @@
-"""Images of an index as rows of a Milvus collection, and the rows that an engine has given them."""
+"""Images of an index as rows of a Milvus collection, and filters as expressions on them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from vpr.common.errors import UserError
 from vpr.database.filters import SearchFilter
 from vpr.database.records import Records, Value, no_records
 
-# Milvus stores no NaN. No place on earth has these; no box of degrees holds the second.
+# Milvus stores no NaN. No point on earth has these; no box of degrees holds the second.
 UNKNOWN_METRES, UNKNOWN_DEGREES = -1e9, 1000.0
 LONGEST_NAME = 8192  # characters of a name or folder
 VECTOR = "descriptor"
@@ -20,38 +20,38 @@ SCALARS = {
     "size": "INT64", "modified": "INT64", "columns": "JSON",
     "squared_length": "DOUBLE",  # which earlier versions read
 }  # fmt: skip
-Key = tuple[int, str]
+Row = Mapping[str, Any]  # a row's fields; as a hit it has its `distance` too, which is the inner product
+Key = tuple[int, str]  # of an image its id and the SHA-256 of its file, which together have one descriptor
+UNIT = 0.01  # by which the squared length of a descriptor may differ from 1
 MARGIN = 1e-7  # degrees, a centimetre: a box may hold more than is wanted, never less
 
 
-def rows_of(records: Records, vectors: np.ndarray, squared: np.ndarray) -> list[dict[str, Any]]:
-    """Rows of a collection.
-
-    Args:
-        vectors: [n, dim], of the type in which they are stored.
-        squared: float64 [n], their squared lengths.
+def rows_of(records: Records, vectors: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of a collection, of descriptors [n, dim] in the type in which they are stored.
 
     Raises:
-        UserError: a name cannot be stored.
+        UserError: a name cannot be stored, or a descriptor is not of length 1.
     """
-    metres = np.where(np.isfinite(records.positions), records.positions, UNKNOWN_METRES)
-    degrees = np.where(np.isfinite(records.degrees), records.degrees, UNKNOWN_DEGREES)
+    squared = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    if not (np.abs(squared - 1) <= UNIT).all():
+        raise UserError("found a descriptor that is not of length 1: describe the images with a sound model")
+    metres = np.where(np.isfinite(records.positions), records.positions, UNKNOWN_METRES).tolist()
+    degrees = np.where(np.isfinite(records.degrees), records.degrees, UNKNOWN_DEGREES).tolist()
     return [
         {
-            "id": int(number), VECTOR: vectors[row],
+            "id": number, VECTOR: vectors[row], "hash": content, "zone": records.zone or "",
             "name": _text(records.names[row]), "folder": _text(records.folders[row]),
-            "hash": records.hashes[row].tobytes().hex(), "zone": records.zone or "",
-            "latitude": float(degrees[row, 0]), "longitude": float(degrees[row, 1]),
-            "easting": float(metres[row, 0]), "northing": float(metres[row, 1]),
+            "latitude": degrees[row][0], "longitude": degrees[row][1],
+            "easting": metres[row][0], "northing": metres[row][1],
             "size": int(records.sizes[row]), "modified": int(records.modified[row]),
             "squared_length": float(squared[row]),
             "columns": {name: _number(values[row]) for name, values in records.columns.items()},
         }
-        for row, number in enumerate(records.ids)
+        for row, (number, content) in enumerate(keys_of(records))
     ]  # fmt: skip
 
 
-def records_of(rows: Sequence[Mapping[str, Any]]) -> Records:
+def records_of(rows: Sequence[Row]) -> Records:
     """Records of rows that were read from a collection."""
     if not rows:
         return no_records()
@@ -69,27 +69,28 @@ def records_of(rows: Sequence[Mapping[str, Any]]) -> Records:
     )
 
 
+def keys_of(records: Records) -> list[Key]:
+    contents = [content.tobytes().hex() for content in records.hashes]
+    return list(zip(records.ids.tolist(), contents, strict=True))
+
+
 def expression(wanted: SearchFilter) -> str:
     """What a server can tell of a filter: all that is wanted passes, and perhaps more, such as corners around a circle.
 
     A number is compared with the numbers of a column; its texts, some of which may read as numbers, all pass.
     """
-    parts = []
-    boxes = wanted.boxes()
-    if boxes:
-        sides = [
-            f"(latitude >= {south - MARGIN!r} and latitude <= {north + MARGIN!r} and "
-            f"longitude >= {west - MARGIN!r} and longitude <= {east + MARGIN!r})"
-            for south, west, north, east in (map(float, box) for box in boxes)
-        ]
-        parts.append(f"({' or '.join(sides)})")
+    boxes = [
+        f"(latitude >= {south - MARGIN!r} and latitude <= {north + MARGIN!r} and "
+        f"longitude >= {west - MARGIN!r} and longitude <= {east + MARGIN!r})"
+        for south, west, north, east in (map(float, box) for box in wanted.boxes() or ())
+    ]
+    parts = [f"({' or '.join(boxes)})"] if boxes else []
     for condition in wanted.where:
         column, comparison, value = f'columns["{condition.column}"]', condition.comparison, condition.value
         if not _is_plain(condition.column) or comparison == "!=":
             continue
         if isinstance(value, float):
-            operator = "==" if comparison == "=" else comparison
-            parts.append(f'({column} {operator} {value!r} or {column} >= "")')
+            parts.append(f'({column} {"==" if comparison == "=" else comparison} {value!r} or {column} >= "")')
         elif comparison == "=" and _is_plain(value):
             parts.append(f'{column} == "{value}"')
     return " and ".join(parts)
@@ -99,13 +100,6 @@ def exists(wanted: SearchFilter) -> list[str]:
     """What some image of a collection fulfils if a filter can be applied to it."""
     columns = [f'exists columns["{condition.column}"]' for condition in wanted.where if _is_plain(condition.column)]
     return columns + (["latitude <= 90.0"] if wanted.near or wanted.box else [])
-
-
-def keys_of(records: Records) -> list[Key]:
-    """Of each image its id and the SHA-256 of its file, which together have one descriptor."""
-    return [
-        (number, content.tobytes().hex()) for number, content in zip(records.ids.tolist(), records.hashes, strict=True)
-    ]
 
 
 def _text(text: str) -> str:
@@ -120,7 +114,7 @@ def _text(text: str) -> str:
 
 
 def _number(value: Value) -> Value:
-    """A value of a column as JSON has it; a number that is none is silent."""
+    """A value of a column as JSON has it, in which a number that is none is silent."""
     if isinstance(value, (int, float)):
         return float(value) if math.isfinite(value) else None
     return value

@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 
-from vpr.search.exact import descriptor_distances, in_order, nearest
+from vpr.search.exact import descriptor_distances, in_order, nearest, tiles
 
 FAR = 1e4  # in each component of a descriptor that is not searched: over all distances between those that are
+# Numbers that torch converts in one thread. Where several convert a tile they wait for each other at its end: on a
+# machine whose cores have other work that took ten times as long as the conversion.
+ONE_THREAD = 1 << 15
 
 
 class SearchedRows:
@@ -15,16 +18,28 @@ class SearchedRows:
     def __init__(self, values: torch.Tensor, wide: torch.Tensor, allowed: np.ndarray) -> None:
         """Descriptors float16 [N, dim], the first of them in float32 too, and which are searched, bool [N]."""
         self._values, self._wide, self._allowed = values, wide, allowed[: len(values)]
+        self._tile = torch.empty(0, values.shape[1])
         self.shape = values.shape
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
-        """float32 [n, dim]."""
-        inside = rows.stop <= len(self._wide)
-        values, left_out = (self._wide if inside else self._values)[rows].float(), ~self._allowed[rows]
+        """float32 [n, dim], which holds until the next rows are asked for."""
+        left_out = ~self._allowed[rows]
+        if rows.stop <= len(self._wide):
+            values = self._wide[rows].clone() if left_out.any() else self._wide[rows]
+        else:
+            values = self._converted(self._values[rows])
         if left_out.any():
-            values = values.clone() if inside else values
             values[torch.from_numpy(left_out)] = FAR
         return values
+
+    def _converted(self, values: torch.Tensor) -> torch.Tensor:
+        """In float32, in memory that the last tile left: pages that the kernel has to clear take longer."""
+        if len(self._tile) < len(values):
+            self._tile = torch.empty(values.shape)
+        wide = self._tile[: len(values)]
+        for part in tiles(len(values), values.shape[1], 4 * ONE_THREAD):
+            wide[part].copy_(values[part])
+        return wide
 
     def search(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of those that are searched: rows int64 [M, c], and distances float32 [M, c]."""

@@ -42,7 +42,7 @@ class SqliteFile:
         self._seen: tuple[object, ...] = ()
 
     def last_commit(self) -> tuple[dict[str, Any], np.ndarray] | None:
-        """What the last commit said of the whole, and the rows int64 that are gone; None: there is no database yet.
+        """What the last commit said of the whole, and the rows int64 [n] that are gone; None: there is no database.
 
         Raises:
             UserError: the file cannot be read, or is damaged.
@@ -51,8 +51,8 @@ class SqliteFile:
             self._seen = self._version()
             if connection is None:
                 return None
-            connection.execute("BEGIN")  # one commit's, though another follows meanwhile
-            try:
+            with connection:
+                connection.execute("BEGIN")  # one commit's, though another follows meanwhile
                 content, crc = connection.execute("SELECT content, crc FROM meta").fetchone() or ("", -1)
                 if not isinstance(content, str) or zlib.crc32(content.encode()) != crc:
                     raise UserError(f"{self.path} is damaged (its table meta does not fit its checksum): {REMEDY}")
@@ -61,10 +61,7 @@ class SqliteFile:
                     raise UserError(f"{self.path} is of format {meta['format']}, wanted {FORMAT}: {REMEDY}")
                 which = "SELECT row FROM images INDEXED BY removed WHERE generation = ? AND gone = 1"
                 found = connection.execute(which, (meta["generation"],)).fetchall()
-                gone = np.array(found, np.int64).ravel()  # a TypeError where a damaged page gives something else
-            finally:
-                connection.execute("COMMIT")
-        return meta, gone
+            return meta, np.array(found, np.int64).ravel()  # an error where a damaged page gives something else
 
     def changed(self) -> bool:
         """Whether somebody has committed since `last_commit` was asked for."""
@@ -115,8 +112,8 @@ class SqliteFile:
                 connection.execute("COMMIT")
             except BaseException as error:
                 with contextlib.suppress(sqlite3.Error):
-                    if self._connection is not None and self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
+                    if self._connection is not None:
+                        self._connection.rollback()
                 if isinstance(error, sqlite3.Error | OSError):
                     raise self.files.unwritten(error) from error
                 raise

@@ -2,22 +2,23 @@
 
     NAME.sqlite           what is known of each image, and which row its descriptors have
     NAME.G.descriptors    float16 [rows, dim], one row after the other
-    NAME.G.local          int8 [places of all rows, d]: local descriptors, where they are kept, in the order of rows
+    NAME.G.local          int8 [cells of all rows, d]: local descriptors, where they are kept, in the order of rows
 
 Descriptors are appended behind the rows that SQLite knows of, and synced; then SQLite commits: the commit makes a row
 real. What lies behind the committed rows was left by a writer that was cut off, and the next one writes over it. A row
 is never changed: a replaced or removed image is marked as gone, until the rows that are left are copied into the files
-of another generation G. Records of the generation before stay, for readers that are still there.
+of another generation G. Records of earlier generations stay for a while, for readers that are still there.
 
 One process writes (`FlatFiles.hold`); any number read meanwhile. SQLite keeps a rollback journal: write-ahead logs want
 memory that all processes share, which network disks do not have (https://sqlite.org/wal.html), and readers here hold
 their lock for one statement, so that they and a commit wait for each other for milliseconds.
 
-Each row has a CRC-32 of its descriptor and its record. Rows are compared with it when they are copied, and all of them
-by `damaged`; not when they are searched, which would read an index of gigabytes before its first answer.
+Each row has a CRC-32 of its descriptor and its record. Rows are compared with it when they are copied and when they are
+hits; all of them only when they are few, since an index of gigabytes would be read before its first answer.
 """
 
 import sqlite3
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,12 @@ from vpr.common.errors import UserError
 from vpr.database.records import Records
 from vpr.database.store.flat_files import FlatFiles
 from vpr.database.store.sqlite_file import REMEDY, SqliteFile
-from vpr.database.store.table import RECORD, ROW, as_bytes, as_text, checksum, local_columns, rows_of
-from vpr.descriptors.local_maps import FileValues, LocalMaps, QuantizedMap, starts_of
+from vpr.database.store.table import RECORD, ROW, as_bytes, as_text, checksum, is_whole, rows_of
+from vpr.descriptors.local_maps import FileValues, LocalMaps, QuantizedMap
 from vpr.models.local_projection import LocalProjection
 
-BLOCK_BYTES = 64 << 20  # of descriptors that are copied or checked at a time
+BLOCK_BYTES = 64 << 20  # of descriptors that are copied at a time
+KEPT_SECONDS = 600  # that records of an earlier generation stay; those of the last one stay anyway
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Store:
         """Nothing is opened or written yet."""
         self.path, self.dim, self.files = path, dim, FlatFiles(path)
         self._table = SqliteFile(path, self.files)
+        self.changed = self._table.changed
 
     def state(self) -> State | None:
         """What the last commit left; None: there is no database yet.
@@ -75,15 +78,10 @@ class Store:
         Raises:
             UserError: the file cannot be read, or is damaged.
         """
-        found = self._table.last_commit()
-        if found is None:
+        if (found := self._table.last_commit()) is None:
             return None
         meta, gone = found
         return State(meta, meta["generation"], meta["rows"], gone)
-
-    def changed(self) -> bool:
-        """Whether somebody has committed since `state` was asked for."""
-        return self._table.changed()
 
     def columns(self, generation: int, names: Sequence[str], start: int, stop: int) -> list[tuple]:
         """Columns of the table of images for rows start .. stop - 1.
@@ -92,75 +90,61 @@ class Store:
             UserError: the file is damaged, or lacks the rows.
         """
         ask = f"SELECT {', '.join(names)} FROM images WHERE generation = ? AND row >= ? AND row < ? ORDER BY row"
-        with self._table.reading() as connection:
-            found = connection.execute(ask, (generation, start, stop)).fetchall() if connection else []
-        if len(found) != stop - start:
-            raise UserError(f"{self.path} has lost {stop - start - len(found):,} rows: {REMEDY}")
+        return self._found(ask, (generation, start, stop), stop - start)
+
+    def rows(self, generation: int, rows: Sequence[int]) -> list[tuple]:
+        """RECORD and checksum of some rows.
+
+        Raises:
+            UserError: as of `columns`.
+        """
+        ask = (
+            f"SELECT {', '.join(f'images.{name}' for name in (*RECORD, 'crc'))} FROM json_each(?) AS wanted CROSS JOIN "
+            "images ON generation = ? AND row = wanted.value ORDER BY wanted.key"
+        )
+        return self._found(ask, (f"[{','.join(map(str, rows))}]", generation), len(rows))
+
+    def _found(self, ask: str, values: tuple, count: int) -> list[tuple]:
+        if (lost := count - len(found := self._ask(ask, values))) != 0:
+            raise UserError(f"{self.path} has lost {lost:,} rows: {REMEDY}")
         return found
+
+    def _ask(self, statement: str, values: tuple = ()) -> list[tuple]:
+        with self._table.reading() as connection:
+            return connection.execute(statement, values).fetchall() if connection else []
 
     def lacking(self) -> list[tuple]:
         """RECORD of images whose descriptors are to be made again."""
-        with self._table.reading() as connection:
-            ask = f"SELECT {', '.join(RECORD)} FROM lacking ORDER BY rowid"
-            return connection.execute(ask).fetchall() if connection else []
+        return self._ask(f"SELECT {', '.join(RECORD)} FROM lacking ORDER BY rowid")
 
     def projection(self) -> LocalProjection | None:
         """What projected the local descriptors; None where the model did, or there are none."""
-        with self._table.reading() as connection:
-            ask = "SELECT mean, components, learnt_on FROM projection"
-            found = connection.execute(ask).fetchone() if connection else None
-        if found is None:
-            return None
-        mean = torch.from_numpy(np.frombuffer(found[0], np.float32).copy())
-        return LocalProjection(
-            mean, torch.from_numpy(np.frombuffer(found[1], np.float32).copy()).view(-1, len(mean)), found[2]
-        )
+        for *arrays, learnt_on in self._ask("SELECT mean, components, learnt_on FROM projection"):
+            mean, components = (torch.from_numpy(np.frombuffer(values, np.float32).copy()) for values in arrays)
+            return LocalProjection(mean, components.view(-1, len(mean)), learnt_on)
+        return None
 
-    def descriptors(self, state: State) -> torch.Tensor:
-        """float16 [rows, dim], mapped into memory: read from the disk as they are used.
+    def flat(self, state: State | None) -> tuple[torch.Tensor, FileValues | None]:
+        """Descriptors float16 [rows, dim], mapped into memory, and local ones int8 [cells, d], where they are kept.
 
-        Where the file has become shorter there are fewer rows.
+        Both are read from the disk as they are used. Where the file has become shorter there are fewer rows.
+
+        Raises:
+            UserError: a file cannot be read; where the generation is no longer the last, it has been removed.
         """
-        if not state.rows:
-            return torch.empty(0, self.dim, dtype=torch.float16)
-        path = self.files.flat(state.generation, "descriptors")
+        values, local = torch.empty(0, self.dim, dtype=torch.float16), None
         try:
-            rows = min(state.rows, path.stat().st_size // (2 * self.dim))
-            if not rows:
-                return torch.empty(0, self.dim, dtype=torch.float16)
-            # Copied on write, since torch warns of memory that cannot be written.
-            return torch.from_numpy(np.memmap(path, np.float16, "c", shape=(rows, self.dim)))
+            if state is not None and state.rows:
+                path = self.files.flat(state.generation, "descriptors")
+                if rows := min(state.rows, path.stat().st_size // (2 * self.dim)):
+                    # Copied on write, since torch warns of memory that cannot be written.
+                    values = torch.from_numpy(np.memmap(path, np.float16, "c", shape=(rows, self.dim)))
+            if state is not None and (dim := state.meta.get("local_stored")):
+                path = self.files.flat(state.generation, "local")
+                local = FileValues(path, state.meta["local_bytes"] // dim, dim)
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
-
-    def local(self, state: State, grids: np.ndarray, checksums: np.ndarray) -> LocalMaps:
-        """Local descriptors by row, of which each image's are compared with their checksum when they are read."""
-        path, dim = self.files.flat(state.generation, "local"), int(state.meta["local_stored"])
-        starts = starts_of(grids.prod(axis=1, dtype=np.int64))
-        return LocalMaps(FileValues(path, int(starts[-1]), dim), grids, starts, checksums, str(path))
-
-    def damaged(self, state: State) -> list[int]:
-        """The rows of images, not gone, whose descriptor, local descriptors or record do not fit their checksums."""
-        there = np.ones(state.rows, bool)
-        there[state.gone] = False
-        values, found = self.descriptors(state), list[int]()
-        step = max(1, BLOCK_BYTES // (2 * self.dim))
-        for start in range(0, state.rows, step):
-            rows = self.columns(state.generation, (*RECORD, "crc"), start, min(start + step, state.rows))
-            block = values[start : start + step].numpy()
-            for row, known in enumerate(rows, start):
-                whole = row < len(values) and known[-1] == checksum(known[:-1], block[row - start])
-                if there[row] and not whole:
-                    found.append(row)
-        if state.meta.get("local_stored"):
-            maps = self.columns(state.generation, ROW[-3:], 0, state.rows)
-            local = self.local(state, *local_columns(maps))
-            for row in np.setdiff1d(np.flatnonzero(there), found):
-                try:
-                    local.rows(int(row))
-                except UserError:
-                    found.append(int(row))
-        return sorted(found)
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}): {REMEDY}") from error
+        return values, local
 
     def begin(self, state: State | None, meta: Mapping[str, Any], lacking: Sequence[tuple] = ()) -> None:
         """A generation without images.
@@ -169,23 +153,19 @@ class Store:
             state: of the generation before, if there is one.
             lacking: RECORD of images to be described again.
         """
-        generation = state.generation + 1 if state else 1
+        generation, earlier = _next(state)
         for ending in ("descriptors", "local") if meta["local_dim"] else ("descriptors",):
             self.files.create(generation, ending)
-        with self._table.writing(meta, generation, 0) as connection:
+        with self._table.writing({**meta, "earlier": earlier}, generation, 0) as connection:
             connection.execute("DELETE FROM projection")
             self._lack(connection, lacking)
-            self._forget_generations(connection, generation)
+            self._forget(connection, generation, earlier)
         self.files.remove_generations(generation)
 
     def append(
-        self,
-        state: State,
-        meta: Mapping[str, Any],
-        records: Records,
-        descriptors: torch.Tensor,
+        self, state: State, meta: Mapping[str, Any], records: Records, descriptors: torch.Tensor,
         local: Sequence[QuantizedMap] | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Images in new rows, in place of those of their names."""
         values = np.ascontiguousarray(descriptors.to(torch.float16).cpu().numpy())
         known, start = rows_of(records), state.rows
@@ -240,32 +220,18 @@ class Store:
         Raises:
             UserError: a row is damaged, or there is no room; the generation that was there stays.
         """
-        generation, values = state.generation + 1, self.descriptors(state)
-        known = self.columns(state.generation, (*RECORD, "crc"), 0, state.rows)
-        step, places = max(1, BLOCK_BYTES // (2 * self.dim)), 0
+        generation, earlier = _next(state)
         try:
-            for ending in ("descriptors",) if local is None else ("descriptors", "local"):
-                self.files.create(generation, ending)
-            for start in range(0, len(rows), step):
-                some = rows[start : start + step]
-                block = np.ascontiguousarray(values[torch.from_numpy(some)].numpy())
-                self.require_whole([known[row] for row in some], block)
-                self.files.write(generation, "descriptors", 2 * self.dim * start, block.data)
-                for row in some if local is not None else ():
-                    assert local is not None
-                    own = np.ascontiguousarray(local.rows(int(row)))
-                    self.files.write(generation, "local", places, own.data, sync=False)
-                    places += own.nbytes
-            if local is not None:
-                self.files.write(generation, "local", places, memoryview(b""))
-            kept = ROW if local is not None else ROW[: -len(ROW[-3:])]
+            size = self._copy_flat(state, generation, rows, local)
+            kept = ", ".join(ROW if local is not None else (*RECORD, "crc"))
             copied = (
-                f"INSERT INTO images (generation, row, {', '.join(kept)}) SELECT ?, ?, {', '.join(kept)} "
+                f"INSERT INTO images (generation, row, {kept}) SELECT ?, ?, {kept} "
                 "FROM images WHERE generation = ? AND row = ?"
             )
-            with self._table.writing({**meta, "local_bytes": places}, generation, len(rows)) as connection:
+            meta = {**meta, "local_bytes": size, "earlier": earlier}
+            with self._table.writing(meta, generation, len(rows)) as connection:
+                self._forget(connection, generation, earlier)
                 numbers = ((generation, new, state.generation, int(old)) for new, old in enumerate(rows))
-                self._forget_generations(connection, generation)
                 connection.executemany(copied, numbers)
                 if local is None:
                     connection.execute("DELETE FROM projection")
@@ -275,12 +241,30 @@ class Store:
             raise
         self.files.remove_generations(generation)
 
-    def require_whole(self, known: Sequence[tuple], values: np.ndarray) -> None:
-        """Raise a UserError unless descriptors [n, dim] fit the checksums, which stand behind RECORD, of their rows."""
-        for record, value in zip(known, values, strict=True):
-            if checksum(record[:-1], value) != record[-1]:
+    def _copy_flat(self, state: State, generation: int, rows: np.ndarray, local: LocalMaps | None) -> int:
+        """Copy descriptors, and local ones where they are kept, into files of a generation; the latter's bytes."""
+        (values, _), step, size = self.flat(state), max(1, BLOCK_BYTES // (2 * self.dim)), 0
+        for ending in ("descriptors",) if local is None else ("descriptors", "local"):
+            self.files.create(generation, ending)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            block = np.ascontiguousarray(values[torch.from_numpy(some)].numpy())
+            self.require_whole(state.generation, some, block)
+            self.files.write(generation, "descriptors", 2 * self.dim * start, block.data)
+            for row in some if local is not None else ():
+                own = np.ascontiguousarray(local.rows(int(row)))  # type: ignore[union-attr]
+                self.files.write(generation, "local", size, own.data, sync=False)
+                size += own.nbytes
+        if local is not None:
+            self.files.write(generation, "local", size, memoryview(b""))  # syncs
+        return size
+
+    def require_whole(self, generation: int, rows: np.ndarray, values: np.ndarray) -> None:
+        """Raise a UserError unless descriptors [n, dim] fit the checksums of their rows."""
+        for known, value in zip(self.rows(generation, rows.tolist()), values, strict=True):
+            if not is_whole(known, value):
                 raise UserError(
-                    f"{self.path}: the descriptor of {as_text(record[0])} is damaged: --mode=index describes it again"
+                    f"{self.path}: the descriptor of {as_text(known[0])} is damaged: --mode=index describes it again"
                 )
 
     def close(self) -> None:
@@ -289,9 +273,22 @@ class Store:
         self._table.close()
 
     def _lack(self, connection: sqlite3.Connection, records: Sequence[tuple]) -> None:
-        places = ", ".join("?" * len(RECORD))
-        connection.executemany(f"INSERT OR REPLACE INTO lacking VALUES ({places})", records)
+        marks = ", ".join("?" * len(RECORD))
+        connection.executemany(f"INSERT OR REPLACE INTO lacking VALUES ({marks})", records)
 
-    def _forget_generations(self, connection: sqlite3.Connection, generation: int) -> None:
-        """Records of the generation before this one stay, for those who read it and have not read them yet."""
-        connection.execute("DELETE FROM images WHERE generation < ?", (generation - 1,))
+    def _forget(self, connection: sqlite3.Connection, generation: int, earlier: list[tuple[int, float]]) -> None:
+        """Delete the records of all generations but this one and those that are kept for readers."""
+        oldest = min((each for each, _ in earlier), default=generation)
+        connection.execute("DELETE FROM images WHERE generation < ?", (oldest,))
+
+
+def _next(state: State | None) -> tuple[int, list[tuple[int, float]]]:
+    """The generation after a state's; and earlier ones whose records are kept, with the times when they were replaced.
+
+    These are the last one, and those that somebody may have opened who has not read all records yet.
+    """
+    if state is None:
+        return 1, []
+    now = time.time()
+    recent = [(each, then) for each, then in state.meta.get("earlier", ()) if now - then < KEPT_SECONDS]
+    return state.generation + 1, [*recent, (state.generation, now)]

@@ -1,21 +1,26 @@
 """Images of a store by row: those of a commit, and how they are added and removed."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.database.engine import Source, WantedIndex, WrittenByAnother
 from vpr.database.records import Records
 from vpr.database.store.store import State, Store
-from vpr.database.store.stored_records import StoredColumns, StoredRecords, records_of
-from vpr.database.store.table import local_columns
-from vpr.descriptors.local_maps import LocalMaps, QuantizedMap
+from vpr.database.store.stored_records import StoredColumns, StoredRecords
+from vpr.database.store.table import as_text, is_whole, local_columns, records_of
+from vpr.descriptors.local_maps import LocalMaps, QuantizedMap, starts_of
 from vpr.models.local_projection import LocalProjection
 
 EXACT = "none"  # in place of a FAISS index's factory string
+BLOCK = 4096  # rows whose records are read at once
+LEFT_OUT = "it is left out until it is described again"
+Result = TypeVar("Result")
+Found = TypeVar("Found", bound=tuple)
 
 
 class StoredImages:
@@ -30,56 +35,122 @@ class StoredImages:
         map: float16 [rows, dim], the descriptors, in their file.
     """
 
+    state: State | None
+    records: StoredRecords
+    _row_of: dict[str, int] | None
+    _local: LocalMaps | None
+
     def __init__(self, store: Store, source: Source, wanted: WantedIndex) -> None:
         """What the store has, whatever made it."""
         self.store, self.source, self.wanted = store, source, wanted
-        self.by_hand, self._changes, self._said = False, False, False
+        self.by_hand, self.serves, self._changes, self._said = False, False, False, False
         self._zone: str | None = None
-        self._wide = torch.empty(0)
-        self._damaged = np.empty(0, np.int64)
-        self._generation, self._rows = -1, 0
-        self._take(store.state())
+        self._generation = -1
+        self._take_last()
+
+    def _take_last(self) -> None:
+        """Go on from the last commit; where another follows that removes its files before they are open, from that."""
+        while True:
+            state = self.store.state()
+            try:
+                return self._take(state)
+            except UserError:
+                if not self.store.changed():
+                    raise
 
     def _take(self, state: State | None) -> None:
         """Go on from a commit: rows of a generation stay as they are, and others come behind them."""
-        self.state = state
+        self.map, self._local_values = self.store.flat(state)
+        self.state, self._row_of, self._local = state, None, None
         generation, rows = (state.generation, state.rows) if state else (0, 0)
-        alive = np.ones(rows, bool)
-        if state is not None:
-            alive[state.gone] = False
         if generation != self._generation:
-            self._columns = StoredColumns(self.store, generation)
-            self._row_of: dict[str, int] | None = None
-            self._generation, self._wide, self._damaged = generation, torch.empty(0), np.empty(0, np.int64)
-        before, self._alive = getattr(self, "_alive", alive), alive
-        self.map = self.store.descriptors(state) if state else torch.empty(0, self.source.dim, dtype=torch.float16)
+            self._columns, self._generation = StoredColumns(self.store, generation), generation
+            self._wide, self._damaged, self._checked = torch.empty(0), np.empty(0, np.int64), np.zeros(0, bool)
+        self._alive = alive = np.ones(rows, bool)
+        alive[state.gone if state else []] = False
         alive[len(self.map) :] = False  # the file has become shorter
         alive[self._damaged] = False
-        self._local: LocalMaps | None = None
-        self._projection: tuple[LocalProjection | None] | None = None
-        self.records: Records = StoredRecords(self._columns, alive, self.zone)
-        if self._row_of is not None:
-            self._follow(before[: len(alive)], alive)
+        self._checked = np.append(self._checked, np.zeros(rows - len(self._checked), bool))
+        self._show_records()
 
-    def _follow(self, before: np.ndarray, alive: np.ndarray) -> None:
-        """The rows of names, as they have become."""
-        assert self._row_of is not None
-        names = self._columns.of("names", len(alive))
-        for row in np.flatnonzero(before & ~alive[: len(before)]):
-            if self._row_of.get(names[row]) == row:
-                del self._row_of[names[row]]
-        self._row_of.update({names[row]: int(row) for row in np.flatnonzero(alive) if row >= len(before)})
+    def _show_records(self) -> None:
+        records = StoredRecords(self._columns, self._alive, self.zone)
+        if self.serves:
+            records.read_whole()
+        self.records = records
 
-    def refresh(self) -> None:
-        """Take what others have committed; what another model has made since is not searched with this one's."""
-        if self.store.changed():
-            state = self.store.state()
-            if state is not None and state.meta["provenance"] != dict(self.source.provenance) and self.state:
-                if not self._said:
-                    say(f"{self.store.path} is now another model's: this process goes on with what it has")
-                self._said = True
-                return
+    def refresh(self) -> bool:
+        """Take what others have committed, if there is any; another model's is not searched with this one's."""
+        if not self.store.changed():
+            return False
+        state = self.store.state()
+        if state is not None and state.meta["provenance"] != dict(self.source.provenance) and self.state:
+            if not self._said:
+                say(f"{self.store.path} is now another model's: this process goes on with what it has")
+            self._said = True
+            return False
+        try:
             self._take(state)
+        except UserError:
+            if not self.store.changed():
+                raise
+            self._take_last()
+        return True
+
+    def steadily(self, work: Callable[[], Result]) -> Result:
+        """What some work of a reader gives, again where it failed since the database was written anew meanwhile."""
+        while True:
+            try:
+                return work()
+            except UserError:
+                if self.store.files.held or not self.refresh():
+                    raise
+
+    def checked(self, search: Callable[[], Found]) -> Found:
+        """What a search finds, its rows before all else, of which each fits its checksum.
+
+        One that does not is said and left out, and the search is made again.
+        """
+
+        def once() -> tuple[Found, list[int]]:
+            found = search()
+            damaged = self._damaged_among(np.unique(found[0]))
+            self.say_damaged(damaged, LEFT_OUT)
+            return found, damaged
+
+        while (found := self.steadily(once))[1]:
+            self.leave_out(found[1])
+        return found[0]
+
+    def _damaged_among(self, rows: np.ndarray) -> list[int]:
+        """Those of some rows whose descriptor or record does not fit its checksum, of any that is asked for first."""
+        rows = rows[rows >= 0]
+        rows = rows[~self._checked[rows]]
+        known = zip(rows.tolist(), self._columns.read(rows.tolist()), strict=True)
+        self._checked[rows] = True
+        return [row for row, record in known if not self._is_whole(row, record)]
+
+    def _is_whole(self, row: int, record: tuple) -> bool:
+        return row < len(self.map) and is_whole(record, self.map[row : row + 1].numpy())
+
+    def damaged(self) -> list[int]:
+        """The rows, not gone, whose descriptor, record or local descriptors do not fit their checksums."""
+        assert self.state is not None
+        there, found = np.setdiff1d(np.arange(self.state.rows), self.state.gone), list[int]()
+        for rows in np.array_split(there, 1 + len(there) // BLOCK):
+            for row, record in zip(rows.tolist(), self.store.rows(self._generation, rows.tolist()), strict=True):
+                try:
+                    if (whole := self._is_whole(row, record)) and self.local:
+                        self.local.rows(row)
+                except UserError:
+                    whole = False
+                found += [] if whole else [row]
+        return found
+
+    def say_damaged(self, rows: Sequence[int], then: str) -> None:
+        """Name the images of damaged rows, and say what happens then."""
+        for name, *_ in self.store.rows(self._generation, rows):
+            say(f"{self.source.path}: the descriptor of {as_text(name)} is damaged: {then}")
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -93,41 +164,35 @@ class StoredImages:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What made the descriptors."""
         return dict(self.meta.get("provenance", {}))
 
     @property
     def edited(self) -> bool:
-        """Whether it was changed by hand."""
         return bool(self.meta.get("edited"))
 
     @property
     def keeps_local(self) -> bool:
-        """Whether images that are added bring their local descriptors."""
         return bool(self.meta.get("local_dim", self.wanted.local_dim))
 
     @property
     def local(self) -> LocalMaps | None:
-        """Local descriptors by row, where they are kept."""
-        if self._local is None and self.state and self.meta.get("local_stored"):
-            self._local = self.store.local(self.state, *local_columns(self._columns.of("local", self.state.rows)))
+        if self._local is None and self.state and self._local_values:
+            grids, checksums = local_columns(self._columns.of("local", self.state.rows))
+            starts = starts_of(grids.prod(axis=1, dtype=np.int64))
+            path = self.store.files.flat(self.state.generation, "local")
+            self._local = LocalMaps(self._local_values, grids, starts, checksums, str(path))
         return self._local
 
     @property
     def projection(self) -> LocalProjection | None:
-        """What projected the local descriptors; None where the model did, or there are none."""
-        if self._projection is None:
-            self._projection = (self.store.projection(),)
-        return self._projection[0]
+        return self.store.projection()
 
     @property
     def lacking(self) -> Records:
-        """Images from elsewhere that are to be described again."""
         return records_of(self.store.lacking(), self.zone)
 
     @property
     def row_of(self) -> Mapping[str, int]:
-        """By name, the row of each image that it has."""
         if self._row_of is None:
             names = self._columns.of("names", len(self._alive))
             self._row_of = {names[row]: int(row) for row in self.rows()}
@@ -135,22 +200,19 @@ class StoredImages:
 
     @property
     def next_row(self) -> int:
-        """That the next image to be added gets."""
         return len(self._alive)
 
     def count(self) -> int:
-        """How many images it has."""
         return int(self._alive.sum())
 
     def rows(self) -> np.ndarray:
-        """The rows of the images it has."""
         return np.flatnonzero(self._alive)
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Those of some rows, float16 [n, dim], each compared with its checksum."""
         wanted = np.asarray(rows, np.int64)
-        values, known = self.map[torch.from_numpy(wanted)], self._columns.of("record", self.next_row)
-        self.store.require_whole([known[row] for row in wanted], values.numpy())
+        values = self.map[torch.from_numpy(wanted)]
+        self.store.require_whole(self._generation, wanted, values.numpy())
         return values
 
     def hold(self) -> None:
@@ -159,14 +221,12 @@ class StoredImages:
         Raises:
             WrittenByAnother: another process is, or has renumbered the rows since they were read here.
         """
-        if self.store.files.hold():
-            generation, known = self._generation, self.state
-            if self.store.changed():
-                state = self.store.state()
-                if known is not None and (state is None or state.generation != generation):
-                    self.store.close()
-                    raise WrittenByAnother(f"{self.store.path} was written anew by another process: repeat the command")
-                self._take(state)
+        if self.store.files.hold() and self.store.changed():
+            state = self.store.state()
+            if self.state is not None and (state is None or state.generation != self._generation):
+                self.store.close()
+                raise WrittenByAnother(f"{self.store.path} was written anew by another process: repeat the command")
+            self._take(state)
 
     def _begun(self) -> State:
         """The state to go on from, once this process writes; a new database is begun."""
@@ -188,7 +248,6 @@ class StoredImages:
         self._take(self.store.state())
 
     def begin(self, projection: LocalProjection | None) -> None:
-        """As of `Engine`."""
         state = self._begun()
         if projection is not None:
             self.store.say(state, state.meta, projection)
@@ -200,7 +259,6 @@ class StoredImages:
         return {**state.meta, "edited": self.edited or self.by_hand, "zone": self.zone}
 
     def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
-        """As of `Engine`."""
         if self.keeps_local and local is None:
             raise ValueError("an index that keeps local descriptors was given images without them")
         if not len(records):
@@ -212,33 +270,35 @@ class StoredImages:
         self._take(self.store.state())
 
     def remove(self, names: Sequence[str]) -> None:
-        """As of `Engine`."""
         if self.state is not None:
             self.hold()  # the rows of names are those that nobody else changes any more
-        waiting = set(self.lacking.names)
         there = [self.row_of[name] for name in names if name in self.row_of]
-        if there or waiting.intersection(names):
+        if there or set(self.lacking.names).intersection(names):
             state = self._begun()
             self.store.remove(state, self._edited(state), there, names)
             self._take(self.store.state())
 
     def set_zone(self, zone: str) -> None:
-        """As of `Engine`."""
         self._zone = zone
-        self.records = StoredRecords(self._columns, self._alive, zone)
+        self._show_records()
 
     def set_aside(self, rows: Sequence[int]) -> None:
         """Have the images of damaged rows described again: those of the folder are found there, others are noted."""
-        state, known = self._begun(), self._columns.of("record", self.next_row)
-        foreign = [known[row][:-1] for row in rows if known[row][1]]
+        state = self._begun()
+        foreign = [known[:-1] for known in self.store.rows(state.generation, rows) if known[1]]
         self.store.remove(state, self._edited(state), rows, (), foreign)
         self._take(self.store.state())
 
+    def leave_out_damaged(self) -> None:
+        """Find out which rows are damaged, of all, and do not find them."""
+        damaged = self.damaged()
+        self.say_damaged(damaged, LEFT_OUT)
+        self.leave_out(damaged)
+
     def leave_out(self, rows: Sequence[int]) -> None:
         """Do not find the images of damaged rows."""
-        self._damaged, self._row_of = np.array(rows, np.int64), None
+        self._damaged = np.append(self._damaged, rows).astype(np.int64)
         self._take(self.state)
 
     def close(self) -> None:
-        """Let go of files."""
         self.store.close()

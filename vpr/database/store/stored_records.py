@@ -1,76 +1,124 @@
-"""Records of a store's rows, of which each column is read when it is first asked for: an index opens without them."""
+"""Records of a store's rows, read when they are asked for: single rows by themselves, else a column as a whole."""
 
-import json
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from vpr.database.records import Records, Value, joined, no_records
+from vpr.database.records import Records
 from vpr.database.store.store import Store
-from vpr.database.store.table import RECORD, as_text
+from vpr.database.store.table import RECORD, as_text, by_heading, hashes_of, records_of
 
-Loaded = dict[str, tuple[Any, ...]]  # by name of an attribute of Records, what rows of the table say
+FEW = 4096  # rows that are read by themselves before columns are read whole
 
 
 class StoredColumns:
-    """The columns of one generation's rows, which never change: those that are read are kept, and gone on with."""
+    """The columns of one generation's rows, which never change: what was read is kept, and gone on with."""
 
     def __init__(self, store: Store, generation: int) -> None:
         self._store, self._generation = store, generation
-        self._known: dict[str, Any] = {}
+        self._whole: dict[str, Any] = {}
+        self.single: dict[int, tuple] = {}  # RECORD and checksum, by row
 
     def of(self, name: str, rows: int) -> Any:
-        """An attribute of Records, or `crc` or `local`, for the first rows."""
-        columns, made, put_together = COLUMNS[name]
-        known = self._known.get(name)
+        """A key of COLUMNS, for the first rows."""
+        names, convert = COLUMNS[name]
+        known = self._whole.get(name)
         start = 0 if known is None else len(known)
         if known is None or start < rows:
-            new = made(self._store.columns(self._generation, columns, start, rows))
-            known = self._known[name] = new if known is None else put_together(known, new)
+            new = convert(self._store.columns(self._generation, names, start, rows))
+            known = new if known is None else known + new if isinstance(new, list) else np.concatenate([known, new])
+            self._whole[name] = known
         return known[:rows]
 
+    def read(self, rows: Sequence[int]) -> list[tuple]:
+        """RECORD and checksum of some rows."""
+        lacking = [row for row in rows if row not in self.single]
+        self.single.update(zip(lacking, self._store.rows(self._generation, lacking), strict=True))
+        return [self.single[row] for row in rows]
 
-def _numbers(kind: Any) -> Callable[[list[tuple]], np.ndarray]:
-    return lambda rows: np.array([value for (value,) in rows], kind)
-
-
-def _more(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.concatenate([first, second])
+    def is_whole(self, name: str, rows: int) -> bool:
+        """Whether a column is read whole, or so many single rows are that the next is."""
+        return len(self.single) > FEW or len(self._whole.get(name, ())) >= rows
 
 
 def _texts(rows: list[tuple]) -> list[str]:
     return [as_text(name) for (name,) in rows]
 
 
+def _integers(rows: list[tuple]) -> np.ndarray:
+    return np.array(rows, np.int64)[:, 0] if rows else np.empty(0, np.int64)
+
+
 def _positions(rows: list[tuple]) -> np.ndarray:
     return np.array(rows, np.float64).reshape(-1, 2)  # None, which is unknown, becomes NaN
 
 
-def _hashes(rows: list[tuple]) -> np.ndarray:
-    return np.frombuffer(b"".join(value for (value,) in rows), np.uint8).reshape(-1, 32)
+def _unchanged(rows: list[tuple]) -> list:
+    return [row[0] if len(row) == 1 else row for row in rows]
 
 
-def _tables(rows: list[tuple]) -> list[dict[str, Value]]:
-    return [json.loads(text) for (text,) in rows]
-
-
-# By attribute: columns of the table, what is made of them, and how more rows are put behind.
-COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[list[tuple]], Any], Callable[[Any, Any], Any]]] = {
-    "names": (("name",), _texts, lambda first, second: first + second),
-    "folders": (("folder",), _texts, lambda first, second: first + second),
-    "columns": (("columns",), _tables, lambda first, second: first + second),
-    "positions": (("easting", "northing"), _positions, _more),
-    "sizes": (("size",), _numbers(np.int64), _more),
-    "modified": (("modified",), _numbers(np.int64), _more),
-    "hashes": (("hash",), _hashes, _more),
-    "record": ((*RECORD, "crc"), list, lambda first, second: first + second),
-    "local": (("local_height", "local_width", "local_crc"), lambda rows: np.array(rows, np.int64), _more),
+# By attribute of Records: columns of the table, and what is made of them.
+COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[list[tuple]], Any]]] = {
+    "names": (("name",), _texts),
+    "folders": (("folder",), _texts),
+    "columns": (("columns",), _unchanged),
+    "positions": (("easting", "northing"), _positions),
+    "sizes": (("size",), _integers),
+    "modified": (("modified",), _integers),
+    "hashes": (("hash",), lambda rows: hashes_of(_unchanged(rows))),
+    "local": (("local_height", "local_width", "local_crc"), _unchanged),
 }
+OF_HITS = ("names", "folders", "positions")  # of which single rows are asked for
+
+
+class StoredColumn(Sequence[Any]):
+    """A column of Records: a list, or an array where it is of numbers, of which single rows are read by themselves."""
+
+    def __init__(self, name: str, columns: StoredColumns, alive: np.ndarray) -> None:
+        self._name, self._columns, self._alive = name, columns, alive
+
+    @functools.cached_property
+    def whole(self) -> Any:
+        """The column itself; names of removed images are empty."""
+        value = self._columns.of(self._name, len(self))
+        if self._name == "names" and not self._alive.all():
+            value = [each if alive else "" for each, alive in zip(value, self._alive, strict=True)]
+        return value
+
+    def __getitem__(self, rows: Any) -> Any:
+        index = rows if isinstance(rows, int) else None if isinstance(rows, slice) else np.asarray(rows)
+        is_mask = isinstance(index, np.ndarray) and index.dtype == bool
+        if index is None or is_mask or not len(self) or self._columns.is_whole(self._name, len(self)):
+            return self.whole[rows]
+        wanted = np.asarray(index) % len(self)
+        if self._name == "names" and not self._alive[wanted]:
+            return ""
+        names, convert = COLUMNS[self._name]
+        found = self._columns.read(wanted.ravel().tolist())
+        value = convert([tuple(row[RECORD.index(name)] for name in names) for row in found])
+        return value[0] if isinstance(value, list) else value.reshape(*wanted.shape, *value.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._alive)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.whole)
+
+    def __eq__(self, other: object) -> Any:
+        return self.whole == (other.whole if isinstance(other, StoredColumn) else other)
+
+    def index(self, value: Any, *between: Any) -> int:
+        """As of `list`."""
+        return self.whole.index(value, *between)
+
+    def __array__(self, *how: Any, **named: Any) -> np.ndarray:
+        return np.array(self.whole, *how, **named)
 
 
 class StoredRecords(Records):
-    """As of `Records`, which each of its attributes becomes when it is asked for; removed images have no name."""
+    """As of `Records`, of which each attribute is read when it is asked for; removed images have no name."""
 
     def __init__(self, columns: StoredColumns, alive: np.ndarray, zone: str | None) -> None:
         """Those of the first rows, of which `alive` [N] are there."""
@@ -83,24 +131,22 @@ class StoredRecords(Records):
     def __getattr__(self, name: str) -> Any:
         if name not in COLUMNS:
             raise AttributeError(name)
-        value = self._stored.of(name, len(self))
-        if name == "names" and not self._alive.all():
-            value = [each if alive else "" for each, alive in zip(value, self._alive, strict=True)]
-        if name == "columns":
-            headings = dict.fromkeys(heading for row in value for heading in row)
-            value = {heading: [row.get(heading) for row in value] for heading in headings}
+        value: Any = StoredColumn(name, self._stored, self._alive)
+        if name not in OF_HITS:
+            value = by_heading(value.whole) if name == "columns" else value.whole
         object.__setattr__(self, name, value)
         return value
 
+    def read_whole(self) -> None:
+        """Read all, so that nothing is asked of the store any more."""
+        for name in COLUMNS:
+            if name in OF_HITS:
+                _ = getattr(self, name).whole
+            elif name != "local":
+                getattr(self, name)
 
-def records_of(rows: list[tuple], zone: str | None) -> Records:
-    """Rows of RECORD as Records."""
-    columns = _tables([(row[7],) for row in rows])
-    parts = [
-        Records(
-            [as_text(row[0])], _positions([row[5:7]]), zone, np.array([row[2]]), np.array([row[3]]),
-            _hashes([row[4:5]]), [as_text(row[1])], {name: [value] for name, value in table.items()},
-        )
-        for row, table in zip(rows, columns, strict=True)
-    ]  # fmt: skip
-    return joined(*parts) if parts else no_records(zone)
+    def only(self, rows: Sequence[int] | np.ndarray) -> Records:
+        """Some rows, in the order given; few of them are read by themselves."""
+        if self._stored.is_whole("names", len(self)) or len(rows) > FEW or not self._alive[rows].all():
+            return super().only(rows)
+        return records_of(self._stored.read(np.asarray(rows, np.int64).tolist()), self.zone)
