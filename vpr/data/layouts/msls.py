@@ -34,16 +34,8 @@ class CityPlaces(Places):
     database_cities: np.ndarray = field(default_factory=_none)
     query_cities: np.ndarray = field(default_factory=_none)
 
-    def only(self, database: list[int], queries: list[int]) -> "CityPlaces":
-        """The same places with these database images and queries alone, by index."""
-        places = super().only(database, queries)
-        assert isinstance(places, CityPlaces)
-        return dataclasses.replace(
-            places, database_cities=self.database_cities[database], query_cities=self.query_cities[queries]
-        )
-
-    def _near(self, radius: float) -> list[np.ndarray]:
-        near = super()._near(radius)
+    def _near(self, radius: float, least: float = -1.0, own_time: bool = True) -> list[np.ndarray]:
+        near = super()._near(radius, least, own_time)
         return [found[self.database_cities[found] == city] for found, city in zip(near, self.query_cities, strict=True)]
 
 

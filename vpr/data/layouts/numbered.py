@@ -55,14 +55,6 @@ class NumberedPlaces(Places):
         """The positives."""
         return self.positives()
 
-    def only(self, database: list[int], queries: list[int]) -> "NumberedPlaces":
-        """The same places with these database images and queries alone, which keep their numbers."""
-        places = super().only(database, queries)
-        assert isinstance(places, NumberedPlaces)
-        return dataclasses.replace(
-            places, database_numbers=self.database_numbers[database], query_numbers=self.query_numbers[queries]
-        )
-
 
 def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance: int, every: int) -> NumberedPlaces:
     """Two films of one route, of which the second has each `every`-th frame of the first.
