@@ -187,7 +187,7 @@ def test_a_network_is_trained_on_the_training_cities_and_tested_by_the_official_
 def test_missing_cities_and_images_are_named(root):
     (root / "train_val" / "sf" / "query" / "images" / "q7.jpg").unlink()
     text = refusal(root)
-    assert "1 of 9 images of msls_val are missing" in text and "q7.jpg" in text
+    assert "1 of the 9 images of msls_val are missing" in text and "q7.jpg" in text
     (root / "train_val" / "sf").rename(root / "train_val" / "sanfrancisco")
     assert "train_val has no folder sf" in refusal(root)
     assert "no folder trondheim, london" in refusal(root, "train")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 # How hits are counted: see `Places.protocol`.
 PLAIN, OTHER_TIME, PANORAMA = "plain", "other_time", "panorama"
+QUERIES_IN_DATABASE = "queries in the database"  # which images are looked up in which
 # How a data set says which images there are and which of them match.
 MAT = "mat"  # dbStruct files, Pittsburgh's
 OWN = "own"  # a folder of own images
@@ -28,7 +29,7 @@ class Role:
 
     database: str
     queries: str
-    direction: str = "queries in the database"
+    direction: str = QUERIES_IN_DATABASE
 
 
 @dataclass(frozen=True)
