@@ -50,7 +50,6 @@ def read_image(path: Path, max_pixels: int | None = None) -> Image.Image:
     Raises:
         UserError: the file cannot be decoded, or has more pixels than `max_pixels`.
     """
-
     return with_image(path, upright, max_pixels)
 
 
