@@ -11,7 +11,7 @@ from loading import load, refusal
 from PIL import Image
 
 import main
-from vpr.data.image_files import ENDINGS, find_images, look_through
+from vpr.data.image_files import ENDINGS, find_images
 from vpr.data.images import FORMATS, decode
 from vpr.data.layouts.folders import read_folder
 from vpr.data.layouts.numbered import read_frames
@@ -190,10 +190,3 @@ def test_locate_says_where_a_link_leads(tmp_path, capsys):
 def test_what_stands_in_the_place_of_an_image_is_named(tmp_path, content, reason):
     (tmp_path / "a.jpg").write_bytes(content)
     assert re.search(rf"a\.jpg .*{reason}", refusal(decode, tmp_path / "a.jpg"))
-
-
-def test_links_upwards_and_twins_are_looked_into_once(tmp_path):
-    as_file(tmp_path / "a" / "b.jpg", "JPEG")
-    (tmp_path / "again").symlink_to(tmp_path / "a")
-    (tmp_path / "a" / "up").symlink_to(tmp_path)
-    assert look_through(tmp_path).images == [tmp_path / "a" / "b.jpg"]
