@@ -101,16 +101,27 @@ def test_a_real_spec_is_read_as_scipy_reads_it(shared, name):
         assert places.database_times is None and places.query_times is None
 
 
-def test_written_spec(spec):
-    places = read_places(spec())
-    assert places.name == "spec"
-    assert places.database_names == DATABASE
-    assert places.query_names == QUERIES
+WHOLE = {"utmDb": DATABASE_POSITIONS, "utmQ": QUERY_POSITIONS}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reverse": True, "aFieldOfAnotherSet": np.arange(5), "posDistThrOther": np.uint8(3)},
+        {field: np.array(rows).T.astype(np.uint32) for field, rows in WHOLE.items()},
+    ],
+    ids=["plain", "other fields in another order", "unsigned"],
+)
+def test_written_spec(spec, changes):
+    places = read_places(spec(**changes))
+    assert (places.name, places.database_names, places.query_names) == ("spec", DATABASE, QUERIES)
+    assert places.database_positions.dtype == places.query_positions.dtype == np.float64
     np.testing.assert_array_equal(places.database_positions, DATABASE_POSITIONS)
     np.testing.assert_array_equal(places.query_positions, QUERY_POSITIONS)
-    assert lists(places.positives()) == [[0, 1], [2]]
+    assert (places.positive_radius, places.training_positive_radius) == (25, 10)
+    assert lists(places.positives()) == lists(places.not_negatives()) == [[0, 1], [2]]
     assert lists(places.training_positives()) == [[1], [2]]
-    assert lists(places.not_negatives()) == [[0, 1], [2]]
 
 
 def test_thresholds_do_not_overflow(spec):
@@ -156,16 +167,6 @@ def test_no_queries_and_no_database():
     assert make_places([[0, 0]], []).positives() == []
     for lonely in (make_places([], [[0, 0]]), make_places([[100, 0]], [[0, 0]])):
         assert lists(lonely.positives()) == lists(lonely.training_positives()) == lists(lonely.not_negatives()) == [[]]
-
-
-def test_fields_are_read_by_name(spec):
-    plain = read_places(spec())
-    mixed = read_places(spec(reverse=True, aFieldOfAnotherSet=np.arange(5), posDistThrOther=np.uint8(3)))
-    assert mixed.database_names == plain.database_names == DATABASE
-    assert mixed.query_names == plain.query_names == QUERIES
-    np.testing.assert_array_equal(mixed.database_positions, DATABASE_POSITIONS)
-    np.testing.assert_array_equal(mixed.query_positions, QUERY_POSITIONS)
-    assert (mixed.positive_radius, mixed.training_positive_radius) == (25, 10)
 
 
 def test_own_time_stamp_is_dropped_from_positives_but_not_from_not_negatives(spec):
@@ -322,13 +323,6 @@ def test_tokyo_time_machine_has_no_test_split(tmp_path):
 def test_every_real_spec_belongs_to_a_split():
     known = {spec for name, dataset in DATASETS.items() if name != "toy" for spec in dataset.specs.values()}
     assert known == set(REAL_SPECS)
-
-
-def test_unsigned_positions_become_floating_point(spec):
-    whole = {"utmDb": DATABASE_POSITIONS, "utmQ": QUERY_POSITIONS}
-    places = read_places(spec(**{field: np.array(rows).T.astype(np.uint32) for field, rows in whole.items()}))
-    assert places.database_positions.dtype == places.query_positions.dtype == np.float64
-    assert lists(places.positives()) == [[0, 1], [2]]
 
 
 def test_names_in_a_character_matrix_lose_their_padding(spec):

@@ -15,7 +15,7 @@ from toycity.city import SPLITS, Walls, build_quarter, generator
 from toycity.conditions import Difficulty
 from toycity.facades import TEXELS_PER_METRE, Canvas
 from toycity.light import shadow_height, survey_light
-from toycity.streets import draw_street_plan, survey_stations
+from toycity.streets import draw_street_plan
 from vpr.common.errors import UserError
 from vpr.data import places
 
@@ -170,11 +170,12 @@ def test_quarters_lie_kilometres_apart_and_stations_about_10_m(specs):
     assert (steps > 8.0).all() and (steps < 12.0).all()
 
 
-def test_one_picture_is_redrawn_from_the_seed_alone(tiny_city, quarter, tmp_path):
-    stations = quarter.plan.to_local(survey_stations(quarter.plan, PANORAMAS))
-    database = writer.draw_database_picture(quarter, SEED, 0, 4, 3, stations[4], SIZE)
-    query = writer.draw_query_picture(quarter, SEED, 0, 5, stations, SIZE, Difficulty())
-    drawn = {"000/000004_pitch1_yaw3.jpg": database, "queries_real/000/000005_query.jpg": query}
+def test_one_picture_is_redrawn_from_the_seed_alone(tiny_city, tmp_path):
+    painter = writer.Painter(tmp_path, SEED, 0, PANORAMAS, SIZE, Difficulty())
+    drawn = {
+        "000/000004_pitch1_yaw3.jpg": painter.database_picture(4, 3),
+        "queries_real/000/000005_query.jpg": painter.query_picture(5),
+    }
     for name, (picture, conditions, *_) in drawn.items():
         picture.save(tmp_path / "again.jpg", quality=conditions.quality)
         assert (tmp_path / "again.jpg").read_bytes() == (tiny_city / name).read_bytes()

@@ -211,14 +211,6 @@ def test_a_folders_spec_is_read_back_as_the_same_places(tmp_path, command, capsy
     assert structure["utmDb"].shape == (2, 20) and structure["dbImageFns"].shape == (20, 1)
 
 
-def test_a_specs_table_gives_a_folder_the_same_positions(tiny_places, tmp_path, capsys):
-    assert main.main(["--mode=spec", f"--root={tiny_places}"]) == 0
-    assert "34 images" in capsys.readouterr().out  # 12 and 5 in each of two splits
-    places = read_places(tiny_places / "datasets" / "pitts30k_val.mat")
-    files = [tiny_places / name for name in places.database_names]
-    assert np.array_equal(metres(read_positions(files, tiny_places)), places.database_positions)
-
-
 def test_nothing_to_write_a_spec_of(tmp_path, command, capsys):
     (tmp_path / "city").mkdir()
     assert command("spec") == 2

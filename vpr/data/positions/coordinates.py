@@ -25,11 +25,7 @@ class Position:
 
 
 def from_degrees(latitude: float, longitude: float) -> Position:
-    """WGS84 degrees -> UTM metres.
-
-    Raises:
-        ValueError: there is no such place, or none in UTM.
-    """
+    """WGS84 degrees -> UTM metres. Raises ValueError: there is no such place, or none in UTM."""
     import utm
 
     try:

@@ -21,11 +21,7 @@ GPS_FOLDER = 0x8825  # EXIF
 
 
 def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
-    """Where images were taken.
-
-    Raises:
-        UserError: some have no position; says how many and names the first five.
-    """
+    """Where images were taken. Raises UserError: some have no position; says how many and names the first five."""
     found = find_positions(files, root)
     if missing := without_position(files, found):
         raise UserError(f"{missing}: {WANTED}")
