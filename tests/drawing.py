@@ -31,11 +31,11 @@ def gps(latitude: float, longitude: float, letters: str | None = None) -> Image.
     exif = Image.Exif()
     exif[0x0112] = 1  # Pillow writes no EXIF of a place alone into a PNG
     folder = exif.get_ifd(0x8825)
-    for place, (value, names) in enumerate(((latitude, "NS"), (longitude, "EW"))):
-        folder[2 * place + 1] = letters[place] if letters else names[value < 0]
+    for axis, (value, names) in enumerate(((latitude, "NS"), (longitude, "EW"))):
+        folder[2 * axis + 1] = letters[axis] if letters else names[value < 0]
         degrees, rest = divmod(abs(value), 1)
         minutes, rest = divmod(60 * rest, 1)
-        folder[2 * place + 2] = (degrees, minutes, round(60 * rest, 6))
+        folder[2 * axis + 2] = (degrees, minutes, round(60 * rest, 6))
     exif[0x8825] = folder
     return exif
 

@@ -16,8 +16,12 @@ import tempfile
 import zlib
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from campaigns.fuzz import mutate
+from pittsburgh import SpecError, is_v73, read_places
+
 MEMORY = 1 << 30  # bytes
-KINDS = ("bits", "cut", "zeros", "inserted", "random", "tag")
+BORDERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 14, 15, 0x40001)  # of sizes and types
 
 
 def inflated(content: bytes) -> bytes:
@@ -32,48 +36,29 @@ def deflated(content: bytes) -> bytes:
     return content[:128] + struct.pack("<II", 15, len(packed)) + packed
 
 
-def mutated(content: bytes, kind: str, chance: random.Random) -> bytes:
-    """A copy with one kind of damage; near the beginning, where the structure is dense, as often as anywhere."""
-    reach = min(len(content), chance.choice((200, 2000, len(content))))
-    start, changed = chance.randrange(reach), bytearray(content)
-    length = chance.randint(1, chance.choice((4, 64, 1024)))
-    if kind == "bits":
-        for _ in range(chance.randint(1, 8)):
-            changed[chance.randrange(reach)] ^= 1 << chance.randrange(8)
-    elif kind == "cut":
-        del changed[start:]
-    elif kind == "zeros":
-        changed[start : start + length] = bytes(len(changed[start : start + length]))
-    elif kind == "inserted":
-        changed[start:start] = chance.randbytes(length)
-    elif kind == "random":
-        changed[start : start + length] = chance.randbytes(len(changed[start : start + length]))
-    else:  # a size or a type with a value on some border, where tags stand
-        value = chance.choice((0, 1, 2**31 - 1, 2**31, 2**32 - 1, 14, 15, 0x40001, chance.randrange(2**32)))
-        struct.pack_into("<I", changed, min(start // 4 * 4, len(changed) - 4), value)
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """A changed copy, of which one in six has another size or type where tags stand, most near the beginning."""
+    if chance.randrange(6):
+        return mutate(content, chance)
+    start, changed = chance.randrange(min(len(content), chance.choice((200, 2000, len(content))))), bytearray(content)
+    value = chance.choice((*BORDERS, chance.randrange(2**32)))
+    struct.pack_into("<I", changed, min(start // 4 * 4, len(changed) - 4), value)
     return bytes(changed)
 
 
 def copies(content: bytes, count: int, chance: random.Random):
     """`count` mutated copies: of the bytes, of the bytes without compression, and of those compressed again; of a v7.3
     file, of the bytes behind its first block."""
-    if content[512:].startswith(b"\x89HDF"):
-        yield from (content[:512] + mutated(content[512:], KINDS[each % len(KINDS)], chance) for each in range(count))
+    if is_v73(content):
+        yield from (content[:512] + mutated(content[512:], chance) for _ in range(count))
         return
     plain = inflated(content)
     for number in range(count):
-        kind, way = KINDS[number % len(KINDS)], number % 3
-        if way == 2:
-            yield deflated(mutated(plain, kind, chance))
-        else:
-            yield mutated(plain if way else content, kind, chance)
+        yield (mutated(content, chance), mutated(plain, chance), deflated(mutated(plain, chance)))[number % 3]
 
 
 def main(seed: int, count: int, files: list[str]) -> None:
     """Read `count` mutated copies of each file and print what came of them."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from pittsburgh import SpecError, read_places
-
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     outcomes = {}

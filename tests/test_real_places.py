@@ -23,18 +23,24 @@ TOWER = {"1": 59.6, "5": 83.5, "10": 91.9, "20": 96.5}
 CORRIDOR = {"1": 59.5, "5": 84.7, "10": 92.8, "20": 97.3}
 # A fresh k-means moves a recall by a point or two, and one query is 0.4 (tower) or 0.9 (corridor) points.
 TOLERANCE = 6.0
+WEIGHTS = "alexnet_features_torchvision_imagenet1k.pth"
+
+
+@pytest.fixture(scope="module")
+def centroids(shared, tmp_path_factory):
+    """AlexNet's clusters of tower."""
+    folder, tower = tmp_path_factory.mktemp("real"), f"--root={shared / 'places' / 'tower'}"
+    call = ["--mode=cluster", "--arch=alexnet", f"--weights={shared / 'weights' / WEIGHTS}", f"--dataPath={folder}"]
+    assert main.main([*call, tower]) == 0
+    return next(folder.glob("*.hdf5"))
 
 
 @pytest.mark.slow
-def test_alexnet_off_the_shelf_on_tower_and_corridor(shared, tmp_path):
-    weights = shared / "weights" / "alexnet_features_torchvision_imagenet1k.pth"
-    common = ["--arch=alexnet", f"--weights={weights}", f"--runsPath={tmp_path / 'runs'}"]
-    tower, corridor = (f"--root={shared / 'places' / name}" for name in ("tower", "corridor"))
-    assert main.main(["--mode=cluster", tower, f"--dataPath={tmp_path}", *common]) == 0
-    centroids = next(tmp_path.glob("*.hdf5"))
-    test = ["--mode=test", "--panels=0", "--sequence=2", *common]
-    assert main.main([*test, tower, f"--dataPath={tmp_path}"]) == 0
-    assert main.main([*test, corridor, f"--dataPath={centroids}"]) == 0
+def test_alexnet_off_the_shelf_on_tower_and_corridor(shared, centroids, tmp_path):
+    weights = f"--weights={shared / 'weights' / WEIGHTS}"
+    for name in ("tower", "corridor"):
+        call = ["--mode=test", "--panels=0", "--sequence=2", "--arch=alexnet", weights, f"--dataPath={centroids}"]
+        assert main.main([*call, f"--root={shared / 'places' / name}", f"--runsPath={tmp_path / 'runs'}"]) == 0
     results = json.loads((tmp_path / "runs" / "results.json").read_text())
     for result, by_sequence in zip(results[::2], results[1::2], strict=True):
         assert "sequences of 2 frames" in by_sequence["search"]
@@ -47,18 +53,12 @@ def test_alexnet_off_the_shelf_on_tower_and_corridor(shared, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def off_the_shelf(shared, tmp_path_factory):
-    """Gives a split of real places with AlexNet off the shelf: images, model, options; clusters are of tower."""
-    folder = tmp_path_factory.mktemp("real")
-    weights = shared / "weights" / "alexnet_features_torchvision_imagenet1k.pth"
-    common = ["--arch=alexnet", f"--weights={weights}", "--device=cpu"]
-    assert main.main(["--mode=cluster", *common, f"--root={shared / 'places' / 'tower'}", f"--dataPath={folder}"]) == 0
-
-    centroids = next(folder.glob("*.hdf5"))
+def off_the_shelf(shared, centroids):
+    """Gives a split of real places with AlexNet off the shelf: images and model; clusters are of tower."""
 
     def make(places, precision):
         where = PlacesSpec("pittsburgh", shared / "places" / places)
-        model = build_model(ModelSpec("alexnet", str(weights)))
+        model = build_model(ModelSpec("alexnet", str(shared / "weights" / WEIGHTS)))
         init_pooling(model, centroids, where, None)
         return load_places(where, "val"), model.to_device(CPU, precision)
 

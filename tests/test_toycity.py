@@ -1,6 +1,6 @@
 """The toy city: geometry against the pinhole's closed forms, layout against the disk, all or nothing."""
 
-import hashlib
+import itertools
 import json
 from dataclasses import replace
 
@@ -9,54 +9,37 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from toycity import is_current, make_toy_city, writer
+from toycity import SEED, is_current, make_toy_city, writer
 from toycity.camera import GROUND, LAYERS, Camera, cast_rays, visible_layers
 from toycity.city import SPLITS, Walls, build_quarter, generator
 from toycity.conditions import Difficulty
 from toycity.facades import TEXELS_PER_METRE, Canvas
 from toycity.light import shadow_height, survey_light
-from toycity.streets import draw_street_plan, survey_stations
+from toycity.streets import draw_street_plan
 from vpr.common.errors import UserError
 from vpr.data import places
 
-SIZE = (64, 48)
+SIZE = (160, 120)  # of the city that all tests share, and its counts in each quarter
 PANORAMAS, QUERIES, HEADINGS = 6, 12, 8
-
-
-@pytest.fixture(scope="module")
-def city(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy") / "city"
-    make_toy_city(folder, seed=7, panoramas=PANORAMAS, queries=QUERIES, size=SIZE)
-    return folder
+SMALLEST = {"panoramas": 1, "queries": 1, "size": (64, 48)}
 
 
 @pytest.fixture(scope="module")
 def quarter():
-    return build_quarter(7, 0)
+    return build_quarter(SEED, 0)
 
 
-def read_spec(folder, split):
-    return loadmat(folder / "datasets" / f"toy_{split}.mat")["dbStruct"][0, 0]
+@pytest.fixture
+def specs(tiny_city):
+    """The dbStruct of each split."""
+    return [loadmat(tiny_city / "datasets" / f"toy_{split}.mat")["dbStruct"][0, 0] for split in SPLITS]
 
 
-def positions_of(spec):
-    return spec["utmDb"].T, spec["utmQ"].T
-
-
-def facing_wall(distance, left, right, height):
-    """A wall across the view of a camera at the origin that looks north."""
-    return Walls(
-        np.array([[left, distance]], np.float32),
-        np.array([[right, distance]], np.float32),
-        np.array([height], np.float32),
-        np.array([0]),
-    )
-
-
-def joined(*walls):
-    return Walls(
-        *(np.concatenate([getattr(wall, name) for wall in walls]) for name in ("starts", "ends", "heights", "textures"))
-    )
+def facing_walls(*walls):
+    """Walls (distance, left, right, height) across the view of a camera at the origin that looks north."""
+    distances, left, right, heights = np.array(walls, np.float32).T
+    starts, ends = (np.stack([x, distances], axis=1) for x in (left, right))
+    return Walls(starts, ends, heights, np.zeros(len(walls), int))
 
 
 def camera_at_origin(**changes):
@@ -67,7 +50,7 @@ def camera_at_origin(**changes):
 
 @pytest.mark.parametrize(("distance", "height", "horizon"), [(20.0, 10.0, 0.0), (40.0, 22.0, 0.1), (8.0, 6.0, -0.1)])
 def test_wall_covers_the_rows_of_the_pinhole_formula(distance, height, horizon):
-    walls, camera = facing_wall(distance, -100, 100, height), camera_at_origin(horizon=horizon)
+    walls, camera = facing_walls((distance, -100, 100, height)), camera_at_origin(horizon=horizon)
     layer = visible_layers(cast_rays(walls, camera), walls, camera)
     horizon_row = 300 * (0.5 + horizon)
     top = horizon_row - 100 * (height - 2) / distance
@@ -80,7 +63,7 @@ def test_wall_covers_the_rows_of_the_pinhole_formula(distance, height, horizon):
 @pytest.mark.parametrize("heading", [0.0, 30.0, -20.0])
 def test_vertical_edge_lands_in_the_column_of_its_bearing(heading):
     # The wall's right end lies at bearing 11.3 degrees east of north.
-    walls, camera = facing_wall(20.0, -60.0, 4.0, 9.0), camera_at_origin(heading=np.deg2rad(heading))
+    walls, camera = facing_walls((20, -60, 4, 9)), camera_at_origin(heading=np.deg2rad(heading))
     hit = np.isfinite(cast_rays(walls, camera).depths[0])
     edge = 100 + 100 * np.tan(np.arctan2(4.0, 20.0) - np.deg2rad(heading))
     last = np.flatnonzero(hit).max()
@@ -88,7 +71,7 @@ def test_vertical_edge_lands_in_the_column_of_its_bearing(heading):
 
 
 def test_left_end_of_a_wall_is_its_texture_start():
-    walls, camera = facing_wall(20.0, -10.0, 10.0, 9.0), camera_at_origin()
+    walls, camera = facing_walls((20, -10, 10, 9)), camera_at_origin()
     hits = cast_rays(walls, camera)
     columns = np.array([60, 100, 139])
     expected = ((columns + 0.5 - 100) / 100 * 20.0 + 10.0) / 20.0
@@ -96,7 +79,7 @@ def test_left_end_of_a_wall_is_its_texture_start():
 
 
 def test_roof_behind_a_lower_roof_shows_above_it():
-    walls, camera = joined(facing_wall(10, -50, 50, 6), facing_wall(30, -50, 50, 26)), camera_at_origin()
+    walls, camera = facing_walls((10, -50, 50, 6), (30, -50, 50, 26)), camera_at_origin()
     layer = visible_layers(cast_rays(walls, camera), walls, camera)[:, 100]
     near_top, far_top, bottom = 150 - 100 * 4 / 10, 150 - 100 * 24 / 30, 150 + 100 * 2 / 10
     centres = np.arange(300) + 0.5
@@ -105,7 +88,7 @@ def test_roof_behind_a_lower_roof_shows_above_it():
 
 
 def test_wall_seen_from_behind_is_not_there():
-    wall = facing_wall(20.0, -10.0, 10.0, 9.0)
+    wall = facing_walls((20, -10, 10, 9))
     behind = Walls(wall.ends, wall.starts, wall.heights, wall.textures)
     assert not np.isfinite(cast_rays(behind, camera_at_origin()).depths).any()
 
@@ -139,78 +122,63 @@ def test_canvas_is_addressed_in_metres_from_the_street_up():
     canvas = Canvas(4.0, 3.0, (0, 0, 0))
     canvas.fill(1.0, 2.0, 3.0, 3.0, (9, 8, 7), 6)
     rows, columns = np.nonzero(canvas.texels[..., 0] == 9)
-    unit = TEXELS_PER_METRE
-    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (
-        2 * unit,
-        3 * unit,
-        unit,
-        3 * unit,
-    )
+    found = np.array([rows.min(), rows.max() + 1, columns.min(), columns.max() + 1])
+    assert (found == TEXELS_PER_METRE * np.array([2, 3, 1, 3])).all()
 
 
-def test_spec_has_pittsburghs_structure(city):
-    for split in SPLITS:
-        spec = read_spec(city, split)
+def test_spec_has_pittsburghs_structure(specs):
+    images = PANORAMAS * HEADINGS
+    for split, spec in zip(SPLITS, specs, strict=True):
         assert spec.dtype.names == (
             "whichSet", "dbImageFns", "utmDb", "qImageFns", "utmQ",
             "numImages", "numQueries", "posDistThr", "posDistSqThr", "nonTrivPosDistSqThr",
         )  # fmt: skip
         assert spec["whichSet"].tolist() == [split]
-        images = PANORAMAS * HEADINGS
         assert spec["dbImageFns"].shape == (images, 1) and spec["qImageFns"].shape == (QUERIES, 1)
         assert spec["utmDb"].shape == (2, images) and spec["utmQ"].shape == (2, QUERIES)
         assert spec["utmDb"].dtype == spec["utmQ"].dtype == np.float64
         scalars = [spec[name] for name in spec.dtype.names[5:]]
         assert [int(value[0, 0]) for value in scalars] == [images, QUERIES, 25, 625, 100]
-        assert [str(spec[name].dtype) for name in spec.dtype.names[7:]] == ["uint8", "uint16", "uint8"]
+        assert [str(value.dtype) for value in scalars[2:]] == ["uint8", "uint16", "uint8"]
 
 
-def test_spec_names_exactly_the_files_on_disk(city):
+def test_spec_names_exactly_the_files_on_disk_and_queries_are_shuffled(tiny_city, specs):
     named = set()
-    for split in SPLITS:
-        spec = read_spec(city, split)
-        named |= {name[0] for name in spec["dbImageFns"][:, 0]}
-        named |= {f"queries_real/{name[0]}" for name in spec["qImageFns"][:, 0]}
-    found = {str(path.relative_to(city)) for path in city.rglob("*.jpg")}
-    assert found == named
-    assert len(found) == 3 * (PANORAMAS * HEADINGS + QUERIES)
-    assert {Image.open(city / name).size for name in found} == {SIZE}
+    for spec in specs:
+        queries = [name[0] for name in spec["qImageFns"][:, 0]]
+        assert queries != sorted(queries)
+        named |= {name[0] for name in spec["dbImageFns"][:, 0]} | {f"queries_real/{name}" for name in queries}
+    found = {str(path.relative_to(tiny_city)) for path in tiny_city.rglob("*.jpg")}
+    assert found == named and len(found) == 3 * (PANORAMAS * HEADINGS + QUERIES)
+    assert {Image.open(tiny_city / name).size for name in found} == {SIZE}
 
 
-def test_queries_are_shuffled(city):
-    names = [name[0] for name in read_spec(city, "train")["qImageFns"][:, 0]]
-    assert names != sorted(names)
+def distances(some, others):
+    return np.hypot(*(some[:, None] - others[None]).transpose(2, 0, 1))  # [M, N]
 
 
-def test_every_query_has_an_image_further_than_1_m_and_within_10_m(city):
-    for split in SPLITS:
-        database, queries = positions_of(read_spec(city, split))
-        distance = np.hypot(*(queries[:, None] - database[None]).transpose(2, 0, 1))  # [M, N]
-        assert ((distance > 1.0) & (distance <= 10.0)).any(axis=1).all()
+def test_every_query_has_an_image_further_than_1_m_and_within_10_m(specs):
+    for spec in specs:
+        metres = distances(spec["utmQ"].T, spec["utmDb"].T)
+        assert ((metres > 1.0) & (metres <= 10.0)).any(axis=1).all()
 
 
-def test_quarters_lie_kilometres_apart_and_stations_about_10_m(city):
-    places = [positions_of(read_spec(city, split))[0] for split in SPLITS]
-    for one in range(3):
-        for other in range(one):
-            assert np.hypot(*(places[one][:, None] - places[other][None]).transpose(2, 0, 1)).min() > 1000.0
-    panoramas = places[0][::HEADINGS]
-    steps = np.hypot(*np.diff(panoramas, axis=0).T)
+def test_quarters_lie_kilometres_apart_and_stations_about_10_m(specs):
+    positions = [spec["utmDb"].T for spec in specs]
+    assert all(distances(one, other).min() > 1000.0 for one, other in itertools.combinations(positions, 2))
+    steps = np.hypot(*np.diff(positions[0][::HEADINGS], axis=0).T)
     assert (steps > 8.0).all() and (steps < 12.0).all()
 
 
-def test_one_picture_is_redrawn_from_the_seed_alone(city, quarter):
-    stations = quarter.plan.to_local(survey_stations(quarter.plan, PANORAMAS))
-    picture, conditions = writer.draw_database_picture(quarter, 7, 0, 4, 3, stations[4], SIZE)
-    picture.save(city.parent / "again.jpg", quality=conditions.quality)
-    assert digest(city.parent / "again.jpg") == digest(city / "000" / "000004_pitch1_yaw3.jpg")
-    picture, conditions, _ = writer.draw_query_picture(quarter, 7, 0, 5, stations, SIZE, Difficulty())
-    picture.save(city.parent / "again.jpg", quality=conditions.quality)
-    assert digest(city.parent / "again.jpg") == digest(city / "queries_real" / "000" / "000005_query.jpg")
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def test_one_picture_is_redrawn_from_the_seed_alone(tiny_city, tmp_path):
+    painter = writer.Painter(tmp_path, SEED, 0, PANORAMAS, SIZE, Difficulty())
+    drawn = {
+        "000/000004_pitch1_yaw3.jpg": painter.database_picture(4, 3),
+        "queries_real/000/000005_query.jpg": painter.query_picture(5),
+    }
+    for name, (picture, conditions, *_) in drawn.items():
+        picture.save(tmp_path / "again.jpg", quality=conditions.quality)
+        assert (tmp_path / "again.jpg").read_bytes() == (tiny_city / name).read_bytes()
 
 
 def test_another_seed_draws_another_city():
@@ -219,11 +187,11 @@ def test_another_seed_draws_another_city():
     assert not np.allclose(one, other)
 
 
-def test_current_means_this_version_and_seed(city, monkeypatch):
-    assert is_current(city, 7) and not is_current(city, 8) and not is_current(city / "nowhere", 7)
-    assert json.loads((city / "toy_city.json").read_text())["seed"] == 7
+def test_current_means_this_version_and_seed(tiny_city, monkeypatch):
+    assert json.loads((tiny_city / "toy_city.json").read_text())["seed"] == SEED
+    assert is_current(tiny_city) and not is_current(tiny_city, 8) and not is_current(tiny_city / "nowhere")
     monkeypatch.setattr(writer, "VERSION", writer.VERSION + 1)
-    assert not is_current(city, 7)
+    assert not is_current(tiny_city)
 
 
 def test_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -237,42 +205,36 @@ def test_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer, "render", render_then_fail)
     with pytest.raises(OSError, match="disk full"):
-        make_toy_city(tmp_path / "city", panoramas=1, queries=1, size=SIZE)
+        make_toy_city(tmp_path / "city", **SMALLEST)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_with_other_files_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not a toy city"):
-        make_toy_city(tmp_path, panoramas=1, queries=1, size=SIZE)
+        make_toy_city(tmp_path, **SMALLEST)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_older_city_is_replaced_and_progress_counts_every_place(tmp_path):
+def test_an_older_city_is_replaced_by_as_many_processes_as_there_are_cores_to_use(tmp_path, monkeypatch):
+    """A container or a scheduler may leave this process fewer cores than the machine has. Each picture is counted."""
     (tmp_path / "city").mkdir()
     (tmp_path / "city" / "toy_city.json").write_text('{"version": 0, "seed": 2016}')
     (tmp_path / "city" / "old.jpg").write_text("old")
-    seen = []
+    asked, seen, pool = [], [], writer.multiprocessing.Pool
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5})
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    monkeypatch.setattr(writer.multiprocessing, "Pool", lambda count, *rest: asked.append(count) or pool(1, *rest))
 
     def progress(items, total, description):
         for item in items:
             seen.append(total)
             yield item
 
-    make_toy_city(tmp_path / "city", progress=progress, panoramas=1, queries=1, size=SIZE)
-    assert seen == [6] * 6
-    assert is_current(tmp_path / "city", 2016) and not (tmp_path / "city" / "old.jpg").exists()
+    make_toy_city(tmp_path / "city", progress=progress, **SMALLEST)
+    assert asked == [1, 1, 1] and seen == [6] * 6
+    assert is_current(tmp_path / "city") and not (tmp_path / "city" / "old.jpg").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["city"]
-
-
-def test_as_many_processes_draw_as_there_are_cores_to_use(tmp_path, monkeypatch):
-    """A container or a scheduler may leave this process fewer than the machine has."""
-    asked, pool = [], writer.multiprocessing.Pool
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5})
-    monkeypatch.setattr("os.cpu_count", lambda: 96)
-    monkeypatch.setattr(writer.multiprocessing, "Pool", lambda count, *rest: asked.append(count) or pool(1, *rest))
-    make_toy_city(tmp_path / "city", panoramas=1, queries=1, size=SIZE)
-    assert asked == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

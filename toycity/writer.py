@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from toycity.camera import Camera
-from toycity.city import SPLITS, Quarter, build_quarter, generator
+from toycity.city import SPLITS, build_quarter, generator
 from toycity.conditions import Conditions, Difficulty, develop, draw_conditions, survey_conditions
 from toycity.render import render
 from toycity.streets import survey_stations
@@ -107,11 +107,19 @@ def _draw_all(
             for answer in pool.imap(_draw_query, order):
                 asked.append(answer)
                 yield
-        names = [painter.database_name(index, yaw) for index in range(panoramas) for yaw in range(1, HEADINGS + 1)]
+        database = [painter.database_name(index, yaw) for index in range(panoramas) for yaw in range(1, HEADINGS + 1)]
         positions = np.repeat(painter.stations, HEADINGS, axis=0) + painter.quarter.origin
         query_positions = np.array([position for position, _ in asked]) + painter.quarter.origin
-        query_names = [painter.query_name(index) for index in order]
-        write_spec(folder / "datasets" / f"toy_{split}.mat", split, names, positions, query_names, query_positions)
+        queries = [painter.query_name(index) for index in order]
+        # As NetVLAD's release has it, types of numbers included.
+        spec = {
+            "whichSet": split,
+            "dbImageFns": _cell_column(database), "utmDb": positions.T,
+            "qImageFns": _cell_column(queries), "utmQ": query_positions.T,
+            "numImages": np.uint16(len(database)), "numQueries": np.uint16(len(queries)),
+            "posDistThr": np.uint8(25), "posDistSqThr": np.uint16(625), "nonTrivPosDistSqThr": np.uint8(100),
+        }  # fmt: skip
+        savemat(folder / "datasets" / f"toy_{split}.mat", {"dbStruct": spec}, oned_as="column")
         headings[split] = [heading for _, heading in asked]
     description = {"version": VERSION, "seed": seed, "query_headings": headings}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description))
@@ -138,18 +146,32 @@ class Painter:
     def draw_panorama(self, panorama: int) -> None:
         """Store all headings of a panorama."""
         for yaw in range(1, HEADINGS + 1):
-            picture, conditions = draw_database_picture(
-                self.quarter, self.seed, self.number, panorama, yaw, self.stations[panorama], self.size
-            )
+            picture, conditions = self.database_picture(panorama, yaw)
             picture.save(self.folder / self.database_name(panorama, yaw), quality=conditions.quality)
 
     def draw_query(self, query: int) -> tuple[np.ndarray, float]:
         """Store a query; returns its position [2] in the quarter, metres, and its heading, degrees."""
-        picture, conditions, camera = draw_query_picture(
-            self.quarter, self.seed, self.number, query, self.stations, self.size, self.difficulty
-        )
+        picture, conditions, camera = self.query_picture(query)
         picture.save(self.folder / "queries_real" / self.query_name(query), quality=conditions.quality)
         return camera.position, round(float(np.rad2deg(camera.heading)), 1)
+
+    def database_picture(self, panorama: int, yaw: int) -> tuple[Image.Image, Conditions]:
+        """One heading of one panorama; all headings of a panorama share its exposure and its traffic."""
+        random, station = generator(self.seed, self.number, "panorama", panorama), self.stations[panorama]
+        conditions = survey_conditions(random)
+        traffic = scatter_traffic(self.quarter, random, station, station, int(random.integers(0, 4)))
+        picture = render(self.quarter, survey_camera(station, yaw, self.size), conditions.light, traffic)
+        return develop(picture, conditions, random), conditions
+
+    def query_picture(self, query: int) -> tuple[Image.Image, Conditions, Camera]:
+        """One query: its own place near the stations, light, traffic and camera."""
+        random = generator(self.seed, self.number, "query", query)
+        camera = draw_query_camera(self.quarter, self.stations, random, self.difficulty, self.size)
+        conditions = draw_conditions(random, self.difficulty)
+        ahead, count = camera.position + 11.0 * camera.forward, int(random.poisson(self.difficulty.occluders))
+        traffic = scatter_traffic(self.quarter, random, camera.position, ahead, count)
+        picture = render(self.quarter, _with_margin(camera, ROLL_MARGIN), conditions.light, traffic)
+        return develop(_rolled(picture, conditions.roll, ROLL_MARGIN), conditions, random), conditions, camera
 
 
 _painter: Painter | None = None  # of a worker process
@@ -170,42 +192,6 @@ def _draw_query(query: int) -> tuple[np.ndarray, float]:
     return _painter.draw_query(query)
 
 
-def draw_database_picture(
-    quarter: Quarter,
-    seed: int,
-    number: int,
-    panorama: int,
-    yaw: int,
-    station: np.ndarray,
-    size: tuple[int, int],
-) -> tuple[Image.Image, Conditions]:
-    """One heading of one panorama; all headings of a panorama share its exposure and its traffic."""
-    random = generator(seed, number, "panorama", panorama)
-    conditions = survey_conditions(random)
-    traffic = scatter_traffic(quarter, random, station, station, int(random.integers(0, 4)))
-    picture = render(quarter, survey_camera(station, yaw, size), conditions.light, traffic)
-    return develop(picture, conditions, random), conditions
-
-
-def draw_query_picture(
-    quarter: Quarter,
-    seed: int,
-    number: int,
-    query: int,
-    stations: np.ndarray,
-    size: tuple[int, int],
-    difficulty: Difficulty,
-) -> tuple[Image.Image, Conditions, Camera]:
-    """One query: its own place near the stations [N, 2], light, traffic and camera."""
-    random = generator(seed, number, "query", int(query))
-    camera = draw_query_camera(quarter, stations, random, difficulty, size)
-    conditions = draw_conditions(random, difficulty)
-    ahead = camera.position + 11.0 * camera.forward
-    traffic = scatter_traffic(quarter, random, camera.position, ahead, int(random.poisson(difficulty.occluders)))
-    picture = render(quarter, _with_margin(camera, ROLL_MARGIN), conditions.light, traffic)
-    return develop(_rolled(picture, conditions.roll, ROLL_MARGIN), conditions, random), conditions, camera
-
-
 def _with_margin(camera: Camera, margin: int) -> Camera:
     """The same view with `margin` more pixels on each side."""
     width, rows = camera.width + 2 * margin, camera.rows + 2 * margin
@@ -223,30 +209,6 @@ def _rolled(picture: np.ndarray, degrees: float, margin: int) -> np.ndarray:
     channels = [Image.fromarray(np.ascontiguousarray(picture[..., channel])) for channel in range(3)]
     turned = np.stack([np.asarray(channel.rotate(degrees, Image.Resampling.BILINEAR)) for channel in channels], axis=-1)
     return turned[margin:-margin, margin:-margin]
-
-
-def write_spec(
-    path: Path,
-    split: str,
-    names: list[str],
-    positions: np.ndarray,
-    query_names: list[str],
-    query_positions: np.ndarray,
-) -> None:
-    """Write a dbStruct as NetVLAD's release has it; positions [N, 2] and [M, 2] are UTM metres."""
-    spec = {
-        "whichSet": split,
-        "dbImageFns": _cell_column(names),
-        "utmDb": positions.T,
-        "qImageFns": _cell_column(query_names),
-        "utmQ": query_positions.T,
-        "numImages": np.uint16(len(names)),
-        "numQueries": np.uint16(len(query_names)),
-        "posDistThr": np.uint8(25),
-        "posDistSqThr": np.uint16(625),
-        "nonTrivPosDistSqThr": np.uint8(100),
-    }
-    savemat(path, {"dbStruct": spec}, oned_as="column")
 
 
 def _cell_column(texts: list[str]) -> np.ndarray:

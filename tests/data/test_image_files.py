@@ -7,15 +7,15 @@ import re
 import numpy as np
 import pytest
 from drawing import draw_image
+from loading import load, refusal
 from PIL import Image
 
 import main
-from vpr.common.errors import UserError
-from vpr.data.image_files import ENDINGS, find_images, look_through
+from vpr.data.image_files import ENDINGS, find_images
 from vpr.data.images import FORMATS, decode
 from vpr.data.layouts.folders import read_folder
 from vpr.data.layouts.numbered import read_frames
-from vpr.data.places import PlacesSpec, load_database, load_places
+from vpr.data.places import PlacesSpec, load_database
 from vpr.database.folder import folder_to_add
 
 WRITTEN = {
@@ -37,8 +37,9 @@ def as_file(path, kind, image=None):
     return path
 
 
+@pytest.fixture
 def said(capsys):
-    return capsys.readouterr().out
+    return lambda: capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("ending", "kind"), WRITTEN.items())
@@ -61,39 +62,39 @@ def test_the_formats_of_a_folder_have_an_ending_each():
     assert len(ENDINGS) == sum(map(len, FORMATS.values()))
 
 
-def test_what_is_left_out_is_counted_and_named_in_one_line(tmp_path, capsys):
+def test_what_is_left_out_is_counted_and_named_in_one_line(tmp_path, said):
     wanted = as_file(tmp_path / "a.jpg", "JPEG")
     for name in ("notes.txt", "b/c.json", "b/d.JSON", "README"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no image")
     as_file(tmp_path / "small.thm", "JPEG")
     assert find_images(tmp_path) == [wanted]
-    (line,) = said(capsys).splitlines()
+    (line,) = said().splitlines()
     assert "left out 5 files" in line and "2 .json" in line and "1 .txt" in line and "1 without an ending" in line
     assert "1 .thm, images by their content" in line and f"first {tmp_path / 'README'}" in line
 
 
 @pytest.mark.parametrize("name", ["._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "positions.csv", ".hidden/a.jpg"])
-def test_what_systems_put_beside_images_is_not_worth_a_word(tmp_path, capsys, name):
+def test_what_systems_put_beside_images_is_not_worth_a_word(tmp_path, said, name):
     wanted = as_file(tmp_path / "a.jpg", "JPEG")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"\0\5\x16\7")
-    assert find_images(tmp_path) == [wanted] and said(capsys) == ""
+    assert find_images(tmp_path) == [wanted] and said() == ""
 
 
-def test_empty_files_are_counted_before_anything_is_described(tmp_path, capsys):
+def test_empty_files_are_counted_before_anything_is_described(tmp_path, said):
     as_file(tmp_path / "a.jpg", "JPEG")
     (tmp_path / "b.jpg").touch()
     assert len(find_images(tmp_path)) == 2
-    assert f"1 of the 2 images under {tmp_path} are empty (0 bytes), first {tmp_path / 'b.jpg'}" in said(capsys)
-    with pytest.raises(UserError, match=r"b\.jpg \(it is empty\): get it again, or leave it out by --skipBroken"):
-        decode(tmp_path / "b.jpg")
+    assert f"1 of the 2 images under {tmp_path} are empty (0 bytes), first {tmp_path / 'b.jpg'}" in said()
+    text = refusal(decode, tmp_path / "b.jpg")
+    assert "b.jpg (it is empty): get it again, or leave it out by --skipBroken" in text
 
 
-def test_pipes_are_no_images_and_are_not_waited_for(tmp_path, capsys):
+def test_pipes_are_no_images_and_are_not_waited_for(tmp_path, said):
     for name in ("a.jpg", "b", "c.pipe"):
         os.mkfifo(tmp_path / name)
-    assert find_images(tmp_path) == [] and "left out 3 files" in said(capsys)
+    assert find_images(tmp_path) == [] and "left out 3 files" in said()
 
 
 @pytest.fixture
@@ -119,40 +120,34 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_links_to_nothing_are_counted_and_named(half_there, capsys, way):
-    with pytest.raises(UserError) as caught:
-        WAYS[way](half_there, False)
-    line = str(caught.value)
-    assert re.search(r"3 of the 6 images under .* \(3 links to files that are not there\)", line) and "\n" not in line
+def test_links_to_nothing_are_counted_and_named(half_there, said, way):
+    line = refusal(WAYS[way], half_there, False)
+    assert re.search(r"3 of the 6 images under .* \(3 links to files that are not there\)", line)
     assert "@250@500@.jpg, a link to /absent/store/3.jpg" in line and "dvc pull" in line and "--skipBroken" in line
     WAYS[way](half_there, True)
-    assert "3 of the 6 images" in said(capsys)
+    assert "3 of the 6 images" in said()
 
 
 def test_links_to_nothing_are_refused_where_frames_are_counted(half_there):
     folder = half_there / "test"
-    with pytest.raises(UserError, match="3 links to files that are not there"):
-        read_frames(half_there, folder / "database", folder / "queries", "film", 1, 1)
+    text = refusal(read_frames, half_there, folder / "database", folder / "queries", "film", 1, 1)
+    assert "3 links to files that are not there" in text
 
 
 def test_links_to_nothing_are_missing_images_of_a_spec(half_there, write_spec):
-    names = [f"@{100 + 50 * n}@500@.jpg" for n in range(6)]
+    folder, metres = half_there / "test", [[100.0 + 50 * n, 500.0] for n in range(6)]
+    names = [f"database/@{100 + 50 * n}@500@.jpg" for n in range(6)]
     queries = [f"@{102 + 50 * n}@500@q.jpg" for n in range(6)]
-    metres = [[100.0 + 50 * n, 500.0] for n in range(6)]
-    folder = half_there / "test"
-    (folder / "queries").rename(folder / "queries_real")
-    for file in (folder / "database").iterdir():
-        file.rename(folder / file.name)
     write_spec(folder / "datasets" / "pitts30k_val.mat", names, metres, queries, metres)
-    with pytest.raises(UserError, match=r"3 of the 12 images of pitts30k_val are missing .*@250@500@"):
-        load_places(PlacesSpec("pittsburgh", folder), "val")
+    text = refusal(load, folder, "pittsburgh", "val")
+    assert re.search(r"3 of the 12 images of pitts30k_val are missing .*@250@500@", text)
 
 
-def test_a_link_to_no_folder_is_counted(tmp_path, capsys):
+def test_a_link_to_no_folder_is_counted(tmp_path, said):
     as_file(tmp_path / "a.jpg", "JPEG")
     (tmp_path / "disk").symlink_to("/absent/disk")
     assert len(find_images(tmp_path)) == 1
-    assert "1 links to what is not there" in said(capsys)
+    assert "1 links to what is not there" in said()
 
 
 @pytest.mark.parametrize("locked", ["file", "folder"])
@@ -171,8 +166,7 @@ def test_what_may_not_be_read_is_counted_and_named(tmp_path, monkeypatch, locked
         monkeypatch.setattr(os, "access", lambda path, mode: os.path.basename(path) != "c.jpg" and access(path, mode))
     else:
         monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(UserError, match=r"1 of the 2 images .* \(1 not readable\), first .*/b.*chmod"):
-        find_images(tmp_path)
+    assert re.search(r"1 of the 2 images .* \(1 not readable\), first .*/b.*chmod", refusal(find_images, tmp_path))
     assert find_images(tmp_path, skip_broken=True) == [tmp_path / "a.jpg"]
 
 
@@ -195,13 +189,4 @@ def test_locate_says_where_a_link_leads(tmp_path, capsys):
 )
 def test_what_stands_in_the_place_of_an_image_is_named(tmp_path, content, reason):
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(UserError, match=f"a\\.jpg .*{reason}") as caught:
-        decode(tmp_path / "a.jpg")
-    assert "\n" not in str(caught.value)
-
-
-def test_links_upwards_and_twins_are_looked_into_once(tmp_path):
-    as_file(tmp_path / "a" / "b.jpg", "JPEG")
-    (tmp_path / "again").symlink_to(tmp_path / "a")
-    (tmp_path / "a" / "up").symlink_to(tmp_path)
-    assert look_through(tmp_path).images == [tmp_path / "a" / "b.jpg"]
+    assert re.search(rf"a\.jpg .*{reason}", refusal(decode, tmp_path / "a.jpg"))

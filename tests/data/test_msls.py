@@ -1,14 +1,12 @@
 """Mapillary Street-Level Sequences: which images take part, and which of them match, counted by hand."""
 
-import csv
-
 import pytest
 from drawing import draw_image
+from loading import hits, load, refusal, touch
 
 import main
-from vpr.common.errors import UserError
 from vpr.data.catalogue import DATASETS
-from vpr.data.places import PlacesSpec, has_split, load_database, load_places
+from vpr.data.places import PlacesSpec, has_split, load_database
 
 # key, easting, northing, panorama, in the subtask `all`
 CPH_DATABASE = [("a", 0, 0, 0, 1), ("b", 20, 0, 0, 1), ("c", 100, 0, 1, 1), ("d", 60, 0, 0, 1), ("e", 300, 0, 0, 0)]
@@ -24,10 +22,10 @@ SF_DATABASE = [("f", 1000, 0, 0, 1), ("g", 0, 0, 0, 1)]
 SF_QUERIES = [("q6", 0, 0, 0, 1), ("q7", 20, 0, 0, 1), ("q8", 2000, 0, 0, 1)]  # g though Copenhagen's a is there too; g
 
 
-def table(path, heading, rows):
+def table(path, columns, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([heading, *rows])
+    lines = [f",{columns}", *(",".join(map(str, (number, *row))) for number, row in enumerate(rows))]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def city(root, name, database, queries, part="train_val"):
@@ -36,22 +34,14 @@ def city(root, name, database, queries, part="train_val"):
         folder = root / part / name / role
         table(
             folder / "postprocessed.csv",
-            ["", "key", "easting", "northing", "unique_cluster", "night", "control_panel", "view_direction"],
-            [[n, key, east, north, n, False, False, "Forward"] for n, (key, east, north, _, _) in enumerate(images)],
+            "key,easting,northing,unique_cluster,night,control_panel,view_direction",
+            [(key, east, north, 0, False, False, "Forward") for key, east, north, _, _ in images],
         )
-        table(
-            folder / "raw.csv",
-            ["", "key", "lon", "lat", "ca", "captured_at", "pano"],
-            [[n, key, 1.5, 2.5, 90, "2017-01-01", bool(pano)] for n, (key, _, _, pano, _) in enumerate(images)],
-        )
-        table(
-            folder / "subtask_index.csv",
-            ["", "key", "all", "s2w"],
-            [[n, key, bool(taken), False] for n, (key, _, _, _, taken) in enumerate(images)],
-        )
-        (folder / "images").mkdir()
-        for key, *_ in images:
-            (folder / "images" / f"{key}.jpg").touch()
+        taken = [(key, 1.5, 2.5, 90, "2017-01-01", bool(pano)) for key, _, _, pano, _ in images]
+        table(folder / "raw.csv", "key,lon,lat,ca,captured_at,pano", taken)
+        asked = [(key, bool(taken), False) for key, _, _, _, taken in images]
+        table(folder / "subtask_index.csv", "key,all,s2w", asked)
+        touch(folder / "images", [f"{key}.jpg" for key, *_ in images])
 
 
 @pytest.fixture
@@ -61,8 +51,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def load(root, split="val"):
-    return load_places(PlacesSpec("msls", root), split)
+def read(root, split="val"):
+    return load(root, "msls", split)
 
 
 def keys(files):
@@ -71,29 +61,19 @@ def keys(files):
 
 def matches(images):
     """The keys of each query's positives."""
-    found = images.places.positives()
-    return {
-        query.stem: keys([images.database_files[hit] for hit in hits])
-        for query, hits in zip(images.query_files, found, strict=True)
-    }
-
-
-def refusal(root, split="val"):
-    with pytest.raises(UserError) as caught:
-        load(root, split)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    found = [keys([images.database_files[hit] for hit in each]) for each in hits(images.places)]
+    return dict(zip(keys(images.query_files), found, strict=True))
 
 
 def test_the_official_validation_asks_queries_of_all_that_have_a_positive(root):
-    images = load(root)
+    images = read(root)
     assert keys(images.database_files) == ["a", "b", "d", "f", "g"]
     assert matches(images) == {"q0": ["a", "b"], "q1": ["a", "b"], "q6": ["g"], "q7": ["g"]}
     assert images.query_files[2] == root / "train_val" / "sf" / "query" / "images" / "q6.jpg"
 
 
 def test_all_queries_of_the_validation_are_another_split(root):
-    images = load(root, "val_all")
+    images = read(root, "val_all")
     assert keys(images.database_files) == ["a", "b", "d", "e", "f", "g"]
     assert matches(images) == {
         "q0": ["a", "b"], "q1": ["a", "b"], "q2": [], "q4": ["d"], "q5": ["e"], "q6": ["g"], "q7": ["g"], "q8": [],
@@ -101,15 +81,15 @@ def test_all_queries_of_the_validation_are_another_split(root):
 
 
 def test_training_positives_are_within_10_m_of_the_same_city(root):
-    found = load(root, "val_all").places.training_positives()
+    found = read(root, "val_all").places.training_positives()
     # q0 lies 10 m from a and b, q4 just 1 m from d, which is too near; q6 lies on g, q7 20 m from it.
-    assert [hits.tolist() for hits in found] == [[0, 1], [1], [], [], [], [], [], []]
-    assert load(root, "val_all").places.not_negatives()[0].tolist() == [0, 1]
+    assert [each.tolist() for each in found] == [[0, 1], [1], [], [], [], [], [], []]
+    assert read(root, "val_all").places.not_negatives()[0].tolist() == [0, 1]
 
 
 def test_an_image_that_is_left_out_keeps_the_others_in_their_cities(root):
-    places = load(root, "val_all").places.only([0, 5], [0, 5])
-    assert [hits.tolist() for hits in places.positives()] == [[0], [1]]
+    places = read(root, "val_all").places.only([0, 5], [0, 5])
+    assert hits(places) == [[0], [1]]
 
 
 def test_test_cities_need_the_published_ground_truth_and_no_raw_table(tmp_path):
@@ -117,23 +97,17 @@ def test_test_cities_need_the_published_ground_truth_and_no_raw_table(tmp_path):
         city(tmp_path, name, [(f"d{name}", 0, 0, 0, 1)], [(f"q{name}", 3, 4, 0, 1), (f"r{name}", 90, 0, 0, 1)], "test")
         for role in ("database", "query"):
             (tmp_path / "test" / name / role / "raw.csv").unlink()
-    assert matches(load(tmp_path, "test")) == {
+    assert matches(read(tmp_path, "test")) == {
         f"q{name}": [f"d{name}"] for name in DATASETS["msls"].splits["test"].cities
     }
     (tmp_path / "test" / "miami" / "query" / "postprocessed.csv").unlink()
-    assert "miami/query/postprocessed.csv cannot be read" in refusal(tmp_path, "test")
+    assert "miami/query/postprocessed.csv cannot be read" in refusal(read, tmp_path, "test")
 
 
 def test_the_database_alone_for_an_index(root):
     images = load_database(PlacesSpec("msls", root), "val")
     assert keys(images.database_files) == ["a", "b", "d", "f", "g"] and not images.query_files
     assert has_split(PlacesSpec("msls", root), "val") and not has_split(PlacesSpec("msls", root), "train")
-
-
-def change(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize(
@@ -151,9 +125,9 @@ def change(path, old, new):
 )
 def test_tables_that_do_not_fit_are_one_line(root, name, old, new, words):
     path = root / "train_val" / "cph" / "database" / name
-    path.write_text(path.read_text().replace("\r\n", "\n"))
-    change(path, old, new)
-    text = refusal(root)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    text = refusal(read, root)
     assert words in text and ("cph" in text)
 
 
@@ -186,8 +160,8 @@ def test_a_network_is_trained_on_the_training_cities_and_tested_by_the_official_
 
 def test_missing_cities_and_images_are_named(root):
     (root / "train_val" / "sf" / "query" / "images" / "q7.jpg").unlink()
-    text = refusal(root)
-    assert "1 of 9 images of msls_val are missing" in text and "q7.jpg" in text
+    text = refusal(read, root)
+    assert "1 of the 9 images of msls_val are missing" in text and "q7.jpg" in text
     (root / "train_val" / "sf").rename(root / "train_val" / "sanfrancisco")
-    assert "train_val has no folder sf" in refusal(root)
-    assert "no folder trondheim, london" in refusal(root, "train")
+    assert "train_val has no folder sf" in refusal(read, root)
+    assert "no folder trondheim, london" in refusal(read, root, "train")

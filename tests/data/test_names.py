@@ -1,15 +1,16 @@
 """Names of images that are written otherwise elsewhere, or cannot be written at all."""
 
-import csv
 import io
 import json
 import os
 import sys
 import unicodedata
 
+import h5py
 import numpy as np
 import pytest
 from drawing import draw_image
+from loading import hits, load, refusal, touch
 
 import main
 from pittsburgh import read_places, write_places
@@ -19,7 +20,6 @@ from vpr.data.image_files import find_images
 from vpr.data.layouts.folders import read_folder
 from vpr.data.layouts.numbered import read_pairs
 from vpr.data.names import on_disk, shown
-from vpr.data.places import PlacesSpec, load_places
 from vpr.data.positions.of_images import read_positions
 from vpr.database.columns import read_columns
 from vpr.database.folder import folder_to_add
@@ -38,11 +38,8 @@ def image(path, seed=0):
     return draw_image(path, (48, 36), seed)
 
 
-def table(root, names, values=("500", "600")):
-    with open(root / "positions.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(
-            [["image", "easting", "northing", "weather"], *([n, *values, "rain"] for n in names)]
-        )
+def locate(root, *more):
+    return main.main(["--mode=locate", "--dataset=folder", f"--root={root}", f"--runsPath={root.parent}", *more])
 
 
 @pytest.fixture
@@ -69,13 +66,12 @@ def test_names_that_are_not_utf8_are_refused_in_one_line(undecodable, tmp_path, 
 
 
 def test_an_added_folder_and_images_that_are_located_have_text_for_names(undecodable, tmp_path, capsys):
-    (tmp_path / "more").mkdir()
-    image(tmp_path / "more" / BYTES)
+    more = tmp_path / "more"
+    image(more / BYTES)
     with pytest.raises(UserError, match="not UTF-8"):
-        folder_to_add(tmp_path / "more", undecodable)
-    call = ["--mode=locate", "--dataset=folder", f"--root={tmp_path / 'more'}", *CALLED]
-    assert main.main([*call, str(tmp_path / "more")]) == 2 and "not UTF-8" in capsys.readouterr().err
-    assert main.main([*call, str(tmp_path / "more" / BYTES)]) == 2 and "wanted one of UTF-8" in capsys.readouterr().err
+        folder_to_add(more, undecodable)
+    assert locate(more, *CALLED, str(more)) == 2 and "not UTF-8" in capsys.readouterr().err
+    assert locate(more, *CALLED, str(more / BYTES)) == 2 and "wanted one of UTF-8" in capsys.readouterr().err
 
 
 def test_skip_broken_goes_on_without_such_names(undecodable, capsys):
@@ -104,8 +100,7 @@ def test_consoles_without_the_characters_of_a_name_get_escapes(tmp_path, monkeyp
         image(tmp_path / "db" / name, n)
     console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", console)
-    call = ["--mode=locate", "--dataset=folder", f"--root={tmp_path / 'db'}", f"--runsPath={tmp_path}", *CALLED]
-    assert main.main([*call, *["--json"] * as_json, str(tmp_path / "db" / COMPOSED)]) == 0
+    assert locate(tmp_path / "db", *CALLED, *["--json"] * as_json, str(tmp_path / "db" / COMPOSED)) == 0
     console.flush()
     text = console.buffer.getvalue().decode(encoding)
     name = json.loads(text)[0]["matches"][0]["name"] if as_json else text
@@ -117,7 +112,8 @@ def test_consoles_without_the_characters_of_a_name_get_escapes(tmp_path, monkeyp
 def test_a_table_may_have_another_form_of_a_name(tmp_path, there, written, folder):
     file = image(tmp_path / unicodedata.normalize("NFD", folder) / there)
     for line in (written, f"{folder}/{written}" if folder else written, f"{folder}\\{written}" if folder else written):
-        table(tmp_path, [line])
+        rows = f"image,easting,northing,weather\n{line},500,600,rain\n"
+        (tmp_path / "positions.csv").write_text(rows, encoding="utf-8")
         (place,) = read_positions([file], tmp_path)
         assert (place.easting, place.northing) == (500, 600)
         assert read_columns(tmp_path, [file]) == {"weather": ["rain"]}
@@ -125,10 +121,9 @@ def test_a_table_may_have_another_form_of_a_name(tmp_path, there, written, folde
 
 def test_two_forms_of_a_name_are_one_image_of_a_table(tmp_path):
     image(tmp_path / COMPOSED)
-    with open(tmp_path / "positions.csv", "w", encoding="utf-8") as file:
-        file.write(f"image,easting,northing\n{COMPOSED},1,2\n{APART},3,4\n")
-    with pytest.raises(UserError, match="two positions"):
-        read_positions([tmp_path / COMPOSED], tmp_path)
+    rows = f"image,easting,northing\n{COMPOSED},1,2\n{APART},3,4\n"
+    (tmp_path / "positions.csv").write_text(rows, encoding="utf-8")
+    assert "two positions" in refusal(read_positions, [tmp_path / COMPOSED], tmp_path)
 
 
 @pytest.mark.parametrize(("there", "written"), [(COMPOSED, APART), (APART, COMPOSED)])
@@ -138,7 +133,7 @@ def test_a_spec_may_have_another_form_of_a_name(tmp_path, write_spec, there, wri
         image(tmp_path / name, n)
     names = [f"{unicodedata.normalize('NFC', folder)}/{written}", "b.jpg"]
     write_spec(tmp_path / "datasets" / "pitts30k_val.mat", names, [[0.0, 0.0], [50.0, 0.0]], [written], [[1.0, 0.0]])
-    images = load_places(PlacesSpec("pittsburgh", tmp_path), "val")
+    images = load(tmp_path, "pittsburgh", "val")
     assert images.database_files == [tmp_path / folder / there, tmp_path / "b.jpg"]
     assert images.query_files == [tmp_path / "queries_real" / there]
 
@@ -155,21 +150,16 @@ def test_an_image_of_an_index_is_found_under_another_form_of_its_name(tmp_path):
 
 
 def test_pairs_are_found_under_another_form_of_their_names(tmp_path):
-    for n, name in enumerate((APART, "b.jpg")):
-        image(tmp_path / "ref" / name, n)
-    for n, name in enumerate((COMPOSED, "b.jpg")):
-        image(tmp_path / "query" / name, n)
+    touch(tmp_path, [f"ref/{APART}", f"query/{COMPOSED}", "ref/b.jpg", "query/b.jpg"])
     places = read_pairs(tmp_path, tmp_path / "ref", tmp_path / "query", "pairs")
-    assert len(places.database_names) == 2 and all(len(found) == 1 for found in places.positives())
+    assert len(places.database_names) == 2 and [*map(len, hits(places))] == [1, 1]
 
 
 def test_descriptors_of_hloc_are_found_under_another_form_of_their_names(tmp_path):
-    import h5py
-
     root = tmp_path / "own"
     image(root / "test/database" / f"@1@2@{APART}")
     image(root / "test/queries/@1@3@.jpg", 1)
-    spec = load_places(PlacesSpec("folder", root), "test")
+    spec = load(root, "folder")
     with h5py.File(tmp_path / "f.h5", "w") as file:
         for name, value in ((f"test/database/@1@2@{COMPOSED}", [1.0, 0.0]), ("test/queries/@1@3@.jpg", [0.0, 1.0])):
             file.create_group(name)[DESCRIPTOR] = np.array(value, np.float32)
@@ -178,15 +168,8 @@ def test_descriptors_of_hloc_are_found_under_another_form_of_their_names(tmp_pat
 
 
 ODD = [
-    "with blank.jpg",
-    "line\nbreak.jpg",
-    "back\\slash.jpg",
-    "tab\t.jpg",
-    'quote".jpg',
-    "写真.jpg",
-    "😀.jpg",
-    "a'b.jpg",
-]
+    "with blank.jpg", "line\nbreak.jpg", "back\\slash.jpg", "tab\t.jpg", 'quote".jpg', "写真.jpg", "😀.jpg", "a'b.jpg",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -205,9 +188,8 @@ def test_odd_names_go_through_folder_and_spec(tmp_path, name):
 def test_odd_names_go_through_an_index(tmp_path, capsys):
     for n, name in enumerate(ODD):
         image(tmp_path / "db" / name, n)
-    call = ["--mode=locate", "--json", "--dataset=folder", f"--root={tmp_path / 'db'}", f"--runsPath={tmp_path}"]
     files = [str(tmp_path / "db" / name) for name in ODD]
-    assert main.main([*call, *CALLED[:-1], "--panels=all", *files]) == 0
+    assert locate(tmp_path / "db", "--json", *CALLED[:-1], "--panels=all", *files) == 0
     located = json.loads(capsys.readouterr().out)
     assert [each["matches"][0]["name"] for each in located] == ODD and [each["photo"] for each in located] == files
 

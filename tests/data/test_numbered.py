@@ -6,33 +6,10 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from drawing import draw_image
+from loading import hits, load, refusal, touch
 
 import main
-from vpr.common.errors import UserError
 from vpr.data.layouts.numbered import in_order, numbers_in_names
-from vpr.data.places import PlacesSpec, load_places
-
-
-def touch(folder, names):
-    """Empty files: to be listed they need not be images."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).write_bytes(b"some")
-
-
-def load(root, dataset):
-    return load_places(PlacesSpec(dataset, root), "test")
-
-
-def positives(places):
-    return [found.tolist() for found in places.positives()]
-
-
-def refusal(root, dataset):
-    with pytest.raises(UserError) as caught:
-        load(root, dataset)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +45,7 @@ NAMES = {
     "padded": lambda n: f"image-{n:05d}.jpg", "decimals": lambda n: f"@0@{2.4 * n:.1f}.jpg",
     "all decimals": lambda n: f"@0@{2.4 * n}@.jpg", "size": lambda n: f"frame{n}_640x480.jpg",
     "seconds": lambda n: f"{1305031102.175304 + 0.4 * n:.6f}.png",
+    "eighth field": lambda n: f"@0@{2.4 * n:.1f}@@@@@{n}@@@@@@@@.jpg",
 }  # fmt: skip
 
 
@@ -78,21 +56,23 @@ def test_frames_without_positions_are_in_the_order_in_which_they_were_taken(tmp_
     images = load(tmp_path, "nordland3450")
     assert [file.name for file in images.database_files] == [NAMES[names](number) for number in range(40)]
     assert [file.name for file in images.query_files] == [NAMES[names](number) for number in range(40)]
-    assert positives(images.places)[20] == [18, 19, 20, 21, 22] and capsys.readouterr().out == ""
+    found = hits(images.places)
+    assert found[0] == [0, 1, 2] and found[20] == [18, 19, 20, 21, 22] and found[39] == [37, 38, 39]
+    assert "whoever made" in images.direction  # the folders' names do not say which season is which
+    assert capsys.readouterr().out == ""
 
 
 def test_each_tenth_frame_is_compared_by_the_same_number(tmp_path):
     touch(tmp_path / "ref", [f"frame{number}_640x480.jpg" for number in range(31)])
     touch(tmp_path / "query", [f"frame{10 * number}_640x480.jpg" for number in range(4)])
-    assert positives(load(tmp_path, "nordland2760").places) == [[0, 1], [9, 10, 11], [19, 20, 21], [29, 30]]
+    assert hits(load(tmp_path, "nordland2760").places) == [[0, 1], [9, 10, 11], [19, 20, 21], [29, 30]]
     (tmp_path / "query" / "frame30_640x480.jpg").rename(tmp_path / "query" / "frame29_640x480.jpg")
-    assert "is frame 29 where the database has 30, frame30_640x480.jpg" in refusal(tmp_path, "nordland2760")
+    assert "is frame 29 where the database has 30, frame30_640x480.jpg" in refusal(load, tmp_path, "nordland2760")
 
 
 def test_numbers_that_frames_share_are_said(tmp_path, capsys):
-    for season in ("summer", "winter"):
-        for part in ("a", "b"):
-            touch(tmp_path / season / part, [f"{number}.png" for number in range(3)])
+    folders = [f"{season}/{part}" for season in ("summer", "winter") for part in "ab"]
+    touch(tmp_path, [f"{folder}/{number}.png" for folder in folders for number in range(3)])
     images = load(tmp_path, "nordland27592")
     assert [str(file.relative_to(tmp_path / "summer")) for file in images.database_files] == [
         "a/0.png", "b/0.png", "a/1.png", "b/1.png", "a/2.png", "b/2.png",
@@ -109,10 +89,10 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
 
 def test_nordland_of_all_frames_takes_ten_to_each_side(tmp_path):
     """25 frames each: frame 0 has 0 to 10, frame 12 has 2 to 22, frame 24 has 14 to 24."""
-    for season in ("summer", "winter"):
-        touch(tmp_path / season, [f"images-{202 + number:05d}.png" for number in range(25)])
+    names = [f"images-{202 + number:05d}.png" for number in range(25)]
+    touch(tmp_path, [f"{season}/{name}" for season in ("summer", "winter") for name in names])
     images = load(tmp_path, "nordland27592")
-    found = positives(images.places)
+    found = hits(images.places)
     assert found[0] == list(range(11)) and found[12] == list(range(2, 23)) and found[24] == list(range(14, 25))
     assert [len(each) for each in found] == [min(n, 10) + 1 + min(24 - n, 10) for n in range(25)]
     assert images.query_files[3] == tmp_path / "winter" / "images-00205.png"
@@ -128,28 +108,16 @@ def test_nordland_of_each_tenth_frame_takes_one_to_each_side(tmp_path, names):
     touch(tmp_path / "ref", [f"{number}.jpg" for number in range(31)])
     touch(tmp_path / "query", [names(number) for number in range(4)])
     images = load(tmp_path, "nordland2760")
-    assert positives(images.places) == [[0, 1], [9, 10, 11], [19, 20, 21], [29, 30]]
+    assert hits(images.places) == [[0, 1], [9, 10, 11], [19, 20, 21], [29, 30]]
     assert images.direction == "summer queries in winter"
     assert [file.name for file in images.query_files] == [names(number) for number in range(4)]
-
-
-def test_nordland_of_3450_frames_takes_two_to_each_side(tmp_path):
-    for role in ("database", "queries"):
-        touch(
-            tmp_path / "images" / "test" / role,
-            [f"@0@{2.4 * number:.1f}@@@@@{number}@@@@@@@@.jpg" for number in range(12)],
-        )
-    images = load(tmp_path, "nordland3450")
-    found = positives(images.places)
-    assert found[0] == [0, 1, 2] and found[5] == [3, 4, 5, 6, 7] and found[11] == [9, 10, 11]
-    assert "whoever made" in images.direction  # the folders' names do not say which season is which
 
 
 @pytest.mark.parametrize(("dataset", "count", "wanted"), [("nordland27592", 24, 25), ("nordland2760", 4, 3)])
 def test_counts_of_frames_that_do_not_fit_are_refused(tmp_path, dataset, count, wanted):
     touch(tmp_path / "images" / "test" / "database", [f"{number}.jpg" for number in range(25)])
     touch(tmp_path / "images" / "test" / "queries", [f"{number}.jpg" for number in range(count)])
-    text = refusal(tmp_path, dataset)
+    text = refusal(load, tmp_path, dataset)
     assert f"has {count} images" in text and f"wanted {wanted} queries" in text
 
 
@@ -157,7 +125,7 @@ def test_other_frames_of_the_same_count_are_refused(tmp_path):
     """One film lacks frame 3, the other frame 6: from there on frames would be matched that are one apart."""
     touch(tmp_path / "summer", [f"images-{number:05d}.png" for number in range(10) if number != 3])
     touch(tmp_path / "winter", [f"images-{number:05d}.png" for number in range(10) if number != 6])
-    text = refusal(tmp_path, "nordland27592")
+    text = refusal(load, tmp_path, "nordland27592")
     assert "images-00003.png is frame 3 where the database has 4" in text
 
 
@@ -165,7 +133,7 @@ def test_a_frame_that_is_left_out_does_not_move_the_others(tmp_path):
     for season in ("summer", "winter"):
         touch(tmp_path / season, [f"{number}.png" for number in range(30)])
     places = load(tmp_path, "nordland27592").places.only([0, 11, 12], [1, 22])
-    assert positives(places) == [[0, 1], [2]]  # frame 1: 0 and 11; frame 22: 12
+    assert hits(places) == [[0, 1], [2]]  # frame 1: 0 and 11; frame 22: 12
 
 
 @pytest.mark.parametrize(
@@ -178,8 +146,9 @@ def test_pairs_are_files_of_one_name(tmp_path, dataset, database, queries, endin
         touch(tmp_path / folder, [f"{number:04d}.{ending}" for number in (5, 1, 12)])
     images = load(tmp_path, dataset)
     assert [file.name for file in images.query_files] == [f"{number:04d}.{endings[1]}" for number in (1, 5, 12)]
-    for query, found in enumerate(positives(images.places)):
+    for query, found in enumerate(hits(images.places)):
         assert [images.database_files[hit].stem for hit in found] == [images.query_files[query].stem]
+    assert images.places.database_numbers.dtype.kind == "i" and np.isnan(images.places.database_positions).all()
 
 
 @pytest.mark.parametrize(
@@ -194,11 +163,11 @@ def test_pairs_are_files_of_one_name(tmp_path, dataset, database, queries, endin
 def test_images_without_a_partner_are_refused(tmp_path, database, queries, words):
     touch(tmp_path / "ref", database)
     touch(tmp_path / "query", queries)
-    assert words in refusal(tmp_path, "sped")
+    assert words in refusal(load, tmp_path, "sped")
 
 
 def test_a_missing_folder_names_all_that_would_do(tmp_path):
-    text = refusal(tmp_path, "amstertime")
+    text = refusal(load, tmp_path, "amstertime")
     assert "images/test/database with images/test/queries, nor new with old" in text and "docs/datasets.md" in text
 
 
@@ -228,10 +197,3 @@ def test_pairs_are_tested_drawn_and_located_without_positions(tmp_path, capsys):
     index = f"--indexFile={tmp_path / 'index.h5'}"
     assert main.main(["--mode=locate", *common, index, "--panels=0", str(tmp_path / "old" / "1.png")]) == 0
     assert "place unknown  new/1.png" in capsys.readouterr().out.splitlines()[-5]
-
-
-def test_numbers_are_kept_as_integers(tmp_path):
-    touch(tmp_path / "ref", ["1.jpg"])
-    touch(tmp_path / "query", ["1.jpg"])
-    places = load(tmp_path, "sped").places
-    assert places.database_numbers.dtype.kind == "i" and np.isnan(places.database_positions).all()

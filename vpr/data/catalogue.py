@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 # How hits are counted: see `Places.protocol`.
 PLAIN, OTHER_TIME, PANORAMA = "plain", "other_time", "panorama"
+QUERIES_IN_DATABASE = "queries in the database"  # which images are looked up in which
 # How a data set says which images there are and which of them match.
 MAT = "mat"  # dbStruct files, Pittsburgh's
 OWN = "own"  # a folder of own images
@@ -28,7 +29,7 @@ class Role:
 
     database: str
     queries: str
-    direction: str = "queries in the database"
+    direction: str = QUERIES_IN_DATABASE
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ _TEST = Role("images/test/database", "images/test/queries")
 _UNKNOWN_SEASONS = Role("images/test/database", "images/test/queries", "seasons as whoever made the folders chose")
 _WINTER_IN_SUMMER = Role("summer", "winter", "winter queries in summer")
 _SUMMER_IN_WINTER = Role("ref", "query", "summer queries in winter")
+_OLD_IN_NEW = Role("new", "old", "historical queries in today's images")
 
 
 def _nordland(role: Role, tolerance: int, every: int, published: tuple[int, int]) -> Dataset:
@@ -105,14 +107,12 @@ def _nordland(role: Role, tolerance: int, every: int, published: tuple[int, int]
 
 
 def _svox(part: str, queries: str) -> Split:
-    folders = [(f"images/{part}/{name}", f"images/{part}/{queries}") for name in ("gallery", "database")]
-    return Split(tuple(Role(*folder) for folder in folders))
+    names = ("gallery", "database")
+    return Split(tuple(Role(f"images/{part}/{name}", f"images/{part}/{queries}") for name in names))
 
 
-_SVOX = {
-    "train": _svox("train", "queries"), "val": _svox("val", "queries"), "test": _svox("test", "queries"),
-    **{weather: _svox("test", f"queries_{weather}") for weather in ("night", "overcast", "rain", "snow", "sun")},
-}  # fmt: skip
+_SVOX = {part: _svox(part, "queries") for part in ("train", "val", "test")}
+_SVOX |= {weather: _svox("test", f"queries_{weather}") for weather in ("night", "overcast", "rain", "snow", "sun")}
 
 
 def _sfxl(part: str, queries: str) -> Split:
@@ -131,47 +131,30 @@ DATASETS = {
     # A test set, whose training set is Tokyo Time Machine. Its database is given out as .png; its queries, of several
     # megapixels, are tested at 640 pixels as in the paper; trained with demo.m's rate.
     "tokyo247": Dataset(
-        {**_TOKYO_TM, "test": "tokyo247"},
-        zone="54N",
-        protocol=PANORAMA,
-        lr=0.0001,
-        database_folders=("", "images", "database_gsv_vga"),
-        query_folders=("queries_real", "queries", "query", "247query_subset_v2"),
-        database_ending=".png",
-        query_longest_side=640,
+        {**_TOKYO_TM, "test": "tokyo247"}, zone="54N", protocol=PANORAMA, lr=0.0001,
+        database_folders=("", "images", "database_gsv_vga"), database_ending=".png",
+        query_folders=("queries_real", "queries", "query", "247query_subset_v2"), query_longest_side=640,
     ),
     "tokyotm": Dataset(_TOKYO_TM, zone="54N", protocol=OTHER_TIME, lr=0.0001),
     "toy": Dataset({split: f"toy_{split}" for split in ("train", "val", "test")}),
     "folder": Dataset({}, layout=OWN),  # own images, whatever they are
-    "msls": Dataset(
-        {},
-        layout=CITIES,
-        splits={
-            "train": Split(cities=_MSLS_TRAIN),
-            "val": Split(cities=("cph", "sf"), official=True, published=(18_871, 740)),
-            "val_all": Split(cities=("cph", "sf")),
-            "test": Split(cities=_MSLS_TEST, official=True),
-        },
-    ),
+    "msls": Dataset({}, layout=CITIES, splits={
+        "train": Split(cities=_MSLS_TRAIN),
+        "val": Split(cities=("cph", "sf"), official=True, published=(18_871, 740)),
+        "val_all": Split(cities=("cph", "sf")),
+        "test": Split(cities=_MSLS_TEST, official=True),
+    }),
     # The three published protocols of one film, named by the number of queries.
     "nordland27592": _nordland(_WINTER_IN_SUMMER, tolerance=10, every=1, published=(27_592, 27_592)),
     "nordland2760": _nordland(_SUMMER_IN_WINTER, tolerance=1, every=10, published=(27_592, 2_760)),
     "nordland3450": _nordland(_WINTER_IN_SUMMER, tolerance=2, every=1, published=(3_450, 3_450)),
-    "sped": Dataset(
-        {},
-        layout=PAIRS,
-        splits={"test": Split((_TEST, Role("ref", "query")), published=(607, 607))},
-    ),
-    "amstertime": Dataset(
-        {},
-        layout=PAIRS,
-        splits={"test": Split((_TEST, Role("new", "old", "historical queries in today's images")))},
-    ),
+    "sped": Dataset({}, layout=PAIRS, splits={"test": Split((_TEST, Role("ref", "query")), published=(607, 607))}),
+    "amstertime": Dataset({}, layout=PAIRS, splits={"test": Split((_TEST, _OLD_IN_NEW))}),
     "svox": Dataset({}, layout=UTM, splits=_SVOX),
     "stlucia": Dataset({}, layout=UTM, splits={"test": Split((_TEST,))}),
     "eynsham": Dataset({}, layout=UTM, splits={"test": Split((_TEST,))}),
     "sfxl": Dataset({}, layout=UTM, splits=_SFXL),
-}
+}  # fmt: skip
 
 
 def splits_of(dataset: Dataset) -> tuple[str, ...]:

@@ -60,8 +60,7 @@ def find_sequences(names: Sequence[str]) -> Frames:
     _, groups = np.unique(np.array([group for group, _ in parts], object), return_inverse=True)
     order = np.lexsort((numbers, groups))
     groups, ordered = groups[order], numbers[order]
-    begins = np.ones(len(names), bool)
-    begins[1:] = np.diff(groups) > 0
+    begins = np.diff(groups, prepend=-1) > 0
     begins |= _breaks(ordered, begins)
     starts = np.flatnonzero(begins)
     sequence_of = np.cumsum(begins) - 1
@@ -115,18 +114,14 @@ def _breaks(ordered: np.ndarray, begins: np.ndarray) -> np.ndarray:
 def times_in_sequences(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The sequence of each image and its rank among that sequence's frames, int64 [N]; equal names have equal ranks.
 
-    Names are told apart without the folders that say which role images have, such as database or queries.
+    Names are told apart without their folders up to one that says which role images have: database, gallery, query or
+    queries (and what follows a _), or what else the folder of a database may be called in a split.
     """
-    found = find_sequences([_without_role(name) for name in names])
+    roles = r"database|gallery|query|queries|(?:train|val|test)/(?:db|index|ref|references?)"
+    prefix = re.compile(rf"^(?:.*/)?(?:{roles})(?:_[^/]*)?/")
+    found = find_sequences([prefix.sub("", PurePath(name).as_posix()) for name in names])
     _, frames = np.unique(np.stack([found.sequences, found.numbers], axis=1), axis=0, return_inverse=True)
     frames = frames.ravel()
     firsts = np.full(found.sequences.max(initial=-1) + 1, len(names))
     np.minimum.at(firsts, found.sequences, frames)
     return found.sequences, frames - firsts[found.sequences]
-
-
-def _without_role(name: str) -> str:
-    """A name without its folders up to one called database, gallery, query or queries (and what follows a _), or what
-    else the folder of a database may be called in a split."""
-    roles = r"database|gallery|query|queries|(?:train|val|test)/(?:db|index|ref|references?)"
-    return re.sub(rf"^(?:.*/)?(?:{roles})(?:_[^/]*)?/", "", PurePath(name).as_posix())

@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,16 +58,22 @@ def find_images(folder: Path, skip_broken: bool = False) -> list[Path]:
     Raises:
         UserError: there are links to files that are not there, unreadable files, or names that are not UTF-8.
     """
-    found = look_through(folder)
+    found, under = look_through(folder), f"images under {shown(folder)}"
     if found.left_out:
         _say_once(_left_out_line(folder, found.left_out))
     if found.empty:
-        count = f"{len(found.empty):,} of the {len(found.images):,} images under {shown(folder)}"
+        count = f"{len(found.empty):,} of the {len(found.images):,} {under}"
         _say_once(f"{count} are empty (0 bytes), first {shown(min(found.empty))}")
     if found.unusable:
-        line, why = _unusable_line(folder, found)
+        reasons, first = Counter(reason for _, reason in found.unusable), min(file for file, _ in found.unusable)
+        line = (
+            f"{len(found.unusable):,} of the {len(found.unusable) + len(found.images):,} {under} cannot be taken "
+            f"({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())}), first {shown(first)}"
+            f"{f', a link to {shown(os.readlink(first))}' if first.is_symlink() else ''}"
+        )
         if not skip_broken:
-            raise UserError(f"{line}: {'; '.join(REMEDIES[each] for each in why)}; or leave them out by --skipBroken")
+            remedies = "; ".join(REMEDIES[reason] for reason in reasons)
+            raise UserError(f"{line}: {remedies}; or leave them out by --skipBroken")
         _say_once(f"{line}: left out")
     return found.images
 
@@ -141,34 +146,20 @@ def ending_of(file: Path) -> str:
     return file.suffix.lower() if ENDING.fullmatch(file.suffix) else ""
 
 
-def _kind_of(file: Path) -> str:
-    if file.is_symlink() and not file.exists():
-        return "links to what is not there"
-    return ending_of(file) or "without an ending"
-
-
 def _left_out_line(folder: Path, files: list[Path]) -> str:
-    firsts = {_kind_of(file): file for file in sorted(files, reverse=True)}
-    counts = Counter(map(_kind_of, files))
-    parts = []
-    for ending, count in counts.most_common(LOOKED_INTO):
-        image = ending.startswith(".") and is_image(firsts[ending])
-        parts.append(f"{count:,} {ending}{', images by their content: rename them to have them read' * image}")
+    dangling = "links to what is not there"
+    kinds = [
+        dangling if file.is_symlink() and not file.exists() else ending_of(file) or "without an ending"
+        for file in sorted(files)
+    ]
+    firsts = dict(zip(reversed(kinds), sorted(files, reverse=True), strict=True))
+    counts, parts = Counter(kinds), []
+    for kind, count in counts.most_common(LOOKED_INTO):
+        image = kind.startswith(".") and is_image(firsts[kind])
+        parts.append(f"{count:,} {kind}{', images by their content: rename them to have them read' * image}")
     more = f", and {len(counts) - LOOKED_INTO} more endings" if len(counts) > LOOKED_INTO else ""
     counted = f"{'; '.join(parts)}{more}"
     return f"{shown(folder)}: left out {len(files):,} files, no images ({counted}), first {shown(min(files))}"
-
-
-def _unusable_line(folder: Path, found: Found) -> tuple[str, Iterable[str]]:
-    counts = Counter(reason for _, reason in found.unusable)
-    first = min(file for file, _ in found.unusable)
-    target = f", a link to {shown(os.readlink(first))}" if first.is_symlink() else ""
-    total = len(found.unusable) + len(found.images)
-    line = (
-        f"{len(found.unusable):,} of the {total:,} images under {shown(folder)} cannot be taken "
-        f"({', '.join(f'{count:,} {reason}' for reason, count in counts.items())}), first {shown(first)}{target}"
-    )
-    return line, counts
 
 
 @functools.cache

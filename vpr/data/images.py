@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -47,19 +47,32 @@ TURNS = {
 def read_image(path: Path, max_pixels: int | None = None) -> Image.Image:
     """Read an image as RGB, upright by its EXIF orientation.
 
-    Args:
-        max_pixels: that its header may tell of; None: any number.
-
     Raises:
-        UserError: the file cannot be decoded, or has more pixels.
+        UserError: the file cannot be decoded, or has more pixels than `max_pixels`.
     """
+    return with_image(path, upright, max_pixels)
 
-    def decoded(image: Image.Image) -> Image.Image:
-        _require_pixels(path, image, max_pixels)
-        return upright(image)
 
-    with _named(path), open(path, "rb") as file:
-        return from_image(file, decoded)
+def with_image(path: Path, use: Callable[[Image.Image], Result], max_pixels: int | None = None) -> Result:
+    """What `use` makes of the image in a file; whatever goes wrong becomes one line that names the file."""
+
+    def checked(image: Image.Image) -> Result:
+        megapixels = image.width * image.height / 1e6
+        if max_pixels is not None and megapixels > max_pixels / 1e6:
+            raise UserError(
+                f"{shown(path)} has {image.width} x {image.height} pixels, {megapixels:g} megapixels, at most "
+                f"{max_pixels / 1e6:g} are read: raise --maxPixels, shrink the image, or leave it out by --skipBroken"
+            )
+        return use(image)
+
+    try:
+        with open(path, "rb") as file:
+            return from_image(file, checked)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files
+        reason, advice = _explained(path, error)
+        raise UserError(f"cannot decode the image {shown(path)} ({reason}): {advice}") from error
 
 
 def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: list[str] | None = None) -> Result:
@@ -70,7 +83,7 @@ def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: l
     Args:
         formats: by Pillow's names, that it may have; None: all that are read.
     """
-    known = known_formats(file)
+    known = _known_formats(file)
     formats = formats or known
     try:
         with Image.open(file, formats=formats) as image:
@@ -84,10 +97,12 @@ def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: l
         return use(image)
 
 
-def known_formats(file: IO[bytes]) -> list[str]:
+def _known_formats(file: IO[bytes]) -> list[str]:
     """Which of FORMATS this Pillow reads; HEIC's plugin is loaded for a file that needs it."""
     _prepare_pillow()
-    if _brand(file) in HEIC_BRANDS:
+    front = file.read(12)
+    file.seek(0)
+    if _is_heic(front):
         reads_heic()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -100,11 +115,9 @@ def _prepare_pillow() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _brand(file: IO[bytes]) -> bytes:
-    """The brand of a file of ISO's base media format, such as HEIC's; empty if it is none."""
-    front = file.read(12)
-    file.seek(0)
-    return front[8:] if front[4:8] == b"ftyp" else b""
+def _is_heic(front: bytes) -> bool:
+    """Whether a file that begins so is of ISO's base media format and has one of HEIC's brands."""
+    return front[4:8] == b"ftyp" and front[8:12] in HEIC_BRANDS
 
 
 def _bare_png(file: IO[bytes]) -> io.BytesIO | None:
@@ -131,11 +144,8 @@ def _bare_png(file: IO[bytes]) -> io.BytesIO | None:
 def is_image(path: Path) -> bool:
     """Whether a file begins as an image does that is read here."""
     try:
-        if not path.is_file():  # a pipe may never end
-            return False
-        with open(path, "rb") as file, Image.open(file, formats=known_formats(file)):
-            return True
-    except Exception:
+        return path.is_file() and with_image(path, lambda image: True)  # a pipe may never end
+    except (OSError, UserError):
         return False
 
 
@@ -168,31 +178,12 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong with it becomes one line."""
-    with _named(path), open(path, "rb") as file, Image.open(file, formats=known_formats(file)) as image:
-        yield image
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with an image becomes one line that names it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files
-        reason, advice = _explained(path, error)
-        raise UserError(f"cannot decode the image {shown(path)} ({reason}): {advice}") from error
-
-
 def _explained(path: Path, error: Exception) -> tuple[str, str]:
     """Why an image cannot be decoded, and what to do."""
     front = b""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         front = file.read(64)
-        if front[4:8] == b"ftyp" and front[8:12] in HEIC_BRANDS and not reads_heic():
+        if _is_heic(front) and not reads_heic():
             return "it is HEIC", "Pillow reads it after: python -m pip install pillow-heif"
     for start, explained in STAND_INS.items():
         if front.lstrip().startswith(start):
@@ -204,15 +195,6 @@ def _explained(path: Path, error: Exception) -> tuple[str, str]:
     else:
         reason = str(error) or type(error).__name__
     return reason, "get it again, or leave it out by --skipBroken"
-
-
-def _require_pixels(path: Path, image: Image.Image, most: int | None) -> None:
-    megapixels = image.width * image.height / 1e6
-    if most is not None and megapixels > most / 1e6:
-        raise UserError(
-            f"{shown(path)} has {image.width} x {image.height} pixels, {megapixels:g} megapixels, at most "
-            f"{most / 1e6:g} are read: raise --maxPixels, shrink the image, or leave it out by --skipBroken"
-        )
 
 
 def reads_heic() -> bool:
@@ -229,18 +211,16 @@ def image_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
     """(height, width) in pixels of an image once upright; reads the header, not the pixels.
 
     Raises:
-        UserError: the file is no image, or has more pixels than `max_pixels`.
+        UserError: as of `read_image`.
     """
 
     def size(image: Image.Image) -> tuple[int, int]:
-        _require_pixels(path, image, max_pixels)
         width, height = image.size
         if tags := getattr(image, "tag_v2", None):  # of a TIFF, Pillow gives the size once upright, or not: by version
             width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
-    with _named(path), open(path, "rb") as file:
-        return from_image(file, size)
+    return with_image(path, size, max_pixels)
 
 
 def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
@@ -253,15 +233,12 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
 
 
 def decode(
-    path: Path,
-    size: tuple[int, int] | None = None,
-    longest_side: int | None = None,
-    max_pixels: int | None = MAX_PIXELS,
+    path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> "torch.Tensor":
     """Read an image as uint8 [3, H, W]; the arguments are those of `resized` and `read_image`.
 
     Raises:
-        UserError: the file cannot be decoded, or is too large.
+        UserError: as of `read_image`.
     """
     import torch
 

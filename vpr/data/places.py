@@ -1,7 +1,9 @@
 """Stage 1, places: which spec belongs to a dataset's split, and where its images lie."""
 
 import dataclasses
+import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -9,9 +11,8 @@ from pittsburgh import Places, SpecError, read_places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, Dataset
-from vpr.data.images import MAX_PIXELS
-from vpr.data.layouts.folders import has_database, has_folder, queries_wanted, read_database, read_folder
+from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, QUERIES_IN_DATABASE, Dataset
+from vpr.data.layouts.folders import base_of_database, base_of_split, queries_wanted, read_database, read_folder
 from vpr.data.layouts.readers import has_layout, read_layout
 from vpr.data.layouts.spec_files import find_files, listing, queries_are_database_images
 from vpr.data.reader import ImageReader, Reading, decodable
@@ -35,7 +36,7 @@ class PlaceImages:
     query_files: list[Path]
     query_longest_side: int | None = None
     dataset: str = ""
-    direction: str = "queries in the database"
+    direction: str = QUERIES_IN_DATABASE
     left_out: str = ""
 
     @property
@@ -48,13 +49,21 @@ class PlaceImages:
         """The folder that names of database images are paths below."""
         return self.database_files[0].parents[len(PurePosixPath(self.places.database_names[0]).parts) - 1]
 
+    def only(self, database: Sequence[int] | None = None, queries: Sequence[int] | None = None) -> "PlaceImages":
+        """The same split with these database images and queries alone, by index; None: all."""
+        return dataclasses.replace(
+            self,
+            places=self.places.only(database, queries),
+            database_files=self.database_files if database is None else [self.database_files[row] for row in database],
+            query_files=self.query_files if queries is None else [self.query_files[row] for row in queries],
+        )
+
     def reader(self, reading: Reading) -> ImageReader:
         """A reader of `files`."""
         longest = self.query_longest_side
         if longest is None or reading.size:
             return reading.of(self.files)
-        queries = range(len(self.database_files), len(self.files))
-        return reading.of(self.files, dict.fromkeys(queries, longest))
+        return reading.of(self.files, dict.fromkeys(range(len(self.database_files), len(self.files)), longest))
 
 
 def spec_path(spec: PlacesSpec, split: str) -> Path:
@@ -97,51 +106,51 @@ def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
     Raises:
         UserError: the spec or images are missing, or the spec is not usable.
     """
-    root, layout = spec.root, DATASETS[spec.dataset].layout
-    if layout == OWN:
-        own, base = read_folder(root, split, spec.skip_broken)
-        images = _images_in(own, split, base)
-    elif layout != MAT:
-        places, base, direction = read_layout(root, spec.dataset, split, spec.skip_broken)
-        images = dataclasses.replace(_images_in(places, split, base), direction=direction)
-        _check_images_exist(images)
+    dataset = DATASETS[spec.dataset]
+    places, base, direction = _read_split(spec, split)
+    if base is not None:
+        images = dataclasses.replace(_images_in(places, split, base, spec.dataset), direction=direction)
     else:
-        if spec.dataset == "toy":
-            draw_toy_city(root)
-        dataset, places = DATASETS[spec.dataset], read_spec(spec, split)
         longest_side = None if queries_are_database_images(places) else dataset.query_longest_side
-        images = PlaceImages(places, split, *find_files(root, places, dataset), longest_side)
-        _check_files_exist(images, root, dataset)
-        _check_queries_are_no_database_images(images)
-    images = dataclasses.replace(images, dataset=spec.dataset)
-    return without_broken(images, spec.workers, spec.max_pixels) if spec.skip_broken else images
+        images = PlaceImages(places, split, *find_files(spec.root, places, dataset), longest_side, spec.dataset)
+    if dataset.layout != OWN:
+        _refuse_missing(images, spec.root, dataset)
+    if dataset.layout == MAT:
+        _refuse_database_images_as_queries(images)
+    return _whole(images, spec)
 
 
-def _images_in(places: Places, split: str, base: Path) -> PlaceImages:
+def _read_split(spec: PlacesSpec, split: str) -> tuple[Places, Path | None, str]:
+    """Places of a split, the folder that names are relative to (None: `find_files` knows), and the direction."""
+    layout = DATASETS[spec.dataset].layout
+    if layout == OWN:
+        return (*read_folder(spec.root, split, spec.skip_broken), QUERIES_IN_DATABASE)
+    if layout != MAT:
+        return read_layout(spec.root, spec.dataset, split, spec.skip_broken)
+    if spec.dataset == "toy":
+        draw_toy_city(spec.root)
+    return read_spec(spec, split), None, QUERIES_IN_DATABASE
+
+
+def _images_in(places: Places, split: str, base: Path, dataset: str) -> PlaceImages:
     database, queries = ([base / name for name in names] for names in (places.database_names, places.query_names))
-    return PlaceImages(places, split, database, queries)
+    return PlaceImages(places, split, database, queries, dataset=dataset)
 
 
-def without_broken(images: PlaceImages, workers: int, max_pixels: int = MAX_PIXELS) -> PlaceImages:
-    """A split without the images that cannot be decoded, or are larger.
+def _whole(images: PlaceImages, spec: PlacesSpec) -> PlaceImages:
+    """A split, with `skip_broken` without the images that cannot be decoded or are larger than `max_pixels`.
 
     Raises:
         UserError: no database image is left.
     """
-    whole = decodable(images.files, workers, images.places.name, max_pixels)
-    count = len(images.database_files)
-    if len(whole) == len(images.files):
+    if not spec.skip_broken:
         return images
+    count = len(images.database_files)
+    whole = decodable(images.files, spec.workers, images.places.name, spec.max_pixels)
     database = [index for index in whole if index < count]
-    queries = [index - count for index in whole if index >= count]
     if not database:
         raise UserError(f"no database image of {images.places.name} can be decoded: get the images again")
-    return dataclasses.replace(
-        images,
-        places=images.places.only(database, queries),
-        database_files=[images.database_files[index] for index in database],
-        query_files=[images.query_files[index] for index in queries],
-    )
+    return images.only(database, [index - count for index in whole if index >= count])
 
 
 def load_database(spec: PlacesSpec, split: str, split_required: bool = False) -> PlaceImages:
@@ -154,38 +163,28 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
         UserError: as of `load_places`, or a folder lacks the split that is required.
     """
     if DATASETS[spec.dataset].layout != OWN:
-        images = load_places(spec, split)
-        places = images.places.only(list(range(len(images.places.database_names))), [])
-        return dataclasses.replace(images, places=places, query_files=[])
-    if split_required and not has_database(spec.root, split):
+        return load_places(spec, split).only(queries=[])
+    if split_required and base_of_database(spec.root, split) is None:
         raise UserError(
             f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all images under --root"
         )
     places, base = read_database(spec.root, split, spec.skip_broken)
-    images = dataclasses.replace(_images_in(places, split, base), dataset=spec.dataset)
-    return without_broken(images, spec.workers, spec.max_pixels) if spec.skip_broken else images
+    return _whole(_images_in(places, split, base, spec.dataset), spec)
 
 
 def has_split(spec: PlacesSpec, split: str) -> bool:
     """Whether a split's .mat file, or its folder, is there."""
-    layout = DATASETS[spec.dataset].layout
-    if layout != MAT:
-        return has_folder(spec.root, split) if layout == OWN else has_layout(spec.root, spec.dataset, split)
-    return split in DATASETS[spec.dataset].specs and spec_path(spec, split).is_file()
+    dataset = DATASETS[spec.dataset]
+    if dataset.layout == OWN:
+        return base_of_split(spec.root, split) is not None
+    if dataset.layout != MAT:
+        return has_layout(spec.root, spec.dataset, split)
+    return split in dataset.specs and spec_path(spec, split).is_file()
 
 
 def training_set(spec: PlacesSpec) -> tuple[str, str]:
     """Name and hash of the places of the training split, without looking for the images of a spec."""
-    places: Places
-    layout = DATASETS[spec.dataset].layout
-    if layout == OWN:
-        places, _ = read_folder(spec.root, "train", spec.skip_broken)
-    elif layout != MAT:
-        places, _, _ = read_layout(spec.root, spec.dataset, "train", spec.skip_broken)
-    else:
-        if spec.dataset == "toy":
-            draw_toy_city(spec.root)
-        places = read_spec(spec, "train")
+    places, _, _ = _read_split(spec, "train")
     return places.name, places.fingerprint()
 
 
@@ -216,50 +215,38 @@ def draw_toy_city(root: Path) -> None:
         processes.barrier()
 
 
-def _check_images_exist(images: PlaceImages) -> None:
-    """Refuse a split whose tables name images that are not there."""
-    names_in = {folder: listing(folder) for folder in {file.parent for file in images.files}}
-    missing = [file for file in images.files if file.name not in names_in[file.parent]]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(images.files)} images of {images.places.name} are missing, first {missing[0]}: "
-            "unpack all archives of the data set there, or name another folder with --root"
-        )
-
-
-def _check_files_exist(images: PlaceImages, root: Path, dataset: Dataset) -> None:
+def _refuse_missing(images: PlaceImages, root: Path, dataset: Dataset) -> None:
     names_in = {folder: listing(folder) for folder in {file.parent for file in images.files}}
     missing = [file for file in images.files if file.name not in names_in[file.parent]]
     if not missing:
         return
     spec, first = images.places.name, ", ".join(str(file) for file in missing[:5])
-    if missing == images.query_files:
+    if dataset.layout == MAT and missing == images.query_files:
         usual, *others = dataset.query_folders
         raise UserError(
             f"{root / usual} is missing: none of the {len(missing)} queries of {spec} is there (nor in "
             f"{', '.join(others)}), first {first}: put them there or name the right folder with --root"
         )
+    remedy = "put them there" if dataset.layout == MAT else "unpack all archives of the data set there,"
     raise UserError(
         f"{len(missing)} of the {len(images.files)} images of {spec} are missing under {root}, first {first}: "
-        "put them there or name the right folder with --root"
+        f"{remedy} or name the right folder with --root"
     )
 
 
-def _check_queries_are_no_database_images(images: PlaceImages) -> None:
+def _refuse_database_images_as_queries(images: PlaceImages) -> None:
     """Refuse queries that are read from the database's folders, be it by a link, where they are no database images."""
     places = images.places
     if not images.database_files or not images.query_files:
         return
-    base = images.base
-    asked = {file.parent for file in images.files} | {(base / name).parent for name in places.query_names}
-    real = {folder: os.path.realpath(folder) for folder in asked}
-    database = [(real[file.parent], file.name) for file in images.database_files]
+    base, real = images.base, functools.cache(os.path.realpath)
+    database = [(real(file.parent), file.name) for file in images.database_files]
     position = dict(zip(database, places.database_positions.tolist(), strict=True))
-    shared = {folder for folder, _ in database} | {real[(base / name).parent] for name in places.query_names}
+    shared = {folder for folder, _ in database} | {real((base / name).parent) for name in places.query_names}
     wrong = [
         file
         for file, own in zip(images.query_files, places.query_positions.tolist(), strict=True)
-        if real[file.parent] in shared and position.get((real[file.parent], file.name)) != own
+        if real(file.parent) in shared and position.get((real(file.parent), file.name)) != own
     ]
     if wrong:
         raise UserError(

@@ -13,44 +13,36 @@ from vpr.data.places import PlaceImages
 def protocol_label(images: PlaceImages) -> str:
     """Set and split, counts, what is right, direction, which hits count, and what was left out."""
     places = images.places
+    split = DATASETS[images.dataset].splits.get(images.split) if images.dataset else None
+    database, queries = len(places.database_names), len(places.query_names)
+    counts = f"{queries} queries, {database} database images"
+    if split and split.published and split.published != (database, queries):
+        counts += f" (published: {split.published[1]} and {split.published[0]})"
     parts = [
         f"{images.dataset or 'no data set of the table'}, split {images.split} ({places.name})",
-        f"{len(places.query_names)} queries, {len(places.database_names)} database images{_published(images)}",
+        counts,
         f"right: {tolerance(images)}",
         images.direction,
-        {PANORAMA: "panoramas merged (only the first hit of each counts)"}.get(places.protocol, "panoramas not merged"),
+        "panoramas merged (only the first hit of each counts)"
+        if places.protocol == PANORAMA
+        else "panoramas not merged",
     ]
     if places.protocol == OTHER_TIME:
         parts.append("hits and positives with the query's time stamp do not count")
-    return "; ".join([*parts, *_left_out(images)])
+    if isinstance(places, CityPlaces):
+        chosen = "subtask all, queries without a positive left out" if split and split.official else "all queries"
+        unknown = " where raw.csv names them" if images.split == "test" else ""
+        parts.append(f"{chosen}, panoramic images left out{unknown}")
+    else:
+        parts.append("queries without a positive count as missed")
+    return "; ".join([*parts, *([images.left_out] if images.left_out else [])])
 
 
 def tolerance(images: PlaceImages) -> str:
     """Which database images are right for a query, in words."""
     places = images.places
-    if isinstance(places, NumberedPlaces):
-        if places.unit == "pairs":
-            return "the image of the same pair"
-        return f"within {places.tolerance} frames before and behind"
-    return f"within {places.positive_radius:g} m"
-
-
-def _published(images: PlaceImages) -> str:
-    split = DATASETS[images.dataset].splits.get(images.split) if images.dataset else None
-    found = len(images.places.database_names), len(images.places.query_names)
-    if split is None or split.published in (None, found):
-        return ""
-    database, queries = split.published or found
-    return f" (published: {queries} and {database})"
-
-
-def _left_out(images: PlaceImages) -> list[str]:
-    return [*_left_out_by_protocol(images), *([images.left_out] if images.left_out else [])]
-
-
-def _left_out_by_protocol(images: PlaceImages) -> list[str]:
-    if not isinstance(images.places, CityPlaces):
-        return ["queries without a positive count as missed"]
-    split = DATASETS[images.dataset].splits.get(images.split) if images.dataset else None
-    chosen = "subtask all, queries without a positive left out" if split and split.official else "all queries"
-    return [f"{chosen}, panoramic images left out" + (" where raw.csv names them" if images.split == "test" else "")]
+    if not isinstance(places, NumberedPlaces):
+        return f"within {places.positive_radius:g} m"
+    if places.unit == "pairs":
+        return "the image of the same pair"
+    return f"within {places.tolerance} frames before and behind"

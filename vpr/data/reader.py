@@ -1,6 +1,7 @@
 """Many image files -> batches by size, decoded ahead of the model by threads or processes."""
 
 import contextlib
+import itertools
 import math
 import signal
 from collections import defaultdict, deque
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
-from vpr.common.progress import Progress, say
+from vpr.common.progress import say, track
 from vpr.data.images import MAX_PIXELS, decode, image_size, read_image, shrunk
 
 CPU = torch.device("cpu")
@@ -41,31 +42,7 @@ class SizeGroup(NamedTuple):
     frozen: bool = False
 
 
-class Images(Dataset):
-    """Image files by index. A file that cannot be decoded comes as the error, for the parent to raise."""
-
-    def __init__(
-        self,
-        files: Sequence[Path],
-        size: Sequence[int] | None,
-        longest_sides: Mapping[int, int],
-        max_pixels: int = MAX_PIXELS,
-    ):
-        self.files, self.max_pixels = files, max_pixels
-        self.size = (size[0], size[1]) if size else None
-        self.longest_sides = longest_sides
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> torch.Tensor | UserError:
-        try:
-            return decode(self.files[index], self.size, self.longest_sides.get(index), self.max_pixels)
-        except UserError as error:  # raised here it would arrive wrapped in a worker's traceback
-            return error
-
-
-def collate(images: list[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
+def collate(images: Iterable[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
     """A batch of decoded images; or the first error in its stead."""
     decoded = []
     for image in images:
@@ -93,7 +70,7 @@ def _stack(values: list[torch.Tensor]) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class ImageReader:
+class ImageReader(Dataset):
     """Images by their index in `files`, decoded by workers ahead of the caller.
 
     Attributes:
@@ -111,6 +88,18 @@ class ImageReader:
     longest_sides: Mapping[int, int] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
 
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> torch.Tensor | UserError:
+        """An image, uint8 [3, H, W]; one that cannot be decoded comes as the error, which from a process would
+        otherwise arrive wrapped in its traceback."""
+        size = (self.size[0], self.size[1]) if self.size else None
+        try:
+            return decode(self.files[index], size, self.longest_sides.get(index), self.max_pixels)
+        except UserError as error:
+            return error
+
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) in pixels that an image is given out at."""
         if self.size:
@@ -123,14 +112,12 @@ class ImageReader:
         Raises:
             UserError: an image cannot be decoded; the message names it.
         """
-        images = Images(self.files, self.size, self.longest_sides, self.max_pixels)
         most = self._batches_that_wait(batches) if self.workers else 0
         loaded: Iterable[list[SizeGroup] | UserError]
         if self.workers and self.device.type != "cuda":
-            loaded = _by_threads(images, batches, self.workers, min(most, BATCHES_AHEAD))
+            loaded = self._by_threads(batches, min(most, BATCHES_AHEAD))
         else:
-            workers = min(self.workers, len(batches), most)
-            loaded = _by_processes(images, batches, workers, most, self.device)
+            loaded = self._by_processes(batches, min(self.workers, len(batches), most), most)
         for batch in _without_dead_workers(loaded):
             if isinstance(batch, UserError):
                 raise batch
@@ -144,17 +131,36 @@ class ImageReader:
         room = min(BYTES_AHEAD, available_bytes() // 4)
         return max(1, room // max(1, 3 * height * width * len(largest)))
 
+    def _by_threads(self, batches: Sequence[Sequence[int]], most_ahead: int) -> Iterator[list[SizeGroup] | UserError]:
+        """Beside a model on the processor, processes would share its memory until it writes, and then copy it all."""
+        ahead: deque[list[Future]] = deque()
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            # Empty batches at the end push out the last ones.
+            for batch in itertools.chain(batches, itertools.repeat((), most_ahead)):
+                ahead.append([pool.submit(self.__getitem__, index) for index in batch])
+                if len(ahead) > most_ahead:
+                    yield collate(image.result() for image in ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever asked has seen enough
+
+    def _by_processes(self, batches: Sequence[Sequence[int]], workers: int, most_ahead: int) -> DataLoader:
+        """Beside a GPU, which wants more images a second than one process can decode; with 0 workers, by the caller."""
+        return DataLoader(
+            self,
+            batch_sampler=[list(batch) for batch in batches],
+            num_workers=workers,
+            collate_fn=collate,
+            prefetch_factor=max(1, min(BATCHES_AHEAD, most_ahead // workers)) if workers else None,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_interrupts_to_the_parent,
+            generator=torch.Generator(),  # its own, so that loading images never moves the global random state
+        )
+
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read: `of` makes the reader of some files.
-
-    Attributes:
-        size: (height, width) in pixels to resize to; None keeps each image's own.
-        workers: that decode; 0 decodes when the caller asks.
-        device: where the images are wanted.
-        max_pixels: of an image as it lies in its file; larger ones are refused.
-    """
+    """How images are read, as of `ImageReader`; larger ones than `max_pixels` are refused."""
 
     size: tuple[int, int] | None = None
     workers: int = 0
@@ -162,7 +168,7 @@ class Reading:
     max_pixels: int = MAX_PIXELS
 
     def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> ImageReader:
-        """A reader of image files; the second argument as of `ImageReader`."""
+        """A reader of image files."""
         return ImageReader(files, self.size, self.workers, self.device, longest_sides or {}, self.max_pixels)
 
 
@@ -180,39 +186,6 @@ def largest_size(files: Sequence[Path], max_pixels: int = MAX_PIXELS) -> tuple[i
     return max(sizes, key=math.prod)
 
 
-def _by_threads(
-    images: Images, batches: Sequence[Sequence[int]], workers: int, most_ahead: int
-) -> Iterator[list[SizeGroup] | UserError]:
-    """Beside a model on the processor, processes would share its memory until it writes, and then copy it all."""
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            ahead: deque[list[Future]] = deque()
-            for batch in batches:
-                ahead.append([pool.submit(images.__getitem__, index) for index in batch])
-                if len(ahead) > most_ahead:
-                    yield collate([image.result() for image in ahead.popleft()])
-            while ahead:
-                yield collate([image.result() for image in ahead.popleft()])
-        finally:
-            pool.shutdown(cancel_futures=True)  # whoever asked has seen enough
-
-
-def _by_processes(
-    images: Images, batches: Sequence[Sequence[int]], workers: int, most_ahead: int, device: torch.device
-) -> DataLoader:
-    """Beside a GPU, which wants more images a second than one process can decode; with 0 workers, by the caller."""
-    return DataLoader(
-        images,
-        batch_sampler=[list(batch) for batch in batches],
-        num_workers=workers,
-        collate_fn=collate,
-        prefetch_factor=max(1, min(BATCHES_AHEAD, most_ahead // workers)) if workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=leave_interrupts_to_the_parent,
-        generator=torch.Generator(),  # its own, so that loading images never moves the global random state
-    )
-
-
 def _without_dead_workers(loaded: Iterable[Batch]) -> Iterator[Batch]:
     """The batches. Raises a UserError where a process that decodes is lost: mostly for want of shared memory."""
     try:
@@ -226,26 +199,9 @@ def _without_dead_workers(loaded: Iterable[Batch]) -> Iterator[Batch]:
         ) from error
 
 
-def leave_interrupts_to_the_parent(_worker: int = 0) -> None:
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
     """A terminal's Ctrl-C reaches workers too, who would each print a traceback; the parent ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class Decodable(Dataset):
-    """Whether each of some image files can be decoded."""
-
-    def __init__(self, files: Sequence[Path], max_pixels: int):
-        self.files, self.max_pixels = files, max_pixels
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> bool:
-        try:
-            read_image(self.files[index], self.max_pixels)
-        except UserError:
-            return False
-        return True
 
 
 def decodable(files: Sequence[Path], workers: int, name: str, max_pixels: int = MAX_PIXELS) -> list[int]:
@@ -255,18 +211,16 @@ def decodable(files: Sequence[Path], workers: int, name: str, max_pixels: int = 
         name: of the set of images, for what is said.
         max_pixels: of an image; larger ones cannot be decoded.
     """
-    loader = DataLoader(
-        Decodable(files, max_pixels),
-        batch_size=16,
-        num_workers=workers,
-        worker_init_fn=leave_interrupts_to_the_parent,
-        generator=torch.Generator(),
-    )
-    whole = []
-    with Progress("looking for broken images", len(files)) as progress:
-        for batch in loader:
-            whole += batch.tolist()
-            progress.advance(len(batch))
+
+    def is_whole(file: Path) -> bool:
+        try:
+            read_image(file, max_pixels)
+        except UserError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        whole = list(track(pool.map(is_whole, files), "looking for broken images", len(files)))
     broken = [str(file) for file, good in zip(files, whole, strict=True) if not good]
     if broken:
         say(f"{len(broken)} of the {len(files)} images of {name} cannot be decoded, first {', '.join(broken[:5])}")

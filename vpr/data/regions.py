@@ -37,14 +37,8 @@ def without_region(images: PlaceImages, region: Region) -> PlaceImages:
         )
     if inside.all():
         raise UserError(f"{flag}: all {len(inside)} database images lie in that region: take fewer metres")
-    kept = np.flatnonzero(~inside).tolist()
-    note = (
+    left_out = (
         f"{int(inside.sum())} database images within {region.metres:g} m of {region.easting:.1f} E "
         f"{region.northing:.1f} N left out"
     )
-    return dataclasses.replace(
-        images,
-        places=images.places.only(kept, list(range(len(images.places.query_names)))),
-        database_files=[images.database_files[index] for index in kept],
-        left_out=note,
-    )
+    return dataclasses.replace(images.only(np.flatnonzero(~inside).tolist()), left_out=left_out)

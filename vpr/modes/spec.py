@@ -55,41 +55,22 @@ def write_positions(spec: PlacesSpec) -> None:
     Raises:
         UserError: there is no spec, or an image has two positions.
     """
-    # Some splits have two names.
-    splits = {
-        spec_path(spec, split): split for split in DATASETS[spec.dataset].specs if has_split(spec, split)
-    }  # fmt: skip
+    dataset = DATASETS[spec.dataset]
+    splits = {spec_path(spec, split): split for split in dataset.specs if has_split(spec, split)}  # some have two names
     if not splits:
         raise UserError(f"{spec.root / 'datasets'} has no spec of --dataset={spec.dataset}: put the .mat files there")
-    path = spec.root / TABLE
-    positions: dict[str, list[float]] = {}
+    positions: dict[str, list[float]] = {}  # easting and northing by an image's path under the root
     for file, split in sorted(splits.items()):
-        add_positions(positions, spec, split, file)
-    write_table(path, positions)
-    say(f"wrote {path}: {len(positions)} images of {', '.join(file.stem for file in sorted(splits))}")
-
-
-def add_positions(positions: dict[str, list[float]], spec: PlacesSpec, split: str, file: Path) -> None:
-    """Add easting and northing of a split's images by their path under the root, as of `find_files`.
-
-    Args:
-        file: of the split's spec, for the message.
-
-    Raises:
-        UserError: an image has two positions.
-    """
-    places = read_spec(spec, split)
-    database, queries = find_files(spec.root, places, DATASETS[spec.dataset])
-    taken = [*places.database_positions.tolist(), *places.query_positions.tolist()]
-    for image, position in zip([*database, *queries], taken, strict=True):
-        earlier = positions.setdefault(Path(os.path.relpath(image, spec.root)).as_posix(), position)
-        if earlier != position:
-            raise UserError(f"{image} has two positions, {earlier} and in {file} {position}: get the specs again")
-
-
-def write_table(path: Path, positions: dict[str, list[float]]) -> None:
-    """Write image,easting,northing of images."""
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        places = read_spec(spec, split)
+        database, queries = find_files(spec.root, places, dataset)
+        taken = [*places.database_positions.tolist(), *places.query_positions.tolist()]
+        for image, position in zip([*database, *queries], taken, strict=True):
+            earlier = positions.setdefault(Path(os.path.relpath(image, spec.root)).as_posix(), position)
+            if earlier != position:
+                raise UserError(f"{image} has two positions, {earlier} and in {file} {position}: get the specs again")
+    path = spec.root / TABLE
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table)
         writer.writerow(["image", "easting", "northing"])
         writer.writerows([name, repr(east), repr(north)] for name, (east, north) in positions.items())
+    say(f"wrote {path}: {len(positions)} images of {', '.join(file.stem for file in sorted(splits))}")

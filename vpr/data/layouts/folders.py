@@ -9,15 +9,15 @@ image,latitude,longitude), else that of the GPS in its EXIF.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.image_files import USUAL, find_images, look_through
+from vpr.data.positions.coordinates import Position
 from vpr.data.positions.of_images import WANTED, find_positions, read_positions, without_position
 from vpr.data.positions.table_doubts import say_doubts
 from vpr.data.positions.zones import in_one_zone
@@ -48,18 +48,79 @@ def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[Fold
     Raises:
         UserError: there are no images, positions are missing, or are as `in_one_zone` refuses them.
     """
-    base = next((folder for folder in (root, root / "images") if (folder / split).is_dir()), root)
-    roles = (role_folder(base / split, names) for names in (DATABASE_FOLDERS, QUERY_FOLDERS))
-    database, queries = (find_images(folder, skip_broken) for folder in roles)
-    if skip_broken:
-        database, queries = (_without_placeless_broken(files, root) for files in (database, queries))
+    base = base_of_split(root, split) or root
+    found = [find_images(role_folder(base / split, names), skip_broken) for names in (DATABASE_FOLDERS, QUERY_FOLDERS)]
+    database, queries = (_without_placeless_broken(files, root) for files in found) if skip_broken else found
     if not database:
-        there = folders_there(base / split)
+        there = _folders_there(base / split)
         raise UserError(
             f"{base / split / 'database'} has no images ({USUAL}){there}: put some there, or name the folder that "
             "holds train, val and test with --root"
         )
-    return _places_of(database, queries, root, base, f"{root.resolve().name}_{split}"), base
+    positions = read_positions([*database, *queries], root)
+    return _places_of(database, queries, positions, root, base, f"{root.resolve().name}_{split}"), base
+
+
+def read_roles(root: Path, database: Path, queries: Path, name: str, skip_broken: bool = False) -> FolderPlaces:
+    """The images of two folders below `root`, which names are relative to, and where they were taken.
+
+    Raises:
+        UserError: a folder has no images, positions are missing, or are as `in_one_zone` refuses them.
+    """
+    mapped, asked = (images_in(folder, skip_broken) for folder in (database, queries))
+    return _places_of(mapped, asked, read_positions([*mapped, *asked], root), root, root, name)
+
+
+def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
+    """The database images of a split, or where there is no such split, all images under the folder.
+
+    Positions may be missing: NaN stands for them, and it is said how many there are. `skip_broken` and what is
+    returned are as of `read_folder`.
+
+    Raises:
+        UserError: there are no images, or positions are as `in_one_zone` refuses them.
+    """
+    base, name = base_of_database(root, split), root.resolve().name
+    found = find_images(role_folder(base / split, DATABASE_FOLDERS) if base else root, skip_broken)
+    if not found:
+        raise UserError(f"{root} has no images ({USUAL}): name the folder that has with --root")
+    positions = find_positions(found, root)
+    missing = without_position(found, positions)
+    if missing:
+        say(f"{missing}: only their names are known ({WANTED} if they should have one)")
+    return _places_of(found, [], positions, root, base or root, f"{name}_{split}" if base else name), base or root
+
+
+def _places_of(
+    database: list[Path], queries: list[Path], positions: Sequence[Position | None], root: Path, base: Path, name: str
+) -> FolderPlaces:
+    files, count = [*database, *queries], len(database)
+    values, zone = in_one_zone(files, positions, root)
+    say_doubts(files, root)
+    names = [str(file.relative_to(base)) for file in files]
+    return FolderPlaces(
+        name, names[:count], names[count:], values[:count], values[count:],
+        POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, zone=zone,
+    )  # fmt: skip
+
+
+def images_in(folder: Path, skip_broken: bool = False) -> list[Path]:
+    """As `find_images`. Raises UserError where a folder has none."""
+    found = find_images(folder, skip_broken)
+    if not found:
+        raise UserError(f"{folder} has no images ({USUAL}): put some there, see docs/datasets.md")
+    return found
+
+
+def base_of_split(root: Path, split: str) -> Path | None:
+    """Which folder, `root` or its `images`, has a split."""
+    return next((base for base in (root, root / "images") if (base / split).is_dir()), None)
+
+
+def base_of_database(root: Path, split: str) -> Path | None:
+    """Which folder, `root` or its `images`, has a split with a database."""
+    bases = (root, root / "images")
+    return next((base for base in bases if role_folder(base / split, DATABASE_FOLDERS).is_dir()), None)
 
 
 def role_folder(split: Path, names: tuple[str, ...]) -> Path:
@@ -82,10 +143,10 @@ def role_folder(split: Path, names: tuple[str, ...]) -> Path:
 
 def queries_wanted(split: Path) -> str:
     """Which folder is wanted where a split has no queries, in words."""
-    return f"wanted images in {split / QUERY_FOLDERS[0]}{folders_there(split)}"
+    return f"wanted images in {split / QUERY_FOLDERS[0]}{_folders_there(split)}"
 
 
-def folders_there(split: Path) -> str:
+def _folders_there(split: Path) -> str:
     """Which folders a split has, for the message that one is missing."""
     there = _folders(split)
     return f"; its folders are {', '.join(there[:9])}" if there else ""
@@ -99,82 +160,11 @@ def _folders(split: Path) -> list[str]:
         return []
 
 
-def read_roles(
-    root: Path, base: Path, database: Path, queries: Path, name: str, skip_broken: bool = False
-) -> FolderPlaces:
-    """The images of two folders and where they were taken, as of `read_folder`; names are relative to `base`.
-
-    Raises:
-        UserError: a folder has no images, positions are missing, or are as `in_one_zone` refuses them.
-    """
-    found = [find_images(folder, skip_broken) for folder in (database, queries)]
-    for folder, images in zip((database, queries), found, strict=True):
-        if not images:
-            raise UserError(f"{folder} has no images ({USUAL}): put some there, see docs/datasets.md")
-    return _places_of(found[0], found[1], root, base, name)
-
-
-def _places_of(database: list[Path], queries: list[Path], root: Path, base: Path, name: str) -> FolderPlaces:
-    files = [*database, *queries]
-    values, zone = in_one_zone(files, read_positions(files, root), root)
-    say_doubts(files, root)
-    names = [str(file.relative_to(base)) for file in (*database, *queries)]
-    count = len(database)
-    return FolderPlaces(
-        name, names[:count], names[count:], values[:count], values[count:],
-        POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, zone=zone,
-    )  # fmt: skip
-
-
-def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
-    """The database images of a split, or where there is no such split, all images under the folder.
-
-    Positions may be missing: NaN stands for them, and it is said how many there are.
-
-    Args:
-        skip_broken: as of `find_images`.
-
-    Raises:
-        UserError: there are no images, or positions are as `in_one_zone` refuses them.
-    """
-    base = next((folder for folder in (root, root / "images") if _database(folder, split).is_dir()), None)
-    found = find_images(_database(base, split) if base else root, skip_broken)
-    if not found:
-        raise UserError(f"{root} has no images ({USUAL}): name the folder that has with --root")
-    positions = find_positions(found, root)
-    missing = without_position(found, positions)
-    if missing:
-        say(f"{missing}: only their names are known ({WANTED} if they should have one)")
-    values, zone = in_one_zone(found, positions, root)
-    say_doubts(found, root)
-    names, nobody = [str(file.relative_to(base or root)) for file in found], np.empty((0, 2))
-    name = f"{root.resolve().name}_{split}" if base else root.resolve().name
-    return FolderPlaces(
-        name, names, [], values, nobody, POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, zone=zone
-    ), base or root
-
-
-def has_folder(root: Path, split: str) -> bool:
-    """Whether a folder has a split."""
-    return any((folder / split).is_dir() for folder in (root, root / "images"))
-
-
-def has_database(root: Path, split: str) -> bool:
-    """Whether a split of a folder has a database."""
-    return any(_database(folder, split).is_dir() for folder in (root, root / "images"))
-
-
-def _database(base: Path, split: str) -> Path:
-    return role_folder(base / split, DATABASE_FOLDERS)
-
-
 def _without_placeless_broken(files: list[Path], root: Path) -> list[Path]:
     """Files without those that have no position and cannot be decoded either."""
     from vpr.data.reader import decodable
 
     placeless = [file for file, position in zip(files, find_positions(files, root), strict=True) if position is None]
-    if not placeless:
-        return files
-    whole = {placeless[index] for index in decodable(placeless, 0, f"{root} without a position")}
-    broken = set(placeless) - whole
+    whole = decodable(placeless, 0, f"{root} without a position") if placeless else []
+    broken = set(placeless) - {placeless[index] for index in whole}
     return [file for file in files if file not in broken]

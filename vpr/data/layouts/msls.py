@@ -8,10 +8,10 @@ never match, whatever their metres, which count from different meridians.
 """
 
 import csv
-import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,39 +23,24 @@ SUBTASK = "all"
 REMEDY = "get metadata.zip of Mapillary Street-Level Sequences again"
 
 
-def _none() -> np.ndarray:
-    return np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CityPlaces(Places):
     """Places of several cities; the numbers of the cities are int64 [N] and [M]."""
 
-    database_cities: np.ndarray = field(default_factory=_none)
-    query_cities: np.ndarray = field(default_factory=_none)
+    database_cities: np.ndarray
+    query_cities: np.ndarray
 
-    def only(self, database: list[int], queries: list[int]) -> "CityPlaces":
-        """The same places with these database images and queries alone, by index."""
-        places = super().only(database, queries)
-        assert isinstance(places, CityPlaces)
-        return dataclasses.replace(
-            places, database_cities=self.database_cities[database], query_cities=self.query_cities[queries]
-        )
-
-    def _near(self, radius: float) -> list[np.ndarray]:
-        near = super()._near(radius)
+    def _near(self, radius: float, least: float = -1.0, own_time: bool = True) -> list[np.ndarray]:
+        near = super()._near(radius, least, own_time)
         return [found[self.database_cities[found] == city] for found, city in zip(near, self.query_cities, strict=True)]
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images of a city in one role: names below the split's folder, and UTM metres [n, 2]."""
-
-    names: list[str]
-    positions: np.ndarray
+def base_of_cities(root: Path, split: str) -> Path:
+    """The folder of a split's cities."""
+    return root / ("test" if split == "test" else "train_val")
 
 
-def read_msls(root: Path, split: str, cities: Iterable[str], official: bool) -> tuple[CityPlaces, Path]:
+def read_msls(root: Path, split: str, cities: Sequence[str], official: bool) -> tuple[CityPlaces, Path]:
     """The images of a split.
 
     Args:
@@ -67,57 +52,42 @@ def read_msls(root: Path, split: str, cities: Iterable[str], official: bool) -> 
     Raises:
         UserError: cities are missing, or tables are missing, damaged or contradict each other.
     """
-    base = root / ("test" if split == "test" else "train_val")
+    base = base_of_cities(root, split)
     missing = [city for city in cities if not (base / city).is_dir()]
     if missing:
         raise UserError(
             f"{base} has no folder {', '.join(missing)}: unpack Mapillary Street-Level Sequences there, or name the "
             f"folder that holds {base.name} with --root"
         )
-    database, queries = (
-        [_read_role(base, city, role, official, split == "test") for city in cities] for role in ("database", "query")
-    )
+    found: dict[str, Any] = {}
+    for role in ("database", "query"):
+        names, positions = zip(*(_read_role(base, city, role, official) for city in cities), strict=True)
+        found[f"{role}_names"] = [name for names_in_city in names for name in names_in_city]
+        found[f"{role}_positions"] = np.concatenate(positions)
+        found[f"{role}_cities"] = np.repeat(np.arange(len(cities)), [len(names_in_city) for names_in_city in names])
     places = CityPlaces(
-        f"msls_{split}", _names(database), _names(queries), _positions(database), _positions(queries),
-        POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS, database_cities=_numbers(database), query_cities=_numbers(queries),
-    )  # fmt: skip
-    if not official:
-        return places, base
-    answerable = [query for query, found in enumerate(places.positives()) if len(found)]
-    return places.only(list(range(len(places.database_names))), answerable), base
+        f"msls_{split}", positive_radius=POSITIVE_RADIUS, training_positive_radius=TRAINING_POSITIVE_RADIUS, **found
+    )
+    if official:
+        places = places.only(queries=[query for query, hits in enumerate(places.positives()) if len(hits)])
+    return places, base
 
 
-def _names(cities: list[Images]) -> list[str]:
-    return [name for images in cities for name in images.names]
-
-
-def _positions(cities: list[Images]) -> np.ndarray:
-    return np.concatenate([images.positions for images in cities])
-
-
-def _numbers(cities: list[Images]) -> np.ndarray:
-    return np.repeat(np.arange(len(cities)), [len(images.names) for images in cities])
-
-
-def _read_role(base: Path, city: str, role: str, official: bool, raw_is_optional: bool) -> Images:
-    """The images of a city in one role that take part.
-
-    Args:
-        raw_is_optional: the test cities were given out without raw.csv, which says what is a panorama.
-    """
+def _read_role(base: Path, city: str, role: str, official: bool) -> tuple[list[str], np.ndarray]:
+    """The images of a city in one role that take part: names below `base`, and UTM metres [n, 2]."""
     folder = base / city / role
     taken = _table(folder / "postprocessed.csv", ("key", "easting", "northing"))
-    keys = [row["key"] for row in taken]
-    wanted = [True] * len(keys)
-    filters = [] if raw_is_optional and not (folder / "raw.csv").is_file() else [("raw.csv", "pano", "False")]
+    keys, kept = [row["key"] for row in taken], [True] * len(taken)
+    # The test cities were given out without raw.csv, which says what is a panorama.
+    filters = [("raw.csv", "pano", "False")] if base.name != "test" or (folder / "raw.csv").is_file() else []
     if official:
         filters.append(("subtask_index.csv", SUBTASK, "True"))
-    for name, column, kept in filters:
+    for name, column, wanted in filters:
         rows = _table(folder / name, ("key", column))
         if [row["key"] for row in rows] != keys:
             raise UserError(f"{folder / name} lists other images than postprocessed.csv beside it: {REMEDY}")
-        wanted = [before and row[column] == kept for before, row in zip(wanted, rows, strict=True)]
-    rows = [row for row, keep in zip(taken, wanted, strict=True) if keep]
+        kept = [before and row[column] == wanted for before, row in zip(kept, rows, strict=True)]
+    rows = [row for row, keep in zip(taken, kept, strict=True) if keep]
     try:
         positions = np.array([(float(row["easting"]), float(row["northing"])) for row in rows]).reshape(-1, 2)
         if not np.isfinite(positions).all():
@@ -126,7 +96,7 @@ def _read_role(base: Path, city: str, role: str, official: bool, raw_is_optional
         raise UserError(
             f"{folder / 'postprocessed.csv'} has a position that is no number ({error}): {REMEDY}"
         ) from error
-    return Images([f"{city}/{role}/images/{row['key']}.jpg" for row in rows], positions)
+    return [f"{city}/{role}/images/{row['key']}.jpg" for row in rows], positions
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

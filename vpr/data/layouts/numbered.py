@@ -4,10 +4,9 @@ Which images match follows from numbers alone. A film's frames are numbered from
 names; query i is frame `every` * i. A pair is two files of one name, whatever their endings, in two folders.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,15 +15,11 @@ import numpy as np
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.image_files import find_images
+from vpr.data.layouts.folders import images_in
 from vpr.data.names import plain
 
 
-def _none() -> np.ndarray:
-    return np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NumberedPlaces(Places):
     """Places of which only a number is known; positions are NaN.
 
@@ -34,34 +29,19 @@ class NumberedPlaces(Places):
         unit: what is numbered, frames or pairs.
     """
 
-    database_numbers: np.ndarray = field(default_factory=_none)
-    query_numbers: np.ndarray = field(default_factory=_none)
-    tolerance: int = 0
-    unit: str = "frames"
+    database_numbers: np.ndarray
+    query_numbers: np.ndarray
+    tolerance: int
+    unit: str
 
-    def positives(self) -> list[np.ndarray]:
-        """For each query the sorted database indices within the tolerance."""
+    def _near(self, radius: float, least: float = -1.0, own_time: bool = True) -> list[np.ndarray]:
+        """For each query the sorted database indices within the tolerance: nothing tells an image from the query's own
+        place but that it is in the database."""
         order = np.argsort(self.database_numbers, kind="stable")
         numbers = self.database_numbers[order]
         first = np.searchsorted(numbers, self.query_numbers - self.tolerance, "left")
         last = np.searchsorted(numbers, self.query_numbers + self.tolerance, "right")
         return [np.sort(order[start:stop]) for start, stop in zip(first, last, strict=True)]
-
-    def training_positives(self) -> list[np.ndarray]:
-        """The positives: nothing tells an image from the query's own place but that it is in the database."""
-        return self.positives()
-
-    def not_negatives(self) -> list[np.ndarray]:
-        """The positives."""
-        return self.positives()
-
-    def only(self, database: list[int], queries: list[int]) -> "NumberedPlaces":
-        """The same places with these database images and queries alone, which keep their numbers."""
-        places = super().only(database, queries)
-        assert isinstance(places, NumberedPlaces)
-        return dataclasses.replace(
-            places, database_numbers=self.database_numbers[database], query_numbers=self.query_numbers[queries]
-        )
 
 
 def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance: int, every: int) -> NumberedPlaces:
@@ -73,18 +53,25 @@ def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance:
     Raises:
         UserError: a folder has no images, the counts do not fit, or names have numbers that contradict the order.
     """
-    files = [in_order(_images(folder)) for folder in (database, queries)]
-    for folder, frames in zip((database, queries), files, strict=True):
-        _say_shared_numbers(folder, frames)
+    files = [in_order(images_in(folder)) for folder in (database, queries)]
+    numbers = [numbers_in_names(each) for each in files]
+    for folder, film, each in zip((database, queries), files, numbers, strict=True):
+        _say_shared_numbers(folder, film, each or [])
     count, wanted = len(files[1]), -(-len(files[0]) // every)
     if count != wanted:
         raise UserError(
             f"{queries} has {count} images and {database} {len(files[0])}, wanted {wanted} queries, one for "
             f"{'each' if every == 1 else f'every {every}th'} database image: get the images again"
         )
-    _refuse_other_frames(files[0], files[1], every)
-    numbers = np.arange(len(files[0])), every * np.arange(count)
-    return _numbered(root, name, files, numbers, tolerance, "frames")
+    frames, asked = numbers[0] and numbers[0][::every], numbers[1]
+    # Numbers of queries may be those of the database's frames, or count the queries themselves from 0 or 1.
+    if frames and asked and asked not in (frames, list(range(count)), list(range(1, count + 1))):
+        first = next(n for n, (one, other) in enumerate(zip(frames, asked, strict=True)) if one != other)
+        raise UserError(
+            f"{files[1][first]} is frame {asked[first]} where the database has {frames[first]}, "
+            f"{files[0][every * first].name}: the two folders hold different frames; take the same ones from both films"
+        )
+    return _numbered(root, name, files, (np.arange(len(files[0])), every * np.arange(count)), tolerance, "frames")
 
 
 def read_pairs(root: Path, database: Path, queries: Path, name: str) -> NumberedPlaces:
@@ -93,7 +80,7 @@ def read_pairs(root: Path, database: Path, queries: Path, name: str) -> Numbered
     Raises:
         UserError: a folder has no images, or images have no partner or two.
     """
-    files = [in_order(_images(folder)) for folder in (database, queries)]
+    files = [in_order(images_in(folder)) for folder in (database, queries)]
     names = [[plain(file.stem) for file in each] for each in files]
     for folder, own, other in ((database, names[0], names[1]), (queries, names[1], names[0])):
         alone = sorted(set(own) - set(other))
@@ -135,22 +122,12 @@ def numbers_in_names(files: Sequence[Path]) -> list[Decimal] | None:
 def in_order(files: list[Path]) -> list[Path]:
     """Files by the numbers in their names (2 before 10) where all have one, else by name."""
     numbers = numbers_in_names(files)
-    if numbers is None:
-        return sorted(files)
-    return [file for _, file in sorted(zip(numbers, files, strict=True))]
+    return sorted(files) if numbers is None else [file for _, file in sorted(zip(numbers, files, strict=True))]
 
 
-def _images(folder: Path) -> list[Path]:
-    found = find_images(folder)
-    if not found:
-        raise UserError(f"{folder} has no images: put some there, or name the right folder with --root")
-    return found
-
-
-def _say_shared_numbers(folder: Path, frames: list[Path]) -> None:
+def _say_shared_numbers(folder: Path, frames: list[Path], numbers: list[Decimal]) -> None:
     """Say so where the numbers in names do not tell the order of frames."""
-    numbers = numbers_in_names(frames)
-    twice = next((n for n in range(1, len(frames)) if numbers and numbers[n] == numbers[n - 1]), None)
+    twice = next((n for n in range(1, len(numbers)) if numbers[n] == numbers[n - 1]), None)
     if twice is not None:
         one, other = (frames[n].relative_to(folder) for n in (twice - 1, twice))
         say(
@@ -159,34 +136,12 @@ def _say_shared_numbers(folder: Path, frames: list[Path]) -> None:
         )
 
 
-def _refuse_other_frames(database: list[Path], queries: list[Path], step: int) -> None:
-    """Raises UserError where numbers in names say that the frames of one place are others.
-
-    Numbers of queries may be those of the database's frames, or count the queries themselves from 0 or 1.
-
-    Args:
-        step: of the database's frames, by which a query is behind the one before.
-    """
-    every, asked = (numbers_in_names(files) for files in (database, queries))
-    frames = every and every[::step]
-    if frames is None or asked is None or asked == frames:
-        return
-    if asked in (list(range(len(asked))), list(range(1, len(asked) + 1))):
-        return
-    first = next(n for n, (one, other) in enumerate(zip(frames, asked, strict=True)) if one != other)
-    frame = database[step * first].name
-    raise UserError(
-        f"{queries[first]} is frame {asked[first]} where the database has {frames[first]}, {frame}: the "
-        "two folders hold different frames; take the same ones from both films"
-    )
-
-
 def _numbered(
     root: Path, name: str, files: list[list[Path]], numbers: tuple[np.ndarray, np.ndarray], tolerance: int, unit: str
 ) -> NumberedPlaces:
-    names = [[str(file.relative_to(root)) for file in each] for each in files]
-    nowhere = [np.full((len(each), 2), np.nan) for each in files]
+    database, queries = ([str(file.relative_to(root)) for file in each] for each in files)
     return NumberedPlaces(
-        name, names[0], names[1], nowhere[0], nowhere[1], float(tolerance), float(tolerance),
+        name, database, queries, np.full((len(database), 2), np.nan), np.full((len(queries), 2), np.nan),
+        positive_radius=tolerance, training_positive_radius=tolerance,
         database_numbers=numbers[0], query_numbers=numbers[1], tolerance=tolerance, unit=unit,
     )  # fmt: skip

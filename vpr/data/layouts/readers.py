@@ -1,26 +1,13 @@
 """The data sets that have no .mat files: from the folders of a split to its places."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
-from vpr.data.catalogue import CITIES, DATASETS, FRAMES, PAIRS, Role, Split
+from vpr.data.catalogue import CITIES, DATASETS, FRAMES, PAIRS, Role
 from vpr.data.layouts.folders import read_roles
-from vpr.data.layouts.msls import read_msls
+from vpr.data.layouts.msls import base_of_cities, read_msls
 from vpr.data.layouts.numbered import read_frames, read_pairs
-
-
-def split_of(dataset: str, split: str) -> Split:
-    """A split of a data set without .mat files.
-
-    Raises:
-        UserError: it has no such split.
-    """
-    splits = DATASETS[dataset].splits
-    if split not in splits:
-        raise UserError(f"--dataset={dataset} has no split {split}: choose from {', '.join(splits)} with --split")
-    return splits[split]
 
 
 def read_layout(root: Path, dataset: str, split: str, skip_broken: bool = False) -> tuple[Places, Path, str]:
@@ -35,17 +22,26 @@ def read_layout(root: Path, dataset: str, split: str, skip_broken: bool = False)
     Raises:
         UserError: there is no such split, its folders are missing, or what is in them does not fit together.
     """
-    entry, chosen = DATASETS[dataset], split_of(dataset, split)
+    entry, splits = DATASETS[dataset], DATASETS[dataset].splits
+    if split not in splits:
+        raise UserError(f"--dataset={dataset} has no split {split}: choose from {', '.join(splits)} with --split")
     if entry.layout == CITIES:
-        places, base = read_msls(root, split, chosen.cities, chosen.official)
+        places, base = read_msls(root, split, splits[split].cities, splits[split].official)
         return places, base, "queries in the joint database of the split's cities, right only in the query's own"
-    role = _first_there(root, dataset, chosen.roles)
-    database, queries, name = root / role.database, root / role.queries, f"{dataset}_{split}"
+    roles = splits[split].roles
+    role = next((role for role in roles if _is_there(root, role)), None)
+    if role is None:
+        wanted = ", nor ".join(f"{each.database} with {each.queries}" for each in roles)
+        raise UserError(
+            f"{root} has no {wanted}: put the images of --dataset={dataset} there as docs/datasets.md says, or name "
+            "the folder that holds them with --root"
+        )
+    folders, name = (root / role.database, root / role.queries), f"{dataset}_{split}"
     if entry.layout == FRAMES:
-        return read_frames(root, database, queries, name, entry.tolerance, entry.every), root, role.direction
+        return read_frames(root, *folders, name, entry.tolerance, entry.every), root, role.direction
     if entry.layout == PAIRS:
-        return read_pairs(root, database, queries, name), root, role.direction
-    return read_roles(root, root, database, queries, name, skip_broken), root, role.direction
+        return read_pairs(root, *folders, name), root, role.direction
+    return read_roles(root, *folders, name, skip_broken), root, role.direction
 
 
 def has_layout(root: Path, dataset: str, split: str) -> bool:
@@ -54,19 +50,8 @@ def has_layout(root: Path, dataset: str, split: str) -> bool:
     if chosen is None:
         return False
     if DATASETS[dataset].layout == CITIES:
-        return all((root / ("test" if split == "test" else "train_val") / city).is_dir() for city in chosen.cities)
+        return all((base_of_cities(root, split) / city).is_dir() for city in chosen.cities)
     return any(_is_there(root, role) for role in chosen.roles)
-
-
-def _first_there(root: Path, dataset: str, roles: Iterable[Role]) -> Role:
-    role = next((role for role in roles if _is_there(root, role)), None)
-    if role is None:
-        wanted = ", nor ".join(f"{each.database} with {each.queries}" for each in roles)
-        raise UserError(
-            f"{root} has no {wanted}: put the images of --dataset={dataset} there as docs/datasets.md says, or name "
-            "the folder that holds them with --root"
-        )
-    return role
 
 
 def _is_there(root: Path, role: Role) -> bool:

@@ -25,30 +25,22 @@ class Position:
 
 
 def from_degrees(latitude: float, longitude: float) -> Position:
-    """WGS84 degrees -> UTM metres.
-
-    Raises:
-        ValueError: there is no such place, or none in UTM.
-    """
+    """WGS84 degrees -> UTM metres. Raises ValueError: there is no such place, or none in UTM."""
     import utm
 
     try:
         easting, northing, number, letter = utm.from_latlon(latitude, longitude)
     except utm.OutOfRangeError as error:
-        degrees = f"latitude {latitude:.10g}, longitude {longitude:.10g}"
-        raise ValueError(f"{degrees} {_fault(latitude, longitude)}") from error
+        if max(abs(latitude), abs(longitude)) > 360:
+            fault = "are no degrees; metres belong into columns called easting and northing"
+        elif abs(latitude) > 90 and abs(longitude) <= 84 and abs(latitude) <= 180:
+            fault = "are no place on the Earth, but the other way round they are: exchange latitude and longitude"
+        elif abs(latitude) > 90 or abs(longitude) > 180:
+            fault = "are no place on the Earth: wanted a latitude from -90 to 90 and a longitude from -180 to 180"
+        else:
+            fault = "lie beyond UTM, which ends at 80 degrees south and 84 degrees north"
+        raise ValueError(f"latitude {latitude:.10g}, longitude {longitude:.10g} {fault}") from error
     return Position(float(easting), float(northing), zone_of_letter(number, letter))
-
-
-def _fault(latitude: float, longitude: float) -> str:
-    """Why degrees have no place in UTM."""
-    if max(abs(latitude), abs(longitude)) > 360:
-        return "are no degrees; metres belong into columns called easting and northing"
-    if abs(latitude) > 90 and abs(longitude) <= 84 and abs(latitude) <= 180:
-        return "are no place on the Earth, but the other way round they are: exchange latitude and longitude"
-    if abs(latitude) > 90 or abs(longitude) > 180:
-        return "are no place on the Earth: wanted a latitude from -90 to 90 and a longitude from -180 to 180"
-    return "lie beyond UTM, which ends at 80 degrees south and 84 degrees north"
 
 
 def metres_in_zone(latitude: float, longitude: float, zone: str | None) -> Position:

@@ -1,11 +1,11 @@
 """Where own images are and were taken: from their name, a table, or the GPS in their EXIF, as UTM metres."""
 
+import contextlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.data.image_files import look_through
@@ -21,14 +21,9 @@ GPS_FOLDER = 0x8825  # EXIF
 
 
 def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
-    """Where images were taken.
-
-    Raises:
-        UserError: some have no position; says how many and names the first five.
-    """
+    """Where images were taken. Raises UserError: some have no position; says how many and names the first five."""
     found = find_positions(files, root)
-    missing = without_position(files, found)
-    if missing:
+    if missing := without_position(files, found):
         raise UserError(f"{missing}: {WANTED}")
     return [position for position in found if position is not None]
 
@@ -45,10 +40,12 @@ def find_positions(files: Sequence[Path], root: Path) -> list[Position | None]:
 def without_position(files: Sequence[Path], found: Sequence[Position | None]) -> str:
     """How many images have no position, and the first five, with the reason where their GPS is none; empty if none."""
     missing = [file for file, position in zip(files, found, strict=True) if position is None]
-    if not missing:
-        return ""
-    first = ", ".join(f"{file}{_gps_fault(file)}" for file in missing[:5])
-    return f"{len(missing)} of {len(files)} images have no position, first {first}"
+    first = []
+    for file in missing[:5]:
+        gps = gps_of(file)
+        said = f" (its GPS says {gps[0]:.10g}, {gps[1]:.10g}, which is no place in UTM)" if gps else ""
+        first.append(f"{file}{said}")
+    return f"{len(missing)} of {len(files)} images have no position, first {', '.join(first)}" if missing else ""
 
 
 def position_in_name(name: str) -> Position | None:
@@ -60,7 +57,7 @@ def position_in_name(name: str) -> Position | None:
         easting, northing = float(parts[1]), float(parts[2])
     except ValueError:
         return None
-    if not np.isfinite([easting, northing]).all():
+    if not (math.isfinite(easting) and math.isfinite(northing)):
         return None
     zone = named_zone(parts[3], parts[4], northing) if len(parts) > 4 and len(parts[4]) == 1 else None
     return Position(easting, northing, zone)
@@ -93,27 +90,19 @@ def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path
 def position_in_exif(file: Path) -> Position | None:
     """From an image's GPS, if it has one that is a place in UTM."""
     degrees = gps_of(file)
-    try:
+    with contextlib.suppress(ValueError):
         return from_degrees(*degrees) if degrees and any(degrees) else None
-    except ValueError:
-        return None
+    return None
 
 
 def gps_of(file: Path) -> tuple[float, float] | None:
     """Latitude and longitude in a file's EXIF, whatever they are."""
-    from vpr.data.images import opened
+    from vpr.data.images import with_image
 
     try:
-        with opened(file) as image:
-            return _gps_in(image)
+        return with_image(file, _gps_in)
     except UserError:  # the image itself is decoded later
         return None
-
-
-def _gps_fault(file: Path) -> str:
-    """In brackets, the GPS of an image for which that is no position."""
-    degrees = gps_of(file)
-    return f" (its GPS says {degrees[0]:.10g}, {degrees[1]:.10g}, which is no place in UTM)" if degrees else ""
 
 
 def degrees_in_exif(image: "Image.Image") -> tuple[float, float] | None:
@@ -131,7 +120,7 @@ def _gps_in(image: "Image.Image") -> tuple[float, float] | None:
         degrees = _degrees(gps[2], gps[1], "S"), _degrees(gps[4], gps[3], "W")
     except Exception:
         return None
-    return degrees if np.isfinite(degrees).all() else None
+    return degrees if all(map(math.isfinite, degrees)) else None
 
 
 def _degrees(parts: Sequence, reference: str | bytes, negative: str) -> float:

@@ -1,12 +1,11 @@
 """The table of positions of a folder of images: image,easting,northing (perhaps zone) or image,latitude,longitude."""
 
+import contextlib
 import csv
+import math
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-
-import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.data.names import plain
@@ -61,17 +60,8 @@ def read_table(path: Path) -> dict[str, Position]:
         raise UserError(f"{path} cannot be read as a table of positions ({error}): mend it") from error
     except ValueError as error:
         raise UserError(f"{path} cannot be read as a table of positions (line {line}: {error}): mend it") from error
-    return _by_name(path, _with_zones(found))
-
-
-def image_name(cell: str) -> str:
-    """The image that a cell names, as `plain` has it, and without a dot in front."""
-    return PurePosixPath(plain(cell)).as_posix()
-
-
-def _by_name(path: Path, rows: Iterable[tuple[str, Position]]) -> dict[str, Position]:
     table: dict[str, Position] = {}
-    for name, position in rows:
+    for name, position in _with_zones(found):
         earlier = table.setdefault(name, position)
         if earlier != position:
             raise UserError(
@@ -81,9 +71,19 @@ def _by_name(path: Path, rows: Iterable[tuple[str, Position]]) -> dict[str, Posi
     return table
 
 
+def image_name(cell: str) -> str:
+    """The image that a cell names, as `plain` has it, and without a dot in front."""
+    return PurePosixPath(plain(cell)).as_posix()
+
+
 def _position_of_row(row: dict, width: int) -> Position | None:
     """Where a row says that its image was taken: by the first columns that are not blank."""
-    _refuse_more_cells(row, width)
+    more = [cell.strip() for cell in row.get(None) or () if cell.strip()]
+    if any(cell.lstrip("-").isdecimal() for cell in more):  # commas within numbers part them in two
+        raise ValueError(
+            f"{width + len(row[None])} cells where the first line has {width}; numbers are wanted with a point, as in "
+            "40.44, not with a comma"
+        )
     for pair in COLUMNS:
         cells = [(row.get(column) or "").strip() for column in pair]
         blank = [cell.lower() in BLANK for cell in cells]
@@ -100,27 +100,13 @@ def _position_of_row(row: dict, width: int) -> Position | None:
     return None
 
 
-def _refuse_more_cells(row: dict, width: int) -> None:
-    """Raise a ValueError where a row has numbers behind its last column: commas within numbers part them in two."""
-    more = [cell.strip() for cell in row.get(None) or () if cell.strip()]
-    if any(cell.lstrip("-").isdecimal() for cell in more):
-        raise ValueError(
-            f"{width + len(row[None])} cells where the first line has {width}; numbers are wanted with a point, as in "
-            "40.44, not with a comma"
-        )
-
-
 def _number(cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        comma = re.fullmatch(r"-?\d+,\d+", cell)
-        raise ValueError(
-            f"{cell!r} is no finite number" + f"; write it with a point, as in {cell.replace(',', '.')}" * bool(comma)
-        )
-    return value
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(cell)):
+            return value
+    comma = re.fullmatch(r"-?\d+,\d+", cell)
+    remedy = f"; write it with a point, as in {cell.replace(',', '.')}" if comma else ""
+    raise ValueError(f"{cell!r} is no finite number{remedy}")
 
 
 def _degrees(cell: str, column: str) -> float:
@@ -144,16 +130,13 @@ def _with_zones(rows: list[tuple[str, Position, str]]) -> list[tuple[str, Positi
 
     A column whose cells are not all that, or whose metres are none of UTM, is of zones of another kind.
     """
-    zones = [_zone_in(cell, position.northing) for _, position, cell in rows]
-    for (_, position, cell), zone in zip(rows, zones, strict=True):
-        if cell and not (zone and position.zone is None and may_be_utm(position)):
-            return [(name, position) for name, position, _ in rows]
-    return [
-        (name, replace(position, zone=zone) if zone else position)
-        for (name, position, _), zone in zip(rows, zones, strict=True)
-    ]
-
-
-def _zone_in(cell: str, northing: float) -> str | None:
-    parts = re.fullmatch(r"(\d{1,2})\s*([A-Za-z])", cell)
-    return named_zone(parts[1], parts[2], northing) if parts else None
+    zoned = []
+    for name, position, cell in rows:
+        if cell:
+            parts = re.fullmatch(r"(\d{1,2})\s*([A-Za-z])", cell)
+            zone = named_zone(parts[1], parts[2], position.northing) if parts else None
+            if not zone or position.zone or not may_be_utm(position):
+                return [(name, position) for name, position, _ in rows]
+            position = replace(position, zone=zone)
+        zoned.append((name, position))
+    return zoned

@@ -1,5 +1,6 @@
 """What a table of positions says that the images do not: names of none of them, places far from their GPS."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vpr.data.positions.coordinates import Position, from_degrees, metres_in_zon
 from vpr.data.positions.of_images import gps_of, position_in_name, position_in_table
 from vpr.data.positions.table import TABLE, read_table
 
+Degrees = tuple[float, float]  # latitude and longitude
 COMPARED = 20  # images whose GPS is compared with the table
 FAR = 100_000  # metres between the two that no receiver errs by
 LIVED_IN = (-60, 72)  # degrees of latitude, outside of which hardly anybody takes pictures
@@ -29,9 +31,13 @@ def say_doubts(files: Sequence[Path], root: Path) -> None:
         return
     _say_names_of_no_image(table, files, root)
     own = ((file, position_in_table(table, file, root)) for file in files if not position_in_name(file.name))
-    placed = [(file, position) for file, position in own if position and position.zone]
-    if not _disagrees_with_gps(placed, root):
-        _say_odd_degrees([position for _, position in placed], root)
+    zoned = ((file, position) for file, position in own if position and position.zone)
+    placed = [
+        (file, to_degrees(position.easting, position.northing, str(position.zone)))
+        for file, position in itertools.islice(zoned, COMPARED)
+    ]
+    if placed and not _disagrees_with_gps(placed, root):
+        _say_odd_degrees([degrees for _, degrees in placed], root)
 
 
 def _say_names_of_no_image(table: dict[str, Position], files: Sequence[Path], root: Path) -> None:
@@ -44,10 +50,10 @@ def _say_names_of_no_image(table: dict[str, Position], files: Sequence[Path], ro
         say(f"{len(unknown)} of {len(table)} images in {root / TABLE} are not under {root}, first {unknown[0]}")
 
 
-def _disagrees_with_gps(placed: Sequence[tuple[Path, Position]], root: Path) -> bool:
+def _disagrees_with_gps(placed: list[tuple[Path, Degrees]], root: Path) -> bool:
     """Whether all images that have GPS have another one than the table; says so."""
-    found = [(file, position, gps_of(file)) for file, position in placed[:COMPARED]]
-    both = [(file, _degrees(position), gps) for file, position, gps in found if gps and any(gps)]
+    found = ((file, degrees, gps_of(file)) for file, degrees in placed)
+    both = [(file, degrees, gps) for file, degrees, gps in found if gps and any(gps)]
     if not both or any(_close(place, gps) for _, place, gps in both):
         return False
     file, (latitude, longitude), gps = both[0]
@@ -61,10 +67,7 @@ def _disagrees_with_gps(placed: Sequence[tuple[Path, Position]], root: Path) -> 
     return True
 
 
-def _say_odd_degrees(placed: Sequence[Position], root: Path) -> None:
-    degrees = [_degrees(position) for position in placed[:COMPARED]]
-    if not degrees:
-        return
+def _say_odd_degrees(degrees: list[Degrees], root: Path) -> None:
     first = f"{root / TABLE} has places such as latitude {degrees[0][0]:.6g}, longitude {degrees[0][1]:.6g}"
     south, north = LIVED_IN
     if all(not south <= place[0] <= north and south <= place[1] <= north for place in degrees):
@@ -74,12 +77,7 @@ def _say_odd_degrees(placed: Sequence[Position], root: Path) -> None:
         say(f"{first}, to a hundredth of a degree, a kilometre: are they metres? then call them easting,northing")
 
 
-def _degrees(position: Position) -> tuple[float, float]:
-    assert position.zone is not None
-    return to_degrees(position.easting, position.northing, position.zone)
-
-
-def _close(place: tuple[float, float], gps: tuple[float, float]) -> bool:
+def _close(place: Degrees, gps: Degrees) -> bool:
     """Whether two pairs of degrees are those of places that are not far apart."""
     try:
         there = from_degrees(*gps)

@@ -1,7 +1,7 @@
 """Positions of many images in one UTM zone, and what cannot be the positions that the user meant."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from vpr.data.positions.coordinates import (
 FARTHEST = 1_000_000  # metres from the middle of a zone's images, within which images of other zones go into it
 # Metres, within which no search tells places apart, and within which it hardly does.
 ONE_PLACE, SOME_PLACES = 1.0, 25.0
+Known = list[tuple[Path, Position]]  # images whose position is known
 BAND_OR_SOUTH = {"18N", "19N", "20N", "21N"}  # whose southern namesakes have land at the northings of band S
 
 
@@ -44,42 +45,38 @@ def in_one_zone(
         UserError: positions are no places, or lie too far apart, or metres of a zone stand beside local ones.
     """
     known = [(file, position) for file, position in zip(files, positions, strict=True) if position]
-    _refuse_no_places(known, root)
+    of = f"of {len(known)} images under {root}"
+    _refuse_no_places(known, of)
     _refuse_degrees(known, root)
-    counts = Counter(str(position.zone) for _, position in known if position.zone)
+    counts = Counter(position.zone for _, position in known if position.zone)
     # The first by name of two with as many images: the same on every machine.
     zone = min(counts, key=lambda each: (-counts[each], each)) if counts else None
-    _say_which_s(known, zone)
-    if zone:
-        _refuse_local(known, zone, len(counts), root)
     values = np.array([(each.easting, each.northing) if each else (np.nan, np.nan) for each in positions], np.float64)
     values = values.reshape(-1, 2)
+    if zone is None:
+        return values, None
+    _say_which_s(known, zone)
+    _refuse_local(known, zone, len(counts), of)
     others = [(row, each) for row, each in enumerate(positions) if each and each.zone and each.zone != zone]
-    if zone is None or not others:
+    if not others:
         return values, zone
     middle = np.median([(each.easting, each.northing) for _, each in known if each.zone in (None, zone)], axis=0)
     for row, position in others:
-        latitude, longitude = to_degrees(position.easting, position.northing, str(position.zone))
-        metres = _near(latitude, longitude, zone, middle)
+        degrees = to_degrees(position.easting, position.northing, str(position.zone))
+        metres = _near(*degrees, zone, middle)
         if metres is None:
-            swapped = _near(longitude, latitude, zone, middle) is not None
-            raise _too_far(files[row], (latitude, longitude), swapped, counts, root)
+            swapped = _near(*degrees[::-1], zone, middle) is not None
+            raise _too_far(files[row], degrees, swapped, counts, root)
         values[row] = metres
     say(
-        f"{len(others)} of {len(known)} images under {root} lie in UTM zone {', '.join(sorted(set(counts) - {zone}))}: "
-        f"their metres are converted into {zone}, the zone of most"
+        f"{len(others)} {of} lie in UTM zone {', '.join(sorted(set(counts) - {zone}))}: their metres are converted "
+        f"into {zone}, the zone of most"
     )
     return values, zone
 
 
-def _too_far(
-    file: Path, degrees: tuple[float, float], swapped: bool, counts: Mapping[str, int], root: Path
-) -> UserError:
-    """What is wrong with an image in another zone than most.
-
-    Args:
-        swapped: whether it would lie near enough with latitude and longitude exchanged.
-    """
+def _too_far(file: Path, degrees: tuple[float, float], swapped: bool, counts: Counter[str], root: Path) -> UserError:
+    """What is wrong with an image in another zone than most, which would lie near with its degrees `swapped`."""
     listed = ", ".join(f"{zone}: {count}" for zone, count in sorted(counts.items()))
     remedy = "exchange its latitude and longitude" if swapped else "make a folder for each zone, or mend its position"
     return UserError(
@@ -89,7 +86,7 @@ def _too_far(
 
 
 def _near(latitude: float, longitude: float, zone: str, middle: np.ndarray) -> tuple[float, float] | None:
-    """Metres in a zone, if degrees have such and lie near enough to the middle of the zone's images."""
+    """Metres in a zone, if degrees have such and lie near enough to the middle [2] of the zone's images."""
     try:
         found = metres_in_zone(latitude, longitude, zone)
     except ValueError:
@@ -109,19 +106,18 @@ def moved(positions: np.ndarray, zone: str, wanted: str, middle: np.ndarray) -> 
     return values
 
 
-def _refuse_no_places(known: Sequence[tuple[Path, Position]], root: Path) -> None:
+def _refuse_no_places(known: Known, of: str) -> None:
     wrong = [(file, position) for file, position in known if not is_place(position)]
-    if not wrong:
-        return
-    file, position = wrong[0]
-    raise UserError(
-        f"{len(wrong)} of {len(known)} images under {root} have metres that are no place in their UTM zone, the first "
-        f"{file} with easting {position.easting:g}, northing {position.northing:g} in {position.zone}: mend them "
-        "(easting comes before northing), or leave the zone out where metres are local"
-    )
+    if wrong:
+        file, position = wrong[0]
+        raise UserError(
+            f"{len(wrong)} {of} have metres that are no place in their UTM zone, the first {file} with easting "
+            f"{position.easting:g}, northing {position.northing:g} in {position.zone}: mend them (easting comes before "
+            "northing), or leave the zone out where metres are local"
+        )
 
 
-def _refuse_degrees(known: Sequence[tuple[Path, Position]], root: Path) -> None:
+def _refuse_degrees(known: Known, root: Path) -> None:
     """Refuse degrees that stand where metres are expected; a line is said where that is not certain.
 
     Degrees of a survey have decimals and differ little: as metres they would be one place.
@@ -148,27 +144,25 @@ def _refuse_degrees(known: Sequence[tuple[Path, Position]], root: Path) -> None:
     say(f"{said}; they are taken for metres")
 
 
-def _say_which_s(known: Sequence[tuple[Path, Position]], zone: str | None) -> None:
-    if zone not in BAND_OR_SOUTH:
-        return
+def _say_which_s(known: Known, zone: str) -> None:
     names = (file.name.split("@") for file, position in known if position.zone == zone and in_band_s(position.northing))
-    if any(len(parts) > 4 and not parts[0] and parts[4].upper() == "S" for parts in names):
+    if zone in BAND_OR_SOUTH and any(len(each) > 4 and not each[0] and each[4].upper() == "S" for each in names):
         say(f"UTM zone {zone[:-1]} S in names of images is read as band S, 32 to 40 degrees north, not as south")
 
 
-def _refuse_local(known: Sequence[tuple[Path, Position]], zone: str, zones: int, root: Path) -> None:
+def _refuse_local(known: Known, zone: str, zones: int, of: str) -> None:
     """Refuse metres without a zone beside those of a zone where they are local, or may be of any of several zones."""
     bare = [(file, position) for file, position in known if not position.zone]
     local = [position for _, position in bare if not may_be_utm(position)]
     if local:
         raise UserError(
-            f"{len(local)} of {len(known)} images under {root} have local metres, the first {local[0].easting:g} "
-            f"{local[0].northing:g}, the others UTM metres of zone {zone}: give all of them the one or the other"
+            f"{len(local)} {of} have local metres, the first {local[0].easting:g} {local[0].northing:g}, the others "
+            f"UTM metres of zone {zone}: give all of them the one or the other"
         )
     if bare and zones > 1:
         raise UserError(
-            f"{len(bare)} of {len(known)} images under {root} have metres without a zone, the first {bare[0][0]}, and "
-            f"the others lie in {zones} UTM zones: write the zone into the names, as in @585000@4477000@17@T@.jpg"
+            f"{len(bare)} {of} have metres without a zone, the first {bare[0][0]}, and the others lie in {zones} UTM "
+            "zones: write the zone into the names, as in @585000@4477000@17@T@.jpg"
         )
 
 
