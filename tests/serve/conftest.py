@@ -26,7 +26,7 @@ SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")
 class PlainEngine:
     """An engine that keeps all in memory and searches by an exact index."""
 
-    name, measures, approximate, local, projection = "plain, exact", True, "", None, None
+    name, measures, approximate, is_shared, local, projection = "plain, exact", True, "", False, None, None
 
     def __init__(self, records, descriptors):
         self.records, self.descriptors, self.provenance = records, descriptors, {}

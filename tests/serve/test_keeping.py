@@ -1,5 +1,6 @@
 """Images that requests add and remove."""
 
+import contextlib
 import errno
 import unicodedata
 import urllib.parse
@@ -13,7 +14,8 @@ from PIL import Image
 
 from vpr.common.errors import UserError
 from vpr.data.positions.coordinates import from_degrees, metres_in_zone
-from vpr.database.engine import WrittenByAnother
+from vpr.database.engine import Source, WantedIndex, WrittenByAnother
+from vpr.database.faiss_engine import open_engine
 from vpr.database.records import record_id
 
 POSITION = "easting=585500&northing=4477200"
@@ -134,6 +136,35 @@ def test_a_change_that_the_engine_refuses_is_none(writable, locator, new, upload
     for status, said, headers in (add(writable, "other.png", new), writable("DELETE", f"/images/{number}")):
         assert status == wanted and str(error) not in said["error"] and ("retry-after" in headers) == (wanted == 503)
     assert writable("GET", f"/images/{number}")[0] == 200 and len(files_in(uploads)) == 1
+
+
+def test_a_conflict_of_writers_stops_neither_and_ready_tells_what_is_there(make_locator, images, new, tmp_path):
+    """Another process holds the index, removes images, and writes the rest anew."""
+    theirs = make_locator().engine
+
+    def opened():
+        source = Source("", tmp_path / "index.h5", "", theirs.descriptors.shape[1], {"model": "this"}, {})
+        return open_engine(source, WantedIndex())
+
+    with contextlib.closing(opened()) as first:
+        first.add(theirs.records, theirs.descriptors)
+    with contextlib.closing(opened()) as own, contextlib.closing(opened()) as other:
+        locator, image = make_locator(engine=own), as_bytes(images[1][4])
+        with serving(locator, writable=True, uploads=tmp_path / "uploads") as client:
+            for gone in (["a/0.png"], ["a/1.png", "a/2.png", "a/3.png"]):
+                other.remove(gone)
+                status, said, _ = add(client, "x.png", new)
+                assert status == 409 and "another program" in said["error"] and best(client, image)["name"] == "a/4.png"
+                ready = {"status": "ready", "images": other.count()}
+                assert (
+                    client("GET", "/ready")[:2] == (200, ready)
+                    and len(client("GET", "/map")[1]["names"]) == other.count()
+                )
+            other.finish([])
+            other.close()
+            assert add(client, "x.png", new)[0] == 409 and client("GET", "/ready")[1]["images"] == 6
+            assert best(client, image)["name"] == "a/4.png" and add(client, "x.png", new)[0] == 201
+            assert client("GET", "/ready")[1] == {"status": "ready", "images": 7}
 
 
 def test_a_folder_of_an_earlier_layout_loses_only_the_file_that_is_removed(writable, new, uploads):

@@ -68,7 +68,15 @@ class Service:
     def _answer(self, questions: list[Question], *pause: Pause) -> Sequence[Answer | Problem]:
         images, asked = zip(*questions, strict=True)
         self.metrics.batches.observe(len(images))
-        return list(map(problem_of, self.locator.answer_each(images, asked, *pause)))
+        answers = list(map(problem_of, self.locator.answer_each(images, asked, *pause)))
+        self._follow()
+        return answers
+
+    def _follow(self) -> None:
+        """Take what another process has committed to a database in files, which a search has seen."""
+        locator = self.locator
+        if not locator.engine.is_shared and locator.engine.records is not locator.records:
+            locator.records, locator.images = locator.engine.records, locator.engine.count()
 
     def _long(self, question: Question) -> Callable[[Pause], Done[Answer]]:
         """The answer to a question, as work with pauses."""
