@@ -1,19 +1,23 @@
 """Servers in a thread of the tests' process, and clients that ask them."""
 
 import contextlib
+import functools
 import http.client
 import io
 import json
 import threading
 import time
+from unittest import mock
 
-import uvicorn
 from PIL import Image
 
 from vpr.serve.app import make_app
-from vpr.serve.guard import HEAD_BYTES
-from vpr.serve.server import PatientProtocol, listen
+from vpr.serve.decoders import Decoders
+from vpr.serve.server import Server, listen
 from vpr.serve.settings import Settings
+
+TOKEN = "a long enough token"
+PNG = {"content-type": "image/png"}
 
 
 def as_bytes(file_or_image, kind="PNG", **settings):
@@ -41,7 +45,17 @@ class Client:
         return answer.status, json.loads(content) if is_json and content else content, answer.headers
 
     def locate(self, image, query="", **named):
-        return self("POST", f"/locate{query}", image, {"content-type": "image/png"}, **named)
+        return self("POST", f"/locate{query}", image, PNG, **named)
+
+    def metric(self, name):
+        """A number of /metrics."""
+        lines = self("GET", "/metrics")[1].decode().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+    def wait_until_underway(self, count):
+        """Until so many images are."""
+        while self.metric("vpr_queue_images") != count:
+            pass
 
 
 def form(*parts):
@@ -53,27 +67,40 @@ def form(*parts):
     return b"".join([*lines, b"--limit--\r\n"]), {"content-type": "multipart/form-data; boundary=limit"}
 
 
+@functools.cache
+def decoders():
+    """Those of all servers of the tests: each process takes a second to begin."""
+    kept = Decoders(2, 10.0)
+    kept.end, kept.close = kept.close, lambda: None
+    return kept
+
+
 @contextlib.contextmanager
 def serving(locator, **settings):
     """A server in a thread of this process; gives its client."""
-    connections = settings.pop("connections", None)
-    chosen = Settings(port=0, decoders=settings.pop("decoders", 1), **settings)
-    app, listening = make_app(locator, chosen), listen(chosen.host, 0)
-    config = uvicorn.Config(
-        app, http=PatientProtocol, ws="none", log_level="error", h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_graceful_shutdown=20, timeout_keep_alive=1, limit_concurrency=connections,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    chosen = Settings(port=0, **settings)
+    server, listening = Server(make_app(locator, chosen), chosen), listen(chosen.host, 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
+    with mock.patch("vpr.serve.service.Decoders", lambda *_: decoders()):
+        thread.start()
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.005)
-        client = Client(listening.getsockname()[1])
-        client.server, client.app = server, app
-        yield client
+    try:
+        yield Client(listening.getsockname()[1])
     finally:
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+@contextlib.contextmanager
+def asking_at_once(client, image, query, count):
+    """Threads that ask a question until the block ends; gives the statuses of their answers, which come by then."""
+    statuses = []
+    threads = [threading.Thread(target=lambda: statuses.append(client.locate(image, query)[0])) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    yield statuses
+    for thread in threads:
+        thread.join()

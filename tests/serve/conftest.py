@@ -3,15 +3,16 @@
 import contextlib
 from dataclasses import replace
 
+import engine_data
 import numpy as np
 import pytest
 import torch
-from asking import serving
+from asking import TOKEN, decoders, serving
 from drawing import draw_image
 
 from vpr.data.reader import Reading
 from vpr.database.engine import Hits
-from vpr.database.records import joined, no_records
+from vpr.database.records import joined
 from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
@@ -25,7 +26,7 @@ SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")
 class PlainEngine:
     """An engine that keeps all in memory and searches by an exact index."""
 
-    name, measures, approximate, local, projection = "plain, exact", True, "", None, None
+    name, measures, approximate, is_shared, local, projection = "plain, exact", True, "", False, None, None
 
     def __init__(self, records, descriptors):
         self.records, self.descriptors, self.provenance = records, descriptors, {}
@@ -53,6 +54,13 @@ class PlainEngine:
     close = check = finish
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _decoders_end():
+    yield
+    if decoders.cache_info().currsize:
+        decoders().end()
+
+
 @pytest.fixture(scope="session")
 def model():
     return build_model(SPEC).to_device(torch.device("cpu"), "fp32")
@@ -65,31 +73,53 @@ def images(tmp_path_factory):
     return folder, [draw_image(folder / f"{'ab'[n // 5]}/{n}.png", (80, 64), [3, n]) for n in range(10)]
 
 
+@pytest.fixture(scope="session")
+def make_locator(model, images, tmp_path_factory):
+    """Makes locators of the ten images, 30 m apart on a line, with a column that says whether they were taken at night.
+
+    Its arguments are those of `Locator`, in place of these.
+    """
+    folder, files = images
+    descriptors, _ = describe(model, Reading().of(files), range(len(files)))
+    records = engine_data.images(
+        10, zone="17N", names=[file.relative_to(folder).as_posix() for file in files],
+        positions=np.array([[585000.0 + 30 * n, 4477000.0] for n in range(10)]),
+        columns={"night": ["yes" if n > 6 else "no" for n in range(10)]},
+    )  # fmt: skip
+    loaded = LoadedModel(model, SPEC, {}, tmp_path_factory.mktemp("model"))
+
+    def make(**changes):
+        own = {"engine": PlainEngine(records, descriptors), "read": Reading(), "root": folder}
+        return Locator(**{"loaded": loaded, **own, **changes})
+
+    return make
+
+
 @pytest.fixture
-def locator(model, images, tmp_path):
+def locator(make_locator):
     """A locator that a test may change."""
-    return locator_of(model, images, tmp_path)
+    return make_locator()
 
 
 @pytest.fixture(scope="session")
-def shared_locator(model, images, tmp_path_factory):
+def shared_locator(make_locator):
     """A locator that no test changes."""
-    return locator_of(model, images, tmp_path_factory.mktemp("model"))
+    return make_locator()
 
 
-def locator_of(model, images, folder_of_model):
-    """Of the ten images, 30 m apart on a line, with a column that says whether they were taken at night."""
-    folder, files = images
-    reader = Reading().of(files)
-    descriptors, _ = describe(model, reader, range(len(files)))
-    positions = np.array([[585000.0 + 30 * n, 4477000.0] for n in range(10)])
-    records = replace(
-        no_records("17N"), names=[file.relative_to(folder).as_posix() for file in files], positions=positions,
-        sizes=np.zeros(10, np.int64), modified=np.zeros(10, np.int64), hashes=np.zeros((10, 32), np.uint8),
-        folders=[""] * 10, columns={"night": ["yes" if n > 6 else "no" for n in range(10)]},
-    )  # fmt: skip
-    loaded = LoadedModel(model, SPEC, {}, folder_of_model)
-    return Locator(loaded, PlainEngine(records, descriptors), Reading(), folder, lambda how: None)
+@pytest.fixture(scope="session")
+def client(shared_locator):
+    """Of a server of the shared locator with the usual settings."""
+    with serving(shared_locator) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def token_client(shared_locator):
+    """Of one that wants a token, which the client brings, and with street tiles."""
+    with serving(shared_locator, token=TOKEN, tiles="https://tiles.example/{z}/{x}/{y}.png") as client:
+        client.headers = {"authorization": f"Bearer {TOKEN}"}
+        yield client
 
 
 @pytest.fixture

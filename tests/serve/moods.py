@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from vpr.serve.decoding import READY, Decoded, send_decoded
+from vpr.serve.decoding import READY, Decoded, send
 
 
 def two_moods(connection):
@@ -18,4 +18,4 @@ def two_moods(connection):
             time.sleep(60)
         if data == b"die":
             os._exit(11)
-        send_decoded(connection, Decoded(np.array([os.getpid()]).view(np.uint8), "PNG", None))
+        send(connection, Decoded(np.array([os.getpid()]).view(np.uint8), "PNG", None))

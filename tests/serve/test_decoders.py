@@ -1,6 +1,7 @@
 """Processes that decode: what hangs or dies is replaced."""
 
 import asyncio
+import contextlib
 import io
 import math
 import multiprocessing
@@ -9,14 +10,14 @@ import pickle
 
 import numpy as np
 import pytest
-from asking import as_bytes
-from drawing import draw_image
+from asking import as_bytes, decoders
+from drawing import draw_image, gps
 from moods import two_moods
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vpr.serve.decoders import Decoder, Decoders
-from vpr.serve.decoding import HEADER, Refused, Wanted, decode_bytes, format_of, receive_decoded
+from vpr.serve.decoding import HEADER, Refused, Wanted, decode_bytes, format_of, receive
 from vpr.serve.problems import Problem
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings, limits_for
@@ -31,41 +32,25 @@ def asked(decoders, *all_data):
     return asyncio.run(ask())
 
 
-def test_one_that_hangs_or_dies_is_replaced_and_holds_up_nobody():
-    decoders = Decoders(0, 0.3, two_moods)  # one process, which takes no large images
-    try:
-        number = lambda found: int(found.values.view(np.int64)[0])  # noqa: E731
-        first, again = asked(decoders, b"fine", b"fine")
+def test_one_that_hangs_or_dies_is_replaced_and_holds_up_nobody(monkeypatch):
+    """Who is served next waits for no process to begin."""
+    ready, get_ready = [], Decoder.get_ready
+    monkeypatch.setattr(Decoder, "get_ready", lambda decoder: (ready.append(decoder), get_ready(decoder)))
+    number = lambda found: int(found.values.view(np.int64)[0])  # noqa: E731
+    with contextlib.closing(Decoders(0, 0.3, two_moods)) as one:  # one process, which takes no large images
+        first, again = asked(one, b"fine", b"fine")
         assert number(first) == number(again)
-        hung, after = asked(decoders, b"hang", b"fine")
+        hung, after = asked(one, b"hang", b"fine")
         assert isinstance(hung, Problem) and hung.status == 422 and "0.3 s" in hung.text
         assert number(after) != number(first)
         with pytest.raises(ProcessLookupError):
             os.kill(number(first), 0)
-        died, last = asked(decoders, b"die", b"fine")
+        died, last = asked(one, b"die", b"fine")
         assert isinstance(died, Problem) and died.status == 422 and number(last) not in (number(first), number(after))
-    finally:
-        decoders.close()
+        asked(one, b"die")
+        assert len(set(ready)) == 4, "the last is ready before it is given out"
     with pytest.raises(ProcessLookupError):
         os.kill(number(last), 0)
-
-
-def test_one_that_replaces_another_is_ready_before_it_is_given_out(monkeypatch):
-    """Who is served next waits for no process to begin."""
-    ready, get_ready = [], Decoder.get_ready
-
-    def noted(decoder):
-        ready.append(decoder)
-        get_ready(decoder)
-
-    monkeypatch.setattr(Decoder, "get_ready", noted)
-    decoders = Decoders(0, 10, two_moods)
-    try:
-        asked(decoders, b"fine")
-        died, *_ = asked(decoders, b"die")
-        assert isinstance(died, Problem) and len({id(each) for each in ready}) == 2
-    finally:
-        decoders.close()
 
 
 def refusal(data, **wanted):
@@ -74,50 +59,49 @@ def refusal(data, **wanted):
     return found.value.status
 
 
-def pixels(height=6, width=8, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def picture(height=6, width=8):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def thumbnail(data):
+    return Image.open(io.BytesIO(decode_bytes(data, Wanted(thumbnail=40)).values.tobytes()))
+
+
+def text_of_megabytes():
+    text = PngInfo()
+    text.add_text("Comment", "a" * (3 << 20), zip=True)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("PNG", {}), ("WEBP", {"lossless": True}), ("PNG", {"pnginfo": text_of_megabytes()})]
+)
 def test_pixels_are_those_of_the_image(kind, settings):
-    values = pixels()
-    found = decode_bytes(as_bytes(Image.fromarray(values), kind, **settings), Wanted())
-    np.testing.assert_array_equal(found.values, values)
+    found = decode_bytes(as_bytes(picture(), kind, **settings), Wanted())
+    np.testing.assert_array_equal(found.values, np.array(picture()))
     assert found.format == kind and found.degrees is None
 
 
-def test_exif_turns_the_image_and_tells_its_place():
-    values, exif = pixels(), Image.Exif()
+def test_exif_turns_the_image_and_tells_its_position_but_in_a_thumbnail():
+    exif = gps(-33.51, 18.25)
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    exif.get_ifd(0x8825).update({1: "S", 2: (33.0, 30.0, 36.0), 3: "E", 4: (18.0, 15.0, 0.0)})
-    found = decode_bytes(as_bytes(Image.fromarray(values), "PNG", exif=exif), Wanted())
-    np.testing.assert_array_equal(found.values, np.rot90(values, -1))
+    found = decode_bytes(as_bytes(picture(), "PNG", exif=exif), Wanted())
+    np.testing.assert_array_equal(found.values, np.rot90(np.array(picture()), -1))
     assert found.degrees == pytest.approx((-33.51, 18.25))
-
-
-def test_the_model_gets_the_size_that_it_wants():
-    data = as_bytes(Image.fromarray(pixels(60, 80)))
-    assert decode_bytes(data, Wanted(size=(30, 20))).values.shape == (30, 20, 3)
-    assert decode_bytes(data, Wanted(longest_side=40)).values.shape == (30, 40, 3)
-    small = Image.open(io.BytesIO(decode_bytes(data, Wanted(thumbnail=40)).values.tobytes()))
-    assert small.format == "JPEG" and small.size == (40, 30)
-
-
-def test_a_thumbnail_tells_nothing_of_where_it_was_taken():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    exif.get_ifd(0x8825).update({1: "N", 2: (33.0, 30.0, 36.0), 3: "E", 4: (18.0, 15.0, 0.0)})
-    data = as_bytes(Image.fromarray(pixels(60, 80)), "JPEG", exif=exif)
-    small = Image.open(io.BytesIO(decode_bytes(data, Wanted(thumbnail=40)).values.tobytes()))
+    small = thumbnail(as_bytes(picture(60, 80), "JPEG", exif=exif))
     assert small.size == (30, 40) and not dict(small.getexif())
 
 
+def test_the_model_gets_the_size_that_it_wants():
+    data = as_bytes(picture(60, 80))
+    assert decode_bytes(data, Wanted(size=(30, 20))).values.shape == (30, 20, 3)
+    assert decode_bytes(data, Wanted(longest_side=40)).values.shape == (30, 40, 3)
+
+
 def test_formats_are_told_by_content():
-    image = Image.fromarray(pixels())
-    assert [format_of(as_bytes(image, kind)) for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")] == [
-        "JPEG", "PNG", "WEBP", None, None, None,
-    ]  # fmt: skip
-    for data in (b"", b"<svg/>", b"GIF89a", as_bytes(image, "BMP"), b"%!PS-Adobe-3.0"):
+    taken = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WEBP", "BMP": None, "GIF": None, "TIFF": None}
+    assert {kind: format_of(as_bytes(picture(), kind)) for kind in taken} == taken
+    for data in (b"", b"<svg/>", b"GIF89a", as_bytes(picture(), "BMP"), b"%!PS-Adobe-3.0"):
         assert refusal(data) == 415
 
 
@@ -129,7 +113,7 @@ def test_heic_is_read_where_its_plugin_is(pillow_heif):
 
 
 def test_what_is_damaged_or_too_large_is_refused():
-    data = as_bytes(Image.fromarray(pixels(60, 80)), "JPEG")
+    data = as_bytes(picture(60, 80), "JPEG")
     assert [refusal(data[:cut]) for cut in (4, 30, len(data) // 2)] == [422, 422, 422]
     assert refusal(data, max_pixels=60 * 80 - 1) == 413
     assert decode_bytes(data, Wanted(max_pixels=60 * 80)).values.shape == (60, 80, 3)
@@ -142,20 +126,11 @@ def test_images_are_shrunk_to_what_the_database_has(tmp_path):
     assert limits_for([*small, large]) == {"longest_side": 1500, "large_pixels": 4 * 300 * 1500}
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "BMP", "GIF", "MPO"])
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "GIF", "MPO", "PNG"])
 def test_a_database_image_of_any_format_is_shown(kind):
     """Its own files may have more formats than what strangers send."""
-    data = as_bytes(Image.fromarray(pixels(60, 80)), kind)
-    small = Image.open(io.BytesIO(decode_bytes(data, Wanted(thumbnail=40)).values.tobytes()))
+    small = thumbnail(as_bytes(picture(60, 80), kind))
     assert small.format == "JPEG" and small.size == (40, 30)
-
-
-def test_text_of_a_png_stands_in_no_images_way():
-    values, text = pixels(), PngInfo()
-    text.add_text("Comment", "a" * (3 << 20), zip=True)
-    np.testing.assert_array_equal(
-        decode_bytes(as_bytes(Image.fromarray(values), pnginfo=text), Wanted()).values, values
-    )
 
 
 def answer_of(*messages):
@@ -164,10 +139,8 @@ def answer_of(*messages):
     for message in messages:
         theirs.send_bytes(message)
     theirs.close()
-    try:
-        return receive_decoded(ours, 1000)
-    finally:
-        ours.close()
+    with ours:
+        return receive(ours, 1000)
 
 
 def header(status=0, kind=0, shape=(2, 3, 3), degrees=(math.nan, math.nan)):
@@ -183,52 +156,59 @@ def test_what_a_decoder_answers_is_bytes_of_a_fixed_form():
     with pytest.raises(Refused, match="too large") as refused:
         answer_of(header(413), b"too large")
     assert refused.value.status == 413
-    for wrong in ([pickle.dumps(os.getpid)], [header()[:9]], [header() + b"x", bytes(18)], [header(), bytes(17)],
-                  [header(), bytes(19)], [header(kind=9), bytes(18)], [header(shape=(2**31, 2**31, 3)), b""],
-                  [header(shape=(2, 3, 4)), bytes(24)], [header(shape=(0, 0, 0)), b""], [header(500), b"x"],
-                  [header(413), b"x" * 5000], [header()], []):  # fmt: skip
-        with pytest.raises((OSError, EOFError)):
-            answer_of(*wrong)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [pickle.dumps(os.getpid)], [header()[:9]], [header() + b"x", bytes(18)], [header(), bytes(17)],
+        [header(), bytes(19)], [header(kind=9), bytes(18)], [header(shape=(2**31, 2**31, 3)), b""],
+        [header(shape=(2, 3, 4)), bytes(24)], [header(shape=(0, 0, 0)), b""], [header(500), b"x"],
+        [header(413), b"x" * 5000], [header()], [],
+    ],
+)  # fmt: skip
+def test_any_other_answer_is_none(messages):
+    with pytest.raises((OSError, EOFError)):
+        answer_of(*messages)
 
 
 def test_large_images_wait_for_each_other_and_not_small_ones_for_them():
     seen = []
 
-    async def ask():
-        decoders = Decoders(1, 20)
-        try:
-            large, small = as_bytes(Image.new("RGB", (3000, 2000))), as_bytes(Image.fromarray(pixels(60, 80)))
+    async def one(several, name, data):
+        found = await several.decode(data, Wanted())
+        seen.append(name)
+        return found.values.shape
 
-            async def one(name, data):
-                found = await decoders.decode(data, Wanted())
-                seen.append(name)
-                return found.values.shape
+    async def ask(several):
+        large, small = as_bytes(Image.new("RGB", (3000, 2000))), as_bytes(picture(60, 80))
+        await one(several, "first", small)  # the processes have begun
+        works = [asyncio.create_task(one(several, "large", large)) for _ in range(4)]
+        await asyncio.sleep(0)
+        shapes = await asyncio.gather(*works, *(one(several, "small", small) for _ in range(4)))
+        assert shapes == [(2000, 3000, 3)] * 4 + [(60, 80, 3)] * 4
 
-            await one("first", small)  # the processes have begun
-            works = [asyncio.create_task(one("large", large)) for _ in range(4)]
-            await asyncio.sleep(0)
-            shapes = await asyncio.gather(*works, *(one("small", small) for _ in range(4)))
-            assert shapes == [(2000, 3000, 3)] * 4 + [(60, 80, 3)] * 4
-        finally:
-            decoders.close()
-
-    asyncio.run(ask())
+    with contextlib.closing(Decoders(1, 20)) as several:
+        asyncio.run(ask(several))
     assert seen[-1] == "large" and seen.index("small") < 3
 
 
-def test_thumbnails_are_read_when_it_is_their_turn(shared_locator):
+def test_thumbnails_are_read_when_it_is_their_turn(shared_locator, monkeypatch):
     """Of 30 that are asked for at once no more are in memory than are decoded."""
-    service, now, most = Service(shared_locator, Settings(decoders=2)), [0], [0]
-    image = as_bytes(Image.fromarray(pixels(60, 80)))
+    monkeypatch.setattr("vpr.serve.service.Decoders", lambda *_: decoders())
+    service, now, most = Service(shared_locator, Settings(decoders=2)), 0, 0
+    image = as_bytes(picture(60, 80))
 
     def read():
-        now[0] += 1
-        most[0] = max(most[0], now[0])
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
         return image
 
     async def one():
+        nonlocal now
         assert (await service.thumbnail(read, 40))[:2] == b"\xff\xd8"
-        now[0] -= 1
+        now -= 1
 
     async def ask():
         service.start()
@@ -238,4 +218,4 @@ def test_thumbnails_are_read_when_it_is_their_turn(shared_locator):
             await asyncio.to_thread(service.stop)
 
     asyncio.run(ask())
-    assert 1 <= most[0] <= 4 and now[0] == 0
+    assert 1 <= most <= 4 and now == 0

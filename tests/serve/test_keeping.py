@@ -1,5 +1,6 @@
 """Images that requests add and remove."""
 
+import contextlib
 import errno
 import unicodedata
 import urllib.parse
@@ -7,26 +8,58 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from asking import as_bytes, form, serving
+from asking import PNG, as_bytes, form, serving
 from drawing import draw_image, gps
 from PIL import Image
 
 from vpr.common.errors import UserError
 from vpr.data.positions.coordinates import from_degrees, metres_in_zone
-from vpr.database.engine import WrittenByAnother
+from vpr.database.engine import Source, WantedIndex, WrittenByAnother
+from vpr.database.faiss_engine import open_engine
 from vpr.database.records import record_id
 
-ZONE = "&easting=585500&northing=4477200"
+POSITION = "easting=585500&northing=4477200"
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory):
+    return as_bytes(draw_image(tmp_path_factory.mktemp("new") / "new.png", (80, 64), 77))
 
 
 @pytest.fixture
-def new(tmp_path):
-    return as_bytes(draw_image(tmp_path / "new.png", (80, 64), 77))
+def uploads(tmp_path):
+    return tmp_path / "uploads"
 
 
 @pytest.fixture
-def writable(serve, tmp_path):
-    return serve(writable=True, uploads=tmp_path / "uploads")
+def writable(serve, uploads):
+    return serve(writable=True, uploads=uploads)
+
+
+@pytest.fixture(scope="module")
+def other(images):
+    """Another image that the database does not have."""
+    return as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+
+@pytest.fixture(scope="module")
+def unchanged(shared_locator, tmp_path_factory):
+    """A writable server to which nothing is added, and its folder."""
+    uploads = tmp_path_factory.mktemp("here") / "uploads"
+    with serving(shared_locator, writable=True, uploads=uploads) as client:
+        yield client, uploads
+
+
+@pytest.fixture
+def refusing(unchanged):
+    """A writable server that nothing was added to at the end of a test."""
+    client, uploads = unchanged
+    yield client
+    assert not uploads.exists() and client("GET", "/ready")[1]["images"] == 10
+
+
+def add(client, name, content, position=POSITION):
+    return client("POST", f"/images?name={urllib.parse.quote(name)}&{position}", content, PNG)
 
 
 def best(client, image, query=""):
@@ -37,73 +70,62 @@ def files_in(folder):
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
-def test_nothing_is_added_or_removed_where_that_is_not_wanted(serve, new):
-    client = serve()
-    status, said, _ = client("POST", f"/images?name=new.png{ZONE}", new, {"content-type": "image/png"})
+def test_nothing_is_added_or_removed_where_that_is_not_wanted(client, new):
+    status, said, _ = add(client, "new.png", new)
     assert status == 403 and "--writable" in said["error"]
-    number = best(client, new)["id"]
-    assert client("DELETE", f"/images/{number}")[0] == 403 and client("GET", "/ready")[1]["images"] == 10
+    assert client("DELETE", best(client, new)["image"])[0] == 403 and client("GET", "/ready")[1]["images"] == 10
 
 
-def test_an_image_that_is_added_is_found_until_it_is_removed(writable, new, tmp_path):
+def test_an_image_that_is_added_is_found_until_it_is_removed(writable, new, uploads):
     assert best(writable, new)["distance"] > 0.05
-    status, told, _ = writable("POST", f"/images?name=street/new.png{ZONE}", new, {"content-type": "image/png"})
+    status, told, _ = add(writable, "street/new.png", new)
     assert status == 201 and told["new"] and told["images"] == 11
     match = best(writable, new)
     assert match["name"] == "street/new.png" and match["distance"] == pytest.approx(0, abs=1e-3)
     assert (match["easting"], match["northing"], match["id"]) == (585500, 4477200, told["id"])
     assert writable("GET", match["image"])[0] == 200 and "street/new.png" in writable("GET", "/map")[1]["names"]
-    (file,) = files_in(tmp_path / "uploads")
-    assert file.endswith("/street/new.png") and (tmp_path / "uploads" / file).read_bytes() == new
+    (file,) = files_in(uploads)
+    assert file.endswith("/street/new.png") and (uploads / file).read_bytes() == new
     status, told, _ = writable("DELETE", match["image"])
-    assert status == 200 and told["images"] == 10 and not files_in(tmp_path / "uploads")
+    assert status == 200 and told["images"] == 10 and not files_in(uploads)
     assert best(writable, new)["name"] != "street/new.png"
     assert writable("DELETE", match["image"])[0] == 404 and writable("GET", match["image"])[0] == 404
     assert "street/new.png" not in writable("GET", "/map")[1]["names"]
 
 
-def test_an_image_takes_the_place_of_that_of_its_name(writable, new, images, tmp_path):
-    other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+def test_an_image_replaces_that_of_its_name(writable, new, other, uploads):
     shown = []
     for number, content in enumerate((new, other)):
-        status, told, writable_headers = writable(
-            "POST", f"/images?name=x.png{ZONE}", content, {"content-type": "image/png"}
-        )
+        status, told, headers = add(writable, "x.png", content)
         assert (status, told["new"], told["images"]) == (200 if number else 201, not number, 11)
         address = f"/images/{told['id']}"
-        assert writable_headers.get("location") == (None if number else address)
+        assert headers.get("location") == (None if number else address)
         shown.append(writable("GET", address, headers={"if-none-match": shown[0][2]["etag"]} if shown else {}))
     assert [each[0] for each in shown] == [200, 200] and shown[0][1] != shown[1][1], "not the picture of before"
     assert best(writable, other)["name"] == "x.png" and best(writable, new)["name"] != "x.png"
-    assert len(files_in(tmp_path / "uploads")) == 1
+    assert len(files_in(uploads)) == 1
     assert best(writable, other, "&near=40.44,-79.99,90000")["name"] == "x.png"
-
-
-def add(client, name, content):
-    return client("POST", f"/images?name={urllib.parse.quote(name)}{ZONE}", content, {"content-type": "image/png"})
 
 
 @pytest.mark.parametrize(
     "names", [("a.png", "b.png"), ("a/x.png", "a/y.png"), ("x.png", "X.png"), ("x.png", "x.png/y.png")]
 )
-def test_two_names_of_one_picture_have_a_file_each(writable, new, images, tmp_path, names):
+def test_two_names_of_one_picture_have_a_file_each(writable, new, other, uploads, names):
     ids = [add(writable, name, new)[1]["id"] for name in names]
-    uploads = tmp_path / "uploads"
     assert len({file.lower().split("/")[0] for file in files_in(uploads)}) == 2, "a folder each, on any file system"
-    other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     assert add(writable, names[0], other)[0] == 200 and len(files_in(uploads)) == 2  # replaced
     assert [writable("GET", f"/images/{number}")[0] for number in ids] == [200, 200]
     assert writable("DELETE", f"/images/{ids[0]}")[0] == 200
     assert writable("GET", f"/images/{ids[1]}")[0] == 200 and len(files_in(uploads)) == 1
-    assert writable.locate(new, "?agreement=true&top=1")[1]["matches"][0]["name"] == names[1]
+    assert best(writable, new, "&agreement=true")["name"] == names[1]
     assert writable("DELETE", f"/images/{ids[1]}")[0] == 200 and not list(uploads.iterdir())
 
 
 @pytest.mark.parametrize(
     ("error", "wanted"), [(UserError("the disk is full"), 503), (WrittenByAnother("/x is being written"), 409)]
 )
-def test_a_change_that_the_engine_refuses_is_none(writable, locator, new, tmp_path, monkeypatch, error, wanted):
-    """Who writes beside another program is not told to try again for ever."""
+def test_a_change_that_the_engine_refuses_is_none(writable, locator, new, uploads, monkeypatch, error, wanted):
+    """Who writes beside another program is not told to try again for ever; the server answers on."""
     number = add(writable, "kept.png", new)[1]["id"]
 
     def refuses(*_):
@@ -113,14 +135,43 @@ def test_a_change_that_the_engine_refuses_is_none(writable, locator, new, tmp_pa
     monkeypatch.setattr(locator.engine, "remove", refuses)
     for status, said, headers in (add(writable, "other.png", new), writable("DELETE", f"/images/{number}")):
         assert status == wanted and str(error) not in said["error"] and ("retry-after" in headers) == (wanted == 503)
-    assert writable("GET", f"/images/{number}")[0] == 200 and len(files_in(tmp_path / "uploads")) == 1
+    assert writable("GET", f"/images/{number}")[0] == 200 and len(files_in(uploads)) == 1
 
 
-def test_a_folder_of_an_earlier_layout_loses_only_the_file_that_is_removed(locator, writable, new, tmp_path):
+def test_a_conflict_of_writers_stops_neither_and_ready_tells_what_is_there(make_locator, images, new, tmp_path):
+    """Another process holds the index, removes images, and writes the rest anew."""
+    theirs = make_locator().engine
+
+    def opened():
+        source = Source("", tmp_path / "index.h5", "", theirs.descriptors.shape[1], {"model": "this"}, {})
+        return open_engine(source, WantedIndex())
+
+    with contextlib.closing(opened()) as first:
+        first.add(theirs.records, theirs.descriptors)
+    with contextlib.closing(opened()) as own, contextlib.closing(opened()) as other:
+        locator, image = make_locator(engine=own), as_bytes(images[1][4])
+        with serving(locator, writable=True, uploads=tmp_path / "uploads") as client:
+            for gone in (["a/0.png"], ["a/1.png", "a/2.png", "a/3.png"]):
+                other.remove(gone)
+                status, said, _ = add(client, "x.png", new)
+                assert status == 409 and "another program" in said["error"] and best(client, image)["name"] == "a/4.png"
+                ready = {"status": "ready", "images": other.count()}
+                assert (
+                    client("GET", "/ready")[:2] == (200, ready)
+                    and len(client("GET", "/map")[1]["names"]) == other.count()
+                )
+            other.finish([])
+            other.close()
+            assert add(client, "x.png", new)[0] == 409 and client("GET", "/ready")[1]["images"] == 6
+            assert best(client, image)["name"] == "a/4.png" and add(client, "x.png", new)[0] == 201
+            assert client("GET", "/ready")[1] == {"status": "ready", "images": 7}
+
+
+def test_a_folder_of_an_earlier_layout_loses_only_the_file_that_is_removed(writable, new, uploads):
     """Files of one content shared a folder that was named by it."""
     add(writable, "one.png", new)
-    (file,) = files_in(tmp_path / "uploads")
-    beside = (tmp_path / "uploads" / file).with_name("two.png")
+    (file,) = files_in(uploads)
+    beside = (uploads / file).with_name("two.png")
     beside.write_bytes(new)
     assert writable("DELETE", best(writable, new)["image"])[0] == 200 and beside.is_file()
 
@@ -167,56 +218,50 @@ def test_files_that_were_there_before_stay(writable, images):
      "%2e%2e/x.png", "\u202egnp.png", "CON.png", "nul/a.png", "a/Lpt1.b.png", "com².png", "aux .png", "x .png",
      "\u0301e.png", "漢" * 90 + ".png", "漢" * 96 + ".png", "😀.png"],
 )  # fmt: skip
-def test_names_that_are_no_plain_ones_are_refused(shared_writable, new, name):
-    client, uploads = shared_writable
+def test_names_that_are_no_plain_ones_are_refused(refusing, new, name):
     body, headers = form(("image", "x.png", new), ("name", None, name.encode()), ("easting", None, b"1"),
                          ("northing", None, b"2"))  # fmt: skip
-    status, said, _ = client("POST", "/images", body, headers)
-    assert status == 400 and said["error"].startswith("name is wanted") and not uploads.exists()
+    status, said, _ = refusing("POST", "/images", body, headers)
+    assert status == 400 and said["error"].startswith("name is wanted")
 
 
 @pytest.mark.parametrize(
-    ("place", "status"),
+    ("position", "status"),
     [
-        ("", 400), ("&latitude=40", 400), ("&easting=1", 400), ("&latitude=x&longitude=1", 400),
-        ("&latitude=99&longitude=-80", 422), ("&latitude=40&longitude=nan", 422), ("&latitude=40&longitude=100", 422),
-        ("&easting=inf&northing=1", 400), ("&easting=1e300&northing=1", 400),
+        ("", 400), ("latitude=40", 400), ("easting=1", 400), ("latitude=x&longitude=1", 400),
+        ("latitude=99&longitude=-80", 422), ("latitude=40&longitude=nan", 422), ("latitude=40&longitude=100", 422),
+        ("easting=inf&northing=1", 400), ("easting=1e300&northing=1", 400), ("easting=nan&northing=1", 400),
+        ("easting=1e7&northing=1e7", 422), ("easting=0&northing=0", 422), ("easting=4477000&northing=585000", 422),
+        ("easting=585000&northing=-5e6", 422), ("easting=-79.99&northing=40.44", 422),
+        ("latitude=0&longitude=0", 400), ("latitude=-40&longitude=-80", 422), ("latitude=86&longitude=-80", 422),
     ],
 )  # fmt: skip
-def test_a_place_is_wanted_that_exists(shared_writable, new, place, status):
-    client, uploads = shared_writable
-    found, said, _ = client("POST", f"/images?name=new.png{place}", new, {"content-type": "image/png"})
-    assert found == status and list(said) == ["error"] and not uploads.exists()
+def test_a_position_is_wanted_that_exists_in_the_databases_zone(refusing, new, position, status):
+    found, said, _ = add(refusing, "new.png", new, position)
+    assert found == status and list(said) == ["error"]
 
 
-def test_damaged_images_are_not_added(shared_writable, new):
-    client, uploads = shared_writable
-    assert client("POST", f"/images?name=new.png{ZONE}", new[:100], {"content-type": "image/png"})[0] == 422
-    assert not uploads.exists() and client("GET", "/ready")[1]["images"] == 10
+def test_damaged_images_are_not_added(refusing, new):
+    assert add(refusing, "new.png", new[:100])[0] == 422
 
 
-@pytest.fixture(scope="module")
-def shared_writable(shared_locator, tmp_path_factory):
-    """A server to which nothing is added, and its folder."""
-    uploads = tmp_path_factory.mktemp("here") / "uploads"
-    with serving(shared_locator, writable=True, uploads=uploads) as client:
-        yield client, uploads
-
-
-def test_the_place_may_come_as_degrees_in_the_form_or_in_the_exif(writable, new, images):
+def test_the_position_may_come_as_degrees_in_the_form_or_in_the_exif(writable, new, tmp_path):
     body, headers = form(("image", "x", new), ("name", None, b"one.png"), ("latitude", None, b"40.44"),
                          ("longitude", None, b"-79.99"))  # fmt: skip
     assert writable("POST", "/images", body, headers)[0] == 201
-    wanted = from_degrees(40.44, -79.99)
-    match = best(writable, new)
+    wanted, match = from_degrees(40.44, -79.99), best(writable, new)
     assert (match["easting"], match["northing"]) == pytest.approx((wanted.easting, wanted.northing))
-    exif = Image.Exif()
-    exif[0x0112] = 1  # Pillow writes no EXIF of a place alone
-    exif.get_ifd(0x8825).update({1: "N", 2: (40.0, 26.0, 24.0), 3: "W", 4: (79.0, 59.0, 24.0)})
-    other = as_bytes(Image.open(images[1][2]).transpose(Image.Transpose.FLIP_TOP_BOTTOM), "PNG", exif=exif)
-    assert writable("POST", "/images?name=two.png", other, {"content-type": "image/png"})[0] == 201
-    match = best(writable, other)
+    located = as_bytes(draw_image(tmp_path / "two.png", (80, 64), 78, gps(40.44, -79.99)))
+    assert add(writable, "two.png", located, "")[0] == 201
+    match = best(writable, located)
     assert (match["latitude"], match["longitude"]) == pytest.approx((40.44, -79.99), abs=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [(0.0, 0.0), (95.0, -79.99)])
+def test_gps_of_a_receiver_without_a_fix_is_none(refusing, tmp_path, degrees):
+    image = as_bytes(draw_image(tmp_path / "new.png", (80, 64), 77, gps(*degrees)))
+    status, said, _ = add(refusing, "new.png", image, "")
+    assert status == 400 and list(said) == ["error"]
 
 
 def test_degrees_become_metres_of_the_zone_that_is_wanted():
@@ -228,25 +273,3 @@ def test_degrees_become_metres_of_the_zone_that_is_wanted():
     for far in (-60.0, 100.0, 179.0):
         with pytest.raises(ValueError, match="outside"):
             metres_in_zone(40.44, far, "17N")
-
-
-@pytest.mark.parametrize(
-    ("place", "status"),
-    [
-        ("&easting=1e7&northing=1e7", 422), ("&easting=0&northing=0", 422), ("&easting=4477000&northing=585000", 422),
-        ("&easting=585000&northing=-5e6", 422), ("&easting=-79.99&northing=40.44", 422),
-        ("&latitude=0&longitude=0", 400), ("&latitude=-40&longitude=-80", 422), ("&latitude=86&longitude=-80", 422),
-    ],
-)  # fmt: skip
-def test_metres_and_degrees_that_are_no_place_beside_the_databases_are_refused(shared_writable, new, place, status):
-    """The database is in zone 17N."""
-    client, uploads = shared_writable
-    found, said, _ = client("POST", f"/images?name=new.png{place}", new, {"content-type": "image/png"})
-    assert found == status and list(said) == ["error"] and not uploads.exists()
-
-
-@pytest.mark.parametrize(("degrees", "status"), [((0.0, 0.0), 400), ((95.0, -79.99), 400), ((40.44, -79.99), 201)])
-def test_gps_of_a_receiver_that_found_no_place_is_none(writable, tmp_path, degrees, status):
-    image = as_bytes(draw_image(tmp_path / "new.png", (80, 64), 77, gps(*degrees)))
-    found, said, _ = writable("POST", "/images?name=new.png", image, {"content-type": "image/png"})
-    assert found == status and (status == 201 or list(said) == ["error"])

@@ -1,6 +1,6 @@
 """What the server answers, whatever came with it; tests/retrieval/test_one_way.py compares it with other modes."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,18 +10,15 @@ from asking import as_bytes, form, serving
 from drawing import draw_image
 from PIL import Image
 
-from vpr.data.reader import Reading
 from vpr.retrieval.answer_features import FEATURES
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration import Calibration
 from vpr.retrieval.calibration_file import LearntOn, StoredCalibration
-from vpr.retrieval.locator import Locator
-from vpr.runs.model import LoadedModel
 
 
 @pytest.fixture(scope="module")
 def client(shared_locator):
-    with serving(shared_locator, decoders=2, batch_wait=200.0) as client:
+    with serving(shared_locator, batch_wait=200.0) as client:
         yield client
 
 
@@ -109,17 +106,11 @@ def test_agreement_is_told_for_the_first_match(client, images):
 
 
 def test_many_at_once_become_few_passes(client, queries):
-    alone = [client.locate(as_bytes(query))[1]["matches"] for query in queries]
-    before, found = passes(client), [None] * 16
-
-    def ask(number):
-        found[number] = client.locate(as_bytes(queries[number]))[1]["matches"]
-
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    contents = [as_bytes(query) for query in queries]
+    alone = [client.locate(content)[1]["matches"] for content in contents]
+    before = passes(client)
+    with ThreadPoolExecutor(16) as pool:
+        found = [answer[1]["matches"] for answer in pool.map(client.locate, contents)]
     count, images = np.subtract(passes(client), before)
     assert images == 16 and count <= 8
     for one, other in zip(alone, found, strict=True):
@@ -128,9 +119,7 @@ def test_many_at_once_become_few_passes(client, queries):
 
 def passes(client):
     """How many batches and how many images in them."""
-    lines = client("GET", "/metrics")[1].decode().splitlines()
-    return [float(next(line.split()[1] for line in lines if line.startswith(f"vpr_batch_images_{name} "))) for name in
-            ("count", "sum")]  # fmt: skip
+    return [client.metric(f"vpr_batch_images_{name}") for name in ("count", "sum")]
 
 
 def test_a_batch_has_an_answer_or_an_error_for_each_image(client, images):
@@ -154,17 +143,21 @@ def test_the_map_has_all_places(client, images):
     assert all(isinstance(each, str) for each in found["ids"])
 
 
-def test_a_calibration_says_how_sure_an_answer_is(shared_locator, queries):
-    learnt = Calibration(("similarity",), np.zeros(1), np.ones(1), np.array([3.0]), -2.5, 1.0)
+def calibrated(make_locator, features=FEATURES, weight=1.0, bias=1.0, **changes):
+    """A locator that has a calibration by some features, whatever the order; and the orders that it was asked for."""
+    ones, asked = np.ones(len(features)), []
+    learnt = Calibration(tuple(features), 0 * ones, ones, weight * ones, bias, 1.0)
     of = LearntOn("folder here", "val", "here_val", "0", "0", 50, "within 25 m")
-    asked = []
 
-    def find(how):
-        asked.append(how)
+    def find(order):
+        asked.append(order)
         return StoredCalibration(learnt, {}, of)
 
-    theirs = shared_locator
-    locator = Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, find, Ask(least=0.75))
+    return make_locator(calibrations=find, **changes), asked
+
+
+def test_a_calibration_says_how_sure_an_answer_is(make_locator, queries):
+    locator, asked = calibrated(make_locator, ["similarity"], 3.0, -2.5, usual=Ask(least=0.75))
     with serving(locator) as client:
         sure, unsure = (client.locate(as_bytes(path))[1] for path in (locator.root / "a/0.png", queries[1]))
     for found in (sure, unsure):
@@ -174,46 +167,35 @@ def test_a_calibration_says_how_sure_an_answer_is(shared_locator, queries):
     assert asked == ["none"]  # looked for once
 
 
-def test_without_the_images_there_is_no_second_look(shared_locator, queries, tmp_path):
-    theirs = shared_locator
-    locator = Locator(theirs.loaded, theirs.engine, Reading(), tmp_path / "gone")
-    with serving(locator) as client:
+def test_without_the_images_there_is_no_reranking(make_locator, queries, tmp_path):
+    with serving(make_locator(root=tmp_path / "gone")) as client:
         status, said, _ = client.locate(as_bytes(queries[0]), "?rerank=5")
         assert status == 422 and "no local descriptors" in said["error"] and "gone" not in said["error"]
         status, found, _ = client.locate(as_bytes(queries[0]))
         assert status == 200 and client("GET", found["matches"][0]["image"])[0] == 404
-    assert isinstance(theirs.loaded, LoadedModel)
 
 
-def calibrated(theirs, **more):
-    """A locator that has a calibration by all features, whatever the order."""
-    ones = np.ones(len(FEATURES))
-    learnt = Calibration(tuple(FEATURES), 0 * ones, ones, ones, 1.0, 1.0)
-    of = LearntOn("folder here", "val", "here_val", "0", "0", 50, "within 25 m")
-    stored = StoredCalibration(learnt, {}, of)
-    return Locator(theirs.loaded, theirs.engine, theirs.read, theirs.root, lambda how: stored, **more)
-
-
-@pytest.mark.parametrize("least", [None, 0.001])
-def test_a_search_of_a_part_says_how_sure_it_is_of_nothing(shared_locator, images, least):
+@pytest.mark.parametrize(
+    ("is_calibrated", "least", "refused"), [(True, None, False), (True, 0.001, True), (False, None, False)]
+)
+def test_a_search_of_a_part_says_how_sure_it_is_of_nothing(make_locator, images, is_calibrated, least, refused):
     """What looks as similar is filtered away: neither a probability nor a ratio, and nothing passes a threshold."""
-    for locator in (calibrated(shared_locator, usual=Ask(least=least)), shared_locator):
-        with serving(locator) as client:
-            image = as_bytes(images[1][0])
-            whole = client.locate(image, "?rerank=5")[1]
-            far = whole["matches"][-1]
-            limits = (f"near={far['latitude']},{far['longitude']},45", "where=night=yes", "box=40,-81,41,-79")
-            for limit in limits:
-                found = client.locate(image, f"?rerank=5&{limit}")[1]
-                assert found["matches"] and found["confidence"] is None
-                assert "only a part of the database was searched" in found["confidence_kind"]
-                assert found["refused"] == (least is not None and locator is not shared_locator)
-            assert whole["confidence"] is not None and whole["refused"] is False
+    usual = Ask(least=least)
+    locator = calibrated(make_locator, usual=usual)[0] if is_calibrated else make_locator(usual=usual)
+    with serving(locator) as client:
+        image = as_bytes(images[1][0])
+        whole = client.locate(image, "?rerank=5")[1]
+        assert whole["confidence"] is not None and whole["refused"] is False
+        far = whole["matches"][-1]
+        for limit in (f"near={far['latitude']},{far['longitude']},45", "where=night=yes", "box=40,-81,41,-79"):
+            found = client.locate(image, f"?rerank=5&{limit}")[1]
+            assert found["matches"] and found["confidence"] is None and found["refused"] == refused
+            assert "only a part of the database was searched" in found["confidence_kind"]
 
 
-def test_where_nothing_is_found_the_answer_is_empty(locator, queries):
+def test_where_nothing_is_found_the_answer_is_empty(make_locator, queries):
     """In a part where there is nothing, and in a database from which all was removed."""
-    theirs, image = calibrated(locator), as_bytes(queries[0])
+    theirs, image = calibrated(make_locator)[0], as_bytes(queries[0])
     nowhere = ["?where=night=never", "?near=-33.8,151.2,500&rerank=5", "?box=1,1,2,2&rerank=5&agreement=true"]
     with serving(theirs) as client:
         for query in [*nowhere, "", "?top=20"]:

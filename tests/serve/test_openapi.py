@@ -3,33 +3,19 @@
 import json
 
 import pytest
-from asking import as_bytes, form, serving
+from asking import PNG, as_bytes, form
 from pydantic import TypeAdapter
 
 from vpr.serve.schemas import Added, Error, Health, Located, LocatedBatch, Places, Ready, Removed
 
-TOKEN = "a long enough token"
-ZONE = "&easting=585500&northing=4477200"
-METHODS = {"get", "post", "delete"}
-
 
 @pytest.fixture(scope="module")
-def client(shared_locator):
-    with serving(shared_locator, token=TOKEN) as client:
-        client.headers = {"authorization": f"Bearer {TOKEN}"}
-        yield client
-
-
-@pytest.fixture(scope="module")
-def api(client):
-    return client("GET", "/openapi.json")[1]
+def api(token_client):
+    return token_client("GET", "/openapi.json")[1]
 
 
 def operations(api):
-    return {
-        (method, path): said for path, methods in api["paths"].items() for method, said in methods.items()
-        if method in METHODS
-    }  # fmt: skip
+    return {(method, path): said for path, methods in api["paths"].items() for method, said in methods.items()}
 
 
 def test_every_operation_has_a_name_an_answer_and_its_errors(api):
@@ -51,14 +37,13 @@ def test_every_operation_has_a_name_an_answer_and_its_errors(api):
     assert "ValidationError" not in json.dumps(api)
 
 
-def test_a_token_is_part_of_what_is_described_where_one_is_wanted(api, shared_locator):
+def test_a_token_is_part_of_what_is_described_where_one_is_wanted(api, client):
     open_ones = {"/health", "/ready"}
     for (_, path), said in operations(api).items():
         assert ("security" in said) == ("401" in said["responses"]) == (path not in open_ones)
     (scheme,) = api["components"]["securitySchemes"].values()
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
-    with serving(shared_locator) as without:
-        assert "securitySchemes" not in without("GET", "/openapi.json")[1].get("components", {})
+    assert "securitySchemes" not in client("GET", "/openapi.json")[1].get("components", {})
 
 
 def test_forms_are_described_field_by_field(api):
@@ -93,7 +78,7 @@ def test_answers_are_what_is_described(client, images):
 def test_changes_are_what_is_described(serve, images, tmp_path):
     client = serve(writable=True, uploads=tmp_path / "uploads")
     image = as_bytes(images[1][3])
-    told = client("POST", f"/images?name=x.png{ZONE}", image, {"content-type": "image/png"})
+    told = client("POST", "/images?name=x.png&easting=585500&northing=4477200", image, PNG)
     fits(Added, told, 201)
     fits(Removed, client("DELETE", f"/images/{told[1]['id']}"), 200)
     fits(Error, client("DELETE", f"/images/{told[1]['id']}"), 404)

@@ -1,24 +1,20 @@
-"""The places of a database's images, as a map is given them."""
+"""The positions of a database's images, as a map is given them."""
 
 import json
-from dataclasses import replace
 
+import engine_data
 import numpy as np
 import pytest
 
 from vpr.database.records import no_records, record_id
 from vpr.serve.image_routes import map_json
 
-PLACES = [[500_000.0, 4_649_776.224], [np.nan, np.nan], [585_000.126, 4_477_000.0], [1.0, 2.0]]
+POSITIONS = [[500_000.0, 4_649_776.224], [np.nan, np.nan], [585_000.126, 4_477_000.0], [1.0, 2.0]]
 
 
 def records(zone):
     names = ["a.jpg", "nowhere.jpg", "<b>.jpg", ""]  # the last was removed
-    nothing = np.zeros(4, np.int64)
-    return replace(
-        no_records(zone), names=names, positions=np.array(PLACES), sizes=nothing, modified=nothing,
-        hashes=np.zeros((4, 32), np.uint8), folders=[""] * 4,
-    )  # fmt: skip
+    return engine_data.images(4, names=names, positions=np.array(POSITIONS), zone=zone)
 
 
 def test_places_are_in_metres_and_in_degrees_where_the_zone_is_known():

@@ -1,10 +1,12 @@
 """Starting and stopping."""
 
 import os
+import re
 import signal
 import socket
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 from asking import Client, as_bytes
@@ -14,50 +16,41 @@ from vpr.serve import server
 from vpr.serve.settings import Settings
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, capsys, monkeypatch, number):
-    port, found, began, locate = free_port(), [], threading.Barrier(2), locator.answer_each
+def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, monkeypatch, number):
+    said, began, locate, answers = SimpleQueue(), threading.Event(), locator.answer_each, []
 
     def slow(*rest):
-        began.wait(120)  # a decoder's process has to begin first
+        began.set()
         time.sleep(0.3)
         return locate(*rest)
 
-    monkeypatch.setattr(locator, "answer_each", slow)
-    client, image = Client(port), as_bytes(images[1][6])
-
     def ask():
-        asking = threading.Thread(target=lambda: found.append(client.locate(image, timeout=120)))
+        answers.append(client.locate(as_bytes(images[1][6]), timeout=120))
+
+    def end_once_asked():
+        nonlocal client
         try:
-            while True:
-                try:
-                    assert client("GET", "/health")[0] == 200
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.01)
+            while (found := re.fullmatch(r"listening at http://127\.0\.0\.1:(\d+) .*", said.get(timeout=60))) is None:
+                pass
+            client = Client(int(found[1]))
             asking.start()
-            began.wait(120)
+            assert began.wait(120)  # a decoder's process has to begin first
         finally:  # whatever went wrong, the server ends
             os.kill(os.getpid(), number)
-        asking.join()
 
-    before = signal.getsignal(number)
-    thread = threading.Thread(target=ask)
-    thread.start()
-    server.run(Settings(port=port, decoders=1), locator)
-    thread.join()
-    assert found[0][0] == 200 and found[0][1]["matches"][0]["name"] == "b/6.png"
-    assert f"listening at http://127.0.0.1:{port}" in capsys.readouterr().out
-    assert signal.getsignal(number) == before
+    monkeypatch.setattr(locator, "answer_each", slow)
+    monkeypatch.setattr(server, "say", said.put)
+    client, handler, threads = None, signal.getsignal(number), set(threading.enumerate())
+    asking, ending = threading.Thread(target=ask), threading.Thread(target=end_once_asked)
+    ending.start()
+    server.run(Settings(port=0, decoders=1), locator)
+    ending.join()
+    asking.join()
+    assert answers[0][0] == 200 and answers[0][1]["matches"][0]["name"] == "b/6.png"
+    assert signal.getsignal(number) == handler and not set(threading.enumerate()) - threads
     with pytest.raises(ConnectionRefusedError):
         client("GET", "/health")
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("batches", "decoder"))]
 
 
 def test_a_port_that_is_taken_is_said_in_a_line(locator):

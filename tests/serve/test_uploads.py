@@ -9,7 +9,7 @@ import threading
 import zlib
 
 import pytest
-from asking import as_bytes, form, serving
+from asking import as_bytes, asking_at_once, form, serving
 from PIL import Image
 from starlette.requests import Request
 
@@ -39,15 +39,16 @@ def still_answers(client, images):
     return status == 200 and found["matches"][0]["name"] == "b/6.png"
 
 
-def test_each_error_has_its_status_and_a_sentence(client, images):
+def test_each_error_has_its_status_and_a_sentence(client, images, monkeypatch):
+    monkeypatch.setattr("vpr.serve.uploads.DRAINED_SECONDS", 60.0)  # of a body that has come nothing is waited for
     sound = as_bytes(images[1][6])
-    text = {"content-type": "text/plain"}
+    multipart = {"content-type": "multipart/form-data"}
     broken = {"content-type": "multipart/form-data; boundary=limit"}
     asked = [
         (client.locate(b""), 400), (client.locate(b"GIF89a" + bytes(50)), 415), (client.locate(sound[:100]), 422),
         (client.locate(png_of(30_000, 30_000)), 413), (client.locate(bytes(300_000)), 413),
-        (client("POST", "/locate", sound, text), 415), (client("POST", "/locate", sound, broken), 400),
-        (client("POST", "/locate", sound, {"content-type": "multipart/form-data"}), 400),
+        (client("POST", "/locate", sound, {"content-type": "text/plain"}), 415),
+        (client("POST", "/locate", sound, broken), 400), (client("POST", "/locate", sound, multipart), 400),
         (client("POST", "/locate", *form(("other", None, b"1"))), 400),
         (client("POST", "/locate", *form(("image", "a", sound), ("image", "b", sound))), 413),
         (client.locate(as_bytes(Image.new("RGB", (5, 5)))), 422), (client("GET", "/locate"), 405),
@@ -85,22 +86,22 @@ def raw(client, *pieces, wait=5):
         return answer.status, answer.read()
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(client, images):
-    head = b"POST /locate HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 5000\r\n\r\n"
-    status, said = raw(client, head, b"\x89PNG")
-    assert status == 408 and b"error" in said and still_answers(client, images)
+HEAD = b"POST /locate HTTP/1.1\r\nhost: localhost\r\n"
+CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
 
 
-def test_a_body_of_unknown_length_is_read_no_further_than_it_may(client, images):
-    head = b"POST /locate HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
-    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
-    status, said = raw(client, head, *[chunk] * 5, b"0\r\n\r\n")
-    assert status == 413 and b"0.2 MB" in said and still_answers(client, images)
-
-
-def test_a_client_that_asks_first_need_not_send_what_is_too_large(client):
-    head = b"POST /locate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99000000\r\nexpect: 100-continue\r\n\r\n"
-    assert raw(client, head)[0] == 413
+@pytest.mark.parametrize(
+    ("pieces", "wanted", "word"),
+    [
+        ([HEAD, b"content-type: image/png\r\ncontent-length: 5000\r\n\r\n", b"\x89PNG"], 408, b"error"),
+        ([HEAD, b"transfer-encoding: chunked\r\n\r\n", CHUNK * 5, b"0\r\n\r\n"], 413, b"0.2 MB"),
+        ([HEAD, b"content-length: 99000000\r\nexpect: 100-continue\r\n\r\n"], 413, b"error"),
+    ],
+    ids=["a body that does not come", "a body of unknown length", "a client that asks first"],
+)
+def test_no_more_is_waited_for_than_may_come(client, images, pieces, wanted, word):
+    status, said = raw(client, *pieces)
+    assert status == wanted and word in said and still_answers(client, images)
 
 
 def test_what_is_no_http_or_has_huge_headers_is_refused(client, images):
@@ -122,26 +123,18 @@ def test_a_head_that_does_not_come_is_not_waited_for(client, monkeypatch):
 
 
 def test_a_full_queue_says_when_to_come_again(client, shared_locator, images, monkeypatch):
-    may_go, began, locate = threading.Event(), threading.Event(), shared_locator.answer_each
+    may_go, image, locate = threading.Event(), as_bytes(images[1][6]), shared_locator.answer_each
 
     def held(*rest):
-        began.set()
         assert may_go.wait(60)
         return locate(*rest)
 
     monkeypatch.setattr(shared_locator, "answer_each", held)
-    found, image = [], as_bytes(images[1][6])
-    threads = [threading.Thread(target=lambda: found.append(client.locate(image)[0])) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    assert began.wait(60)
-    while "vpr_queue_images 4.0" not in client("GET", "/metrics")[1].decode():
-        pass
-    status, said, headers = client.locate(image)
-    assert status == 503 and headers["retry-after"] == "1" and "too much" in said["error"]
-    may_go.set()
-    for thread in threads:
-        thread.join()
+    with asking_at_once(client, image, "", 4) as found:
+        client.wait_until_underway(4)
+        status, said, headers = client.locate(image)
+        assert status == 503 and headers["retry-after"] == "1" and "too much" in said["error"]
+        may_go.set()
     assert found == [200] * 4 and still_answers(client, images)
 
 
@@ -155,14 +148,10 @@ def test_an_error_that_nobody_foresaw_is_told_without_a_word_of_it(client, share
 
 
 def test_no_image_is_decoded_twice(client, images):
-    def decoded():
-        lines = client("GET", "/metrics")[1].decode().splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith("vpr_decoded_images_total ")))
-
-    before = decoded()
+    before = client.metric("vpr_decoded_images_total")
     for _ in range(3):
         client.locate(as_bytes(images[1][6]))
-    assert decoded() == before + 3
+    assert client.metric("vpr_decoded_images_total") == before + 3
 
 
 def read(body, headers, at_once=100):
@@ -192,12 +181,7 @@ def test_forms_are_taken_apart(at_once):
 
 @pytest.mark.parametrize(
     "parts",
-    [
-        [("a", None, b"1")] * 65,
-        [("a", "x", b"1")] * 65,
-        [("a" * 5000, None, b"1")],
-        [("a", None, b"1" * 2000)],
-    ],
+    [[("a", None, b"1")] * 65, [("a", "x", b"1")] * 65, [("a" * 5000, None, b"1")], [("a", None, b"1" * 2000)]],
 )
 def test_forms_with_too_much_are_refused(parts):
     with pytest.raises(Problem, match="form is broken") as found:

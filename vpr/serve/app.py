@@ -27,11 +27,11 @@ from vpr.serve.service import Service
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import while_there
 
-MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits of a second look
+MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits that are re-ranked
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
 ShortText = Annotated[str, StringConstraints(max_length=200)]
-BODY = body_of({"image": BINARY}, ["image"])
-SEVERAL = body_of({"image": {"type": "array", "items": BINARY}}, ["image"], raw=False)
+BODY = body_of({"image": BINARY})
+SEVERAL = body_of({"image": {"type": "array", "items": BINARY}}, raw=False)
 LOCATE_ERRORS = errors(400, 401, 403, 408, 413, 415, 422, 429, 503)
 
 
@@ -75,10 +75,9 @@ def _describe_token(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         api = describe()
         api.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        for path, operations in api["paths"].items():
-            for operation in operations.values():
-                if path not in OPEN:
-                    operation["security"] = [{"token": []}]
+        for path in api["paths"].keys() - OPEN:
+            for operation in api["paths"][path].values():
+                operation["security"] = [{"token": []}]
         return api
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation has it
@@ -87,12 +86,8 @@ def _describe_token(app: FastAPI) -> None:
 def _locate_routes(app: FastAPI, service: Service) -> None:
     async def asked(
         top: Annotated[int, Query(ge=1, le=MOST_MATCHES, description="How many matches.")] = 5,
-        near: Annotated[
-            str | None, Query(max_length=200, description="Search around LATITUDE,LONGITUDE,METRES.")
-        ] = None,
-        box: Annotated[
-            str | None, Query(max_length=200, description="Search in SOUTH,WEST,NORTH,EAST, degrees.")
-        ] = None,
+        near: Annotated[ShortText | None, Query(description="Search around LATITUDE,LONGITUDE,METRES.")] = None,
+        box: Annotated[ShortText | None, Query(description="Search in SOUTH,WEST,NORTH,EAST, degrees.")] = None,
         where: Annotated[list[ShortText], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
         rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that get a second look.")] = None,
         agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
@@ -102,98 +97,85 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
 
     Question = Annotated[Ask, Depends(asked)]
 
+    async def answers(request: Request, question: Ask, most: int) -> list[Any]:
+        """The answer to each image of a request of at most so many, or an error."""
+        began, client = perf_counter(), client_of(request.scope)
+        async with service.bodies.form(request, most) as form:
+            is_long = service.locator.is_long(question)
+            with service.batcher.slots(len(form.images), client if is_long else None) as slots:
+                located = [service.locate(image, question, slots, client, began) for image in form.images]
+                return await while_there(request, asyncio.gather(*located, return_exceptions=True))
+
     @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
     async def locate(request: Request, question: Question) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
-        began = perf_counter()
-        async with service.bodies.form(request, 1) as form:
-            client = client_of(request.scope)
-            with service.place(1, client if service.locator.is_long(question) else None) as place:
-                located = service.locate(form.images[0], question, place, client, began)
-                return JSONResponse(await while_there(request, located))
+        (answer,) = await answers(request, question, 1)
+        if isinstance(answer, BaseException):
+            raise answer
+        return JSONResponse(answer)
 
     @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=LocatedBatch, responses=LOCATE_ERRORS)
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
-        began = perf_counter()
-        async with service.bodies.form(request, service.settings.batch_requests) as form:
-            client = client_of(request.scope)
-            with service.place(len(form.images), client if service.locator.is_long(question) else None) as place:
-                located = [service.locate(image, question, place, client, began) for image in form.images]
-                answers = await while_there(request, asyncio.gather(*located, return_exceptions=True))
-        return JSONResponse({"answers": [_answer_or_error(answer) for answer in answers]})
-
-
-def _answer_or_error(answer: Any) -> Any:
-    if isinstance(answer, Problem):
-        return {"error": answer.text, "status": answer.status}
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+        found = await answers(request, question, service.settings.batch_requests)
+        for number, answer in enumerate(found):
+            if isinstance(answer, Problem):
+                found[number] = {"error": answer.text, "status": answer.status}
+            elif isinstance(answer, BaseException):
+                raise answer
+        return JSONResponse({"answers": found})
 
 
 def _health_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/health", response_model=Health, responses=errors(403))
-    async def health() -> Response:
+    @app.get("/health", responses=errors(403))
+    async def health() -> Health:
         """Whether the server runs."""
-        return JSONResponse({"status": "ok"})
+        return Health(status="ok")
 
-    @app.get("/ready", response_model=Ready, responses=errors(403, 503))
-    async def ready() -> Response:
+    @app.get("/ready", responses=errors(403, 503))
+    async def ready() -> Ready:
         """Whether it answers; 503 while it starts and ends, and while the search engine does not answer."""
         await service.require_ready()
-        return JSONResponse({"status": "ready", "images": service.locator.images})
+        return Ready(status="ready", images=service.locator.images)
 
-    text: dict[int | str, dict[str, Any]] = {
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Counters by name."}
-    }
-    text |= errors(401, 403, 429)
-
-    @app.get("/metrics", response_class=PlainTextResponse, response_model=None, responses=text)
+    @app.get("/metrics", response_class=PlainTextResponse, response_description="Counters by name.",
+                responses=errors(401, 403, 429))  # fmt: skip
     async def metrics() -> Response:
         """What was counted, in Prometheus's text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/docs", include_in_schema=False, response_model=None)
+    @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(rendered(DOCS, api=app.openapi()))
-
-
-def _methods(app: FastAPI, request: Request) -> list[str]:
-    """The methods that the routes of a request's address take."""
-    methods = set[str]()
-    for route in app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def _add_problems(app: FastAPI) -> None:
     """Every error as one sentence of JSON, with nothing of the server in it."""
 
-    async def problem(_: Request, error: Any) -> Response:
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> Response:
         return error.response()
 
-    async def invalid(_: Request, error: Any) -> Response:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = first["loc"][min(1, len(first["loc"]) - 1)]  # where, name of the parameter, number in a list
         return Problem(400, f"{name}: {first['msg']}").response()
 
-    async def http(request: Request, error: Any) -> Response:
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
         texts = {404: "there is nothing at this address", 405: "this address does not take this method"}
         text = texts.get(error.status_code, "the request cannot be answered")
         response = Problem(error.status_code, text).response()
         if error.status_code == 405:
-            response.headers["allow"] = ", ".join(_methods(app, request))
+            alike = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+            methods = set().union(*(getattr(route, "methods", None) or () for route in alike))
+            response.headers["allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         return response
 
+    @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
         say(f"{request.method} failed: {type(error).__name__}: {error}")
         response = Problem(500, "the server failed at this; its log says why").response()
         response.headers.update(SECURITY_HEADERS)
         return response
-
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unforeseen)

@@ -1,38 +1,28 @@
 """Images of several requests that wait at the same time are described together, by one thread."""
 
+import contextlib
 import math
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
+from itertools import islice, takewhile
 from typing import Any, Generic, TypeVar
 
 from vpr.retrieval.long_work import Job, Lines, Work
+from vpr.serve.problems import Problem, busy
 
 LONGEST_WAIT = 30  # seconds that long work waits for other work of its client, and after which to come again, at most
-PACE = 0.2  # by which the last answer counts in the mean time of one
+PACE = 0.2  # weight of the last answer in the mean time of one
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Full(Exception):
-    """There is more underway than the queue holds, or the server is about to end.
-
-    Attributes:
-        seconds: after which there is room, presumably.
-    """
-
-    def __init__(self, seconds: int = 1) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
 @dataclass
 class _Waiting(Generic[Item]):
-    """An item that waits for its turn, or a call that is made in its place."""
+    """An item that waits for its turn, or a call that is made between batches."""
 
     item: Item | None = None
     call: Callable[[], Any] | None = None
@@ -47,6 +37,20 @@ class Done(Generic[Result]):
     result: Result
     waited: float
     together: int
+
+
+@dataclass(eq=False)
+class Slots:
+    """Room for some items.
+
+    Attributes:
+        client: whose long work they are; None: they are short.
+        to_come: how many short ones are on their way.
+    """
+
+    count: int
+    client: str | None
+    to_come: int
 
 
 class Batcher(Generic[Item, Result]):
@@ -71,28 +75,82 @@ class Batcher(Generic[Item, Result]):
         self._answer, self._size, self._wait, self._room = answer, size, wait, room
         self._long_room = long_room or room
         self._changed = threading.Condition()
+        self._taken: set[Slots] = set()
         self._waiting: deque[_Waiting[Item]] = deque()
-        self._lines, self._long = Lines(), Counter[str]()  # how much long work is underway, by client
+        self._lines, self._closing = Lines(), False
         self._pace = {"items": 0.0, "long": 0.0}  # seconds that one takes
-        self._underway, self._to_come, self._closing = 0, 0, False
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)  # `close` waits for it
         self._thread.start()
 
     @property
     def underway(self) -> int:
         """How many items are on their way, wait or are being answered."""
-        return self._underway
+        with self._changed:
+            return sum(each.count for each in self._taken)
 
-    def place(self, count: int = 1, client: str | None = None) -> "Place[Item, Result]":
-        """Room for items, which is held as a context from before they come until they are answered.
+    @contextlib.contextmanager
+    def slots(self, count: int = 1, client: str | None = None) -> Iterator[Slots]:
+        """Room for items, which is held from before they come until they are answered.
 
         Args:
             client: whose long work they are; None: they are short.
 
         Raises:
-            Full: on entering, there is not so much.
+            Problem: there is not so much, or the server is about to end (503).
         """
-        return Place(self, count, client)
+        slots = Slots(count, client, count if client is None else 0)
+        with self._changed:
+            self._require_room(count, client)
+            self._taken.add(slots)
+        try:
+            yield slots
+        finally:
+            with self._changed:
+                self._taken.remove(slots)
+                self._changed.notify_all()  # nobody needs to wait any more for those that never came
+
+    def _require_room(self, count: int, client: str | None) -> None:
+        if self._closing or self.underway + count > self._room:
+            raise busy(self._seconds_for(self.underway // 2, "items"))
+        if client is not None:
+            long = [each for each in self._taken if each.client is not None]
+            own, all_long = sum(each.count for each in long if each.client == client), sum(each.count for each in long)
+            too_long = own * self._pace["long"] > LONGEST_WAIT
+            if too_long or own + count > self._long_room or all_long + count > 2 * self._long_room:
+                raise busy(self._seconds_for(max(own, all_long // 2), "long"))
+
+    def put(self, slots: Slots, item: Item) -> "Future[Done[Result]]":
+        """Put an item in; the future has its result, or the error that it fails with."""
+        return self._put(_Waiting(item), slots)
+
+    def call(self, function: Callable[[], Any], slots: Slots | None = None) -> Future:
+        """Have something short done by the thread, between batches; the future has what it gives.
+
+        Args:
+            slots: None: it needs no room.
+
+        Raises:
+            Problem: it has no slot, and the server is about to end (503).
+        """
+        if slots is None and self._closing:
+            raise Problem(503, "the server is ending")
+        return self._put(_Waiting(call=function), slots)
+
+    def long(self, slots: Slots, work: Work, client: str, is_short: bool = False) -> Future:
+        """Have long work of a client done step by step; the future has what it gives.
+
+        Args:
+            is_short: whether it comes before other work of the client.
+        """
+        return self._put(Job(work, client, is_short), slots)
+
+    def _put(self, one: _Waiting[Item] | Job, slots: Slots | None) -> Future:
+        with self._changed:
+            if slots is not None and slots.client is None:
+                slots.to_come -= 1
+            self._lines.put(one) if isinstance(one, Job) else self._waiting.append(one)
+            self._changed.notify_all()
+        return one.future
 
     def close(self) -> None:
         """Answer what waits, then end the thread."""
@@ -100,58 +158,6 @@ class Batcher(Generic[Item, Result]):
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-
-    def take_room(self, count: int, client: str | None) -> None:
-        """See `place`."""
-        with self._changed:
-            if self._underway + count > self._room or self._closing:
-                raise Full(self._seconds_for(self._underway // 2, "items"))
-            if client is not None:
-                own, all_long = self._long[client], self._long.total()
-                too_long = own * self._pace["long"] > LONGEST_WAIT
-                if too_long or own + count > self._long_room or all_long + count > 2 * self._long_room:
-                    raise Full(self._seconds_for(max(own, all_long // 2), "long"))
-                self._long[client] += count
-            else:
-                self._to_come += count
-            self._underway += count
-
-    def give_room(self, count: int, never_came: int, client: str | None) -> None:
-        """See `place`."""
-        with self._changed:
-            self._underway -= count
-            if client is None:
-                self._to_come -= never_came
-            else:
-                self._long[client] -= count
-                self._long += Counter()  # forgets clients that have none
-            self._changed.notify_all()  # nobody needs to wait for those any more
-
-    def put(self, waiting: _Waiting[Item], came: int = 1) -> Future:
-        """See `Place.put` and `Place.call`."""
-        with self._changed:
-            self._to_come -= came
-            self._waiting.append(waiting)
-            self._changed.notify_all()
-        return waiting.future
-
-    def put_long(self, job: Job, came: int) -> Future:
-        """See `Place.long`."""
-        with self._changed:
-            self._to_come -= came
-            self._lines.put(job)
-            self._changed.notify_all()
-        return job.future
-
-    def ask(self, function: Callable[[], Any]) -> Future:
-        """Have something short done by the thread, in turn, without room; the future has what it gives.
-
-        Raises:
-            Full: the server is about to end.
-        """
-        if self._closing:
-            raise Full
-        return self.put(_Waiting(call=function), came=0)
 
     def _seconds_for(self, count: int, kind: str) -> int:
         return min(LONGEST_WAIT, max(1, math.ceil(count * self._pace[kind])))
@@ -162,12 +168,15 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self) -> None:
         while True:
-            batch, job = self._next()
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._lines or self._closing)
+                batch = self._next_batch() if self._waiting else []
+                job = self._lines.next()
             if not batch and job is None:
                 return
-            began = time.monotonic()
-            self._answer_all([each for each in batch if each.future.set_running_or_notify_cancel()])
             if batch:
+                began = time.monotonic()
+                self._answer_all([each for each in batch if each.future.set_running_or_notify_cancel()])
                 self._took((time.monotonic() - began) / len(batch), "items")
             if job is not None:
                 self._step(job)
@@ -180,25 +189,17 @@ class Batcher(Generic[Item, Result]):
             with self._changed:
                 self._lines.drop(job)
 
-    def _next(self) -> tuple[list[_Waiting[Item]], Job | None]:
-        """What comes next, and whose long work after it; at the end nothing."""
-        with self._changed:
-            while not self._waiting and not self._lines and not self._closing:
-                self._changed.wait()
-            return self._next_batch() if self._waiting else [], self._lines.next()
-
     def _next_batch(self) -> list[_Waiting[Item]]:
         """What waits, in the order of arrival: a call, or the items before the next call."""
-        latest = self._waiting[0].since + self._wait
-        while self._to_come and len(self._waiting) < self._size and not self._waiting[0].call:
-            left = latest - time.monotonic()
-            if left <= 0 or self._closing:
-                break
-            self._changed.wait(left)
-        batch = [self._waiting.popleft()]
-        while self._waiting and len(batch) < self._size and not (batch[0].call or self._waiting[0].call):
-            batch.append(self._waiting.popleft())
-        return batch
+        first = self._waiting[0]
+        if first.call:
+            return [self._waiting.popleft()]
+        self._changed.wait_for(
+            lambda: self._closing or len(self._waiting) >= self._size or not any(each.to_come for each in self._taken),
+            first.since + self._wait - time.monotonic(),
+        )
+        items = takewhile(lambda each: not each.call, islice(self._waiting, self._size))
+        return [self._waiting.popleft() for _ in list(items)]
 
     def _answer_all(self, batch: list[_Waiting[Item]]) -> None:
         """Answer items together; where that fails, each by itself, so that no error is another's."""
@@ -222,43 +223,3 @@ class Batcher(Generic[Item, Result]):
                 each.future.set_exception(result)
             else:
                 each.future.set_result(Done(result, began - each.since, len(batch)))
-
-
-class Place(Generic[Item, Result]):
-    """Room for some items; see `Batcher.place`."""
-
-    def __init__(self, batcher: Batcher[Item, Result], count: int, client: str | None) -> None:
-        self._batcher, self._count, self._to_come, self._client = batcher, count, count, client
-
-    def __enter__(self) -> "Place[Item, Result]":
-        self._batcher.take_room(self._count, self._client)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._batcher.give_room(self._count, self._to_come, self._client)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether it is room for long work."""
-        return self._client is not None
-
-    def put(self, item: Item) -> "Future[Done[Result]]":
-        """Put an item in; the future has its result, or the error that it fails with."""
-        self._to_come -= 1
-        return self._batcher.put(_Waiting(item))
-
-    def call(self, function: Callable[[], Any]) -> Future:
-        """Have something else done by the thread, between batches; the future has what it gives."""
-        self._to_come -= 1
-        return self._batcher.put(_Waiting(call=function))
-
-    def long(self, work: Work, is_short: bool = False, client: str | None = None) -> Future:
-        """Have long work done step by step; the future has what it gives.
-
-        Args:
-            is_short: whether it comes before other work of the client.
-            client: whose it is, where the place is one of short work.
-        """
-        came = 0 if self.is_long else 1
-        self._to_come -= came
-        return self._batcher.put_long(Job(work, self._client or client or "", is_short), came)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from vpr.serve.decoding import LATER, READY, Decoded, Refused, Wanted, decode_for, receive_decoded
+from vpr.serve.decoding import LATER, READY, Decoded, Refused, Wanted, decode_for, receive
 from vpr.serve.problems import Problem
 
 Work = Callable[[Connection], None]
@@ -31,7 +31,7 @@ class Decoder:
         theirs.close()  # so that an end of the process is seen as the end of what it says
 
     def get_ready(self) -> None:
-        """Wait until the process has begun, whose imports take a while. Raises as `decode` does."""
+        """Wait until the process has begun, whose imports take a while. Raises OSError where it does not."""
         if not self._is_ready:
             if self._connection.recv_bytes(len(READY)) != READY:
                 raise OSError("a decoder does not begin")
@@ -41,20 +41,16 @@ class Decoder:
         """Decode an image.
 
         Raises:
-            Problem: it is refused.
+            Refused: it is refused.
             TimeoutError: it took longer.
             EOFError, OSError: the process died of it.
         """
-        connection: Connection = self._connection
         self.get_ready()
-        connection.send(wanted)
-        connection.send_bytes(data)
-        if not connection.poll(seconds):
+        self._connection.send(wanted)
+        self._connection.send_bytes(data)
+        if not self._connection.poll(seconds):
             raise TimeoutError
-        try:
-            return receive_decoded(connection, max(MOST_THUMBNAIL, 3 * wanted.max_pixels))
-        except Refused as refused:
-            raise Problem(refused.status, str(refused)) from refused
+        return receive(self._connection, max(MOST_THUMBNAIL, 3 * wanted.max_pixels))
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -102,26 +98,20 @@ class Decoders:
         decoder = self._idle.get()
         try:
             return decoder.decode(data, wanted, self._seconds)
-        except TimeoutError as error:
-            decoder = self._replace(decoder)
-            raise Problem(422, f"the image takes longer than {self._seconds:g} s to decode") from error
+        except Refused as refused:
+            raise Problem(refused.status, str(refused)) from refused
         except (EOFError, OSError) as error:
-            decoder = self._replace(decoder)
-            raise Problem(422, DAMAGED) from error
+            decoder.end()
+            decoder = Decoder(self._work)
+            with contextlib.suppress(EOFError, OSError):  # whoever gets it will see that
+                decoder.get_ready()  # who comes next shall not wait for that
+            late = f"the image takes longer than {self._seconds:g} s to decode"
+            raise Problem(422, late if isinstance(error, TimeoutError) else DAMAGED) from error
         finally:
             self._idle.put(decoder)
-
-    def _replace(self, decoder: Decoder) -> Decoder:
-        """Another one, when it is ready: who comes next shall not wait for that."""
-        decoder.end()
-        new = Decoder(self._work)
-        with contextlib.suppress(EOFError, OSError):  # whoever gets it will see that
-            new.get_ready()
-        return new
 
     def close(self) -> None:
         """End all processes, after what they have begun."""
         self._threads.shutdown()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().end()
+        while not self._idle.empty():
+            self._idle.get().end()

@@ -1,12 +1,12 @@
 """One image of unknown origin -> pixels, in a process of its own, which may hang or die. Imports no torch."""
 
 import contextlib
+import functools
 import io
 import math
 import signal
 import struct
 from dataclasses import dataclass
-from multiprocessing import BufferTooShort
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -61,7 +61,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status = status
 
 
 def format_of(data: bytes) -> str | None:
@@ -105,35 +105,30 @@ def decode_bytes(data: bytes, wanted: Wanted) -> Decoded:
     except MemoryError as error:
         raise Refused(413, "the image takes too much memory to decode: send a smaller one") from error
     except Exception as error:  # Pillow raises a dozen kinds of errors on damaged files
-        raise Refused(
-            422, f"the image cannot be decoded: its {kind or 'image'} data are damaged or incomplete"
-        ) from error
+        text = f"the image cannot be decoded: its {kind or 'image'} data are damaged or incomplete"
+        raise Refused(422, text) from error
 
 
 def _thumbnail(image: Image.Image, longest_side: int) -> np.ndarray:
     """A JPEG of an image, uint8 [n]; its metadata, such as where it was taken, stay behind."""
     image.draft("RGB", (longest_side, longest_side))  # a JPEG is decoded to an eighth if that suffices
-    small = ImageOps.contain(upright(image), (longest_side, longest_side))
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
+    ImageOps.contain(upright(image), (longest_side, longest_side)).save(file, "JPEG", quality=85)
     return np.frombuffer(file.getvalue(), np.uint8)
 
 
-def send_decoded(connection: Connection, decoded: Decoded) -> None:
-    """Send an image: HEADER, then its values."""
-    shape = (*decoded.values.shape, 0, 0)[:3]
-    degrees = decoded.degrees or (math.nan, math.nan)
-    connection.send_bytes(HEADER.pack(0, FORMATS.index(decoded.format), *shape, *degrees))
-    connection.send_bytes(np.ascontiguousarray(decoded.values).data.cast("B"))
+def send(connection: Connection, answer: Decoded | Refused) -> None:
+    """Send an image or a refusal: HEADER, then the values or the reason."""
+    if isinstance(answer, Refused):
+        connection.send_bytes(HEADER.pack(answer.status, 0, 0, 0, 0, math.nan, math.nan))
+        connection.send_bytes(str(answer).encode()[:REASON_BYTES])
+    else:
+        shape, degrees = (*answer.values.shape, 0, 0)[:3], answer.degrees or (math.nan, math.nan)
+        connection.send_bytes(HEADER.pack(0, FORMATS.index(answer.format), *shape, *degrees))
+        connection.send_bytes(np.ascontiguousarray(answer.values).data.cast("B"))
 
 
-def send_refused(connection: Connection, status: int, reason: str) -> None:
-    """Send a refusal: HEADER, then the reason."""
-    connection.send_bytes(HEADER.pack(status, 0, 0, 0, 0, math.nan, math.nan))
-    connection.send_bytes(reason.encode()[:REASON_BYTES])
-
-
-def receive_decoded(connection: Connection, most: int) -> Decoded:
+def receive(connection: Connection, most: int) -> Decoded:
     """What a decoder answers, which is trusted in nothing: an image may have taken the decoder over.
 
     Args:
@@ -143,61 +138,49 @@ def receive_decoded(connection: Connection, most: int) -> Decoded:
         Refused: the image is refused.
         OSError: it is no answer.
     """
-    status, kind, *shape, latitude, longitude = HEADER.unpack(_received(connection, HEADER.size))
+    header = connection.recv_bytes(HEADER.size)
+    if len(header) != HEADER.size:
+        raise OSError("a decoder answers with too little")
+    status, kind, *shape, latitude, longitude = HEADER.unpack(header)
     if status:
         if status not in STATUSES:
             raise OSError("a decoder answers with an unknown status")
         raise Refused(status, connection.recv_bytes(REASON_BYTES).decode("utf-8", "replace"))
-    height, width, channels = shape
-    is_image = width > 0 and channels == 3
-    count = height * width * 3 if is_image else height
-    if not 0 < count <= most or kind >= len(FORMATS) or (not is_image and (width or channels)):
+    is_image = shape[1] > 0 and shape[2] == 3
+    count = math.prod(shape) if is_image else shape[0]
+    if not 0 < count <= most or kind >= len(FORMATS) or not (is_image or shape[1:] == [0, 0]):
         raise OSError("a decoder answers with an impossible image")
-    values = np.frombuffer(_received(connection, count), np.uint8)
-    known = abs(latitude) <= 90 and abs(longitude) <= 180  # not where they are NaN
-    values = values.reshape(height, width, 3) if is_image else values
-    return Decoded(values, FORMATS[kind], (latitude, longitude) if known else None)
-
-
-def _received(connection: Connection, count: int) -> bytearray:
-    values = bytearray(count)
-    try:
-        found = connection.recv_bytes_into(values)
-    except BufferTooShort as error:
-        raise OSError("a decoder answers with too much") from error
-    if found != count:
+    values = np.frombuffer(bytearray(connection.recv_bytes(count)), np.uint8)
+    if len(values) != count:
         raise OSError("a decoder answers with too little")
-    return values
+    known = abs(latitude) <= 90 and abs(longitude) <= 180  # not where they are NaN
+    return Decoded(values.reshape(shape if is_image else -1), FORMATS[kind], (latitude, longitude) if known else None)
 
 
 def decode_for(connection: Connection) -> None:
     """Decode what comes through a connection until it is closed: Wanted, then data -> an answer.
 
-    Answers are bytes of a fixed form, see `send_decoded` and `send_refused`: nothing in them is executed.
+    Answers are bytes of a fixed form, see `send`: nothing in them is executed.
     """
     # The server decides when this process ends, not who stops it by a signal.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    Image.MAX_IMAGE_PIXELS = None  # compared here, with what the server was told
-    limited = 0
     with contextlib.suppress(EOFError, OSError):  # the server has gone
         connection.send_bytes(READY)
         while True:
-            wanted = connection.recv()
-            data = connection.recv_bytes()
-            if wanted.max_pixels != limited:
-                limit_memory(SPARE_BYTES + BYTES_PER_PIXEL * wanted.max_pixels)
-                limited = wanted.max_pixels
+            wanted, data = connection.recv(), connection.recv_bytes()
+            limit_memory(SPARE_BYTES + BYTES_PER_PIXEL * wanted.max_pixels)
+            answer: Decoded | Refused
             try:
-                decoded = decode_bytes(data, wanted)
+                answer = decode_bytes(data, wanted)
             except Refused as refused:
-                send_refused(connection, refused.status, refused.reason)
-            else:
-                send_decoded(connection, decoded)
+                answer = refused
+            send(connection, answer)
 
 
+@functools.cache
 def limit_memory(count: int) -> None:
-    """Let this process take so many bytes of address space beyond what it has; where that can be limited."""
+    """Let this process take so many bytes of address space beyond what it has now; where that can be limited."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

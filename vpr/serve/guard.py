@@ -3,7 +3,6 @@
 import hmac
 import math
 import time
-from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +38,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._local_names = LOCAL_NAMES | {f"[{settings.host}]" if ":" in settings.host else settings.host}
         self._wrong: dict[str, list[float]] = {}  # when wrong tokens came, by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,30 +62,23 @@ class Guard:
             await send(message)
 
         try:
-            problem = self._crowded(scope) or self._problem(scope)
-            if problem:
-                await problem.response()(scope, receive, send_guarded)
-            else:
-                await self._app(scope, receive, send_guarded)
+            problem = self._problem(scope)
+            await (problem.response() if problem else self._app)(scope, receive, send_guarded)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
 
-    def _crowded(self, scope: Scope) -> Problem | None:
-        """That there are too many connections, of which none is idle; whether the server runs is told all the same."""
-        if scope.get("state", {}).get(CROWDED) and scope["path"] != "/health":
-            return Problem(503, "the server has too many connections: ask again in a moment", close=True, seconds=2)
-        return None
-
     def _problem(self, scope: Scope) -> Problem | None:
         """Why a request is not let through."""
         headers, path, token = Headers(scope=scope), scope["path"], self._settings.token
+        if scope.get("state", {}).get(CROWDED) and path != "/health":  # whether the server runs is told all the same
+            return Problem(503, "the server has too many connections: ask again in a moment", close=True, seconds=2)
         size = len(scope["raw_path"]) + len(scope["query_string"])
         size += sum(len(name) + len(value) for name, value in headers.raw)
         if size > HEAD_BYTES or len(headers.raw) > MOST_HEADERS:
             return Problem(400, "the address and the headers are too large", close=True)
-        if token is None and self._settings.is_local and _host_name(headers) not in self._local_names():
+        if token is None and self._settings.is_local and _host_name(headers) not in self._local_names:
             # A page of another site whose name was made to mean this machine (DNS rebinding).
             return Problem(403, "this server answers to the name of its own machine alone", close=True)
         if token is None and any(name in headers for name in PROXIED):
@@ -100,22 +93,20 @@ class Guard:
     def _token_problem(self, scope: Scope, brought: str | None, token: str) -> Problem | None:
         """Why a token that was brought does not let its client in; who has guessed too often is not even told."""
         now, client = time.monotonic(), client_of(scope)
-        wrong = [when for when in self._wrong.get(client, ()) if now - when < TRIES_SECONDS]
-        if brought is not None and len(wrong) >= MOST_TRIES:
-            seconds = math.ceil(wrong[0] + TRIES_SECONDS - now)
-            return Problem(429, "too many wrong tokens came from this address: wait", close=True, seconds=seconds)
-        if _brings(brought, token):
-            return None
         if brought is not None:
+            wrong = [when for when in self._wrong.get(client, ()) if now - when < TRIES_SECONDS]
+            if len(wrong) >= MOST_TRIES:
+                seconds = math.ceil(wrong[0] + TRIES_SECONDS - now)
+                return Problem(429, "too many wrong tokens came from this address: wait", close=True, seconds=seconds)
+            kind, _, word = brought.partition(" ")
+            # Compared in a time that tells nothing of it.
+            if kind.lower() == "bearer" and hmac.compare_digest(word.strip().encode(), token.encode()):
+                return None
             self._wrong.pop(client, None)
             self._wrong[client] = [*wrong, now]
             if len(self._wrong) > MOST_GUESSERS:
-                self._wrong.pop(next(iter(self._wrong)))
+                del self._wrong[next(iter(self._wrong))]
         return Problem(401, "a token is wanted: send the header Authorization: Bearer TOKEN", close=True)
-
-    def _local_names(self) -> Iterable[str]:
-        host = self._settings.host
-        return LOCAL_NAMES | {f"[{host}]" if ":" in host else host}
 
 
 def client_of(scope: Scope) -> str:
@@ -129,12 +120,6 @@ def _host_name(headers: Headers) -> str:
     """The name that a request asked for, without its port."""
     host = headers.get("host", "").lower()
     return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
-
-
-def _brings(authorization: str | None, token: str) -> bool:
-    """Whether a request has the token, compared in a time that tells nothing of it."""
-    kind, _, brought = (authorization or "").partition(" ")
-    return kind.lower() == "bearer" and hmac.compare_digest(brought.strip().encode(), token.encode())
 
 
 def _from_elsewhere(headers: Headers) -> bool:

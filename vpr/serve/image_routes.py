@@ -1,9 +1,7 @@
-"""Routes of the database's images: to see, add and remove them, and their places."""
+"""Routes of the database's images: to see, add and remove them, and their positions."""
 
 import asyncio
 import json
-from collections import OrderedDict
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from vpr.database.records import Records
 from vpr.report.interactive import thinned
-from vpr.serve.keeping import NewImage, add_image, remove_image
+from vpr.serve.keeping import NewImage, add, remove
 from vpr.serve.problems import Problem
 from vpr.serve.schemas import BINARY, Added, Places, Removed, body_of, errors, is_known, row_of
 from vpr.serve.service import Service
@@ -23,20 +21,23 @@ FILE_BYTES = 200_000_000  # of a database image that is shown, at most
 CACHED = {"cache-control": "private, no-cache"}  # kept, and asked for again: the image may be replaced at any time
 METRES = {name: {"type": "number", "description": "Metres."} for name in ("easting", "northing")}
 DEGREES = {name: {"type": "number", "description": "Degrees."} for name in ("latitude", "longitude")}
-BODY = body_of({"image": BINARY, "name": {"type": "string"}, **DEGREES, **METRES}, ["image"])
-CHANGE_ERRORS = errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
-JPEG = {"content": {"image/jpeg": {"schema": BINARY}}, "description": "The image."}
-SEEN: dict[int | str, dict[str, Any]] = {200: JPEG, 304: {"description": "It is the one that If-None-Match names."}}
+BODY = body_of({"image": BINARY, "name": {"type": "string"}, **DEGREES, **METRES})
+SEEN = errors(401, 403, 404, 429, 503) | {
+    200: {"content": {"image/jpeg": {"schema": BINARY}}, "description": "The image."},
+    304: {"description": "It is the one that If-None-Match names."},
+}
+ADDED = errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503) | {
+    200: {"model": Added, "description": "That of its name was replaced."}
+}
 GONE = "the image's file is not there any more, or cannot be decoded"
 
 
 def image_routes(app: FastAPI, service: Service) -> None:
     """Add the routes."""
-    locator, shown, places = service.locator, OrderedDict[str, bytes](), _MapJson()
+    locator, shown = service.locator, dict[str, bytes]()
+    latest: tuple[Records | None, bytes] = (None, b"")
 
-    seen = {**errors(401, 403, 404, 429, 503), **SEEN}
-
-    @app.get("/images/{image}", name="get_image", response_class=Response, response_model=None, responses=seen)
+    @app.get("/images/{image}", name="get_image", response_class=Response, responses=SEEN)
     async def image(image: str, request: Request) -> Response:
         """A database image as a JPEG of at most 640 pixels."""
         records = locator.records
@@ -45,32 +46,41 @@ def image_routes(app: FastAPI, service: Service) -> None:
         headers = {**CACHED, "etag": tag}
         if is_known(request, tag):
             return Response(status_code=304, headers=headers)
-        if image + tag not in shown:
-            shown[image + tag] = await _shown(service, records.file(row, locator.root))
-            while len(shown) > SHOWN_KEPT:
-                shown.popitem(last=False)
-        return Response(shown[image + tag], media_type="image/jpeg", headers=headers)
+        if (jpeg := shown.get(image + tag)) is None:
+            jpeg = shown[image + tag] = await _shown(service, records.file(row, locator.root))
+            if len(shown) > SHOWN_KEPT:
+                del shown[next(iter(shown))]
+        return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+    def map_text() -> bytes:
+        nonlocal latest
+        records, (known, text) = locator.records, latest
+        if records is not known:
+            text = json.dumps(map_json(records), separators=(",", ":")).encode()
+            latest = records, text
+        return text
 
     @app.get("/map", name="get_map", response_model=Places, responses=errors(401, 403, 429))
     async def map_of_places() -> Response:
         """Places of the database's images, of many a part that covers all of them evenly."""
-        return Response(await asyncio.to_thread(places.json, locator.records), media_type="application/json")
+        return Response(await asyncio.to_thread(map_text), media_type="application/json")
 
     _changing_routes(app, service, shown)
 
 
-def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, bytes]") -> None:
-    """Add the routes by which images come and go; then nothing that was kept to be shown holds any more."""
+def _changing_routes(app: FastAPI, service: Service, shown: dict[str, bytes]) -> None:
+    """Add the routes that add and remove images.
+
+    Args:
+        shown: what was kept to be shown; dropped where an image is removed.
+    """
 
     def require_writable() -> None:
         if not service.settings.writable:
             raise Problem(403, "this server was started without --writable: nothing can be added or removed", True)
 
-    replaced: dict[int | str, dict[str, Any]] = {200: {"model": Added, "description": "That of its name was replaced."}}
-    added = {"status_code": 201, "response_model": Added, "responses": {**CHANGE_ERRORS, **replaced}}
-
-    @app.post("/images", name="add_image", openapi_extra=BODY, **added)  # type: ignore[arg-type]
-    async def add(
+    @app.post("/images", status_code=201, response_model=Added, responses=ADDED, openapi_extra=BODY)
+    async def add_image(
         request: Request,
         name: Annotated[str | None, Query(max_length=1000, description="A plain one such as street/12.jpg.")] = None,
         latitude: Annotated[float | None, Query(description="Degrees.")] = None,
@@ -82,19 +92,17 @@ def _changing_routes(app: FastAPI, service: Service, shown: "OrderedDict[str, by
         require_writable()
         said = {"name": name, "latitude": latitude, "longitude": longitude, "easting": easting, "northing": northing}
         async with service.bodies.form(request, 1) as form:
-            number, new = await add_image(service, form.images[0], _new_image(said, form.fields))
+            number, new = await add(service, form.images[0], _new_image(said, form.fields))
         told = {"id": number, "new": new, "images": service.locator.images}
         return JSONResponse(told, 201 if new else 200, {"location": f"/images/{number}"} if new else {})
 
-    @app.delete(
-        "/images/{image}", name="remove_image", response_model=Removed, responses=errors(401, 403, 404, 409, 429, 503)
-    )
-    async def remove(image: str) -> Response:
+    @app.delete("/images/{image}", responses=errors(401, 403, 404, 409, 429, 503))
+    async def remove_image(image: str) -> Removed:
         """Remove an image from the database."""
         require_writable()
-        await remove_image(service, row_of(service.locator.records, image))
+        await remove(service, row_of(service.locator.records, image))
         shown.clear()
-        return JSONResponse({"id": image, "images": service.locator.images})
+        return Removed(id=image, images=service.locator.images)
 
 
 async def _shown(service: Service, file: Path) -> bytes:
@@ -114,32 +122,18 @@ async def _shown(service: Service, file: Path) -> bytes:
 def _new_image(said: dict[str, Any], form: dict[str, str]) -> NewImage:
     """What a request says of an image, by its address or by fields of its form."""
     values = dict(said)
-    for field in fields(NewImage):
-        if field.name in form:
-            try:
-                values[field.name] = form[field.name] if field.name == "name" else float(form[field.name])
-            except ValueError as error:
-                raise Problem(400, f"{field.name} is wanted as a number") from error
+    for name in filter(form.__contains__, said):
+        try:
+            values[name] = form[name] if name == "name" else float(form[name])
+        except ValueError as error:
+            raise Problem(400, f"{name} is wanted as a number") from error
     if values["name"] is None:
         raise Problem(400, "name is wanted: that of the image in the database, such as street/12.jpg")
     return NewImage(**values)
 
 
-class _MapJson:
-    """The map's JSON, kept until images come or go."""
-
-    def __init__(self) -> None:
-        self._records: Records | None = None
-        self._json = b""
-
-    def json(self, records: Records) -> bytes:
-        if records is not self._records:
-            self._json, self._records = json.dumps(map_json(records), separators=(",", ":")).encode(), records
-        return self._json
-
-
 def map_json(records: Records) -> dict[str, Any]:
-    """The places of images, column by column: easting and northing in metres, and latitude and longitude where known.
+    """Positions of images, column by column: easting and northing in metres, and latitude and longitude where known.
 
     Of many a part is taken that covers all of them evenly.
     """

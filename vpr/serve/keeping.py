@@ -1,12 +1,12 @@
-"""Images that are added to the database by requests: their names, places and files."""
+"""Images that are added to the database by requests: their names, positions and files."""
 
 import asyncio
 import errno
 import hashlib
-import math
 import re
 import unicodedata
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +60,10 @@ def require_name(name: str, kind: str) -> None:
 
 
 def _is_plain(part: str) -> bool:
-    """Whether a part of a path is a name on every system."""
-    letters = "".join(
-        "m" if unicodedata.category(each)[0] == "M" else each for each in part[1:]
-    )  # accents, vowel signs
-    no_spaces = part[-1:] not in (".", " ") and " ." not in part
-    return bool(PART.fullmatch(part[:1] + letters)) and no_spaces and not DEVICES.fullmatch(part)
+    """Whether a part of a path is a name on every system; accents and vowel signs count as letters but in front."""
+    letters = part[:1] + "".join("m" if unicodedata.category(each)[0] == "M" else each for each in part[1:])
+    ends_well = part[-1:] not in (".", " ") and " ." not in part
+    return bool(PART.fullmatch(letters)) and ends_well and not DEVICES.fullmatch(part)
 
 
 def name_for(name: str, records: Records) -> str:
@@ -80,22 +78,23 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
     """Where an image was taken, as it is said or else as its EXIF has it; in the zone of the database.
 
     Raises:
-        Problem: nothing says it, or 0 and 0 degrees do, or only half of it is said (400), or it has no place in the
+        Problem: nothing says it, or 0 and 0 degrees do, or only half of it is said (400), or it is not in the
             database's zone (422).
     """
-    degrees, metres = (image.latitude, image.longitude), (image.easting, image.northing)
-    for pair, names in ((degrees, "latitude and longitude"), (metres, "easting and northing")):
-        if (pair[0] is None) != (pair[1] is None):
-            raise Problem(400, f"{names} are wanted together")
-    if metres[0] is not None and metres[1] is not None:
-        if not all(math.isfinite(value) and abs(value) <= FARTHEST for value in (metres[0], metres[1])):
+    for pair in (("latitude", "longitude"), ("easting", "northing")):
+        if sum(getattr(image, name) is None for name in pair) == 1:
+            raise Problem(400, f"{' and '.join(pair)} are wanted together")
+    if image.easting is not None and image.northing is not None:
+        position = Position(image.easting, image.northing, records.zone)
+        if not (abs(position.easting) <= FARTHEST and abs(position.northing) <= FARTHEST):  # so for NaN
             raise Problem(400, "easting and northing are wanted in metres")
-        position = Position(metres[0], metres[1], records.zone)
         if not is_place(position):
             raise Problem(422, f"easting and northing are no place in the database's UTM zone {records.zone}")
         return position
-    latitude, longitude = degrees if degrees[0] is not None else decoded.degrees or (None, None)
-    if latitude is None or longitude is None or latitude == longitude == 0:  # 0, 0: of a receiver without a fix
+    latitude, longitude = image.latitude, image.longitude
+    if latitude is None or longitude is None:
+        latitude, longitude = decoded.degrees or (0, 0)
+    if latitude == longitude == 0:  # of a receiver without a fix
         raise Problem(400, "its place is wanted: latitude and longitude, easting and northing, or GPS in the EXIF")
     if records.zone is None and np.isfinite(records.positions).any():
         raise Problem(422, "the database has metres without a UTM zone: give easting and northing")
@@ -105,30 +104,29 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
         raise Problem(422, "latitude and longitude lie outside the database's UTM zone") from error
 
 
-async def add_image(service: Service, data: bytes, image: NewImage) -> tuple[str, bool]:
+async def add(service: Service, data: bytes, image: NewImage) -> tuple[str, bool]:
     """Keep an image's file, describe the image, and add it to the database.
 
     Returns:
         its id, and whether there was none of its name.
 
     Raises:
-        Problem: it cannot be decoded or described, name or place are wrong, the engine cannot take it now (503), or
+        Problem: it cannot be decoded or described, name or position are wrong, the engine cannot take it now (503), or
             another program writes the database (409).
     """
-    with service.place() as place:
+    with service.batcher.slots() as slots:
         decoded = await service.decode(data)
         image = replace(image, name=name_for(image.name, service.locator.records))
         require_name(image.name, decoded.format)
         position = position_of(image, decoded, service.locator.records)
-        new = await asyncio.wrap_future(place.call(lambda: _add(service, data, image.name, decoded, position)))
-    return str(record_id(image.name)), new
+        adding = service.batcher.call(lambda: _add(service, data, image.name, decoded, position), slots)
+        return str(record_id(image.name)), await asyncio.wrap_future(adding)
 
 
 def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: Position) -> bool:
     """In the thread that asks the locator. Gives whether the name is new."""
     digest = hashlib.sha256(data).digest()
-    earlier = _upload_of(service, name)
-    known = name in service.locator.records.names
+    is_new, earlier = name not in service.locator.records.row_of, _upload_of(service, name)
     # Of name and content: no two images share a file, and a new content never takes the place of an old one.
     folder = _uploads(service) / hashlib.sha256(digest + name.encode()).hexdigest()[:32]
     file, written = folder / name, False
@@ -150,18 +148,18 @@ def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: P
         raise
     if earlier and earlier != file:
         _remove_file(service, earlier)
-    return not known
+    return is_new
 
 
-async def remove_image(service: Service, row: int) -> None:
+async def remove(service: Service, row: int) -> None:
     """Remove an image from the database, and its file if a request brought it.
 
     Raises:
-        Problem: the engine cannot do it, as of `add_image`.
+        Problem: the engine cannot do it, as of `add`.
     """
     name = service.locator.records.names[row]
-    with service.place() as place:
-        await asyncio.wrap_future(place.call(lambda: _remove(service, name)))
+    with service.batcher.slots() as slots:
+        await asyncio.wrap_future(service.batcher.call(lambda: _remove(service, name), slots))
 
 
 def _remove(service: Service, name: str) -> None:
@@ -190,11 +188,11 @@ def _uploads(service: Service) -> Path:
 def _upload_of(service: Service, name: str) -> Path | None:
     """The file of an image if a request brought it; files that others put there are left alone."""
     records = service.locator.records
-    if name not in records.names:
+    row = records.row_of.get(name)
+    if row is None or not records.folders[row]:
         return None
-    row = records.names.index(name)
     file = records.file(row, service.locator.root)
-    return file if records.folders[row] and _uploads(service) in file.parents else None
+    return file if _uploads(service) in file.parents else None
 
 
 def _remove_file(service: Service, file: Path) -> None:
@@ -202,9 +200,7 @@ def _remove_file(service: Service, file: Path) -> None:
     uploads = _uploads(service)
     try:
         file.unlink(missing_ok=True)
-        for folder in file.parents:
-            if folder == uploads:
-                break
+        for folder in takewhile(lambda folder: folder != uploads, file.parents):
             folder.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # others' files there stay

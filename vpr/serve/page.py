@@ -7,6 +7,7 @@ street tiles where the user named a server of these.
 import asyncio
 import functools
 import hashlib
+import re
 import urllib.parse
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ ASSETS = {
     "page.js": (SCRIPT, HERE / "page.js"),
 }
 BOKEH = "bokeh.min.js"
+COORDINATES = ("{z}", "{x}", "{y}")  # of a tile, in an address
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,11 @@ def street_tiles(text: str) -> Tiles:
         return KNOWN_TILES[text]
     parts = urllib.parse.urlsplit(text)
     plain = text.isascii() and text.isprintable() and not set(text) & set(" '\";,<>")
-    if not plain or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise UserError(_wanted(text))
-    if any(text.count(part) != 1 or part in parts.netloc for part in ("{z}", "{x}", "{y}")):
-        raise UserError(_wanted(text))
-    return Tiles(text, parts.hostname)
-
-
-def _wanted(text: str) -> str:
-    names = ", ".join(KNOWN_TILES)
-    return f"--tiles={text} names no street tiles: wanted {names}, or an address such as https://HOST/{{z}}/{{x}}/{{y}}.png"
+    has_host = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+    if not (plain and has_host and all(text.count(part) == 1 and part not in parts.netloc for part in COORDINATES)):
+        wanted = f"{', '.join(KNOWN_TILES)}, or an address such as https://HOST/{{z}}/{{x}}/{{y}}.png"
+        raise UserError(f"--tiles={text} names no street tiles: wanted {wanted}")
+    return Tiles(text, str(parts.hostname))
 
 
 def page_html(tiles: Tiles | None = None) -> str:
@@ -93,26 +90,19 @@ def page_html(tiles: Tiles | None = None) -> str:
     Args:
         tiles: street tiles under the map; None: none, and no network but this server.
     """
-    drawn = interactive.bokeh_script() is not None
-    data: dict[str, Any] = {
-        "tiles": asdict(tiles) if tiles else None,
-        "figure": interactive.map_figure() if drawn else None,
-        "tiled_figure": interactive.map_figure(_for_bokeh(tiles.address)) if drawn and tiles else None,
-    }
+    data: dict[str, Any] = {"tiles": asdict(tiles) if tiles else None, "figure": None, "tiled_figure": None}
+    if interactive.bokeh_script() is not None:
+        data["figure"] = interactive.map_figure()
+        if tiles:
+            address = re.sub(r"\{[xyz]\}", lambda found: found[0].upper(), tiles.address)  # as Bokeh writes them
+            data["tiled_figure"] = interactive.map_figure(address)
     return rendered(TEMPLATE, data=data)
-
-
-def _for_bokeh(address: str) -> str:
-    for letter in "xyz":
-        address = address.replace(f"{{{letter}}}", f"{{{letter.upper()}}}")
-    return address
 
 
 def asset(name: str) -> tuple[str, bytes] | None:
     """The type and the content of a file of the page; None where there is none of this name."""
-    if name == BOKEH:
-        script = interactive.bokeh_script()
-        return None if script is None else (SCRIPT, script.encode())
+    if name == BOKEH and (script := interactive.bokeh_script()) is not None:
+        return SCRIPT, script.encode()
     if name not in ASSETS:
         return None
     kind, file = ASSETS[name]
@@ -152,11 +142,11 @@ def page_routes(app: FastAPI, named: str | None) -> None:
     tiles = street_tiles(named) if named else None
     html = functools.cache(lambda: page_html(tiles))  # made when it is first asked for: that takes a second
 
-    @app.get("/", include_in_schema=False, response_model=None)
+    @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return HTMLResponse(await asyncio.to_thread(html), headers=page_headers(tiles))
 
-    @app.get("/assets/{name}", include_in_schema=False, response_model=None)
+    @app.get("/assets/{name}", include_in_schema=False)
     async def assets(name: str, request: Request) -> Response:
         found = await asyncio.to_thread(asset, name)
         if found is None:

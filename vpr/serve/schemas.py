@@ -141,23 +141,22 @@ MEANINGS = {
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors of a route, as FastAPI's `responses`: those that are named, and any other."""
-    described: dict[int | str, dict[str, Any]] = {"default": {"model": Error, "description": "Any other error."}}
-    for status in statuses:
-        described[status] = {"model": Error, "description": MEANINGS[status]}
-    return described
+    meanings: dict[int | str, str] = {"default": "Any other error."}
+    meanings |= {status: MEANINGS[status] for status in statuses}
+    return {status: {"model": Error, "description": meaning} for status, meaning in meanings.items()}
 
 
 BINARY = {"type": "string", "format": "binary"}
 
 
-def body_of(form: dict[str, Any], required: list[str], raw: bool = True) -> dict[str, Any]:
-    """A request's body, as FastAPI's `openapi_extra`: a form, or an image by itself.
+def body_of(form: dict[str, Any], raw: bool = True) -> dict[str, Any]:
+    """A request's body, as FastAPI's `openapi_extra`: a form with a field `image`, or an image by itself.
 
     Args:
         form: its fields, by name.
         raw: whether the image may be the whole body.
     """
-    schema = {"type": "object", "properties": form, "required": required}
+    schema = {"type": "object", "properties": form, "required": ["image"]}
     image = {"image/*": {"schema": BINARY}, "application/octet-stream": {"schema": BINARY}} if raw else {}
     return {"requestBody": {"required": True, "content": {**image, "multipart/form-data": {"schema": schema}}}}
 
@@ -166,14 +165,13 @@ def search_filter(near: str | None, box: str | None, where: Sequence[str], recor
     """Which images are searched.
 
     Raises:
-        Problem: the text means nothing (400), or the images have no such column or no known places (422).
+        Problem: the text means nothing (400), or the images have no such column or no known positions (422).
     """
     if not (near or box or where):
         return None
     try:
-        wanted = SearchFilter(
-            read_near(near) if near else None, read_box(box) if box else None, tuple(map(read_condition, where))
-        )
+        around, inside = read_near(near) if near else None, read_box(box) if box else None
+        wanted = SearchFilter(around, inside, tuple(map(read_condition, where)))
     except ValueError as error:
         raise Problem(400, str(error)) from error
     if any(condition.column not in records.columns for condition in wanted.where):
@@ -185,11 +183,8 @@ def search_filter(near: str | None, box: str | None, where: Sequence[str], recor
 
 def match_json(number: int, match: FoundMatch) -> dict[str, Any]:
     """A match; its id is text, since JavaScript has no whole numbers of 63 bits."""
-    return {
-        "id": str(number), "name": as_text(match.name), "easting": match.easting, "northing": match.northing,
-        "zone": match.zone, "latitude": match.latitude, "longitude": match.longitude, "distance": match.distance,
-        "image": f"/images/{number}",
-    }  # fmt: skip
+    values = {**vars(match), "id": str(number), "name": as_text(match.name), "image": f"/images/{number}"}
+    return {name: values[name] for name in Match.model_fields}
 
 
 def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float]) -> dict[str, Any]:
@@ -200,7 +195,10 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
         images: how many the database has.
         timing: milliseconds, by what took them.
     """
-    same = answer.agreement
+    agreement = None
+    if (same := answer.agreement) is not None:
+        columns = (values.round(4).tolist() for values in (same.query_points, same.hit_points, same.weights))
+        agreement = [dict(zip(("query", "hit", "weight"), one, strict=True)) for one in zip(*columns, strict=True)]
     return {
         "matches": [match_json(record_id(match.name), match) for match in answer.matches],
         "confidence": answer.confidence,
@@ -208,15 +206,9 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
         "refused": answer.refused,
         "model": model,
         "images": images,
-        "timing": {name: round(value, 2) for name, value in timing.items()},
-        "agreement": None if same is None else [
-            {"query": query, "hit": hit, "weight": weight}
-            for query, hit, weight in zip(
-                same.query_points.round(4).tolist(), same.hit_points.round(4).tolist(),
-                same.weights.round(4).tolist(), strict=True,
-            )
-        ],
-    }  # fmt: skip
+        "timing": timing,
+        "agreement": agreement,
+    }
 
 
 def row_of(records: Records, number: str) -> int:

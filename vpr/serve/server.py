@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vpr.common.errors import UserError
@@ -27,12 +28,21 @@ CONNECTIONS = 4  # for each image that may be underway, and as many for the rest
 class Server(uvicorn.Server):
     """Says where it listens once it does."""
 
-    address: str = ""
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        """Of an application of `make_app`; see `run`."""
+        config = uvicorn.Config(
+            app, http=PatientProtocol, ws="none", lifespan="on", log_level="warning", access_log=False,
+            server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEAD_BYTES,
+            timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=settings.stop_seconds,
+            limit_concurrency=CONNECTIONS * settings.queue + CONNECTIONS, backlog=BACKLOG,
+        )  # fmt: skip
+        super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`."""
         await super().startup(sockets)
-        say(f"listening at {self.address} (Ctrl-C ends it)")
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            say(f"listening at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
 
 
 def run(settings: Settings, locator: Locator) -> None:
@@ -41,18 +51,9 @@ def run(settings: Settings, locator: Locator) -> None:
     Raises:
         UserError: the settings are not safe, or the port is taken.
     """
-    app, listening = make_app(locator, settings), listen(settings.host, settings.port)
-    config = uvicorn.Config(
-        app, http=PatientProtocol, ws="none", lifespan="on", log_level="warning", access_log=False,
-        server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=settings.stop_seconds,
-        limit_concurrency=CONNECTIONS * settings.queue + CONNECTIONS, backlog=BACKLOG,
-    )  # fmt: skip
+    server, listening = Server(make_app(locator, settings), settings), listen(settings.host, settings.port)
     for note in settings.notes():
         say(note)
-    server = Server(config)
-    host, port = listening.getsockname()[:2]
-    server.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     with listening, _signals_that_end_nothing_else():
         server.run(sockets=[listening])
     say("all that had begun is finished")
@@ -66,16 +67,14 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
+        with contextlib.ExitStack() as stack:
+            listening = stack.enter_context(socket.socket(family, kind, protocol))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
-        except BaseException:
-            listening.close()
-            raise
+            stack.pop_all()  # it stays open
+            return listening
     except (OSError, OverflowError) as error:
         raise UserError(f"cannot listen at {host}:{port} ({error}): choose another --port, or --host") from error
-    return listening
 
 
 @contextlib.contextmanager
@@ -100,7 +99,6 @@ class PatientProtocol(H11Protocol):
     _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See `asyncio.Protocol`."""
         most, self.limit_concurrency = self.limit_concurrency, None
         self._idle_since = self.loop.time()
         super().connection_made(transport)
@@ -119,12 +117,10 @@ class PatientProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def on_response_complete(self) -> None:
-        """See `H11Protocol`."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
         super().data_received(data)
         if not self.is_idle:
             self._wait_no_longer()
@@ -132,21 +128,8 @@ class PatientProtocol(H11Protocol):
             self._wait()  # a head has begun to come, on a connection that is used again
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
         self._wait_no_longer()
         super().connection_lost(exc)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, or has a head of more than uvicorn takes."""
-        text = json.dumps({"error": "this is no request of HTTP, or its headers are too large"}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text)),
-                   (b"connection", b"close")]  # fmt: skip
-        try:
-            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=text), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
-        except h11.LocalProtocolError:  # an answer is being sent already
-            pass
-        self.transport.close()
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._close)
@@ -160,3 +143,13 @@ class PatientProtocol(H11Protocol):
         self._timer = None
         if self.is_idle:
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or has a head of more than uvicorn takes."""
+        text = json.dumps({"error": "this is no request of HTTP, or its headers are too large"}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text)),
+                   (b"connection", b"close")]  # fmt: skip
+        with contextlib.suppress(h11.LocalProtocolError):  # an answer is being sent already
+            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=text), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

@@ -1,8 +1,8 @@
 """What requests share: decoders, the queue before the model, limits, and what is counted."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -14,7 +14,7 @@ from vpr.retrieval.answer import Answer
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.locator import Locator
 from vpr.retrieval.long_work import Pause
-from vpr.serve.batching import Batcher, Done, Full, Place
+from vpr.serve.batching import Batcher, Done, Slots
 from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Decoded, Wanted
 from vpr.serve.problems import Problem, busy, problem_of
@@ -35,6 +35,7 @@ class Service:
 
     Attributes:
         bodies: reads requests' bodies.
+        batcher: the queue before the model; the thread of it alone asks and changes the locator.
         metrics: what is counted.
         ready: whether it answers.
     """
@@ -43,7 +44,7 @@ class Service:
         """Nothing runs before `start`."""
         self.locator, self.settings = locator, settings
         self.bodies, self._pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
-        self.metrics = Metrics(lambda: self._batcher.underway if self.ready else 0, lambda: locator.images)
+        self.metrics = Metrics(lambda: self.batcher.underway if self.ready else 0, lambda: locator.images)
         self.ready = False
         self._checked: asyncio.Future[None] | None = None
         self._checked_at = 0.0
@@ -53,7 +54,7 @@ class Service:
         """Start the decoders and the thread that asks the locator."""
         settings = self.settings
         self._decoders = Decoders(settings.decoders, settings.decode_seconds)
-        self._batcher: Batcher[Question, Answer] = Batcher(
+        self.batcher: Batcher[Question, Answer] = Batcher(
             self._answer, settings.batch_size, settings.batch_wait / 1000, settings.queue, settings.long_queue
         )
         self.ready = True
@@ -61,13 +62,21 @@ class Service:
     def stop(self) -> None:
         """Finish what has begun, and end them."""
         self.ready = False
-        self._batcher.close()
+        self.batcher.close()
         self._decoders.close()
 
-    def _answer(self, questions: list[Question]) -> Sequence[Answer | Problem]:
+    def _answer(self, questions: list[Question], *pause: Pause) -> Sequence[Answer | Problem]:
         images, asked = zip(*questions, strict=True)
         self.metrics.batches.observe(len(images))
-        return list(map(problem_of, self.locator.answer_each(images, asked)))
+        answers = list(map(problem_of, self.locator.answer_each(images, asked, *pause)))
+        self._follow()
+        return answers
+
+    def _follow(self) -> None:
+        """Take what another process has committed to a database in files, which a search has seen."""
+        locator = self.locator
+        if not locator.engine.is_shared and locator.engine.records is not locator.records:
+            locator.records, locator.images = locator.engine.records, locator.engine.count()
 
     def _long(self, question: Question) -> Callable[[Pause], Done[Answer]]:
         """The answer to a question, as work with pauses."""
@@ -75,27 +84,12 @@ class Service:
 
         def answer(pause: Pause) -> Done[Answer]:
             began = monotonic()
-            self.metrics.batches.observe(1)
-            (found,) = map(problem_of, self.locator.answer_each([question[0]], [question[1]], pause))
+            (found,) = self._answer([question], pause)
             if isinstance(found, Problem):
                 raise found
             return Done(found, began - came, 1)
 
         return answer
-
-    @contextlib.contextmanager
-    def place(self, count: int = 1, client: str | None = None) -> Iterator[Place[Question, Answer]]:
-        """Room in the queue until the block ends, for a client's long work or for short work.
-
-        Raises:
-            Problem: there is none.
-        """
-        with contextlib.ExitStack() as stack:
-            try:
-                place = stack.enter_context(self._batcher.place(count, client))
-            except Full as error:
-                raise busy(error.seconds) from error
-            yield place
 
     async def require_ready(self) -> None:
         """Raise a Problem unless the thread that answers gets to it soon, and the engine answers that thread.
@@ -106,10 +100,7 @@ class Service:
             raise Problem(503, "the server is starting or ending", seconds=READY_SECONDS)
         checked = self._checked
         if checked is None or (checked.done() and perf_counter() - self._checked_at > CHECKED_SECONDS):
-            try:
-                checked = asyncio.ensure_future(asyncio.wrap_future(self._batcher.ask(self.locator.check)))
-            except Full as error:
-                raise Problem(503, "the server is ending") from error
+            checked = asyncio.ensure_future(asyncio.wrap_future(self.batcher.call(self.locator.check)))
             checked.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
             self._checked, self._checked_at = checked, perf_counter()
         try:
@@ -141,13 +132,11 @@ class Service:
         finally:
             self._shown_waiting -= 1
 
-    async def locate(
-        self, data: bytes, asked: Ask, place: Place[Question, Answer], client: str, began: float
-    ) -> dict[str, Any]:
+    async def locate(self, data: bytes, asked: Ask, slots: Slots, client: str, began: float) -> dict[str, Any]:
         """The answer to one image, as JSON.
 
         Args:
-            place: in the queue.
+            slots: of the queue.
             client: who asks.
             began: `perf_counter` when the request came.
 
@@ -157,14 +146,15 @@ class Service:
         start = perf_counter()
         decoded = await self.decode(data)
         decode_seconds = perf_counter() - start
+        is_long = slots.client is not None
         with self._pixels.taken(decoded.values.nbytes):
             question = (tensor_of(decoded), asked)
-            is_large = decoded.values.nbytes > 3 * self.settings.large_pixels
-            if place.is_long or is_large:
-                work = place.long(self._long(question), is_short=not place.is_long or not asked.rerank, client=client)
-                done = await asyncio.wrap_future(work)
+            if is_long or decoded.values.nbytes > 3 * self.settings.large_pixels:
+                is_short = not (is_long and asked.rerank)
+                future = self.batcher.long(slots, self._long(question), client, is_short)
             else:
-                done = await asyncio.wrap_future(place.put(question))
+                future = self.batcher.put(slots, question)
+            done = await asyncio.wrap_future(future)
         answer = done.result
         if answer.refused:
             self.metrics.refused.inc()
@@ -172,7 +162,7 @@ class Service:
             "decode": decode_seconds, "wait": done.waited, "model": answer.model_seconds,
             "search": answer.search_seconds, "total": perf_counter() - began,
         }  # fmt: skip
-        timing = {f"{name}_ms": 1000 * value for name, value in seconds.items()}
+        timing = {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
         return answer_json(answer, self.locator.model_name, self.locator.images, timing)
 
 
@@ -194,22 +184,14 @@ class Metrics:
 
     def __init__(self, underway: Callable[[], int], images: Callable[[], int]) -> None:
         """Functions that count: images underway, images of the index."""
-        self._registry = CollectorRegistry()  # its own: several servers may live in a process
-        self.requests = Counter("vpr_requests", "Requests.", ("route", "status"), registry=self._registry)
+        registry = CollectorRegistry()  # its own: several servers may live in a process
+        self.text = partial(generate_latest, registry)  # as /metrics gives it
+        self.requests = Counter("vpr_requests", "Requests.", ("route", "status"), registry=registry)
         self.seconds = Histogram(
-            "vpr_request_seconds", "Time of a request.", ("route",), registry=self._registry, buckets=SECONDS
+            "vpr_request_seconds", "Time of a request.", ("route",), registry=registry, buckets=SECONDS
         )
-        self.batches = Histogram(
-            "vpr_batch_images", "Images described at once.", registry=self._registry, buckets=IMAGES
-        )
-        self.refused = Counter("vpr_refused", "Images whose place was not sure enough.", registry=self._registry)
-        self.decoded = Counter("vpr_decoded_images", "Images handed to decoders.", registry=self._registry)
-        for name, text, count in (
-            ("vpr_queue_images", "Images underway.", underway),
-            ("vpr_index_images", "Images in the index.", images),
-        ):
-            Gauge(name, text, registry=self._registry).set_function(count)
-
-    def text(self) -> bytes:
-        """As /metrics gives it."""
-        return generate_latest(self._registry)
+        self.batches = Histogram("vpr_batch_images", "Images described at once.", registry=registry, buckets=IMAGES)
+        self.refused = Counter("vpr_refused", "Images whose place was not sure enough.", registry=registry)
+        self.decoded = Counter("vpr_decoded_images", "Images handed to decoders.", registry=registry)
+        Gauge("vpr_queue_images", "Images underway.", registry=registry).set_function(underway)
+        Gauge("vpr_index_images", "Images in the index.", registry=registry).set_function(images)

@@ -30,14 +30,10 @@ class Room:
         self._most, self._taken = most, 0
 
     def take(self, count: int) -> None:
-        """Take some. Raises a Problem where they are not free."""
-        if self._taken and self._taken + count > self._most:
+        """Take some, or give back where `count` is negative. Raises a Problem where they are not free."""
+        if count > 0 and self._taken and self._taken + count > self._most:
             raise busy()
         self._taken += count
-
-    def give(self, count: int) -> None:
-        """Give them back."""
-        self._taken -= count
 
     @contextlib.contextmanager
     def taken(self, count: int) -> Iterator[None]:
@@ -46,7 +42,7 @@ class Room:
         try:
             yield
         finally:
-            self.give(count)
+            self.take(-count)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Bodies:
                 raise Problem(413, f"found {len(form.images)} images in one request, at most {most_images} are taken")
             yield form
         finally:
-            self._room.give(body.count)
+            self._room.take(-body.count)
 
     async def _read(self, body: "_Body") -> Form:
         try:
@@ -129,27 +125,31 @@ class _Body:
         declared = self.request.headers.get("content-length", "")
         if declared.isascii() and declared.isdecimal() and (len(declared) > 19 or int(declared) > self._most):
             raise _TooLarge
-        async for chunk in self.request.stream():
+        while not self.is_whole:
+            chunk = await self._next()
             self._room.take(len(chunk))
             self.count += len(chunk)
             if self.count > self._most:
                 raise _TooLarge
             yield chunk
-        self.is_whole = True
+
+    async def _next(self) -> bytes:
+        message = await self.request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self.is_whole = not message.get("more_body", False)
+        return message.get("body", b"")
 
     async def drain(self) -> None:
         """Read on, and keep nothing; but not what a client holds back until it is told to go on."""
 
         async def read_on() -> None:
             left = 4 * self._most
-            while left > 0:
-                message = await self.request.receive()
-                left -= len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body"):
-                    return
+            while left > 0 and not self.is_whole:
+                left -= len(await self._next())
 
-        if not self.is_whole and "expect" not in self.request.headers:
-            with contextlib.suppress(asyncio.TimeoutError):
+        if "expect" not in self.request.headers:
+            with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
                 await asyncio.wait_for(read_on(), DRAINED_SECONDS)
 
 
@@ -161,8 +161,7 @@ async def _form_of(request: Request, chunks: AsyncGenerator[bytes, None]) -> For
         if kind and not kind.startswith(RAW):
             raise Problem(415, f"send an image as the body (Content-Type: image/jpeg), or as {FORM}")
         return Form([image] if image else [], {})
-    limits = {"max_files": MOST_PARTS, "max_fields": MOST_PARTS, "max_part_size": FIELD_BYTES}
-    parser = _Parser(request.headers, chunks, **limits)
+    parser = _Parser(request.headers, chunks, max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=FIELD_BYTES)
     parts = await parser.parse()
     try:
         if not parser.ended:
@@ -181,7 +180,6 @@ class _Parser(MultiPartParser):
     ended = False
 
     def on_headers_finished(self) -> None:
-        """See `MultiPartParser`."""
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)
         if options.get(b"name") == b"image" and b"filename" not in options:
@@ -189,7 +187,6 @@ class _Parser(MultiPartParser):
         super().on_headers_finished()
 
     def on_end(self) -> None:
-        """See `MultiPartParser`."""
         self.ended = True
 
 
