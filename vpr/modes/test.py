@@ -31,8 +31,8 @@ from vpr.retrieval.split import SplitEngine, by_engine
 from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.runs.model import LoadedModel
-from vpr.search.approximate import RefinedSearch, build_index, looks_at_all
-from vpr.search.protocols import walks_of
+from vpr.search.approximate import IndexSearch, build_index, faiss_name, looks_at_all
+from vpr.search.protocols import sequences_of
 from vpr.search.sequences import require_order
 
 Measured = list[tuple[Evaluation, QueryResults]]
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
         require_queries_to_learn_from(len(images.query_files))
     ask = ask_of(options)
     if ask.sequence:
-        require_order(walks_of(images.places), ask.sequence)
+        require_order(sequences_of(images.places), ask.sequence)
     descriptors = descriptors_of(options, loaded, images, read, how)
     if processes.is_main():
         _measure(Subject(loaded, images, read, ask), descriptors, hloc, options)
@@ -110,7 +110,8 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
             if options.calibrate and not (subject.ask.sequence or subject.ask.exclusion or looks_at_all(index)):
-                _calibrate(subject, RefinedSearch(options.index, index, descriptors.database), descriptors, options)
+                name, found = faiss_name(options.index, index), IndexSearch(index, descriptors.database)
+                _calibrate(subject, SplitEngine(descriptors.database, images.places, found, name, name), descriptors, options)
 
     def interchange() -> None:
         write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
@@ -167,14 +168,13 @@ def _judging(
 
 
 def _calibrate(
-    subject: Subject, found: RefinedSearch, descriptors: SplitDescriptors, options: argparse.Namespace
+    subject: Subject, engine: SplitEngine, descriptors: SplitDescriptors, options: argparse.Namespace
 ) -> None:
     """Learn the probabilities of what an approximate index finds, which misses some of what an exact search finds."""
     loaded, images = subject.loaded, subject.images
-    engine = SplitEngine(descriptors.database, images.places, found, found.name, found.approximate)
     *_, (_, answers) = measure_each(descriptors, loaded.model, images, options.recallValues, subject.ask, engine)
     judged = judge_answers(images, answers, _judging(subject, answers, descriptors, options))
-    say(f"{found.name}: {judged.certainty.lines()}")
+    say(f"{engine.name}: {judged.certainty.lines()}")
     _keep(judged, loaded)
 
 

@@ -36,9 +36,8 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     Args:
         stem: path without ending.
         factory: FAISS's string of an inverted file, such as IVF4096,PQ64, with or without a transform before it.
-        rows: descriptors [N, dim], float16 or float32; anything that has a shape and gives slices: a dataset of h5py, a
-            tensor, a numpy.memmap. Row numbers are the ids.
-        nprobe: lists that a search looks through.
+        rows: descriptors [N, dim], float16 or float32, of anything that gives slices: h5py, torch, numpy.memmap. Row
+            numbers are the ids.
 
     Raises:
         UserError: the index is of another kind, or cannot be trained or written.
@@ -46,8 +45,8 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     path, lists = index_files(stem)
     index = _trained(factory, rows, seed)
     faiss.extract_index_ivf(index).nprobe = nprobe
-    with atomic_write(path) as new_path, atomic_write(lists) as new_lists, _temporary_files(stem) as temporary:
-        _merge(index, _write_blocks(index, rows, temporary), new_lists, lists.name)
+    with atomic_write(path) as new_path, atomic_write(lists) as new_lists, contextlib.ExitStack() as temporary:
+        _merge(index, _write_blocks(index, rows, stem, temporary), new_lists, lists.name)
         faiss.write_index(index, str(new_path))
         append_seal(new_path, new_lists)  # FAISS does not look behind an index
         append_seal(new_path)
@@ -126,25 +125,12 @@ def _lists_of(index: faiss.Index) -> faiss.IndexIVF | None:
     return index if isinstance(faiss.downcast_InvertedLists(lists), faiss.ArrayInvertedLists) else None
 
 
-@contextlib.contextmanager
-def _temporary_files(stem: Path) -> Iterator[Iterator[Path]]:
-    """Names of files that are removed in the end; where a process is killed, `atomic_write` removes them later."""
-    given: list[Path] = []
+def _write_blocks(trained: faiss.Index, rows: Any, stem: Path, temporary: contextlib.ExitStack) -> list[Path]:
+    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time.
 
-    def names() -> Iterator[Path]:
-        while True:
-            given.append(stem.with_name(f".{stem.name[:160]}.block.{host()}-{os.getpid()}-{len(given)}.part"))
-            yield given[-1]
-
-    try:
-        yield names()
-    finally:
-        for file in given:
-            file.unlink(missing_ok=True)
-
-
-def _write_blocks(trained: faiss.Index, rows: Any, files: Iterator[Path]) -> list[Path]:
-    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time."""
+    Args:
+        temporary: removes the files when it ends; where a process is killed, `atomic_write` removes them later.
+    """
     count, dim = rows.shape
     block, empty = max(1, BLOCK_BYTES // (4 * dim)), faiss.serialize_index(trained)
     written: list[Path] = []
@@ -153,7 +139,8 @@ def _write_blocks(trained: faiss.Index, rows: Any, files: Iterator[Path]) -> lis
             values = _floats(rows, start, start + block)
             index = faiss.deserialize_index(empty)
             index.add_with_ids(values, np.arange(start, start + len(values)))
-            written.append(next(files))
+            written.append(stem.with_name(f".{stem.name[:160]}.block.{host()}-{os.getpid()}-{len(written)}.part"))
+            temporary.callback(written[-1].unlink, missing_ok=True)
             faiss.write_index(index, str(written[-1]))
             progress.advance(len(values))
     return written
