@@ -202,7 +202,8 @@ def test_with_or_without_selectors_all_hits_are_wanted_rows_and_none_is_missing(
     measured = squared_distances()
     if factory != "HNSW8":  # which finds no others than the nearest
         np.put_along_axis(measured, *reversed(index.search(QUERIES, COUNT)), axis=1)
-    assert (np.diff(np.take_along_axis(measured, found, axis=1), axis=1) >= -1e-6).all()
+    steps = np.diff(np.take_along_axis(measured, found, axis=1), axis=1)
+    assert (steps >= (-0.05 if factory.endswith("fsr") else -1e-6)).all()  # whose tables in 8 bits go by the lists
 
 
 @pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW8"])

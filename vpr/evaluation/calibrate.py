@@ -1,8 +1,6 @@
 """Learning the probability that a first hit is right, from queries whose truth is known."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -45,13 +43,19 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, s
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    check_enough(right)
+    require_queries_to_learn_from(len(right))
+    for kind, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
+        if count < FEWEST_OF_A_KIND:
+            raise UserError(
+                f"--calibrate: {count} of {len(right)} first hits are {kind}, wanted at least {FEWEST_OF_A_KIND} to "
+                "tell right from wrong: take a split with more queries"
+            )
     held_out = np.full(len(right), np.nan)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     for fitted, left_out in folds.split(right, right, groups):
         if len(np.unique(right[fitted])) == 2:  # not so where one place has all the wrong ones
-            calibration = fit(rows_of(answers, fitted), right[fitted])
-            held_out[left_out] = calibration.probability(rows_of(answers, left_out))
+            calibration = fit(answers.only(fitted), right[fitted])
+            held_out[left_out] = calibration.probability(answers.only(left_out))
     return Learnt(fit(answers, right), held_out)
 
 
@@ -62,17 +66,6 @@ def require_queries_to_learn_from(count: int) -> None:
             f"--calibrate: found {count} queries, wanted at least {FEWEST_QUERIES} to learn probabilities from: "
             "take a split with more"
         )
-
-
-def check_enough(right: np.ndarray) -> None:
-    """Raises UserError where queries do not suffice to learn from, or too few are right or wrong."""
-    require_queries_to_learn_from(len(right))
-    for kind, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
-        if count < FEWEST_OF_A_KIND:
-            raise UserError(
-                f"--calibrate: {count} of {len(right)} first hits are {kind}, wanted at least {FEWEST_OF_A_KIND} to "
-                "tell right from wrong: take a split with more queries"
-            )
 
 
 def fit(answers: Answers, right: np.ndarray) -> Calibration:
@@ -113,13 +106,6 @@ def slope_of(distances: np.ndarray) -> float:
     known = ~np.isnan(squared).any(axis=1)
     gap = float(np.median(np.ptp(squared[known], axis=1))) if known.any() and squared.shape[1] else 0.0
     return DECAY / gap if gap > 0 else PUBLISHED_SLOPE
-
-
-def rows_of(answers: Answers, rows: np.ndarray) -> Answers:
-    """Some of the answers, by index."""
-    values = {name: getattr(answers, name) for name in ("found", "distances", "scores", "agreeing", "sequence")}
-    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
-    return dataclasses.replace(answers, **taken)
 
 
 def place_groups(positions: np.ndarray) -> np.ndarray:

@@ -55,6 +55,11 @@ class Answers:
     sequence: np.ndarray | None = None
     frames: np.ndarray | None = None
 
+    def only(self, rows: np.ndarray) -> "Answers":
+        """Some of them, by index."""
+        known = {name: value[rows] for name, value in vars(self).items() if value is not None}
+        return Answers(**{**known, "positions": self.positions})
+
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
     """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known, or no hit is.
