@@ -57,8 +57,8 @@ class Answers:
 
     def only(self, rows: np.ndarray) -> "Answers":
         """Some of them, by index."""
-        known = {name: value[rows] for name, value in vars(self).items() if value is not None}
-        return Answers(**{**known, "positions": self.positions})
+        own = {name: value[rows] for name, value in vars(self).items() if name != "positions" and value is not None}
+        return Answers(**own, positions=self.positions)
 
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
