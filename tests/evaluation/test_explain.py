@@ -243,10 +243,10 @@ def test_models_without_clusters_are_refused(tmp_path):
 def test_each_image_of_a_pair_is_explained_against_the_other(model, images, files):
     model.whiten(random_whitening(model))
     similarity = (model(images[0])[0] @ model(images[1])[0]).item()
-    for image, explanation in zip(images, explain(model, *files, None, CPU), strict=True):
-        assert explanation.contributions.sum().item() + explanation.constant == pytest.approx(similarity, abs=1e-5)
+    for image, one in zip(images, explain(model, *files, None, CPU), strict=True):
+        assert one.contributions.sum().item() + one.constant == pytest.approx(similarity, abs=1e-5)
         clusters, shares = soft_assignment(model, image)
-        assert torch.equal(explanation.clusters, clusters) and torch.allclose(explanation.shares, shares)
+        assert torch.equal(one.clusters, clusters) and torch.allclose(one.shares, shares)
 
 
 def test_strip_has_four_cells_with_captions_in_them(model, files):

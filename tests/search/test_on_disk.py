@@ -218,9 +218,7 @@ def test_ids_that_are_no_row_numbers():
     ids = np.arange(COUNT) * 10**15
     index = faiss.IndexIDMap(faiss.IndexFlatL2(DIM))
     index.add_with_ids(VALUES, ids)
-    np.testing.assert_array_equal(
-        search_rows(index, 7, ids[::3]), 10**15 * brute_force(7, np.arange(0, COUNT, 3))[1]
-    )
+    np.testing.assert_array_equal(search_rows(index, 7, ids[::3]), 10**15 * brute_force(7, np.arange(0, COUNT, 3))[1])
 
 
 def test_no_rows_and_rows_that_are_not_there():

@@ -9,8 +9,8 @@ from test_search_and_recall import make_places
 
 from vpr.common.errors import UserError
 from vpr.data.frames import find_sequences
-from vpr.search.rules import RecentFrames
 from vpr.search.protocols import search_frames, search_places
+from vpr.search.rules import RecentFrames
 from vpr.search.sequences import SequenceRule, require_order
 
 PANORAMAS = [f"w/{panorama:02d}_{heading}.png" for panorama in range(5) for heading in range(12)]

@@ -30,7 +30,9 @@ class Described:
     def only(self, numbers: Sequence[int]) -> "Described":
         """Some of them."""
         maps = self.maps()
-        return Described(self.descriptors[list(numbers)], joined([maps[number] for number in numbers]) if maps else None)
+        return Described(
+            self.descriptors[list(numbers)], joined([maps[number] for number in numbers]) if maps else None
+        )
 
     def maps(self) -> list[QuantizedMap] | None:
         """The local descriptors of each."""
