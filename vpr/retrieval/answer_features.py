@@ -134,7 +134,7 @@ def score_ratio(found: np.ndarray, scores: np.ndarray, elsewhere: np.ndarray) ->
 def _first_and_best_elsewhere(
     values: np.ndarray, found: np.ndarray, elsewhere: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of values [M, c], the greater the better: that of the first hit, and the best elsewhere or else the least of all."""
+    """Of values [M, c], the greater the better: the first hit's, and the best elsewhere or else the least of all."""
     values = values.astype(float)
     best = np.where(elsewhere, values, -np.inf).max(axis=1, initial=-np.inf)
     least = np.where(found >= 0, values, np.inf).min(axis=1, initial=np.inf)
