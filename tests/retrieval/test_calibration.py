@@ -57,8 +57,7 @@ def test_the_label_says_what_is_probable_and_where_that_was_learnt():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("image_size", "own"), ("order", "spatial of 50"), ("dimension", "512"), ("pooling", "max")],
+    ("name", "value"), [("image_size", "own"), ("order", "spatial of 50"), ("dimension", "512"), ("pooling", "max")]
 )
 def test_a_calibration_of_other_answers_is_not_used_and_a_line_says_so(tmp_path, capsys, name, value):
     save_calibration(tmp_path, stored())
