@@ -61,8 +61,8 @@ def by_test(places, monkeypatch, *words):
     """What was found for all queries, and how sure that is, as they were counted."""
     kept, judge = [], vpr.modes.test.judge_answers
 
-    def keep(images, results, judging):
-        kept.append((results.ranking, judge(images, results, judging)))
+    def keep(images, results, *how):
+        kept.append((results.ranking, judge(images, results, *how)))
         return kept[-1][1]
 
     monkeypatch.setattr(vpr.modes.test, "judge_answers", keep)

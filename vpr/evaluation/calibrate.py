@@ -1,7 +1,5 @@
 """Learning the probability that a first hit is right, from queries whose truth is known."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from vpr.common.errors import UserError
@@ -18,25 +16,16 @@ KNOWN_OF_MOST = 0.9  # share of the answers
 STRENGTH = 1.0  # C of scikit-learn's logistic regression, the inverse of L2's weight
 
 
-@dataclass(frozen=True)
-class Learnt:
-    """A calibration, and what it would have said of queries that it was not learnt on.
-
-    Attributes:
-        held_out: [M] probabilities of each query by a calibration learnt without it and without queries at its
-            place; NaN where a feature is not known.
-    """
-
-    calibration: Calibration
-    held_out: np.ndarray
-
-
-def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, seed: int = 0) -> Learnt:
+def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray) -> tuple[Calibration, np.ndarray]:
     """Learn the probability that a first hit is right, and cross-validate it.
 
     Args:
         right: bool [M], whether the first hit of each query is right.
         groups: [M] integers, the same for queries of one place, see `place_groups`.
+
+    Returns:
+        the calibration, and [M] probabilities of each query by one learnt without it and without queries at its place;
+        NaN where a feature is not known.
 
     Raises:
         UserError: there are too few queries, or too few of them right or wrong.
@@ -51,12 +40,12 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, s
                 "tell right from wrong: take a split with more queries"
             )
     held_out = np.full(len(right), np.nan)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for fitted, left_out in folds.split(right, right, groups):
         if len(np.unique(right[fitted])) == 2:  # not so where one place has all the wrong ones
             calibration = fit(answers.only(fitted), right[fitted])
             held_out[left_out] = calibration.probability(answers.only(left_out))
-    return Learnt(fit(answers, right), held_out)
+    return fit(answers, right), held_out
 
 
 def require_queries_to_learn_from(count: int) -> None:
@@ -99,8 +88,7 @@ def slope_of(distances: np.ndarray) -> float:
     The published slope belongs to the distances of its authors' descriptors. A slope chosen by the likelihood among
     several was less well calibrated than this one figure, which hardly varies between samples of queries.
 
-    Args:
-        distances: [M, c] of hits.
+    Distances are [M, c], of hits.
     """
     squared = distances[:, :SPREAD_HITS].astype(float) ** 2
     known = ~np.isnan(squared).any(axis=1)

@@ -24,7 +24,7 @@ from vpr.database.open import fill_engine
 from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, QueryResults, measure_each, measure_index, record
 from vpr.evaluation.explanation import opened_at_pooling
-from vpr.evaluation.judging import Judged, Judging, judge_answers
+from vpr.evaluation.judging import Judged, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.report.write import explainer, write_pictures
 from vpr.retrieval.ask import Ask
@@ -63,8 +63,7 @@ class Subject:
         """How sure answers are: by a calibration of the model, unless its descriptors were made elsewhere."""
         recipe = answer_recipe(self.loaded.model, self.loaded.spec, self.read.size, answers.ranking.order)
         folder = None if self.descriptors.made_by else self.loaded.folder
-        judging = Judging(folder, recipe, self.options.calibrate, self.options.minConfidence)
-        return judge_answers(self.images, answers, judging)
+        return judge_answers(self.images, answers, folder, recipe, self.options.calibrate, self.options.minConfidence)
 
 
 def run(options: argparse.Namespace) -> None:
