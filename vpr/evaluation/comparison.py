@@ -58,10 +58,7 @@ def measure_model(
     """Recalls and costs of one model, and again after re-ranking, if it is asked for, whose time is added.
 
     Args:
-        model: on its device.
-        label: how the table calls it.
-        path: of the run or exported file.
-        reading: how images are read.
+        label, path: how the table calls the model, and its run or exported file.
         projection: of local descriptors for re-ranking; None where the model brings it.
     """
     model.eval()

@@ -65,8 +65,7 @@ class QueryResults:
     """What came of each query.
 
     Attributes:
-        outcomes: of each.
-        positives: for each the database images that would have been right.
+        positives: for each query the database images that would have been right.
         curve: Recall@N for all N up to CURVE.
         ranking: the hits, and what ordered them.
     """
@@ -108,7 +107,7 @@ def measure_each(
     Args:
         descriptors: with local ones for re-ranking.
         ask: its `top` and `filter` do not count.
-        engine: searches the database; None: exactly.
+        engine: None searches exactly.
 
     Raises:
         UserError: the images are no frames in order, or the engine does not answer.
@@ -189,11 +188,7 @@ def measure_index(
     factory: str,
     index: faiss.Index,
 ) -> Evaluation:
-    """Recall@N by an approximate search instead of the exact one.
-
-    Args:
-        factory, index: FAISS's string, and what `build_index` made of it and the database.
-    """
+    """Recall@N by an approximate search instead of the exact one: by what `build_index` made of the database."""
     count, searched = max(exact.recalls), IndexSearch(index)
     found = search_places(descriptors.database, descriptors.queries, count, images.places, searched)
     # Where not every hit counts more are asked for, and some indexes then look deeper than for `count`.
@@ -208,7 +203,7 @@ def measure_index(
 
 
 def record(path: Path, evaluation: Evaluation, source: dict) -> None:
-    """Add an evaluation to a results file: a list, oldest first.
+    """Add an evaluation to a results file, a list, oldest first.
 
     Raises:
         UserError: what is there is no such list. It stays as it is, and the evaluation goes into a file beside it.

@@ -34,7 +34,7 @@ class Outcome:
 
     Attributes:
         query: its index.
-        hits: the first SHOWN, nearest first.
+        hits: the first SHOWN.
         rank: of the first right hit, from 1; None if none is among all that were looked at.
         answerable: whether any database image would have been right.
         reranked: whether the hits were re-ranked.
@@ -83,8 +83,7 @@ def outcomes_of(
     """The outcome of each query, in the queries' order.
 
     Args:
-        found: [M, count] database indices, nearest first; -1 is no hit.
-        distances: [M, at least SHOWN] of the descriptors.
+        found: [M, count] database indices, nearest first, -1 is no hit; distances: [M, at least SHOWN].
         positives: for each query the database indices that are right.
         before: the outcomes before re-ranking, if there was any.
     """

@@ -84,7 +84,7 @@ class LocalDescriptors:
         return self._engine.local is not None
 
     def prepare(self) -> None:
-        """Learn the projection of `projection` where no images have to be described for it; it takes a second.
+        """Learn the projection now, where no images have to be described for it; it takes a second.
 
         Raises:
             UserError: the centroids that it is learnt on are damaged.

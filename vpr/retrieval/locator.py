@@ -39,8 +39,7 @@ def uncalibrated(order: str) -> None:
 class Locator:
     """A model and a database; one thread at a time may ask it or change the database.
 
-    `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`, and for
-    descriptors that are there already those of `vpr.retrieval.ranking`.
+    `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`.
 
     Attributes:
         loaded: the model, on its device.
@@ -79,14 +78,11 @@ class Locator:
 
     @property
     def model_name(self) -> str:
-        """Backbone and weights, pooling, dimension, number format."""
+        """See `Describer`."""
         return self.loaded.model.name
 
     def locate(self, images: Sequence[str | Path], ask: Ask | None = None) -> list[Answer]:
-        """Where images were taken.
-
-        Args:
-            images: their files. For sequences their names say which are consecutive frames.
+        """Where images were taken, by their files; for sequences these names say which are consecutive frames.
 
         Raises:
             UserError: an image cannot be decoded, or what is asked not answered.
@@ -161,11 +157,7 @@ class Locator:
     def answer_each(
         self, images: Sequence[torch.Tensor], asks: Sequence[Ask], pause: Pause = no_pause
     ) -> list[Answer | Refusal]:
-        """An answer to each question about an image uint8 [3, H, W], or why there is none.
-
-        Args:
-            pause: called from time to time; another thread may ask or change the database meanwhile.
-        """
+        """An answer to each question about an image uint8 [3, H, W], or why there is none; `pause` as of `rank`."""
         with without_progress():
             found: list[Answer | Refusal | None] = [*map(self._refusal, images, asks)]
             sound = [number for number, refusal in enumerate(found) if refusal is None]
@@ -186,8 +178,8 @@ class Locator:
     ) -> list[Answer | Refusal]:
         """As `answer_each`, of questions that nothing is known against."""
         began = perf_counter()
-        local = any(self.reranking(ask) or ask.agreement for ask in asks)
         try:
+            local = any(self.reranking(ask) or ask.agreement for ask in asks)
             described = self.describe_images(images, local, pause)
         except Refusal as refusal:
             say(f"no re-ranking: {refusal}")
@@ -226,7 +218,7 @@ class Locator:
         self.engine.check()
 
     def add(self, image: torch.Tensor, record: Records) -> None:
-        """Add an image uint8 [3, H, W] to the database, or put it in the place of that of its name.
+        """Add an image uint8 [3, H, W] to the database, or replace the one of its name.
 
         Raises:
             Refusal: the image is too small or too large.

@@ -129,12 +129,9 @@ def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.
 
 
 def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str, root: Path) -> Answer:
-    """The answer to one of the images.
+    """The answer to one of the images, with the confidence of its first hit, NaN where unknown, and what that is.
 
-    Args:
-        confidence: of the first hit; NaN where unknown.
-        kind: what that is, in words.
-        root: folder of the database's images, where the records do not say.
+    `root` is the folder of the database's images, where the records do not say.
     """
     records, rows = ranking.records, ranking.only(number)[: ask.top]
     matches = [

@@ -54,10 +54,7 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
 
 
 def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
-    """Open an index whose lists stay on disk, after both files have been found right.
-
-    Args:
-        nprobe: lists that a search looks through; None takes what is stored.
+    """Open an index whose lists stay on disk, after both files have been found right; `nprobe` None: as it is stored.
 
     Raises:
         UserError: a file is missing, damaged, or of another index.
@@ -99,8 +96,7 @@ def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
             f"found --index={factory}, wanted an inverted file (IVF) with codes of a fixed size and nothing behind it, "
             "such as IVF4096,PQ64, whose lists can stay on disk"
         )
-    most = max(POINTS_PER_LIST * lists.nlist, LEAST_POINTS)
-    points = min(count, most, TRAINING_BYTES // (4 * dim))
+    points = min(count, max(POINTS_PER_LIST * lists.nlist, LEAST_POINTS), TRAINING_BYTES // (4 * dim))
     starts = np.random.default_rng(seed).permutation(-(-count // RUN))[: -(-points // RUN)]
     sample = np.concatenate([_floats(rows, RUN * start, RUN * (start + 1)) for start in np.sort(starts)])
     say(f"training the index {factory} on {len(sample)} descriptors")
@@ -116,9 +112,8 @@ def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
 
 def _lists_of(index: faiss.Index) -> faiss.IndexIVF | None:
     """The inverted file of an index, behind transforms or not; None where its lists cannot be merged on disk."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return _lists_of(index.index)
+    while isinstance(index := faiss.downcast_index(index), faiss.IndexPreTransform):
+        index = index.index
     if not isinstance(index, faiss.IndexIVF) or isinstance(index, faiss.IndexIVFPQR):
         return None
     lists: Any = index.invlists

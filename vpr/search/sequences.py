@@ -132,8 +132,7 @@ def search_sequences(
     """The database images whose sequences are most like those of the queries.
 
     Args:
-        database: [N, dim]; queries: [M, dim]; both of length 1, float16 or float32.
-        sequences: those of the database and of the queries.
+        database: [N, dim]; queries: [M, dim]; both of length 1, float16 or float32; `sequences` are theirs.
         excluded: which database images may not be found; their similarities are not used either.
 
     Returns:
