@@ -56,8 +56,7 @@ class ImageDescriber(nn.Module):
         """Descriptors float32 [N, dimension] of image files, in their order.
 
         Args:
-            image_size: (height, width) in pixels to resize to; None takes what the model was trained with, which
-                may be each image's own.
+            image_size: (height, width) in pixels to resize to; None: as in training, which may be each image's own.
             workers: processes that decode; 0 decodes in this one.
 
         Raises:
@@ -84,8 +83,7 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     """
     path, on = Path(checkpoint), find_device(device)
     choice = stored_choice(checked_flags(path))
-    choice = replace(choice, reading=replace(choice.reading, device=on))
-    loaded = load_model(path, whitened=whitened, choice=choice)
+    loaded = load_model(path, whitened=whitened, choice=replace(choice, reading=replace(choice.reading, device=on)))
     return ImageDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)
 
 

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from vpr.common.errors import UserError
-from vpr.evaluation.calibrate import (
-    FEWEST_QUERIES,
-    fit,
-    learn_calibration,
-    place_groups,
-    rows_of,
-    slope_of,
-)
+from vpr.evaluation.calibrate import FEWEST_QUERIES, fit, learn_calibration, place_groups, slope_of
 from vpr.evaluation.calibration_error import reliability
 from vpr.retrieval.answer_features import Answers
 from vpr.retrieval.calibration import Calibration
@@ -42,10 +35,9 @@ def test_known_probabilities_are_learnt():
 
 
 def test_a_hundred_queries_are_about_right():
-    errors = []
+    errors, (fresh, _, truth) = [], synthetic(2000, 100)
     for seed in range(10):
         answers, right, _ = synthetic(100, seed)
-        fresh, _, truth = synthetic(2000, seed + 100)
         errors.append(np.abs(fit(answers, right).probability(fresh) - truth).mean())
     assert np.mean(errors) < 0.08
 
@@ -54,11 +46,8 @@ def test_features_that_are_missing_or_constant_are_left_out():
     answers, right, _ = synthetic(300)
     names = fit(answers, right).names
     assert "agreeing" in names and "lead" not in names, "it is always 0.5"
-    assert fit(dataclasses.replace(answers, scores=None, agreeing=None), right).names == (
-        "lead",
-        "similarity",
-        "spread",
-    )
+    unranked = dataclasses.replace(answers, scores=None, agreeing=None)
+    assert fit(unranked, right).names == ("lead", "similarity", "spread")
     nowhere = dataclasses.replace(answers, positions=np.full((2, 2), np.nan))
     assert "spread" not in fit(nowhere, right).names
 
@@ -85,26 +74,28 @@ def test_cross_validation_says_of_each_query_what_was_learnt_at_other_places(mon
     answers, right, _ = synthetic(400)
     groups, taken = np.random.default_rng(5).integers(0, 90, 400), []
 
+    only = Answers.only
+
     def recorded(all_answers, rows):
         taken.append(rows)
-        return rows_of(all_answers, rows)
+        return only(all_answers, rows)
 
-    monkeypatch.setattr("vpr.evaluation.calibrate.rows_of", recorded)
-    learnt = learn_calibration(answers, right, groups)
+    monkeypatch.setattr(Answers, "only", recorded)
+    _, held_out = learn_calibration(answers, right, groups)
     folds = list(zip(taken[:10:2], taken[1:10:2], strict=True))
     assert sorted(np.concatenate([out for _, out in folds])) == list(range(400))
     for fitted, left_out in folds:
         assert not set(groups[fitted]) & set(groups[left_out])
-        alone = fit(rows_of(answers, fitted), right[fitted])
-        np.testing.assert_array_equal(learnt.held_out[left_out], alone.probability(rows_of(answers, left_out)))
-    assert reliability(learnt.held_out, right).error < 0.08
+        alone = fit(only(answers, fitted), right[fitted])
+        np.testing.assert_array_equal(held_out[left_out], alone.probability(only(answers, left_out)))
+    assert reliability(held_out, right).error < 0.08
 
 
 def test_noise_is_not_learnt():
     """With labels that nothing tells apart, what is held out says the base rate, not the labels."""
     answers, _, _ = synthetic(200)
     right = np.random.default_rng(9).random(200) < 0.6
-    held_out = learn_calibration(answers, right, np.arange(200)).held_out
+    _, held_out = learn_calibration(answers, right, np.arange(200))
     assert np.abs(held_out - 0.6).mean() < 0.12
 
 
@@ -148,7 +139,9 @@ def test_queries_of_one_square_are_one_group():
 
 def test_rows_are_taken_of_all_that_an_answer_has():
     answers, _, _ = synthetic(10)
-    some = rows_of(dataclasses.replace(answers, sequence=np.arange(10.0)[:, None]), np.array([7, 2]))
+    answers = dataclasses.replace(answers, sequence=np.arange(10.0)[:, None], frames=np.arange(10))
+    some = answers.only(np.array([7, 2]))
     assert some.sequence.tolist() == [[7], [2]] and some.positions is answers.positions
+    assert some.frames.tolist() == [7, 2]
     for name in ("found", "distances", "scores", "agreeing"):
         np.testing.assert_array_equal(getattr(some, name), getattr(answers, name)[[7, 2]])

@@ -51,12 +51,8 @@ def test_probabilities_are_compared_with_what_happened():
 
 @pytest.mark.parametrize(
     ("values", "right", "answerable"),
-    [
-        ([np.nan, np.nan], [False, False], [True, True]),
-        ([0.4, 0.6], [False, False], [False, False]),
-        ([], [], []),
-    ],
-)  # fmt: skip
+    [([np.nan, np.nan], [False, False], [True, True]), ([0.4, 0.6], [False, False], [False, False]), ([], [], [])],
+)
 def test_nothing_known_or_nothing_to_find_is_said_without_a_number_that_json_lacks(values, right, answerable):
     scores = Scores(np.array(values, float), "made up", probability=True)
     found = judge(scores, np.array(right, bool), np.array(answerable, bool))

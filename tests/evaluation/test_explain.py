@@ -11,7 +11,8 @@ from torch import nn
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
-from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling, region_contributions, soft_assignment
+from vpr.evaluation import explanation
+from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling
 from vpr.models.onnx_model import OnnxModel
 from vpr.models.place_model import build_model
 from vpr.models.poolings.netvlad_pooling import NetVLADPooling
@@ -66,6 +67,16 @@ def of_layer(layer):
     return SimpleNamespace(pool=layer, whitening=None, local_descriptors=lambda features: features, pooled=layer)
 
 
+@torch.no_grad()
+def soft_assignment(model, image):
+    return explanation.owners(model.pool, model.local_descriptors(image))
+
+
+@torch.no_grad()
+def region_contributions(model, image, other):
+    return explanation.region_contributions(model, model.pool, model.local_descriptors(image), other)
+
+
 def random_layer(normalize_input):
     """3 clusters of 5 dimensions with every parameter random, in float64."""
     torch.manual_seed(2)
@@ -98,15 +109,21 @@ def unrolled(layer, features):
 @torch.no_grad()
 def test_contributions_and_constant_add_up_to_the_similarity(model, images, normalize_input, whitened):
     model.pool.normalize_input = normalize_input
+    contributions = sums_up(model, images, whitened, has_constant=whitened)
+    assert contributions.shape == model.local_descriptors(images[0]).shape[2:]
+
+
+def sums_up(model, images, whitened, has_constant):
+    """Whether each image's contributions add up to the similarity of the two; gives those of the first."""
     if whitened:
         model.whiten(random_whitening(model))
     first, second = (model(image)[0] for image in images)
     assert first @ second < 0.99  # else every image would do
-    for image, other in zip(images, (second, first), strict=True):
-        contributions, constant = region_contributions(model, image, other)
-        assert contributions.shape == model.local_descriptors(image).shape[2:]
+    found = [region_contributions(model, *each) for each in zip(images, (second, first), strict=True)]
+    for contributions, constant in found:
         assert contributions.sum().item() + constant == pytest.approx((first @ second).item(), abs=1e-5)
-        assert (constant != 0) == whitened
+        assert (constant != 0) == has_constant
+    return found[0][0]
 
 
 @pytest.mark.parametrize(
@@ -119,44 +136,9 @@ def test_they_add_up_with_hard_assignment_and_a_projection_of_the_clusters(image
     model = build_model(ModelSpec("alexnet", "none", clusters=CLUSTERS, **settings)).eval()
     for name, values in model.pool.named_parameters():
         nn.init.normal_(values, std={"centroids": 0.02, "conv.weight": 3.0}.get(name, 0.1))
-    if whitened:
-        model.whiten(random_whitening(model))
-    first, second = (model(image)[0] for image in images)
-    assert first @ second < 0.99
-    contributions, constant = region_contributions(model, images[0], second)
-    assert contributions.sum().item() + constant == pytest.approx((first @ second).item(), abs=1e-5)
-    assert (constant != 0) == (whitened or "cluster_dim" in settings)
+    sums_up(model, images, whitened, whitened or "cluster_dim" in settings)
     clusters, shares = soft_assignment(model, images[0])
     assert ((shares == 1).all().item()) == ("vlad_assign" in settings) and len(clusters.unique()) > 1
-
-
-def test_a_projected_contribution_is_what_is_lost_without_the_region_under_the_same_norms():
-    layer = random_layer(True)
-    layer.project_clusters(5, 2)
-    layer.double()
-    nn.init.normal_(layer.projection.bias)
-    features, other = torch.randn(1, 5, 2, 3, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
-    inputs, shares = unrolled(layer, features)
-    centroids, matrix = layer.centroids.detach().numpy(), layer.projection.weight.detach().numpy()
-    bias = layer.projection.bias.detach().numpy()
-
-    def residuals(regions):
-        return np.array([sum(shares[p, k] * (inputs[p] - centroids[k]) for p in regions) for k in range(3)])
-
-    norms = np.sqrt((residuals(range(6)) ** 2).sum(axis=1, keepdims=True))
-
-    def mapped(regions):
-        return (residuals(regions) / norms) @ matrix.T + bias
-
-    length = np.sqrt((mapped(range(6)) ** 2).sum())
-
-    def similarity(regions):
-        return (mapped(regions) / length * other.numpy().reshape(3, 2)).sum()
-
-    lost = [similarity(range(6)) - similarity([p for p in range(6) if p != left_out]) for left_out in range(6)]
-    contributions, constant = region_contributions(of_layer(layer), features, other)
-    assert np.allclose(contributions.numpy(), np.reshape(lost, (2, 3)))
-    assert constant == pytest.approx((bias / length * other.numpy().reshape(3, 2)).sum())
 
 
 @torch.no_grad()
@@ -183,26 +165,36 @@ def test_one_cluster_at_the_origin_has_a_closed_form():
     assert constant == 0
 
 
-@pytest.mark.parametrize("normalize_input", [True, False])
-def test_contribution_is_what_is_lost_without_the_region_under_the_same_norms(normalize_input):
+@pytest.mark.parametrize(("normalize_input", "projected"), [(True, False), (False, False), (True, True)])
+def test_contribution_is_what_is_lost_without_the_region_under_the_same_norms(normalize_input, projected):
     layer = random_layer(normalize_input)
-    features, other = torch.randn(1, 5, 2, 3, dtype=torch.float64), torch.randn(15, dtype=torch.float64)
+    matrix, bias = np.eye(5), np.zeros(5)
+    if projected:
+        layer.project_clusters(5, 2)
+        layer.double()
+        nn.init.normal_(layer.projection.bias)
+        matrix, bias = (getattr(layer.projection, name).detach().numpy() for name in ("weight", "bias"))
+    features, other = torch.randn(1, 5, 2, 3, dtype=torch.float64), torch.randn(3 * len(bias), dtype=torch.float64)
     inputs, shares = unrolled(layer, features)
     centroids = layer.centroids.detach().numpy()
 
     def residuals(regions):
         return np.array([sum(shares[p, k] * (inputs[p] - centroids[k]) for p in regions) for k in range(3)])
 
-    whole = residuals(range(6))
-    norms = np.sqrt((whole**2).sum(axis=1, keepdims=True))
-    length = np.sqrt(((whole / norms) ** 2).sum())
+    norms = np.sqrt((residuals(range(6)) ** 2).sum(axis=1, keepdims=True))
+
+    def mapped(regions):
+        return (residuals(regions) / norms) @ matrix.T + bias
+
+    length = np.sqrt((mapped(range(6)) ** 2).sum())
 
     def similarity(regions):
-        return ((residuals(regions) / norms / length) * other.numpy().reshape(3, 5)).sum()
+        return (mapped(regions) / length * other.numpy().reshape(3, -1)).sum()
 
     lost = [similarity(range(6)) - similarity([p for p in range(6) if p != left_out]) for left_out in range(6)]
-    contributions, _ = region_contributions(of_layer(layer), features, other)
+    contributions, constant = region_contributions(of_layer(layer), features, other)
     assert np.allclose(contributions.numpy(), np.reshape(lost, (2, 3)))
+    assert constant == pytest.approx((bias / length * other.numpy().reshape(3, -1)).sum())
 
 
 @torch.no_grad()
@@ -233,15 +225,13 @@ def test_assignment_is_the_largest_share_of_a_brute_force_softmax(normalize_inpu
     assert len(clusters.unique()) > 1
 
 
-def test_models_without_clusters_are_refused(images, tmp_path):
+def test_models_without_clusters_are_refused(tmp_path):
     pooled = build_model(ModelSpec("alexnet", "none", pooling="max"))
     exported = OnnxModel.__new__(OnnxModel)  # reading a file would need ONNX Runtime
     nn.Module.__init__(exported)
     for model, found in ((pooled, "--pooling=max"), (exported, ".onnx")):
         for call in (
             lambda model=model: opened_at_pooling(model),
-            lambda model=model: soft_assignment(model, images[0]),
-            lambda model=model: region_contributions(model, images[0], torch.zeros(256)),
             lambda model=model: explain_pair(model, tmp_path / "none.jpg", tmp_path / "none.jpg", None, CPU),
         ):
             with pytest.raises(UserError, match="--explain needs a run with NetVLAD") as raised:
@@ -253,10 +243,10 @@ def test_models_without_clusters_are_refused(images, tmp_path):
 def test_each_image_of_a_pair_is_explained_against_the_other(model, images, files):
     model.whiten(random_whitening(model))
     similarity = (model(images[0])[0] @ model(images[1])[0]).item()
-    for image, explanation in zip(images, explain(model, *files, None, CPU), strict=True):
-        assert explanation.contributions.sum().item() + explanation.constant == pytest.approx(similarity, abs=1e-5)
+    for image, one in zip(images, explain(model, *files, None, CPU), strict=True):
+        assert one.contributions.sum().item() + one.constant == pytest.approx(similarity, abs=1e-5)
         clusters, shares = soft_assignment(model, image)
-        assert torch.equal(explanation.clusters, clusters) and torch.allclose(explanation.shares, shares)
+        assert torch.equal(one.clusters, clusters) and torch.allclose(one.shares, shares)
 
 
 def test_strip_has_four_cells_with_captions_in_them(model, files):

@@ -11,7 +11,7 @@ from vpr.evaluation.evaluate import measure_each
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.rerank import Reranked
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
-from vpr.search.exclusion import RecentFrames
+from vpr.search.rules import RecentFrames
 from vpr.search.sequences import SequenceRule
 
 

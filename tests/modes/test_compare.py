@@ -10,8 +10,7 @@ import torchvision
 
 import main
 from vpr.cli.options import parse_options
-from vpr.evaluation.comparison import Row, table
-from vpr.evaluation.cost import milliseconds_per_image
+from vpr.evaluation.comparison import Row, milliseconds_per_image, table
 from vpr.evaluation.evaluate import Evaluation
 from vpr.models.place_model import PlaceModel
 from vpr.models.spec import ModelSpec

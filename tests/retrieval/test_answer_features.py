@@ -1,6 +1,7 @@
 """Features of answers: SUE's formula by a literal loop, the ratio by hand, and what is not known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from vpr.retrieval.answer_features import (
 )
 from vpr.retrieval.calibration import Calibration
 
-NAMES = list(FEATURES)
+THREE = np.array([[0.0, 0], [10, 0], [500, 0]])  # positions: two of one place, and another one
 
 
 def sue_by_loop(positions, distances, slope):
@@ -108,16 +109,16 @@ def test_the_ratio_against_a_literal_loop():
         ([2, -1], [0.5, -np.inf], None),
     ],
 )
-def test_the_ratio_of_scores_of_a_second_look(hits, scores, wanted):
+def test_the_ratio_of_scores_of_re_ranking(hits, scores, wanted):
     positions = np.array([[0, 0], [10, 0], [500, 0], [900, 0], [np.nan, np.nan]])
-    found = np.array([[*hits, 3]])  # one more, at which it did not look
+    found = np.array([[*hits, 3]])  # one more, which was not re-ranked
     ratio = score_ratio(found, np.array([scores]), hits_elsewhere(found, positions))[0]
     assert np.isnan(ratio) if wanted is None else ratio == pytest.approx(wanted)
     answers = Answers(found, np.full(found.shape, 0.5), positions, scores=np.array([scores]))
     assert "second look" in uncalibrated(answers)[1]
 
 
-def test_a_second_look_at_one_hit_leaves_the_ratio_of_distances():
+def test_re_ranking_of_one_hit_leaves_the_ratio_of_distances():
     """One score has nothing to be compared with, and the order is that of distances."""
     found, distances = np.array([[1, 0, 2]]), np.array([[0.3, 0.5, 0.6]])
     places = np.array([[0.0, 0], [100, 0], [200, 0]])
@@ -126,49 +127,34 @@ def test_a_second_look_at_one_hit_leaves_the_ratio_of_distances():
     assert after[0] == before[0] == pytest.approx(1 - 0.3 / 0.5) and after[1] == before[1]
 
 
-def test_the_ratio_after_a_second_look_is_to_the_nearest_elsewhere():
-    """The first hit by the second look is farther by its descriptor than one elsewhere: below 0."""
+def test_the_ratio_of_distances_is_to_the_nearest_elsewhere():
+    """The first hit by re-ranking is farther by its descriptor than one elsewhere: below 0."""
     positions = np.array([[0.0, 0], [500, 0], [10, 0]])
     found, distances = np.array([[0, 1, 2]]), np.array([[0.9, 0.6, 0.5]])
     assert distance_ratio(found, distances, hits_elsewhere(found, positions))[0] == pytest.approx(1 - 0.9 / 0.6)
 
 
 def test_each_feature_stands_in_its_column_and_what_is_missing_is_unknown():
-    positions = np.array([[0.0, 0], [10, 0], [500, 0]])
-    found, distances = np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.8]])
-    plain = answer_features(Answers(found, distances, positions), 2.0)[0]
-    spread = -math.log10(1 + sue_by_loop(positions.tolist(), distances[0], 2.0))
-    np.testing.assert_allclose(plain, [1 - 0.5 / 0.8, 1 - 0.25 / 2, spread, np.nan])
-    assert NAMES == ["lead", "similarity", "spread", "agreeing"]
+    answers = Answers(np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.8]]), THREE)
+    spread = -math.log10(1 + sue_by_loop(THREE.tolist(), answers.distances[0], 2.0))
+    np.testing.assert_allclose(answer_features(answers, 2.0)[0], [1 - 0.5 / 0.8, 1 - 0.25 / 2, spread, np.nan])
+    assert list(FEATURES) == ["lead", "similarity", "spread", "agreeing"]
     scores, agreeing = np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]])
-    looked = Answers(found, distances, positions, scores, agreeing, 2 * scores)
-    np.testing.assert_allclose(answer_features(looked, 2.0)[0], [1 - 0.1 / 0.4, 1 - 0.25 / 2, spread, math.log(31)])
-    in_order = Answers(found, distances, positions, sequence=np.array([[0.9, 0.8, 0.65]]))
+    ranked = replace(answers, scores=scores, agreeing=agreeing, sequence=2 * scores)
+    np.testing.assert_allclose(answer_features(ranked, 2.0)[0], [1 - 0.1 / 0.4, 1 - 0.25 / 2, spread, math.log(31)])
+    in_order = replace(answers, sequence=np.array([[0.9, 0.8, 0.65]]))
     value, kind = uncalibrated(in_order)
     assert value[0] == answer_features(in_order, 2.0)[0, 0] == pytest.approx(1 - 0.65 / 0.9) and "by sequences" in kind
 
 
-def test_a_database_without_images_gives_unknown_features():
-    empty = Answers(np.empty((2, 0), int), np.empty((2, 0)), np.empty((0, 2)))
-    assert np.isnan(answer_features(empty, 1.0)).all() and np.isnan(uncalibrated(empty)[0]).all()
-
-
-def test_a_query_without_hits_has_unknown_features():
-    none = np.full((1, 2), -1)
-    scores = np.full((1, 2), -np.inf)
-    answers = Answers(none, np.full((1, 2), np.nan), np.zeros((3, 2)), scores, 0 * none)
-    assert np.isnan(answer_features(answers, 1.0)[0, :3]).all()
-    assert np.isnan(uncalibrated(answers)[0]).all()
-
-
 @pytest.mark.parametrize("known", [0, 3])
-@pytest.mark.parametrize("hits", [0, 4])
-@pytest.mark.parametrize("order", ["distances", "second look", "sequences"])
+@pytest.mark.parametrize("hits", [0, 2, 4])
+@pytest.mark.parametrize("order", ["distances", "re-ranking", "sequences"])
 def test_without_a_hit_no_feature_is_known(known, hits, order):
     """Neither of a database of no images, nor where none of them is wanted."""
     found, distances = np.full((2, hits), -1), np.full((2, hits), np.nan, np.float32)
     nothing = np.full((2, hits), -np.inf, np.float32)
-    by = {"second look": {"scores": nothing, "agreeing": np.zeros((2, hits))}, "sequences": {"sequence": nothing}}
+    by = {"re-ranking": {"scores": nothing, "agreeing": np.zeros((2, hits))}, "sequences": {"sequence": nothing}}
     answers = Answers(found, distances, np.zeros((known, 2)), **by.get(order, {}))
     assert np.isnan(answer_features(answers, 2.0)).all()
     assert np.isnan(uncalibrated(answers)[0]).all() and uncalibrated(answers)[0].shape == (2,)
@@ -178,9 +164,8 @@ def test_without_a_hit_no_feature_is_known(known, hits, order):
 
 
 def test_a_query_without_a_hit_leaves_the_others_as_they_are():
-    positions = np.array([[0.0, 0], [10, 0], [500, 0]])
     hits, distances, agreeing = [[0, 1, 2], [-1] * 3], [[0.5, 0.6, 0.8], [np.nan] * 3], [[7.0, 3, 1], [0.0] * 3]
-    both = Answers(np.array(hits), np.array(distances), positions, agreeing=np.array(agreeing))
-    alone = Answers(np.array(hits[:1]), np.array(distances[:1]), positions, agreeing=np.array(agreeing[:1]))
-    np.testing.assert_array_equal(answer_features(both, 2.0)[0], answer_features(alone, 2.0)[0])
-    assert np.isnan(answer_features(both, 2.0)[1]).all()
+    both = Answers(np.array(hits), np.array(distances), THREE, agreeing=np.array(agreeing))
+    features = answer_features(both, 2.0)
+    np.testing.assert_array_equal(features[:1], answer_features(both.only(np.array([0])), 2.0))
+    assert np.isnan(features[1]).all()

@@ -22,7 +22,7 @@ from vpr.retrieval.calibration_file import (
     load_calibration,
     save_calibration,
 )
-from vpr.retrieval.ranking import order_text
+from vpr.retrieval.ranking import Ranking
 
 RECIPE = {
     "arch": "alexnet", "pooling": "netvlad", "dimension": "16384", "weights_hash": "0123456789ab",
@@ -57,8 +57,7 @@ def test_the_label_says_what_is_probable_and_where_that_was_learnt():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("image_size", "own"), ("order", "spatial of 50"), ("dimension", "512"), ("pooling", "max")],
+    ("name", "value"), [("image_size", "own"), ("order", "spatial of 50"), ("dimension", "512"), ("pooling", "max")]
 )
 def test_a_calibration_of_other_answers_is_not_used_and_a_line_says_so(tmp_path, capsys, name, value):
     save_calibration(tmp_path, stored())
@@ -72,7 +71,7 @@ def test_a_calibration_serves_the_index_that_it_was_learnt_with_alone(tmp_path, 
     """Also of one engine; and an earlier version's of some approximate index serves none."""
     indexes = ["", "milvus IVF_SQ8", "milvus HNSW", "faiss PQ8", "faiss IVF64,PQ8 (16 of 64 lists looked through)",
                "faiss IVF64,PQ8 (32 of 64 lists looked through)"]  # fmt: skip
-    orders = [order_text([look] if look else [], index) for index in indexes]
+    orders = [Ranking(None, None, steps=(look,) if look else (), approximate=index).order for index in indexes]
     assert orders[0] == (look or "none"), "as it was before other indexes had one"
     for number, order in enumerate([*orders, "none; distances of an approximate index"]):
         folder = tmp_path / str(number)

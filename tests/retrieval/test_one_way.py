@@ -15,6 +15,7 @@ from PIL import Image
 import main
 import vpr
 import vpr.modes.test
+from tests.serve.asking import serving
 from vpr.cli.locating import database_images, locator_of
 from vpr.cli.options import settle
 from vpr.common.errors import UserError
@@ -22,15 +23,14 @@ from vpr.retrieval.ask import Ask, NotServed, TooSmall
 from vpr.search.sequences import SequenceRule
 
 MODEL = {"arch": "alexnet", "weights": "none", "pooling": "avg", "threads": 0, "device": "cpu", "precision": "fp32"}
-WORDS = ["--arch=alexnet", "--weights=none", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32"]
 ALIKE = {"cacheBatchSize": 1, "localDim": 8}  # sums of one image at a time round alike
-TOLD = ("name", "distance", "easting", "northing")
+TOLD = ("name", "distance", "easting", "northing", "zone", "latitude", "longitude")
 
 
-@pytest.fixture
-def own(tmp_path):
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
     """Twelve database images 30 m apart, two of them the same, and four queries, all of one size."""
-    root = tmp_path / "own"
+    root = tmp_path_factory.mktemp("own")
     for n in range(12):
         draw_image(root / "val" / "database" / f"@{585000 + 30 * n}@4477000@17@T@{n}@.png", (96, 80), min(n, 10))
     for n in range(4):
@@ -43,20 +43,30 @@ def places(own, tmp_path):
     return {"dataset": "folder", "root": str(own), "dataPath": str(tmp_path / "model"), "runsPath": str(tmp_path)}
 
 
-def flags_of(settings):
-    return [f"--{name}={value}" for name, value in settings.items()]
+def queries_of(root):
+    return sorted((root / "val" / "queries").iterdir())
+
+
+def run_mode(mode, places, *words):
+    flags = [f"--{name}={value}" for name, value in {**MODEL, **places, **ALIKE}.items()]
+    assert main.main([f"--mode={mode}", *flags, *map(str, words)]) == 0
+
+
+def loaded_locator(places, **flags):
+    options = settle({**MODEL, **places, **flags, "mode": "locate"})
+    return locator_of(options, database_images(options))[0]
 
 
 def by_test(places, monkeypatch, *words):
-    """Names, distances, scores and confidence of all queries, as they were counted."""
+    """What was found for all queries, and how sure that is, as they were counted."""
     kept, judge = [], vpr.modes.test.judge_answers
 
-    def keep(images, results, judging):
-        kept.append((results.ranking, judge(images, results, judging)))
+    def keep(images, results, *how):
+        kept.append((results.ranking, judge(images, results, *how)))
         return kept[-1][1]
 
     monkeypatch.setattr(vpr.modes.test, "judge_answers", keep)
-    assert main.main(["--mode=test", *WORDS, *flags_of({**places, **ALIKE}), "--panels=0", *words]) == 0
+    run_mode("test", places, "--panels=0", *words)
     ((ranking, judged),) = kept
     return ranking, judged.certainty.scores.values
 
@@ -65,52 +75,55 @@ def pixels_of(file):
     return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
 
 
+def over_http(client, file, depth):
+    status, answer, _ = client.locate(file.read_bytes(), f"?top=12&rerank={depth}")
+    assert status == 200
+    return answer
+
+
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("depth", [0, 6])
-def test_hits_are_equal_to_the_bit(own, places, tmp_path, monkeypatch, capsys, depth, kept):
-    files = sorted((own / "val" / "queries").iterdir())
+def test_hits_are_equal_to_the_bit(own, places, monkeypatch, capsys, depth, kept):
+    files = queries_of(own)
     ranking, sure = by_test(places, monkeypatch, f"--rerank={depth}")
     if kept:
-        keep = ["--localDescriptors", *flags_of({**places, **ALIKE})]
-        assert main.main(["--mode=index", *WORDS, *keep]) == 0
+        run_mode("index", places, "--localDescriptors")
     capsys.readouterr()
-    words = [*flags_of({**places, **ALIKE}), f"--rerank={depth}", "--top=12", "--json", "--panels=0"]
-    assert main.main(["--mode=locate", *WORDS, *words, *map(str, files)]) == 0
+    run_mode("locate", places, f"--rerank={depth}", "--top=12", "--json", "--panels=0", *files)
     located = json.loads(capsys.readouterr().out)
-    options = settle({**MODEL, **places, **ALIKE, "mode": "locate"})
-    locator, _ = locator_of(options, database_images(options))
-    ask = Ask(top=12, rerank=depth)
+    locator, ask = loaded_locator(places, **ALIKE), Ask(top=12, rerank=depth)
     from_files = locator.rank(locator.describe_files(files, ask), ask)
-    served = [answer for file in files for answer in locator.answer_each([pixels_of(file)], [ask])]
-    for number, (one, other) in enumerate(zip(located, served, strict=True)):
-        hits = ranking.only(number)
-        for match, same, row, distance in zip(
-            one["matches"], other.matches, hits, ranking.answers.distances[number], strict=False
-        ):
-            assert [match[name] for name in TOLD] == [getattr(same, name) for name in TOLD]
-            assert ranking.records.names[row] == match["name"] and float(distance) == match["distance"]
-        assert len(one["matches"]) == len(other.matches) == len(hits) == 12
-        assert one["confidence"] == other.confidence == float(sure[number])
-        assert one["confidence_kind"] == other.confidence_kind
+    asked = [answer for file in files for answer in locator.answer_each([pixels_of(file)], [ask])]
+    with serving(locator) as client:
+        served = [over_http(client, file, depth) for file in files]
+    for number, (one, other, third) in enumerate(zip(located, asked, served, strict=True)):
+        hits, distances = ranking.only(number), ranking.answers.distances[number].tolist()
+        wanted = [(ranking.records.names[row], distance) for row, distance in zip(hits, distances, strict=False)]
+        matches = [[vars(match) for match in other.matches], one["matches"], third["matches"]]
+        for each in matches:
+            assert [(match["name"], match["distance"]) for match in each] == wanted and len(wanted) == 12
+            assert [[match[name] for name in TOLD] for match in each] == [
+                [match[name] for name in TOLD] for match in matches[0]
+            ]
+        assert one["confidence"] == third["confidence"] == other.confidence == float(sure[number])
+        assert one["confidence_kind"] == third["confidence_kind"] == other.confidence_kind
     assert from_files.order == ranking.order and ("second look" in ranking.order) == (depth > 0)
     for name in ("scores", "agreeing") if depth else ():
         np.testing.assert_array_equal(getattr(from_files.answers, name), getattr(ranking.answers, name))
 
 
-def test_a_question_that_has_no_answer_says_why(own, places):
-    options = settle({**MODEL, **places, "mode": "locate"})
-    locator, _ = locator_of(options, database_images(options))
-    small = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    image = pixels_of(next((own / "val" / "queries").iterdir()))
-    asks = [Ask(), Ask(sequence=SequenceRule(1)), Ask()]
-    found = locator.answer_each([small, image, image], asks)
+def test_a_question_that_has_no_answer_says_why(own, places, tmp_path):
+    root = shutil.copytree(own, tmp_path / "own")
+    locator = loaded_locator({**places, "root": str(root)})
+    file = queries_of(root)[0]
+    small, image = torch.zeros(3, 4, 4, dtype=torch.uint8), pixels_of(file)
+    found = locator.answer_each([small, image, image], [Ask(), Ask(sequence=SequenceRule(1)), Ask()])
     assert [type(each) for each in found[:2]] == [TooSmall, NotServed] and len(found[2].matches) == 5
-    for path in (own / "val" / "database").iterdir():
-        path.unlink()
+    shutil.rmtree(root / "val" / "database")
     (lost,) = locator.answer_each([image], [Ask(rerank=3)])
-    assert type(lost) is NotServed and "not all there" in lost.told and str(own) not in lost.told
+    assert type(lost) is NotServed and "not all there" in lost.told and str(root) not in lost.told
     with pytest.raises(UserError, match="own"):
-        locator.locate([next((own / "val" / "queries").iterdir())], Ask(rerank=3))
+        locator.locate([file], Ask(rerank=3))
 
 
 @pytest.mark.parametrize("given", ["run", "checkpoint", "exported file"])

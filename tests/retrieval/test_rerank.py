@@ -1,6 +1,7 @@
-"""The second look: against a literal loop, hand-made pairs, and what must not change the score."""
+"""Re-ranking: against a literal loop, hand-made pairs, and what must not change the score."""
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from vpr.retrieval.matching import matches_of, pairs_of, soft_sums, weighted_mat
 from vpr.retrieval.rerank import local_scores, rerank
 from vpr.retrieval.rules import Reranking
 
+both = pytest.mark.parametrize("by", ["soft", "spatial"])
+
 
 def maps_of(*maps):
     """Maps of unit vectors [d, h, w], quantised and joined."""
@@ -24,7 +27,7 @@ def random_map(seed, height, width, dim=16):
 
 
 def sides_of(query, hit):
-    """The stored 8 bits of two maps [d, h, w], and the points of their places."""
+    """The stored 8 bits of two maps [d, h, w], and the points of their positions."""
     sides = []
     for each in (query, hit):
         (rows, (height, width)) = quantized(F.normalize(each[None].float(), dim=1))[0]
@@ -34,7 +37,7 @@ def sides_of(query, hit):
 
 
 def literal_matches(query, hit):
-    """Places that are each other's nearest, by loops: (place of the query, place of the hit, cosine)."""
+    """Mutual nearest neighbours, by loops: (position in the query's map, position in the hit's, cosine)."""
     (own, _), (other, _) = sides_of(query, hit)
     matches = []
     for i, row in enumerate(own):
@@ -47,7 +50,7 @@ def literal_matches(query, hit):
 
 
 def literal_score(query, hit, by):
-    """The local score of two maps [d, h, w] by loops over places, and how many matches there are."""
+    """The local score of two maps [d, h, w] by loops over positions, and how many matches there are."""
     (own, own_points), (other, other_points) = sides_of(query, hit)
     places = math.sqrt(len(own) * len(other))
     if by == "soft":
@@ -71,32 +74,34 @@ def literal_score(query, hit, by):
     return sum(weights) / places, sum(agreement)
 
 
-@pytest.mark.parametrize("by", ["soft", "spatial"])
+def scores_of(query, hits, by):
+    """The local score of a map [d, h, w] with each of some hits, and how many matches there are."""
+    return local_scores(0, np.arange(len(hits)), maps_of(query), maps_of(*hits), by)
+
+
+@both
 @pytest.mark.parametrize("sizes", [((4, 5), (4, 5)), ((3, 7), (6, 2)), ((1, 1), (5, 5))])
-def test_the_score_is_that_of_a_loop_over_places(sizes, by):
+def test_the_score_is_that_of_a_loop_over_positions(sizes, by):
     query = random_map(1, *sizes[0])
     hits = [random_map(seed, *sizes[1]) for seed in range(2, 6)] + [query + 0.3 * random_map(9, *sizes[0])]
-    scores, counts = local_scores(0, np.arange(len(hits)), maps_of(query), maps_of(*hits), by)
+    scores, counts = scores_of(query, hits, by)
     wanted = [literal_score(query, hit, by) for hit in hits]
     np.testing.assert_allclose(scores, [score for score, _ in wanted], atol=1e-5)
     np.testing.assert_allclose(counts, [count for _, count in wanted], rtol=1e-4)
 
 
-@pytest.mark.parametrize("by", ["soft", "spatial"])
+@both
 def test_hits_of_several_sizes_and_in_parts_score_as_one_by_one(monkeypatch, by):
     query, hits = random_map(1, 5, 6), [random_map(seed, 3 + seed % 3, 4 + seed % 2) for seed in range(2, 9)]
-    database, queries = maps_of(*hits), maps_of(query)
-    together, _ = local_scores(0, np.arange(7), queries, database, by)
-    alone = [local_scores(0, np.array([n]), queries, database, by)[0][0] for n in range(7)]
-    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    together, _ = scores_of(query, hits, by)
+    np.testing.assert_allclose(together, [scores_of(query, [hit], by)[0][0] for hit in hits], rtol=1e-5)
     monkeypatch.setattr("vpr.retrieval.rerank.TILE_BYTES", 4 * 30 * 20 * 2)
-    np.testing.assert_allclose(local_scores(0, np.arange(7), queries, database, by)[0], together, rtol=1e-5)
+    np.testing.assert_allclose(scores_of(query, hits, by)[0], together, rtol=1e-5)
 
 
 def test_a_pure_translation_agrees_wholly_and_outliers_do_not():
-    """24 of the hit's places are the query's, moved by 2 columns: all displacements are equal."""
-    query = random_map(1, 4, 8, dim=64)
-    hit = random_map(2, 4, 8, dim=64)
+    """24 of the hit's positions are the query's, moved by 2 columns: all displacements are equal."""
+    query, hit = random_map(1, 4, 8, dim=64), random_map(2, 4, 8, dim=64)
     hit[:, :, 2:] = query[:, :, :6]
     matches = matches_of(0, 0, maps_of(query), maps_of(hit))
     heavy = matches.weights > 0.5
@@ -106,13 +111,11 @@ def test_a_pure_translation_agrees_wholly_and_outliers_do_not():
     assert matches.weights[~heavy].max(initial=0) < 0.45  # chance matches: their cosines are low
 
 
-@pytest.mark.parametrize("by", ["soft", "spatial"])
-def test_query_and_hit_may_change_places(by):
+@both
+def test_query_and_hit_may_be_exchanged(by):
     query, hit = random_map(1, 5, 7), random_map(2, 6, 4)
     hit[:, :4, :4] += query[:, :4, :4]
-    there, _ = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), by)
-    back, _ = local_scores(0, np.array([0]), maps_of(hit), maps_of(query), by)
-    np.testing.assert_allclose(there, back, atol=1e-6)
+    np.testing.assert_allclose(scores_of(query, [hit], by)[0], scores_of(hit, [query], by)[0], atol=1e-6)
 
 
 def test_a_region_that_matches_nothing_adds_nothing():
@@ -129,47 +132,44 @@ def test_a_region_that_matches_nothing_adds_nothing():
     assert soft_sums(wider)[0].item() == pytest.approx(soft_sums(pairs)[0].item(), rel=0.05)
 
 
-@pytest.mark.parametrize("by", ["soft", "spatial"])
+@both
 def test_an_image_against_itself_scores_most(by):
     images = [random_map(seed, 4, 6, dim=64) for seed in range(5)]
     images += [images[0] + share * images[1] for share in (0.1, 0.3, 1.0)]
-    scores, counts = local_scores(0, np.arange(8), maps_of(images[0]), maps_of(*images), by)
+    scores, counts = scores_of(images[0], images, by)
     assert scores.argmax() == 0 and scores[0] == pytest.approx(1, abs=0.02) and scores[0] <= 1 + 0.02
     assert counts[0] == pytest.approx(24, rel=0.01) and counts.argmax() in (0, 5)
     assert scores[0] > scores[5] > scores[6] > scores[7] > scores[1:5].max()
 
 
-def test_places_need_to_agree_only_spatially():
-    """The hit's columns in another order: all places have their match, few displacements agree."""
+def test_positions_need_to_agree_only_spatially():
+    """The hit's columns in another order: all positions have their match, few displacements agree."""
     query = random_map(1, 4, 8, dim=64)
     hit = query[:, :, [5, 0, 7, 2, 4, 1, 6, 3]]
-    soft, counts = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), "soft")
-    spatial, agreeing = local_scores(0, np.array([0]), maps_of(query), maps_of(hit), "spatial")
+    (soft, counts), (spatial, agreeing) = (scores_of(query, [hit], by) for by in ("soft", "spatial"))
     assert counts[0] == pytest.approx(32, rel=0.02) and soft[0] == pytest.approx(1, abs=0.03)
     assert agreeing[0] < 24 and spatial[0] < 0.75 * soft[0]
 
 
-def test_maps_without_a_match_score_nothing():
+@both
+def test_maps_without_a_match_score_nothing(by):
     up = torch.zeros(4, 2, 3)
     up[0] = 1
-    across, down = torch.roll(up, 1, dims=0), -up
-    for by in ("soft", "spatial"):
-        scores, _ = local_scores(0, np.arange(2), maps_of(up), maps_of(across, down), by)
-        assert scores.tolist() == [0, 0]
+    assert scores_of(up, [torch.roll(up, 1, dims=0), -up], by)[0].tolist() == [0, 0]
 
 
-def test_equal_places_are_matched_once():
-    """A sky: all places alike. One of the query's goes with one of the hit's, not each with the same one."""
+@both
+def test_equal_positions_are_matched_once(by):
+    """A sky, all alike: one of the query's goes with one of the hit's, softly each with each by a ninth of a ninth."""
     sky = torch.zeros(4, 3, 3)
     sky[0] = 1
-    for by in ("soft", "spatial"):  # softly each with each other by a ninth of a ninth
-        scores, counts = local_scores(0, np.array([0]), maps_of(sky), maps_of(sky), by)
-        assert counts[0] == pytest.approx(1) and scores[0] == pytest.approx(1 / 9, abs=1e-4)
+    scores, counts = scores_of(sky, [sky], by)
+    assert counts[0] == pytest.approx(1) and scores[0] == pytest.approx(1 / 9, abs=1e-4)
 
 
 def test_one_match_agrees_with_itself():
     query, hit = -torch.ones(4, 1, 2), -torch.ones(4, 1, 2)
-    query[:, 0, 0], hit[:, 0, 1] = 1, 1  # one place each that is alike, at the ends
+    query[:, 0, 0], hit[:, 0, 1] = 1, 1  # one position each that is alike, at the ends
     query[:, 0, 1], hit[:, 0, 0] = torch.tensor([1.0, -1, 1, -1]), torch.tensor([1.0, 1, -1, -1])
     matches = matches_of(0, 0, maps_of(query), maps_of(hit))
     np.testing.assert_allclose(matches.query_points, [[0.25, 0.5]])
@@ -196,17 +196,21 @@ def test_the_order_is_that_of_cosine_and_local_score(by, weight):
     np.testing.assert_array_equal(few.scores, again.scores)
 
 
+@pytest.fixture
+def threads():
+    """The number of threads, which a test may change."""
+    yield (before := torch.get_num_threads())
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_spatial_scores_do_not_depend_on_the_number_of_threads():
     query, hits = random_map(1, 20, 30, dim=64), [random_map(seed, 20, 30, dim=64) for seed in range(4)]
-    queries, database = maps_of(query), maps_of(*hits)
-    threads, scores = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            scores.append(local_scores(0, np.arange(4), queries, database, "spatial")[0].tobytes())
-    finally:
-        torch.set_num_threads(threads)
-    assert len(set(scores)) == 1
+    scores = set()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        scores.add(scores_of(query, hits, "spatial")[0].tobytes())
+    assert len(scores) == 1
 
 
 @pytest.mark.parametrize("dim", [1, 64, 128])
@@ -226,8 +230,6 @@ def test_large_maps_are_averaged():
 
 
 def test_a_changed_byte_is_noticed_when_the_image_is_read():
-    import zlib
-
     values = np.arange(24, dtype=np.int8).reshape(6, 4)
     checksums = np.array([zlib.crc32(values[:2].data), zlib.crc32(values[2:].data)], np.uint32)
     changed = values.copy()

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vpr.search.exclusion import RecentFrames, either, own_time, without_excluded
+from vpr.search.protocols import either, own_time, without_excluded
+from vpr.search.rules import RecentFrames
 
 # Queries are every third frame of two walks, and in the second film also database images.
 DATABASE = [("a", n) for n in range(12) if n % 3] + [("b", n) for n in range(6)]

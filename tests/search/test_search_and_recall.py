@@ -8,24 +8,19 @@ import vpr.search.exact
 from pittsburgh import Places, read_places
 from vpr.evaluation.recall import recall_at, recall_line
 from vpr.search.approximate import IndexSearch, build_index
-from vpr.search.protocols import first_per_panorama, panoramas_of
+from vpr.search.exact import in_front
+from vpr.search.protocols import first_of_panoramas, panoramas_of
+
+NOTHING = np.array([], dtype=np.int64)
 
 
 def make_places(protocol, database, queries, database_times=None, query_times=None):
     """Places in one row, 100 m apart; only names, times and the protocol matter to the search."""
-    database_names = database if isinstance(database, list) else [f"{index}.jpg" for index in range(database)]
-    return Places(
-        name="made",
-        database_names=database_names,
-        query_names=[f"q{index}.jpg" for index in range(queries)],
-        database_positions=np.stack([100.0 * np.arange(len(database_names)), np.zeros(len(database_names))], axis=1),
-        query_positions=np.zeros((queries, 2)),
-        positive_radius=25.0,
-        training_positive_radius=10.0,
-        database_times=None if database_times is None else np.array(database_times),
-        query_times=None if query_times is None else np.array(query_times),
-        protocol=protocol,
-    )
+    names = database if isinstance(database, list) else [f"{index}.jpg" for index in range(database)]
+    positions = np.stack([100.0 * np.arange(len(names)), np.zeros(len(names))], axis=1)
+    times = [None if each is None else np.array(each) for each in (database_times, query_times)]
+    asked = [f"q{index}.jpg" for index in range(queries)]
+    return Places("made", names, asked, positions, np.zeros((queries, 2)), 25.0, 10.0, *times, protocol)
 
 
 def nearest(database, queries, *arguments):
@@ -46,21 +41,29 @@ def column(values):
     return np.array(values, dtype=np.float32)[:, None]
 
 
-def recall_by_loops(found, positives, n):
-    right = 0
-    for hits, wanted in zip(found.tolist(), positives, strict=True):
-        right += any(hit in set(wanted.tolist()) for hit in hits[:n] if hit != -1)
-    return right / len(positives)
+def random_descriptors(seed, *counts, dim=6, dtype=np.float32):
+    random = np.random.default_rng(seed)
+    return [random.normal(size=(count, dim)).astype(dtype) for count in counts or (40, 30)]
 
 
-def squared_distances(database, queries):
-    return ((queries[:, None, :].astype(np.float64) - database.astype(np.float64)) ** 2).sum(axis=2)
+def sorted_by_distance(database, queries):
+    squared = ((queries[:, None, :].astype(np.float64) - database.astype(np.float64)) ** 2).sum(axis=2)
+    return np.argsort(squared, axis=1, kind="stable")
 
 
-def test_recall_by_hand():
-    found = np.array([[4, 2, 0], [1, 3, 2], [0, 1, 2], [3, 4, 0]])
-    positives = [np.array([4, 0]), np.array([2]), np.array([], dtype=np.int64), np.array([0, 4])]
-    assert recall_at(found, positives, [1, 2, 3]) == {1: 0.25, 2: 0.5, 3: 0.75}
+@pytest.mark.parametrize(
+    ("found", "positives", "wanted"),
+    [
+        ([[4, 2, 0], [1, 3, 2], [0, 1, 2], [3, 4, 0]], [[4, 0], [2], [], [0, 4]], {1: 0.25, 2: 0.5, 3: 0.75}),
+        ([[0, 1], [0, 1]], [[], [0]], {1: 0.5, 2: 0.5}),  # without positives a query counts as missed
+        # -1 is never a hit, though to numpy it means the last of a database of 3.
+        ([[-1, -1], [-1, 0], [2, -1]], [[2], [2], [2]], {1: 1 / 3, 2: 1 / 3}),
+    ],
+    ids=["by hand", "no positives", "no hits"],
+)
+def test_recall(found, positives, wanted):
+    positives = [np.array(each, dtype=np.int64) for each in positives]
+    assert recall_at(np.array(found), positives, list(wanted)) == wanted
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -71,23 +74,12 @@ def test_recall_is_that_of_a_brute_force(seed):
         found[row, random.integers(0, 20) :] = -1
     positives = [np.sort(random.permutation(30)[: random.integers(0, 4)]) for _ in range(50)]
     assert any(len(wanted) == 0 for wanted in positives)
-    values = [1, 2, 5, 10, 20]
-    recalls = recall_at(found, positives, values)
-    assert list(recalls) == values
-    for n in values:
-        assert recalls[n] == pytest.approx(recall_by_loops(found, positives, n), abs=1e-12)
-    assert 0 < recalls[1] < recalls[20] < 1
-
-
-def test_queries_without_positives_count_as_missed():
-    nothing = np.array([], dtype=np.int64)
-    assert recall_at(np.array([[0, 1], [0, 1]]), [nothing, np.array([0])], [1, 2]) == {1: 0.5, 2: 0.5}
-
-
-def test_minus_one_is_never_a_hit():
-    found = np.array([[-1, -1], [-1, 0], [2, -1]])
-    last = np.array([2])  # what index -1 would mean to numpy in a database of 3
-    assert recall_at(found, [last, last, last], [1, 2]) == {1: 1 / 3, 2: 1 / 3}
+    recalls = recall_at(found, positives, [1, 2, 5, 10, 20])
+    assert list(recalls) == [1, 2, 5, 10, 20] and 0 < recalls[1] < recalls[20] < 1
+    for n, recall in recalls.items():
+        pairs = zip(found.tolist(), positives, strict=True)
+        right = sum(any(hit in set(wanted.tolist()) for hit in hits[:n] if hit != -1) for hits, wanted in pairs)
+        assert recall == pytest.approx(right / 50, abs=1e-12)
 
 
 @pytest.mark.parametrize("protocol", ["plain", "panorama"])
@@ -95,33 +87,43 @@ def test_more_hits_than_images_are_no_hits(protocol):
     names = ["a_000.jpg", "b_000.jpg", "c_000.jpg"]
     found = search_places(column([0, 1, 2]), column([0.1, 1.9]), 5, make_places(protocol, names, 2))
     assert found.tolist() == [[0, 1, 2, -1, -1], [2, 1, 0, -1, -1]]
-    assert recall_at(found, [np.array([], dtype=np.int64), np.array([1])], [1, 2, 5]) == {1: 0.0, 2: 0.5, 5: 0.5}
+    assert recall_at(found, [NOTHING, np.array([1])], [1, 2, 5]) == {1: 0.0, 2: 0.5, 5: 0.5}
 
 
-def test_recall_line():
-    assert recall_line({1: 0.85234, 5: 0.948}) == "R@1: 85.2, R@5: 94.8"
-    assert recall_line({1: 0.0, 10: 1.0}) == "R@1: 0.0, R@10: 100.0"
+@pytest.mark.parametrize(
+    ("recalls", "line"),
+    [({1: 0.85234, 5: 0.948}, "R@1: 85.2, R@5: 94.8"), ({1: 0.0, 10: 1.0}, "R@1: 0.0, R@10: 100.0")],
+)
+def test_recall_line(recalls, line):
+    assert recall_line(recalls) == line
 
 
 @pytest.mark.parametrize("count", [1, 5, 40, 100])
 def test_nearest_is_that_of_a_sort(count):
-    random = np.random.default_rng(count)
-    database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
-    found = nearest(database, queries, count)
-    expected = np.argsort(squared_distances(database, queries), axis=1, kind="stable")[:, :count]
+    database, queries = random_descriptors(count)
+    found, expected = nearest(database, queries, count), sorted_by_distance(database, queries)
     assert found.shape == (30, min(count, 40))
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, expected[:, :count])
+    if count < 40:
+        np.testing.assert_array_equal(search_places(database, queries, count, make_places("plain", 40, 30)), found)
 
 
 def test_nearest_goes_by_distance_not_by_inner_product():
     assert nearest(column([10, 1, 0]), column([0.9]), 3).tolist() == [[1, 2, 0]]
 
 
-def test_search_elsewhere_is_the_nearest():
-    random = np.random.default_rng(8)
-    database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
-    found = search_places(database, queries, 7, make_places("plain", 40, 30))
-    np.testing.assert_array_equal(found, np.argsort(squared_distances(database, queries), axis=1)[:, :7])
+@pytest.mark.parametrize("tile_rows", [1, 7, 1000])
+def test_search_by_tiles_of_any_size_is_that_of_a_sort(monkeypatch, tile_rows):
+    database, queries = random_descriptors(tile_rows)
+    monkeypatch.setattr(vpr.search.exact, "TILE_BYTES", 4 * 6 * tile_rows)
+    allowed = np.sort(np.random.default_rng(tile_rows).permutation(40)[:25])
+    expected = allowed[sorted_by_distance(database[allowed], queries)[:, :9]]
+    np.testing.assert_array_equal(nearest(database, queries, 9, allowed), expected)
+
+
+def test_float16_descriptors_are_searched_as_what_they_are():
+    database, queries = random_descriptors(2, 60, 20, dim=8, dtype=np.float16)
+    np.testing.assert_array_equal(nearest(database, queries, 5), sorted_by_distance(database, queries)[:, :5])
 
 
 def test_only_the_first_hit_of_each_panorama_counts_in_tokyo_247():
@@ -129,26 +131,24 @@ def test_only_the_first_hit_of_each_panorama_counts_in_tokyo_247():
 
     The query at 0 finds a, b, a, a, ...; that at 10 finds c twelve times (3.11 first), then b (2.11 first).
     """
-    headings = [f"{30 * step:03d}" for step in range(12)]
-    spot = {f"a/x_012_{heading}.jpg": 1 + 0.01 * step for step, heading in enumerate(headings)}
-    spot |= {f"a/y_012_{heading}.jpg": 2 + 0.01 * step for step, heading in enumerate(headings)}
-    spot |= {f"b/x_012_{heading}.jpg": 3 + 0.01 * step for step, heading in enumerate(headings)}
+    spot = {
+        f"{panorama}_012_{30 * step:03d}.jpg": number + 0.01 * step
+        for number, panorama in enumerate(("a/x", "a/y", "b/x"), start=1)
+        for step in range(12)
+    }
     spot["a/y_012_000.jpg"] = 1.005
     names = np.random.default_rng(9).permutation(sorted(spot)).tolist()
     assert len(names) == 36
     database, queries = column([spot[name] for name in names]), column([0, 10])
-    places = make_places("panorama", names, 2)
-
-    found = search_places(database, queries, 3, places)
+    found = search_places(database, queries, 3, make_places("panorama", names, 2))
     assert [[names[hit] for hit in hits] for hits in found] == [
         ["a/x_012_000.jpg", "a/y_012_000.jpg", "b/x_012_000.jpg"],
         ["b/x_012_330.jpg", "a/y_012_330.jpg", "a/x_012_330.jpg"],
     ]
     # Both queries were taken where the last panorama but one of each list stands.
-    first, second = (
+    positives = [
         np.array([index for index, name in enumerate(names) if name.startswith(prefix)]) for prefix in ("b/x", "a/y")
-    )
-    positives = [first, second]
+    ]
     assert recall_at(found, positives, [1, 2, 3]) == {1: 0.0, 2: 0.5, 3: 1.0}
     plain = search_places(database, queries, 3, make_places("plain", names, 2))
     assert recall_at(plain, positives, [1, 2, 3]) == {1: 0.0, 2: 0.0, 3: 0.0}
@@ -162,24 +162,22 @@ def test_three_panoramas_fill_only_three_of_five_hits():
 
 def test_panoramas_are_told_apart_by_all_but_the_heading():
     names = ["a/x_012_000.jpg", "b/x_012_000.jpg", "a/x_012_330.jpg", "a/x_013_000.jpg", "b/x_012_030.jpg"]
-    groups = panoramas_of(names)
-    same = groups[:, None] == groups[None, :]
-    expected = np.eye(5, dtype=bool)
+    groups, expected = panoramas_of(names), np.eye(5, dtype=bool)
     expected[0, 2] = expected[2, 0] = expected[1, 4] = expected[4, 1] = True
-    np.testing.assert_array_equal(same, expected)
+    np.testing.assert_array_equal(groups[:, None] == groups[None, :], expected)
 
 
-def test_first_per_panorama_keeps_the_order():
-    found = first_per_panorama(np.array([[5, 4, 1, 0, 3, 2], [0, 1, 2, 3, 4, 5]]), np.array([0, 0, 1, 1, 2, 2]))
-    assert found.tolist() == [[5, 1, 3, -1, -1, -1], [0, 2, 4, -1, -1, -1]]
+def test_the_first_of_each_panorama_keep_their_order():
+    found = np.array([[5, 4, 1, 0, 3, 2], [0, 1, 2, 3, 4, 5]])
+    kept = in_front(found, first_of_panoramas(found, np.array([0, 0, 1, 1, 2, 2])))
+    assert kept.tolist() == [[5, 1, 3, -1, -1, -1], [0, 2, 4, -1, -1, -1]]
 
 
 def test_each_real_tokyo_panorama_has_twelve_cutouts_at_one_place(shared):
     places = read_places(shared / "netvlad_specs" / "tokyo247.mat")
     panoramas = panoramas_of(places.database_names)
     assert set(np.bincount(panoramas).tolist()) == {12}
-    order = np.argsort(panoramas, kind="stable")
-    positions = places.database_positions[order].reshape(-1, 12, 2)
+    positions = places.database_positions[np.argsort(panoramas, kind="stable")].reshape(-1, 12, 2)
     assert (positions == positions[:, :1]).all()
 
 
@@ -205,15 +203,12 @@ def test_nothing_is_found_where_all_images_are_of_the_querys_time():
 @pytest.mark.parametrize("factory", [None, "Flat"])
 def test_search_in_tokyo_time_machine_is_that_of_a_brute_force(factory):
     random = np.random.default_rng(10)
-    database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
+    database, queries = random_descriptors(10)
     database_times, query_times = random.integers(0, 4, 40), random.integers(0, 4, 30)
     places = make_places("other_time", 40, 30, database_times, query_times)
-    search = flat_search(database) if factory else None
-    found = search_places(database, queries, 5, places, search)
-    order = np.argsort(squared_distances(database, queries), axis=1)
-    for query in range(30):
-        allowed = [hit for hit in order[query].tolist() if database_times[hit] != query_times[query]]
-        assert found[query].tolist() == allowed[:5]
+    found = search_places(database, queries, 5, places, flat_search(database) if factory else None)
+    for query, hits in enumerate(sorted_by_distance(database, queries).tolist()):
+        assert found[query].tolist() == [hit for hit in hits if database_times[hit] != query_times[query]][:5]
 
 
 def test_approximate_search_in_tokyo_time_machine_asks_for_no_more_than_it_takes():
@@ -224,8 +219,7 @@ def test_approximate_search_in_tokyo_time_machine_asks_for_no_more_than_it_takes
         asked.append((len(queries), count))
         return np.argsort(np.abs(queries.numpy() - np.arange(100)), axis=1)[:, :count]
 
-    times = [1] * 5 + [3] * 55 + [1] * 40
-    places = make_places("other_time", 100, 2, times, [1, 2])
+    places = make_places("other_time", 100, 2, [1] * 5 + [3] * 55 + [1] * 40, [1, 2])
     found = search_places(column(range(100)), column([0, 0]), 2, places, search)
     assert found.tolist() == [[5, 6], [0, 1]]
     # Of the 4 nearest none is of another month than 1, of the 8 nearest three are.
@@ -233,25 +227,6 @@ def test_approximate_search_in_tokyo_time_machine_asks_for_no_more_than_it_takes
 
 
 def test_approximate_search_finds_what_is_allowed_though_little_is():
-    times = [1] * 97 + [2] * 3
-    places = make_places("other_time", 100, 1, times, [1])
+    places = make_places("other_time", 100, 1, [1] * 97 + [2] * 3, [1])
     found = search_places(column(range(100)), column([0]), 5, places, flat_search(column(range(100))))
     assert found.tolist() == [[97, 98, 99, -1, -1]]
-
-
-@pytest.mark.parametrize("tile_rows", [1, 7, 1000])
-def test_search_by_tiles_of_any_size_is_that_of_a_sort(monkeypatch, tile_rows):
-    random = np.random.default_rng(tile_rows)
-    database, queries = (random.normal(size=(rows, 6)).astype(np.float32) for rows in (40, 30))
-    monkeypatch.setattr(vpr.search.exact, "TILE_BYTES", 4 * 6 * tile_rows)
-    allowed = np.sort(random.permutation(40)[:25])
-    found = nearest(database, queries, 9, allowed)
-    expected = allowed[np.argsort(squared_distances(database[allowed], queries), axis=1)[:, :9]]
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_float16_descriptors_are_searched_as_what_they_are():
-    random = np.random.default_rng(2)
-    database, queries = (random.normal(size=(rows, 8)).astype(np.float16) for rows in (60, 20))
-    expected = np.argsort(squared_distances(database, queries), axis=1)[:, :5]
-    np.testing.assert_array_equal(nearest(database, queries, 5), expected)

@@ -1,5 +1,7 @@
 """Sequences by each data set's protocol, and images that are no sequences."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from test_search_and_recall import make_places
 
 from vpr.common.errors import UserError
 from vpr.data.frames import find_sequences
-from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import search_frames, search_places
+from vpr.search.rules import RecentFrames
 from vpr.search.sequences import SequenceRule, require_order
 
 PANORAMAS = [f"w/{panorama:02d}_{heading}.png" for panorama in range(5) for heading in range(12)]
@@ -52,7 +54,7 @@ def test_sequences_of_one_time_do_not_help_what_may_not_be_found():
     assert (found[:, 10:] == -1).all()
 
 
-def test_a_walk_in_its_own_map_is_not_found_at_its_own_time():
+def test_a_sequence_in_its_own_map_is_not_found_at_its_own_time():
     """Twice around a circle of ten places: without the last frames, the first round is what is found."""
     around = torch.eye(10).repeat(2, 1)
     around[:, 0] += 0.1  # not all zeros between different places
@@ -69,23 +71,27 @@ def test_a_walk_in_its_own_map_is_not_found_at_its_own_time():
     assert [int(row.max(initial=-1)) for row in found] == [max(n - 4, -1) for n in range(20)]
 
 
-def walks_of(*names):
+def frames_of(*names):
     return find_sequences(names)
 
 
-def test_images_that_are_no_sequences_are_refused():
-    frames, alone = walks_of("a/1.jpg", "a/2.jpg", "a/3.jpg"), walks_of("a/1.jpg", "b/2.jpg")
-    require_order((frames, frames), SequenceRule(2))
-    require_order((alone, alone), SequenceRule(0))
-    with pytest.raises(UserError, match="no two of the 2 queries are of one sequence"):
-        require_order((frames, alone), SequenceRule(1))
-    with pytest.raises(UserError, match="no two of the 2 database images are of one sequence"):
-        require_order((alone, frames), SequenceRule(1))
+FRAMES, ALONE = frames_of("a/1.jpg", "a/2.jpg", "a/3.jpg"), frames_of("a/1.jpg", "b/2.jpg")
+TIMES = frames_of("q/1000.jpg", "q/1500.jpg", "q/2000.jpg")
 
 
-def test_numbers_that_no_speed_brings_together_are_refused():
-    frames, times = walks_of("a/1.jpg", "a/2.jpg", "a/3.jpg"), walks_of("q/1000.jpg", "q/1500.jpg", "q/2000.jpg")
-    with pytest.raises(UserError, match="in steps of 500, the database's in steps of 1 over sequences of 2 at most"):
-        require_order((frames, times), SequenceRule(1))
-    require_order((frames, times), SequenceRule(1, speeds=(1 / 500,)))
-    require_order((times, frames), SequenceRule(1))
+@pytest.mark.parametrize(
+    ("database", "queries", "rule", "refusal"),
+    [
+        (FRAMES, FRAMES, SequenceRule(2), None),
+        (ALONE, ALONE, SequenceRule(0), None),
+        (FRAMES, ALONE, SequenceRule(1), "no two of the 2 queries are of one sequence"),
+        (ALONE, FRAMES, SequenceRule(1), "no two of the 2 database images are of one sequence"),
+        # Numbers that no speed brings together.
+        (FRAMES, TIMES, SequenceRule(1), "in steps of 500, the database's in steps of 1 over sequences of 2 at most"),
+        (FRAMES, TIMES, SequenceRule(1, speeds=(1 / 500,)), None),
+        (TIMES, FRAMES, SequenceRule(1), None),
+    ],
+)
+def test_images_that_are_no_sequences_are_refused(database, queries, rule, refusal):
+    with pytest.raises(UserError, match=refusal) if refusal else contextlib.nullcontext():
+        require_order((database, queries), rule)

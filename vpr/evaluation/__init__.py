@@ -4,7 +4,6 @@ calibrate.py          Learning from queries whose truth is known how sure an ans
 calibration_error.py  whether probabilities are what happens: expected calibration error
 certainty.py          how well a score of answers tells right first hits from wrong ones
 comparison.py         Several models on one split: recall against size, arithmetic and time
-cost.py               What describing an image costs in time; a model itself answers for its size and its arithmetic
 evaluate.py           Recall@N of a model on a split: describe, search, count, record
 explanation.py        which cluster owns each region of an image, and what it adds to a similarity
 judging.py            how sure a test's answers are

@@ -1,9 +1,5 @@
 """Learning the probability that a first hit is right, from queries whose truth is known."""
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from vpr.common.errors import UserError
@@ -20,39 +16,36 @@ KNOWN_OF_MOST = 0.9  # share of the answers
 STRENGTH = 1.0  # C of scikit-learn's logistic regression, the inverse of L2's weight
 
 
-@dataclass(frozen=True)
-class Learnt:
-    """A calibration, and what it would have said of queries that it was not learnt on.
-
-    Attributes:
-        held_out: [M] probabilities of each query by a calibration learnt without it and without queries at its
-            place; NaN where a feature is not known.
-    """
-
-    calibration: Calibration
-    held_out: np.ndarray
-
-
-def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray, seed: int = 0) -> Learnt:
+def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray) -> tuple[Calibration, np.ndarray]:
     """Learn the probability that a first hit is right, and cross-validate it.
 
     Args:
         right: bool [M], whether the first hit of each query is right.
         groups: [M] integers, the same for queries of one place, see `place_groups`.
 
+    Returns:
+        the calibration, and [M] probabilities of each query by one learnt without it and without queries at its place;
+        NaN where a feature is not known.
+
     Raises:
         UserError: there are too few queries, or too few of them right or wrong.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    check_enough(right)
+    require_queries_to_learn_from(len(right))
+    for kind, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
+        if count < FEWEST_OF_A_KIND:
+            raise UserError(
+                f"--calibrate: {count} of {len(right)} first hits are {kind}, wanted at least {FEWEST_OF_A_KIND} to "
+                "tell right from wrong: take a split with more queries"
+            )
     held_out = np.full(len(right), np.nan)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for fitted, left_out in folds.split(right, right, groups):
         if len(np.unique(right[fitted])) == 2:  # not so where one place has all the wrong ones
-            calibration = fit(rows_of(answers, fitted), right[fitted])
-            held_out[left_out] = calibration.probability(rows_of(answers, left_out))
-    return Learnt(fit(answers, right), held_out)
+            calibration = fit(answers.only(fitted), right[fitted])
+            held_out[left_out] = calibration.probability(answers.only(left_out))
+    return fit(answers, right), held_out
 
 
 def require_queries_to_learn_from(count: int) -> None:
@@ -62,17 +55,6 @@ def require_queries_to_learn_from(count: int) -> None:
             f"--calibrate: found {count} queries, wanted at least {FEWEST_QUERIES} to learn probabilities from: "
             "take a split with more"
         )
-
-
-def check_enough(right: np.ndarray) -> None:
-    """Raises UserError where queries do not suffice to learn from, or too few are right or wrong."""
-    require_queries_to_learn_from(len(right))
-    for kind, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
-        if count < FEWEST_OF_A_KIND:
-            raise UserError(
-                f"--calibrate: {count} of {len(right)} first hits are {kind}, wanted at least {FEWEST_OF_A_KIND} to "
-                "tell right from wrong: take a split with more queries"
-            )
 
 
 def fit(answers: Answers, right: np.ndarray) -> Calibration:
@@ -106,20 +88,12 @@ def slope_of(distances: np.ndarray) -> float:
     The published slope belongs to the distances of its authors' descriptors. A slope chosen by the likelihood among
     several was less well calibrated than this one figure, which hardly varies between samples of queries.
 
-    Args:
-        distances: [M, c] of hits.
+    Distances are [M, c], of hits.
     """
     squared = distances[:, :SPREAD_HITS].astype(float) ** 2
     known = ~np.isnan(squared).any(axis=1)
     gap = float(np.median(np.ptp(squared[known], axis=1))) if known.any() and squared.shape[1] else 0.0
     return DECAY / gap if gap > 0 else PUBLISHED_SLOPE
-
-
-def rows_of(answers: Answers, rows: np.ndarray) -> Answers:
-    """Some of the answers, by index."""
-    values = {name: getattr(answers, name) for name in ("found", "distances", "scores", "agreeing", "sequence")}
-    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
-    return dataclasses.replace(answers, **taken)
 
 
 def place_groups(positions: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def reliability(probabilities: np.ndarray, right: np.ndarray, bins: int | None =
     Args:
         probabilities: [M].
         right: bool [M], what happened.
-        bins: how many, of about equal counts; None takes QUERIES_PER_BIN queries for each, at most MOST_BINS.
+        bins: how many, of about equal counts; None: one for each QUERIES_PER_BIN queries, from 1 to MOST_BINS.
 
     Raises:
         ValueError: there are no queries.
@@ -51,16 +51,10 @@ def reliability(probabilities: np.ndarray, right: np.ndarray, bins: int | None =
     count = len(probabilities)
     if not count:
         raise ValueError("no queries: there is nothing to compare")
-    bins = bins or bins_for(count)
+    bins = bins or max(1, min(MOST_BINS, count // QUERIES_PER_BIN))
     order = np.argsort(probabilities, kind="stable")
     rising, happened = probabilities[order].astype(float), right[order].astype(float)
-    cuts = np.linspace(0, count, bins + 1)[1:-1].round().astype(int)
+    cuts = np.linspace(0, count, bins + 1)[:-1].round().astype(int)
     starts = np.unique(np.searchsorted(rising, rising[cuts], side="left"))  # to the front of a run of equal ones
-    starts = np.union1d(starts, [0]).astype(int)
     counts = np.diff(starts, append=count)
     return Reliability(counts, np.add.reduceat(rising, starts) / counts, np.add.reduceat(happened, starts) / counts)
-
-
-def bins_for(queries: int) -> int:
-    """How many bins so many queries fill."""
-    return max(1, min(MOST_BINS, queries // QUERIES_PER_BIN))

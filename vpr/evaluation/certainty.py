@@ -1,6 +1,6 @@
 """How well a score of answers tells right first hits from wrong ones, and how well probabilities are calibrated."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,29 +57,26 @@ class Certainty:
             "area_at_most": _number(curve.recall[-1]) if len(curve.right) else None,
             "recall_at_precision": {name: _number(recall) for name, (recall, _) in sure.items()},
             "threshold_at_precision": {name: _number(threshold) for name, (_, threshold) in sure.items()},
-            "unmatched_answered_at_precision": {
-                name: self.unmatched_answered(threshold) for name, (_, threshold) in sure.items()
-            },
+            "unmatched_answered_at_precision": {name: self._unmatched_from(each) for name, (_, each) in sure.items()},
         }
         if table is not None:
             known["calibration_error"] = table.error
             known["calibration_bins"] = len(table.counts)
             known["calibration_note"] = self.scores.note
         if self.least is not None:
-            known["least_confidence"] = asdict(self.at(self.least))
+            known["least_confidence"] = self.at(self.least)
         return known
 
-    def at(self, threshold: float) -> "AtThreshold":
-        """What a threshold does."""
-        reached = np.flatnonzero(self.curve.thresholds >= threshold)
-        answered, right = (
-            int(of[reached[-1]]) if len(reached) else 0 for of in (self.curve.answered, self.curve.right)
-        )
-        return AtThreshold(threshold, answered, right, self.unmatched_answered(threshold), len(self.unmatched))
-
-    def unmatched_answered(self, threshold: float) -> int:
-        """Queries without a true match that have at least this score."""
-        return int((self.unmatched >= threshold).sum())
+    def at(self, threshold: float) -> dict[str, float]:
+        """What comes of answering only from a score on: counts of queries."""
+        reached = int((self.curve.thresholds >= threshold).sum())
+        counts = {"answered": self.curve.answered, "right": self.curve.right}
+        return {
+            "threshold": threshold,
+            **{name: int(of[reached - 1]) if reached else 0 for name, of in counts.items()},
+            "unmatched_answered": self._unmatched_from(threshold),
+            "unmatched": len(self.unmatched),
+        }
 
     def lines(self) -> str:
         """What the score is worth, in a few lines."""
@@ -101,30 +98,19 @@ class Certainty:
         if len(self.unmatched):
             _, threshold = curve.recall_at_precision(SURE[-1])
             said.append(
-                f"not in the map: {self.unmatched_answered(threshold)} of {len(self.unmatched)} queries without a true "
+                f"not in the map: {self._unmatched_from(threshold)} of {len(self.unmatched)} queries without a true "
                 f"match answered at {100 * SURE[-1]:g}% precision"
             )
         if self.least is not None:
-            said.append(self.at(self.least).line())
+            at = self.at(self.least)
+            line = f"from {self.least:g} on: {at['answered']} answered, of which {at['right']} right"
+            among = f"; of {at['unmatched']} queries without a true match {at['unmatched_answered']} answered"
+            said.append(line + among if len(self.unmatched) else line)
         return "\n".join(said)
 
-
-@dataclass(frozen=True)
-class AtThreshold:
-    """What comes of answering only from a score on: counts of queries."""
-
-    threshold: float
-    answered: int
-    right: int
-    unmatched_answered: int
-    unmatched: int
-
-    def line(self) -> str:
-        """In words."""
-        line = f"from {self.threshold:g} on: {self.answered} answered, of which {self.right} right"
-        if not self.unmatched:
-            return line
-        return f"{line}; of {self.unmatched} queries without a true match {self.unmatched_answered} answered"
+    def _unmatched_from(self, threshold: float) -> int:
+        """Queries without a true match that have at least this score."""
+        return int((self.unmatched >= threshold).sum())
 
 
 def judge(scores: Scores, right: np.ndarray, answerable: np.ndarray, least: float | None = None) -> Certainty:
@@ -137,9 +123,9 @@ def judge(scores: Scores, right: np.ndarray, answerable: np.ndarray, least: floa
     """
     known = ~np.isnan(scores.values)
     table = reliability(scores.values[known], right[known]) if scores.probability and known.any() else None
-    curve = precision_recall(scores.values, right, answerable)
     if least is None and scores.probability:
         least = EVEN
+    curve = precision_recall(scores.values, right, answerable)
     return Certainty(scores, curve, table, scores.values[~answerable], least)
 
 

@@ -1,7 +1,8 @@
 """Several models on one split: recall against size, arithmetic and time."""
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +12,12 @@ from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
 from vpr.descriptors.local_maps import MemorySink
-from vpr.evaluation.cost import milliseconds_per_image
 from vpr.evaluation.evaluate import SINGLE, Evaluation, describe_split, measure_each
 from vpr.models.describer import Describer
 from vpr.models.local_projection import LocalProjection
 from vpr.retrieval.ask import Ask
 
-TIMED_IMAGES = 20
+TIMED_IMAGES, WARM_UP = 20, 3
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ def measure_model(
     """Recalls and costs of one model, and again after re-ranking, if it is asked for, whose time is added.
 
     Args:
-        model: on its device.
-        label: how the table calls it.
-        path: of the run or exported file.
-        reading: how images are read.
+        label, path: how the table calls the model, and its run or exported file.
         projection: of local descriptors for re-ranking; None where the model brings it.
     """
     model.eval()
@@ -86,12 +83,29 @@ def measure_model(
     )
     rows, start = [row], time.perf_counter()
     for again, answers in stages:
-        looking = 1000 * (time.perf_counter() - start) / len(images.query_files)
-        time_of_both = milliseconds + looking
+        both = milliseconds + 1000 * (time.perf_counter() - start) / len(images.query_files)
         rows.append(
-            replace(row, name=f"{label}, second look", evaluation=again, curve=answers.curve, milliseconds=time_of_both)
+            replace(row, name=f"{label}, second look", evaluation=again, curve=answers.curve, milliseconds=both)
         )
     return rows
+
+
+def milliseconds_per_image(
+    describe: Callable[[torch.Tensor], object],
+    images: list[torch.Tensor],
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Median time of describing one image at a time, each uint8 [1, 3, H, W], after WARM_UP that do not count.
+
+    Args:
+        clock: seconds since any moment.
+    """
+    times = []
+    for image in images[:WARM_UP] + images:
+        started = clock()
+        describe(image)
+        times.append(clock() - started)
+    return 1000 * statistics.median(times[min(WARM_UP, len(images)) :])
 
 
 def table(rows: list[Row]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from pittsburgh import Places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
@@ -24,8 +23,7 @@ from vpr.retrieval.ranking import Ranking, rerank_hits, search
 from vpr.retrieval.split import SplitEngine
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.search.approximate import IndexSearch, index_name, stored_bytes
-from vpr.search.exclusion import without_excluded
-from vpr.search.protocols import search_places
+from vpr.search.protocols import search_places, without_excluded
 
 RESULTS_FILE = "results.json"
 CURVE = 100  # the last N of the recall curve
@@ -67,8 +65,7 @@ class QueryResults:
     """What came of each query.
 
     Attributes:
-        outcomes: of each.
-        positives: for each the database images that would have been right.
+        positives: for each query the database images that would have been right.
         curve: Recall@N for all N up to CURVE.
         ranking: the hits, and what ordered them.
     """
@@ -85,11 +82,7 @@ class QueryResults:
 
 
 def describe_split(
-    model: Describer,
-    images: PlaceImages,
-    source: Source,
-    batch_size: int = 24,
-    local: LocalDescribing | None = None,
+    model: Describer, images: PlaceImages, source: Source, batch_size: int = 24, local: LocalDescribing | None = None
 ) -> SplitDescriptors:
     """Describe the database and the queries; complete in process 0. `batch_size` and `local` as of `describe`."""
     count, total = len(images.database_files), len(source.files)
@@ -114,7 +107,7 @@ def measure_each(
     Args:
         descriptors: with local ones for re-ranking.
         ask: its `top` and `filter` do not count.
-        engine: searches the database; None: exactly.
+        engine: None searches exactly.
 
     Raises:
         UserError: the images are no frames in order, or the engine does not answer.
@@ -122,20 +115,22 @@ def measure_each(
     places, how = images.places, ask.reranking(False)
     engine = engine or SplitEngine(descriptors.database, places)
     ask = replace(ask, top=max(*recall_values, CURVE))
-    positives = _positives(places, ask)
-    first = _evaluation(descriptors, model, images, positives, ask, engine.name)
+    positives = places.positives()
+    if ask.exclusion:
+        positives = without_excluded(positives, ask.exclusion.of(places.database_names, places.query_names))
 
-    def counted(ranking: Ranking, first: Evaluation, before: QueryResults | None = None) -> tuple:
+    def counted(ranking: Ranking, evaluation: Evaluation, before: QueryResults | None = None) -> tuple:
         found, distances = ranking.answers.found, ranking.answers.distances
         outcomes = outcomes_of(found, distances, positives, places, before.outcomes if before else None)
         curve = recall_at(found, positives, range(1, CURVE + 1))
-        evaluation = replace(first, recalls=recall_at(found, positives, recall_values))
+        evaluation = replace(evaluation, recalls=recall_at(found, positives, recall_values))
         return evaluation, QueryResults(outcomes, positives, curve, ranking)
 
     def searched(ask: Ask) -> Ranking:
         return search(engine, descriptors.queries, ask, ask.hits(how), places.query_names)
 
-    evaluation, results = counted(searched(replace(ask, sequence=None)), first)
+    nothing = _before_search(descriptors, model, images, positives, ask, engine.name)
+    evaluation, results = counted(searched(replace(ask, sequence=None)), nothing)
     yield evaluation, results
     if ask.sequence:
         by_frames = replace(evaluation, search=f"{evaluation.search}, {ask.sequence.text()}")
@@ -155,14 +150,7 @@ def measure(
     return next(measure_each(descriptors, model, images, recall_values))
 
 
-def _positives(places: Places, ask: Ask) -> list[np.ndarray]:
-    """For each query the database images that are right, without those that may not be found."""
-    if not ask.exclusion:
-        return places.positives()
-    return without_excluded(places.positives(), ask.exclusion.of(places.database_names, places.query_names))
-
-
-def _evaluation(
+def _before_search(
     descriptors: SplitDescriptors,
     model: Describer,
     images: PlaceImages,
@@ -200,13 +188,8 @@ def measure_index(
     factory: str,
     index: faiss.Index,
 ) -> Evaluation:
-    """Recall@N by an approximate search instead of the exact one.
-
-    Args:
-        factory, index: FAISS's string, and what `build_index` made of it and the database.
-    """
-    count = max(exact.recalls)
-    searched = IndexSearch(index)
+    """Recall@N by an approximate search instead of the exact one: by what `build_index` made of the database."""
+    count, searched = max(exact.recalls), IndexSearch(index)
     found = search_places(descriptors.database, descriptors.queries, count, images.places, searched)
     # Where not every hit counts more are asked for, and some indexes then look deeper than for `count`.
     deeper = f", up to {searched.deepest} hits asked for" if searched.deepest > count else ""
@@ -220,7 +203,7 @@ def measure_index(
 
 
 def record(path: Path, evaluation: Evaluation, source: dict) -> None:
-    """Add an evaluation to a results file: a list, oldest first.
+    """Add an evaluation to a results file, a list, oldest first.
 
     Raises:
         UserError: what is there is no such list. It stays as it is, and the evaluation goes into a file beside it.

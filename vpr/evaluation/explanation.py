@@ -1,6 +1,6 @@
 """Where a NetVLAD model looks: which cluster owns each region, and what each region adds to a similarity.
 
-The pooled descriptor is a sum over the regions, the places p of the map of local descriptors:
+The pooled descriptor is a sum over the regions, the positions p of the map of local descriptors:
 
     v = 1/Z concat_k( 1/n_k sum_p a_kp (y_p - c_k) )
 
@@ -27,7 +27,8 @@ class Explanation:
     """What is drawn of one image.
 
     Attributes:
-        clusters, shares: of `soft_assignment`, [h, w].
+        clusters: int64 [h, w], the cluster that owns each region.
+        shares: float32 [h, w], with what share, between 1 / K and 1.
         contributions, constant: of `region_contributions`, [h, w] and a number.
     """
 
@@ -55,47 +56,6 @@ def opened_at_pooling(model: Describer) -> tuple[HasLocalDescriptors, ClusterPoo
 
 
 @torch.no_grad()
-def soft_assignment(model: Describer, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which cluster owns each region of an image, and with what share.
-
-    Args:
-        image: uint8 [1, 3, H, W] on the model's device.
-
-    Returns:
-        clusters int64 [h, w] and shares float32 [h, w], between 1 / K and 1.
-
-    Raises:
-        UserError: the model has no clusters, or the image is too small.
-    """
-    opened, pool = opened_at_pooling(model)
-    return _owners(pool, opened.local_descriptors(image))
-
-
-@torch.no_grad()
-def region_contributions(
-    model: Describer, image: torch.Tensor, other_descriptor: torch.Tensor
-) -> tuple[torch.Tensor, float]:
-    """What each region of an image adds to the cosine similarity with another image.
-
-    All contributions and the constant add up to the similarity. A region's is what would be lost without it if
-    the norms stayed as they are. Contributions may be negative.
-
-    Args:
-        image: uint8 [1, 3, H, W] on the model's device.
-        other_descriptor: [dim] of length 1, the model's of the other image.
-
-    Returns:
-        contributions float32 [h, w], and the constant that the mean of the whitening and the bias of --clusterDim leave
-        (0 without them).
-
-    Raises:
-        UserError: the model has no clusters, or the image is too small.
-    """
-    opened, pool = opened_at_pooling(model)
-    return _contributions(opened, pool, opened.local_descriptors(image), other_descriptor)
-
-
-@torch.no_grad()
 def explain(
     model: Describer,
     query_file: Path,
@@ -116,20 +76,34 @@ def explain(
     ]  # each [1, D, h, w]
     descriptors = [opened.pooled(each)[0] for each in features]
     return [
-        Explanation(*_owners(pool, own), *_contributions(opened, pool, own, other))
+        Explanation(*owners(pool, own), *region_contributions(opened, pool, own, other))
         for own, other in zip(features, reversed(descriptors), strict=True)
     ]
 
 
-def _owners(layer: ClusterPooling, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    _, shares = layer.assign(features.flatten(2))  # [1, K, P]
-    largest, cluster = shares[0].max(dim=0)  # [P]
+def owners(layer: ClusterPooling, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a map [1, D, h, w]: which cluster owns each region, int64 [h, w], and with what share, float32 [h, w]."""
+    largest, cluster = layer.assign(features.flatten(2))[1][0].max(dim=0)  # [P], of [K, P]
     return cluster.view(features.shape[2:]), largest.view(features.shape[2:])
 
 
-def _contributions(
+def region_contributions(
     model: HasLocalDescriptors, layer: ClusterPooling, features: torch.Tensor, other_descriptor: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
+    """What each region of an image adds to the cosine similarity with another image.
+
+    All contributions and the constant add up to the similarity. A region's is what would be lost without it if
+    the norms stayed as they are. Contributions may be negative.
+
+    Args:
+        layer: the model's pooling.
+        features: [1, D, h, w], the image's local descriptors.
+        other_descriptor: [dim] of length 1, the model's of the other image.
+
+    Returns:
+        contributions float32 [h, w], and the constant that the mean of the whitening and the bias of --clusterDim leave
+        (0 without them).
+    """
     summed, shares = (each[0] for each in layer.assign(features.flatten(2)))  # [D, P], [K, P]
     residuals = shares @ summed.T - shares.sum(dim=1, keepdim=True) * layer.centroids  # [K, D]
     row_norms = torch.linalg.vector_norm(residuals, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # [K, 1]

@@ -19,23 +19,6 @@ LEARNT_HERE = "learnt on these very queries, so that this is too good"
 
 
 @dataclass(frozen=True)
-class Judging:
-    """By what answers are judged.
-
-    Attributes:
-        folder: where calibrations of the model lie; None: the model is not known, and has none.
-        recipe: of the answers, see `answer_recipe`.
-        learn: whether to learn a calibration from them.
-        least: a threshold of the user.
-    """
-
-    folder: Path | None
-    recipe: Mapping[str, str]
-    learn: bool = False
-    least: float | None = None
-
-
-@dataclass(frozen=True)
 class Judged:
     """How sure answers are.
 
@@ -49,23 +32,35 @@ class Judged:
     failure: UserError | None = None
 
 
-def judge_answers(images: PlaceImages, results: QueryResults, judging: Judging) -> Judged:
+def judge_answers(
+    images: PlaceImages,
+    results: QueryResults,
+    folder: Path | None,
+    recipe: Mapping[str, str],
+    learn: bool = False,
+    least: float | None = None,
+) -> Judged:
     """Judge what a test found.
 
-    Where a calibration is to be learnt, each answer has the probability by what was learnt from others.
+    Args:
+        folder: where calibrations of the model lie; None: the model is not known, and has none.
+        recipe: of the answers, see `answer_recipe`.
+        learn: whether to learn a calibration from them; each then has the probability by what was learnt from others.
+        least: a threshold of the user.
     """
     ranking = results.ranking
     right = np.array([outcome.rank == 1 for outcome in results.outcomes], bool)
     answerable = np.array([outcome.answerable for outcome in results.outcomes], bool)
     scores, learnt, failure = Scores(*confidences(ranking, None)), None, None
     try:
-        if judging.learn:
-            found = learn_calibration(ranking.answers, right, place_groups(images.places.query_positions))
-            learnt = StoredCalibration(found.calibration, judging.recipe, learnt_on(images))
-            scores = Scores(found.held_out, learnt.label, True, CROSS_VALIDATED)
-        elif judging.folder and (stored := find_calibration(judging.folder, judging.recipe, data_set(images))):
+        if learn:
+            groups = place_groups(images.places.query_positions)
+            calibration, held_out = learn_calibration(ranking.answers, right, groups)
+            learnt = StoredCalibration(calibration, recipe, learnt_on(images))
+            scores = Scores(held_out, learnt.label, True, CROSS_VALIDATED)
+        elif folder and (stored := find_calibration(folder, recipe, data_set(images))):
             note = LEARNT_HERE if stored.learnt_on_these(images) else ""
             scores = Scores(*confidences(ranking, stored), True, note)
     except UserError as error:
         failure = error  # to be raised when all else that took long has been written
-    return Judged(judge(scores, right, answerable, judging.least), learnt, failure)
+    return Judged(judge(scores, right, answerable, least), learnt, failure)

@@ -1,5 +1,6 @@
 """What came of each query of a test: its first hits, which of them are right, and how far off they are."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Outcome:
 
     Attributes:
         query: its index.
-        hits: the first SHOWN, nearest first.
+        hits: the first SHOWN.
         rank: of the first right hit, from 1; None if none is among all that were looked at.
         answerable: whether any database image would have been right.
         reranked: whether the hits were re-ranked.
@@ -82,8 +83,7 @@ def outcomes_of(
     """The outcome of each query, in the queries' order.
 
     Args:
-        found: [M, count] database indices, nearest first; -1 is no hit.
-        distances: [M, at least SHOWN] of the descriptors.
+        found: [M, count] database indices, nearest first, -1 is no hit; distances: [M, at least SHOWN].
         positives: for each query the database indices that are right.
         before: the outcomes before re-ranking, if there was any.
     """
@@ -92,10 +92,11 @@ def outcomes_of(
         right = np.isin(hits, wanted)
         rank = int(right.argmax()) + 1 if right.any() else None
         metres = np.linalg.norm(places.database_positions[hits] - places.query_positions[query], axis=1)
+        first = zip(hits[:SHOWN].tolist(), metres.tolist(), distances[query].tolist(), right.tolist(), strict=False)
         shown = [
-            Hit(int(hits[n]), _known(metres[n]), float(distances[query, n]), bool(right[n]))
-            for n in range(min(SHOWN, len(hits)))
-            if hits[n] >= 0
+            Hit(hit, None if math.isnan(far) else far, distance, is_right)
+            for hit, far, distance, is_right in first
+            if hit >= 0
         ]
         earlier = before[query].rank if before else None
         outcomes.append(Outcome(query, shown, rank, len(wanted) > 0, before is not None, earlier))
@@ -106,7 +107,3 @@ def recalls_before(outcomes: Sequence[Outcome], values: Sequence[int]) -> dict[i
     """Recall@N before the hits were re-ranked, between 0 and 1, by N."""
     ranks = [outcome.rank_before for outcome in outcomes]
     return {n: sum(rank is not None and rank <= n for rank in ranks) / len(ranks) for n in values}
-
-
-def _known(metres: float) -> float | None:
-    return None if np.isnan(metres) else float(metres)

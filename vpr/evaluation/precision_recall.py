@@ -1,4 +1,4 @@
-"""Precision and recall of answers over a threshold of their score: what is lost by answering only where it is sure."""
+"""Precision and recall of answers over a threshold of their score."""
 
 from dataclasses import dataclass
 
@@ -64,8 +64,7 @@ def precision_recall(scores: np.ndarray, right: np.ndarray, answerable: np.ndarr
 
     Args:
         scores: [M], the higher the surer.
-        right: bool [M], whether the first hit is a true match.
-        answerable: bool [M], whether there is a true match in the database.
+        right, answerable: bool [M], whether the first hit is a true match, and whether there is any.
     """
     known = ~np.isnan(scores)
     order = np.argsort(-scores[known], kind="stable")

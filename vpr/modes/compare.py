@@ -33,10 +33,9 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     images = load_places(places_spec(each[0]), options.split)
     require_queries(images)
-    measured = [measure_one(one, images, label, device) for one, label in zip(each, named.values(), strict=True)]
-    rows = [row for rows_of_one in measured for row in rows_of_one]
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path(options.runsPath) / f"compare_{options.split}_{stamp}"
+    labelled = zip(each, named.values(), strict=True)
+    rows = [row for one, label in labelled for row in measure_one(one, images, label, device)]
+    folder = Path(options.runsPath) / f"compare_{options.split}_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     first = rows[0].evaluation
     about = (
         f"{device_line(device)}; split {first.split} ({first.spec}), {first.queries} queries, "
@@ -84,10 +83,10 @@ def options_on_one_set(options: argparse.Namespace, inputs: list[str]) -> list[a
         UserError: a model is missing, or belongs to other images than the first and the user typed neither.
     """
     typed = {name: value for name, value in options.given.items() if name not in ("dataset", "root")}
-    stored = [_test_options(typed, item, inputs) for item in inputs]
-    own = {item: one for item, one in zip(inputs, stored, strict=True) if _says_its_images(item)} or {
-        inputs[0]: stored[0]
-    }
+    stored = {item: _test_options(typed, item, inputs) for item in inputs}
+    # Files that were exported before cards held it do not say where their images are.
+    own = {item: one for item, one in stored.items() if "root" in stored_flags(Path(item))}
+    own = own or {inputs[0]: stored[inputs[0]]}
     (first, chosen), *others = own.items()
     same = {"dataset": options.given.get("dataset", chosen.dataset)}
     roots = [one.root for one in own.values() if one.dataset == same["dataset"]]
@@ -101,18 +100,13 @@ def options_on_one_set(options: argparse.Namespace, inputs: list[str]) -> list[a
                     f"--dataset={one.dataset} in {one.root}: recalls on different images do not compare; "
                     "say by --dataset and --root on which all shall be tested"
                 )
-    if any(one.skipBroken for one in stored):
+    if any(one.skipBroken for one in stored.values()):
         same["skipBroken"] = True
     each = [_test_options({**typed, **same}, item, inputs) for item in inputs]
     for item in inputs:
         if item not in own:
             say(f"{item} does not say where its images are (an older export): tested on those in {each[0].root}")
     return each
-
-
-def _says_its_images(item: str) -> bool:
-    """Whether a run or file brings its root along; files that were exported before cards held it do not."""
-    return "root" in stored_flags(Path(item))
 
 
 def _test_options(typed: dict[str, Any], item: str, inputs: list[str]) -> argparse.Namespace:

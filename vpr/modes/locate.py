@@ -26,8 +26,7 @@ KEEP = "--mode=index --localDescriptors"
 
 def run(options: argparse.Namespace) -> None:
     """Locate all images that were named; print and draw the matches."""
-    # With --json nothing else goes to where the JSON goes.
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+    with _apart_from_json(options):
         files, ask = images_named(options), ask_of(options)
         names, database = [str(file) for file in files], database_images(options)
         if ask.sequence:
@@ -48,9 +47,13 @@ def run(options: argparse.Namespace) -> None:
         say(json.dumps([answer.as_json(name) for name, answer in told], indent=2))
     else:
         say("\n".join(answer.lines(name) for name, answer in told))
-    # Behind the matches, which stand though a panel cannot be drawn.
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+    with _apart_from_json(options):  # behind the matches, which stand though a panel cannot be drawn
         draw_panels(results_folder(locator.loaded, options), files, answers, ranking, options.panels)
+
+
+def _apart_from_json(options: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """With --json nothing else goes to where the JSON goes."""
+    return contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
 
 
 def require_reranking(engine: Engine, path: Path, options: argparse.Namespace) -> None:

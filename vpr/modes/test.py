@@ -2,9 +2,11 @@
 
 import argparse
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import faiss
 
 from vpr.cli.descriptors import descriptors_of
 from vpr.cli.load import database_of, model_of, results_folder
@@ -22,7 +24,7 @@ from vpr.database.open import fill_engine
 from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, QueryResults, measure_each, measure_index, record
 from vpr.evaluation.explanation import opened_at_pooling
-from vpr.evaluation.judging import Judged, Judging, judge_answers
+from vpr.evaluation.judging import Judged, judge_answers
 from vpr.evaluation.recall import recall_line
 from vpr.report.write import explainer, write_pictures
 from vpr.retrieval.ask import Ask
@@ -31,21 +33,37 @@ from vpr.retrieval.split import SplitEngine, by_engine
 from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.runs.model import LoadedModel
-from vpr.search.approximate import RefinedSearch, build_index, looks_at_all
-from vpr.search.protocols import walks_of
+from vpr.search.approximate import IndexSearch, build_index, faiss_name, looks_at_all
+from vpr.search.exact import Search
+from vpr.search.protocols import sequences_of
 from vpr.search.sequences import require_order
-
-Measured = list[tuple[Evaluation, QueryResults]]
 
 
 @dataclass(frozen=True)
 class Subject:
     """What is tested: the model on its device, the images, how they are read, and what is asked of the queries."""
 
+    options: argparse.Namespace
     loaded: LoadedModel
     images: PlaceImages
     read: Reading
     ask: Ask
+    descriptors: SplitDescriptors
+
+    def engine(self, find: Search, name: str, approximate: str) -> SplitEngine:
+        """A search of the database; see `SplitEngine`."""
+        return SplitEngine(self.descriptors.database, self.images.places, find, name, approximate)
+
+    def measure(self, engine: SplitEngine | None = None) -> Iterator[tuple[Evaluation, QueryResults]]:
+        """See `measure_each`."""
+        values = self.options.recallValues
+        return measure_each(self.descriptors, self.loaded.model, self.images, values, self.ask, engine)
+
+    def judged(self, answers: QueryResults) -> Judged:
+        """How sure answers are: by a calibration of the model, unless its descriptors were made elsewhere."""
+        recipe = answer_recipe(self.loaded.model, self.loaded.spec, self.read.size, answers.ranking.order)
+        folder = None if self.descriptors.made_by else self.loaded.folder
+        return judge_answers(self.images, answers, folder, recipe, self.options.calibrate, self.options.minConfidence)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -69,18 +87,18 @@ def run(options: argparse.Namespace) -> None:
         require_queries_to_learn_from(len(images.query_files))
     ask = ask_of(options)
     if ask.sequence:
-        require_order(walks_of(images.places), ask.sequence)
+        require_order(sequences_of(images.places), ask.sequence)
     descriptors = descriptors_of(options, loaded, images, read, how)
     if processes.is_main():
-        _measure(Subject(loaded, images, read, ask), descriptors, hloc, options)
+        _measure(Subject(options, loaded, images, read, ask, descriptors), hloc)
 
 
-def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, options: argparse.Namespace) -> None:
+def _measure(subject: Subject, hloc: HlocFiles) -> None:
     """Search, count, and write all that was asked for."""
-    loaded, images, model = subject.loaded, subject.images, subject.loaded.model
-    measured = measure_all(subject, descriptors, options)
+    options, loaded, images, descriptors = subject.options, subject.loaded, subject.images, subject.descriptors
+    measured = measure_all(subject)
     (exact, first), (evaluation, answers) = measured[0], measured[-1]
-    judged = judge_answers(images, answers, _judging(subject, answers, descriptors, options))
+    judged = subject.judged(answers)
     evaluation = replace(evaluation, certainty=judged.certainty.figures())
     results = [*(each for each, _ in measured[:-1]), evaluation]
     result = "\n\n".join(each.lines() for each in results)
@@ -96,7 +114,7 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
     def draw() -> None:
         if options.panels:
             pictures = folder / f"test_{options.split}_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-            explain = explainer(model, images, subject.read.size) if options.explain else None
+            explain = explainer(loaded.model, images, subject.read.size) if options.explain else None
             flags, compare, certainty = flags_of(options), answers.ranking.compare, judged.certainty
             write_pictures(pictures, evaluation, answers, images, flags, options.panels, explain, compare, certainty)
 
@@ -110,24 +128,23 @@ def _measure(subject: Subject, descriptors: SplitDescriptors, hloc: HlocFiles, o
             say(result)
             record(folder / RESULTS_FILE, approximate, source)
             if options.calibrate and not (subject.ask.sequence or subject.ask.exclusion or looks_at_all(index)):
-                _calibrate(subject, RefinedSearch(options.index, index, descriptors.database), descriptors, options)
+                _calibrate(subject, index)
 
-    def interchange() -> None:
-        write_hloc_files(hloc, images, Path(options.root), descriptors.database, descriptors.queries)
-
+    interchange = hloc, images, Path(options.root), descriptors.database, descriptors.queries
     try:
-        all_of(write_results, lambda: _keep(judged, loaded), interchange, draw, search_by_index)
+        all_of(
+            write_results, lambda: _keep(judged, loaded), lambda: write_hloc_files(*interchange), draw, search_by_index
+        )
     finally:
         say(result)  # once more, as the last line
 
 
-def measure_all(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> Measured:
+def measure_all(subject: Subject) -> list[tuple[Evaluation, QueryResults]]:
     """Recalls of single images, by the engine that the flags name, by sequences and after re-ranking, as asked for."""
-    asking = descriptors, subject.loaded.model, subject.images, options.recallValues, subject.ask
-    engine = _engine(subject, descriptors, options)
+    engine = _engine(subject)
     if engine is None:
-        return list(measure_each(*asking))
-    exact, others = next(measure_each(*asking)), list(measure_each(*asking, engine))
+        return list(subject.measure())
+    exact, others = next(subject.measure()), list(subject.measure(engine))
     say(f"{engine.name}: {lost_line(exact[0], others[0][0])}")
     return [exact, *others]
 
@@ -138,44 +155,32 @@ def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
     return f"lost against exact search: {recall_line(lost)}"
 
 
-def _engine(subject: Subject, descriptors: SplitDescriptors, options: argparse.Namespace) -> SplitEngine | None:
+def _engine(subject: Subject) -> SplitEngine | None:
     """The engine that the flags name, filled with the database; None: the exact search.
 
     Raises:
         UserError: it cannot be reached, or does not serve what else is asked for.
     """
-    wanted, images = engine_wanted(options), subject.images
+    wanted, images = engine_wanted(subject.options), subject.images
     if not wanted.address.target:
         return None
-    if subject.ask.sequence or subject.ask.exclusion or descriptors.made_by:
+    if subject.ask.sequence or subject.ask.exclusion or subject.descriptors.made_by:
         raise UserError(
             "--engine=milvus has descriptors of images that we described, without their order: drop --engine"
         )
-    database = database_of(options, subject.loaded, images, subject.read)
-    engine = fill_engine(wanted, database, descriptors.database, None)
-    found = by_engine(engine, images.places.database_names)
-    return SplitEngine(descriptors.database, images.places, found, engine.name, engine.approximate)
+    database = database_of(subject.options, subject.loaded, images, subject.read)
+    engine = fill_engine(wanted, database, subject.descriptors.database, None)
+    return subject.engine(by_engine(engine, images.places.database_names), engine.name, engine.approximate)
 
 
-def _judging(
-    subject: Subject, answers: QueryResults, descriptors: SplitDescriptors, options: argparse.Namespace
-) -> Judging:
-    """By what answers are judged: by a calibration of the model, unless its descriptors were made elsewhere."""
-    loaded = subject.loaded
-    recipe = answer_recipe(loaded.model, loaded.spec, subject.read.size, answers.ranking.order)
-    return Judging(None if descriptors.made_by else loaded.folder, recipe, options.calibrate, options.minConfidence)
-
-
-def _calibrate(
-    subject: Subject, found: RefinedSearch, descriptors: SplitDescriptors, options: argparse.Namespace
-) -> None:
+def _calibrate(subject: Subject, index: faiss.Index) -> None:
     """Learn the probabilities of what an approximate index finds, which misses some of what an exact search finds."""
-    loaded, images = subject.loaded, subject.images
-    engine = SplitEngine(descriptors.database, images.places, found, found.name, found.approximate)
-    *_, (_, answers) = measure_each(descriptors, loaded.model, images, options.recallValues, subject.ask, engine)
-    judged = judge_answers(images, answers, _judging(subject, answers, descriptors, options))
-    say(f"{found.name}: {judged.certainty.lines()}")
-    _keep(judged, loaded)
+    name = faiss_name(subject.options.index, index)
+    engine = subject.engine(IndexSearch(index, subject.descriptors.database), name, name)
+    *_, (_, answers) = subject.measure(engine)
+    judged = subject.judged(answers)
+    say(f"{name}: {judged.certainty.lines()}")
+    _keep(judged, subject.loaded)
 
 
 def _keep(judged: Judged, loaded: LoadedModel) -> None:

@@ -81,21 +81,14 @@ class Answer:
 
     def as_json(self, image: str) -> dict[str, Any]:
         """What --json prints of an image."""
-        matches = [vars(match) for match in self.matches]
         return {
-            "photo": image, "confidence": self.confidence, "matches": matches,
+            "photo": image, "confidence": self.confidence, "matches": [vars(match) for match in self.matches],
             "confidence_kind": self.confidence_kind, "refused": self.refused,
         }  # fmt: skip
 
 
 def match_of(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:
-    """A database image as a match.
-
-    Args:
-        distance: of the descriptors; NaN where unknown.
-        position: [2], UTM metres; NaN where unknown.
-        zone: of these; None if unknown.
-    """
+    """A database image as a match: distance of the descriptors and position [2], UTM metres, NaN where unknown."""
     known = None if np.isnan(distance) else float(distance)
     if not np.isfinite(position).all():
         return Match(name, known, None, None, None, None, None)

@@ -55,6 +55,11 @@ class Answers:
     sequence: np.ndarray | None = None
     frames: np.ndarray | None = None
 
+    def only(self, rows: np.ndarray) -> "Answers":
+        """Some of them, by index."""
+        own = {name: value[rows] for name, value in vars(self).items() if name != "positions" and value is not None}
+        return Answers(**own, positions=self.positions)
+
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
     """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known, or no hit is.
@@ -111,17 +116,9 @@ def distance_ratio(found: np.ndarray, distances: np.ndarray, elsewhere: np.ndarr
     with a single hit, and where distances are not known. 0 where d2 is 0. Below 0 where re-ranking put a hit in
     front that is farther by its descriptor than one elsewhere.
     """
-    there = found >= 0
-    known = (there.sum(axis=1) >= 2) & ~(np.isnan(distances) & there).any(axis=1)
-    ratios = np.full(len(found), np.nan)
-    if not known.any():
-        return ratios
-    values, other = distances[known].astype(float), elsewhere[known]
-    nearest = np.where(other, values, np.inf).min(axis=1)
-    farthest = np.where(there[known], values, -np.inf).max(axis=1)
-    second = np.where(other.any(axis=1), nearest, farthest)
-    ratios[known] = np.where(second > 0, 1 - values[:, 0] / np.where(second > 0, second, 1), 0)
-    return ratios
+    first, second = _first_and_best_elsewhere(-distances, found, elsewhere)
+    known = ~(np.isnan(distances) & (found >= 0)).any(axis=1)
+    return np.where(known, _lead(-first, -second, found), np.nan)
 
 
 def score_ratio(found: np.ndarray, scores: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
@@ -129,16 +126,25 @@ def score_ratio(found: np.ndarray, scores: np.ndarray, elsewhere: np.ndarray) ->
 
     Where no hit lies elsewhere the smallest score stands for s2, as in `distance_ratio`. NaN with a single hit.
     """
-    there, other = found[:, : scores.shape[1]] >= 0, elsewhere[:, : scores.shape[1]]
-    several = there.sum(axis=1) >= 2
-    ratios = np.full(len(found), np.nan)
-    values, there, other = scores[several].astype(float), there[several], other[several]
-    best = np.where(other, values, -np.inf).max(axis=1, initial=-np.inf)
-    least = np.where(there, values, np.inf).min(axis=1, initial=np.inf)
-    second = np.maximum(np.where(other.any(axis=1), best, least), 0)
-    first = values[:, 0] if values.shape[1] else np.zeros(0)
-    ratios[several] = np.where(first > 0, 1 - second / np.where(first > 0, first, 1), 0)
-    return ratios
+    found, elsewhere = found[:, : scores.shape[1]], elsewhere[:, : scores.shape[1]]
+    first, second = _first_and_best_elsewhere(scores, found, elsewhere)
+    return _lead(np.maximum(second, 0), first, found)
+
+
+def _first_and_best_elsewhere(
+    values: np.ndarray, found: np.ndarray, elsewhere: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of values [M, c], the greater the better: the first hit's, and the best elsewhere or else the least of all."""
+    values = values.astype(float)
+    best = np.where(elsewhere, values, -np.inf).max(axis=1, initial=-np.inf)
+    least = np.where(found >= 0, values, np.inf).min(axis=1, initial=np.inf)
+    return values[:, :1].max(axis=1, initial=-np.inf), np.where(elsewhere.any(axis=1), best, least)
+
+
+def _lead(part: np.ndarray, whole: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """1 - part / whole, 0 where the whole is not above 0, and NaN with a single hit."""
+    ratio = np.where(whole > 0, 1 - part / np.where(whole > 0, whole, 1), 0)
+    return np.where((found >= 0).sum(axis=1) >= 2, ratio, np.nan)
 
 
 def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, slope: float) -> np.ndarray:

@@ -6,8 +6,7 @@ from vpr.common.errors import UserError
 from vpr.database.filters import SearchFilter
 from vpr.retrieval.answer_features import LOOKED_AT
 from vpr.retrieval.rules import Reranking
-from vpr.search.exclusion import RecentFrames
-from vpr.search.sequences import SequenceRule
+from vpr.search.rules import RecentFrames, SequenceRule
 
 DEPTH = 50  # hits that are re-ranked where a question does not say, and the engine keeps local descriptors
 

@@ -50,7 +50,7 @@ class LearntOn:
 
 @dataclass(frozen=True)
 class StoredCalibration:
-    """A calibration with what it was learnt on, and the recipe of the answers that it serves, see `answer_recipe`."""
+    """A calibration with what it was learnt on, and the recipe of the answers that it serves (`answer_recipe`)."""
 
     calibration: Calibration
     recipe: Mapping[str, str]
@@ -73,12 +73,7 @@ class StoredCalibration:
 def answer_recipe(
     model: Describer, spec: ModelSpec, image_size: Sequence[int] | None, order: str = "none"
 ) -> dict[str, str]:
-    """What answers depend on beside the images.
-
-    Args:
-        spec, image_size: as of `model_recipe`.
-        order: what orders hits beside the descriptors of single images, see `Ranking.order`.
-    """
+    """What answers depend on beside the images: what descriptors do, and what orders hits (`Ranking.order`)."""
     return {**model_recipe(model, spec, image_size), "order": order}
 
 
@@ -117,21 +112,15 @@ def calibration_file(folder: Path, recipe: Mapping[str, str], dataset: str) -> P
 
 def save_calibration(folder: Path, stored: StoredCalibration) -> Path:
     """Write a calibration, whole or not at all, and give its file."""
-    path = calibration_file(folder, stored.recipe, stored.learnt_on.dataset)
-    learnt, of = stored.calibration, stored.learnt_on
-    numbers = {name: getattr(learnt, name) for name in NUMBERS}
-    attributes = {
-        **stored.recipe, **asdict(of), "features": " ".join(learnt.names), "bias": learnt.bias, "slope": learnt.slope,
-    }  # fmt: skip
-    write_hdf5(path, numbers, attributes)
+    path, learnt = calibration_file(folder, stored.recipe, stored.learnt_on.dataset), stored.calibration
+    numbers = {"features": " ".join(learnt.names), "bias": learnt.bias, "slope": learnt.slope}
+    arrays = {name: getattr(learnt, name) for name in NUMBERS}
+    write_hdf5(path, arrays, {**stored.recipe, **asdict(stored.learnt_on), **numbers})
     return path
 
 
 def load_calibration(path: Path, recipe_names: Sequence[str]) -> StoredCalibration:
-    """Read what `save_calibration` wrote.
-
-    Args:
-        recipe_names: of the recipe's entries.
+    """Read what `save_calibration` wrote, with these entries of the recipe.
 
     Raises:
         UserError: the file is missing, damaged or foreign, or holds features that are not known.
@@ -167,8 +156,8 @@ def find_calibration(folder: Path, wanted: Mapping[str, str], dataset: str) -> S
     serving, reasons = [], []
     for path in sorted(folder.glob(f"calibration_{wanted['weights_hash']}_*.h5")):
         stored = load_calibration(path, list(wanted))
-        difference = difference_to(stored.recipe, wanted)
-        if difference:
+        pairs = ((name, stored.recipe[name], value) for name, value in wanted.items() if name not in MAY_DIFFER)
+        if difference := next((f"{name}={found}, not {value}" for name, found, value in pairs if found != value), ""):
             reasons.append(f"{path.name} was learnt with {difference}")
         else:
             serving.append(stored)
@@ -193,11 +182,3 @@ def calibrations_of(
         return find_calibration(loaded.folder, recipe, data_set(images))
 
     return find
-
-
-def difference_to(found: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:
-    """In what a recipe does not serve another; None where it does."""
-    for name, value in wanted.items():
-        if found[name] != value and name not in MAY_DIFFER:
-            return f"{name}={found[name]}, not {value}"
-    return None

@@ -1,9 +1,8 @@
 """Local descriptors for re-ranking: those that an index keeps, or computed from the files of its images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from vpr.descriptors.local_maps import LocalMaps, MemorySink
 from vpr.models.local_projection import LOCAL_DIM, LocalProjection
 from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.ask import Changed, NotServed
-from vpr.retrieval.long_work import Pause
+from vpr.retrieval.long_work import Pause, no_pause
 from vpr.runs.local_projection import projection_for, stored_projection
 from vpr.runs.model import LoadedModel
 
@@ -32,20 +31,8 @@ class FilesOf(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._records)
 
-    @overload
-    def __getitem__(self, row: int) -> Path: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Path]: ...
-    def __getitem__(self, row: int | slice) -> Path | list[Path]:
-        if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(len(self)))]
-        if not 0 <= row < len(self):
-            raise IndexError(row)
+    def __getitem__(self, row: int) -> Path:  # type: ignore[override]  # a reader takes one at a time
         return self._records.file(row, self._root)
-
-
-def no_pause() -> None:
-    """For work that nothing else waits for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +65,7 @@ class LocalDescriptors:
         dim: int = LOCAL_DIM,
         seed: int = DEFAULT_SEED,
     ) -> None:
-        """Take what is there.
+        """Nothing is read or described yet.
 
         Args:
             root: folder of the database's images, where the records do not say.
@@ -97,7 +84,7 @@ class LocalDescriptors:
         return self._engine.local is not None
 
     def prepare(self) -> None:
-        """Learn the projection of `projection` where no images have to be described for it; it takes a second.
+        """Learn the projection now, where no images have to be described for it; it takes a second.
 
         Raises:
             UserError: the centroids that it is learnt on are damaged.
@@ -108,8 +95,7 @@ class LocalDescriptors:
     def projection(self, pause: Pause = no_pause) -> LocalProjection | None:
         """What projects local descriptors: the index's, or one that is learnt on some of its images.
 
-        Args:
-            pause: called every few images; others may call this meanwhile.
+        `pause` is called every few images; others may ask for the projection meanwhile.
 
         Raises:
             NotServed: there are no such images.
@@ -134,10 +120,6 @@ class LocalDescriptors:
     def of(self, found: np.ndarray, records: Records, pause: Pause = no_pause) -> tuple[LocalMaps, np.ndarray]:
         """Those of hits int64 [M, K], computed from their files: of n images, and the n rows of these, rising.
 
-        Args:
-            records: of the search.
-            pause: called every few images.
-
         Raises:
             NotServed: not all files of the images are there.
             Changed: they were, and the database has changed meanwhile.
@@ -156,5 +138,4 @@ class LocalDescriptors:
         return sink.finished(), rows
 
     def _reader(self, records: Records, pause: Pause) -> ImageReader:
-        reader = self._read.of(FilesOf(records, self._root))
-        return PausingReader(**{each.name: getattr(reader, each.name) for each in fields(reader)}, pause=pause)
+        return PausingReader(**vars(self._read.of(FilesOf(records, self._root))), pause=pause)

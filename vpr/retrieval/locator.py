@@ -19,8 +19,8 @@ from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.answer import Answer
 from vpr.retrieval.ask import DEPTH, Ask, EngineAway, NotServed, Refusal
 from vpr.retrieval.calibration_file import StoredCalibration
-from vpr.retrieval.local_descriptors import LocalDescriptors, no_pause
-from vpr.retrieval.long_work import Pause
+from vpr.retrieval.local_descriptors import LocalDescriptors
+from vpr.retrieval.long_work import Pause, no_pause
 from vpr.retrieval.model_pass import Described, ModelPass
 from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search
 from vpr.retrieval.rerank import comparer
@@ -39,8 +39,7 @@ def uncalibrated(order: str) -> None:
 class Locator:
     """A model and a database; one thread at a time may ask it or change the database.
 
-    `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`, and for
-    descriptors that are there already those of `vpr.retrieval.ranking`.
+    `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`.
 
     Attributes:
         loaded: the model, on its device.
@@ -65,7 +64,7 @@ class Locator:
         seed: int = DEFAULT_SEED,
         batch_size: int = AT_ONCE,
     ) -> None:
-        """Take what is there.
+        """Nothing is described yet.
 
         Args:
             local_dim, seed: of the projection of local descriptors, where the engine has none.
@@ -79,14 +78,11 @@ class Locator:
 
     @property
     def model_name(self) -> str:
-        """Backbone and weights, pooling, dimension, number format."""
+        """See `Describer`."""
         return self.loaded.model.name
 
     def locate(self, images: Sequence[str | Path], ask: Ask | None = None) -> list[Answer]:
-        """Where images were taken.
-
-        Args:
-            images: their files. For sequences their names say which are consecutive frames.
+        """Where images were taken, by their files; for sequences these names say which are consecutive frames.
 
         Raises:
             UserError: an image cannot be decoded, or what is asked not answered.
@@ -121,7 +117,7 @@ class Locator:
         """Stage 2: search the database, and re-rank the first hits by local descriptors, kept or computed.
 
         Args:
-            names: of the images, as of `vpr.retrieval.ranking.search`.
+            names: of the images, as of `search`.
             pause: called from time to time; another thread may change the database meanwhile.
 
         Raises:
@@ -146,11 +142,7 @@ class Locator:
         return rerank_hits(ranking, queries, known, how, rows, pause)
 
     def answers(self, ranking: Ranking, asks: Ask | Sequence[Ask]) -> list[Answer]:
-        """Stage 3: the matches of each image, and how sure the first is.
-
-        Args:
-            asks: of all images, or of each.
-        """
+        """Stage 3: the matches of each image, and how sure the first is; `asks` are of all images, or of each."""
         if ranking.order not in self._known and not ranking.filtered:
             self._known[ranking.order] = self._calibrations(ranking.order)
         values, kind = confidences(ranking, self._known.get(ranking.order))
@@ -165,21 +157,13 @@ class Locator:
     def answer_each(
         self, images: Sequence[torch.Tensor], asks: Sequence[Ask], pause: Pause = no_pause
     ) -> list[Answer | Refusal]:
-        """An answer to each question about an image uint8 [3, H, W], or why there is none.
-
-        Args:
-            pause: called from time to time; another thread may ask or change the database meanwhile.
-        """
+        """An answer to each question about an image uint8 [3, H, W], or why there is none; `pause` as of `rank`."""
         with without_progress():
-            found: dict[int, Answer | Refusal] = {}
-            for number, (image, ask) in enumerate(zip(images, asks, strict=True)):
-                if refusal := self._refusal(image, ask):
-                    found[number] = refusal
-            sound = [number for number in range(len(images)) if number not in found]
+            found: list[Answer | Refusal | None] = [*map(self._refusal, images, asks)]
+            sound = [number for number, refusal in enumerate(found) if refusal is None]
             if sound:
-                answers = self._answer_sound([images[n] for n in sound], [asks[n] for n in sound], pause)
-                found.update(zip(sound, answers, strict=True))
-        return [found[number] for number in range(len(images))]
+                answers = iter(self._answer_sound([images[n] for n in sound], [asks[n] for n in sound], pause))
+        return [refusal or next(answers) for refusal in found]
 
     def _refusal(self, image: torch.Tensor, ask: Ask) -> Refusal | None:
         """Why a question cannot be answered, as far as that is known before."""
@@ -194,11 +178,11 @@ class Locator:
     ) -> list[Answer | Refusal]:
         """As `answer_each`, of questions that nothing is known against."""
         began = perf_counter()
-        local = any(self.reranking(ask) or ask.agreement for ask in asks)
         try:
+            local = any(self.reranking(ask) or ask.agreement for ask in asks)
             described = self.describe_images(images, local, pause)
         except Refusal as refusal:
-            say(f"no second look: {refusal}")
+            say(f"no re-ranking: {refusal}")
             return [refusal] * len(images)
         pause()
         model_seconds, began = perf_counter() - began, perf_counter()
@@ -226,7 +210,7 @@ class Locator:
         try:
             return self.answers(self.rank(described, asks[0], pause=pause), asks)
         except Refusal as refusal:
-            say(f"{'a search failed' if isinstance(refusal, EngineAway) else 'no second look'}: {refusal}")
+            say(f"{'a search failed' if isinstance(refusal, EngineAway) else 'no re-ranking'}: {refusal}")
             return [refusal] * len(asks)
 
     def check(self) -> None:
@@ -234,7 +218,7 @@ class Locator:
         self.engine.check()
 
     def add(self, image: torch.Tensor, record: Records) -> None:
-        """Add an image uint8 [3, H, W] to the database, or put it in the place of that of its name.
+        """Add an image uint8 [3, H, W] to the database, or replace the one of its name.
 
         Raises:
             Refusal: the image is too small or too large.

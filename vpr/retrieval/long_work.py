@@ -10,6 +10,10 @@ Pause = Callable[[], None]
 Work = Callable[[Pause], Any]
 
 
+def no_pause() -> None:
+    """For work that nothing else waits for."""
+
+
 @dataclass(eq=False)
 class Job:
     """Work that calls `pause` where it can be interrupted. It runs in a thread of its own, but only during `step`.

@@ -1,5 +1,6 @@
 """One pass of the model for images that are in memory already."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,9 @@ class Described:
     def only(self, numbers: Sequence[int]) -> "Described":
         """Some of them."""
         maps = self.maps()
-        chosen = None if maps is None else joined([maps[number] for number in numbers])
-        return Described(self.descriptors[list(numbers)], chosen)
+        return Described(
+            self.descriptors[list(numbers)], joined([maps[number] for number in numbers]) if maps else None
+        )
 
     def maps(self) -> list[QuantizedMap] | None:
         """The local descriptors of each."""
@@ -45,7 +47,8 @@ class ModelPass:
 
     def __init__(self, model: Describer) -> None:
         self._model = model.eval()
-        self._bytes: dict[tuple[int, int], int | None] = {}
+        # Memory that an image of (height, width) pixels takes in the model: to work it out takes milliseconds.
+        self._bytes = functools.lru_cache(SIZES)(model.bytes_per_image)
 
     @torch.no_grad()
     def describe(self, images: Sequence[torch.Tensor]) -> Described:
@@ -65,45 +68,33 @@ class ModelPass:
         except UserError as error:
             raise NotServed(str(error), WITHOUT_LOCAL) from error
 
+    def refusal(self, image: torch.Tensor) -> Refusal | None:
+        """Why an image uint8 [3, H, W] cannot be described: it is too small, or larger than memory holds."""
+        least, (height, width) = self._model.smallest_side, image.shape[1:]
+        if min(height, width) < least:
+            return TooSmall(f"the image has {width}x{height} pixels, the model wants at least {least} each way")
+        if self._that_fit((height, width)) == 0:
+            return TooLarge(f"an image of {width}x{height} pixels takes more memory than the server has free")
+        return None
+
     def _described(self, descriptors: torch.Tensor, local: list[QuantizedMap] | None) -> Described:
         descriptors = descriptors.half().cpu()  # as `vpr.descriptors.describe.describe` gives them
         require_finite(descriptors)
         return Described(descriptors, None if local is None else joined(local))
 
     def _groups(self, images: Sequence[torch.Tensor]) -> list[SizeGroup]:
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        return [part for group in group_by_size(list(images), sizes) for part in self._that_fit(group)]
+        """The images by size, in parts that half of the free memory holds."""
+        groups = group_by_size(list(images), [(image.shape[1], image.shape[2]) for image in images])
+        most = [self._that_fit(group.image_size) for group in groups]
+        return [
+            part
+            for group, count in zip(groups, most, strict=True)
+            for part in cut(group, len(group.values) if count is None else max(1, count))
+        ]
 
-    def refusal(self, image: torch.Tensor) -> Refusal | None:
-        """Why an image uint8 [3, H, W] cannot be described: it is too small, or larger than memory holds."""
-        least, (height, width) = self._model.smallest_side, image.shape[1:]
-        if min(height, width) < least:
-            return TooSmall(f"the image has {width}x{height} pixels, the model wants at least {least} each way")
-        each = self._bytes_of((height, width))
-        room = self._room()
-        if each is not None and room is not None and each > room:
-            return TooLarge(f"an image of {width}x{height} pixels takes more memory than the server has free")
-        return None
-
-    def _room(self) -> int | None:
-        """Half of the free bytes of memory, or of the GPU's; None where that is not known."""
-        device = self._model.device
-        if device.type not in ("cpu", "cuda"):
+    def _that_fit(self, size: tuple[int, int]) -> int | None:
+        """How many images of (height, width) pixels half of the free memory holds, or of the GPU's; None: not known."""
+        each, device = self._bytes(*size), self._model.device
+        if each is None or device.type not in ("cpu", "cuda"):
             return None
-        return (available_bytes() if device.type == "cpu" else free_gpu_bytes(device)) // 2
-
-    def _that_fit(self, group: SizeGroup) -> list[SizeGroup]:
-        """Images of one size in parts that half of the free memory holds, see `vpr.descriptors.batches.that_fit`."""
-        count, each = len(group.values), self._bytes_of(group.image_size)
-        room = self._room()
-        if each is not None and room is not None:
-            count = max(1, min(count, room // each))
-        return cut(group, count)
-
-    def _bytes_of(self, size: tuple[int, int]) -> int | None:
-        """Memory that an image takes in the model; to work it out takes milliseconds."""
-        if size not in self._bytes:
-            if len(self._bytes) >= SIZES:
-                self._bytes.clear()
-            self._bytes[size] = self._model.bytes_per_image(*size)
-        return self._bytes[size]
+        return (available_bytes() if device.type == "cpu" else free_gpu_bytes(device)) // 2 // each

@@ -29,7 +29,7 @@ class Ranking:
         answers: hits, as rows of `records`, with what ordered them.
         records: of the database, as it was when it was searched.
         filtered: whether only a part of the database was searched.
-        steps: what ordered the hits beside the descriptors of single images, in words.
+        steps: see `order`.
         approximate: see `vpr.database.engine.Searchable`.
         excluded: which images might not be found, in words; empty: all might.
         compare: finds the matches of an image's local descriptors with those of a hit; None where it has none.
@@ -45,8 +45,13 @@ class Ranking:
 
     @property
     def order(self) -> str:
-        """How hits are ordered, in words: a calibration serves answers of one order alone."""
-        return order_text(self.steps, self.approximate, self.excluded)
+        """What ordered hits beside the descriptors of single images, and what found them unless exactly, in words.
+
+        A calibration serves answers of one order alone.
+        """
+        order = ", then ".join(self.steps) or "none"
+        order = f"{order}; found by the approximate index {self.approximate}" if self.approximate else order
+        return f"{order}; {self.excluded}" if self.excluded else order
 
     def only(self, row: int) -> np.ndarray:
         """The hits of an image, without those that there are not: rows of `records`."""
@@ -54,20 +59,12 @@ class Ranking:
         return hits[hits >= 0]
 
 
-def order_text(steps: Sequence[str], approximate: str = "", excluded: str = "") -> str:
-    """What ordered hits beside the descriptors of single images, and what found them unless exactly."""
-    order = ", then ".join(steps) or "none"
-    order = f"{order}; found by the approximate index {approximate}" if approximate else order
-    return f"{order}; {excluded}" if excluded else order
-
-
 def search(engine: Any, descriptors: torch.Tensor, ask: Ask, count: int, names: Sequence[str] = ()) -> Ranking:
     """The hits of images, by their descriptors or by those of the frames around them.
 
     Args:
         engine: a `vpr.database.engine.Engine`, or what has its `search` and `search_in_order`.
-        descriptors: [M, dim].
-        count: how many hits of each.
+        descriptors: [M, dim]; count: hits of each.
         names: of the images, which say which are frames of one sequence; wanted for sequences and exclusion alone.
 
     Raises:
@@ -106,8 +103,7 @@ def rerank_hits(
     """The first hits in the order of their local descriptors.
 
     Args:
-        queries: local descriptors of the images.
-        known, images: those of the database, as of `vpr.retrieval.rerank.rerank`.
+        queries: local descriptors of the images; known, images: those of the database, as of `rerank`.
     """
     before = ranking.answers
     similarities = 1 - before.distances**2 / 2
@@ -133,12 +129,9 @@ def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.
 
 
 def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str, root: Path) -> Answer:
-    """The answer to one of the images.
+    """The answer to one of the images, with the confidence of its first hit, NaN where unknown, and what that is.
 
-    Args:
-        confidence: of the first hit; NaN where unknown.
-        kind: what that is, in words.
-        root: folder of the database's images, where the records do not say.
+    `root` is the folder of the database's images, where the records do not say.
     """
     records, rows = ranking.records, ranking.only(number)[: ask.top]
     matches = [
@@ -147,6 +140,6 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     ]
     sure = None if np.isnan(confidence) else float(confidence)
     refused = ask.least is not None and (sure is None or sure < ask.least)
-    told = ask.agreement and ranking.compare and len(rows)
-    agreement = ranking.compare(number, int(rows[0])).matches if told and ranking.compare else None
+    compare = ranking.compare if ask.agreement and len(rows) else None
+    agreement = compare(number, int(rows[0])).matches if compare else None
     return Answer(matches, [records.file(int(row), root) for row in rows], sure, kind, refused, agreement)

@@ -1,8 +1,7 @@
 """Re-ranking: the first hits of a query ordered anew by their local descriptors.
 
 A global descriptor says what is in an image, not where. The local descriptors that it pools still know, and are
-computed already: `matching.py` finds which places of a query and of a hit are the same. Results, calibrations and
-messages call re-ranking a second look.
+computed already: `matching.py` finds which positions of the maps of a query and of a hit show the same.
 """
 
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from vpr.common.progress import Progress
 from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.matching import SCORES, Matches, matches_of, pairs_of
 from vpr.retrieval.rules import Reranking
+from vpr.search.exact import tiles
 
 TILE_BYTES = 8 << 20  # of products of local descriptors at a time
 MOST_MATCHES = 40  # with the first hit, that are told or drawn
@@ -25,8 +25,8 @@ class Reranked:
     """Hits in their new order, with what it was made by.
 
     Attributes:
-        found: int64 [M, c], as given but for the order of the first `depth`.
-        order: int64 [M, K], for each new place the old one.
+        found: int64 [M, c], as given but for the order of the first K.
+        order: int64 [M, K], for each new rank the old one.
         scores: float32 [M, K], final, in the new order; -inf where there is no hit.
         local: float32 [M, K], local scores, 0 to 1.
         agreeing: float32 [M, K], how many matches there are, each counted by how sure it is.
@@ -58,24 +58,22 @@ def rerank(
             them; None: it has those of all.
     """
     depth = min(how.depth, found.shape[1])
-    shape = (len(found), depth)
-    order, scores = np.tile(np.arange(depth), (len(found), 1)), np.full(shape, -np.inf, np.float32)
-    local, agreeing, ordered = np.zeros(shape, np.float32), np.zeros(shape, np.float32), found.copy()
-    with Progress("second look", len(found), "queries") as progress:
+    local, agreeing = np.zeros((2, len(found), depth), np.float32)
+    scores = np.full_like(local, -np.inf)
+    with Progress("re-ranking", len(found), "queries") as progress:
         for query, hits in enumerate(found[:, :depth]):
             there = np.flatnonzero(hits >= 0)
             if len(there):
                 stored = hits[there] if images is None else np.searchsorted(images, hits[there])
                 own, counts = local_scores(query, stored, queries, database, how.by, pause)
-                final = np.full(depth, -np.inf, np.float32)
-                final[there] = similarities[query, there] + how.weight * own
+                scores[query, there] = similarities[query, there] + how.weight * own
                 local[query, there], agreeing[query, there] = own, counts
-                order[query] = np.argsort(-final, kind="stable")
-                scores[query] = final[order[query]]
-                ordered[query, :depth] = hits[order[query]]
             progress.advance()
-    local, agreeing = (np.take_along_axis(values, order, axis=1) for values in (local, agreeing))
-    return Reranked(ordered, order, scores, local, agreeing)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    first, scores, local, agreeing = (
+        np.take_along_axis(values, order, axis=1) for values in (found[:, :depth], scores, local, agreeing)
+    )
+    return Reranked(np.concatenate([first, found[:, depth:]], axis=1), order, scores, local, agreeing)
 
 
 def local_scores(
@@ -86,7 +84,7 @@ def local_scores(
     by: str = "soft",
     pause: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How well the places of a query match those of each of its hits.
+    """How well the positions in a query's map match those of each of its hits.
 
     Args:
         query: its index in `queries`.
@@ -96,23 +94,15 @@ def local_scores(
 
     Returns:
         local scores float32 [C], 0 to 1: the sum of the weights of all matches, divided by the geometric mean of the
-        two numbers of places; and how many matches there are, each counted by how sure it is, float32 [C].
+        two maps' sizes; and how many matches there are, each counted by how sure it is, float32 [C].
     """
-    scored = []
-    for part in _tiles(query, hits, queries, database):
-        scored.append(SCORES[by](pairs_of(query, part, queries, database)))
+    scored, size, sizes = [], int(queries.grids[query].prod()), database.grids[hits].prod(axis=1)
+    for part in tiles(len(hits), size * int(sizes.max()), TILE_BYTES):
+        scored.append(SCORES[by](pairs_of(query, hits[part], queries, database)))
         if pause:
             pause()
     sums, counts = zip(*scored, strict=True)
-    places = np.sqrt(float(queries.grids[query].prod()) * database.grids[hits].prod(axis=1))
-    return torch.cat(sums).numpy() / places.astype(np.float32), torch.cat(counts).numpy()
-
-
-def _tiles(query: int, hits: np.ndarray, queries: LocalMaps, database: LocalMaps) -> list[np.ndarray]:
-    """Hits in parts whose products with the query take at most TILE_BYTES."""
-    largest = int(database.grids[hits].prod(axis=1).max())
-    at_once = max(1, TILE_BYTES // (4 * largest * int(queries.grids[query].prod())))
-    return [hits[start : start + at_once] for start in range(0, len(hits), at_once)]
+    return torch.cat(sums).numpy() / np.sqrt(float(size) * sizes).astype(np.float32), torch.cat(counts).numpy()
 
 
 @dataclass(frozen=True)
@@ -127,11 +117,7 @@ Compare = Callable[[int, int], Compared]  # the index of a query and that of a d
 
 
 def comparer(queries: LocalMaps, database: LocalMaps, how: Reranking, images: np.ndarray | None = None) -> Compare:
-    """Compares queries with database images as re-ranking did.
-
-    Args:
-        images: as of `rerank`.
-    """
+    """Compares queries with database images as re-ranking did; `images` as of `rerank`."""
 
     def compare(query: int, image: int) -> Compared:
         hit = image if images is None else int(np.searchsorted(images, image))

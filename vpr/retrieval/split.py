@@ -1,7 +1,9 @@
 """The database of a split, searched for that split's queries as its protocol counts hits."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,54 +15,46 @@ from vpr.database.engine import Engine, Hits
 from vpr.database.filters import SearchFilter
 from vpr.database.records import Records
 from vpr.search.exact import Search, descriptor_distances, in_order
-from vpr.search.exclusion import RecentFrames
 from vpr.search.protocols import search_frames, search_places
-from vpr.search.sequences import SequenceRule
+from vpr.search.rules import RecentFrames, SequenceRule
 
 
+@dataclass
 class SplitEngine:
     """Searches descriptors that are at hand, exactly unless another search of them does it.
 
     Attributes:
+        database: descriptors [N, dim] of the database of `places`.
+        find: gives indices of the database; None searches exactly.
         name, approximate, measures: as of `vpr.database.engine.Searchable`.
         searches_sequences: as of `vpr.database.engine.Engine`.
         excludes: whether frames of the queries' own sequences can be left out.
     """
 
-    measures, searches_sequences, excludes = True, True, True
-
-    def __init__(
-        self,
-        database: torch.Tensor,
-        places: Places,
-        search: Search | None = None,
-        name: str = "",
-        approximate: str = "",
-    ) -> None:
-        """Descriptors [N, dim] of the database of `places`.
-
-        Args:
-            search: gives indices of the database; None searches exactly.
-            name, approximate: of that search.
-        """
-        self._database, self._places, self._search = database, places, search
-        self.name, self.approximate = name, approximate
+    database: torch.Tensor
+    places: Places
+    find: Search | None = None
+    name: str = ""
+    approximate: str = ""
+    measures: ClassVar[bool] = True
+    searches_sequences: ClassVar[bool] = True
+    excludes: ClassVar[bool] = True
 
     @cached_property
     def records(self) -> Records:
         """Names and positions of the database's images; files are not looked at."""
-        count, names = len(self._places.database_names), self._places.database_names
-        nothing = np.zeros(count, np.int64)
-        hashes = np.zeros((count, 32), np.uint8)
-        return Records(names, self._places.database_positions, None, nothing, nothing, hashes, [""] * count)
+        names, positions = self.places.database_names, self.places.database_positions
+        count = len(names)
+        nothing, hashes = np.zeros(count, np.int64), np.zeros((count, 32), np.uint8)
+        return Records(names, positions, None, nothing, nothing, hashes, [""] * count)
 
     def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The hits of all queries of the split, in the order of their exact distances."""
         if wanted:
             raise UserError("a split is searched whole: drop the filter")
-        found = search_places(self._database, queries, count, self._places, self._search)
+        found = search_places(self.database, queries, count, self.places, self.find)
         # Of hits that are nearly as far as each other FAISS's order is that of sums, which rounding may turn.
-        return Hits(*in_order(found, descriptor_distances(self._database, queries, found)), self.records)
+        return Hits(*in_order(found, descriptor_distances(self.database, queries, found)), self.records)
 
     def search_in_order(
         self,
@@ -71,10 +65,10 @@ class SplitEngine:
         exclusion: RecentFrames | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best by sequences of frames, as of `vpr.database.engine.Engine`; `sequences` are those of the split."""
-        names = self._places.database_names, self._places.query_names
+        names = self.places.database_names, self.places.query_names
         excluded = exclusion.of(*names) if exclusion else None
-        found, similarities = search_frames(self._database, queries, count, self._places, rule, excluded)
-        return found, descriptor_distances(self._database, queries, found), similarities
+        found, similarities = search_frames(self.database, queries, count, self.places, rule, excluded)
+        return found, descriptor_distances(self.database, queries, found), similarities
 
 
 def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[torch.Tensor, int], np.ndarray]:

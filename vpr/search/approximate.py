@@ -80,23 +80,24 @@ def measures_descriptors(index: faiss.Index) -> bool:
 
     Not so those of bit strings (LSH, spectral hashing), and those after a projection to fewer dimensions.
     """
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain  # a vector of C++, not the list that the stubs have
-        steps = [faiss.downcast_VectorTransform(chain.at(step)) for step in range(chain.size())]
-        return all(map(_keeps_distances, steps)) and measures_descriptors(index.index)
-    if isinstance(index, faiss.IndexIDMap):
-        return measures_descriptors(index.index)
-    hashed = isinstance(index, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
-    return index.metric_type == faiss.METRIC_L2 and not hashed
+    steps, inner = _unwrapped(index)
+    hashed = isinstance(inner, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
+    return inner.metric_type == faiss.METRIC_L2 and not hashed and all(map(_keeps_distances, steps))
 
 
 def looks_at_all(index: faiss.Index) -> bool:
     """Whether an index compares all descriptors as they are: what it finds is what an exact search finds."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
-        return measures_descriptors(index) and looks_at_all(index.index)
-    return isinstance(index, faiss.IndexFlat) and measures_descriptors(index)
+    return measures_descriptors(index) and isinstance(_unwrapped(index)[1], faiss.IndexFlat)
+
+
+def _unwrapped(index: faiss.Index) -> tuple[list[faiss.VectorTransform], faiss.Index]:
+    """What an index does to descriptors first, and the index in which it then searches."""
+    steps = []
+    while isinstance(index := faiss.downcast_index(index), (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        chain: Any = getattr(index, "chain", None)  # a vector of C++, not the list that the stubs have
+        steps += [faiss.downcast_VectorTransform(chain.at(step)) for step in range(chain.size())] if chain else []
+        index = index.index
+    return steps, index
 
 
 def _keeps_distances(step: faiss.VectorTransform) -> bool:
@@ -107,39 +108,23 @@ def _keeps_distances(step: faiss.VectorTransform) -> bool:
 
 
 class IndexSearch:
-    """The search of `vpr.search` by an index. Where it finds fewer than asked for, -1 stands.
+    """The search of `vpr.search` by an index; of a database whose descriptors are given, in their exact order.
 
     Attributes:
         deepest: the most hits that were asked for so far.
     """
 
-    def __init__(self, index: faiss.Index):
-        self.index, self.deepest = index, 0
+    def __init__(self, index: faiss.Index, database: torch.Tensor | None = None) -> None:
+        """An index, and the descriptors [N, dim] of which it was made, by which an engine orders hits."""
+        self.index, self.deepest, self._database = index, 0, database
 
     def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
-        """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
-        count = min(count, self.index.ntotal)
+        """[m, dim] -> indices int64 [m, min(count, N)], nearest first; -1 where it finds fewer than asked for."""
+        count, database = min(count, self.index.ntotal), self._database
         self.deepest = max(self.deepest, count)
-        found = [self.index.search(queries[rows].float().numpy(), count)[1] for rows in tiles(*queries.shape)]
-        return np.concatenate(found)
-
-
-class RefinedSearch:
-    """The search of `vpr.search` by an index whose hits are ordered by the descriptors themselves, as an engine does.
-
-    Attributes:
-        name: of the engine, in words.
-        approximate: see `vpr.database.engine.Searchable`.
-    """
-
-    def __init__(self, factory: str, index: faiss.Index, database: torch.Tensor):
-        """An index, and the descriptors [N, dim] of which it was made."""
-        self.name = self.approximate = faiss_name(factory, index)
-        self._search, self._database = IndexSearch(index), database
-
-    def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
-        """[m, dim] -> indices int64 [m, min(count, N)], nearest first."""
-        return measured(lambda rows: self._database[rows], queries, self._search(queries, count))[0]
+        parts = [self.index.search(queries[rows].float().numpy(), count)[1] for rows in tiles(*queries.shape)]
+        found = np.concatenate(parts)
+        return found if database is None else measured(lambda rows: database[rows], queries, found)[0]
 
 
 def stored_bytes(index: faiss.Index) -> int:

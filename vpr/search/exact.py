@@ -31,9 +31,8 @@ def nearest(database: Rows, queries: torch.Tensor, count: int, allowed: np.ndarr
     """Exact Euclidean search by FAISS, tile by tile, so that float16 descriptors are never all in float32.
 
     Args:
-        database: [N, dim], float16 or float32; queries: [M, dim], likewise.
-        count: how many to find, at most.
-        allowed: database indices to search among; None is all.
+        database: [N, dim]; queries: [M, dim]; float16 or float32.
+        allowed: database indices to search among; None: all.
 
     Returns:
         int64 [M, min(count, N)], nearest first.
@@ -65,14 +64,7 @@ def search_exactly(
 
 
 def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: np.ndarray) -> np.ndarray:
-    """Euclidean distances of queries [M, dim] to database descriptors that were found for them.
-
-    Args:
-        found: [M, c] database indices; -1 is none.
-
-    Returns:
-        float32 [M, c]; NaN where there is none.
-    """
+    """Euclidean distances float32 [M, c] of queries [M, dim] to what was found for them, indices [M, c]; NaN at -1."""
     distances = np.full(found.shape, np.nan, np.float32)
     for row, hits in enumerate(found):
         there, query = np.flatnonzero(hits >= 0), queries[row].float()
@@ -89,8 +81,7 @@ def measured(
 
     Args:
         descriptors: gives those of some rows int64 [n], each once: [n, dim]; NaN where one is gone.
-        queries: [M, dim].
-        found: [M, c] rows; -1 is none.
+        queries: [M, dim]; found: rows [M, c], -1 is none.
 
     Returns:
         rows int64 [M, c], nearest first, and distances float32 [M, c]; -1 and NaN last.
@@ -108,6 +99,12 @@ def in_order(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.n
     """Hits [M, c] by their distances, -1 last; of the same distance as they are."""
     order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def in_front(values: np.ndarray, kept: np.ndarray, filling: float = -1) -> np.ndarray:
+    """The values that are kept in front of each row, in their order, then `filling`; both [M, c]."""
+    order = np.argsort(~kept, axis=1, kind="stable")
+    return np.take_along_axis(np.where(kept, values, filling), order, axis=1)
 
 
 def merged(parts: Sequence[tuple[np.ndarray, np.ndarray]], queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,9 +36,8 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     Args:
         stem: path without ending.
         factory: FAISS's string of an inverted file, such as IVF4096,PQ64, with or without a transform before it.
-        rows: descriptors [N, dim], float16 or float32; anything that has a shape and gives slices: a dataset of h5py, a
-            tensor, a numpy.memmap. Row numbers are the ids.
-        nprobe: lists that a search looks through.
+        rows: descriptors [N, dim], float16 or float32, of anything that gives slices: h5py, torch, numpy.memmap. Row
+            numbers are the ids.
 
     Raises:
         UserError: the index is of another kind, or cannot be trained or written.
@@ -46,8 +45,8 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     path, lists = index_files(stem)
     index = _trained(factory, rows, seed)
     faiss.extract_index_ivf(index).nprobe = nprobe
-    with atomic_write(path) as new_path, atomic_write(lists) as new_lists, _temporary_files(stem) as temporary:
-        _merge(index, _write_blocks(index, rows, temporary), new_lists, lists.name)
+    with atomic_write(path) as new_path, atomic_write(lists) as new_lists, contextlib.ExitStack() as temporary:
+        _merge(index, _write_blocks(index, rows, stem, temporary), new_lists, lists.name)
         faiss.write_index(index, str(new_path))
         append_seal(new_path, new_lists)  # FAISS does not look behind an index
         append_seal(new_path)
@@ -55,10 +54,7 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
 
 
 def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
-    """Open an index whose lists stay on disk, after both files have been found right.
-
-    Args:
-        nprobe: lists that a search looks through; None takes what is stored.
+    """Open an index whose lists stay on disk, after both files have been found right; `nprobe` None: as it is stored.
 
     Raises:
         UserError: a file is missing, damaged, or of another index.
@@ -100,8 +96,7 @@ def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
             f"found --index={factory}, wanted an inverted file (IVF) with codes of a fixed size and nothing behind it, "
             "such as IVF4096,PQ64, whose lists can stay on disk"
         )
-    most = max(POINTS_PER_LIST * lists.nlist, LEAST_POINTS)
-    points = min(count, most, TRAINING_BYTES // (4 * dim))
+    points = min(count, max(POINTS_PER_LIST * lists.nlist, LEAST_POINTS), TRAINING_BYTES // (4 * dim))
     starts = np.random.default_rng(seed).permutation(-(-count // RUN))[: -(-points // RUN)]
     sample = np.concatenate([_floats(rows, RUN * start, RUN * (start + 1)) for start in np.sort(starts)])
     say(f"training the index {factory} on {len(sample)} descriptors")
@@ -117,34 +112,20 @@ def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
 
 def _lists_of(index: faiss.Index) -> faiss.IndexIVF | None:
     """The inverted file of an index, behind transforms or not; None where its lists cannot be merged on disk."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return _lists_of(index.index)
+    while isinstance(index := faiss.downcast_index(index), faiss.IndexPreTransform):
+        index = index.index
     if not isinstance(index, faiss.IndexIVF) or isinstance(index, faiss.IndexIVFPQR):
         return None
     lists: Any = index.invlists
     return index if isinstance(faiss.downcast_InvertedLists(lists), faiss.ArrayInvertedLists) else None
 
 
-@contextlib.contextmanager
-def _temporary_files(stem: Path) -> Iterator[Iterator[Path]]:
-    """Names of files that are removed in the end; where a process is killed, `atomic_write` removes them later."""
-    given: list[Path] = []
+def _write_blocks(trained: faiss.Index, rows: Any, stem: Path, temporary: contextlib.ExitStack) -> list[Path]:
+    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time.
 
-    def names() -> Iterator[Path]:
-        while True:
-            given.append(stem.with_name(f".{stem.name[:160]}.block.{host()}-{os.getpid()}-{len(given)}.part"))
-            yield given[-1]
-
-    try:
-        yield names()
-    finally:
-        for file in given:
-            file.unlink(missing_ok=True)
-
-
-def _write_blocks(trained: faiss.Index, rows: Any, files: Iterator[Path]) -> list[Path]:
-    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time."""
+    Args:
+        temporary: removes the files when it ends; where a process is killed, `atomic_write` removes them later.
+    """
     count, dim = rows.shape
     block, empty = max(1, BLOCK_BYTES // (4 * dim)), faiss.serialize_index(trained)
     written: list[Path] = []
@@ -153,7 +134,8 @@ def _write_blocks(trained: faiss.Index, rows: Any, files: Iterator[Path]) -> lis
             values = _floats(rows, start, start + block)
             index = faiss.deserialize_index(empty)
             index.add_with_ids(values, np.arange(start, start + len(values)))
-            written.append(next(files))
+            written.append(stem.with_name(f".{stem.name[:160]}.block.{host()}-{os.getpid()}-{len(written)}.part"))
+            temporary.callback(written[-1].unlink, missing_ok=True)
             faiss.write_index(index, str(written[-1]))
             progress.advance(len(values))
     return written

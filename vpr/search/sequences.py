@@ -20,8 +20,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.data.frames import Frames, usual_step
 from vpr.search.exact import tiles
-from vpr.search.exclusion import Excluded
-from vpr.search.rules import SequenceRule
+from vpr.search.rules import Excluded, SequenceRule
 
 TILE_BYTES = 32 << 20  # of similarities at a time
 SAID_BYTES = 1 << 30  # of similarities, from which on a line says how many there are
@@ -45,9 +44,8 @@ def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frame
     step = usual_step(database)
     longest = np.rint(database.numbers.max(initial=0) / step) + 1  # so many steps on, every sequence has ended
     neighbours, there, passed = _frames_around(queries, rule)  # each [M, offsets]
-    moves = np.rint(np.array(rule.speeds)[:, None, None] * passed / step).clip(
-        -longest, longest
-    )  # [speeds, M, offsets]
+    moves = np.rint(np.array(rule.speeds)[:, None, None] * passed / step)  # [speeds, M, offsets]
+    moves = moves.clip(-longest, longest)
     moved = functools.cache(lambda move: torch.from_numpy(_moved(database, move, step)))
     for offset in range(there.shape[1]):
         asking = np.flatnonzero(there[:, offset])
@@ -59,17 +57,15 @@ def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frame
             along = {move: frames.index_select(1, moved(move)) for move in set(own)}
             for total, move in zip(totals, own, strict=True):
                 total.index_add_(0, rows, along[move])
-    best = totals[0]
-    for total in totals[1:]:
-        torch.maximum(best, total, out=best)
+    best = functools.reduce(torch.maximum, totals)
     best /= torch.from_numpy(1 + there.sum(axis=1, keepdims=True))
     return best.masked_fill_(missing, torch.nan)
 
 
 def frames_used(queries: Frames, rule: SequenceRule) -> np.ndarray:
     """Of how many frames each query's score is the mean, itself among them: int64 [M]. Queries may be in any order."""
-    ordered, order = _in_order(queries)
-    _, there, _ = _frames_around(ordered, rule)
+    order = queries.order()
+    _, there, _ = _frames_around(queries.of(order), rule)
     used = np.empty(len(queries), np.int64)
     used[order] = 1 + there.sum(axis=1)
     return used
@@ -101,10 +97,7 @@ def _moved(database: Frames, move: float, step: float) -> np.ndarray:
 
 
 def require_order(sequences: tuple[Frames, Frames], rule: SequenceRule) -> None:
-    """Refuse images that are no sequences, unless single frames are asked for.
-
-    Args:
-        sequences: those of the database and of the queries.
+    """Refuse images of database and queries that are no sequences, unless single frames are asked for.
 
     Raises:
         UserError: no two images of either are frames of one sequence, or no line meets two of the database's frames.
@@ -139,14 +132,14 @@ def search_sequences(
     """The database images whose sequences are most like those of the queries.
 
     Args:
-        database: [N, dim]; queries: [M, dim]; both of length 1, float16 or float32.
-        sequences: those of the database and of the queries.
+        database: [N, dim]; queries: [M, dim]; both of length 1, float16 or float32; `sequences` are theirs.
         excluded: which database images may not be found; their similarities are not used either.
 
     Returns:
         indices int64 [M, min(count, N)], best first, -1 where there are not so many; scores float32, likewise, -inf.
     """
-    (of_database, columns), (of_queries, order) = map(_in_order, sequences)
+    columns, order = (each.order() for each in sequences)
+    of_database, of_queries = sequences[0].of(columns), sequences[1].of(order)
     if rule.length:
         say(f"sequences: database, {sequences[0].text()}; queries, {sequences[1].text()}")
     count = min(count, len(database))
@@ -172,13 +165,8 @@ def search_sequences(
     return found, scores
 
 
-def _in_order(sequences: Frames) -> tuple[Frames, np.ndarray]:
-    order = sequences.order()
-    return sequences.of(order), order
-
-
 def _similarities(database: torch.Tensor, queries: torch.Tensor, columns: np.ndarray) -> torch.Tensor:
-    """Inner products float32 [m, N] with the database in the order of `columns`."""
+    """Inner products float32 [m, N], of the database in the order of `columns`."""
     products = torch.empty(len(queries), len(columns))
     for tile in tiles(len(columns), database.shape[1]):
         products[:, tile] = queries @ database[columns[tile]].float().T
