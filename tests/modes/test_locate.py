@@ -256,7 +256,7 @@ def test_whatever_an_index_compares_the_distances_of_the_descriptors_are_shown(l
 @pytest.mark.parametrize(
     ("factory", "measures"),
     [
-        ("Flat", True), ("SQfp16", True), ("IVF4,Flat", True), ("HNSW8", True), ("PQ8x8", True), ("OPQ8,PQ8x8", True),
+        ("Flat", True), ("SQfp16", True), ("IVF4,Flat", True), ("HNSW8", True), ("PQ8x4", True), ("OPQ8,PQ8x4", True),
         ("LSH", False), ("PCA4,Flat", False), ("ITQ8,LSH", False),
     ],
 )  # fmt: skip
