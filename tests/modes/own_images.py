@@ -22,9 +22,9 @@ def draw_split(root, database, queries=0, step=30, sizes=((96, 72),), query_size
         alike: whether each query shows what the database image beside it shows.
     """
     for n, size in zip(range(database), itertools.cycle(sizes), strict=False):
-        draw_image(root / "val" / "database" / image_name(step * n, n), size, n)
+        draw_image(root / "val" / "database" / image_name(step * n, n), size, [2, n])
     for n in range(queries):
-        draw_image(root / "val" / "queries" / image_name(step * n + 3, f"q{n}"), query_size, n if alike else [1, n])
+        draw_image(root / "val" / "queries" / image_name(step * n + 3, f"q{n}"), query_size, [2 if alike else 1, n])
     return root
 
 
