@@ -32,7 +32,7 @@ WITHOUT_A_BACKBONE = {
     "test_frames", "test_sequences", "test_exclusion", "test_search_frames", "test_in_order", "test_rerank",
     "test_matches", "test_certainty", "test_certainty_plots", "test_precision_recall", "test_calibration_error",
     "test_calibrate", "test_answer_features", "test_regions", "test_timm_names", "test_program", "test_killing",
-    "test_how_sure", "test_second_look_files", "test_interactive", "test_map_in_browser", "test_page",
+    "test_how_sure", "test_reranking_files", "test_interactive", "test_map_in_browser", "test_page",
     "test_batching", "test_decoders", "test_guard", "test_keeping", "test_locating", "test_malformed", "test_places",
     "test_server", "test_stream", "test_uploads", "test_page_routes", "test_store",
     "test_faiss_engine", "test_index", "test_filters", "test_milvus", "test_milvus_server", "test_on_disk",

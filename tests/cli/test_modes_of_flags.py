@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_options import parse, refusal
+from test_options import help_by, parse, refusal
 
 from main import main
 from vpr.cli.app import module_of
@@ -38,11 +38,12 @@ def flags_in(text):
     return set(re.findall(r"^  --([A-Za-z0-9_-]+)", text, re.MULTILINE))
 
 
-ALL_FLAGS = {flag.name for flag in all_flags()}
+FLAGS = {flag.name: flag for flag in all_flags().values()}
+ALL_FLAGS = {*FLAGS}
 
 
 def flags_of_mode(mode):
-    return {flag.name for flag in all_flags() if mode in flag.modes}
+    return {name for name, flag in FLAGS.items() if mode in flag.modes}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--mode=test", "--help"], ["--help-all"]])
@@ -53,10 +54,7 @@ def test_help_imports_no_heavy_library(words):
 
 
 def test_help_shows_the_modes_and_few_flags(capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse("--help")
-    text = capsys.readouterr().out
-    assert ended.value.code == 0
+    text = help_by(capsys, "--help")
     for mode in MODES:
         assert re.search(rf"^  {mode} +\w", text, re.MULTILINE), mode
     shown = flags_in(text)
@@ -75,44 +73,31 @@ def test_help_shows_the_modes_and_few_flags(capsys):
 )
 def test_help_of_a_mode_shows_its_flags(mode, there, absent, capsys):
     for words in ([f"--mode={mode}", "--help"], ["--help", "--mode", mode]):
-        with pytest.raises(SystemExit):
-            parse(*words)
-        shown = flags_in(capsys.readouterr().out)
+        shown = flags_in(help_by(capsys, *words))
         assert there <= shown and not absent & shown
 
 
 def test_help_all_shows_every_flag(capsys):
-    with pytest.raises(SystemExit):
-        parse("--help-all")
-    assert flags_in(capsys.readouterr().out) == ALL_FLAGS | {"help-all"}
+    assert flags_in(help_by(capsys, "--help-all")) == ALL_FLAGS | {"help-all"}
 
 
 def test_help_of_an_unknown_mode_is_a_user_error():
     assert "tset" in refusal("--mode=tset", "--help")
 
 
+VALUES = {
+    "imageSize": "48 64", "channels": "8", "recallValues": "1", "utmZone": "17N", "normalization": "caffe",
+    "arch": "vgg16", "minConfidence": "0.5", "heldOutRegion": "585000 -12.5 100", "near": "40.4,-80,100",
+    "box": "40,-81,41,-79", "where": "weather=rain", "engine": "milvus:a.db", "pruneRatio": "0.5",
+}  # fmt: skip
+
+
 def typed(name):
     """A flag with a value that it accepts."""
-    flag = next(flag for flag in all_flags() if flag.name == name)
-    value = {
-        "imageSize": ["48", "64"],
-        "channels": ["8"],
-        "recallValues": ["1"],
-        "utmZone": ["17N"],
-        "normalization": ["caffe"],
-        "arch": ["vgg16"],
-        "minConfidence": ["0.5"],
-        "heldOutRegion": ["585000", "-12.5", "100"],
-        "near": ["40.4,-80,100"],
-        "box": ["40,-81,41,-79"],
-        "where": ["weather=rain"],
-        "engine": ["milvus:a.db"],
-    }.get(name)
-    if flag.allowed:
-        value = [next(iter(flag.allowed))]
+    flag = FLAGS[name]
     if flag.switch:
         return [f"--{name}"]
-    return [f"--{name}", *(value or ["0.5" if name == "pruneRatio" else "2"])]
+    return [f"--{name}", *([next(iter(flag.allowed))] if flag.allowed else VALUES.get(name, "2").split())]
 
 
 def functions_of(module):
@@ -135,7 +120,8 @@ FIELDS = {settings.__name__: {flag.key for _, flag in table.flags_in(settings)} 
 
 def options_read(mode):
     """The options that a mode's file reads, and those that functions read which it calls."""
-    modules = ("vpr.cli.specs", "vpr.cli.load", "vpr.cli.locating", "vpr.modes.index", "vpr.modes.train")
+    modules = [f"vpr.cli.{name}" for name in ("specs", "load", "locating", "descriptors")]
+    modules += ["vpr.modes.index", "vpr.modes.train"]
     known = {name: function for module in modules for name, function in functions_of(module).items() if name != "run"}
     waiting, seen, found = [*functions_of(module_of(mode)).values()], set(), set()
     while waiting:

@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from test_options import parse, refusal
+from test_options import help_by, parse, refusal
 
 from vpr.cli import flags
 from vpr.cli.options import command_line, flags_of, run_flags
 from vpr.common.errors import UserError
-from vpr.common.settings import MODEL, RESUMED, RUN, TRAINING, count, flag, quantity, values_of
+from vpr.common.settings import MODEL, RESUMED, RUN, TRAINING, count, flag, flags_in, quantity, values_of
 from vpr.models.spec import ModelSpec
 from vpr.runs.run import create_run
 from vpr.training.rules import TrainingRules
@@ -44,19 +44,13 @@ def changed(run, **stored):
     return run
 
 
-def shown(capsys, *words):
-    with pytest.raises(SystemExit):
-        parse(*words)
-    return capsys.readouterr().out
-
-
 def test_a_field_is_a_flag_with_help_default_and_modes(with_focal, capsys):
     line = "how much hard tuples count (default: 1.5)"
     for words in (["--help-all"], ["--mode=train", "--help"], ["--mode=prune", "--help"]):
-        text = shown(capsys, *words)
+        text = help_by(capsys, *words)
         assert "--focal-power FOCAL_POWER" in text and line in " ".join(text.split())
     for words in (["--help"], ["--mode=test", "--help"]):
-        assert "--focal-power" not in shown(capsys, *words)
+        assert "--focal-power" not in help_by(capsys, *words)
     assert parse("--mode=train").focal_power == 1.5
     options = parse("--mode=train", "--focal-power=2.5", "--margin=0.2")
     assert options.given == {"mode": "train", "focal_power": 2.5, "margin": 0.2}
@@ -142,7 +136,7 @@ def test_a_run_of_before_a_flag_has_its_default(added, refused, tmp_path, monkey
 
 
 def test_no_two_fields_have_one_spelling():
-    found = [one.name for one in flags.all_flags()]
+    found = [one.name for settings in flags.SETTINGS for _, one in flags_in(settings)]
     assert len(found) == len({name.lower() for name in found})
 
 

@@ -9,14 +9,11 @@ import h5py
 import numpy as np
 import pytest
 from drawing import draw_image
+from own_images import FP32, a_query, database_names, image_name
 from PIL import Image
 
-import main
-
-MODEL = [
-    "--arch=alexnet", "--fromscratch", "--channels", "16", "16", "16", "16", "16", "--pooling=avg", "--threads=0",
-    "--device=cpu", "--precision=fp32",
-]  # fmt: skip
+MODEL = [*FP32, "--channels", "16", "16", "16", "16", "16"]
+RERANKED = ["--rerank=10", "--localDim=8"]
 PLACES, QUERIES = 30, 60
 
 
@@ -25,29 +22,20 @@ def own(tmp_path_factory):
     """30 database images 100 m apart; 60 queries at their places that show them through more or less of another."""
     root = tmp_path_factory.mktemp("own") / "town"
     random = np.random.default_rng(0)
-    names = [f"@{585000 + 100 * n}.0@4477000.0@17@T@{n}@.png" for n in range(PLACES)]
-    images = [
-        Image.open(draw_image(root / "val" / "database" / name, (64, 48), [0, n])) for n, name in enumerate(names)
-    ]
+    paths = [root / "val" / "database" / image_name(100 * n, n) for n in range(PLACES)]
+    images = [Image.open(draw_image(path, (64, 48), [0, n])) for n, path in enumerate(paths)]
     (root / "val" / "queries").mkdir()
     for n in range(QUERIES):
         place, other = n % PLACES, int(random.integers(PLACES))
         mixed = Image.blend(images[place], images[other], float(random.uniform(0.2, 0.75)))
-        mixed.save(root / "val" / "queries" / f"@{585001 + 100 * place}.0@4477000.0@17@T@q{n:02d}@.png")
+        mixed.save(root / "val" / "queries" / image_name(100 * place + 1, f"q{n:02d}"))
     return root
 
 
 @pytest.fixture
-def call(own, tmp_path, capsys):
-    """Runs a mode; gives the exit code and what was printed and said."""
-
-    def run(mode, *arguments, root=own):
-        places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
-        pictures = [] if any(str(word).startswith("--panels") for word in arguments) else ["--panels=0"]
-        code = main.main([f"--mode={mode}", *MODEL, *places, *pictures, *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+def call(own, call_on):
+    """Runs a mode on the folder, or another one."""
+    return lambda mode, *words, root=own: call_on(root, mode, *words, model=MODEL)
 
 
 def last_result(folder):
@@ -98,20 +86,13 @@ def test_a_calibration_is_learnt_by_test_and_used_by_locate(call, own, tmp_path)
     code, out, _ = call("locate", "--json", own / "val" / "queries")
     answers = json.loads(out)
     assert code == 0 and {answer["confidence_kind"] for answer in answers} == {label}
-    order = [sorted((own / "val" / "database").iterdir()).index(own / "val" / "database" / f) for f in names_in(own)]
-    database = [database[n] for n in order]
+    names = database_names(own)
+    database = [database[names.index(name)] for name in sorted(names, key=lambda name: float(name.split("@")[1]))]
     for query, answer in zip(queries, answers, strict=True):
         assert answer["confidence"] == pytest.approx(probability_by_loop(query, database, stored), abs=0.01)
         assert answer["refused"] is False
     code, out, _ = call("test")
     assert code == 0 and f"how sure: {label}" in out and "learnt on these very queries" in out
-
-
-def names_in(own):
-    """Names of the database's files from west to east."""
-    return sorted(
-        (path.name for path in (own / "val" / "database").iterdir()), key=lambda name: float(name.split("@")[1])
-    )
 
 
 def test_without_a_calibration_the_ratio_stays_and_says_that_it_is_none(call, own, tmp_path):
@@ -148,8 +129,7 @@ def test_a_held_out_region_makes_queries_that_are_not_in_the_map(call, tmp_path)
     assert code == 0 and figures["queries"] == QUERIES and figures["answerable"] == QUERIES - 2 * 6, "at 200 to 700 m"
     assert "6 database images within 260 m of 585450.0 E 4477000.0 N left out" in last_result(tmp_path)["protocol"]
     assert "of 12 queries without a true match answered" in out
-    code, _, err = call("test", "--heldOutRegion", 0, 0, 10)
-    assert code == 2 and "no database image lies within 10 m" in err and err.count("\n") == 1
+    assert "no database image lies within 10 m" in call("test", "--heldOutRegion", 0, 0, 10).error
 
 
 def test_too_few_queries_are_refused_before_they_are_described(call, own, tmp_path):
@@ -177,13 +157,13 @@ def test_a_calibration_that_cannot_be_learnt_costs_no_recalls(call, own, tmp_pat
 
 
 def test_a_calibration_of_another_image_size_is_not_used(call, own, tmp_path):
-    assert call("test", "--calibrate")[0] == 0
+    assert call("test", "--calibrate").code == 0
     code, out, _ = call("test", "--imageSize", 80, 96)
     assert code == 0 and "image_size=own, not 80 96" in out and "no probability" in out
 
 
 def test_a_damaged_calibration_costs_no_recalls_and_is_refused(call, own, tmp_path):
-    assert call("test", "--calibrate")[0] == 0
+    assert call("test", "--calibrate").code == 0
     path, _ = stored_calibration(tmp_path)
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
@@ -192,17 +172,16 @@ def test_a_damaged_calibration_costs_no_recalls_and_is_refused(call, own, tmp_pa
     assert code == 2 and "R@1" in out and f"{path} cannot be read as a calibration" in err and err.count("\n") == 1
     code, out, err = call("locate", "--json", own / "val" / "queries")
     assert code == 2 and out == "" and "delete it, or make it anew" in err
-    assert call("test", "--calibrate")[0] == call("test")[0] == 0, "a new one takes its place"
+    assert call("test", "--calibrate").code == call("test").code == 0, "a new one takes its place"
 
 
-def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_path):
-    look = ["--rerank=10", "--localDim=8"]
-    code, out, _ = call("test", "--calibrate", *look)
+def test_a_calibration_of_re_ranking_serves_that_re_ranking_alone(call, own, tmp_path):
+    code, out, _ = call("test", "--calibrate", *RERANKED)
     assert code == 0 and re.search(r"wrote .*calibration_.*; from .*lead", out)
     assert last_result(tmp_path)["certainty"]["score"].startswith("probability")
     image = sorted((own / "val" / "queries").iterdir())[0]
     kinds = {}
-    for words in (look, [], ["--rerank=5", "--localDim=8"]):
+    for words in (RERANKED, [], ["--rerank=5", "--localDim=8"]):
         code, out, err = call("locate", "--json", *words, image)
         assert code == 0, err
         (answer,) = json.loads(out)
@@ -212,37 +191,32 @@ def test_a_calibration_of_a_second_look_serves_that_look_alone(call, own, tmp_pa
     assert code == 0 and "8-D local descriptors in 8 bits), not a second look" in out
 
 
-def test_frames_in_order_have_a_calibration_of_their_own_and_recent_ones_are_no_matches(tmp_path, capsys):
-    """60 frames of a walk look for one another: the frames close in time are neither found nor right."""
-    root, random = tmp_path / "walk", np.random.default_rng(1)
-    names = [f"@{585000 + 100 * (n % 30)}.0@4477000.0@17@T@{n:03d}@.png" for n in range(60)]
+def test_frames_in_order_have_a_calibration_of_their_own_and_recent_ones_are_no_matches(call, tmp_path):
+    """60 frames of a sequence are searched in one another: those close in time are neither found nor right."""
+    root, random = tmp_path / "sequence", np.random.default_rng(1)
+    names = [image_name(100 * (n % 30), f"{n:03d}") for n in range(60)]
     images = [draw_image(root / "plain" / f"{n}.png", (64, 48), [3, n % 30]) for n in range(60)]
     for split in ("database", "queries"):
         (root / "val" / split).mkdir(parents=True)
         for n, name in enumerate(names):
             with Image.open(images[n]) as image, Image.open(images[int(random.integers(60))]) as other:
                 Image.blend(image, other, float(random.uniform(0.1, 0.8))).save(root / "val" / split / name)
-    places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
-    order = [*MODEL, *places, "--panels=0", "--sequence=1"]
-    assert main.main(["--mode=test", *order, "--calibrate"]) == 0
+    assert call("test", "--sequence=1", "--calibrate", root=root).code == 0
     for recent, answerable in ((29, 60), (30, 0)):  # the only match is 30 frames later or earlier
-        assert main.main(["--mode=test", *order, f"--excludeRecent={recent}"]) == 0
+        assert call("test", "--sequence=1", f"--excludeRecent={recent}", root=root).code == 0
         figures = last_result(tmp_path)["certainty"]
         assert (figures["queries"], figures["answerable"]) == (60, answerable)
         assert (figures["area"] is None) == (answerable == 0)
         assert figures["score"].startswith("1 - ")  # the calibration is of answers among all frames
-    capsys.readouterr()
-    assert main.main(["--mode=locate", *order, "--json", str(root / "val" / "queries")]) == 0
-    assert {answer["confidence_kind"].split()[0] for answer in json.loads(capsys.readouterr().out)} == {"probability"}
-    assert main.main(["--mode=locate", *order[:-1], "--json", str(root / "val" / "queries")]) == 0
-    captured = capsys.readouterr()
-    assert {answer["confidence_kind"].split()[0] for answer in json.loads(captured.out)} == {"1"}
-    assert "order=sequences of 1 frame before and after, not none" in captured.err
+    for order, kind in ((["--sequence=1"], "probability"), ([], "1")):
+        code, out, err = call("locate", *order, "--json", root / "val" / "queries", root=root)
+        assert code == 0 and {answer["confidence_kind"].split()[0] for answer in json.loads(out)} == {kind}
+    assert "order=sequences of 1 frame before and after, not none" in err
 
 
 def test_an_approximate_index_has_the_probabilities_that_were_learnt_with_it_alone(call, own, tmp_path):
     """What an index misses makes answers look surer: of FAISS's indexes each its own."""
-    image = next((own / "val" / "queries").iterdir())
+    image = a_query(own)
     factories = ["none", "Flat", "IVF4,Flat", "IVF4,PQ4x4", "LSH"]
 
     def calibrated(factory, *words):
@@ -253,15 +227,14 @@ def test_an_approximate_index_has_the_probabilities_that_were_learnt_with_it_alo
         assert code == 0 and ("no calibration is used" in err) != found and answer["matches"][0]["distance"] < 2
         return found
 
-    assert call("test", "--calibrate")[0] == 0
+    assert call("test", "--calibrate").code == 0
     assert [calibrated(each) for each in factories] == [True, True, False, False, False]
-    look = ["--rerank=5", "--localDim=8"]
-    code, out, _ = call("test", "--calibrate", "--index=IVF4,Flat", "--nprobe=2", *look)
+    code, out, _ = call("test", "--calibrate", "--index=IVF4,Flat", "--nprobe=2", *RERANKED)
     assert code == 0 and "faiss IVF4,Flat (2 of 4 lists looked through): how sure: probability" in out
     for file in tmp_path.glob("IVF4,Flat.*"):
         file.unlink()
-    assert [calibrated(each, "--nprobe=2", *look) for each in factories if "," in each] == [True, False]
-    assert not calibrated("IVF4,Flat", "--nprobe=3", *look) and calibrated("none", *look) and calibrated("none")
+    assert [calibrated(each, "--nprobe=2", *RERANKED) for each in factories if "," in each] == [True, False]
+    assert not calibrated("IVF4,Flat", "--nprobe=3", *RERANKED) and calibrated("none", *RERANKED) and calibrated("none")
     assert len(list((tmp_path / "model").glob("calibration_*"))) == 3
 
 
@@ -270,25 +243,23 @@ def test_a_search_of_a_part_has_no_probability_and_does_not_pass_for_sure(call, 
     queries = own / "val" / "queries"
     limit = ["--json", "--near=40.43932,-79.97,400", queries]
     for learn in (False, True):
-        assert not learn or call("test", "--calibrate")[0] == 0
+        assert not learn or call("test", "--calibrate").code == 0
         code, out, err = call("locate", *limit)
         answers = json.loads(out)
         assert code == 0 and len(answers) == QUERIES and all(len(answer["matches"]) == 5 for answer in answers)
         assert {answer["confidence"] for answer in answers} == {None}
         assert "confidence: unknown, since only a part of the database was searched" in err
-        out = call("locate", "--minConfidence=0.001", *limit)[1]
+        out = call("locate", "--minConfidence=0.001", *limit).out
         assert all(answer["refused"] for answer in json.loads(out))
-        assert not any(answer["confidence"] is None for answer in json.loads(call("locate", "--json", queries)[1]))
+        assert not any(answer["confidence"] is None for answer in json.loads(call("locate", "--json", queries).out))
 
 
-def test_where_nothing_is_found_a_calibrated_second_look_says_how_far_the_nearest_is(call, own, tmp_path):
-    look = ["--rerank=10", "--localDim=8"]
-    assert call("test", "--calibrate", *look)[0] == 0
-    places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+def test_where_nothing_is_found_a_calibrated_re_ranking_says_how_far_the_nearest_is(call, own, tmp_path):
+    assert call("test", "--calibrate", *RERANKED).code == 0
     kept = f"--indexFile={tmp_path / 'kept.h5'}"
-    assert main.main(["--mode=index", *MODEL, *places, kept, "--localDescriptors", "--localDim=8"]) == 0
-    image = next((own / "val" / "queries").iterdir())
-    for words in (look, [kept, *look], [kept]):
+    assert call("index", kept, "--localDescriptors", "--localDim=8").code == 0
+    image = a_query(own)
+    for words in (RERANKED, [kept, *RERANKED], [kept]):
         code, out, _ = call("locate", "--near=40.45,-79.97,500", *words, image)
         assert code == 0 and out.splitlines()[-1] == f"{image}: confidence unknown"
         assert re.search(r"no database image lies within 500 m of 40\.45, -79\.97: the nearest is 1\.\d km away", out)
@@ -298,5 +269,5 @@ def test_where_nothing_is_found_a_calibrated_second_look_says_how_far_the_neares
         (["--box=1,2,3,4"], "no database image is left by what the search is limited to"),
         (["--near=40.4393,-79.98,5000", "--box=1,2,3,4"], "no database image is left by"),
     ):
-        code, out, _ = call("locate", *words, *look, image)
+        code, out, _ = call("locate", *words, *RERANKED, image)
         assert code == 0 and re.search(said, out), out

@@ -9,27 +9,34 @@ import pytest
 import torch
 import utm
 from drawing import draw_image
+from own_images import a_query, database_names, draw_split, image_name
 from PIL import Image
 
-import main
 from vpr.common.errors import UserError
 from vpr.retrieval.answer_features import Answers, uncalibrated
 from vpr.search.approximate import build_index, measures_descriptors
 
-SQUARE = (64, 48)
-MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
+NEW = image_name(1000, "new")
 
 
 @pytest.fixture
-def locate(tmp_path, capsys):
+def locate(call_on):
     """Runs --mode=locate for JSON on a folder of own images; gives exit code, answers and what else was said."""
 
     def call(root, *arguments, mode="locate"):
-        places = ["--dataset=folder", f"--root={root}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
-        shown = ["--json", "--panels=1"] if mode == "locate" else []
-        code = main.main([f"--mode={mode}", *MODEL, *places, *shown, *map(str, arguments)])
-        out, err = capsys.readouterr()
+        code, out, err = call_on(root, mode, *(["--json", "--panels=1"] if mode == "locate" else []), *arguments)
         return code, json.loads(out) if code == 0 and mode == "locate" else None, err + out
+
+    return call
+
+
+@pytest.fixture
+def index(locate):
+    """Runs --mode=index, which must end well."""
+
+    def call(root, *arguments):
+        code, _, text = locate(root, *arguments, mode="index")
+        assert code == 0, text
 
     return call
 
@@ -42,28 +49,24 @@ def draw_images(folder, names, seed=0):
 @pytest.fixture
 def own(tmp_path):
     """Ten database images 20 m apart in zone 17N and three queries, in the common layout."""
-    root = tmp_path / "own"
-    draw_images(root / "val" / "database", [f"@{585000 + 20 * n}.0@4477000.0@17@T@{n}@.png" for n in range(10)])
-    draw_images(root / "val" / "queries", [f"@{585001 + 20 * n}.0@4477000.0@17@T@q{n}@.png" for n in range(3)], 1)
-    return root
+    return draw_split(tmp_path / "own", 10, 3, step=20, alike=False)
 
 
-def descriptors_by_test(own, tmp_path):
-    """Those that --mode=test keeps: database, queries."""
-    places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
-    assert main.main(["--mode=test", *MODEL, *places, "--panels=0", f"--saveDescriptors={tmp_path / 'kept.h5'}"]) == 0
-    with h5py.File(tmp_path / "kept.h5") as file:
-        return file["database"][:].astype(float), file["queries"][:].astype(float)
+@pytest.fixture
+def kept(own, tmp_path, call_on):
+    """The descriptors of database and queries, float64, and the file in which --mode=test keeps them."""
+    path = tmp_path / "kept.h5"
+    assert call_on(own, "test", f"--saveDescriptors={path}").code == 0
+    with h5py.File(path) as file:
+        return file["database"][:].astype(float), file["queries"][:].astype(float), path
 
 
 @pytest.mark.parametrize("factory", [None, "Flat"])
-def test_matches_are_the_nearest_descriptors_with_their_places(locate, own, tmp_path, factory, capsys):
-    database, queries = descriptors_by_test(own, tmp_path)
-    capsys.readouterr()
-    index = [f"--index={factory}"] if factory else []
-    code, answers, _ = locate(own, own / "val" / "queries", "--top=4", *index)
+def test_matches_are_the_nearest_descriptors_with_their_places(locate, own, kept, tmp_path, factory):
+    database, queries, _ = kept
+    code, answers, _ = locate(own, own / "val" / "queries", "--top=4", *([f"--index={factory}"] if factory else []))
     assert code == 0 and len(answers) == 3
-    names = sorted(path.name for path in (own / "val" / "database").iterdir())
+    names = database_names(own)
     for query, answer in zip(queries, answers, strict=True):
         distances = np.linalg.norm(database - query, axis=1)
         order = np.argsort(distances)
@@ -93,22 +96,23 @@ def test_confidence_compares_with_the_best_match_elsewhere():
 
 
 def test_the_index_is_used_again_and_made_anew_when_images_change(locate, own):
-    image = next((own / "val" / "queries").iterdir())
+    image = a_query(own)
     said = [locate(own, image)[2], locate(own, image)[2]]
     assert ["wrote" in text and "database_own_val.sqlite" in text for text in said] == [True, False]
-    draw_images(own / "val" / "database", ["@586000.0@4477000.0@17@T@new@.png"], 7)
-    _, answers, text = locate(own, own / "val" / "database" / "@586000.0@4477000.0@17@T@new@.png")
+    draw_images(own / "val" / "database", [NEW], 7)
+    _, answers, text = locate(own, own / "val" / "database" / NEW)
     assert "bringing it up to date" in text and "1 added, 10 unchanged; 1 described" in text
     assert answers[0]["matches"][0]["easting"] == 586000
     assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
 
 
-def test_an_index_of_another_model_is_refused(locate, own, tmp_path):
-    image = next((own / "val" / "queries").iterdir())
-    assert locate(own, mode="index")[0] == 0
+def test_an_index_of_another_model_is_refused(locate, index, own, tmp_path):
+    image = a_query(own)
+    index(own)
     code, _, text = locate(own, image, "--seed=5")  # other random weights
     assert code == 2 and "was made by another model (weights_hash=" in text and text.count("\n") <= 2
-    assert locate(own, "--seed=5", mode="index")[0] == 0 and locate(own, image, "--seed=5")[0] == 0
+    index(own, "--seed=5")
+    assert locate(own, image, "--seed=5")[0] == 0
     (tmp_path / "model" / "database_own_val.sqlite").write_bytes(b"nonsense" * 99)
     code, _, text = locate(own, image)
     assert code == 2 and "cannot be read as an index" in text
@@ -157,56 +161,49 @@ def test_folders_with_the_same_last_name_have_an_index_each(locate, tmp_path):
             assert "up to date" not in text and ("wrote" in text and ".sqlite" in text) == (turn == 0)
 
 
-def test_an_index_is_made_anew_when_an_image_is_replaced_in_place(locate, tmp_path):
-    folder = tmp_path / "holiday"
-    draw_images(folder, [f"{number}.png" for number in range(5)])
-    assert locate(folder, mode="index")[0] == 0
-    draw_images(folder, ["2.png"], 9)
-    _, answers, text = locate(folder, folder / "2.png")
+def test_an_index_follows_an_image_that_is_replaced_in_place_and_travels_with_its_images(locate, index, tmp_path):
+    here, there = (tmp_path / name / "holiday" for name in ("here", "there"))
+    draw_images(here, [f"{number}.png" for number in range(5)])
+    index(here)
+    draw_images(here, ["2.png"], 9)
+    _, answers, text = locate(here, here / "2.png")
     assert "1 replaced, 4 unchanged; 1 described" in text
     assert answers[0]["matches"][0]["name"] == "2.png"
     assert answers[0]["matches"][0]["distance"] == pytest.approx(0, abs=2e-3)
-
-
-def test_an_index_travels_with_its_images(locate, tmp_path):
-    folder = tmp_path / "here" / "holiday"
-    draw_images(folder, [f"{number}.png" for number in range(5)])
-    assert locate(folder, mode="index")[0] == 0
-    (tmp_path / "there").mkdir()
-    shutil.move(folder, tmp_path / "there" / "holiday")  # keeps times
-    code, answers, text = locate(tmp_path / "there" / "holiday", tmp_path / "there" / "holiday" / "1.png")
+    there.parent.mkdir()
+    shutil.move(here, there)  # keeps times
+    code, answers, text = locate(there, there / "1.png")
     assert code == 0 and answers[0]["matches"][0]["name"] == "1.png" and ".sqlite" not in text
 
 
 @pytest.mark.parametrize("factory", [None, "SQ8"])
-def test_a_damaged_descriptor_is_named_and_left_out_until_it_is_described_again(locate, own, tmp_path, factory):
-    index = [f"--index={factory}"] if factory else []
-    image = next((own / "val" / "queries").iterdir())
-    assert locate(own, *index, mode="index")[0] == 0
+def test_a_damaged_descriptor_is_named_and_left_out_until_it_is_described_again(locate, index, own, tmp_path, factory):
+    def damage(byte):
+        (path,) = (tmp_path / "model").glob("*.descriptors")
+        content = bytearray(path.read_bytes())
+        content[byte] ^= 4
+        path.write_bytes(content)
+
+    image, words = a_query(own), [f"--index={factory}"] if factory else []
+    index(own, *words)
     first = locate(own, image, "--top=20")[1][0]["matches"]
-    (path,) = (tmp_path / "model").glob("*.descriptors")
-    content = bytearray(path.read_bytes())
-    content[4 * 512 + 7] ^= 4
-    path.write_bytes(content)
+    damage(4 * 512 + 7)
     code, answers, text = locate(own, image, "--top=20")
     (said,) = [line for line in text.splitlines() if "is damaged" in line]
     assert code == 0 and "left out until it is described again" in said and "1 added, 9 unchanged; 1 described" in text
     (name,) = [match["name"] for match in first if f"{match['name']} is damaged" in said]
     assert answers[0]["matches"] == first
-    assert locate(own, "--remove", name, mode="index")[0] == 0  # from now on it is taken as it is
-    (path,) = (tmp_path / "model").glob("*.descriptors")
-    content = bytearray(path.read_bytes())
-    content[7] ^= 4
-    path.write_bytes(content)
+    index(own, "--remove", name)  # from now on it is taken as it is
+    damage(7)
     _, answers, text = locate(own, image, "--top=20")
     assert "is damaged: it is left out" in text and len(answers[0]["matches"]) == len(first) - 2
-    assert "2 added, 8 unchanged; 2 described" in locate(own, *index, mode="index")[2]
+    assert "2 added, 8 unchanged; 2 described" in locate(own, *words, mode="index")[2]
     assert locate(own, image, "--top=20")[1][0]["matches"] == first
 
 
-def test_a_damaged_index_of_faiss_is_made_again_of_the_descriptors(locate, own, tmp_path):
-    image = next((own / "val" / "queries").iterdir())
-    assert locate(own, "--index=SQ8", mode="index")[0] == 0
+def test_a_damaged_index_of_faiss_is_made_again_of_the_descriptors(locate, index, own, tmp_path):
+    image = a_query(own)
+    index(own, "--index=SQ8")
     first = locate(own, image)[1]
     for spoil in (lambda file: file.write_bytes(file.read_bytes()[:-9]), lambda file: file.unlink()):
         (path,) = (tmp_path / "model").glob("*.faiss")
@@ -216,39 +213,37 @@ def test_a_damaged_index_of_faiss_is_made_again_of_the_descriptors(locate, own, 
         assert locate(own, image)[1] == first
 
 
-def test_an_inverted_file_looks_through_as_many_lists_as_asked_for(locate, own):
-    image = next((own / "val" / "queries").iterdir())
-    assert locate(own, "--index=IVF5,Flat", "--nprobe=1", mode="index")[0] == 0
+def test_an_inverted_file_looks_through_as_many_lists_as_asked_for(locate, index, own):
+    image = a_query(own)
+    index(own, "--index=IVF5,Flat", "--nprobe=1")
     found = {flags: len(locate(own, image, "--top=10", *flags)[1][0]["matches"]) for flags in [
         (), ("--nprobe=1",), ("--nprobe=5",),
     ]}  # fmt: skip
     assert found[("--nprobe=5",)] == 10 and found[("--nprobe=1",)] == found[()] < 10
 
 
-def test_an_index_that_contradicts_the_flags_is_refused(locate, own):
-    image = next((own / "val" / "queries").iterdir())
-    assert locate(own, mode="index")[0] == 0
+def test_an_index_that_contradicts_the_flags_is_refused(locate, index, own):
+    image = a_query(own)
+    index(own)
     code, _, text = locate(own, image, "--index=SQ4")
     assert code == 2 and "--index=none" in text and "--index=SQ4" in text
-    assert locate(own, "--index=SQ8", mode="index")[0] == 0
+    index(own, "--index=SQ8")
     assert locate(own, image, "--index=SQ8")[0] == 0 and locate(own, image)[0] == 0
     assert locate(own, image, "--index=Flat")[0] == 2
-    draw_images(own / "val" / "database", ["@586000.0@4477000.0@17@T@new@.png"], 7)
+    draw_images(own / "val" / "database", [NEW], 7)
     assert "1 added, 10 unchanged; 1 described" in locate(own, image)[2]
     assert locate(own, image, "--index=SQ8")[0] == 0, "made anew as it was"
 
 
 @pytest.mark.parametrize("factory", ["LSH", "PQ8x2", "PCA4,Flat"])
-def test_whatever_an_index_compares_the_distances_of_the_descriptors_are_shown(locate, own, tmp_path, factory, capsys):
-    database, queries = descriptors_by_test(own, tmp_path)
-    capsys.readouterr()
+def test_whatever_an_index_compares_the_distances_of_the_descriptors_are_shown(locate, own, kept, factory):
+    database, queries, _ = kept
     _, answers, _ = locate(own, own / "val" / "queries", f"--index={factory}", "--top=9")
-    names = sorted(path.name for path in (own / "val" / "database").iterdir())
+    names = database_names(own)
     for query, answer in zip(queries, answers, strict=True):
         told = [match["distance"] for match in answer["matches"]]
-        true = [
-            np.linalg.norm(database[names.index(match["name"].split("/")[-1])] - query) for match in answer["matches"]
-        ]
+        rows = [names.index(match["name"].split("/")[-1]) for match in answer["matches"]]
+        true = np.linalg.norm(database[rows] - query, axis=1)
         np.testing.assert_allclose(told, true, rtol=1e-3)
         assert told == sorted(told) and len(told) == 9 and answer["confidence"] is not None
 
@@ -256,7 +251,7 @@ def test_whatever_an_index_compares_the_distances_of_the_descriptors_are_shown(l
 @pytest.mark.parametrize(
     ("factory", "measures"),
     [
-        ("Flat", True), ("SQfp16", True), ("IVF4,Flat", True), ("HNSW8", True), ("PQ8x8", True), ("OPQ8,PQ8x8", True),
+        ("Flat", True), ("SQfp16", True), ("IVF4,Flat", True), ("HNSW8", True), ("PQ8x4", True), ("OPQ8,PQ8x4", True),
         ("LSH", False), ("PCA4,Flat", False), ("ITQ8,LSH", False),
     ],
 )  # fmt: skip
@@ -271,47 +266,32 @@ def test_which_indexes_measure_descriptors(factory, measures):
 
 
 @pytest.mark.parametrize("where", ["database", "queries"])
-def test_stored_descriptors_of_other_images_are_refused(own, tmp_path, capsys, where):
-    flags = [
-        "--mode=test", *MODEL, "--panels=0", "--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}",
-        f"--runsPath={tmp_path}",
-    ]  # fmt: skip
-    kept = tmp_path / "kept.h5"
-    assert main.main([*flags, f"--saveDescriptors={kept}"]) == 0
-    assert main.main([*flags, f"--loadDescriptors={kept}"]) == 0
-    name = next((own / "val" / where).iterdir()).name
-    draw_images(own / "val" / where, [name], 5)
-    capsys.readouterr()
-    assert main.main([*flags, f"--loadDescriptors={kept}"]) == 2
-    error = capsys.readouterr().err
-    assert "other image files" in error and error.count("\n") == 1
+def test_stored_descriptors_of_other_images_are_refused(own, kept, call_on, where):
+    load = f"--loadDescriptors={kept[2]}"
+    assert call_on(own, "test", load).code == 0
+    draw_images(own / "val" / where, [next((own / "val" / where).iterdir()).name], 5)
+    assert "other image files" in call_on(own, "test", load).error
 
 
-def test_stored_descriptors_are_checked_whole_and_earlier_ones_are_read(own, tmp_path, capsys):
-    database, _ = descriptors_by_test(own, tmp_path)
-    kept = tmp_path / "kept.h5"
-    flags = [
-        "--mode=test", *MODEL, "--panels=0", "--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}",
-        f"--runsPath={tmp_path}", f"--loadDescriptors={kept}",
-    ]  # fmt: skip
-    whole = kept.read_bytes()
+def test_stored_descriptors_are_checked_whole_and_earlier_ones_are_read(own, kept, call_on):
+    database, _, path = kept
+    load, whole = f"--loadDescriptors={path}", path.read_bytes()
     damaged = bytearray(whole)
     damaged[whole.index(database.astype("f2")[3].tobytes()) + 100] ^= 1
-    kept.write_bytes(damaged)
-    assert main.main(flags) == 2 and "it is damaged" in capsys.readouterr().err
-    kept.write_bytes(whole)
-    with h5py.File(kept) as file:
+    path.write_bytes(damaged)
+    assert "it is damaged" in call_on(own, "test", load).last_error
+    path.write_bytes(whole)
+    with h5py.File(path) as file:
         values = {name: file[name][:] for name in file}
         attributes = {name: value for name, value in file.attrs.items() if name not in ("files_hash", "checksum")}
     for rows, code in ((values["database"], 0), (values["database"][1:], 2), (values["database"][:, 1:], 2)):
-        with h5py.File(kept, "w") as file:
+        with h5py.File(path, "w") as file:
             for name, value in {**values, "database": rows}.items():
                 file[name] = value
             file.attrs.update(attributes)
-        capsys.readouterr()
-        assert main.main(flags) == code
-        out, err = capsys.readouterr()
-        assert "earlier version" in out and (code == 0 or ("wanted float16 (10, 256)" in err and err.count("\n") == 1))
+        called = call_on(own, "test", load)
+        assert "earlier version" in called.out and called.code == code
+        assert code == 0 or "wanted float16 (10, 256)" in called.error
 
 
 def test_an_image_with_a_long_name_is_located_and_drawn(locate, own, tmp_path):
@@ -324,16 +304,14 @@ def test_an_image_with_a_long_name_is_located_and_drawn(locate, own, tmp_path):
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_matches_are_printed_though_no_panel_can_be_drawn(own, tmp_path, monkeypatch, capsys, as_json):
+def test_matches_are_printed_though_no_panel_can_be_drawn(own, call_on, monkeypatch, as_json):
     def no_room(*_):
         raise UserError("no room for panels")
 
     monkeypatch.setattr("vpr.report.located.draw", no_room)
-    places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
-    image = str(next((own / "val" / "queries").iterdir()))
-    assert main.main(["--mode=locate", *MODEL, *places, image, *(["--json"] if as_json else [])]) == 2
-    out, err = capsys.readouterr()
-    assert "no room for panels" in err
+    image = a_query(own)
+    code, out, err = call_on(own, "locate", image, "--panels=1", *(["--json"] if as_json else []))
+    assert code == 2 and "no room for panels" in err
     if as_json:
         assert len(json.loads(out)[0]["matches"]) == 5
     else:
@@ -341,14 +319,14 @@ def test_matches_are_printed_though_no_panel_can_be_drawn(own, tmp_path, monkeyp
 
 
 def test_flags_without_effect_do_not_get_among_the_json(locate, own):
-    code, answers, text = locate(own, next((own / "val" / "queries").iterdir()), "--lr=0.1")
+    code, answers, text = locate(own, a_query(own), "--lr=0.1")
     assert code == 0 and len(answers) == 1 and "without effect in --mode=locate: --lr" in text
 
 
 @pytest.mark.parametrize("mode", ["index", "locate"])
 def test_a_split_that_the_folder_lacks_is_refused(locate, own, mode):
     """Else all images under the folder would be taken, queries among them."""
-    images = [next((own / "val" / "queries").iterdir())] if mode == "locate" else []
+    images = [a_query(own)] if mode == "locate" else []
     code, _, text = locate(own, *images, "--split=test", mode=mode)
     assert code == 2 and "--split=test" in text and "test/database" in text and text.count("\n") == 1
     assert locate(own, *images, "--split=val", mode=mode)[0] == 0

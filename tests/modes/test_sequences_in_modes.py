@@ -8,40 +8,26 @@ import pytest
 import torch
 from drawing import draw_image
 
-import main
 import vpr.modes.test
 from vpr.data.frames import find_sequences
 from vpr.search.sequences import SequenceRule, search_sequences
 
-MODEL = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
+NAMES = [f"val/database/{sequence}/{n:03d}.png" for sequence in "ab" for n in range(6)]
 
 
 @pytest.fixture
-def own(tmp_path):
-    """A database of two walks of six frames, 20 m apart, and a walk of four queries."""
-    root = tmp_path / "own"
-    names = [f"database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)] + [f"queries/{n}.png" for n in range(4)]
+def call(tmp_path, call_on):
+    """Runs a mode on a database of two sequences of six frames, 20 m apart, and a sequence of four queries."""
+    root, names = tmp_path / "own", [*NAMES, *(f"val/queries/{n}.png" for n in range(4))]
     for number, name in enumerate(names):
-        draw_image(root / "val" / name, (96, 72), number)
-    rows = [f"val/{name},{585000 + 20 * number},4477000" for number, name in enumerate(names)]
+        draw_image(root / name, (96, 72), number)
+    rows = [f"{name},{585000 + 20 * number},4477000" for number, name in enumerate(names)]
     (root / "positions.csv").write_text("\n".join(["image,easting,northing", *rows]))
-    return root
-
-
-@pytest.fixture
-def call(own, tmp_path, capsys):
-    """Runs a mode; gives exit code, what was printed, and what was said beside it."""
-
-    def run(mode, *arguments):
-        places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path}", f"--runsPath={tmp_path}", "--panels=0"]
-        code = main.main([f"--mode={mode}", *MODEL, *places, *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda mode, *words: call_on(root, mode, *words)
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_locate_gives_the_order_that_test_counts(call, own, tmp_path, causal):
+def test_locate_gives_the_order_that_test_counts(call, tmp_path, causal):
     how = ["--sequence=1", *["--causal"] * causal]
     code, printed, _ = call("test", f"--saveDescriptors={tmp_path / 'kept.h5'}", *how)
     assert code == 0
@@ -50,22 +36,21 @@ def test_locate_gives_the_order_that_test_counts(call, own, tmp_path, causal):
     assert len(json.loads((tmp_path / "results.json").read_text())) == 2
     with h5py.File(tmp_path / "kept.h5") as file:
         database, queries = (torch.from_numpy(file[name][:]) for name in ("database", "queries"))
-    names = [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
-    walks = find_sequences(names), find_sequences([f"q/{n}.png" for n in range(4)])
-    code, printed, said = call("locate", own / "val" / "queries", "--top=12", "--json", *how)
+    sequences = find_sequences(NAMES), find_sequences([f"q/{n}.png" for n in range(4)])
+    code, printed, said = call("locate", tmp_path / "own" / "val" / "queries", "--top=12", "--json", *how)
     assert code == 0
     assert "by sequences" in said
     answers = json.loads(printed)
-    found, _ = search_sequences(database, queries, 12, walks, SequenceRule(1, causal))
+    found, _ = search_sequences(database, queries, 12, sequences, SequenceRule(1, causal))
     assert len(answers) == 4
     for hits, query, answer in zip(found, queries, answers, strict=True):
-        assert [match["name"] for match in answer["matches"]] == [names[hit] for hit in hits]
+        assert [match["name"] for match in answer["matches"]] == [NAMES[hit] for hit in hits]
         distances = np.linalg.norm(database[hits].float() - query.float(), axis=1)
         np.testing.assert_allclose([match["distance"] for match in answer["matches"]], distances, atol=1e-3)
 
 
 @pytest.mark.parametrize("depth", [2, 6])
-def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, monkeypatch, depth):
+def test_locate_gives_the_order_that_test_counts_after_re_ranking(call, tmp_path, monkeypatch, depth):
     counted, measure_all = [], vpr.modes.test.measure_all
 
     def keep(*arguments):
@@ -76,16 +61,15 @@ def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, 
     code, printed, _ = call("test", "--sequence=1", f"--rerank={depth}")
     assert code == 0
     results, answers = [each for each, _ in counted[0]], counted[0][-1][1]
-    names = [f"val/database/{walk}/{n:03d}.png" for walk in "ab" for n in range(6)]
     assert [evaluation.search.count("sequences") for evaluation in results] == [0, 1, 1]
     assert [evaluation.search.count("second look") for evaluation in results] == [0, 0, 1]
     assert answers.ranking.answers.scores is not None and printed.count("R@1: ") == 6
     how = ["--json", "--sequence=1", f"--rerank={depth}"]
-    code, printed, said = call("locate", own / "val" / "queries", "--top=12", *how)
+    code, printed, said = call("locate", tmp_path / "own" / "val" / "queries", "--top=12", *how)
     assert code == 0
     assert "by a second look" in said
     for hits, answer in zip(answers.found, json.loads(printed), strict=True):
-        assert [match["name"] for match in answer["matches"]] == [names[hit] for hit in hits if hit >= 0]
+        assert [match["name"] for match in answer["matches"]] == [NAMES[hit] for hit in hits if hit >= 0]
 
 
 @pytest.mark.parametrize(
@@ -99,14 +83,11 @@ def test_locate_gives_the_order_that_test_counts_after_a_second_look(call, own, 
         ("test", ["--sequence=1", "--speeds", "500"], "in steps of 1 over sequences of 5 at most"),
     ],
 )
-def test_what_cannot_be_searched_in_order_is_said_in_a_line(call, own, mode, words, said):
-    inputs = [own / "val" / "queries"] if mode == "locate" else []
-    code, _, error = call(mode, *inputs, *words)
-    assert code == 2
-    assert said in error.strip().splitlines()[-1]
+def test_what_cannot_be_searched_in_order_is_said_in_a_line(call, tmp_path, mode, words, said):
+    inputs = [tmp_path / "own" / "val" / "queries"] if mode == "locate" else []
+    assert said in call(mode, *inputs, *words).last_error
 
 
-def test_a_single_image_is_no_sequence(call, own):
-    code, _, error = call("locate", own / "val" / "queries" / "1.png", "--sequence=1")
-    assert code == 2
-    assert "no two of the 1 queries are of one sequence" in error
+def test_a_single_image_is_no_sequence(call, tmp_path):
+    called = call("locate", tmp_path / "own" / "val" / "queries" / "1.png", "--sequence=1")
+    assert "no two of the 1 queries are of one sequence" in called.last_error

@@ -2,7 +2,7 @@
 
 app.py          reads the command line and calls the mode: where main.py and the command vpr begin
 descriptors.py  Options -> the descriptors of a split, read from a file or made, and kept if that is wanted
-flags.py        the dataclasses whose fields are flags, and what is derived of them
+flags.py        the dataclasses whose fields are flags, and what is derived of these
 load.py         Options -> the model that they name, ready to be described with
 locating.py     Options -> what is asked of images, and the locator that answers it
 options.py      The options of a call: defaults, then the flags of a stored run, then what the user typed

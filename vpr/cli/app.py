@@ -13,10 +13,7 @@ from vpr.data.names import is_text, shown
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one mode.
-
-    Args:
-        arguments: words of the command line; None takes those the program was started with.
+    """Run one mode; `arguments` are the words of the command line, None those that the program was started with.
 
     Returns:
         the exit code: 0, 2 after a mistake the user can mend, or 130 after Ctrl-C.
@@ -25,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the console has no characters for
     try:
-        require_text(sys.argv[1:] if arguments is None else arguments)
+        for word in sys.argv[1:] if arguments is None else arguments:
+            if not is_text(word):
+                raise UserError(f"found the name {word}, wanted one of UTF-8: rename it (convmv -f latin1 -t utf8)")
         options = parse_options(arguments)
         require_one_process(options.mode)
         for note in options.notes if processes.launched_rank() == 0 else ():
@@ -46,13 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted{resume}", file=sys.stderr)
         return 130
     return 0
-
-
-def require_text(arguments: list[str]) -> None:
-    """Raise a UserError where a word of the command line is of bytes that are not UTF-8."""
-    for word in arguments:
-        if not is_text(word):
-            raise UserError(f"found the name {word}, wanted one of UTF-8: rename it (convmv -f latin1 -t utf8)")
 
 
 def module_of(mode: str) -> str:

@@ -11,7 +11,7 @@ from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import LocalDescribing
 from vpr.descriptors.local_file import local_file, require_dim
-from vpr.descriptors.local_maps import LocalSink, MemorySink
+from vpr.descriptors.local_maps import MemorySink
 from vpr.evaluation.evaluate import describe_split
 from vpr.retrieval.rules import Reranking
 from vpr.runs.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
@@ -21,7 +21,7 @@ from vpr.runs.model import LoadedModel
 
 
 def descriptors_of(
-    options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading, look: Reranking | None
+    options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading, reranked: Reranking | None
 ) -> SplitDescriptors:
     """Those of --loadDescriptors, or of the images; with local ones for re-ranking.
 
@@ -29,34 +29,30 @@ def descriptors_of(
         UserError: the file is damaged, or of another model or other images, or an image cannot be decoded.
     """
     model, path = loaded.model, Path(options.loadDescriptors or options.saveDescriptors or "")
+    if options.loadDescriptors and is_hloc(path):
+        if reranked:
+            raise UserError(
+                f"{path} has no local descriptors: --rerank needs the images described anew, or drop --rerank"
+            )
+        return load_hloc(path, images, Path(options.root))
+    recipe = recipe_of(model, loaded.spec, images, read.size)
     if options.loadDescriptors:
-        foreign = is_hloc(path)
-        if foreign:
-            descriptors = load_hloc(path, images, Path(options.root))
-        else:
-            descriptors = load_descriptors(path, recipe_of(model, loaded.spec, images, read.size), images)
-        if look and not descriptors.local:
-            how = "--rerank needs the images described anew" if foreign else "make it anew with --rerank"
-            raise UserError(f"{path} has no local descriptors: {how}, or drop --rerank")
-        if look and (kept := descriptors.local):
+        descriptors = load_descriptors(path, recipe, images)
+        if reranked and not descriptors.local:
+            raise UserError(f"{path} has no local descriptors: make it anew with --rerank, or drop --rerank")
+        if reranked and (kept := descriptors.local):
             require_dim(path, kept.maps, kept.projection, options.given.get("localDim"))
         return descriptors
-    recipe = recipe_of(model, loaded.spec, images, read.size)
-    with _sink(options, images) as sink:
+    # Local descriptors go into a file beside those of --saveDescriptors, else into memory.
+    saves = options.saveDescriptors and processes.is_main()
+    with local_file(path) if saves and reranked else contextlib.nullcontext(MemorySink(len(images.files))) as sink:
         local = None
-        if look:
+        if reranked:
             database = read.of(images.database_files)
             projection = projection_for(loaded, database, options.seed, options.localDim, options.cacheBatchSize)
             local = LocalDescribing(projection, sink)
         descriptors = describe_split(model, images, images.reader(read), options.cacheBatchSize, local)
-        if options.saveDescriptors and processes.is_main():
+        if saves:
             save_descriptors(path, descriptors, recipe)
             say(f"wrote {path}")
     return descriptors
-
-
-def _sink(options: argparse.Namespace, images: PlaceImages) -> contextlib.AbstractContextManager[LocalSink]:
-    """Where local descriptors go: into a file beside those of --saveDescriptors, else into memory."""
-    if options.rerank and options.saveDescriptors and processes.is_main():
-        return local_file(Path(options.saveDescriptors))
-    return contextlib.nullcontext(MemorySink(len(images.files)))

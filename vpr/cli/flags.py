@@ -1,8 +1,4 @@
-"""The dataclasses whose fields are flags, and what is derived of these: sets of names, and what a mode refuses.
-
-A flag that is typed for a mode that does not read it is refused, except those of pytorch-NetVlad's own command line:
-its users type the same flags in every mode, so these are accepted with a line that says they have no effect.
-"""
+"""The dataclasses whose fields are flags, and what is derived of these: sets of names, what a mode refuses."""
 
 from collections.abc import Callable, Set
 from typing import Any
@@ -26,44 +22,35 @@ PARALLEL_MODES = ("cluster", "train", "test", "whiten", "index")  # the others r
 AUTO_PRECISION = "auto_precision"  # beside the flags of a run: what --precision=auto meant when it began
 
 
-def all_flags() -> list[Flag]:
-    """Every flag of the program."""
-    return [flag for settings in SETTINGS for _, flag in flags_in(settings)]
+def all_flags() -> dict[str, Flag]:
+    """Every flag of the program, by its name in options."""
+    return {flag.key: flag for settings in SETTINGS for _, flag in flags_in(settings)}
 
 
 def defaults() -> dict[str, Any]:
     """What every flag is that nobody types, by its name in options."""
-    return {flag.key: list(flag.default) if isinstance(flag.default, tuple) else flag.default for flag in all_flags()}
+    untyped = {name: flag.default for name, flag in all_flags().items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in untyped.items()}
 
 
 def names(fits: Callable[[Flag], bool]) -> tuple[str, ...]:
     """Names, in options, of the flags that fit."""
-    return tuple(flag.key for flag in all_flags() if fits(flag))
-
-
-def spelled(name: str) -> str:
-    """How a flag is typed, by its name in options."""
-    return next(f"--{flag.name}" for flag in all_flags() if flag.key == name)
+    return tuple(name for name, flag in all_flags().items() if fits(flag))
 
 
 CARD_FLAGS = names(lambda flag: flag.on_card)
-# Besides --arch and --dataset, which every command names.
-CLUSTER_FLAGS = names(lambda flag: flag.clusters)
+CLUSTER_FLAGS = names(lambda flag: flag.clusters)  # besides --arch and --dataset, which every command names
 
 
 def check_typed(mode: str, typed: Set[str]) -> list[str]:
-    """Refuse typed flags that a mode does not read.
+    """Refuse typed flags, by their names in options, that a mode does not read.
 
-    Args:
-        typed: their names in options.
-
-    Returns:
-        lines to print, of flags that are accepted though they have no effect.
+    Those of pytorch-NetVlad are accepted, whose users type them in every mode: a line says that they have no effect.
 
     Raises:
-        UserError: a flag has no effect and is none of pytorch-NetVlad's; names the modes that read it.
+        UserError: another flag has no effect; names the modes that read it.
     """
-    idle = [flag for flag in all_flags() if flag.key in typed and mode not in flag.modes]
+    idle = [flag for name, flag in all_flags().items() if name in typed and mode not in flag.modes]
     for flag in idle:
         if not flag.tolerated:
             raise UserError(

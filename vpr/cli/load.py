@@ -22,8 +22,7 @@ from vpr.runs.model import LoadedModel, WhiteningChoice, load_model, off_the_she
 def model_of(options: argparse.Namespace, device: torch.device, whitened: bool = True) -> LoadedModel:
     """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
 
-    Args:
-        device: on which it will compute; it comes on the CPU.
+    It comes on the CPU; `device` is that on which it will compute.
 
     Raises:
         UserError: checkpoint, centroids or whitening are missing, damaged or of something else.

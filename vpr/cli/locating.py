@@ -4,31 +4,42 @@ import argparse
 from pathlib import Path
 
 from vpr.cli.load import database_of, model_of
-from vpr.cli.specs import engine_wanted, places_spec, reading, recent_frames, search_filter, sequence_rule
+from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
+from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.common.settings import values_of
 from vpr.data.places import PlaceImages, load_database
 from vpr.database.engine import WantedIndex
+from vpr.database.filters import SearchFilter
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import calibrations_of
 from vpr.retrieval.locator import Locator
+from vpr.search.rules import RecentFrames, SequenceRule
 
 
 def ask_of(options: argparse.Namespace) -> Ask:
     """What the flags ask of images.
 
     Raises:
-        UserError: flags contradict each other.
+        UserError: a flag has no effect without another, or recent frames are left out of an approximate search.
     """
+    recent = options.excludeRecent is not None
+    for flag, user in (("causal", options.sequence or recent), ("speeds", options.sequence)):
+        if flag in options.given and not user:
+            raise UserError(f"--{flag} has no effect without --sequence L: give that too, or drop it")
+    if recent and options.index:
+        raise UserError("--excludeRecent searches exactly: drop --index or --excludeRecent")
+    limited = options.near or options.box or options.where
     return Ask(
         top=options.top,
-        filter=search_filter(options),
+        filter=SearchFilter(options.near, options.box, tuple(options.where or ())) if limited else None,
         rerank=options.rerank,
         rerank_by=options.rerankBy,
-        sequence=sequence_rule(options),
-        exclusion=recent_frames(options),
+        sequence=SequenceRule(**values_of(SequenceRule, vars(options))) if options.sequence else None,
+        exclusion=RecentFrames(options.excludeRecent, options.causal) if recent else None,
         least=options.minConfidence,
     )
 
@@ -46,18 +57,10 @@ def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locato
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root))
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
-    locator = Locator(
-        loaded,
-        engine,
-        read,
-        images.base,
-        calibrations_of(loaded, read.size, images),
-        Ask(rerank_by=options.rerankBy, least=options.minConfidence),
-        options.localDim,
-        options.seed,
-        options.cacheBatchSize,
-    )
-    return locator, path
+    calibrations = calibrations_of(loaded, read.size, images)
+    usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence)
+    dim, seed, batch = options.localDim, options.seed, options.cacheBatchSize
+    return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch), path
 
 
 def database_images(options: argparse.Namespace) -> PlaceImages:

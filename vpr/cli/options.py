@@ -5,11 +5,11 @@ Nothing changes them after `parse_options`. A typed flag that contradicts a stor
 
 import argparse
 import shlex
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, check_typed, defaults, names, spelled
+from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, defaults, names
 from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, parallel_command, wanted_help
 from vpr.cli.stored import checked_flags
 from vpr.common import processes
@@ -23,6 +23,8 @@ from vpr.models.spec import ModelSpec
 from vpr.runs.run import FLAGS_FILE, newest_run
 from vpr.runs.stored import is_exported
 
+Flags = dict[str, Any]  # values by their names in options
+
 NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")
 NEVER_RESUMED = {
@@ -30,6 +32,8 @@ NEVER_RESUMED = {
     "compare": "--mode=compare takes runs and files as they are, without --resume: drop the word --resume",
     "import": "--mode=import makes a new run: drop --resume",
 }
+# An exported file holds its whitening, its number format and its projection of local descriptors inside.
+INSIDE_EXPORTED = ("pcaDim", "noWhiten", "precision", "ckpt", "localDim")
 
 
 def default_root() -> Path:
@@ -59,31 +63,30 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
     wished = {"inputs": [], **defaults(), **typed}
-    if wished["inputs"] and wished["mode"] not in MODES_WITH_INPUTS:
+    mode = wished["mode"]
+    if wished["inputs"] and mode not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
-    if wished["mode"] is None:
+    if mode is None:
         raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
-    notes = check_typed(wished["mode"], typed.keys())
+    notes = check_typed(mode, typed.keys())
     _refuse_pairs(typed)
-    given = _settle_weights(_settle_tag(dict(typed)))
-    given, named = _settle_name(given)
-    notes += named
+    given, named = _settle_model(dict(typed))
     run, stored = _stored_run(wished, given)
-    if run is not None:
+    if run is None:
+        _require_normalization(given)
+    else:
         given = _spelled_as_stored(given, stored)
         _refuse_contradictions(given, stored, run)
-        notes += _missing_root(run, stored, given)
-    else:
-        _require_normalization(given)
-    return argparse.Namespace(**_fill_in({**wished, **stored, **given}), given=given, run=run, notes=notes)
+    options = _fill_in({**wished, **stored, **given})
+    return argparse.Namespace(**options, given=given, run=run, notes=notes + named + _missing_root(run, stored, given))
 
 
-def flags_of(options: argparse.Namespace) -> dict:
+def flags_of(options: argparse.Namespace) -> Flags:
     """The flags alone, as JSON can hold them: what a run stores."""
     return {name: value for name, value in vars(options).items() if name not in NOT_FLAGS}
 
 
-def run_flags(options: argparse.Namespace, precision: str) -> dict:
+def run_flags(options: argparse.Namespace, precision: str) -> Flags:
     """What a run stores of its flags: all, and the number format that --precision=auto meant when it began.
 
     A resumed training computes in that format on any machine; other modes take what auto means where they run.
@@ -93,26 +96,19 @@ def run_flags(options: argparse.Namespace, precision: str) -> dict:
 
 def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
     """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
-    words, own = [f"{command()} --mode={mode}", f"--arch={options.arch}"], defaults()
+    known, own = all_flags(), defaults()
+    words = [f"{command()} --mode={mode}", f"--arch={options.arch}"]
     if options.dataset != own["dataset"]:
         words.append(f"--dataset={options.dataset}")
     # Other defaults follow from these two.
     own = _fill_in({**own, "arch": options.arch, "dataset": options.dataset})
     for name in flags:
-        value = getattr(options, name)
+        value, spelled = getattr(options, name), f"--{known[name].name}"
         if value == own[name] or (name == "weights" and options.fromscratch):
             continue
-        words += map(shlex.quote, _words_of(name, value))
+        several = [spelled, *map(str, value)] if isinstance(value, list) else [f"{spelled}={value}"]
+        words += map(shlex.quote, [spelled] if value is True else several)
     return " ".join(words)
-
-
-def _words_of(name: str, value: object) -> list[str]:
-    """A flag as the words that are typed for it."""
-    if value is True:
-        return [spelled(name)]
-    if isinstance(value, list):
-        return [spelled(name), *map(str, value)]
-    return [f"{spelled(name)}={value}"]
 
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
@@ -125,29 +121,52 @@ def _refuse_pairs(typed: Mapping[str, Any]) -> None:
             raise UserError(f"--{detail} has no effect without --{whole} FILE: add that, or drop --{detail}")
 
 
-def _settle_tag(given: dict) -> dict:
-    """--arch=NAME.TAG, as timm writes a network with its weights, is --arch=NAME --weights=TAG."""
+def _settle_model(given: Flags) -> tuple[Flags, list[str]]:
+    """One spelling for each wish about --arch and --weights, and a line where a name was completed.
+
+    --arch=NAME.TAG, as timm writes a network with its weights, is --arch=NAME --weights=TAG; --fromscratch is
+    --weights=none; names of torchvision's weights are upper case; part of a name of timm's is completed.
+    """
+    scratch, notes = given.get("fromscratch"), []
     name, dot, tag = given.get("arch", "").partition(".")
-    if not dot:
-        return given
-    if given.get("fromscratch") or given.get("weights", tag) != tag:
-        other = "--fromscratch" if given.get("fromscratch") else f"--weights={given['weights']}"
-        raise UserError(f"--arch={given['arch']} and {other} contradict each other: give one")
-    return {**given, "arch": name, "weights": tag}
+    if dot:
+        if scratch or given.get("weights", tag) != tag:
+            _contradict(f"--arch={given['arch']}", "--fromscratch" if scratch else f"--weights={given['weights']}")
+        given |= {"arch": name, "weights": tag}
+    weights = given.get("weights", "none" if scratch else None)
+    if weights is not None and weights.lower() == "none":
+        given |= {"fromscratch": True, "weights": "none"}
+    elif weights is not None and scratch:
+        _contradict("--fromscratch", f"--weights={weights}")
+    elif weights is not None and not is_file(weights) and given.get("arch", "vgg16") in BACKBONES:
+        given["weights"] = weights.upper()
+    if name and name not in BACKBONES:
+        from vpr.models.backbones.timm_names import completed
+
+        given["arch"] = completed(name)
+        if given["arch"] != name:
+            notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
+    return given, notes
 
 
-def _settle_name(given: dict) -> tuple[dict, list[str]]:
-    """--arch with the full name of a network of timm, and a line where less was typed."""
-    arch = given.get("arch")
-    if arch is None or arch in BACKBONES:
-        return given, []
-    from vpr.models.backbones.timm_names import completed
+def _require_normalization(given: Flags) -> None:
+    """Raise a UserError for a file of CaffeNet's weights, which does not hold the mean colour, without --normalization.
 
-    name = completed(arch)
-    return {**given, "arch": name}, [] if name == arch else [f"--arch={arch}: timm's only such network is {name}"]
+    Other networks of the table have weights of torchvision too, whose input is the default.
+    """
+    arch, weights = given.get("arch", ""), given.get("weights", "")
+    if arch in ("alexnet_caffe", "alexnet_caffe_ceil") and is_file(weights) and "normalization" not in given:
+        raise UserError(
+            f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
+            "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
+        )
 
 
-def _spelled_as_stored(given: dict, stored: dict) -> dict:
+def _contradict(one: str, other: str) -> NoReturn:
+    raise UserError(f"{one} and {other} contradict each other: give one")
+
+
+def _spelled_as_stored(given: Flags, stored: Flags) -> Flags:
     """What was typed for a run, where it means the same as what the run stores: the case of names, blocks counted
     from the end."""
     given = dict(given)
@@ -158,53 +177,27 @@ def _spelled_as_stored(given: dict, stored: dict) -> dict:
     return given
 
 
-def _settle_weights(given: dict) -> dict:
-    """One spelling for each wish: --fromscratch and --weights=none are the same."""
-    wants_none = given.get("weights", "none").lower() == "none"
-    if given.get("fromscratch") and not wants_none:
-        raise UserError(f"--fromscratch and --weights={given['weights']} contradict each other: give one")
-    if given.get("fromscratch") or ("weights" in given and wants_none):
-        return {**given, "fromscratch": True, "weights": "none"}
-    if "weights" in given and not is_file(given["weights"]) and given.get("arch", "vgg16") in BACKBONES:
-        return {**given, "weights": given["weights"].upper()}  # torchvision's names are upper case
-    return given
-
-
-def _require_normalization(given: Mapping[str, Any]) -> None:
-    """CaffeNet's weights are of pixels minus a mean colour, which their file does not hold; other networks of the table
-    have weights of torchvision too, whose input is the default. Raises a UserError for a file of CaffeNet's without
-    --normalization."""
-    arch, weights = given.get("arch", ""), given.get("weights", "")
-    if arch in ("alexnet_caffe", "alexnet_caffe_ceil") and is_file(weights) and "normalization" not in given:
-        raise UserError(
-            f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
-            "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
-        )
-
-
-def _stored_run(wished: dict, given: dict) -> tuple[Path | None, dict]:
-    """The run that --resume names and those of its flags that this mode takes over."""
+def _stored_run(wished: Flags, given: Flags) -> tuple[Path | None, Flags]:
+    """The run or exported file that --resume names and those of its flags that this mode takes over."""
     mode, named = wished["mode"], wished["resume"]
     if named is None:
         return None, {}
     if mode in NEVER_RESUMED:
         raise UserError(NEVER_RESUMED[mode])
     run = newest_run(Path(wished["runsPath"])) if named == "newest" else Path(named)
-    if is_exported(run):
-        if mode not in MODES_OF_EXPORTED_MODELS:
-            raise UserError(
-                f"--mode={mode} cannot go on from {run}: exported models are for test, index, locate and serve"
-            )
-        _refuse_for_exported(run, given)
+    exported = is_exported(run)
+    if exported:
+        _refuse_for_exported(run, mode, given)
         kept = {*CARD_FLAGS}
-        stored = {**_before(kept), **checked_flags(run)}
     else:
         training = (RESUMED,) if mode in ("train", "prune") else ()
         kept = {*names(lambda flag: flag.kept in (MODEL, TRAINING, RUN, *training))}
-        stored = {**_before(kept), **checked_flags(run)}
-        stored["trainFrom"] = ModelSpec.from_flags(
-            stored
-        ).first_trained  # runs of before the flag trained from its default on
+    # A run or file that is older than a flag has its default.
+    added = names(lambda flag: flag.added and flag.key in kept)
+    stored = {**{name: value for name, value in defaults().items() if name in added}, **checked_flags(run)}
+    if not exported:
+        # Runs of before the flag trained from its default on.
+        stored["trainFrom"] = ModelSpec.from_flags(stored).first_trained
         if mode == "train" and stored.get("precision") == "auto":
             stored["precision"] = stored.get(AUTO_PRECISION, "auto")
     if mode in MODES_OF_EXPORTED_MODELS and "dataset" in given and given["dataset"] != stored.get("dataset"):
@@ -212,14 +205,13 @@ def _stored_run(wished: dict, given: dict) -> tuple[Path | None, dict]:
     return run, {name: value for name, value in stored.items() if name in kept}
 
 
-def _before(kept: Set[str]) -> dict[str, Any]:
-    """Those of the flags that are kept which a run does not store that is older than they are."""
-    return {name: value for name, value in defaults().items() if name in kept & {*names(lambda flag: flag.added)}}
-
-
-def _refuse_for_exported(file: Path, given: dict) -> None:
-    """An exported file holds its whitening, its number format and its projection of local descriptors inside."""
-    for name in ("pcaDim", "noWhiten", "precision", "ckpt", "localDim"):
+def _refuse_for_exported(file: Path, mode: str, given: Flags) -> None:
+    """Raise a UserError for a mode that takes no exported file, or a flag that has no effect on one."""
+    if mode not in MODES_OF_EXPORTED_MODELS:
+        raise UserError(
+            f"--mode={mode} cannot go on from {file}: exported models are for test, index, locate and serve"
+        )
+    for name in INSIDE_EXPORTED:
         if name in given:
             raise UserError(
                 f"--{name} has no effect on {file}, an exported model: drop --{name}, or give it to --mode=export"
@@ -227,36 +219,35 @@ def _refuse_for_exported(file: Path, given: dict) -> None:
             )
 
 
-def _missing_root(run: Path, stored: dict, given: dict) -> list[str]:
+def _missing_root(run: Path | None, stored: Flags, given: Flags) -> list[str]:
     """A line where an exported file does not say where its images are."""
-    if not is_exported(run) or "root" in {*stored, *given} or given.get("dataset", stored.get("dataset")) == "toy":
+    toy = given.get("dataset", stored.get("dataset")) == "toy"
+    if run is None or not is_exported(run) or "root" in {*stored, *given} or toy:
         return []
     return [f"{run} was exported without its --root: images are sought in the project's folder"]
 
 
-def _refuse_contradictions(given: dict, stored: dict, run: Path) -> None:
+def _refuse_contradictions(given: Flags, stored: Flags, run: Path) -> None:
     """A test may look at other images; a training may not change under way; a model never."""
-    training = given["mode"] == "train"
+    training, known = given["mode"] == "train", all_flags()
     fixed = names(lambda flag: flag.kept == MODEL or (training and flag.kept == TRAINING))
+    where = run if is_exported(run) else run / FLAGS_FILE
     for name in sorted(fixed, key="fromscratch".__eq__):  # last, for --weights says more
         if name in given and name in stored and given[name] != stored[name]:
+            spelled = f"--{known[name].name}"
             raise UserError(
-                f"{spelled(name)}={given[name]} contradicts {_flags_of_run(run)}, which has {name}={stored[name]}: "
-                f"drop {spelled(name)}, or work without --resume"
+                f"{spelled}={given[name]} contradicts {where}, which has {name}={stored[name]}: "
+                f"drop {spelled}, or work without --resume"
             )
     if training and "start_epoch" in given:
         raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")
 
 
-def _flags_of_run(run: Path) -> Path:
-    return run if is_exported(run) else run / FLAGS_FILE
-
-
-def _fill_in(merged: dict) -> dict:
+def _fill_in(merged: Flags) -> Flags:
     """Settle the defaults that depend on other flags, and refuse flags that cannot go together."""
     filled = dict(merged)
-    toy = filled["dataset"] == "toy"
-    filled["root"] = filled["root"] or str(default_root() / "toy_city" if toy else default_root())
+    if not filled["root"]:
+        filled["root"] = str(default_root() / "toy_city" if filled["dataset"] == "toy" else default_root())
     spec = ModelSpec.from_flags(filled)
     filled |= {**spec.flags(), "trainFrom": spec.first_trained}
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
@@ -264,7 +255,7 @@ def _fill_in(merged: dict) -> dict:
         filled["lr"] = DATASETS[filled["dataset"]].lr
     if filled["nocuda"]:
         if filled["device"] not in ("auto", "cpu"):
-            raise UserError(f"--nocuda and --device={filled['device']} contradict each other: give one")
+            _contradict("--nocuda", f"--device={filled['device']}")
         filled["device"] = "cpu"
     if filled["nGPU"] > 1 and processes.launched() == 1:
         raise UserError(

@@ -33,7 +33,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports a bad command line as one line, like every other mistake; no flag begins with a minus and a digit."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__(allow_abbrev=False, add_help=False, **settings)
         # A word such as -33.8,151.2,500 is a value. argparse itself has this pattern since Python 3.14.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
@@ -45,15 +45,13 @@ def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
     """The parser of all flags. Its result holds those that were typed, and no defaults.
 
     Args:
-        shown: names of the flags, and inputs, that its help lists; None lists all.
+        shown: names in options of the flags, and inputs, that its help lists; None lists all.
     """
     parser = OneLineParser(
         prog=program(),
         usage=f"{program()} --mode=MODE [flags] [INPUT ...]",
         description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        add_help=False,
     )
 
     def help_of(name: str, line: str) -> str:
@@ -64,11 +62,10 @@ def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
     parser.add_argument("--help-all", action="help", help="all flags of all modes")
     groups: dict[str, Any] = {}
-    for flag in all_flags():
+    for name, flag in all_flags().items():
         if flag.group not in groups:
             groups[flag.group] = parser.add_argument_group(flag.group)
-        line = help_of(flag.name, _help_line(flag))
-        groups[flag.group].add_argument(f"--{flag.name}", help=line, **_reading(flag))
+        groups[flag.group].add_argument(f"--{flag.name}", help=help_of(name, _help_line(flag)), **_reading(flag))
     return parser
 
 
@@ -76,9 +73,9 @@ def _reading(flag: Flag) -> dict[str, Any]:
     """How argparse reads a flag."""
     if flag.switch:
         return {"action": "store_true"}
-    type_of = None if flag.type is None else _as_argparse_wants(flag.type)
     about = {name: getattr(flag, name) for name in ("nargs", "metavar", "const")}
-    return {name: value for name, value in {"type": type_of, "choices": flag.allowed, **about}.items() if value}
+    about |= {"type": flag.type and _as_argparse_wants(flag.type), "choices": flag.allowed}
+    return {name: value for name, value in about.items() if value}
 
 
 def _as_argparse_wants(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -103,35 +100,31 @@ def _help_line(flag: Flag) -> str:
 def wanted_help(arguments: list[str] | None) -> str | None:
     """The help that a command line asks for, or None if it asks for none.
 
+    It lists all flags, those that a mode reads, or without a mode those that most modes read.
+
     Raises:
         UserError: it asks for the help of a mode that does not exist.
     """
-    parser = OneLineParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--mode", choices=MODES)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--help-all", action="store_true")
-    found, _ = parser.parse_known_args(arguments)
+    asked = OneLineParser()
+    asked.add_argument("--mode", choices=MODES)
+    asked.add_argument("-h", "--help", action="store_true")
+    asked.add_argument("--help-all", action="store_true")
+    found, _ = asked.parse_known_args(arguments)
+    mode = found.mode
     if found.help_all:
         return build_parser().format_help()
     if not found.help:
         return None
-    return help_of_mode(found.mode) if found.mode else overview()
-
-
-def overview() -> str:
-    """The modes, and the flags that most of them read."""
-    parser = build_parser({flag.name for flag in all_flags() if flag.common})
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    modes = "\n".join(f"  {mode:<8} {line}" for mode, line in MODES.items())
-    parser.description = f"NetVLAD for visual place recognition. Modes:\n\n{modes}"
-    parser.epilog = "--mode=MODE --help lists the flags of a mode, --help-all lists all."
-    return parser.format_help()
-
-
-def help_of_mode(mode: str) -> str:
-    """The flags that a mode reads."""
-    inputs = mode in MODES_WITH_INPUTS
-    parser = build_parser({flag.name for flag in all_flags() if mode in flag.modes} | ({"inputs"} if inputs else set()))
-    parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if inputs else ''}"
-    parser.description = f"--mode={mode}: {MODES[mode]}"
+    read = {name for name, flag in all_flags().items() if (mode in flag.modes if mode else flag.common)}
+    if mode:
+        inputs = {"inputs"} if mode in MODES_WITH_INPUTS else set()
+        parser = build_parser(read | inputs)
+        parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if inputs else ''}"
+        parser.description = f"--mode={mode}: {MODES[mode]}"
+    else:
+        parser = build_parser(read)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        modes = "\n".join(f"  {each:<8} {line}" for each, line in MODES.items())
+        parser.description = f"NetVLAD for visual place recognition. Modes:\n\n{modes}"
+        parser.epilog = "--mode=MODE --help lists the flags of a mode, --help-all lists all."
     return parser.format_help()

@@ -1,8 +1,10 @@
 """The flags that belong to no part below the command line, as fields of one dataclass like all others."""
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpr.common.settings import (
     MODEL,
@@ -40,25 +42,9 @@ def number_or_all(text: str) -> int | str:
     return text if text == "all" else int(text)
 
 
-def near(text: str) -> tuple[float, float, float]:
-    """Reads a point in degrees and metres around it."""
-    from vpr.database.filters import read_near
-
-    return read_near(text)
-
-
-def box(text: str) -> tuple[float, float, float, float]:
-    """Reads a box of degrees."""
-    from vpr.database.filters import read_box
-
-    return read_box(text)
-
-
-def condition(text: str) -> "Condition":
-    """Reads a condition on a column."""
-    from vpr.database.filters import read_condition
-
-    return read_condition(text)
+def filter_reader(name: str) -> Callable[[str], Any]:
+    """A function of `vpr.database.filters`, which needs NumPy and is imported when a word is read."""
+    return lambda text: getattr(importlib.import_module("vpr.database.filters"), name)(text)
 
 
 def engine(text: str) -> str:
@@ -177,13 +163,14 @@ class Command:
     onDisk: bool = _index(
         False, "leave the lists of an inverted-file index (--index=IVF...) on the disk when it is searched")
     near: tuple[float, float, float] | None = _locate(
-        None, "search only within METRES of a latitude and longitude", type=near, metavar="LAT,LON,METRES")
+        None, "search only within METRES of a latitude and longitude", type=filter_reader("read_near"),
+        metavar="LAT,LON,METRES")
     box: tuple[float, float, float, float] | None = _locate(
         None, "search only in a box of degrees; a west above the east crosses the date line",
-        type=box, metavar="SOUTH,WEST,NORTH,EAST")
+        type=filter_reader("read_box"), metavar="SOUTH,WEST,NORTH,EAST")
     where: "tuple[Condition, ...] | None" = _locate(  # noqa: RUF009
         None, "search only images whose row in the table has this value; also !=, >=, <=; several must all hold",
-        type=condition, nargs="+", metavar="COLUMN=VALUE")
+        type=filter_reader("read_condition"), nargs="+", metavar="COLUMN=VALUE")
     json: bool = _locate(False, "print the matches as JSON")
     engine: str = _engine(
         "faiss", "where descriptors are kept and searched: faiss, files beside the model; milvus:FILE.db, embedded; "

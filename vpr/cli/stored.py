@@ -6,7 +6,6 @@ from typing import Any
 
 from vpr.cli.flags import AUTO_PRECISION, all_flags
 from vpr.common.errors import UserError
-from vpr.common.settings import Flag
 from vpr.runs.stored import name_of_flags, stored_flags
 
 
@@ -27,20 +26,14 @@ def check_flags(flags: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: a flag is unknown, or its value is of another kind or not among its choices.
     """
-    known = {flag.key: flag for flag in all_flags()}
+    known = all_flags()
     known[AUTO_PRECISION] = known["precision"]
     for name, value in flags.items():
         if name not in known:
             raise UserError(f"{where} has {name[:40]!r}, which is no flag of this program: restore or remove it")
-        if not _may_have(known[name], value):
-            found = repr(value)
-            raise UserError(
-                f"{where} has {name}={found[:60]}, which --{known[name].name} cannot be: restore it (see --help)"
-            )
-
-
-def _may_have(flag: Flag, value: Any) -> bool:
-    if value is None and flag.name == "cachePath":  # as earlier versions stored it
-        return True
-    printable = flag.type is not None or not isinstance(value, str) or value.isprintable()
-    return printable and flag.may_be(value)
+        flag = known[name]
+        unprintable = flag.type is None and isinstance(value, str) and not value.isprintable()
+        as_earlier_versions = name == "cachePath" and value is None
+        if unprintable or not (flag.may_be(value) or as_earlier_versions):
+            found = repr(value)[:60]
+            raise UserError(f"{where} has {name}={found}, which --{flag.name} cannot be: restore it (see --help)")

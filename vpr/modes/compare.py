@@ -11,7 +11,7 @@ import torch
 from vpr.cli.load import model_of
 from vpr.cli.locating import ask_of
 from vpr.cli.options import settle
-from vpr.cli.specs import places_spec, reading, second_look
+from vpr.cli.specs import places_spec, reading, reranking_rule
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, write_json
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
 def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: torch.device) -> list[Row]:
     """Recalls and costs of the model that the options of a test name."""
-    second_look(options)  # refuses a score of none
+    reranking_rule(options)  # refuses a score of none
     loaded, read, ask = model_of(options, device), reading(options, device), ask_of(options)
     model, batch, projection = loaded.model.to_device(device, options.precision), options.cacheBatchSize, None
     if ask.rerank:

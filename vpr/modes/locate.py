@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vpr.cli.load import results_folder
 from vpr.cli.locating import ask_of, database_images, locator_of
-from vpr.cli.specs import max_pixels, second_look
+from vpr.cli.specs import max_pixels, reranking_rule
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.frames import find_sequences
@@ -62,7 +62,7 @@ def require_reranking(engine: Engine, path: Path, options: argparse.Namespace) -
     Raises:
         UserError: re-ranking is wanted of an engine that does not serve it.
     """
-    how = second_look(options, DEPTH if engine.local and engine.measures else 0)
+    how = reranking_rule(options, DEPTH if engine.local and engine.measures else 0)
     if how and not engine.measures:
         raise UserError(
             f"--rerank needs descriptor distances, which {path} does not measure: drop --rerank, or make the index "

@@ -12,7 +12,7 @@ from vpr.cli.descriptors import descriptors_of
 from vpr.cli.load import database_of, model_of, results_folder
 from vpr.cli.locating import ask_of
 from vpr.cli.options import flags_of
-from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, second_look
+from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, reranking_rule
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     hloc.check(images, Path(options.root))
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read, how = model_of(options, device), reading(options, device), second_look(options)
+    loaded, read, how = model_of(options, device), reading(options, device), reranking_rule(options)
     model = loaded.model.to_device(device, options.precision)
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described

@@ -8,7 +8,7 @@ import torch
 from vpr.cli.flags import AUTO_PRECISION, names
 from vpr.cli.load import cluster_command
 from vpr.cli.options import run_flags
-from vpr.cli.specs import model_spec, places_spec, reading, second_look, training_rules
+from vpr.cli.specs import model_spec, places_spec, reading, reranking_rule, training_rules
 from vpr.common import processes
 from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     splits = splits_of(training.images, validation)
     state, folder = (_resume if options.run else _start)(options, splits, device)
-    rule = second_look(options)
+    rule = reranking_rule(options)
     database = reading(options, device).of(validation.database_files)
     reranking = ValidationReranking(rule, database, options.seed, options.localDim) if rule else None
     train(options, state, training, validation, test, folder, reranking)

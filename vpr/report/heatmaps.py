@@ -39,9 +39,8 @@ def explain_pair(
     explanations = explain(model, *files, size, device, query_longest_side)
     for name, file, explanation in zip(("query", "match"), files, explanations, strict=True):
         grey = _grey(read_image(file))
-        by_cluster = draw_clusters(grey, explanation.clusters, explanation.shares, clusters)
-        captions = cluster_caption(name, explanation.clusters, clusters)
-        cells.append(captioned(by_cluster, NEUTRAL, *captions))
+        owned, captions = explanation.clusters, cluster_caption(name, explanation.clusters, clusters)
+        cells.append(captioned(draw_clusters(grey, owned, explanation.shares, clusters), NEUTRAL, *captions))
         by_contribution = draw_contributions(grey, explanation.contributions)
         cells.append(captioned(by_contribution, NEUTRAL, *contribution_caption(explanation)))
     return in_a_row(cells, len(cells))
@@ -57,13 +56,8 @@ def cluster_colours(count: int) -> np.ndarray:
 
 
 def draw_clusters(grey: Image.Image, clusters: torch.Tensor, shares: torch.Tensor, count: int) -> Image.Image:
-    """Each region in the colour of the cluster that owns it, the stronger the larger its share.
-
-    Args:
-        grey: mode L, the image.
-        clusters, shares: [h, w].
-        count: K.
-    """
+    """Over an image of mode L, each region in the colour of the one of `count` clusters that owns it, the stronger the
+    larger its share; `clusters` and `shares` are [h, w]."""
     colours = cluster_colours(count)[clusters.cpu().numpy()]  # [h, w, 3]
     # Regions keep their edges: between two clusters there is no third.
     spread = [_resize(channel, grey.size, Image.Resampling.NEAREST) for channel in np.moveaxis(colours, 2, 0)]
@@ -72,11 +66,9 @@ def draw_clusters(grey: Image.Image, clusters: torch.Tensor, shares: torch.Tenso
 
 
 def draw_contributions(grey: Image.Image, contributions: torch.Tensor) -> Image.Image:
-    """Regions that add in red, regions that take away in blue, the stronger the more.
+    """Over an image of mode L, regions that add in red, regions that take away in blue, the stronger the more.
 
-    Args:
-        grey: mode L, the image.
-        contributions: [h, w]; the largest in absolute value gets the full colour.
+    Of contributions [h, w] the largest in absolute value gets the full colour.
     """
     from matplotlib import colormaps
 
@@ -96,10 +88,8 @@ def contribution_caption(explanation: Explanation) -> list[str]:
     """Two lines below a picture by contribution: the sum, and what the full colours stand for."""
     total, constant = explanation.contributions.sum().item(), explanation.constant
     scale = explanation.contributions.abs().max().item()
-    if constant:
-        first = f"similarity {total + constant:.2f}, regions {total:.2f}"
-    else:
-        first = f"adds to similarity {total:.2f} in all"
+    with_constant = f"similarity {total + constant:.2f}, regions {total:.2f}"
+    first = with_constant if constant else f"adds to similarity {total:.2f} in all"
     return [first, f"red adds, blue takes, full at {scale:.2g}"]
 
 

@@ -25,28 +25,17 @@ TEMPLATE, SCRIPT = Path(__file__).with_name("report.html"), Path(__file__).with_
 
 @dataclass(frozen=True)
 class ReportFigures:
-    """What a report shows besides the queries.
-
-    Attributes:
-        title: heading of the page.
-        lines: what was measured.
-        recalls: between 0 and 1, by N; NaN where there are no queries.
-        settings: every flag by its name.
-        pictures: captions and image files (PNG, JPEG).
-        panels: JPEG files of single queries with their hits, by the query's index.
-        recalls_before: as `recalls`, before re-ranking; None where there was none.
-        map, curve: the interactive figures, as of `interactive.map_data` and `interactive.curve_data`; None: none.
-    """
+    """What a report shows besides the queries."""
 
     title: str
-    lines: list[str]
-    recalls: dict[int, float]
-    settings: dict[str, object]
-    pictures: list[tuple[str, Path]]
-    panels: dict[int, Path]
-    recalls_before: dict[int, float] | None = None
-    map: dict[str, Any] | None = None
-    curve: list[dict[str, Any]] | None = None
+    lines: list[str]  # what was measured
+    recalls: dict[int, float]  # between 0 and 1, by N; NaN where there are no queries
+    settings: dict[str, object]  # every flag by its name
+    pictures: list[tuple[str, Path]]  # captions and image files (PNG, JPEG)
+    panels: dict[int, Path]  # JPEG files of single queries with their hits, by the query's index
+    recalls_before: dict[int, float] | None = None  # re-ranking, if there was any
+    map: dict[str, Any] | None = None  # as of `interactive.map_data`
+    curve: list[dict[str, Any]] | None = None  # as of `interactive.curve_data`
 
 
 def write_report(path: Path, outcomes: Sequence[Outcome], images: PlaceImages, figures: ReportFigures) -> None:
@@ -69,7 +58,10 @@ def write_report(path: Path, outcomes: Sequence[Outcome], images: PlaceImages, f
         rows=[_row(outcome, images, addresses.get(outcome.query)) for outcome in worst_first],
         embedded={query: _base64(figures.panels[query]) for query in embedded},
         linked=len(linked),
-        pictures=[(caption, _data_address(file)) for caption, file in figures.pictures],
+        pictures=[
+            (caption, f"data:image/{'png' if file.suffix.lower() == '.png' else 'jpeg'};base64,{_base64(file)}")
+            for caption, file in figures.pictures
+        ],
         map_words=_map_in_words(figures.map, outcomes) if figures.map else None,
         curve_rows=list(zip(curve[0]["x"], *(each["y"] for each in curve), strict=True)) if curve else [],
         figure_data={
@@ -99,49 +91,32 @@ def _map_in_words(shown: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     """What the map shows, for those who do not see it; the table of queries has each."""
     found, late = sum(each.rank == 1 for each in outcomes), sum((each.rank or 0) > 1 for each in outcomes)
     missed = sum(each.rank is None and each.answerable for each in outcomes)
+    nothing = len(outcomes) - found - late - missed
     drawn, whole = len(shown["database"]["x"]), shown["of"]
     part = f", of which {drawn:,} are drawn, evenly spread over all" if drawn < whole else ""
-    kinds = f"{found:,} found at 1, {late:,} found at a later rank, {missed:,} missed"
-    nothing = len(outcomes) - found - late - missed
-    kinds += f", {nothing:,} with nothing within reach" if nothing else ""
+    rest = f", {nothing:,} with nothing within reach" if nothing else ""
     return (
-        f"{whole:,} database images{part}, and {len(outcomes):,} queries: {kinds}. Press a point to open its query in "
-        "the table below; open a row to see its query and first hit here. Drag, pinch or scroll to move about, or use "
-        "the buttons, or the arrow keys, + and −."
+        f"{whole:,} database images{part}, and {len(outcomes):,} queries: {found:,} found at 1, {late:,} found at a "
+        f"later rank, {missed:,} missed{rest}. Press a point to open its query in the table below; open a row to see "
+        "its query and first hit here. Drag, pinch or scroll to move about, or use the buttons, or the arrow keys, "
+        "+ and −."
     )
 
 
 def _row(outcome: Outcome, images: PlaceImages, address: str | None) -> dict[str, Any]:
     """An outcome with its names; `address` is that of a panel outside the page."""
-    return {
-        "query": outcome.query,
-        "name": images.places.query_names[outcome.query],
-        "status": outcome.status,
-        "rank": outcome.rank,
-        "answerable": outcome.answerable,
-        "hits": [
-            {
-                "image": hit.image,
-                "name": images.places.database_names[hit.image],
-                "metres": _finite(hit.metres),
-                "distance": _finite(hit.distance),
-                "right": bool(hit.right),
-            }
-            for hit in outcome.hits
-        ],
-        "panel": address,
-        **({"before": outcome.rank_before, "change": outcome.change} if outcome.reranked else {}),
-    }
+    places = images.places
 
+    def finite(value: float | None) -> float | None:  # JSON has no NaN
+        return float(value) if value is not None and math.isfinite(value) else None
 
-def _finite(value: float | None) -> float | None:
-    """JSON has no NaN."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _data_address(file: Path) -> str:
-    """A picture as an address that holds it."""
-    return f"data:image/{'png' if file.suffix.lower() == '.png' else 'jpeg'};base64,{_base64(file)}"
+    hits = [
+        {"image": hit.image, "name": places.database_names[hit.image], "metres": finite(hit.metres),
+         "distance": finite(hit.distance), "right": bool(hit.right)} for hit in outcome.hits
+    ]  # fmt: skip
+    row = {"query": outcome.query, "name": places.query_names[outcome.query], "status": outcome.status,
+           "rank": outcome.rank, "answerable": outcome.answerable, "hits": hits, "panel": address}  # fmt: skip
+    return row | ({"before": outcome.rank_before, "change": outcome.change} if outcome.reranked else {})
 
 
 def _base64(file: Path) -> str:

@@ -35,13 +35,11 @@ def bokeh_script() -> str | None:
 
 
 def map_figure(tiles: str | None = None) -> dict[str, Any]:
-    """An empty map as JSON for BokehJS.
+    """An empty map as JSON for BokehJS, in metres; with `tiles`, an address of street tiles with {X}, {Y} and {Z}, in
+    those of Web Mercator.
 
     Its data sources are `database` (x, y), `lines` and `link` (x0, y0, x1, y1, colour), `marks` and `chosen` (x, y,
-    marker, size, colour, edge, width), in metres.
-
-    Args:
-        tiles: address of street tiles with {X}, {Y} and {Z}; the metres are then those of Web Mercator. None: none.
+    marker, size, colour, edge, width).
     """
     from bokeh.models import WMTSTileSource
 
@@ -80,7 +78,7 @@ def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         are drawn; queries: x, y by index; hits: x, y of the first hit of each query, None where there is none.
     """
     database = places.database_positions[np.isfinite(places.database_positions).all(axis=1)]
-    corner = np.floor(np.concatenate([database, places.query_positions]).min(axis=0))
+    west, south = corner = np.floor(np.concatenate([database, places.query_positions]).min(axis=0))
     first = np.full((len(places.query_names), 2), np.nan)
     for outcome in outcomes:
         if outcome.hits:
@@ -91,8 +89,8 @@ def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         return {"x": x, "y": y}
 
     return {
-        "west": float(corner[0]),
-        "south": float(corner[1]),
+        "west": float(west),
+        "south": float(south),
         "of": len(database),
         "database": columns(database[thinned(database)]),
         "queries": columns(places.query_positions),

@@ -15,21 +15,16 @@ from vpr.retrieval.rerank import Compared
 def draw_panels(
     folder: Path, files: Sequence[Path], answers: Sequence[Answer], ranking: Ranking, panels: int | str
 ) -> None:
-    """A panel for each of the first images, in a folder of its own.
-
-    Args:
-        files: the images.
-        ranking: of which the answers are.
-        panels: how many, or all.
-    """
+    """A panel for each of the first `panels` image files, or all, in a new folder; the answers are of the ranking."""
     count = len(answers) if panels == "all" else min(int(panels), len(answers))
     if not count:
         return
     folder /= f"locate_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     for number, (file, answer) in enumerate(zip(files[:count], answers, strict=False)):
         name = file_name(f"{number + 1}_{file.stem}", ".jpg")
-        shown = ranking.compare and len(answer.matches)
-        compared = ranking.compare(number, int(ranking.only(number)[0])) if shown and ranking.compare else None
+        compared = None
+        if ranking.compare and answer.matches:
+            compared = ranking.compare(number, int(ranking.only(number)[0]))
         draw(folder / name, file, answer, compared)
     say(f"wrote {count} panels into {folder}")
 

@@ -1,4 +1,4 @@
-"""Pictures of a second look: a query and a hit side by side, and a line for each match of local descriptors."""
+"""Pictures of re-ranking: a query and a hit side by side, and a line for each match of local descriptors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ PAIR = (400, 300)  # pixels of each of the two images at most
 MOST_LINES = MOST_MATCHES  # more hide the images
 WIDTH = 2  # pixels of a line
 DOT = 3  # pixels, radius of its ends
-DROP = 75  # pixels by which the hit stands lower: else lines between places of a row of both maps lie on each other
+DROP = 75  # pixels by which the hit stands lower: else lines between cells of one row of both maps lie on each other
 FINE = 2  # all is drawn so many times larger and then reduced, for smooth edges
 GAP = 16  # pixels between the images, and before the key
 KEY = (392, 14)  # pixels, the text's width and the colour bar's height
@@ -24,16 +24,14 @@ KEY = (392, 14)  # pixels, the text's width and the colour bar's height
 def picture_of_matches(
     query: Path, hit: Path, compared: Compared, frame: str = NEUTRAL, lines: Sequence[str] = ()
 ) -> Image.Image:
-    """A query, a hit, and their matches as lines, the heaviest on top; at the right what the colours mean.
+    """A query, a hit in a frame of a colour, and their matches as lines, the heaviest on top.
 
-    Args:
-        frame: colour of the hit's frame.
-        lines: of text, above the key.
+    At the right `lines` of text, and what the lines' colours mean.
     """
     pair = joined_by_lines(_framed(query, NEUTRAL), _framed(hit, frame), compared.matches)
     count = len(compared.matches.weights)
     shown = f"the {count} heaviest matches" if count >= MOST_LINES else "1 match" if count == 1 else f"{count} matches"
-    text = [*lines, f"local score {compared.local_score:.3f}", f"lines: {shown}, places that are each other's nearest"]
+    text = [*lines, f"local score {compared.local_score:.3f}", f"lines: {shown}, mutual nearest neighbours"]
     sheet = Image.new("RGB", (pair.width + GAP + KEY[0], pair.height + FRAME), PAPER)
     sheet.paste(pair, (0, 0))
     _draw_key(sheet, (pair.width + GAP, FRAME), text)
@@ -41,11 +39,7 @@ def picture_of_matches(
 
 
 def joined_by_lines(query: Image.Image, hit: Image.Image, matches: Matches) -> Image.Image:
-    """Two pictures with frames of FRAME pixels side by side, each FINE times too large, and the matches as lines.
-
-    Returns:
-        the two at their own size, a GAP between them, the hit lower by DROP.
-    """
+    """Two framed pictures, each FINE times too large -> side by side at their own size, and the matches as lines."""
     left, top = query.width + FINE * GAP, FINE * DROP
     sheet = Image.new("RGB", (left + hit.width, max(query.height, top + hit.height)), PAPER)
     sheet.paste(query, (0, 0))
@@ -89,15 +83,13 @@ def _draw_key(sheet: Image.Image, corner: tuple[int, int], lines: Sequence[str])
     """Lines of text, and below them a bar of the colours."""
     (left, top), (width, height) = corner, KEY
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for line in lines:
-        draw.text((left, top), line, fill=INK, font=font)
-        top += LINE
-    top += LINE // 2
+    for number, line in enumerate(lines):
+        draw.text((left, top + number * LINE), line, fill=INK, font=font)
+    top += len(lines) * LINE + LINE // 2
     bar = width // 2
     for x, colour in enumerate(weight_colours(np.linspace(0, 1, bar))):
         draw.line([left + x, top, left + x, top + height], fill=colour)
-    draw.text((left, top + height + 2), "0", fill=INK, font=font)
-    draw.text((left + bar, top + height + 2), "1", fill=INK, font=font, anchor="ra")
-    draw.text(
-        (left, top + height + LINE), "weight of a match: likeness x agreement with the others", fill=INK, font=font
-    )
+    below = top + height
+    draw.text((left, below + 2), "0", fill=INK, font=font)
+    draw.text((left + bar, below + 2), "1", fill=INK, font=font, anchor="ra")
+    draw.text((left, below + LINE), "weight of a match: likeness x agreement with the others", fill=INK, font=font)

@@ -3,13 +3,12 @@
 import os
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vpr.common.files import atomic_write
 from vpr.data.images import read_image
 from vpr.data.places import PlaceImages
-from vpr.evaluation.outcomes import SHOWN, Hit, Outcome
+from vpr.evaluation.outcomes import SHOWN, Outcome
 
 CELL = (200, 150)  # pixels, width and height
 FRAME = 5  # pixels
@@ -26,24 +25,16 @@ def panel(images: PlaceImages, outcome: Outcome) -> Image.Image:
         captions.insert(1, f"rank before re-ranking: {rank_text(outcome.rank_before)}")
     cells = [cell(query, NEUTRAL, *captions)]
     for hit in outcome.hits:
-        caption = f"{'right' if hit.right else 'wrong'}, {far_off(hit)}"
-        cells.append(cell(images.database_files[hit.image], RIGHT if hit.right else WRONG, caption, distance_text(hit)))
+        word, colour = ("right", RIGHT) if hit.right else ("wrong", WRONG)
+        away = "place unknown" if hit.metres is None else f"{hit.metres:,.0f} m away"
+        captions = [f"{word}, {away}", f"descriptor distance {hit.distance:.3f}"]
+        cells.append(cell(images.database_files[hit.image], colour, *captions))
     return in_a_row(cells, SHOWN + 1)
-
-
-def far_off(hit: Hit) -> str:
-    """How far from the query a hit was taken."""
-    return "place unknown" if hit.metres is None else f"{hit.metres:,.0f} m away"
 
 
 def rank_text(rank: int | None) -> str:
     """The rank of the first right hit, if there is one."""
     return "none" if rank is None else str(rank)
-
-
-def distance_text(hit: Hit) -> str:
-    """The distance of a hit's descriptor."""
-    return f"descriptor distance {hit.distance:.3f}"
 
 
 def cell(file: Path, colour: str, *captions: str) -> Image.Image:
@@ -63,21 +54,21 @@ def captioned(picture: Image.Image, colour: str, *captions: str) -> Image.Image:
     return sheet
 
 
-def in_a_row(cells: list[Image.Image], places: int) -> Image.Image:
-    """Cells of one size side by side, on a sheet with room for `places`."""
+def in_a_row(cells: list[Image.Image], room: int) -> Image.Image:
+    """Cells of one size side by side, on a sheet with room for so many."""
     width, height = cells[0].size
-    sheet = Image.new("RGB", (places * width, height), PAPER)
-    for place, picture in enumerate(cells):
-        sheet.paste(picture, (place * width, 0))
+    sheet = Image.new("RGB", (room * width, height), PAPER)
+    for number, picture in enumerate(cells):
+        sheet.paste(picture, (number * width, 0))
     return sheet
 
 
 def stacked(pictures: list[Image.Image]) -> Image.Image:
     """Pictures one below the other."""
-    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
-    tops = np.cumsum([0, *(picture.height for picture in pictures)])
-    for picture, top in zip(pictures, tops, strict=False):
-        sheet.paste(picture, (0, int(top)))
+    sheet, top = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER), 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
     return sheet
 
 

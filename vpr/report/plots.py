@@ -3,9 +3,8 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,11 +38,7 @@ def _plot(path: Path, size: tuple[float, float], axes: int = 1, dpi: int = 120) 
 
 
 def draw_recall(path: Path, curves: dict[str, dict[int, float]], title: str) -> None:
-    """Recall@N as a curve for each model.
-
-    Args:
-        curves: by name of the model, {N: recall between 0 and 1}.
-    """
+    """Recall@N as a curve for each model; `curves` by its name, {N: recall between 0 and 1}."""
     with _plot(path, (7, 4.5)) as (_, axes):
         for name, recalls in curves.items():
             axes.plot(list(recalls), [100 * recall for recall in recalls.values()], label=_wrapped(name, 60))
@@ -57,65 +52,59 @@ def draw_recall(path: Path, curves: dict[str, dict[int, float]], title: str) -> 
 
 def draw_map(path: Path, places: Places, outcomes: Sequence[Outcome], title: str) -> None:
     """The map of a test: database, queries found and missed by their first hit, and where wrong hits lie."""
-    right = np.array([outcome.rank == 1 for outcome in outcomes], bool)
-    wrong = [outcome for outcome in outcomes if outcome.rank != 1 and outcome.hits]
+    missed = [outcome for outcome in outcomes if outcome.rank != 1]
+    found = [outcome for outcome in outcomes if outcome.rank == 1]
     kinds = [
-        Kind("query, missed by its first hit", ~right, WRONG, "X"),
-        Kind("query, found by its first hit", right, RIGHT, "o"),
+        Kind("query, missed by its first hit", missed, WRONG, "X"),
+        Kind("query, found by its first hit", found, RIGHT, "o"),
     ]
-    _draw_map(path, places, kinds, Lines("from a missed query to its first hit", wrong, WRONG), title)
+    _draw_map(path, places, kinds, missed, "from a missed query to its first hit", WRONG, title)
 
 
 def draw_changes(path: Path, places: Places, outcomes: Sequence[Outcome], title: str) -> None:
     """The map of what re-ranking changed: queries whose first hit is right now and was not, and the reverse."""
-    right = np.array([outcome.rank == 1 for outcome in outcomes], bool)
-    gained, lost = (np.array([outcome.change == kind for outcome in outcomes], bool) for kind in ("gained", "lost"))
+    both = [outcome for outcome in outcomes if not outcome.change]
+    gained, lost = ([outcome for outcome in outcomes if outcome.change == kind] for kind in ("gained", "lost"))
+    missed, found = ([each for each in both if (each.rank == 1) == right] for right in (False, True))
     kinds = [
-        Kind("query, missed before and after re-ranking", ~right & ~lost, BOTH, "x", 14),
-        Kind("query, found before and after re-ranking", right & ~gained, BOTH, "o", 14),
+        Kind("query, missed before and after re-ranking", missed, BOTH, "x", 14),
+        Kind("query, found before and after re-ranking", found, BOTH, "o", 14),
         Kind("query, gained: found by its first hit after re-ranking only", gained, GAINED, "^", 40),
         Kind("query, lost: found by its first hit before re-ranking only", lost, LOST, "v", 40),
     ]
-    now_wrong = [outcome for outcome in outcomes if outcome.change == "lost"]
-    _draw_map(path, places, kinds, Lines("from a lost query to its first hit", now_wrong, LOST), title)
+    _draw_map(path, places, kinds, lost, "from a lost query to its first hit", LOST, title)
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """Queries that a map marks alike."""
 
     label: str
-    queries: np.ndarray  # bool [M]
+    outcomes: list[Outcome]
     colour: str
     marker: str
     size: int = 22  # square points
 
 
-@dataclass(frozen=True)
-class Lines:
-    """Queries with lines to their first hits."""
-
-    label: str
-    outcomes: list[Outcome]
-    colour: str
-
-
-def _draw_map(path: Path, places: Places, kinds: Sequence[Kind], joined: Lines, title: str) -> None:
+def _draw_map(
+    path: Path, places: Places, kinds: Sequence[Kind], joined: list[Outcome], label: str, colour: str, title: str
+) -> None:
+    """The database, the queries by kind, and lines of a colour and label from `joined` queries to their first hits."""
     from matplotlib.collections import LineCollection
 
     west, south = np.concatenate([places.database_positions, places.query_positions]).min(axis=0)
     database, queries = places.database_positions - (west, south), places.query_positions - (west, south)
-    lines = [(queries[outcome.query], database[outcome.hits[0].image]) for outcome in joined.outcomes[:MOST_LINES]]
+    joined = [outcome for outcome in joined if outcome.hits][:MOST_LINES]
+    lines = [(queries[outcome.query], database[outcome.hits[0].image]) for outcome in joined]
     with _plot(path, (8, 7)) as (figure, axes):
-        axes.add_collection(LineCollection(lines, colors=joined.colour, linewidths=0.6, alpha=0.45, zorder=1))
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.6, alpha=0.45, zorder=1))
         axes.scatter(*database.T, s=6, color=LIGHT, label=f"database ({len(database)})", zorder=2, linewidths=0)
         for kind in kinds:
             edge = {} if kind.marker == "x" else {"edgecolors": "white"}  # which has a line only
-            label = f"{kind.label} ({kind.queries.sum()})"
             looks = {"s": kind.size, "color": kind.colour, "marker": kind.marker, "lw": 0.4 if edge else 1, **edge}
-            axes.scatter(*queries[kind.queries].T, label=label, zorder=3, **looks)
+            points = queries[[outcome.query for outcome in kind.outcomes]]
+            axes.scatter(*points.T, label=f"{kind.label} ({len(points)})", zorder=3, **looks)
         if lines:
-            axes.plot([], [], color=joined.colour, lw=0.6, label=joined.label)
+            axes.plot([], [], color=colour, lw=0.6, label=label)
         axes.set(xlabel=f"metres east of {west:,.0f}", ylabel=f"metres north of {south:,.0f}")
         extent = np.ptp(np.concatenate([database, queries]), axis=0)
         if extent.max() <= LONGEST_SHAPE * extent.min():

@@ -49,7 +49,10 @@ def write_pictures(
     about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
     title = f"{about}\n{evaluation.model}"
     reranked = any(outcome.reranked for outcome in outcomes)
-    curves = _curves(evaluation, answers, reranked)
+    curves = {evaluation.model.split(",")[0]: answers.curve}
+    if reranked:
+        first = recalls_before(outcomes, list(answers.curve))
+        curves = {"before re-ranking": first, f"re-ranked: {evaluation.search}": answers.curve}
     drawn, others = _draw_plots(folder, curves, images, outcomes, reranked, title)
     if certainty:
         measured += certainty.lines().splitlines()
@@ -90,38 +93,24 @@ def _draw_plots(
 
 def draw_certainty(folder: Path, certainty: Certainty, title: str) -> Captioned:
     """The precision-recall curve, and the reliability diagram of probabilities, with their captions."""
-    pictures = [("Precision and recall by answering only from a score on", folder / "precision_recall.png")]
-    draw_precision_recall(pictures[0][1], certainty, title)
+    curve, diagram = folder / "precision_recall.png", folder / "reliability.png"
+    draw_precision_recall(curve, certainty, title)
+    pictures = [("Precision and recall by answering only from a score on", curve)]
     if certainty.table is not None:
-        caption = f"Whether probabilities hold{': ' if certainty.scores.note else ''}{certainty.scores.note}"
-        pictures.append((caption, folder / "reliability.png"))
-        draw_reliability(pictures[1][1], certainty.table, title)
+        draw_reliability(diagram, certainty.table, title)
+        note = certainty.scores.note
+        pictures.append((f"Whether probabilities hold{': ' if note else ''}{note}", diagram))
     return pictures
 
 
-def _curves(evaluation: Evaluation, answers: QueryResults, reranked: bool) -> dict[str, dict[int, float]]:
-    """Recall curves by their names."""
-    if not reranked:
-        return {evaluation.model.split(",")[0]: answers.curve}
-    first = recalls_before(answers.outcomes, list(answers.curve))
-    return {"before re-ranking": first, f"re-ranked: {evaluation.search}": answers.curve}
-
-
 def write_panels(
-    folder: Path,
-    images: PlaceImages,
-    outcomes: list[Outcome],
-    explain: Explain | None = None,
-    compare: Compare | None = None,
+    folder: Path, images: PlaceImages, outcomes: list[Outcome], explain: Explain | None, compare: Compare | None
 ) -> dict[int, Path]:
-    """A JPEG for each outcome, numbered in their order.
+    """A JPEG for each outcome, numbered in their order -> by query, the file.
 
     Args:
-        explain: outcome -> a picture to stand below its panel; None is none.
-        compare: finds the matches of a query with its first hit, to be drawn below as well; None draws none.
-
-    Returns:
-        by query, the file.
+        explain: outcome -> a picture to stand below its panel.
+        compare: finds the matches of a query with its first hit, to be drawn below as well.
     """
     digits, files = len(str(len(outcomes))), {}
     with Progress("panels", len(outcomes), "queries") as progress:
@@ -149,15 +138,10 @@ def _matches(images: PlaceImages, outcome: Outcome, compare: Compare) -> Image:
 
 
 def explainer(model: Describer, images: PlaceImages, size: tuple[int, int] | None) -> Explain:
-    """Draws where a model looks in a query and in its first hit.
-
-    Args:
-        size: (height, width) in pixels to resize to; None keeps each image's own.
-    """
+    """Draws where a model looks in a query and its first hit, resized to `size` (height, width) unless that is None."""
 
     def draw(outcome: Outcome) -> Image:
-        match = images.database_files[outcome.hits[0].image]
-        query = images.query_files[outcome.query]
-        return explain_pair(model, query, match, size, model.device, images.query_longest_side)
+        files = images.query_files[outcome.query], images.database_files[outcome.hits[0].image]
+        return explain_pair(model, *files, size, model.device, images.query_longest_side)
 
     return draw

@@ -1,4 +1,4 @@
-"""The second look by the command line: test, locate, index, compare and exported files order hits alike."""
+"""Re-ranking by the command line: test, locate, index, compare and exported files order hits alike."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from drawing import draw_image
+from own_images import FP32, a_query, draw_split, image_name, names_found
 from PIL import Image
 
 import main
@@ -20,41 +20,30 @@ from vpr.models.spec import ModelSpec
 from vpr.report.matches import DROP, PAIR
 from vpr.report.panels import FRAME
 
-MODEL = [
-    "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--precision=fp32",
-    "--localDim=8",
-]  # fmt: skip
 DATABASE, QUERIES = 12, 5
 
 
 @pytest.fixture
 def own(tmp_path):
     """Database images of two sizes 30 m apart, and queries each 3 m beside one of them and drawn alike."""
-    root = tmp_path / "own"
-    for n in range(DATABASE):
-        size = (96 + 32 * (n % 2), 80)
-        draw_image(root / "val" / "database" / f"@{585000 + 30 * n}@4477000@17@T@{n}@.png", size, n)
-    for n in range(QUERIES):
-        draw_image(root / "val" / "queries" / f"@{585003 + 30 * n}@4477000@17@T@q{n}@.png", (128, 96), n)
-    return root
+    return draw_split(tmp_path / "own", DATABASE, QUERIES, sizes=((96, 80), (128, 80)), query_size=(128, 96))
 
 
 @pytest.fixture
-def run(own, tmp_path, capsys):
-    """Runs a mode on the folder; gives exit code, standard output and what else was said."""
-
-    def call(mode, *words):
-        places = ["--dataset=folder", f"--root={own}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
-        extra = {"test": ["--panels=0"], "locate": ["--json", "--panels=0"]}.get(mode, [])
-        code = main.main([f"--mode={mode}", *MODEL, *places, *extra, *map(str, words)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+def run(own, call_on):
+    """Runs a mode on the folder."""
+    extra = {"locate": ["--json"]}
+    model = [*FP32, "--localDim=8"]
+    return lambda mode, *words: call_on(own, mode, *extra.get(mode, []), *words, model=model)
 
 
-def answers_of(out):
-    return [[match["name"].split("/")[-1] for match in answer["matches"]] for answer in json.loads(out)]
+@pytest.fixture
+def saved(run, tmp_path):
+    """A file of descriptors with local ones beside it, and what was said of the test that wrote it."""
+    path = tmp_path / "kept.h5"
+    code, out, _ = run("test", "--rerank=5", f"--saveDescriptors={path}")
+    assert code == 0
+    return path, out
 
 
 def test_locate_gives_the_order_that_test_counts(run, own, tmp_path):
@@ -67,27 +56,27 @@ def test_locate_gives_the_order_that_test_counts(run, own, tmp_path):
     assert [entry["search"].count("second look") for entry in results] == [0, 1]
     code, computed, said = run("locate", own / "val" / "queries", "--rerank=6", "--top=12")
     assert code == 0 and "wrote" in said
-    assert run("index", "--localDescriptors")[0] == 0
+    assert run("index", "--localDescriptors").code == 0
     assert (tmp_path / "model" / "database_own_val.local").is_file() or list(tmp_path.rglob("database_*.local"))
     code, stored, _ = run("locate", own / "val" / "queries", "--rerank=6", "--top=12")
-    assert code == 0 and answers_of(computed) == answers_of(stored)
+    assert code == 0 and names_found(computed) == names_found(stored)
     for n, recall in zip((1, 2, 3), after, strict=True):
-        hits = [any(f"@{585000 + 30 * q}@" in name for name in names[:n]) for q, names in enumerate(answers_of(stored))]
+        hits = [any(image_name(30 * q, q) in name for name in names[:n]) for q, names in enumerate(names_found(stored))]
         assert 100 * np.mean(hits) == pytest.approx(float(recall), abs=0.06)
     code, plain, _ = run("locate", own / "val" / "queries", "--rerank=0", "--top=12")
-    plain = answers_of(plain)
-    assert [set(names[:6]) for names in plain] == [set(names[:6]) for names in answers_of(stored)]
-    assert [names[6:] for names in plain] == [names[6:] for names in answers_of(stored)]
-    hits = [f"@{585000 + 30 * q}@" in names[0] for q, names in enumerate(plain)]
+    plain = names_found(plain)
+    assert [set(names[:6]) for names in plain] == [set(names[:6]) for names in names_found(stored)]
+    assert [names[6:] for names in plain] == [names[6:] for names in names_found(stored)]
+    hits = [image_name(30 * q, q) in names[0] for q, names in enumerate(plain)]
     assert 100 * np.mean(hits) == pytest.approx(float(alone[0]), abs=0.06)
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_panels_of_locate_show_the_matches_of_the_first_hit(run, own, tmp_path, kept):
     """Below the row of hits, whether the database's local descriptors are kept or computed anew."""
-    image, heights = next((own / "val" / "queries").iterdir()), {}
+    image, heights = a_query(own), {}
     if kept:
-        assert run("index", "--localDescriptors")[0] == 0
+        assert run("index", "--localDescriptors").code == 0
     for depth in (0, 6):
         code, _, err = run("locate", image, f"--rerank={depth}", "--panels=1")
         assert code == 0, err
@@ -97,57 +86,52 @@ def test_panels_of_locate_show_the_matches_of_the_first_hit(run, own, tmp_path, 
     assert heights[6] == heights[0] + PAIR[1] + DROP + 3 * FRAME
 
 
-def test_an_index_without_local_descriptors_goes_on_without_a_second_look(run, own):
-    image = next((own / "val" / "queries").iterdir())
-    assert run("index")[0] == 0
+def test_an_index_without_local_descriptors_goes_on_without_re_ranking(run, own):
+    image = a_query(own)
+    assert run("index").code == 0
     code, out, said = run("locate", image, "--top=12")
     assert code == 0 and said.count("no local descriptors: no second look") == 1
-    assert answers_of(out) == answers_of(run("locate", image, "--top=12", "--rerank=0")[1])
-    assert run("index", "--localDescriptors")[0] == 0
+    assert names_found(out) == names_found(run("locate", image, "--top=12", "--rerank=0").out)
+    assert run("index", "--localDescriptors").code == 0
     code, again, said = run("locate", image, "--top=12")  # with them it looks at 50 hits, here all
     assert code == 0 and "no second look" not in said
-    assert answers_of(again) == answers_of(run("locate", image, "--top=12", "--rerank=50")[1])
+    assert names_found(again) == names_found(run("locate", image, "--top=12", "--rerank=50").out)
 
 
-def test_saved_local_descriptors_are_those_of_the_images(run, own, tmp_path):
-    path = tmp_path / "kept.h5"
-    assert run("test", "--rerank=5", f"--saveDescriptors={path}")[0] == 0
+def test_saved_local_descriptors_are_those_of_the_images(saved, own):
+    path, _ = saved
     model = build_model(ModelSpec.from_flags({"arch": "alexnet", "weights": "none", "pooling": "avg"})).eval()
     with h5py.File(path) as file:
         maps, projection = read_local(file, path)
     assert projection.components.shape == (8, 256) and projection.learnt_on == "12 images of the database"
     assert len(maps.grids) == DATABASE + QUERIES and maps.checksums is not None
-    image = decode(own / "val" / "queries" / "@585003@4477000@17@T@q0@.png", None)[None]
+    image = decode(own / "val" / "queries" / image_name(3, "q0"), None)[None]
     local = projection(model.local_descriptors(image))[0].detach()  # [8, h, w]
     number = DATABASE  # the first query
     assert tuple(maps.grids[number]) == tuple(local.shape[1:])
     np.testing.assert_allclose(maps.rows(number), (local * SCALE).flatten(1).T.numpy(), atol=0.5 + 1e-3)
 
 
-def test_loaded_descriptors_are_looked_at_again(run, tmp_path):
-    path, bare = tmp_path / "kept.h5", tmp_path / "bare.h5"
-    code, out, _ = run("test", "--rerank=5", f"--saveDescriptors={path}")
+def test_loaded_descriptors_are_re_ranked_again(run, saved, tmp_path):
+    (path, out), bare = saved, tmp_path / "bare.h5"
     again, loaded, _ = run("test", "--rerank=5", f"--loadDescriptors={path}")
-    recalls = re.compile(r"R@1.*")
-    assert code == again == 0 and recalls.findall(out) == recalls.findall(loaded)
-    assert run("test", f"--saveDescriptors={bare}")[0] == 0
-    code, _, err = run("test", "--rerank=5", f"--loadDescriptors={bare}")
-    assert code == 2 and "has no local descriptors" in err and err.count("\n") == 1
+    assert again == 0 and re.findall(r"R@1.*", out) == re.findall(r"R@1.*", loaded)
+    assert run("test", f"--saveDescriptors={bare}").code == 0
+    assert "has no local descriptors" in run("test", "--rerank=5", f"--loadDescriptors={bare}").error
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "changed"])
-def test_a_damaged_file_of_local_descriptors_is_named(run, tmp_path, damage):
-    path = tmp_path / "kept.h5"
-    assert run("test", "--rerank=5", f"--saveDescriptors={path}")[0] == 0
+def test_a_damaged_file_of_local_descriptors_is_named(run, saved):
+    path, _ = saved
     local = path.with_suffix(".local")
     content = bytearray(local.read_bytes())
-    if damage == "missing":
-        local.unlink()
-    else:
-        content[len(content) // 2] ^= 1
-        local.write_bytes(content[:-1] if damage == "short" else content)
-    code, _, err = run("test", "--rerank=12", f"--loadDescriptors={path}")
-    assert code == 2 and "kept.local" in err and "make it again" in err and err.count("\n") == 1
+    content[len(content) // 2] ^= 1
+    for damaged in (content, content[:-1], None):  # changed, short, missing
+        if damaged is None:
+            local.unlink()
+        else:
+            local.write_bytes(damaged)
+        error = run("test", "--rerank=12", f"--loadDescriptors={path}").error
+        assert "kept.local" in error and "make it again" in error
 
 
 def test_compare_shows_models_without_and_with(toy_run, capsys, tmp_path):
@@ -173,7 +157,7 @@ def test_components_are_those_of_the_covariance():
     np.testing.assert_allclose(maps.norm(dim=1), 1, rtol=1e-5)
 
 
-def test_a_training_looks_again_at_each_validation_and_decides_nothing_by_it(copy_toy_run, tmp_path, capsys):
+def test_a_training_re_ranks_each_validation_and_decides_nothing_by_it(copy_toy_run, tmp_path, capsys):
     weights = []
     for words in ([], ["--rerank=5", "--localDim=8"]):
         again = copy_toy_run(tmp_path / f"copy{len(words)}")
