@@ -42,7 +42,6 @@ class FrozenFeatures:
 
     @property
     def stored_bytes(self) -> int:
-        """Size of `values` in bytes, once they are there."""
         return 2 * int(self.offsets[-1])
 
     def features(self, index: int) -> torch.Tensor:
