@@ -1,4 +1,4 @@
-"""Local descriptors in a file, of which only the images looked at are read: the values in a file of their own.
+"""Local descriptors in a file, of which only the images asked for are read: the values in a file of their own.
 
 NAME.local has the values, one image after the other; the HDF5 file NAME.h5 of the global descriptors has the rest,
 with a checksum of each image. To read all of it for a check, as with other files, would take longer than most searches:

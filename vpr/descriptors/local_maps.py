@@ -26,7 +26,7 @@ QuantizedMap = tuple[np.ndarray, tuple[int, int]]
 class FileValues:
     """Rows int8 [P, d] in a file, read when they are asked for.
 
-    To map the file into memory would keep much of what lies around the rows there as well.
+    A memory map would keep much of what is around the rows in memory as well.
     """
 
     def __init__(self, path: Path, count: int, dim: int) -> None:
