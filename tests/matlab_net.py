@@ -182,7 +182,7 @@ def vl_nnnormalize(x, layer):
 
 
 def vlad(x, layer):
-    """y is [1, K, D] with the sum over places of assignment_k * (x + stored_k)."""
+    """y is [1, K, D] with the sum over positions of assignment_k * (x + stored_k)."""
     weights = arrays(layer)
     stored = weights[-1][0, 0]  # [D, K]
     logits = x @ weights[0][0, 0]  # [h, w, K]

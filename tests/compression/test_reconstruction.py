@@ -129,7 +129,7 @@ class Singles(Images):
 
 @pytest.mark.parametrize("pooling", ["netvlad", "max"])
 def test_the_distance_is_that_of_what_the_pooling_takes(pooling):
-    """Place by place, in NumPy: directions for NetVLAD, else lengths too."""
+    """Position by position, in NumPy: directions for NetVLAD, else lengths too."""
     original = small_model(CHANNELS, "torchvision", True)
     pruned = small_model([16, 16, 16, 16, 8], "torchvision", True, pooling)
     filters = torch.arange(15, -1, -2)

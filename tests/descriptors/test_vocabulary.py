@@ -1,4 +1,4 @@
-"""k-means of local descriptors: how locations are sampled, and what centroids are."""
+"""k-means of local descriptors: how positions are sampled, and what centroids are."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ RANDOM = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(("height", "width", "count"), [(15, 17, 100), (10, 10, 100), (3, 4, 12)])
-def test_sampled_places_are_distinct_places_of_length_1(height, width, count):
+def test_samples_are_at_distinct_positions_and_of_length_1(height, width, count):
     feature = torch.from_numpy(RANDOM.normal(size=(6, height, width)).astype(np.float32)) * 5
     sample = sample_of_map(feature, seed=[123, 4])
     assert sample.shape == (count, 6)
@@ -22,7 +22,7 @@ def test_sampled_places_are_distinct_places_of_length_1(height, width, count):
     assert len(set(distance.argmin(axis=1).tolist())) == count
 
 
-def test_sampled_places_depend_on_the_seed():
+def test_sampled_positions_depend_on_the_seed():
     feature = torch.from_numpy(RANDOM.normal(size=(4, 20, 20)).astype(np.float32))
     first, again, other = (sample_of_map(feature, seed=[123, image]) for image in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)

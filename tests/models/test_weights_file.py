@@ -243,7 +243,7 @@ def resnet():
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.backbone.", "", "model.0."])
-@pytest.mark.parametrize("numbers", [CHILDREN, {name: place for place, name in enumerate(CHILDREN)}])
+@pytest.mark.parametrize("numbers", [CHILDREN, {name: number for number, name in enumerate(CHILDREN)}])
 def test_numbered_layers_of_a_cut_resnet_are_taken_in_order(prefix, numbers, resnet, tmp_path):
     file = save(under(prefix, {**numbered(resnet, numbers), "aggregation.0.p": torch.ones(1)}), tmp_path / "cut.pth")
     found = loaded(file, "resnet18", None)

@@ -1,6 +1,6 @@
 """Smaller models: pruning, reconstruction, ONNX export and quantisation.
 
-onnx_export.py     Models as ONNX files: float32, float16 and calibrated int8
+onnx_export.py     models as ONNX files: float32, float16 and calibrated int8
 pruning.py         drop the filters of a trained backbone that matter least
-reconstruction.py  After pruning: what is left learns to give what it gave before. That takes images, but no positions
+reconstruction.py  after pruning: the filters left are refitted to what they gave before
 """

@@ -84,11 +84,8 @@ def prune(
 def scaled_gradients(
     loss: torch.Tensor, weights: Sequence[torch.Tensor], scale: float
 ) -> tuple[list[torch.Tensor], float]:
-    """Gradients of a loss by a backward pass of `scale` times it, so that small ones do not vanish in float16.
-
-    Returns:
-        the gradients, divided by the scale again, and the scale: halved until no gradient overflowed.
-    """
+    """Gradients of a loss by a backward pass of `scale` times it, so that small ones do not vanish in float16, and the
+    scale, halved until none overflowed."""
     while True:
         found = torch.autograd.grad(loss * scale, weights, retain_graph=True)
         if scale <= 1 or all(gradient.isfinite().all() for gradient in found):
@@ -166,7 +163,6 @@ def prune_backbone(encoder: Backbone, ratio: float, importance: str) -> tuple[Ba
 
 
 def filters_of(encoder: Backbone) -> list[int]:
-    """How many filters each convolution has."""
     return [layer.out_channels for layer in encoder.prunable()]
 
 

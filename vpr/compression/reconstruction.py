@@ -58,7 +58,7 @@ def distill(
     Args:
         pruned, original: on the same device.
         filters: indices of the original's last filters that are left.
-        images: how many are looked at, 1 or more; each several times where there are fewer.
+        images: how many are described, 1 or more; each several times where there are fewer.
     """
     random, count = np.random.default_rng(seed), len(source.files)
     order = np.concatenate([random.permutation(count) for _ in range(-(-images // count))])[:images].tolist()

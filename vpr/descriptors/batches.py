@@ -29,7 +29,6 @@ class Source(Protocol):
     """Where images come from by index: decoded from files, or as the frozen layers left them.
 
     Attributes:
-        files: the images.
         size: (height, width) in pixels to which all were resized; None where each has its own.
     """
 
@@ -37,9 +36,8 @@ class Source(Protocol):
     def files(self) -> Sequence[Path]: ...
     @property
     def size(self) -> Sequence[int] | None: ...
-
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """The images of each batch of indices, in order, as lists of `SizeGroup`."""
+        """The images of each batch of indices, in order."""
 
 
 class Shares:
@@ -74,15 +72,11 @@ def over_batches(
     shares: Shares,
     label: str | None = None,
 ) -> Iterator[tuple[range, Batch, Value]]:
-    """What a model computes of each batch of this process's share, without gradients.
+    """Positions in `indices` of each batch of this process's share, the batch, and what a model computes of it.
 
     Args:
-        compute: of a batch, whose groups are no larger than memory holds at once.
-        indices: of the images in the source; `shares` divides them.
+        compute: of a batch, whose groups are no larger than memory holds at once; without gradients.
         label: of the progress bar, which counts the images of all processes; None: none is shown.
-
-    Yields:
-        the positions of a batch in `indices`, the batch, and what was computed of it.
 
     Raises:
         UserError: an image cannot be decoded, or memory runs out.
@@ -164,16 +158,16 @@ def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
     Raises:
         UserError: there is no room for a single image.
     """
-    at_once: dict[tuple[int, int], int] = {}
+    counts: dict[tuple[int, int], int] = {}
     for batch in batches:
         parts: Batch = []
         for group in batch:
             if model.device.type != "cpu" or group.frozen:
                 parts.append(group)
                 continue
-            if group.image_size not in at_once:
-                at_once[group.image_size] = images_that_fit(model, group.image_size, len(group.values))
-            parts += cut(group, at_once[group.image_size])
+            if group.image_size not in counts:
+                counts[group.image_size] = images_that_fit(model, group.image_size, len(group.values))
+            parts += cut(group, counts[group.image_size])
         yield parts
 
 

@@ -21,7 +21,7 @@ class FrozenFeatures:
         files: the images.
         image_sizes: int64 [N, 2], height and width of the images in pixels.
         shapes: int64 [N, 3], C, h, w of their features.
-        layout: how an image's features lie in `values`: [h, w, C] with channels last, else [C, h, w].
+        layout: memory layout of an image's features in `values`: [h, w, C] with channels last, else [C, h, w].
         device: where the features are wanted.
         size: (height, width) in pixels to which all images were resized; None where each has its own.
         values: float16, all features one after the other; in memory or mapped from a file.
@@ -42,7 +42,6 @@ class FrozenFeatures:
 
     @property
     def stored_bytes(self) -> int:
-        """Size of `values` in bytes, once they are there."""
         return 2 * int(self.offsets[-1])
 
     def features(self, index: int) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Local descriptors in a file, of which only the images looked at are read: the values in a file of their own.
+"""Local descriptors in a file, of which only the images asked for are read: the values in a file of their own.
 
-The values lie one image after the other in NAME.local. What is known of them, with a
-checksum of each image, lies in the HDF5 file NAME.h5 of the global descriptors that they belong to. To read all of it
-for a check, as with other files, would take longer than most searches: each image is checked when it is read.
+NAME.local has the values, one image after the other; the HDF5 file NAME.h5 of the global descriptors has the rest,
+with a checksum of each image. To read all of it for a check, as with other files, would take longer than most searches:
+each image is checked when it is read.
 """
 
 import contextlib
@@ -70,12 +70,9 @@ def local_path(beside: Path) -> Path:
 
 @contextlib.contextmanager
 def local_file(beside: Path) -> Iterator[FileSink]:
-    """A sink that writes the file of values beside an HDF5 file, whole or not at all.
+    """A sink that writes the file of values beside an HDF5 file, whole or not at all; else raises a UserError.
 
     The HDF5 file is to be written in the block too: if that fails, an earlier pair of files stays as it was.
-
-    Raises:
-        UserError: it cannot be written.
     """
     path = local_path(beside)
     try:
@@ -106,11 +103,7 @@ def remove_local(beside: Path) -> None:
 
 
 def stored_maps(path: Path, grids: np.ndarray, checksums: np.ndarray, dim: int) -> LocalMaps:
-    """A file of values int8 [P, dim], of which nothing is read yet.
-
-    Raises:
-        UserError: it is missing or not of the size that the grids say.
-    """
+    """A file of values int8 [P, dim], not read yet. Raises a UserError where it is not of the size of the grids."""
     starts = starts_of(grids.prod(axis=1, dtype=np.int64))
     wanted, found = int(starts[-1]) * dim, path.stat().st_size if path.is_file() else None
     if found != wanted:
@@ -144,8 +137,7 @@ def described(maps: LocalMaps, projection: LocalProjection | None) -> tuple[dict
 def read_local(file: h5py.File, path: Path) -> tuple[LocalMaps, LocalProjection | None] | None:
     """The local descriptors beside an HDF5 file that has been found whole; None where it was made without.
 
-    Raises:
-        UserError: the file of values is missing or of another size.
+    Raises a UserError as of `stored_maps`.
     """
     if GRIDS not in file:
         return None

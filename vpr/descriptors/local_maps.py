@@ -26,7 +26,7 @@ QuantizedMap = tuple[np.ndarray, tuple[int, int]]
 class FileValues:
     """Rows int8 [P, d] in a file, read when they are asked for.
 
-    To map the file into memory would keep much of what lies around the rows there as well.
+    A memory map would keep much of what is around the rows in memory as well.
     """
 
     def __init__(self, path: Path, count: int, dim: int) -> None:
@@ -60,12 +60,11 @@ class LocalMaps:
 
     @property
     def dim(self) -> int:
-        """d, the length of a local descriptor."""
         return self.values.shape[1]
 
     @property
     def bytes_per_image(self) -> float:
-        """Mean bytes of an image's local descriptors."""
+        """Their mean."""
         return int(self.starts[-1] - self.starts[0]) * self.dim / max(1, len(self.grids))
 
     def part(self, start: int, stop: int) -> "LocalMaps":
@@ -74,11 +73,7 @@ class LocalMaps:
         return replace(self, grids=self.grids[start:stop], starts=self.starts[start : stop + 1], checksums=checksums)
 
     def rows(self, image: int) -> np.ndarray:
-        """An image's local descriptors int8 [P, d], row by row of its map.
-
-        Raises:
-            UserError: the file was damaged since it was written.
-        """
+        """An image's local descriptors int8 [P, d]. Raises a UserError where the file was damaged meanwhile."""
         rows = self.values[self.starts[image] : self.starts[image + 1]]
         if self.checksums is not None and zlib.crc32(np.ascontiguousarray(rows).data) != self.checksums[image]:
             raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it again")

@@ -58,7 +58,7 @@ class OnnxModel(nn.Module):
 
     @property
     def parameter_count(self) -> int:
-        """Numbers that the model stored before its export, whitening included."""
+        """Before its export."""
         return int(self.card["parameters"])
 
     @property

@@ -84,7 +84,7 @@ def load_pretrained(backbone: Backbone, arch: str, weights: str) -> None:
 
 
 def _like(value: torch.Tensor, own: torch.Tensor) -> bool:
-    """Whether a value of a file can stand for one of the backbone: float16 may, an int8 that wants a scale may not."""
+    """Whether a value of a file fits the backbone's: float16 may, an int8 that wants a scale may not."""
     return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
 
 
@@ -122,7 +122,7 @@ def _views(state: State, wanted: State) -> Iterator[State]:
 
 
 def _prefixes(state: State, wanted: State) -> Counter[str]:
-    """What stands before names that are wanted, with how many are found behind it."""
+    """The prefixes of names that are wanted, each with how many names it has."""
     return Counter(prefix for name in state for prefix, rest in _divided(name) if rest in wanted)
 
 

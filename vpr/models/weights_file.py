@@ -1,8 +1,8 @@
 """The tensors of a file of weights, whoever wrote it, and whatever else it holds; nothing of a file is run.
 
 A checkpoint of another program also has arguments, paths, dates, NumPy numbers, settings of its framework. PyTorch's
-reader of `weights_only` refuses a file for each class that it does not know; here an empty stand-in takes the place of
-every such class, whatever it is, and the class itself is never imported.
+reader of `weights_only` refuses a file for each class that it does not know; here an empty stand-in replaces every
+such class, whatever it is, and the class itself is never imported.
 """
 
 import pickletools
@@ -116,7 +116,7 @@ def _load(path: Path, names: set[str]) -> Any:
             f"--weights={path} would have {', '.join(foreign[:3])} of Python called or made, and nothing of it was "
             "run: get weights from their publisher, or save the state_dict() alone"
         )
-    # PyTorch's own classes are found before these are looked at.
+    # PyTorch prefers its own classes to these.
     stand_ins: list[Any] = [(MappingStandIn if name.lower().endswith("dict") else StandIn, name) for name in names]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")  # of a pickle protocol that fails a line later
@@ -124,7 +124,7 @@ def _load(path: Path, names: set[str]) -> Any:
 
 
 def _names_in(path: Path) -> set[str]:
-    """Names of the classes and functions that a file asks for. It is looked through, not unpickled."""
+    """Names of the classes and functions that a file asks for. It is parsed, not unpickled."""
     pickles: Iterable[IO[bytes] | bytes]
     with open(path, "rb") as file:
         is_zip = file.read(len(ZIP_START)) == ZIP_START  # as PyTorch tells its formats apart
@@ -133,7 +133,7 @@ def _names_in(path: Path) -> set[str]:
             with zipfile.ZipFile(file) as archive:
                 pickles = [archive.read(entry) for entry in archive.namelist() if entry.endswith("data.pkl")]
         else:
-            pickles = [file] * PICKLES_BEFORE_1_6  # each stands behind the one before
+            pickles = [file] * PICKLES_BEFORE_1_6  # one after the other
         asked = [
             str(argument).split(" ", 1)
             for pickled in pickles

@@ -41,15 +41,10 @@ class Whitening(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Length of a whitened descriptor."""
         return len(self.projection)
 
     def cropped(self, dim: int) -> "Whitening":
-        """The whitening to the first `dim` dimensions.
-
-        Raises:
-            UserError: it has not so many.
-        """
+        """The whitening to the first `dim` dimensions. Raises a UserError where it has not so many."""
         if dim > self.dim:
             raise UserError(f"--pcaDim={dim}: the whitening has {self.dim} dimensions; learn more, or give less")
         return Whitening(self.mean, self.projection[:dim], self.learnt_on)
@@ -61,10 +56,10 @@ class Whitening(nn.Module):
 
 @torch.no_grad()
 def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
-    """Principal components of descriptors [n, D], at most `dim` of them, with their variances over n - 1.
+    """Principal components of descriptors [n, D], at most `dim` and n - 1 of them, with their variances over n - 1.
 
-    With more dimensions than descriptors, from the n x n products of the descriptors (the dual form). There
-    are at most n - 1 components, fewer where descriptors depend on each other.
+    With more dimensions than descriptors, from the n x n products of the descriptors (the dual form). There are fewer
+    components where descriptors depend on each other.
 
     Raises:
         UserError: there are not two different descriptors.
@@ -100,13 +95,10 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
 
 @torch.no_grad()
 def whitening_of_affine(matrix: torch.Tensor, bias: torch.Tensor, learnt_on: str = "") -> Whitening:
-    """The whitening with matrix x + bias = projection (x - mean): the shortest such mean, -matrix^+ bias.
+    """The whitening with matrix x + bias = projection (x - mean), of [dim, D] and [dim]: the shortest such mean,
+    -matrix^+ bias.
 
     Rows are brought to length 1 before, so that the large scales of small variances do not spoil the solution.
-
-    Args:
-        matrix: [dim, D].
-        bias: [dim].
 
     Raises:
         UserError: there is no such mean, since the rows depend on each other.
@@ -178,10 +170,9 @@ class WhiteningRecipe:
 
 @dataclass(frozen=True)
 class StoredWhitening:
-    """A whitening as it is stored in a file.
+    """A whitening as it is stored, with all dimensions that were learnt.
 
     Attributes:
-        whitening: with all dimensions that were learnt.
         dim: how many of them are taken unless the user asks for others.
         recipe: what it was learnt on; None in files of earlier versions.
         images: how many images it was learnt on; 0 if unknown.
@@ -208,11 +199,7 @@ def save_whitening(path: Path, stored: StoredWhitening) -> None:
 
 
 def load_whitening(path: Path) -> StoredWhitening:
-    """Read what `save_whitening` wrote, without running any code from it.
-
-    Raises:
-        UserError: unreadable, damaged, or not a whitening.
-    """
+    """Read what `save_whitening` wrote, running no code of it. Raises a UserError where it is damaged or another's."""
     what, remedy = "a whitening", "delete it and run --mode=whiten again"
     state: Any = load_torch(path, what, remedy)
     try:

@@ -18,7 +18,7 @@ from vpr.training.state import Position
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make a run of the file that was named: its best checkpoint is the model, beside it lies its whitening."""
+    """Make a run of the file that was named: its best checkpoint is the model, with its whitening beside it."""
     if len(options.inputs) != 1:
         raise UserError(f"--mode=import wants one .mat file, found {len(options.inputs)}: --mode=import FILE.mat")
     path = Path(options.inputs[0])

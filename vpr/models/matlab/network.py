@@ -3,8 +3,7 @@
     convolutions, ReLUs, poolings, LRN  ->  preL2  ->  vlad:core  ->  vlad:intranorm  ->  postL2  ->  WPCA  ->  finalL2
     a backbone                              \\______________ NetVLAD ______________________/           \\_ whitening _/
 
-or max:core or avg:core in place of NetVLAD. Layers are told by what they do, and checked against those that the
-model has.
+or max:core or avg:core instead of NetVLAD. Each layer is checked against the one that the model wants there.
 
 As the release stores them: a convolution is S x S x IN x OUT, not flipped; the centres of NetVLAD have the other sign;
 a descriptor has the cluster as its fast index (k + K d), here it has the dimension (k D + d).
