@@ -341,8 +341,9 @@ def same_places(first, second):
 
 
 @pytest.mark.parametrize("name", ["tokyoTM_val", "pitts30k_val"])
-def test_a_real_spec_that_is_written_is_read_back_the_same(shared, tmp_path, name):
+def test_a_tenth_of_a_real_spec_that_is_written_is_read_back_the_same(shared, tmp_path, name):
     places = read_places(shared / "netvlad_specs" / f"{name}.mat")
+    places = places.only(*(range(0, len(names), 10) for names in (places.database_names, places.query_names)))
     write_places(tmp_path / f"{name}.mat", places)
     again = read_places(tmp_path / f"{name}.mat")
     assert again.name == name and same_places(again, places)

@@ -120,10 +120,7 @@ def _may_be_seen(walls: Walls, camera: Camera) -> np.ndarray:
     # Seen from outside, a wall's start lies to the left of its end: clockwise around the camera.
     faces = starts[:, 0] * ends[:, 1] - starts[:, 1] * ends[:, 0] < 0
     feet = np.stack([starts, ends])  # [2, S, 2]
-    depth, across = (
-        feet @ camera.forward.astype(np.float32),
-        feet @ camera.right.astype(np.float32),
-    )  # [2, S] each
+    depth, across = (feet @ axis.astype(np.float32) for axis in (camera.forward, camera.right))  # [2, S] each
     slope = np.float32(np.tan(0.5 * camera.field_of_view))
     # Left out: walls whose both ends lie beyond the same edge of the view.
     in_view = ((across + slope * depth).max(axis=0) > 0) & ((across - slope * depth).min(axis=0) < 0)

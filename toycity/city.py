@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -134,18 +134,15 @@ def build_quarter(seed: int, quarter: int) -> Quarter:
 
 def pack_atlas(textures: list[np.ndarray]) -> Atlas:
     """Put textures [rows, columns, 4] and their averaged-down levels into one atlas."""
-    texels, offsets, rows, columns, filled = [], [], [], [], 0
+    texels, levels, filled = [], [], 0
     for texture in textures:
-        places = []
         for _ in range(MIP_LEVELS):
-            places.append((filled, texture.shape[0], texture.shape[1]))
+            levels.append((filled, *texture.shape[:2]))
             texels.append(texture.reshape(-1, 4))
-            filled += texels[-1].shape[0]
+            filled += len(texels[-1])
             texture = _halved(texture)
-        offsets.append([place[0] for place in places])
-        rows.append([place[1] for place in places])
-        columns.append([place[2] for place in places])
-    return Atlas(np.concatenate(texels), *(np.array(table, np.int32) for table in (offsets, rows, columns)))
+    offsets, rows, columns = np.array(levels, np.int32).reshape(len(textures), MIP_LEVELS, 3).transpose(2, 0, 1)
+    return Atlas(np.concatenate(texels), offsets, rows, columns)
 
 
 def _halved(texture: np.ndarray) -> np.ndarray:
@@ -189,12 +186,8 @@ def _blocks(plan: StreetPlan) -> Iterator[tuple[tuple[float, float, float, float
     spans_b = _spans(plan.streets, plan.street_halves, least_b, greatest_b)
     for column, (west, east) in enumerate(spans_a):
         for row, (south, north) in enumerate(spans_b):
-            fronts = set(SIDES)
-            fronts -= {"west"} if column == 0 else set()
-            fronts -= {"east"} if column == len(spans_a) - 1 else set()
-            fronts -= {"south"} if row == 0 else set()
-            fronts -= {"north"} if row == len(spans_b) - 1 else set()
-            yield (west, south, east, north), frozenset(fronts)
+            inside = row > 0, column < len(spans_a) - 1, row < len(spans_b) - 1, column > 0  # by SIDES
+            yield (west, south, east, north), frozenset(compress(SIDES, inside))
 
 
 def _spans(lines: np.ndarray, halves: np.ndarray, least: float, greatest: float) -> list[tuple[float, float]]:

@@ -255,10 +255,8 @@ def _write_sign(board: np.ndarray, text: str, light: bool) -> None:
     if space_rows < 5 or space_columns < 12:
         return
     drawn_columns = min(space_columns, int(space_rows * 1.25 * letters.width / letters.height))
-    ink = (
-        np.asarray(letters.resize((drawn_columns, space_rows), Image.Resampling.BICUBIC), np.float32)[::-1, :, None]
-        / 255
-    )
+    letters = letters.resize((drawn_columns, space_rows), Image.Resampling.BICUBIC)
+    ink = np.asarray(letters, np.float32)[::-1, :, None] / 255
     left = (board.shape[1] - drawn_columns) // 2
     target = board[2 : 2 + space_rows, left : left + drawn_columns, :3]
     target[...] = target + ink * (np.float32(245 if light else 25) - target)

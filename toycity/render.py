@@ -98,14 +98,14 @@ def _paint_walls(
     hits: Hits,
 ) -> None:
     slopes = ((camera.horizon_row - 0.5 - np.arange(camera.rows)) / camera.focal).astype(np.float32)
-    texture_places = _texture_places(quarter, camera, hits)
+    texture_columns = _texture_columns(quarter, camera, hits)
     lambert, shadow_tops = _wall_light(quarter, camera, light, hits)  # [LAYERS, width] each
     pixels = np.flatnonzero((layer >= 0) & (layer < LAYERS))  # [N]
     rows, columns = np.divmod(pixels.astype(np.int32), np.int32(camera.width))
     hit = layer.reshape(-1)[pixels].astype(np.int32) * camera.width + columns  # into [LAYERS * width]
     depths = hits.depths.take(hit)
     heights = np.float32(camera.height) + slopes[rows] * depths
-    texels = _look_up(quarter, texture_places, hit, heights)  # [4, N]
+    texels = _look_up(quarter, texture_columns, hit, heights)  # [4, N]
     # Less of the sky is seen from the foot of a house.
     received = np.clip(0.72 + 0.056 * heights, 0, 1) * _colour(light.ambient)
     if max(light.sun) > 0:
@@ -127,7 +127,7 @@ def _glow(readiness: np.ndarray, heights: np.ndarray, colour: np.ndarray, light:
     return (lit * (colour + np.float32(0.35)) + lamps * colour) * warm
 
 
-def _texture_places(quarter: Quarter, camera: Camera, hits: Hits) -> tuple[np.ndarray, ...]:
+def _texture_columns(quarter: Quarter, camera: Camera, hits: Hits) -> tuple[np.ndarray, ...]:
     """Where in the atlas each hit's texture column starts, its step per row, rows, and rows per metre.
 
     All [LAYERS, width], at the mip level that matches a pixel's size on the wall.
@@ -146,10 +146,10 @@ def _texture_places(quarter: Quarter, camera: Camera, hits: Hits) -> tuple[np.nd
 
 
 def _look_up(
-    quarter: Quarter, texture_places: tuple[np.ndarray, ...], hit: np.ndarray, heights: np.ndarray
+    quarter: Quarter, texture_columns: tuple[np.ndarray, ...], hit: np.ndarray, heights: np.ndarray
 ) -> np.ndarray:
     """Facade texels [4, N] uint8 of the hits [N] at these heights [N]."""
-    start, step, rows, per_metre = (table.take(hit) for table in texture_places)
+    start, step, rows, per_metre = (table.take(hit) for table in texture_columns)
     row = np.clip((heights * per_metre).astype(np.int32), 0, rows - 1)
     # One 32-bit word per texel is fetched faster than four bytes.
     words = quarter.atlas.texels.view(np.uint32)[:, 0].take(start + row * step)
@@ -164,9 +164,8 @@ def _wall_light(quarter: Quarter, camera: Camera, light: Light, hits: Hits) -> t
     facing = np.clip(normals @ light.towards_sun.astype(np.float32), 0, 1)
     lambert = facing * np.float32(np.cos(light.elevation))
     depths = np.where(np.isfinite(hits.depths), hits.depths, 0)
-    points = (
-        camera.position.astype(np.float32) + depths[..., None] * camera.rays() + np.float32(0.7) * normals
-    )  # just outside the wall
+    # Just outside the wall.
+    points = camera.position.astype(np.float32) + depths[..., None] * camera.rays() + np.float32(0.7) * normals
     tops = shadow_height(quarter, light, points.reshape(-1, 2))
     return lambert, tops.reshape(hits.depths.shape)
 
@@ -186,13 +185,10 @@ def _paint_billboards(
     picture: np.ndarray, depth: np.ndarray, camera: Camera, light: Light, billboards: list[Billboard]
 ) -> None:
     """Paint cut-outs from far to near, hidden by nearer walls."""
-    ahead = []
-    for billboard in billboards:
-        distance = float((billboard.position - camera.position) @ camera.forward)
+    ahead = [(float((each.position - camera.position) @ camera.forward), each) for each in billboards]
+    for distance, billboard in sorted(ahead, key=lambda pair: -pair[0]):
         if NEAREST < distance < FURNITURE_SIGHT:
-            ahead.append((distance, billboard))
-    for _, billboard in sorted(ahead, key=lambda pair: -pair[0]):
-        _paint_billboard(picture, depth, camera, light, billboard)
+            _paint_billboard(picture, depth, camera, light, billboard)
 
 
 def _paint_billboard(

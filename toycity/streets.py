@@ -15,16 +15,9 @@ SIDEWALK = 3.2  # metres from the kerb to the house fronts
 OUTSKIRTS = 42.0  # metres of built-up street beyond the outermost crossings
 SURVEYED_OUTSKIRTS = 22.0  # how much of that is surveyed by database cameras
 
-ASPHALT, PAVING, KERB, PAINT, YARD = (
-    np.array(colour, np.float32)[:, None]
-    for colour in (
-        (0.33, 0.33, 0.35),
-        (0.60, 0.57, 0.53),
-        (0.72, 0.71, 0.69),
-        (0.93, 0.93, 0.90),
-        (0.36, 0.42, 0.28),
-    )
-)
+ASPHALT, PAVING, KERB, PAINT, YARD = np.array(
+    [(0.33, 0.33, 0.35), (0.60, 0.57, 0.53), (0.72, 0.71, 0.69), (0.93, 0.93, 0.90), (0.36, 0.42, 0.28)], np.float32
+)[..., None]
 
 
 @dataclass(frozen=True)
@@ -70,12 +63,8 @@ class StreetPlan:
 
     def extent(self) -> tuple[float, float, float, float]:
         """Lattice bounds of the built-up area: least a, greatest a, least b, greatest b."""
-        return (
-            self.avenues[0] - OUTSKIRTS,
-            self.avenues[-1] + OUTSKIRTS,
-            self.streets[0] - OUTSKIRTS,
-            self.streets[-1] + OUTSKIRTS,
-        )
+        avenues, streets = self.avenues, self.streets
+        return avenues[0] - OUTSKIRTS, avenues[-1] + OUTSKIRTS, streets[0] - OUTSKIRTS, streets[-1] + OUTSKIRTS
 
 
 def draw_street_plan(random: np.random.Generator) -> StreetPlan:

@@ -22,11 +22,7 @@ def survey_camera(position: np.ndarray, yaw: int, size: tuple[int, int]) -> Came
 
 
 def draw_query_camera(
-    quarter: Quarter,
-    stations: np.ndarray,
-    random: np.random.Generator,
-    difficulty: Difficulty,
-    size: tuple[int, int],
+    quarter: Quarter, stations: np.ndarray, random: np.random.Generator, difficulty: Difficulty, size: tuple[int, int]
 ) -> Camera:
     """A camera 1.5 to 6 m from one of the stations [N, 2] (local metres) that sees houses well."""
     for _ in range(200):

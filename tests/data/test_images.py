@@ -116,8 +116,8 @@ def test_no_byte_of_the_metadata_decides_whether_an_image_is_read(tmp_path, kind
         at = whole.index(part)
         for _ in range(60):
             damaged = bytearray(whole)
-            for place in chance.integers(at, at + len(part), 4):
-                damaged[place] = chance.integers(256)
+            for offset in chance.integers(at, at + len(part), 4):
+                damaged[offset] = chance.integers(256)
             file.write_bytes(damaged)
             assert sorted(decode(file).flatten().tolist()) == wanted
             assert set(image_size(file)) == {16, 24}

@@ -30,12 +30,13 @@ def test_images_within_25_metres_match(tmp_path, dataset):
 
 
 def test_svox_has_a_split_for_each_weather(tmp_path):
+    weathers = ("night", "overcast", "rain", "snow", "sun")
     taken_at(tmp_path / "images" / "test" / "gallery", (0, 0), (100, 0))
-    for place, weather in enumerate(("night", "overcast", "rain", "snow", "sun")):
-        taken_at(tmp_path / "images" / "test" / f"queries_{weather}", (100 + place, 0))
-    for place, weather in enumerate(("night", "overcast", "rain", "snow", "sun")):
+    for east, weather in enumerate(weathers, start=100):
+        taken_at(tmp_path / "images" / "test" / f"queries_{weather}", (east, 0))
+    for east, weather in enumerate(weathers, start=100):
         images = load(tmp_path, "svox", weather)
-        assert images.places.query_positions.tolist() == [[100 + place, 0]]
+        assert images.places.query_positions.tolist() == [[east, 0]]
         assert hits(images.places) == [[1]]
     assert not has_split(PlacesSpec("svox", tmp_path), "test")
 

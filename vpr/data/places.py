@@ -117,7 +117,7 @@ def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
         _refuse_missing(images, spec.root, dataset)
     if dataset.layout == MAT:
         _refuse_database_images_as_queries(images)
-    return _whole(images, spec)
+    return _without_broken(images, spec)
 
 
 def _read_split(spec: PlacesSpec, split: str) -> tuple[Places, Path | None, str]:
@@ -137,13 +137,13 @@ def _images_in(places: Places, split: str, base: Path, dataset: str) -> PlaceIma
     return PlaceImages(places, split, database, queries, dataset=dataset)
 
 
-def _whole(images: PlaceImages, spec: PlacesSpec) -> PlaceImages:
+def _without_broken(images: PlaceImages, spec: PlacesSpec) -> PlaceImages:
     """A split, with `skip_broken` without the images that cannot be decoded or are larger than `max_pixels`.
 
     Raises:
         UserError: no database image is left.
     """
-    if not spec.skip_broken:
+    if not spec.skip_broken or not images.database_files:
         return images
     count = len(images.database_files)
     whole = decodable(images.files, spec.workers, images.places.name, spec.max_pixels)
@@ -169,7 +169,7 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
             f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all images under --root"
         )
     places, base = read_database(spec.root, split, spec.skip_broken)
-    return _whole(_images_in(places, split, base, spec.dataset), spec)
+    return _without_broken(_images_in(places, split, base, spec.dataset), spec)
 
 
 def has_split(spec: PlacesSpec, split: str) -> bool:
