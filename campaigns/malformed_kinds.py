@@ -25,11 +25,11 @@ QUERIES = (
 )  # fmt: skip
 FORWARDED = ("x-forwarded-for: 192.0.2.7\r\n", "forwarded: for=192.0.2.7\r\n", "authorization: Bearer 12345678\r\n")
 TAGS = ("*", 'W/"1"', '"a", W/"b", *', '"' + "a" * 5000, ",,,,", "W/W/W/")
-ODD_PLACES = (
+ODD_POSITIONS = (
     "latitude=0&longitude=0", "latitude=91&longitude=0", "latitude=nan&longitude=inf", "easting=1e308&northing=-1e308",
     "latitude=40&easting=1", "latitude=&longitude=", "latitude=1e-320&longitude=1e-320",
 )  # fmt: skip
-PLACES = ("easting=500000&northing=4000000", "easting=0&northing=0")
+POSITIONS = ("easting=500000&northing=4000000", "easting=0&northing=0")
 TWINS = ("twin/a.jpg", "twin/b.jpg", "twin/A.jpg", "twin/a.jpg/b.jpg")
 # A request as bytes, and the seconds to wait before its second half.
 Made = tuple[bytes, float]
@@ -143,17 +143,17 @@ def of_conditions(chance: random.Random, image: bytes) -> Made:
     return request(image, f"/locate?where={text}"), 0
 
 
-def of_second_looks(chance: random.Random, image: bytes) -> Made:
+def of_reranking(chance: random.Random, image: bytes) -> Made:
     """Sound questions that take a thousand times as long as a plain one."""
     query = chance.choice(("rerank=200", "rerank=200&agreement=true", "rerank=100&top=1000", "agreement=true"))
     return request(image, f"/locate?{query}"), 0
 
 
 def of_long_names(chance: random.Random, image: bytes) -> Made:
-    """Names at and beyond what file systems take, reserved ones, and ones in no Unicode, at odd places."""
+    """Names at and beyond what file systems take, reserved ones, and ones in no Unicode, at odd positions."""
     letter = chance.choice(("%E6%BC%A2", "e%CC%81", "a", "%CC%81", "%ff", "%ed%b3%bf", "%F0%9F%98%80"))
     name = chance.choice((letter * chance.choice((1, 66, 84, 96, 100, 190)), "CON", "nul.a", "a%20", "COM%C2%B9"))
-    return request(image, f"/images?name={name}.jpg&{chance.choice(('', *ODD_PLACES))}"), 0
+    return request(image, f"/images?name={name}.jpg&{chance.choice(('', *ODD_POSITIONS))}"), 0
 
 
 def of_twins(chance: random.Random, image: bytes) -> Made:
@@ -163,7 +163,7 @@ def of_twins(chance: random.Random, image: bytes) -> Made:
         return removal(name) if chance.random() < 0.7 else (request(b"", address(name), method="GET"), 0)
     stream = io.BytesIO()
     Image.new("RGB", (160, 120), (shade, shade, shade)).save(stream, "JPEG")
-    return request(stream.getvalue(), f"/images?name={name}&{chance.choice(PLACES)}"), 0
+    return request(stream.getvalue(), f"/images?name={name}&{chance.choice(POSITIONS)}"), 0
 
 
 def address(name: str) -> str:
@@ -188,6 +188,6 @@ KINDS: dict[str, Callable[[random.Random, bytes], Made]] = {
     "damaged image": damaged, "too many pixels": lambda chance, _: (request(bomb(chance)), 0),
     "no image": of_no_image, "huge headers": with_huge_headers, "false length": of_false_length, "slow": slow,
     "broken form": broken_form, "path as a name": of_paths, "parameters": of_parameters, "no HTTP": of_no_http,
-    "regular expression": of_conditions, "second look": of_second_looks, "long name": of_long_names, "twins": of_twins,
+    "regular expression": of_conditions, "re-ranking": of_reranking, "long name": of_long_names, "twins": of_twins,
     "methods": of_methods,
 }  # fmt: skip

@@ -23,18 +23,18 @@ class HalfServer(MilvusServicer):
 
     def CreateCollection(self, request, context):
         schema = schema_pb2.CollectionSchema.FromString(request.schema)
-        if self.takes_half:
-            for field in schema.fields:
-                field.data_type = SINGLE if field.data_type == HALF else field.data_type
+        self._retype(schema, HALF, SINGLE)
         request.schema = schema.SerializeToString()
         return super().CreateCollection(request, context)
 
     def DescribeCollection(self, request, context):
         answer = super().DescribeCollection(request, context)
-        if self.takes_half:
-            for field in answer.schema.fields:
-                field.data_type = HALF if field.data_type == SINGLE else field.data_type
+        self._retype(answer.schema, SINGLE, HALF)
         return answer
+
+    def _retype(self, schema, found, wanted):
+        for field in schema.fields if self.takes_half else ():
+            field.data_type = wanted if field.data_type == found else field.data_type
 
     def Upsert(self, request, context):
         for field in request.fields_data:
@@ -68,11 +68,7 @@ class HalfServer(MilvusServicer):
 
 
 def start_half_server(monkeypatch, folder, takes_half):
-    """Start one in a thread.
-
-    Returns:
-        its port, and a function that ends it.
-    """
+    """Start one in a thread; gives its port, and a function that ends it."""
     monkeypatch.setattr(HalfServer, "takes_half", takes_half)
     monkeypatch.setattr(HalfServer, "halves", 0)
     monkeypatch.setattr(lite_server, "MilvusServicer", HalfServer)

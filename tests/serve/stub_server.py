@@ -7,15 +7,17 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from PIL import Image
 
 from vpr.serve.page import asset, page_headers, page_html
 
 COUNT, ZONE = 12, "17N"
+HTML, DRIVE = "text/html; charset=utf-8", Path(__file__).with_name("drive_page.js").read_bytes()
 NAMES = [f"street/{n:02d}.jpg" for n in range(COUNT)]
 NAMES[3] = "<img src=x onerror=\"document.title='broken'\">.jpg"
-PLACES = [(500_000.0 + 40 * (n % 4), 4_480_000.0 + 30 * (n // 4)) for n in range(COUNT)]
+POSITIONS = [(500_000.0 + 40 * (n % 4), 4_480_000.0 + 30 * (n // 4)) for n in range(COUNT)]
 DEGREES = [(40.47 + 0.0003 * (n // 4), -81.0 + 0.0005 * (n % 4)) for n in range(COUNT)]
 
 
@@ -26,8 +28,7 @@ def jpeg(shade: int, size: tuple[int, int] = (64, 48)) -> bytes:
 
 
 def match(n: int, distance: float) -> dict:
-    easting, northing = PLACES[n]
-    latitude, longitude = DEGREES[n]
+    (easting, northing), (latitude, longitude) = POSITIONS[n], DEGREES[n]
     return {
         "id": str(2**62 + n), "name": NAMES[n], "easting": easting, "northing": northing, "zone": ZONE,
         "latitude": latitude, "longitude": longitude, "distance": distance, "image": f"/images/{2**62 + n}",
@@ -46,11 +47,9 @@ def answer(shown: list[int], **changes) -> dict:
 
 
 def map_of_all() -> dict:
-    (easting, northing), (latitude, longitude) = (map(list, zip(*pairs, strict=True)) for pairs in (PLACES, DEGREES))
-    return {
-        "images": COUNT, "zone": ZONE, "ids": [str(2**62 + n) for n in range(COUNT)], "names": NAMES,
-        "easting": easting, "northing": northing, "latitude": latitude, "longitude": longitude,
-    }  # fmt: skip
+    columns = zip(*(pair + degrees for pair, degrees in zip(POSITIONS, DEGREES, strict=True)), strict=True)
+    named = dict(zip(("easting", "northing", "latitude", "longitude"), map(list, columns), strict=True))
+    return {"images": COUNT, "zone": ZONE, "ids": [str(2**62 + n) for n in range(COUNT)], "names": NAMES, **named}
 
 
 class Stub(http.server.BaseHTTPRequestHandler):
@@ -59,42 +58,41 @@ class Stub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path = urllib.parse.urlsplit(self.path).path
         if path == "/":
-            text = page_html(self.server.tiles).replace("<head>", f"<head>{self.server.script}")
-            headers = page_headers(self.server.tiles)
+            text, headers = page_html().replace("<head>", '<head><script src="drive.js"></script>'), page_headers()
             policy = headers["content-security-policy"].replace(
                 "; frame-ancestors 'none'", ""
             )  # `frames` are around it
-            headers = {**headers, "content-security-policy": policy}
-            return self._send(200, text.encode(), "text/html; charset=utf-8", headers)
-        if path == "/frames":
-            return self._send(200, self.server.frames.encode(), "text/html; charset=utf-8")
-        if path.startswith("/assets/"):
+            self._send(200, text.encode(), HTML, {**headers, "content-security-policy": policy})
+        elif path == "/frames":
+            self._send(200, self.server.frames.encode(), HTML)
+        elif path == "/drive.js":
+            self._send(200, DRIVE, "text/javascript")
+        elif path.startswith("/assets/"):
             kind, content = asset(path.removeprefix("/assets/"))
-            return self._send(200, content, kind)
-        if path == "/drive.js":
-            return self._send(200, self.server.drive.encode(), "text/javascript")
-        if self._refused():
-            return None
-        if path == "/map":
-            return self._send(200, json.dumps(map_of_all()).encode())
-        return self._send(200, jpeg(20 * (int(path.rsplit("/", 1)[1]) - 2**62)), "image/jpeg")
+            self._send(200, content, kind)
+        elif self._has_token() and path == "/map":
+            self._send(200, json.dumps(map_of_all()).encode())
+        elif self._has_token():
+            self._send(200, jpeg(20 * (int(path.rsplit("/", 1)[1]) - 2**62)), "image/jpeg")
+        else:
+            self._refuse()
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._refused():
-            return None
+        if not self._has_token():
+            self._refuse()
+            return
         asked = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         self.server.asked.append({**asked, "bytes": len(body), "type": self.headers["Content-Type"]})
         status, content = self.server.answers.pop(0)
         headers = {"Retry-After": "0.2"} if status == 503 else {}
-        return self._send(status, json.dumps(content).encode(), **{"headers": headers})
+        self._send(status, json.dumps(content).encode(), headers=headers)
 
-    def _refused(self):
-        token = self.server.token
-        if token is None or self.headers["Authorization"] == f"Bearer {token}":
-            return False
+    def _has_token(self):
+        return self.server.token is None or self.headers["Authorization"] == f"Bearer {self.server.token}"
+
+    def _refuse(self):
         self._send(401, b'{"error": "a token is wanted"}')
-        return True
 
     def _send(self, status, content, kind="application/json", headers=None):
         self.send_response(status)
@@ -108,22 +106,19 @@ class Stub(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def stub_server(answers=(), token=None, tiles=None, drive="") -> Iterator[http.server.ThreadingHTTPServer]:
-    """A running server.
+def stub_server(answers, token=None) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A running server, whose page is driven by drive_page.js.
 
     Args:
         answers: (status, JSON) of each image that is sent, in order.
-        drive: a script that the page runs after its own.
     """
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stub)
-    server.answers, server.token, server.tiles, server.drive, server.asked = list(answers), token, tiles, drive, []
-    server.script = '<script src="drive.js"></script>' if drive else ""
-    server.address = f"http://127.0.0.1:{server.server_port}/"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
+        server.answers, server.token, server.asked = list(answers), token, []
+        server.address = f"http://127.0.0.1:{server.server_port}/"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -241,7 +241,7 @@ def test_closing_ends_long_work_first(batches):
 
 
 def test_who_is_sent_away_is_told_how_long_it_will_take():
-    batcher = Batcher(lambda numbers: (time.sleep(0.3 * len(numbers)), numbers)[1], 1, 0.0, 40)
+    batcher = Batcher(lambda numbers: (time.sleep(0.3 * len(numbers)), numbers)[1], 1, 0.0, 40, 40)
     with batcher.slots(40) as slots:
         assert results(batcher.put(slots, n) for n in (1, 2)) == [1, 2]
         assert 1 < require_full(batcher) <= 30

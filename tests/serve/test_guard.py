@@ -147,6 +147,15 @@ def test_who_guesses_tokens_is_sent_away_for_a_while(shared_locator, monkeypatch
         assert client("GET", "/map", headers=RIGHT)[0] == 200
 
 
+def test_the_addresses_that_guessed_last_are_remembered(shared_locator, monkeypatch):
+    monkeypatch.setattr("vpr.serve.guard.MOST_TRIES", 1)
+    monkeypatch.setattr("vpr.serve.guard.MOST_GUESSERS", 2)
+    with serving(shared_locator, token=TOKEN) as client:
+        for word, statuses in (("wrong", [401, 401, 401]), (TOKEN, [200, 429, 429])):
+            asked = [{"authorization": f"Bearer {word}", "x-forwarded-for": f"192.0.2.{n}"} for n in range(3)]
+            assert [client("GET", "/map", headers=headers)[0] for headers in asked] == statuses
+
+
 def test_who_may_guess_is_told_by_the_proxy_of_this_machine_alone():
     def scope(address, *forwarded):
         return {"type": "http", "client": (address, 1), "headers": [(b"x-forwarded-for", each) for each in forwarded]}

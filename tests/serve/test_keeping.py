@@ -155,11 +155,8 @@ def test_a_conflict_of_writers_stops_neither_and_ready_tells_what_is_there(make_
                 other.remove(gone)
                 status, said, _ = add(client, "x.png", new)
                 assert status == 409 and "another program" in said["error"] and best(client, image)["name"] == "a/4.png"
-                ready = {"status": "ready", "images": other.count()}
-                assert (
-                    client("GET", "/ready")[:2] == (200, ready)
-                    and len(client("GET", "/map")[1]["names"]) == other.count()
-                )
+                assert client("GET", "/ready")[:2] == (200, {"status": "ready", "images": other.count()})
+                assert len(client("GET", "/map")[1]["names"]) == other.count()
             other.finish([])
             other.close()
             assert add(client, "x.png", new)[0] == 409 and client("GET", "/ready")[1]["images"] == 6

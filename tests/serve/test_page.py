@@ -4,17 +4,15 @@ import html
 import html.parser
 import json
 import re
-from pathlib import Path
 
 import pytest
-from stub_server import DEGREES, NAMES, PLACES, answer, stub_server
+from stub_server import DEGREES, NAMES, POSITIONS, answer, stub_server
 
 from vpr.common.errors import UserError
 from vpr.report import interactive
 from vpr.retrieval.answer_features import LIMITED
 from vpr.serve import page
 
-DRIVE = Path(__file__).with_name("drive_page.js")
 TILES = page.Tiles("https://tiles.example:8443/{z}/{x}/{y}.png?style=a&b", "<b>someone</b>", "")
 
 
@@ -117,15 +115,14 @@ def told(tmp_path_factory):
 def driven(browse, told):
     """What a user of the wide page by mouse and one of the narrow page by keys saw, and what the servers were asked."""
     if not told:
-        drive = DRIVE.read_text(encoding="utf-8")
         answers = [
             (503, {"error": "busy"}), (200, answer([5, 6, 3])),
             (200, answer([2, 1], refused=True, confidence=None, confidence_kind=LIMITED, agreement=None)),
             (413, {"error": "an image of <b>20 MB</b> at most is wanted"}),
         ]  # fmt: skip
         with (
-            stub_server([(200, answer([5, 6]))], token="a token of the test", drive=drive) as narrow,
-            stub_server(answers, drive=drive) as wide,
+            stub_server([(200, answer([5, 6]))], token="a token of the test") as narrow,
+            stub_server(answers) as wide,
         ):
             wide.frames = FRAMES.format(wide=wide.address, narrow=narrow.address)
             dom = browse(f"{wide.address}frames", seconds=20)
@@ -139,15 +136,15 @@ def driven(browse, told):
 def test_by_mouse_on_a_wide_page(driven):
     seen, asked = driven["wide"], driven["asked"]
     assert seen["violations"] == []
-    west, south = PLACES[0]
-    assert seen["drawn"] == {"x": [x - west for x, _ in PLACES], "y": [y - south for _, y in PLACES]}
+    west, south = POSITIONS[0]
+    assert seen["drawn"] == {"x": [x - west for x, _ in POSITIONS], "y": [y - south for _, y in POSITIONS]}
     assert seen["answer"]["heading"] == "<b>query</b>.jpg" and seen["answer"]["lines"] == 8
     assert seen["answer"]["sure"] == "right with a probability of 93 %"
     latitude, longitude = DEGREES[5]
     assert f"{latitude:.6f}, {longitude:.6f}" in seen["answer"]["place"]
     assert f"first match {NAMES[5]}" in seen["status"]
     assert set(zip(seen["marks"]["x"], seen["marks"]["y"], strict=True)) == {
-        (PLACES[n][0] - west, PLACES[n][1] - south) for n in (5, 6, 3)
+        (POSITIONS[n][0] - west, POSITIONS[n][1] - south) for n in (5, 6, 3)
     }
     assert seen["picked"] == {"name": NAMES[3], "tip": NAMES[3], "ring": [120.0, 0.0]}
     assert seen["again"] == f"<b>query</b>.jpg, within 60 m of {NAMES[3]}"

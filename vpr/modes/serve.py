@@ -32,7 +32,9 @@ TOKEN = "VPR_TOKEN"  # in the environment
 
 def run(options: argparse.Namespace) -> None:
     """Serve until a signal comes, then finish what has begun."""
-    _require_packages()
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--mode=serve needs {', '.join(missing)}: {INSTALL}")
     from vpr.serve.server import run as serve
 
     places = places_spec(options)
@@ -81,8 +83,7 @@ def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path])
 def token_of(named: str | None) -> str | None:
     """The word that clients have to send: from a file, or from the environment; None: none.
 
-    Raises:
-        UserError: the file cannot be read, or is empty.
+    Raises a UserError where the file cannot be read, or is empty.
     """
     if named is None:
         return os.environ.get(TOKEN) or None
@@ -95,9 +96,3 @@ def token_of(named: str | None) -> str | None:
     if not token:
         raise UserError(f"--token: {named} is empty: write a word of 8 characters and more into it")
     return token
-
-
-def _require_packages() -> None:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--mode=serve needs {', '.join(missing)}: {INSTALL}")

@@ -41,16 +41,11 @@ class Done(Generic[Result]):
 
 @dataclass(eq=False)
 class Slots:
-    """Room for some items.
-
-    Attributes:
-        client: whose long work they are; None: they are short.
-        to_come: how many short ones are on their way.
-    """
+    """Room for some items."""
 
     count: int
-    client: str | None
-    to_come: int
+    client: str | None  # whose long work they are; None: they are short
+    to_come: int  # short ones that are on their way
 
 
 class Batcher(Generic[Item, Result]):
@@ -63,17 +58,15 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self, answer: Callable[[list[Item]], Sequence[Result | Exception]], size: int, wait: float, room: int,
-        long_room: int | None = None,
+        long_room: int,
     ) -> None:  # fmt: skip
         """Start the thread.
 
         Args:
             answer: gives a result or an error for each item. Where it fails, each item is answered by itself.
-            room: how many may be underway.
-            long_room: how many of these may be long work of one client, and half of what all clients may have.
+            room: how many may be underway; `long_room` of these long work of one client, twice that of all clients.
         """
-        self._answer, self._size, self._wait, self._room = answer, size, wait, room
-        self._long_room = long_room or room
+        self._answer, self._size, self._wait, self._room, self._long_room = answer, size, wait, room, long_room
         self._changed = threading.Condition()
         self._taken: set[Slots] = set()
         self._waiting: deque[_Waiting[Item]] = deque()
@@ -90,14 +83,7 @@ class Batcher(Generic[Item, Result]):
 
     @contextlib.contextmanager
     def slots(self, count: int = 1, client: str | None = None) -> Iterator[Slots]:
-        """Room for items, which is held from before they come until they are answered.
-
-        Args:
-            client: whose long work they are; None: they are short.
-
-        Raises:
-            Problem: there is not so much, or the server is about to end (503).
-        """
+        """Room for items, held from before they come until they are answered; see `Slots`. Raises a Problem (503)."""
         slots = Slots(count, client, count if client is None else 0)
         with self._changed:
             self._require_room(count, client)
@@ -126,22 +112,14 @@ class Batcher(Generic[Item, Result]):
     def call(self, function: Callable[[], Any], slots: Slots | None = None) -> Future:
         """Have something short done by the thread, between batches; the future has what it gives.
 
-        Args:
-            slots: None: it needs no room.
-
-        Raises:
-            Problem: it has no slot, and the server is about to end (503).
+        Without slots it needs no room. Raises a Problem (503) then where the server is about to end.
         """
         if slots is None and self._closing:
             raise Problem(503, "the server is ending")
         return self._put(_Waiting(call=function), slots)
 
     def long(self, slots: Slots, work: Work, client: str, is_short: bool = False) -> Future:
-        """Have long work of a client done step by step; the future has what it gives.
-
-        Args:
-            is_short: whether it comes before other work of the client.
-        """
+        """Have long work of a client done step by step, if short before its other work; the future has the result."""
         return self._put(Job(work, client, is_short), slots)
 
     def _put(self, one: _Waiting[Item] | Job, slots: Slots | None) -> Future:
@@ -179,15 +157,12 @@ class Batcher(Generic[Item, Result]):
                 self._answer_all([each for each in batch if each.future.set_running_or_notify_cancel()])
                 self._took((time.monotonic() - began) / len(batch), "items")
             if job is not None:
-                self._step(job)
-
-    def _step(self, job: Job) -> None:
-        job.began = job.began or time.monotonic()
-        job.step()
-        if job.is_done:
-            self._took(time.monotonic() - job.began, "long")
-            with self._changed:
-                self._lines.drop(job)
+                job.began = job.began or time.monotonic()
+                job.step()
+                if job.is_done:
+                    self._took(time.monotonic() - job.began, "long")
+                    with self._changed:
+                        self._lines.drop(job)
 
     def _next_batch(self) -> list[_Waiting[Item]]:
         """What waits, in the order of arrival: a call, or the items before the next call."""

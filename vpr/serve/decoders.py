@@ -63,11 +63,7 @@ class Decoders:
     """Several of them, of which one has no large images to decode, so that small ones are never held up by them."""
 
     def __init__(self, count: int, seconds: float, work: Work = decode_for) -> None:
-        """Start processes, which have `seconds` for an image, and do as `decode_for` does.
-
-        Args:
-            count: of large images that are decoded at once.
-        """
+        """Start processes, which have `seconds` for an image and do as `decode_for`; `count` decode large images."""
         self._seconds, self._work = seconds, work
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(count + 1, "decoder")  # each waits for one process
@@ -76,11 +72,7 @@ class Decoders:
             self._idle.put(Decoder(work))
 
     async def decode(self, data: bytes, wanted: Wanted) -> Decoded:
-        """Decode an image.
-
-        Raises:
-            Problem: it is no image of a known format (415), too large (413), damaged, or took too long (422).
-        """
+        """Decode an image. Raises a Problem: of no known format (415), too large (413), damaged or too slow (422)."""
         loop = asyncio.get_running_loop()
         try:
             quick = replace(wanted, max_quick=LARGE_PIXELS)

@@ -25,35 +25,22 @@ SPARE_BYTES, BYTES_PER_PIXEL = 512 << 20, 32  # of memory that decoding may take
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an image is decoded to.
+    """What an image is decoded to."""
 
-    Attributes:
-        size, longest_side: as of `resized`.
-        max_pixels: that its header may tell of.
-        max_quick: pixels above which it is not decoded yet, but told to be large (LATER).
-        thumbnail: pixels of the longest side of a JPEG that is wanted in place of pixels; 0: pixels.
-    """
-
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None  # as of `resized`
     longest_side: int | None = None
-    max_pixels: int = 50_000_000
-    max_quick: int | None = None
-    thumbnail: int = 0
+    max_pixels: int = 50_000_000  # that its header may tell of
+    max_quick: int | None = None  # pixels above which it is not decoded yet, but told to be large (LATER)
+    thumbnail: int = 0  # pixels of the longest side of a JPEG that is wanted in place of pixels; 0: pixels
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded image.
+    """A decoded image."""
 
-    Attributes:
-        values: uint8 [H, W, 3]; of a thumbnail the bytes of its file, uint8 [n].
-        format: JPEG, PNG, WEBP or HEIF.
-        degrees: latitude and longitude that its EXIF tells.
-    """
-
-    values: np.ndarray
-    format: str
-    degrees: tuple[float, float] | None
+    values: np.ndarray  # uint8 [H, W, 3]; of a thumbnail the bytes of its file, uint8 [n]
+    format: str  # JPEG, PNG, WEBP or HEIF
+    degrees: tuple[float, float] | None  # latitude and longitude that its EXIF tells
 
 
 class Refused(Exception):
@@ -129,10 +116,7 @@ def send(connection: Connection, answer: Decoded | Refused) -> None:
 
 
 def receive(connection: Connection, most: int) -> Decoded:
-    """What a decoder answers, which is trusted in nothing: an image may have taken the decoder over.
-
-    Args:
-        most: bytes that an image may have.
+    """What a decoder answers, of at most so many bytes; trusted in nothing: an image may have taken the decoder over.
 
     Raises:
         Refused: the image is refused.

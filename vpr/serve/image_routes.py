@@ -69,11 +69,7 @@ def image_routes(app: FastAPI, service: Service) -> None:
 
 
 def _changing_routes(app: FastAPI, service: Service, shown: dict[str, bytes]) -> None:
-    """Add the routes that add and remove images.
-
-    Args:
-        shown: what was kept to be shown; dropped where an image is removed.
-    """
+    """Add the routes that add and remove images; what was kept to be shown is dropped where one is removed."""
 
     def require_writable() -> None:
         if not service.settings.writable:

@@ -31,18 +31,12 @@ FARTHEST = 1e8  # metres
 
 @dataclass(frozen=True)
 class NewImage:
-    """What a request says of an image that it adds; None is not said.
+    """What a request says of an image that it adds; None is not said."""
 
-    Attributes:
-        name: a path below the database's folder, with forward slashes.
-        latitude, longitude: degrees.
-        easting, northing: metres, in the zone of the database.
-    """
-
-    name: str
-    latitude: float | None = None
+    name: str  # a path below the database's folder, with forward slashes
+    latitude: float | None = None  # degrees
     longitude: float | None = None
-    easting: float | None = None
+    easting: float | None = None  # metres, in the zone of the database
     northing: float | None = None
 
 
@@ -105,10 +99,7 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
 
 
 async def add(service: Service, data: bytes, image: NewImage) -> tuple[str, bool]:
-    """Keep an image's file, describe the image, and add it to the database.
-
-    Returns:
-        its id, and whether there was none of its name.
+    """Keep an image's file, describe the image, and add it; gives its id, and whether there was none of its name.
 
     Raises:
         Problem: it cannot be decoded or described, name or position are wrong, the engine cannot take it now (503), or
@@ -152,11 +143,7 @@ def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: P
 
 
 async def remove(service: Service, row: int) -> None:
-    """Remove an image from the database, and its file if a request brought it.
-
-    Raises:
-        Problem: the engine cannot do it, as of `add`.
-    """
+    """Remove an image from the database, and its file if a request brought it. Raises a Problem as `add` does."""
     name = service.locator.records.names[row]
     with service.batcher.slots() as slots:
         await asyncio.wrap_future(service.batcher.call(lambda: _remove(service, name), slots))

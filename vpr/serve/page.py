@@ -39,17 +39,11 @@ COORDINATES = ("{z}", "{x}", "{y}")  # of a tile, in an address
 
 @dataclass(frozen=True)
 class Tiles:
-    """Street tiles.
+    """Street tiles."""
 
-    Attributes:
-        address: of a tile, with {z}, {x} and {y}.
-        attribution: whom they are owed to.
-        link: what the attribution leads to; empty: nothing.
-    """
-
-    address: str
-    attribution: str
-    link: str = ""
+    address: str  # of a tile, with {z}, {x} and {y}
+    attribution: str  # whom they are owed to
+    link: str = ""  # what the attribution leads to; empty: nothing
 
     @property
     def origin(self) -> str:
@@ -68,11 +62,7 @@ KNOWN_TILES = {
 
 
 def street_tiles(text: str) -> Tiles:
-    """Street tiles by a name of KNOWN_TILES or by their address.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Street tiles by a name of KNOWN_TILES or by their address. Raises a UserError where it is neither."""
     if text in KNOWN_TILES:
         return KNOWN_TILES[text]
     parts = urllib.parse.urlsplit(text)
@@ -85,11 +75,7 @@ def street_tiles(text: str) -> Tiles:
 
 
 def page_html(tiles: Tiles | None = None) -> str:
-    """The page, which loads the rest by `asset`.
-
-    Args:
-        tiles: street tiles under the map; None: none, and no network but this server.
-    """
+    """The page, which loads the rest by `asset`; without street tiles it needs no network but this server."""
     data: dict[str, Any] = {"tiles": asdict(tiles) if tiles else None, "figure": None, "tiled_figure": None}
     if interactive.bokeh_script() is not None:
         data["figure"] = interactive.map_figure()
@@ -131,13 +117,9 @@ def page_headers(tiles: Tiles | None = None) -> dict[str, str]:
 
 
 def page_routes(app: FastAPI, named: str | None) -> None:
-    """Routes of the page at / and of its files, which need no token.
+    """Routes of the page at / and of its files, which need no token; with street tiles if named.
 
-    Args:
-        named: street tiles, see `street_tiles`; None: none.
-
-    Raises:
-        UserError: they are none.
+    Raises a UserError as of `street_tiles`.
     """
     tiles = street_tiles(named) if named else None
     html = functools.cache(lambda: page_html(tiles))  # made when it is first asked for: that takes a second

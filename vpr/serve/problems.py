@@ -13,11 +13,9 @@ Other = TypeVar("Other")
 
 
 class Problem(Exception):
-    """Ends a request.
+    """Ends a request with a status of HTTP and one sentence.
 
     Attributes:
-        status: of HTTP.
-        text: one sentence.
         close: whether the connection ends too, since part of the request was left unread.
         seconds: after which it may be asked again, of 429 and 503.
     """

@@ -150,12 +150,7 @@ BINARY = {"type": "string", "format": "binary"}
 
 
 def body_of(form: dict[str, Any], raw: bool = True) -> dict[str, Any]:
-    """A request's body, as FastAPI's `openapi_extra`: a form with a field `image`, or an image by itself.
-
-    Args:
-        form: its fields, by name.
-        raw: whether the image may be the whole body.
-    """
+    """A request's body, as FastAPI's `openapi_extra`: a form with these fields or, if raw, an image by itself."""
     schema = {"type": "object", "properties": form, "required": ["image"]}
     image = {"image/*": {"schema": BINARY}, "application/octet-stream": {"schema": BINARY}} if raw else {}
     return {"requestBody": {"required": True, "content": {**image, "multipart/form-data": {"schema": schema}}}}
@@ -188,13 +183,7 @@ def match_json(number: int, match: FoundMatch) -> dict[str, Any]:
 
 
 def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float]) -> dict[str, Any]:
-    """An answer.
-
-    Args:
-        model: its name.
-        images: how many the database has.
-        timing: milliseconds, by what took them.
-    """
+    """An answer of a model of a name, by so many images; timing in milliseconds, by what took them."""
     agreement = None
     if (same := answer.agreement) is not None:
         columns = (values.round(4).tolist() for values in (same.query_points, same.hit_points, same.weights))
@@ -212,11 +201,7 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
 
 
 def row_of(records: Records, number: str) -> int:
-    """The row of an image by its id.
-
-    Raises:
-        Problem: there is none.
-    """
+    """The row of an image by its id. Raises a Problem (404) where there is none."""
     if number.isascii() and number.isdecimal() and len(number) < 20:
         for row in (records.ids == int(number)).nonzero()[0] if int(number) < 1 << 63 else ():
             if records.names[row]:  # that of a removed image is empty
@@ -225,10 +210,9 @@ def row_of(records: Records, number: str) -> int:
 
 
 def is_known(request: Request, tag: str) -> bool:
-    """Whether the client has what an ETag names: If-None-Match lists it, weak or strong, or is * (RFC 9110, 13.1.2).
+    """Whether the client has what an ETag (with its quotes, without a comma) names.
 
-    Args:
-        tag: with its quotes, without a comma.
+    Then If-None-Match lists it, weak or strong, or is * (RFC 9110, 13.1.2).
     """
     listed = ",".join(request.headers.getlist("if-none-match")).split(",")
     return any(each.strip().removeprefix("W/") in (tag, "*") for each in listed)

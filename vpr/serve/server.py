@@ -48,8 +48,7 @@ class Server(uvicorn.Server):
 def run(settings: Settings, locator: Locator) -> None:
     """Serve until a signal comes (SIGINT, SIGTERM), then finish what has begun.
 
-    Raises:
-        UserError: the settings are not safe, or the port is taken.
+    Raises a UserError where the settings are not safe, or the port is taken.
     """
     server, listening = Server(make_app(locator, settings), settings), listen(settings.host, settings.port)
     for note in settings.notes():
@@ -60,11 +59,7 @@ def run(settings: Settings, locator: Locator) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        UserError: the host is not of this machine, or the port is taken or not allowed.
-    """
+    """A socket that listens. Raises a UserError: a host of another machine, a port that is taken or not allowed."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as stack:

@@ -78,18 +78,13 @@ class Service:
         if not locator.engine.is_shared and locator.engine.records is not locator.records:
             locator.records, locator.images = locator.engine.records, locator.engine.count()
 
-    def _long(self, question: Question) -> Callable[[Pause], Done[Answer]]:
-        """The answer to a question, as work with pauses."""
-        came = monotonic()
-
-        def answer(pause: Pause) -> Done[Answer]:
-            began = monotonic()
-            (found,) = self._answer([question], pause)
-            if isinstance(found, Problem):
-                raise found
-            return Done(found, began - came, 1)
-
-        return answer
+    def _answer_long(self, question: Question, came: float, pause: Pause) -> Done[Answer]:
+        """The answer to a question that came at some time, as work with pauses."""
+        began = monotonic()
+        (found,) = self._answer([question], pause)
+        if isinstance(found, Problem):
+            raise found
+        return Done(found, began - came, 1)
 
     async def require_ready(self) -> None:
         """Raise a Problem unless the thread that answers gets to it soon, and the engine answers that thread.
@@ -117,9 +112,7 @@ class Service:
     async def thumbnail(self, read: Callable[[], bytes], longest_side: int) -> bytes:
         """A small JPEG of an image, which is read when it is its turn: few files are in memory at once.
 
-        Raises:
-            Problem: it cannot be decoded, or too many wait (503).
-            OSError: it cannot be read.
+        Raises a Problem where it cannot be decoded or too many wait (503), an OSError where it cannot be read.
         """
         if self._shown_waiting >= self.settings.queue:
             raise busy()
@@ -133,15 +126,9 @@ class Service:
             self._shown_waiting -= 1
 
     async def locate(self, data: bytes, asked: Ask, slots: Slots, client: str, began: float) -> dict[str, Any]:
-        """The answer to one image, as JSON.
+        """The answer to one image of a client, as JSON; `began` is `perf_counter` when the request came.
 
-        Args:
-            slots: of the queue.
-            client: who asks.
-            began: `perf_counter` when the request came.
-
-        Raises:
-            Problem: the image cannot be decoded, or what is asked not answered.
+        Raises a Problem where the image cannot be decoded, or what is asked not answered.
         """
         start = perf_counter()
         decoded = await self.decode(data)
@@ -150,8 +137,8 @@ class Service:
         with self._pixels.taken(decoded.values.nbytes):
             question = (tensor_of(decoded), asked)
             if is_long or decoded.values.nbytes > 3 * self.settings.large_pixels:
-                is_short = not (is_long and asked.rerank)
-                future = self.batcher.long(slots, self._long(question), client, is_short)
+                work = partial(self._answer_long, question, monotonic())
+                future = self.batcher.long(slots, work, client, is_short=not (is_long and asked.rerank))
             else:
                 future = self.batcher.put(slots, question)
             done = await asyncio.wrap_future(future)

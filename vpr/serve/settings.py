@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def long_queue(self) -> int:
-        """Questions of one client that may be underway and take long (a second look at images that are described)."""
+        """Questions of one client that may be underway and take long: re-ranking of images that are described first."""
         return max(self.queue // 4, self.batch_requests)
 
     @property
@@ -90,23 +90,14 @@ class Settings:
             return False
 
     def require_safe(self) -> None:
-        """Raise a UserError where anybody in the network could ask, or images could be added but not kept.
-
-        Or where the street tiles are none.
-        """
+        """Raise a UserError where anybody in the network could ask, added images not be kept, or tiles are none."""
         if not self.is_local and not self.token:
             raise UserError(
                 f"--host={self.host} is reached from other machines: wanted a --token FILE with a word that requests "
                 "must bring, or --host=127.0.0.1"
             )
-        if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
-            raise UserError("--token is too short or has characters that no header carries: wanted 8 to 200 of ASCII")
-        if self.token is not None and (
-            len(set(self.token)) < DISTINCT or self.token.lower().strip("0123456789!") in WEAK
-        ):
-            raise UserError(
-                "--token is a word that everybody guesses: wanted a random one, as secrets.token_urlsafe makes"
-            )
+        if self.token is not None:
+            _require_strong(self.token)
         if self.writable and self.uploads is None:
             raise UserError("a writable server needs a folder for the images that are added")
         if self.tiles is not None:
@@ -123,15 +114,19 @@ class Settings:
         return []
 
 
+def _require_strong(token: str) -> None:
+    if len(token) < 8 or not token.isascii() or not token.isprintable():
+        raise UserError("--token is too short or has characters that no header carries: wanted 8 to 200 of ASCII")
+    if len(set(token)) < DISTINCT or token.lower().strip("0123456789!") in WEAK:
+        raise UserError("--token is a word that everybody guesses: wanted a random one, as secrets.token_urlsafe makes")
+
+
 def limits_for(database: Sequence[Path]) -> dict[str, int]:
-    """`longest_side` and `large_pixels` of Settings, of an image that is compared with those of a database.
+    """`longest_side` and `large_pixels` of Settings, by some of the image files of a database.
 
     Larger images than those of the database, and than LONGEST_SIDE, are shrunk: they show no more of the place, and a
     photo of 50 megapixels would hold up all others for as long as a thousand small ones. Those that are large beside
     the database's are described one by one, between the others.
-
-    Args:
-        database: files of its images, of which some are looked into.
     """
     from vpr.data.reader import largest_size
 

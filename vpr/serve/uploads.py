@@ -47,12 +47,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Form:
-    """What a request brought.
-
-    Attributes:
-        images: files, as they came.
-        fields: text, by name.
-    """
+    """What a request brought: image files as they came, and text by name."""
 
     images: list[bytes]
     fields: dict[str, str]
@@ -95,17 +90,13 @@ class Bodies:
             raise Problem(408, f"the body did not come within {self._seconds:g} s", close=True) from error
         except ClientDisconnect as error:
             raise Problem(400, "the body ended too soon", close=True) from error
-        except _TooLarge as error:
-            await body.drain()
-            raise Problem(413, f"the body is too large: at most {self._most / 1e6:g} MB are taken", True) from error
         except MultiPartException as error:
             unread = not body.is_whole
             await body.drain()
             raise Problem(400, f"the form is broken: {error.message}", close=unread) from error
-
-
-class _TooLarge(Exception):
-    """A body has more bytes than may be."""
+        except Problem:
+            await body.drain()
+            raise
 
 
 class _Body:
@@ -119,18 +110,19 @@ class _Body:
     def __init__(self, request: Request, most: int, room: Room) -> None:
         self.request, self._most, self._room = request, most, room
         self.count, self.is_whole = 0, False
+        self._too_large = Problem(413, f"the body is too large: at most {most / 1e6:g} MB are taken", close=True)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes. Raises _TooLarge as soon as that is known, and a Problem where there is no room."""
+        """The body as it comes. Raises a Problem as soon as it is known to be too large, or where there is no room."""
         declared = self.request.headers.get("content-length", "")
         if declared.isascii() and declared.isdecimal() and (len(declared) > 19 or int(declared) > self._most):
-            raise _TooLarge
+            raise self._too_large
         while not self.is_whole:
             chunk = await self._next()
             self._room.take(len(chunk))
             self.count += len(chunk)
             if self.count > self._most:
-                raise _TooLarge
+                raise self._too_large
             yield chunk
 
     async def _next(self) -> bytes:
