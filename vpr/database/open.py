@@ -147,11 +147,11 @@ def update_engine(wanted: WantedEngine, path: Path, database: Database, index: W
             f"several processes write an index only through a server, found {processes.world()}: start one, or name "
             "--engine=milvus:http://HOST:19530"
         )
-    if processes.is_main():  # makes what is not there
-        engine = wanted.open(database, path, index, anew=True)
-    processes.barrier()
     if not processes.is_main():
-        engine = wanted.open(database, path, index, anew=True)
+        processes.barrier()  # the first makes what is not there
+    engine = wanted.open(database, path, index, anew=True)
+    if processes.is_main():
+        processes.barrier()
     processes.barrier()  # all know what was there before the first adds anything
     label = wanted.label(engine, path)
     follow(engine, database, beside_others(database.now(), engine, label), index, label)
