@@ -264,8 +264,8 @@ def test_sequences_are_found_among_the_images_that_are_there(path):
     names = index.records.names
     live = [name for name in names if name]
     queries = index.descriptors(index.rows()).float()
-    walks = find_sequences(names), find_sequences([f"q{name[1:]}" for name in live])
-    found, distances, _ = index.search_in_order(queries, 1, walks, SequenceRule(1))
+    orders = find_sequences(names), find_sequences([f"q{name[1:]}" for name in live])
+    found, distances, _ = index.search_in_order(queries, 1, orders, SequenceRule(1))
     assert [names[row] for row in found[:, 0]] == live and np.abs(distances).max() < 1e-3
 
 

@@ -28,7 +28,7 @@ def in_zone_of(now: FolderNow, kept: Records, index: str) -> FolderNow:
         return now
     folder = now.files[0].parent
     if now.zone is None:
-        local = next((place for place in own if not may_be_utm(Position(place[0], place[1]))), None)
+        local = next((each for each in own if not may_be_utm(Position(each[0], each[1]))), None)
         if local is None:
             return replace(now, zone=kept.zone)
         raise UserError(

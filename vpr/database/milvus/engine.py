@@ -113,7 +113,7 @@ class MilvusEngine:
         with self._lock:
             row_of = self.row_of
             values = self.collection.descriptors([self._keys[row] for row in rows])
-        for lost in np.flatnonzero(np.isnan(values[:, 0])):
+        for lost in np.flatnonzero(np.isnan(values[:, 0])).tolist():
             name = next((name for name, row in row_of.items() if row == rows[lost]), "an image")
             raise UserError(f"{name} has been removed from {self.name} meanwhile: repeat the command")
         return torch.from_numpy(values.astype(np.float16))
@@ -199,10 +199,12 @@ class MilvusEngine:
             rows[query, : len(found)] = [number[row["name"], row["hash"]] for row in found]
         width = count if (rows[:, count - 1 : count] >= 0).all() else min(count, self.count())
         records = records_of(list(unique.values()))
-        keys, read = keys_of(records), self.collection.descriptors
-        rows, distances = measured(
-            lambda some: torch.from_numpy(read([keys[row] for row in some])), queries.cpu(), rows
-        )
+        keys = keys_of(records)
+
+        def stored(some: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(self.collection.descriptors([keys[row] for row in some]))
+
+        rows, distances = measured(stored, queries.cpu(), rows)
         return Hits(rows[:, :width], distances[:, :width], records)
 
     def _nearest(self, values: np.ndarray, count: int, wanted: SearchFilter | None) -> list[list[Row]]:
@@ -232,7 +234,7 @@ class MilvusEngine:
         return hits
 
     def _require_sense(self, wanted: SearchFilter) -> None:
-        """Raise a UserError where no image has the columns that are compared, or no place on earth is known."""
+        """Raise a UserError where no image has the columns that are compared, or no position on earth is known."""
         for text in exists(wanted):
             if text not in self._found:
                 if not self.collection.query(text, ["id"], limit=1):
@@ -242,13 +244,13 @@ class MilvusEngine:
 
     def _refuse(self, records: Records) -> None:
         """Raise a UserError where metres would be of two UTM zones, or two names have one id."""
-        own = records.zone or ""
+        own, unknown = records.zone or "", "unknown"
         if np.isfinite(records.positions).any():
             if self._zone is None:
                 self._zone = next((row["zone"] for row in self.collection.query(METRES, ["zone"], limit=1)), None)
             if self._zone not in (None, own):
                 raise UserError(
-                    f"the images' UTM zone is {own or 'unknown'}, the collection's {self._zone or 'unknown'}: name another"
+                    f"the images' UTM zone is {own or unknown}, the collection's {self._zone or unknown}: name another"
                 )
         names, ids = dict[int, str](), records.ids.tolist()
         for start in range(0, len(ids), IDS):
@@ -260,7 +262,7 @@ class MilvusEngine:
 
 
 def _mask(wanted: SearchFilter, records: Records) -> np.ndarray:
-    """bool [N]: which are wanted; none where no place of them is known."""
+    """bool [N]: which are wanted; none where no position is known."""
     if (wanted.near or wanted.box) and not np.isfinite(records.degrees).any():
         return np.zeros(len(records), bool)
     silent: dict[str, list[Value]] = {condition.column: [None] * len(records) for condition in wanted.where}

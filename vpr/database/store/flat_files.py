@@ -73,7 +73,7 @@ class FlatFiles:
             raise self.unwritten(error) from error
 
     def write(self, generation: int, ending: str, at: int, data: memoryview, sync: bool = True) -> None:
-        """Bytes at a place of a flat file, on the disk when it returns."""
+        """Bytes at an offset of a flat file, on the disk when it returns."""
         self.hold()
         try:
             file = os.open(self.flat(generation, ending), os.O_WRONLY)
