@@ -214,7 +214,6 @@ def _adapt(engine: FaissEngine) -> None:
         say(f"{path} {reason}: making it anew{also}")
         engine.begin_anew({}, others)
     elif damaged := engine.damaged():
-        engine.say_damaged(damaged, "it is described again")
         engine.set_aside(damaged)
 
 
@@ -237,7 +236,7 @@ def _accept(engine: FaissEngine) -> None:
     )  # fmt: skip
     short = len(engine.map) < engine.state.rows
     if short or 2 * engine.source.dim * engine.state.rows <= SMALL_BYTES:
-        engine.steadily(engine.leave_out_damaged)
+        engine.steadily(lambda: engine.leave_out(engine.damaged()))
     engine.load_index()
     if engine.wanted.factory and engine._index is None and engine.count() and meta.get("index_rows"):
         say(f"{path}: the index {engine.wanted.factory} is made again of the descriptors")
