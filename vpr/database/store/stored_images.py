@@ -288,9 +288,8 @@ class StoredImages:
     def leave_out(self, rows: Sequence[int]) -> None:
         """Do not find the images of damaged rows, which is said."""
         for name, *_ in self.store.rows(self._generation, rows):
-            say(
-                f"{self.source.path}: the descriptor of {as_text(name)} is damaged: it is left out until it is described again"
-            )
+            what = f"{self.source.path}: the descriptor of {as_text(name)} is damaged"
+            say(f"{what}: it is left out until it is described again")
         self._damaged = np.append(self._damaged, rows).astype(np.int64)
         self._take(self.state)
 
