@@ -105,6 +105,21 @@ def test_rows_and_their_descriptors(file, engine):
         engine.descriptors([kept["street/00008.jpg"], row])
 
 
+def test_a_server_reads_records_once_and_keeps_them_in_step(engine, monkeypatch):
+    values, asked, read = descriptors(9, DIM, 0), [], type(engine.collection).records
+    monkeypatch.setattr(type(engine.collection), "records", lambda *about: asked.append(1) or read(*about))
+    engine.add(images(6), values[:6])
+    engine.prepare_to_serve(True)
+    assert not asked and engine.records.names and len(asked) == 1
+    engine.add(images(4, first=5), values[5:])
+    engine.remove(["street/00002.jpg"])
+    names, rows = engine.records.names, engine.rows()
+    kept = [f"street/{number:05}.jpg" for number in (0, 1, 3, 4, 5, 6, 7, 8)]
+    assert sorted(filter(None, names)) == kept and len(names) == 10 and len(asked) == 1
+    assert {names[row]: row for row in rows} == engine.row_of and engine.next_row == 10
+    assert engine.records.sizes[engine.row_of["street/00008.jpg"]] == 1008
+
+
 def test_a_collection_is_read_in_pages(file, engine, monkeypatch):
     engine.add(images(100), descriptors(100, DIM, 0))
     monkeypatch.setattr("vpr.database.milvus.collection.PAGE", 7)

@@ -28,6 +28,13 @@ def path(tmp_path):
     return tmp_path / "database_x.sqlite"
 
 
+def flip_bit(path, row):
+    (rows,) = path.parent.glob("*.descriptors")
+    content = bytearray(rows.read_bytes())
+    content[2 * DIM * row + 3] ^= 1
+    rows.write_bytes(content)
+
+
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -118,13 +125,11 @@ def test_a_damaged_row_is_named_and_the_others_stay(path, capsys, anew, spoil):
     index = opened(path)
     truth = add(index, ["a1", "b1", "a2"])
     index.close()
-    (rows,) = path.parent.glob("*.descriptors")
-    content = bytearray(rows.read_bytes())
     if spoil == "bit":
-        content[2 * 2 * DIM + 3] ^= 1
-        rows.write_bytes(content)
+        flip_bit(path, 2)
     elif spoil == "end":
-        rows.write_bytes(content[:-1])
+        (rows,) = path.parent.glob("*.descriptors")
+        rows.write_bytes(rows.read_bytes()[:-1])
     else:
         connection = sqlite3.connect(path)
         connection.execute("UPDATE images SET easting = easting + 1 WHERE row = 2")
@@ -170,10 +175,7 @@ def test_images_from_elsewhere_wait_to_be_described_again(path, capsys):
     index.add(records, torch.stack([vector(1), vector(2)]))
     add(index, ["own"])
     index.close()
-    (rows,) = path.parent.glob("*.descriptors")
-    content = bytearray(rows.read_bytes())
-    content[3] ^= 1
-    rows.write_bytes(content)
+    flip_bit(path, 0)
     index = opened(path, anew=True)
     assert index.lacking.names == ["card/1"] and sorted(index.row_of) == ["card/2", "own"]
     assert index.lacking.positions.tolist() == records.positions[:1].tolist()
@@ -191,10 +193,7 @@ def test_images_from_elsewhere_wait_to_be_described_again(path, capsys):
 def test_a_damaged_row_is_not_copied(path):
     index = opened(path)
     add(index, ["a1", "b1"])
-    (rows,) = path.parent.glob("*.descriptors")
-    content = bytearray(rows.read_bytes())
-    content[3] ^= 1
-    rows.write_bytes(content)
+    flip_bit(path, 0)
     for work in (lambda: index.descriptors([1, 0]), lambda: index.finish(["b1", "a1"])):
         with pytest.raises(UserError, match="the descriptor of a1 is damaged"):
             work()
@@ -265,8 +264,8 @@ def test_sequences_are_found_among_the_images_that_are_there(path):
     names = index.records.names
     live = [name for name in names if name]
     queries = index.descriptors(index.rows()).float()
-    walks = find_sequences(names), find_sequences([f"q{name[1:]}" for name in live])
-    found, distances, _ = index.search_in_order(queries, 1, walks, SequenceRule(1))
+    orders = find_sequences(names), find_sequences([f"q{name[1:]}" for name in live])
+    found, distances, _ = index.search_in_order(queries, 1, orders, SequenceRule(1))
     assert [names[row] for row in found[:, 0]] == live and np.abs(distances).max() < 1e-3
 
 
@@ -306,13 +305,6 @@ def test_no_writer_where_a_disk_has_no_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "flock", lambda file, wait=False: None)
     with pytest.raises(UserError, match=r"cannot write .*no locks"):
         FlatFiles(tmp_path / "index").hold()
-
-
-def flip_bit(path, row):
-    (rows,) = path.parent.glob("*.descriptors")
-    content = bytearray(rows.read_bytes())
-    content[2 * DIM * row + 3] ^= 1
-    rows.write_bytes(content)
 
 
 @pytest.mark.parametrize("factory", [None, "IVF4,Flat"])

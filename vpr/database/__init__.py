@@ -12,6 +12,6 @@ filters.py         searches of a part: around a point, in a box, by a column of 
 folder.py          Image files by their content: what is new in a folder, what changed, what only moved
 location.py        where the index of a folder lies beside a model
 open.py            open, update, edit or fill the engine that is wanted
-records.py         What an index knows of its images: name, file, content, place, and the columns of their table
+records.py         What an index knows of its images: name, file, content, position, and the columns of their table
 synchronise.py     Bring an engine to what a folder holds now, describing only what it has never seen
 """

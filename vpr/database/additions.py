@@ -28,7 +28,7 @@ def in_zone_of(now: FolderNow, kept: Records, index: str) -> FolderNow:
         return now
     folder = now.files[0].parent
     if now.zone is None:
-        local = next((place for place in own if not may_be_utm(Position(place[0], place[1]))), None)
+        local = next((each for each in own if not may_be_utm(Position(each[0], each[1]))), None)
         if local is None:
             return replace(now, zone=kept.zone)
         raise UserError(
@@ -84,11 +84,10 @@ def refuse_other_zone(stored: str | None, named: str | None, index: str) -> None
 def refuse_other_folders(engine: Engine, added: FolderNow, label: str) -> None:
     """Raise a UserError where images that are added would take the place of others of their names."""
     records, lacking = engine.records, engine.lacking
-    waiting = dict(zip(lacking.names, lacking.folders, strict=True))
+    folders = dict(zip(lacking.names, lacking.folders, strict=True))
+    folders |= {name: records.folders[row] for name, row in engine.row_of.items()}
     for name, folder in zip(added.names, added.folders, strict=True):
-        row = engine.row_of.get(name)
-        there = waiting.get(name) if row is None else records.folders[row]
-        if there is not None and there != folder:
+        if folders.get(name, folder) != folder:
             raise UserError(
                 f"{label} already has an image {name}, from another folder: rename the folder that is added"
             )

@@ -36,7 +36,8 @@ def read_columns(root: Path, files: Sequence[Path]) -> dict[str, list[Value]]:
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error}): mend it") from error
     empty: dict[str, str] = {}
-    found = [rows.get(plain(_below(file, root))) or rows.get(plain(file.name)) or empty for file in files]
+    below = [plain(file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name) for file in files]
+    found = [rows.get(name) or rows.get(plain(file.name)) or empty for name, file in zip(below, files, strict=True)]
     return {name: [value_of(row.get(name)) for row in found] for name in headings}
 
 
@@ -64,7 +65,3 @@ def number_of(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) and text.isascii() and "_" not in text else None
-
-
-def _below(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name

@@ -93,14 +93,10 @@ class Searchable(Protocol):
         projection: what projected them; None where the model did.
     """
 
-    @property
-    def measures(self) -> bool: ...
-    @property
-    def approximate(self) -> str: ...
-    @property
-    def local(self) -> LocalMaps | None: ...
-    @property
-    def projection(self) -> LocalProjection | None: ...
+    measures: bool
+    approximate: str
+    local: LocalMaps | None
+    projection: LocalProjection | None
 
     def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The nearest images.
@@ -132,34 +128,21 @@ class Engine(Searchable, Protocol):
         by_hand: whether what is added and removed from now on counts as that.
         lacking: images from elsewhere that it knows of and cannot find, since their descriptors are another model's or
             damaged. An update describes them again where their files are still there.
+        row_of: by name, the row of each image that it has.
+        next_row: that the next image to be added gets; others of the same call follow in order.
     """
 
+    name: str
+    records: Records
+    provenance: dict[str, str]
+    searches_sequences: bool
+    keeps_local: bool
+    is_shared: bool
+    edited: bool
     by_hand: bool
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def records(self) -> Records: ...
-    @property
-    def provenance(self) -> dict[str, str]: ...
-    @property
-    def searches_sequences(self) -> bool: ...
-    @property
-    def keeps_local(self) -> bool: ...
-    @property
-    def is_shared(self) -> bool: ...
-    @property
-    def edited(self) -> bool: ...
-    @property
-    def lacking(self) -> Records: ...
-
-    @property
-    def row_of(self) -> Mapping[str, int]:
-        """By name, the row of each image that it has."""
-
-    @property
-    def next_row(self) -> int:
-        """The row that the next image to be added gets; others of the same call follow in order."""
+    lacking: Records
+    row_of: Mapping[str, int]
+    next_row: int
 
     def rows(self) -> np.ndarray:
         """int64: the rows of the images that it has."""

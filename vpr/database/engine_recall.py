@@ -18,14 +18,7 @@ TIE = 1e-5  # descriptors whose distances differ by less are equally near
 
 @dataclass(frozen=True)
 class EngineRecall:
-    """What an engine finds of the exact search.
-
-    Attributes:
-        found: share of the exact nearest `count` that it finds.
-        count: how many are nearest.
-        queries: how many stored descriptors were looked for.
-        milliseconds: a query, when all are asked at once.
-    """
+    """What share of the exact nearest `count` an engine finds, for how many `queries`; milliseconds of each."""
 
     found: float
     count: int

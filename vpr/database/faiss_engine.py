@@ -47,14 +47,10 @@ class FaissEngine(StoredImages):
 
     @property
     def name(self) -> str:
-        """Engine and index in words."""
-        if self._index is None:
-            return "faiss, exact"
-        return f"faiss, {index_name(str(self.wanted.factory), self._index)}"
+        return f"faiss, {index_name(str(self.wanted.factory), self._index) if self._index else 'exact'}"
 
     @property
     def approximate(self) -> str:
-        """FAISS's index in words, where it may miss nearest images."""
         if self._index is None or looks_at_all(self._index):
             return ""
         return faiss_name(str(self.wanted.factory), self._index)
@@ -70,8 +66,8 @@ class FaissEngine(StoredImages):
         if self._index is not None and base:
             parts.append(self._search_index(self._index, queries, count, allowed[:base]))
         if base < len(self.map):
-            rows = SearchedRows(self.map[base:], self._wide[base:] if not base else self._wide[:0], allowed[base:])
-            found, distances = rows.search(queries, count)
+            wide = self._wide[: 0 if base else None]
+            found, distances = SearchedRows(self.map[base:], wide, allowed[base:]).search(queries, count)
             parts.append((np.where(found >= 0, found + base, -1), distances))
         return Hits(*merged(parts, len(queries), count), self.records)
 
@@ -115,10 +111,10 @@ class FaissEngine(StoredImages):
             self._wide = self.map.float()
 
     def check(self) -> None:
-        """What lies beside the model always answers."""
+        """Files always answer."""
 
     def finish(self, order: Sequence[str] | None = None) -> None:
-        """As of `Engine`: leave out the rows of removed images where these are many; make FAISS's index of all rows."""
+        """Leave out the rows of removed images where these are many; make FAISS's index of all rows."""
         state = self._begun()
         wanted = {**state.meta, "zone": self.zone, "index": self.wanted.factory or EXACT, "seed": self.wanted.seed,
                   "on_disk": self.wanted.on_disk, "local_dim": self.wanted.local_dim}  # fmt: skip
@@ -130,10 +126,9 @@ class FaissEngine(StoredImages):
         if drops_local:
             wanted |= {"local_stored": 0, "local_bytes": 0}
         rows = self._in_order(order)
-        gone = state.rows - len(rows)
-        as_they_are = np.array_equal(rows, np.arange(state.rows))
+        many_gone = state.rows - len(rows) > MOST_GONE * state.rows
         small = 2 * self.source.dim * state.rows <= SMALL_BYTES and order is not None
-        if drops_local or gone > MOST_GONE * state.rows or (small and not as_they_are):
+        if drops_local or many_gone or (small and not np.array_equal(rows, np.arange(state.rows))):
             self.store.rewrite(state, wanted, rows, None if drops_local else self.local)
             self._changes = True
         elif wanted != state.meta:
@@ -152,11 +147,6 @@ class FaissEngine(StoredImages):
         first = [self.row_of[name] for name in order or () if name in self.row_of]
         return np.array([*first, *np.setdiff1d(self.rows(), np.array(first, np.int64))], np.int64)
 
-    @property
-    def has_index(self) -> bool:
-        """Whether FAISS's index is there."""
-        return self._index is not None
-
     def build_index(self) -> None:
         """FAISS's index of all rows, which is written beside them."""
         assert self.state is not None
@@ -174,12 +164,11 @@ class FaissEngine(StoredImages):
             self._index = opened_index(self.store, self.state, self.wanted)
 
     def _say_written(self) -> None:
-        files = [self.store.path, *self.store.path.parent.glob(f"{escape(self.store.path.stem)}.*.*")]
+        path, each = self.store.path, self.local.bytes_per_image if self.local else 0
+        files = [path, *path.parent.glob(f"{escape(path.stem)}.*.*")]
         size = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
-        local = (
-            f", {self.local.bytes_per_image:.0f} bytes per image of local descriptors among them" if self.local else ""
-        )
-        say(f"wrote {self.store.path}: {self.count()} images, {size:.1f} MB{local}")
+        local = f", {each:.0f} bytes per image of local descriptors among them" if self.local else ""
+        say(f"wrote {path}: {self.count()} images, {size:.1f} MB{local}")
         self._changes = False
 
 
@@ -225,7 +214,6 @@ def _adapt(engine: FaissEngine) -> None:
         say(f"{path} {reason}: making it anew{also}")
         engine.begin_anew({}, others)
     elif damaged := engine.damaged():
-        engine.say_damaged(damaged, "it is described again")
         engine.set_aside(damaged)
 
 
@@ -248,17 +236,15 @@ def _accept(engine: FaissEngine) -> None:
     )  # fmt: skip
     short = len(engine.map) < engine.state.rows
     if short or 2 * engine.source.dim * engine.state.rows <= SMALL_BYTES:
-        engine.steadily(engine.leave_out_damaged)
+        engine.steadily(lambda: engine.leave_out(engine.damaged()))
     engine.load_index()
-    if engine.wanted.factory and not engine.has_index and engine.count() and meta.get("index_rows"):
+    if engine.wanted.factory and engine._index is None and engine.count() and meta.get("index_rows"):
         say(f"{path}: the index {engine.wanted.factory} is made again of the descriptors")
         engine.build_index()
 
 
 def _other_model(meta: Mapping[str, Any], wanted: Mapping[str, str]) -> str | None:
     """In words, why descriptors are not those of the model at hand."""
-    found = meta["provenance"]
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            return f"was made by another model ({name}={found.get(name)}, wanted {value})"
-    return None
+    found = ((name, meta["provenance"].get(name), value) for name, value in wanted.items())
+    other = next((f"{name}={there}, wanted {value}" for name, there, value in found if there != value), None)
+    return other and f"was made by another model ({other})"

@@ -63,8 +63,11 @@ class SearchFilter:
             UserError: images' latitude and longitude are unknown, or there is no such column.
         """
         chosen = np.ones(len(records), bool)
-        if self.near or self.box:
-            _require_degrees(records)
+        if (self.near or self.box) and len(records) and not np.isfinite(records.degrees).any():
+            raise UserError(
+                "the images' latitude and longitude are unknown: name the UTM zone of their metres with --utmZone, or "
+                "search without --near and --box"
+            )
         if self.near:
             chosen &= haversine(records.degrees, self.near[:2]) <= self.near[2]
         if self.box:
@@ -78,10 +81,7 @@ class SearchFilter:
 
     def boxes(self) -> list[tuple[float, float, float, float]] | None:
         """Boxes of degrees, none of which crosses the date line, that hold all that is wanted; None: everywhere."""
-        near, box = (box_around(*self.near) if self.near else None), self.box
-        if near and box:  # that of the circle alone: the other is compared afterwards
-            box = None
-        wanted = near or box
+        wanted = box_around(*self.near) if self.near else self.box  # of both, that of the circle alone
         return split_at_date_line(wanted) if wanted else None
 
 
@@ -90,8 +90,8 @@ def why_nothing(wanted: SearchFilter, records: Records) -> str:
     if wanted.near:
         latitude, longitude, metres = wanted.near
         apart = haversine(records.degrees, (latitude, longitude))
-        nearest = float(np.nanmin(apart)) if np.isfinite(apart).any() else np.inf
-        if np.isfinite(nearest) and nearest > metres:
+        nearest = np.where(np.isnan(apart), np.inf, apart).min(initial=np.inf)
+        if metres < nearest < np.inf:
             away = f"{nearest:.0f} m" if nearest < 1000 else f"{nearest / 1000:,.1f} km"
             return (
                 f"no database image lies within {metres:g} m of {latitude:g}, {longitude:g}: the nearest is {away} away"
@@ -101,14 +101,6 @@ def why_nothing(wanted: SearchFilter, records: Records) -> str:
 
 def _number_in(value: Value) -> float | None:
     return number_of(value) if isinstance(value, str) else value
-
-
-def _require_degrees(records: Records) -> None:
-    if len(records) and not np.isfinite(records.degrees).any():
-        raise UserError(
-            "the images' latitude and longitude are unknown: name the UTM zone of their metres with --utmZone, or "
-            "search without --near and --box"
-        )
 
 
 def read_near(text: str) -> tuple[float, float, float]:
@@ -179,7 +171,7 @@ def box_around(latitude: float, longitude: float, metres: float) -> tuple[float,
     width = np.degrees(np.arcsin(np.sin(angle) / np.cos(np.radians(latitude))))
     if width >= 180:
         return south, -180.0, north, 180.0
-    west, east = (_wrapped(longitude + side) for side in (-width, width))
+    west, east = (float((longitude + side + 180) % 360 - 180) for side in (-width, width))
     return float(south), west, float(north), east
 
 
@@ -199,7 +191,3 @@ def in_boxes(degrees: np.ndarray, boxes: list[tuple[float, float, float, float]]
     for south, west, north, east in boxes:
         inside |= (south <= latitudes) & (latitudes <= north) & (west <= longitudes) & (longitudes <= east)
     return inside
-
-
-def _wrapped(longitude: float) -> float:
-    return float((longitude + 180) % 360 - 180)

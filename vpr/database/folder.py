@@ -120,7 +120,7 @@ def same_file(now: FolderNow, row: int, known: Records, at: int) -> bool:
 
 
 def same_description(now: FolderNow, row: int, known: Records, at: int) -> bool:
-    """Whether place, folder and columns of an image are those of a record."""
+    """Whether position, folder and columns of an image are those of a record."""
     here, there = now.positions[row], known.positions[at]
     columns = {name: values[row] for name, values in now.columns.items() if values[row] is not None}
     stored = {name: values[at] for name, values in known.columns.items() if values[at] is not None}

@@ -1,5 +1,6 @@
 """Where the index of a folder's images lies beside a model, and what an index of an earlier version there has."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -28,11 +29,9 @@ def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
     Raises:
         UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
     """
-    path, store = _beside(loaded, images), Store(_beside(loaded, images), loaded.model.dim)
-    try:
+    path = _beside(loaded, images)
+    with contextlib.closing(Store(path, loaded.model.dim)) as store:
         state = store.state()
-    finally:
-        store.close()
     if state is None or _is_of(state.meta["note"], folder_note(images, root)):
         return path
     return path.with_stem(f"{path.stem}_{folder_hash(root)}")

@@ -66,17 +66,6 @@ class Database:
         positions = np.asarray(places.database_positions, np.float64)
         return FolderNow(names, files, positions, self.zone, columns, [""] * len(files), *stamps(files))
 
-    def source(self, address: EngineAddress, path: Path, collection: str) -> Source:
-        """What an engine is to open.
-
-        Args:
-            path: of the index beside the model, see `store_path`.
-        """
-        model = self.loaded.model
-        provenance = model_recipe(model, self.loaded.spec, self.reading.size)
-        note = folder_note(self.images, self.root)
-        return Source(address.target, store_path(path), collection, model.dim, provenance, note)
-
 
 @dataclass(frozen=True)
 class WantedEngine:
@@ -100,8 +89,10 @@ class WantedEngine:
         # Folders of one name have a collection each: what a folder does not hold is removed from its collection.
         name = f"netvlad_{use}{database.images.places.name}_{folder_hash(database.root)}"
         name = self.collection or re.sub(r"\W", "_", name, flags=re.ASCII)[-200:]
-        module = importlib.import_module(ENGINES[self.address.kind])
-        return module.open_engine(database.source(self.address, path, name), index, anew)
+        model, note = database.loaded.model, folder_note(database.images, database.root)
+        provenance = model_recipe(model, database.loaded.spec, database.reading.size)
+        source = Source(self.address.target, store_path(path), name, model.dim, provenance, note)
+        return importlib.import_module(ENGINES[self.address.kind]).open_engine(source, index, anew)
 
     def label(self, engine: Engine, path: Path) -> str:
         """What messages call it."""
@@ -147,11 +138,11 @@ def update_engine(wanted: WantedEngine, path: Path, database: Database, index: W
             f"several processes write an index only through a server, found {processes.world()}: start one, or name "
             "--engine=milvus:http://HOST:19530"
         )
-    if processes.is_main():  # makes what is not there
-        engine = wanted.open(database, path, index, anew=True)
-    processes.barrier()
     if not processes.is_main():
-        engine = wanted.open(database, path, index, anew=True)
+        processes.barrier()  # the first makes what is not there
+    engine = wanted.open(database, path, index, anew=True)
+    if processes.is_main():
+        processes.barrier()
     processes.barrier()  # all know what was there before the first adds anything
     label = wanted.label(engine, path)
     follow(engine, database, beside_others(database.now(), engine, label), index, label)

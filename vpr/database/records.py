@@ -1,4 +1,4 @@
-"""What an index knows of its images: name, file, content, place, and the columns of their table."""
+"""What an index knows of its images: name, file, content, position, and the columns of their table."""
 
 import functools
 import hashlib

@@ -67,7 +67,7 @@ class Changes:
 
     Attributes:
         new: rows of the folder whose content is to be looked at.
-        touched: rows of the folder that are the same files in another place, or with another row in the table; and
+        touched: rows of the folder that are the same files of another position, or with another row in the table; and
             the rows of the engine that they are.
         gone: names that the folder has no more.
     """

@@ -167,9 +167,8 @@ def _checked_provenance(where: str, found: Mapping[str, Any], wanted: Mapping[st
     except (ValueError, AttributeError):
         raise UserError(f"{where} does not say what made its descriptors: {ANOTHER}") from None
     for field in sorted({*kept, *wanted}) if wanted else ():
-        if kept.get(field) != wanted.get(field):
-            other = f"{field}={kept.get(field)}, wanted {wanted.get(field)}"
-            raise UserError(f"{where} was made by another model ({other}): {ANOTHER}")
+        if (there := kept.get(field)) != (here := wanted.get(field)):
+            raise UserError(f"{where} was made by another model ({field}={there}, wanted {here}): {ANOTHER}")
     return kept
 
 
@@ -179,8 +178,8 @@ def _indexed(connection: MilvusConnection, name: str, wanted: str | None, where:
     A collection of Milvus Lite without an index is searched exactly, and takes half of the memory and half of the disk
     that its FLAT index takes.
     """
-    if there := connection.call("list_indexes", name, field_name=VECTOR):
-        kind = str(connection.call("describe_index", name, there[0])["index_type"])
+    for there in connection.call("list_indexes", name, field_name=VECTOR):
+        kind = str(connection.call("describe_index", name, there)["index_type"])
         if wanted not in (None, kind):
             raise UserError(f"{where} has the index {kind}, wanted {wanted}: drop that wish, or {ANOTHER}")
         return kind

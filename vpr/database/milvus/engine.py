@@ -28,6 +28,7 @@ from vpr.search.sequences import SequenceRule
 
 SPARE = 8  # hits more than wanted, among which the nearest are chosen by their exact distances
 IDS = 4096  # that an expression names
+METRES = f"easting > {UNKNOWN_METRES}"  # of images whose position is known
 
 
 def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "MilvusEngine":
@@ -112,8 +113,8 @@ class MilvusEngine:
         with self._lock:
             row_of = self.row_of
             values = self.collection.descriptors([self._keys[row] for row in rows])
-        if gone := np.flatnonzero(np.isnan(values[:, 0])).tolist():
-            name = next((name for name, row in row_of.items() if row == rows[gone[0]]), "an image")
+        for lost in np.flatnonzero(np.isnan(values[:, 0])).tolist():
+            name = next((name for name, row in row_of.items() if row == rows[lost]), "an image")
             raise UserError(f"{name} has been removed from {self.name} meanwhile: repeat the command")
         return torch.from_numpy(values.astype(np.float16))
 
@@ -129,8 +130,7 @@ class MilvusEngine:
         step = max(1, min(IDS, CALL_BYTES // (self.collection.dim * self.collection.dtype.itemsize + 256)))
         rows = rows_of(records, values.astype(self.collection.dtype))
         with self._lock:
-            self._refuse_other_zones(records)
-            self._refuse_collisions(records)
+            self._refuse(records)
             for start in range(0, len(rows), step):
                 self.collection.call("upsert", data=rows[start : start + step])
                 some = records.only(np.arange(start, min(start + step, len(rows))))
@@ -157,10 +157,10 @@ class MilvusEngine:
             self._kept = joined(replace(self._kept, names=names), added)
 
     def begin(self, projection: LocalProjection | None) -> None:
-        """Nothing is projected."""
+        """No local descriptors are kept."""
 
     def set_zone(self, zone: str) -> None:
-        """No effect: each image has the zone with which it was added."""
+        """Each image keeps the zone with which it was added."""
 
     def prepare_to_serve(self, writable: bool) -> None:
         """Wait no longer for a server that is away, from now on: others wait for the one who asks."""
@@ -189,8 +189,8 @@ class MilvusEngine:
         nearly equal ones may change places. Some more than wanted are found, and those told that are nearest by the
         distances of the descriptors themselves.
         """
-        if count > PAGE - SPARE:
-            raise UserError(f"found {count} hits a query, wanted at most {PAGE - SPARE}, which Milvus finds")
+        if count > (most := PAGE - SPARE):
+            raise UserError(f"found {count} hits a query, wanted at most {most}, which Milvus finds")
         hits = self._nearest(queries.cpu().float().numpy().astype(self.collection.dtype), count + SPARE, wanted)
         unique = {(row["name"], row["hash"]): row for found in hits for row in found}
         number = {key: row for row, key in enumerate(unique)}
@@ -202,7 +202,7 @@ class MilvusEngine:
         keys = keys_of(records)
 
         def stored(some: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(self.collection.descriptors([keys[row] for row in some]).astype(np.float32))
+            return torch.from_numpy(self.collection.descriptors([keys[row] for row in some]))
 
         rows, distances = measured(stored, queries.cpu(), rows)
         return Hits(rows[:, :width], distances[:, :width], records)
@@ -234,7 +234,7 @@ class MilvusEngine:
         return hits
 
     def _require_sense(self, wanted: SearchFilter) -> None:
-        """Raise a UserError where no image has the columns that are compared, or no place on earth is known."""
+        """Raise a UserError where no image has the columns that are compared, or no position on earth is known."""
         for text in exists(wanted):
             if text not in self._found:
                 if not self.collection.query(text, ["id"], limit=1):
@@ -242,8 +242,16 @@ class MilvusEngine:
                     return
                 self._found.add(text)
 
-    def _refuse_collisions(self, records: Records) -> None:
-        """Raise a UserError where two names have one id."""
+    def _refuse(self, records: Records) -> None:
+        """Raise a UserError where metres would be of two UTM zones, or two names have one id."""
+        own, unknown = records.zone or "", "unknown"
+        if np.isfinite(records.positions).any():
+            if self._zone is None:
+                self._zone = next((row["zone"] for row in self.collection.query(METRES, ["zone"], limit=1)), None)
+            if self._zone not in (None, own):
+                raise UserError(
+                    f"the images' UTM zone is {own or unknown}, the collection's {self._zone or unknown}: name another"
+                )
         names, ids = dict[int, str](), records.ids.tolist()
         for start in range(0, len(ids), IDS):
             found = self.collection.query(f"id in {ids[start : start + IDS]}", ["id", "name"], limit=IDS)
@@ -252,22 +260,9 @@ class MilvusEngine:
             if names.setdefault(number, name) != name:
                 raise UserError(f"{name} has the id {number} of {names[number]}: rename one of the two images")
 
-    def _refuse_other_zones(self, records: Records) -> None:
-        """Raise a UserError where metres would be of two UTM zones."""
-        if not np.isfinite(records.positions).any():
-            return
-        if self._zone is None:
-            found = self.collection.query(f"easting > {UNKNOWN_METRES}", ["zone"], limit=1)
-            self._zone = found[0]["zone"] if found else None
-        own, kept = records.zone or "", self._zone
-        if kept is not None and own != kept:
-            raise UserError(
-                f"the images' UTM zone is {own or 'unknown'}, the collection's {kept or 'unknown'}: name another"
-            )
-
 
 def _mask(wanted: SearchFilter, records: Records) -> np.ndarray:
-    """bool [N]: which are wanted; none where no place of them is known."""
+    """bool [N]: which are wanted; none where no position is known."""
     if (wanted.near or wanted.box) and not np.isfinite(records.degrees).any():
         return np.zeros(len(records), bool)
     silent: dict[str, list[Value]] = {condition.column: [None] * len(records) for condition in wanted.where}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -72,7 +73,7 @@ class FlatFiles:
             raise self.unwritten(error) from error
 
     def write(self, generation: int, ending: str, at: int, data: memoryview, sync: bool = True) -> None:
-        """Bytes at a place of a flat file, on the disk when it returns."""
+        """Bytes at an offset of a flat file, on the disk when it returns."""
         self.hold()
         try:
             file = os.open(self.flat(generation, ending), os.O_WRONLY)
@@ -90,14 +91,20 @@ class FlatFiles:
 
     def remove_generations(self, generation: int) -> None:
         """Remove the flat files of other generations; who reads them has them open."""
-        for path in self.path.parent.iterdir():
-            number, _, ending = path.name.removeprefix(f"{self.path.stem}.").partition(".")
-            ours = path.name.startswith(f"{self.path.stem}.") and number.isdecimal()
-            if ours and int(number) != generation and ending.rpartition(".")[2] in ENDINGS:
+        for path, number, ending in self.of_generations():
+            if number != generation and ending.rpartition(".")[2] in ENDINGS:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
+    def of_generations(self) -> Iterator[tuple[Path, int, str]]:
+        """Files of all generations, with its number and what stands behind that in the name."""
+        for path in self.path.parent.iterdir():
+            number, _, ending = path.name.removeprefix(f"{self.path.stem}.").partition(".")
+            if path.name.startswith(f"{self.path.stem}.") and number.isdecimal():
+                yield path, int(number), ending
+
     def unwritten(self, error: BaseException) -> UserError:
+        """What is raised where something cannot be written."""
         reason = getattr(error, "strerror", None) or str(error)
         return UserError(
             f"cannot write {self.path} ({reason}), nothing has changed: make room or choose another folder"

@@ -5,6 +5,7 @@ reads it, which trusts what it is given.
 """
 
 import contextlib
+from pathlib import Path
 
 import faiss
 import torch
@@ -25,8 +26,7 @@ def built_index(store: Store, state: State, wanted: WantedIndex, rows: torch.Ten
         UserError: FAISS cannot do it, or it cannot be written.
     """
     assert wanted.factory
-    stem = _stem(state, wanted, len(rows))
-    path = store.files.flat(state.generation, stem)
+    path = _stem(store, state, wanted, len(rows))
     if wanted.on_disk:
         build_on_disk(path, wanted.factory, rows, wanted.seed, wanted.nprobe or NPROBE)
         return open_on_disk(path, wanted.nprobe)
@@ -38,7 +38,7 @@ def built_index(store: Store, state: State, wanted: WantedIndex, rows: torch.Ten
 def opened_index(store: Store, state: State, wanted: WantedIndex) -> faiss.Index | None:
     """The index of a store's rows; None where there is none, or only one that is damaged, which a line says."""
     rows = int(state.meta.get("index_rows", 0))
-    path = store.files.flat(state.generation, _stem(state, wanted, rows))
+    path = _stem(store, state, wanted, rows)
     file = path.with_name(f"{path.name}.faiss")
     if not rows or not file.is_file():
         return None
@@ -51,7 +51,8 @@ def opened_index(store: Store, state: State, wanted: WantedIndex) -> faiss.Index
         if (index.ntotal, index.d) != (rows, store.dim):
             raise UserError(f"{file} has {index.ntotal} descriptors, {index.d}-D, wanted {rows}, {store.dim}-D")
     except UserError as error:
-        say(f"{error}")
+        if file.is_file():  # else a writer has put another in its place
+            say(f"{error}")
         return None
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None and wanted.nprobe is not None:
@@ -61,20 +62,17 @@ def opened_index(store: Store, state: State, wanted: WantedIndex) -> faiss.Index
 
 def remove_other_indexes(store: Store, state: State | None) -> None:
     """Remove the files of all indexes but that of a state; None: all."""
-    kept = set()
+    kept: tuple[Path, ...] = ()
     if state is not None:
         wanted = WantedIndex(state.meta["index"], seed=state.meta["seed"], on_disk=state.meta["on_disk"])
-        stem = _stem(state, wanted, int(state.meta.get("index_rows", 0)))
-        kept = set(index_files(store.files.flat(state.generation, stem)))
-    for path in store.path.parent.iterdir():
-        parts = path.name.removeprefix(f"{store.path.stem}.").split(".")
-        ours = path.name.startswith(f"{store.path.stem}.") and len(parts) == 3 and parts[0].isdecimal()
-        if ours and parts[2] in ("faiss", "lists") and path not in kept:
+        kept = index_files(_stem(store, state, wanted, int(state.meta.get("index_rows", 0))))
+    for path, _, ending in store.files.of_generations():
+        if ending.count(".") == 1 and ending.endswith((".faiss", ".lists")) and path not in kept:
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
-def _stem(state: State, wanted: WantedIndex, rows: int) -> str:
-    """How the file's name goes on behind the generation's number."""
+def _stem(store: Store, state: State, wanted: WantedIndex, rows: int) -> Path:
+    """The path of an index's files, without ending."""
     recipe = {"factory": wanted.factory, "seed": wanted.seed, "on_disk": wanted.on_disk, "rows": rows}
-    return recipe_hash(recipe, 12)
+    return store.files.flat(state.generation, recipe_hash(recipe, 12))

@@ -126,7 +126,7 @@ class SqliteFile:
             self._connection = None
 
     def _version(self) -> tuple[object, ...]:
-        """Another one after each commit of another process, and where another file lies there."""
+        """Another one after each commit of another process, and where another file lies there; empty without a file."""
         try:
             status = os.stat(self.path)
         except OSError:

@@ -18,7 +18,6 @@ from vpr.models.local_projection import LocalProjection
 
 EXACT = "none"  # in place of a FAISS index's factory string
 BLOCK = 4096  # rows whose records are read at once
-LEFT_OUT = "it is left out until it is described again"
 Result = TypeVar("Result")
 Found = TypeVar("Found", bound=tuple)
 
@@ -112,15 +111,14 @@ class StoredImages:
         One that does not is said and left out, and the search is made again.
         """
 
-        def once() -> tuple[Found, list[int]]:
+        def once() -> Found:
             found = search()
-            damaged = self._damaged_among(np.unique(found[0]))
-            self.say_damaged(damaged, LEFT_OUT)
-            return found, damaged
+            while damaged := self._damaged_among(np.unique(found[0])):
+                self.leave_out(damaged)
+                found = search()
+            return found
 
-        while (found := self.steadily(once))[1]:
-            self.leave_out(found[1])
-        return found[0]
+        return self.steadily(once)
 
     def _damaged_among(self, rows: np.ndarray) -> list[int]:
         """Those of some rows whose descriptor or record does not fit its checksum, of any that is asked for first."""
@@ -146,11 +144,6 @@ class StoredImages:
                     whole = False
                 found += [] if whole else [row]
         return found
-
-    def say_damaged(self, rows: Sequence[int], then: str) -> None:
-        """Name the images of damaged rows, and say what happens then."""
-        for name, *_ in self.store.rows(self._generation, rows):
-            say(f"{self.source.path}: the descriptor of {as_text(name)} is damaged: {then}")
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -285,18 +278,18 @@ class StoredImages:
     def set_aside(self, rows: Sequence[int]) -> None:
         """Have the images of damaged rows described again: those of the folder are found there, others are noted."""
         state = self._begun()
-        foreign = [known[:-1] for known in self.store.rows(state.generation, rows) if known[1]]
+        known = self.store.rows(state.generation, rows)
+        for name, *_ in known:
+            say(f"{self.source.path}: the descriptor of {as_text(name)} is damaged: it is described again")
+        foreign = [record[:-1] for record in known if record[1]]
         self.store.remove(state, self._edited(state), rows, (), foreign)
         self._take(self.store.state())
 
-    def leave_out_damaged(self) -> None:
-        """Find out which rows are damaged, of all, and do not find them."""
-        damaged = self.damaged()
-        self.say_damaged(damaged, LEFT_OUT)
-        self.leave_out(damaged)
-
     def leave_out(self, rows: Sequence[int]) -> None:
-        """Do not find the images of damaged rows."""
+        """Do not find the images of damaged rows, which is said."""
+        for name, *_ in self.store.rows(self._generation, rows):
+            what = f"{self.source.path}: the descriptor of {as_text(name)} is damaged"
+            say(f"{what}: it is left out until it is described again")
         self._damaged = np.append(self._damaged, rows).astype(np.int64)
         self._take(self.state)
 
