@@ -133,6 +133,7 @@ def test_it_is_pruned_with_clusters_of_its_own(trained, tmp_path, capsys):
     pytest.importorskip("torch_pruning")
     places, _, run, dim, _ = trained
     call = ["--mode=prune", f"--resume={run}", f"--runsPath={tmp_path}", "--importance=magnitude", "--distill=0"]
+    call += ["--imageSize", "64", "80"]  # smaller than in the training, which takes less time
     assert main.main([*places, *call, "--pruneRatio=0.25"]) == 0
     state = stored_state(newest_run(tmp_path))["state_dict"]
     assert state["pool.centroids"].shape == (4, 192)

@@ -17,7 +17,6 @@ from vpr.common.files import read_json
 from vpr.models.backbones.base import build_backbone
 from vpr.runs.run import newest_run
 
-MAIN = Path(main.__file__)
 MODEL = ["--arch=alexnet", "--fromscratch", "--num_clusters=4", "--threads=0", "--device=cpu"]
 
 
@@ -53,26 +52,28 @@ def one_line_error(capsys):
 
 
 @pytest.mark.slow
-def test_cluster_test_train_test_as_commands(tiny_city, tmp_path):
-    def command(*arguments):
-        result = subprocess.run(
-            [sys.executable, str(MAIN), *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+def test_cluster_as_a_command_and_tests_off_the_shelf_and_trained(tiny_city, copy_toy_run, tmp_path, capsys):
+    """The training between them is that of the run which is copied."""
+
+    def printed_by(*arguments):
+        assert main.main([*arguments]) == 0
+        return capsys.readouterr().out
 
     common = [*toy(tiny_city, tmp_path), *MODEL]
-    assert "4 centroids" in command("--mode=cluster", *common)
-    off_the_shelf = command("--mode=test", "--split=test", "--panels=2", *common)
-    command("--mode=train", "--nEpochs=1", *common)
-    resumed = command("--mode=test", "--resume", "--split=test", "--threads=0", *paths(tmp_path))
+    command = [sys.executable, main.__file__, "--mode=cluster", *common]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0 and "4 centroids" in done.stdout, done.stderr
+    off_the_shelf = printed_by("--mode=test", "--split=test", "--panels=2", *common)
+    shutil.rmtree(tmp_path / "centroids")
+    shutil.rmtree(tmp_path / "runs")
+    run = copy_toy_run(tmp_path).run
+    resumed = printed_by("--mode=test", "--resume", "--split=test", "--threads=0", *paths(tmp_path))
     for printed in (off_the_shelf, resumed):
         last = printed.strip().splitlines()[-1]
         assert [part.split(":")[0] for part in last.split(", ")] == ["R@1", "R@5", "R@10", "R@20"]
         assert ": 12 queries, of which" in printed and "; 48 database images" in printed
         for label in ("split test (toy_test)", "alexnet", "1024-D", "160x120"):
             assert label in printed
-    run = newest_run(tmp_path / "runs")
     assert json.loads((run / "flags.json").read_text())["num_clusters"] == 4
     stored = json.loads((run / "results.json").read_text())[-1]
     shown = float(resumed.strip().splitlines()[-1].split(",")[0].split(":")[1])
@@ -110,33 +111,29 @@ def test_the_matlab_layout_is_found_too(tiny_city, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_no_data(tmp_path, one_line_error):
-    arguments = ["--mode=cluster", f"--root={tmp_path}", *paths(tmp_path), *MODEL]
-    one_line_error(arguments, "pitts30k_train.mat", "missing", "--root", "--dataset=toy", folder=tmp_path)
+@pytest.fixture
+def cluster(tiny_places, tmp_path):
+    """The words of a clustering of the tiny places."""
+    return ["--mode=cluster", f"--root={tiny_places}", *paths(tmp_path), *MODEL]
 
 
-def test_a_truncated_mat(tiny_places, tmp_path, one_line_error):
-    spec = tiny_places / "datasets" / "pitts30k_train.mat"
-    spec.write_bytes(spec.read_bytes()[:300])
-    one_line_error(["--mode=cluster", f"--root={tiny_places}", *MODEL], str(spec), folder=tiny_places)
+def test_no_data(cluster, tmp_path, one_line_error):
+    wanted = ["pitts30k_train.mat", "missing", "--root", "--dataset=toy"]
+    one_line_error([*cluster, f"--root={tmp_path}"], *wanted, folder=tmp_path)
 
 
-def test_missing_images_are_counted_and_five_are_named(tiny_places, one_line_error):
+def test_images_that_are_damaged_or_missing_and_a_truncated_mat(cluster, tiny_places, tmp_path, one_line_error):
     images = sorted((tiny_places / "000").rglob("*.jpg"))[:7]
+    images[0].write_bytes(images[0].read_bytes()[:200])
+    one_line_error([*cluster, "--threads=2"], str(images[0]), folder=tmp_path)
+    assert not (tmp_path / "centroids").exists()
     for image in images:
         image.unlink()
-    line = one_line_error(
-        ["--mode=cluster", f"--root={tiny_places}", *MODEL], "7 of the", str(tiny_places), folder=tiny_places
-    )
-    assert sum(str(image) in line for image in images) == 5
-
-
-def test_a_truncated_image_is_named(tiny_places, tmp_path, one_line_error):
-    image = sorted((tiny_places / "000").rglob("*.jpg"))[0]
-    image.write_bytes(image.read_bytes()[:200])
-    arguments = ["--mode=cluster", f"--root={tiny_places}", *paths(tmp_path), *MODEL, "--threads=2"]
-    one_line_error(arguments, str(image), folder=tmp_path)
-    assert not (tmp_path / "centroids").exists()
+    line = one_line_error(cluster, "7 of the", str(tiny_places), folder=tmp_path)
+    assert sum(str(image) in line for image in images) == 5, "five are named"
+    spec = tiny_places / "datasets" / "pitts30k_train.mat"
+    spec.write_bytes(spec.read_bytes()[:300])
+    one_line_error(cluster, str(spec), folder=tmp_path)
 
 
 def test_a_spec_without_queries(tiny_places, write_spec, tmp_path, one_line_error):
@@ -146,9 +143,9 @@ def test_a_spec_without_queries(tiny_places, write_spec, tmp_path, one_line_erro
     one_line_error(["--mode=test", f"--root={tiny_places}", *paths(tmp_path), *MODEL], "no queries", folder=tmp_path)
 
 
-def test_fewer_local_descriptors_than_clusters(tiny_places, tmp_path, one_line_error):
-    arguments = ["--mode=cluster", f"--root={tiny_places}", *paths(tmp_path), *MODEL, "--num_clusters=5000"]
-    one_line_error(arguments, "5000 clusters", "--num_clusters", folder=tmp_path)
+def test_fewer_local_descriptors_than_clusters_and_too_small_images(cluster, tmp_path, one_line_error):
+    one_line_error([*cluster, "--num_clusters=5000"], "5000 clusters", "--num_clusters", folder=tmp_path)
+    one_line_error([*cluster, "--imageSize", "20", "40"], "40x20", "--imageSize", folder=tmp_path)
 
 
 def test_missing_centroids_print_the_command_that_makes_them(tiny_city, tmp_path, one_line_error, capsys):
@@ -159,23 +156,16 @@ def test_missing_centroids_print_the_command_that_makes_them(tiny_city, tmp_path
     assert main.main([*common, "--mode=test"]) == 0
 
 
-def test_centroids_of_another_architecture(trained, tiny_city, tmp_path, one_line_error):
-    file = next((trained / "centroids").glob("*.hdf5"))
-    arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", "--arch=vgg16", f"--dataPath={file}"]
-    one_line_error(arguments, str(file), "arch=alexnet", "arch=vgg16", folder=tmp_path)
-
-
-def test_centroids_of_other_random_weights(trained, tiny_city, tmp_path, one_line_error):
-    file = next((trained / "centroids").glob("*.hdf5"))
-    arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", "--seed=7", f"--dataPath={file}"]
-    one_line_error(arguments, str(file), "weights", folder=tmp_path)
-
-
-def test_damaged_centroids(trained, tiny_city, tmp_path, one_line_error):
-    file = tmp_path / "damaged.hdf5"
-    file.write_bytes(next((trained / "centroids").glob("*.hdf5")).read_bytes()[:5000])
-    arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", f"--dataPath={file}"]
-    one_line_error(arguments, str(file), folder=tmp_path)
+def test_centroids_that_do_not_fit(trained, tiny_city, tmp_path, one_line_error):
+    """Those of another architecture, of other random weights, and damaged ones."""
+    file, damaged = next((trained / "centroids").glob("*.hdf5")), tmp_path / "damaged.hdf5"
+    damaged.write_bytes(file.read_bytes()[:5000])
+    for path, word, said in (
+        (file, "--arch=vgg16", ("arch=alexnet", "arch=vgg16")), (file, "--seed=7", ("weights",)),
+        (damaged, "--seed=123", ()),
+    ):  # fmt: skip
+        arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", word, f"--dataPath={path}"]
+        one_line_error(arguments, str(path), *said, folder=tmp_path)
 
 
 def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_error, capsys):
@@ -202,39 +192,38 @@ def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_
     assert main.main([*flags, "--mode=test", f"--dataPath={usual}"]) == 0, "a file that is named is taken"
 
 
-def copied_run(trained: Path, folder: Path) -> Path:
-    run = folder / "runs" / newest_run(trained / "runs").name
-    shutil.copytree(newest_run(trained / "runs"), run)
-    return run
+@pytest.fixture
+def copied(copy_toy_run, tmp_path):
+    """A copy of the trained run, which a test may damage."""
+    return copy_toy_run(tmp_path / "copied").run
 
 
 @pytest.mark.parametrize("mode", ["train", "test"])
-def test_an_unreadable_checkpoint(trained, tmp_path, one_line_error, mode):
-    run = copied_run(trained, tmp_path)
-    for checkpoint in (run / "checkpoints").iterdir():
+def test_an_unreadable_checkpoint(copied, tmp_path, one_line_error, mode):
+    for checkpoint in (copied / "checkpoints").iterdir():
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    one_line_error([f"--mode={mode}", f"--resume={run}"], "cannot be read", str(run), folder=tmp_path)
+    one_line_error([f"--mode={mode}", f"--resume={copied}"], "cannot be read", str(copied), folder=tmp_path)
 
 
-def test_a_foreign_checkpoint(trained, tmp_path, one_line_error):
-    run = copied_run(trained, tmp_path)
-    torch.save({"epoch": 3, "state_dict": {}}, run / "checkpoints" / "model_best.pth.tar")
-    one_line_error(["--mode=test", f"--resume={run}"], "another program", "epoch", folder=tmp_path)
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(trained, tmp_path, one_line_error):
-    run = copied_run(trained, tmp_path)
-    torch.save({"format": shutil.rmtree}, run / "checkpoints" / "model_best.pth.tar")
-    one_line_error(["--mode=test", f"--resume={run}"], "cannot be read", folder=tmp_path)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"epoch": 3, "state_dict": {}}, ["another program", "epoch"]),
+        ({"format": shutil.rmtree}, ["cannot be read"]),  # it would run code
+    ],
+)
+def test_a_foreign_checkpoint(copied, tmp_path, one_line_error, content, words):
+    torch.save(content, copied / "checkpoints" / "model_best.pth.tar")
+    one_line_error(["--mode=test", f"--resume={copied}"], *words, folder=tmp_path)
 
 
 def test_a_flag_that_contradicts_the_stored_model_names_both_values(trained, tmp_path, one_line_error):
     run = newest_run(trained / "runs")
-    for mode in ("train", "test"):
-        one_line_error(
-            [f"--mode={mode}", f"--resume={run}", "--num_clusters=8"], "8", "num_clusters=4", folder=tmp_path
-        )
-    one_line_error(["--mode=test", f"--resume={run}", "--vladv2"], "vladv2=False", folder=tmp_path)
+    for mode, word, *said in (
+        ("train", "--num_clusters=8", "8", "num_clusters=4"), ("test", "--num_clusters=8", "8", "num_clusters=4"),
+        ("test", "--vladv2", "vladv2=False"),
+    ):  # fmt: skip
+        one_line_error([f"--mode={mode}", f"--resume={run}", word], *said, folder=tmp_path)
 
 
 def test_no_run_to_resume(tmp_path, one_line_error):
@@ -242,14 +231,13 @@ def test_no_run_to_resume(tmp_path, one_line_error):
     one_line_error(["--mode=test", f"--resume={tmp_path}"], "not a run", folder=tmp_path)
 
 
-def test_no_room_for_a_checkpoint_leaves_the_old_one(trained, tmp_path, one_line_error):
-    run = copied_run(trained, tmp_path)
-    checkpoint = run / "checkpoints" / "checkpoint.pth.tar"
+def test_no_room_for_a_checkpoint_leaves_the_old_one(copied, tmp_path, one_line_error):
+    checkpoint = copied / "checkpoints" / "checkpoint.pth.tar"
     before = checkpoint.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # writing more fails, as a full disk does
     try:
-        arguments = ["--mode=train", f"--resume={run}", "--nEpochs=2", "--threads=0", "--device=cpu"]
+        arguments = ["--mode=train", f"--resume={copied}", "--nEpochs=2", "--threads=0", "--device=cpu"]
         one_line_error(arguments, "cannot write", "unchanged", folder=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -275,8 +263,3 @@ def test_a_failed_download_says_which_file_goes_where(tiny_city, tmp_path, one_l
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     arguments = [*toy(tiny_city, tmp_path), "--arch=alexnet", "--mode=test", "--pooling=max"]
     one_line_error(arguments, "alexnet-owt", ".pth", "checkpoints", "--weights FILE", "--fromscratch", folder=tmp_path)
-
-
-def test_images_that_are_too_small(tiny_places, tmp_path, one_line_error):
-    arguments = ["--mode=cluster", f"--root={tiny_places}", *paths(tmp_path), *MODEL, "--imageSize", "20", "40"]
-    one_line_error(arguments, "40x20", "--imageSize", folder=tmp_path)

@@ -84,12 +84,8 @@ def test_models_are_compared_in_one_table(run, exported_toy_run, capsys):
     assert main.main([*places, "--mode=compare", "--split=test", str(trained), str(file)]) == 0
     printed = capsys.readouterr().out
     (made,) = (folder / "runs").glob("compare_test_*")
-    assert {path.name for path in made.iterdir()} == {
-        "comparison.md",
-        "comparison.json",
-        "comparison.png",
-        "recall.png",
-    }
+    names = {"comparison.md", "comparison.json", "comparison.png", "recall.png"}
+    assert {path.name for path in made.iterdir()} == names
     rows = json.loads((made / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [trained.name, "small.onnx"]
     assert [row["path"] for row in rows] == [str(trained), str(file)]
@@ -109,21 +105,16 @@ def test_models_are_compared_in_one_table(run, exported_toy_run, capsys):
     assert "12 queries" in lines[0] and "threads" in lines[0]
 
 
-def test_nothing_to_compare(run, capsys):
-    assert main.main([*run[0], "--mode=compare"]) == 2
-    assert "runs or exported files" in capsys.readouterr().err
-
-
-def test_a_model_that_is_not_there_is_named_before_any_work(run, capsys):
+def test_what_cannot_be_compared_is_said_before_any_work(run, capsys):
     places, trained, folder = run
-    assert main.main([*places, "--mode=compare", str(trained), str(folder / "absent")]) == 2
-    output = capsys.readouterr()
-    assert "absent" in output.err and "device" not in output.out
-
-
-def test_other_modes_take_no_names(capsys):
-    assert main.main(["--mode=test", "image.jpg"]) == 2
-    assert "image.jpg" in capsys.readouterr().err
+    for words, said in (
+        ([*places, "--mode=compare"], "runs or exported files"),
+        ([*places, "--mode=compare", str(trained), str(folder / "absent")], "absent"),
+        (["--mode=test", "image.jpg"], "image.jpg"),  # other modes take no names
+    ):
+        assert main.main(words) == 2
+        output = capsys.readouterr()
+        assert said in output.err and "device" not in output.out
 
 
 @pytest.mark.parametrize(

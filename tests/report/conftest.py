@@ -1,7 +1,9 @@
 """What the tests of the report in a browser share."""
 
 import pytest
-from report_page import Page
+from report_page import Page, figures_with, read
+
+from vpr.report.html import write_report
 
 
 @pytest.fixture
@@ -15,3 +17,14 @@ def show(browse):
         return Page(browse(f"{path.as_uri()}{state}"))
 
     return run
+
+
+@pytest.fixture
+def page_of(tmp_path):
+    """Writes a report, whose figures are the usual ones but for those that are named, and reads it."""
+
+    def write(outcomes, images, **figures):
+        write_report(tmp_path / "report.html", outcomes, images, figures_with(**figures))
+        return read(tmp_path / "report.html")
+
+    return write

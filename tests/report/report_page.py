@@ -65,6 +65,14 @@ def panels_in(folder, queries):
     return files
 
 
+def flags_of_a_test(city, folder):
+    """The words of a test of a model off the shelf on the toy city."""
+    return [
+        "--dataset=toy", f"--root={city}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0",
+        "--device=cpu", "--mode=test", f"--runsPath={folder}",
+    ]  # fmt: skip
+
+
 class Page(html.parser.HTMLParser):
     """Elements with their attributes; the text of scripts and styles by id; the rows of the table of queries."""
 

@@ -5,14 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report_page import HOSTILE, figures_with, outcomes_of_chance, read
+from report_page import HOSTILE, outcomes_of_chance, read
 
 from pittsburgh import Places
 from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import Hit, Outcome
 from vpr.report import html as report
 from vpr.report import interactive, write
-from vpr.report.html import write_report
 from vpr.report.interactive import thinned
 
 
@@ -76,12 +75,10 @@ def test_places_on_a_line_and_on_one_spot_are_thinned():
     assert len(thinned(np.ones((1000, 2)), 100)) == 1
 
 
-def test_a_hundred_thousand_images_are_thinned_and_the_page_says_so(tmp_path):
+def test_a_hundred_thousand_images_are_thinned_and_the_page_says_so(page_of):
     images = images_at(np.stack([np.arange(100_000), np.zeros(100_000)], 1), [(0, 0), (9, 9)])
     outcomes = [Outcome(0, hits_at(3), 1, True), Outcome(1, hits_at(99_999), 4, True)]
-    figures = figures_with(map=interactive.map_data(images.places, outcomes))
-    write_report(tmp_path / "report.html", outcomes, images, figures)
-    page = read(tmp_path / "report.html")
+    page = page_of(outcomes, images, map=interactive.map_data(images.places, outcomes))
     drawn = data_of(page)["map"]["database"]["x"]
     assert 18_000 <= len(drawn) <= 20_000 and drawn[0] == 0 and 5 <= np.diff(drawn).min() <= np.diff(drawn).max() <= 6
     assert data_of(page)["map"]["hits"]["x"] == [3.0, 99_999.0], "hits lie where they lie, drawn or not"
@@ -90,11 +87,9 @@ def test_a_hundred_thousand_images_are_thinned_and_the_page_says_so(tmp_path):
     assert "2 queries: 1 found at 1, 1 found at a later rank, 0 missed" in words
 
 
-def test_curves_are_in_percent_and_a_table_has_them(tmp_path):
+def test_curves_are_in_percent_and_a_table_has_them(page_of):
     curves = {"before": {1: 0.25, 2: 0.5}, "after </script>": {1: 0.5, 2: 1.0}}
-    figures = figures_with(curve=interactive.curve_data(curves))
-    write_report(tmp_path / "report.html", [], images_at([(0, 0)], []), figures)
-    page = read(tmp_path / "report.html")
+    page = page_of([], images_at([(0, 0)], []), curve=interactive.curve_data(curves))
     assert data_of(page)["curve"] == [
         {"name": "after </script>", "x": [1, 2], "y": [50.0, 100.0]},
         {"name": "before", "x": [1, 2], "y": [25.0, 50.0]},
@@ -102,26 +97,24 @@ def test_curves_are_in_percent_and_a_table_has_them(tmp_path):
     assert page.texts["th"].startswith("Nafter </script>before12") and page.texts["td"].startswith("50.025.0100.050.0")
 
 
-def test_hostile_names_end_no_script(tmp_path):
+def test_hostile_names_end_no_script(page_of):
     images = images_at([(0, 0)], [(n, n) for n in range(len(HOSTILE))], HOSTILE)
     outcomes = [Outcome(query, hits_at(0), None, True) for query in range(len(HOSTILE))]
     curves = {name: {1: 0.5} for name in HOSTILE[:2]}
-    figures = figures_with(map=interactive.map_data(images.places, outcomes), curve=interactive.curve_data(curves))
-    write_report(tmp_path / "report.html", outcomes, images, figures)
-    page = read(tmp_path / "report.html")
+    page = page_of(
+        outcomes, images, map=interactive.map_data(images.places, outcomes), curve=interactive.curve_data(curves)
+    )
     assert [row["name"] for row in json.loads(page.texts["outcomes"])] == HOSTILE
     assert [curve["name"] for curve in data_of(page)["curve"]] == HOSTILE[1::-1]
     assert not {"b", "img"} & {tag for tag, _ in page.elements}
 
 
-def test_page_needs_no_eval_and_no_network(tmp_path):
+def test_page_needs_no_eval_and_no_network(page_of):
     images = images_at([(0, 0)], [(1, 1)])
     outcomes = [Outcome(0, hits_at(0), 1, True)]
-    figures = figures_with(
-        map=interactive.map_data(images.places, outcomes), curve=[{"name": "", "x": [1], "y": [1.0]}]
+    page = page_of(
+        outcomes, images, map=interactive.map_data(images.places, outcomes), curve=[{"name": "", "x": [1], "y": [1.0]}]
     )
-    write_report(tmp_path / "report.html", outcomes, images, figures)
-    page = read(tmp_path / "report.html")
     policy = next(attributes for tag, attributes in page.elements if "http-equiv" in attributes)["content"]
     assert "unsafe-eval" not in policy and "http" not in policy and "connect-src" not in policy
     assert not [attributes for tag, attributes in page.elements if tag == "script" and "src" in attributes]

@@ -1,4 +1,4 @@
-"""Pictures of a second look: lines at the known points of hand-made matches, in the colours of their weights."""
+"""Pictures of re-ranking: lines at the known points of hand-made matches, in the colours of their weights."""
 
 import numpy as np
 import pytest
@@ -101,8 +101,8 @@ def maps_of(*seeds):
 
 
 @pytest.mark.parametrize("by", ["soft", "spatial"])
-def test_an_image_is_compared_as_the_second_look_did(by):
-    """The score is that of the second look; matches of equal images join each place with itself, at most so many."""
+def test_an_image_is_compared_as_re_ranking_did(by):
+    """The score is that of re-ranking; matches of equal images join each point with itself, at most so many."""
     queries, database, look = maps_of(7), maps_of(5, 6, 7), Reranking(3, by)
     again = rerank(np.array([[0, 1, 2]]), np.zeros((1, 3), np.float32), queries, database, look)
     compare = comparer(queries, database, look)

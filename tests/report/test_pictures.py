@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor, ImageFont
+from report_page import flags_of_a_test
 
 import main
 from pittsburgh import Places
@@ -16,16 +17,13 @@ from vpr.modes.test import all_of
 from vpr.report import panels, plots
 from vpr.search.exact import descriptor_distances
 
+SMALL = ["--imageSize", "48", "64"]
+
 
 def places_of(database, queries):
     names = [[f"{kind}{n}.png" for n in range(len(rows))] for kind, rows in (("d", database), ("q", queries))]
-    return Places(
-        "somewhere_val",
-        *names,
-        *(np.reshape(np.array(rows, float), (-1, 2)) for rows in (database, queries)),
-        25.0,
-        10.0,
-    )
+    positions = [np.reshape(np.array(rows, float), (-1, 2)) for rows in (database, queries)]
+    return Places("somewhere_val", *names, *positions, 25.0, 10.0)
 
 
 def outcome(query, rank, answerable=True, metres=1.0, hits=2):
@@ -114,10 +112,7 @@ def test_the_map_marks_what_was_missed_and_found(tmp_path, figures, ranks, misse
 
 
 def test_test_mode_leaves_its_pictures(tiny_city, tmp_path):
-    flags = [
-        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0",
-        "--device=cpu", "--mode=test", f"--runsPath={tmp_path}", "--split=test",
-    ]  # fmt: skip
+    flags = [*flags_of_a_test(tiny_city, tmp_path), "--split=test"]
     assert main.main([*flags, "--panels=0"]) == 0
     assert not list(tmp_path.glob("test_*")), "0 panels: no pictures at all"
     assert main.main([*flags, "--panels=all"]) == 0
@@ -134,17 +129,10 @@ def test_test_mode_leaves_its_pictures(tiny_city, tmp_path):
     assert "R@1" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def off_the_shelf(tiny_city, folder):
-    return [
-        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0",
-        "--device=cpu", "--mode=test", f"--runsPath={folder}", "--imageSize", "48", "64",
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("content", ["[{", '{"an": "object"}', "\0\1"])
 def test_a_damaged_results_file_costs_neither_recalls_nor_pictures(tiny_city, tmp_path, content, capsys):
     (tmp_path / "results.json").write_text(content)
-    assert main.main([*off_the_shelf(tiny_city, tmp_path), "--panels=1", "--index=Flat"]) == 2
+    assert main.main([*flags_of_a_test(tiny_city, tmp_path), *SMALL, "--panels=1", "--index=Flat"]) == 2
     printed = capsys.readouterr()
     (line,) = [line for line in printed.err.splitlines() if "images" not in line and "queries/s" not in line]
     assert str(tmp_path / "results.json") in line and "unchanged" in line
@@ -165,7 +153,7 @@ def test_recalls_are_printed_and_kept_though_no_picture_can_be_drawn(tiny_city, 
         raise UserError("no room for pictures")
 
     monkeypatch.setattr("vpr.modes.test.write_pictures", no_room)
-    assert main.main([*off_the_shelf(tiny_city, tmp_path), "--panels=1"]) == 2
+    assert main.main([*flags_of_a_test(tiny_city, tmp_path), *SMALL, "--panels=1"]) == 2
     printed = capsys.readouterr()
     assert "no room for pictures" in printed.err
     assert printed.out.splitlines()[-1].startswith("R@1: "), "the last line is the result"

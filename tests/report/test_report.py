@@ -38,20 +38,18 @@ def outcomes_in(page):
     ]
 
 
-def test_data_in_the_page_are_the_outcomes_the_worst_first(tmp_path):
+def test_data_in_the_page_are_the_outcomes_the_worst_first(page_of):
     outcomes, names = outcomes_of_chance(60), names_of(60)
-    write_report(tmp_path / "report.html", outcomes, images_of(names), figures_with())
-    page = read(tmp_path / "report.html")
+    page = page_of(outcomes, images_of(names))
     assert outcomes_in(page) == worst_first(outcomes)
     for row in json.loads(page.texts["outcomes"]):
         assert row["name"] == names[row["query"]]
         assert [hit["name"] for hit in row["hits"]] == [DATABASE[hit["image"]] for hit in row["hits"]]
 
 
-def test_metres_that_are_not_a_number_are_not_known(tmp_path):
+def test_metres_that_are_not_a_number_are_not_known(page_of):
     outcome = Outcome(0, [Hit(3, float("nan"), np.float32(0.5), np.True_)], 1, True)
-    write_report(tmp_path / "report.html", [outcome], images_of(["q.jpg"]), figures_with())
-    assert outcomes_in(read(tmp_path / "report.html")) == [Outcome(0, [Hit(3, None, 0.5, True)], 1, True)]
+    assert outcomes_in(page_of([outcome], images_of(["q.jpg"]))) == [Outcome(0, [Hit(3, None, 0.5, True)], 1, True)]
 
 
 @pytest.mark.parametrize(
@@ -67,13 +65,11 @@ def test_status_in_words(rank, answerable, words):
     assert Outcome(0, [], rank, answerable).status == words
 
 
-def test_page_asks_for_nothing_from_elsewhere(tmp_path):
+def test_page_asks_for_nothing_from_elsewhere(tmp_path, page_of):
     picture = tmp_path / "recall.png"
     Image.new("L", (3, 3)).save(picture)
     panels = panels_in(tmp_path, [0, 1])
-    figures = figures_with(pictures=[("Recall", picture)], panels=panels)
-    write_report(tmp_path / "report.html", outcomes_of_chance(5), images_of(names_of(5)), figures)
-    page = read(tmp_path / "report.html")
+    page = page_of(outcomes_of_chance(5), images_of(names_of(5)), pictures=[("Recall", picture)], panels=panels)
     addresses = [
         value
         for _, attributes in page.elements
@@ -88,11 +84,11 @@ def test_page_asks_for_nothing_from_elsewhere(tmp_path):
     assert "default-src 'none'" in policy
 
 
-def test_hostile_names_stay_text(tmp_path):
+def test_hostile_names_stay_text(page_of):
     outcomes = [Outcome(query, [], None, True) for query in range(len(HOSTILE))]
-    figures = figures_with(title=HOSTILE[0], lines=HOSTILE, settings={text: text for text in HOSTILE})
-    write_report(tmp_path / "report.html", outcomes, images_of(HOSTILE), figures)
-    page = read(tmp_path / "report.html")
+    page = page_of(
+        outcomes, images_of(HOSTILE), title=HOSTILE[0], lines=HOSTILE, settings={text: text for text in HOSTILE}
+    )
     assert not {"b", "img"} & {tag for tag, _ in page.elements}
     assert [row["name"] for row in json.loads(page.texts["outcomes"])] == HOSTILE
     assert page.texts["h1"] == HOSTILE[0]
@@ -120,16 +116,14 @@ def test_only_the_worst_panels_are_inside(tmp_path, monkeypatch):
     assert "worst 3 queries" in page.texts["note"] and "2 more" in page.texts["note"]
 
 
-def test_no_queries(tmp_path):
-    write_report(tmp_path / "report.html", [], images_of([]), figures_with(recalls={1: float("nan")}))
-    page = read(tmp_path / "report.html")
+def test_no_queries(page_of):
+    page = page_of([], images_of([]), recalls={1: float("nan")})
     assert json.loads(page.texts["outcomes"]) == []
     assert page.texts["dd"] == "–"
 
 
-def test_recalls_in_percent(tmp_path):
-    write_report(tmp_path / "report.html", [], images_of([]), figures_with(recalls={1: 0.4213, 10: 1.0}))
-    page = read(tmp_path / "report.html")
+def test_recalls_in_percent(page_of):
+    page = page_of([], images_of([]), recalls={1: 0.4213, 10: 1.0})
     assert (page.texts["dt"], page.texts["dd"]) == ("R@1R@10", "42.1100.0")
 
 

@@ -5,14 +5,13 @@ import json
 import numpy as np
 import pytest
 from PIL import Image, ImageChops
-from report_page import figures_with, images_of, names_of, outcomes_of_chance, read, reranked_by_chance, worst_first
+from report_page import flags_of_a_test, images_of, names_of, outcomes_of_chance, read, reranked_by_chance, worst_first
 
 import main
 from pittsburgh import Places
 from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import Hit, Outcome, recalls_before
 from vpr.report import panels, plots
-from vpr.report.html import write_report
 
 
 @pytest.mark.parametrize(
@@ -37,10 +36,9 @@ def test_recalls_before_count_all_queries():
     assert recalls_before(outcomes, [1, 3, 4, 20, 100]) == {1: 2 / 5, 3: 2 / 5, 4: 3 / 5, 20: 4 / 5, 100: 4 / 5}
 
 
-def test_rows_have_the_rank_before_and_what_changed(tmp_path):
+def test_rows_have_the_rank_before_and_what_changed(page_of):
     outcomes = reranked_by_chance(outcomes_of_chance(40))
-    write_report(tmp_path / "report.html", outcomes, images_of(names_of(40)), figures_with())
-    rows = json.loads(read(tmp_path / "report.html").texts["outcomes"])
+    rows = json.loads(page_of(outcomes, images_of(names_of(40))).texts["outcomes"])
     assert [row["query"] for row in rows] == [outcome.query for outcome in worst_first(outcomes)]
     for row in rows:
         assert row["before"] == outcomes[row["query"]].rank_before
@@ -49,17 +47,14 @@ def test_rows_have_the_rank_before_and_what_changed(tmp_path):
     assert {row["change"] for row in rows} == {"gained", "lost", ""}
 
 
-def test_rows_without_reranking_say_nothing_of_it(tmp_path):
-    write_report(tmp_path / "report.html", outcomes_of_chance(5), images_of(names_of(5)), figures_with())
-    page = read(tmp_path / "report.html")
+def test_rows_without_reranking_say_nothing_of_it(page_of):
+    page = page_of(outcomes_of_chance(5), images_of(names_of(5)))
     assert not [row for row in json.loads(page.texts["outcomes"]) if {"before", "change"} & set(row)]
     assert "before" not in page.texts
 
 
-def test_tiles_have_both_recalls(tmp_path):
-    figures = figures_with(recalls={1: 0.75, 5: 1.0}, recalls_before={1: 0.4213, 5: 0.9})
-    write_report(tmp_path / "report.html", [], images_of([]), figures)
-    page = read(tmp_path / "report.html")
+def test_tiles_have_both_recalls(page_of):
+    page = page_of([], images_of([]), recalls={1: 0.75, 5: 1.0}, recalls_before={1: 0.4213, 5: 0.9})
     assert page.texts["dd"] == "75.0100.0"
     assert page.texts["before"] == "42.1 % before re-ranking90.0 % before re-ranking"
 
@@ -102,12 +97,8 @@ def test_the_map_marks_what_was_gained_and_lost(tmp_path, figures):
 
 
 def test_test_mode_shows_without_and_with(tiny_city, tmp_path, figures):
-    flags = [
-        "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0",
-        "--device=cpu", "--mode=test", f"--runsPath={tmp_path}", "--rerank=5", "--localDim=8",
-        "--imageSize", "96", "128",
-    ]  # fmt: skip
-    assert main.main([*flags, "--panels=1"]) == 0
+    more = ["--rerank=5", "--localDim=8", "--imageSize", "96", "128", "--panels=1"]
+    assert main.main([*flags_of_a_test(tiny_city, tmp_path), *more]) == 0
     before, after = (each["recalls"] for each in json.loads((tmp_path / "results.json").read_text()))
     (folder,) = tmp_path.glob("test_val_*")
     page = read(folder / "report.html")

@@ -23,6 +23,7 @@ from vpr.retrieval.rerank import Compare
 
 Explain = Callable[[Outcome], Image]
 Captioned = list[tuple[str, Path]]
+Curves = dict[str, dict[int, float]]  # by name, {N: recall between 0 and 1}
 
 
 def write_pictures(
@@ -48,19 +49,16 @@ def write_pictures(
     *measured, _ = evaluation.lines().splitlines()  # the recalls stand in the report by themselves
     about = f"{evaluation.spec} ({evaluation.split}), {evaluation.queries} queries"
     title = f"{about}\n{evaluation.model}"
-    reranked = any(outcome.reranked for outcome in outcomes)
-    curves = {evaluation.model.split(",")[0]: answers.curve}
-    if reranked:
+    curves, before = {evaluation.model.split(",")[0]: answers.curve}, None
+    if any(outcome.reranked for outcome in outcomes):
         first = recalls_before(outcomes, list(answers.curve))
         curves = {"before re-ranking": first, f"re-ranked: {evaluation.search}": answers.curve}
-    drawn, others = _draw_plots(folder, curves, images, outcomes, reranked, title)
-    if certainty:
-        measured += certainty.lines().splitlines()
-        others += draw_certainty(folder, certainty, title)
+        before = recalls_before(outcomes, list(evaluation.recalls))
+    drawn, others = _draw_plots(folder, curves, images, outcomes, certainty, title)
+    measured += certainty.lines().splitlines() if certainty else []
     worst_first = sorted(outcomes, key=lambda outcome: outcome.sort_key)
     shown = worst_first if panels == "all" else worst_first[: int(panels)]
     files = write_panels(folder / "panels", images, shown, explain, compare)
-    before = recalls_before(outcomes, list(evaluation.recalls)) if reranked else None
     is_interactive = bool(outcomes) and bokeh_script() is not None
     if outcomes and not is_interactive:
         say(WITHOUT_BOKEH)
@@ -76,31 +74,29 @@ def write_pictures(
 
 
 def _draw_plots(
-    folder: Path, curves: dict[str, dict[int, float]], images: PlaceImages, outcomes: list[Outcome], reranked: bool,
-    title: str,
-) -> tuple[Captioned, Captioned]:  # fmt: skip
+    folder: Path, curves: Curves, images: PlaceImages, outcomes: list[Outcome], certainty: Certainty | None, title: str
+) -> tuple[Captioned, Captioned]:
     """The recall curve and the map, which the report may have as interactive ones, and further plots."""
-    draw_recall(folder / "recall.png", curves, title)
-    drawn, others = [("Recall@N", folder / "recall.png")], []
-    if np.isfinite(images.places.query_positions).all():  # frames and pairs lie nowhere
-        draw_map(folder / "map.png", images.places, outcomes, title)
-        drawn.append(("Where queries were found and missed", folder / "map.png"))
-        if reranked:
-            draw_changes(folder / "map_reranked.png", images.places, outcomes, title)
-            others.append(("Where re-ranking gained and lost queries", folder / "map_reranked.png"))
+
+    def plot(name: str, caption: str, draw: Callable[..., None], *shown: Any) -> tuple[str, Path]:
+        draw(folder / name, *shown, title)
+        return caption, folder / name
+
+    places = images.places
+    drawn, others = [plot("recall.png", "Recall@N", draw_recall, curves)], []
+    if np.isfinite(places.query_positions).all():  # frames and pairs lie nowhere
+        drawn.append(plot("map.png", "Where queries were found and missed", draw_map, places, outcomes))
+        if len(curves) > 1:
+            caption = "Where re-ranking gained and lost queries"
+            others.append(plot("map_reranked.png", caption, draw_changes, places, outcomes))
+    if certainty:
+        caption = "Precision and recall by answering only from a score on"
+        others.append(plot("precision_recall.png", caption, draw_precision_recall, certainty))
+        if certainty.table is not None:
+            note = certainty.scores.note
+            caption = f"Whether probabilities hold{': ' if note else ''}{note}"
+            others.append(plot("reliability.png", caption, draw_reliability, certainty.table))
     return drawn, others
-
-
-def draw_certainty(folder: Path, certainty: Certainty, title: str) -> Captioned:
-    """The precision-recall curve, and the reliability diagram of probabilities, with their captions."""
-    curve, diagram = folder / "precision_recall.png", folder / "reliability.png"
-    draw_precision_recall(curve, certainty, title)
-    pictures = [("Precision and recall by answering only from a score on", curve)]
-    if certainty.table is not None:
-        draw_reliability(diagram, certainty.table, title)
-        note = certainty.scores.note
-        pictures.append((f"Whether probabilities hold{': ' if note else ''}{note}", diagram))
-    return pictures
 
 
 def write_panels(
