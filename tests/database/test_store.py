@@ -392,3 +392,31 @@ def test_records_of_an_earlier_generation_are_kept_for_who_reads_them(path):
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM images")
     assert served.records.names == ["a2", "a1"]
+
+
+def test_a_transaction_that_breaks_off_leaves_nothing(path):
+    index = opened(path)
+    truth = add(index, ["a1", "b1"])
+    index.close()
+    table = SqliteFile(path, FlatFiles(path))
+    with pytest.raises(ZeroDivisionError), table.writing({}, 1, 2) as connection:
+        connection.execute("DELETE FROM images")
+        _ = 1 / 0
+    table.close()
+    check(opened(path), truth)
+
+
+def test_a_reader_takes_up_another_index_that_was_put_in_its_place(path, tmp_path):
+    """As where a backup is restored, or an index is copied from another machine."""
+    index = opened(path)
+    truth = add(index, ["a1", "b1"])
+    index.close()
+    other = opened(tmp_path / "other" / path.name)
+    another = add(other, ["c1", "a2"], 5)
+    other.close()
+    reader = opened(path)
+    check(reader, truth)
+    for file in (tmp_path / "other").iterdir():
+        file.replace(path.with_name(file.name))
+    reader.search(vector(3)[None].float(), 1)
+    check(reader, another)
