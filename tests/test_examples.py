@@ -24,9 +24,8 @@ def images(tmp_path_factory):
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(5)
     coarse = random.integers(0, 200, (2, 6, 8, 3), dtype=np.uint8)
     paths = [folder / f"{name}.png" for name in ("first", "other", "brighter")]
-    for path, values, size in zip(
-        paths, (coarse[0], coarse[1], coarse[0] + 10), ((96, 72), (80, 88), (96, 72)), strict=True
-    ):
+    sizes = ((96, 72), (80, 88), (96, 72))
+    for path, values, size in zip(paths, (coarse[0], coarse[1], coarse[0] + 10), sizes, strict=True):
         Image.fromarray(values).resize(size, Image.Resampling.BICUBIC).save(path)
     return paths
 

@@ -34,7 +34,7 @@ def measured(pattern, asked, images, rule, recent=None):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_sequences_find_what_single_frames_cannot_tell(causal):
-    """A corridor of three equal doors x, between rooms that differ; the second walk passes the last two."""
+    """A corridor of three equal doors x, between rooms that differ; the queries pass the last two."""
     database, asked = "axbcxdexf", "cxdexf"
     images = split_of(
         [f"m/{n}.jpg" for n in range(9)], [f"q/{n}.jpg" for n in range(6)], 10.0 * np.arange(9), 10.0 * np.arange(3, 9)

@@ -42,10 +42,8 @@ def test_what_is_written_is_read(tmp_path):
     path = save_calibration(tmp_path, stored())
     found = load_calibration(path, list(RECIPE))
     assert found.recipe == RECIPE and found.learnt_on == stored().learnt_on
-    for name in ("names", "bias", "slope"):
-        assert getattr(found.calibration, name) == getattr(LEARNT, name)
-    for name in ("mean", "scale", "weights"):
-        np.testing.assert_array_equal(getattr(found.calibration, name), getattr(LEARNT, name))
+    for name, value in vars(LEARNT).items():
+        np.testing.assert_array_equal(getattr(found.calibration, name), value)
 
 
 def test_the_label_says_what_is_probable_and_where_that_was_learnt():
@@ -66,13 +64,13 @@ def test_a_calibration_of_other_answers_is_not_used_and_a_line_says_so(tmp_path,
     assert f"{name}={RECIPE[name]}, not {value}" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("look", [None, "spatial of 50"])
-def test_a_calibration_serves_the_index_that_it_was_learnt_with_alone(tmp_path, capsys, look):
+@pytest.mark.parametrize("steps", [(), ("spatial of 50",)])
+def test_a_calibration_serves_the_index_that_it_was_learnt_with_alone(tmp_path, capsys, steps):
     """Also of one engine; and an earlier version's of some approximate index serves none."""
     indexes = ["", "milvus IVF_SQ8", "milvus HNSW", "faiss PQ8", "faiss IVF64,PQ8 (16 of 64 lists looked through)",
                "faiss IVF64,PQ8 (32 of 64 lists looked through)"]  # fmt: skip
-    orders = [Ranking(None, None, steps=(look,) if look else (), approximate=index).order for index in indexes]
-    assert orders[0] == (look or "none"), "as it was before other indexes had one"
+    orders = [Ranking(None, None, steps=steps, approximate=index).order for index in indexes]
+    assert orders[0] == (*steps, "none")[0], "as it was before other indexes had one"
     for number, order in enumerate([*orders, "none; distances of an approximate index"]):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -152,37 +150,32 @@ def test_features_of_a_later_version_are_named(tmp_path):
     assert "depth" in refused(path)
 
 
+def images_of(name, split="val", query=(1.0, 1.0), database=("a", "b"), **more):
+    """A split of own images with one query."""
+    places = Places(name, [*database], ["q"], np.zeros((len(database), 2)), np.array([query]), 25.0, 10.0)
+    return PlaceImages(places, split, [*map(Path, database)], [Path("q")], dataset="folder", **more)
+
+
+def learnt_from(images):
+    return dataclasses.replace(stored(), learnt_on=learnt_on(images))
+
+
 def test_queries_are_known_again_whatever_the_database():
-    places = Places("made_val", ["a", "b"], ["q"], np.array([[0.0, 0], [9, 9]]), np.array([[1.0, 1]]), 25.0, 10.0)
-    images = PlaceImages(places, "val", [Path("a"), Path("b")], [Path("q")], dataset="folder")
-    kept = dataclasses.replace(stored(), learnt_on=learnt_on(images))
+    kept = learnt_from(images_of("made_val"))
     assert kept.learnt_on.right == "within 25 m" and kept.learnt_on.queries == 1
-    fewer = dataclasses.replace(images, places=places.only([1], [0]))
-    moved = dataclasses.replace(images, places=dataclasses.replace(places, query_positions=np.array([[2.0, 1]])))
-    assert kept.learnt_on_these(images) and kept.learnt_on_these(fewer) and not kept.learnt_on_these(moved)
+    assert kept.learnt_on_these(images_of("made_val")) and kept.learnt_on_these(images_of("made_val", database="b"))
+    assert not kept.learnt_on_these(images_of("made_val", query=(2.0, 1.0)))
 
 
 def test_own_images_of_each_folder_have_their_calibration(tmp_path):
     """One of another place neither replaces it nor is taken for it."""
-    places = Places("", ["a"], ["q"], np.array([[0.0, 0]]), np.array([[1.0, 1]]), 25.0, 10.0)
-    town, city = (
-        PlaceImages(dataclasses.replace(places, name=f"{name}_val"), "val", [Path("a")], [Path("q")], dataset="folder")
-        for name in ("town", "city")
-    )
-    asked = dataclasses.replace(town, split="test", places=dataclasses.replace(places, name="town_test"))
-    files = {
-        save_calibration(tmp_path, dataclasses.replace(stored(), learnt_on=learnt_on(each))) for each in (town, city)
-    }
-    assert len(files) == 2
-    for images, spec in ((town, "town_val"), (city, "city_val"), (asked, "town_val")):
+    town, city = images_of("town_val"), images_of("city_val")
+    assert len({save_calibration(tmp_path, learnt_from(each)) for each in (town, city)}) == 2
+    for images, spec in ((town, "town_val"), (city, "city_val"), (images_of("town_test", "test"), "town_val")):
         assert find_calibration(tmp_path, RECIPE, data_set(images)).learnt_on.spec == spec
     assert data_set(dataclasses.replace(town, dataset="toy")) == "toy"
 
 
 def test_the_label_says_what_was_left_out_of_the_database():
-    places = Places("town_val", ["a"], ["q"], np.array([[0.0, 0]]), np.array([[1.0, 1]]), 25.0, 10.0)
-    images = PlaceImages(
-        places, "val", [Path("a")], [Path("q")], dataset="folder", left_out="2 database images left out"
-    )
-    label = dataclasses.replace(stored(), learnt_on=learnt_on(images)).label
+    label = learnt_from(images_of("town_val", left_out="2 database images left out")).label
     assert "calibrated on town_val, 2 database images left out (split val, 1 queries)" in label

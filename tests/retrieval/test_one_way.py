@@ -94,8 +94,10 @@ def test_hits_are_equal_to_the_bit(own, places, monkeypatch, capsys, depth, kept
     locator, ask = loaded_locator(places, **ALIKE), Ask(top=12, rerank=depth)
     from_files = locator.rank(locator.describe_files(files, ask), ask)
     asked = [answer for file in files for answer in locator.answer_each([pixels_of(file)], [ask])]
-    with serving(locator) as client:
-        served = [over_http(client, file, depth) for file in files]
+    served = located
+    if kept:  # a server takes seconds to start, and answers from either database by the same code
+        with serving(locator) as client:
+            served = [over_http(client, file, depth) for file in files]
     for number, (one, other, third) in enumerate(zip(located, asked, served, strict=True)):
         hits, distances = ranking.only(number), ranking.answers.distances[number].tolist()
         wanted = [(ranking.records.names[row], distance) for row, distance in zip(hits, distances, strict=False)]

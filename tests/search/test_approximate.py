@@ -43,10 +43,9 @@ def run_test_mode(tiny_places, tmp_path):
     """Runs --mode=test with global pooling on the tiny places and gives the results that it wrote."""
 
     def run(*flags):
-        code = main.main([
-            "--mode=test", f"--root={tiny_places}", f"--runsPath={tmp_path / 'runs'}", "--arch=alexnet",
-            "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu", "--panels=0", *flags,
-        ])  # fmt: skip
+        model = ["--arch=alexnet", "--fromscratch", "--pooling=avg", "--threads=0", "--device=cpu"]
+        places = [f"--root={tiny_places}", f"--runsPath={tmp_path / 'runs'}", "--panels=0"]
+        code = main.main(["--mode=test", *model, *places, *flags])
         return read_json(tmp_path / "runs" / "results.json") if code == 0 else code
 
     return run
@@ -59,7 +58,7 @@ def test_a_flat_index_finds_what_the_exact_search_finds():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("factory", "per_image"), [("Flat", 4 * DIM), ("SQfp16", 2 * DIM), ("SQ8", DIM), ("PQ4", 4)])
+@pytest.mark.parametrize(("factory", "per_image"), [("Flat", 4 * DIM), ("SQfp16", 2 * DIM), ("SQ8", DIM), ("PQ4x4", 2)])
 def test_stored_bytes_are_those_of_the_codes_and_a_constant(factory, per_image):
     small, large = (stored_bytes(build_index(factory, rows(count, 0), 0)) for count in (300, 1300))
     assert large - small == 1000 * per_image
@@ -97,9 +96,8 @@ def test_what_faiss_cannot_build_is_an_error_that_quotes_it(factory):
 
 def test_an_index_that_faiss_builds_but_cannot_search_is_refused_when_it_is_built():
     """Product quantisers of 2 dimensions and 2 bits: FAISS has no tables of distances for so few centroids."""
-    with pytest.raises(UserError, match=r"--index=PQ4x2 cannot be .* of 300 descriptors, 8-D; FAISS says: ") as caught:
+    with pytest.raises(UserError, match=r"^--index=PQ4x2 cannot be .* of 300 descriptors, 8-D; FAISS says: .*$"):
         build_index("PQ4x2", rows(300, 0)[:, :8], 0)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
@@ -124,6 +122,7 @@ def test_stored_descriptors_give_the_same_recalls_without_the_images_pixels(
 ):
     file, flag = tmp_path / "descriptors.h5", f"--precision={precision}"
     (first,) = run_test_mode(f"--saveDescriptors={file}", flag)
+    assert json.dumps(first) and first["search"] == "exact" and first["model"].endswith(f", {precision}")
     with h5py.File(file) as stored:
         assert stored["database"].shape == (12, 256) and stored["database"].dtype == np.float16
         assert stored["queries"].shape == (5, 256) and stored.attrs["arch"] == "alexnet"
@@ -165,30 +164,23 @@ def test_a_file_without_descriptors_is_refused(run_test_mode, tmp_path, capsys, 
     assert str(file) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_results_say_how_the_search_was_made(run_test_mode, precision):
-    (result,) = run_test_mode(f"--precision={precision}")
-    assert json.dumps(result) and result["search"] == "exact" and result["model"].endswith(f", {precision}")
-
-
 def test_results_say_how_many_hits_were_asked_for_where_not_all_count():
     """Of Tokyo Time Machine: query 0 is nearest to images of its own month, so that 4 are asked for instead of 2."""
     names = [f"{n}.jpg" for n in range(8)]
     positions = np.stack([100.0 * np.arange(8), np.zeros(8)], axis=1)
     database = torch.arange(8.0)[:, None]
     descriptors = SplitDescriptors(database, database[:1], {(48, 64)})
-    searched = []
-    for times in (np.array([1, 1, 2, 2, 2, 2, 2, 2]), None):
-        asked = None if times is None else times[:1]
-        protocol = "plain" if times is None else "other_time"
-        places = Places("set", names, names[:1], positions, positions[:1], 25.0, 10.0, times, asked, protocol)
+    index = build_index("Flat", database, 0)
+    for times, searched, recalls in (
+        (np.array([1, 1, 2, 2, 2, 2, 2, 2]), "by index Flat, up to 4 hits asked for", {1: 1.0, 2: 1.0}),
+        (None, "by index Flat", {1: 0.0, 2: 0.0}),
+    ):
+        own, protocol = ((times, times[:1]), "other_time") if times is not None else ((None, None), "plain")
+        places = Places("set", names, names[:1], positions, positions[:1], 25.0, 10.0, *own, protocol)
         images = PlaceImages(places, "val", [Path(name) for name in names], [Path(names[0])])
         exact = Evaluation({1: 0.0, 2: 0.0}, "val", places.name, 1, 0, 8, "model", 1, "64x48")
-        searched.append(
-            measure_index(descriptors, images, exact, [np.array([2])], "Flat", build_index("Flat", database, 0))
-        )
-    assert [found.search for found in searched] == ["by index Flat, up to 4 hits asked for", "by index Flat"]
-    assert [found.recalls for found in searched] == [{1: 1.0, 2: 1.0}, {1: 0.0, 2: 0.0}]
+        found = measure_index(descriptors, images, exact, [np.array([2])], "Flat", index)
+        assert (found.search, found.recalls) == (searched, recalls)
 
 
 @pytest.mark.parametrize(

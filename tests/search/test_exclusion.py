@@ -8,27 +8,27 @@ import pytest
 from vpr.search.protocols import either, own_time, without_excluded
 from vpr.search.rules import RecentFrames
 
-# Queries are every third frame of two walks, and in the second film also database images.
+# Queries are every third frame of two sequences, and in the second also database images.
 DATABASE = [("a", n) for n in range(12) if n % 3] + [("b", n) for n in range(6)]
 QUERIES = [("a", n) for n in range(0, 12, 3)] + [("b", n) for n in range(0, 6, 3)]
 
 
 def names(frames, folder):
-    return [f"{folder}{walk}/{number:03d}.jpg" for walk, number in frames]
+    return [f"{folder}{sequence}/{number:03d}.jpg" for sequence, number in frames]
 
 
 @pytest.mark.parametrize("folders", [("", ""), ("val/database/", "val/queries/"), ("", "queries_real/")])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 4, 100])
-def test_recent_frames_are_those_of_the_own_walk(folders, causal, count):
+def test_recent_frames_are_those_of_the_own_sequence(folders, causal, count):
     excluded = RecentFrames(count, causal).of(names(DATABASE, folders[0]), names(QUERIES, folders[1]))
     asked = np.array([5, 0, 2])
     for row, query in zip(excluded(asked), asked, strict=True):
-        walk, time = QUERIES[query]
+        sequence, time = QUERIES[query]
         wanted = []
         for other, number in DATABASE:
             late = number > time + count and not causal
-            wanted.append(other == walk and not late and not number < time - count)
+            wanted.append(other == sequence and not late and not number < time - count)
         assert row.tolist() == wanted
 
 
@@ -45,8 +45,8 @@ def test_right_images_that_may_not_be_found_are_not_right():
     every[1] = np.empty(0, np.int64)
     left = without_excluded(every, excluded)
     for query, kept in enumerate(left):
-        walk, time = QUERIES[query]
-        near = [other == walk and abs(number - time) <= 1 for other, number in DATABASE]
+        sequence, time = QUERIES[query]
+        near = [other == sequence and abs(number - time) <= 1 for other, number in DATABASE]
         assert kept.tolist() == ([] if query == 1 else [i for i, out in enumerate(near) if not out])
 
 

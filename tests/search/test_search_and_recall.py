@@ -6,7 +6,7 @@ import torch
 
 import vpr.search.exact
 from pittsburgh import Places, read_places
-from vpr.evaluation.recall import recall_at, recall_line
+from vpr.evaluation.outcomes import recall_at, recall_line
 from vpr.search.approximate import IndexSearch, build_index
 from vpr.search.exact import in_front
 from vpr.search.protocols import first_of_panoramas, panoramas_of

@@ -10,12 +10,17 @@ from vpr.search.exact import nearest
 from vpr.search.sequences import SequenceRule, frames_used, search_sequences, sequence_scores
 
 
-def walk(name, numbers):
+def frames(name, numbers):
     return [f"{name}/{number:03d}.jpg" for number in numbers]
 
 
-DATABASE = [*walk("a", range(0, 24, 2)), *walk("b", [0, 2, 4, 8, 10, 12]), *walk("c", [50]), *walk("d", [0, 2, 4])]
-QUERIES = [*walk("x", [0, 2, 6, 7, 9, 12]), *walk("y", [3]), *walk("z", range(3, 12, 3))]
+DATABASE = [
+    *frames("a", range(0, 24, 2)),
+    *frames("b", [0, 2, 4, 8, 10, 12]),
+    *frames("c", [50]),
+    *frames("d", [0, 2, 4]),
+]
+QUERIES = [*frames("x", [0, 2, 6, 7, 9, 12]), *frames("y", [3]), *frames("z", range(3, 12, 3))]
 RULES = [
     SequenceRule(1), SequenceRule(2), SequenceRule(5), SequenceRule(3, causal=True),
     SequenceRule(2, speeds=(-1.0, 0.0, 2.0)),
@@ -23,8 +28,8 @@ RULES = [
 
 
 def ordered(names):
-    walks = find_sequences(names)
-    return walks.of(walks.order())
+    sequences = find_sequences(names)
+    return sequences.of(sequences.order())
 
 
 def literal(similarities, queries, database, rule, step):
@@ -69,8 +74,8 @@ def test_scores_are_those_of_the_formula_term_by_term(rule, masked):
 def test_of_frames_that_round_to_one_number_the_first_is_taken(seed):
     """A film with uneven numbers, some of which are one step on."""
     random = np.random.default_rng(seed)
-    names = [name for film in "ab" for name in walk(film, np.sort(random.choice(60, 22, replace=False)))]
-    database, queries = ordered(names), ordered(walk("x", range(0, 30, 3)))
+    names = [name for film in "ab" for name in frames(film, np.sort(random.choice(40, 15, replace=False)))]
+    database, queries = ordered(names), ordered(frames("x", range(0, 18, 3)))
     step = usual_step(database)
     assert len(np.unique(np.rint(database.numbers / step) + 1000 * database.sequences)) < len(database)
     similarities = random.normal(size=(len(queries), len(database)))
@@ -124,9 +129,9 @@ def rows_of(pattern):
 
 
 def test_frames_around_tell_which_of_two_alike_places_it_is():
-    """Doors that look alike: alone a query is as like one as the other, the frames before or behind tell which."""
+    """Doors that look alike: the frames before or behind a query tell which it is."""
     database, queries = "abxcdexfg", "dexf"
-    names = walk("m", range(9)), walk("q", range(4))
+    names = frames("m", range(9)), frames("q", range(4))
     _, scores = search(rows_of(database), rows_of(queries), 9, SequenceRule(0), names)
     assert scores[2, 0] == scores[2, 1] == 1  # two doors
     for rule in (SequenceRule(1), SequenceRule(2), SequenceRule(3), SequenceRule(1, causal=True)):
@@ -138,11 +143,11 @@ def test_frames_around_tell_which_of_two_alike_places_it_is():
     np.testing.assert_allclose(scores[2, list(found[2]).index(2)], 1 / 3, rtol=1e-6)
 
 
-def test_a_break_between_walks_is_never_crossed():
+def test_a_break_between_sequences_is_never_crossed():
     """The door's neighbours lie on the other side of a break, of the database or of the queries: they do not help."""
-    whole, parted = walk("m", range(5)), [*walk("m", range(2)), *walk("n", range(2, 5))]
-    together, apart = walk("q", range(3)), [*walk("q", range(1)), *walk("r", range(1, 3))]
-    gap = [*walk("m", range(2)), *walk("m", range(100, 103))]  # one folder, but a step of 99
+    whole, parted = frames("m", range(5)), [*frames("m", range(2)), *frames("n", range(2, 5))]
+    together, apart = frames("q", range(3)), [*frames("q", range(1)), *frames("r", range(1, 3))]
+    gap = [*frames("m", range(2)), *frames("m", range(100, 103))]  # one folder, but a step of 99
 
     def score(database_names, query_names):
         found, scores = search(rows_of("abcde"), rows_of("bcd"), 5, SequenceRule(1), (database_names, query_names))
@@ -159,7 +164,7 @@ def test_a_break_between_walks_is_never_crossed():
 
 
 def test_causal_uses_no_later_frame():
-    names = walk("m", range(20)), walk("q", range(9))
+    names = frames("m", range(20)), frames("q", range(9))
     database, queries = descriptors(20, 7), descriptors(9, 8)
     changed = queries.clone()
     changed[5:] = descriptors(4, 9)
@@ -172,21 +177,21 @@ def test_causal_uses_no_later_frame():
     assert not np.array_equal(after[0][1][4], after[1][1][4])
 
 
-def test_a_candidate_at_a_walks_end_does_not_win_by_averaging_few():
-    """Alone at the end of a walk the candidate is a little better; the other has its neighbours as well."""
+def test_a_candidate_at_a_sequences_end_does_not_win_by_averaging_few():
+    """Alone at the end of a sequence the candidate is a little better; the other has its neighbours as well."""
     similarities = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.0], [0.7, 0.0, 0.0, 0.6, 0.0], [0.0, 0.0, 0.0, 0.0, 0.5]])
     database = Frames(np.array([0, 1, 1, 1, 1]), np.array([0.0, 0.0, 1.0, 2.0, 3.0]))
     scores = sequence_scores(similarities, Frames(np.zeros(3, int), np.arange(3.0)), database, SequenceRule(1))
     assert scores[1, 0] == pytest.approx((0.1 + 0.7 + 0.1) / 3)  # nothing is known of its neighbours
     assert scores[1, 3] == pytest.approx((0.5 + 0.6 + 0.5) / 3)
-    assert scores[0, 2] == pytest.approx((0.5 + 0.6) / 2)  # the queries' walk begins: two terms for every candidate
+    assert scores[0, 2] == pytest.approx((0.5 + 0.6) / 2)  # the queries' sequence begins: two terms for every candidate
 
 
 @pytest.mark.parametrize(
     ("speed", "order", "step"), [(2.0, "acegi", 1), (0.5, "cdefg", 2), (-1.0, "hgfed", 1), (0.0, "ddddd", 1)]
 )
-def test_a_walk_of_another_speed_is_found_by_its_speed(speed, order, step):
-    names = walk("m", range(10)), walk("q", range(0, 5 * step, step))
+def test_a_sequence_of_another_speed_is_found_by_its_speed(speed, order, step):
+    names = frames("m", range(10)), frames("q", range(0, 5 * step, step))
     for own in (speed, 3.0):
         found, scores = search(rows_of("abcdefghij"), rows_of(order), 1, SequenceRule(2, speeds=(1.0, own)), names)
         assert (scores[2, 0] == pytest.approx(1)) == (own == speed)
@@ -194,7 +199,7 @@ def test_a_walk_of_another_speed_is_found_by_its_speed(speed, order, step):
 
 
 def test_excluded_images_are_neither_found_nor_used():
-    names = walk("m", range(20)), walk("q", range(9))
+    names = frames("m", range(20)), frames("q", range(9))
     database, queries = descriptors(20, 10), descriptors(9, 11)
 
     def excluded(asking):
@@ -229,8 +234,8 @@ def test_frames_that_a_score_is_the_mean_of(rule, wanted):
 
 
 def test_numbers_of_other_units_reach_no_frame():
-    """Queries numbered by nanoseconds: every line leaves the walk at once, and the order is that of single frames."""
-    names = walk("m", range(6)), [f"q/{n * 10**9}.jpg" for n in range(4)]
+    """Queries numbered by nanoseconds: every line leaves the sequence, and the order is that of single frames."""
+    names = frames("m", range(6)), [f"q/{n * 10**9}.jpg" for n in range(4)]
     database, queries = descriptors(6, 13), descriptors(4, 14)
     found, _ = search(database, queries, 6, SequenceRule(1), names)
     np.testing.assert_array_equal(found, nearest(database, queries, 6))

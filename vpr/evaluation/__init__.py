@@ -7,7 +7,6 @@ comparison.py         Several models on one split: recall against size, arithmet
 evaluate.py           Recall@N of a model on a split: describe, search, count, record
 explanation.py        which cluster owns each region of an image, and what it adds to a similarity
 judging.py            how sure a test's answers are
-outcomes.py           what came of each query: its first hits, which are right, how far off
+outcomes.py           what came of each query: its first hits, which are right, how far off; Recall@N
 precision_recall.py   precision and recall of answers over a threshold of their score
-recall.py             Stage 5, recall: how many queries have a hit among the first N
 """

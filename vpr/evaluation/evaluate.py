@@ -15,8 +15,7 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.data.protocol import protocol_label
 from vpr.descriptors.describe import LocalDescribing, Source, describe, describe_sizes
-from vpr.evaluation.outcomes import Outcome, outcomes_of
-from vpr.evaluation.recall import recall_at, recall_line
+from vpr.evaluation.outcomes import Outcome, outcomes_of, recall_at, recall_line
 from vpr.models.describer import Describer
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.ranking import Ranking, rerank_hits, search

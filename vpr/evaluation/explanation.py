@@ -96,8 +96,7 @@ def region_contributions(
     the norms stayed as they are. Contributions may be negative.
 
     Args:
-        layer: the model's pooling.
-        features: [1, D, h, w], the image's local descriptors.
+        layer: the model's pooling; features: [1, D, h, w], the image's local descriptors.
         other_descriptor: [dim] of length 1, the model's of the other image.
 
     Returns:

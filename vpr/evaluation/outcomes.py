@@ -1,4 +1,4 @@
-"""What came of each query of a test: its first hits, which of them are right, and how far off they are."""
+"""What came of each query of a test: its first hits, which are right, and how far off; Recall@N of all queries."""
 
 import math
 from collections.abc import Sequence
@@ -103,7 +103,26 @@ def outcomes_of(
     return outcomes
 
 
+def recall_at(found: np.ndarray, positives: Sequence[np.ndarray], values: Sequence[int]) -> dict[int, float]:
+    """Recall@N (the paper's section 5.1), 0 to 1, by N: the share of queries with a positive among their first N hits.
+
+    A query without any positive counts as missed.
+
+    Args:
+        found: [M, at least max(values)] database indices, nearest first; -1 is no hit.
+        positives: for each of the M queries the database indices that are right.
+    """
+    right = np.array([np.isin(hits, wanted) for hits, wanted in zip(found, positives, strict=True)])  # [M, count]
+    first_right = np.where(right.any(axis=1), right.argmax(axis=1), found.shape[1])  # [M]
+    return {n: float((first_right < n).mean()) for n in values}
+
+
 def recalls_before(outcomes: Sequence[Outcome], values: Sequence[int]) -> dict[int, float]:
-    """Recall@N before the hits were re-ranked, between 0 and 1, by N."""
+    """As `recall_at`, before the hits were re-ranked."""
     ranks = [outcome.rank_before for outcome in outcomes]
     return {n: sum(rank is not None and rank <= n for rank in ranks) / len(ranks) for n in values}
+
+
+def recall_line(recalls: dict[int, float]) -> str:
+    """`R@1: 85.2, R@5: 94.8`, in percent."""
+    return ", ".join(f"R@{n}: {100 * recall:.1f}" for n, recall in recalls.items())

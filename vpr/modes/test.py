@@ -25,7 +25,7 @@ from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, QueryResults, measure_each, measure_index, record
 from vpr.evaluation.explanation import opened_at_pooling
 from vpr.evaluation.judging import Judged, judge_answers
-from vpr.evaluation.recall import recall_line
+from vpr.evaluation.outcomes import recall_line
 from vpr.report.write import explainer, write_pictures
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import answer_recipe, save_calibration

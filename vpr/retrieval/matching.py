@@ -43,8 +43,8 @@ class Pairs:
     """The local descriptors of a query and of some of its hits.
 
     Attributes:
-        query: int8 [Q, d]; query_grid: int32 [2], rows and columns of its map.
-        hits: int8 [C, P, d], padded; grids: int32 [C, 2], rows and columns of their maps.
+        query: int8 [Q, d]; hits: int8 [C, P, d], padded.
+        query_grid, grids: int32 [2] and [C, 2], rows and columns of their maps.
     """
 
     query: torch.Tensor

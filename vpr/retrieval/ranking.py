@@ -76,7 +76,9 @@ def search(engine: Any, descriptors: torch.Tensor, ask: Ask, count: int, names: 
         answers = Answers(found, distances, records.positions)
         return Ranking(answers, records, ask.filter is not None, approximate=engine.approximate)
     if ask.filter or not engine.searches_sequences:
-        raise NotServed("--sequence searches whole walks by --engine=faiss: drop --near, --box, --where and --engine")
+        raise NotServed(
+            "--sequence searches whole sequences by --engine=faiss: drop --near, --box, --where and --engine"
+        )
     rule, records = ask.sequence or SequenceRule(0), engine.records
     sequences = find_sequences(records.names), find_sequences(names)
     more, excluded = {}, ""

@@ -87,8 +87,7 @@ def local_scores(
     """How well the positions in a query's map match those of each of its hits.
 
     Args:
-        query: its index in `queries`.
-        hits: [C] indices in `database`.
+        query: its index in `queries`; hits: [C] indices in `database`.
         by: a key of SCORES.
         pause: called every few milliseconds.
 
