@@ -8,7 +8,7 @@ from vpr.common.errors import UserError
 from vpr.models.pca import principal_components
 
 LOCAL_DIM = 64
-WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places in the world apart best
+WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places apart best
 SMALLEST_VARIANCE = 1e-12  # of directions that no descriptor has
 
 
