@@ -45,13 +45,10 @@ class LocalProjection(nn.Module):
 
 
 def learn_projection(descriptors: torch.Tensor, dim: int = LOCAL_DIM, learnt_on: str = "") -> LocalProjection:
-    """The principal components of local descriptors [N, D] of length 1.
-
-    Args:
-        dim: how many; those that descriptors have at most.
+    """The `dim` first principal components of local descriptors [N, D] of length 1.
 
     Raises:
-        UserError: there are fewer descriptors than components.
+        UserError: there are no more descriptors than components.
     """
     if len(descriptors) <= dim:
         raise UserError(

@@ -24,10 +24,7 @@ class Whole(nn.Module):
         stride: pixels between two neighbouring local descriptors.
 
     Attributes:
-        multiple: pixels of which height and width have to be multiples; other images are resized.
-        smallest_side: pixels an image must have in height and width.
-        dim: D.
-        unused_parameters: whether there are some on which the map does not depend.
+        multiple, smallest_side, dim, unused_parameters: see `Backbone`; images of other sides are resized.
 
     Raises:
         Exception: of any kind, as timm's networks raise them, where it takes images of one size alone.
