@@ -36,45 +36,16 @@ def unit_rows(random, count, dim):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def vlad_by_loops(features, weight, bias, centroids, normalize_input):
-    """Equation 4 and the two normalisations after it, one number at a time."""
-    batch, dim, height, width = features.shape
-    clusters = len(centroids)
-    rows = []
-    for image in range(batch):
-        vlad = [[0.0] * dim for _ in range(clusters)]
-        for y in range(height):
-            for x in range(width):
-                place = [float(features[image, d, y, x]) for d in range(dim)]
-                if normalize_input:
-                    length = math.sqrt(sum(value * value for value in place))
-                    place = [value / length for value in place]
-                powers = [
-                    math.exp(sum(float(weight[k, d]) * place[d] for d in range(dim)) + float(bias[k]))
-                    for k in range(clusters)
-                ]
-                for k in range(clusters):
-                    for d in range(dim):
-                        vlad[k][d] += powers[k] / sum(powers) * (place[d] - float(centroids[k, d]))
-        row = []
-        for k in range(clusters):
-            length = math.sqrt(sum(value * value for value in vlad[k]))
-            row += [value / length for value in vlad[k]]
-        length = math.sqrt(sum(value * value for value in row))
-        rows.append([value / length for value in row])
-    return np.array(rows)
-
-
-def vlad_by_torch(features, weight, bias, centroids, normalize_input):
-    """The same as differentiable torch, with every residual x_p - c_k spelled out."""
-    places = features.flatten(2).permute(0, 2, 1)  # [B, P, D]
+def equation(features, weight, bias, centroids, normalize_input):
+    """Equation 4 and both normalisations with every residual x_p - c_k spelled out: descriptors, x [B, P, D], a."""
+    rows = features.flatten(2).permute(0, 2, 1)  # [B, P, D]
     if normalize_input:
-        places = places / places.pow(2).sum(dim=2, keepdim=True).sqrt()
-    powers = torch.exp((places[:, :, None, :] * weight).sum(dim=3) + bias)  # [B, P, K]
+        rows = rows / rows.pow(2).sum(dim=2, keepdim=True).sqrt()
+    powers = torch.exp((rows[:, :, None, :] * weight).sum(dim=3) + bias)  # [B, P, K]
     shares = powers / powers.sum(dim=2, keepdim=True)
-    vlad = (shares[..., None] * (places[:, :, None, :] - centroids)).sum(dim=1)  # [B, K, D]
+    vlad = (shares[..., None] * (rows[:, :, None, :] - centroids)).sum(dim=1)  # [B, K, D]
     vlad = (vlad / vlad.pow(2).sum(dim=2, keepdim=True).sqrt()).flatten(1)
-    return vlad / vlad.pow(2).sum(dim=1, keepdim=True).sqrt()
+    return vlad / vlad.pow(2).sum(dim=1, keepdim=True).sqrt(), rows, shares
 
 
 def parts(layer):
@@ -86,13 +57,14 @@ def parts(layer):
 @FORMS
 @VERSIONS
 @NORMALIZE_INPUT
-def test_forward_is_the_papers_equation(form, vladv2, normalize_input):
+def test_forward_and_assignment_are_the_papers_equation(form, vladv2, normalize_input):
     layer, features = make_layer(vladv2, normalize_input, form=form), make_map()
     with torch.no_grad():
-        expected = vlad_by_loops(features, *parts(layer), normalize_input)
-        found = layer(features).numpy()
-    assert found.shape == (SHAPE[0], CLUSTERS * SHAPE[1])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        expected, rows, shares = equation(features, *parts(layer), normalize_input)
+        torch.testing.assert_close(layer(features), expected, rtol=0, atol=1e-12)
+        summed, found = layer.assign(features.flatten(2))
+    torch.testing.assert_close(summed, rows.transpose(1, 2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found, shares.transpose(1, 2), rtol=1e-9, atol=0)
 
 
 @FORMS
@@ -100,10 +72,8 @@ def test_forward_is_the_papers_equation(form, vladv2, normalize_input):
 def test_float32_stays_close_to_float64(form, vladv2):
     layer, features = make_layer(vladv2, form=form), make_map()
     with torch.no_grad():
-        expected = vlad_by_loops(features, *parts(layer), True)
-        found = layer.float()(features.float())
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
+        expected = equation(features, *parts(layer), True)[0].float()
+        torch.testing.assert_close(layer.float()(features.float()), expected, rtol=0, atol=1e-5)
 
 
 def test_only_version_2_has_a_bias():
@@ -131,15 +101,18 @@ def test_gradients_agree_with_finite_differences(form, vladv2, normalize_input):
 @VERSIONS
 @NORMALIZE_INPUT
 def test_gradients_are_those_of_the_papers_equation(form, vladv2, normalize_input):
+    """Also of the form that is exported, which autograd differentiates step by step."""
     layer, features = make_layer(vladv2, normalize_input, form=form), make_map().requires_grad_()
     wanted = [features, *layer.parameters()]
     direction = torch.randn(SHAPE[0], CLUSTERS * SHAPE[1], generator=torch.Generator().manual_seed(5)).double()
-    found = torch.autograd.grad((layer(features) * direction).sum(), wanted)
-    reference = vlad_by_torch(features, *parts(layer), normalize_input)
+    reference, *_ = equation(features, *parts(layer), normalize_input)
     expected = torch.autograd.grad((reference * direction).sum(), wanted)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert theirs.abs().max() > 1e-3
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    for function in (layer, layer.plain()) if form is NetVLADPooling else (layer,):
+        found = function(features)
+        torch.testing.assert_close(found, reference, rtol=1e-9, atol=1e-11)
+        for ours, theirs in zip(torch.autograd.grad((found * direction).sum(), wanted), expected, strict=True):
+            assert theirs.abs().max() > 1e-3
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -156,40 +129,33 @@ def test_a_map_is_read_as_it_lies_and_its_gradient_lies_likewise(layout):
     copied = [event.input_shapes[0] for event in profile.events() if event.name == "aten::copy_"]
     assert [2, 7, 3, 5] not in copied and [2, 7, 15] not in copied
     assert gradient.is_contiguous(memory_format=layout)
-    wanted = vlad_by_torch(features, *parts(layer), True)
+    wanted, *_ = equation(features, *parts(layer), True)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
     expected = torch.autograd.grad(wanted[:, ::3].sum(), features)[0]
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_version_1_starts_from_cosines():
+@VERSIONS
+def test_it_starts_from_cosines_or_from_squared_distances(vladv2):
     random = np.random.default_rng(2)
     centres = unit_rows(random, 5, 7) * random.uniform(0.3, 0.9, (5, 1))
     descriptors = unit_rows(random, 40, 7)
     directions = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-    cosines = np.sort(descriptors @ directions.T, axis=1)
-    expected = -np.log(0.01) / np.mean(cosines[:, -1] - cosines[:, -2])
+    if vladv2:
+        far = np.sort([[((x - c) ** 2).sum() for c in centres] for x in descriptors], axis=1)
+    else:
+        far = np.sort(-descriptors @ directions.T, axis=1)
+    expected = -np.log(0.01) / np.mean(far[:, 1] - far[:, 0])
 
-    layer = make_layer(False, clusters=5)
+    layer = make_layer(vladv2, clusters=5)
     alpha = layer.init_params(torch.from_numpy(centres), torch.from_numpy(descriptors))
     assert alpha == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(layer.conv.weight.detach()[:, :, 0, 0], expected * directions, rtol=1e-11)
-    assert layer.conv.bias is None
-    np.testing.assert_array_equal(layer.centroids.detach(), centres)
-
-
-def test_version_2_starts_from_squared_distances():
-    random = np.random.default_rng(3)
-    centres = unit_rows(random, 5, 7) * random.uniform(0.3, 0.9, (5, 1))
-    descriptors = unit_rows(random, 40, 7)
-    distances = np.sort([[((x - c) ** 2).sum() for c in centres] for x in descriptors], axis=1)
-    expected = -np.log(0.01) / np.mean(distances[:, 1] - distances[:, 0])
-
-    layer = make_layer(True, clusters=5)
-    alpha = layer.init_params(torch.from_numpy(centres), torch.from_numpy(descriptors))
-    assert alpha == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(layer.conv.weight.detach()[:, :, 0, 0], 2 * expected * centres, rtol=1e-11)
-    np.testing.assert_allclose(layer.conv.bias.detach(), -expected * (centres**2).sum(axis=1), rtol=1e-11)
+    weights = 2 * expected * centres if vladv2 else expected * directions
+    np.testing.assert_allclose(layer.conv.weight.detach()[:, :, 0, 0], weights, rtol=1e-11)
+    if vladv2:
+        np.testing.assert_allclose(layer.conv.bias.detach(), -expected * (centres**2).sum(axis=1), rtol=1e-11)
+    else:
+        assert layer.conv.bias is None
     np.testing.assert_array_equal(layer.centroids.detach(), centres)
 
 
@@ -244,7 +210,7 @@ def test_scale_of_the_input_does_not_matter(vladv2):
 
 
 @VERSIONS
-def test_order_of_the_places_does_not_matter_but_that_of_the_images_does(vladv2):
+def test_order_of_the_locations_does_not_matter_but_that_of_the_images_does(vladv2):
     layer, features = make_layer(vladv2), make_map()
     with torch.no_grad():
         expected = layer(features)
@@ -293,42 +259,6 @@ def test_equal_centres_share_equally(vladv2):
 
 
 @VERSIONS
-@NORMALIZE_INPUT
-def test_the_assignment_is_the_softmax_written_out(vladv2, normalize_input):
-    """Shares of the first image, one location and one cluster at a time."""
-    layer, features = make_layer(vladv2, normalize_input), make_map().flatten(2)
-    with torch.no_grad():
-        summed, shares = layer.assign(features)
-    assert summed.shape == features.shape and shares.shape == (SHAPE[0], CLUSTERS, features.shape[2])
-    weight = layer.conv.weight.detach().flatten(1).numpy()
-    bias = layer.conv.bias.detach().numpy() if vladv2 else np.zeros(CLUSTERS)
-    for p in range(features.shape[2]):
-        x = features[0, :, p].numpy()
-        y = x / math.sqrt(float(x @ x)) if normalize_input else x
-        powers = [math.exp(float(weight[k] @ y) + bias[k]) for k in range(CLUSTERS)]
-        np.testing.assert_allclose(summed[0, :, p].numpy(), y, rtol=1e-12)
-        np.testing.assert_allclose(shares[0, :, p].numpy(), np.array(powers) / sum(powers), rtol=1e-9)
-
-
-@VERSIONS
-@NORMALIZE_INPUT
-def test_the_fast_form_has_the_values_and_gradients_of_the_plain_one(vladv2, normalize_input):
-    """Autograd differentiates the plain form step by step; the fast one has derivatives of its own."""
-    layer, toward = make_layer(vladv2, normalize_input, form=NetVLADPooling), None
-    gradients = []
-    for form in (layer, layer.plain()):
-        features = make_map().requires_grad_()
-        found = form(features)
-        toward = torch.randn_like(found) if toward is None else toward
-        layer.zero_grad()
-        (found * toward).sum().backward()
-        gradients.append([found.detach(), features.grad, *(value.grad.clone() for value in layer.parameters())])
-    for fast, plain in zip(*gradients, strict=True):
-        torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-11)
-
-
-def test_one_cluster_has_no_second_nearest():
-    for vladv2 in (False, True):
-        layer = NetVLAD(num_clusters=1, dim=3, vladv2=vladv2)
-        with pytest.raises(ValueError, match="2 clusters or more, found 1"):
-            layer.init_params(torch.ones(1, 3), torch.eye(3))
+def test_one_cluster_has_no_second_nearest(vladv2):
+    with pytest.raises(ValueError, match="2 clusters or more, found 1"):
+        NetVLAD(num_clusters=1, dim=3, vladv2=vladv2).init_params(torch.ones(1, 3), torch.eye(3))

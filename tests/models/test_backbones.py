@@ -14,7 +14,7 @@ import main
 from vpr.common.errors import UserError
 from vpr.compression.pruning import prune_backbone
 from vpr.models import backbones
-from vpr.models.backbones import BACKBONES, Entry, default_train_from
+from vpr.models.backbones import BACKBONES, Entry
 from vpr.models.backbones.base import Backbone, build_backbone, published
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.poolings import POOLINGS
@@ -90,10 +90,8 @@ def test_every_layer_of_the_table_is_a_stage_with_weights(arch):
 
 
 def test_pretrained_backbones_train_from_the_papers_layer_others_from_the_first():
-    assert default_train_from("vgg16", from_scratch=False, pruned=False) == "conv5_1"
-    assert default_train_from("alexnet", from_scratch=False, pruned=False) == "conv5"
-    for from_scratch, pruned in ((True, False), (False, True)):
-        assert default_train_from("vgg16", from_scratch, pruned) == "conv1_1"
+    assert ModelSpec("vgg16").first_trained == "conv5_1"
+    assert ModelSpec("vgg16", "none").first_trained == ModelSpec("vgg16", channels=(8,) * 13).first_trained == "conv1_1"
     assert ModelSpec("alexnet", "none").first_trained == "conv1"
     assert ModelSpec("alexnet", "IMAGENET1K_V1").first_trained == "conv5"
     assert ModelSpec("alexnet", "IMAGENET1K_V1", train_from="conv3").first_trained == "conv3"

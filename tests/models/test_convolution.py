@@ -124,7 +124,7 @@ def test_the_fast_way_is_taken_where_it_pays(trunk, processor):
                 chosen.append(torch.equal(found, fast))
                 assert pays(layer, features) == chosen[-1] and not torch.equal(plain, fast)
             features = layer(features)
-    assert chosen == [True, True, True, False]  # the last map's 143 places are too few
+    assert chosen == [True, True, True, False]  # the last map's 143 positions are too few
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (48, 60)])

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from unittest import mock
 
 import pytest
 import timm
@@ -141,9 +142,8 @@ def test_a_facet_is_what_the_attention_of_the_block_is_given(arch, facet):
         found = backbone(images)
         network.forward_features(images)
     hook.remove()
-    patches = seen[0].chunk(3, dim=2)[["query", "key", "value"].index(facet)][
-        :, 5:
-    ]  # without class token and registers
+    tokens = seen[0].chunk(3, dim=2)[["query", "key", "value"].index(facet)]
+    patches = tokens[:, 5:]  # without class token and registers
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), patches, rtol=1e-5, atol=2e-5)
     last = {name for name in backbone.state_dict() if name.startswith("blocks9")}
     assert {name.split(".")[1] for name in last} == {"norm1", "qkv"}
@@ -173,14 +173,10 @@ def test_what_is_trained_by_default_and_what_a_step_changes(arch):
     (first @ second).backward()
     optimizer.step()
     changed = {name for name, value in model.backbone.state_dict().items() if not torch.equal(value, before[name])}
-    trained = {name for name, _ in model.backbone.named_parameters() if _is_trained(model.backbone, name)}
+    trained = {*dict(model.backbone[model.backbone.first_trained :].named_parameters())}
     assert changed and changed <= trained
     assert {name.split(".")[0] for name in changed} == {name.split(".")[0] for name in trained}
     assert not [name for name in changed if "running" in name or "num_batches" in name]
-
-
-def _is_trained(backbone, name):
-    return [*dict(backbone.named_children())].index(name.split(".")[0]) >= backbone.first_trained
 
 
 def test_statistics_follow_the_images_where_that_is_asked_for():
@@ -315,11 +311,24 @@ def test_the_file_of_a_deeper_network_is_told_by_the_layers_that_are_left(other,
     assert ("values that resnet18 lacks, such as layer1.2.conv1.weight" in capsys.readouterr().out) == said
 
 
-def test_a_tag_may_follow_the_name_and_brings_its_pixels_and_licence(monkeypatch, capsys):
+@pytest.fixture
+def answer_downloads(monkeypatch):
+    """Takes what is called instead of a download of timm's."""
+
+    def answer(download, create=timm.create_model):
+        def create_or_answer(*names, pretrained, **more):
+            return download() if pretrained else create(*names, pretrained=False, **more)
+
+        monkeypatch.setattr(timm, "create_model", create_or_answer)
+
+    return answer
+
+
+def test_a_tag_may_follow_the_name_and_brings_its_pixels_and_licence(answer_downloads, capsys):
     options = parse_options(["--mode=test", "--arch=tf_efficientnet_lite0.in1k"])
     assert (options.arch, options.weights, options.cut, options.facet) == ("tf_efficientnet_lite0", "in1k", 16, None)
     network = network_of("tf_efficientnet_lite0")
-    monkeypatch.setattr(timm, "create_model", _answers_downloads(network, timm.create_model))
+    answer_downloads(lambda: network)
     model = build_model(model_spec(options))
     assert model.mean.flatten().tolist() == model.std.flatten().tolist() == [127.5] * 3
     assert "weights of tf_efficientnet_lite0: in1k, licence apache-2.0" in capsys.readouterr().out
@@ -327,23 +336,12 @@ def test_a_tag_may_follow_the_name_and_brings_its_pixels_and_licence(monkeypatch
     assert torch.equal(stem, network.state_dict()["conv_stem.weight"])
 
 
-def _answers_downloads(network, create):
-    return lambda *names, pretrained, **more: network if pretrained else create(*names, pretrained=False, **more)
-
-
-def test_without_a_network_one_line_says_where_the_weights_are(monkeypatch):
-    def offline(*names, pretrained, **more):
-        if pretrained:
-            raise OSError("no route to host\nand more")
-        return create(*names, pretrained=pretrained, **more)
-
-    create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        UserError, match=r"cannot fetch a1_in1k of resnet18.*no route.*huggingface.*--weights FILE"
-    ) as e:
+def test_without_a_network_one_line_says_where_the_weights_are(answer_downloads):
+    answer_downloads(mock.Mock(side_effect=OSError("no route to host\nand more")))
+    wanted = r"cannot fetch a1_in1k of resnet18.*no route.*huggingface.*--weights FILE"
+    with pytest.raises(UserError, match=wanted) as error:
         build_model(spec_of("--arch=resnet18"))
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(error.value)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
@@ -409,7 +407,8 @@ class Stopped(BaseException):
     """What ends a training at once, as the end of its process would."""
 
 
-def stop_after(_written):
+def save_and_stop(*values):
+    save_checkpoint(*values)
     raise Stopped
 
 
@@ -449,7 +448,7 @@ def test_every_mode_works_with_every_backbone(arch, more, first, tiny_city, tmp_
     train = [*places, centroids, f"--cachePath={tmp_path / 'cache'}", "--mode=train", "--margin=1"]
     first = [f"--trainFrom={first}"] if first else []
     with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(trainer, "save_checkpoint", lambda *values: stop_after(save_checkpoint(*values)))
+        patched.setattr(trainer, "save_checkpoint", save_and_stop)
         main.main([*train, *model, *first, "--nEpochs=1", "--cacheRefreshRate=6"])
     run = newest_run(tmp_path / "runs")
     position = load_checkpoint(run, "checkpoints", "latest")["position"]

@@ -43,11 +43,8 @@ def options_of(weights, arch, *more):
 
 
 def trained_layers(model):
-    return [
-        place
-        for place, layer in enumerate(model.encoder)
-        if isinstance(layer, nn.Conv2d) and all(value.requires_grad for value in layer.parameters())
-    ]
+    convolutions = [(number, layer) for number, layer in enumerate(model.encoder) if isinstance(layer, nn.Conv2d)]
+    return [number for number, layer in convolutions if all(value.requires_grad for value in layer.parameters())]
 
 
 @pytest.mark.parametrize(("arch", "layers"), [("alexnet", ALEXNET), ("vgg16", VGG16)])
@@ -55,7 +52,7 @@ def test_the_layer_named_and_those_after_it_are_trained(weights, arch, layers):
     for name in layers if arch == "alexnet" else ("conv1_1", "conv3_2", "conv4_1", "conv5_3"):
         model = build_model(model_spec(options_of(weights, arch, f"--trainFrom={name}")))
         assert model.backbone.first_trained == layers[name]
-        assert trained_layers(model) == [place for place in layers.values() if place >= layers[name]]
+        assert trained_layers(model) == [number for number in layers.values() if number >= layers[name]]
 
 
 def test_without_the_flag_the_last_block_or_from_random_weights_everything_is_trained(weights):
@@ -79,10 +76,10 @@ def test_a_layer_that_the_backbone_does_not_have_is_refused_with_those_it_has(we
 @pytest.mark.parametrize("name", ["conv2", "conv4"])
 def test_the_trunk_cache_holds_what_the_layers_below_give(weights, tiny_city, tmp_path, name):
     """From conv2 to conv4 on one disk: each training finds its own values, not the other's."""
-    place = f"--cachePath={tmp_path / 'cache'}"
+    cache = f"--cachePath={tmp_path / 'cache'}"
     flags = ["--dataset=toy", f"--root={tiny_city}", "--imageSize", "64", "80", "--trunkCache=disk", "--precision=fp32"]
     for layer in ("conv5", name, "conv3", name):
-        options = options_of(weights, "alexnet", *flags, "--cacheBatchSize=8", f"--trainFrom={layer}", place)
+        options = options_of(weights, "alexnet", *flags, "--cacheBatchSize=8", f"--trainFrom={layer}", cache)
         model = build_model(model_spec(options)).to_device(torch.device("cpu"), "fp32")
         reader = ImageReader(load_places(places_spec(options), "val").files[:8], options.imageSize, 0)
         source = cached_source(reader, "few", model, "memory")
@@ -98,7 +95,7 @@ def test_the_trunk_cache_holds_what_the_layers_below_give(weights, tiny_city, tm
 
 def changed_layers(run, start):
     state = torch.load(run / "checkpoints" / "checkpoint.pth.tar", weights_only=True)["state_dict"]
-    names = {name: f"{place}.weight" for name, place in ALEXNET.items()}
+    names = {name: f"{number}.weight" for name, number in ALEXNET.items()}
     return [name for name, entry in names.items() if not torch.equal(state[f"encoder.{entry}"], start[entry])]
 
 

@@ -103,18 +103,18 @@ def backward(loss: torch.Tensor) -> None:
     while ready:
         node = ready.pop()
         found = gradients.pop(node, {})
-        inputs = [found.get(place) for place in range(len(node._input_metadata))]
+        inputs = [found.get(number) for number in range(len(node._input_metadata))]
         if hasattr(node, "variable"):
             value = node.variable
             value.grad = inputs[0] if value.grad is None else value.grad + inputs[0]
             continue
-        for (following, place), gradient in gradients_of(node, inputs):
+        for (following, number), gradient in gradients_of(node, inputs):
             if gradient is not None:
-                wanted = following._input_metadata[place]
+                wanted = following._input_metadata[number]
                 assert gradient.device == wanted.device, f"{node}: {gradient.device}, wanted {wanted.device}"
                 gradient = gradient.sum_to_size(wanted.shape).to(wanted.dtype)
                 sums = gradients[following]
-                sums[place] = sums[place] + gradient if place in sums else gradient
+                sums[number] = sums[number] + gradient if number in sums else gradient
             waiting[following] -= 1
             if not waiting[following]:
                 ready.append(following)

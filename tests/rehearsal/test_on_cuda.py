@@ -77,11 +77,11 @@ class Photos:
             parts = [part for part in (range(middle), range(middle, len(batch))) if len(part)]
             yield [self.group(part, size) for part, size in zip(parts, SIZES, strict=False)]
 
-    def group(self, places, size):
-        images = torch.empty(len(places), 3, *size, dtype=torch.uint8)
+    def group(self, rows, size):
+        images = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
         if self.frozen:
             images = self.model.frozen_features(images.to(GPU)).to("cpu", torch.float16).detach()
-        return SizeGroup(torch.arange(places.start, places.stop), images, size, self.frozen)
+        return SizeGroup(torch.arange(rows.start, rows.stop), images, size, self.frozen)
 
 
 def model_of(settings):
@@ -96,7 +96,7 @@ def require_on_gpu(descriptors, *shape):
 
 
 def rehearse_describing(model, projection):
-    """Whole images and images through frozen layers; all at once, in batches, and with what is kept of places."""
+    """Whole images and images through frozen layers; all at once, in batches, and with what is kept for re-ranking."""
     model.eval()
     images = Photos(model)
     indices = range(DATABASE + QUERIES)

@@ -1,5 +1,6 @@
 """What an exported model says of itself, stored inside the ONNX file."""
 
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -47,11 +48,7 @@ def read_card(path: Path, metadata: dict[str, str], sealed: bool) -> dict:
 
 
 def card_of(path: Path) -> dict:
-    """The card of an exported file, without loading its weights into a session.
-
-    Raises:
-        UserError: it is missing, damaged or of another program.
-    """
+    """The card of an exported file, without loading its weights into a session; UserError as of `read_card`."""
     onnx = import_optional("onnx")
     sealed = is_sealed(path)
     try:
@@ -62,13 +59,7 @@ def card_of(path: Path) -> dict:
 
 
 def import_optional(name: str) -> ModuleType:
-    """A module of requirements-deploy.txt.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    import importlib
-
+    """A module of requirements-deploy.txt; UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -56,21 +56,14 @@ class Describer(Protocol):
 
         Args:
             images: uint8 [B, 3, H, W]; if `frozen` what the model's own frozen layers made of them.
-            projection: None takes that which the model brings.
-
-        Raises:
-            UserError: the images are too small, or the model has none.
+            projection: None takes that which the model brings; UserError if it has none, or images are too small.
         """
 
     def gflop(self, height: int, width: int) -> float:
         """Arithmetic for one image, in 10^9 operations of which a multiplication with an addition is two."""
 
     def bytes_per_image(self, height: int, width: int) -> int | None:
-        """Memory that an image takes inside the model; None where that is not known.
-
-        Raises:
-            UserError: the image is too small.
-        """
+        """Memory that an image takes inside the model, None where that is not known; UserError if it is too small."""
 
     def to_device(self, device: torch.device, precision: str) -> "Describer":
         """Move to a device and compute there as --precision says."""

@@ -9,14 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_gflop(network: nn.Module, image: torch.Tensor) -> float:
-    """Arithmetic in 10^9 operations, of which a multiplication with an addition is two.
+    """Arithmetic in 10^9 operations, of which a multiplication with an addition is two, for an image on meta.
 
     Convolutions and matrix products are counted, as is usual; sums, norms and comparisons are not.
-
-    Args:
-        image: on the meta device.
     """
-    values = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    values = dict(network.named_parameters()) | dict(network.named_buffers())
     without_data = {name: torch.empty_like(value, device="meta") for name, value in values.items()}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         torch.func.functional_call(network, without_data, (image,))
@@ -24,11 +21,7 @@ def count_gflop(network: nn.Module, image: torch.Tensor) -> float:
 
 
 def largest_step(network: nn.Module, image: torch.Tensor) -> int:
-    """Values that the layer with the largest input and output together has of them.
-
-    Args:
-        image: on the meta device.
-    """
+    """Values in the input and output together of the layer where these are most, for an image on meta."""
     largest = 0
 
     def measure(layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:

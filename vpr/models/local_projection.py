@@ -8,7 +8,7 @@ from vpr.common.errors import UserError
 from vpr.models.pca import principal_components
 
 LOCAL_DIM = 64
-WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places in the world apart best
+WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal; half-way told places apart best
 SMALLEST_VARIANCE = 1e-12  # of directions that no descriptor has
 
 
@@ -45,13 +45,10 @@ class LocalProjection(nn.Module):
 
 
 def learn_projection(descriptors: torch.Tensor, dim: int = LOCAL_DIM, learnt_on: str = "") -> LocalProjection:
-    """The principal components of local descriptors [N, D] of length 1.
-
-    Args:
-        dim: how many; those that descriptors have at most.
+    """The `dim` first principal components of local descriptors [N, D] of length 1.
 
     Raises:
-        UserError: there are fewer descriptors than components.
+        UserError: there are no more descriptors than components.
     """
     if len(descriptors) <= dim:
         raise UserError(

@@ -20,12 +20,7 @@ class Normalization:
 
 def _of_unit_range(mean: Colour, std: Colour) -> Normalization:
     """From the mean and standard deviation of pixels between 0 and 1."""
-    return Normalization(_times_255(mean), _times_255(std))
-
-
-def _times_255(colour: Colour) -> Colour:
-    red, green, blue = colour
-    return 255 * red, 255 * green, 255 * blue
+    return Normalization(*((255 * red, 255 * green, 255 * blue) for red, green, blue in (mean, std)))
 
 
 NORMALIZATIONS = {
@@ -40,11 +35,7 @@ NORMALIZATIONS = {
 
 
 def mean_colour(text: str) -> Normalization:
-    """A normalisation by its mean colour alone, written R,G,B.
-
-    Raises:
-        UserError: it is not three finite numbers.
-    """
+    """A normalisation by its mean colour alone, written R,G,B; UserError unless these are three finite numbers."""
     try:
         red, green, blue = map(float, text.split(","))
     except ValueError:
@@ -61,8 +52,8 @@ def normalization_of(arch: str, weights: str, named: str | None) -> tuple[str, N
     """Name and values of the input normalisation that weights were trained with.
 
     Args:
-        named: what the user says of a file's or random weights, a key of NORMALIZATIONS or a mean colour as R,G,B; None
-            takes what is known of the backbone's other weights.
+        named: what the user says of a file's or random weights, a key of NORMALIZATIONS or R,G,B; None takes what is
+            known of the backbone's other weights.
     """
     unpublished = weights == "none" or is_file(weights)
     found = own_pixels(arch) if unpublished else published(arch, weights)

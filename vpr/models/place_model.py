@@ -109,11 +109,7 @@ class PlaceModel(nn.Module):
         return count_gflop(PlainPlaceModel(self), torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta"))
 
     def bytes_per_image(self, height: int, width: int) -> int:
-        """Memory that an image takes in the backbone: the largest input and output of a layer.
-
-        Raises:
-            UserError: the image is too small for the backbone.
-        """
+        """Memory that an image takes in the backbone: the largest input and output of a layer; see `Describer`."""
         pixels = torch.empty(1, 3, height, width, device="meta")
         require_size(pixels, self.smallest_side)
         return max(4 * pixels.numel(), largest_step(self.backbone, pixels) * self.dtype.itemsize)
@@ -134,11 +130,7 @@ class PlaceModel(nn.Module):
         return ((images.float() - self.mean) / self.std).to(self.dtype)
 
     def frozen_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Images uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w].
-
-        Raises:
-            UserError: the images are too small to leave a single local descriptor.
-        """
+        """Images uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w]; UserError if too small."""
         require_size(images, self.smallest_side)
         if any(side % self.backbone.multiple for side in images.shape[2:]):
             say_of_multiples(self.backbone.multiple)
@@ -172,17 +164,13 @@ class PlaceModel(nn.Module):
     def with_local(
         self, images: torch.Tensor, projection: LocalProjection | None, frozen: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Descriptors and projected local descriptors of images; see `Describer`."""
+        """See `Describer`."""
         assert projection is not None  # a model in PyTorch brings none
         local = self.finish_features(images) if frozen else self.local_descriptors(images)
         return self.pooled(local), projection(local)
 
     def whiten(self, whitening: Whitening) -> None:
-        """Add the last layer.
-
-        Raises:
-            UserError: it is of other dimensions.
-        """
+        """Add the last layer; UserError if it is of other dimensions."""
         if whitening.mean.shape != (self.pooled_dim,):
             raise UserError(
                 f"the whitening is of {len(whitening.mean)}-D descriptors, these have {self.pooled_dim}: "
@@ -254,10 +242,10 @@ def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
 
 def _say_of_weights(model: PlaceModel) -> None:
     """What timm says of the weights of one of its networks: their licence, and the pixels that they expect."""
-    spec = model.spec
-    if not is_file(spec.weights) and not published(spec.arch, spec.weights).licence:
+    spec, from_file = model.spec, is_file(model.spec.weights)
+    licence = "the file's own" if from_file else published(spec.arch, spec.weights).licence
+    if not licence:
         return
     mean, std = (" ".join(f"{value:.4g}" for value in each.flatten().tolist()) for each in (model.mean, model.std))
-    licence = "the file's own" if is_file(spec.weights) else published(spec.arch, spec.weights).licence
-    taken = "" if spec.normalization or not is_file(spec.weights) else "; --normalization names others"
+    taken = "" if spec.normalization or not from_file else "; --normalization names others"
     say(f"weights of {spec.arch}: {spec.weights}, licence {licence}; pixels 0-255 minus {mean}, over {std}{taken}")

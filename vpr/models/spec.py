@@ -7,7 +7,7 @@ from typing import Any
 
 from vpr.common.errors import UserError
 from vpr.common.settings import MODEL, TRAINING, all_but, count, flag, flags_in, signed_number, values_of, whole_number
-from vpr.models.backbones import BACKBONES, FACETS, default_train_from, entry_of
+from vpr.models.backbones import BACKBONES, FACETS, entry_of
 
 DEFAULT_SEED = 123
 
@@ -143,10 +143,12 @@ class ModelSpec:
 
     @property
     def first_trained(self) -> str:
-        """The first layer that is trained, by name."""
-        return self.train_from or default_train_from(
-            self.arch, self.from_scratch, self.channels is not None, self.cut, self.facet
-        )
+        """The first layer that is trained, by name: unless --trainFrom says otherwise the first of all of a backbone
+        with random weights, and of a pruned one, which has lost filters everywhere."""
+        if self.train_from:
+            return self.train_from
+        entry = entry_of(self.arch, self.cut, self.facet)
+        return entry.layers[0] if self.from_scratch or self.channels is not None else entry.train_from
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "ModelSpec":

@@ -23,7 +23,7 @@ class Entry:
 
     Attributes:
         module: its file in this folder.
-        weights: what --weights is unless the user says otherwise.
+        weights: the default of --weights.
         dim: D, the length of a local descriptor, unless filters are pruned.
         layers: names at which --trainFrom can cut, from the image on; everything below the cut is frozen.
         train_from: the first layer that is trained when training starts from pretrained weights.
@@ -81,12 +81,3 @@ def entry_of(arch: str, cut: int | None = None, facet: str | None = None) -> Ent
                 f"drop --{flag}, or give another --arch"
             )
     return BACKBONES[arch]
-
-
-def default_train_from(
-    arch: str, from_scratch: bool, pruned: bool, cut: int | None = None, facet: str | None = None
-) -> str:
-    """The first layer that is trained unless --trainFrom says otherwise: the first of all of a backbone with random
-    weights, and of a pruned one, which has lost filters everywhere."""
-    entry = entry_of(arch, cut, facet)
-    return entry.layers[0] if from_scratch or pruned else entry.train_from

@@ -78,11 +78,6 @@ class Backbone(nn.Sequential):
         """The stages that training leaves as they are, under their numbers; perhaps none."""
         return self[: self.first_trained]
 
-    @property
-    def trained(self) -> nn.Sequential:
-        """The stages that training changes."""
-        return self[self.first_trained :]
-
     @contextlib.contextmanager
     def wholly_trained(self) -> Iterator[None]:
         """All stages take part in gradients until the context ends."""
@@ -97,7 +92,7 @@ class Backbone(nn.Sequential):
                 value.requires_grad_(before)
 
     def run(self, features: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """What the stages from `start` to before `stop` make of features, in the way that is fastest here."""
+        """What the stages from `start` to before `stop` make of features, in the fastest way on this processor."""
         return nnpack.run_layers(self[start:stop], features, self.fast)
 
     def set_up(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -195,16 +190,17 @@ def build_backbone(
     if arch not in BACKBONES:
         return _module_of(arch).build(arch, channels, entry.cut, entry.facet, class_token)
     if class_token:
-        raise UserError(f"--pooling=cls wants a vision transformer, {arch} has no class token: give another --pooling")
+        raise no_class_token(arch)
     return _module_of(arch).build(arch, channels)
 
 
-def published(arch: str, weights: str) -> Published:
-    """Published weights by their name.
+def no_class_token(arch: str) -> UserError:
+    """What is said of a backbone that is no vision transformer and shall give a class token."""
+    return UserError(f"--pooling=cls wants a vision transformer, {arch} has no class token: give another --pooling")
 
-    Raises:
-        UserError: the backbone has none of this name.
-    """
+
+def published(arch: str, weights: str) -> Published:
+    """Published weights by their name; UserError if the backbone has none of this name."""
     return _module_of(arch).published(arch, weights)
 
 

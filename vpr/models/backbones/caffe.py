@@ -39,10 +39,6 @@ class EdgeMaxPool(nn.Module):
         """[B, D, h, w], none negative -> [B, D, h', w']."""
         return F.max_pool2d(F.pad(features, (0, 1, 0, 1)), self.size, self.stride)
 
-    def extra_repr(self) -> str:
-        """What it prints as."""
-        return f"{self.size}, stride={self.stride}"
-
 
 class ResponseNorm(nn.Module):
     """Local response normalisation over neighbouring channels, as MatConvNet and Caffe's authors write it:
@@ -66,10 +62,6 @@ class ResponseNorm(nn.Module):
         for first in range(1, self.size):
             total = total + padded[:, first : first + channels]
         return features / (self.kappa + total) ** self.beta
-
-    def extra_repr(self) -> str:
-        """What it prints as."""
-        return f"{self.size}, kappa={self.kappa}, alpha={self.alpha}, beta={self.beta}"
 
 
 def build(arch: str, channels: Sequence[int] | None) -> Backbone:
@@ -125,11 +117,7 @@ def _filters(arch: str, channels: Sequence[int] | None) -> Sequence[int]:
 
 
 def published(arch: str, weights: str) -> Published:
-    """VGG16's weights are torchvision's; CaffeNet's come with `--mode=import` or as a state dict alone.
-
-    Raises:
-        UserError: there are none of that name.
-    """
+    """VGG16's weights are torchvision's; CaffeNet's come with --mode=import or as a state dict alone: a UserError."""
     if arch == "vgg16_ceil":
         return cnn.published("vgg16", weights)
     raise UserError(

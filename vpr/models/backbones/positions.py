@@ -5,6 +5,8 @@ for any size. Two ways are in use: timm's, and that of the authors of DINOv2 (Oq
 without registers, whose weights were trained with it.
 """
 
+import contextlib
+
 import torch
 
 OFFSET = 0.1  # of DINOv2, patches: added to the size from which the scale is taken
@@ -22,10 +24,9 @@ def resized(positions: torch.Tensor, height: int, width: int, as_dinov2: bool) -
     else:
         rows = antialiased_weights(_arange(height, device), positions.shape[0])
         columns = antialiased_weights(_arange(width, device), positions.shape[1])
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        with torch.autocast(device.type, enabled=False):
-            return _by_rows_and_columns(positions.float(), rows, columns)
-    return _by_rows_and_columns(positions.float(), rows, columns)
+    lower_precision = device.type != "meta" and torch.is_autocast_enabled(device.type)
+    with torch.autocast(device.type, enabled=False) if lower_precision else contextlib.nullcontext():
+        return torch.einsum("hi,ijc,wj->hwc", rows, positions.float(), columns)
 
 
 def dinov2_weights(
@@ -76,7 +77,3 @@ def cubic(distance: torch.Tensor, a: float) -> torch.Tensor:
 
 def _arange(count: int, device: torch.device) -> torch.Tensor:
     return torch.arange(count, device=device, dtype=torch.float32)
-
-
-def _by_rows_and_columns(positions: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    return torch.einsum("hi,ijc,wj->hwc", rows, positions, columns)

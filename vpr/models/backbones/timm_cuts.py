@@ -9,6 +9,7 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.models.backbones import FACETS
+from vpr.models.backbones.base import no_class_token
 from vpr.models.backbones.convolutions import pad_as_tensorflow
 from vpr.models.backbones.vit_stages import (
     Block,
@@ -67,7 +68,7 @@ def plan_of(network: Any, arch: str, cut: int | None, facet: str | None, class_t
     if facet is not None:
         raise UserError(f"--facet={facet} wants a vision transformer, {arch} is none: drop --facet")
     if class_token:
-        raise UserError(f"--pooling=cls wants a vision transformer, {arch} has no class token: give another --pooling")
+        raise no_class_token(arch)
     index = _index_of(network, arch, cut)
     families: list[tuple[type | tuple[type, ...], Callable]] = [
         (resnet.ResNet, _resnet),

@@ -22,6 +22,8 @@ from vpr.models.backbones.convolutions import protect_strided
 from vpr.models.backbones.timm_cuts import Plan, plan_of
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
 
+State = dict[str, torch.Tensor]  # values by their names
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -31,14 +33,13 @@ class TimmBackbone(Backbone):
     Attributes:
         arch: its name in timm.
         plan: of its stages.
-        class_token: whether it gives the class token instead of the map.
     """
 
-    def __init__(self, arch: str, plan: Plan, class_token: bool) -> None:
+    def __init__(self, arch: str, plan: Plan) -> None:
         from timm.layers import DropPath
 
         super().__init__(plan.stages, plan.dim, plan.stride, plan.smallest_side, dict(plan.layers))
-        self.arch, self.plan, self.class_token, self.multiple = arch, plan, class_token, plan.multiple
+        self.arch, self.plan, self.multiple = arch, plan, plan.multiple
         self.convolutional, self.unused_parameters = plan.channels_last, plan.unused_parameters
         protect_strided(self)
         for layer in self.modules():
@@ -51,9 +52,8 @@ class TimmBackbone(Backbone):
         """Random weights as timm draws them."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = _network(self.arch, "cpu")
-            plan = plan_of(network, self.arch, self.plan.cut, self.plan.facet, self.class_token)
-        self.load_state_dict(nn.Sequential(plan.stages).state_dict())
+            drawn = _network(self.arch, "cpu").state_dict()
+        self.load_state_dict({name: drawn[self.name_in_file(name)] for name in self.state_dict()})
 
     def set_up(self, device: torch.device, dtype: torch.dtype) -> None:
         """Lay the weights out in memory as the network wants them."""
@@ -73,25 +73,24 @@ class TimmBackbone(Backbone):
                 return f"{theirs}.{rest}" if theirs else rest
         return name
 
-    def values_in(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def values_in(self, state: State) -> State:
         """The values of a file by their names here; of another program's file by timm's conversion.
 
         What lies above the cut is ignored.
         """
-        wanted = {self.name_in_file(name): name for name in self.state_dict()}
+        own = self.state_dict()
+        wanted = {self.name_in_file(name): value for name, value in own.items()}
         if not wanted.keys() <= state.keys() or "mask_token" in state:
             state = _converted(state, self.arch)
-        elif self._other_sizes(state, wanted):
-            state = self._resized(state, wanted)
+        elif other := _of_other_shapes(state, wanted):
+            state = self._resized(state, wanted, other)
         else:
             self._say_of_more_layers(state, wanted)
-        found = {ours: state[theirs] for theirs, ours in wanted.items() if theirs in state}
-        for name, value in self.state_dict().items():  # a count that is not used, and older files lack
-            if name.endswith("num_batches_tracked"):
-                found.setdefault(name, torch.zeros_like(value))
-        return found
+        # Counts are not used, and older files lack them.
+        counts = {name: torch.zeros_like(value) for name, value in own.items() if name.endswith("num_batches_tracked")}
+        return counts | {name: state[theirs] for name in own if (theirs := self.name_in_file(name)) in state}
 
-    def _say_of_more_layers(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> None:
+    def _say_of_more_layers(self, state: State, wanted: State) -> None:
         """A line where a file has layers that this network lacks: one of a deeper network fits by its names."""
         whole, stages = _network(self.arch, "meta").state_dict(), {name.partition(".")[0] for name in wanted}
         more = [name for name in state if name.partition(".")[0] in stages and name not in whole]
@@ -101,25 +100,25 @@ class TimmBackbone(Backbone):
                 "are they of a larger network?"
             )
 
-    def _other_sizes(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> list[str]:
-        """The names of a file's values that have another shape than here; `wanted` maps those names to ours."""
-        own = self.state_dict()
-        return [name for name, ours in wanted.items() if name in state and state[name].shape != own[ours].shape]
-
-    def _resized(self, state: dict[str, torch.Tensor], wanted: dict[str, str]) -> dict[str, torch.Tensor]:
+    def _resized(self, state: State, wanted: State, other: list[str]) -> State:
         """A file's values for images of another size (of positions, of windows) as timm resizes them; says so.
 
         Those of another network stay as they are: its layers are of other shapes, whatever the images.
         """
-        convolutions = {f"{name}.weight" for name, layer in self.named_modules() if isinstance(layer, nn.Conv2d)}
-        other = self._other_sizes(state, wanted)
-        if convolutions.isdisjoint(wanted[name] for name in other):
-            converted = _converted(state, self.arch)
-            if not self._other_sizes(converted, wanted):
-                shapes = tuple(state[other[0]].shape), tuple(converted[other[0]].shape)
-                say(f"the weights are for images of another size: timm resizes {other[0]}: {shapes[0]} to {shapes[1]}")
-                return converted
-        return state
+        convolutions = [name for name, layer in self.named_modules() if isinstance(layer, nn.Conv2d)]
+        if not {self.name_in_file(f"{name}.weight") for name in convolutions}.isdisjoint(other):
+            return state
+        converted = _converted(state, self.arch)
+        if _of_other_shapes(converted, wanted):
+            return state
+        shapes = tuple(state[other[0]].shape), tuple(converted[other[0]].shape)
+        say(f"the weights are for images of another size: timm resizes {other[0]}: {shapes[0]} to {shapes[1]}")
+        return converted
+
+
+def _of_other_shapes(state: State, wanted: State) -> list[str]:
+    """The names of values that are not of the shapes that are wanted."""
+    return [name for name, value in wanted.items() if name in state and state[name].shape != value.shape]
 
 
 @functools.lru_cache(maxsize=32)
@@ -143,12 +142,10 @@ def build(
     """
     if channels is not None:
         raise UserError(f"--channels: filters of {arch} cannot be dropped, only those of vgg16 and alexnet")
-    plan = plan_of(_network(arch, "meta"), arch, cut, facet, class_token)
-    backbone = TimmBackbone(arch, plan, class_token)
+    backbone = TimmBackbone(arch, plan_of(_network(arch, "meta"), arch, cut, facet, class_token))
     device = torch.empty(0).device  # meta, where the caller asks for a network without values
     if device.type != "meta" and not _fills_its_buffers(backbone):
-        plan = plan_of(_network(arch, "cpu"), arch, cut, facet, class_token)
-        return TimmBackbone(arch, plan, class_token)
+        return TimmBackbone(arch, plan_of(_network(arch, "cpu"), arch, cut, facet, class_token))
     backbone.to_empty(device=device)
     for layer in backbone.modules():
         fill: Any = getattr(layer, "init_non_persistent_buffers", None)
@@ -158,11 +155,7 @@ def build(
 
 
 def published(arch: str, weights: str | None) -> Published:
-    """Weights that timm knows, by their tag; without one what is expected of files of weights.
-
-    Raises:
-        UserError: timm has none of this tag.
-    """
+    """Weights that timm knows, by their tag, else a UserError; without one what is expected of files of weights."""
     require_known(arch)
     tags = tags_of(arch)
     if weights is not None and weights not in tags:
@@ -174,7 +167,7 @@ def published(arch: str, weights: str | None) -> Published:
     return Published(weights or "file", mean, std, lambda: _download(arch, str(weights), found), licence)
 
 
-def _download(arch: str, tag: str, found: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _download(arch: str, tag: str, found: dict[str, Any]) -> State:
     source = f"https://huggingface.co/{found['hf_hub_id']}" if found.get("hf_hub_id") else found.get("url")
     logging.disable(logging.WARNING)  # the one line of the error says all
     try:
@@ -207,7 +200,7 @@ def _fills_its_buffers(backbone: nn.Module) -> bool:
     return all(hasattr(layer, "init_non_persistent_buffers") for layer in layers)
 
 
-def _converted(state: dict[str, torch.Tensor], arch: str) -> dict[str, torch.Tensor]:
+def _converted(state: State, arch: str) -> State:
     """A file's values as timm itself would load them, by the conversion of the network's family, if it has one."""
     network = _network(arch, "meta")
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)

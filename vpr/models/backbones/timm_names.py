@@ -12,17 +12,12 @@ SIZES = re.compile(r"(_(patch|window)?\d+)+")  # of patch, window and image, wit
 
 
 def timm_library() -> ModuleType:
-    """The package.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """The package; UserError if it is not installed."""
     try:
         import timm
     except ImportError as error:
-        raise UserError(
-            f"this backbone needs timm, which cannot be imported ({error}): python -m pip install timm"
-        ) from error
+        needed = f"this backbone needs timm, which cannot be imported ({error}): python -m pip install timm"
+        raise UserError(needed) from error
     return timm
 
 

@@ -1,5 +1,6 @@
 """A network of timm of a family that has no plan of its own: taken as a whole, at the image sizes that it can take."""
 
+import bisect
 import copy
 import math
 from typing import Any
@@ -11,7 +12,7 @@ from vpr.models.backbones.vit_stages import to_multiples
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)  # pixels
 # Pixels. With halving and rounding up, each scale from 1 to 1/16 has an odd side in one of the three, and of 32 pixels
-# they leave little, most and all but one: networks that round otherwise in two places are found out.
+# they leave little, most and all but one: networks that round otherwise in two layers are found out.
 SIDES = (263, 217, 223)
 
 
@@ -23,10 +24,7 @@ class Whole(nn.Module):
         stride: pixels between two neighbouring local descriptors.
 
     Attributes:
-        multiple: pixels of which height and width have to be multiples; other images are resized.
-        smallest_side: pixels an image must have in height and width.
-        dim: D.
-        unused_parameters: whether there are some on which the map does not depend.
+        multiple, smallest_side, dim, unused_parameters: see `Backbone`; images of other sides are resized.
 
     Raises:
         Exception: of any kind, as timm's networks raise them, where it takes images of one size alone.
@@ -79,15 +77,18 @@ def _multiple_of(twin: Whole) -> tuple[int, torch.Tensor]:
 def _smallest_side(twin: Whole, multiple: int, stride: int) -> int:
     """The smallest side of square images that leaves a local descriptor: a multiple of `multiple`, at least `stride`.
 
-    By halving the range between one that is too small and one that is not: what a side is enough for, a larger one is.
+    By bisection: what a side is enough for, a larger one is. For most networks the stride is the answer.
     """
-    too_small, enough = math.ceil(stride / multiple) - 1, max(math.ceil(stride / multiple), SIDES[0] // multiple | 1)
-    tried = too_small + 1  # for most networks the answer
-    while too_small + 1 < enough:
+
+    def is_enough(count: int) -> bool:
         try:
-            _map_of(twin, tried * multiple, tried * multiple)
-            enough = tried
+            _map_of(twin, count * multiple, count * multiple)
         except Exception:  # of any kind
-            too_small = tried
-        tried = (too_small + enough) // 2
-    return enough * multiple
+            return False
+        return True
+
+    least = math.ceil(stride / multiple)
+    if is_enough(least):
+        return least * multiple
+    larger = range(least + 1, SIDES[0] // multiple | 1)
+    return (larger.start + bisect.bisect_left(larger, True, key=is_enough)) * multiple

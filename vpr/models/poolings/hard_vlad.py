@@ -21,9 +21,6 @@ class HardVLAD(ClusterPooling):
 
     Gradients reach the local descriptors and the centres through the residuals; the assignment, which is constant
     between its jumps, passes none on. A training therefore moves the centres and the backbone only.
-
-    Attributes:
-        centroids: [K, D].
     """
 
     normalizes_input = True
