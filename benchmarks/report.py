@@ -55,15 +55,10 @@ def machine(device) -> str:
     import faiss
     import torch
 
-    import vpr.common.device
+    from vpr.common.device import processor_field, processor_flags
 
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    wide = sorted(vpr.common.device.processor_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16"})
+    name = processor_field("model name") or platform.processor() or platform.machine()
+    wide = sorted(processor_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16"})
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return (
         f"{gpu}{name} ({', '.join(wide)}), {torch.get_num_threads()} threads; torch {torch.__version__}, "

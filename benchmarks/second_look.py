@@ -1,4 +1,4 @@
-"""The second look: time of a query, and memory beside a database of local descriptors in a file."""
+"""Re-ranking: time of a query, and memory beside a database of local descriptors in a file."""
 
 import math
 import tempfile
@@ -30,8 +30,8 @@ def second_look(bench: Bench) -> list[Row]:
     # Not in turn: NumPy's threads wait for work by turning, beside PyTorch's.
     quick = time_of(lambda: local_scores(0, every, queries, database), 4 * bench.repeats)
     slow = time_of(lambda: textbook_scores(queries, every, database), bench.repeats)
-    places = int(database.grids[0].prod())
-    product = 2 * HITS * places**2 * (DIM + 1) / 1e9 / bench.ceilings.product
+    cells = int(database.grids[0].prod())
+    product = 2 * HITS * cells**2 * (DIM + 1) / 1e9 / bench.ceilings.product
     height, width = GRID
     time_row = Row(
         "second look, one query",
@@ -42,8 +42,8 @@ def second_look(bench: Bench) -> list[Row]:
     )  # fmt: skip
     seconds, memory = time_of(_many_alone(), 3), peak_memory_alone(_many_alone)
     memory_row = Row(
-        "second look, memory", f"{ASKED} queries, {DEEP} hits each in {MANY} images of {places} places, in a file",
-        None, seconds, None, memory, f"the file has {MANY * places * DIM / 1e9:.2f} GB",
+        "second look, memory", f"{ASKED} queries, {DEEP} hits each in {MANY} images of {cells} places, in a file",
+        None, seconds, None, memory, f"the file has {MANY * cells * DIM / 1e9:.2f} GB",
     )  # fmt: skip
     return [time_row, memory_row]
 

@@ -124,7 +124,7 @@ def train_epoch(
         queries = order[start : start + rules.block]
         write_feature_cache(cache_path, model, files, rules.size, rules.cache_batch_size, rules.workers)
         mined = _mine_block(cache_path, queries, database_count, positives, not_negatives, generator, rules)
-        batches = [mined[place : place + rules.batch_size] for place in range(0, len(mined), rules.batch_size)]
+        batches = [mined[first : first + rules.batch_size] for first in range(0, len(mined), rules.batch_size)]
         batches = [[item for item in batch if item] for batch in batches]
         batches = [batch for batch in batches if batch]
         loss = train_tuples(model, optimizer, batches, files, database_count, rules.size, rules.margin, rules.workers)

@@ -10,10 +10,7 @@ import torch
 from test_mining import squared_distance
 
 from vpr.training.losses import LOSSES, triplet_violations
-from vpr.training.mining import (
-    TrainingTuple,
-    TupleBatch,
-)
+from vpr.training.mining import TrainingTuple, TupleBatch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,13 +61,16 @@ def test_pair_exactly_on_the_margin_does_not_violate():
     assert loss.item() == 0 and violating == 0
 
 
-def loss_by_loops(queries, positives, negatives, tuple_of_negative, margin):
-    violations = []
-    for negative, item in zip(negatives, tuple_of_negative, strict=True):
-        violation = (
-            squared_distance(queries[item], positives[item]) + margin - squared_distance(queries[item], negative)
-        )
-        violations += [violation] if violation > 0 else []
+def violations_by_loops(queries, positives, negatives, tuple_of_negative, margin):
+    violations = (
+        squared_distance(queries[item], positives[item]) + margin - squared_distance(queries[item], negative)
+        for negative, item in zip(negatives, tuple_of_negative, strict=True)
+    )
+    return [violation for violation in violations if violation > 0]
+
+
+def loss_by_loops(*arguments):
+    violations = violations_by_loops(*arguments)
     return sum(violations) / len(violations)
 
 
@@ -85,13 +85,13 @@ def test_loss_gradient_agrees_with_finite_differences():
     loss.backward()
     step = 1e-6
     for array, tensor in zip(arrays, tensors, strict=True):
-        for place in np.ndindex(array.shape):
-            value, sides = array[place], []
+        for at in np.ndindex(array.shape):
+            value, sides = array[at], []
             for shifted in (value + step, value - step):
-                array[place] = shifted
+                array[at] = shifted
                 sides.append(loss_by_loops(*arrays, tuple_of_negative, 0.1))
-            array[place] = value
-            assert tensor.grad[place].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-7)
+            array[at] = value
+            assert tensor.grad[at].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-7)
 
 
 def test_tables_are_read_without_torch():
@@ -113,13 +113,9 @@ def test_the_loss_of_a_batch_is_that_of_its_tuples_pair_by_pair():
     ]
     batch = TupleBatch.of(tuples, 10)
     found, count = LOSSES["triplet"](torch.from_numpy(descriptors[batch.images]), batch, 2.0)
-    violations = [
-        squared_distance(descriptors[10 + item.query], descriptors[item.positive])
-        + 2.0
-        - squared_distance(descriptors[10 + item.query], descriptors[negative])
-        for item in tuples
-        for negative in item.negatives
-    ]
-    violations = [value for value in violations if value > 0]
+    queries, positives = [10 + item.query for item in tuples], [item.positive for item in tuples]
+    negatives, tuple_of_negative = np.concatenate([item.negatives for item in tuples]), [0, 0, 0, 1]
+    arrays = [descriptors[rows] for rows in (queries, positives, negatives)]
+    violations = violations_by_loops(*arrays, tuple_of_negative, 2.0)
     assert 0 < len(violations) == count < 4
     assert found.item() == pytest.approx(sum(violations), rel=1e-12)

@@ -23,12 +23,10 @@ from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.backbones.base import Backbone
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.poolings.base import ClusterPooling
-from vpr.training.losses import LOSSES
-from vpr.training.mining import TupleBatch, batches_of_queries
+from vpr.training.objective import objective_of
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state, splits_of
 from vpr.training.training_set import TrainingSet
-from vpr.training.triplets import mine_block
 
 TUPLES = 64  # on which filters are judged
 FILTERS_TOGETHER = 8  # what is left is a multiple, as processors like it
@@ -104,23 +102,19 @@ def accumulate_gradients(
     Raises:
         UserError: no query has a hard negative.
     """
-    state, loss = new_state(model, rules, splits_of(training.images)), LOSSES[rules.loss]
-    queries = rules.query_blocks(training.usable, 1)[0][: 2 * TUPLES]
-    tuples = mine_block(state, training, source, queries, rules, batch_size, "pruning")[:TUPLES]
-    if not tuples:
+    objective = objective_of(rules, training, source, batch_size)
+    block = objective.sample(new_state(model, rules, splits_of(training.images)), TUPLES, "pruning")
+    if not block.batches:
         raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
-    batches = [
-        TupleBatch.of(batch, len(training.images.database_files))
-        for batch in batches_of_queries(queries, tuples, rules.batch_size)
-    ]
     weights, scale = list(model.backbone.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
-    with model.backbone.wholly_trained(), Progress("pruning: gradients", len(tuples), "tuples") as progress:
-        for batch, images in zip(batches, source.batches([batch.images for batch in batches]), strict=True):
-            loss_sum, pairs = loss(describe_batch(model, images), batch, rules.margin)
+    with model.backbone.wholly_trained(), Progress("pruning: gradients", sum(block.sizes), block.unit) as progress:
+        loaded = source.batches([batch.images for batch in block.batches])
+        for batch, size, images in zip(block.batches, block.sizes, loaded, strict=True):
+            loss_sum, pairs = objective.loss(describe_batch(model, images), batch)
             found, scale = scaled_gradients(loss_sum / max(pairs, 1), weights, scale)
             for value, gradient in zip(weights, found, strict=True):
                 value.grad = gradient if value.grad is None else value.grad + gradient
-            progress.advance(len(batch.query))
+            progress.advance(size)
 
 
 def prune_backbone(encoder: Backbone, ratio: float, importance: str) -> tuple[Backbone, list[torch.Tensor]]:

@@ -200,7 +200,7 @@ def batches_of_queries(queries: np.ndarray, tuples: list[TrainingTuple], batch_s
         queries: int64 [B], the block's queries; the last batch has the rest of them.
         tuples: in the order of `queries`.
     """
-    batch_of = {query: place // batch_size for place, query in enumerate(queries.tolist())}
+    batch_of = {query: number // batch_size for number, query in enumerate(queries.tolist())}
     batches: dict[int, list[TrainingTuple]] = defaultdict(list)
     for item in tuples:
         batches[batch_of[item.query]].append(item)

@@ -54,6 +54,9 @@ class Objective(Protocol):
     def batches(self, state: "TrainingState", epoch: int) -> Iterator[Block]:
         """The blocks of an epoch (from 1) that the state's position leaves, each made when the one before is done."""
 
+    def sample(self, state: "TrainingState", count: int, label: str) -> Block:
+        """A block of at most `count` training examples; without batches where nothing is left to learn."""
+
     def loss(self, descriptors: "torch.Tensor", batch: Any) -> tuple["torch.Tensor", int]:
         """The loss of a batch whose images have the descriptors [B, dim]: a sum, and of how many terms."""
 

@@ -31,12 +31,19 @@ class Triplets:
     def batches(self, state: TrainingState, epoch: int) -> Iterator[Block]:
         """A block for each part of the queries that is mined with the same descriptors."""
         blocks = self.rules.query_blocks(self.training.usable, epoch)
-        database_size = len(self.training.images.database_files)
         for number in range(state.position.blocks_done, len(blocks)):
-            queries, label = blocks[number], f"epoch {epoch} block {number + 1}/{len(blocks)}"
-            tuples = mine_block(state, self.training, self.source, queries, self.rules, self.batch_size, label)
-            described = database_size + len(queries) + sum(2 + len(each.negatives) for each in tuples)
-            yield block_of(batches_of_queries(queries, tuples, self.rules.batch_size), database_size, label, described)
+            yield self._block(state, blocks[number], f"epoch {epoch} block {number + 1}/{len(blocks)}")
+
+    def sample(self, state: TrainingState, count: int, label: str) -> Block:
+        """A block of the first `count` tuples of twice as many queries, since some have no hard negative."""
+        return self._block(state, self.rules.query_blocks(self.training.usable, 1)[0][: 2 * count], label, count)
+
+    def _block(self, state: TrainingState, queries: np.ndarray, label: str, most: int | None = None) -> Block:
+        """The block of at most `most` tuples of some queries (int64 [B])."""
+        database_size = len(self.training.images.database_files)
+        tuples = mine_block(state, self.training, self.source, queries, self.rules, self.batch_size, label)[:most]
+        described = database_size + len(queries) + sum(2 + len(each.negatives) for each in tuples)
+        return block_of(batches_of_queries(queries, tuples, self.rules.batch_size), database_size, label, described)
 
     def loss(self, descriptors: torch.Tensor, batch: TupleBatch) -> tuple[torch.Tensor, int]:
         """The ranking loss: the sum over all pairs of a query and a negative, and how many of them violate."""
