@@ -39,9 +39,8 @@ class FaissEngine(StoredImages):
     _index: faiss.Index | None = None
 
     def _take(self, state: State | None) -> None:
-        generation = self._generation
         super()._take(state)
-        if self._generation != generation:
+        if self._renumbered:
             self._index = None
         self.load_index()
 

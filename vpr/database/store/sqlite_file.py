@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import secrets
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -106,7 +108,9 @@ class SqliteFile:
                     for statement in SCHEMA.split(";"):
                         connection.execute(statement)
                 yield connection
-                content = json.dumps({**meta, "format": FORMAT, "generation": generation, "rows": rows})
+                began, commit = meta.get("began", secrets.token_hex(8)), max(time.time_ns(), meta.get("commit", 0) + 1)
+                said = {"format": FORMAT, "generation": generation, "rows": rows, "began": began, "commit": commit}
+                content = json.dumps({**meta, **said})
                 connection.execute("DELETE FROM meta")
                 connection.execute("INSERT INTO meta VALUES (?, ?)", (content, zlib.crc32(content.encode())))
                 connection.execute("COMMIT")

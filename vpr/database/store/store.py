@@ -56,6 +56,12 @@ class State:
     rows: int
     gone: np.ndarray
 
+    def follows(self, earlier: "State | None") -> bool:
+        """Whether rows are what they were: of one generation, in a file that is no other one, as a backup would be."""
+        if earlier is None or self.meta.get("began") != earlier.meta.get("began"):
+            return False
+        return self.generation == earlier.generation and self.meta.get("commit", 0) >= earlier.meta.get("commit", 0)
+
 
 class Store:
     """The files of one database; any thread may ask, one at a time is answered.

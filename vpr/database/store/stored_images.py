@@ -34,7 +34,7 @@ class StoredImages:
         map: float16 [rows, dim], the descriptors, in their file.
     """
 
-    state: State | None
+    state: State | None = None
     records: StoredRecords
     _row_of: dict[str, int] | None
     _local: LocalMaps | None
@@ -44,7 +44,6 @@ class StoredImages:
         self.store, self.source, self.wanted = store, source, wanted
         self.by_hand, self.serves, self._changes, self._said = False, False, False, False
         self._zone: str | None = None
-        self._generation = -1
         self._take_last()
 
     def _take_last(self) -> None:
@@ -60,10 +59,11 @@ class StoredImages:
     def _take(self, state: State | None) -> None:
         """Go on from a commit: rows of a generation stay as they are, and others come behind them."""
         self.map, self._local_values = self.store.flat(state)
-        self.state, self._row_of, self._local = state, None, None
-        generation, rows = (state.generation, state.rows) if state else (0, 0)
-        if generation != self._generation:
-            self._columns, self._generation = StoredColumns(self.store, generation), generation
+        before, self.state, self._row_of, self._local = self.state, state, None, None
+        self._generation, rows = (state.generation, state.rows) if state else (0, 0)
+        self._renumbered = state is None or not state.follows(before)
+        if self._renumbered:
+            self._columns = StoredColumns(self.store, self._generation)
             self._wide, self._damaged, self._checked = torch.empty(0), np.empty(0, np.int64), np.zeros(0, bool)
         self._alive = alive = np.ones(rows, bool)
         alive[state.gone if state else []] = False
@@ -216,7 +216,7 @@ class StoredImages:
         """
         if self.store.files.hold() and self.store.changed():
             state = self.store.state()
-            if self.state is not None and (state is None or state.generation != self._generation):
+            if self.state is not None and (state is None or not state.follows(self.state)):
                 self.store.close()
                 raise WrittenByAnother(f"{self.store.path} was written anew by another process: repeat the command")
             self._take(state)
