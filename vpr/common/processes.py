@@ -156,14 +156,7 @@ def all_reduce_sum(*values: float) -> list[float]:
 
 def all_reduce_min(value: int) -> int:
     """The smallest of all processes' `value`: what each found for itself, and all must agree on."""
-    if world() == 1:
-        return value
-    import torch
-    import torch.distributed as dist
-
-    smallest = torch.tensor(value)
-    dist.all_reduce(smallest, dist.ReduceOp.MIN)
-    return int(smallest)
+    return min(gather_everywhere(value))
 
 
 def any_process(value: bool) -> bool:
