@@ -58,7 +58,7 @@ def test_other_dimensions_than_those_stored_are_refused(run, saved):
 def test_an_index_of_bits_is_re_ranked_by_the_descriptors_beside_it(run):
     assert run("index", *KEEP, "--index=LSH").code == 0
     code, out, err = run("locate")
-    assert code == 0 and "no second look" not in err, err
+    assert code == 0 and "no re-ranking" not in err, err
     assert "second look" in json.loads(out)[0]["confidence_kind"]
 
 

@@ -90,11 +90,11 @@ def test_an_index_without_local_descriptors_goes_on_without_re_ranking(run, own)
     image = a_query(own)
     assert run("index").code == 0
     code, out, said = run("locate", image, "--top=12")
-    assert code == 0 and said.count("no local descriptors: no second look") == 1
+    assert code == 0 and said.count("no local descriptors: no re-ranking") == 1
     assert names_found(out) == names_found(run("locate", image, "--top=12", "--rerank=0").out)
     assert run("index", "--localDescriptors").code == 0
     code, again, said = run("locate", image, "--top=12")  # with them it looks at 50 hits, here all
-    assert code == 0 and "no second look" not in said
+    assert code == 0 and "no re-ranking" not in said
     assert names_found(again) == names_found(run("locate", image, "--top=12", "--rerank=50").out)
 
 

@@ -71,9 +71,9 @@ def require_reranking(engine: Engine, path: Path, options: argparse.Namespace) -
     if how and engine.local:
         require_dim(path, engine.local, engine.projection, options.given.get("localDim"))
     if options.rerank is None and not engine.measures:
-        say("the index does not measure descriptor distances: no second look")
+        say("the index does not measure descriptor distances: no re-ranking")
     elif options.rerank is None and engine.local is None:
-        say(f"the index has no local descriptors: no second look; --rerank K computes them, {KEEP} keeps them")
+        say(f"the index has no local descriptors: no re-ranking; --rerank K computes them, {KEEP} keeps them")
 
 
 def images_named(options: argparse.Namespace) -> list[Path]:
