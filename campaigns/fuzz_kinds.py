@@ -201,7 +201,9 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
 
 
 def _index(folder: Path) -> Callable[[Path], str]:
+    from vpr.database.engine import Source, WantedIndex
     from vpr.database.store.store import Store
+    from vpr.database.store.stored_images import StoredImages
     from vpr.database.store.table import RECORD
     from vpr.runs.model import load_model
 
@@ -210,11 +212,12 @@ def _index(folder: Path) -> Callable[[Path], str]:
     def read(path: Path) -> str:
         store = Store(folder / "exact.sqlite", dim)
         try:
-            state = store.state()
-            if state is None or store.damaged(state):
+            images = StoredImages(store, Source("", store.path, "", dim, {}, {}), WantedIndex())
+            state = images.state
+            if state is None or images.damaged():
                 raise UserError(f"{path} is empty or has damaged rows")
             known = store.columns(state.generation, RECORD, 0, state.rows)
-            return content_hash([[list(map(str, row)) for row in known], state.gone, store.descriptors(state)])
+            return content_hash([[list(map(str, row)) for row in known], state.gone, images.map])
         finally:
             store.close()
 

@@ -88,7 +88,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         near: Annotated[ShortText | None, Query(description="Search around LATITUDE,LONGITUDE,METRES.")] = None,
         box: Annotated[ShortText | None, Query(description="Search in SOUTH,WEST,NORTH,EAST, degrees.")] = None,
         where: Annotated[list[ShortText], Query(max_length=8, description="Search images with COLUMN=VALUE.")] = [],  # noqa: B006
-        rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that are re-ranked by local descriptors.")] = None,
+        rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that are re-ranked.")] = None,
         agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
     ) -> Ask:
         wanted = search_filter(near, box, where, service.locator.records)

@@ -75,4 +75,5 @@ def remove_other_indexes(store: Store, state: State | None) -> None:
 def _stem(store: Store, state: State, wanted: WantedIndex, rows: int) -> Path:
     """The path of an index's files, without ending."""
     recipe = {"factory": wanted.factory, "seed": wanted.seed, "on_disk": wanted.on_disk, "rows": rows}
+    recipe["began"] = state.meta.get("began")  # no index of FAISS is taken for that of another database in its place
     return store.files.flat(state.generation, recipe_hash(recipe, 12))
