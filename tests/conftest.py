@@ -43,7 +43,7 @@ WITHOUT_A_BACKBONE = {
     "test_architecture", "test_engine_table",
     "test_settings",
 }  # fmt: skip
-# Minutes of every mode with every backbone, and of damaged files: in the format that the processor has, not once more in the other.
+# Minutes of every mode with every backbone, and damaged files: in the format that the processor has, not once more.
 LONG = {"test_timm_backbones", "test_fuzz"}
 NO_CUDA = "no CUDA here"
 

@@ -96,7 +96,7 @@ def test_loss_gradient_agrees_with_finite_differences():
 
 def test_tables_are_read_without_torch():
     program = (
-        "import sys; from vpr.training.losses import LOSSES; from vpr.training.tables import OBJECTIVES; "
+        "import sys; from vpr.training.losses import LOSSES; from vpr.training.choices import OBJECTIVES; "
         "print('triplet' in LOSSES and 'triplet' in OBJECTIVES, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)

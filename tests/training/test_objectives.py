@@ -9,7 +9,7 @@ import torch
 import main
 import vpr.training.trainer
 from vpr.runs.run import newest_run
-from vpr.training.tables import OBJECTIVES, OPTIMIZERS, SCHEDULES
+from vpr.training.choices import OBJECTIVES, OPTIMIZERS, SCHEDULES
 
 PLACES = '''
 """Batches of places: a query and a database image of each, told from those of the others by a softmax."""

@@ -8,6 +8,7 @@ guard.py         what every request passes first: whose it is, from where, and t
 image_routes.py  routes of the database's images: to see, add and remove them, and their positions
 keeping.py       images that are added to the database by requests: their names, positions and files
 page.py          the page at /, made of the same parts as the report
+                 (page.html, page.css; page.js, answer.js, client.js)
 problems.py      what a client is told that asks for something wrong
 schemas.py       what requests ask and what answers look like, in Python, as JSON, and for /openapi.json
 server.py        starts and stops the server, and waits for no slow or idle client

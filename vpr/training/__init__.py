@@ -1,5 +1,6 @@
 """Weakly supervised training: mining, losses, steps, state, validation.
 
+choices.py       Objectives, optimisers and schedules of the learning rate, by name (--loss, --optim, --schedule)
 log.py           What a training leaves to look at: metrics.csv, TensorBoard, console lines
 losses.py        the ranking loss of a batch of tuples
 mining.py        Hard negative mining (the paper's appendix on training): which images make a query's tuple
@@ -7,7 +8,6 @@ objective.py     What a training learns from: which images are a batch, and the 
 rules.py         The rules of a training: how long, how fast, on which tuples
 sources.py       Where the images of a training come from
 state.py         What a training is made of between two steps, and how it goes into a checkpoint and comes back
-tables.py        Objectives, optimisers and schedules of the learning rate, by name (--loss, --optim, --schedule)
 trainer.py       a training: epochs, steps, validation, checkpoints
 training_set.py  The training split: what may be a query's positive, and what may not be its negative
 triplets.py      the paper's objective: tuples of query, positive and hard negatives

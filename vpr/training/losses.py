@@ -1,15 +1,15 @@
 """Losses on a batch of tuples: descriptors of its images -> a sum, and over how many pairs it is to be averaged.
 
-A loss is a function `loss(descriptors, tuples, margin) -> (sum, count)` in the table LOSSES. What a step takes is the
-sum over the count, both of all processes together. The first is the paper's ranking loss (section 4, equation 7).
+A loss is a function `loss(descriptors, tuples, margin) -> (sum, count)` in the table LOSSES; --loss takes its name. What
+a step takes is the sum over the count, both of all processes together. The first is the paper's ranking loss (section
+4, equation 7).
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:  # the table is read where the command line must not wait for torch
+    import numpy as np
     import torch
 
     from vpr.training.mining import TupleBatch

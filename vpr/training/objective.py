@@ -1,6 +1,6 @@
 """What a training learns from: which images are a batch, and the loss of their descriptors.
 
-An objective is a class in a file of its own and a line in `vpr.training.tables.OBJECTIVES`, by its name (--loss).
+An objective is a class in a file of its own and a line in `vpr.training.choices.OBJECTIVES`, by its name (--loss).
 """
 
 import importlib
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vpr.training.tables import OBJECTIVES
+from vpr.training.choices import OBJECTIVES
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vpr.common.settings import RESUMED, RUN, TRAINING, count, flag, quantity, whole
-from vpr.training.tables import OBJECTIVES, OPTIMIZERS, SCHEDULES
+from vpr.training.choices import OBJECTIVES, OPTIMIZERS, SCHEDULES
 
 if TYPE_CHECKING:  # `--help` reads this file, and takes no time
     import numpy as np

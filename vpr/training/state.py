@@ -12,9 +12,9 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.models.place_model import PlaceModel
+from vpr.training.choices import OPTIMIZERS
 from vpr.training.mining import NO_IMAGE
 from vpr.training.rules import TrainingRules
-from vpr.training.tables import OPTIMIZERS
 
 # The paper selects by R@5; ties go to R@1, then R@10.
 SELECTED_BY = (5, 1, 10)

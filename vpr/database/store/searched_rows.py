@@ -3,12 +3,9 @@
 import numpy as np
 import torch
 
-from vpr.search.exact import descriptor_distances, in_order, nearest, tiles
+from vpr.search.exact import descriptor_distances, in_order, nearest
 
 FAR = 1e4  # in each component of a descriptor that is not searched: over all distances between those that are
-# Numbers that torch converts in one thread. Where several convert a tile they wait for each other at its end: on a
-# machine whose cores have other work that took ten times as long as the conversion.
-ONE_THREAD = 1 << 15
 
 
 class SearchedRows:
@@ -36,10 +33,7 @@ class SearchedRows:
         """In float32, in memory that the last tile left: pages that the kernel has to clear take longer."""
         if len(self._tile) < len(values):
             self._tile = torch.empty(values.shape)
-        wide = self._tile[: len(values)]
-        for part in tiles(len(values), values.shape[1], 4 * ONE_THREAD):
-            wide[part].copy_(values[part])
-        return wide
+        return self._tile[: len(values)].copy_(values)
 
     def search(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of those that are searched: rows int64 [M, c], and distances float32 [M, c]."""

@@ -6,6 +6,8 @@ The command line reads the tables, and does not wait for torch.
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from vpr.training.losses import LOSSES
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,6 +33,7 @@ def step(epoch: int, lr: float, lr_step: int, lr_gamma: float) -> float:
     return lr * lr_gamma ** ((epoch - 1) // lr_step)
 
 
-OBJECTIVES = {"triplet": "vpr.training.triplets:Triplets"}  # see `vpr.training.objective`
+# See `vpr.training.objective`. Losses of tuples share one.
+OBJECTIVES = dict.fromkeys(LOSSES, "vpr.training.triplets:Triplets")
 OPTIMIZERS: "dict[str, Callable[[Parameters, float, float, float], torch.optim.Optimizer]]" = {"SGD": sgd, "ADAM": adam}
 SCHEDULES: dict[str, Callable[[int, float, int, float], float]] = {"step": step}
