@@ -1,8 +1,8 @@
 """Losses on a batch of tuples: descriptors of its images -> a sum, and over how many pairs it is to be averaged.
 
-A loss is a function `loss(descriptors, tuples, margin) -> (sum, count)` in the table LOSSES; --loss takes its name. What
-a step takes is the sum over the count, both of all processes together. The first is the paper's ranking loss (section
-4, equation 7).
+A loss is a function `loss(descriptors, tuples, margin) -> (sum, count)` in the table LOSSES; --loss takes its name.
+What a step takes is the sum over the count, both of all processes together. The first is the paper's ranking loss
+(section 4, equation 7).
 """
 
 from collections.abc import Callable
