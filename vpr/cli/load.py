@@ -15,6 +15,7 @@ from vpr.data.places import PlaceImages
 from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
 from vpr.database.open import Database
+from vpr.models.describer import Describer
 from vpr.runs.centroids import MissingCentroids
 from vpr.runs.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
 
@@ -32,6 +33,13 @@ def model_of(options: argparse.Namespace, device: torch.device, whitened: bool =
         return load_model(options.run, options.ckpt, whitened, choice, options.savePath)
     with cluster_command(options):
         return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened)
+
+
+def computing(model: Describer, options: argparse.Namespace, device: torch.device, images: int) -> Describer:
+    """The model where, in which number format and by which program the flags want it to describe so many images."""
+    model.to_device(device, options.precision)
+    model.infer_by(options.backend, images)
+    return model
 
 
 def whitening_choice(options: argparse.Namespace, device: torch.device) -> WhiteningChoice:

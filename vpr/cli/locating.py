@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vpr.cli.load import database_of, model_of
+from vpr.cli.load import computing, database_of, model_of
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -53,8 +53,8 @@ def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locato
     device = choose_device(options.device)
     say(device_line(device))
     loaded, read = model_of(options, device), reading(options, device)
-    loaded.model.to_device(device, options.precision)
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root))
+    computing(loaded.model, options, device, 1 if path.exists() else len(images.database_files))
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     calibrations = calibrations_of(loaded, read.size, images)

@@ -84,6 +84,11 @@ class Command:
         "auto", "number format of the backbone's arithmetic; auto: bf16 where the hardware multiplies it, else fp32; "
         "weights and pooling stay fp32",
         modes=all_but("export", "spec"), choices=("auto", "fp32", "bf16", "fp16"), kept=RUN, alters=True)
+    backend: str = _machine(
+        "auto", "what computes the backbone on a processor; auto: the fastest there that is installed, where some "
+        "hundred images are described",
+        modes=("cluster", "test", "whiten", "compare", "index", "locate", "serve"),
+        choices=("auto", "torch", "onnxruntime", "openvino"))
     maxPixels: float | None = _machine(
         None, "megapixels of an image, at most (default: 500; serve: of an image that is sent, 50)",
         modes=all_but("import"), type=quantity)

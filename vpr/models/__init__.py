@@ -5,6 +5,7 @@ matlab/              models of the MATLAB release of NetVLAD: what is in their f
 poolings/            maps of local descriptors to one descriptor
 card.py              what an exported model says of itself, stored inside the ONNX file
 describer.py         what the rest asks of a model, whether PyTorch or ONNX Runtime runs it
+engines.py           inference engines: who computes a backbone where no gradients are wanted (--backend)
 flops.py             arithmetic and memory of a network on one image, from shapes
 local_projection.py  local descriptors projected to the dimensions that tell them apart
 nnpack.py            convolutions in float32 by NNPACK or by PyTorch, whichever is faster

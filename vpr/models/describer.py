@@ -68,6 +68,9 @@ class Describer(Protocol):
     def to_device(self, device: torch.device, precision: str) -> "Describer":
         """Move to a device and compute there as --precision says."""
 
+    def infer_by(self, backend: str, images: int) -> None:
+        """Let an inference engine compute what it can where no gradients are wanted, for so many images (--backend)."""
+
     def eval(self) -> Any:
         """Describe as in a test from here on."""
 

@@ -12,6 +12,7 @@ from torch import nn
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.card import import_optional, is_sealed, read_card
+from vpr.models.engines import ENGINES, Session
 from vpr.models.flops import count_gflop
 from vpr.models.local_projection import LocalProjection
 from vpr.models.place_model import PlaceModel, PlainPlaceModel, require_size
@@ -47,14 +48,15 @@ class OnnxModel(nn.Module):
         digest = hashlib.sha256(path.read_bytes()).digest()
         self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
         self.runs_on = self.device
-        self.path = path
+        self.path, self.engine = path, ENGINES["onnxruntime"]
+        self.opened: Session | None = None
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
         self.smallest_side = int(self.card["smallest_side"])
 
     @property
     def name(self) -> str:
-        return self.card["model"]
+        return f"{self.card['model']} by {self.engine.title}"
 
     @property
     def parameter_count(self) -> int:
@@ -92,6 +94,15 @@ class OnnxModel(nn.Module):
             say(f"{self.path} runs on the {self.runs_on}: this ONNX Runtime computes on no {device.type}")
         return self
 
+    def infer_by(self, backend: str, images: int) -> None:
+        """See `Describer`; auto is ONNX Runtime, whatever the number of images."""
+        if backend == "torch":
+            say(f"{self.path}: PyTorch runs no ONNX files, ONNX Runtime does")
+        elif backend == "openvino" and self.runs_on.type == "cpu":
+            import_optional("openvino")
+            self.engine = ENGINES[backend]
+            self.opened = self.engine.open(self.path, "fp32")
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self._run(images, ["descriptors"])[0]
 
@@ -110,5 +121,7 @@ class OnnxModel(nn.Module):
         """Outputs for images, by their names."""
         require_size(images, self.smallest_side)  # ONNX Runtime would crash
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        if self.opened:
+            return [torch.from_numpy(each) for each in self.opened(pixels, outputs)]
         values = self.session.run(outputs, {self.session.get_inputs()[0].name: pixels})
         return [torch.from_numpy(each) for each in values]

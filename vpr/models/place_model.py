@@ -9,7 +9,9 @@ from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.common.progress import say
+from vpr.models.backbones import BACKBONES
 from vpr.models.backbones.base import Backbone, build_backbone, published
+from vpr.models.engines import BackboneEngine, Network, engine_for
 from vpr.models.flops import count_gflop, largest_step
 from vpr.models.local_projection import LocalProjection
 from vpr.models.normalization import normalization_of
@@ -29,6 +31,7 @@ class PlaceModel(nn.Module):
         pool: [B, D, h, w] -> [B, pooled_dim].
         whitening: [B, pooled_dim] -> [B, dim], or None.
         dtype: number format in which the backbone computes. Weights and pooling are float32 always.
+        engine: that computes the backbone where no gradients are wanted; None is PyTorch.
         mean, std: [1, 3, 1, 1], of pixels from 0 to 255, as the backbone expects them.
     """
 
@@ -47,6 +50,7 @@ class PlaceModel(nn.Module):
         self.pool = build_pooling(spec.pooling, self.encoder.dim, spec)
         self.whitening = None
         self.dtype = torch.float32
+        self.engine: BackboneEngine | None = None
         _, normalization = normalization_of(spec.arch, spec.weights, spec.normalization)
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
@@ -69,8 +73,9 @@ class PlaceModel(nn.Module):
         if self.whitening is not None:
             dim = f"{self.pooled_dim}-D whitened to {dim}"
             dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
+        engine = self.engine.title if self.engine else "PyTorch"
         backbone = f"{spec.backbone_name} ({weights}, {normalization} input)"
-        return f"{backbone}, {self.pool.label}, {dim}, {precision_name(self.dtype)}"
+        return f"{backbone}, {self.pool.label}, {dim}, {precision_name(self.dtype)} by {engine}"
 
     @property
     def dim(self) -> int:
@@ -120,6 +125,16 @@ class PlaceModel(nn.Module):
         self.backbone.set_up(device, self.dtype)
         return self.to(device)
 
+    def infer_by(self, backend: str, images: int) -> None:
+        """See `Describer`; from here on the backbone's weights stay as they are."""
+        self.engine = None
+        if self.device.type == "cpu":
+            name, precision, side = self.spec.backbone_name, precision_name(self.dtype), self.smallest_side
+            has_winograd = self.backbone.fast and self.spec.arch in BACKBONES
+            layers = PlainBackbone(self).eval()
+            network = Network(layers, name, self.spec.flags(), precision, side, has_winograd)
+            self.engine = engine_for(network, backend, images)
+
     def autocast(self) -> torch.autocast:
         """The context in which the backbone computes: in `dtype`, from float32 weights."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
@@ -129,11 +144,15 @@ class PlaceModel(nn.Module):
         images = images.contiguous(memory_format=self.backbone.layout)  # while they are bytes
         return ((images.float() - self.mean) / self.std).to(self.dtype)
 
-    def frozen_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Images uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w]; UserError if too small."""
+    def _require_size(self, images: torch.Tensor) -> None:
+        """Raise a UserError if images [B, 3, H, W] are too small; say so if the backbone resizes them."""
         require_size(images, self.smallest_side)
         if any(side % self.backbone.multiple for side in images.shape[2:]):
             say_of_multiples(self.backbone.multiple)
+
+    def frozen_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W] -> what the frozen layers make of them [B, C, h, w]; UserError if too small."""
+        self._require_size(images)
         first_trained = self.backbone.first_trained
         # The frozen part needs no graph: that saves most of the memory of a training step.
         with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and first_trained == 0):
@@ -146,6 +165,9 @@ class PlaceModel(nn.Module):
 
     def local_descriptors(self, images: torch.Tensor) -> torch.Tensor:
         """Images uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
+        if self.engine and not torch.is_grad_enabled():
+            self._require_size(images)
+            return self.engine(images)
         return self.finish_features(self.frozen_features(images))
 
     def pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:
@@ -179,27 +201,37 @@ class PlaceModel(nn.Module):
         self.whitening = whitening
 
 
-class PlainPlaceModel(nn.Module):
+class PlainBackbone(nn.Module):
+    """The backbone of a `PlaceModel` in plain operations: uint8 [B, H, W, 3] -> local descriptors [B, D, h, w]."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, model: PlaceModel) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("scale", 1 / model.std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The first part of an image's way."""
+        return self.encoder((images.permute(0, 3, 1, 2).float() - self.mean) * self.scale)
+
+
+class PlainPlaceModel(PlainBackbone):
     """A `PlaceModel` in plain operations, for exporters and for counting: uint8 [B, H, W, 3] -> [B, dim].
 
     With a projection also -> projected local descriptors [B, d, h, w].
     """
 
-    mean: torch.Tensor
-    scale: torch.Tensor
-
     def __init__(self, model: PlaceModel, projection: LocalProjection | None = None) -> None:
-        super().__init__()
+        super().__init__(model)
         self.projection = projection
-        self.encoder, self.whitening = model.encoder, model.whitening
-        self.pool = model.pool.plain()
-        self.register_buffer("mean", model.mean)
-        self.register_buffer("scale", 1 / model.std)
+        self.whitening, self.pool = model.whitening, model.pool.plain()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         """The whole way of an image."""
-        values = (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale  # [B, 3, H, W]
-        local = self.encoder(values)
+        local = super().forward(images)
         pooled = self.pool(local)
         descriptors = pooled if self.whitening is None else self.whitening(pooled)
         return descriptors if self.projection is None else (descriptors, self.projection(local))

@@ -9,7 +9,7 @@ from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import load_places, training_set
-from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
+from vpr.descriptors.vocabulary import IMAGES, cluster, sample_local_descriptors
 from vpr.models.place_model import build_model
 from vpr.models.poolings import POOLINGS
 from vpr.runs.centroids import centroids_path, recipe_for, write_centroids
@@ -24,6 +24,7 @@ def run(options: argparse.Namespace) -> None:
     places, read = places_spec(options), reading(options, device)
     images = load_places(places, "train")
     model = build_model(model_spec(options)).to_device(device, options.precision)
+    model.infer_by(options.backend, min(IMAGES, len(images.database_files)))
     recipe = recipe_for(model, *training_set(places), read.size)
     descriptors = sample_local_descriptors(
         model, read.of(images.database_files), options.seed, options.cacheBatchSize,

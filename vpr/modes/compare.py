@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vpr.cli.load import model_of
+from vpr.cli.load import computing, model_of
 from vpr.cli.locating import ask_of
 from vpr.cli.options import settle
 from vpr.cli.specs import places_spec, reading, reranking_rule
@@ -55,7 +55,8 @@ def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, de
     """Recalls and costs of the model that the options of a test name."""
     reranking_rule(options)  # refuses a score of none
     loaded, read, ask = model_of(options, device), reading(options, device), ask_of(options)
-    model, batch, projection = loaded.model.to_device(device, options.precision), options.cacheBatchSize, None
+    model = computing(loaded.model, options, device, len(images.files))
+    batch, projection = options.cacheBatchSize, None
     if ask.rerank:
         projection = projection_for(loaded, read.of(images.database_files), options.seed, options.localDim, batch)
     return measure_model(model, images, label, options.run, read, options.recallValues, batch, ask, projection)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vpr.cli.load import database_of, model_of
+from vpr.cli.load import computing, database_of, model_of
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     say(device_line(device))
     loaded = model_of(options, device)
-    loaded.model.to_device(device, options.precision)
+    computing(loaded.model, options, device, len(images.database_files))
     path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root)
     database = database_of(options, loaded, images, reading(options, device))
     local_dim = options.localDim if options.localDescriptors else 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpr.cli.load import database_of, model_of
+from vpr.cli.load import computing, database_of, model_of
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     say(device_line(device))
     loaded, read = model_of(options, device), reading(options, device)
-    model = loaded.model.to_device(device, options.precision)
+    model = computing(loaded.model, options, device, len(images.database_files))
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root)
     settings = _settings(options, path, images.database_files)
     settings.require_safe()  # before the database is described

@@ -9,7 +9,7 @@ from pathlib import Path
 import faiss
 
 from vpr.cli.descriptors import descriptors_of
-from vpr.cli.load import database_of, model_of, results_folder
+from vpr.cli.load import computing, database_of, model_of, results_folder
 from vpr.cli.locating import ask_of
 from vpr.cli.options import flags_of
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, reranking_rule
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     say(device_line(device))
     loaded, read, how = model_of(options, device), reading(options, device), reranking_rule(options)
-    model = loaded.model.to_device(device, options.precision)
+    model = computing(loaded.model, options, device, len(images.files))
     if options.explain:
         opened_at_pooling(model)  # now, not after all images are described
     if options.calibrate:

@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 
-from vpr.cli.load import model_of, whitening_choice
+from vpr.cli.load import computing, model_of, whitening_choice
 from vpr.cli.specs import places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
@@ -26,9 +26,9 @@ def run(options: argparse.Namespace) -> None:
     places = places_spec(options)
     images = load_places(places, "train")
     loaded = model_of(options, device, whitened=False)
-    model = loaded.model.to_device(device, options.precision)
-    assert isinstance(model, PlaceModel)  # the command line refuses exported files, whose whitening is inside
     chosen = np.random.default_rng(options.seed).permutation(len(images.database_files))[: options.nPCA]
+    model = computing(loaded.model, options, device, len(chosen))
+    assert isinstance(model, PlaceModel)  # the command line refuses exported files, whose whitening is inside
     if len(chosen) < 2:
         raise UserError(f"{images.places.name} has {len(chosen)} database images: whitening needs more")
     if len(chosen) < options.nPCA:

@@ -1,0 +1,235 @@
+"""Inference engines: PyTorch, ONNX Runtime or OpenVINO computes a backbone where no gradients are wanted (--backend).
+
+An engine gets the network that PyTorch has, as an ONNX file: uint8 [B, H, W, 3] -> float32 maps [B, C, h, w]. The file
+is exported when it is first wanted, compared with PyTorch, and kept by a hash of its weights and code.
+
+Milliseconds an image, AMD Genoa (AVX-512 in halves, bf16), two cores, batches of 1 / 8 (VGG16: 1 / 2), all in one run
+of `python -m benchmarks --engines`:
+
+                                PyTorch fp32   ONNX Runtime fp32   OpenVINO fp32   PyTorch bf16   OpenVINO bf16
+    EfficientNet-Lite0 320x320  14.9 / 28.7    9.0 / 10.3          8.1 / 8.9       11.6 / 9.0     4.4 / 4.3
+    EfficientNet-Lite0 640x480  49.4 / 109.7   28.1 / 38.3         23.3 / 30.5     24.1 / 43.7    12.2 / 14.9
+    AlexNet 320x320             15.4 / 12.9    13.1 / 12.6         12.8 / 12.2     9.5 / 7.3      7.0 / 6.5
+    AlexNet 640x480             40.5 / 37.2    39.2 / 40.2         38.1 / 39.4     24.6 / 25.2    20.7 / 21.4
+    VGG16 320x320               285 / 290      280 / 284           280 / 278       153 / 145      140 / 136
+    VGG16 640x480               580 / 543      841 / 843           858 / 839       470 / 480      413 / 414
+
+VGG16 and AlexNet in float32 stay with PyTorch, whose NNPACK has Winograd's transform (`vpr/models/nnpack.py`).
+"""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from vpr.common.errors import UserError
+from vpr.common.files import atomic_write
+from vpr.common.progress import say
+from vpr.common.provenance import check_onnx, seal_onnx
+from vpr.models.card import INSTALL
+
+CACHE_VARIABLE = "XDG_CACHE_HOME"  # of the XDG Base Directory Specification
+OPSET = 17  # the highest of the exporter that traces
+EXAMPLE, CHECKED = (160, 192), ((160, 192), (193, 225))  # (height, width) in pixels to trace with, and to compare at
+LEAST_COSINE = 0.99999
+# Exporting takes some seconds and opening an exported network half of one: so many images make up for it.
+FEWEST_TO_EXPORT, FEWEST_TO_OPEN = 500, 50
+
+# Images uint8 [B, H, W, 3], and the names of outputs -> these outputs.
+Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A program that computes an ONNX file on the processor.
+
+    Attributes:
+        title: in result lines.
+        package: that has to be installed.
+        formats: number formats that it computes a network of float32 in.
+        open: gives the session of a file in one of them.
+    """
+
+    title: str
+    package: str
+    formats: tuple[str, ...]
+    open: Callable[[Path, str], Session]
+
+
+def _onnx_runtime(path: Path, precision: str) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda pixels, outputs: session.run(outputs, {name: pixels})
+
+
+def _openvino(path: Path, precision: str) -> Session:
+    import openvino
+
+    wanted = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", wanted)
+    own = threading.local()  # a request computes one batch at a time
+
+    def run(pixels: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer([pixels], share_inputs=True)
+        return [found[compiled.output(name)] for name in outputs]
+
+    return run
+
+
+ENGINES = {
+    "onnxruntime": Engine("ONNX Runtime", "onnxruntime", ("fp32",), _onnx_runtime),
+    "openvino": Engine("OpenVINO", "openvino", ("fp32", "bf16"), _openvino),
+}
+AUTO = {"bf16": ("openvino",), "fp32": ("openvino", "onnxruntime")}  # what is tried in turn before PyTorch
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone that an engine shall compute.
+
+    Attributes:
+        layers: in plain operations, from images uint8 [B, H, W, 3] to local descriptors float32 [B, D, h, w].
+        name: for files and messages.
+        flags: of the model.
+        precision: number format to compute in.
+        smallest_side: pixels that an image must have in height and width.
+        has_winograd: whether PyTorch's own way is faster than any engine's.
+    """
+
+    layers: nn.Module
+    name: str
+    flags: dict[str, object]
+    precision: str
+    smallest_side: int
+    has_winograd: bool
+
+
+@dataclass(frozen=True)
+class BackboneEngine:
+    """An engine with a backbone: uint8 images [B, 3, H, W] -> local descriptors float32 [B, D, h, w]."""
+
+    title: str
+    session: Session
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # [B, H, W, 3], as the reader has them
+        return torch.from_numpy(self.session(pixels, ["maps"])[0])
+
+
+def engine_for(network: Network, backend: str, images: int) -> BackboneEngine | None:
+    """The engine that --backend names with a backbone, or None for PyTorch.
+
+    What cannot be had becomes one line and PyTorch.
+
+    Args:
+        images: how many will be described.
+    """
+    automatic = () if network.has_winograd else AUTO.get(network.precision, ())
+    for name in automatic if backend == "auto" else (backend,):
+        if name == "torch":
+            break
+        try:
+            return _opened(network, ENGINES[name], images if backend == "auto" else None)
+        except ImportError as error:
+            if backend == name:
+                say(f"--backend={name} is not installed ({error}): PyTorch computes; {INSTALL}")
+        except Exception as error:  # exporters and engines raise kinds of their own
+            reason = str(error).strip().partition("\n")[0][:200]
+            say(f"{ENGINES[name].title} cannot compute {network.name} ({reason}): PyTorch computes")
+    return None
+
+
+def _opened(network: Network, engine: Engine, images: int | None) -> BackboneEngine | None:
+    """An engine with a backbone; None where so few images are not worth it (`images` None: they are)."""
+    if network.precision not in engine.formats:
+        raise UserError(f"it computes in {' or '.join(engine.formats)}, not in {network.precision}")
+    importlib.import_module(engine.package)
+    path = cache_folder() / f"{network.name.replace('/', '-')}-{_digest(network)[:16]}.onnx"
+    if images is not None and images < (FEWEST_TO_OPEN if path.is_file() else FEWEST_TO_EXPORT):
+        return None
+    if not (path.is_file() and _is_whole(path)):
+        _export(network, path, engine)
+    return BackboneEngine(engine.title, engine.open(path, network.precision))
+
+
+def cache_folder() -> Path:
+    """Where exported backbones are kept."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache") / "netvlad-vpr"
+
+
+def _digest(network: Network) -> str:
+    """A hash of what an exported backbone depends on: weights, flags, this code and the versions of what runs it."""
+    import timm
+
+    digest = hashlib.sha256(json.dumps([torch.__version__, timm.__version__, network.flags]).encode())
+    for file in (Path(__file__), *sorted(Path(__file__).parent.glob("backbones/*.py"))):
+        digest.update(file.read_bytes())
+    for name, value in network.layers.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return check_onnx(path, "it is made again")
+    except UserError as error:
+        say(str(error))
+        return False
+
+
+def _export(network: Network, path: Path, engine: Engine) -> None:
+    """Write a backbone as an ONNX file that an engine has computed as PyTorch does.
+
+    Raises:
+        UserError: it cannot be written, or gives other values.
+    """
+    height, width = (max(side, network.smallest_side) for side in EXAMPLE)
+    free = {0: "batch", 1: "height", 2: "width"}
+    with atomic_write(path) as temporary:
+        # Tracing takes 2 s where torch.export takes half a minute for timm's convolutions with TensorFlow's padding; a
+        # size that tracing made fast in the file is found by the comparison.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the exporter's own inner workings
+            torch.onnx.export(
+                network.layers, (torch.zeros(2, height, width, 3, dtype=torch.uint8),), str(temporary), dynamo=False,
+                input_names=["photos"], output_names=["maps"], opset_version=OPSET,
+                dynamic_axes={"photos": free, "maps": {0: "batch", 2: "rows", 3: "columns"}},
+            )  # fmt: skip
+        temporary.write_bytes(seal_onnx(temporary.read_bytes()))
+        _compare(network, engine.open(temporary, "fp32"))
+    say(f"wrote {path}: the backbone for {engine.title}")
+
+
+@torch.no_grad()
+def _compare(network: Network, session: Session) -> None:
+    """Raise a UserError unless a session gives a backbone's maps, at two sizes."""
+    for size in CHECKED:
+        height, width = (max(side, network.smallest_side) for side in size)
+        images = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=torch.Generator())
+        wanted, found = network.layers(images), torch.from_numpy(session(images.numpy(), ["maps"])[0])
+        if found.shape != wanted.shape:
+            raise UserError(f"its maps of {width}x{height} pixels are {tuple(found.shape)}, not {tuple(wanted.shape)}")
+        cosine = float(nn.functional.cosine_similarity(wanted.double(), found.double(), dim=1).min())
+        if not cosine >= LEAST_COSINE:
+            raise UserError(f"its local descriptors have a cosine of {cosine:.6f} to PyTorch's, wanted {LEAST_COSINE}")
