@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from vpr.common.provenance import check_onnx, seal_onnx
 from vpr.models.card import INSTALL
 
 CACHE_VARIABLE = "XDG_CACHE_HOME"  # of the XDG Base Directory Specification
-OPSET = 17  # the highest of the exporter that traces
+OPSET = 18
 EXAMPLE, CHECKED = (160, 192), ((160, 192), (193, 225))  # (height, width) in pixels to trace with, and to compare at
 LEAST_COSINE = 0.99999
 # Exporting takes some seconds and opening an exported network half of one: so many images make up for it.
@@ -201,24 +202,37 @@ def _is_whole(path: Path) -> bool:
 def _export(network: Network, path: Path, engine: Engine) -> None:
     """Write a backbone as an ONNX file that an engine has computed as PyTorch does.
 
+    Tracing takes 2 s where torch.export takes half a minute for timm's convolutions with TensorFlow's padding, and
+    comes first; where it made one size fast in the file, or an operation is not to be had, the comparison finds it.
+
     Raises:
         UserError: it cannot be written, or gives other values.
     """
-    height, width = (max(side, network.smallest_side) for side in EXAMPLE)
-    free = {0: "batch", 1: "height", 2: "width"}
     with atomic_write(path) as temporary:
-        # Tracing takes 2 s where torch.export takes half a minute for timm's convolutions with TensorFlow's padding; a
-        # size that tracing made fast in the file is found by the comparison.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporter's own inner workings
-            torch.onnx.export(
-                network.layers, (torch.zeros(2, height, width, 3, dtype=torch.uint8),), str(temporary), dynamo=False,
-                input_names=["photos"], output_names=["maps"], opset_version=OPSET,
-                dynamic_axes={"photos": free, "maps": {0: "batch", 2: "rows", 3: "columns"}},
-            )  # fmt: skip
+        try:
+            _write(network, temporary, by_tracing=True)
+            _compare(network, engine.open(temporary, "fp32"))
+        except Exception:
+            _write(network, temporary, by_tracing=False)
+            _compare(network, engine.open(temporary, "fp32"))
         temporary.write_bytes(seal_onnx(temporary.read_bytes()))
-        _compare(network, engine.open(temporary, "fp32"))
     say(f"wrote {path}: the backbone for {engine.title}")
+
+
+def _write(network: Network, path: Path, by_tracing: bool) -> None:
+    """Write a backbone as an ONNX file for any number, height and width of images."""
+    height, width = (max(side, network.smallest_side) for side in EXAMPLE)
+    inputs, outputs = ("batch", "height", "width"), {0: "batch", 2: "rows", 3: "columns"}
+    free: dict[str, Any] = {"dynamic_axes": {"photos": dict(enumerate(inputs)), "maps": outputs}}
+    if not by_tracing:
+        shapes = {number: torch.export.Dim(name) for number, name in enumerate(inputs)}
+        free = {"dynamic_shapes": (shapes,), "external_data": False}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's own inner workings
+        torch.onnx.export(
+            network.layers, (torch.zeros(2, height, width, 3, dtype=torch.uint8),), str(path), dynamo=not by_tracing,
+            input_names=["photos"], output_names=["maps"], opset_version=OPSET, verbose=False, **free,
+        )  # fmt: skip
 
 
 @torch.no_grad()
