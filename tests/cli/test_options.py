@@ -30,7 +30,7 @@ ACCEPTED = {
 
 # What those users get where they type nothing.
 DEFAULTS = {
-    "batchSize": 4, "cacheBatchSize": 24, "cacheRefreshRate": 1000, "nEpochs": 30, "lrStep": 5, "lrGamma": 0.5,
+    "batchSize": 4, "cacheBatchSize": None, "cacheRefreshRate": 1000, "nEpochs": 30, "lrStep": 5, "lrGamma": 0.5,
     "weightDecay": 0.001, "momentum": 0.9, "seed": 123, "patience": 10, "num_clusters": 64, "margin": 0.1,
     "dataPath": "centroids", "runsPath": "runs", "savePath": "checkpoints", "dataset": "pittsburgh", "arch": "vgg16",
     "pooling": "netvlad", "vladv2": False, "optim": "SGD", "start_epoch": 0, "nNeg": 10, "nNegSample": 1000,
@@ -176,7 +176,7 @@ def test_resume_takes_over_the_stored_flags(make_run):
         assert getattr(options, name) == STORED[name], name
     assert options.savePath == "kept"
     assert options.cacheBatchSize == 11
-    assert parse("--mode=test", f"--resume={run}").cacheBatchSize == 24  # of the training alone
+    assert parse("--mode=test", f"--resume={run}").cacheBatchSize is None  # of the training alone
     assert options.batchSize == 4  # not stored
 
 

@@ -77,8 +77,9 @@ class Command:
         None, "resize every image to this height and width in pixels (default: the image's own size)",
         modes=all_but("spec"), type=count, nargs=2, metavar=("H", "W"),
         kept=TRAINING, on_card=True, clusters=True, common=True)
-    cacheBatchSize: int = _machine(
-        24, "images described at once; 0: as many as memory holds",
+    cacheBatchSize: int | None = _machine(
+        None, "images described at once; 0: as many as memory holds (default: on a processor as many as are fast, at "
+        "most 24; else 24)",
         modes=all_but("export", "spec"), type=whole, kept=RESUMED, tolerated=True, alters=True)
     precision: str = _machine(
         "auto", "number format of the backbone's arithmetic; auto: bf16 where the hardware multiplies it, else fp32; "

@@ -42,7 +42,7 @@ def prune(
     reading: Reading,
     train_from: str | None = None,
     distill_images: int = 0,
-    batch_size: int = 24,
+    batch_size: int | None = None,
 ) -> PlaceModel:
     """A smaller model of the filters that matter most, refitted to give what they gave, with clusters of its own.
 
@@ -92,7 +92,7 @@ def scaled_gradients(
 
 
 def accumulate_gradients(
-    model: PlaceModel, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int = 24
+    model: PlaceModel, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int | None = None
 ) -> None:
     """Leave in all weights of the backbone their gradient of the loss on mined tuples.
 
@@ -160,7 +160,9 @@ def filters_of(encoder: Backbone) -> list[int]:
     return [layer.out_channels for layer in encoder.prunable()]
 
 
-def recluster(model: PlaceModel, training: TrainingSet, reading: Reading, seed: int, batch_size: int = 24) -> None:
+def recluster(
+    model: PlaceModel, training: TrainingSet, reading: Reading, seed: int, batch_size: int | None = None
+) -> None:
     """Cluster the pruned backbone's local descriptors: other channels want other centres and another alpha."""
     if not isinstance(model.pool, ClusterPooling):
         return

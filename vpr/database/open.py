@@ -46,7 +46,7 @@ class Database:
     root: Path
     reading: Reading
     zone: str | None = None
-    batch_size: int = 24
+    batch_size: int | None = None
 
     @property
     def named_zone(self) -> str | None:

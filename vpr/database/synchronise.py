@@ -56,7 +56,7 @@ class Describing:
 
     loaded: LoadedModel
     reading: Reading
-    batch_size: int = 24
+    batch_size: int | None = None
     projection: LocalProjection | None = None
     keep_local: bool = False
 

@@ -18,6 +18,10 @@ from vpr.models.describer import Describer
 
 LARGEST_AUTOMATIC_BATCH = 256
 AUTOMATIC_BATCH_BYTES_CPU = 1 << 30  # more gains nothing there
+# Without --cacheBatchSize, on a processor: the maps of a layer's input and output together. The C library takes a map
+# above 32 MB from the kernel anew each time (`vpr.common.memory.keep_large_blocks`), which then clears its pages: of
+# EfficientNet-Lite0 at 320x320 pixels, whose maps have 10 MB an image, 24 images at once took several times as long.
+USUAL_BATCH, USUAL_BATCH_BYTES_CPU = 24, 64 << 20
 AUTOMATIC_BATCH_OF_UNKNOWN = 8  # of a model that does not know what an image takes inside
 AUTOMATIC_BATCH_STEP_GPU = 8  # what is free there is never quite the same twice; the batch size shall be
 
@@ -49,15 +53,17 @@ class Shares:
         owners: the positions of each batch, and the process that does it.
 
     Args:
-        batch_size: images at once; 0: as many as memory holds.
+        batch_size: images at once; 0: as many as memory holds; None: as many as are fast.
         one_machine: whether every machine does all of the work, by its own processes.
     """
 
-    def __init__(self, model: Describer, source: Source, images: int, batch_size: int, one_machine: bool = False):
+    def __init__(
+        self, model: Describer, source: Source, images: int, batch_size: int | None, one_machine: bool = False
+    ):
         rank, count = processes.rank(), processes.world()
         if one_machine:
             rank, count = processes.local_rank(), processes.local_world()
-        batches = in_batches(images, batch_size or automatic_batch_size(model, source))
+        batches = in_batches(images, batch_size or _batch_size(model, source, batch_size))
         self.own = batches[rank::count]
         self.rounds = [sum(map(len, batches[start : start + count])) for start in range(0, len(batches), count)]
         self.owners = [(slice(batch.start, batch.stop), n % count) for n, batch in enumerate(batches)]
@@ -96,7 +102,7 @@ def over_images(
     model: Describer,
     source: Source,
     indices: Sequence[int],
-    batch_size: int,
+    batch_size: int | None,
     label: str,
     one_machine: bool = False,
 ) -> Iterator[tuple[int, torch.Tensor]]:
@@ -120,6 +126,16 @@ def over_images(
 def order_of(batch: Batch) -> torch.Tensor:
     """Where each image of a batch is among those of its groups, one group after the other; int64 [B]."""
     return torch.cat([group.rows for group in batch]).argsort()
+
+
+def _batch_size(model: Describer, source: Source, wanted: int | None) -> int:
+    """How many images at once, where nobody says a number."""
+    if wanted == 0:
+        return automatic_batch_size(model, source)
+    if model.device.type != "cpu" or not isinstance(source, ImageReader):
+        return USUAL_BATCH
+    each = model.bytes_per_image(*(source.size or image_size(source.files[0]))) if source.files else None
+    return USUAL_BATCH if each is None else max(1, min(USUAL_BATCH, USUAL_BATCH_BYTES_CPU // each))
 
 
 def automatic_batch_size(model: Describer, source: Source) -> int:

@@ -70,7 +70,7 @@ def describe(
     model: Describer,
     source: Source,
     indices: Sequence[int],
-    batch_size: int = 24,
+    batch_size: int | None = None,
     label: str = "images",
     local: LocalDescribing | None = None,
 ) -> tuple[torch.Tensor, set[tuple[int, int]]]:
@@ -109,7 +109,7 @@ def describe_in_batches(
     model: Describer,
     source: Source,
     indices: Sequence[int],
-    batch_size: int = 24,
+    batch_size: int | None = None,
     local: LocalProjection | None = None,
     keep_local: bool = False,
 ) -> Iterator[tuple[range, torch.Tensor, list[QuantizedMap] | None]]:

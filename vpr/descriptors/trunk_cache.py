@@ -48,7 +48,7 @@ def cached_source(
     model: PlaceModel,
     where: str = "auto",
     folder: Path = Path("cache"),
-    batch_size: int = 24,
+    batch_size: int | None = None,
 ) -> ImageReader | FrozenFeatures:
     """The frozen features of a reader's images, from an earlier cache or computed now; or the reader itself.
 
@@ -147,7 +147,7 @@ def _map(path: Path, wanted: dict) -> torch.Tensor:
 
 
 def _make(
-    source: FrozenFeatures, path: Path, wanted: dict, reader: ImageReader, model: PlaceModel, batch_size: int
+    source: FrozenFeatures, path: Path, wanted: dict, reader: ImageReader, model: PlaceModel, batch_size: int | None
 ) -> torch.Tensor:
     """Compute a cache into its file; the processes of a machine do so together, each machine by itself."""
     first = processes.local_rank() == 0
@@ -216,7 +216,7 @@ def _remove_stale(path: Path) -> None:
                     file.unlink(missing_ok=True)
 
 
-def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_size: int) -> None:
+def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_size: int | None) -> None:
     """Compute this process's share of the features; every machine makes all of them.
 
     Raises:

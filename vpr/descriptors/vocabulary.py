@@ -23,7 +23,7 @@ def sample_local_descriptors(
     model: PlaceModel,
     reader: ImageReader,
     seed: int,
-    batch_size: int = 24,
+    batch_size: int | None = None,
     name: str = "",
     at_least: int = 1,
     images: int = IMAGES,

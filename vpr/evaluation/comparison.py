@@ -51,7 +51,7 @@ def measure_model(
     path: Path,
     reading: Reading,
     recall_values: Sequence[int],
-    batch_size: int = 24,
+    batch_size: int | None = None,
     ask: Ask = SINGLE,
     projection: LocalProjection | None = None,
 ) -> list[Row]:

@@ -81,7 +81,11 @@ class QueryResults:
 
 
 def describe_split(
-    model: Describer, images: PlaceImages, source: Source, batch_size: int = 24, local: LocalDescribing | None = None
+    model: Describer,
+    images: PlaceImages,
+    source: Source,
+    batch_size: int | None = None,
+    local: LocalDescribing | None = None,
 ) -> SplitDescriptors:
     """Describe the database and the queries; complete in process 0. `batch_size` and `local` as of `describe`."""
     count, total = len(images.database_files), len(source.files)

@@ -61,7 +61,7 @@ class LocalDescriptors:
         engine: Engine,
         read: Reading,
         root: Path,
-        batch_size: int,
+        batch_size: int | None,
         dim: int = LOCAL_DIM,
         seed: int = DEFAULT_SEED,
     ) -> None:

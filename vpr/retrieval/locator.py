@@ -62,7 +62,7 @@ class Locator:
         usual: Ask = USUAL,
         local_dim: int = LOCAL_DIM,
         seed: int = DEFAULT_SEED,
-        batch_size: int = AT_ONCE,
+        batch_size: int | None = AT_ONCE,
     ) -> None:
         """Nothing is described yet.
 

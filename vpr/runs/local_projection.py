@@ -16,7 +16,7 @@ IMAGES = 128  # of which local descriptors are sampled: enough for as many direc
 
 
 def projection_for(
-    loaded: LoadedModel, database: ImageReader, seed: int, dim: int = LOCAL_DIM, batch_size: int = 24
+    loaded: LoadedModel, database: ImageReader, seed: int, dim: int = LOCAL_DIM, batch_size: int | None = None
 ) -> LocalProjection | None:
     """The projection of a model's local descriptors to `dim` dimensions.
 
@@ -56,7 +56,7 @@ def stored_projection(loaded: LoadedModel, dim: int = LOCAL_DIM) -> LocalProject
 
 
 def sampled_projection(
-    model: PlaceModel, database: ImageReader, seed: int, dim: int = LOCAL_DIM, batch_size: int = 24
+    model: PlaceModel, database: ImageReader, seed: int, dim: int = LOCAL_DIM, batch_size: int | None = None
 ) -> LocalProjection:
     """A projection learnt on local descriptors of some images of a database, in every process; see `projection_for`."""
     images = min(IMAGES, len(database.files))

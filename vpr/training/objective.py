@@ -61,7 +61,9 @@ class Objective(Protocol):
         """The loss of a batch whose images have the descriptors [B, dim]: a sum, and of how many terms."""
 
 
-def objective_of(rules: "TrainingRules", training: "TrainingSet", source: "Source", batch_size: int = 24) -> Objective:
+def objective_of(
+    rules: "TrainingRules", training: "TrainingSet", source: "Source", batch_size: int | None = None
+) -> Objective:
     """The objective of the rules' loss.
 
     Args:

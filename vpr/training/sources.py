@@ -29,7 +29,7 @@ class Sources:
         reading: Reading,
         where: str = "auto",
         folder: Path = Path("cache"),
-        batch_size: int = 24,
+        batch_size: int | None = None,
     ) -> "Sources":
         """Sources that start from what the frozen layers gave, if any; the last three as of `cached_source`."""
         size = "x".join(map(str, reading.size)) if reading.size else "own"

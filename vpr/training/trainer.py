@@ -51,7 +51,7 @@ class Trainer:
         rules: TrainingRules,
         folder: Path,
         checkpoints: str = "checkpoints",
-        batch_size: int = 24,
+        batch_size: int | None = None,
         reranking: ValidationReranking | None = None,
     ):
         self.reranking = reranking

@@ -24,7 +24,9 @@ from vpr.training.training_set import TrainingSet
 class Triplets:
     """The paper's objective: a query nearer to its positive than to its hard negatives, by a margin."""
 
-    def __init__(self, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int = 24) -> None:
+    def __init__(
+        self, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int | None = None
+    ) -> None:
         """See `vpr.training.objective.objective_of`."""
         self.rules, self.training, self.source, self.batch_size = rules, training, source, batch_size
 
@@ -64,7 +66,7 @@ def mine_block(
     source: Source,
     queries: np.ndarray,
     rules: TrainingRules,
-    batch_size: int,
+    batch_size: int | None,
     label: str,
 ) -> list[TrainingTuple]:
     """Describe the database and a block's queries (int64 [B]) with the model as it is, and choose tuples.

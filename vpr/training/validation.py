@@ -51,7 +51,7 @@ def measure_split(
     images: PlaceImages,
     source: Source,
     recall_values: Iterable[int],
-    batch_size: int = 24,
+    batch_size: int | None = None,
     reranking: ValidationReranking | None = None,
 ) -> tuple[Evaluation, list[Outcome]]:
     """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
@@ -99,7 +99,7 @@ def measure_best(
     epochs: int,
     splits: Sequence[tuple[PlaceImages, Source]],
     recall_values: Sequence[int],
-    batch_size: int,
+    batch_size: int | None,
     run: Path,
 ) -> None:
     """Measure a run's best model, say its recalls and add them to the run's results.
@@ -126,7 +126,7 @@ def measure_best(
 
 
 def _evaluate(
-    model: PlaceModel, images: PlaceImages, source: Source, recall_values: Sequence[int], batch_size: int
+    model: PlaceModel, images: PlaceImages, source: Source, recall_values: Sequence[int], batch_size: int | None
 ) -> Evaluation | None:
     """Recalls on a split, in process 0."""
     descriptors = describe_split(model, images, source, batch_size)
