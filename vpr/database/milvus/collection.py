@@ -11,7 +11,7 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.database.engine import Source
 from vpr.database.milvus.connection import MilvusConnection, Refused
-from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR, Key, Row, records_of
+from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR, Key, Row, key_of, records_of
 from vpr.database.records import Records, joined, no_records
 
 MOST_DIMENSIONS = 32_768
@@ -70,11 +70,11 @@ class Collection:
                 value = row[VECTOR]  # numbers, or the bytes of halves, perhaps in a list
                 value = value[0] if isinstance(value, list) and value and isinstance(value[0], bytes) else value
                 read = np.frombuffer if isinstance(value, bytes) else np.asarray
-                found[row["id"], row["hash"]] = read(value, self.dtype)
+                found[key_of(row)] = read(value, self.dtype)
         gone = np.full(self.dim, np.nan, self.dtype)
         return np.array([found.get(key, gone) for key in keys], self.dtype).reshape(len(keys), self.dim)
 
-    def nearest(self, values: np.ndarray, depth: int, wanted: str) -> list[list[Row]]:
+    def nearest(self, values: np.ndarray, depth: int, wanted: str = "") -> list[list[Row]]:
         """By query of [M, dim], the rows with the `depth` greatest inner products, greatest first.
 
         Args:
@@ -91,7 +91,7 @@ class Collection:
                 output_fields=[*SCALARS], search_params={"metric_type": "IP", "params": parameters},
                 consistency_level="Strong",
             )  # fmt: skip
-            found += [[{"distance": hit["distance"], **hit["entity"]} for hit in row] for row in hits]
+            found += [[{"id": hit["id"], "distance": hit["distance"], **hit["entity"]} for hit in row] for row in hits]
         return found
 
     def query(self, wanted: str, fields: list[str], **limit: int) -> list[Row]:
