@@ -16,7 +16,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.database.engine import Hits, Source, WantedIndex
 from vpr.database.filters import SearchFilter
-from vpr.database.milvus.collection import CALL_BYTES, PAGE, Collection, opened
+from vpr.database.milvus.collection import CALL_BYTES, PAGE, Collection
 from vpr.database.milvus.connection import MilvusConnection
 from vpr.database.milvus.rows import UNKNOWN_METRES, KnownImages, Row, expression, key_of, records_of, rows_of
 from vpr.database.records import Records, Value, no_records, record_id
@@ -41,7 +41,7 @@ def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "Mil
     """
     connection = MilvusConnection(source.target)
     try:
-        return MilvusEngine(opened(connection, source, wanted.factory))
+        return MilvusEngine(Collection(connection, source, wanted.factory))
     except BaseException:
         connection.close()
         raise
@@ -104,8 +104,8 @@ class MilvusEngine:
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         keys = self._known().keys
         values = self.collection.descriptors([keys[row] for row in rows])
-        for lost in np.flatnonzero(np.isnan(values[:, 0])):
-            name = self.records.names[rows[lost]] or "an image"
+        if (lost := np.isnan(values[:, 0])).any():
+            name = self.records.names[rows[int(lost.argmax())]] or "an image"
             raise UserError(f"{name} has been removed from {self.name} meanwhile: repeat the command")
         return torch.from_numpy(values.astype(np.float16))
 
@@ -165,7 +165,7 @@ class MilvusEngine:
         hits = self._filtered(values, depth, wanted) if wanted else self.collection.nearest(values, depth)
         images = {key_of(row): row for found in hits for row in found}
         keys, number = list(images), {key: row for row, key in enumerate(images)}
-        rows = np.full((len(hits), depth), -1, np.int64)
+        rows = np.full((len(hits), max([depth, *map(len, hits)])), -1, np.int64)
         for query, found in enumerate(hits):
             rows[query, : len(found)] = [number[key_of(row)] for row in found]
         width = count if (rows[:, count - 1 : count] >= 0).all() else min(count, self.count())
@@ -177,27 +177,23 @@ class MilvusEngine:
         return Hits(rows[:, :width], distances[:, :width], records_of(list(images.values())))
 
     def _filtered(self, values: np.ndarray, count: int, wanted: SearchFilter) -> list[list[Row]]:
-        """By query of [M, dim], the nearest rows that are wanted.
+        """By query of [M, dim], the nearest `count` rows that are wanted, or some more.
 
         The server knows the filter as an expression, which more images may fulfil: it is asked deeper and deeper until
-        enough are wanted, and where very few are, for those by their ids.
+        enough are wanted, and where too few are, for those by their ids.
         """
         text, depth = expression(wanted), count
         while depth < PAGE:
             depth = min(2 * depth, PAGE)
             found = self.collection.nearest(values, depth, text)
-            masks = [_mask(wanted, records_of(rows)) for rows in found]
-            hits = [
-                [rows[row] for row in np.flatnonzero(mask)[:count]] for rows, mask in zip(found, masks, strict=True)
-            ]
+            hits = [[rows[row] for row in _chosen(wanted, records_of(rows))[:count]] for rows in found]
             if all(len(rows) < depth or len(some) == count for rows, some in zip(found, hits, strict=True)):
                 break
         else:
             among = self.collection.records(text)
-            ids = among.ids[_mask(wanted, among)].tolist()
-            parts = [self.collection.nearest(values, min(count, IDS), f"id in {some}") for some in in_parts(ids, IDS)]
-            hits = [sorted(chain(*(found[query] for found in parts)), key=lambda row: -row["distance"])[:count]
-                    for query in range(len(values))]  # fmt: skip
+            parts = in_parts(among.ids[_chosen(wanted, among)].tolist(), IDS)
+            named = [self.collection.nearest(values, min(count, IDS), f"id in {ids}") for ids in parts]
+            hits = [list(chain(*(found[query] for found in named))) for query in range(len(values))]
         if not any(hits):  # an error where no image at all has such a column, or a place that is known
             try:
                 wanted.mask(self.records.only(self.rows()))
@@ -224,7 +220,7 @@ class MilvusEngine:
                 raise UserError(f"{name} has the id {number} of {names[number]}: rename one of the two images")
 
 
-def _mask(wanted: SearchFilter, records: Records) -> np.ndarray:
-    """bool [N]: which are wanted; a column that none of them has is silent."""
+def _chosen(wanted: SearchFilter, records: Records) -> np.ndarray:
+    """The rows that are wanted; a column that none of them has is silent."""
     silent: dict[str, list[Value]] = {condition.column: [None] * len(records) for condition in wanted.where}
-    return wanted.mask(replace(records, columns={**silent, **records.columns}))
+    return np.flatnonzero(wanted.mask(replace(records, columns={**silent, **records.columns})))

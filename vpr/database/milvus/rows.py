@@ -72,9 +72,7 @@ def records_of(rows: Sequence[Row]) -> Records:
 
 
 def keys_of(records: Records) -> list[Key]:
-    return [
-        (number, content.tobytes().hex()) for number, content in zip(records.ids.tolist(), records.hashes, strict=True)
-    ]
+    return list(zip(records.ids.tolist(), (content.tobytes().hex() for content in records.hashes), strict=True))
 
 
 def key_of(row: Row) -> Key:
