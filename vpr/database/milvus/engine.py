@@ -8,7 +8,9 @@ a server goes away. https://milvus.io/docs/limitations.md has the limits.
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from heapq import nlargest
 from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from vpr.database.engine import Hits, Source, WantedIndex
 from vpr.database.filters import SearchFilter
 from vpr.database.milvus.collection import CALL_BYTES, PAGE, Collection
 from vpr.database.milvus.connection import MilvusConnection
-from vpr.database.milvus.rows import UNKNOWN_METRES, KnownImages, Row, expression, key_of, records_of, rows_of
+from vpr.database.milvus.rows import UNKNOWN_METRES, KnownImages, Row, exists, expression, key_of, records_of, rows_of
 from vpr.database.records import Records, Value, no_records, record_id
 from vpr.database.synchronise import in_parts
 from vpr.descriptors.local_maps import QuantizedMap
@@ -34,14 +36,18 @@ def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "Mil
 
     Args:
         wanted: its factory is one of INDEXES; None takes what is there, or FLAT, which is exact.
-        anew: has no effect: a collection of another model may be of others, and is refused.
+        anew: it will be brought to a folder, maybe by several processes, which read what is there before the first adds
+            to it. A collection of another model may be of others, and is refused.
 
     Raises:
         UserError: it cannot be opened, or is another model's.
     """
     connection = MilvusConnection(source.target)
     try:
-        return MilvusEngine(Collection(connection, source, wanted.factory))
+        engine = MilvusEngine(Collection(connection, source, wanted.factory))
+        if anew:
+            engine.rows()
+        return engine
     except BaseException:
         connection.close()
         raise
@@ -165,7 +171,7 @@ class MilvusEngine:
         hits = self._filtered(values, depth, wanted) if wanted else self.collection.nearest(values, depth)
         images = {key_of(row): row for found in hits for row in found}
         keys, number = list(images), {key: row for row, key in enumerate(images)}
-        rows = np.full((len(hits), max([depth, *map(len, hits)])), -1, np.int64)
+        rows = np.full((len(hits), depth), -1, np.int64)
         for query, found in enumerate(hits):
             rows[query, : len(found)] = [number[key_of(row)] for row in found]
         width = count if (rows[:, count - 1 : count] >= 0).all() else min(count, self.count())
@@ -177,7 +183,7 @@ class MilvusEngine:
         return Hits(rows[:, :width], distances[:, :width], records_of(list(images.values())))
 
     def _filtered(self, values: np.ndarray, count: int, wanted: SearchFilter) -> list[list[Row]]:
-        """By query of [M, dim], the nearest `count` rows that are wanted, or some more.
+        """By query of [M, dim], the nearest `count` rows that are wanted.
 
         The server knows the filter as an expression, which more images may fulfil: it is asked deeper and deeper until
         enough are wanted, and where too few are, for those by their ids.
@@ -193,12 +199,12 @@ class MilvusEngine:
             among = self.collection.records(text)
             parts = in_parts(among.ids[_chosen(wanted, among)].tolist(), IDS)
             named = [self.collection.nearest(values, min(count, IDS), f"id in {ids}") for ids in parts]
-            hits = [list(chain(*(found[query] for found in named))) for query in range(len(values))]
-        if not any(hits):  # an error where no image at all has such a column, or a place that is known
-            try:
-                wanted.mask(self.records.only(self.rows()))
-            except UserError:
-                wanted.mask(self.collection.records())  # others may have added some since
+            hits = [
+                nlargest(count, chain(*(found[query] for found in named)), key=itemgetter("distance"))
+                for query in range(len(values))
+            ]
+        if not any(hits) and not all(self.collection.query(each, ["id"], limit=1) for each in exists(wanted)):
+            wanted.mask(self.collection.records())  # says which column no image has, or that no place is known
         return hits
 
     def _refuse(self, records: Records) -> None:

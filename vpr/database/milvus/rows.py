@@ -131,6 +131,12 @@ def expression(wanted: SearchFilter) -> str:
     return " and ".join(parts)
 
 
+def exists(wanted: SearchFilter) -> list[str]:
+    """What some image of a collection fulfils, each, if a filter can be applied to it."""
+    columns = [f'exists columns["{condition.column}"]' for condition in wanted.where if _is_plain(condition.column)]
+    return columns + (["latitude <= 90.0"] if wanted.near or wanted.box else [])
+
+
 def _text(text: str) -> str:
     """A name or folder that Milvus can store, as it is."""
     try:
