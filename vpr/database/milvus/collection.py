@@ -139,12 +139,10 @@ class Collection:
 
     def records(self, wanted: str = "") -> Records:
         """All images that fulfil an expression."""
+        about = {"filter": wanted, "output_fields": [*SCALARS], "consistency_level": "Strong", "retry_times": 0}
 
         def read(client: Any) -> list[Records]:
-            pages = client.query_iterator(
-                self.name, PAGE, filter=wanted, output_fields=[*SCALARS], consistency_level="Strong", retry_times=0
-            )
-            return [records_of(page) for page in iter(pages.next, [])]
+            return [records_of(page) for page in iter(client.query_iterator(self.name, PAGE, **about).next, [])]
 
         return joined(no_records(), *self.connection.call(read))
 

@@ -5,7 +5,6 @@ product quantisation; other servers store float16 where they take it. Upserts ma
 a server goes away. https://milvus.io/docs/limitations.md has the limits.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest
@@ -65,7 +64,7 @@ class MilvusEngine:
     local, projection, lacking = None, None, no_records()
 
     def __init__(self, collection: Collection):
-        self.collection, self._lock = collection, threading.RLock()
+        self.collection = collection
         self._images: KnownImages | None = None
         self._zone: str | None = None  # of metres that it has
 
@@ -86,14 +85,12 @@ class MilvusEngine:
         return int(self.collection.query("", ["count(*)"])[0]["count(*)"])
 
     def _known(self) -> KnownImages:
-        with self._lock:
-            self._images = self._images or KnownImages(self.collection.records())
-            return self._images
+        self._images = self._images or KnownImages(self.collection.records())
+        return self._images
 
     @property
     def records(self) -> Records:
-        with self._lock:
-            return self._known().records
+        return self._known().records
 
     @property
     def row_of(self) -> Mapping[str, int]:
@@ -104,8 +101,7 @@ class MilvusEngine:
         return len(self._known().keys)
 
     def rows(self) -> np.ndarray:
-        with self._lock:
-            return np.sort(np.fromiter(self.row_of.values(), np.int64))
+        return np.sort(np.fromiter(self.row_of.values(), np.int64))
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         keys = self._known().keys
@@ -126,20 +122,17 @@ class MilvusEngine:
         if values.shape != (len(records), dim):
             raise UserError(f"found descriptors {values.shape}, wanted {(len(records), dim)}")
         rows, step = rows_of(records, values), max(1, min(IDS, CALL_BYTES // (dim * dtype.itemsize + 256)))
-        with self._lock:
-            self._refuse(records)
-            for some in in_parts(list(range(len(rows))), step):
-                self.collection.call("upsert", data=[rows[row] for row in some])
-                added = records.only(some)
-                if self._images:
-                    self._images.change(added.names, added)
+        self._refuse(records)
+        for some in in_parts(list(range(len(rows))), step):
+            self.collection.call("upsert", data=[rows[row] for row in some])
+            if self._images:
+                self._images.change([], records.only(some))
 
     def remove(self, names: Sequence[str]) -> None:
-        with self._lock:
-            for some in in_parts(list(names), IDS):
-                self.collection.call("delete", ids=[record_id(name) for name in some])
-                if self._images:
-                    self._images.change(some, no_records())
+        for some in in_parts(list(names), IDS):
+            self.collection.call("delete", ids=[record_id(name) for name in some])
+            if self._images:
+                self._images.change(some, no_records())
 
     def set_zone(self, zone: str) -> None:
         """Each image keeps the zone with which it was added."""

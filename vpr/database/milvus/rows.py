@@ -92,7 +92,7 @@ class KnownImages:
         self.row_of, self.keys = records.row_of.copy(), keys_of(records)
 
     def change(self, gone: Sequence[str], added: Records) -> None:
-        """Images were removed, and then others added."""
+        """Images were removed, and then others added, in place of those of their names."""
         for name in gone:
             self.row_of.pop(name, None)
         self.row_of.update(zip(added.names, itertools.count(len(self.keys)), strict=False))
