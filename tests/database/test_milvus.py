@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.engine_data import check, descriptors, images, names_of, open_milvus
 from vpr.common.errors import UserError
 from vpr.database import records as records_module
+from vpr.database.engine import Source, WantedIndex
 from vpr.database.filters import Condition, SearchFilter
 from vpr.database.milvus import engine as milvus_engine
 
@@ -105,7 +107,7 @@ def test_rows_and_their_descriptors(file, engine):
         engine.descriptors([kept["street/00008.jpg"], row])
 
 
-def test_a_server_reads_records_once_and_keeps_them_in_step(engine, monkeypatch):
+def test_records_are_read_once_and_kept_in_step(engine, monkeypatch):
     values, asked, read = descriptors(9, DIM, 0), [], type(engine.collection).records
     monkeypatch.setattr(type(engine.collection), "records", lambda *about: asked.append(1) or read(*about))
     engine.add(images(6), values[:6])
@@ -118,6 +120,34 @@ def test_a_server_reads_records_once_and_keeps_them_in_step(engine, monkeypatch)
     assert sorted(filter(None, names)) == kept and len(names) == 10 and len(asked) == 1
     assert {names[row]: row for row in rows} == engine.row_of and engine.next_row == 10
     assert engine.records.sizes[engine.row_of["street/00008.jpg"]] == 1008
+    assert engine.records is engine.records and len(asked) == 1
+    engine.add(images(2, first=8, names=["twice", "twice"]), values[:2])
+    assert engine.row_of["twice"] == 11 and engine.records.names[10:] == ["", "twice"] and engine.count() == 9
+
+
+def test_who_brings_a_collection_to_a_folder_knows_it_as_it_was_before_others_add(file, engine):
+    """Processes that describe shares of what is new compare the folder with the same images."""
+    source = Source(str(file), Path(), engine.collection.name, DIM, MODEL, {})
+    engine.add(images(3), descriptors(3, DIM, 0))
+    early, late = (milvus_engine.open_engine(source, WantedIndex(), anew) for anew in (True, False))
+    engine.add(images(2, first=3), descriptors(2, DIM, 1))
+    assert sorted(early.records.names) == images(3).names and sorted(late.records.names) == images(5).names
+
+
+def test_a_column_that_was_removed_and_one_that_another_process_adds(file, engine):
+    """An error where no image has the column now, and none where one has."""
+    values, queries = descriptors(4, DIM, 0), descriptors(1, DIM, 1)
+    engine.add(images(3, columns={"floor": [1.0, 2.0, 3.0]}), values[:3])
+    engine.add(images(1, first=3, columns={"gate": ["north"]}), values[3:])
+    assert len(engine.records) == 4
+    engine.remove(["street/00003.jpg"])
+    south = SearchFilter(where=(Condition("gate", "=", "south"),))
+    for comparison in ("=", "!=", ">="):
+        with pytest.raises(UserError, match="no column gate, found floor"):
+            engine.search(queries, 1, SearchFilter(where=(Condition("gate", comparison, "south"),)))
+    other = open_milvus(file, engine.collection.name, DIM, MODEL)
+    other.add(images(1, first=3, columns={"gate": ["north"]}), values[3:])
+    assert (engine.search(queries, 1, south).rows == -1).all()
 
 
 def test_a_collection_is_read_in_pages(file, engine, monkeypatch):

@@ -177,7 +177,8 @@ def test_what_another_process_changes_is_answered_and_filtered_as_it_is_now(serv
     assert (hits.records.names[row], hits.records.positions[row].tolist()) == (name, moved[0].tolist())
     assert hits.records.columns["weather"][row] == "snow" and hits.distances.tolist() == [[0.0]]
     was, now = (SearchFilter(near=(*map(float, degrees), 3.0))
-                for degrees in (old.degrees[place], reader.records.degrees[reader.row_of[name]]))  # fmt: skip
+                for degrees in (old.degrees[place], hits.records.degrees[row]))  # fmt: skip
+    assert reader.records is old and reader.row_of[name] == place, "what it has read stays as it is"
     snow = SearchFilter(where=(Condition("weather", "=", "snow"),))
     for wanted in (now, snow):
         assert [found[0] for found in names_of(reader.search(values[:1], 1, wanted))] == [name]

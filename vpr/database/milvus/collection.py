@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.database.engine import Source
 from vpr.database.milvus.connection import MilvusConnection, Refused
-from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR, Key, Row, records_of
+from vpr.database.milvus.rows import LONGEST_NAME, SCALARS, VECTOR, Key, Row, key_of, records_of
 from vpr.database.records import Records, joined, no_records
+from vpr.database.synchronise import in_parts
 
 MOST_DIMENSIONS = 32_768
 PROVENANCE = "netvlad.provenance"  # property of a collection, JSON
@@ -33,7 +33,6 @@ ONLY_ON_SERVERS = ("IVF_PQ", "DISKANN")
 ANOTHER = "name another with --collection"
 
 
-@dataclass(frozen=True)
 class Collection:
     """A collection that is open.
 
@@ -43,38 +42,124 @@ class Collection:
         provenance: what made the descriptors.
     """
 
-    connection: MilvusConnection
-    name: str
-    dim: int
-    dtype: np.dtype
-    index: str
-    provenance: dict[str, str]
+    def __init__(self, connection: MilvusConnection, source: Source, index: str | None):
+        """Open a collection, or make it.
+
+        Args:
+            index: one of INDEXES; None takes what is there, or FLAT, which is exact.
+
+        Raises:
+            UserError: it cannot be made, or is another's or another model's.
+        """
+        self.connection, self.name, self.dim = connection, source.collection, source.dim
+        self._where = f"the collection {self.name} of Milvus at {connection.target}"
+        self._refuse_impossible(index)
+        if not self.call("has_collection"):
+            self._make(source.provenance)
+        found = self.call("describe_collection")
+        fields = {field["name"]: field for field in found["fields"]}
+        if missing := [field for field in ("id", VECTOR, *SCALARS) if field not in fields]:
+            raise UserError(f"{self._where} is not one of ours (it has no field {missing[0]}): {ANOTHER}")
+        if (stored := int(fields[VECTOR]["params"]["dim"])) != self.dim:
+            raise UserError(f"{self._where} has {stored}-D descriptors, wanted {self.dim}-D: {ANOTHER}")
+        self.dtype = np.dtype(np.float16 if fields[VECTOR]["type"].name == "FLOAT16_VECTOR" else np.float32)
+        self.provenance = self._provenance_of(found, source.provenance)
+        self.index = self._indexed(index)
+        self.call("load_collection")
+
+    def _refuse_impossible(self, index: str | None) -> None:
+        if not re.fullmatch(r"[A-Za-z_]\w{0,254}", self.name, re.ASCII):
+            raise UserError(
+                f"found the collection {self.name}, wanted letters, digits and _, a letter first: name it so"
+            )
+        if not 1 < self.dim <= MOST_DIMENSIONS:
+            raise UserError(
+                f"found {self.dim}-D descriptors, wanted at most {MOST_DIMENSIONS} dimensions, which Milvus takes: "
+                "whiten them to fewer (--mode=whiten), or use --engine=faiss"
+            )
+        if index not in (None, *INDEXES):
+            raise UserError(f"found the index {index}, wanted one of {', '.join(INDEXES)}")
+        if index in ONLY_ON_SERVERS and self.connection.is_lite:
+            raise UserError(
+                f"found the index {index}, which Milvus Lite lacks: take HNSW or IVF_SQ8, or a Milvus server"
+            )
+
+    def _make(self, provenance: Mapping[str, str]) -> None:
+        """Make it; float16 where the server takes it."""
+        from pymilvus import DataType, MilvusClient
+
+        text = json.dumps(dict(provenance))
+        for kind in ["FLOAT_VECTOR"] if self.connection.is_lite else ["FLOAT16_VECTOR", "FLOAT_VECTOR"]:
+            # In the description too: Milvus Lite forgets it, and a server may not keep properties it does not know.
+            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=text)
+            schema.add_field("id", DataType.INT64, is_primary=True)
+            schema.add_field(VECTOR, DataType[kind], dim=self.dim)
+            for field, scalar in SCALARS.items():
+                schema.add_field(field, DataType[scalar], max_length=LONGEST_NAME)  # where it is text
+            about = {"schema": schema, "consistency_level": "Strong", "properties": {PROVENANCE: text}}
+            try:
+                return self.call("create_collection", **about)
+            except Refused:
+                if self.call("has_collection"):
+                    return None  # another process was faster
+                if kind == "FLOAT_VECTOR":
+                    raise
+
+    def _provenance_of(self, found: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, str]:
+        """What made its descriptors; refuses those of another model."""
+        try:
+            text = found.get("properties", {}).get(PROVENANCE) or found.get("description")
+            kept = {str(field): str(value) for field, value in json.loads(text or "").items()}
+        except (ValueError, AttributeError):
+            raise UserError(f"{self._where} does not say what made its descriptors: {ANOTHER}") from None
+        for field in sorted({*kept, *wanted}) if wanted else ():
+            if (there := kept.get(field)) != (here := wanted.get(field)):
+                raise UserError(f"{self._where} was made by another model ({field}={there}, wanted {here}): {ANOTHER}")
+        return kept
+
+    def _indexed(self, wanted: str | None) -> str:
+        """The name of its index, which is made where there is none.
+
+        A collection of Milvus Lite without an index is searched exactly, and takes half of the memory and half of the
+        disk that its FLAT index takes.
+        """
+        for there in self.call("list_indexes", field_name=VECTOR):
+            kind = str(self.call("describe_index", index_name=there)["index_type"])
+            if wanted not in (None, kind):
+                raise UserError(f"{self._where} has the index {kind}, wanted {wanted}: drop that wish, or {ANOTHER}")
+            return kind
+        wanted = wanted or "FLAT"
+        if not (self.connection.is_lite and wanted == "FLAT"):
+            from pymilvus import MilvusClient
+
+            parameters = MilvusClient.prepare_index_params()
+            parameters.add_index(VECTOR, index_type=wanted, metric_type="IP", params=INDEXES[wanted][0])
+            self.call("create_index", index_params=parameters)
+        return wanted
 
     def records(self, wanted: str = "") -> Records:
         """All images that fulfil an expression."""
+        about = {"filter": wanted, "output_fields": [*SCALARS], "consistency_level": "Strong", "retry_times": 0}
 
         def read(client: Any) -> list[Records]:
-            pages = client.query_iterator(
-                self.name, PAGE, filter=wanted, output_fields=[*SCALARS], consistency_level="Strong", retry_times=0
-            )
-            return [records_of(page) for page in iter(pages.next, [])]
+            return [records_of(page) for page in iter(client.query_iterator(self.name, PAGE, **about).next, [])]
 
         return joined(no_records(), *self.connection.call(read))
 
     def descriptors(self, keys: Sequence[Key]) -> np.ndarray:
         """Those of some images [n, dim], as they are stored; NaN where one was removed or replaced meanwhile."""
-        step, found = min(PAGE, max(1, CALL_BYTES // (self.dim * self.dtype.itemsize))), {}
-        for start in range(0, len(keys), step):
-            ids = [number for number, _ in keys[start : start + step]]
-            for row in self.query(f"id in {ids}", ["id", "hash", VECTOR], limit=step):
+        found = {}
+        for some in in_parts(list(keys), min(PAGE, max(1, CALL_BYTES // (self.dim * self.dtype.itemsize)))):
+            ids = [number for number, _ in some]
+            for row in self.query(f"id in {ids}", ["id", "hash", VECTOR], limit=len(ids)):
                 value = row[VECTOR]  # numbers, or the bytes of halves, perhaps in a list
                 value = value[0] if isinstance(value, list) and value and isinstance(value[0], bytes) else value
                 read = np.frombuffer if isinstance(value, bytes) else np.asarray
-                found[row["id"], row["hash"]] = read(value, self.dtype)
+                found[key_of(row)] = read(value, self.dtype)
         gone = np.full(self.dim, np.nan, self.dtype)
         return np.array([found.get(key, gone) for key in keys], self.dtype).reshape(len(keys), self.dim)
 
-    def nearest(self, values: np.ndarray, depth: int, wanted: str) -> list[list[Row]]:
+    def nearest(self, values: np.ndarray, depth: int, wanted: str = "") -> list[list[Row]]:
         """By query of [M, dim], the rows with the `depth` greatest inner products, greatest first.
 
         Args:
@@ -83,15 +168,15 @@ class Collection:
         """
         parameters = {name: max(value, depth) if name in ("ef", "search_list") else value
                       for name, value in INDEXES.get(self.index, ({},) * 3)[2 if wanted else 1].items()}  # fmt: skip
-        step = max(1, min(QUERIES, HITS // depth, CALL_BYTES // (values.itemsize * self.dim)))
         found: list[list[Row]] = []
-        for start in range(0, len(values), step):
+        for some in in_parts(
+            list(values), max(1, min(QUERIES, HITS // depth, CALL_BYTES // (values.itemsize * self.dim)))
+        ):
             hits = self.call(
-                "search", data=list(values[start : start + step]), anns_field=VECTOR, limit=depth, filter=wanted,
-                output_fields=[*SCALARS], search_params={"metric_type": "IP", "params": parameters},
-                consistency_level="Strong",
+                "search", data=some, anns_field=VECTOR, limit=depth, filter=wanted, output_fields=[*SCALARS],
+                search_params={"metric_type": "IP", "params": parameters}, consistency_level="Strong",
             )  # fmt: skip
-            found += [[{"distance": hit["distance"], **hit["entity"]} for hit in row] for row in hits]
+            found += [[{"id": hit["id"], "distance": hit["distance"], **hit["entity"]} for hit in row] for row in hits]
         return found
 
     def query(self, wanted: str, fields: list[str], **limit: int) -> list[Row]:
@@ -101,93 +186,3 @@ class Collection:
     def call(self, work: str, **arguments: Any) -> Any:
         """A method of the client on this collection."""
         return self.connection.call(work, self.name, **arguments)
-
-
-def opened(connection: MilvusConnection, source: Source, index: str | None) -> Collection:
-    """Open a collection, or make it.
-
-    Raises:
-        UserError: it cannot be made, or is another's or another model's.
-    """
-    name, dim = source.collection, source.dim
-    if not re.fullmatch(r"[A-Za-z_]\w{0,254}", name, re.ASCII):
-        raise UserError(f"found the collection {name}, wanted letters, digits and _, a letter first: name it so")
-    if not 1 < dim <= MOST_DIMENSIONS:
-        raise UserError(
-            f"found {dim}-D descriptors, wanted at most {MOST_DIMENSIONS} dimensions, which Milvus takes: whiten them "
-            "to fewer (--mode=whiten), or use --engine=faiss"
-        )
-    if index not in (None, *INDEXES):
-        raise UserError(f"found the index {index}, wanted one of {', '.join(INDEXES)}")
-    if index in ONLY_ON_SERVERS and connection.is_lite:
-        raise UserError(f"found the index {index}, which Milvus Lite lacks: take HNSW or IVF_SQ8, or a Milvus server")
-    if not connection.call("has_collection", name):
-        _make(connection, source)
-    found = connection.call("describe_collection", name)
-    where = f"the collection {name} of Milvus at {connection.target}"
-    fields = {field["name"]: field for field in found["fields"]}
-    if missing := [field for field in ("id", VECTOR, *SCALARS) if field not in fields]:
-        raise UserError(f"{where} is not one of ours (it has no field {missing[0]}): {ANOTHER}")
-    if (stored := int(fields[VECTOR]["params"]["dim"])) != dim:
-        raise UserError(f"{where} has {stored}-D descriptors, wanted {dim}-D: {ANOTHER}")
-    dtype = np.dtype(np.float16 if fields[VECTOR]["type"].name == "FLOAT16_VECTOR" else np.float32)
-    kept = _checked_provenance(where, found, source.provenance)
-    index = _indexed(connection, name, index, where)
-    connection.call("load_collection", name)
-    return Collection(connection, name, dim, dtype, index, kept)
-
-
-def _make(connection: MilvusConnection, source: Source) -> None:
-    """Make a collection; float16 where the server takes it."""
-    from pymilvus import DataType, MilvusClient
-
-    text, name = json.dumps(dict(source.provenance)), source.collection
-    for kind in ["FLOAT_VECTOR"] if connection.is_lite else ["FLOAT16_VECTOR", "FLOAT_VECTOR"]:
-        # In the description too: Milvus Lite forgets it, and a server may not keep properties it does not know.
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=text)
-        schema.add_field("id", DataType.INT64, is_primary=True)
-        schema.add_field(VECTOR, DataType[kind], dim=source.dim)
-        for field, scalar in SCALARS.items():
-            schema.add_field(field, DataType[scalar], **({"max_length": LONGEST_NAME} if scalar == "VARCHAR" else {}))
-        about = {"schema": schema, "consistency_level": "Strong", "properties": {PROVENANCE: text}}
-        try:
-            return connection.call("create_collection", name, **about)
-        except Refused:
-            if connection.call("has_collection", name):
-                return None  # another process was faster
-            if kind == "FLOAT_VECTOR":
-                raise
-
-
-def _checked_provenance(where: str, found: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, str]:
-    """What made the descriptors of a collection; refuses those of another model."""
-    try:
-        text = found.get("properties", {}).get(PROVENANCE) or found.get("description")
-        kept = {str(field): str(value) for field, value in json.loads(text or "").items()}
-    except (ValueError, AttributeError):
-        raise UserError(f"{where} does not say what made its descriptors: {ANOTHER}") from None
-    for field in sorted({*kept, *wanted}) if wanted else ():
-        if (there := kept.get(field)) != (here := wanted.get(field)):
-            raise UserError(f"{where} was made by another model ({field}={there}, wanted {here}): {ANOTHER}")
-    return kept
-
-
-def _indexed(connection: MilvusConnection, name: str, wanted: str | None, where: str) -> str:
-    """The name of a collection's index, which is made where there is none.
-
-    A collection of Milvus Lite without an index is searched exactly, and takes half of the memory and half of the disk
-    that its FLAT index takes.
-    """
-    for there in connection.call("list_indexes", name, field_name=VECTOR):
-        kind = str(connection.call("describe_index", name, there)["index_type"])
-        if wanted not in (None, kind):
-            raise UserError(f"{where} has the index {kind}, wanted {wanted}: drop that wish, or {ANOTHER}")
-        return kind
-    wanted = wanted or "FLAT"
-    if not (connection.is_lite and wanted == "FLAT"):
-        from pymilvus import MilvusClient
-
-        parameters = MilvusClient.prepare_index_params()
-        parameters.add_index(VECTOR, index_type=wanted, metric_type="IP", params=INDEXES[wanted][0])
-        connection.call("create_index", name, parameters)
-    return wanted

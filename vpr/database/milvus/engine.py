@@ -5,26 +5,25 @@ product quantisation; other servers store float16 where they take it. Upserts ma
 a server goes away. https://milvus.io/docs/limitations.md has the limits.
 """
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from heapq import nlargest
 from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 import torch
 
 from vpr.common.errors import UserError
-from vpr.data.frames import Frames
 from vpr.database.engine import Hits, Source, WantedIndex
 from vpr.database.filters import SearchFilter
-from vpr.database.milvus.collection import CALL_BYTES, PAGE, Collection, opened
+from vpr.database.milvus.collection import CALL_BYTES, PAGE, Collection
 from vpr.database.milvus.connection import MilvusConnection
-from vpr.database.milvus.rows import UNKNOWN_METRES, Key, Row, exists, expression, keys_of, records_of, rows_of
-from vpr.database.records import Records, Value, joined, no_records, record_id
+from vpr.database.milvus.rows import UNKNOWN_METRES, KnownImages, Row, exists, expression, key_of, records_of, rows_of
+from vpr.database.records import Records, Value, no_records, record_id
+from vpr.database.synchronise import in_parts
 from vpr.descriptors.local_maps import QuantizedMap
-from vpr.models.local_projection import LocalProjection
 from vpr.search.exact import measured
-from vpr.search.sequences import SequenceRule
 
 SPARE = 8  # hits more than wanted, among which the nearest are chosen by their exact distances
 IDS = 4096  # that an expression names
@@ -36,14 +35,18 @@ def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "Mil
 
     Args:
         wanted: its factory is one of INDEXES; None takes what is there, or FLAT, which is exact.
-        anew: has no effect: a collection of another model may be of others, and is refused.
+        anew: it will be brought to a folder, maybe by several processes, which read what is there before the first adds
+            to it. A collection of another model may be of others, and is refused.
 
     Raises:
         UserError: it cannot be opened, or is another model's.
     """
     connection = MilvusConnection(source.target)
     try:
-        return MilvusEngine(opened(connection, source, wanted.factory))
+        engine = MilvusEngine(Collection(connection, source, wanted.factory))
+        if anew:
+            engine.rows()
+        return engine
     except BaseException:
         connection.close()
         raise
@@ -52,9 +55,8 @@ def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "Mil
 class MilvusEngine:
     """A collection of Milvus as `vpr.database.engine.Engine`. Local descriptors and the order of images are not kept.
 
-    Others write the collection too, and it does not say when: records are read when they are asked for, and those of
-    hits come with them. Rows are those of `records` as they were last read, and of what this process added since. A
-    server reads records once, and keeps them in step with what it adds and removes itself.
+    Others write the collection too, and it does not say when. Its images are read once, when they are first asked for,
+    and from then on kept in step with what this process adds and removes; those of hits come with them.
     """
 
     searches_sequences = keeps_local = edited = by_hand = False
@@ -62,25 +64,14 @@ class MilvusEngine:
     local, projection, lacking = None, None, no_records()
 
     def __init__(self, collection: Collection):
-        self.collection, self._lock = collection, threading.RLock()
-        self._row_of: dict[str, int] | None = None  # of `records` as last read; None: never
-        self._keys: list[Key] = []  # by row
-        self._serves, self._kept = False, no_records()  # whether it keeps records, and these
+        self.collection = collection
+        self._images: KnownImages | None = None
         self._zone: str | None = None  # of metres that it has
-        self._found = set[str]()  # expressions that some image was seen to fulfil
 
     @property
     def name(self) -> str:
         kept, version = self.collection, self.collection.connection.version
         return f"milvus ({version}, collection {kept.name}, {kept.index}, {kept.dtype.name}, consistency Strong)"
-
-    @property
-    def records(self) -> Records:
-        with self._lock:
-            if not (self._serves and self._row_of is not None):
-                self._kept = self.collection.records()
-                self._row_of, self._keys = self._kept.row_of.copy(), keys_of(self._kept)
-            return self._kept
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -93,28 +84,30 @@ class MilvusEngine:
     def count(self) -> int:
         return int(self.collection.query("", ["count(*)"])[0]["count(*)"])
 
+    def _known(self) -> KnownImages:
+        self._images = self._images or KnownImages(self.collection.records())
+        return self._images
+
     @property
-    def row_of(self) -> dict[str, int]:
-        with self._lock:
-            if self._row_of is None:
-                _ = self.records  # reads them
-            return self._row_of or {}
+    def records(self) -> Records:
+        return self._known().records
+
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        return self._known().row_of
 
     @property
     def next_row(self) -> int:
-        _ = self.row_of
-        return len(self._keys)
+        return len(self._known().keys)
 
     def rows(self) -> np.ndarray:
-        with self._lock:
-            return np.sort(np.fromiter(self.row_of.values(), np.int64))
+        return np.sort(np.fromiter(self.row_of.values(), np.int64))
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        with self._lock:
-            row_of = self.row_of
-            values = self.collection.descriptors([self._keys[row] for row in rows])
-        for lost in np.flatnonzero(np.isnan(values[:, 0])).tolist():
-            name = next((name for name, row in row_of.items() if row == rows[lost]), "an image")
+        keys = self._known().keys
+        values = self.collection.descriptors([keys[row] for row in rows])
+        if (lost := np.isnan(values[:, 0])).any():
+            name = self.records.names[rows[int(lost.argmax())]] or "an image"
             raise UserError(f"{name} has been removed from {self.name} meanwhile: repeat the command")
         return torch.from_numpy(values.astype(np.float16))
 
@@ -124,47 +117,28 @@ class MilvusEngine:
         Raises:
             UserError: two names have one id, the descriptors are not of length 1, or Milvus refuses or is gone.
         """
-        values = descriptors.cpu().half().float().numpy()  # as every engine keeps them
-        if values.shape != (len(records), self.collection.dim):
-            raise UserError(f"found descriptors {values.shape}, wanted {(len(records), self.collection.dim)}")
-        step = max(1, min(IDS, CALL_BYTES // (self.collection.dim * self.collection.dtype.itemsize + 256)))
-        rows = rows_of(records, values.astype(self.collection.dtype))
-        with self._lock:
-            self._refuse(records)
-            for start in range(0, len(rows), step):
-                self.collection.call("upsert", data=rows[start : start + step])
-                some = records.only(np.arange(start, min(start + step, len(rows))))
-                self._follow(some.names, some)
+        dim, dtype = self.collection.dim, self.collection.dtype
+        values = descriptors.cpu().half().numpy().astype(dtype)  # rounded as every engine keeps them
+        if values.shape != (len(records), dim):
+            raise UserError(f"found descriptors {values.shape}, wanted {(len(records), dim)}")
+        rows, step = rows_of(records, values), max(1, min(IDS, CALL_BYTES // (dim * dtype.itemsize + 256)))
+        self._refuse(records)
+        for some in in_parts(list(range(len(rows))), step):
+            self.collection.call("upsert", data=[rows[row] for row in some])
+            if self._images:
+                self._images.change([], records.only(some))
 
     def remove(self, names: Sequence[str]) -> None:
-        with self._lock:
-            for start in range(0, len(names), IDS):
-                some = names[start : start + IDS]
-                self.collection.call("delete", ids=[record_id(name) for name in some])
-                self._follow(some, no_records())
-
-    def _follow(self, gone: Sequence[str], added: Records) -> None:
-        """Rows and records, where they are known, as this process has changed them."""
-        if self._row_of is None:
-            return
-        rows = [row for name in gone if (row := self._row_of.pop(name, None)) is not None]
-        self._row_of.update(zip(added.names, range(len(self._keys), len(self._keys) + len(added)), strict=True))
-        self._keys += keys_of(added)
-        if self._serves:
-            names = list(self._kept.names)
-            for row in rows:
-                names[row] = ""
-            self._kept = joined(replace(self._kept, names=names), added)
-
-    def begin(self, projection: LocalProjection | None) -> None:
-        """No local descriptors are kept."""
+        for some in in_parts(list(names), IDS):
+            self.collection.call("delete", ids=[record_id(name) for name in some])
+            if self._images:
+                self._images.change(some, no_records())
 
     def set_zone(self, zone: str) -> None:
         """Each image keeps the zone with which it was added."""
 
     def prepare_to_serve(self, writable: bool) -> None:
         """Wait no longer for a server that is away, from now on: others wait for the one who asks."""
-        self._serves, self._row_of = True, None
         self.collection.connection.is_patient = False
 
     def check(self) -> None:
@@ -177,11 +151,6 @@ class MilvusEngine:
     def close(self) -> None:
         self.collection.connection.close()
 
-    def search_in_order(
-        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        raise UserError("--sequence searches whole sequences by --engine=faiss: drop --engine")
-
     def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The nearest images; see `vpr.database.engine.Searchable`.
 
@@ -191,56 +160,45 @@ class MilvusEngine:
         """
         if count > (most := PAGE - SPARE):
             raise UserError(f"found {count} hits a query, wanted at most {most}, which Milvus finds")
-        hits = self._nearest(queries.cpu().float().numpy().astype(self.collection.dtype), count + SPARE, wanted)
-        unique = {(row["name"], row["hash"]): row for found in hits for row in found}
-        number = {key: row for row, key in enumerate(unique)}
-        rows = np.full((len(hits), count + SPARE), -1, np.int64)
+        values, depth = queries.cpu().float().numpy().astype(self.collection.dtype), count + SPARE
+        hits = self._filtered(values, depth, wanted) if wanted else self.collection.nearest(values, depth)
+        images = {key_of(row): row for found in hits for row in found}
+        keys, number = list(images), {key: row for row, key in enumerate(images)}
+        rows = np.full((len(hits), depth), -1, np.int64)
         for query, found in enumerate(hits):
-            rows[query, : len(found)] = [number[row["name"], row["hash"]] for row in found]
+            rows[query, : len(found)] = [number[key_of(row)] for row in found]
         width = count if (rows[:, count - 1 : count] >= 0).all() else min(count, self.count())
-        records = records_of(list(unique.values()))
-        keys = keys_of(records)
 
         def stored(some: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(self.collection.descriptors([keys[row] for row in some]))
 
         rows, distances = measured(stored, queries.cpu(), rows)
-        return Hits(rows[:, :width], distances[:, :width], records)
+        return Hits(rows[:, :width], distances[:, :width], records_of(list(images.values())))
 
-    def _nearest(self, values: np.ndarray, count: int, wanted: SearchFilter | None) -> list[list[Row]]:
-        """By query, the nearest rows that are wanted: Milvus is asked deeper and deeper until they are enough."""
-        if not wanted:
-            return self.collection.nearest(values, min(count, PAGE), "")
-        self._require_sense(wanted)
-        text, hits = expression(wanted), list[list[Row]]([[]] * len(values))
-        pending, depth = list(range(len(values))), count
-        while pending and depth < PAGE:
-            depth, asked = min(2 * depth, PAGE), pending
-            pending = []
-            for query, found in zip(asked, self.collection.nearest(values[asked], depth, text), strict=True):
-                mask = _mask(wanted, records_of(found))
-                hits[query] = [row for row, is_wanted in zip(found, mask, strict=True) if is_wanted][:count]
-                if len(found) == depth and len(hits[query]) < count:
-                    pending.append(query)
-        if pending:  # very few of those that the server cannot tell apart: they are named
+    def _filtered(self, values: np.ndarray, count: int, wanted: SearchFilter) -> list[list[Row]]:
+        """By query of [M, dim], the nearest `count` rows that are wanted.
+
+        The server knows the filter as an expression, which more images may fulfil: it is asked deeper and deeper until
+        enough are wanted, and where too few are, for those by their ids.
+        """
+        text, depth = expression(wanted), count
+        while depth < PAGE:
+            depth = min(2 * depth, PAGE)
+            found = self.collection.nearest(values, depth, text)
+            hits = [[rows[row] for row in _chosen(wanted, records_of(rows))[:count]] for rows in found]
+            if all(len(rows) < depth or len(some) == count for rows, some in zip(found, hits, strict=True)):
+                break
+        else:
             among = self.collection.records(text)
-            ids = among.ids[_mask(wanted, among)].tolist()
-            named = [
-                self.collection.nearest(values[pending], min(count, IDS), f"id in {ids[start : start + IDS]}")
-                for start in range(0, len(ids), IDS)
+            parts = in_parts(among.ids[_chosen(wanted, among)].tolist(), IDS)
+            named = [self.collection.nearest(values, min(count, IDS), f"id in {ids}") for ids in parts]
+            hits = [
+                nlargest(count, chain(*(found[query] for found in named)), key=itemgetter("distance"))
+                for query in range(len(values))
             ]
-            for query, *parts in zip(pending, *named, strict=True):
-                hits[query] = sorted(chain(*parts), key=lambda row: -row["distance"])[:count]
+        if not any(hits) and not all(self.collection.query(each, ["id"], limit=1) for each in exists(wanted)):
+            wanted.mask(self.collection.records())  # says which column no image has, or that no place is known
         return hits
-
-    def _require_sense(self, wanted: SearchFilter) -> None:
-        """Raise a UserError where no image has the columns that are compared, or no position on earth is known."""
-        for text in exists(wanted):
-            if text not in self._found:
-                if not self.collection.query(text, ["id"], limit=1):
-                    wanted.mask(self.collection.records())
-                    return
-                self._found.add(text)
 
     def _refuse(self, records: Records) -> None:
         """Raise a UserError where metres would be of two UTM zones, or two names have one id."""
@@ -253,17 +211,15 @@ class MilvusEngine:
                     f"the images' UTM zone is {own or unknown}, the collection's {self._zone or unknown}: name another"
                 )
         names, ids = dict[int, str](), records.ids.tolist()
-        for start in range(0, len(ids), IDS):
-            found = self.collection.query(f"id in {ids[start : start + IDS]}", ["id", "name"], limit=IDS)
+        for some in in_parts(ids, IDS):
+            found = self.collection.query(f"id in {some}", ["id", "name"], limit=IDS)
             names.update((row["id"], row["name"]) for row in found)
         for number, name in zip(ids, records.names, strict=True):
             if names.setdefault(number, name) != name:
                 raise UserError(f"{name} has the id {number} of {names[number]}: rename one of the two images")
 
 
-def _mask(wanted: SearchFilter, records: Records) -> np.ndarray:
-    """bool [N]: which are wanted; none where no position is known."""
-    if (wanted.near or wanted.box) and not np.isfinite(records.degrees).any():
-        return np.zeros(len(records), bool)
+def _chosen(wanted: SearchFilter, records: Records) -> np.ndarray:
+    """The rows that are wanted; a column that none of them has is silent."""
     silent: dict[str, list[Value]] = {condition.column: [None] * len(records) for condition in wanted.where}
-    return wanted.mask(replace(records, columns={**silent, **records.columns}))
+    return np.flatnonzero(wanted.mask(replace(records, columns={**silent, **records.columns})))

@@ -1,14 +1,16 @@
-"""Images of an index as rows of a Milvus collection, and filters as expressions on them."""
+"""Images of an index as rows of a Milvus collection, by which a process knows them, and filters as expressions."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.database.filters import SearchFilter
-from vpr.database.records import Records, Value, no_records
+from vpr.database.records import Records, Value, joined, no_records
 
 # Milvus stores no NaN. No point on earth has these; no box of degrees holds the second.
 UNKNOWN_METRES, UNKNOWN_DEGREES = -1e9, 1000.0
@@ -70,8 +72,41 @@ def records_of(rows: Sequence[Row]) -> Records:
 
 
 def keys_of(records: Records) -> list[Key]:
-    contents = [content.tobytes().hex() for content in records.hashes]
-    return list(zip(records.ids.tolist(), contents, strict=True))
+    return list(zip(records.ids.tolist(), (content.tobytes().hex() for content in records.hashes), strict=True))
+
+
+def key_of(row: Row) -> Key:
+    return row["id"], row["hash"]
+
+
+class KnownImages:
+    """Images by row: as they were read once, and as this process has changed them since, in rows that stay.
+
+    Attributes:
+        row_of: by name, the row of each image that is there.
+        keys: by row.
+    """
+
+    def __init__(self, records: Records):
+        self._parts = [records]
+        self.row_of, self.keys = records.row_of.copy(), keys_of(records)
+
+    def change(self, gone: Sequence[str], added: Records) -> None:
+        """Images were removed, and then others added, in place of those of their names."""
+        for name in gone:
+            self.row_of.pop(name, None)
+        self.row_of.update(zip(added.names, itertools.count(len(self.keys)), strict=False))
+        self.keys += keys_of(added)
+        self._parts.append(added)
+
+    @property
+    def records(self) -> Records:
+        """By row; the name of an image that is gone is empty."""
+        if len(self._parts) > 1:
+            all_rows = joined(*self._parts)
+            names = [name if self.row_of.get(name) == row else "" for row, name in enumerate(all_rows.names)]
+            self._parts = [replace(all_rows, names=names)]
+        return self._parts[0]
 
 
 def expression(wanted: SearchFilter) -> str:
@@ -85,19 +120,19 @@ def expression(wanted: SearchFilter) -> str:
         for south, west, north, east in (map(float, box) for box in wanted.boxes() or ())
     ]
     parts = [f"({' or '.join(boxes)})"] if boxes else []
-    for condition in wanted.where:
+    for condition in filter(lambda condition: _is_plain(condition.column), wanted.where):
         column, comparison, value = f'columns["{condition.column}"]', condition.comparison, condition.value
-        if not _is_plain(condition.column) or comparison == "!=":
-            continue
-        if isinstance(value, float):
+        if isinstance(value, float) and comparison != "!=":
             parts.append(f'({column} {"==" if comparison == "=" else comparison} {value!r} or {column} >= "")')
         elif comparison == "=" and _is_plain(value):
             parts.append(f'{column} == "{value}"')
+        else:
+            parts.append(f"exists {column}")
     return " and ".join(parts)
 
 
 def exists(wanted: SearchFilter) -> list[str]:
-    """What some image of a collection fulfils if a filter can be applied to it."""
+    """What some image of a collection fulfils, each, if a filter can be applied to it."""
     columns = [f'exists columns["{condition.column}"]' for condition in wanted.where if _is_plain(condition.column)]
     return columns + (["latitude <= 90.0"] if wanted.near or wanted.box else [])
 
