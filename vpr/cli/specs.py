@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-import torch
-
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.common.settings import values_of
 from vpr.data.names import is_text, shown
@@ -44,7 +43,7 @@ def max_pixels(options: argparse.Namespace) -> int:
     return max(typed, MAX_PIXELS) if options.mode == "serve" else typed
 
 
-def reading(options: argparse.Namespace, device: torch.device) -> Reading:
+def reading(options: argparse.Namespace, device: Device) -> Reading:
     """How the flags want images read, for a model on `device`."""
     size = tuple(options.imageSize) if options.imageSize else None
     return Reading(size, options.threads, device, max_pixels(options))
