@@ -207,6 +207,12 @@ def test_a_parameter_that_takes_no_part_stops_no_training_of_several_processes(t
 
 
 @pytest.mark.slow
+def test_rows_of_numpy_and_of_pytorch_are_gathered_in_the_first_process(two_processes):
+    own, other = [0.0, 1.0, 2.0], [10.0, 11.0, 12.0]
+    assert two_processes[0]["gathered"] == [[own, other, other, own]] * 2
+
+
+@pytest.mark.slow
 def test_what_the_first_process_of_a_machine_found_holds_for_it(two_processes):
     """Where both are of one machine, and where each is of its own."""
     assert [process["of_machine"] for process in two_processes] == [[0, 0], [0, 1]]

@@ -98,7 +98,7 @@ def multiplies_bf16(device: Device) -> bool:
 
 
 def precision_name(dtype: object) -> str:
-    """fp32, bf16 or fp16, of a type of PyTorch's or NumPy's."""
+    """fp32, bf16 or fp16, of a number format as PyTorch or NumPy has it."""
     return next(name for name, known in DTYPES.items() if known == str(dtype).removeprefix("torch."))
 
 
