@@ -99,12 +99,13 @@ def run_flags(options: argparse.Namespace, precision: str) -> Flags:
 
 def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...]) -> str:
     """The command that runs `mode` with those of `flags` in which the options differ from the defaults."""
-    own = defaults()
+    known, own = all_flags(), defaults()
     words = [f"{command()} --mode={mode}", f"--arch={options.arch}"]
-    words += [f"--dataset={options.dataset}"] * (options.dataset != own["dataset"])
+    if options.dataset != own["dataset"]:
+        words.append(f"--dataset={options.dataset}")
     own = _fill_in({**own, "arch": options.arch, "dataset": options.dataset})  # other defaults follow from these two
     for name in flags:
-        value, spelled = getattr(options, name), f"--{all_flags()[name].name}"
+        value, spelled = getattr(options, name), f"--{known[name].name}"
         if value == own[name] or (name == "weights" and options.fromscratch):
             continue
         several = [spelled, *map(str, value)] if isinstance(value, list) else [f"{spelled}={value}"]
