@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from vpr.cli.flags import checked_flags
 from vpr.cli.locating import database_images, locator_of
 from vpr.cli.options import settle
-from vpr.cli.stored import checked_flags
 from vpr.common.device import find_device
 from vpr.common.errors import UserError
 from vpr.data.reader import Reading

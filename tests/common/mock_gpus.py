@@ -2,7 +2,7 @@
 
 Stood in for are, of torch.cuda: is_available, device_count, current_device, get_device_capability, get_device_name and
 get_device_properties; the C function behind torch.cuda.set_device, whose checks of its argument are PyTorch's own; and
-`vpr.common.device.compute_once`, which wants a GPU that computes. All else is real.
+`has_gpu_driver` and `compute_once` of vpr.common.device, which want a driver and a GPU that computes. All else is real.
 """
 
 from collections.abc import Callable
@@ -47,6 +47,7 @@ class Machine:
         patch(torch.cuda, "get_device_name", lambda device=None: self._gpu(device).name)
         patch(torch.cuda, "get_device_properties", self._properties)
         patch(torch._C, "_cuda_setDevice", self._set)
+        patch(devices, "has_gpu_driver", lambda: bool(self.gpus))
         patch(devices, "compute_once", self._compute)
         return self
 

@@ -59,15 +59,15 @@ def test_a_program_of_one_process_takes_a_device_with_its_index(
         monkeypatch.setenv(variable, value)
     machine = machine_with(*gpus, current=current)
     found = choose_device(name)
-    assert found == torch.device(wanted) and compute_dtype("auto", found) == auto
-    assert machine.set == ([found.index] if found.type == "cuda" else [])
-    shown = f"{wanted} ({gpus[found.index].name})" if gpus and found.type == "cuda" else "cpu ("
+    assert found == wanted and compute_dtype("auto", found) == auto
+    assert machine.set == ([found.number] if found.type == "cuda" else [])
+    shown = f"{wanted} ({gpus[found.number].name})" if gpus and found.type == "cuda" else "cpu ("
     assert device_line(found).startswith(f"device: {shown}")
 
 
 def test_no_cuda_is_the_cpu_beside_a_gpu(machine_with):
     machine = machine_with(A100)
-    assert choose_device(parse_options(["--mode=test", "--nocuda"]).device) == torch.device("cpu")
+    assert choose_device(parse_options(["--mode=test", "--nocuda"]).device) == "cpu"
     assert machine.set == []
 
 
@@ -113,7 +113,7 @@ def test_finding_a_device_for_another_program_sets_nothing(machine_with, name, w
     """The program around the hub's model keeps its current GPU, which is the one taken unless another is named."""
     machine = machine_with(A100, ANOTHER_A100, current=1)
     torch.backends.cudnn.allow_tf32 = True
-    assert find_device(name) == torch.device(wanted)
+    assert find_device(name) == wanted
     assert (machine.current, machine.set, torch.backends.cudnn.allow_tf32) == (1, [], True)
 
 
@@ -204,6 +204,12 @@ def test_a_parameter_that_takes_no_part_stops_no_training_of_several_processes(t
     """As HRNet's last branches. Gradients are summed, and what takes no part gets none, as in one process."""
     for process in two_processes:
         assert process["gradients"] == [[11.0, None], [11.0, None]]
+
+
+@pytest.mark.slow
+def test_rows_of_numpy_and_of_pytorch_are_gathered_in_the_first_process(two_processes):
+    own, other = [0.0, 1.0, 2.0], [10.0, 11.0, 12.0]
+    assert two_processes[0]["gathered"] == [[own, other, other, own]] * 2
 
 
 @pytest.mark.slow

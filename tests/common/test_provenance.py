@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from vpr.cli.stored import check_flags
+from vpr.cli.flags import check_flags
 from vpr.common.errors import UserError
 from vpr.common.provenance import check_onnx, files_digest, load_torch, open_hdf5, save_torch, seal_onnx, write_hdf5
 from vpr.models.weights_file import read_weights_file

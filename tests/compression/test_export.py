@@ -18,6 +18,7 @@ import main
 import vpr.modes.export
 from pittsburgh import read_places
 from vpr.cli.options import parse_options
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.compression.onnx_export import calibration_images, export_plain
 from vpr.data.places import PlacesSpec, load_places
@@ -247,9 +248,9 @@ def test_a_file_runs_on_the_device_that_was_asked_for(exported, monkeypatch, cap
     """Images stay in main memory, from which ONNX Runtime takes them; float32 is float32 on a GPU too."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    model = OnnxModel(exported["fp32"]).to_device(torch.device(asked), "auto")
+    model = OnnxModel(exported["fp32"]).to_device(Device(asked), "auto")
     assert model.session.providers[0] == ("CUDAExecutionProvider" if wanted != "cpu" else "CPUExecutionProvider")
-    assert model.runs_on == torch.device(wanted) and model.device == torch.device("cpu")
+    assert model.runs_on == wanted and model.device == "cpu"
     assert ("runs on the cpu: this ONNX Runtime computes on no cuda" in capsys.readouterr().out) == (wanted != asked)
     if wanted != "cpu":
         assert model.session.options == [{"device_id": 0, "use_tf32": 0}, {}]

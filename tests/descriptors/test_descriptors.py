@@ -95,7 +95,7 @@ def test_auto_is_bf16_only_where_the_processor_or_the_gpu_multiplies_it(monkeypa
 def test_a_variable_says_what_auto_means_whatever_the_processor(monkeypatch, name, flags):
     monkeypatch.setenv(precision.AUTO_VARIABLE, name)
     monkeypatch.setattr(precision, "processor_flags", lambda: flags)
-    assert make()[0].dtype == precision.DTYPES[name]
+    assert make()[0].dtype == getattr(torch, precision.DTYPES[name])
     assert make("--precision=fp16")[0].dtype == torch.float16
 
 

@@ -153,7 +153,9 @@ def test_no_operation_mixes_devices_and_descriptors_are_float32_on_the_gpu(made,
         model.to_device(GPU, precision)
         projection.to(GPU)
         descriptors, maps = rehearse_describing(model, projection)
-        assert ones.formats == {DTYPES[precision], torch.float32}, "of the backbone, and of what follows it"
+        assert ones.formats == {getattr(torch, DTYPES[precision]), torch.float32}, (
+            "of the backbone, and of what follows it"
+        )
         rehearse_searching(descriptors, maps)
         with torch.no_grad():
             exported = PlainPlaceModel(model, projection)

@@ -2,12 +2,11 @@
 
 app.py          reads the command line and calls the mode: where main.py and the command vpr begin
 descriptors.py  Options -> the descriptors of a split, read from a file or made, and kept if that is wanted
-flags.py        the dataclasses whose fields are flags, and what is derived of these
+flags.py        the dataclasses whose fields are flags; which are refused, typed or stored
 load.py         Options -> the model that they name, ready to be described with
 locating.py     Options -> what is asked of images, and the locator that answers it
 options.py      The options of a call: defaults, then the flags of a stored run, then what the user typed
 parser.py       The parser of all flags, what --help and --help-all print, and what the program calls itself
 settings.py     The flags that belong to no part below the command line, as fields of one dataclass like all others
 specs.py        Options -> specs: the one place where flags become what the parts below the command line take
-stored.py       The flags that a run or an exported file stores, checked as typed ones are
 """

@@ -36,9 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         with processes.process_group(), out_of_memory_says(remedy):
             mode.run(options)
     except UserError as error:
-        rank = processes.launched_rank()
-        who = f" in process {rank}" if rank else ""
-        print(f"error{who}: {shown(error)}", file=sys.stderr)
+        where = f" in process {rank}" if (rank := processes.launched_rank()) else ""
+        print(f"error{where}: {shown(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         resume = ": --mode=train --resume goes on with the newest run" if options and options.mode == "train" else ""

@@ -1,6 +1,7 @@
-"""The dataclasses whose fields are flags, and what is derived of these: sets of names, what a mode refuses."""
+"""The dataclasses whose fields are flags, and what is derived of these: names, defaults, what is refused."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 from vpr.cli.settings import Command
@@ -10,6 +11,7 @@ from vpr.common.settings import Flag, flags_in
 from vpr.data.settings import PlacesSpec
 from vpr.models.spec import ModelSpec
 from vpr.retrieval.rules import Reranking
+from vpr.runs.stored import name_of_flags, stored_flags
 from vpr.search.rules import RecentFrames, SequenceRule
 from vpr.serve.settings import Settings
 from vpr.training.rules import TrainingRules
@@ -58,3 +60,33 @@ def check_typed(mode: str, typed: Set[str]) -> list[str]:
                 f"--mode={mode} --help"
             )
     return [f"without effect in --mode={mode}: {', '.join(f'--{flag.name}' for flag in idle)}"] if idle else []
+
+
+def checked_flags(path: Path) -> dict[str, Any]:
+    """The flags that a run or an exported file stores.
+
+    Raises:
+        UserError: it is missing or damaged, or a flag is nonsense.
+    """
+    flags = stored_flags(path)
+    check_flags(flags, name_of_flags(path))
+    return flags
+
+
+def check_flags(flags: Mapping[str, Any], where: str) -> None:
+    """Check stored flags as typed ones are checked: users may edit them, but not into nonsense.
+
+    Raises:
+        UserError: a flag is unknown, or its value is of another kind or not among its choices.
+    """
+    known = all_flags()
+    known[AUTO_PRECISION] = known["precision"]
+    for name, value in flags.items():
+        if name not in known:
+            raise UserError(f"{where} has {name[:40]!r}, which is no flag of this program: restore or remove it")
+        flag = known[name]
+        unprintable = flag.type is None and isinstance(value, str) and not value.isprintable()
+        as_earlier_versions = name == "cachePath" and value is None
+        if unprintable or not (flag.may_be(value) or as_earlier_versions):
+            found = repr(value)[:60]
+            raise UserError(f"{where} has {name}={found}, which --{flag.name} cannot be: restore it (see --help)")

@@ -5,11 +5,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from vpr.cli.flags import CLUSTER_FLAGS
 from vpr.cli.options import command_line
 from vpr.cli.specs import model_spec, places_spec, reading
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.data.places import PlaceImages
 from vpr.data.positions.zones import zone_of
@@ -20,7 +19,7 @@ from vpr.runs.centroids import MissingCentroids
 from vpr.runs.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
 
 
-def model_of(options: argparse.Namespace, device: torch.device, whitened: bool = True) -> LoadedModel:
+def model_of(options: argparse.Namespace, device: Device, whitened: bool = True) -> LoadedModel:
     """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
 
     It comes on the CPU; `device` is that on which it will compute.
@@ -35,14 +34,14 @@ def model_of(options: argparse.Namespace, device: torch.device, whitened: bool =
         return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened)
 
 
-def computing(model: Describer, options: argparse.Namespace, device: torch.device, images: int) -> Describer:
+def computing(model: Describer, options: argparse.Namespace, device: Device, images: int) -> Describer:
     """The model where, in which number format and by which program the flags want it to describe so many images."""
     model.to_device(device, options.precision)
     model.infer_by(options.backend, images)
     return model
 
 
-def whitening_choice(options: argparse.Namespace, device: torch.device) -> WhiteningChoice:
+def whitening_choice(options: argparse.Namespace, device: Device) -> WhiteningChoice:
     """The whitening that the flags want."""
     return WhiteningChoice(reading(options, device), options.precision, places_spec(options), options.pcaDim)
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, defaults, names
+from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
 from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, parallel_command, wanted_help
-from vpr.cli.stored import checked_flags
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
@@ -25,7 +24,6 @@ from vpr.runs.stored import is_exported
 
 Flags = dict[str, Any]  # values by their names in options
 
-NOT_FLAGS = ("given", "run", "inputs", "notes")
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")
 NEVER_RESUMED = {
     "cluster": "--mode=cluster always starts anew: drop --resume",
@@ -70,20 +68,25 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
     notes = check_typed(mode, typed.keys())
     _refuse_pairs(typed)
-    given, named = _settle_model(dict(typed))
-    run, stored = _stored_run(wished, given)
+    given = _settle_model(typed)
+    if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):
+        notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
+    run = _resumed(wished)
+    stored = _taken_over(run, mode, given) if run else {}
     if run is None:
         _require_normalization(given)
     else:
         given = _spelled_as_stored(given, stored)
         _refuse_contradictions(given, stored, run)
-    options = _fill_in({**wished, **stored, **given})
-    return argparse.Namespace(**options, given=given, run=run, notes=notes + named + _missing_root(run, stored, given))
+    toy = given.get("dataset", stored.get("dataset")) == "toy"
+    if run and is_exported(run) and "root" not in {*stored, *given} and not toy:
+        notes.append(f"{run} was exported without its --root: images are sought in the project's folder")
+    return argparse.Namespace(**_fill_in({**wished, **stored, **given}), given=given, run=run, notes=notes)
 
 
 def flags_of(options: argparse.Namespace) -> Flags:
     """The flags alone, as JSON can hold them: what a run stores."""
-    return {name: value for name, value in vars(options).items() if name not in NOT_FLAGS}
+    return {name: getattr(options, name) for name in all_flags()}
 
 
 def run_flags(options: argparse.Namespace, precision: str) -> Flags:
@@ -100,8 +103,7 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
     words = [f"{command()} --mode={mode}", f"--arch={options.arch}"]
     if options.dataset != own["dataset"]:
         words.append(f"--dataset={options.dataset}")
-    # Other defaults follow from these two.
-    own = _fill_in({**own, "arch": options.arch, "dataset": options.dataset})
+    own = _fill_in({**own, "arch": options.arch, "dataset": options.dataset})  # other defaults follow from these two
     for name in flags:
         value, spelled = getattr(options, name), f"--{known[name].name}"
         if value == own[name] or (name == "weights" and options.fromscratch):
@@ -115,19 +117,19 @@ def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     """Flags of which one would silently undo the other, or have no effect without it."""
     for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
         if first in typed and second in typed:
-            raise UserError(f"--{first}={typed[first]} and --{second} contradict each other: give one")
+            _contradict(f"--{first}={typed[first]}", f"--{second}")
     for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs")):
         if detail in typed and whole not in typed:
             raise UserError(f"--{detail} has no effect without --{whole} FILE: add that, or drop --{detail}")
 
 
-def _settle_model(given: Flags) -> tuple[Flags, list[str]]:
-    """One spelling for each wish about --arch and --weights, and a line where a name was completed.
+def _settle_model(typed: Mapping[str, Any]) -> Flags:
+    """What was typed, with one spelling for each wish about --arch and --weights.
 
     --arch=NAME.TAG, as timm writes a network with its weights, is --arch=NAME --weights=TAG; --fromscratch is
     --weights=none; names of torchvision's weights are upper case; part of a name of timm's is completed.
     """
-    scratch, notes = given.get("fromscratch"), []
+    given, scratch = dict(typed), typed.get("fromscratch")
     name, dot, tag = given.get("arch", "").partition(".")
     if dot:
         if scratch or given.get("weights", tag) != tag:
@@ -144,9 +146,7 @@ def _settle_model(given: Flags) -> tuple[Flags, list[str]]:
         from vpr.models.backbones.timm_names import completed
 
         given["arch"] = completed(name)
-        if given["arch"] != name:
-            notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
-    return given, notes
+    return given
 
 
 def _require_normalization(given: Flags) -> None:
@@ -177,16 +177,18 @@ def _spelled_as_stored(given: Flags, stored: Flags) -> Flags:
     return given
 
 
-def _stored_run(wished: Flags, given: Flags) -> tuple[Path | None, Flags]:
-    """The run or exported file that --resume names and those of its flags that this mode takes over."""
-    mode, named = wished["mode"], wished["resume"]
-    if named is None:
-        return None, {}
-    if mode in NEVER_RESUMED:
-        raise UserError(NEVER_RESUMED[mode])
-    run = newest_run(Path(wished["runsPath"])) if named == "newest" else Path(named)
-    exported = is_exported(run)
-    if exported:
+def _resumed(wished: Flags) -> Path | None:
+    """The run or exported file that --resume names."""
+    if wished["resume"] is None:
+        return None
+    if wished["mode"] in NEVER_RESUMED:
+        raise UserError(NEVER_RESUMED[wished["mode"]])
+    return newest_run(Path(wished["runsPath"])) if wished["resume"] == "newest" else Path(wished["resume"])
+
+
+def _taken_over(run: Path, mode: str, given: Flags) -> Flags:
+    """The flags of a run or an exported file that a mode takes over."""
+    if is_exported(run):
         _refuse_for_exported(run, mode, given)
         kept = {*CARD_FLAGS}
     else:
@@ -194,15 +196,15 @@ def _stored_run(wished: Flags, given: Flags) -> tuple[Path | None, Flags]:
         kept = {*names(lambda flag: flag.kept in (MODEL, TRAINING, RUN, *training))}
     # A run or file that is older than a flag has its default.
     added = names(lambda flag: flag.added and flag.key in kept)
-    stored = {**{name: value for name, value in defaults().items() if name in added}, **checked_flags(run)}
-    if not exported:
+    stored = {**{name: defaults()[name] for name in added}, **checked_flags(run)}
+    if not is_exported(run):
         # Runs of before the flag trained from its default on.
         stored["trainFrom"] = ModelSpec.from_flags(stored).first_trained
         if mode == "train" and stored.get("precision") == "auto":
             stored["precision"] = stored.get(AUTO_PRECISION, "auto")
-    if mode in MODES_OF_EXPORTED_MODELS and "dataset" in given and given["dataset"] != stored.get("dataset"):
+    if mode in MODES_OF_EXPORTED_MODELS and given.get("dataset", stored.get("dataset")) != stored.get("dataset"):
         kept -= {"root"}  # the run's images are not those of the dataset that was asked for
-    return run, {name: value for name, value in stored.items() if name in kept}
+    return {name: value for name, value in stored.items() if name in kept}
 
 
 def _refuse_for_exported(file: Path, mode: str, given: Flags) -> None:
@@ -217,14 +219,6 @@ def _refuse_for_exported(file: Path, mode: str, given: Flags) -> None:
                 f"--{name} has no effect on {file}, an exported model: drop --{name}, or give it to --mode=export"
                 f"{' or to a run' if name == 'precision' else ''}"
             )
-
-
-def _missing_root(run: Path | None, stored: Flags, given: Flags) -> list[str]:
-    """A line where an exported file does not say where its images are."""
-    toy = given.get("dataset", stored.get("dataset")) == "toy"
-    if run is None or not is_exported(run) or "root" in {*stored, *given} or toy:
-        return []
-    return [f"{run} was exported without its --root: images are sought in the project's folder"]
 
 
 def _refuse_contradictions(given: Flags, stored: Flags, run: Path) -> None:

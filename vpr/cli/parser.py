@@ -7,7 +7,7 @@ from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.flags import MODES, all_flags
+from vpr.cli.flags import MODES, all_flags, names
 from vpr.common.errors import UserError
 from vpr.common.settings import Flag
 
@@ -61,10 +61,9 @@ def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS, help=help_of("inputs", inputs))
     parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
     parser.add_argument("--help-all", action="help", help="all flags of all modes")
-    groups: dict[str, Any] = {}
+    titles = dict.fromkeys(flag.group for flag in all_flags().values())
+    groups = {title: parser.add_argument_group(title) for title in titles}
     for name, flag in all_flags().items():
-        if flag.group not in groups:
-            groups[flag.group] = parser.add_argument_group(flag.group)
         groups[flag.group].add_argument(f"--{flag.name}", help=help_of(name, _help_line(flag)), **_reading(flag))
     return parser
 
@@ -73,9 +72,8 @@ def _reading(flag: Flag) -> dict[str, Any]:
     """How argparse reads a flag."""
     if flag.switch:
         return {"action": "store_true"}
-    about = {name: getattr(flag, name) for name in ("nargs", "metavar", "const")}
-    about |= {"type": flag.type and _as_argparse_wants(flag.type), "choices": flag.allowed}
-    return {name: value for name, value in about.items() if value}
+    read = flag.type and _as_argparse_wants(flag.type)
+    return {"nargs": flag.nargs, "metavar": flag.metavar, "const": flag.const, "type": read, "choices": flag.allowed}
 
 
 def _as_argparse_wants(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -115,14 +113,12 @@ def wanted_help(arguments: list[str] | None) -> str | None:
         return build_parser().format_help()
     if not found.help:
         return None
-    read = {name for name, flag in all_flags().items() if (mode in flag.modes if mode else flag.common)}
+    inputs = {"inputs"} if mode in MODES_WITH_INPUTS else set()
+    parser = build_parser(inputs | {*names(lambda flag: mode in flag.modes if mode else flag.common)})
     if mode:
-        inputs = {"inputs"} if mode in MODES_WITH_INPUTS else set()
-        parser = build_parser(read | inputs)
         parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if inputs else ''}"
         parser.description = f"--mode={mode}: {MODES[mode]}"
     else:
-        parser = build_parser(read)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         modes = "\n".join(f"  {each:<8} {line}" for each, line in MODES.items())
         parser.description = f"NetVLAD for visual place recognition. Modes:\n\n{modes}"

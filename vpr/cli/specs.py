@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-import torch
-
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.common.settings import values_of
 from vpr.data.names import is_text, shown
@@ -31,10 +30,8 @@ def training_rules(options: argparse.Namespace) -> TrainingRules:
 def places_spec(options: argparse.Namespace) -> PlacesSpec:
     """The places that the flags name; raises a UserError where the folder's name is not UTF-8."""
     root = Path(options.root)
-    if not is_text(str(root.resolve())):
-        raise UserError(
-            f"--root {shown(root.resolve())} is not of UTF-8: rename its folders (convmv -f latin1 -t utf8)"
-        )
+    if not is_text(whole := str(root.resolve())):
+        raise UserError(f"--root {shown(whole)} is not of UTF-8: rename its folders (convmv -f latin1 -t utf8)")
     return PlacesSpec(**{**values_of(PlacesSpec, vars(options)), "root": root, "max_pixels": max_pixels(options)})
 
 
@@ -44,9 +41,9 @@ def max_pixels(options: argparse.Namespace) -> int:
     return max(typed, MAX_PIXELS) if options.mode == "serve" else typed
 
 
-def reading(options: argparse.Namespace, device: torch.device) -> Reading:
+def reading(options: argparse.Namespace, device: Device) -> Reading:
     """How the flags want images read, for a model on `device`."""
-    size = tuple(options.imageSize) if options.imageSize else None
+    size = options.imageSize and tuple(options.imageSize)
     return Reading(size, options.threads, device, max_pixels(options))
 
 
@@ -79,5 +76,5 @@ def engine_wanted(options: argparse.Namespace) -> WantedEngine:
 
 def hloc_files(options: argparse.Namespace) -> HlocFiles:
     """The files of hloc and COLMAP that the flags want."""
-    features, pairs = (Path(name) if name else None for name in (options.hlocFeatures, options.pairs))
+    features, pairs = (name and Path(name) for name in (options.hlocFeatures, options.pairs))
     return HlocFiles(features, options.hlocHalf, pairs, options.pairsTop)

@@ -1,21 +1,49 @@
-"""Which device a command computes on, and in which number format (--device, --precision)."""
+"""Which device a command computes on, and in which number format (--device, --precision).
 
+PyTorch takes seconds to import and is asked only about GPUs: a model that another program runs does without it.
+"""
+
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vpr.common import processes
 from vpr.common.errors import UserError
+from vpr.common.memory import available_cores
 from vpr.common.progress import say
+
+if TYPE_CHECKING:
+    import torch
 
 # An environment variable that says what auto means, whatever the processor: the tests set it to run both ways.
 AUTO_VARIABLE = "VPR_AUTO_PRECISION"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by PyTorch's names
 # Processor flags, as Linux names them, of instructions that multiply bf16 (x86 and ARM).
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 _joint_auto: str | None = None  # what auto means to all processes that have joined, once `choose_device` asked them
+
+
+class Device(str):
+    """The name of a device, such as cpu, cuda:1 or mps. PyTorch takes it wherever it takes a torch.device."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        """The name without the index."""
+        return self.partition(":")[0]
+
+    @property
+    def number(self) -> int:
+        """Which of several: 0 where the name does not say."""
+        return int(self.partition(":")[2] or 0)
+
+
+CPU = Device("cpu")
 
 
 @dataclass(frozen=True)
@@ -37,32 +65,41 @@ class Taken:
     failure: str = ""
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The format that --precision means on a device: auto is bf16 where the hardware multiplies it, else fp32.
+def compute_precision(precision: str, device: Device) -> str:
+    """What --precision means on a device, fp32, bf16 or fp16: auto is bf16 where the hardware multiplies it, else fp32.
 
     Elsewhere bf16 is converted to float32 and back, and several times slower than float32 itself. Processes that have
     joined compute in one format: auto is bf16 where the hardware of all multiplies it (`choose_device`).
     """
-    if precision == "auto":
-        precision = (_joint_auto if processes.world() > 1 else None) or own_auto(device)
-    return DTYPES[precision]
+    if precision != "auto":
+        return precision
+    return (_joint_auto if processes.world() > 1 else None) or own_auto(device)
 
 
-def own_auto(device: torch.device) -> str:
+def compute_dtype(precision: str, device: Device) -> "torch.dtype":
+    """PyTorch's type of `compute_precision`."""
+    import torch
+
+    return getattr(torch, DTYPES[compute_precision(precision, device)])
+
+
+def own_auto(device: Device) -> str:
     """What auto means to this process alone."""
     return os.environ.get(AUTO_VARIABLE) or ("bf16" if multiplies_bf16(device) else "fp32")
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def multiplies_bf16(device: Device) -> bool:
     """Whether the hardware has instructions for it."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_capability(device) >= (8, 0)  # emulated before
     return device.type == "cpu" and bool(NATIVE_BF16 & processor_flags())
 
 
-def precision_name(dtype: torch.dtype) -> str:
-    """fp32, bf16 or fp16."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
+def precision_name(dtype: object) -> str:
+    """fp32, bf16 or fp16, of a number format as PyTorch or NumPy has it."""
+    return next(name for name, known in DTYPES.items() if known == str(dtype).removeprefix("torch."))
 
 
 def processor_flags() -> set[str]:
@@ -91,7 +128,7 @@ def processor_field(name: str) -> str:
         return ""
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto") -> Device:
     """The device of a name as of --device, for the whole program; auto takes a GPU if there is one.
 
     Of several processes each takes a GPU of its own, and what --precision=auto means is agreed upon here, so that all
@@ -101,7 +138,7 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: it is unknown or not there, two processes take one GPU, or some take none; in all processes at once.
     """
-    failure, device = "", torch.device("cpu")
+    failure, device = "", CPU
     try:
         device = find_device(name)
     except UserError as error:
@@ -111,13 +148,15 @@ def choose_device(name: str = "auto") -> torch.device:
     if processes.world() > 1:
         _agree(_taken(device, failure))
     if device.type == "cuda":
+        import torch
+
         torch.cuda.set_device(device)  # on which memory is pinned
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")  # the default, but for an environment variable of NVIDIA's images
     return device
 
 
-def find_device(name: str = "auto") -> torch.device:
+def find_device(name: str = "auto") -> Device:
     """The device of a name as of --device, with its index. Nothing is set: what is current stays so.
 
     A GPU without an index is the current one; of processes that have joined each takes that of its number on its
@@ -126,6 +165,10 @@ def find_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: it is unknown or not there, or cannot compute.
     """
+    if name == "cpu" or (name == "auto" and not has_gpu_driver()):
+        return CPU
+    import torch
+
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         count = torch.cuda.device_count() if device.type == "cuda" else 0
@@ -135,24 +178,38 @@ def find_device(name: str = "auto") -> torch.device:
         if count and device.index >= count:
             known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
             raise UserError(f"--device={name} is not there, found {known}: give one of these, auto or cpu")
-        compute_once(device)
+        found = Device(device)
+        compute_once(found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]  # CUDA's errors go on for a page
         raise UserError(f"--device={name} cannot be used here ({reason}): try --device=cpu") from error
-    return device
+    return found
 
 
-def compute_once(device: torch.device) -> None:
+def has_gpu_driver() -> bool:
+    """Whether there is a driver of NVIDIA's or AMD's, without which PyTorch finds no GPU."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
+
+
+def compute_once(device: Device) -> None:
     """Compute something. Raises a RuntimeError where this PyTorch has no code for the GPU, or it has no memory left."""
+    import torch
+
     torch.ones(1, device=device).item()
 
 
-def _taken(device: torch.device, failure: str) -> Taken:
+def _taken(device: Device, failure: str) -> Taken:
     """What this process takes."""
     if failure:
         return Taken(failure=failure)
     if device.type != "cuda":
         return Taken(device.type, processor_field("model name") or "processor", "", own_auto(device))
+    import torch
+
     properties = torch.cuda.get_device_properties(device)
     machine = processes.rank() - processes.local_rank()  # by its first process
     return Taken("cuda", properties.name, f"{machine} {properties.uuid}", own_auto(device))
@@ -192,10 +249,31 @@ def _by_process(values: list[str]) -> str:
     return ", ".join(f"{value} in process {' and '.join(found)}" for value, found in numbers.items())
 
 
-def device_line(device: torch.device) -> str:
+def device_line(device: Device) -> str:
     """What was taken, for the console."""
     share = f" in each of {processes.world()} processes" if processes.world() > 1 else ""
     if device.type == "cuda":
-        shown = "a GPU" if share else device
-        return f"device: {shown} ({torch.cuda.get_device_name(device)}){share}"
-    return f"device: {device} ({torch.get_num_threads()} threads){share}"
+        import torch
+
+        return f"device: {'a GPU' if share else device} ({torch.cuda.get_device_name(device)}){share}"
+    return f"device: {device} ({compute_threads()} threads){share}"
+
+
+def compute_threads() -> int:
+    """Threads that a model computes with on the processor: as many as PyTorch takes, whether or not it is loaded.
+
+    That is one for each physical core that this process may use, unless the environment says how many.
+    """
+    if "torch" in sys.modules:
+        return sys.modules["torch"].get_num_threads()
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(told) if told.isdecimal() and int(told) else physical_cores()
+
+
+def physical_cores() -> int:
+    """Those of which this process may use a hardware thread; where Linux does not say, all hardware threads."""
+    try:
+        topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+        return len({Path(topology.format(number)).read_text() for number in os.sched_getaffinity(0)})
+    except (OSError, AttributeError):
+        return available_cores()

@@ -72,9 +72,9 @@ def where_it_fits(values: Any, device: Any) -> Any:
 @contextlib.contextmanager
 def out_of_memory_says(remedy: str) -> Iterator[None]:
     """Turn a device's lack of memory into one line."""
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which need not be loaded
+            raise
         raise UserError(f"the device has too little memory ({str(error).split('. ')[0]}): {remedy}") from error

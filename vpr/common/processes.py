@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vpr.common.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds, and the command line reads this file
+    import numpy as np
     import torch
 
 Value = TypeVar("Value")
@@ -20,8 +21,8 @@ Value = TypeVar("Value")
 # its connections close, and torchrun ends the rest.
 LONGEST_WAIT = datetime.timedelta(hours=6)
 
-
-_OURS = False  # whether `process_group` holds now: torchrun's variables alone may be those of another program's job
+# torch.distributed, while `process_group` holds: torchrun's variables alone may be those of another program's job.
+_dist: Any = None
 
 
 def launched() -> int:
@@ -36,30 +37,22 @@ def launched_rank() -> int:
 
 def rank() -> int:
     """The number of this process among those that have joined, from 0."""
-    if not _OURS:
-        return 0
-    import torch.distributed as dist
-
-    return dist.get_rank()
+    return _dist.get_rank() if _dist else 0
 
 
 def world() -> int:
     """How many processes have joined: 1 outside of `process_group`."""
-    if not _OURS:
-        return 1
-    import torch.distributed as dist
-
-    return dist.get_world_size()
+    return _dist.get_world_size() if _dist else 1
 
 
 def local_rank() -> int:
     """The number of this process among those of its machine that have joined, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if _OURS else 0
+    return int(os.environ.get("LOCAL_RANK", 0)) if _dist else 0
 
 
 def local_world() -> int:
     """How many processes of this machine have joined."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _OURS else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _dist else 1
 
 
 def is_main() -> bool:
@@ -74,7 +67,7 @@ def process_group() -> Iterator[None]:
     Raises:
         UserError: the program around this one has joined its processes already, for work of its own.
     """
-    global _OURS
+    global _dist
     if launched() == 1:
         yield
         return
@@ -92,11 +85,11 @@ def process_group() -> Iterator[None]:
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
-    _OURS = True
+    _dist = dist
     try:
         yield
     finally:
-        _OURS = False
+        _dist = None
         dist.destroy_process_group()
 
 
@@ -105,10 +98,9 @@ def broadcast(value: Value) -> Value:
     if world() == 1:
         return value
     import torch
-    import torch.distributed as dist
 
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    _dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
 
@@ -116,10 +108,8 @@ def gather(value: object) -> list:
     """Every process's `value`, in the order of the processes; complete in process 0 only."""
     if world() == 1:
         return [value]
-    import torch.distributed as dist
-
     values: list[Any] | None = [None] * world() if is_main() else None
-    dist.gather_object(value, values, dst=0)
+    _dist.gather_object(value, values, dst=0)
     return values or [value]
 
 
@@ -137,9 +127,8 @@ def barrier() -> None:
     """Return when every process is here."""
     if world() > 1:
         import torch
-        import torch.distributed as dist
 
-        dist.all_reduce(torch.zeros(1))  # on the CPU, unlike dist.barrier, which would claim a GPU
+        _dist.all_reduce(torch.zeros(1))  # on the CPU, unlike dist.barrier, which would claim a GPU
 
 
 def all_reduce_sum(*values: float) -> list[float]:
@@ -147,10 +136,9 @@ def all_reduce_sum(*values: float) -> list[float]:
     if world() == 1:
         return list(values)
     import torch
-    import torch.distributed as dist
 
     totals = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(totals)
+    _dist.all_reduce(totals)
     return totals.tolist()
 
 
@@ -192,23 +180,20 @@ def with_summed_gradients(module: "torch.nn.Module", unused_parameters: bool = F
     return parallel
 
 
-def gather_rows(rows: "torch.Tensor", owners: list[tuple[slice, int]]) -> None:
+def gather_rows(rows: "torch.Tensor | np.ndarray", owners: list[tuple[slice, int]]) -> None:
     """Bring rows that other processes computed to process 0.
 
     Args:
-        rows: a contiguous CPU tensor [N, dim] in every process; each has filled the rows it owns.
+        rows: contiguous [N, dim] in main memory, in every process; each has filled the rows it owns.
         owners: (rows, process) for all blocks of rows, the same list in every process.
     """
     if world() == 1:
         return
     import torch
-    import torch.distributed as dist
 
     for block, owner in owners:
-        if owner == 0:
-            continue
-        values = rows[block].view(torch.uint8)  # gloo moves bytes of any type
-        if rank() == 0:
-            dist.recv(values, src=owner)
-        elif rank() == owner:
-            dist.send(values, dst=0)
+        values = torch.as_tensor(rows[block]).view(torch.uint8)  # shares its memory; gloo moves bytes of any type
+        if owner and rank() == 0:
+            _dist.recv(values, src=owner)
+        elif owner and rank() == owner:
+            _dist.send(values, dst=0)

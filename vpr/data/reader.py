@@ -14,12 +14,12 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vpr.common.device import CPU, Device
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 from vpr.common.progress import say, track
 from vpr.data.images import MAX_PIXELS, decode, image_size, read_image, shrunk
 
-CPU = torch.device("cpu")
 Batch = TypeVar("Batch")
 LOST_WORKERS = ("DataLoader worker", "Communication with the workers")  # what PyTorch says of them
 BATCHES_AHEAD = 4  # of all threads together, or of each process
@@ -84,7 +84,7 @@ class ImageReader(Dataset):
     files: Sequence[Path]
     size: Sequence[int] | None
     workers: int
-    device: torch.device = CPU
+    device: Device = CPU
     longest_sides: Mapping[int, int] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
 
@@ -164,7 +164,7 @@ class Reading:
 
     size: tuple[int, int] | None = None
     workers: int = 0
-    device: torch.device = CPU
+    device: Device = CPU
     max_pixels: int = MAX_PIXELS
 
     def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> ImageReader:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vpr.common.device import Device
 from vpr.data.reader import SizeGroup, group_by_size
 
 
@@ -31,7 +32,7 @@ class FrozenFeatures:
     image_sizes: np.ndarray
     shapes: np.ndarray
     layout: torch.memory_format
-    device: torch.device
+    device: Device
     size: Sequence[int] | None = None
     values: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float16))
 

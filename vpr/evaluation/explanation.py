@@ -16,6 +16,7 @@ from typing import cast
 import torch
 
 from netvlad import SMALLEST_NORM
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.data.images import decode
 from vpr.models.describer import Describer, HasLocalDescriptors
@@ -61,7 +62,7 @@ def explain(
     query_file: Path,
     match_file: Path,
     size: tuple[int, int] | None,
-    device: torch.device,
+    device: Device,
     query_longest_side: int | None = None,
 ) -> list[Explanation]:
     """The query's, then the match's part in the similarity of the two; each goes through the backbone once.

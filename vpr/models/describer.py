@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import torch
 
+from vpr.common.device import Device
 from vpr.models.local_projection import LocalProjection
 from vpr.models.poolings.base import Pooling
 from vpr.models.whitening import Whitening
@@ -33,9 +34,9 @@ class Describer(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> Device: ...
     @property
-    def runs_on(self) -> torch.device: ...
+    def runs_on(self) -> Device: ...
     @property
     def parameter_count(self) -> int: ...
     @property
@@ -65,7 +66,7 @@ class Describer(Protocol):
     def bytes_per_image(self, height: int, width: int) -> int | None:
         """Memory that an image takes inside the model, None where that is not known; UserError if it is too small."""
 
-    def to_device(self, device: torch.device, precision: str) -> "Describer":
+    def to_device(self, device: Device, precision: str) -> "Describer":
         """Move to a device and compute there as --precision says."""
 
     def infer_by(self, backend: str, images: int) -> None:

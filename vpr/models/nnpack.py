@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vpr.common.device import vector_widths
+from vpr.common.device import Device, vector_widths
 
 LARGE_MAP = 1000  # positions: NNPACK is faster on larger maps one by one, on smaller ones together
 FEWEST_VALUES = 20480  # of a map: with fewer PyTorch computes a single one in another way than several
@@ -63,7 +63,7 @@ def rule() -> Rule:
     return RULES[vector_widths()]
 
 
-def has_fast_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
+def has_fast_convolutions(device: Device, dtype: torch.dtype) -> bool:
     """Whether there is anything to gain for a model that computes there in this format."""
     if device.type != "cpu" or dtype != torch.float32 or not hasattr(torch, "_nnpack_spatial_convolution"):
         return False

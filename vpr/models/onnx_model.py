@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vpr.common.device import CPU, Device, compute_threads
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.card import import_optional, is_sealed, read_card
@@ -33,7 +34,7 @@ class OnnxModel(nn.Module):
     """
 
     dtype = torch.float32  # of what goes in and comes out; what it computes in is the file's affair
-    device = torch.device("cpu")
+    device = CPU
 
     def __init__(self, path: Path):
         super().__init__()
@@ -41,7 +42,7 @@ class OnnxModel(nn.Module):
         sealed = is_sealed(path)
         try:
             options = runtime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
+            options.intra_op_num_threads = compute_threads()
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
             raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
@@ -83,10 +84,10 @@ class OnnxModel(nn.Module):
         """An exported model has no frozen layers whose features could be kept."""
         raise NotImplementedError("exported models describe images only")
 
-    def to_device(self, device: torch.device, precision: str) -> "OnnxModel":
+    def to_device(self, device: Device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
         if device.type == "cuda" and GPU in import_optional("onnxruntime").get_available_providers():
-            of_gpu = {"device_id": device.index or 0, "use_tf32": 0}  # float32 is float32, as in `choose_device`
+            of_gpu = {"device_id": device.number, "use_tf32": 0}  # float32 is float32, as in `choose_device`
             self.session.set_providers([GPU, "CPUExecutionProvider"], [of_gpu, {}])
         # Without the GPU's libraries ONNX Runtime falls back by itself: what it has taken is asked for.
         self.runs_on = device if self.session.get_providers()[0] == GPU else self.device

@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import nn
 
-from vpr.common.device import compute_dtype, precision_name
+from vpr.common.device import Device, compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
 from vpr.common.progress import say
@@ -93,9 +93,9 @@ class PlaceModel(nn.Module):
         return self.backbone.smallest_side
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Where it computes, and images are wanted."""
-        return self.mean.device
+        return Device(self.mean.device)
 
     runs_on = device
 
@@ -119,7 +119,7 @@ class PlaceModel(nn.Module):
         require_size(pixels, self.smallest_side)
         return max(4 * pixels.numel(), largest_step(self.backbone, pixels) * self.dtype.itemsize)
 
-    def to_device(self, device: torch.device, precision: str) -> "PlaceModel":
+    def to_device(self, device: Device, precision: str) -> "PlaceModel":
         """Move to a device and compute there as --precision says."""
         self.dtype = compute_dtype(precision, device)
         self.backbone.set_up(device, self.dtype)

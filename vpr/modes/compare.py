@@ -6,13 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vpr.cli.load import computing, model_of
 from vpr.cli.locating import ask_of
 from vpr.cli.options import settle
 from vpr.cli.specs import places_spec, reading, reranking_rule
-from vpr.common.device import choose_device, device_line
+from vpr.common.device import Device, choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, write_json
 from vpr.common.progress import say
@@ -51,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     say(f"wrote {folder}/comparison.md, .json and .png, and recall.png")
 
 
-def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: torch.device) -> list[Row]:
+def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: Device) -> list[Row]:
     """Recalls and costs of the model that the options of a test name."""
     reranking_rule(options)  # refuses a score of none
     loaded, read, ask = model_of(options, device), reading(options, device), ask_of(options)

@@ -9,6 +9,7 @@ from vpr.cli.flags import CARD_FLAGS
 from vpr.cli.load import model_of
 from vpr.cli.options import flags_of
 from vpr.cli.specs import places_spec, reading
+from vpr.common.device import CPU
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, read_json
 from vpr.common.progress import say
@@ -22,7 +23,6 @@ from vpr.compression.onnx_export import (
     write_with_card,
 )
 from vpr.data.places import load_places
-from vpr.data.reader import CPU
 from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_label
 from vpr.runs.local_projection import projection_for

@@ -10,7 +10,7 @@ from vpr.cli.load import cluster_command
 from vpr.cli.options import run_flags
 from vpr.cli.specs import model_spec, places_spec, reading, reranking_rule, training_rules
 from vpr.common import processes
-from vpr.common.device import choose_device, compute_dtype, device_line, precision_name
+from vpr.common.device import Device, choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
@@ -62,7 +62,7 @@ def train(
     trainer.test(test, test.reader(read) if test else None)
 
 
-def _start(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> tuple[TrainingState, Path]:
+def _start(options: argparse.Namespace, splits: dict[str, dict], device: Device) -> tuple[TrainingState, Path]:
     """The state before the first step, and the run made for it."""
     torch.manual_seed(options.seed)
     model = build_model(model_spec(options))
@@ -85,7 +85,7 @@ def _start(options: argparse.Namespace, splits: dict[str, dict], device: torch.d
     return state, folder
 
 
-def _resume(options: argparse.Namespace, splits: dict[str, dict], device: torch.device) -> tuple[TrainingState, Path]:
+def _resume(options: argparse.Namespace, splits: dict[str, dict], device: Device) -> tuple[TrainingState, Path]:
     """The state in which the run of --resume was left, and the run."""
     checkpoint = load_checkpoint(options.run, options.savePath, options.ckpt)
     model = restore_model(checkpoint, model_spec(options), options.run).to_device(device, options.precision)
@@ -112,7 +112,7 @@ def _say_of_precision(options: argparse.Namespace, model: PlaceModel) -> None:
         )
 
 
-def _say_what_changed(options: argparse.Namespace, device: torch.device) -> None:
+def _say_what_changed(options: argparse.Namespace, device: Device) -> None:
     """A line for the flags that were typed for a resumed run and change how it ends."""
     stored = read_flags(options.run)
     same = {

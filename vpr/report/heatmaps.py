@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from netvlad import SMALLEST_NORM
+from vpr.common.device import Device
 from vpr.data.images import read_image
 from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling
 from vpr.models.describer import Describer
@@ -22,7 +23,7 @@ def explain_pair(
     query_file: Path,
     match_file: Path,
     size: tuple[int, int] | None,
-    device: torch.device,
+    device: Device,
     query_longest_side: int | None = None,
 ) -> Image.Image:
     """Four pictures in a row: the query by cluster and by contribution, then the match likewise.

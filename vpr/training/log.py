@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.processes import is_main
@@ -19,7 +20,7 @@ from vpr.report.panels import panel, stacked
 from vpr.report.plots import draw_training, recall_columns
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 PANELS = 3  # of the worst queries, for each validation
 METRICS_FILE, PLOT_FILE = "metrics.csv", "training.png"
@@ -61,7 +62,7 @@ class Metrics:
             writer.writerows({name: f"{value:g}" for name, value in row.items()} for row in self.rows)
 
 
-def peak_memory_mb(device: "torch.device") -> float:
+def peak_memory_mb(device: Device) -> float:
     """The most memory held so far, in megabytes: on a GPU by tensors, else by this process."""
     if device.type == "cuda":
         import torch

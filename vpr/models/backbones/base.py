@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import nn
 
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.models import nnpack
 from vpr.models.backbones import BACKBONES, entry_of
@@ -95,7 +96,7 @@ class Backbone(nn.Sequential):
         """What the stages from `start` to before `stop` make of features, in the fastest way on this processor."""
         return nnpack.run_layers(self[start:stop], features, self.fast)
 
-    def set_up(self, device: torch.device, dtype: torch.dtype) -> None:
+    def set_up(self, device: Device, dtype: torch.dtype) -> None:
         """Lay the weights out in memory as a model that computes there in this format wants them."""
         self.fast = nnpack.has_fast_convolutions(device, dtype)
         for stage in self:

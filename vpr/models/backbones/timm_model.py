@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.backbones import Entry
@@ -55,7 +56,7 @@ class TimmBackbone(Backbone):
             drawn = _network(self.arch, "cpu").state_dict()
         self.load_state_dict({name: drawn[self.name_in_file(name)] for name in self.state_dict()})
 
-    def set_up(self, device: torch.device, dtype: torch.dtype) -> None:
+    def set_up(self, device: Device, dtype: torch.dtype) -> None:
         """Lay the weights out in memory as the network wants them."""
         for stage in self:
             stage.to(memory_format=self.layout)
