@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
+import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.search.exact import nearest
 
 
 def retrieval_pairs(
-    database: torch.Tensor, queries: torch.Tensor, database_names: Sequence[str], query_names: Sequence[str], top: int
+    database: np.ndarray, queries: np.ndarray, database_names: Sequence[str], query_names: Sequence[str], top: int
 ) -> Iterator[tuple[str, str]]:
     """Each query with its `top` nearest database images, best first, never with itself.
 

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from pittsburgh import Places
 from vpr.data.catalogue import OTHER_TIME, PANORAMA
@@ -18,7 +17,7 @@ CUTOUTS_PER_PANORAMA = 12  # Tokyo 24/7
 
 
 def search_places(
-    database: torch.Tensor, queries: torch.Tensor, count: int, places: Places, search: Search | None = None
+    database: np.ndarray, queries: np.ndarray, count: int, places: Places, search: Search | None = None
 ) -> np.ndarray:
     """Find `count` hits for each query as the set's own protocol counts them.
 
@@ -41,8 +40,8 @@ def search_places(
 
 
 def search_frames(
-    database: torch.Tensor,
-    queries: torch.Tensor,
+    database: np.ndarray,
+    queries: np.ndarray,
     count: int,
     places: Places,
     rule: SequenceRule,
@@ -119,7 +118,7 @@ def _padded(values: np.ndarray, count: int, filling: float = -1) -> np.ndarray:
 
 
 def _nearest_of_other_times(
-    database: torch.Tensor, queries: torch.Tensor, count: int, places: Places, search: Search | None
+    database: np.ndarray, queries: np.ndarray, count: int, places: Places, search: Search | None
 ) -> np.ndarray:
     assert places.query_times is not None and places.database_times is not None
     found = np.full((len(queries), count), -1, np.int64)
