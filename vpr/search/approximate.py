@@ -11,14 +11,14 @@ import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.search.exact import Rows, measured
-from vpr.search.floats import Float32Rows, tiles
+from vpr.search.exact import measured
+from vpr.search.floats import Descriptors, Float32Rows, tiles
 
 NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
 
-def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> faiss.Index:
+def build_index(factory: str, database: Descriptors, seed: int, nprobe: int = 1) -> faiss.Index:
     """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
 
     Args:
@@ -114,11 +114,11 @@ class IndexSearch:
         deepest: the most hits that were asked for so far.
     """
 
-    def __init__(self, index: faiss.Index, database: np.ndarray | None = None) -> None:
+    def __init__(self, index: faiss.Index, database: Descriptors | None = None) -> None:
         """An index, and the descriptors [N, dim] of which it was made, by which an engine orders hits."""
         self.index, self.deepest, self._database = index, 0, database
 
-    def __call__(self, queries: np.ndarray, count: int) -> np.ndarray:
+    def __call__(self, queries: Descriptors, count: int) -> np.ndarray:
         """[m, dim] -> indices int64 [m, min(count, N)], nearest first; -1 where it finds fewer than asked for."""
         count, database = min(count, self.index.ntotal), self._database
         self.deepest = max(self.deepest, count)

@@ -1,32 +1,24 @@
 """Exact search: the nearest database descriptors of each query, by FAISS in tiles."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import faiss
 import numpy as np
 
 from vpr.common.progress import Progress
-from vpr.search.floats import TILE_BYTES, Float32Rows, tiles
+from vpr.search.floats import FEW_TILE_BYTES, TILE_BYTES, Descriptors, Float32Rows, tiles
 
-# Of the database where few queries ask: a tile that stays in the processor's cache between conversion and search.
-FEW, FEW_TILE_BYTES = 20, 8 << 20
-
-
-class Rows(Protocol):
-    """Descriptors [N, dim], an array or a file's, of which rows are read as they are asked for."""
-
-    @property
-    def shape(self) -> Any: ...
-    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+FEW = 20  # queries, below which FAISS measures pair by pair, and takes less time than to clear memory would
 
 
 # (queries [m, dim], count) -> indices int64 [m, at most count], nearest first.
-Search = Callable[[np.ndarray, int], np.ndarray]
+Search = Callable[[Descriptors, int], np.ndarray]
 
 
-def nearest(database: Rows, queries: Rows, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
+def nearest(database: Descriptors, queries: Descriptors, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
     """Exact Euclidean search by FAISS, tile by tile, so that float16 descriptors are never all in float32.
+
+    Of rows that are equally far the first comes first.
 
     Args:
         database: [N, dim]; queries: [M, dim]; float16 or float32.
@@ -36,7 +28,7 @@ def nearest(database: Rows, queries: Rows, count: int, allowed: np.ndarray | Non
         int64 [M, min(count, N)], nearest first.
     """
     (asked, dim), among = queries.shape, database.shape[0] if allowed is None else len(allowed)
-    count, tile_bytes = min(count, among), FEW_TILE_BYTES if asked < FEW else TILE_BYTES
+    count, tile_bytes = min(count, among), FEW_TILE_BYTES if asked < FEW else TILE_BYTES // 4
     found = np.empty((asked, count), np.int64)
     of_queries, of_database = Float32Rows(), Float32Rows()
     with Progress("search", asked, "queries") as progress:
@@ -53,7 +45,7 @@ def nearest(database: Rows, queries: Rows, count: int, allowed: np.ndarray | Non
     return found
 
 
-def descriptor_distances(database: Rows, queries: Rows, found: np.ndarray) -> np.ndarray:
+def descriptor_distances(database: Descriptors, queries: Descriptors, found: np.ndarray) -> np.ndarray:
     """Euclidean distances float32 [M, c] of queries [M, dim] to what was found for them, indices [M, c]; NaN at -1."""
     distances = np.full(found.shape, np.nan, np.float32)
     of_queries, of_database, dim = Float32Rows(), Float32Rows(), queries.shape[1]
@@ -73,12 +65,12 @@ def pair_distances(queries: np.ndarray, asking: np.ndarray, database: np.ndarray
     distances = np.empty(len(hits), np.float32)
     asking, hits = np.ascontiguousarray(asking, np.int64), np.ascontiguousarray(hits, np.int64)
     pointers = [faiss.swig_ptr(each) for each in (queries, asking, database, hits, distances)]
-    faiss.pairwise_indexed_L2sqr(queries.shape[1], len(hits), *pointers)
+    faiss.pairwise_indexed_L2sqr(queries.shape[1], len(hits), *pointers)  # type: ignore[attr-defined]  # as stubs go
     return distances
 
 
 def measured(
-    descriptors: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, found: np.ndarray
+    descriptors: Callable[[np.ndarray], Descriptors], queries: Descriptors, found: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hits of any search in the order of their exact distances, as of `descriptor_distances`.
 

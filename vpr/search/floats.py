@@ -4,13 +4,15 @@ Pages that the kernel has to clear first take longer than a conversion, and NumP
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from vpr.common.memory import available_cores
 
+Descriptors: TypeAlias = Any  # [N, dim], float16 or float32: np.ndarray, a memory map, or a tensor on the CPU
 TILE_BYTES = 256 << 20  # of descriptors that are in float32 at a time
+FEW_TILE_BYTES = 8 << 20  # of those that stay in the processor's cache until they are used
 PART_BYTES = 1 << 20  # of float32 that a core converts at a time, in its own cache
 BIAS = np.float32(2.0**112)  # an exponent of 0 is stored as 15 in float16, as 127 in float32
 SIGN_AND_VALUE = np.int32(-0x70000001)  # all bits but the three between sign and exponent of a float16 moved up by 13
@@ -24,7 +26,7 @@ class Float32Rows:
         self._memory = np.empty(0, np.float32)
         self._threads: ThreadPoolExecutor | None = None
 
-    def __call__(self, descriptors: Any, rows: slice | np.ndarray, own: bool = False) -> np.ndarray:
+    def __call__(self, descriptors: Descriptors, rows: slice | np.ndarray, own: bool = False) -> np.ndarray:
         """Float32 [n, dim], contiguous; holds until the next call.
 
         Args:

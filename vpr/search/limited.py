@@ -8,13 +8,13 @@ import faiss
 import numpy as np
 
 from vpr.search.exact import in_front
-from vpr.search.floats import Float32Rows, tiles
+from vpr.search.floats import Descriptors, Float32Rows, tiles
 
 PARAMETERS: Any = faiss  # the stubs lack the parameters of searches
 DENSEST = 64  # a bit for each row up to the greatest is cheaper than a set unless most are no rows of the index
 
 
-def search_index(index: faiss.Index, queries: np.ndarray, count: int, rows: np.ndarray | None) -> np.ndarray:
+def search_index(index: faiss.Index, queries: Descriptors, count: int, rows: np.ndarray | None) -> np.ndarray:
     """The nearest among some rows of an index, by its selectors where it has them, else by asking for more.
 
     An index that looks at a part of itself (lists of an inverted file, a graph) looks at so much that as many of the

@@ -18,7 +18,7 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.data.frames import Frames, usual_step
-from vpr.search.floats import Float32Rows, tiles
+from vpr.search.floats import Descriptors, Float32Rows, tiles
 from vpr.search.rules import Excluded, SequenceRule
 
 TILE_BYTES = 32 << 20  # of similarities at a time
@@ -123,8 +123,8 @@ def require_order(sequences: tuple[Frames, Frames], rule: SequenceRule) -> None:
 
 
 def search_sequences(
-    database: np.ndarray,
-    queries: np.ndarray,
+    database: Descriptors,
+    queries: Descriptors,
     count: int,
     sequences: tuple[Frames, Frames],
     rule: SequenceRule,
@@ -167,7 +167,7 @@ def search_sequences(
     return found, scores
 
 
-def _similarities(database: np.ndarray, queries: np.ndarray, asking: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _similarities(database: Descriptors, queries: Descriptors, asking: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Inner products float32 [m, N], of some queries [m] and the database in the order of `columns`."""
     products, of_database = np.empty((len(asking), len(columns)), np.float32), Float32Rows()
     rows = Float32Rows()(queries, asking)
