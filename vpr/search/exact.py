@@ -8,8 +8,7 @@ import numpy as np
 from vpr.common.progress import Progress
 from vpr.search.floats import FEW_TILE_BYTES, TILE_BYTES, Descriptors, Float32Rows, tiles
 
-FEW = 20  # queries, below which FAISS measures pair by pair, and takes less time than to clear memory would
-
+FEW = 20  # queries, below which FAISS measures pair by pair: a tile then had best stay in the processor's cache
 
 # (queries [m, dim], count) -> indices int64 [m, at most count], nearest first.
 Search = Callable[[Descriptors, int], np.ndarray]
