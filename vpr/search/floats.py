@@ -45,7 +45,8 @@ class Float32Rows:
         wide = self._memory[: count * dim].reshape(count, dim)
 
         def convert(part: slice) -> None:
-            to_float32(np.asarray(descriptors[part if wanted is None else wanted[part]]), wide[part])
+            values = np.asarray(descriptors)
+            to_float32(values[part] if wanted is None else values.take(wanted[part], axis=0), wide[part])
 
         parts = tiles(count, dim, PART_BYTES)
         self._threads = self._threads or (ThreadPoolExecutor(available_cores()) if len(parts) > 1 else None)
