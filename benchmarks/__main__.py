@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def stages(full: bool) -> dict:
     """What is measured, by name."""
+    from benchmarks import products, training
     from benchmarks import stages as stage
-    from benchmarks import training
     from benchmarks.second_look import second_look
     from benchmarks.trunk import trunk
 
@@ -64,6 +64,10 @@ def stages(full: bool) -> dict:
         "trunk-alexnet-320x320": lambda bench: trunk(bench, "alexnet", (320, 320), 24),
         "mining": lambda bench: stage.mining(bench, plain_queries=10),
         "search": lambda bench: stage.search(bench, 10_000, 500),
+        "conversion": lambda bench: products.conversion(bench, 2000),
+        "search-product": lambda bench: products.search_beside_product(bench, 5000, 500),
+        "search-product-1": lambda bench: products.search_beside_product(bench, 5000, 1),
+        "mining-product": products.mining_beside_product,
         "second-look": second_look,
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
     }

@@ -21,7 +21,7 @@ from vpr.database.records import joined, no_records
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.runs.model import LoadedModel
-from vpr.search.exact import search_exactly
+from vpr.search.exact import descriptor_distances, in_order, nearest
 
 # A third engine: all that one has to have, in a dictionary of this process.
 CABINETS = {}
@@ -64,7 +64,8 @@ class Drawers:
 
     def search(self, queries, count, wanted=None):
         rows = None if wanted is None else np.flatnonzero(wanted.mask(self.records))
-        return Hits(*search_exactly(self.values, queries, count, rows), self.records)
+        found = nearest(self.values, queries, count, rows)
+        return Hits(*in_order(found, descriptor_distances(self.values, queries, found)), self.records)
 
     def finish(self, order=None):
         pass

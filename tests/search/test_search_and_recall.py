@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 import vpr.search.exact
 from pittsburgh import Places, read_places
@@ -24,16 +23,16 @@ def make_places(protocol, database, queries, database_times=None, query_times=No
 
 
 def nearest(database, queries, *arguments):
-    return vpr.search.exact.nearest(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
+    return vpr.search.exact.nearest(database, queries, *arguments)
 
 
 def search_places(database, queries, *arguments):
-    return vpr.search.protocols.search_places(torch.from_numpy(database), torch.from_numpy(queries), *arguments)
+    return vpr.search.protocols.search_places(database, queries, *arguments)
 
 
 def flat_search(database):
     """An index that finds what an exact search finds."""
-    return IndexSearch(build_index("Flat", torch.from_numpy(database), 0))
+    return IndexSearch(build_index("Flat", database, 0))
 
 
 def column(values):
@@ -217,7 +216,7 @@ def test_approximate_search_in_tokyo_time_machine_asks_for_no_more_than_it_takes
 
     def search(queries, count):
         asked.append((len(queries), count))
-        return np.argsort(np.abs(queries.numpy() - np.arange(100)), axis=1)[:, :count]
+        return np.argsort(np.abs(queries - np.arange(100)), axis=1)[:, :count]
 
     places = make_places("other_time", 100, 2, [1] * 5 + [3] * 55 + [1] * 40, [1, 2])
     found = search_places(column(range(100)), column([0, 0]), 2, places, search)

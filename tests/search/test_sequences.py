@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 import vpr.search.sequences
 from vpr.data.frames import Frames, find_sequences, usual_step
@@ -66,7 +65,7 @@ def test_scores_are_those_of_the_formula_term_by_term(rule, masked):
     similarities = random.normal(size=(len(queries), len(database)))
     if masked:
         similarities[random.random(similarities.shape) < 0.2] = np.nan
-    scores = sequence_scores(torch.from_numpy(similarities), queries, database, rule)
+    scores = sequence_scores(similarities, queries, database, rule)
     np.testing.assert_allclose(scores, literal(similarities, queries, database, rule, step=2), rtol=1e-12)
 
 
@@ -80,12 +79,13 @@ def test_of_frames_that_round_to_one_number_the_first_is_taken(seed):
     assert len(np.unique(np.rint(database.numbers / step) + 1000 * database.sequences)) < len(database)
     similarities = random.normal(size=(len(queries), len(database)))
     for rule in RULES:
-        scores = sequence_scores(torch.from_numpy(similarities), queries, database, rule)
+        scores = sequence_scores(similarities, queries, database, rule)
         np.testing.assert_allclose(scores, literal(similarities, queries, database, rule, step), rtol=1e-12)
 
 
 def descriptors(count, seed, dim=32):
-    return torch.nn.functional.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)))
+    rows = np.random.default_rng(seed).normal(size=(count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def search(database, queries, count, rule, names=(DATABASE, QUERIES), excluded=None):
@@ -103,7 +103,7 @@ def test_tiles_and_the_order_of_images_change_nothing(rows, monkeypatch):
     database, queries = descriptors(len(DATABASE), 3), descriptors(len(QUERIES), 4)
     found, scores = search(database, queries, 100, SequenceRule(2), mixed)
     orders = [find_sequences(names).order() for names in mixed]
-    similarities = (queries @ database.T).double().numpy()[np.ix_(orders[1], orders[0])]
+    similarities = (queries @ database.T).astype(np.float64)[np.ix_(orders[1], orders[0])]
     wanted = np.empty_like(similarities)
     wanted[np.ix_(orders[1], orders[0])] = literal(
         similarities, ordered(mixed[1]), ordered(mixed[0]), SequenceRule(2), step=2
@@ -117,15 +117,16 @@ def test_tiles_and_the_order_of_images_change_nothing(rows, monkeypatch):
 @pytest.mark.parametrize("rule", [SequenceRule(0), SequenceRule(0, causal=True)])
 def test_without_frames_it_is_the_plain_search(rule):
     database, queries = descriptors(len(DATABASE), 5), descriptors(len(QUERIES), 6)
-    found, scores = search(database.half(), queries.half(), 7, rule)
-    np.testing.assert_array_equal(found, nearest(database.half(), queries.half(), 7))
-    distances = np.linalg.norm(queries.half().float()[:, None] - database.half().float()[found], axis=2)
+    half = database.astype(np.float16), queries.astype(np.float16)
+    found, scores = search(*half, 7, rule)
+    np.testing.assert_array_equal(found, nearest(*half, 7))
+    distances = np.linalg.norm(half[1].astype(np.float32)[:, None] - half[0].astype(np.float32)[found], axis=2)
     np.testing.assert_allclose(scores, 1 - distances**2 / 2, atol=1e-3)
 
 
 def rows_of(pattern):
     """Descriptors, one letter each: equal letters look alike, different ones not at all."""
-    return torch.eye(26)[[ord(letter) - ord("a") for letter in pattern]]
+    return np.eye(26, dtype=np.float32)[[ord(letter) - ord("a") for letter in pattern]]
 
 
 def test_frames_around_tell_which_of_two_alike_places_it_is():
@@ -166,7 +167,7 @@ def test_a_break_between_sequences_is_never_crossed():
 def test_causal_uses_no_later_frame():
     names = frames("m", range(20)), frames("q", range(9))
     database, queries = descriptors(20, 7), descriptors(9, 8)
-    changed = queries.clone()
+    changed = queries.copy()
     changed[5:] = descriptors(4, 9)
     before, after = (
         [search(database, asked, 20, SequenceRule(3, causal), names) for asked in (queries, changed)]
@@ -179,7 +180,7 @@ def test_causal_uses_no_later_frame():
 
 def test_a_candidate_at_a_sequences_end_does_not_win_by_averaging_few():
     """Alone at the end of a sequence the candidate is a little better; the other has its neighbours as well."""
-    similarities = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.0], [0.7, 0.0, 0.0, 0.6, 0.0], [0.0, 0.0, 0.0, 0.0, 0.5]])
+    similarities = np.array([[0.0, 0.0, 0.5, 0.0, 0.0], [0.7, 0.0, 0.0, 0.6, 0.0], [0.0, 0.0, 0.0, 0.0, 0.5]])
     database = Frames(np.array([0, 1, 1, 1, 1]), np.array([0.0, 0.0, 1.0, 2.0, 3.0]))
     scores = sequence_scores(similarities, Frames(np.zeros(3, int), np.arange(3.0)), database, SequenceRule(1))
     assert scores[1, 0] == pytest.approx((0.1 + 0.7 + 0.1) / 3)  # nothing is known of its neighbours
@@ -214,7 +215,7 @@ def test_excluded_images_are_neither_found_nor_used():
     # For no query may images 0 to 20 that are excluded for all matter: change one that is so for all.
     alone = np.zeros((9, 20), bool)
     alone[:, 3] = True
-    other = database.clone()
+    other = database.copy()
     other[3] = descriptors(1, 12)
     for one, two in zip(
         search(database, queries, 20, SequenceRule(2), names, lambda asking: alone[asking]),

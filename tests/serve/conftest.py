@@ -18,7 +18,7 @@ from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.retrieval.locator import Locator
 from vpr.runs.model import LoadedModel
-from vpr.search.exact import search_exactly
+from vpr.search.exact import descriptor_distances, in_order, nearest
 
 SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")
 
@@ -34,7 +34,9 @@ class PlainEngine:
     def search(self, queries, count, wanted=None):
         there = np.array([bool(name) for name in self.records.names])
         rows = np.flatnonzero(there if wanted is None else there & wanted.mask(self.records))
-        found, distances = search_exactly(self.descriptors[rows], queries, count)
+        values = self.descriptors[rows]
+        found = nearest(values, queries, count)
+        found, distances = in_order(found, descriptor_distances(values, queries, found))
         return Hits(rows[found], distances, self.records)
 
     def count(self):

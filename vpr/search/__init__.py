@@ -2,6 +2,7 @@
 
 approximate.py  Approximate search: a FAISS index named by its factory string (--index), and what it costs
 exact.py        Exact search: the nearest database descriptors of each query, by FAISS in tiles
+floats.py       Descriptors in float32, a tile at a time
 limited.py      Searches that are limited to some images: by FAISS's selectors, or by asking any search for more
 on_disk.py      FAISS inverted lists in a memory-mapped file, for databases larger than memory
 pairs.py        pairs of images that look alike, for matchers and structure from motion

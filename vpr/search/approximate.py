@@ -8,17 +8,17 @@ from typing import Any
 
 import faiss
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
-from vpr.search.exact import Rows, measured, tiles
+from vpr.search.exact import measured
+from vpr.search.floats import Descriptors, Float32Rows, tiles
 
 NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
 
-def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> faiss.Index:
+def build_index(factory: str, database: Descriptors, seed: int, nprobe: int = 1) -> faiss.Index:
     """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
 
     Args:
@@ -27,19 +27,19 @@ def build_index(factory: str, database: Rows, seed: int, nprobe: int = 1) -> fai
     Raises:
         UserError: FAISS does not know the string, cannot train it on so few images, or cannot search it; quotes FAISS.
     """
-    count, dim = database.shape
+    (count, dim), floats = database.shape, Float32Rows()
     try:
         index = faiss.index_factory(dim, factory)
         if not index.is_trained:
             sample = np.random.default_rng(seed).permutation(count)[: TRAINING_BYTES // (4 * dim)]
             say(f"training the index {factory} on {len(sample)} descriptors")
-            index.train(database[np.sort(sample)].float().numpy())
+            index.train(floats(database, np.sort(sample)))
         with Progress("index", count) as progress:
             for rows in tiles(count, dim):
-                index.add(database[rows].float().numpy())
+                index.add(floats(database, rows))
                 progress.advance(rows.stop - rows.start)
         if count:
-            index.search(database[:1].float().numpy(), 1)  # FAISS builds some that it has no way to search
+            index.search(floats(database, slice(1)), 1)  # FAISS builds some that it has no way to search
     except RuntimeError as error:
         raise UserError(
             f"--index={factory} cannot be built and searched, of {count} descriptors, {dim}-D; FAISS says: "
@@ -114,16 +114,16 @@ class IndexSearch:
         deepest: the most hits that were asked for so far.
     """
 
-    def __init__(self, index: faiss.Index, database: torch.Tensor | None = None) -> None:
+    def __init__(self, index: faiss.Index, database: Descriptors | None = None) -> None:
         """An index, and the descriptors [N, dim] of which it was made, by which an engine orders hits."""
         self.index, self.deepest, self._database = index, 0, database
 
-    def __call__(self, queries: torch.Tensor, count: int) -> np.ndarray:
+    def __call__(self, queries: Descriptors, count: int) -> np.ndarray:
         """[m, dim] -> indices int64 [m, min(count, N)], nearest first; -1 where it finds fewer than asked for."""
         count, database = min(count, self.index.ntotal), self._database
         self.deepest = max(self.deepest, count)
-        parts = [self.index.search(queries[rows].float().numpy(), count)[1] for rows in tiles(*queries.shape)]
-        found = np.concatenate(parts)
+        floats = Float32Rows()
+        found = np.concatenate([self.index.search(floats(queries, rows), count)[1] for rows in tiles(*queries.shape)])
         return found if database is None else measured(lambda rows: database[rows], queries, found)[0]
 
 

@@ -1,34 +1,23 @@
 """Exact search: the nearest database descriptors of each query, by FAISS in tiles."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import faiss
 import numpy as np
-import torch
 
 from vpr.common.progress import Progress
+from vpr.search.floats import FEW_TILE_BYTES, TILE_BYTES, Descriptors, Float32Rows, tiles
 
-TILE_BYTES = 256 << 20  # of descriptors that are in float32 at a time, database and queries each
-# Of the database where few queries ask: a tile that stays in the processor's cache between conversion and search, in
-# memory that the last one left. Pages that the kernel has to clear first take longer than all the arithmetic.
-FEW, FEW_TILE_BYTES = 20, 8 << 20
-
-
-class Rows(Protocol):
-    """Descriptors [N, dim], a tensor or a file's, of which rows are read as they are asked for."""
-
-    @property
-    def shape(self) -> Any: ...
-    def __getitem__(self, rows: Any, /) -> torch.Tensor: ...
-
+FEW = 20  # queries, below which FAISS measures pair by pair: a tile then had best stay in the processor's cache
 
 # (queries [m, dim], count) -> indices int64 [m, at most count], nearest first.
-Search = Callable[[torch.Tensor, int], np.ndarray]
+Search = Callable[[Descriptors, int], np.ndarray]
 
 
-def nearest(database: Rows, queries: torch.Tensor, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
+def nearest(database: Descriptors, queries: Descriptors, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
     """Exact Euclidean search by FAISS, tile by tile, so that float16 descriptors are never all in float32.
+
+    Of rows that are equally far the first comes first.
 
     Args:
         database: [N, dim]; queries: [M, dim]; float16 or float32.
@@ -37,45 +26,50 @@ def nearest(database: Rows, queries: torch.Tensor, count: int, allowed: np.ndarr
     Returns:
         int64 [M, min(count, N)], nearest first.
     """
-    every, allowed = allowed is None, np.arange(database.shape[0]) if allowed is None else allowed
-    count, tile_bytes = min(count, len(allowed)), FEW_TILE_BYTES if len(queries) < FEW else TILE_BYTES
-    found = np.empty((len(queries), count), np.int64)
-    with Progress("search", len(queries), "queries") as progress:
-        for asking in tiles(len(queries), queries.shape[1]):
-            rows = queries[asking].float().numpy()
+    (asked, dim), among = queries.shape, database.shape[0] if allowed is None else len(allowed)
+    count, tile_bytes = min(count, among), FEW_TILE_BYTES if asked < FEW else TILE_BYTES // 4
+    found = np.empty((asked, count), np.int64)
+    of_queries, of_database = Float32Rows(), Float32Rows()
+    with Progress("search", asked, "queries") as progress:
+        for asking in tiles(asked, dim, TILE_BYTES):
+            rows = of_queries(queries, asking)
             best = faiss.ResultHeap(len(rows), count)
-            for tile in tiles(len(allowed), database.shape[1], tile_bytes):
-                values = database[tile if every else allowed[tile]].float().numpy()
+            for tile in tiles(among, dim, tile_bytes):
+                values = of_database(database, tile if allowed is None else allowed[tile])
                 distances, indices = faiss.knn(rows, values, min(count, len(values)))
-                best.add_result(distances, allowed[tile][indices])
+                best.add_result(distances, indices + tile.start if allowed is None else allowed[tile][indices])
             best.finalize()
             found[asking] = best.I
             progress.advance(len(rows))
     return found
 
 
-def search_exactly(
-    database: torch.Tensor, queries: torch.Tensor, count: int, allowed: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `nearest`, with the distances float32 [M, c], by which hits are ordered: of hits that are nearly as far as
-    each other FAISS's order is that of sums, which rounding may turn."""
-    found = nearest(database, queries, count, allowed)
-    return in_order(found, descriptor_distances(database, queries, found))
-
-
-def descriptor_distances(database: torch.Tensor, queries: torch.Tensor, found: np.ndarray) -> np.ndarray:
+def descriptor_distances(database: Descriptors, queries: Descriptors, found: np.ndarray) -> np.ndarray:
     """Euclidean distances float32 [M, c] of queries [M, dim] to what was found for them, indices [M, c]; NaN at -1."""
     distances = np.full(found.shape, np.nan, np.float32)
-    for row, hits in enumerate(found):
-        there, query = np.flatnonzero(hits >= 0), queries[row].float()
-        for part in tiles(len(there), database.shape[1], FEW_TILE_BYTES // 8):
-            differences = database.index_select(0, torch.from_numpy(hits[there[part]])).float().sub_(query)
-            distances[row, there[part]] = torch.linalg.vector_norm(differences, dim=1).numpy()
+    of_queries, of_database, dim = Float32Rows(), Float32Rows(), queries.shape[1]
+    for asking in tiles(len(found), dim, FEW_TILE_BYTES):
+        asked = of_queries(queries, asking)
+        row, column = np.nonzero(found[asking] >= 0)
+        for part in tiles(len(row), dim, FEW_TILE_BYTES):
+            hits = found[asking][row[part], column[part]]
+            distances[asking][row[part], column[part]] = np.sqrt(
+                pair_distances(asked, row[part], of_database(database, hits), np.arange(len(hits)))
+            )
+    return distances
+
+
+def pair_distances(queries: np.ndarray, asking: np.ndarray, database: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Squared distances float32 [n] of pairs of rows, int64 [n] each, of two float32 arrays; sums of squares."""
+    distances = np.empty(len(hits), np.float32)
+    asking, hits = np.ascontiguousarray(asking, np.int64), np.ascontiguousarray(hits, np.int64)
+    pointers = [faiss.swig_ptr(each) for each in (queries, asking, database, hits, distances)]
+    faiss.pairwise_indexed_L2sqr(queries.shape[1], len(hits), *pointers)  # type: ignore[attr-defined]  # as stubs go
     return distances
 
 
 def measured(
-    descriptors: Callable[[np.ndarray], torch.Tensor], queries: torch.Tensor, found: np.ndarray
+    descriptors: Callable[[np.ndarray], Descriptors], queries: Descriptors, found: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hits of any search in the order of their exact distances, as of `descriptor_distances`.
 
@@ -87,7 +81,7 @@ def measured(
         rows int64 [M, c], nearest first, and distances float32 [M, c]; -1 and NaN last.
     """
     distances = np.full(found.shape, np.nan, np.float32)
-    for some in tiles(len(found), max(1, found.shape[1]) * queries.shape[1]):
+    for some in tiles(len(found), max(1, found.shape[1]) * queries.shape[1], TILE_BYTES):
         rows, which = np.unique(found[some], return_inverse=True)
         there = int((rows < 0).sum())  # -1 stands first
         stored = descriptors(rows[there:])
@@ -96,7 +90,10 @@ def measured(
 
 
 def in_order(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits [M, c] by their distances, -1 last; of the same distance as they are."""
+    """Hits [M, c] by their distances, -1 last; of the same distance as they are.
+
+    Of hits that are nearly as far as each other a search's own order is that of other sums, which rounding may turn.
+    """
     order = np.argsort(np.where(found < 0, np.inf, distances), axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
@@ -116,9 +113,3 @@ def merged(parts: Sequence[tuple[np.ndarray, np.ndarray]], queries: int, count: 
     found, distances = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
     found, distances = in_order(found, distances)
     return found[:, :count], distances[:, :count]
-
-
-def tiles(count: int, dim: int, tile_bytes: int = TILE_BYTES) -> list[slice]:
-    """Rows 0 .. count - 1 of `dim` numbers in slices of at most so many bytes in float32."""
-    rows = max(1, tile_bytes // (4 * dim))
-    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]

@@ -6,15 +6,15 @@ from typing import Any
 
 import faiss
 import numpy as np
-import torch
 
-from vpr.search.exact import in_front, tiles
+from vpr.search.exact import in_front
+from vpr.search.floats import Descriptors, Float32Rows, tiles
 
 PARAMETERS: Any = faiss  # the stubs lack the parameters of searches
 DENSEST = 64  # a bit for each row up to the greatest is cheaper than a set unless most are no rows of the index
 
 
-def search_index(index: faiss.Index, queries: torch.Tensor, count: int, rows: np.ndarray | None) -> np.ndarray:
+def search_index(index: faiss.Index, queries: Descriptors, count: int, rows: np.ndarray | None) -> np.ndarray:
     """The nearest among some rows of an index, by its selectors where it has them, else by asking for more.
 
     An index that looks at a part of itself (lists of an inverted file, a graph) looks at so much that as many of the
@@ -22,7 +22,7 @@ def search_index(index: faiss.Index, queries: torch.Tensor, count: int, rows: np
     can be: few rows among many may lie where it would not have looked.
 
     Args:
-        queries: [M, dim], of any number format.
+        queries: [M, dim], float16 or float32.
         rows: the ids that are wanted, int64; None: all.
 
     Returns:
@@ -32,7 +32,8 @@ def search_index(index: faiss.Index, queries: torch.Tensor, count: int, rows: np
     count = min(count, index.ntotal if rows is None else len(rows))
     if not count:
         return np.empty((len(queries), 0), np.int64)
-    parts = [_search(index, queries[tile].float().numpy(), count, rows) for tile in tiles(*queries.shape)]
+    floats = Float32Rows()
+    parts = [_search(index, floats(queries, tile), count, rows) for tile in tiles(*queries.shape)]
     return np.concatenate(parts) if parts else np.empty((0, count), np.int64)
 
 

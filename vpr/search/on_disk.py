@@ -15,13 +15,13 @@ from typing import Any
 
 import faiss
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, host
 from vpr.common.progress import Progress, say
 from vpr.common.provenance import LABEL, SEAL, SEAL_LENGTH, append_seal, check_seal_at_end, last_bytes, sha256_of
 from vpr.search.approximate import NPROBE, TRAINING_BYTES, faiss_reason
+from vpr.search.floats import Float32Rows, tiles
 
 ENDINGS = (".faiss", ".lists")
 BLOCK_BYTES = 256 << 20  # of descriptors that are in float32 at a time
@@ -36,7 +36,7 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
     Args:
         stem: path without ending.
         factory: FAISS's string of an inverted file, such as IVF4096,PQ64, with or without a transform before it.
-        rows: descriptors [N, dim], float16 or float32, of anything that gives slices: h5py, torch, numpy.memmap. Row
+        rows: descriptors [N, dim], float16 or float32, of anything that gives slices: h5py, numpy.memmap. Row
             numbers are the ids.
 
     Raises:
@@ -98,7 +98,8 @@ def _trained(factory: str, rows: Any, seed: int) -> faiss.Index:
         )
     points = min(count, max(POINTS_PER_LIST * lists.nlist, LEAST_POINTS), TRAINING_BYTES // (4 * dim))
     starts = np.random.default_rng(seed).permutation(-(-count // RUN))[: -(-points // RUN)]
-    sample = np.concatenate([_floats(rows, RUN * start, RUN * (start + 1)) for start in np.sort(starts)])
+    floats, runs = Float32Rows(), [slice(RUN * int(start), RUN * (int(start) + 1)) for start in np.sort(starts)]
+    sample = np.concatenate([floats(rows, run).copy() for run in runs])
     say(f"training the index {factory} on {len(sample)} descriptors")
     try:
         index.train(sample)
@@ -127,13 +128,13 @@ def _write_blocks(trained: faiss.Index, rows: Any, stem: Path, temporary: contex
         temporary: removes the files when it ends; where a process is killed, `atomic_write` removes them later.
     """
     count, dim = rows.shape
-    block, empty = max(1, BLOCK_BYTES // (4 * dim)), faiss.serialize_index(trained)
+    floats, empty = Float32Rows(), faiss.serialize_index(trained)
     written: list[Path] = []
     with Progress("index", count) as progress:
-        for start in range(0, count, block):
-            values = _floats(rows, start, start + block)
+        for block in tiles(count, dim, BLOCK_BYTES):
+            values = floats(rows, block)
             index = faiss.deserialize_index(empty)
-            index.add_with_ids(values, np.arange(start, start + len(values)))
+            index.add_with_ids(values, np.arange(block.start, block.stop))
             written.append(stem.with_name(f".{stem.name[:160]}.block.{host()}-{os.getpid()}-{len(written)}.part"))
             temporary.callback(written[-1].unlink, missing_ok=True)
             faiss.write_index(index, str(written[-1]))
@@ -167,11 +168,3 @@ def _silent_library() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nothing)
-
-
-def _floats(rows: Any, start: int, stop: int) -> np.ndarray:
-    """Rows start .. stop - 1 as float32 [n, dim]."""
-    values = rows[int(start) : int(stop)]
-    if isinstance(values, torch.Tensor):
-        values = values.float().numpy()
-    return np.ascontiguousarray(values, np.float32)

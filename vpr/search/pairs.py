@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from vpr.common.errors import UserError
 from vpr.search.exact import nearest
+from vpr.search.floats import Descriptors
 
 
 def retrieval_pairs(
-    database: torch.Tensor, queries: torch.Tensor, database_names: Sequence[str], query_names: Sequence[str], top: int
+    database: Descriptors, queries: Descriptors, database_names: Sequence[str], query_names: Sequence[str], top: int
 ) -> Iterator[tuple[str, str]]:
     """Each query with its `top` nearest database images, best first, never with itself.
 

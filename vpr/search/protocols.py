@@ -4,12 +4,12 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from pittsburgh import Places
 from vpr.data.catalogue import OTHER_TIME, PANORAMA
 from vpr.data.frames import Frames, find_sequences
 from vpr.search.exact import Search, in_front, nearest
+from vpr.search.floats import Descriptors
 from vpr.search.limited import search_allowed
 from vpr.search.rules import Excluded, SequenceRule
 from vpr.search.sequences import require_order, search_sequences
@@ -18,7 +18,7 @@ CUTOUTS_PER_PANORAMA = 12  # Tokyo 24/7
 
 
 def search_places(
-    database: torch.Tensor, queries: torch.Tensor, count: int, places: Places, search: Search | None = None
+    database: Descriptors, queries: Descriptors, count: int, places: Places, search: Search | None = None
 ) -> np.ndarray:
     """Find `count` hits for each query as the set's own protocol counts them.
 
@@ -41,8 +41,8 @@ def search_places(
 
 
 def search_frames(
-    database: torch.Tensor,
-    queries: torch.Tensor,
+    database: Descriptors,
+    queries: Descriptors,
     count: int,
     places: Places,
     rule: SequenceRule,
@@ -119,7 +119,7 @@ def _padded(values: np.ndarray, count: int, filling: float = -1) -> np.ndarray:
 
 
 def _nearest_of_other_times(
-    database: torch.Tensor, queries: torch.Tensor, count: int, places: Places, search: Search | None
+    database: Descriptors, queries: Descriptors, count: int, places: Places, search: Search | None
 ) -> np.ndarray:
     assert places.query_times is not None and places.database_times is not None
     found = np.full((len(queries), count), -1, np.int64)

@@ -14,19 +14,18 @@ So every candidate of a query is judged by equally many terms; one at the end of
 import functools
 
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.data.frames import Frames, usual_step
-from vpr.search.exact import tiles
+from vpr.search.floats import Descriptors, Float32Rows, tiles
 from vpr.search.rules import Excluded, SequenceRule
 
 TILE_BYTES = 32 << 20  # of similarities at a time
 SAID_BYTES = 1 << 30  # of similarities, from which on a line says how many there are
 
 
-def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frames, rule: SequenceRule) -> torch.Tensor:
+def sequence_scores(similarities: np.ndarray, queries: Frames, database: Frames, rule: SequenceRule) -> np.ndarray:
     """Combine similarities along sequences.
 
     Args:
@@ -36,30 +35,32 @@ def sequence_scores(similarities: torch.Tensor, queries: Frames, database: Frame
     Returns:
         float32 [M, N], of the similarities' scale.
     """
-    missing = similarities.isnan()
-    means = similarities.nanmean(dim=1, keepdim=True).nan_to_num()
-    known = torch.where(missing, means, similarities)
-    totals = [known.clone() for _ in rule.speeds]
-    known = torch.cat([known, means], dim=1)  # [M, N + 1], the last for frames beyond a sequence's ends
+    missing = np.isnan(similarities)
+    present = np.maximum((~missing).sum(axis=1, keepdims=True), 1).astype(similarities.dtype)
+    means = np.where(missing, 0, similarities).sum(axis=1, keepdims=True) / present
+    known = np.where(missing, means, similarities)
+    totals = [known.copy() for _ in rule.speeds]
+    known = np.concatenate([known, means], axis=1)  # [M, N + 1], the last for frames beyond a sequence's ends
     step = usual_step(database)
     longest = np.rint(database.numbers.max(initial=0) / step) + 1  # so many steps on, every sequence has ended
     neighbours, there, passed = _frames_around(queries, rule)  # each [M, offsets]
     moves = np.rint(np.array(rule.speeds)[:, None, None] * passed / step)  # [speeds, M, offsets]
     moves = moves.clip(-longest, longest)
-    moved = functools.cache(lambda move: torch.from_numpy(_moved(database, move, step)))
+    moved = functools.cache(lambda move: _moved(database, move, step))
     for offset in range(there.shape[1]):
         asking = np.flatnonzero(there[:, offset])
         # Queries whose frames are equally far apart have the same moves: one selection of columns serves them all.
         alike, group = np.unique(moves[:, asking, offset], axis=1, return_inverse=True)
         for number, own in enumerate(alike.T):
-            rows = torch.from_numpy(asking[group.ravel() == number])
-            frames = known.index_select(0, torch.from_numpy(neighbours[:, offset])[rows])
-            along = {move: frames.index_select(1, moved(move)) for move in set(own)}
+            rows = asking[group.ravel() == number]
+            frames = known[neighbours[rows, offset]]
+            along = {move: frames.take(moved(move), axis=1) for move in set(own)}
             for total, move in zip(totals, own, strict=True):
-                total.index_add_(0, rows, along[move])
-    best = functools.reduce(torch.maximum, totals)
-    best /= torch.from_numpy(1 + there.sum(axis=1, keepdims=True))
-    return best.masked_fill_(missing, torch.nan)
+                total[rows] += along[move]
+    best = functools.reduce(np.maximum, totals)
+    best /= (1 + there.sum(axis=1, keepdims=True)).astype(best.dtype)
+    best[missing] = np.nan
+    return best
 
 
 def frames_used(queries: Frames, rule: SequenceRule) -> np.ndarray:
@@ -122,8 +123,8 @@ def require_order(sequences: tuple[Frames, Frames], rule: SequenceRule) -> None:
 
 
 def search_sequences(
-    database: torch.Tensor,
-    queries: torch.Tensor,
+    database: Descriptors,
+    queries: Descriptors,
     count: int,
     sequences: tuple[Frames, Frames],
     rule: SequenceRule,
@@ -153,21 +154,33 @@ def search_sequences(
             stop = min(start + rows, len(queries))
             around = slice(max(0, start - reach), min(stop + reach, len(queries)))
             asking = order[around]
-            similarities = _similarities(database, queries[asking].float(), columns)
+            similarities = _similarities(database, queries, asking, columns)
             if excluded is not None:
-                similarities[torch.from_numpy(excluded(asking)[:, columns])] = torch.nan
+                similarities[excluded(asking)[:, columns]] = np.nan
             combined = sequence_scores(similarities, of_queries.of(around), of_database, rule)
-            own = combined[start - around.start : stop - around.start].nan_to_num(-torch.inf)
-            best, which = own.topk(count, dim=1)
-            found[order[start:stop]] = np.where(best.isinf(), -1, columns[which.numpy()])
-            scores[order[start:stop]] = best
+            own = combined[start - around.start : stop - around.start]
+            which = _greatest(np.where(np.isnan(own), -np.inf, own), count)
+            best = np.take_along_axis(own, which, axis=1)
+            found[order[start:stop]] = np.where(np.isnan(best), -1, columns[which])
+            scores[order[start:stop]] = np.where(np.isnan(best), -np.inf, best)
             progress.advance(stop - start)
     return found, scores
 
 
-def _similarities(database: torch.Tensor, queries: torch.Tensor, columns: np.ndarray) -> torch.Tensor:
-    """Inner products float32 [m, N], of the database in the order of `columns`."""
-    products = torch.empty(len(queries), len(columns))
+def _similarities(database: Descriptors, queries: Descriptors, asking: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Inner products float32 [m, N], of some queries [m] and the database in the order of `columns`."""
+    products, of_database = np.empty((len(asking), len(columns)), np.float32), Float32Rows()
+    rows = Float32Rows()(queries, asking)
     for tile in tiles(len(columns), database.shape[1]):
-        products[:, tile] = queries @ database[columns[tile]].float().T
+        products[:, tile] = rows @ of_database(database, columns[tile]).T
     return products
+
+
+def _greatest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Where the greatest `count` of each row stand, greatest first, of equal ones the first: int64 [m, count]."""
+    if count < scores.shape[1]:
+        which = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+    else:
+        which = np.broadcast_to(np.arange(count), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, which, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(which, order, axis=1)

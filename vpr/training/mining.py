@@ -9,7 +9,8 @@ import torch
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 NO_IMAGE = -1
 QUERIES_AT_ONCE = 32  # that share a draw
-TILE_BYTES = 128 << 20  # of descriptors that are in float32 at a time
+# Of descriptors that are in float32 at a time: on the CPU few enough to stay in its cache until they are multiplied.
+TILE_BYTES, CPU_TILE_BYTES = 128 << 20, 8 << 20
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,14 @@ def choose(
 
 
 def candidate_distances(
-    queries: torch.Tensor, database: torch.Tensor, candidates: list[np.ndarray], tile_bytes: int = TILE_BYTES
+    queries: torch.Tensor, database: torch.Tensor, candidates: list[np.ndarray], tile_bytes: int | None = None
 ) -> list[np.ndarray]:
     """Squared distances |q - x|^2 = 2 - 2 q.x of descriptors of length 1, from each query to its candidates.
 
     Args:
         queries: [b, dim]; database: [N, dim]; both float16 or float32, on one device.
         candidates: for each of the b queries, database indices.
-        tile_bytes: of descriptors that are in float32 at a time.
+        tile_bytes: of descriptors that are in float32 at a time; None: as suits the device.
 
     Returns:
         for each query float32 [number of its candidates].
@@ -153,12 +154,15 @@ def candidate_distances(
     wanted = np.unique(np.concatenate(candidates))
     rows = torch.from_numpy(wanted).to(database.device)
     queries = queries.float()
-    tile = max(1, tile_bytes // (4 * database.shape[1]))
+    tile_bytes = tile_bytes or (CPU_TILE_BYTES if database.device.type == "cpu" else TILE_BYTES)
+    tile = min(max(1, tile_bytes // (4 * database.shape[1])), len(wanted))
     products = queries.new_empty(len(queries), len(wanted))  # [b, n]
-    buffer = queries.new_empty(min(tile, len(wanted)), database.shape[1])  # one: fresh memory costs page faults
+    # Fresh memory for each tile would cost page faults.
+    stored, wide = (each.new_empty(tile, database.shape[1]) for each in (database, queries))
     for start in range(0, len(wanted), tile):
         part = rows[start : start + tile]
-        products[:, start : start + tile] = queries @ buffer[: len(part)].copy_(database[part]).T
+        values = torch.index_select(database, 0, part, out=stored[: len(part)])
+        products[:, start : start + tile] = queries @ wide[: len(part)].copy_(values).T
     return [
         2 - 2 * row[np.searchsorted(wanted, indices)]
         for row, indices in zip(products.cpu().numpy(), candidates, strict=True)
