@@ -299,7 +299,7 @@ def test_processes_of_unlike_hardware_describe_in_one_number_format_and_say_so(t
             said = [line for line in result.stdout.splitlines() if "unlike hardware" in line]
             assert len(said) == 1 and said[0].endswith("--precision=auto means fp32 in all")
             assert "(bf16) in process 0" in said[0] and "(fp32) in process 1" in said[0]
-            assert "max, 256-D, fp32; " in result.stdout
+            assert "max, 256-D, fp32 by PyTorch; " in result.stdout
         else:
             assert main.main([*arguments, "--device=cpu"]) == 0
         with h5py.File(file) as stored:
@@ -317,7 +317,7 @@ def test_processes_of_unlike_hardware_train_together_from_one_trunk_cache(tiny_c
     result = command(2, *train, f"--cachePath={tmp_path / 'cache'}", program=unlike_program(tmp_path))
     assert result.returncode == 0, result.stderr
     run = newest_run(tmp_path / "runs")
-    assert json.loads((run / "results.json").read_text())[-1]["model"].endswith(", fp32")
+    assert json.loads((run / "results.json").read_text())[-1]["model"].endswith(", fp32 by PyTorch")
     assert json.loads((run / "flags.json").read_text())["auto_precision"] == "fp32"
     assert len(list((tmp_path / "cache").glob("*.float16"))) == 2, "one of the training images, one of the validation's"
     assert not list((tmp_path / "cache").glob(".*.part"))

@@ -73,7 +73,7 @@ def test_frozen_features_are_told_from_images_by_what_is_asked_not_by_their_type
 
 def test_labels_say_the_precision():
     for name in ("fp32", "bf16", "fp16"):
-        assert make(f"--precision={name}")[0].name.endswith(f", {name}")
+        assert make(f"--precision={name}")[0].name.endswith(f", {name} by PyTorch")
 
 
 @pytest.mark.parametrize(

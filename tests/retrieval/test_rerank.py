@@ -95,8 +95,11 @@ def test_hits_of_several_sizes_and_in_parts_score_as_one_by_one(monkeypatch, by)
     query, hits = random_map(1, 5, 6), [random_map(seed, 3 + seed % 3, 4 + seed % 2) for seed in range(2, 9)]
     together, _ = scores_of(query, hits, by)
     np.testing.assert_allclose(together, [scores_of(query, [hit], by)[0][0] for hit in hits], rtol=1e-5)
-    monkeypatch.setattr("vpr.retrieval.rerank.TILE_BYTES", 4 * 30 * 20 * 2)
-    np.testing.assert_allclose(scores_of(query, hits, by)[0], together, rtol=1e-5)
+    monkeypatch.setattr("vpr.retrieval.rerank.AT_ONCE", 3)
+    pauses: list[int] = []
+    in_parts = local_scores(0, np.arange(7), maps_of(query), maps_of(*hits), by, lambda: pauses.append(1))
+    np.testing.assert_allclose(in_parts[0], together, rtol=1e-5)
+    assert len(pauses) == 3
 
 
 def test_a_pure_translation_agrees_wholly_and_outliers_do_not():

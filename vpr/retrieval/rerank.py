@@ -8,15 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from vpr.common.progress import Progress
 from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.matching import SCORES, Matches, matches_of, pairs_of
 from vpr.retrieval.rules import Reranking
-from vpr.search.exact import tiles
 
-TILE_BYTES = 8 << 20  # of products of local descriptors at a time
+AT_ONCE = 8  # hits between two pauses
 MOST_MATCHES = 40  # with the first hit, that are told or drawn
 
 
@@ -96,12 +94,13 @@ def local_scores(
         two maps' sizes; and how many matches there are, each counted by how sure it is, float32 [C].
     """
     scored, size, sizes = [], int(queries.grids[query].prod()), database.grids[hits].prod(axis=1)
-    for part in tiles(len(hits), size * int(sizes.max()), TILE_BYTES):
-        scored.append(SCORES[by](pairs_of(query, hits[part], queries, database)))
+    for start in range(0, len(hits), AT_ONCE if pause else len(hits)):
+        part = hits[start : start + AT_ONCE] if pause else hits
+        scored.append(SCORES[by](pairs_of(query, part, queries, database)))
         if pause:
             pause()
-    sums, counts = zip(*scored, strict=True)
-    return torch.cat(sums).numpy() / np.sqrt(float(size) * sizes).astype(np.float32), torch.cat(counts).numpy()
+    sums, counts = (np.concatenate(each) for each in zip(*scored, strict=True))
+    return sums / np.sqrt(float(size) * sizes).astype(np.float32), counts
 
 
 @dataclass(frozen=True)
