@@ -1,12 +1,14 @@
 """Re-ranking: against a literal loop, hand-made pairs, and what must not change the score."""
 
 import math
+import threading
 import zlib
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from threadpoolctl import ThreadpoolController
 
 from vpr.common.errors import UserError
 from vpr.descriptors.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
@@ -214,6 +216,49 @@ def test_spatial_scores_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(count)
         scores.add(scores_of(query, hits, "spatial")[0].tobytes())
     assert len(scores) == 1
+
+
+def test_rerankings_at_once_leave_the_threads_of_blas_as_they_were(monkeypatch):
+    """The second begins while the first is at work, and ends after it."""
+    monkeypatch.setattr("vpr.retrieval.matching.compute_threads", lambda: 2)
+    pairs, libraries = pairs_of(0, np.array([0]), *[maps_of(random_map(1, 2, 2))] * 2), ThreadpoolController()
+    libraries = libraries.select(user_api="blas")
+    pairs.of_each(len)  # starts threads
+    first_works, second_works, first_is_done = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        pairs.of_each(lambda hit: first_works.set() or second_works.wait(0.3))
+        first_is_done.set()
+
+    def second() -> None:
+        first_works.wait()
+        pairs.of_each(lambda hit: second_works.set() or first_is_done.wait(1))
+
+    usual = [(library, library.num_threads) for library in libraries.lib_controllers]
+    try:
+        for library, _ in usual:
+            library.set_num_threads(2)
+        before, threads = libraries.info(), [threading.Thread(target=work) for work in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert libraries.info() == before and 2 in [library["num_threads"] for library in before]
+    finally:
+        for library, count in usual:
+            library.set_num_threads(count)
+
+
+@pytest.mark.parametrize(("sizes", "dim"), [(((20, 20), (20, 20)), 64), (((15, 20), (9, 31)), 128)])
+def test_soft_scores_are_those_of_float64(sizes, dim):
+    query, hit = random_map(1, *sizes[0], dim), random_map(2, *sizes[1], dim)
+    (own, _), (other, _) = sides_of(query, hit)
+    cosines = other @ own.T / SCALE**2
+    likely = np.exp(20 * cosines)  # squared, of a temperature of 0.1
+    likely /= np.exp(10 * cosines).sum(axis=0) * np.exp(10 * cosines).sum(axis=1, keepdims=True)
+    score, count = scores_of(query, [hit], "soft")
+    assert count[0] == pytest.approx(likely.sum(), rel=1e-6)
+    assert score[0] == pytest.approx((likely * cosines.clip(0)).sum() / math.sqrt(cosines.size), rel=1e-6)
 
 
 @pytest.mark.parametrize("dim", [1, 64, 128])
