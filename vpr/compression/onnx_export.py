@@ -1,9 +1,10 @@
 """Models as ONNX files: float32, float16 and calibrated int8."""
 
-import ast
 import contextlib
 import importlib.util
+import itertools
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from vpr.common.errors import UserError
 from vpr.common.progress import track
 from vpr.common.provenance import NOTE, seal_onnx
+from vpr.compression.onnx_graph import is_in_head, pad_inside_convolutions, whole_numbers
 from vpr.data.reader import Reading
 from vpr.models.card import FORMAT, INSTALL
 from vpr.models.local_projection import LocalProjection
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 64
 OPSET = 18
 RECALLS_KEPT = 4  # in a card
+FEW_WEIGHTS = 1000  # of a convolution; sums of so few rounded products average little out, and cost little unrounded
 
 
 def export_plain(place_model: PlaceModel, path: Path, projection: LocalProjection | None = None) -> None:
@@ -36,6 +39,8 @@ def export_plain(place_model: PlaceModel, path: Path, projection: LocalProjectio
     Args:
         projection: of local descriptors, which are a second output then.
     """
+    import onnx
+
     model = PlainPlaceModel(place_model, projection).eval()
     outputs = ["descriptors", *([LOCAL_OUTPUT] if projection else [])]
     model.encoder.to(memory_format=torch.contiguous_format)
@@ -47,13 +52,19 @@ def export_plain(place_model: PlaceModel, path: Path, projection: LocalProjectio
             input_names=["photos"], output_names=outputs, opset_version=OPSET, verbose=False,
             dynamic_shapes=({0: free("batch"), 1: free("height"), 2: free("width")},),
         )  # fmt: skip
+    graph = onnx.load(path)
+    pad_inside_convolutions(graph)
+    onnx.save(graph, path)
 
 
 def quantize(path: Path, images: list[np.ndarray]) -> None:
     """Turn the backbone's convolutions into int8 in place: per channel, with ranges that images [1, H, W, 3] show.
 
-    The pooling head stays in float: its sums and norms suffer more than its few products cost.
+    Ranges are those behind a ReLU or ReLU6, which vanishes in them, and means over images of each one's extremes. The
+    pooling head stays in float: its sums and norms suffer more than its few products cost. So do the first convolutions
+    of small networks, whose errors all others would inherit.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     inputs = ({"photos": image} for image in track(images, "calibration", len(images)))
@@ -62,12 +73,24 @@ def quantize(path: Path, images: list[np.ndarray]) -> None:
         def get_next(self) -> dict | None:
             return next(inputs, None)
 
-    whole = path.with_name("quantized.onnx")
+    graph, whole = onnx.load(path).graph, path.with_name("quantized.onnx")
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    shapes = {value.name: tuple(value.dims) for value in graph.initializer}
+    few = itertools.takewhile(lambda node: math.prod(shapes[node.input[1]]) < FEW_WEIGHTS, convolutions)
+    eight_bits = {"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": False, "axis": 0}
+    grouped = [node.input[1] for node in convolutions if whole_numbers(node, "group", [1]) != [1]]
+    depthwise = [name for name in grouped if shapes[name][1] == 1]
     quantize_static(
         str(path), str(whole), Inputs(), quant_format=QuantFormat.QDQ, per_channel=True,
-        # Without VNNI two products of 8 bits do not fit the 16 of the sum; with 7 bits for weights they do.
+        # Without VNNI two products of 8 bits do not fit the 16 of the sum; with 7 bits for weights they do. Depthwise
+        # convolutions are not summed so.
         reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Relu", "MaxPool"],
+        op_types_to_quantize=["Conv", "Relu", "Clip", "MaxPool"],
+        nodes_to_exclude=[node.name for node in graph.node if is_in_head(node)] + [node.name for node in few],
+        extra_options={
+            "CalibMovingAverage": True,
+            "TensorQuantOverrides": {name: [dict(eight_bits)] for name in depthwise},
+        },
     )  # fmt: skip
     whole.replace(path)
 
@@ -88,17 +111,10 @@ def to_float16(path: Path, convolutional: bool = True) -> None:
     keep = ["Softmax", "ReduceSum", "ReduceL2", "Sub", "Mul", "Div", "Clip", "Max", "MatMul", "Cast", "Pow"]
     if not convolutional:
         keep = sorted({node.op_type for node in model.graph.node} - {"MatMul", "Gemm", "Conv"})
-    head = [node.name for node in model.graph.node if _is_in_head(node)]
+    head = [node.name for node in model.graph.node if is_in_head(node)]
     half = convert_float_to_float16(model, keep_io_types=True, op_block_list=keep, node_block_list=head)
     _drop_round_trips(half.graph)
     onnx.save(half, path)
-
-
-def _is_in_head(node: "onnx.NodeProto") -> bool:
-    """Whether a node is of the layers behind the backbone, by the names of modules that PyTorch's exporter notes."""
-    noted = {entry.key: entry.value for entry in node.metadata_props}
-    scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "[]"))  # ['', 'pool', 'pool.projection', ...]
-    return not {"pool", "whitening", "projection"}.isdisjoint(scopes)
 
 
 def _drop_round_trips(graph: "onnx.GraphProto") -> None:
