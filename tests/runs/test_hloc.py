@@ -160,11 +160,8 @@ def test_a_file_of_hlocs_own_is_searched_whatever_its_dimension(city, command, t
     """All queries look like the first database image, which lies at 0 m, as the first of the four queries does."""
     file = tmp_path / "global-feats-other.h5"
     vectors = np.eye(DATABASE, 12, dtype=np.float32)
-    write_features(file, dict(zip(own(city, "database"), vectors, strict=True)))
-    queries = own(city, "queries")
-    with h5py.File(file, "a", libver="latest") as stored:
-        for name in queries:
-            stored.create_group(name).create_dataset("global_descriptor", data=vectors[0])
+    looks = dict(zip(own(city, "database"), vectors, strict=True))
+    write_features(file, looks | dict.fromkeys(own(city, "queries"), vectors[0]))
     assert command("test", f"--loadDescriptors={file}", "--recallValues", "1")[0] == 0
     (result,) = recalls(tmp_path)
     assert own(city, "database")[0].endswith("/@0@0@.png")
@@ -181,6 +178,14 @@ def write_features(path, descriptors):
 UNIT = np.eye(8, dtype=np.float16)[0]
 
 
+@pytest.fixture
+def foreign(city, tmp_path):
+    """A file of hloc's kind with the same descriptor of each image, and the images' names."""
+    file, names = tmp_path / "feats.h5", own(city, "database") + own(city, "queries")
+    write_features(file, dict.fromkeys(names, UNIT))
+    return file, names
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -194,10 +199,8 @@ UNIT = np.eye(8, dtype=np.float16)[0]
         (lambda file, name: replace(file, name, None), ["no data set"]),
     ],
 )
-def test_a_file_that_does_not_fit_is_one_line(city, command, tmp_path, change, words):
-    file = tmp_path / "feats.h5"
-    names = own(city, "database") + own(city, "queries")
-    write_features(file, dict.fromkeys(names, UNIT))
+def test_a_file_that_does_not_fit_is_one_line(foreign, command, tmp_path, change, words):
+    file, names = foreign
     with h5py.File(file, "a") as stored:
         change(stored, names[3])
     code, error = command("test", f"--loadDescriptors={file}")
@@ -214,16 +217,17 @@ def replace(file, name, values):
         file[name].create_dataset("global_descriptor", data=values)
 
 
-def test_descriptors_that_are_not_of_length_1_are_named(city, command, tmp_path):
-    file = tmp_path / "feats.h5"
-    write_features(file, dict.fromkeys(own(city, "database") + own(city, "queries"), 3 * UNIT))
+def test_descriptors_that_are_not_of_length_1_are_named(foreign, command):
+    file, names = foreign
+    with h5py.File(file, "a") as stored:
+        for name in names:
+            stored[name]["global_descriptor"][:] = 3 * UNIT
     code, printed = command("test", f"--loadDescriptors={file}")
     assert code == 0 and "13 descriptors" in printed and "not of length 1" in printed
 
 
-def test_truncated_files_are_one_line(city, command, tmp_path):
-    file = tmp_path / "feats.h5"
-    write_features(file, dict.fromkeys(own(city, "database") + own(city, "queries"), UNIT))
+def test_truncated_files_are_one_line(foreign, command):
+    file, _ = foreign
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     code, error = command("test", f"--loadDescriptors={file}")
     assert code == 2 and len(error.strip().splitlines()) == 1 and str(file) in error
@@ -267,8 +271,6 @@ def test_a_file_that_cannot_be_written_leaves_the_earlier_one(city, command, tmp
         (["--loadDescriptors={}", "--explain"], "--explain needs the model that made"),
     ],
 )  # fmt: skip
-def test_flags_that_would_do_nothing_are_refused(city, command, tmp_path, words, named):
-    file = tmp_path / "feats.h5"
-    write_features(file, dict.fromkeys(own(city, "database") + own(city, "queries"), UNIT))
-    code, error = command("test", *(word.format(file) for word in words))
+def test_flags_that_would_do_nothing_are_refused(foreign, command, words, named):
+    code, error = command("test", *(word.format(foreign[0]) for word in words))
     assert code == 2 and named in error and len(error.strip().splitlines()) == 1

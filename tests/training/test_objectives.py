@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import main
-import vpr.training.trainer
 from vpr.runs.run import newest_run
 from vpr.training.choices import OBJECTIVES, OPTIMIZERS, SCHEDULES
 
@@ -46,25 +45,15 @@ class Batch:
 
 
 @pytest.fixture
-def trained(tiny_city, tmp_path, monkeypatch):
-    """Trains with lines that a test has entered in the tables; gives the run."""
+def call(city_flags, tmp_path, monkeypatch):
+    """The words of a training into a folder of a name, with a third line in each of the tables."""
     (tmp_path / "places_objective.py").write_text(PLACES)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(OBJECTIVES, "places", "places_objective:Places")
     monkeypatch.setitem(OPTIMIZERS, "RPROP", lambda parameters, lr, *_: torch.optim.Rprop(parameters, lr=lr))
     monkeypatch.setitem(SCHEDULES, "linear", lambda epoch, lr, lr_step, lr_gamma: epoch * lr)
 
-    def train(name, *words):
-        runs = tmp_path / name
-        call = [
-            "--mode=train", "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg",
-            "--imageSize", "48", "64", "--threads=0", "--device=cpu", "--precision=fp32", f"--runsPath={runs}",
-            "--nEpochs=2", "--lr=0.01", *words,
-        ]  # fmt: skip
-        assert main.main(call) == 0
-        return newest_run(runs)
-
-    return train
+    return lambda name, *words: [*city_flags, f"--runsPath={tmp_path / name}", "--nEpochs=2", "--lr=0.01", *words]
 
 
 def state_of(run):
@@ -75,13 +64,10 @@ def equal(first, second):
     return all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
 
 
-class Stopped(BaseException):
-    """Nothing in the program catches this."""
-
-
-def test_a_third_of_each_is_reached_by_its_flag_and_resumes_to_the_bit(trained, tmp_path, monkeypatch):
+def test_a_third_of_each_is_reached_by_its_flag_and_resumes_to_the_bit(call, stopped_after, tmp_path):
     words = ["--loss=places", "--optim=RPROP", "--schedule=linear"]
-    run = trained("whole", *words)
+    assert main.main(call("whole", *words)) == 0
+    run = newest_run(tmp_path / "whole")
     wanted = state_of(run)
     flags = json.loads((run / "flags.json").read_text())
     assert (flags["loss"], flags["optim"], flags["schedule"]) == ("places", "RPROP", "linear")
@@ -91,33 +77,23 @@ def test_a_third_of_each_is_reached_by_its_flag_and_resumes_to_the_bit(trained, 
     assert float(rows[1]["loss"]) < float(rows[0]["loss"]), "it learns"
     assert wanted["position"]["steps"] == 2 * 2 * 3 and "step_size" in wanted["optimizer"]["state"][0]
 
-    written, save = [], vpr.training.trainer.save_checkpoint
-
-    def save_and_stop(*arguments, **named):
-        save(*arguments, **named)
-        written.append(1)
-        if len(written) == 4:  # after the first block of the second epoch
-            raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(vpr.training.trainer, "save_checkpoint", save_and_stop)
-        with pytest.raises(Stopped):
-            trained("stopped", *words)
+    stopped_after(call("stopped", *words), checkpoints=4)  # after the first block of the second epoch
     stopped = newest_run(tmp_path / "stopped")
     assert not equal(wanted, state_of(stopped))
     assert main.main(["--mode=train", f"--resume={stopped}", "--threads=0", "--device=cpu"]) == 0
     assert equal(wanted, state_of(stopped)) and state_of(stopped)["position"] == wanted["position"]
 
 
-def test_defaults_are_the_papers(trained):
+def test_defaults_are_the_papers(call, tmp_path):
     """Also of runs that were made before there were such flags."""
-    run = trained("defaults", "--nEpochs=1")
+    assert main.main(call("defaults", "--nEpochs=1")) == 0
+    run = newest_run(tmp_path / "defaults")
     flags = json.loads((run / "flags.json").read_text())
     assert (flags.pop("loss"), flags.pop("schedule"), flags["optim"]) == ("triplet", "step", "SGD")
     (run / "flags.json").write_text(json.dumps(flags))
-    call = ["--mode=train", f"--resume={run}", "--threads=0", "--device=cpu", "--nEpochs=2"]
-    assert main.main(call) == 0
-    assert main.main([*call, "--loss=places"]) == 2
+    resuming = ["--mode=train", f"--resume={run}", "--threads=0", "--device=cpu", "--nEpochs=2"]
+    assert main.main(resuming) == 0
+    assert main.main([*resuming, "--loss=places"]) == 2
 
 
 @pytest.mark.parametrize(("flag", "known"), [("loss", "triplet"), ("optim", "SGD"), ("schedule", "step")])

@@ -14,7 +14,6 @@ import torch
 from drawing import draw_image
 
 import main
-import vpr.training.trainer
 from campaigns.determinism import different, final_state
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec, training_rules
@@ -59,27 +58,12 @@ def never_stopped(tiny_city, tmp_path_factory):
     return folder
 
 
-class Stopped(BaseException):
-    """Nothing in the program catches this: like a kill, it leaves the state as it was last written."""
-
-
 @pytest.mark.parametrize("checkpoints_before_stop", range(1, (BLOCKS + 1) * EPOCHS))
 def test_a_run_stopped_at_any_checkpoint_and_resumed_ends_with_the_same_bits(
-    tiny_city, never_stopped, tmp_path, monkeypatch, checkpoints_before_stop
+    tiny_city, never_stopped, tmp_path, stopped_after, checkpoints_before_stop
 ):
     (tmp_path / "centroids").symlink_to(never_stopped / "centroids")
-    written, save = [], vpr.training.trainer.save_checkpoint
-
-    def save_and_stop(*arguments, **named):
-        save(*arguments, **named)
-        written.append(1)
-        if len(written) == checkpoints_before_stop:
-            raise Stopped
-
-    monkeypatch.setattr(vpr.training.trainer, "save_checkpoint", save_and_stop)
-    with pytest.raises(Stopped):
-        main.main(training(tiny_city, tmp_path))
-    monkeypatch.undo()
+    stopped_after(training(tiny_city, tmp_path), checkpoints_before_stop)
     assert main.main(resuming(tmp_path)) == 0
 
     wanted, found = newest_checkpoint(never_stopped), newest_checkpoint(tmp_path)
@@ -259,7 +243,7 @@ def test_an_image_that_skip_broken_leaves_out_now_is_named_in_the_counts(own_cop
     capsys.readouterr()
     assert main.main([*call, "--skipBroken"]) == 2
     line = one_line(capsys)
-    assert "24 database images" in line and "23 database images" in line and "--skipBroken" in line
+    assert all(words in line for words in ("24 database images", "23 database images", "--skipBroken"))
 
 
 def test_images_that_only_moved_are_the_same(own_copy, capsys):

@@ -53,14 +53,7 @@ def test_a_block_has_a_step_for_each_batch_of_queries_in_which_any_violates(marg
     assert [[item.query for item in batch] for batch in found] == wanted
 
 
-def flags(tiny_city, folder):
-    return [
-        "--mode=train", "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg",
-        "--imageSize", "48", "64", "--threads=0", "--device=cpu", "--precision=fp32", f"--runsPath={folder}",
-    ]  # fmt: skip
-
-
-def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny_city, tmp_path, monkeypatch):
+def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(city_flags, tmp_path, monkeypatch):
     """Of 12 queries the first, and those at places 5, 6 and 7 violate: of three batches two make a step."""
     mine = vpr.training.triplets.mine
 
@@ -69,7 +62,7 @@ def test_an_epoch_steps_once_for_each_batch_of_queries_with_a_violating_one(tiny
         return [item for item in mine(queries, *others) if item.query in chosen]
 
     monkeypatch.setattr(vpr.training.triplets, "mine", few)
-    assert main.main([*flags(tiny_city, tmp_path), "--nEpochs=1", "--margin=4", "--batchSize=4"]) == 0
+    assert main.main([*city_flags, f"--runsPath={tmp_path}", "--nEpochs=1", "--margin=4", "--batchSize=4"]) == 0
     checkpoint = newest_run(tmp_path) / "checkpoints" / "checkpoint.pth.tar"
     assert torch.load(checkpoint, weights_only=True)["position"]["steps"] == 2
 

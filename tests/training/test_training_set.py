@@ -24,28 +24,27 @@ def site(root, database, queries, split="train", alike=False):
     return root
 
 
-def refusal(root, rules=RULES):
+APART = np.arange(24) * 50.0
+
+
+@pytest.mark.parametrize(
+    ("database", "queries", "batch_size", "said"),
+    [
+        (np.arange(24) * 0.5, [2, 4, 6], 2,
+         ("none of the 3 queries has a negative", "all 24 database images", "25 m")),
+        (APART, APART[:3], 2,  # at the very places of database images
+         ("none of the 3 queries has a potential positive", "over 1 m and at most 10 m")),
+        (APART, [2, 52, 102], 4, ("24 database images and 3 usable queries", "4 (--batchSize)", "lower")),
+    ],
+    ids=["no negative", "no positive", "no batch"],
+)  # fmt: skip
+def test_what_cannot_train_is_refused_with_counts(tmp_path, database, queries, batch_size, said):
+    site(tmp_path, database, queries)
     with pytest.raises(UserError) as caught:
-        load_training_set(PlacesSpec("folder", root), rules)
+        load_training_set(PlacesSpec("folder", tmp_path), TrainingRules(negatives=3, batch_size=batch_size))
     text = str(caught.value)
-    assert "\n" not in text and f"{root.name}_train" in text
-    return text
-
-
-def test_no_query_has_a_negative(tmp_path):
-    text = refusal(site(tmp_path, np.arange(24) * 0.5, [2, 4, 6]))
-    assert "none of the 3 queries has a negative" in text and "all 24 database images" in text and "25 m" in text
-
-
-def test_no_query_has_a_positive(tmp_path):
-    apart = np.arange(24) * 50.0
-    text = refusal(site(tmp_path, apart, apart[:3]))  # at the very places of database images
-    assert "none of the 3 queries has a potential positive" in text and "over 1 m and at most 10 m" in text
-
-
-def test_no_images_enough_for_a_batch(tmp_path):
-    text = refusal(site(tmp_path, np.arange(24) * 50.0, [2, 52, 102]), TrainingRules(negatives=3, batch_size=4))
-    assert "24 database images and 3 usable queries" in text and "4 (--batchSize)" in text and "lower" in text
+    assert "\n" not in text and f"{tmp_path.name}_train" in text
+    assert all(words in text for words in said), text
 
 
 def test_queries_with_few_negatives_or_none_are_counted(tmp_path, capsys):
@@ -59,7 +58,7 @@ def test_queries_with_few_negatives_or_none_are_counted(tmp_path, capsys):
 
 
 def test_a_training_that_can_train_says_nothing_of_negatives(tmp_path, capsys):
-    load_training_set(PlacesSpec("folder", site(tmp_path, np.arange(24) * 50.0, [2, 52, 102])), RULES)
+    load_training_set(PlacesSpec("folder", site(tmp_path, APART, [2, 52, 102])), RULES)
     assert "negative" not in capsys.readouterr().out
 
 
@@ -100,3 +99,37 @@ def test_an_epoch_without_tuples_is_said_and_a_refusal_leaves_no_run(tmp_path, c
     site(tmp_path / "b", np.arange(24) * 0.5, [2, 4, 6, 8])
     site(tmp_path / "b", np.arange(24) * 0.5, [2, 4, 6, 8], "val")
     assert run(tmp_path / "b") == 2 and not (tmp_path / "b" / "runs").exists()
+
+
+def folder(root, database, queries):
+    for role, places in (("database", database), ("queries", queries)):
+        (root / "train" / role).mkdir(parents=True)
+        for number, (east, north) in enumerate(places):
+            (root / "train" / role / f"@{east}@{north}@{number}@.jpg").write_bytes(b"some")
+    return PlacesSpec("folder", root)
+
+
+def test_pairs_that_share_a_position_are_told_the_rule(tmp_path, capsys):
+    """Pairs of images whose position is made up, 100 m a pair."""
+    places = [(100 * number, 0) for number in range(30)]
+    with pytest.raises(UserError) as caught:
+        load_training_set(folder(tmp_path, places, places), TrainingRules())
+    for text in (str(caught.value), capsys.readouterr().out.rstrip("\n")):
+        assert "30 stand where a database image does" in text and "over 1 m and at most 10 m" in text
+        assert "docs/own-images.md" in text and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("offset", "left_out", "said"),
+    [((5, 0), 0, 0), ((1, 0), 20, 20), ((0.7, 0.7), 20, 20), ((0.8, 0.8), 0, 0), ((15, 0), 20, 0), ((50, 0), 20, 0)],
+)
+def test_queries_with_and_without_positives_are_counted(tmp_path, capsys, offset, left_out, said):
+    """Ten queries have a database image 3 m away; twenty others have theirs at an offset."""
+    database = [(1000 * number, 0) for number in range(30)]
+    queries = [(east + 3, 0) for east, _ in database[:10]]
+    queries += [(east + offset[0], offset[1]) for east, _ in database[10:]]
+    found = load_training_set(folder(tmp_path, database, queries), TrainingRules())
+    assert len(found.usable) == 30 - left_out
+    line = capsys.readouterr().out
+    assert f"{left_out} queries without a potential positive are left out" in line
+    assert (f"({said} stand where" in line) == (said > 0) and ("stand where" in line) == (said > 0)

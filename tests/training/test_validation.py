@@ -26,6 +26,10 @@ def copy_images(root, files):
         file.write_bytes((root / str(file.relative_to(root)).replace("002/", "000/")).read_bytes())
 
 
+def resume(root, run):
+    return main.main(["--mode=train", f"--resume={run}", f"--root={root}", "--threads=0", "--device=cpu"])
+
+
 def train(root, folder):
     call = [
         "--mode=train", f"--root={root}", "--arch=alexnet", "--fromscratch", "--pooling=avg", "--nNeg=5", "--margin=1",
@@ -69,8 +73,7 @@ def test_recalls_are_printed_though_they_cannot_be_recorded(tiny_places, tmp_pat
     wanted = results(tmp_path)[0]["recalls"]["5"]
     (run / "results.json").write_text("{damaged")
     capsys.readouterr()
-    call = ["--mode=train", f"--resume={run}", f"--root={tiny_places}", "--threads=0", "--device=cpu"]
-    assert main.main(call) == 2
+    assert resume(tiny_places, run) == 2
     captured = capsys.readouterr()
     assert "best model (after epoch 1)" in captured.out and f"R@5: {100 * wanted:.1f}" in captured.out
     assert "results.json" in captured.err and "\n" not in captured.err.strip()
@@ -86,7 +89,6 @@ def test_a_measurement_that_fails_says_how_to_make_it_up(tiny_places, tmp_path, 
 
     monkeypatch.setattr(vpr.training.validation, "describe_split", unreadable)
     capsys.readouterr()
-    call = ["--mode=train", f"--resume={run}", f"--root={tiny_places}", "--threads=0", "--device=cpu"]
-    assert main.main(call) == 2
+    assert resume(tiny_places, run) == 2
     said = capsys.readouterr().err.strip()
     assert "an image is gone" in said and f"--mode=test --resume={run}" in said and "\n" not in said

@@ -1,0 +1,40 @@
+"""What the tests of a training share: its flags on the tiny city, and a stop after a checkpoint."""
+
+import pytest
+
+import main
+import vpr.training.trainer
+
+
+@pytest.fixture
+def city_flags(tiny_city):
+    """A training of AlexNet with mean pooling on the tiny city in float32; a test adds what it is about."""
+    return [
+        "--mode=train", "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg",
+        "--imageSize", "48", "64", "--threads=0", "--device=cpu", "--precision=fp32",
+    ]  # fmt: skip
+
+
+class Stopped(BaseException):
+    """Nothing in the program catches this: like a kill, it leaves the state as it was last written."""
+
+
+@pytest.fixture
+def stopped_after(monkeypatch):
+    """Trains by flags until so many checkpoints are written."""
+
+    def train(flags, checkpoints):
+        written, save = [], vpr.training.trainer.save_checkpoint
+
+        def save_and_stop(*arguments, **named):
+            save(*arguments, **named)
+            written.append(1)
+            if len(written) == checkpoints:
+                raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(vpr.training.trainer, "save_checkpoint", save_and_stop)
+            with pytest.raises(Stopped):
+                main.main(flags)
+
+    return train
