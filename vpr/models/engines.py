@@ -26,6 +26,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def _openvino(path: Path, precision: str) -> Session:
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # several processes would pin their threads to the same cores
     }
     compiled = openvino.Core().compile_model(str(path), "CPU", wanted)
     own = threading.local()  # a request computes one batch at a time
@@ -164,9 +166,11 @@ def _opened(network: Network, engine: Engine, images: int | None) -> BackboneEng
     """An engine with a backbone; None where so few images are not worth it (`images` None: they are)."""
     if network.precision not in engine.formats:
         raise UserError(f"it computes in {' or '.join(engine.formats)}, not in {network.precision}")
+    if images is not None and images < FEWEST_TO_OPEN:
+        return None
     importlib.import_module(engine.package)
     path = cache_folder() / f"{network.name.replace('/', '-')}-{_digest(network)[:16]}.onnx"
-    if images is not None and images < (FEWEST_TO_OPEN if path.is_file() else FEWEST_TO_EXPORT):
+    if images is not None and images < FEWEST_TO_EXPORT and not path.is_file():
         return None
     if not (path.is_file() and _is_whole(path)):
         _export(network, path, engine)
@@ -180,9 +184,8 @@ def cache_folder() -> Path:
 
 def _digest(network: Network) -> str:
     """A hash of what an exported backbone depends on: weights, flags, this code and the versions of what runs it."""
-    import timm
-
-    digest = hashlib.sha256(json.dumps([torch.__version__, timm.__version__, network.flags]).encode())
+    versions = [version(name) for name in ("torch", "timm", "onnx")]
+    digest = hashlib.sha256(json.dumps([versions, network.flags]).encode())
     for file in (Path(__file__), *sorted(Path(__file__).parent.glob("backbones/*.py"))):
         digest.update(file.read_bytes())
     for name, value in network.layers.state_dict().items():
