@@ -128,7 +128,7 @@ def test_a_training_goes_on_in_other_number_formats(tiny_city, tmp_path, gpu):
         assert bool(checkpoint["scaler"]) == (precision == "fp16")
         assert checkpoint["position"]["epoch"] == epochs + 1
         assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
-        assert results_of(run)[-1]["model"].endswith(f", {precision}")
+        assert results_of(run)[-1]["model"].endswith(f", {precision} by PyTorch")
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])

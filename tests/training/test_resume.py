@@ -129,7 +129,7 @@ def test_a_resumed_run_keeps_the_number_format_that_auto_meant_when_it_began(
     said = [line for line in capsys.readouterr().out.splitlines() if "--precision=auto" in line]
     result = json.loads((run / "results.json").read_text())[-1]
     assert len(said) == 1 and said[0].endswith(f"goes on in {began}" if noted else f"{other} from here on")
-    assert result["model"].endswith(f", {began if noted else other}")
+    assert result["model"].endswith(f", {began if noted else other} by PyTorch")
     # A test has no earlier arithmetic to keep to: auto is what is fast where it runs.
     assert parse_options(["--mode=test", f"--resume={run}"]).precision == "auto"
     typed = parse_options(["--mode=train", f"--resume={run}", "--precision=fp16"])
@@ -267,7 +267,7 @@ def test_a_resumed_run_may_change_its_number_format_at_any_time(never_stopped, t
         if precision == "fp16":  # later there may be no hard negative left to learn from
             assert different(before, after["state_dict"])
         results = json.loads((newest_run(tmp_path / "runs") / "results.json").read_text())
-        assert results[-1]["model"].endswith(f", {precision}")
+        assert results[-1]["model"].endswith(f", {precision} by PyTorch")
 
 
 @pytest.mark.parametrize(("began", "goes_on", "kept"), [("fp32", "fp16", False), ("bf16", "fp16", False),
@@ -336,7 +336,7 @@ def test_a_run_keeps_its_flags_but_those_of_the_machine(own_copy, tmp_path, caps
 def test_flags_that_change_how_a_resumed_run_ends_are_said(own_copy, capsys, typed, says):
     images, run, call = own_copy
     flags = json.loads((run / "flags.json").read_text())
-    (run / "flags.json").write_text(json.dumps({**flags, "root": str(images)}))
+    (run / "flags.json").write_text(json.dumps({**flags, "root": str(images), "cacheBatchSize": 24}))
     capsys.readouterr()
     assert main.main([*call, "--nEpochs=1", *typed]) == 0
     line = changed_line(capsys.readouterr().out)

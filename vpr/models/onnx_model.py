@@ -57,7 +57,7 @@ class OnnxModel(nn.Module):
 
     @property
     def name(self) -> str:
-        return f"{self.card['model']} by {self.engine.title}"
+        return f"{self.card['model']} by {self.engine.title}" if self.opened else self.card["model"]
 
     @property
     def parameter_count(self) -> int:

@@ -120,7 +120,7 @@ def _say_what_changed(options: argparse.Namespace, device: Device) -> None:
         "precision": lambda one, other: compute_dtype(one, device) == compute_dtype(other, device),
     }
     changed = [
-        f"--{name}={options.given[name]} (was {stored[name]})"
+        f"--{name}={options.given[name]} (was {'its default' if stored[name] is None else stored[name]})"
         for name in CHANGES_THE_END
         if name in options.given
         and name in stored
