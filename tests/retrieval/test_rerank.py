@@ -1,6 +1,8 @@
 """Re-ranking: against a literal loop, hand-made pairs, and what must not change the score."""
 
+import contextlib
 import math
+import threading
 import zlib
 
 import numpy as np
@@ -214,6 +216,50 @@ def test_spatial_scores_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(count)
         scores.add(scores_of(query, hits, "spatial")[0].tobytes())
     assert len(scores) == 1
+
+
+class CountedLibraries:
+    """Stands for those that multiply matrices: who limits their threads sets them back to what they were."""
+
+    threads = 2
+
+    @contextlib.contextmanager
+    def limit(self, limits, user_api):
+        before, self.threads = self.threads, limits
+        yield
+        self.threads = before
+
+
+def test_rerankings_at_once_leave_the_threads_of_products_as_they_were(monkeypatch):
+    """The second asks while the first is at work, and ends after it."""
+    libraries = CountedLibraries()
+    monkeypatch.setattr("vpr.retrieval.matching._libraries", lambda: libraries)
+    monkeypatch.setattr("vpr.retrieval.matching.compute_threads", lambda: 2)
+    pairs = pairs_of(0, np.array([0]), *[maps_of(random_map(1, 2, 2))] * 2)
+    first_works, second_works, first_is_done = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        pairs.of_each(lambda hit: first_works.set() or second_works.wait(0.3))
+        first_is_done.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_works.wait()
+    pairs.of_each(lambda hit: second_works.set() or first_is_done.wait(1))
+    thread.join()
+    assert libraries.threads == 2
+
+
+@pytest.mark.parametrize(("sizes", "dim"), [(((20, 20), (20, 20)), 64), (((15, 20), (9, 31)), 128)])
+def test_soft_scores_are_those_of_float64(sizes, dim):
+    query, hit = random_map(1, *sizes[0], dim), random_map(2, *sizes[1], dim)
+    (own, _), (other, _) = sides_of(query, hit)
+    cosines = other @ own.T / SCALE**2
+    likely = np.exp(20 * cosines)  # squared, of a temperature of 0.1
+    likely /= np.exp(10 * cosines).sum(axis=0) * np.exp(10 * cosines).sum(axis=1, keepdims=True)
+    score, count = scores_of(query, [hit], "soft")
+    assert count[0] == pytest.approx(likely.sum(), rel=1e-6)
+    assert score[0] == pytest.approx((likely * cosines.clip(0)).sum() / math.sqrt(cosines.size), rel=1e-6)
 
 
 @pytest.mark.parametrize("dim", [1, 64, 128])

@@ -9,7 +9,7 @@ on single positions, with a robust mean in place of the plain one.
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -57,14 +57,16 @@ class Pairs:
     hits: np.ndarray
     database: LocalMaps
 
-    def of_each(self, compare: Callable[[np.ndarray], Result]) -> Iterator[Result]:
+    def of_each(self, compare: Callable[[np.ndarray], Result]) -> list[Result]:
         """What a function makes of the local descriptors int8 [P, d] of each hit, by a thread for each core.
 
         The products of two maps, and what is computed of them, then stay in the core's cache, where one hit after the
-        other by all cores would wait for memory.
+        other by all cores would wait for memory. BLAS's number of threads is the process's: two that limit it at once
+        may leave it limited, so they take turns.
         """
-        with _libraries().limit(limits=1, user_api="blas"):
-            yield from _threads(compute_threads()).map(lambda hit: compare(self.database.rows(int(hit))), self.hits)
+        with _limiting, _libraries().limit(limits=1, user_api="blas"):
+            threads = _threads(compute_threads())
+            return list(threads.map(lambda hit: compare(self.database.rows(int(hit))), self.hits))
 
 
 @functools.cache
@@ -90,7 +92,7 @@ class _Memory(threading.local):
         return self._both[:, : rows * columns].reshape(2, rows, columns)
 
 
-_memory = _Memory()
+_memory, _limiting = _Memory(), threading.Lock()
 
 
 def pairs_of(query: int, hits: np.ndarray, queries: LocalMaps, database: LocalMaps) -> Pairs:
@@ -104,19 +106,21 @@ def soft_sums(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     p_ij = softmax over i of (cosine_ij / TEMPERATURE) x softmax over j of the same; negative cosines count as 0.
     """
     query = np.ascontiguousarray(pairs.query.T, np.float32) / np.float32(SCALE**2 * TEMPERATURE)  # [d, Q]
+    ones, zeros = np.ones(LARGEST_MAP, np.float32), np.zeros(query.shape[1], np.float32)
 
     def sums(hit: np.ndarray) -> tuple[float, float]:
         logits, shares = _memory.of(len(hit), query.shape[1])  # [P, Q], -10 to 10
         np.matmul(hit.astype(np.float32), query, out=logits)
         np.exp(logits, out=shares)
-        of_query, of_hit = 1 / shares.sum(axis=0), 1 / shares.sum(axis=1)
+        # BLAS sums faster than NumPy, and NumPy's maximum with a row is faster than that with a number.
+        of_query, of_hit = 1 / (ones[: len(hit)] @ shares), 1 / (shares @ ones[: query.shape[1]])
         np.multiply(shares, shares, out=shares)  # times the two reciprocals: p
         count = of_hit @ (shares @ of_query)
-        np.maximum(logits, 0, out=logits)
+        np.maximum(logits, zeros, out=logits)
         np.multiply(shares, logits, out=shares)
         return TEMPERATURE * (of_hit @ (shares @ of_query)), count
 
-    found = np.array(list(pairs.of_each(sums)), np.float32)
+    found = np.array(pairs.of_each(sums), np.float32)
     return found[:, 0], found[:, 1]
 
 
@@ -138,7 +142,7 @@ def weighted_matches(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         the match agrees with the others, 0 to 1, likewise; and the matched position of the hit, int64 [C, Q].
     """
     query = np.concatenate([pairs.query.T.astype(np.float32) * LARGEST_MAP, np.ones((1, len(pairs.query)), np.float32)])
-    found = list(pairs.of_each(lambda hit: mutual_matches(nearest_products(hit, query))))
+    found = pairs.of_each(lambda hit: mutual_matches(nearest_products(hit, query)))
     position, cosines = (np.stack(each) for each in zip(*found, strict=True))
     points = points_of(position, pairs.database.grids[pairs.hits])  # [C, Q, 2]
     likeness = cosines**POWER
