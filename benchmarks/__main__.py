@@ -19,6 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     from vpr.common.memory import keep_large_blocks
 
     keep_large_blocks()
+    if options.engines:
+        from benchmarks.backbones import engines_table
+
+        for line in engines_table(options.repeats):
+            print(line, flush=True)
+        return 0
     device = torch.device(options.device)
     dtype = compute_dtype(options.precision, device)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else None
@@ -82,6 +88,7 @@ def stages(full: bool) -> dict:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="also the long rows: VGG16, whole epochs")
+    parser.add_argument("--engines", action="store_true", help="only backbones by each inference engine (--backend)")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="only these stages")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))

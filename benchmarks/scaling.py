@@ -28,7 +28,8 @@ from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.runs.descriptors_file import SplitDescriptors
-from vpr.training.mining import NO_IMAGE, MiningRules, mine
+from vpr.training.mining import NO_IMAGE, mine
+from vpr.training.rules import TrainingRules
 
 SIZES = (1_000, 10_000, 100_000)
 QUERIES = 1000
@@ -74,7 +75,7 @@ def mining(count: int) -> None:
     started = perf_counter()
     mine(
         np.arange(QUERIES), database, queries, positives, positives, hard_negative_cache,
-        MiningRules(10, 1000, 0.1, 0), 1,
+        TrainingRules(seed=0), 1,
     )  # fmt: skip
     _took(perf_counter() - started)
 

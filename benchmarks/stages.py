@@ -24,7 +24,8 @@ from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.poolings.netvlad_pooling import NetVLADPooling
 from vpr.models.spec import ModelSpec
 from vpr.search.exact import nearest
-from vpr.training.mining import NO_IMAGE, MiningRules, mine
+from vpr.training.mining import NO_IMAGE, mine
+from vpr.training.rules import TrainingRules
 
 LAYER = (24, 512, 30, 40)  # conv5 of VGG16 on 24 images of 640x480 pixels
 CLUSTERS = 64
@@ -202,7 +203,7 @@ def mining(bench: Bench, plain_queries: int) -> Row:
     positives = [np.sort(random.permutation(MINING_DATABASE)[:10]) for _ in range(MINING_QUERIES)]
     database, queries = unit_rows(MINING_DATABASE, 0), unit_rows(MINING_QUERIES, 1)
     database, queries = database.to(bench.device), queries.to(bench.device)
-    rules = MiningRules(10, MINING_SAMPLE, 0.1, 0)
+    rules = TrainingRules(negatives=10, negative_sample=MINING_SAMPLE, margin=0.1, seed=0)
 
     def fast() -> None:
         hard_negative_cache = np.full((MINING_QUERIES, 10), NO_IMAGE)

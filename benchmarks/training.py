@@ -18,7 +18,7 @@ from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import PlaceModel
 from vpr.training.rules import TrainingRules
 from vpr.training.sources import Sources
-from vpr.training.state import build_optimizer, new_state, splits_of, trained_parameters
+from vpr.training.state import build_optimizer, new_state, splits_of
 from vpr.training.trainer import Trainer
 from vpr.training.training_set import load_training_set
 
@@ -76,7 +76,7 @@ def _start_from_clusters(model: PlaceModel, reader: ImageReader) -> None:
 def _second_epoch(bench: Bench, trainer: Trainer, read: Reading) -> EpochTimes:
     """The epoch under way, by the textbook and by the trainer, from the same weights."""
     plain, rules, training = textbook.textbook_of(trainer.model), trainer.rules, trainer.training
-    optimizer = build_optimizer(trained_parameters(plain), rules)
+    optimizer = build_optimizer(plain, rules)
     order = rules.query_blocks(training.usable, trainer.state.position.epoch)
     textbook_rules = textbook_training.EpochRules(
         size=read.size, block=rules.refresh_every, batch_size=rules.batch_size, cache_batch_size=trainer.batch_size,

@@ -23,12 +23,12 @@ from vpr.data.reader import CPU
 from vpr.descriptors.describe import describe_batch
 from vpr.models.place_model import build_model
 from vpr.training.losses import triplet_violations
-from vpr.training.mining import TrainingTuple, TupleBatch
 from vpr.training.sources import Sources
 from vpr.training.state import new_state, splits_of
 from vpr.training.trainer import Trainer
 from vpr.training.training_set import load_training_set
 from vpr.training.triplets import block_of
+from vpr.training.tuples import TrainingTuple, TupleBatch
 
 TUPLES, NEGATIVES = 4, 2
 

@@ -207,7 +207,7 @@ def no_memory(*_):
     ids=["not numbers", "no memory"],
 )
 def test_what_fails_in_the_model_is_one_line(images, spoil, said):
-    model, options = make()
+    model, options = make("--cacheBatchSize=24")
     spoil(model.encoder[0])
     with pytest.raises(UserError, match=said):
         described_by(model, options, images)

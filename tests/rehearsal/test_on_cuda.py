@@ -31,7 +31,7 @@ from vpr.training.rules import TrainingRules
 from vpr.training.sources import Sources
 from vpr.training.state import new_state
 from vpr.training.trainer import Trainer
-from vpr.training.triplets import block_of, mine_block
+from vpr.training.triplets import Triplets, block_of
 
 DATABASE, QUERIES, SIZES = 6, 2, ((64, 96), (80, 64))
 VIT, DINOV3 = "vit_tiny_patch16_224", "vit_small_patch16_dinov3"
@@ -132,7 +132,7 @@ def rehearse_training(model, frozen, folder):
     source = Photos(model, frozen)
     state = new_state(model, rules, {"train": {"queries": QUERIES}})
     trainer = Trainer(state, training, split, Sources(source, source), rules, folder, batch_size=8)
-    tuples = mine_block(state, training, source, np.arange(QUERIES), rules, 8, "block")
+    tuples = Triplets(rules, training, source, 8).mined(state, np.arange(QUERIES), "block")
     assert len(tuples) == QUERIES, "of equal descriptors each negative is within the margin"
     trainer.train_block(block_of([tuples], DATABASE, "block"))
     trained = [value for value in model.parameters() if value.requires_grad]

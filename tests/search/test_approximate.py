@@ -122,7 +122,7 @@ def test_stored_descriptors_give_the_same_recalls_without_the_images_pixels(
 ):
     file, flag = tmp_path / "descriptors.h5", f"--precision={precision}"
     (first,) = run_test_mode(f"--saveDescriptors={file}", flag)
-    assert json.dumps(first) and first["search"] == "exact" and first["model"].endswith(f", {precision}")
+    assert json.dumps(first) and first["search"] == "exact" and first["model"].endswith(f", {precision} by PyTorch")
     with h5py.File(file) as stored:
         assert stored["database"].shape == (12, 256) and stored["database"].dtype == np.float16
         assert stored["queries"].shape == (5, 256) and stored.attrs["arch"] == "alexnet"

@@ -10,7 +10,7 @@ import torch
 from test_mining import squared_distance
 
 from vpr.training.losses import LOSSES, triplet_violations
-from vpr.training.mining import TrainingTuple, TupleBatch
+from vpr.training.tuples import TrainingTuple, TupleBatch
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vpr.training.mining import (
-    NO_IMAGE,
-    QUERIES_AT_ONCE,
-    MiningRules,
-    TrainingTuple,
-    TupleBatch,
-    candidate_distances,
-    draw_negatives,
-    join_cached,
-    mine,
-)
+from vpr.training.mining import NO_IMAGE, QUERIES_AT_ONCE, candidate_distances, draw_negatives, join_cached, mine
+from vpr.training.rules import TrainingRules
+from vpr.training.tuples import TrainingTuple, TupleBatch
 
 ALL = 10**6  # a sample that no database of these tests exceeds
 
@@ -35,6 +27,10 @@ def make_problem(database=60, queries=25, dim=6, seed=0):
         positives.append(np.sort(near[: random.integers(1, 5)]))
         not_negatives.append(np.sort(near))
     return unit_rows(random, database, dim), unit_rows(random, queries, dim), positives, not_negatives
+
+
+def mining_rules(negatives, margin, sample=ALL):
+    return TrainingRules(negatives=negatives, negative_sample=sample, margin=margin, seed=7)
 
 
 def no_memory(queries, negatives):
@@ -78,7 +74,7 @@ def plain(tuples):
 def test_mining_agrees_with_brute_force_when_everything_is_sampled(database, queries, margin):
     problem = make_problem(database, queries, seed=database)
     order = np.random.default_rng(1).permutation(queries)
-    tuples = mine_all(problem, no_memory(queries, 10), MiningRules(10, ALL, margin, 7), order=order)
+    tuples = mine_all(problem, no_memory(queries, 10), mining_rules(10, margin), order=order)
     expected = brute_force(problem, order, 10, margin)
     assert plain(tuples) == expected
     lengths = {len(hard) for *_, hard in expected}
@@ -88,7 +84,7 @@ def test_mining_agrees_with_brute_force_when_everything_is_sampled(database, que
 
 def test_mined_negatives_are_allowed_distinct_nearest_first_and_few_enough():
     problem = make_problem(database=80, queries=40)
-    tuples = mine_all(problem, no_memory(40, 5), MiningRules(5, 30, 0.2, 7))
+    tuples = mine_all(problem, no_memory(40, 5), mining_rules(5, 0.2, 30))
     assert len(tuples) > 10
     for item in tuples:
         assert not set(item.negatives.tolist()) & set(problem[3][item.query].tolist())
@@ -103,7 +99,7 @@ def test_nearest_negatives_are_remembered_even_where_none_violates():
     problem[2].append(np.array([0]))  # a query that is not in the block: its row stays as it is
     problem[3].append(np.array([0]))
     remembered[30] = np.arange(8)
-    tuples = mine_all(problem, remembered, MiningRules(8, ALL, 0.0, 7), order=np.arange(30))
+    tuples = mine_all(problem, remembered, mining_rules(8, 0.0), order=np.arange(30))
     assert len(tuples) < 30
     for query in range(30):
         allowed, _ = ranked_negatives(problem, query)
@@ -115,7 +111,7 @@ def test_memory_is_filled_up_with_no_image_and_forgets_what_stood_there():
     database = unit_rows(np.random.default_rng(0), 5, 4)
     problem = (database, database[:1], [np.array([0])], [np.array([0, 1])])
     remembered = np.array([[2, 3, 4, 2, 3, 4]])
-    mine_all(problem, remembered, MiningRules(6, ALL, 0.1, 7))
+    mine_all(problem, remembered, mining_rules(6, 0.1))
     assert sorted(remembered[0, :3].tolist()) == [2, 3, 4]
     assert remembered[0, 3:].tolist() == [NO_IMAGE] * 3
 
@@ -124,7 +120,7 @@ def test_remembered_negative_is_considered_though_the_sample_lacks_it():
     # Image 1 is nearer to the query than its positive, image 0; all others are opposite.
     database = np.array([[0.8, 0.6], [1.0, 0.0]] + [[-1.0, 0.0]] * 48, dtype=np.float32)
     problem = (database, np.array([[1.0, 0.0]], dtype=np.float32), [np.array([0])], [np.array([0])])
-    rules = MiningRules(negatives=1, sample=1, margin=0.1, seed=7)
+    rules = TrainingRules(negatives=1, negative_sample=1, margin=0.1, seed=7)
     epochs = range(1, 11)
     without = [plain(mine_all(problem, no_memory(1, 1), rules, epoch)) for epoch in epochs]
     assert [] in without, "the random sample alone must miss image 1 in some epoch"
@@ -139,7 +135,7 @@ def test_negative_on_the_margin_is_not_hard_and_one_just_inside_is():
     inside = 0.625 + 2.0**-12
     database = np.array([[cos, np.sqrt(1 - cos**2)] for cos in (0.75, 0.625, inside)], dtype=np.float32)
     query = np.array([[1.0, 0.0]], dtype=np.float32)
-    rules = MiningRules(5, ALL, 0.25, 7)
+    rules = mining_rules(5, 0.25)
     both = (database, query, [np.array([0])], [np.array([0])])
     assert plain(mine_all(both, no_memory(1, 5), rules)) == [(0, 0, [2])]
     border_only = (database[:2], *both[1:])
@@ -149,7 +145,7 @@ def test_negative_on_the_margin_is_not_hard_and_one_just_inside_is():
 def test_draw_depends_on_the_epoch_and_is_shared_by_a_group_of_queries():
     """With a margin that all violate and no own limits, a tuple's negatives are the nearest of the query's draw."""
     problem = make_problem(database=400, queries=3 * QUERIES_AT_ONCE)
-    rules = MiningRules(negatives=50, sample=50, margin=4.0, seed=7)
+    rules = TrainingRules(negatives=50, negative_sample=50, margin=4.0, seed=7)
 
     def drawn(epoch, seed=7):
         tuples = mine_all(problem, no_memory(len(problem[1]), 50), replace(rules, seed=seed), epoch)
@@ -192,7 +188,7 @@ def test_remembered_images_that_may_not_be_negatives_are_none():
     database[[6, 8]] = database[7]
     problem = (database, query, [np.array([7])], [np.array([6, 7, 8])])
     remembered = np.array([[7, 6, 8]])
-    (found,) = mine_all(problem, remembered, MiningRules(3, ALL, 4.0, 7))
+    (found,) = mine_all(problem, remembered, mining_rules(3, 4.0))
     allowed, _ = ranked_negatives(problem, 0)
     assert found.positive == 7 and found.negatives.tolist() == [index for _, index in allowed[:3]]
     assert remembered.tolist() == [found.negatives.tolist()]

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_mining import ALL, brute_force, make_problem, mine_all, no_memory
+from test_mining import brute_force, make_problem, mine_all, mining_rules, no_memory
 
 import main
 import vpr.training.trainer
@@ -14,13 +14,14 @@ from vpr.data.reader import CPU, Reading
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.runs.run import newest_run
-from vpr.training.mining import MiningRules, TrainingTuple, batches_of_queries
+from vpr.training.mining import batches_of_queries
 from vpr.training.rules import TrainingRules
 from vpr.training.sources import Sources
 from vpr.training.state import new_state, splits_of
 from vpr.training.trainer import Trainer
 from vpr.training.training_set import load_training_set
 from vpr.training.triplets import block_of
+from vpr.training.tuples import TrainingTuple
 
 
 def tuple_of(query):
@@ -47,7 +48,7 @@ def test_a_block_has_a_step_for_each_batch_of_queries_in_which_any_violates(marg
     for start in range(0, 50, batch_size):
         left = [query for query in order[start : start + batch_size].tolist() if query in violating]
         wanted += [left] if left else []
-    tuples = mine_all(problem, no_memory(50, 10), MiningRules(10, ALL, margin, 7), order=order)
+    tuples = mine_all(problem, no_memory(50, 10), mining_rules(10, margin), order=order)
     found = batches_of_queries(order, tuples, batch_size)
     assert [[item.query for item in batch] for batch in found] == wanted
 

@@ -11,5 +11,6 @@ state.py         What a training is made of between two steps, and how it goes i
 trainer.py       a training: epochs, steps, validation, checkpoints
 training_set.py  The training split: what may be a query's positive, and what may not be its negative
 triplets.py      the paper's objective: tuples of query, positive and hard negatives
+tuples.py        a query with its positive and hard negatives, and batches of these
 validation.py    which epoch's model is the best one, and its recalls on the test split
 """

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -18,9 +18,6 @@ from vpr.data.places import PlaceImages
 from vpr.evaluation.outcomes import Outcome
 from vpr.report.panels import panel, stacked
 from vpr.report.plots import draw_training, recall_columns
-
-if TYPE_CHECKING:
-    pass
 
 PANELS = 3  # of the worst queries, for each validation
 METRICS_FILE, PLOT_FILE = "metrics.csv", "training.png"

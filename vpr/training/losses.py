@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # the table is read where the command line must not wait for 
     import numpy as np
     import torch
 
-    from vpr.training.mining import TupleBatch
+    from vpr.training.tuples import TupleBatch
 
     Loss = Callable[[torch.Tensor, TupleBatch, float], tuple[torch.Tensor, int]]
 

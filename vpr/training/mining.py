@@ -1,75 +1,18 @@
 """Hard negative mining (the paper's appendix on training): which images make a query's tuple."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from vpr.training.rules import TrainingRules
+from vpr.training.tuples import TrainingTuple
 
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 NO_IMAGE = -1
 QUERIES_AT_ONCE = 32  # that share a draw
 # Of descriptors that are in float32 at a time: on the CPU few enough to stay in its cache until they are multiplied.
 TILE_BYTES, CPU_TILE_BYTES = 128 << 20, 8 << 20
-
-
-@dataclass(frozen=True)
-class TrainingTuple:
-    """A query with its nearest potential positive and its hard negatives, nearest first.
-
-    `query` indexes the queries, `positive` and `negatives` the database.
-    """
-
-    query: int
-    positive: int
-    negatives: np.ndarray
-
-
-@dataclass(frozen=True)
-class TupleBatch:
-    """Tuples whose distinct images are described together, and where each tuple's images are among these.
-
-    Attributes:
-        images: indices into the split's files, the database's then the queries'; an image that several tuples share is
-            there once.
-        query, positive: int64 [T], rows of `images`, one per tuple.
-        negative: int64 [N], rows of `images`, of all tuples' negatives.
-        tuple_of_negative: int64 [N], the tuple of each negative.
-    """
-
-    images: list[int]
-    query: np.ndarray
-    positive: np.ndarray
-    negative: np.ndarray
-    tuple_of_negative: np.ndarray
-
-    @classmethod
-    def of(cls, tuples: list[TrainingTuple], database_size: int) -> "TupleBatch":
-        """The batch of one or more tuples of a split with so many database images."""
-        query = [item.query + database_size for item in tuples]
-        positive = [item.positive for item in tuples]
-        negative = np.concatenate([item.negatives for item in tuples])
-        tuple_of_negative = np.repeat(np.arange(len(tuples)), [len(item.negatives) for item in tuples])
-        images, rows = np.unique(np.concatenate([query, positive, negative]), return_inverse=True)
-        count = len(tuples)
-        return cls(images.tolist(), rows[:count], rows[count : 2 * count], rows[2 * count :], tuple_of_negative)
-
-
-@dataclass(frozen=True)
-class MiningRules:
-    """How tuples are chosen.
-
-    Attributes:
-        negatives: hard negatives in a tuple, at most; as many are kept for the next time.
-        sample: random negatives drawn for a query.
-        margin: a negative is hard if d^2 < d^2(positive) + margin.
-        seed: of the draws.
-    """
-
-    negatives: int
-    sample: int
-    margin: float
-    seed: int
 
 
 def mine(
@@ -79,7 +22,7 @@ def mine(
     positives: list[np.ndarray],
     not_negatives: list[np.ndarray],
     hard_negative_cache: np.ndarray,
-    rules: MiningRules,
+    rules: TrainingRules,
     epoch: int,
 ) -> list[TrainingTuple]:
     """Make the tuples of a block of queries.
@@ -93,6 +36,7 @@ def mine(
         database_descriptors: [N, dim], of length 1, float16 or float32, on any device.
         query_descriptors: [B, dim], likewise, in the order of `queries`.
         positives, not_negatives: for every query of the set, database indices.
+        rules: a negative is hard if d^2 < d^2(positive) + margin; `seed` is of the draws.
         hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far, NO_IMAGE where
             there are none; the rows of this block's queries are overwritten.
 
@@ -104,7 +48,7 @@ def mine(
         group = queries[start : start + QUERIES_AT_ONCE].tolist()
         generator = np.random.default_rng([rules.seed, epoch, group[0]])
         forbidden = [not_negatives[query] for query in group]
-        drawn = draw_negatives(len(database_descriptors), forbidden, rules.sample, generator)
+        drawn = draw_negatives(len(database_descriptors), forbidden, rules.negative_sample, generator)
         candidates = [
             np.concatenate([positives[query], join_cached(negatives, hard_negative_cache[query], not_negatives[query])])
             for query, negatives in zip(group, drawn, strict=True)
@@ -124,7 +68,7 @@ def choose(
     distance: np.ndarray,
     positives: int,
     hard_negative_cache: np.ndarray,
-    rules: MiningRules,
+    rules: TrainingRules,
 ) -> TrainingTuple | None:
     """The tuple of a query from its candidates, of which the first `positives` are positives; None if none is hard.
 

@@ -19,24 +19,14 @@ if TYPE_CHECKING:
     from vpr.training.training_set import TrainingSet
 
 
-class Batch(Protocol):
-    """Images that are described together for one step.
-
-    Attributes:
-        images: indices into the split's files, the database's then the queries', each once.
-    """
-
-    @property
-    def images(self) -> list[int]: ...
-
-
 @dataclass(frozen=True)
 class Block:
     """Batches between two checkpoints.
 
     Attributes:
         label: for progress.
-        batches: this process's share of each.
+        batches: this process's share of each. Its `images` are described together: indices into the split's files, the
+            database's then the queries', each once.
         sizes: of each whole batch, in `unit`; a process whose rank is not below it has no share and takes another's.
         described: images that go through the model for it, each time they do.
     """

@@ -27,15 +27,15 @@ class Sources:
         validation: PlaceImages,
         model: PlaceModel,
         reading: Reading,
-        where: str = "auto",
-        folder: Path = Path("cache"),
-        batch_size: int | None = None,
+        where: str,
+        folder: Path,
+        batch_size: int | None,
     ) -> "Sources":
         """Sources that start from what the frozen layers gave, if any; the last three as of `cached_source`."""
         size = "x".join(map(str, reading.size)) if reading.size else "own"
-        names = [f"{images.places.name}-{images.places.fingerprint()[:6]}-{size}" for images in (training, validation)]
-        readers = [images.reader(reading) for images in (training, validation)]
-        return cls(
-            cached_source(readers[0], names[0], model, where, folder, batch_size),
-            cached_source(readers[1], names[1], model, where, folder, batch_size),
-        )
+
+        def source(images: PlaceImages) -> Source:
+            name = f"{images.places.name}-{images.places.fingerprint()[:6]}-{size}"
+            return cached_source(images.reader(reading), name, model, where, folder, batch_size)
+
+        return cls(source(training), source(validation))

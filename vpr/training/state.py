@@ -1,6 +1,5 @@
 """What a training is made of between two steps, and how it goes into a checkpoint and comes back."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,14 +108,10 @@ class TrainingState:
         }
 
 
-def trained_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The parameters of the layers that are trained."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], rules: TrainingRules) -> torch.optim.Optimizer:
-    """The optimiser of some parameters."""
-    return OPTIMIZERS[rules.optimizer](parameters, rules.lr, rules.weight_decay, rules.momentum)
+def build_optimizer(model: torch.nn.Module, rules: TrainingRules) -> torch.optim.Optimizer:
+    """The optimiser of the layers that are trained."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return OPTIMIZERS[rules.optimizer](trained, rules.lr, rules.weight_decay, rules.momentum)
 
 
 def build_scaler(model: PlaceModel) -> torch.amp.GradScaler:
@@ -146,15 +141,14 @@ def new_state(model: PlaceModel, rules: TrainingRules, splits: dict[str, dict], 
     Raises:
         UserError: all layers are frozen, and the pooling has none of its own.
     """
-    if not trained_parameters(model):
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         spec = model.spec
         raise UserError(
             f"there is nothing to train: --trainFrom={spec.first_trained} freezes all layers of {spec.arch}, and "
             f"--pooling={spec.pooling} has no parameters: name an earlier layer, or another pooling"
         )
     hard_negative_cache = np.full((splits["train"]["queries"], rules.negatives), NO_IMAGE, np.int64)
-    optimizer = build_optimizer(trained_parameters(model), rules)
-    position = Position(epoch=start_epoch + 1)
+    optimizer, position = build_optimizer(model, rules), Position(epoch=start_epoch + 1)
     return TrainingState(model, optimizer, build_scaler(model), hard_negative_cache, position, splits)
 
 
@@ -182,7 +176,7 @@ def load_state(
         _require_same_splits(checkpoint["splits"], splits, run, skip_broken)
     else:
         _require_fitting_cache(hard_negative_cache, splits["train"], run, rules.batch_size)
-    optimizer, scaler = build_optimizer(trained_parameters(model), rules), build_scaler(model)
+    optimizer, scaler = build_optimizer(model, rules), build_scaler(model)
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
     except ValueError as error:

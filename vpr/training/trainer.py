@@ -5,6 +5,7 @@ checkpoint follows each block and each epoch.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from vpr.training.training_set import TrainingSet
 from vpr.training.validation import ValidationReranking, measure_best, measure_split, select
 
 
+@dataclass
 class Trainer:
     """Trains the model of a state and keeps its checkpoints in a run.
 
@@ -42,24 +44,19 @@ class Trainer:
         reranking: at each validation; None: without.
     """
 
-    def __init__(
-        self,
-        state: TrainingState,
-        training: TrainingSet,
-        validation: PlaceImages,
-        sources: Sources,
-        rules: TrainingRules,
-        folder: Path,
-        checkpoints: str = "checkpoints",
-        batch_size: int | None = None,
-        reranking: ValidationReranking | None = None,
-    ):
-        self.reranking = reranking
-        self.state, self.model = state, state.model
-        self.training, self.validation, self.sources = training, validation, sources
-        self.rules, self.batch_size = rules, batch_size
-        self.folder, self.checkpoints = folder, checkpoints
-        self.objective = objective_of(rules, training, sources.training, batch_size)
+    state: TrainingState
+    training: TrainingSet
+    validation: PlaceImages
+    sources: Sources
+    rules: TrainingRules
+    folder: Path
+    checkpoints: str = "checkpoints"
+    batch_size: int | None = None
+    reranking: ValidationReranking | None = None
+
+    def __post_init__(self) -> None:
+        self.model = self.state.model
+        self.objective = objective_of(self.rules, self.training, self.sources.training, self.batch_size)
 
     def run(self) -> None:
         """Train the epochs that are left; log, validate and save after each."""

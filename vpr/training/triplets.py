@@ -5,6 +5,7 @@ the block's tuples from these descriptors, make batches of them.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,21 +15,25 @@ from vpr.common.memory import where_it_fits
 from vpr.common.progress import say
 from vpr.descriptors.describe import Source, describe
 from vpr.training.losses import LOSSES
-from vpr.training.mining import MiningRules, TrainingTuple, TupleBatch, all_alike, batches_of_queries, mine
+from vpr.training.mining import all_alike, batches_of_queries, mine
 from vpr.training.objective import Block
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
+from vpr.training.tuples import TrainingTuple, TupleBatch
 
 
+@dataclass(frozen=True)
 class Triplets:
-    """The paper's objective: a query nearer to its positive than to its hard negatives, by a margin."""
+    """The paper's objective: a query nearer to its positive than to its hard negatives, by a margin.
 
-    def __init__(
-        self, rules: TrainingRules, training: TrainingSet, source: Source, batch_size: int | None = None
-    ) -> None:
-        """See `vpr.training.objective.objective_of`."""
-        self.rules, self.training, self.source, self.batch_size = rules, training, source, batch_size
+    For its fields see `vpr.training.objective.objective_of`.
+    """
+
+    rules: TrainingRules
+    training: TrainingSet
+    source: Source
+    batch_size: int | None = None
 
     def batches(self, state: TrainingState, epoch: int) -> Iterator[Block]:
         """A block for each part of the queries that is mined with the same descriptors."""
@@ -43,9 +48,30 @@ class Triplets:
     def _block(self, state: TrainingState, queries: np.ndarray, label: str, most: int | None = None) -> Block:
         """The block of at most `most` tuples of some queries (int64 [B])."""
         database_size = len(self.training.images.database_files)
-        tuples = mine_block(state, self.training, self.source, queries, self.rules, self.batch_size, label)[:most]
+        tuples = self.mined(state, queries, label)[:most]
         described = database_size + len(queries) + sum(2 + len(each.negatives) for each in tuples)
         return block_of(batches_of_queries(queries, tuples, self.rules.batch_size), database_size, label, described)
+
+    def mined(self, state: TrainingState, queries: np.ndarray, label: str) -> list[TrainingTuple]:
+        """Describe the database and a block's queries (int64 [B]) with the model as it is, and choose tuples.
+
+        The same tuples in every process; the state's hard-negative cache is brought up to date in process 0.
+        """
+        training, database_size = self.training, len(self.training.images.database_files)
+        images = [*range(database_size), *(database_size + queries).tolist()]
+        descriptors, _ = describe(state.model, self.source, images, self.batch_size, f"{label}: descriptors")
+        tuples: list[TrainingTuple] = []
+        if processes.is_main():
+            descriptors = where_it_fits(descriptors, state.model.device)
+            if not state.position.blocks_done and all_alike(descriptors):
+                alike = f"all {len(descriptors)} descriptors are alike and teach nothing"
+                say(f"{label}: {alike}: look at images and weights")
+            database, described = descriptors[:database_size], descriptors[database_size:]
+            tuples = mine(
+                queries, database, described, training.positives, training.not_negatives, state.hard_negative_cache,
+                self.rules, state.position.epoch,
+            )  # fmt: skip
+        return processes.broadcast(tuples)
 
     def loss(self, descriptors: torch.Tensor, batch: TupleBatch) -> tuple[torch.Tensor, int]:
         """The ranking loss: the sum over all pairs of a query and a negative, and how many of them violate."""
@@ -58,37 +84,3 @@ def block_of(batches: list[list[TrainingTuple]], database_size: int, label: str,
     shares = [batch[processes.rank() :: processes.world()] or batch[:1] for batch in batches]
     own = [TupleBatch.of(share, database_size) for share in shares]
     return Block(label, own, [len(batch) for batch in batches], described)
-
-
-def mine_block(
-    state: TrainingState,
-    training: TrainingSet,
-    source: Source,
-    queries: np.ndarray,
-    rules: TrainingRules,
-    batch_size: int | None,
-    label: str,
-) -> list[TrainingTuple]:
-    """Describe the database and a block's queries (int64 [B]) with the model as it is, and choose tuples.
-
-    The same tuples in every process; the state's hard-negative cache is brought up to date in process 0.
-    """
-    database_size = len(training.images.database_files)
-    images = [*range(database_size), *(database_size + queries).tolist()]
-    descriptors, _ = describe(state.model, source, images, batch_size, f"{label}: descriptors")
-    tuples: list[TrainingTuple] = []
-    if processes.is_main():
-        descriptors = where_it_fits(descriptors, state.model.device)
-        if not state.position.blocks_done and all_alike(descriptors):
-            say(f"{label}: all {len(descriptors)} descriptors are alike and teach nothing: look at images and weights")
-        tuples = mine(
-            queries,
-            descriptors[:database_size],
-            descriptors[database_size:],
-            training.positives,
-            training.not_negatives,
-            state.hard_negative_cache,
-            MiningRules(rules.negatives, rules.negative_sample, rules.margin, rules.seed),
-            state.position.epoch,
-        )
-    return processes.broadcast(tuples)
