@@ -1,5 +1,6 @@
 """Re-ranking: against a literal loop, hand-made pairs, and what must not change the score."""
 
+import contextlib
 import math
 import threading
 import zlib
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from threadpoolctl import ThreadpoolController
 
 from vpr.common.errors import UserError
 from vpr.descriptors.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
@@ -218,35 +218,36 @@ def test_spatial_scores_do_not_depend_on_the_number_of_threads():
     assert len(scores) == 1
 
 
-def test_rerankings_at_once_leave_the_threads_of_blas_as_they_were(monkeypatch):
-    """The second begins while the first is at work, and ends after it."""
+class CountedLibraries:
+    """Stands for those that multiply matrices: who limits their threads sets them back to what they were."""
+
+    threads = 2
+
+    @contextlib.contextmanager
+    def limit(self, limits, user_api):
+        before, self.threads = self.threads, limits
+        yield
+        self.threads = before
+
+
+def test_rerankings_at_once_leave_the_threads_of_products_as_they_were(monkeypatch):
+    """The second asks while the first is at work, and ends after it."""
+    libraries = CountedLibraries()
+    monkeypatch.setattr("vpr.retrieval.matching._libraries", lambda: libraries)
     monkeypatch.setattr("vpr.retrieval.matching.compute_threads", lambda: 2)
-    pairs, libraries = pairs_of(0, np.array([0]), *[maps_of(random_map(1, 2, 2))] * 2), ThreadpoolController()
-    libraries = libraries.select(user_api="blas")
-    pairs.of_each(len)  # starts threads
+    pairs = pairs_of(0, np.array([0]), *[maps_of(random_map(1, 2, 2))] * 2)
     first_works, second_works, first_is_done = (threading.Event() for _ in range(3))
 
     def first() -> None:
         pairs.of_each(lambda hit: first_works.set() or second_works.wait(0.3))
         first_is_done.set()
 
-    def second() -> None:
-        first_works.wait()
-        pairs.of_each(lambda hit: second_works.set() or first_is_done.wait(1))
-
-    usual = [(library, library.num_threads) for library in libraries.lib_controllers]
-    try:
-        for library, _ in usual:
-            library.set_num_threads(2)
-        before, threads = libraries.info(), [threading.Thread(target=work) for work in (first, second)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert libraries.info() == before and 2 in [library["num_threads"] for library in before]
-    finally:
-        for library, count in usual:
-            library.set_num_threads(count)
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_works.wait()
+    pairs.of_each(lambda hit: second_works.set() or first_is_done.wait(1))
+    thread.join()
+    assert libraries.threads == 2
 
 
 @pytest.mark.parametrize(("sizes", "dim"), [(((20, 20), (20, 20)), 64), (((15, 20), (9, 31)), 128)])
