@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import main
@@ -183,3 +184,12 @@ def test_every_pooling_keeps_its_contract(name):
 def test_a_pooling_that_is_not_in_the_table_is_named():
     with pytest.raises(UserError, match="pooling 'mean' is unknown, wanted one of netvlad"):
         PlaceModel(ModelSpec("alexnet", "none", pooling="mean"))
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "alexnet"])
+def test_layers_are_those_of_torchvision(arch):
+    features = getattr(torchvision.models, arch)(weights=None).features
+    ours = [(name, repr(layer)) for name, layer in build_backbone(arch).named_children()]
+    assert ours == [(name, repr(layer)) for name, layer in features.named_children()][: len(ours)]
+    left = [type(layer).__name__ for layer in list(features)[len(ours) :]]
+    assert left == ["ReLU", "MaxPool2d"]

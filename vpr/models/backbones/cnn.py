@@ -1,6 +1,7 @@
 """VGG16 and AlexNet, cut after the last convolution: the layers of torchvision's `features`, one a stage.
 
-Weights of torchvision are found by the names it has for them.
+Weights of torchvision are found by the names it has for them, for which alone it is imported: that takes longer than
+all else that a command loads beside PyTorch.
 """
 
 from collections import OrderedDict
@@ -14,6 +15,15 @@ from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES
 from vpr.models.backbones.base import Backbone, Published
 
+# Convolutions (filters, kernel's side, stride, padding), all but the last with a ReLU, and the sides of max poolings of
+# stride 2: Simonyan and Zisserman, ICLR 2015, table 1, D; Krizhevsky, arXiv 1404.5997, as torchvision has it.
+LAYERS: dict[str, list[tuple[int, int, int, int] | int]] = {
+    "vgg16": [
+        (64, 3, 1, 1), (64, 3, 1, 1), 2, (128, 3, 1, 1), (128, 3, 1, 1), 2,
+        *[(256, 3, 1, 1)] * 3, 2, *[(512, 3, 1, 1)] * 3, 2, *[(512, 3, 1, 1)] * 3,
+    ],
+    "alexnet": [(64, 11, 4, 2), 3, (192, 5, 1, 2), 3, (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)],
+}  # fmt: skip
 SMALLEST_SIDE = {"vgg16": 16, "alexnet": 31}  # pixels in height and width that leave one local descriptor
 
 
@@ -29,18 +39,21 @@ class PlainCnn(Backbone):
 
 def build(arch: str, channels: Sequence[int] | None) -> Backbone:
     """VGG16 or AlexNet whose weights are yet to be filled in; see `build_backbone`."""
-    import torchvision
-
-    entry = BACKBONES[arch]
-    with torch.device("meta"):  # the classifier, most of the network, never takes memory
-        layers = getattr(torchvision.models, arch)(weights=None).features
-        numbers = [number for number, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
-        layers = layers[: numbers[-1] + 1]  # without the last ReLU and pooling
-        if channels is not None and len(channels) != len(numbers):
-            raise UserError(f"--channels: found {len(channels)} numbers, {arch} has {len(numbers)} convolutions")
-        for number, before, count in zip(numbers, (3, *(channels or ())), channels or (), strict=False):
-            layer = layers[number]
-            layers[number] = nn.Conv2d(before, count, layer.kernel_size, layer.stride, layer.padding)
+    entry, count = BACKBONES[arch], sum(isinstance(layer, tuple) for layer in LAYERS[arch])
+    if channels is not None and len(channels) != count:
+        raise UserError(f"--channels: found {len(channels)} numbers, {arch} has {count} convolutions")
+    layers, numbers, filters = nn.Sequential(), list[int](), iter(channels or ())
+    with torch.device("meta"):
+        before = 3
+        for layer in LAYERS[arch]:
+            if isinstance(layer, int):
+                layers.append(nn.MaxPool2d(layer, stride=2))
+                continue
+            numbers.append(len(layers))
+            own, side, stride, padding = layer
+            layers.append(nn.Conv2d(before, before := next(filters, own), side, stride, padding))
+            layers.append(nn.ReLU(inplace=True))
+        layers.pop(-1)
         stages, stage_of = OrderedDict(layers.named_children()), dict(zip(entry.layers, numbers, strict=True))
         backbone = PlainCnn(stages, channels[-1] if channels else entry.dim, 16, SMALLEST_SIDE[arch], stage_of)
     return backbone.to_empty(device="cpu")
