@@ -30,9 +30,8 @@ class Float32Rows:
             rows: which n are wanted.
             own: always a copy; else a slice of contiguous float32 is given as it is.
         """
-        values = np.asarray(
-            descriptors[rows] if isinstance(rows, slice) else np.asarray(descriptors).take(rows, axis=0)
-        )
+        chosen = isinstance(descriptors, np.ndarray) and not isinstance(rows, slice)  # of these `take` is faster
+        values = np.asarray(descriptors.take(rows, axis=0) if chosen else descriptors[rows])
         if values.dtype == np.float32 and values.flags.c_contiguous and not own:
             return values
         if self._memory.size < values.size:
