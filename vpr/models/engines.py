@@ -3,16 +3,18 @@
 An engine gets the network that PyTorch has, as an ONNX file: uint8 [B, H, W, 3] -> float32 maps [B, C, h, w]. The file
 is exported when it is first wanted, compared with PyTorch, and kept by a hash of its weights and code.
 
-Milliseconds an image, AMD Genoa (AVX-512 in halves, bf16), two cores, batches of 1 / 8 (VGG16: 1 / 2), all in one run
-of `python -m benchmarks --engines`:
+Milliseconds an image, AMD EPYC (Zen 4: AVX-512 in halves, bf16), two cores at 173 GFLOP/s in a float32 product, batches
+of 1 / 8 (ResNet50 1 / 2; VGG16 and ViT-S 1), of `python -m benchmarks --engines`, 2026-11-29:
 
                                 PyTorch fp32   ONNX Runtime fp32   OpenVINO fp32   PyTorch bf16   OpenVINO bf16
-    EfficientNet-Lite0 320x320  14.9 / 28.7    9.0 / 10.3          8.1 / 8.9       11.6 / 9.0     4.4 / 4.3
-    EfficientNet-Lite0 640x480  49.4 / 109.7   28.1 / 38.3         23.3 / 30.5     24.1 / 43.7    12.2 / 14.9
-    AlexNet 320x320             15.4 / 12.9    13.1 / 12.6         12.8 / 12.2     9.5 / 7.3      7.0 / 6.5
-    AlexNet 640x480             40.5 / 37.2    39.2 / 40.2         38.1 / 39.4     24.6 / 25.2    20.7 / 21.4
-    VGG16 320x320               285 / 290      280 / 284           280 / 278       153 / 145      140 / 136
-    VGG16 640x480               580 / 543      841 / 843           858 / 839       470 / 480      413 / 414
+    EfficientNet-Lite0 320x320  14.5 / 23.9    9.8 / 12.3          8.6 / 10.3      11.7 / 10.1    4.9 / 4.8
+    EfficientNet-Lite0 640x480  42.1 / 107.9   33.0 / 37.9         28.0 / 33.5     25.2 / 45.0    13.0 / 16.0
+    ResNet50 320x320            91.9 / 88.0    68.7 / 72.6         64.0 / 67.0     50.5 / 48.6    32.7 / 33.1
+    ViT-S/16 320x320            136            123                 112             96             67
+    AlexNet 320x320             15.6 / 13.2    13.5 / 12.9         13.8 / 12.8     9.3 / 7.4      7.6 / 6.7
+    AlexNet 640x480             53.2 / 34.6    40.0 / 39.5         41.5 / 39.1     24.9 / 21.8    22.0 / 21.0
+    VGG16 320x320               281            283                 281             156            138
+    VGG16 640x480               591            853                 878             480            418
 
 VGG16 and AlexNet in float32 stay with PyTorch, whose NNPACK has Winograd's transform (`vpr/models/nnpack.py`).
 """
