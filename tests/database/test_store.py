@@ -250,8 +250,10 @@ def test_an_exact_search_does_not_copy_the_database_for_images_that_were_removed
             return super().__getitem__(rows)
 
     index.map = index.map.as_subclass(Watched)
+    index.search(vector(3)[None].float(), 4)
+    copied = [rows for rows in asked if not isinstance(rows, slice)]
+    assert asked and all(len(rows) <= 4 for rows in copied), copied  # hits alone, whose distances are measured anew
     found, _, records = index.search(vector(3)[None].float(), 60)
-    assert all(isinstance(rows, slice) for rows in asked) and asked
     names = [records.names[row] for row in found[0] if row >= 0]
     assert len(names) == 58 and not {"", "a7", "a31"} & set(names)
 
