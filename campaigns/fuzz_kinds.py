@@ -1,4 +1,4 @@
-"""Ten kinds of files that the program reads: small sound ones, and how the program itself reads each.
+"""Twelve kinds of files that the program reads: small sound ones, and how the program itself reads each.
 
 Places are a folder of own images of 64x48 pixels; the model is AlexNet with a few filters and random weights.
 """
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import main
+from pittsburgh import Places, SpecError, read_places, write_places
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.data.places import PlacesSpec
@@ -136,15 +137,11 @@ def _run(*flags: str) -> None:
 
 
 def _write_spec(path: Path) -> None:
-    from pittsburgh import Places, write_places
-
     metres, names = np.arange(12.0).reshape(6, 2), [f"{number:03d}/{number:06d}.jpg" for number in range(6)]
     write_places(path, Places("spec", names, names[:3], metres, metres[:3] + 0.5, 25.0, 10.0))
 
 
 def _spec(folder: Path) -> Callable[[Path], str]:
-    from pittsburgh import SpecError, read_places
-
     def read(path: Path) -> str:
         try:
             return content_hash(vars(read_places(path)))

@@ -298,46 +298,49 @@ def test_images_of_any_kind_are_described_as_the_same_image_in_rgb(
 
 
 @pytest.fixture
-def refused(trained, capsys):
-    """A call of a mode that shall fail with one line of these words."""
+def refusal(trained, capsys):
+    """A call of a mode that shall fail: the one line that it says."""
 
-    def call(words, *flags, mode="test"):
+    def call(*flags, mode="test"):
         capsys.readouterr()
         assert main.main([*trained[0], f"--mode={mode}", *map(str, flags)]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+        assert len(lines) == 1, lines
+        return lines[0]
 
     return call
 
 
-def test_a_file_of_another_program(refused, tmp_path):
+def test_a_file_of_another_program(refusal, tmp_path):
     value, out = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [out])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "other.onnx")
-    refused([str(tmp_path / "other.onnx"), "another program"], f"--resume={tmp_path / 'other.onnx'}")
+    line = refusal(f"--resume={tmp_path / 'other.onnx'}")
+    assert str(tmp_path / "other.onnx") in line and "another program" in line
 
 
 @pytest.mark.parametrize("content", [None, b"junk"])
-def test_a_file_that_is_missing_or_damaged(refused, tmp_path, content):
+def test_a_file_that_is_missing_or_damaged(refusal, tmp_path, content):
     path = tmp_path / "model.onnx"
     if content:
         path.write_bytes(content)
-    refused([str(path)], f"--resume={path}")
+    assert str(path) in refusal(f"--resume={path}")
 
 
 @pytest.mark.parametrize("at", [0.01, 0.5, 0.9, -110, -3])
-def test_a_changed_byte_of_an_exported_file_is_noticed(refused, exported, tmp_path, at):
+def test_a_changed_byte_of_an_exported_file_is_noticed(refusal, exported, tmp_path, at):
     """In the graph, its weights, the card, and the checksum itself."""
     content = bytearray(exported["fp32"].read_bytes())
     content[int(at * len(content)) if at > 0 else at] ^= 8
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    refused([str(path), "damaged"], f"--resume={path}")
+    line = refusal(f"--resume={path}")
+    assert str(path) in line and "damaged" in line
 
 
-def test_a_file_without_local_descriptors_says_so(refused, exported):
+def test_a_file_without_local_descriptors_says_so(refusal, exported):
     words = "gives no local descriptors: export it with --localDescriptors, or drop --rerank"
-    refused([words], f"--resume={exported['fp32']}", "--rerank=5", "--panels=0")
+    assert words in refusal(f"--resume={exported['fp32']}", "--rerank=5", "--panels=0")
 
 
 def test_a_file_of_an_earlier_version_has_no_checksum_and_works(trained, exported, tmp_path, capsys):
@@ -347,27 +350,27 @@ def test_a_file_of_an_earlier_version_has_no_checksum_and_works(trained, exporte
     assert "without a checksum" in capsys.readouterr().out
 
 
-def test_calls_that_cannot_be_followed(refused, exported, tmp_path):
+def test_calls_that_cannot_be_followed(refusal, exported, tmp_path):
     only = "exported models are for test, index, locate and serve"
-    refused([only], f"--resume={exported['fp32']}", mode="train")
-    refused(["absent"], f"--resume={tmp_path / 'absent'}", mode="export")
-    refused([".onnx"], "--resume", f"--out={tmp_path / 'model.pt'}", mode="export")
+    assert only in refusal(f"--resume={exported['fp32']}", mode="train")
+    assert "absent" in refusal(f"--resume={tmp_path / 'absent'}", mode="export")
+    assert ".onnx" in refusal("--resume", f"--out={tmp_path / 'model.pt'}", mode="export")
 
 
-def test_a_full_disk_leaves_nothing(refused, tmp_path):
+def test_a_full_disk_leaves_nothing(refusal, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # writing more fails, as a full disk does
     try:
-        refused(["model.onnx"], "--resume", f"--out={tmp_path / 'model.onnx'}", mode="export")
+        assert "model.onnx" in refusal("--resume", f"--out={tmp_path / 'model.onnx'}", mode="export")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnx_runtime(trained, refused, exported, monkeypatch):
+def test_without_onnx_runtime(trained, refusal, exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
-    refused(["onnxruntime", "requirements-deploy.txt"], f"--resume={exported['fp32']}")
-    refused(["onnxruntime", "requirements-deploy.txt"], f"--resume={trained[1]}", mode="export")
+    for line in (refusal(f"--resume={exported['fp32']}"), refusal(f"--resume={trained[1]}", mode="export")):
+        assert "onnxruntime" in line and "requirements-deploy.txt" in line
 
 
 def test_images_too_small_for_an_exported_model(exported):
