@@ -12,7 +12,7 @@ import pytest
 import torch
 from drawing import draw_image, noise, save
 from loading import refusal
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 import main
 from vpr.cli.options import parse_options
@@ -69,6 +69,47 @@ def test_resize_blends_neighbours(tmp_path):
     stripes[:, ::2] = 200
     image = decode(save(tmp_path / "stripes.png", stripes), (10, 15))
     assert image.min() > 80 and image.max() < 120
+
+
+@pytest.fixture
+def halved(monkeypatch):
+    """The sizes, (height, width), that JPEGs are decoded at, of those that are not decoded whole."""
+    sizes, draft = [], JpegImagePlugin.JpegImageFile.draft
+    monkeypatch.setattr(
+        JpegImagePlugin.JpegImageFile,
+        "draft",
+        lambda image, mode, size: sizes.append(size[::-1]) or draft(image, mode, size),
+    )
+    return sizes
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("size", "at"),
+    [((48, 80), (96, 160)), ((49, 80), None), ((24, 40), (48, 80)), ((9, 40), (48, 80)), ((12, 20), (24, 40)),
+     (None, None)],
+)  # fmt: skip
+def test_a_jpeg_is_decoded_at_a_part_that_is_twice_what_is_wanted(tmp_path, halved, size, at, orientation):
+    fine = Image.fromarray(noise(6, 10)).resize((320, 192), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 6: to be turned by a quarter
+    fine.save(tmp_path / "image.jpg", quality=95, exif=exif)
+    turned = size[::-1] if size and orientation == 6 else size
+    found = decode(tmp_path / "image.jpg", turned).permute(1, 2, 0).numpy()
+    assert halved == ([at] if at else [])
+    whole = ImageOps.exif_transpose(Image.open(tmp_path / "image.jpg"))
+    if turned:
+        whole = whole.resize(turned[::-1], Image.Resampling.BILINEAR)
+    difference = np.abs(found.astype(int) - np.asarray(whole).astype(int))
+    assert difference.max() <= (8 if at else 0) and difference.mean() < 2, difference.max()
+
+
+def test_a_jpeg_that_eight_does_not_divide_is_decoded_at_what_does(tmp_path, halved):
+    for side, at in ((400, 8), (404, 4), (402, 2), (401, 1)):
+        Image.new("RGB", (side, side)).save(tmp_path / "image.jpg")
+        assert decode(tmp_path / "image.jpg", longest_side=20).shape == (3, 20, 20)
+        assert halved == ([(side // at,) * 2] if at > 1 else [])
+        halved.clear()
 
 
 def test_a_file_that_is_damaged_missing_or_no_image_is_named(tmp_path, truncated):
