@@ -153,7 +153,8 @@ def upright(image: Image.Image) -> Image.Image:
     """An opened image decoded as RGB, turned as its EXIF orientation says."""
     image.load()  # before its EXIF is read: of a TIFF, Pillow turns it itself
     turn = TURNS.get(_orientation(image))
-    return in_eight_bits(image if turn is None else image.transpose(turn)).convert("RGB")
+    image = in_eight_bits(image if turn is None else image.transpose(turn))
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _orientation(image: Image.Image) -> int:
