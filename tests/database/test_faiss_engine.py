@@ -169,7 +169,8 @@ def test_what_came_since_is_compared_as_what_the_index_holds(path, factory):
 def test_an_index_is_named_where_it_may_miss_the_nearest(path):
     for factory, name in [
         (None, ""), ("Flat", ""), ("IVF4,Flat", "faiss IVF4,Flat (1 of 4 lists looked through)"),
-        ("PQ2x4", "faiss PQ2x4"), ("HNSW4", "faiss HNSW4"), ("LSH", "faiss LSH"), ("PQ2x4,RFlat", "faiss PQ2x4,RFlat"),
+        ("PQ2x4", "faiss PQ2x4"), ("HNSW4", "faiss HNSW4"), ("PQ2x4,RFlat", "faiss PQ2x4,RFlat"),
+        ("LSH", "faiss LSH (10 times as many hits, in the order of their descriptors)"),
     ]:  # fmt: skip
         index = coarse(path, factory, 40)[0]
         assert index.approximate == name

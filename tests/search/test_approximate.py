@@ -57,6 +57,22 @@ def test_a_flat_index_finds_what_the_exact_search_finds():
     np.testing.assert_array_equal(found, nearest(database, queries, 7))
 
 
+def test_bit_strings_are_a_first_stage_of_ten_times_as_many_hits():
+    """The nearest by their descriptors, of the 50 whose signs differ least; of equal differences FAISS takes any."""
+    database, queries = rows(400, 0), rows(30, 1)
+    found = IndexSearch(build_index("LSH", database, 0), database)(queries, 5)
+    assert found.shape == (30, 5)
+    true = np.linalg.norm(database.double().numpy()[None] - queries.double().numpy()[:, None], axis=2)
+    differing = ((database.numpy()[None] >= 0) != (queries.numpy()[:, None] >= 0)).sum(axis=2)  # [30, 400]
+    for hits, apart, bits in zip(found, true, differing, strict=True):
+        assert (np.diff(apart[hits]) >= 0).all()
+        last = np.sort(bits)[49]  # of the 50th
+        sure = np.flatnonzero(bits < last)
+        assert (bits[hits] <= last).all()
+        nearest_sure = sure[np.argsort(apart[sure])][:5]
+        assert set(nearest_sure[apart[nearest_sure] < apart[hits[-1]]]) <= set(hits)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("factory", "per_image"), [("Flat", 4 * DIM), ("SQfp16", 2 * DIM), ("SQ8", DIM), ("PQ4x4", 2)])
 def test_stored_bytes_are_those_of_the_codes_and_a_constant(factory, per_image):

@@ -22,7 +22,7 @@ from vpr.database.store.index_files import built_index, opened_index, remove_oth
 from vpr.database.store.searched_rows import SearchedRows
 from vpr.database.store.store import REMEDY, State, Store
 from vpr.database.store.stored_images import EXACT, StoredImages
-from vpr.search.approximate import check_factory, faiss_name, index_name, looks_at_all
+from vpr.search.approximate import check_factory, faiss_name, first_hits, index_name, looks_at_all
 from vpr.search.exact import descriptor_distances, measured, merged, nearest
 from vpr.search.limited import search_index
 from vpr.search.sequences import SequenceRule, search_sequences
@@ -78,8 +78,9 @@ class FaissEngine(StoredImages):
         if rows is not None and len(rows) <= FEW_ROWS:
             found = nearest(self.map, queries, count, rows)
         else:
-            found = search_index(index, queries, count, rows)
-        return measured(self.map.__getitem__, queries, found)
+            found = search_index(index, queries, first_hits(index, count), rows)
+        found, distances = measured(self.map.__getitem__, queries, found)
+        return found[:, :count], distances[:, :count]
 
     def search_in_order(
         self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule

@@ -21,7 +21,7 @@ from vpr.retrieval.ask import Ask
 from vpr.retrieval.ranking import Ranking, rerank_hits, search
 from vpr.retrieval.split import SplitEngine
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
-from vpr.search.approximate import IndexSearch, index_name, stored_bytes
+from vpr.search.approximate import IndexSearch, index_name, measures_descriptors, stored_bytes
 from vpr.search.protocols import search_places, without_excluded
 
 RESULTS_FILE = "results.json"
@@ -192,7 +192,8 @@ def measure_index(
     index: faiss.Index,
 ) -> Evaluation:
     """Recall@N by an approximate search instead of the exact one: by what `build_index` made of the database."""
-    count, searched = max(exact.recalls), IndexSearch(index)
+    ordered = None if measures_descriptors(index) else descriptors.database
+    count, searched = max(exact.recalls), IndexSearch(index, ordered)
     found = search_places(descriptors.database, descriptors.queries, count, images.places, searched)
     # Where not every hit counts more are asked for, and some indexes then look deeper than for `count`.
     deeper = f", up to {searched.deepest} hits asked for" if searched.deepest > count else ""

@@ -15,6 +15,9 @@ from vpr.search.exact import measured
 from vpr.search.floats import Descriptors, Float32Rows, tiles
 
 NPROBE = 16  # lists that an inverted file looks through unless the user says otherwise
+# Bit strings and projections to fewer dimensions are a first stage: so many times the hits that are wanted come from
+# them, and of these the nearest by the descriptors themselves are taken.
+FIRST_STAGE = 10
 TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is trained on
 
 
@@ -61,8 +64,12 @@ def check_factory(factory: str, dim: int) -> None:
 
 def index_name(factory: str, index: faiss.Index) -> str:
     """How results name an index."""
-    lists = faiss.try_extract_index_ivf(index)
-    return factory if lists is None else f"{factory} ({lists.nprobe} of {lists.nlist} lists looked through)"
+    lists, said = faiss.try_extract_index_ivf(index), []
+    if lists is not None:
+        said.append(f"{lists.nprobe} of {lists.nlist} lists looked through")
+    if not measures_descriptors(index):
+        said.append(f"{FIRST_STAGE} times as many hits, in the order of their descriptors")
+    return f"{factory} ({', '.join(said)})" if said else factory
 
 
 def faiss_name(factory: str, index: faiss.Index) -> str:
@@ -83,6 +90,11 @@ def measures_descriptors(index: faiss.Index) -> bool:
     steps, inner = _unwrapped(index)
     hashed = isinstance(inner, (faiss.IndexLSH, faiss.IndexIVFSpectralHash))
     return inner.metric_type == faiss.METRIC_L2 and not hashed and all(map(_keeps_distances, steps))
+
+
+def first_hits(index: faiss.Index, count: int) -> int:
+    """How many hits to ask an index for where `count` are wanted: see FIRST_STAGE."""
+    return min(count if measures_descriptors(index) else FIRST_STAGE * count, index.ntotal)
 
 
 def looks_at_all(index: faiss.Index) -> bool:
@@ -115,16 +127,16 @@ class IndexSearch:
     """
 
     def __init__(self, index: faiss.Index, database: Descriptors | None = None) -> None:
-        """An index, and the descriptors [N, dim] of which it was made, by which an engine orders hits."""
+        """An index, and the descriptors [N, dim] of which it was made, by which hits are ordered, if at all."""
         self.index, self.deepest, self._database = index, 0, database
 
     def __call__(self, queries: Descriptors, count: int) -> np.ndarray:
         """[m, dim] -> indices int64 [m, min(count, N)], nearest first; -1 where it finds fewer than asked for."""
-        count, database = min(count, self.index.ntotal), self._database
+        count, database, floats = min(count, self.index.ntotal), self._database, Float32Rows()
         self.deepest = max(self.deepest, count)
-        floats = Float32Rows()
-        found = np.concatenate([self.index.search(floats(queries, rows), count)[1] for rows in tiles(*queries.shape)])
-        return found if database is None else measured(lambda rows: database[rows], queries, found)[0]
+        depth = count if database is None else first_hits(self.index, count)
+        found = np.concatenate([self.index.search(floats(queries, rows), depth)[1] for rows in tiles(*queries.shape)])
+        return found if database is None else measured(lambda rows: database[rows], queries, found)[0][:, :count]
 
 
 def stored_bytes(index: faiss.Index) -> int:
