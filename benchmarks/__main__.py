@@ -1,6 +1,7 @@
 """python -m benchmarks: each stage against the textbook way and against the machine's limit, in one run."""
 
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def stages(full: bool) -> dict:
     """What is measured, by name."""
-    from benchmarks import products, training
+    from benchmarks import products, programs, training
     from benchmarks import stages as stage
     from benchmarks.second_look import second_look
     from benchmarks.trunk import trunk
@@ -77,7 +78,15 @@ def stages(full: bool) -> dict:
         "second-look": second_look,
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
     }
+    for arch, counts in {"tf_efficientnet_lite0": (96, 48), "alexnet": (96, 48), "vgg16": (12, 6)}.items():
+        for size, count in zip(((320, 320), (480, 640)), counts, strict=True):
+            name = f"way-in-{arch.removeprefix('tf_efficientnet_')}-{size[1]}x{size[0]}"
+            chosen[name] = functools.partial(programs.way_in, arch=arch, size=size, count=count)
+    chosen["start-up"] = programs.start_up
     if full:
+        for arch, images in {"tf_efficientnet_lite0": 1892, "alexnet": 1892, "vgg16": 400}.items():
+            name = f"whole-test-{arch.removeprefix('tf_efficientnet_')}"
+            chosen[name] = functools.partial(programs.whole_test, arch=arch, images=images)
         chosen["trunk-vgg16-320x240"] = lambda bench: trunk(bench, "vgg16", (240, 320), 4)
         chosen["trunk-vgg16-640x480"] = lambda bench: trunk(bench, "vgg16", (480, 640), 4)
         chosen["extraction-vgg16"] = lambda bench: stage.extraction(bench, "vgg16", (480, 640), 12, 4)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 IMAGES, SIDE = 1892, 320  # half of them queries; pixels
@@ -39,6 +41,23 @@ print(faiss.knn(found[1], found[0], 20)[1].shape)
 """
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a program took: seconds by the clock, of the processor for itself and in the kernel, and page faults."""
+
+    title: str
+    seconds: float
+    user: float
+    kernel: float
+    faults: int
+
+    def line(self) -> str:
+        """In words."""
+        share = 100 * self.kernel / (self.user + self.kernel)
+        processor = f"processor {self.user + self.kernel:.1f} s, of which the kernel {share:.0f} %"
+        return f"{self.title}: {self.seconds:.1f} s; {processor}; {self.faults / 1e6:.2f} million page faults"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure both in turn and print seconds, processor time of the kernel, page faults."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_test", description=__doc__)
@@ -47,17 +66,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("flags", nargs="*", help="further flags of --mode=test, after --")
     options = parser.parse_args(arguments)
+    for run in whole_tests(options.arch, options.weights, options.images, options.flags):
+        print(run.line(), flush=True)
+    return 0
+
+
+def whole_tests(arch: str, weights: str, images: int, flags: Sequence[str] = ()) -> Iterator[Run]:
+    """The plain program, and --mode=test twice, on the same images."""
     with tempfile.TemporaryDirectory() as name:
-        draw(Path(name), options.images)
-        common = [f"--arch={options.arch}", f"--weights={options.weights}", f"--root={name}", "--dataset=folder"]
+        draw(Path(name), images)
+        common = [f"--arch={arch}", f"--weights={weights}", f"--root={name}", "--dataset=folder"]
         common += [f"--dataPath={name}/centroids"]
         main_py = [sys.executable, "main.py"]
         subprocess.run([*main_py, "--mode=cluster", *common], check=True, stdout=subprocess.DEVNULL)
-        test = [*main_py, "--mode=test", "--panels=0", f"--runsPath={name}/runs", *common, *options.flags]
-        report("plain PyTorch", [sys.executable, "-c", PLAIN, name, options.arch, options.weights])
-        report("--mode=test", test)
-        report("--mode=test again", test)
-    return 0
+        test = [*main_py, "--mode=test", "--panels=0", f"--runsPath={name}/runs", *common, *flags]
+        yield measured("plain PyTorch", [sys.executable, "-c", PLAIN, name, arch, weights])
+        yield measured("--mode=test", test)
+        yield measured("--mode=test again", test)
 
 
 def draw(folder: Path, count: int) -> None:
@@ -74,17 +99,15 @@ def draw(folder: Path, count: int) -> None:
             small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, quality=90)
 
 
-def report(title: str, command: list[str]) -> None:
-    """Run a program and print what it took."""
+def measured(title: str, command: Sequence[str]) -> Run:
+    """Run a program and say what it took. Raises SystemExit with what it printed if it fails."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(done.stdout)
     user, kernel = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
-    share, faults = 100 * kernel / (user + kernel), (after.ru_minflt - before.ru_minflt) / 1e6
-    processor = f"processor {user + kernel:.1f} s, of which the kernel {share:.0f} %"
-    print(f"{title}: {seconds:.1f} s; {processor}; {faults:.2f} million page faults", flush=True)
+    return Run(title, seconds, user, kernel, after.ru_minflt - before.ru_minflt)
 
 
 if __name__ == "__main__":
