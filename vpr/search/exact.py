@@ -48,14 +48,19 @@ def descriptor_distances(database: Descriptors, queries: Descriptors, found: np.
     """Euclidean distances float32 [M, c] of queries [M, dim] to what was found for them, indices [M, c]; NaN at -1."""
     distances = np.full(found.shape, np.nan, np.float32)
     of_queries, of_database, dim = Float32Rows(), Float32Rows(), queries.shape[1]
-    for asking in tiles(len(found), dim, FEW_TILE_BYTES):
+    for asking in tiles(len(found), dim, TILE_BYTES // 8):
         asked = of_queries(queries, asking)
         row, column = np.nonzero(found[asking] >= 0)
-        for part in tiles(len(row), dim, FEW_TILE_BYTES):
-            hits = found[asking][row[part], column[part]]
-            distances[asking][row[part], column[part]] = np.sqrt(
-                pair_distances(asked, row[part], of_database(database, hits), np.arange(len(hits)))
-            )
+        hits = found[asking][row, column]
+        order = np.argsort(hits, kind="stable")  # pairs with the same hit follow each other: it is converted once
+        row, column, hits = row[order], column[order], hits[order]
+        needed, starts = np.unique(hits, return_index=True)
+        bounds = np.append(starts, len(hits))
+        for part in tiles(len(needed), dim, FEW_TILE_BYTES):
+            pairs = slice(bounds[part.start], bounds[part.stop])
+            values, which = of_database(database, needed[part]), np.searchsorted(needed[part], hits[pairs])
+            squared = pair_distances(asked, row[pairs], values, which)
+            distances[asking][row[pairs], column[pairs]] = np.sqrt(squared)
     return distances
 
 
