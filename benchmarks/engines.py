@@ -23,7 +23,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 
 from vpr.database.records import Records
 
@@ -70,17 +69,13 @@ class Synthetic:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, wanted: "slice | np.ndarray") -> torch.Tensor:
+    def __getitem__(self, wanted: "slice | np.ndarray") -> np.ndarray:
         rows = np.arange(self.count)[wanted]
         found = np.empty((len(rows), self.dim), np.float16)
         for number in np.unique(rows // BLOCK):
             own = rows // BLOCK == number
             found[own] = street(self.seed, self.dim, int(number))[rows[own] % BLOCK]
-        return torch.from_numpy(found)
-
-    def index_select(self, axis: int, rows: torch.Tensor) -> torch.Tensor:
-        """As of a tensor; axis is 0."""
-        return self[rows.numpy()]
+        return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -153,9 +148,9 @@ def look(task: Task) -> dict[str, float]:
     engine, values = opened(task), Synthetic(task.count, task.dim, task.seed)
     opening, after_opening = perf_counter() - started, greatest_memory()
     chosen = np.random.default_rng(1).permutation(task.count)[:MANY]
-    queries = values[np.sort(chosen)].float()
-    queries += 0.02 * torch.randn(queries.shape, generator=torch.Generator().manual_seed(0))
-    queries /= queries.norm(dim=1, keepdim=True)
+    queries = values[np.sort(chosen)].astype(np.float32)
+    queries += 0.02 * np.random.default_rng(0).standard_normal(queries.shape, np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     engine.search(queries[:1], TOP)  # threads and caches
     alone = []
     for query in queries[:ALONE]:
@@ -166,7 +161,7 @@ def look(task: Task) -> dict[str, float]:
     engine.search(queries[:MANY], TOP)
     together = perf_counter() - started
     peak = greatest_memory()
-    recall = recall_against_exact(engine, values, TOP, SAMPLE, task.seed)  # type: ignore[arg-type]  # as a tensor
+    recall = recall_against_exact(engine, values, TOP, SAMPLE, task.seed)  # type: ignore[arg-type]  # as an array
     engine.close()
     return {
         "opening, s": opening, "memory when open, MB": after_opening / 1e6,

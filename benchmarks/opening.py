@@ -51,7 +51,7 @@ def images(start: int, count: int, dim: int) -> tuple[Any, Any]:
         np.stack([400_000 + 10.0 * (numbers % 1000), 5_400_000 + 10.0 * (numbers // 1000)], axis=1),
         "31N", numbers + 1, numbers, np.repeat(numbers.astype("<i8").view(np.uint8).reshape(-1, 8), 4, axis=1),
         [""] * count,
-    ), (values / values.norm(dim=1, keepdim=True)).half()  # fmt: skip
+    ), (values / values.norm(dim=1, keepdim=True)).half().numpy()  # fmt: skip
 
 
 def fill(folder: Path, count: int, dim: int) -> dict[str, float]:
@@ -72,7 +72,8 @@ def ask(folder: Path, count: int, dim: int) -> dict[str, float]:
     import faiss  # noqa: F401 - both take seconds to import, which is not measured
     import torch
 
-    queries = torch.nn.functional.normalize(torch.randn(QUERIES, dim, generator=torch.Generator().manual_seed(7)))
+    queries = torch.randn(QUERIES, dim, generator=torch.Generator().manual_seed(7))
+    queries = torch.nn.functional.normalize(queries).numpy()
     opened(folder.with_name(f"{folder.name}-none"), dim).close()  # all that is imported now is not measured
     before = images(0, 1, 8)
     began = perf_counter()

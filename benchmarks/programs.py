@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -75,8 +76,8 @@ def _model(bench: Bench, arch: str, backend: str, images: int, precision: str | 
 
 
 @torch.inference_mode()
-def _bare(model: PlaceModel, images: torch.Tensor) -> None:
-    model.local_descriptors(images)
+def _bare(model: PlaceModel, images: np.ndarray) -> None:
+    model.local_descriptors(torch.from_numpy(images))
 
 
 def _copies(images: list[Path], folder: Path, size: tuple[int, int], count: int) -> list[Path]:

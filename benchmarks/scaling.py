@@ -57,8 +57,8 @@ class RandomImages:
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """As many random images as each batch has."""
         for batch in batches:
-            values = torch.randint(0, 256, (len(batch), *SMALL, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-            yield [SizeGroup(torch.arange(len(batch)), values, SMALL)]
+            values = np.random.default_rng(0).integers(0, 256, (len(batch), *SMALL, 3), np.uint8).transpose(0, 3, 1, 2)
+            yield [SizeGroup(np.arange(len(batch)), values, SMALL)]
 
 
 def describing(count: int) -> None:

@@ -67,7 +67,7 @@ def random_maps(count: int, seed: int, grid: tuple[int, int] = GRID) -> LocalMap
     """Local descriptors of random images."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.nn.functional.normalize(torch.randn(count, DIM, *grid, generator=generator), dim=1)
-    return joined(quantized(maps))
+    return joined(quantized(maps.numpy()))
 
 
 def textbook_scores(queries: LocalMaps, hits: np.ndarray, database: LocalMaps) -> np.ndarray:

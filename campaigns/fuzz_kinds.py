@@ -188,7 +188,7 @@ def _onnx(folder: Path) -> Callable[[Path], str]:
     from vpr.models.card import card_of
     from vpr.models.onnx_model import OnnxModel
 
-    images = torch.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).to(torch.uint8)
+    images = np.arange(2 * 3 * 48 * 64).reshape(2, 3, 48, 64).astype(np.uint8)
 
     def read(path: Path) -> str:
         card = card_of(path)
@@ -229,7 +229,7 @@ def _descriptors(folder: Path) -> Callable[[Path], str]:
     loaded = load_model(folder / "run")
     loaded.model.to_device(CPU, "fp32")
     images = load_places(PlacesSpec("folder", folder / "own"), "val")
-    recipe = recipe_of(loaded.model, loaded.spec, images, None)
+    recipe = recipe_of(loaded.model, images, None)
     return lambda path: content_hash(vars(load_descriptors(path, recipe, images)))
 
 
@@ -284,7 +284,7 @@ def _cache(folder: Path) -> Callable[[Path], str]:
     return read
 
 
-def _cached(folder: Path) -> torch.Tensor:
+def _cached(folder: Path) -> np.ndarray:
     """The trunk cache of the images of val, from its file if that is right."""
     from vpr.descriptors.trunk_cache import cached_source
     from vpr.models.place_model import build_model

@@ -34,10 +34,8 @@ State = dict[str, int]  # the version of each image that is there
 
 def vector(name: str, version: int) -> Any:
     """The descriptor float16 [DIM] of a version of an image."""
-    import torch
-
     values = np.random.default_rng([version, *name.encode()]).standard_normal(DIM)
-    return torch.from_numpy(values / np.linalg.norm(values)).half()
+    return (values / np.linalg.norm(values)).astype(np.float16)
 
 
 def opened(path: Path) -> Any:
@@ -50,8 +48,6 @@ def opened(path: Path) -> Any:
 
 def write(path: Path) -> None:
     """Do what each line of standard input says, and say whether it was done."""
-    import torch
-
     from vpr.common.errors import UserError
     from vpr.common.progress import without_progress
     from vpr.database.records import Records
@@ -77,7 +73,7 @@ def write(path: Path) -> None:
                         names, np.zeros((len(names), 2)), None, np.array(versions, np.int64), zeros,
                         np.zeros((len(names), 32), np.uint8), [""] * len(names),
                     )  # fmt: skip
-                    engine.add(records, torch.stack([vector(*image) for image in told["images"].items()]))
+                    engine.add(records, np.stack([vector(*image) for image in told["images"].items()]))
                 elif told["do"] == "remove":
                     engine.remove(told["names"])
                 else:
@@ -90,19 +86,17 @@ def write(path: Path) -> None:
 
 def read(path: Path) -> None:
     """Search until standard input ends; every hit shall lie as far as its image does. Prints how often."""
-    import torch
-
     from vpr.common.progress import without_progress
 
     engine, chance, searches = opened(path), random.Random(os.getpid()), 0
     os.set_blocking(sys.stdin.fileno(), False)
     while sys.stdin.buffer.raw.read(1) is None:  # type: ignore[attr-defined]  # it has a raw file
-        query = vector("query", chance.randrange(1000)).float()
+        query = vector("query", chance.randrange(1000)).astype(np.float32)
         with without_progress():
             rows, distances, records = engine.search(query[None], 4)
         for row, distance in zip(rows[0], distances[0], strict=True):
             if row >= 0:
-                true = torch.linalg.vector_norm(vector(records.names[row], int(records.sizes[row])).float() - query)
+                true = np.linalg.norm(vector(records.names[row], int(records.sizes[row])) - query)
                 assert abs(float(true) - distance) < 1e-3, records.names[row]
         searches += 1
         time.sleep(0.002)
@@ -111,8 +105,6 @@ def read(path: Path) -> None:
 
 def there(path: Path) -> State:
     """What a process that opens the database finds, after each descriptor was compared."""
-    import torch
-
     from vpr.common.errors import UserError
 
     engine = opened(path)
@@ -121,7 +113,7 @@ def there(path: Path) -> State:
     if len(found) != len(rows) or len(rows) != engine.count():
         raise UserError("an image is there twice")
     wanted = [vector(*image) for image in found.items()]
-    if wanted and not torch.equal(engine.descriptors(rows), torch.stack(wanted)):
+    if wanted and not np.array_equal(engine.descriptors(rows), np.stack(wanted)):
         raise UserError("a descriptor is not that of its image")
     engine.close()
     return found

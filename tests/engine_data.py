@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vpr.database.engine import Source, WantedIndex
 from vpr.database.records import Records
@@ -14,7 +13,7 @@ ZONE = "31N"
 def descriptors(count, dim, seed):
     """float32 [count, dim] of length 1, rounded to float16 as an index stores them."""
     values = np.random.default_rng(seed).normal(size=(count, dim))
-    return torch.from_numpy(values / np.linalg.norm(values, axis=1, keepdims=True)).half().float()
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
 
 
 def images(count, first=0, **changes):
@@ -39,8 +38,8 @@ def images(count, first=0, **changes):
 def nearest_of(values, queries, count, rows):
     """By a loop: rows int [M, count] nearest first, and distances, for float64 descriptors."""
     found, distances = [], []
-    for query in queries.double().numpy():
-        each = {row: float(np.sqrt(((values[row].double().numpy() - query) ** 2).sum())) for row in rows}
+    for query in queries.astype(np.float64):
+        each = {row: float(np.sqrt(((values[row].astype(np.float64) - query) ** 2).sum())) for row in rows}
         order = sorted(each, key=each.get)[:count]
         found.append(order)
         distances.append([each[row] for row in order])

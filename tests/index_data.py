@@ -1,7 +1,6 @@
 """An index of made-up images, and what a dictionary and brute force say of it."""
 
 import numpy as np
-import torch
 
 from vpr.database.engine import Source, WantedIndex
 from vpr.database.faiss_engine import open_engine
@@ -13,8 +12,8 @@ DIM, MADE = 8, {"arch": "alexnet", "weights_hash": "abc"}
 
 
 def vector(seed):
-    value = torch.from_numpy(np.random.default_rng(seed).normal(size=DIM))
-    return (value / value.norm()).to(torch.float16)
+    value = np.random.default_rng(seed).normal(size=DIM)
+    return (value / np.linalg.norm(value)).astype(np.float16)
 
 
 def local_of(seed):
@@ -31,7 +30,7 @@ def records_of(names, **columns):
 
 
 def add(index, names, seed=0, local=False):
-    rows = torch.stack([vector([seed, *map(ord, name)]) for name in names])
+    rows = np.stack([vector([seed, *map(ord, name)]) for name in names])
     maps = [local_of([seed, *map(ord, name)]) for name in names] if local else None
     index.add(records_of(names, side=[name[0] for name in names]), rows, maps)
     return dict(zip(names, rows, strict=True))
@@ -43,14 +42,14 @@ def check(index, truth, count=5):
     names = [index.records.names[row] for row in rows]
     assert sorted(names) == sorted(truth) and index.count() == len(truth)
     for row, name, value in zip(rows, names, index.descriptors(rows), strict=True):
-        assert torch.equal(value, truth[name]) and index.row_of[name] == row
+        assert np.array_equal(value, truth[name]) and index.row_of[name] == row
         assert index.records.positions[row].tolist() == [len(name), sum(map(ord, name))]
-    queries = torch.stack([vector([99, n]) for n in range(4)]).float()
+    queries = np.stack([vector([99, n]) for n in range(4)]).astype(np.float32)
     for wanted in (None, SearchFilter(where=(Condition("side", "=", "b"),))):
         allowed = [name for name in truth if wanted is None or name[0] == "b"]
         found, distances, _ = index.search(queries, count, wanted)
         for query, hits, apart in zip(queries, found, distances, strict=True):
-            true = {name: float((truth[name].float() - query).norm()) for name in allowed}
+            true = {name: float(np.linalg.norm(truth[name].astype(np.float32) - query)) for name in allowed}
             best = sorted(true, key=true.__getitem__)[:count]
             hits = hits[hits >= 0]
             assert [index.records.names[hit] for hit in hits] == best

@@ -48,7 +48,7 @@ def by_hand(run, file, whitened):
     stored = torch.load(run / "checkpoints" / "model_best.pth.tar", weights_only=True)
     model.load_state_dict(stored["state_dict"])
     with torch.no_grad():
-        descriptor = model.float()(decode(file)[None])[0]
+        descriptor = model.float()(torch.from_numpy(decode(file))[None])[0]
     if not whitened:
         return descriptor.numpy()
     (file,) = (run / "checkpoints").glob("whitening_*.pth.tar")
@@ -69,7 +69,7 @@ def test_hub_describes_files_as_the_checkpoint_says(run, files, whitened, monkey
     assert model.dimension == (8 if whitened else 4 * 256) and "alexnet" in model.name
     for row, file in zip(found, files, strict=True):
         np.testing.assert_allclose(row, by_hand(run, file, whitened), atol=1e-3)
-        np.testing.assert_allclose(model(decode(file)[None])[0].numpy(), row, atol=1e-3)
+        np.testing.assert_allclose(model(torch.from_numpy(decode(file))[None])[0].numpy(), row, atol=1e-3)
     assert model.describe_files([]).shape == (0, model.dimension)
 
 

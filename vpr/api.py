@@ -16,9 +16,11 @@ from vpr.common.device import find_device
 from vpr.common.errors import UserError
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import describe
-from vpr.models.describer import Describer
+from vpr.models.onnx_model import OnnxModel
+from vpr.models.place_model import PlaceModel
 from vpr.retrieval.locator import Locator
-from vpr.runs.model import load_model, stored_choice
+from vpr.runs.loaded import stored_choice
+from vpr.runs.model import load_model
 from vpr.runs.run import CHECKPOINT_FILES
 
 
@@ -30,10 +32,10 @@ class ImageDescriber(nn.Module):
         dimension: of a descriptor.
     """
 
-    def __init__(self, model: Describer, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(self, model: PlaceModel | OnnxModel, image_size: tuple[int, int] | None = None) -> None:
         """A model on its device, and the (height, width) in pixels of the images it was trained with."""
         super().__init__()
-        self.model: Describer = model.eval()
+        self.model: PlaceModel | OnnxModel = model.eval()
         self.name, self.dimension, self.image_size = model.name, model.dim, image_size
 
     @torch.no_grad()
@@ -48,6 +50,8 @@ class ImageDescriber(nn.Module):
                 f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}, wanted uint8 "
                 "[B, 3, H, W] with values 0 to 255: hand them over as they are decoded, neither scaled nor normalised"
             )
+        if isinstance(self.model, OnnxModel):
+            return torch.from_numpy(self.model(images.cpu().numpy()))
         return self.model(images.to(self.model.device)).float()
 
     def describe_files(
@@ -67,7 +71,7 @@ class ImageDescriber(nn.Module):
         if not reader.files:
             return np.empty((0, self.dimension), np.float32)
         rows, _ = describe(self.model, reader, range(len(reader.files)), label="images")
-        return rows.float().numpy()
+        return rows.astype(np.float32)
 
 
 def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = "auto") -> ImageDescriber:
@@ -84,7 +88,9 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     path, on = Path(checkpoint), find_device(device)
     choice = stored_choice(checked_flags(path))
     loaded = load_model(path, whitened=whitened, choice=replace(choice, reading=replace(choice.reading, device=on)))
-    return ImageDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)
+    model = loaded.model.to_device(on, choice.precision)
+    assert isinstance(model, PlaceModel | OnnxModel)
+    return ImageDescriber(model, choice.reading.size)
 
 
 def load_locator(checkpoint: str | Path, root: str | Path | None = None, **flags: Any) -> Locator:

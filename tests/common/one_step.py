@@ -20,12 +20,11 @@ from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common import processes
 from vpr.data.reader import CPU
-from vpr.descriptors.describe import describe_batch
 from vpr.models.place_model import build_model
 from vpr.training.losses import triplet_violations
 from vpr.training.sources import Sources
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import Trainer
+from vpr.training.trainer import BatchDescriber, Trainer
 from vpr.training.training_set import load_training_set
 from vpr.training.triplets import block_of
 from vpr.training.tuples import TrainingTuple, TupleBatch
@@ -51,8 +50,9 @@ def parts_of_images(model, source, tuples, database_size, margin) -> tuple[int, 
     """The number of images, and the sum over them of what each adds to the gradient, taken absolutely."""
     chosen = TupleBatch.of(tuples, database_size)
     batches = list(source.batches([[image] for image in chosen.images]))
+    describer = BatchDescriber(model)
     with torch.no_grad():
-        descriptors = torch.cat([describe_batch(model, batch) for batch in batches])
+        descriptors = torch.cat([describer(batch) for batch in batches])
     descriptors.requires_grad_(True)
     violation, violating = triplet_violations(
         descriptors[chosen.query],
@@ -65,7 +65,7 @@ def parts_of_images(model, source, tuples, database_size, margin) -> tuple[int, 
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     sums = {name: torch.zeros_like(value) for name, value in trained.items()}
     for batch, gradient in zip(batches, descriptors.grad, strict=True):
-        parts = torch.autograd.grad(describe_batch(model, batch), list(trained.values()), gradient[None])
+        parts = torch.autograd.grad(describer(batch), list(trained.values()), gradient[None])
         for name, part in zip(trained, parts, strict=True):
             sums[name] += part.abs()
     return len(chosen.images), sums

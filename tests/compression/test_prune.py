@@ -16,7 +16,7 @@ from vpr.data.places import PlacesSpec
 from vpr.data.reader import CPU, Reading
 from vpr.models.backbones.base import build_backbone
 from vpr.models.spec import ModelSpec
-from vpr.runs.model import restore_model
+from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import load_checkpoint, newest_run, read_flags
 from vpr.training.losses import LOSSES
 from vpr.training.rules import TrainingRules

@@ -23,7 +23,7 @@ class Images:
         for (index,) in batches:
             size = ((80, 96), (96, 80))[index % 2]
             image = torch.randint(0, 256, (1, 3, *size), generator=torch.Generator().manual_seed(index))
-            yield [SizeGroup(torch.zeros(1, dtype=torch.long), image.to(torch.uint8), size)]
+            yield [SizeGroup(np.zeros(1, np.int64), image.to(torch.uint8).numpy(), size)]
 
 
 def small_model(channels, normalization, fast, pooling="avg"):
@@ -57,7 +57,7 @@ def test_twins_that_went_are_made_up_for(fast, precision):
                 small.weight.copy_(large.weight[::2, inputs])
                 small.bias.copy_(large.bias[::2])
                 inputs = torch.arange(0, 16, 2)
-        images = next(Images().batches([[100]]))[0].values
+        images = torch.from_numpy(next(Images().batches([[100]]))[0].values)
         wanted = original.local_descriptors(images)[:, ::2]
         before = (pruned.local_descriptors(images) - wanted).norm() / wanted.norm()
         reconstruct(pruned, original, kept, Images(), seed=0)
@@ -133,11 +133,11 @@ def test_the_distance_is_that_of_what_the_pooling_takes(pooling):
     original = small_model(CHANNELS, "torchvision", True)
     pruned = small_model([16, 16, 16, 16, 8], "torchvision", True, pooling)
     filters = torch.arange(15, -1, -2)
-    images = torch.cat([next(Images().batches([[index]]))[0].values for index in (2, 4)])
+    images = np.concatenate([next(Images().batches([[index]]))[0].values for index in (2, 4)])
     with torch.no_grad():
         found = feature_distance(pruned, original, filters, images).item()
-        wanted = original.local_descriptors(images)[:, filters].double().numpy()
-        given = pruned.local_descriptors(images).double().numpy()
+        wanted = original.local_descriptors(torch.from_numpy(images))[:, filters].double().numpy()
+        given = pruned.local_descriptors(torch.from_numpy(images)).double().numpy()
     given, wanted = (values.reshape(2, 8, -1).transpose(0, 2, 1) for values in (given, wanted))  # [B, P, 8]
     if pooling == "netvlad":
         given, wanted = (values / np.linalg.norm(values, axis=2, keepdims=True) for values in (given, wanted))

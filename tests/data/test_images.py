@@ -22,7 +22,7 @@ from vpr.data.images import decode, image_size, read_image, shrunk
 
 def rgb(path):
     """The pixels as the program decodes them, uint8 [H, W, 3]."""
-    return decode(path).permute(1, 2, 0).numpy()
+    return decode(path).transpose(1, 2, 0)
 
 
 def exif_of(orientation):
@@ -34,8 +34,8 @@ def exif_of(orientation):
 def test_decode_gives_the_exact_pixels(tmp_path):
     pixels = noise(5, 7)
     image = decode(save(tmp_path / "image.png", pixels))
-    assert image.dtype == torch.uint8 and image.shape == (3, 5, 7)
-    assert np.array_equal(image.numpy(), pixels.transpose(2, 0, 1))
+    assert image.dtype == np.uint8 and image.shape == (3, 5, 7)
+    assert np.array_equal(image, pixels.transpose(2, 0, 1))
 
 
 def test_grey_and_palettes_become_rgb(tmp_path):
@@ -95,7 +95,7 @@ def test_a_jpeg_is_decoded_at_a_part_that_is_twice_what_is_wanted(tmp_path, halv
     exif[0x0112] = orientation  # 6: to be turned by a quarter
     fine.save(tmp_path / "image.jpg", quality=95, exif=exif)
     turned = size[::-1] if size and orientation == 6 else size
-    found = decode(tmp_path / "image.jpg", turned).permute(1, 2, 0).numpy()
+    found = decode(tmp_path / "image.jpg", turned).transpose(1, 2, 0)
     assert halved == ([at] if at else [])
     whole = ImageOps.exif_transpose(Image.open(tmp_path / "image.jpg"))
     if turned:
@@ -151,7 +151,7 @@ def test_no_byte_of_the_metadata_decides_whether_an_image_is_read(tmp_path, kind
     Image.fromarray(pixels).save(content, kind, exif=exif, icc_profile=icc, **more)
     whole, chance = content.getvalue(), np.random.default_rng(1)
     file.write_bytes(whole)
-    wanted = sorted(decode(file).flatten().tolist())
+    wanted = sorted(decode(file).ravel().tolist())
     # Of a PNG the profile is compressed.
     for part in (exif[6:], icc) if kind != "PNG" else (exif[6:],):
         at = whole.index(part)
@@ -160,7 +160,7 @@ def test_no_byte_of_the_metadata_decides_whether_an_image_is_read(tmp_path, kind
             for offset in chance.integers(at, at + len(part), 4):
                 damaged[offset] = chance.integers(256)
             file.write_bytes(damaged)
-            assert sorted(decode(file).flatten().tolist()) == wanted
+            assert sorted(decode(file).ravel().tolist()) == wanted
             assert set(image_size(file)) == {16, 24}
 
 

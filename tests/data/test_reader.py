@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from drawing import plain_image
 from loading import refusal
 
+from vpr.common.device import CPU
 from vpr.common.errors import UserError
 from vpr.data import reader as reader_module
 from vpr.data.places import PlaceImages
@@ -54,7 +56,7 @@ def test_batches_keep_order_and_group_mixed_sizes(images_of, decoders):
     loaded = list(ImageReader(images_of(*SIZES), None, **decoders).batches(wanted))
     assert [len(groups) for groups in loaded] == [3, 1, 2]
     for groups, numbers in zip(loaded, wanted, strict=True):
-        assert sorted(torch.cat([group.rows for group in groups]).tolist()) == list(range(len(numbers)))
+        assert sorted(np.concatenate([group.rows for group in groups]).tolist()) == list(range(len(numbers)))
         for group in groups:
             for row, image in zip(group.rows.tolist(), group.values, strict=True):
                 number = numbers[row]
@@ -81,7 +83,7 @@ def test_threads_decode_some_batches_ahead_and_stop_with_the_caller(monkeypatch)
 
     def read(path, size, longest_side, max_pixels):
         decoded.append(path)
-        return torch.zeros(3, 4, 4, dtype=torch.uint8)
+        return np.zeros((3, 4, 4), np.uint8)
 
     monkeypatch.setattr(reader_module, "decode", read)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # of no matter: the device in use is the CPU
@@ -112,7 +114,7 @@ def test_fewer_bytes_are_decoded_ahead_where_memory_is_short(images_of, monkeypa
 @pytest.mark.parametrize(("room", "workers", "prefetch"), [(1 << 40, 3, 4), (7 * 144, 3, 2), (2 * 144, 2, 1)])
 def test_processes_beside_a_gpu_decode_no_more_ahead_than_memory_holds(monkeypatch, room, workers, prefetch):
     used = {}
-    monkeypatch.setattr(reader_module, "DataLoader", lambda *_, **settings: used.update(settings) or [])
+    monkeypatch.setattr(torch.utils.data, "DataLoader", lambda *_, **settings: used.update(settings) or [])
     monkeypatch.setattr(reader_module, "available_bytes", lambda: 4 * room)
     list(ImageReader(range(20), (4, 6), 3, CUDA).batches(PAIRS[:10]))
     assert (used["num_workers"], used["prefetch_factor"], used["pin_memory"]) == (workers, prefetch, True)
@@ -125,13 +127,14 @@ def pinned_as_by_pytorch_2_8(data):
     return type(data)(*map(pinned_as_by_pytorch_2_8, data)) if isinstance(data, tuple) else data
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory'")
 def test_sizes_of_images_are_tuples_though_pytorch_makes_lists_of_what_it_pins(images_of, monkeypatch):
-    class Pinning(reader_module.DataLoader):
+    class Pinning(torch.utils.data.DataLoader):
         def __iter__(self):
             return map(pinned_as_by_pytorch_2_8, super().__iter__())
 
-    monkeypatch.setattr(reader_module, "DataLoader", Pinning)
-    reader = ImageReader(images_of((6, 8), (8, 6)), None, 0)
+    monkeypatch.setattr(torch.utils.data, "DataLoader", Pinning)
+    reader = ImageReader(images_of((6, 8), (8, 6)), None, 0, CUDA)
     sizes = [[group.image_size for group in batch] for batch in reader.batches([[0, 1], [1]])]
     assert sizes == [[(6, 8), (8, 6)], [(8, 6)]]
     descriptors, sizes = describe(MeanColour(), reader, [0, 1], 2)
@@ -157,7 +160,7 @@ def test_a_process_that_decodes_and_is_lost_is_one_line(monkeypatch, said, error
         yield []
         raise RuntimeError(said)
 
-    monkeypatch.setattr(reader_module, "DataLoader", lost)
+    monkeypatch.setattr(torch.utils.data, "DataLoader", lost)
     with pytest.raises(error, match=words):
         list(ImageReader(range(2), (4, 6), 3, CUDA).batches([[0], [1]]))
 
@@ -167,13 +170,16 @@ def test_in_batches_covers_all_indices_in_order():
     assert in_batches(0, 3) == []
 
 
-class MeanColour(torch.nn.Module):
+class MeanColour:
     """A model whose descriptor is the mean of each channel."""
 
-    device, dim = torch.device("cpu"), 3
+    device, dim = CPU, 3
 
-    def forward(self, images):
-        return images.float().mean(dim=(2, 3))
+    def eval(self):
+        return self
+
+    def describe(self, images, frozen):
+        return images.astype(np.float16).mean(axis=(2, 3))
 
     def bytes_per_image(self, height, width):
         return 1

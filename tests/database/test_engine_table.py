@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from engine_data import check, descriptors, images
 from PIL import Image
 
+from vpr.common.device import CPU
 from vpr.common.errors import UserError
 from vpr.data.places import PlacesSpec, load_database
 from vpr.data.reader import Reading
@@ -20,7 +20,7 @@ from vpr.database.open import Database, WantedEngine, edit_engine, fill_engine, 
 from vpr.database.records import joined, no_records
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
-from vpr.runs.model import LoadedModel
+from vpr.runs.loaded import LoadedModel
 from vpr.search.exact import descriptor_distances, in_order, nearest
 
 # A third engine: all that one has to have, in a dictionary of this process.
@@ -35,7 +35,7 @@ class Drawers:
     lacking = no_records()
 
     def __init__(self, name, dim):
-        self.name, self.records, self.values = f"drawers {name}", no_records(), torch.empty(0, dim)
+        self.name, self.records, self.values = f"drawers {name}", no_records(), np.empty((0, dim), np.float32)
 
     @property
     def row_of(self):
@@ -52,11 +52,12 @@ class Drawers:
         return len(self.records)
 
     def descriptors(self, rows):
-        return self.values[rows].half()
+        return self.values[rows].astype(np.float16)
 
     def add(self, records, descriptors, local=None):
         self.remove(records.names)
-        self.records, self.values = joined(records, self.records), torch.cat([descriptors.float(), self.values])
+        self.values = np.concatenate([descriptors, self.values]).astype(np.float32)
+        self.records = joined(records, self.records)
 
     def remove(self, names):
         rows = [row for row, name in enumerate(self.records.names) if name not in names]
@@ -100,7 +101,7 @@ def address(request, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model(ModelSpec(arch="alexnet", weights="none", pooling="avg")).to_device(torch.device("cpu"), "fp32")
+    return build_model(ModelSpec(arch="alexnet", weights="none", pooling="avg")).to_device(CPU, "fp32")
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def folder(tmp_path, model):
             pixels = np.random.default_rng([colour, len(name)]).integers(0, 256, (64, 80, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
         (tmp_path / "model").mkdir(exist_ok=True)
-        loaded = LoadedModel(model, ModelSpec(arch="alexnet", weights="none", pooling="avg"), {}, tmp_path / "model")
+        loaded = LoadedModel(model, {}, tmp_path / "model")
         return Database(loaded, load_database(PlacesSpec("folder", root), "val"), root, Reading())
 
     return call
@@ -132,7 +133,7 @@ def test_an_engine_follows_a_folder_and_is_searched(address, folder, path):
     engine = load_engine(wanted, path, database, WantedIndex())
     assert sorted(engine.row_of) == [f"DCIM/{n:03d}.png" for n in range(4)]
     rows = [engine.row_of[f"DCIM/{n:03d}.png"] for n in range(4)]
-    hits = engine.search(engine.descriptors(rows).float(), 1)
+    hits = engine.search(engine.descriptors(rows).astype(np.float32), 1)
     assert [hits.records.names[row] for row in hits.rows[:, 0]] == [f"DCIM/{n:03d}.png" for n in range(4)]
     np.testing.assert_allclose(hits.distances, 0, atol=1e-3)
     engine.close()
@@ -151,7 +152,7 @@ def test_added_images_never_take_the_place_of_anothers_of_the_same_name(address,
     with pytest.raises(UserError, match=r"already has an image card/DCIM/007.png, from another folder"):
         edit_engine(wanted, path, database, add[1], [], WantedIndex())
     after = load_engine(wanted, path, database, WantedIndex())
-    assert after.count() == 3 and torch.equal(after.descriptors([after.row_of["card/DCIM/007.png"]]), kept)
+    assert after.count() == 3 and np.array_equal(after.descriptors([after.row_of["card/DCIM/007.png"]]), kept)
     after.close()
 
 
@@ -165,7 +166,7 @@ def test_testing_changes_no_collection_that_the_user_named(address, folder, path
     names = sorted(mapped.row_of)
     stored = mapped.descriptors([mapped.row_of[name] for name in names])
     mapped.close()
-    values = torch.nn.functional.normalize(torch.randn(5, model.dim, generator=torch.Generator().manual_seed(0)))
+    values = descriptors(5, model.dim, 0)
     with pytest.raises(UserError, match=r"other images than the 5 that are tested, such as .*testing changes nothing"):
         fill_engine(city, other, values, None)
     fill_engine(city, database, values[:3], None).close()
@@ -179,7 +180,7 @@ def test_testing_changes_no_collection_that_the_user_named(address, folder, path
         engine = load_engine(wanted, path, of, WantedIndex())
         assert engine.count() == count
         if count == 3:
-            assert torch.equal(engine.descriptors([engine.row_of[name] for name in names]), stored)
+            assert np.array_equal(engine.descriptors([engine.row_of[name] for name in names]), stored)
         engine.close()
 
 

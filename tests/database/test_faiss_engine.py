@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from index_data import add, check, local_of, opened, vector
 
 from vpr.database.engine import WantedIndex
@@ -39,7 +38,7 @@ def test_images_come_are_replaced_and_go(path, factory):
 
 def test_local_descriptors_come_and_go_with_their_images(path):
     index = opened(path, WantedIndex(local_dim=4), anew=True)
-    projection = LocalProjection(torch.arange(6.0), torch.eye(4, 6), "nothing")
+    projection = LocalProjection(np.arange(6.0), np.eye(4, 6), "nothing")
     index.begin(projection)
     add(index, ["a1", "b1", "c1"], local=True)
     add(index, ["b1", "d1"], 1, local=True)
@@ -51,7 +50,7 @@ def test_local_descriptors_come_and_go_with_their_images(path):
             values, grid = local_of([seeds[name], *map(ord, name)])
             np.testing.assert_array_equal(index.local.rows(row), values)
             assert tuple(index.local.grids[row]) == grid
-        assert torch.equal(index.projection.components, projection.components)
+        assert np.array_equal(index.projection.components, projection.components)
         assert index.projection.learnt_on == "nothing" and index.keeps_local
 
     index = opened(path)
@@ -90,7 +89,7 @@ def test_an_index_says_whether_it_was_changed_by_hand(path):
 def test_a_server_finds_the_same_at_the_same_distances(path):
     index = opened(path)
     truth = add(index, [f"{side}{n}" for side in "ab" for n in range(9)])
-    queries = torch.stack([vector([99, n]) for n in range(4)])
+    queries = np.stack([vector([99, n]) for n in range(4)])
     narrow = index.search(queries, 7)
     index.prepare_to_serve(writable=True)
     for before, after in zip(narrow[:2], index.search(queries, 7)[:2], strict=True):
@@ -116,14 +115,14 @@ def coarse(path, factory, count, side="ab"):
 
 
 def true_distances(index, query, names, truth):
-    return {name: np.linalg.norm(truth[name].double().numpy() - query.double().numpy()) for name in names}
+    return {name: np.linalg.norm(truth[name].astype(np.float64) - query.astype(np.float64)) for name in names}
 
 
 @pytest.mark.parametrize("factory", COARSE)
 def test_an_approximate_index_tells_the_distances_of_the_stored_descriptors(path, factory):
     """In their order; and an image lies at 0 from itself, whatever its code is."""
     index, truth = coarse(path, factory, 300)
-    queries = torch.stack([vector([99, n]) for n in range(8)] + list(truth.values())[:8])
+    queries = np.stack([vector([99, n]) for n in range(8)] + list(truth.values())[:8])
     found, distances, _ = index.search(queries, 12)
     assert index.measures and (np.diff(distances[:, :3], axis=1) >= 0).all()
     for query, hits, apart in zip(queries, found, distances, strict=True):
@@ -143,7 +142,7 @@ def test_a_search_of_few_images_of_an_approximate_index_is_exact(path, factory, 
     index, truth = coarse(path, factory, 300, side)
     index.remove(["a0"])
     few = [name for name in truth if name[0] == "a" and name != "a0"]
-    queries = torch.stack([vector([99, n]) for n in range(6)])
+    queries = np.stack([vector([99, n]) for n in range(6)])
     found, distances, _ = index.search(queries, 20, SearchFilter(where=(Condition("side", "=", "a"),)))
     for query, hits, apart in zip(queries, found, distances, strict=True):
         true = true_distances(index, query, few, truth)
@@ -155,7 +154,7 @@ def test_a_search_of_few_images_of_an_approximate_index_is_exact(path, factory, 
 def test_what_came_since_is_compared_as_what_the_index_holds(path, factory):
     """By their true distances."""
     index, truth = coarse(path, factory, 300)
-    queries = torch.stack([vector([99, n]) for n in range(10)])
+    queries = np.stack([vector([99, n]) for n in range(10)])
     before = index.search(queries, 5)
     truth |= add(index, [f"c{n}" for n in range(60)], 1)
     found, distances, _ = index.search(queries, 5)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.engine_data import check, descriptors, images, names_of, open_milvus
 from vpr.common.errors import UserError
@@ -95,10 +94,10 @@ def test_rows_and_their_descriptors(file, engine):
     assert engine.row_of == records.row_of
     again, kept = [f"street/{row:05}.jpg" for row in (5, 4, 8, 4)], engine.row_of
     found = engine.descriptors([kept[name] for name in again])
-    assert torch.equal(found, torch.stack([-values[5], values[4], values[8], values[4]]).half())
+    assert np.array_equal(found, np.stack([-values[5], values[4], values[8], values[4]]).astype(np.float16))
     engine.add(images(1, first=7), -values[7:8])
     assert engine.row_of["street/00007.jpg"] == 29 and engine.next_row == 30 and engine.count() == 29
-    assert torch.equal(engine.descriptors([29]), -values[7:8].half())
+    assert np.array_equal(engine.descriptors([29]), -values[7:8].astype(np.float16))
     assert engine.descriptors([]).shape == (0, DIM)
     other = open_milvus(file, engine.collection.name, DIM, MODEL)
     row = kept["street/00004.jpg"]
@@ -222,8 +221,8 @@ def test_columns_are_compared_and_few_among_many_are_found(engine, monkeypatch, 
 def test_lengths_that_rounding_changed_do_not_change_the_order(engine):
     """By the product alone the longer of two would be nearer."""
     values = descriptors(60, DIM, 0)
-    values *= 1 + 0.0005 * torch.linspace(-1, 1, 60)[:, None]
-    values = values.half().float()
+    values *= 1 + 0.0005 * np.linspace(-1, 1, 60, dtype=np.float32)[:, None]
+    values = values.astype(np.float16).astype(np.float32)
     engine.add(images(60), values)
     check(engine, values, values[:30], 5, range(60))
 

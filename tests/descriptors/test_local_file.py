@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from vpr.common.errors import UserError
 from vpr.descriptors.local_file import local_file, local_path, remove_local, require_dim
@@ -65,7 +64,7 @@ def test_local_descriptors_of_an_earlier_file_are_removed_aloud(tmp_path, capsys
 def test_other_dimensions_than_were_named_are_refused(tmp_path):
     """All that a backbone has are as many as can be had of more."""
     maps = LocalMaps(np.zeros((2, 3), np.int8), np.array([GRID], np.int32), np.array([0, 2]))
-    wide, whole = (LocalProjection(torch.zeros(dim), torch.eye(dim)[:3]) for dim in (5, 3))
+    wide, whole = (LocalProjection(np.zeros(dim), np.eye(dim)[:3]) for dim in (5, 3))
     for projection in (None, wide, whole):
         require_dim(tmp_path, maps, projection, None)
         require_dim(tmp_path, maps, projection, 3)

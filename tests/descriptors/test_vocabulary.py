@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from vpr.descriptors.vocabulary import cluster, sample_of_map
 
@@ -11,11 +10,11 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.mark.parametrize(("height", "width", "count"), [(15, 17, 100), (10, 10, 100), (3, 4, 12)])
 def test_samples_are_at_distinct_positions_and_of_length_1(height, width, count):
-    feature = torch.from_numpy(RANDOM.normal(size=(6, height, width)).astype(np.float32)) * 5
+    feature = RANDOM.normal(size=(6, height, width)).astype(np.float32) * 5
     sample = sample_of_map(feature, seed=[123, 4])
     assert sample.shape == (count, 6)
     assert np.abs(np.linalg.norm(sample.astype(np.float64), axis=1) - 1).max() < 1e-6
-    rows = [feature[:, y, x].double().numpy() for y in range(height) for x in range(width)]
+    rows = [feature[:, y, x].astype(np.float64) for y in range(height) for x in range(width)]
     normalised = np.stack([row / np.linalg.norm(row) for row in rows])
     distance = np.linalg.norm(sample[:, None] - normalised[None], axis=2)
     assert distance.min(axis=1).max() < 1e-6
@@ -23,7 +22,7 @@ def test_samples_are_at_distinct_positions_and_of_length_1(height, width, count)
 
 
 def test_sampled_positions_depend_on_the_seed():
-    feature = torch.from_numpy(RANDOM.normal(size=(4, 20, 20)).astype(np.float32))
+    feature = RANDOM.normal(size=(4, 20, 20)).astype(np.float32)
     first, again, other = (sample_of_map(feature, seed=[123, image]) for image in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 

@@ -228,7 +228,6 @@ def test_assignment_is_the_largest_share_of_a_brute_force_softmax(normalize_inpu
 def test_models_without_clusters_are_refused(tmp_path):
     pooled = build_model(ModelSpec("alexnet", "none", pooling="max"))
     exported = OnnxModel.__new__(OnnxModel)  # reading a file would need ONNX Runtime
-    nn.Module.__init__(exported)
     for model, found in ((pooled, "--pooling=max"), (exported, ".onnx")):
         for call in (
             lambda model=model: opened_at_pooling(model),

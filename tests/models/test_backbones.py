@@ -147,7 +147,7 @@ def test_what_frozen_stages_gave_is_finished_to_the_same_descriptors(residual):
     with torch.no_grad():
         features = residual.frozen_features(images())
         assert features.shape[1:] == residual.backbone.shape_of(40, 64, stop=3)
-        torch.testing.assert_close(residual.describe_features(features), residual(images()), rtol=0, atol=0)
+        torch.testing.assert_close(residual(features, frozen=True), residual(images()), rtol=0, atol=0)
 
 
 def test_filters_of_a_new_backbone_are_not_dropped_unless_it_says_how(residual):

@@ -11,7 +11,7 @@ import torch
 from sklearn.decomposition import PCA
 
 import main
-import vpr.runs.model
+import vpr.runs.pytorch_model
 from pittsburgh import read_places, write_places
 from vpr.common.errors import UserError
 from vpr.common.provenance import save_torch
@@ -304,7 +304,7 @@ def whitened_run(copy_toy_run, tmp_path, monkeypatch):
     copied = copy_toy_run(tmp_path)
     whiten(copied.places, f"--resume={copied.run}", "--pcaDim=6")
     for name in ("has_split", "training_set"):
-        monkeypatch.setattr(vpr.runs.model, name, lambda *_: pytest.fail("a data set was opened"))
+        monkeypatch.setattr(vpr.runs.pytorch_model, name, lambda *_: pytest.fail("a data set was opened"))
     return copied.run
 
 

@@ -14,7 +14,7 @@ import main
 from vpr.data.images import decode
 from vpr.descriptors.local_file import read_local
 from vpr.descriptors.local_maps import SCALE
-from vpr.models.local_projection import learn_projection
+from vpr.models.pca import ProjectionLayer, learn_projection
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.report.matches import DROP, PAIR
@@ -147,12 +147,13 @@ def test_components_are_those_of_the_covariance():
     generator = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
     values = torch.randn(4000, 6, generator=generator) * torch.tensor([8.0, 4, 2, 1, 0.5, 0.25]) @ axes.T + 3
-    projection = learn_projection(values, 3)
-    found = projection.components / projection.components.norm(dim=1, keepdim=True)
-    np.testing.assert_allclose((found @ axes[:, :3]).abs(), np.eye(3), atol=0.05)
-    lengths = projection.components.norm(dim=1)  # each over the square root of its standard deviation
+    projection = learn_projection(values.numpy(), 3)
+    lengths = np.linalg.norm(projection.components, axis=1)
+    found = projection.components / lengths[:, None]
+    np.testing.assert_allclose(np.abs(found @ axes[:, :3].numpy()), np.eye(3), atol=0.05)
+    # each over the square root of its standard deviation
     np.testing.assert_allclose(lengths, 1 / np.sqrt([8, 4, 2]), rtol=0.05)
-    maps = projection(torch.rand(2, 6, 3, 5))
+    maps = ProjectionLayer(projection)(torch.rand(2, 6, 3, 5))
     assert maps.shape == (2, 3, 3, 5)
     np.testing.assert_allclose(maps.norm(dim=1), 1, rtol=1e-5)
 

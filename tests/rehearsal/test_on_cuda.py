@@ -17,7 +17,7 @@ from torch import nn
 
 from vpr.common.device import DTYPES
 from vpr.data.reader import SizeGroup
-from vpr.descriptors.describe import LocalDescribing, describe, describe_batch
+from vpr.descriptors.describe import LocalDescribing, describe
 from vpr.descriptors.local_maps import MemorySink
 from vpr.models.backbones import BACKBONES, entry_of
 from vpr.models.local_projection import LocalProjection
@@ -30,7 +30,7 @@ from vpr.search.exact import nearest
 from vpr.training.rules import TrainingRules
 from vpr.training.sources import Sources
 from vpr.training.state import new_state
-from vpr.training.trainer import Trainer
+from vpr.training.trainer import BatchDescriber, Trainer
 from vpr.training.triplets import Triplets, block_of
 
 DATABASE, QUERIES, SIZES = 6, 2, ((64, 96), (80, 64))
@@ -78,17 +78,17 @@ class Photos:
             yield [self.group(part, size) for part, size in zip(parts, SIZES, strict=False)]
 
     def group(self, rows, size):
-        images = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
+        images = np.zeros((len(rows), 3, *size), np.uint8)
         if self.frozen:
-            images = self.model.frozen_features(images.to(GPU)).to("cpu", torch.float16).detach()
-        return SizeGroup(torch.arange(rows.start, rows.stop), images, size, self.frozen)
+            images = self.model.of_array(lambda values: self.model.frozen_features(values).half(), images)
+        return SizeGroup(np.arange(rows.start, rows.stop), images, size, self.frozen)
 
 
 def model_of(settings):
     """With a whitening, as modes make it, and a projection of its local descriptors."""
     model = build_model(spec_of(settings), pretrained=False)
     model.whiten(Whitening(torch.empty(model.pooled_dim), torch.empty(8, model.pooled_dim)))
-    return model, LocalProjection(torch.empty(model.encoder.dim), torch.empty(16, model.encoder.dim))
+    return model, LocalProjection(np.ones(model.encoder.dim, np.float32), np.ones((16, model.encoder.dim), np.float32))
 
 
 def require_on_gpu(descriptors, *shape):
@@ -100,14 +100,13 @@ def rehearse_describing(model, projection):
     model.eval()
     images = Photos(model)
     indices = range(DATABASE + QUERIES)
-    with torch.no_grad():
-        (batch,) = images.batches([indices])
-        require_on_gpu(describe_batch(model, batch), len(indices), 8)
-        (cached,) = Photos(model, frozen=True).batches([indices])
-        require_on_gpu(describe_batch(model, cached), len(indices), 8)
+    for source in (images, Photos(model, frozen=True)):
+        (batch,) = source.batches([indices])
+        with torch.no_grad():
+            require_on_gpu(BatchDescriber(model)(batch), len(indices), 8)
     sink = MemorySink(len(indices))
     descriptors, _ = describe(model, images, indices, len(indices), local=LocalDescribing(projection, sink))
-    assert (descriptors.device.type, descriptors.dtype) == ("cpu", torch.float16)
+    assert descriptors.dtype == np.float16
     return descriptors, sink.finished()
 
 
@@ -151,14 +150,13 @@ def test_no_operation_mixes_devices_and_descriptors_are_float32_on_the_gpu(made,
     model, projection = copy.deepcopy(made)
     with pretended_gpu() as ones:
         model.to_device(GPU, precision)
-        projection.to(GPU)
         descriptors, maps = rehearse_describing(model, projection)
         assert ones.formats == {getattr(torch, DTYPES[precision]), torch.float32}, (
             "of the backbone, and of what follows it"
         )
         rehearse_searching(descriptors, maps)
         with torch.no_grad():
-            exported = PlainPlaceModel(model, projection)
+            exported = PlainPlaceModel(model, projection).to(GPU)
             pooled, local = exported(torch.empty(2, *SIZES[0], 3, dtype=torch.uint8, device=GPU))
             require_on_gpu(pooled, 2, 8)
             assert (local.device, local.dtype, local.shape[:2]) == (GPU, torch.float32, (2, 16))
@@ -185,7 +183,6 @@ def test_a_tensor_that_was_left_on_the_processor_is_found(part):
     model, projection = model_of({"arch": "alexnet", "pooling": "max"})
     with pretended_gpu():
         model.to_device(GPU, "fp32")
-        projection.to(GPU)
         if part == "encoder":
             setattr(model.encoder, "0", nn.Sequential(LeftBehind(), model.encoder[0]))
         else:

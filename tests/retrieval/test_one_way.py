@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from drawing import draw_image
 from PIL import Image
 
@@ -72,7 +71,7 @@ def by_test(places, monkeypatch, *words):
 
 
 def pixels_of(file):
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return np.array(Image.open(file)).transpose(2, 0, 1)
 
 
 def over_http(client, file, depth):
@@ -118,7 +117,7 @@ def test_a_question_that_has_no_answer_says_why(own, places, tmp_path):
     root = shutil.copytree(own, tmp_path / "own")
     locator = loaded_locator({**places, "root": str(root)})
     file = queries_of(root)[0]
-    small, image = torch.zeros(3, 4, 4, dtype=torch.uint8), pixels_of(file)
+    small, image = np.zeros((3, 4, 4), np.uint8), pixels_of(file)
     found = locator.answer_each([small, image, image], [Ask(), Ask(sequence=SequenceRule(1)), Ask()])
     assert [type(each) for each in found[:2]] == [TooSmall, NotServed] and len(found[2].matches) == 5
     shutil.rmtree(root / "val" / "database")

@@ -21,7 +21,7 @@ both = pytest.mark.parametrize("by", ["soft", "spatial"])
 
 def maps_of(*maps):
     """Maps of unit vectors [d, h, w], quantised and joined."""
-    return joined([part for each in maps for part in quantized(F.normalize(each[None].float(), dim=1))])
+    return joined([part for each in maps for part in quantized(F.normalize(each[None].float(), dim=1).numpy())])
 
 
 def random_map(seed, height, width, dim=16):
@@ -32,7 +32,7 @@ def sides_of(query, hit):
     """The stored 8 bits of two maps [d, h, w], and the points of their positions."""
     sides = []
     for each in (query, hit):
-        (rows, (height, width)) = quantized(F.normalize(each[None].float(), dim=1))[0]
+        (rows, (height, width)) = quantized(F.normalize(each[None].float(), dim=1).numpy())[0]
         points = [((n % width + 0.5) / width, (n // width + 0.5) / height) for n in range(height * width)]
         sides.append((rows.astype(int), points))
     return sides
@@ -271,9 +271,9 @@ def test_products_stay_exact(dim):
 
 
 def test_large_maps_are_averaged():
-    (rows, grid), _ = quantized(F.normalize(torch.randn(2, 8, 30, 40), dim=1))
+    (rows, grid), _ = quantized(F.normalize(torch.randn(2, 8, 30, 40), dim=1).numpy())
     assert grid == (15, 20) and rows.shape == (300, 8) and rows.dtype == np.int8
-    flat = F.normalize(torch.ones(1, 4, 33, 41), dim=1)
+    flat = F.normalize(torch.ones(1, 4, 33, 41), dim=1).numpy()
     (rows, grid) = quantized(flat)[0]
     assert grid == (17, 21) and (rows == SCALE // 2).all()  # an average of equals, also at the edges
 

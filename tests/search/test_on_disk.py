@@ -18,8 +18,8 @@ from vpr.search.limited import search_index
 from vpr.search.on_disk import build_on_disk, index_files, open_on_disk
 
 COUNT, DIM = 1000, 16
-VALUES = descriptors(COUNT, DIM, 0).numpy()
-QUERIES = descriptors(6, DIM, 1).numpy()
+VALUES = descriptors(COUNT, DIM, 0)
+QUERIES = descriptors(6, DIM, 1)
 
 
 def squared_distances(queries=QUERIES, values=VALUES):
@@ -209,7 +209,7 @@ def test_with_or_without_selectors_all_hits_are_wanted_rows_and_none_is_missing(
 @pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW8"])
 def test_the_fewer_rows_are_wanted_the_more_of_the_index_is_looked_at(factory):
     """A first hit that is a wanted row is not the nearest of them."""
-    rows, queries = np.arange(1, COUNT, 25), descriptors(200, DIM, 2).numpy()
+    rows, queries = np.arange(1, COUNT, 25), descriptors(200, DIM, 2)
     found = search_rows(in_memory(factory), 1, rows, queries)
     assert (found == brute_force(1, rows, queries=queries)[1]).mean() > 0.85
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import engine_data
 import numpy as np
 import pytest
-import torch
 from asking import TOKEN, decoders, serving
 from drawing import draw_image
 
+from vpr.common.device import CPU
 from vpr.data.reader import Reading
 from vpr.database.engine import Hits
 from vpr.database.records import joined
@@ -17,7 +17,7 @@ from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.retrieval.locator import Locator
-from vpr.runs.model import LoadedModel
+from vpr.runs.loaded import LoadedModel
 from vpr.search.exact import descriptor_distances, in_order, nearest
 
 SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")
@@ -45,7 +45,7 @@ class PlainEngine:
     def add(self, records, descriptors, local=None):
         self.remove(records.names)
         self.records = joined(self.records, records)
-        self.descriptors = torch.cat([self.descriptors, descriptors])
+        self.descriptors = np.concatenate([self.descriptors, descriptors])
 
     def remove(self, names):
         self.records = replace(self.records, names=["" if n in names else n for n in self.records.names])
@@ -65,7 +65,7 @@ def _decoders_end():
 
 @pytest.fixture(scope="session")
 def model():
-    return build_model(SPEC).to_device(torch.device("cpu"), "fp32")
+    return build_model(SPEC).to_device(CPU, "fp32")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def make_locator(model, images, tmp_path_factory):
         positions=np.array([[585000.0 + 30 * n, 4477000.0] for n in range(10)]),
         columns={"night": ["yes" if n > 6 else "no" for n in range(10)]},
     )  # fmt: skip
-    loaded = LoadedModel(model, SPEC, {}, tmp_path_factory.mktemp("model"))
+    loaded = LoadedModel(model, {}, tmp_path_factory.mktemp("model"))
 
     def make(**changes):
         own = {"engine": PlainEngine(records, descriptors), "read": Reading(), "root": folder}

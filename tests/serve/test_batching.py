@@ -4,9 +4,10 @@ import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-import torch
 
+from vpr.common.device import Device
 from vpr.retrieval.ask import TooLarge
 from vpr.retrieval.model_pass import ModelPass
 from vpr.serve.batching import Batcher
@@ -264,7 +265,7 @@ def test_long_work_that_would_wait_too_long_is_sent_away_at_once(batches, monkey
 def test_an_image_for_which_a_gpu_has_no_room_is_refused_as_beside_a_processor(monkeypatch):
     """Before it goes there, from where PyTorch's error would come in the middle of a batch."""
     monkeypatch.setattr("vpr.retrieval.model_pass.free_gpu_bytes", lambda device: 1999)
-    model = SimpleNamespace(device=torch.device("cuda", 0), smallest_side=1, bytes_per_image=lambda *_: 1000)
+    model = SimpleNamespace(device=Device("cuda:0"), smallest_side=1, bytes_per_image=lambda *_: 1000)
     model.eval = lambda: model
-    problem = ModelPass(model).refusal(torch.zeros(3, 60, 80, dtype=torch.uint8))
+    problem = ModelPass(model).refusal(np.zeros((3, 60, 80), np.uint8))
     assert isinstance(problem, TooLarge) and "80x60 pixels" in str(problem)

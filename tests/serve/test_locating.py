@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 import utm
 from asking import as_bytes, form, serving
 from drawing import draw_image
@@ -29,10 +28,8 @@ def queries(tmp_path_factory):
 
 
 def test_places_and_confidence_are_those_of_brute_force(client, shared_locator, queries, model):
-    with torch.no_grad():
-        pixels = torch.from_numpy(np.array(Image.open(queries[0]))).permute(2, 0, 1)[None]
-        own = model(pixels)[0].half().double().numpy()
-    distances = np.linalg.norm(shared_locator.engine.descriptors.double().numpy() - own, axis=1)
+    own = model.describe(np.array(Image.open(queries[0])).transpose(2, 0, 1)[None])[0].astype(np.float64)
+    distances = np.linalg.norm(shared_locator.engine.descriptors - own, axis=1)
     order = np.argsort(distances)
     _, found, _ = client.locate(as_bytes(queries[0]), "?top=10")
     assert [match["easting"] for match in found["matches"]] == [585000 + 30 * n for n in order]
@@ -208,7 +205,7 @@ def test_where_nothing_is_found_the_answer_is_empty(make_locator, queries):
 
 def test_what_others_ask_for_changes_no_answer(locator, queries):
     """Of an engine that looks farther for more hits, as a graph does."""
-    engine, pixels = locator.engine, torch.from_numpy(np.array(Image.open(queries[0]))).permute(2, 0, 1)
+    engine, pixels = locator.engine, np.array(Image.open(queries[0])).transpose(2, 0, 1)
     search = engine.search
 
     def lacking(values, count, wanted=None):

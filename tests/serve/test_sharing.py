@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 from asking import as_bytes, asking_at_once, serving
 from PIL import Image
 
@@ -43,7 +42,7 @@ def counting(shared_locator, make_locator):
 
 
 def pixels_of(file):
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return np.array(Image.open(file)).transpose(2, 0, 1)
 
 
 def test_an_engine_that_is_away_is_asked_once_for_all_questions_of_a_pass(counting, images):
@@ -62,7 +61,7 @@ def test_an_engine_that_is_away_is_asked_once_for_all_questions_of_a_pass(counti
 
 def test_what_is_wrong_with_one_image_of_a_pass_is_told_of_it_alone(counting, images):
     engine, locator = counting
-    pictures = [pixels_of(images[1][0]), torch.zeros(3, 4, 4, dtype=torch.uint8), pixels_of(images[1][1])]
+    pictures = [pixels_of(images[1][0]), np.zeros((3, 4, 4), np.uint8), pixels_of(images[1][1])]
     found = locator.answer_each(pictures, [Ask()] * 3)
     assert isinstance(found[1], TooSmall) and [found[n].matches[0].name for n in (0, 2)] == ["a/0.png", "a/1.png"]
     assert engine.searches == 1

@@ -89,7 +89,8 @@ def test_a_step_goes_down_the_sum_of_violations_over_the_number_of_violating_pai
         violations = []
         for item in batch:
             rows = [count + item.query, item.positive, *item.negatives.tolist()]
-            query, positive, *negatives = (plain(next(reader.batches([[row]]))[0].values)[0] for row in rows)
+            images = (plain.tensor_of(next(reader.batches([[row]]))[0].values) for row in rows)
+            query, positive, *negatives = (plain(image)[0] for image in images)
             for negative in negatives:
                 violations.append((query - positive).square().sum() + 0.1 - (query - negative).square().sum())
         violations = [value for value in violations if value > 0]

@@ -15,8 +15,8 @@ from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
 from vpr.database.open import Database
 from vpr.models.describer import Describer
-from vpr.runs.centroids import MissingCentroids
-from vpr.runs.model import LoadedModel, WhiteningChoice, load_model, off_the_shelf
+from vpr.runs.loaded import LoadedModel, WhiteningChoice
+from vpr.runs.model import load_model
 
 
 def model_of(options: argparse.Namespace, device: Device, whitened: bool = True) -> LoadedModel:
@@ -30,6 +30,8 @@ def model_of(options: argparse.Namespace, device: Device, whitened: bool = True)
     whitened, choice = whitened and not options.noWhiten, whitening_choice(options, device)
     if options.run:
         return load_model(options.run, options.ckpt, whitened, choice, options.savePath)
+    from vpr.runs.pytorch_model import off_the_shelf
+
     with cluster_command(options):
         return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened)
 
@@ -49,6 +51,8 @@ def whitening_choice(options: argparse.Namespace, device: Device) -> WhiteningCh
 @contextlib.contextmanager
 def cluster_command(options: argparse.Namespace) -> Iterator[None]:
     """Where centroids are missing, the message says by which command they are made."""
+    from vpr.runs.centroids import MissingCentroids
+
     try:
         yield
     except MissingCentroids as error:

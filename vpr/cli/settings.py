@@ -26,7 +26,7 @@ from vpr.data.catalogue import DATASETS, splits_of
 from vpr.database.engines import engine_address
 from vpr.models.spec import DEFAULT_SEED
 
-LOCAL_DIM = 64  # vpr/models/local_projection.py, which imports torch
+LOCAL_DIM = 64  # vpr/models/local_projection.py, which imports NumPy
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
 FINISHED_MODEL = ("test", "export", "compare", "index", "locate", "serve")  # modes that take a whitened model
 SEARCHING = ("test", "index", "locate", "serve")

@@ -180,7 +180,7 @@ def with_summed_gradients(module: "torch.nn.Module", unused_parameters: bool = F
     return parallel
 
 
-def gather_rows(rows: "torch.Tensor | np.ndarray", owners: list[tuple[slice, int]]) -> None:
+def gather_rows(rows: "np.ndarray", owners: list[tuple[slice, int]]) -> None:
     """Bring rows that other processes computed to process 0.
 
     Args:
@@ -192,7 +192,7 @@ def gather_rows(rows: "torch.Tensor | np.ndarray", owners: list[tuple[slice, int
     import torch
 
     for block, owner in owners:
-        values = torch.as_tensor(rows[block]).view(torch.uint8)  # shares its memory; gloo moves bytes of any type
+        values = torch.from_numpy(rows[block]).view(torch.uint8)  # shares its memory; gloo moves bytes of any type
         if owner and rank() == 0:
             _dist.recv(values, src=owner)
         elif owner and rank() == owner:

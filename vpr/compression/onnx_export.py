@@ -147,6 +147,7 @@ def model_card(model: PlaceModel, kind: str, source: dict, flags: dict, recalls:
         "smallest_side": model.smallest_side,
         "parameters": model.parameter_count,
         "precision": kind,
+        "recipe": {name: model.recipe[name] for name in ("arch", "pooling", "normalization")},
         "source": source,
         "flags": flags,
         "recalls_before_export": recalls[-RECALLS_KEPT:],
@@ -164,7 +165,7 @@ def calibration_images(files: Sequence[Path], reading: Reading, seed: int) -> li
     """Random images uint8 [1, H, W, 3] of the training database, whose values show the ranges of 8 bits."""
     chosen = np.random.default_rng(seed).permutation(len(files))[:CALIBRATION_IMAGES]
     batches = reading.of(files).batches([[int(index)] for index in chosen])
-    return [group.values.permute(0, 2, 3, 1).contiguous().numpy() for (group,) in batches]
+    return [np.ascontiguousarray(group.values.transpose(0, 2, 3, 1)) for (group,) in batches]
 
 
 def write_with_card(plain: Path, path: Path, card: dict) -> None:

@@ -18,7 +18,7 @@ from vpr.common.errors import UserError
 from vpr.common.progress import Progress, say
 from vpr.compression.reconstruction import distill, reconstruct
 from vpr.data.reader import Reading
-from vpr.descriptors.describe import Source, describe_batch
+from vpr.descriptors.describe import Source
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.backbones.base import Backbone
 from vpr.models.place_model import PlaceModel, build_model
@@ -26,6 +26,7 @@ from vpr.models.poolings.base import ClusterPooling
 from vpr.training.objective import objective_of
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state, splits_of
+from vpr.training.trainer import BatchDescriber
 from vpr.training.training_set import TrainingSet
 
 TUPLES = 64  # on which filters are judged
@@ -107,10 +108,11 @@ def accumulate_gradients(
     if not block.batches:
         raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
     weights, scale = list(model.backbone.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
+    describer = BatchDescriber(model)
     with model.backbone.wholly_trained(), Progress("pruning: gradients", sum(block.sizes), block.unit) as progress:
         loaded = source.batches([batch.images for batch in block.batches])
         for batch, size, images in zip(block.batches, block.sizes, loaded, strict=True):
-            loss_sum, pairs = objective.loss(describe_batch(model, images), batch)
+            loss_sum, pairs = objective.loss(describer(images), batch)
             found, scale = scaled_gradients(loss_sum / max(pairs, 1), weights, scale)
             for value, gradient in zip(weights, found, strict=True):
                 value.grad = gradient if value.grad is None else value.grad + gradient

@@ -38,7 +38,7 @@ def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tenso
             chosen = torch.Generator().manual_seed(seed)
             inputs = outputs = torch.zeros((), dtype=torch.float64)
             for batch in source.batches([[image] for image in images]):
-                values = batch[0].values.to(pruned.device)  # [1, 3, H, W]
+                values = pruned.tensor_of(batch[0].values)  # [1, 3, H, W]
                 seen, wanted = _examples(pruned, original, values, number, layer, chosen)
                 inputs = inputs + (seen.T @ seen).double()
                 outputs = outputs + (seen.T @ wanted[:, filters.to(wanted.device)]).double()
@@ -79,10 +79,10 @@ def distill(
 
 
 def feature_distance(
-    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, images: torch.Tensor
+    pruned: PlaceModel, original: PlaceModel, filters: torch.Tensor, pixels: np.ndarray
 ) -> torch.Tensor:
     """Squared distance of both models' local descriptors, the mean over positions, the sum over images."""
-    images = images.to(pruned.device, non_blocking=True)
+    images = pruned.tensor_of(pixels)
     with torch.no_grad():
         wanted = original.local_descriptors(images)[:, filters.to(images.device)]  # [B, D, h, w]
     found = pruned.local_descriptors(images)

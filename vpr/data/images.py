@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -16,9 +16,6 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from vpr.common.errors import UserError
 from vpr.data.names import shown
 from vpr.data.settings import MAX_PIXELS
-
-if TYPE_CHECKING:  # processes that only decode do without torch
-    import torch
 
 # By Pillow's name of a format, how its files end. Left out are formats that no camera or scanner writes, and those that
 # start other programs (EPS); a camera's raw files are TIFF by content, of which Pillow would read a small preview.
@@ -235,16 +232,13 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
 
 def decode(
     path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None, max_pixels: int = MAX_PIXELS
-) -> "torch.Tensor":
-    """Read an image as uint8 [3, H, W]; the arguments are those of `pixels_of` and `read_image`.
+) -> np.ndarray:
+    """Read an image as uint8 [3, H, W], channels last in memory; arguments as of `pixels_of` and `read_image`.
 
     Raises:
         UserError: as of `read_image`.
     """
-    import torch
-
-    pixels = with_image(path, lambda image: pixels_of(image, size, longest_side), max_pixels)
-    return torch.from_numpy(pixels).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W], same memory
+    return with_image(path, lambda image: pixels_of(image, size, longest_side), max_pixels).transpose(2, 0, 1)
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int] | None = None, longest_side: int | None = None) -> np.ndarray:

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+import numpy as np
 
 from vpr.common.device import CPU, Device
 from vpr.common.errors import UserError
@@ -36,13 +35,13 @@ class SizeGroup(NamedTuple):
         frozen: whether `values` are what frozen layers made of the images.
     """
 
-    rows: torch.Tensor
-    values: torch.Tensor
+    rows: np.ndarray
+    values: np.ndarray
     image_size: tuple[int, int]
     frozen: bool = False
 
 
-def collate(images: Iterable[torch.Tensor | UserError]) -> list[SizeGroup] | UserError:
+def collate(images: Iterable[np.ndarray | UserError]) -> list[SizeGroup] | UserError:
     """A batch of decoded images; or the first error in its stead."""
     decoded = []
     for image in images:
@@ -52,25 +51,33 @@ def collate(images: Iterable[torch.Tensor | UserError]) -> list[SizeGroup] | Use
     return group_by_size(decoded, [(image.shape[1], image.shape[2]) for image in decoded])
 
 
-def group_by_size(values: list[torch.Tensor], image_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
+def group_by_size(values: list[np.ndarray], image_sizes: list[tuple[int, int]]) -> list[SizeGroup]:
     """Stack what stands for each image of a batch, [C, h, w], by the image's size, since sets mix sizes."""
     rows_of = defaultdict(list)
     for row, size in enumerate(image_sizes):
         rows_of[size].append(row)
-    return [
-        SizeGroup(torch.tensor(rows), _stack([values[row] for row in rows]), size) for size, rows in rows_of.items()
-    ]
+    return [SizeGroup(np.array(rows), _stack([values[row] for row in rows]), size) for size, rows in rows_of.items()]
 
 
-def _stack(values: list[torch.Tensor]) -> torch.Tensor:
+def _stack(values: list[np.ndarray]) -> np.ndarray:
     """[C, h, w] each -> [b, C, h, w], copied once, as they lie in memory: images have their channels last."""
-    if values[0].is_contiguous():
-        return torch.stack(values)
-    return torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
+    if values[0].flags.c_contiguous:
+        return np.stack(values)
+    return np.stack([value.transpose(1, 2, 0) for value in values]).transpose(0, 3, 1, 2)
+
+
+def _as_tensors(images: Iterable[np.ndarray | UserError]) -> Any:
+    """As `collate`, in tensors: these PyTorch passes between processes without a copy, and pins in memory."""
+    import torch
+
+    batch = collate(images)
+    if isinstance(batch, UserError):
+        return batch
+    return [(torch.from_numpy(rows), torch.from_numpy(values), size) for rows, values, size, _ in batch]
 
 
 @dataclass(frozen=True)
-class ImageReader(Dataset):
+class ImageReader:
     """Images by their index in `files`, decoded by workers ahead of the caller.
 
     Attributes:
@@ -91,7 +98,7 @@ class ImageReader(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> torch.Tensor | UserError:
+    def __getitem__(self, index: int) -> np.ndarray | UserError:
         """An image, uint8 [3, H, W]; one that cannot be decoded comes as the error, which from a process would
         otherwise arrive wrapped in its traceback."""
         size = (self.size[0], self.size[1]) if self.size else None
@@ -114,15 +121,16 @@ class ImageReader(Dataset):
         """
         most = self._batches_that_wait(batches) if self.workers else 0
         loaded: Iterable[list[SizeGroup] | UserError]
-        if self.workers and self.device.type != "cuda":
+        if self.device.type == "cuda":
+            loaded = self._by_processes(batches, min(self.workers, len(batches), most), most)
+        elif self.workers:
             loaded = self._by_threads(batches, min(most, BATCHES_AHEAD))
         else:
-            loaded = self._by_processes(batches, min(self.workers, len(batches), most), most)
+            loaded = (collate(map(self.__getitem__, batch)) for batch in batches)
         for batch in _without_dead_workers(loaded):
             if isinstance(batch, UserError):
                 raise batch
-            # PyTorch 2.8 and 2.9 make a list of a tuple that they pin.
-            yield [group._replace(image_size=(group.image_size[0], group.image_size[1])) for group in batch]
+            yield batch
 
     def _batches_that_wait(self, batches: Sequence[Sequence[int]]) -> int:
         """How many decoded batches memory has room for while they wait; 1 at least."""
@@ -144,18 +152,28 @@ class ImageReader(Dataset):
         finally:
             pool.shutdown(cancel_futures=True)  # whoever asked has seen enough
 
-    def _by_processes(self, batches: Sequence[Sequence[int]], workers: int, most_ahead: int) -> DataLoader:
+    def _by_processes(
+        self, batches: Sequence[Sequence[int]], workers: int, most_ahead: int
+    ) -> Iterator[list[SizeGroup] | UserError]:
         """Beside a GPU, which wants more images a second than one process can decode; with 0 workers, by the caller."""
-        return DataLoader(
-            self,
+        import torch
+        from torch.utils.data import DataLoader
+
+        loader: DataLoader = DataLoader(
+            self,  # type: ignore[arg-type]  # which has a length and items, all that is asked for
             batch_sampler=[list(batch) for batch in batches],
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_as_tensors,
             prefetch_factor=max(1, min(BATCHES_AHEAD, most_ahead // workers)) if workers else None,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=True,
             worker_init_fn=_leave_interrupts_to_the_parent,
             generator=torch.Generator(),  # its own, so that loading images never moves the global random state
         )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                yield batch
+            else:  # PyTorch 2.8 and 2.9 make a list of a tuple that they pin
+                yield [SizeGroup(rows.numpy(), values.numpy(), (high, wide)) for rows, values, (high, wide) in batch]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.data.frames import Frames
@@ -98,7 +97,7 @@ class Searchable(Protocol):
     local: LocalMaps | None
     projection: LocalProjection | None
 
-    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
+    def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The nearest images.
 
         Args:
@@ -147,7 +146,7 @@ class Engine(Searchable, Protocol):
     def rows(self) -> np.ndarray:
         """int64: the rows of the images that it has."""
 
-    def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+    def descriptors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Those of some rows that it has, float16 [n, dim].
 
         Raises:
@@ -158,7 +157,7 @@ class Engine(Searchable, Protocol):
         """How many images it has."""
 
     def search_in_order(
-        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
+        self, queries: np.ndarray, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best of the database by sequences of frames; only where `searches_sequences`.
 
@@ -177,7 +176,7 @@ class Engine(Searchable, Protocol):
     def begin(self, projection: LocalProjection | None) -> None:
         """Say what projects the local descriptors of all images to be added; called once, while it has none."""
 
-    def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
+    def add(self, records: Records, descriptors: np.ndarray, local: Sequence[QuantizedMap] | None = None) -> None:
         """Add images, in place of those of the same names; when it returns they are kept, whatever happens.
 
         Args:

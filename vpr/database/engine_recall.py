@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
-import torch
 
 from vpr.common.progress import say
 from vpr.database.engine import Engine, Searchable
@@ -34,7 +33,7 @@ class EngineRecall:
 
 
 def recall_against_exact(
-    engine: Searchable, descriptors: torch.Tensor, count: int, sample: int, seed: int = 0
+    engine: Searchable, descriptors: np.ndarray, count: int, sample: int, seed: int = 0
 ) -> EngineRecall:
     """Compare an engine with exact search for some of the stored descriptors.
 
@@ -46,7 +45,7 @@ def recall_against_exact(
         sample: how many of them are looked for.
     """
     chosen = np.random.default_rng(seed).permutation(len(descriptors))[:sample]
-    queries = descriptors[np.sort(chosen)].float()
+    queries = descriptors[np.sort(chosen)].astype(np.float32)
     started = perf_counter()
     hits = engine.search(queries, count)
     seconds = perf_counter() - started
@@ -69,7 +68,7 @@ def say_recall(engine: Engine) -> None:
     if 4 * dim * engine.next_row > COMPARED_BYTES:
         say(f"not compared with exact search: {len(rows):,} descriptors of {dim} dimensions are too many to fetch")
         return
-    stored = torch.full((engine.next_row, dim), 10.0)  # far from all where an image was removed
+    stored = np.full((engine.next_row, dim), 10.0, np.float32)  # far from all where an image was removed
     for some in in_parts(rows.tolist(), 1024):
-        stored[some] = engine.descriptors(some).float()
+        stored[some] = engine.descriptors(some)
     say(f"compared with exact search: {recall_against_exact(engine, stored, COMPARED_HITS, COMPARED_QUERIES).line()}")

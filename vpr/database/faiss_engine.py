@@ -9,7 +9,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
@@ -24,6 +23,7 @@ from vpr.database.store.store import REMEDY, State, Store
 from vpr.database.store.stored_images import EXACT, StoredImages
 from vpr.search.approximate import check_factory, faiss_name, first_hits, index_name, looks_at_all
 from vpr.search.exact import descriptor_distances, measured, merged, nearest
+from vpr.search.floats import Float32Rows
 from vpr.search.limited import search_index
 from vpr.search.sequences import SequenceRule, search_sequences
 
@@ -54,12 +54,12 @@ class FaissEngine(StoredImages):
             return ""
         return faiss_name(str(self.wanted.factory), self._index)
 
-    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
+    def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """As of `Searchable`, in what was committed last, of rows that fit their checksums."""
         self.refresh()
         return self.checked(lambda: self._search(queries, count, wanted))
 
-    def _search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None) -> Hits:
+    def _search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None) -> Hits:
         allowed = self._alive if wanted is None else self._alive & wanted.mask(self.records)
         base, parts = self._index.ntotal if self._index is not None else 0, []
         if self._index is not None and base:
@@ -71,7 +71,7 @@ class FaissEngine(StoredImages):
         return Hits(*merged(parts, len(queries), count), self.records)
 
     def _search_index(
-        self, index: faiss.Index, queries: torch.Tensor, count: int, allowed: np.ndarray
+        self, index: faiss.Index, queries: np.ndarray, count: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """By FAISS's index; where few rows are wanted, one by one: it looks at a part, in which few of them may lie."""
         rows = None if allowed.all() else np.flatnonzero(allowed)
@@ -83,7 +83,7 @@ class FaissEngine(StoredImages):
         return found[:, :count], distances[:, :count]
 
     def search_in_order(
-        self, queries: torch.Tensor, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
+        self, queries: np.ndarray, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As of `Engine`: exactly, among the images that are there."""
         if self._index is not None:
@@ -92,7 +92,7 @@ class FaissEngine(StoredImages):
 
         def search() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             rows = self.rows()
-            values = self.map if len(rows) == len(self.map) else self.map[torch.from_numpy(rows)]
+            values = self.map if len(rows) == len(self.map) else self.map[rows]
             found, similarities = search_sequences(values, queries, count, (own.of(rows), others), rule)
             return np.where(found >= 0, rows[found], -1), descriptor_distances(values, queries, found), similarities
 
@@ -107,8 +107,8 @@ class FaissEngine(StoredImages):
         if writable:
             self.hold()
         self.records.read_whole()
-        if self._index is None and 4 * self.map.numel() <= available_bytes() // 4:
-            self._wide = self.map.float()
+        if self._index is None and 4 * self.map.size <= available_bytes() // 4:
+            self._wide = Float32Rows()(self.map, slice(None))
 
     def check(self) -> None:
         """Files always answer."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vpr.common import processes
 from vpr.common.errors import UserError
@@ -25,8 +24,8 @@ from vpr.database.folder import FolderNow, content_hashes, stamps
 from vpr.database.location import folder_hash, folder_note, store_path
 from vpr.database.synchronise import Describing, find_changes, in_parts, synchronise
 from vpr.runs.descriptors_file import model_recipe
+from vpr.runs.loaded import LoadedModel
 from vpr.runs.local_projection import projection_for
-from vpr.runs.model import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class WantedEngine:
         name = f"netvlad_{use}{database.images.places.name}_{folder_hash(database.root)}"
         name = self.collection or re.sub(r"\W", "_", name, flags=re.ASCII)[-200:]
         model, note = database.loaded.model, folder_note(database.images, database.root)
-        provenance = model_recipe(model, database.loaded.spec, database.reading.size)
+        provenance = model_recipe(model, database.reading.size)
         source = Source(self.address.target, store_path(path), name, model.dim, provenance, note)
         return importlib.import_module(ENGINES[self.address.kind]).open_engine(source, index, anew)
 
@@ -217,7 +216,7 @@ def edit_engine(
     return engine
 
 
-def fill_engine(wanted: WantedEngine, database: Database, descriptors: torch.Tensor, index: str | None) -> Engine:
+def fill_engine(wanted: WantedEngine, database: Database, descriptors: np.ndarray, index: str | None) -> Engine:
     """An engine with exactly the images of a folder, whose descriptors [N, dim] are at hand.
 
     It is one of its own, in which others look for nothing; one that the user names is only read.
@@ -252,8 +251,7 @@ def how_described(engine: Engine, database: Database, wanted: WantedIndex) -> De
     if engine.keeps_local and not engine.next_row:
         reader = database.reading.of(database.images.database_files)
         engine.begin(projection_for(database.loaded, reader, wanted.seed, wanted.local_dim, database.batch_size))
-    projection = engine.projection.to(database.loaded.model.device) if engine.projection else None
-    return Describing(database.loaded, database.reading, database.batch_size, projection, engine.keeps_local)
+    return Describing(database.loaded, database.reading, database.batch_size, engine.projection, engine.keeps_local)
 
 
 def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from vpr.database.folder import FolderNow, content_hashes, same_description, sam
 from vpr.database.records import Records
 from vpr.descriptors.describe import describe_in_batches
 from vpr.models.local_projection import LocalProjection
-from vpr.runs.model import LoadedModel
+from vpr.runs.loaded import LoadedModel
 
 CHUNK = 40  # batches whose images are hashed, and decoded ahead, together
 

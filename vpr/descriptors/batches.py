@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import torch
+import numpy as np
 
 from vpr.common import processes
 from vpr.common.errors import UserError
@@ -69,7 +69,6 @@ class Shares:
         self.owners = [(slice(batch.start, batch.stop), n % count) for n, batch in enumerate(batches)]
 
 
-@torch.no_grad()
 def over_batches(
     compute: Callable[[Batch], Value],
     model: Describer,
@@ -81,7 +80,7 @@ def over_batches(
     """Positions in `indices` of each batch of this process's share, the batch, and what a model computes of it.
 
     Args:
-        compute: of a batch, whose groups are no larger than memory holds at once; without gradients.
+        compute: of a batch, whose groups are no larger than memory holds at once.
         label: of the progress bar, which counts the images of all processes; None: none is shown.
 
     Raises:
@@ -98,24 +97,23 @@ def over_batches(
 
 
 def over_images(
-    compute: Callable[[torch.Tensor], torch.Tensor],
+    compute: Callable[[np.ndarray], np.ndarray],
     model: Describer,
     source: Source,
     indices: Sequence[int],
     batch_size: int | None,
     label: str,
     one_machine: bool = False,
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """The position in `indices` of each image of this process's share, and what a model computes of it, on the CPU.
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The position in `indices` of each image of this process's share, and what a model computes of it.
 
     Args:
-        compute: of images of one size, uint8 [b, 3, H, W] on the model's device.
+        compute: of images of one size, uint8 [b, 3, H, W].
         batch_size, one_machine: as of `Shares`.
     """
 
-    def of_batch(batch: Batch) -> list[torch.Tensor]:
-        values = [compute(group.values.to(model.device, non_blocking=True)).cpu() for group in batch]
-        joined = [value for part in values for value in part]
+    def of_batch(batch: Batch) -> list[np.ndarray]:
+        joined = [value for group in batch for value in compute(group.values)]
         return [joined[at] for at in order_of(batch).tolist()]
 
     shares = Shares(model, source, len(indices), batch_size, one_machine)
@@ -123,9 +121,9 @@ def over_images(
         yield from zip(where, values, strict=True)
 
 
-def order_of(batch: Batch) -> torch.Tensor:
+def order_of(batch: Batch) -> np.ndarray:
     """Where each image of a batch is among those of its groups, one group after the other; int64 [B]."""
-    return torch.cat([group.rows for group in batch]).argsort()
+    return np.concatenate([group.rows for group in batch]).argsort()
 
 
 def _batch_size(model: Describer, source: Source, wanted: int | None) -> int:
@@ -189,8 +187,8 @@ def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
 
 def cut(group: SizeGroup, count: int) -> list[SizeGroup]:
     """Images of one size in parts of at most `count`."""
-    pieces = zip(group.rows.split(count), group.values.split(count), strict=True)
-    return [group._replace(rows=rows, values=values) for rows, values in pieces]
+    pieces = [slice(start, start + count) for start in range(0, len(group.rows), count)]
+    return [group._replace(rows=group.rows[piece], values=group.values[piece]) for piece in pieces]
 
 
 def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:

@@ -4,10 +4,11 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from vpr.common import processes
 from vpr.common.errors import UserError
+from vpr.data.reader import in_batches
 from vpr.descriptors.batches import Batch, Shares, Source, order_of, over_batches
 from vpr.descriptors.local_maps import LocalSink, QuantizedMap, quantized
 from vpr.models.describer import Describer
@@ -22,41 +23,28 @@ class LocalDescribing:
     sink: LocalSink
 
 
-def describe_batch(model: Describer, batch: Batch) -> torch.Tensor:
-    """Descriptors [B, dim] of a batch, in the batch's order whatever sizes it mixes."""
-    parts = [
-        (model.describe_features if group.frozen else model)(group.values.to(model.device, non_blocking=True))
-        for group in batch
-    ]
-    return torch.cat(parts)[order_of(batch).to(model.device)]
+def describe_batch(model: Describer, batch: Batch) -> np.ndarray:
+    """Descriptors float16 [B, dim] of a batch, in the batch's order whatever sizes it mixes."""
+    return np.concatenate([model.describe(group.values, group.frozen) for group in batch])[order_of(batch)]
 
 
 def describe_batch_with_local(
     model: Describer, batch: Batch, projection: LocalProjection | None
-) -> tuple[torch.Tensor, list[QuantizedMap]]:
+) -> tuple[np.ndarray, list[QuantizedMap]]:
     """As `describe_batch`, and the local descriptors of each image, in the batch's order."""
     order, parts, maps = order_of(batch), [], list[QuantizedMap]()
     for group in batch:
-        values = group.values.to(model.device, non_blocking=True)
-        descriptors, local = model.with_local(values, projection, group.frozen)
+        descriptors, local = model.describe_with_local(group.values, projection, group.frozen)
         parts.append(descriptors)
         maps += quantized(local)
-    return torch.cat(parts)[order.to(model.device)], [maps[at] for at in order.tolist()]
+    return np.concatenate(parts)[order], [maps[at] for at in order.tolist()]
 
 
-def _on_cpu(
+def _described(
     model: Describer, projection: LocalProjection | None, keep_local: bool, batch: Batch
-) -> tuple[torch.Tensor, list[QuantizedMap]]:
-    """Descriptors float16 [B, dim] of a batch on the CPU, and its local descriptors where these are kept.
-
-    Float16 moves a squared distance between descriptors of length 1 by some 1e-6 and halves the memory.
-    """
-    maps: list[QuantizedMap] = []
-    if keep_local:
-        descriptors, maps = describe_batch_with_local(model, batch, projection)
-    else:
-        descriptors = describe_batch(model, batch)
-    return descriptors.to("cpu", torch.float16), maps
+) -> tuple[np.ndarray, list[QuantizedMap]]:
+    """Descriptors float16 [B, dim] of a batch, and its local descriptors where these are kept."""
+    return describe_batch_with_local(model, batch, projection) if keep_local else (describe_batch(model, batch), [])
 
 
 def _write_in_turn(sink: LocalSink, maps: list[QuantizedMap]) -> None:
@@ -73,7 +61,7 @@ def describe(
     batch_size: int | None = None,
     label: str = "images",
     local: LocalDescribing | None = None,
-) -> tuple[torch.Tensor, set[tuple[int, int]]]:
+) -> tuple[np.ndarray, set[tuple[int, int]]]:
     """Describe images of a source in the order of `indices`.
 
     With several processes each describes its share of the batches, and process 0 gets them all.
@@ -83,15 +71,15 @@ def describe(
         local: what is done with local descriptors; None: they are dropped.
 
     Returns:
-        float16 [N, dim] on the CPU (complete in process 0 only), and the (height, width) in pixels that images had.
+        float16 [N, dim] (complete in process 0 only), and the (height, width) in pixels that images had.
 
     Raises:
         UserError: an image cannot be decoded, memory runs out, or the model's output is not finite.
     """
-    descriptors = torch.empty(len(indices), model.dim, dtype=torch.float16)
+    descriptors = np.empty((len(indices), model.dim), np.float16)
     sizes: set[tuple[int, int]] = set()
     shares = Shares(model, source, len(indices), batch_size)
-    compute = functools.partial(_on_cpu, model, local.projection if local else None, local is not None)
+    compute = functools.partial(_described, model, local.projection if local else None, local is not None)
     for where, batch, (rows, maps) in over_batches(compute, model, source, indices, shares, label):
         descriptors[where.start : where.stop] = rows
         sizes.update(group.image_size for group in batch)
@@ -112,7 +100,7 @@ def describe_in_batches(
     batch_size: int | None = None,
     local: LocalProjection | None = None,
     keep_local: bool = False,
-) -> Iterator[tuple[range, torch.Tensor, list[QuantizedMap] | None]]:
+) -> Iterator[tuple[range, np.ndarray, list[QuantizedMap] | None]]:
     """As `describe`, batch by batch, for those who keep each before the next is described.
 
     Each of several processes gets its own share of the batches, and nothing is gathered.
@@ -122,18 +110,18 @@ def describe_in_batches(
         keep_local: whether they are wanted.
 
     Yields:
-        the batch's positions in `indices`, its descriptors float16 [b, dim] on the CPU, and its local descriptors.
+        the batch's positions in `indices`, its descriptors float16 [b, dim], and its local descriptors.
     """
     shares = Shares(model, source, len(indices), batch_size)
-    compute = functools.partial(_on_cpu, model, local, keep_local)
+    compute = functools.partial(_described, model, local, keep_local)
     for where, _, (rows, maps) in over_batches(compute, model, source, indices, shares):
         require_finite(rows)
         yield where, rows, maps if keep_local else None
 
 
-def require_finite(descriptors: torch.Tensor) -> None:
+def require_finite(descriptors: np.ndarray) -> None:
     """Raise a UserError unless all of [N, dim] descriptors are finite."""
-    if not all(rows.isfinite().all() for rows in descriptors.split(4096)):
+    if not all(np.isfinite(descriptors[rows]).all() for rows in in_batches(len(descriptors), 4096)):
         raise UserError("the model gives descriptors that are not finite: training diverged; lower --lr")
 
 

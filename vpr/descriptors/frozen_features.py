@@ -8,7 +8,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vpr.common.device import Device
 from vpr.data.reader import SizeGroup, group_by_size
@@ -22,7 +21,7 @@ class FrozenFeatures:
         files: the images.
         image_sizes: int64 [N, 2], height and width of the images in pixels.
         shapes: int64 [N, 3], C, h, w of their features.
-        layout: memory layout of an image's features in `values`: [h, w, C] with channels last, else [C, h, w].
+        channels_last: whether an image's features are [h, w, C] in `values`, else [C, h, w].
         device: where the features are wanted.
         size: (height, width) in pixels to which all images were resized; None where each has its own.
         values: float16, all features one after the other; in memory or mapped from a file.
@@ -31,10 +30,10 @@ class FrozenFeatures:
     files: Sequence[Path]
     image_sizes: np.ndarray
     shapes: np.ndarray
-    layout: torch.memory_format
+    channels_last: bool
     device: Device
     size: Sequence[int] | None = None
-    values: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float16))
+    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float16))
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -45,13 +44,13 @@ class FrozenFeatures:
     def stored_bytes(self) -> int:
         return 2 * int(self.offsets[-1])
 
-    def features(self, index: int) -> torch.Tensor:
+    def features(self, index: int) -> np.ndarray:
         """Image `index`'s features as a view [C, h, w]."""
         channels, height, width = self.shapes[index].tolist()
         flat = self.values[self.offsets[index] : self.offsets[index + 1]]
-        if self.layout == torch.contiguous_format:
-            return flat.view(channels, height, width)
-        return flat.view(height, width, channels).permute(2, 0, 1)
+        if self.channels_last:
+            return flat.reshape(height, width, channels).transpose(2, 0, 1)
+        return flat.reshape(channels, height, width)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
         """The features of each batch of indices, in order, read one batch ahead of the caller."""
@@ -64,5 +63,7 @@ class FrozenFeatures:
         sizes = [tuple(self.image_sizes[index].tolist()) for index in batch]
         groups = group_by_size([self.features(index) for index in batch], sizes)
         if self.device.type == "cuda":
-            groups = [group._replace(values=group.values.pin_memory()) for group in groups]
+            import torch
+
+            groups = [group._replace(values=torch.from_numpy(group.values).pin_memory().numpy()) for group in groups]
         return [group._replace(frozen=True) for group in groups]

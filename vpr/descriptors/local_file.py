@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 import h5py
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
@@ -130,7 +129,7 @@ def described(maps: LocalMaps, projection: LocalProjection | None) -> tuple[dict
     arrays = {GRIDS: maps.grids, CHECKSUMS: maps.checksums}
     if projection is None:
         return arrays, {"local_dim": str(maps.dim)}
-    arrays |= {MEAN: projection.mean.cpu().numpy(), COMPONENTS: projection.components.cpu().numpy()}
+    arrays |= {MEAN: projection.mean, COMPONENTS: projection.components}
     return arrays, {"local_dim": str(maps.dim), LEARNT_ON: projection.learnt_on}
 
 
@@ -145,5 +144,4 @@ def read_local(file: h5py.File, path: Path) -> tuple[LocalMaps, LocalProjection 
     maps = stored_maps(local_path(path), grids, checksums, int(file.attrs["local_dim"]))
     if MEAN not in file:
         return maps, None
-    mean, components = (torch.from_numpy(file[name][:]) for name in (MEAN, COMPONENTS))
-    return maps, LocalProjection(mean, components, str(file.attrs[LEARNT_ON]))
+    return maps, LocalProjection(file[MEAN][:], file[COMPONENTS][:], str(file.attrs[LEARNT_ON]))

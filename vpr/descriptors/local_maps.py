@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
@@ -19,6 +17,7 @@ LARGEST_MAP = 1024  # positions; see `vpr/retrieval/rerank.py` on why a map may 
 # A component of 1 is stored as this. Then the product of two descriptors of up to 128 dimensions, rounding
 # included, is below 2^14 ((120 + 128^0.5 / 2)^2), which the exact products there want.
 SCALE = 120
+SMALLEST_NORM = 1e-12  # of the sum of several
 # An image's local descriptors int8 [P, d], row by row of its map, and the map's rows and columns.
 QuantizedMap = tuple[np.ndarray, tuple[int, int]]
 
@@ -80,18 +79,19 @@ class LocalMaps:
         return rows
 
 
-def quantized(maps: torch.Tensor) -> list[QuantizedMap]:
+def quantized(maps: np.ndarray) -> list[QuantizedMap]:
     """Maps of unit vectors [B, d, h, w] -> for each image int8 [P, d] and the (rows, columns) of its map.
 
     A map of more than LARGEST_MAP positions is averaged over squares of 2 x 2, 3 x 3, ... of them.
     """
     height, width = maps.shape[2:]
     side = next(side for side in itertools.count(1) if -(-height // side) * -(-width // side) <= LARGEST_MAP)
-    if side > 1:
-        maps = F.normalize(F.avg_pool2d(maps, side, ceil_mode=True, count_include_pad=False), dim=1)
+    if side > 1:  # of a sum the direction is the mean's
+        maps = np.add.reduceat(np.add.reduceat(maps, np.arange(0, height, side), 2), np.arange(0, width, side), 3)
+        maps = maps / np.linalg.norm(maps, axis=1, keepdims=True).clip(SMALLEST_NORM)
     grid = (maps.shape[2], maps.shape[3])
-    values = (maps * SCALE).round().to(torch.int8).flatten(2).transpose(1, 2).contiguous().cpu().numpy()  # [B, P, d]
-    return [(rows, grid) for rows in values]
+    values = np.rint(maps * np.float32(SCALE)).astype(np.int8).reshape(*maps.shape[:2], -1)  # [B, d, P]
+    return [(rows, grid) for rows in np.ascontiguousarray(values.transpose(0, 2, 1))]
 
 
 class LocalSink(Protocol):

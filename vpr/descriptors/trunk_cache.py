@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from vpr.common.provenance import recipe_hash, sha256_of
 from vpr.data.reader import ImageReader
 from vpr.descriptors.batches import over_images
 from vpr.descriptors.frozen_features import FrozenFeatures
-from vpr.models.place_model import PlaceModel, require_size
+from vpr.models.describer import require_size
+from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_hash
 
 ROOM_TO_LEAVE = 1 << 30  # bytes on the disk
@@ -63,8 +63,9 @@ def cached_source(
     if model.backbone.first_trained == 0 or where == "off":
         return reader
     source = FrozenFeatures(
-        reader.files, *_sizes_and_shapes(reader, model), model.backbone.layout, model.device, reader.size
-    )
+        reader.files, *_sizes_and_shapes(reader, model), model.backbone.layout == torch.channels_last, model.device,
+        reader.size,
+    )  # fmt: skip
     if where == "auto":
         where = "memory" if source.stored_bytes < LARGEST_SHARE_OF_MEMORY * available_bytes() else "disk"
     # Several processes of a machine share a file; in memory each would hold its own.
@@ -73,7 +74,7 @@ def cached_source(
     try:
         if where == "memory":
             say(f"{said}memory")
-            source.values = torch.empty(int(source.offsets[-1]), dtype=torch.float16)
+            source.values = np.empty(int(source.offsets[-1]), np.float16)
             _fill(source, reader, model, batch_size)
             return source
         wanted = _describe(source, model)
@@ -96,9 +97,8 @@ def _sizes_and_shapes(reader: ImageReader, model: PlaceModel) -> tuple[np.ndarra
     distinct, which = np.unique(sizes, axis=0, return_inverse=True)
     frozen, shapes = model.backbone.without_data().frozen, []
     for height, width in distinct.tolist():
-        image = torch.empty(1, 3, height, width, device="meta")
-        require_size(image, model.smallest_side)
-        shapes.append(frozen(image).shape[1:])
+        require_size(height, width, model.smallest_side)
+        shapes.append(frozen(torch.empty(1, 3, height, width, device="meta")).shape[1:])
     return sizes, np.array(shapes, np.int64)[which.reshape(-1)]
 
 
@@ -114,14 +114,14 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "precision": precision_name(model.dtype),
-        "layout": str(source.layout),
+        "layout": str(model.backbone.layout),
         "photos": len(source.files),
         "files": files.hexdigest(),
         "bytes": source.stored_bytes,
     }
 
 
-def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
+def _open_whole(path: Path, wanted: dict) -> np.ndarray | None:
     """The values of a cache that is there and right; None, in every process at once, where it is not."""
     values = checksum = None
     with contextlib.suppress(OSError, UserError, AttributeError, ValueError):
@@ -139,16 +139,14 @@ def _open_whole(path: Path, wanted: dict) -> torch.Tensor | None:
     return values
 
 
-def _map(path: Path, wanted: dict) -> torch.Tensor:
+def _map(path: Path, wanted: dict) -> np.ndarray:
     """The values in a file, to be read; they stay although the file's name goes to another."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch has no read-only tensors; nothing writes here
-        return torch.from_numpy(np.memmap(path, np.float16, "r", shape=(wanted["bytes"] // 2,)))
+    return np.memmap(path, np.float16, "r", shape=(wanted["bytes"] // 2,))
 
 
 def _make(
     source: FrozenFeatures, path: Path, wanted: dict, reader: ImageReader, model: PlaceModel, batch_size: int | None
-) -> torch.Tensor:
+) -> np.ndarray:
     """Compute a cache into its file; the processes of a machine do so together, each machine by itself."""
     first = processes.local_rank() == 0
     token = processes.broadcast(uuid.uuid4().hex[:12])
@@ -158,8 +156,7 @@ def _make(
         failure = _reserve(path, unfinished, wanted["bytes"], stack) if first else None
         if processes.any_process(failure is not None):
             raise NoTrunkCache(failure or "another process found no room")
-        mapped = np.memmap(unfinished, np.float16, "r+", shape=(wanted["bytes"] // 2,))
-        source.values = torch.from_numpy(mapped)
+        source.values = mapped = np.memmap(unfinished, np.float16, "r+", shape=(wanted["bytes"] // 2,))
         _fill(source, reader, model, batch_size)
         mapped.flush()
         values = _map(unfinished, wanted)
@@ -224,10 +221,10 @@ def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_
     """
     fits = True
     for image, feature in over_images(
-        lambda images: model.frozen_features(images).half(),
+        lambda images: model.of_array(lambda values: model.frozen_features(values).half(), images),
         model, reader, range(len(source.files)), batch_size, "trunk cache", one_machine=True,
     ):  # fmt: skip
-        fits = fits and bool(feature.isfinite().all())
-        source.features(image).copy_(feature)
+        fits = fits and bool(np.isfinite(feature).all())
+        source.features(image)[...] = feature
     if processes.any_process(not fits):
         raise NoTrunkCache("the frozen layers' values exceed float16")

@@ -1,5 +1,6 @@
 """The vocabulary: local descriptors sampled from training images, and their k-means."""
 
+import functools
 from collections import ChainMap
 
 import faiss
@@ -45,7 +46,8 @@ def sample_local_descriptors(
     chosen = np.random.default_rng(seed).permutation(len(reader.files))[:images].tolist()
     if len(chosen) < images:
         say(f"{name} has only {len(chosen)} database images, not {images}: taking all")
-    maps = over_images(model.local_descriptors, model, reader, chosen, batch_size, "local descriptors")
+    compute = functools.partial(model.of_array, model.local_descriptors)
+    maps = over_images(compute, model, reader, chosen, batch_size, "local descriptors")
     own = {position: sample_of_map(feature, seed=[seed, chosen[position]]) for position, feature in maps}
     samples = dict(ChainMap(*processes.gather(own)))
     rows = [samples[position] for position in sorted(samples)]
@@ -62,9 +64,9 @@ def sample_local_descriptors(
     return descriptors
 
 
-def sample_of_map(feature: torch.Tensor, seed: list[int]) -> np.ndarray:
+def sample_of_map(feature: np.ndarray, seed: list[int]) -> np.ndarray:
     """Up to 100 random local descriptors of a map [D, h, w], L2-normalised: [n, D]. The seed is the image's own."""
-    descriptors = feature.flatten(1).T  # [h * w, D]
+    descriptors = torch.from_numpy(feature).flatten(1).T  # [h * w, D]
     chosen = np.random.default_rng(seed).permutation(len(descriptors))[:DESCRIPTORS_PER_IMAGE]
     return F.normalize(descriptors[torch.from_numpy(chosen)], dim=1).numpy()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
@@ -67,8 +67,7 @@ def measure_model(
     stages = measure_each(descriptors, model, images, recall_values, ask)
     evaluation, answers = next(stages)
     singles = _single_images(images, Reading(reading.size))
-    with torch.no_grad():
-        milliseconds = milliseconds_per_image(lambda image: model(image.to(model.device)).cpu(), singles)
+    milliseconds = milliseconds_per_image(model.describe, singles)
     height, width = singles[0].shape[2:]
     row = Row(
         name=label,
@@ -91,8 +90,8 @@ def measure_model(
 
 
 def milliseconds_per_image(
-    describe: Callable[[torch.Tensor], object],
-    images: list[torch.Tensor],
+    describe: Callable[[np.ndarray], object],
+    images: list[np.ndarray],
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Median time of describing one image at a time, each uint8 [1, 3, H, W], after WARM_UP that do not count.
@@ -127,7 +126,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _single_images(images: PlaceImages, reading: Reading) -> list[torch.Tensor]:
+def _single_images(images: PlaceImages, reading: Reading) -> list[np.ndarray]:
     reader, count = images.reader(reading), len(images.database_files)
     queries = range(count, min(count + TIMED_IMAGES, len(reader.files)))
     return [group.values for (group,) in reader.batches([[index] for index in queries])]

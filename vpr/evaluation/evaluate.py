@@ -177,7 +177,7 @@ def _before_search(
         model=descriptors.made_by or model.name,
         descriptor_dim=dim,
         image_size=size,
-        bytes_per_image=descriptors.database.element_size() * dim,
+        bytes_per_image=descriptors.database.itemsize * dim,
         protocol=f"{protocol}; {ask.exclusion.text()}" if ask.exclusion else protocol,
         search=f"by {engine}" if engine else "exact",
     )

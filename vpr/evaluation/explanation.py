@@ -72,7 +72,7 @@ def explain(
     opened, pool = opened_at_pooling(model)
     model.eval()
     features = [
-        opened.local_descriptors(decode(file, size, longest_side)[None].to(device))
+        opened.local_descriptors(torch.from_numpy(decode(file, size, longest_side))[None].to(device))
         for file, longest_side in ((query_file, query_longest_side), (match_file, None))
     ]  # each [1, D, h, w]
     descriptors = [opened.pooled(each)[0] for each in features]

@@ -1,28 +1,35 @@
 """What the rest asks of a model, whether PyTorch or ONNX Runtime runs it."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+import numpy as np
 
 from vpr.common.device import Device
+from vpr.common.errors import UserError
 from vpr.models.local_projection import LocalProjection
-from vpr.models.poolings.base import Pooling
-from vpr.models.whitening import Whitening
+
+if TYPE_CHECKING:  # an exported model does without
+    import torch
+
+    from vpr.models.poolings.base import Pooling
+    from vpr.models.whitening import Whitening
 
 
 class Describer(Protocol):
-    """Images uint8 [B, 3, H, W] -> descriptors float32 [B, dim] of length 1.
+    """Images uint8 [B, 3, H, W] -> descriptors float16 [B, dim] of length 1, in main memory both.
+
+    Rounding to float16 moves a squared distance between descriptors by some 1e-6 and halves their memory.
 
     Attributes:
         name: backbone, weights, pooling, dimension and number format in words, with which results are labelled.
         dim: length of a descriptor.
         pooled_dim: length of a descriptor before whitening.
-        dtype: number format of the backbone's arithmetic.
-        device: where images are wanted and descriptors come out.
-        runs_on: where it computes, if a file is run by another program that moves them.
+        device: whose memory counts: the CPU's, if a file is run by another program.
+        runs_on: where it computes.
         parameter_count: numbers that it stores, whitening included.
         megabytes: in which they are stored.
         smallest_side: pixels that an image must have in height and width.
+        recipe: by name, what an image's descriptor depends on beside the image: what tells the model from others.
     """
 
     @property
@@ -31,8 +38,6 @@ class Describer(Protocol):
     def dim(self) -> int: ...
     @property
     def pooled_dim(self) -> int: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
     @property
     def device(self) -> Device: ...
     @property
@@ -43,20 +48,21 @@ class Describer(Protocol):
     def megabytes(self) -> float: ...
     @property
     def smallest_side(self) -> int: ...
+    @property
+    def recipe(self) -> dict[str, str]: ...
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Describe images on the model's device. Raises a UserError if they are too small."""
+    def describe(self, images: np.ndarray, frozen: bool = False) -> np.ndarray:
+        """Describe images; if `frozen`, what the model's own frozen layers made of them [B, C, h, w].
 
-    def describe_features(self, features: torch.Tensor) -> torch.Tensor:
-        """Describe what the model's own frozen layers made of images [B, C, h, w]; see trunk_cache.py."""
+        Raises a UserError if they are too small.
+        """
 
-    def with_local(
-        self, images: torch.Tensor, projection: LocalProjection | None, frozen: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Descriptors [B, dim] of images, and their projected local descriptors [B, d, h, w], each of length 1.
+    def describe_with_local(
+        self, images: np.ndarray, projection: LocalProjection | None, frozen: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `describe`, and projected local descriptors float32 [B, d, h, w], each of length 1.
 
         Args:
-            images: uint8 [B, 3, H, W]; if `frozen` what the model's own frozen layers made of them.
             projection: None takes that which the model brings; UserError if it has none, or images are too small.
         """
 
@@ -75,8 +81,14 @@ class Describer(Protocol):
     def eval(self) -> Any:
         """Describe as in a test from here on."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What tells the model from others."""
+
+def require_size(height: int, width: int, smallest_side: int) -> None:
+    """Raise a UserError if images are too small to leave a single local descriptor."""
+    if min(height, width) < smallest_side:
+        raise UserError(
+            f"an image is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
+            "leave it out or give a larger --imageSize"
+        )
 
 
 class HasLocalDescriptors(Protocol):
@@ -87,11 +99,11 @@ class HasLocalDescriptors(Protocol):
         whitening: [B, pooled_dim] -> [B, dim], or None.
     """
 
-    pool: Pooling
-    whitening: Whitening | None
+    pool: "Pooling"
+    whitening: "Whitening | None"
 
-    def local_descriptors(self, images: torch.Tensor) -> torch.Tensor:
+    def local_descriptors(self, images: "torch.Tensor") -> "torch.Tensor":
         """Images uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
 
-    def pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:
+    def pooled(self, local_descriptors: "torch.Tensor") -> "torch.Tensor":
         """Local descriptors [B, D, h, w] -> descriptors [B, dim]."""

@@ -30,17 +30,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
+from vpr.common.device import compute_threads
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
 from vpr.common.provenance import check_onnx, seal_onnx
 from vpr.models.card import INSTALL
+
+if TYPE_CHECKING:  # engines of exported models do without
+    import torch
+    from torch import nn
 
 CACHE_VARIABLE = "XDG_CACHE_HOME"  # of the XDG Base Directory Specification
 OPSET = 18
@@ -74,7 +77,7 @@ def _onnx_runtime(path: Path, precision: str) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = compute_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pixels, outputs: session.run(outputs, {name: pixels})
@@ -85,7 +88,7 @@ def _openvino(path: Path, precision: str) -> Session:
 
     wanted = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": compute_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # several processes would pin their threads to the same cores
     }
@@ -121,7 +124,7 @@ class Network:
         has_winograd: whether PyTorch's own way is faster than any engine's.
     """
 
-    layers: nn.Module
+    layers: "nn.Module"
     name: str
     flags: dict[str, object]
     precision: str
@@ -136,7 +139,9 @@ class BackboneEngine:
     title: str
     session: Session
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # [B, H, W, 3], as the reader has them
         return torch.from_numpy(self.session(pixels, ["maps"])[0])
 
@@ -226,6 +231,8 @@ def _export(network: Network, path: Path, engine: Engine) -> None:
 
 def _write(network: Network, path: Path, by_tracing: bool) -> None:
     """Write a backbone as an ONNX file for any number, height and width of images."""
+    import torch
+
     height, width = (max(side, network.smallest_side) for side in EXAMPLE)
     inputs, outputs = ("batch", "height", "width"), {0: "batch", 2: "rows", 3: "columns"}
     free: dict[str, Any] = {"dynamic_axes": {"photos": dict(enumerate(inputs)), "maps": outputs}}
@@ -240,15 +247,18 @@ def _write(network: Network, path: Path, by_tracing: bool) -> None:
         )  # fmt: skip
 
 
-@torch.no_grad()
 def _compare(network: Network, session: Session) -> None:
     """Raise a UserError unless a session gives a backbone's maps, at two sizes."""
+    import torch
+
     for size in CHECKED:
         height, width = (max(side, network.smallest_side) for side in size)
         images = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=torch.Generator())
-        wanted, found = network.layers(images), torch.from_numpy(session(images.numpy(), ["maps"])[0])
+        found = torch.from_numpy(session(images.numpy(), ["maps"])[0])
+        with torch.no_grad():
+            wanted = network.layers(images)
         if found.shape != wanted.shape:
             raise UserError(f"its maps of {width}x{height} pixels are {tuple(found.shape)}, not {tuple(wanted.shape)}")
-        cosine = float(nn.functional.cosine_similarity(wanted.double(), found.double(), dim=1).min())
+        cosine = float(torch.nn.functional.cosine_similarity(wanted.double(), found.double(), dim=1).min())
         if not cosine >= LEAST_COSINE:
             raise UserError(f"its local descriptors have a cosine of {cosine:.6f} to PyTorch's, wanted {LEAST_COSINE}")

@@ -4,40 +4,38 @@ ONNX and ONNX Runtime are optional (requirements-deploy.txt); they are imported 
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
+import numpy as np
 
 from vpr.common.device import CPU, Device, compute_threads
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.models.backbones import BACKBONES
 from vpr.models.card import import_optional, is_sealed, read_card
+from vpr.models.describer import require_size
 from vpr.models.engines import ENGINES, Session
-from vpr.models.flops import count_gflop
 from vpr.models.local_projection import LocalProjection
-from vpr.models.place_model import PlaceModel, PlainPlaceModel, require_size
 from vpr.models.spec import ModelSpec
 
 GPU = "CUDAExecutionProvider"
 LOCAL_OUTPUT = "local_descriptors"  # of files that give them, float32 [B, d, h, w]
 
 
-class OnnxModel(nn.Module):
+class OnnxModel:
     """An exported model: uint8 [B, 3, H, W] -> float32 [B, dim]. Answers the protocol `Describer`.
 
     Attributes:
         card: what the file says of itself.
-        file_digest: of the file, so that two models are told apart by what they hold, as others are.
         device: of what goes in and comes out: the CPU. ONNX Runtime moves it by itself.
         runs_on: on which ONNX Runtime computes: the CPU, before `to_device`.
     """
 
-    dtype = torch.float32  # of what goes in and comes out; what it computes in is the file's affair
     device = CPU
 
     def __init__(self, path: Path):
-        super().__init__()
         runtime = import_optional("onnxruntime")
         sealed = is_sealed(path)
         try:
@@ -46,14 +44,22 @@ class OnnxModel(nn.Module):
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
             raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
-        digest = hashlib.sha256(path.read_bytes()).digest()
-        self.register_buffer("file_digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
         self.runs_on = self.device
         self.path, self.engine = path, ENGINES["onnxruntime"]
         self.opened: Session | None = None
         self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
         self.smallest_side = int(self.card["smallest_side"])
+        digest = hashlib.sha256(b"file_digest" + hashlib.sha256(path.read_bytes()).digest())
+        made = self.card.get("recipe") or _recipe_of_flags(self.card["flags"])
+        self.recipe = {
+            "arch": made["arch"],
+            "pooling": made["pooling"],
+            "dimension": str(self.dim),
+            "weights_hash": digest.hexdigest()[:12],
+            "normalization": made["normalization"],
+            "precision": "fp32",  # of what comes out; what it computes in is the file's affair
+        }
 
     @property
     def name(self) -> str:
@@ -70,6 +76,11 @@ class OnnxModel(nn.Module):
 
     def gflop(self, height: int, width: int) -> float:
         """Arithmetic for one image of the model that was exported, whatever the number format; see `Describer`."""
+        import torch  # it counts by PyTorch's operations
+
+        from vpr.models.flops import count_gflop
+        from vpr.models.place_model import PlaceModel, PlainPlaceModel
+
         with torch.device("meta"):
             model = PlainPlaceModel(PlaceModel(ModelSpec.from_flags({"weights": "none", **self.card["flags"]})))
         image = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
@@ -79,10 +90,6 @@ class OnnxModel(nn.Module):
     def bytes_per_image(self, height: int, width: int) -> None:
         """What an image takes inside ONNX Runtime is not known."""
         return None
-
-    def describe_features(self, features: torch.Tensor) -> torch.Tensor:
-        """An exported model has no frozen layers whose features could be kept."""
-        raise NotImplementedError("exported models describe images only")
 
     def to_device(self, device: Device, precision: str) -> "OnnxModel":
         """Compute on a device, or on the CPU where this ONNX Runtime has none of its kind."""
@@ -104,25 +111,50 @@ class OnnxModel(nn.Module):
             self.engine = ENGINES[backend]
             self.opened = self.engine.open(self.path, "fp32")
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def eval(self) -> "OnnxModel":
+        """It describes as in a test always."""
+        return self
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Images uint8 [B, 3, H, W] -> [B, dim]."""
         return self._run(images, ["descriptors"])[0]
 
-    def with_local(
-        self, images: torch.Tensor, projection: LocalProjection | None, frozen: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def describe(self, images: np.ndarray, frozen: bool = False) -> np.ndarray:
+        """See `Describer`."""
+        assert not frozen  # it has no layers of its own whose output could be kept
+        return self(images).astype(np.float16)
+
+    def describe_with_local(
+        self, images: np.ndarray, projection: LocalProjection | None, frozen: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Descriptors and local descriptors of images, if the file gives them; see `Describer`."""
         if LOCAL_OUTPUT not in (output.name for output in self.session.get_outputs()):
             raise UserError(
                 f"{self.path} gives no local descriptors: export it with --localDescriptors, or drop --rerank"
             )
         descriptors, local = self._run(images, ["descriptors", LOCAL_OUTPUT])
-        return descriptors, local
+        return descriptors.astype(np.float16), local
 
-    def _run(self, images: torch.Tensor, outputs: list[str]) -> list[torch.Tensor]:
+    def _run(self, images: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
         """Outputs for images, by their names."""
-        require_size(images, self.smallest_side)  # ONNX Runtime would crash
-        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        height, width = images.shape[2:]
+        require_size(height, width, self.smallest_side)  # ONNX Runtime would crash
+        pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         if self.opened:
-            return [torch.from_numpy(each) for each in self.opened(pixels, outputs)]
-        values = self.session.run(outputs, {self.session.get_inputs()[0].name: pixels})
-        return [torch.from_numpy(each) for each in values]
+            return self.opened(pixels, outputs)
+        return self.session.run(outputs, {self.session.get_inputs()[0].name: pixels})
+
+
+def _recipe_of_flags(flags: Mapping[str, Any]) -> dict[str, str]:
+    """What a file of an earlier version is made of: it does not say, and its flags leave the backbone's usual input.
+
+    Raises:
+        UserError: no model has such flags.
+    """
+    spec = ModelSpec.from_flags(flags)
+    normalization = "features" if spec.weights == "IMAGENET1K_FEATURES" else "torchvision"
+    if spec.arch not in BACKBONES:
+        from vpr.models.normalization import normalization_of
+
+        normalization, _ = normalization_of(spec.arch, spec.weights, None)
+    return {"arch": spec.backbone_name, "pooling": spec.pooling, "normalization": normalization}

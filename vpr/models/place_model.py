@@ -1,7 +1,9 @@
 """The model: images [B, 3, H, W] as bytes -> backbone -> pooling -> whitening -> descriptors of length 1."""
 
 import functools
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,14 +13,16 @@ from vpr.common.files import is_file
 from vpr.common.progress import say
 from vpr.models.backbones import BACKBONES
 from vpr.models.backbones.base import Backbone, build_backbone, published
+from vpr.models.describer import require_size
 from vpr.models.engines import BackboneEngine, Network, engine_for
 from vpr.models.flops import count_gflop, largest_step
 from vpr.models.local_projection import LocalProjection
 from vpr.models.normalization import normalization_of
+from vpr.models.pca import ProjectionLayer
 from vpr.models.poolings import POOLINGS
 from vpr.models.poolings.base import Pooling, build_pooling
 from vpr.models.spec import ModelSpec
-from vpr.models.weights import load_pretrained, weights_label
+from vpr.models.weights import load_pretrained, weights_hash, weights_label
 from vpr.models.whitening import Whitening
 
 
@@ -78,6 +82,16 @@ class PlaceModel(nn.Module):
         return f"{backbone}, {self.pool.label}, {dim}, {precision_name(self.dtype)} by {engine}"
 
     @property
+    def recipe(self) -> dict[str, str]:
+        """See `Describer`."""
+        spec, precision = self.spec, precision_name(self.dtype)
+        normalization, _ = normalization_of(spec.arch, spec.weights, spec.normalization)
+        return {
+            "arch": spec.backbone_name, "pooling": spec.pooling, "dimension": str(self.dim),
+            "weights_hash": weights_hash(self), "normalization": normalization, "precision": precision,
+        }  # fmt: skip
+
+    @property
     def dim(self) -> int:
         """Length of a descriptor."""
         return self.pooled_dim if self.whitening is None else self.whitening.dim
@@ -115,8 +129,8 @@ class PlaceModel(nn.Module):
 
     def bytes_per_image(self, height: int, width: int) -> int:
         """Memory that an image takes in the backbone: the largest input and output of a layer; see `Describer`."""
+        require_size(height, width, self.smallest_side)
         pixels = torch.empty(1, 3, height, width, device="meta")
-        require_size(pixels, self.smallest_side)
         return max(4 * pixels.numel(), largest_step(self.backbone, pixels) * self.dtype.itemsize)
 
     def to_device(self, device: Device, precision: str) -> "PlaceModel":
@@ -146,7 +160,7 @@ class PlaceModel(nn.Module):
 
     def _require_size(self, images: torch.Tensor) -> None:
         """Raise a UserError if images [B, 3, H, W] are too small; say so if the backbone resizes them."""
-        require_size(images, self.smallest_side)
+        require_size(images.shape[2], images.shape[3], self.smallest_side)
         if any(side % self.backbone.multiple for side in images.shape[2:]):
             say_of_multiples(self.backbone.multiple)
 
@@ -175,21 +189,32 @@ class PlaceModel(nn.Module):
         descriptors = self.pool(local_descriptors)
         return descriptors if self.whitening is None else self.whitening(descriptors)
 
-    def describe_features(self, features: torch.Tensor) -> torch.Tensor:
-        """What `frozen_features` gave [B, C, h', w'] -> [B, dim] of length 1."""
-        return self.pooled(self.finish_features(features))
+    def forward(self, images: torch.Tensor, frozen: bool = False) -> torch.Tensor:
+        """Images uint8 [B, 3, H, W], or what `frozen_features` gave of them -> [B, dim] of length 1."""
+        return self.pooled(self.finish_features(images) if frozen else self.local_descriptors(images))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images uint8 [B, 3, H, W] -> [B, dim] of length 1."""
-        return self.pooled(self.local_descriptors(images))
+    def tensor_of(self, values: np.ndarray) -> torch.Tensor:
+        """An array as a tensor where the model computes."""
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
-    def with_local(
-        self, images: torch.Tensor, projection: LocalProjection | None, frozen: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    @torch.no_grad()
+    def of_array(self, compute: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray) -> np.ndarray:
+        """What the model computes of an array, in main memory."""
+        return compute(self.tensor_of(values)).cpu().numpy()
+
+    def describe(self, images: np.ndarray, frozen: bool = False) -> np.ndarray:
+        """See `Describer`."""
+        return self.of_array(lambda values: self(values, frozen).half(), images)
+
+    @torch.no_grad()
+    def describe_with_local(
+        self, images: np.ndarray, projection: LocalProjection | None, frozen: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `Describer`."""
         assert projection is not None  # a model in PyTorch brings none
-        local = self.finish_features(images) if frozen else self.local_descriptors(images)
-        return self.pooled(local), projection(local)
+        values, project = self.tensor_of(images), ProjectionLayer(projection).to(self.device)
+        local = self.finish_features(values) if frozen else self.local_descriptors(values)
+        return self.pooled(local).half().cpu().numpy(), project(local).cpu().numpy()
 
     def whiten(self, whitening: Whitening) -> None:
         """Add the last layer; UserError if it is of other dimensions."""
@@ -226,7 +251,7 @@ class PlainPlaceModel(PlainBackbone):
 
     def __init__(self, model: PlaceModel, projection: LocalProjection | None = None) -> None:
         super().__init__(model)
-        self.projection = projection
+        self.projection = ProjectionLayer(projection) if projection else None
         self.whitening, self.pool = model.whitening, model.pool.plain()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
@@ -235,16 +260,6 @@ class PlainPlaceModel(PlainBackbone):
         pooled = self.pool(local)
         descriptors = pooled if self.whitening is None else self.whitening(pooled)
         return descriptors if self.projection is None else (descriptors, self.projection(local))
-
-
-def require_size(images: torch.Tensor, smallest_side: int) -> None:
-    """Raise a UserError if images [B, 3, H, W] are too small to leave a single local descriptor."""
-    height, width = images.shape[2:]
-    if min(height, width) < smallest_side:
-        raise UserError(
-            f"an image is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
-            "leave it out or give a larger --imageSize"
-        )
 
 
 @functools.cache  # said once

@@ -15,7 +15,7 @@ from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
 from vpr.modes.train import train
-from vpr.runs.model import restore_model
+from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import create_run, load_checkpoint
 from vpr.training.state import TrainingState, new_state, splits_of
 from vpr.training.training_set import load_training_set

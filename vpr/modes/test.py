@@ -23,7 +23,6 @@ from vpr.data.regions import Region, without_region
 from vpr.database.open import fill_engine
 from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, QueryResults, measure_each, measure_index, record
-from vpr.evaluation.explanation import opened_at_pooling
 from vpr.evaluation.judging import Judged, judge_answers
 from vpr.evaluation.outcomes import recall_line
 from vpr.report.write import explainer, write_pictures
@@ -32,7 +31,7 @@ from vpr.retrieval.calibration_file import answer_recipe, save_calibration
 from vpr.retrieval.split import SplitEngine, by_engine
 from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
-from vpr.runs.model import LoadedModel
+from vpr.runs.loaded import LoadedModel
 from vpr.search.approximate import IndexSearch, build_index, faiss_name, looks_at_all
 from vpr.search.exact import Search
 from vpr.search.protocols import sequences_of
@@ -61,7 +60,7 @@ class Subject:
 
     def judged(self, answers: QueryResults) -> Judged:
         """How sure answers are: by a calibration of the model, unless its descriptors were made elsewhere."""
-        recipe = answer_recipe(self.loaded.model, self.loaded.spec, self.read.size, answers.ranking.order)
+        recipe = answer_recipe(self.loaded.model, self.read.size, answers.ranking.order)
         folder = None if self.descriptors.made_by else self.loaded.folder
         return judge_answers(self.images, answers, folder, recipe, self.options.calibrate, self.options.minConfidence)
 
@@ -82,6 +81,8 @@ def run(options: argparse.Namespace) -> None:
     loaded, read, how = model_of(options, device), reading(options, device), reranking_rule(options)
     model = computing(loaded.model, options, device, len(images.files))
     if options.explain:
+        from vpr.evaluation.explanation import opened_at_pooling
+
         opened_at_pooling(model)  # now, not after all images are described
     if options.calibrate:
         require_queries_to_learn_from(len(images.query_files))

@@ -15,7 +15,7 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_pooling
-from vpr.runs.model import restore_model
+from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import create_run, load_checkpoint, read_flags
 from vpr.training.sources import Sources
 from vpr.training.state import TrainingState, load_state, new_state, splits_of

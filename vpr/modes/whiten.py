@@ -3,6 +3,7 @@
 import argparse
 
 import numpy as np
+import torch
 
 from vpr.cli.load import computing, model_of, whitening_choice
 from vpr.cli.specs import places_spec, reading
@@ -14,7 +15,7 @@ from vpr.data.places import load_places, training_set
 from vpr.descriptors.describe import describe, describe_sizes
 from vpr.models.place_model import PlaceModel
 from vpr.models.whitening import StoredWhitening, learn_whitening, load_whitening, save_whitening
-from vpr.runs.model import whitening_recipe
+from vpr.runs.pytorch_model import whitening_recipe
 
 DEFAULT_DIM = 4096  # the paper's
 
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     path = recipe.path(loaded.folder)
     # Fewer dimensions than before are a wish for tests to come: the others stay in the file.
     before = load_whitening(path).whitening.dim if path.is_file() else 0
-    whitening = learn_whitening(descriptors, max(wanted, before))
+    whitening = learn_whitening(torch.from_numpy(descriptors), max(wanted, before))
     dim = min(wanted, whitening.dim)
     if dim < wanted:
         say(

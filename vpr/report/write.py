@@ -13,7 +13,6 @@ from vpr.evaluation.certainty import Certainty
 from vpr.evaluation.evaluate import Evaluation, QueryResults
 from vpr.evaluation.outcomes import Outcome, recalls_before
 from vpr.models.describer import Describer
-from vpr.report.heatmaps import explain_pair
 from vpr.report.html import ReportFigures, write_report
 from vpr.report.interactive import WITHOUT_BOKEH, bokeh_script, curve_data, map_data
 from vpr.report.matches import picture_of_matches
@@ -135,6 +134,7 @@ def _matches(images: PlaceImages, outcome: Outcome, compare: Compare) -> Image:
 
 def explainer(model: Describer, images: PlaceImages, size: tuple[int, int] | None) -> Explain:
     """Draws where a model looks in a query and its first hit, resized to `size` (height, width) unless that is None."""
+    from vpr.report.heatmaps import explain_pair
 
     def draw(outcome: Outcome) -> Image:
         files = images.query_files[outcome.query], images.database_files[outcome.hits[0].image]

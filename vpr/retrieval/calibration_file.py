@@ -16,11 +16,10 @@ from vpr.data.catalogue import DATASETS, OWN
 from vpr.data.places import PlaceImages
 from vpr.data.protocol import tolerance
 from vpr.models.describer import Describer
-from vpr.models.spec import ModelSpec
 from vpr.retrieval.answer_features import FEATURES
 from vpr.retrieval.calibration import Calibration
 from vpr.runs.descriptors_file import model_recipe
-from vpr.runs.model import LoadedModel
+from vpr.runs.loaded import LoadedModel
 
 WHAT, REMEDY = "a calibration", "delete it, or make it anew with --mode=test --split=val --calibrate"
 NUMBERS = ("mean", "scale", "weights")
@@ -70,11 +69,9 @@ class StoredCalibration:
         return self.learnt_on.queries_hash == queries_hash(images)
 
 
-def answer_recipe(
-    model: Describer, spec: ModelSpec, image_size: Sequence[int] | None, order: str = "none"
-) -> dict[str, str]:
+def answer_recipe(model: Describer, image_size: Sequence[int] | None, order: str = "none") -> dict[str, str]:
     """What answers depend on beside the images: what descriptors do, and what orders hits (`Ranking.order`)."""
-    return {**model_recipe(model, spec, image_size), "order": order}
+    return {**model_recipe(model, image_size), "order": order}
 
 
 def learnt_on(images: PlaceImages) -> LearntOn:
@@ -178,7 +175,7 @@ def calibrations_of(
     """Finds the calibration of a model for answers among a database's images, by how they are ordered."""
 
     def find(order: str) -> StoredCalibration | None:
-        recipe = answer_recipe(loaded.model, loaded.spec, image_size, order)
+        recipe = answer_recipe(loaded.model, image_size, order)
         return find_calibration(loaded.folder, recipe, data_set(images))
 
     return find

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-import torch
+import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say, without_progress
@@ -25,7 +25,7 @@ from vpr.retrieval.model_pass import Described, ModelPass
 from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search
 from vpr.retrieval.rerank import comparer
 from vpr.retrieval.rules import Reranking
-from vpr.runs.model import LoadedModel
+from vpr.runs.loaded import LoadedModel
 
 AT_ONCE = 2  # images of the database described between two pauses: of the largest networks half a second's work
 USUAL = Ask()
@@ -107,7 +107,7 @@ class Locator:
         descriptors, _ = describe(self.loaded.model, self.read.of(files), every, batch, "images", local)
         return Described(descriptors, sink.finished() if local else None)
 
-    def describe_images(self, images: Sequence[torch.Tensor], local: bool, pause: Pause = no_pause) -> Described:
+    def describe_images(self, images: Sequence[np.ndarray], local: bool, pause: Pause = no_pause) -> Described:
         """Stage 1, of images uint8 [3, H, W] in memory."""
         if local:
             return self._pass.describe_with_local(images, self.local.projection(pause))
@@ -155,7 +155,7 @@ class Locator:
         return depth > DEPTH or (not self.local.are_kept and (depth > 0 or ask.agreement))
 
     def answer_each(
-        self, images: Sequence[torch.Tensor], asks: Sequence[Ask], pause: Pause = no_pause
+        self, images: Sequence[np.ndarray], asks: Sequence[Ask], pause: Pause = no_pause
     ) -> list[Answer | Refusal]:
         """An answer to each question about an image uint8 [3, H, W], or why there is none; `pause` as of `rank`."""
         with without_progress():
@@ -165,7 +165,7 @@ class Locator:
                 answers = iter(self._answer_sound([images[n] for n in sound], [asks[n] for n in sound], pause))
         return [refusal or next(answers) for refusal in found]
 
-    def _refusal(self, image: torch.Tensor, ask: Ask) -> Refusal | None:
+    def _refusal(self, image: np.ndarray, ask: Ask) -> Refusal | None:
         """Why a question cannot be answered, as far as that is known before."""
         if ask.rerank and not self.engine.measures:
             return NotServed("rerank needs descriptor distances, which the index does not measure")
@@ -173,9 +173,7 @@ class Locator:
             return NotServed("frames in order are image files with names: locate those")
         return self._pass.refusal(image)
 
-    def _answer_sound(
-        self, images: Sequence[torch.Tensor], asks: Sequence[Ask], pause: Pause
-    ) -> list[Answer | Refusal]:
+    def _answer_sound(self, images: Sequence[np.ndarray], asks: Sequence[Ask], pause: Pause) -> list[Answer | Refusal]:
         """As `answer_each`, of questions that nothing is known against."""
         began = perf_counter()
         try:
@@ -217,7 +215,7 @@ class Locator:
         """Raise a UserError where the database does not answer now."""
         self.engine.check()
 
-    def add(self, image: torch.Tensor, record: Records) -> None:
+    def add(self, image: np.ndarray, record: Records) -> None:
         """Add an image uint8 [3, H, W] to the database, or replace the one of its name.
 
         Raises:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes, free_gpu_bytes
@@ -24,7 +24,7 @@ WITHOUT_LOCAL = "the model has no local descriptors, which rerank and agreement 
 class Described:
     """Images as they are searched with: descriptors float16 [B, dim], and local descriptors where they are wanted."""
 
-    descriptors: torch.Tensor
+    descriptors: np.ndarray
     local: LocalMaps | None = None
 
     def only(self, numbers: Sequence[int]) -> "Described":
@@ -50,13 +50,11 @@ class ModelPass:
         # Memory that an image of (height, width) pixels takes in the model: to work it out takes milliseconds.
         self._bytes = functools.lru_cache(SIZES)(model.bytes_per_image)
 
-    @torch.no_grad()
-    def describe(self, images: Sequence[torch.Tensor]) -> Described:
+    def describe(self, images: Sequence[np.ndarray]) -> Described:
         """Descriptors of images uint8 [3, H, W] without a `refusal`, one pass for those of a size."""
         return self._described(describe_batch(self._model, self._groups(images)), None)
 
-    @torch.no_grad()
-    def describe_with_local(self, images: Sequence[torch.Tensor], projection: LocalProjection | None) -> Described:
+    def describe_with_local(self, images: Sequence[np.ndarray], projection: LocalProjection | None) -> Described:
         """As `describe`, with projected local descriptors.
 
         Raises:
@@ -68,7 +66,7 @@ class ModelPass:
         except UserError as error:
             raise NotServed(str(error), WITHOUT_LOCAL) from error
 
-    def refusal(self, image: torch.Tensor) -> Refusal | None:
+    def refusal(self, image: np.ndarray) -> Refusal | None:
         """Why an image uint8 [3, H, W] cannot be described: it is too small, or larger than memory holds."""
         least, (height, width) = self._model.smallest_side, image.shape[1:]
         if min(height, width) < least:
@@ -77,12 +75,11 @@ class ModelPass:
             return TooLarge(f"an image of {width}x{height} pixels takes more memory than the server has free")
         return None
 
-    def _described(self, descriptors: torch.Tensor, local: list[QuantizedMap] | None) -> Described:
-        descriptors = descriptors.half().cpu()  # as `vpr.descriptors.describe.describe` gives them
+    def _described(self, descriptors: np.ndarray, local: list[QuantizedMap] | None) -> Described:
         require_finite(descriptors)
         return Described(descriptors, None if local is None else joined(local))
 
-    def _groups(self, images: Sequence[torch.Tensor]) -> list[SizeGroup]:
+    def _groups(self, images: Sequence[np.ndarray]) -> list[SizeGroup]:
         """The images by size, in parts that half of the free memory holds."""
         groups = group_by_size(list(images), [(image.shape[1], image.shape[2]) for image in images])
         most = [self._that_fit(group.image_size) for group in groups]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vpr.data.frames import find_sequences
 from vpr.database.records import Records
@@ -59,7 +58,7 @@ class Ranking:
         return hits[hits >= 0]
 
 
-def search(engine: Any, descriptors: torch.Tensor, ask: Ask, count: int, names: Sequence[str] = ()) -> Ranking:
+def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Sequence[str] = ()) -> Ranking:
     """The hits of images, by their descriptors or by those of the frames around them.
 
     Args:

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
@@ -31,7 +30,7 @@ class SplitEngine:
         excludes: whether frames of the queries' own sequences can be left out.
     """
 
-    database: torch.Tensor
+    database: np.ndarray
     places: Places
     find: Search | None = None
     name: str = ""
@@ -48,7 +47,7 @@ class SplitEngine:
         nothing, hashes = np.zeros(count, np.int64), np.zeros((count, 32), np.uint8)
         return Records(names, positions, None, nothing, nothing, hashes, [""] * count)
 
-    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
+    def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The hits of all queries of the split, in the order of their exact distances."""
         if wanted:
             raise UserError("a split is searched whole: drop the filter")
@@ -58,7 +57,7 @@ class SplitEngine:
 
     def search_in_order(
         self,
-        queries: torch.Tensor,
+        queries: np.ndarray,
         count: int,
         sequences: tuple[Frames, Frames],
         rule: SequenceRule,
@@ -71,7 +70,7 @@ class SplitEngine:
         return found, descriptor_distances(self.database, queries, found), similarities
 
 
-def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[torch.Tensor, int], np.ndarray]:
+def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[np.ndarray, int], np.ndarray]:
     """The search of `vpr.search` by an engine, which gives indices of images whose names are in this order.
 
     Raises:
@@ -84,7 +83,7 @@ def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[torch.Tensor, i
         )
     index_of = {name: index for index, name in enumerate(names)}
 
-    def search(queries: torch.Tensor, count: int) -> np.ndarray:
+    def search(queries: np.ndarray, count: int) -> np.ndarray:
         rows, _, records = engine.search(queries, min(count, engine.count()))
         images = [index_of[records.names[row]] if row >= 0 else -1 for row in rows.ravel().tolist()]
         return np.array(images, np.int64).reshape(rows.shape)

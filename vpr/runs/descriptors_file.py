@@ -6,10 +6,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
 from vpr.descriptors.local_file import described, read_local, remove_local
-from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
@@ -18,9 +16,6 @@ from vpr.data.reader import size_text
 from vpr.models.describer import Describer
 from vpr.descriptors.local_maps import LocalMaps
 from vpr.models.local_projection import LocalProjection
-from vpr.models.normalization import normalization_of
-from vpr.models.spec import ModelSpec
-from vpr.models.weights import weights_hash
 
 REMEDY = "drop --loadDescriptors, or name a file that this model made of these images with --saveDescriptors"
 
@@ -37,8 +32,8 @@ class SplitDescriptors:
         local: local descriptors, where they were kept.
     """
 
-    database: torch.Tensor
-    queries: torch.Tensor
+    database: np.ndarray
+    queries: np.ndarray
     image_sizes: set[tuple[int, int]]
     resized: bool = False
     made_by: str = ""
@@ -70,31 +65,20 @@ class SplitLocal:
         return self.maps.part(self.database_images, len(self.maps.grids))
 
 
-def model_recipe(model: Describer, spec: ModelSpec, image_size: Sequence[int] | None) -> dict[str, str]:
+def model_recipe(model: Describer, image_size: Sequence[int] | None) -> dict[str, str]:
     """What an image's descriptor depends on beside the image.
 
     Args:
-        spec: what the model is.
         image_size: (height, width) in pixels that images are resized to; None is their own.
     """
-    return {
-        "arch": spec.backbone_name,
-        "pooling": spec.pooling,
-        "dimension": str(model.dim),
-        "weights_hash": weights_hash(model),
-        "normalization": normalization_of(spec.arch, spec.weights, spec.normalization)[0],
-        "precision": precision_name(model.dtype),
-        "image_size": size_text(image_size),
-    }
+    return {**model.recipe, "image_size": size_text(image_size)}
 
 
-def recipe_of(
-    model: Describer, spec: ModelSpec, images: PlaceImages, image_size: Sequence[int] | None
-) -> dict[str, str]:
+def recipe_of(model: Describer, images: PlaceImages, image_size: Sequence[int] | None) -> dict[str, str]:
     """What a split's descriptors depend on; arguments as of `model_recipe`."""
     places = images.places
     recipe = {
-        **model_recipe(model, spec, image_size), "spec": places.name, "spec_hash": places.fingerprint(),
+        **model_recipe(model, image_size), "spec": places.name, "spec_hash": places.fingerprint(),
         "files_hash": files_digest(places.database_names + places.query_names, images.files),
     }  # fmt: skip
     if images.query_longest_side and not image_size:
@@ -104,7 +88,7 @@ def recipe_of(
 
 def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str, str]) -> None:
     """Write both sets with their recipe, whole or not at all."""
-    values = {"database": descriptors.database.numpy(), "queries": descriptors.queries.numpy()}
+    values = {"database": descriptors.database, "queries": descriptors.queries}
     values["photo_sizes"] = np.array(sorted(descriptors.image_sizes))
     kept: dict[str, str] = {}
     if descriptors.local:
@@ -145,10 +129,7 @@ def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) ->
     return SplitDescriptors(database, queries, sizes, not wanted["image_size"].startswith("own"), local=local)
 
 
-def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> torch.Tensor:
+def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> np.ndarray:
     if dataset.shape != shape or dataset.dtype != np.float16:
         raise ValueError(f"found {dataset.dtype} {dataset.shape}, wanted float16 {shape}")
-    values = torch.empty(shape, dtype=torch.float16)
-    if dataset.size:
-        dataset.read_direct(values.numpy())
-    return values
+    return dataset[:]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
 from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.common.errors import UserError
@@ -72,7 +71,7 @@ def image_names(files: Sequence[Path], root: Path) -> list[str]:
 
 
 def write_hloc_files(
-    wanted: HlocFiles, images: PlaceImages, root: Path, database: torch.Tensor, queries: torch.Tensor | None = None
+    wanted: HlocFiles, images: PlaceImages, root: Path, database: np.ndarray, queries: np.ndarray | None = None
 ) -> None:
     """Write those files that are wanted, each whole or not at all.
 
@@ -96,7 +95,7 @@ def write_hloc_files(
         say(f"wrote {wanted.pairs}: {count} pairs of {len(query_names)} images")
 
 
-def _write_features(path: Path, parts: list[tuple[list[Path], list[str], torch.Tensor]], half: bool) -> int:
+def _write_features(path: Path, parts: list[tuple[list[Path], list[str], np.ndarray]], half: bool) -> int:
     """Write descriptors image by image; an image that is in two parts is written once. Gives how many there are."""
     seen: set[str] = set()
     total = sum(len(names) for _, names, _ in parts)
@@ -112,7 +111,7 @@ def _write_features(path: Path, parts: list[tuple[list[Path], list[str], torch.T
                     continue
                 seen.add(name)
                 group = file.create_group(name)
-                group.create_dataset(DESCRIPTOR, data=(descriptor if half else descriptor.float()).numpy())
+                group.create_dataset(DESCRIPTOR, data=descriptor.astype(np.float16 if half else np.float32))
                 height, width = image_size(image)
                 group.create_dataset(SIZE, data=np.array([width, height]))
     return len(seen)
@@ -184,7 +183,7 @@ def _first_name(file: h5py.File) -> str:
     return found.rpartition("/")[0]
 
 
-def _read_rows(path: Path, file: h5py.File, names: list[str]) -> torch.Tensor:
+def _read_rows(path: Path, file: h5py.File, names: list[str]) -> np.ndarray:
     """Descriptors float16 [n, dim], read one by one."""
     dim = math.prod(getattr(file[f"{names[0]}/{DESCRIPTOR}"], "shape", ()))
     values, unlike = np.empty((len(names), dim), np.float16), 0
@@ -204,4 +203,4 @@ def _read_rows(path: Path, file: h5py.File, names: list[str]) -> torch.Tensor:
         unlike += abs(length - 1) > LENGTH_TOLERANCE
     if unlike:
         say(f"{unlike} descriptors of {path} are not of length 1: the nearest by distance are not those by product")
-    return torch.from_numpy(values)
+    return values

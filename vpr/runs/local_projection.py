@@ -1,16 +1,16 @@
-"""On what the projection of a model's local descriptors is learnt."""
+"""On what the projection of a model's local descriptors is learnt; with PyTorch, which an exported model does without."""
 
-import torch
+from typing import TYPE_CHECKING, Any
 
-from vpr.runs.centroids import ENDING
-from vpr.runs.model import LoadedModel
+from vpr.runs.loaded import LoadedModel
 from vpr.common import processes
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5
 from vpr.data.reader import ImageReader
-from vpr.descriptors.vocabulary import sample_local_descriptors
-from vpr.models.local_projection import LOCAL_DIM, LocalProjection, learn_projection
-from vpr.models.place_model import PlaceModel
+from vpr.models.local_projection import LOCAL_DIM, LocalProjection
+
+if TYPE_CHECKING:
+    from vpr.models.place_model import PlaceModel
 
 IMAGES = 128  # of which local descriptors are sampled: enough for as many directions, and soon described
 
@@ -29,13 +29,13 @@ def projection_for(
         batch_size: images described at once; 0: as many as memory holds.
 
     Returns:
-        on the model's device, in every process; None where the model brings its own, an exported one.
+        in every process; None where the model brings its own, an exported one.
 
     Raises:
         UserError: there are too few local descriptors.
     """
-    model = loaded.model
-    if not isinstance(model, PlaceModel):
+    model: Any = loaded.model
+    if not hasattr(model, "local_descriptors"):
         return None
     projection = stored_projection(loaded, dim) or sampled_projection(model, database, seed, dim, batch_size)
     say(f"local descriptors: {projection.dim} dimensions, learnt on {projection.learnt_on}")
@@ -46,23 +46,25 @@ def stored_projection(loaded: LoadedModel, dim: int = LOCAL_DIM) -> LocalProject
     """A projection learnt on the local descriptors that are stored with the centroids; None where there are none."""
     stored = str(loaded.source.get("centroids"))
     path = loaded.folder / stored
-    if not isinstance(loaded.model, PlaceModel) or loaded.results is not None:
+    if loaded.results is not None or path.suffix != ".hdf5" or not path.is_file():
         return None
-    if path.suffix != ENDING or not path.is_file():
-        return None
+    from vpr.models.pca import learn_projection
+
     with open_hdf5(path, "centroids", "run --mode=cluster again") as file:
-        descriptors = torch.from_numpy(file["descriptors"][:])
-    return learn_projection(descriptors, dim, f"the descriptors in {stored}").to(loaded.model.device)
+        return learn_projection(file["descriptors"][:], dim, f"the descriptors in {stored}")
 
 
 def sampled_projection(
-    model: PlaceModel, database: ImageReader, seed: int, dim: int = LOCAL_DIM, batch_size: int | None = None
+    model: "PlaceModel", database: ImageReader, seed: int, dim: int = LOCAL_DIM, batch_size: int | None = None
 ) -> LocalProjection:
     """A projection learnt on local descriptors of some images of a database, in every process; see `projection_for`."""
+    from vpr.descriptors.vocabulary import sample_local_descriptors
+    from vpr.models.pca import learn_projection
+
     images = min(IMAGES, len(database.files))
     sampled, projection = sample_local_descriptors(model, database, seed, batch_size, images=images), None
     if processes.is_main():
-        projection = learn_projection(torch.from_numpy(sampled), dim, f"{images} images of the database")
+        projection = learn_projection(sampled, dim, f"{images} images of the database")
     projection = processes.broadcast(projection)
     assert projection is not None  # process 0 learnt it
-    return projection.to(model.device)
+    return projection

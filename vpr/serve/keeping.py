@@ -19,7 +19,7 @@ from vpr.database.engine import WrittenByAnother
 from vpr.database.records import Records, record_id
 from vpr.serve.decoding import Decoded
 from vpr.serve.problems import Problem
-from vpr.serve.service import Service, tensor_of
+from vpr.serve.service import Service, pixels_of
 
 LONGEST_NAME, LONGEST_PART, DEEPEST = 200, 100, 6  # characters; folders
 PART_BYTES = 255  # that file systems have for a name
@@ -130,7 +130,7 @@ def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: P
             [name], np.array([[position.easting, position.northing]]), position.zone, np.array([len(data)]),
             np.array([file.stat().st_mtime_ns]), np.frombuffer(digest, np.uint8)[None], [str(folder)],
         )  # fmt: skip
-        service.locator.add(tensor_of(decoded), record)
+        service.locator.add(pixels_of(decoded), record)
     except BaseException as error:
         if written:
             _remove_file(service, file)

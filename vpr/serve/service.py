@@ -6,7 +6,7 @@ from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
-import torch
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from vpr.common.errors import UserError
@@ -27,7 +27,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2
 IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 PIXELS_BYTES = 600_000_000  # of decoded images that wait
 READY_SECONDS, CHECKED_SECONDS = 2, 1.0  # for an answer of the engine, and how long it holds
-Question = tuple[torch.Tensor, Ask]
+Question = tuple[np.ndarray, Ask]
 
 
 class Service:
@@ -135,7 +135,7 @@ class Service:
         decode_seconds = perf_counter() - start
         is_long = slots.client is not None
         with self._pixels.taken(decoded.values.nbytes):
-            question = (tensor_of(decoded), asked)
+            question = (pixels_of(decoded), asked)
             if is_long or decoded.values.nbytes > 3 * self.settings.large_pixels:
                 work = partial(self._answer_long, question, monotonic())
                 future = self.batcher.long(slots, work, client, is_short=not (is_long and asked.rerank))
@@ -153,9 +153,9 @@ class Service:
         return answer_json(answer, self.locator.model_name, self.locator.images, timing)
 
 
-def tensor_of(decoded: Decoded) -> torch.Tensor:
+def pixels_of(decoded: Decoded) -> np.ndarray:
     """uint8 [H, W, 3] -> [3, H, W], the same memory."""
-    return torch.from_numpy(decoded.values).permute(2, 0, 1)
+    return decoded.values.transpose(2, 0, 1)
 
 
 class Metrics:

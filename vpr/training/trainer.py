@@ -16,9 +16,10 @@ from vpr.common.memory import out_of_memory_says
 from vpr.common.progress import Progress, say
 from vpr.data.places import PlaceImages
 from vpr.data.reader import SizeGroup
-from vpr.descriptors.describe import Source, describe_batch
+from vpr.descriptors.batches import order_of
+from vpr.descriptors.describe import Source
 from vpr.models.place_model import PlaceModel
-from vpr.runs.model import restore_model
+from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import load_checkpoint, save_checkpoint
 from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
 from vpr.training.objective import Block, objective_of
@@ -164,7 +165,7 @@ class Trainer:
 
 
 class BatchDescriber(torch.nn.Module):
-    """`describe_batch` as a module with one forward for a step, as DistributedDataParallel wants it."""
+    """A model that describes batches by one forward for a step, as DistributedDataParallel wants it."""
 
     def __init__(self, model: PlaceModel) -> None:
         super().__init__()
@@ -172,4 +173,5 @@ class BatchDescriber(torch.nn.Module):
 
     def forward(self, batch: list[SizeGroup]) -> torch.Tensor:
         """Images of a step by size -> their descriptors [B, dim]."""
-        return describe_batch(self.model, batch)
+        parts = [self.model(self.model.tensor_of(group.values), group.frozen) for group in batch]
+        return torch.cat(parts)[self.model.tensor_of(order_of(batch))]

@@ -59,16 +59,16 @@ class Triplets:
         """
         training, database_size = self.training, len(self.training.images.database_files)
         images = [*range(database_size), *(database_size + queries).tolist()]
-        descriptors, _ = describe(state.model, self.source, images, self.batch_size, f"{label}: descriptors")
+        described, _ = describe(state.model, self.source, images, self.batch_size, f"{label}: descriptors")
         tuples: list[TrainingTuple] = []
         if processes.is_main():
-            descriptors = where_it_fits(descriptors, state.model.device)
+            descriptors = where_it_fits(torch.from_numpy(described), state.model.device)
             if not state.position.blocks_done and all_alike(descriptors):
                 alike = f"all {len(descriptors)} descriptors are alike and teach nothing"
                 say(f"{label}: {alike}: look at images and weights")
-            database, described = descriptors[:database_size], descriptors[database_size:]
+            database, own = descriptors[:database_size], descriptors[database_size:]
             tuples = mine(
-                queries, database, described, training.positives, training.not_negatives, state.hard_negative_cache,
+                queries, database, own, training.positives, training.not_negatives, state.hard_negative_cache,
                 self.rules, state.position.epoch,
             )  # fmt: skip
         return processes.broadcast(tuples)

@@ -12,7 +12,6 @@ from itertools import chain
 from operator import itemgetter
 
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.database.engine import Hits, Source, WantedIndex
@@ -103,22 +102,22 @@ class MilvusEngine:
     def rows(self) -> np.ndarray:
         return np.sort(np.fromiter(self.row_of.values(), np.int64))
 
-    def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+    def descriptors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         keys = self._known().keys
         values = self.collection.descriptors([keys[row] for row in rows])
         if (lost := np.isnan(values[:, 0])).any():
             name = self.records.names[rows[int(lost.argmax())]] or "an image"
             raise UserError(f"{name} has been removed from {self.name} meanwhile: repeat the command")
-        return torch.from_numpy(values.astype(np.float16))
+        return values.astype(np.float16)
 
-    def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
+    def add(self, records: Records, descriptors: np.ndarray, local: Sequence[QuantizedMap] | None = None) -> None:
         """Upsert images, batch by batch; each is there whole, with its descriptor, size, time and hash, or not at all.
 
         Raises:
             UserError: two names have one id, the descriptors are not of length 1, or Milvus refuses or is gone.
         """
         dim, dtype = self.collection.dim, self.collection.dtype
-        values = descriptors.cpu().half().numpy().astype(dtype)  # rounded as every engine keeps them
+        values = descriptors.astype(np.float16).astype(dtype)  # rounded as every engine keeps them
         if values.shape != (len(records), dim):
             raise UserError(f"found descriptors {values.shape}, wanted {(len(records), dim)}")
         rows, step = rows_of(records, values), max(1, min(IDS, CALL_BYTES // (dim * dtype.itemsize + 256)))
@@ -151,7 +150,7 @@ class MilvusEngine:
     def close(self) -> None:
         self.collection.connection.close()
 
-    def search(self, queries: torch.Tensor, count: int, wanted: SearchFilter | None = None) -> Hits:
+    def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The nearest images; see `vpr.database.engine.Searchable`.
 
         Milvus compares by the inner product: of descriptors whose lengths rounding to float16 has changed a little,
@@ -160,7 +159,7 @@ class MilvusEngine:
         """
         if count > (most := PAGE - SPARE):
             raise UserError(f"found {count} hits a query, wanted at most {most}, which Milvus finds")
-        values, depth = queries.cpu().float().numpy().astype(self.collection.dtype), count + SPARE
+        values, depth = queries.astype(self.collection.dtype), count + SPARE
         hits = self._filtered(values, depth, wanted) if wanted else self.collection.nearest(values, depth)
         images = {key_of(row): row for found in hits for row in found}
         keys, number = list(images), {key: row for row, key in enumerate(images)}
@@ -169,10 +168,10 @@ class MilvusEngine:
             rows[query, : len(found)] = [number[key_of(row)] for row in found]
         width = count if (rows[:, count - 1 : count] >= 0).all() else min(count, self.count())
 
-        def stored(some: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(self.collection.descriptors([keys[row] for row in some]))
+        def stored(some: np.ndarray) -> np.ndarray:
+            return self.collection.descriptors([keys[row] for row in some])
 
-        rows, distances = measured(stored, queries.cpu(), rows)
+        rows, distances = measured(stored, queries, rows)
         return Hits(rows[:, :width], distances[:, :width], records_of(list(images.values())))
 
     def _filtered(self, values: np.ndarray, count: int, wanted: SearchFilter) -> list[list[Row]]:

@@ -8,7 +8,7 @@ import contextlib
 from pathlib import Path
 
 import faiss
-import torch
+import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -19,7 +19,7 @@ from vpr.search.approximate import NPROBE, build_index
 from vpr.search.on_disk import build_on_disk, index_files, open_on_disk
 
 
-def built_index(store: Store, state: State, wanted: WantedIndex, rows: torch.Tensor) -> faiss.Index:
+def built_index(store: Store, state: State, wanted: WantedIndex, rows: np.ndarray) -> faiss.Index:
     """Train an index on descriptors [N, dim], fill it, and keep it.
 
     Raises:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.database.records import Records
@@ -126,11 +125,11 @@ class Store:
     def projection(self) -> LocalProjection | None:
         """What projected the local descriptors; None where the model did, or there are none."""
         for *arrays, learnt_on in self._ask("SELECT mean, components, learnt_on FROM projection"):
-            mean, components = (torch.from_numpy(np.frombuffer(values, np.float32).copy()) for values in arrays)
-            return LocalProjection(mean, components.view(-1, len(mean)), learnt_on)
+            mean, components = (np.frombuffer(values, np.float32) for values in arrays)
+            return LocalProjection(mean, components.reshape(-1, len(mean)), learnt_on)
         return None
 
-    def flat(self, state: State | None) -> tuple[torch.Tensor, FileValues | None]:
+    def flat(self, state: State | None) -> tuple[np.ndarray, FileValues | None]:
         """Descriptors float16 [rows, dim], mapped into memory, and local ones int8 [cells, d], where they are kept.
 
         Both are read from the disk as they are used. Where the file has become shorter there are fewer rows.
@@ -138,13 +137,12 @@ class Store:
         Raises:
             UserError: a file cannot be read; where the generation is no longer the last, it has been removed.
         """
-        values, local = torch.empty(0, self.dim, dtype=torch.float16), None
+        values, local = np.empty((0, self.dim), np.float16), None
         try:
             if state is not None and state.rows:
                 path = self.files.flat(state.generation, "descriptors")
                 if rows := min(state.rows, path.stat().st_size // (2 * self.dim)):
-                    # Copied on write, since torch warns of memory that cannot be written.
-                    values = torch.from_numpy(np.memmap(path, np.float16, "c", shape=(rows, self.dim)))
+                    values = np.asarray(np.memmap(path, np.float16, "r", shape=(rows, self.dim)))
             if state is not None and (dim := state.meta.get("local_stored")):
                 path = self.files.flat(state.generation, "local")
                 local = FileValues(path, state.meta["local_bytes"] // dim, dim)
@@ -169,11 +167,11 @@ class Store:
         self.files.remove_generations(generation)
 
     def append(
-        self, state: State, meta: Mapping[str, Any], records: Records, descriptors: torch.Tensor,
+        self, state: State, meta: Mapping[str, Any], records: Records, descriptors: np.ndarray,
         local: Sequence[QuantizedMap] | None,
     ) -> None:  # fmt: skip
         """Images in new rows, in place of those of their names."""
-        values = np.ascontiguousarray(descriptors.to(torch.float16).cpu().numpy())
+        values = np.ascontiguousarray(descriptors, np.float16)
         known, start = rows_of(records), state.rows
         grids = [(*grid, zlib.crc32(np.ascontiguousarray(rows).data)) for rows, grid in local or ()]
         rows = [
@@ -213,7 +211,7 @@ class Store:
         """Change what is said of the database as a whole."""
         with self._table.writing(meta, state.generation, state.rows) as connection:
             if projection is not None:
-                arrays = [values.float().cpu().numpy().tobytes() for values in (projection.mean, projection.components)]
+                arrays = [values.astype(np.float32).tobytes() for values in (projection.mean, projection.components)]
                 connection.execute("DELETE FROM projection")
                 connection.execute("INSERT INTO projection VALUES (?, ?, ?)", (*arrays, projection.learnt_on))
 
@@ -254,7 +252,7 @@ class Store:
             self.files.create(generation, ending)
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            block = np.ascontiguousarray(values[torch.from_numpy(some)].numpy())
+            block = values[some]
             self.require_whole(state.generation, some, block)
             self.files.write(generation, "descriptors", 2 * self.dim * start, block.data)
             for row in some if local is not None else ():

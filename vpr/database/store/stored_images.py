@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -64,7 +63,7 @@ class StoredImages:
         self._renumbered = state is None or not state.follows(before)
         if self._renumbered:
             self._columns = StoredColumns(self.store, self._generation)
-            self._wide, self._damaged, self._checked = torch.empty(0), np.empty(0, np.int64), np.zeros(0, bool)
+            self._wide, self._damaged, self._checked = self.map[:0], np.empty(0, np.int64), np.zeros(0, bool)
         self._alive = alive = np.ones(rows, bool)
         alive[state.gone if state else []] = False
         alive[len(self.map) :] = False  # the file has become shorter
@@ -129,7 +128,7 @@ class StoredImages:
         return [row for row, record in known if not self._is_whole(row, record)]
 
     def _is_whole(self, row: int, record: tuple) -> bool:
-        return row < len(self.map) and is_whole(record, self.map[row : row + 1].numpy())
+        return row < len(self.map) and is_whole(record, self.map[row : row + 1])
 
     def damaged(self) -> list[int]:
         """The rows, not gone, whose descriptor, record or local descriptors do not fit their checksums."""
@@ -201,11 +200,11 @@ class StoredImages:
     def rows(self) -> np.ndarray:
         return np.flatnonzero(self._alive)
 
-    def descriptors(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+    def descriptors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Those of some rows, float16 [n, dim], each compared with its checksum."""
         wanted = np.asarray(rows, np.int64)
-        values = self.map[torch.from_numpy(wanted)]
-        self.store.require_whole(self._generation, wanted, values.numpy())
+        values = self.map[wanted]
+        self.store.require_whole(self._generation, wanted, values)
         return values
 
     def hold(self) -> None:
@@ -251,7 +250,7 @@ class StoredImages:
         self._changes = True
         return {**state.meta, "edited": self.edited or self.by_hand, "zone": self.zone}
 
-    def add(self, records: Records, descriptors: torch.Tensor, local: Sequence[QuantizedMap] | None = None) -> None:
+    def add(self, records: Records, descriptors: np.ndarray, local: Sequence[QuantizedMap] | None = None) -> None:
         if self.keeps_local and local is None:
             raise ValueError("an index that keeps local descriptors was given images without them")
         if not len(records):

@@ -1,0 +1,60 @@
+"""A model with what is known of where it comes from, and which of its whitenings is wanted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import Reading
+from vpr.models.describer import Describer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on the CPU, and where it comes from.
+
+    Attributes:
+        source: for results files.
+        folder: where its whitening lies.
+        results: where results of it go: its run, or beside its exported file; None for the off-the-shelf model.
+        flags: those stored with it.
+        trained_on: hash of a run's training set, as of `training_set`; empty where the run does not say.
+    """
+
+    model: Describer
+    source: dict[str, Any]
+    folder: Path
+    results: Path | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
+
+
+@dataclass(frozen=True)
+class WhiteningChoice:
+    """Which of a model's whitenings is wanted, if it has several: it was learnt on images like those to come.
+
+    Attributes:
+        reading: how images are read.
+        precision: number format, as of --precision.
+        places: whose training split it was learnt on.
+        dims: dimensions of a whitened descriptor; None takes what was asked for when it was learnt.
+    """
+
+    reading: Reading
+    precision: str
+    places: PlacesSpec
+    dims: int | None = None
+
+
+def stored_choice(flags: Mapping[str, Any]) -> WhiteningChoice:
+    """The whitening for images as a run's training had them, by the run's flags."""
+    size = flags.get("imageSize")
+    reading = Reading(tuple(size) if size else None)
+    return WhiteningChoice(reading, flags.get("precision", "auto"), stored_places(flags, None))
+
+
+def stored_places(flags: Mapping[str, Any], other: PlacesSpec | None) -> PlacesSpec:
+    """The places that a run was trained on, by its flags; what these lack is of others."""
+    other = other or PlacesSpec(flags.get("dataset", "pittsburgh"), Path("."), flags.get("skipBroken", False))
+    return replace(other, dataset=flags.get("dataset", other.dataset), root=Path(flags.get("root") or other.root))
