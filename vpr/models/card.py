@@ -2,10 +2,11 @@
 
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from vpr.common.device import compute_threads
 from vpr.common.errors import UserError
 from vpr.common.provenance import check_onnx, say_without_checksum
 
@@ -49,46 +50,27 @@ def read_card(path: Path, metadata: dict[str, str], sealed: bool) -> dict:
 
 
 def card_of(path: Path) -> dict:
-    """The card of an exported file, without loading its weights into a session; UserError as of `read_card`."""
-    sealed = is_sealed(path)
-    try:
-        model = memoryview(path.read_bytes())
-        entries = ([bytes(text).decode() for _, text in fields(entry)] for name, entry in fields(model) if name == 14)
-        metadata: dict[str, str] = dict(entries)
-    except (ValueError, LookupError) as error:
-        raise UserError(f"{path} cannot be read as an ONNX model ({type(error).__name__}): export it again") from error
-    return read_card(path, metadata, sealed)
+    """The card of an exported file; UserError as of `read_card`."""
+    return open_session(path, optimized=False)[1]
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a message of Protocol Buffers that have a length, by number; a ValueError where it is cut short.
+def open_session(path: Path, optimized: bool = True) -> tuple[Any, dict]:
+    """An exported file in ONNX Runtime on the processor, and its card; UserError as of `read_card`.
 
-    Of ONNX's ModelProto number 14, metadata_props, has messages of a key (1) and a value (2):
-    https://protobuf.dev/programming-guides/encoding/ and onnx.proto. The package onnx takes longer to import than all
-    else that a card is read for.
+    Args:
+        optimized: whether it will compute; to be read alone it need not.
     """
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value, shift = 0, 0
-        while True:
-            byte, at = message[at], at + 1
-            value, shift = value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    while at < len(message):
-        number, kind = divmod(varint(), 8)
-        if kind == 0:
-            varint()
-            continue
-        length = varint() if kind == 2 else {1: 8, 5: 4}[kind]
-        if at + length > len(message):
-            raise ValueError("cut short")
-        if kind == 2:
-            yield number, message[at : at + length]
-        at += length
+    runtime, sealed = import_optional("onnxruntime"), is_sealed(path)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = compute_threads()
+    if not optimized:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read as an ONNX model ({reason}): export it again") from error
+    return session, read_card(path, session.get_modelmeta().custom_metadata_map, sealed)
 
 
 def import_optional(name: str) -> ModuleType:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vpr.common.device import CPU, Device, compute_threads
+from vpr.common.device import CPU, Device
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.backbones import BACKBONES
-from vpr.models.card import import_optional, is_sealed, read_card
+from vpr.models.card import import_optional, open_session
 from vpr.models.describer import require_size
 from vpr.models.engines import ENGINES, Session
 from vpr.models.local_projection import LocalProjection
@@ -36,18 +36,10 @@ class OnnxModel:
     device = CPU
 
     def __init__(self, path: Path):
-        runtime = import_optional("onnxruntime")
-        sealed = is_sealed(path)
-        try:
-            options = runtime.SessionOptions()
-            options.intra_op_num_threads = compute_threads()
-            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises kinds of its own on damaged files
-            raise UserError(f"{path} cannot be read as an ONNX model ({str(error).splitlines()[0]})") from error
+        self.session, self.card = open_session(path)
         self.runs_on = self.device
         self.path, self.engine = path, ENGINES["onnxruntime"]
         self.opened: Session | None = None
-        self.card = read_card(path, self.session.get_modelmeta().custom_metadata_map, sealed)
         self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
         self.smallest_side = int(self.card["smallest_side"])
         digest = hashlib.sha256(b"file_digest" + hashlib.sha256(path.read_bytes()).digest())
