@@ -78,7 +78,7 @@ def stages(full: bool) -> dict:
         "second-look": second_look,
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
     }
-    for arch, counts in {"tf_efficientnet_lite0": (96, 48), "alexnet": (96, 48), "vgg16": (12, 6)}.items():
+    for arch, counts in {"tf_efficientnet_lite0": (240, 96), "alexnet": (240, 96), "vgg16": (24, 8)}.items():
         for size, count in zip(((320, 320), (480, 640)), counts, strict=True):
             name = f"way-in-{arch.removeprefix('tf_efficientnet_')}-{size[1]}x{size[0]}"
             chosen[name] = functools.partial(programs.way_in, arch=arch, size=size, count=count)

@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import onnx
 import pytest
 
 REFUSED = ("torch", "torchvision", "timm", "onnx", "sklearn", "matplotlib")
@@ -48,6 +49,18 @@ def run(start):
         return said
 
     return done
+
+
+def test_the_name_of_a_network_of_timm_is_taken_without_timm(run, tmp_path):
+    """The same file, whose card says that it was one."""
+    model = onnx.load(tmp_path / "model.onnx")
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    card = json.loads(known["card"])
+    card["flags"] |= {"arch": "tf_efficientnet_lite0", "cut": 16}
+    del card["checksum"], model.metadata_props[:]
+    onnx.helper.set_model_props(model, {"format": known["format"], "card": json.dumps(card)})
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "R@1:" in run("--mode=test", "--threads=2", "--panels=0")
 
 
 def test_a_test_of_an_exported_model(run, tmp_path):

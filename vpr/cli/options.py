@@ -78,10 +78,12 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     else:
         given = _spelled_as_stored(given, stored)
         _refuse_contradictions(given, stored, run)
+    exported = run is not None and is_exported(run)
     toy = given.get("dataset", stored.get("dataset")) == "toy"
-    if run and is_exported(run) and "root" not in {*stored, *given} and not toy:
+    if exported and "root" not in {*stored, *given} and not toy:
         notes.append(f"{run} was exported without its --root: images are sought in the project's folder")
-    return argparse.Namespace(**_fill_in({**wished, **stored, **given}), given=given, run=run, notes=notes)
+    merged = _fill_in({**wished, **stored, **given}, exported)
+    return argparse.Namespace(**merged, given=given, run=run, notes=notes)
 
 
 def flags_of(options: argparse.Namespace) -> Flags:
@@ -237,13 +239,18 @@ def _refuse_contradictions(given: Flags, stored: Flags, run: Path) -> None:
         raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")
 
 
-def _fill_in(merged: Flags) -> Flags:
-    """Settle the defaults that depend on other flags, and refuse flags that cannot go together."""
+def _fill_in(merged: Flags, exported: bool = False) -> Flags:
+    """Settle the defaults that depend on other flags, and refuse flags that cannot go together.
+
+    Args:
+        exported: whether the model is in a file, which knows what it is better than its flags.
+    """
     filled = dict(merged)
     if not filled["root"]:
         filled["root"] = str(default_root() / "toy_city" if filled["dataset"] == "toy" else default_root())
-    spec = ModelSpec.from_flags(filled)
-    filled |= {**spec.flags(), "trainFrom": spec.first_trained}
+    if not exported:
+        spec = ModelSpec.from_flags(filled)
+        filled |= {**spec.flags(), "trainFrom": spec.first_trained}
     filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
     if filled["lr"] is None:
         filled["lr"] = DATASETS[filled["dataset"]].lr

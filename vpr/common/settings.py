@@ -48,6 +48,7 @@ class Flag:
         group: title under which the help lists it.
         modes: that read it; elsewhere it is refused, unless `tolerated`.
         type: makes a value of a word, and raises a ValueError for a wrong one; None takes any text.
+        stored: takes the place of `type` for values in stored files, where that would import much.
         choices: the values it may have, or the table whose keys they are, as MODULE:NAME where importing it would be a
             circle.
         nargs, metavar, const: as argparse has them.
@@ -66,6 +67,7 @@ class Flag:
     group: str
     modes: tuple[str, ...]
     type: Callable[[str], Any] | None = None
+    stored: Callable[[str], Any] | None = None
     choices: Collection[Any] | str | None = None
     nargs: str | int | None = None
     metavar: str | tuple[str, ...] | None = None
@@ -133,7 +135,7 @@ class Flag:
         if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value >= 2**63):
             return False
         try:
-            return bool(self.type(str(value)) == value)
+            return bool((self.stored or self.type)(str(value)) == value)
         except ValueError:
             return False
 

@@ -1,5 +1,6 @@
 """What a model is: backbone, weights, pooling. Read from flags, stored beside checkpoints; needs no torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,13 @@ def backbone_name(text: str) -> str:
         completed(split_tag(text)[0])
     except UserError as error:
         raise ValueError(str(error)) from error
+    return text
+
+
+def stored_backbone_name(text: str) -> str:
+    """As `backbone_name`; whether timm has such a network turns out when it is built, if ever: an export is."""
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise ValueError("wanted the name of a backbone")
     return text
 
 
@@ -57,7 +65,7 @@ class ModelSpec:
     arch: str = _model(
         "vgg16",
         f"backbone: {', '.join(BACKBONES)}, or any network of timm by its NAME or NAME.TAG",
-        type=backbone_name, metavar="NAME", on_card=True, tolerated=True, common=True,
+        type=backbone_name, stored=stored_backbone_name, metavar="NAME", on_card=True, tolerated=True, common=True,
     )  # fmt: skip
     weights: str = _model(
         "IMAGENET1K_FEATURES",
