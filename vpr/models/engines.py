@@ -3,19 +3,8 @@
 An engine gets the network that PyTorch has, as an ONNX file: uint8 [B, H, W, 3] -> float32 maps [B, C, h, w]. The file
 is exported when it is first wanted, compared with PyTorch, and kept by a hash of its weights and code.
 
-Milliseconds an image, AMD EPYC (Zen 4: AVX-512 in halves, bf16), two cores at 173 GFLOP/s in a float32 product, batches
-of 1 / 8 (ResNet50 1 / 2; VGG16 and ViT-S 1), of `python -m benchmarks --engines`, 2026-11-29:
-
-                                PyTorch fp32   ONNX Runtime fp32   OpenVINO fp32   PyTorch bf16   OpenVINO bf16
-    EfficientNet-Lite0 320x320  14.5 / 23.9    9.8 / 12.3          8.6 / 10.3      11.7 / 10.1    4.9 / 4.8
-    EfficientNet-Lite0 640x480  42.1 / 107.9   33.0 / 37.9         28.0 / 33.5     25.2 / 45.0    13.0 / 16.0
-    ResNet50 320x320            91.9 / 88.0    68.7 / 72.6         64.0 / 67.0     50.5 / 48.6    32.7 / 33.1
-    ViT-S/16 320x320            136            123                 112             96             67
-    AlexNet 320x320             15.6 / 13.2    13.5 / 12.9         13.8 / 12.8     9.3 / 7.4      7.6 / 6.7
-    AlexNet 640x480             53.2 / 34.6    40.0 / 39.5         41.5 / 39.1     24.9 / 21.8    22.0 / 21.0
-    VGG16 320x320               281            283                 281             156            138
-    VGG16 640x480               591            853                 878             480            418
-
+What is fastest where `python -m benchmarks --engines` measures; benchmarks/RESULTS.md has its table. On AMD Zen 4 OpenVINO
+takes two thirds of PyTorch's time in float32 and 0.4 to 0.9 of it in bf16, ONNX Runtime 10 % more than OpenVINO.
 VGG16 and AlexNet in float32 stay with PyTorch, whose NNPACK has Winograd's transform (`vpr/models/nnpack.py`).
 """
 

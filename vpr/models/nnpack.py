@@ -5,14 +5,8 @@ Fourier's transforms with 2 to 3 times fewer multiplications, in vectors of 8, f
 differs by 2e-5 of the largest value. PyTorch multiplies directly, fastest with channels last. Each layer takes the
 maps as it wants them, and hands them on as it has them.
 
-What pays depends on the processor: `RULES` says which layers NNPACK does on which. Milliseconds an image on two cores,
-all layers by NNPACK that can be / all by PyTorch with channels last (`trunk-...` of `python -m benchmarks`):
-
-                     AMD Genoa      AVX-512 at full width   the same, Intel Ice Lake (as chosen here)
-    AlexNet 320x180  6.0 / 6.5      3.9 / 3.1               5.3 / 5.0 (5.0)
-    AlexNet 320x320  11.7 / 12.4    10.5 / 6.7              11.1 / 9.7 (9.7)
-    VGG16 320x240    194 / 227      153 / 118               215 / 159 (164)
-    VGG16 640x480    508 / 959      463 / 490               651 / 680 (677)
+What pays depends on the processor: `RULES` says which layers NNPACK does on which, by the times of whole backbones in
+benchmarks/RESULTS.md ("Convolutions").
 
 Each has threads of its own, which wait for work by turning: with few cores short layers of one disturb the other's, and
 on a busy machine AlexNet took up to 1.7 times as long by NNPACK.
