@@ -52,7 +52,7 @@ def card_of(path: Path) -> dict:
     """The card of an exported file, without loading its weights into a session; UserError as of `read_card`."""
     sealed = is_sealed(path)
     try:
-        model = memoryview(path.read_bytes())  # 14 is metadata_props, of keys and values
+        model = memoryview(path.read_bytes())
         entries = ([bytes(text).decode() for _, text in fields(entry)] for name, entry in fields(model) if name == 14)
         metadata: dict[str, str] = dict(entries)
     except (ValueError, LookupError) as error:
@@ -61,9 +61,11 @@ def card_of(path: Path) -> dict:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields with a length of a message of Protocol Buffers, by number; a ValueError where it is cut short.
+    """The fields of a message of Protocol Buffers that have a length, by number; a ValueError where it is cut short.
 
-    https://protobuf.dev/programming-guides/encoding has the format; to import onnx takes longer than to read a card.
+    Of ONNX's ModelProto number 14, metadata_props, has messages of a key (1) and a value (2):
+    https://protobuf.dev/programming-guides/encoding/ and onnx.proto. The package onnx takes longer to import than all
+    else that a card is read for.
     """
     at = 0
 
