@@ -152,8 +152,8 @@ def _spec(folder: Path) -> Callable[[Path], str]:
 
 
 def _checkpoint(folder: Path) -> Callable[[Path], str]:
-    from vpr.runs.model import load_model
     from vpr.runs.run import load_checkpoint
+    from vpr.runs.stored import load_model
 
     def read(path: Path) -> str:
         load_model(folder / "run", "latest", whitened=False)
@@ -164,7 +164,7 @@ def _checkpoint(folder: Path) -> Callable[[Path], str]:
 
 def _flags(folder: Path) -> Callable[[Path], str]:
     from vpr.cli.options import flags_of
-    from vpr.runs.model import load_model
+    from vpr.runs.stored import load_model
 
     def read(path: Path) -> str:
         options = parse_options([*_places(folder), "--mode=test", f"--resume={path.parent}"])
@@ -202,7 +202,7 @@ def _index(folder: Path) -> Callable[[Path], str]:
     from vpr.database.store.store import Store
     from vpr.database.store.stored_images import StoredImages
     from vpr.database.store.table import RECORD
-    from vpr.runs.model import load_model
+    from vpr.runs.stored import load_model
 
     dim = load_model(folder / "run").model.dim
 
@@ -224,7 +224,7 @@ def _index(folder: Path) -> Callable[[Path], str]:
 def _descriptors(folder: Path) -> Callable[[Path], str]:
     from vpr.data.places import load_places
     from vpr.runs.descriptors_file import load_descriptors, recipe_of
-    from vpr.runs.model import load_model
+    from vpr.runs.stored import load_model
 
     loaded = load_model(folder / "run")
     loaded.model.to_device(CPU, "fp32")

@@ -16,12 +16,12 @@ from vpr.common.device import find_device
 from vpr.common.errors import UserError
 from vpr.data.reader import Reading
 from vpr.descriptors.describe import describe
+from vpr.models.describer import Describer
 from vpr.models.onnx_model import OnnxModel
-from vpr.models.place_model import PlaceModel
 from vpr.retrieval.locator import Locator
-from vpr.runs.loaded import stored_choice
-from vpr.runs.model import load_model
+from vpr.runs.model import stored_choice
 from vpr.runs.run import CHECKPOINT_FILES
+from vpr.runs.stored import load_model
 
 
 class ImageDescriber(nn.Module):
@@ -32,10 +32,10 @@ class ImageDescriber(nn.Module):
         dimension: of a descriptor.
     """
 
-    def __init__(self, model: PlaceModel | OnnxModel, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(self, model: Describer, image_size: tuple[int, int] | None = None) -> None:
         """A model on its device, and the (height, width) in pixels of the images it was trained with."""
         super().__init__()
-        self.model: PlaceModel | OnnxModel = model.eval()
+        self.model: Any = model.eval()
         self.name, self.dimension, self.image_size = model.name, model.dim, image_size
 
     @torch.no_grad()
@@ -88,9 +88,7 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     path, on = Path(checkpoint), find_device(device)
     choice = stored_choice(checked_flags(path))
     loaded = load_model(path, whitened=whitened, choice=replace(choice, reading=replace(choice.reading, device=on)))
-    model = loaded.model.to_device(on, choice.precision)
-    assert isinstance(model, PlaceModel | OnnxModel)
-    return ImageDescriber(model, choice.reading.size)
+    return ImageDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)
 
 
 def load_locator(checkpoint: str | Path, root: str | Path | None = None, **flags: Any) -> Locator:

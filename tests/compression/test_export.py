@@ -29,7 +29,7 @@ from vpr.models.onnx_model import OnnxModel
 from vpr.models.poolings.netvlad_pooling import NetVLADPooling
 from vpr.modes.compare import options_on_one_set
 from vpr.runs.local_projection import projection_for
-from vpr.runs.model import load_model
+from vpr.runs.stored import load_model
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"{package}, an optional package, is not installed")

@@ -20,7 +20,7 @@ from vpr.database.open import Database, WantedEngine, edit_engine, fill_engine, 
 from vpr.database.records import joined, no_records
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 from vpr.search.exact import descriptor_distances, in_order, nearest
 
 # A third engine: all that one has to have, in a dictionary of this process.

@@ -25,8 +25,8 @@ from vpr.models.whitening import (
     save_whitening,
     whitening_of_affine,
 )
-from vpr.runs.model import load_model
 from vpr.runs.run import newest_run
+from vpr.runs.stored import load_model
 
 
 def correlated(count, length, seed=0):

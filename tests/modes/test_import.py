@@ -14,8 +14,8 @@ from PIL import Image
 import main
 from vpr.api import load_describer
 from vpr.cli.options import parse_options
-from vpr.runs.model import load_model
 from vpr.runs.run import newest_run
+from vpr.runs.stored import load_model
 
 LAYERS = network("caffenet", "vladv2", clusters=3, dim=4)
 NAME = "caffe_toy_conv5_vladv2_preL2_intra_white.mat"

@@ -17,7 +17,7 @@ from vpr.descriptors.describe import describe
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.retrieval.locator import Locator
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 from vpr.search.exact import descriptor_distances, in_order, nearest
 
 SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")

@@ -16,8 +16,8 @@ from vpr.evaluation.evaluate import describe_split
 from vpr.retrieval.rules import Reranking
 from vpr.runs.descriptors_file import SplitDescriptors, load_descriptors, recipe_of, save_descriptors
 from vpr.runs.hloc import is_hloc, load_hloc
-from vpr.runs.loaded import LoadedModel
 from vpr.runs.local_projection import projection_for
+from vpr.runs.model import LoadedModel
 
 
 def descriptors_of(

@@ -15,8 +15,8 @@ from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
 from vpr.database.open import Database
 from vpr.models.describer import Describer
-from vpr.runs.loaded import LoadedModel, WhiteningChoice
-from vpr.runs.model import load_model
+from vpr.runs.model import LoadedModel, WhiteningChoice
+from vpr.runs.stored import load_model
 
 
 def model_of(options: argparse.Namespace, device: Device, whitened: bool = True) -> LoadedModel:

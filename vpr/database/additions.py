@@ -60,7 +60,8 @@ def beside_others(now: FolderNow, engine: Engine, label: str) -> FolderNow:
         UserError: as of `in_zone_of`, or the metres are local where the index has those of a zone.
     """
     records, lacking = engine.records, engine.lacking
-    others = records.only([row for row in engine.rows() if records.folders[row]])
+    folders = list(records.folders)
+    others = records.only([row for row in engine.rows() if folders[row]])
     now = in_zone_of(now, joined(others, lacking), f"{label} that are of other folders")
     known = now.positions[np.isfinite(now.positions).all(axis=1)]
     zone = records.zone

@@ -14,7 +14,7 @@ from vpr.data.places import PlaceImages
 from vpr.database.records import Records
 from vpr.database.store.store import Store
 from vpr.database.store.table import rows_of
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 
 
 def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:

@@ -24,8 +24,8 @@ from vpr.database.folder import FolderNow, content_hashes, stamps
 from vpr.database.location import folder_hash, folder_note, store_path
 from vpr.database.synchronise import Describing, find_changes, in_parts, synchronise
 from vpr.runs.descriptors_file import model_recipe
-from vpr.runs.loaded import LoadedModel
 from vpr.runs.local_projection import projection_for
+from vpr.runs.model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vpr.database.folder import FolderNow, content_hashes, same_description, sam
 from vpr.database.records import Records
 from vpr.descriptors.describe import describe_in_batches
 from vpr.models.local_projection import LocalProjection
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 
 CHUNK = 40  # batches whose images are hashed, and decoded ahead, together
 
@@ -89,7 +89,7 @@ def find_changes(now: FolderNow, records: Records, rows: Sequence[int] | np.ndar
         rows: of the images that the engine has.
         keep_others: whether images stay that the folder does not have.
     """
-    names = list(records.names)
+    names, _, _ = list(records.names), list(records.folders), list(records.positions)  # each read as a whole
     at, new, touched = {names[row]: int(row) for row in rows}, [], []
     for row, name in enumerate(now.names):
         known = at.get(name)

@@ -11,7 +11,6 @@ map of the rows (--clusterDim) does not change that: its bias, like the mean of 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -19,7 +18,8 @@ from netvlad import SMALLEST_NORM
 from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.data.images import decode
-from vpr.models.describer import Describer, HasLocalDescriptors
+from vpr.models.describer import Describer
+from vpr.models.place_model import PlaceModel
 from vpr.models.poolings.base import ClusterPooling
 
 
@@ -39,21 +39,19 @@ class Explanation:
     constant: float
 
 
-def opened_at_pooling(model: Describer) -> tuple[HasLocalDescriptors, ClusterPooling]:
+def opened_at_pooling(model: Describer) -> tuple[PlaceModel, ClusterPooling]:
     """The model as one that shows what it pools, and its pooling.
 
     Raises:
         UserError: it is an exported model, or one without clusters.
     """
-    if not hasattr(model, "local_descriptors"):
+    if not isinstance(model, PlaceModel):
         raise UserError("--explain needs a run with NetVLAD, this is an exported .onnx model: give its run to --resume")
-    opened = cast(HasLocalDescriptors, model)
-    if not isinstance(opened.pool, ClusterPooling):
+    if not isinstance(model.pool, ClusterPooling):
         raise UserError(
-            f"--explain needs a run with NetVLAD, this model has --pooling={opened.pool.label}: "
-            "give another to --resume"
+            f"--explain needs a run with NetVLAD, this model has --pooling={model.pool.label}: give another to --resume"
         )
-    return opened, opened.pool
+    return model, model.pool
 
 
 @torch.no_grad()
@@ -89,7 +87,7 @@ def owners(layer: ClusterPooling, features: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def region_contributions(
-    model: HasLocalDescriptors, layer: ClusterPooling, features: torch.Tensor, other_descriptor: torch.Tensor
+    model: PlaceModel, layer: ClusterPooling, features: torch.Tensor, other_descriptor: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
     """What each region of an image adds to the cosine similarity with another image.
 
@@ -121,7 +119,7 @@ def region_contributions(
 
 
 def _before_whitening(
-    model: HasLocalDescriptors, pooled: torch.Tensor, other_descriptor: torch.Tensor
+    model: PlaceModel, pooled: torch.Tensor, other_descriptor: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
     """g [K * D] and a constant, with pooled . g + constant the similarity to the other descriptor.
 

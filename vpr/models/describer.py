@@ -1,18 +1,12 @@
 """What the rest asks of a model, whether PyTorch or ONNX Runtime runs it."""
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.models.local_projection import LocalProjection
-
-if TYPE_CHECKING:  # an exported model does without
-    import torch
-
-    from vpr.models.poolings.base import Pooling
-    from vpr.models.whitening import Whitening
 
 
 class Describer(Protocol):
@@ -89,21 +83,3 @@ def require_size(height: int, width: int, smallest_side: int) -> None:
             f"an image is {width}x{height} pixels, the backbone needs at least {smallest_side} each way: "
             "leave it out or give a larger --imageSize"
         )
-
-
-class HasLocalDescriptors(Protocol):
-    """A model that shows what it pools; an exported one does not.
-
-    Attributes:
-        pool: [B, D, h, w] -> [B, pooled_dim].
-        whitening: [B, pooled_dim] -> [B, dim], or None.
-    """
-
-    pool: "Pooling"
-    whitening: "Whitening | None"
-
-    def local_descriptors(self, images: "torch.Tensor") -> "torch.Tensor":
-        """Images uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
-
-    def pooled(self, local_descriptors: "torch.Tensor") -> "torch.Tensor":
-        """Local descriptors [B, D, h, w] -> descriptors [B, dim]."""

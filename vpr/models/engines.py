@@ -31,7 +31,6 @@ from vpr.common.provenance import check_onnx, seal_onnx
 from vpr.models.card import INSTALL
 
 if TYPE_CHECKING:  # engines of exported models do without
-    import torch
     from torch import nn
 
 CACHE_VARIABLE = "XDG_CACHE_HOME"  # of the XDG Base Directory Specification
@@ -128,11 +127,8 @@ class BackboneEngine:
     title: str
     session: Session
 
-    def __call__(self, images: "torch.Tensor") -> "torch.Tensor":
-        import torch
-
-        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # [B, H, W, 3], as the reader has them
-        return torch.from_numpy(self.session(pixels, ["maps"])[0])
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.session(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), ["maps"])[0]  # as the reader has them
 
 
 def engine_for(network: Network, backend: str, images: int) -> BackboneEngine | None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_gflop(network: nn.Module, image: torch.Tensor) -> float:
@@ -13,6 +12,8 @@ def count_gflop(network: nn.Module, image: torch.Tensor) -> float:
 
     Convolutions and matrix products are counted, as is usual; sums, norms and comparisons are not.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # it brings Triton
+
     values = dict(network.named_parameters()) | dict(network.named_buffers())
     without_data = {name: torch.empty_like(value, device="meta") for name, value in values.items()}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -42,16 +42,10 @@ class OnnxModel:
         self.opened: Session | None = None
         self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])
         self.smallest_side = int(self.card["smallest_side"])
-        digest = hashlib.sha256(b"file_digest" + hashlib.sha256(path.read_bytes()).digest())
-        made = self.card.get("recipe") or _recipe_of_flags(self.card["flags"])
-        self.recipe = {
-            "arch": made["arch"],
-            "pooling": made["pooling"],
-            "dimension": str(self.dim),
-            "weights_hash": digest.hexdigest()[:12],
-            "normalization": made["normalization"],
-            "precision": "fp32",  # of what comes out; what it computes in is the file's affair
-        }
+        digest = hashlib.sha256(b"file_digest" + hashlib.sha256(path.read_bytes()).digest()).hexdigest()[:12]
+        # The number format is of what comes out; what it computes in is the file's affair.
+        own = {"dimension": str(self.dim), "weights_hash": digest, "precision": "fp32"}
+        self.recipe = {**(self.card.get("recipe") or _recipe_of_flags(self.card["flags"])), **own}
 
     @property
     def name(self) -> str:
@@ -138,11 +132,7 @@ class OnnxModel:
 
 
 def _recipe_of_flags(flags: Mapping[str, Any]) -> dict[str, str]:
-    """What a file of an earlier version is made of: it does not say, and its flags leave the backbone's usual input.
-
-    Raises:
-        UserError: no model has such flags.
-    """
+    """What a file of an earlier version is taken for, which does not say more; UserError if no model has such flags."""
     spec = ModelSpec.from_flags(flags)
     normalization = "features" if spec.weights == "IMAGENET1K_FEATURES" else "torchvision"
     if spec.arch not in BACKBONES:

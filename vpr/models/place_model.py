@@ -181,7 +181,7 @@ class PlaceModel(nn.Module):
         """Images uint8 [B, 3, H, W] -> local descriptors [B, D, h, w]."""
         if self.engine and not torch.is_grad_enabled():
             self._require_size(images)
-            return self.engine(images)
+            return torch.from_numpy(self.engine(images.numpy()))
         return self.finish_features(self.frozen_features(images))
 
     def pooled(self, local_descriptors: torch.Tensor) -> torch.Tensor:

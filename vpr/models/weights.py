@@ -9,9 +9,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
@@ -28,12 +28,6 @@ UNUSED = "num_batches_tracked"  # a count of BatchNorm that older files lack
 SHOWN = 3  # names in a message
 
 
-class HasState(Protocol):
-    """A network, or whatever else is told from others by named values."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-
 def weights_label(arch: str, weights: str) -> str:
     """A short name of the weights for file names and result lines."""
     if weights == "none":
@@ -41,7 +35,7 @@ def weights_label(arch: str, weights: str) -> str:
     return Path(weights).stem if is_file(weights) else published(arch, weights).name
 
 
-def weights_hash(module: HasState) -> str:
+def weights_hash(module: nn.Module) -> str:
     """A hash of the weights of a backbone or a whole model: equal exactly where they are, wherever they came from."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():

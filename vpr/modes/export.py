@@ -25,8 +25,8 @@ from vpr.compression.onnx_export import (
 from vpr.data.places import load_places
 from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_label
-from vpr.runs.loaded import LoadedModel
 from vpr.runs.local_projection import projection_for
+from vpr.runs.model import LoadedModel
 
 
 def run(options: argparse.Namespace) -> None:

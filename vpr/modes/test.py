@@ -31,7 +31,7 @@ from vpr.retrieval.calibration_file import answer_recipe, save_calibration
 from vpr.retrieval.split import SplitEngine, by_engine
 from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 from vpr.search.approximate import IndexSearch, build_index, faiss_name, looks_at_all
 from vpr.search.exact import Search
 from vpr.search.protocols import sequences_of

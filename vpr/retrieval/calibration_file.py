@@ -19,7 +19,7 @@ from vpr.models.describer import Describer
 from vpr.retrieval.answer_features import FEATURES
 from vpr.retrieval.calibration import Calibration
 from vpr.runs.descriptors_file import model_recipe
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 
 WHAT, REMEDY = "a calibration", "delete it, or make it anew with --mode=test --split=val --calibrate"
 NUMBERS = ("mean", "scale", "weights")

@@ -16,8 +16,8 @@ from vpr.models.local_projection import LOCAL_DIM, LocalProjection
 from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.ask import Changed, NotServed
 from vpr.retrieval.long_work import Pause, no_pause
-from vpr.runs.loaded import LoadedModel
 from vpr.runs.local_projection import projection_for, stored_projection
+from vpr.runs.model import LoadedModel
 
 MISSING = "the index has no local descriptors, which rerank and agreement need, and its images are not all there"
 

@@ -25,7 +25,7 @@ from vpr.retrieval.model_pass import Described, ModelPass
 from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search
 from vpr.retrieval.rerank import comparer
 from vpr.retrieval.rules import Reranking
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 
 AT_ONCE = 2  # images of the database described between two pauses: of the largest networks half a second's work
 USUAL = Ask()

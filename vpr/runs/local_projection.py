@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vpr.runs.loaded import LoadedModel
+from vpr.runs.model import LoadedModel
 from vpr.common import processes
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5

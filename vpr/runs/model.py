@@ -1,41 +1,70 @@
-"""The model that every mode but cluster and train starts from: a run's or an exported file's."""
+"""A model with what is known of where it comes from, and which of its whitenings is wanted; one of an exported file."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vpr.common.errors import UserError
+from vpr.data.places import PlacesSpec
+from vpr.data.reader import Reading
+from vpr.models.describer import Describer
 from vpr.models.onnx_model import OnnxModel
-from vpr.runs.loaded import LoadedModel, WhiteningChoice
-from vpr.runs.stored import is_exported
 
 
-def load_model(
-    path: Path,
-    which: str = "best",
-    whitened: bool = True,
-    choice: WhiteningChoice | None = None,
-    checkpoints: str | None = None,
-) -> LoadedModel:
-    """The model of a run, or of an exported file.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on the CPU, and where it comes from.
 
-    Args:
-        path: a run's folder, or an exported file.
-        which: checkpoint of a run, best or latest.
-        whitened: with its whitening, if it has one.
-        choice: of the whitening; None takes that for images as the run was trained on.
-        checkpoints: folder of the checkpoints in a run; None is the run's own.
-
-    Raises:
-        UserError: run, checkpoint, file or whitening are missing, damaged or of something else.
+    Attributes:
+        source: for results files.
+        folder: where its whitening lies.
+        results: where results of it go: its run, or beside its exported file; None for the off-the-shelf model.
+        flags: those stored with it.
+        trained_on: hash of a run's training set, as of `training_set`; empty where the run does not say.
     """
-    if is_exported(path):
-        return _exported(path, whitened)
-    from vpr.runs.pytorch_model import load_run
 
-    return load_run(path, which, whitened, choice, checkpoints)
+    model: Describer
+    source: dict[str, Any]
+    folder: Path
+    results: Path | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
 
 
-def _exported(path: Path, whitened: bool) -> LoadedModel:
+@dataclass(frozen=True)
+class WhiteningChoice:
+    """Which of a model's whitenings is wanted, if it has several: it was learnt on images like those to come.
+
+    Attributes:
+        reading: how images are read.
+        precision: number format, as of --precision.
+        places: whose training split it was learnt on.
+        dims: dimensions of a whitened descriptor; None takes what was asked for when it was learnt.
+    """
+
+    reading: Reading
+    precision: str
+    places: PlacesSpec
+    dims: int | None = None
+
+
+def load_exported(path: Path, whitened: bool) -> LoadedModel:
+    """An exported file's model, as of `load_model`."""
     model = OnnxModel(path)
     if not whitened and model.dim != model.pooled_dim:
         raise UserError(f"{path} holds its whitening inside: export the run with --noWhiten, or name the run")
     return LoadedModel(model, {"model": path.name}, path.parent, path.parent, model.card["flags"])
+
+
+def stored_choice(flags: Mapping[str, Any]) -> WhiteningChoice:
+    """The whitening for images as a run's training had them, by the run's flags."""
+    size = flags.get("imageSize")
+    reading = Reading(tuple(size) if size else None)
+    return WhiteningChoice(reading, flags.get("precision", "auto"), stored_places(flags, None))
+
+
+def stored_places(flags: Mapping[str, Any], other: PlacesSpec | None) -> PlacesSpec:
+    """The places that a run was trained on, by its flags; what these lack is of others."""
+    other = other or PlacesSpec(flags.get("dataset", "pittsburgh"), Path("."), flags.get("skipBroken", False))
+    return replace(other, dataset=flags.get("dataset", other.dataset), root=Path(flags.get("root") or other.root))

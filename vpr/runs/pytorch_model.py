@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vpr.runs.centroids import init_pooling
-from vpr.runs.loaded import LoadedModel, WhiteningChoice, stored_choice, stored_places
+from vpr.runs.model import LoadedModel, WhiteningChoice, stored_choice, stored_places
 from vpr.runs.run import load_checkpoint, read_flags
 from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError

@@ -1,8 +1,4 @@
-"""VGG16 and AlexNet, cut after the last convolution: the layers of torchvision's `features`, one a stage.
-
-Weights of torchvision are found by the names it has for them, for which alone it is imported: that takes longer than
-all else that a command loads beside PyTorch.
-"""
+"""VGG16 and AlexNet, cut after the last convolution: the layers of torchvision's `features`, one a stage."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,6 +20,16 @@ LAYERS: dict[str, list[tuple[int, int, int, int] | int]] = {
     ],
     "alexnet": [(64, 11, 4, 2), 3, (192, 5, 1, 2), 3, (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)],
 }  # fmt: skip
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# torchvision's weights by its names, which takes longer to import than all else: file, mean and std of pixels 0 to 1.
+WEIGHTS = {
+    "vgg16": {
+        "IMAGENET1K_V1": ("vgg16-397923af.pth", *IMAGENET),
+        "IMAGENET1K_FEATURES": ("vgg16_features-amdegroot-88682ab5.pth", (0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
+    },
+    "alexnet": {"IMAGENET1K_V1": ("alexnet-owt-7be5be79.pth", *IMAGENET)},
+}  # fmt: skip
+DEFAULT, ADDRESS = "IMAGENET1K_V1", "https://download.pytorch.org/models/"
 SMALLEST_SIDE = {"vgg16": 16, "alexnet": 31}  # pixels in height and width that leave one local descriptor
 
 
@@ -65,18 +71,12 @@ def published(arch: str, weights: str) -> Published:
     Raises:
         UserError: this backbone has none of that name.
     """
-    import torchvision
-
-    entries = torchvision.models.get_model_weights(arch)
-    name = weights.upper()
-    if name not in entries.__members__:
-        raise UserError(
-            f"--weights={weights} is neither a file nor a name that {arch} has "
-            f"({', '.join(entries.__members__)}) nor none"
-        )
-    entry = entries[name]
-    pixels = entry.transforms()
-    return Published(entry.name, tuple(pixels.mean), tuple(pixels.std), lambda: _download(arch, weights, entry.url))
+    name = DEFAULT if weights.upper() == "DEFAULT" else weights.upper()
+    if name not in WEIGHTS[arch]:
+        known = ", ".join((*WEIGHTS[arch], "DEFAULT"))
+        raise UserError(f"--weights={weights} is neither a file nor a name that {arch} has ({known}) nor none")
+    file, mean, std = WEIGHTS[arch][name]
+    return Published(name, mean, std, lambda: _download(arch, weights, f"{ADDRESS}{file}"))
 
 
 def _download(arch: str, weights: str, url: str) -> dict[str, torch.Tensor]:
