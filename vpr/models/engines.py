@@ -3,9 +3,9 @@
 An engine gets the network that PyTorch has, as an ONNX file: uint8 [B, H, W, 3] -> float32 maps [B, C, h, w]. The file
 is exported when it is first wanted, compared with PyTorch, and kept by a hash of its weights and code.
 
-What is fastest where `python -m benchmarks --engines` measures; benchmarks/RESULTS.md has its table. On AMD Zen 4 OpenVINO
-takes two thirds of PyTorch's time in float32 and 0.4 to 0.9 of it in bf16, ONNX Runtime 10 % more than OpenVINO.
-VGG16 and AlexNet in float32 stay with PyTorch, whose NNPACK has Winograd's transform (`vpr/models/nnpack.py`).
+`python -m benchmarks --engines` measures what is fastest; its table is in benchmarks/RESULTS.md. On AMD Zen 4 OpenVINO
+takes two thirds of PyTorch's time in float32 and 0.4 to 0.9 of it in bf16, ONNX Runtime 10 % more than OpenVINO. VGG16
+and AlexNet in float32 stay with PyTorch, whose NNPACK has Winograd's transform (`vpr/models/nnpack.py`).
 """
 
 import contextlib
