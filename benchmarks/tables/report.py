@@ -1,16 +1,15 @@
 """The tables in Markdown and the picture, from what the steps left."""
 
-import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.tables.plan import SIZES, Row, Wanted, rows
+from benchmarks.tables.models import ROWS, STAGE_1, STAGE_2, Row
+from benchmarks.tables.plan import RERANK, Wanted
 from benchmarks.tables.steps import Steps
+from vpr.common.files import atomic_write, write_json
 
-TITLES = {1: "Stage 1: VGG16 and AlexNet, off the shelf and trained", 2: "Stage 2: smaller models"}
-AREA = 30.0  # square points of a megabyte in the picture
+AREA = 12.0  # square points of a megabyte in the picture
+RANKS = ("1", "5", "10", "20")
 
 
 @dataclass(frozen=True)
@@ -18,109 +17,122 @@ class Line:
     """A row with what was measured.
 
     Attributes:
-        first, again: results of the first search and after re-ranking, as `results.json` holds them.
-        milliseconds: by size, of one image.
+        first, again: recalls by N in percent, of the first search and after re-ranking.
+        milliseconds, milliseconds_again: of one image, median; with the re-ranking of a query.
+        bytes, bytes_again: of one image in the index; with its local descriptors.
     """
 
     row: Row
-    first: dict[str, Any]
-    again: dict[str, Any]
+    model: str
+    protocol: str
+    image_size: str
+    dimension: int
+    first: dict[str, float]
+    again: dict[str, float]
     megabytes: float
-    gflop: dict[str, float]
-    milliseconds: dict[str, float]
+    gflop: float
+    milliseconds: float
+    milliseconds_again: float
+    bytes: float
+    bytes_again: float
 
 
-def lines_of(steps: Steps) -> list[Line]:
+def lines_of(steps: Steps) -> dict[Row, Line]:
     """All rows, measured."""
-    timed = {f"{width}x{height}": steps.read(f"time_{width}x{height}", "*/comparison.json") for height, width in SIZES}
-    costs = {size: {Path(each["path"]).name: each for each in found["rows"]} for size, found in timed.items()}
-    found = []
-    for row in rows():
-        file = row.timed.removeprefix("export_") + ".onnx"
-        first, again = steps.read(row.exported.replace("export_", "test_", 1))
-        cost = {size: rows_of_files[file] for size, rows_of_files in costs.items()}
-        gflop, milliseconds = ({size: each[key] for size, each in cost.items()} for key in ("gflop", "milliseconds"))
-        found.append(Line(row, first, again, next(iter(cost.values()))["megabytes"], gflop, milliseconds))
+    found = {}
+    for row in ROWS:
+        first, again = steps.read(f"measure_{row.key}", "*/comparison.json")["rows"]
+        one, two = first["evaluation"], again["evaluation"]
+        recalls = ({rank: 100 * each["recalls"][rank] for rank in RANKS} for each in (one, two))
+        found[row] = Line(
+            row, one["model"], one["protocol"], one["image_size"], one["descriptor_dim"], *recalls,
+            first["megabytes"], first["gflop"], first["milliseconds"], again["milliseconds"],
+            one["bytes_per_image"], two["bytes_per_image"],
+        )  # fmt: skip
     return found
 
 
-def write_report(steps: Steps, wanted: Wanted, out: Path) -> Path:
+def write_report(steps: Steps, wanted: Wanted, machine: str, out: Path) -> Path:
     """tables.md, tables.json and tables.png; returns the first."""
     lines = lines_of(steps)
-    about = steps.read("time_{1}x{0}".format(*SIZES[0]), "*/comparison.json")["about"].split("; split")[0]
-    draw(lines, out / "tables.png", wanted.rerank)
-    of_stage = {stage: table([line for line in lines if line.row.stage == stage]) for stage in TITLES}
-    caption = _caption(wanted, about)
-    text = "\n".join(f"## {title}\n\n{caption}\n\n{of_stage[stage]}" for stage, title in TITLES.items())
-    _write(out / "tables.json", json.dumps([asdict(line) for line in lines], indent=2))
-    _write(out / "tables.md", f"{text}\n![Recall against time, area by megabytes](tables.png)\n")
+    draw(list(lines.values()), out / "tables.png")
+    write_json(out / "tables.json", [asdict(line) for line in lines.values()])
+    text = (
+        f"{_caption(wanted, machine, next(iter(lines.values())))}\n\n### Stage 1\n\n"
+        + stage_1([lines[row] for row in STAGE_1])
+        + "\n### Stage 2\n\n"
+        + stage_2([lines[row] for row in STAGE_2])
+        + "\n![Recall against time; area: megabytes](tables.png)\n"
+    )
+    with atomic_write(out / "tables.md") as part:
+        part.write_text(text, encoding="utf-8")
     return out / "tables.md"
 
 
-def table(lines: list[Line]) -> str:
-    """Markdown of some rows."""
-    ranks = list(lines[0].first["recalls"])
-    sizes = [f"{width}x{height}" for height, width in SIZES]
-    headings = [
-        "model", "format", *(f"R@{rank}" for rank in ranks), *(f"R@{rank} again" for rank in ranks), "MB",
-        *(f"GFLOP {size}" for size in sizes), *(f"ms {size}" for size in sizes), "bytes an image",
-        "bytes an image, with local descriptors", "dimension", "images", "backbone and weights", "protocol",
-    ]  # fmt: skip
-    found = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    for line in lines:
-        first, again = line.first, line.again
-        cells = [
-            line.row.name, line.row.form,
-            *(f"{100 * each['recalls'][rank]:.1f}" for each in (first, again) for rank in ranks),
-            f"{line.megabytes:.1f}", *(f"{line.gflop[size]:.2f}" for size in sizes),
-            *(f"{line.milliseconds[size]:.1f}" for size in sizes), f"{first['bytes_per_image']:,.0f}",
-            f"{again['bytes_per_image']:,.0f}", f"{first['descriptor_dim']:,}", first["image_size"], first["model"],
-            first["protocol"],
-        ]  # fmt: skip
-        found.append("| " + " | ".join(cells) + " |")
-    return "\n".join(found) + "\n"
-
-
-def _caption(wanted: Wanted, about: str) -> str:
-    size = f"resized to {wanted.size[1]}x{wanted.size[0]} pixels" if wanted.size else "in their own size"
-    weights = {"": "the default downloads", "none": "random"}.get(wanted.weights, f"files in {wanted.weights}")
-    return (
-        f"Split {wanted.split} of {wanted.dataset} in {wanted.root}; images {size}. Trained {wanted.epochs} "
-        f"{'epoch' if wanted.epochs == 1 else 'epochs'}, seed {wanted.seed}; pruned: half of each convolution's "
-        f"filters, refitted and distilled on {wanted.distill} images; {wanted.clusters} clusters; weights: {weights}. "
-        f'All models are exported files, run by ONNX Runtime. "Again": after re-ranking the first {wanted.rerank} '
-        f"hits. Times: median of single images, {about}."
+def stage_1(lines: list[Line]) -> str:
+    """Markdown: recalls of the large models."""
+    headings = ["model", "backbone and weights", "dimension", *(f"R@{rank}" for rank in RANKS)]
+    return _table(
+        headings, ([line.row.title, line.model, f"{line.dimension:,}", *_percent(line.first)] for line in lines)
     )
 
 
-def draw(lines: list[Line], path: Path, rerank: int) -> None:
+def stage_2(lines: list[Line]) -> str:
+    """Markdown: recalls and costs of the small models."""
+    headings = [
+        "model", "format", "dimension", *(f"R@{rank}" for rank in RANKS), *(f"R@{rank} again" for rank in RANKS),
+        "MB", "GFLOP", "ms", "ms again", "bytes", "bytes again",
+    ]  # fmt: skip
+    cells = (
+        [
+            line.row.title, line.row.form, f"{line.dimension:,}", *_percent(line.first), *_percent(line.again),
+            f"{line.megabytes:.1f}", f"{line.gflop:.2f}", f"{line.milliseconds:.1f}", f"{line.milliseconds_again:.1f}",
+            f"{line.bytes:,.0f}", f"{line.bytes_again:,.0f}",
+        ]
+        for line in lines
+    )  # fmt: skip
+    return _table(headings, cells)
+
+
+def _table(headings: list[str], rows) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _percent(recalls: dict[str, float]) -> list[str]:
+    return [f"{recalls[rank]:.1f}" for rank in RANKS]
+
+
+def _caption(wanted: Wanted, machine: str, line: Line) -> str:
+    return (
+        f"{line.protocol}. Images {line.image_size}; NetVLAD with 64 clusters, k-means and training on the train split "
+        f"({wanted.training:,} images), float32, {wanted.epochs} epochs of triplets; pruned: half of each "
+        f"convolution's filters, the others refitted and distilled on {wanted.distill:,} images. All models are "
+        "exported files, run by ONNX Runtime. Again: after re-ranking the first "
+        f"{RERANK} hits by local descriptors, which are kept beside the index. MB: of the file; ms: median of single "
+        f"images, again: with the re-ranking of a query; bytes: of an image in the index. {machine}."
+    )
+
+
+def draw(lines: list[Line], path: Path) -> None:
     """R@1 against milliseconds, a disc for each model whose area is its megabytes; rings: after re-ranking."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    size = "{1}x{0}".format(*SIZES[0])
-    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     for number, line in enumerate(lines):
-        colour, area = f"C{number % 10}", AREA * max(line.megabytes, 0.2)
-        time = line.milliseconds[size]
-        recalls = [100 * each["recalls"][next(iter(each["recalls"]))] for each in (line.first, line.again)]
-        axes.scatter([time], recalls[:1], s=area, color=colour, alpha=0.5, label=f"{line.row.name}, {line.row.form}")
-        axes.scatter([time], recalls[1:], s=area, facecolors="none", edgecolors=colour)
-    axes.set(xscale="log", xlabel=f"milliseconds an image of {size} pixels", ylabel="R@1, percent")
-    axes.set_title(f"Area: megabytes. Discs: first search; rings: after re-ranking {rerank} hits", fontsize=9)
+        colour, area = pyplot.get_cmap("tab20")(number), max(AREA * line.megabytes, 12)
+        name = f"{line.row.title}, {line.row.form}"
+        axes.scatter([line.milliseconds], [line.first["1"]], s=area, color=colour, alpha=0.6, label=name)
+        axes.scatter([line.milliseconds_again], [line.again["1"]], s=area, facecolors="none", edgecolors=colour)
+    axes.set(xscale="log", xlabel=f"milliseconds an image, {lines[0].image_size}", ylabel="R@1, percent")
+    axes.set_title(f"Area: megabytes. Discs: first search; rings: after re-ranking {RERANK} hits", fontsize=9)
     axes.grid(alpha=0.3)
     legend = axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     for handle in legend.legend_handles:
         handle.set_sizes([30])
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=120, format="png")
+    with atomic_write(path) as part:
+        figure.savefig(part, dpi=110, format="png", metadata={"Software": None})
     pyplot.close(figure)
-    os.replace(part, path)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
