@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (StepFailed, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"\n{written.read_text(encoding='utf-8')}\nwrote {written}, tables.json and tables.png")
+    print(f"\n{written.read_text(encoding='utf-8')}\nwrote {written} and tables.png")
     return 0
 
 
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="pittsburgh", choices=DATASETS, help="as --dataset of main.py")
     parser.add_argument("--weights", metavar="FOLDER", help="folder of weights files (default: the usual downloads)")
     parser.add_argument("--out", default="runs/tables", metavar="FOLDER", help="of the tables and all that they need")
-    size = "of all images (default: their own, shrunk to 160 pixels, from 10,000 images on to 320)"
+    size = "of all images (default: their own, shrunk to 128 pixels, from 10,000 images on to 320)"
     parser.add_argument("--imageSize", type=int, nargs=2, metavar=("H", "W"), help=size)
     parser.add_argument("--epochs", type=int, help="of each training (default: 2)")
     return parser

@@ -25,7 +25,7 @@ class Settings:
     distill: int
 
 
-SMALL, LARGE, MANY = Settings(160, 2, 256), Settings(320, 2, 4096), 10_000
+SMALL, LARGE, MANY = Settings(128, 2, 256), Settings(320, 2, 4096), 10_000
 
 
 def settings_for(images: int) -> Settings:
