@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (StepFailed, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on from here", file=sys.stderr)
+        return 130
     print(f"\n{written.read_text(encoding='utf-8')}\nwrote {written} and tables.png")
     return 0
 

@@ -20,7 +20,7 @@ def write_report(steps: Steps, wanted: Wanted, machine: str, out: Path) -> Path:
     measured = {row: tuple(steps.read(f"measure_{row.key}", "*/comparison.json")["rows"]) for row in ROWS}
     draw(measured, out / "tables.png")
     text = (
-        f"{_caption(measured[STAGE_1[0]][0]['evaluation'], wanted, machine)}\n\n"
+        f"{_caption(measured, wanted, machine)}\n\n"
         f"### Stage 1\n\n{stage_1(measured)}\n### Stage 2\n\n{stage_2(measured)}\n"
         "![Recall against time; area: megabytes](tables.png)\n"
     )
@@ -31,10 +31,9 @@ def write_report(steps: Steps, wanted: Wanted, machine: str, out: Path) -> Path:
 
 def stage_1(measured: Measured) -> str:
     """Markdown: recalls of the large models."""
-    headings = ["model", "backbone and weights", "dimension", *(f"R@{rank}" for rank in RANKS)]
     found = {row: measured[row][0]["evaluation"] for row in STAGE_1}
-    cells = ([row.title, one["model"], f"{one['descriptor_dim']:,}", *_recalls(one)] for row, one in found.items())
-    return _table(headings, cells)
+    cells = ([row.title, f"{one['descriptor_dim']:,}", *_recalls(one)] for row, one in found.items())
+    return _table(["model", "dimension", *(f"R@{rank}" for rank in RANKS)], cells)
 
 
 def stage_2(measured: Measured) -> str:
@@ -64,14 +63,17 @@ def _recalls(evaluation: dict[str, Any]) -> list[str]:
     return [f"{100 * evaluation['recalls'][rank]:.1f}" for rank in RANKS]
 
 
-def _caption(evaluation: dict[str, Any], wanted: Wanted, machine: str) -> str:
+def _caption(measured: Measured, wanted: Wanted, machine: str) -> str:
+    shelf = [first["evaluation"] for row, (first, _) in measured.items() if row.state == "shelf"]
+    weights = dict.fromkeys(each["model"].partition(", NetVLAD")[0] for each in shelf)
     return (
-        f"{wanted.root.name}: {evaluation['protocol']}. Images {evaluation['image_size']}. NetVLAD with 64 clusters; "
-        f"k-means and {wanted.epochs} epochs of triplets on the train split ({wanted.training:,} images), float32. "
-        f"Pruned: half of each convolution's filters, the others refitted and distilled on {wanted.distill:,} images. "
-        f"All models are exported files, run by ONNX Runtime. Again: after re-ranking the first {RERANK} hits. MB: of "
-        "the file, with what re-ranking needs. ms: median of single images; again: with the re-ranking of a query. "
-        f"bytes: of an image in the index; again: with its local descriptors. {machine}."
+        f"{wanted.root.name}: {shelf[0]['protocol']}. Images {shelf[0]['image_size']}. {'; '.join(weights)}; NetVLAD "
+        f"with 64 clusters; k-means and {wanted.epochs} epochs of triplets on the train split ({wanted.training:,} "
+        f"images), float32. Pruned: half of each convolution's filters, the others refitted and distilled on "
+        f"{wanted.distill:,} images. All models are exported files, run by ONNX Runtime. Again: after re-ranking the "
+        f"first {RERANK} hits. MB: of the file, with what re-ranking needs. ms: median of single images; again: with "
+        "the re-ranking of a query. bytes: of an image in the index; again: with its local descriptors. "
+        f"{machine}."
     )
 
 
