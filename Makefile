@@ -3,6 +3,8 @@
 # make test   environment, style, types, layers, all tests; what a number format can touch also with --precision=auto the other way
 # make test-number-format   only the latter
 # make serve  the toy city at http://127.0.0.1:8000: a page to look at, and a service to ask; Ctrl-C ends it
+# make tables ROOT=DIR [DATASET=NAME] [WEIGHTS=FOLDER] [OUT=FOLDER]   recall, size and time of the README's models on
+#             any data set, from nothing: two tables and a picture in OUT; started again it goes on; TABLES: further flags
 # make docs   the pictures in docs/, of the toy city and the run of `make demo`, which comes first where there is none
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +17,7 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
 
 .PHONY: demo test test-number-format environment clean
-.PHONY: check static docs serve
+.PHONY: check static docs serve tables
 
 environment: $(VENV)/installed
 
@@ -67,6 +69,10 @@ serve: environment
 docs: environment
 	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
 	$(VENV)/bin/python -m docs.pictures
+
+tables: environment
+	$(VENV)/bin/python -m benchmarks.tables $(if $(ROOT),--root="$(ROOT)") $(if $(DATASET),--dataset=$(DATASET)) \
+		$(if $(WEIGHTS),--weights="$(WEIGHTS)") $(if $(OUT),--out="$(OUT)") $(TABLES)
 
 test-number-format: environment
 	$(IN_THE_OTHER_FORMAT)
