@@ -233,15 +233,17 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
 def decode(
     path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Read an image as uint8 [3, H, W], channels last in memory; arguments as of `pixels_of` and `read_image`.
+    """Read an image as uint8 [3, H, W], channels last in memory; arguments as of `sized_pixels` and `read_image`.
 
     Raises:
         UserError: as of `read_image`.
     """
-    return with_image(path, lambda image: pixels_of(image, size, longest_side), max_pixels).transpose(2, 0, 1)
+    return with_image(path, lambda image: sized_pixels(image, size, longest_side), max_pixels).transpose(2, 0, 1)
 
 
-def pixels_of(image: Image.Image, size: tuple[int, int] | None = None, longest_side: int | None = None) -> np.ndarray:
+def sized_pixels(
+    image: Image.Image, size: tuple[int, int] | None = None, longest_side: int | None = None
+) -> np.ndarray:
     """The pixels of an opened image once upright, uint8 [H, W, 3].
 
     Args:

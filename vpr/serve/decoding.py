@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from PIL import Image, ImageOps
 
-from vpr.data.images import HEIC_BRANDS, PNG_SIGNATURE, from_image, pixels_of, reads_heic, upright
+from vpr.data.images import HEIC_BRANDS, PNG_SIGNATURE, from_image, reads_heic, sized_pixels, upright
 from vpr.data.positions.of_images import degrees_in_exif
 
 LATER = 202  # not a refusal: the image is a large one, and waits for its turn
@@ -27,7 +27,7 @@ SPARE_BYTES, BYTES_PER_PIXEL = 512 << 20, 32  # of memory that decoding may take
 class Wanted:
     """What an image is decoded to."""
 
-    size: tuple[int, int] | None = None  # as of `pixels_of`
+    size: tuple[int, int] | None = None  # as of `sized_pixels`
     longest_side: int | None = None
     max_pixels: int = 50_000_000  # that its header may tell of
     max_quick: int | None = None  # pixels above which it is not decoded yet, but told to be large (LATER)
@@ -81,7 +81,7 @@ def decode_bytes(data: bytes, wanted: Wanted) -> Decoded:
         if wanted.thumbnail:
             return Decoded(_thumbnail(image, wanted.thumbnail), kind or str(image.format), None)
         degrees = degrees_in_exif(image)
-        return Decoded(pixels_of(image, wanted.size, wanted.longest_side), str(kind), degrees)
+        return Decoded(sized_pixels(image, wanted.size, wanted.longest_side), str(kind), degrees)
 
     if kind is None and not wanted.thumbnail:
         raise Refused(415, "the body is no image of the formats JPEG, PNG, WebP or HEIC that this server reads")
