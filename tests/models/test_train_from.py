@@ -85,10 +85,10 @@ def test_the_trunk_cache_holds_what_the_layers_below_give(weights, tiny_city, tm
         source = cached_source(reader, "few", model, "memory")
         assert isinstance(source, FrozenFeatures)
     with torch.no_grad():
-        images = next(reader.batches([range(8)]))[0].values
+        images = model.tensor_of(next(reader.batches([range(8)]))[0].values)
         wanted = nn.Sequential(*list(model.encoder)[: ALEXNET[name]])(model.normalized(images))
     for index in range(8):
-        found = source.features(index).float()
+        found = source.features(index).astype(np.float32)
         assert found.shape == wanted[index].shape
         np.testing.assert_allclose(found, wanted[index], rtol=2e-3, atol=2e-3)
 

@@ -56,7 +56,7 @@ def content(folder, stem="database_own_val"):
     state = store.state()
     records = StoredRecords(StoredColumns(store, state.generation), np.ones(state.rows, bool), None)
     assert not len(state.gone)
-    return list(records.names), store.flat(state)[0].numpy().copy(), records.columns
+    return list(records.names), store.flat(state)[0].copy(), records.columns
 
 
 def suffixes(folder):

@@ -106,10 +106,10 @@ def test_saved_local_descriptors_are_those_of_the_images(saved, own):
     assert projection.components.shape == (8, 256) and projection.learnt_on == "12 images of the database"
     assert len(maps.grids) == DATABASE + QUERIES and maps.checksums is not None
     image = decode(own / "val" / "queries" / image_name(3, "q0"), None)[None]
-    local = projection(model.local_descriptors(image))[0].detach()  # [8, h, w]
+    local = model.describe_with_local(image, projection)[1][0]  # [8, h, w]
     number = DATABASE  # the first query
     assert tuple(maps.grids[number]) == tuple(local.shape[1:])
-    np.testing.assert_allclose(maps.rows(number), (local * SCALE).flatten(1).T.numpy(), atol=0.5 + 1e-3)
+    np.testing.assert_allclose(maps.rows(number), (local * SCALE).reshape(8, -1).T, atol=0.5 + 1e-3)
 
 
 def test_loaded_descriptors_are_re_ranked_again(run, saved, tmp_path):

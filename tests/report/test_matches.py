@@ -97,7 +97,7 @@ def test_colours_get_lighter_with_the_weight():
 
 def maps_of(*seeds):
     maps = [torch.randn(1, 16, 4, 5, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return joined([part for each in maps for part in quantized(F.normalize(each, dim=1))])
+    return joined([part for each in maps for part in quantized(F.normalize(each, dim=1).numpy())])
 
 
 @pytest.mark.parametrize("by", ["soft", "spatial"])
