@@ -7,6 +7,8 @@ import math
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +32,20 @@ def asked(decoders, *all_data):
         return await asyncio.gather(*(decoders.decode(data, Wanted()) for data in all_data), return_exceptions=True)
 
     return asyncio.run(ask())
+
+
+def test_a_program_that_fails_does_not_wait_for_its_decoders():
+    """They heed none of the signals by which processes are ended at its end."""
+    program = """
+from vpr.serve.decoders import Decoder
+from vpr.serve.decoding import decode_for
+if __name__ == "__main__":
+    kept = Decoder(decode_for)
+    kept.get_ready()
+    raise ValueError("failed")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.endswith("ValueError: failed\n")
 
 
 def test_one_that_hangs_or_dies_is_replaced_and_holds_up_nobody(monkeypatch):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import queue
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,6 +28,8 @@ class Decoder:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=work, args=(theirs,), daemon=True, name="decoder")
         self._process.start()
+        # It heeds no signal that could be caught: a program that ends in an error would wait for it for ever.
+        weakref.finalize(self, self._process.kill)
         self._is_ready = False
         theirs.close()  # so that an end of the process is seen as the end of what it says
 
