@@ -74,7 +74,7 @@ def _prune(wanted: Wanted) -> Step:
         "--mode=prune", "--resume={train_vgg16:*_netvlad}", *wanted.places, "--precision=fp32",
         f"--distill={wanted.distill}", "--runsPath={here}",
     )  # fmt: skip
-    passes = DISTILLING * wanted.distill + REFITTING + CLUSTER_IMAGES
+    passes = wanted.training + REFITTING + DISTILLING * wanted.distill + CLUSTER_IMAGES
     return Step("prune_vgg16", words, "vgg16", passes)
 
 
