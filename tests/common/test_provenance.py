@@ -12,6 +12,7 @@ import torch
 from vpr.cli.flags import check_flags
 from vpr.common.errors import UserError
 from vpr.common.provenance import check_onnx, files_digest, load_torch, open_hdf5, save_torch, seal_onnx, write_hdf5
+from vpr.models.spec import ModelSpec
 from vpr.models.weights_file import read_weights_file
 from vpr.runs.run import load_checkpoint
 
@@ -177,7 +178,7 @@ def test_a_digest_of_images_sees_names_sizes_and_times_but_not_folders(tmp_path)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("arch", "vgg17"), ("arch", 3), ("pooling", None), ("num_clusters", 1), ("num_clusters", "64"),
+        ("arch", "vgg 16"), ("arch", 3), ("pooling", None), ("num_clusters", 1), ("num_clusters", "64"),
         ("num_clusters", 64.5), ("lr", -1), ("lr", float("nan")), ("lr", True), ("vladv2", 1), ("imageSize", [480]),
         ("imageSize", [480, 0]), ("imageSize", "480 640"), ("channels", []), ("recallValues", 5), ("root", 7),
         ("root", "a\0b"), ("seed", 10**30), ("archh", "vgg16"), ("weights", ["none"]), ("start_epoch", -1),
@@ -186,6 +187,12 @@ def test_a_digest_of_images_sees_names_sizes_and_times_but_not_folders(tmp_path)
 def test_nonsense_in_stored_flags_is_one_line(name, value):
     with pytest.raises(UserError, match=name) as caught:
         check_flags({"arch": "vgg16", name: value}, "flags.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stored_network_that_nobody_has_is_one_line_when_it_is_built():
+    with pytest.raises(UserError, match="vgg17 is neither") as caught:
+        ModelSpec.from_flags({"arch": "vgg17"})
     assert "\n" not in str(caught.value)
 
 

@@ -233,7 +233,7 @@ def test_tokyos_queries_are_shrunk_to_640_pixels(tokyo):
     for number, size, (group,) in zip(numbers, sizes, reader.batches([[n] for n in numbers]), strict=True):
         whole = Image.open(images.files[number])
         wanted = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        assert group.image_size == size and np.array_equal(group.values[0].numpy(), wanted)
+        assert group.image_size == size and np.array_equal(group.values[0], wanted)
     fixed = images.reader(Reading((48, 64)))
     assert {group.image_size for (group,) in fixed.batches([[n] for n in numbers])} == {(48, 64)}
     assert {fixed.image_size(number) for number in numbers} == {(48, 64)}
