@@ -33,6 +33,8 @@ from vpr.training.state import new_state
 from vpr.training.trainer import BatchDescriber, Trainer
 from vpr.training.triplets import Triplets, block_of
 
+# What a pretended GPU hands back are any values.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero):RuntimeWarning")
 DATABASE, QUERIES, SIZES = 6, 2, ((64, 96), (80, 64))
 VIT, DINOV3 = "vit_tiny_patch16_224", "vit_small_patch16_dinov3"
 # Cut early, where the blocks above are as those below; None is the default.
