@@ -158,23 +158,23 @@ def test_as_many_images_as_fit_are_as_many_the_next_time(run, gpu):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "last"),
     [
-        ("--mode=whiten", "--pcaDim=8"),
-        ("--mode=test", "--split=test", "--noWhiten", "--rerank=5", "--explain", "--panels=2"),
-        ("--mode=test", "--split=test", "--noWhiten", "--precision=fp16", "--panels=0"),
-        ("--mode=compare", "--split=test"),
-        ("--mode=prune", "--pruneRatio=0.3", "--distill=8"),
+        (("--mode=whiten", "--pcaDim=8"), "-> 8-D"),
+        (("--mode=test", "--split=test", "--noWhiten", "--rerank=5", "--explain", "--panels=2"), "R@1:"),
+        (("--mode=test", "--split=test", "--noWhiten", "--precision=fp16", "--panels=0"), "R@1:"),
+        (("--mode=compare", "--split=test"), "comparison.md"),
+        (("--mode=prune", "--pruneRatio=0.3", "--distill=8"), "train it:"),
     ],
-    ids=lambda words: " ".join(words[:1]),
+    ids=lambda words: words[0] if isinstance(words, tuple) else "",
 )
-def test_other_modes(run, gpu, words):
+def test_other_modes(run, gpu, words, last):
     if "--mode=prune" in words:
         pytest.importorskip("torch_pruning", reason="torch-pruning, an optional package, is not installed")
     arguments = resuming(run, gpu, *words)
     if "--mode=compare" in words:
         arguments = [str(run), *arguments[1:]]
-    do(*arguments)
+    assert last in do(*arguments)
 
 
 def test_an_index_is_made_and_located_in(run, gpu, tiny_city, capsys):

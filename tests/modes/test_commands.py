@@ -141,12 +141,15 @@ def test_a_spec_without_queries(tiny_places, write_spec, tmp_path, one_line_erro
     names = [str(path.relative_to(tiny_places)) for path in sorted((tiny_places / "000").rglob("*.jpg"))]
     spec = tiny_places / "datasets" / "pitts30k_val.mat"
     write_spec(spec, names, np.zeros((len(names), 2)), [], np.empty((0, 2)))
-    one_line_error(["--mode=test", f"--root={tiny_places}", *paths(tmp_path), *MODEL], "no queries", folder=tmp_path)
+    line = one_line_error(["--mode=test", f"--root={tiny_places}", *paths(tmp_path), *MODEL], folder=tmp_path)
+    assert "no queries" in line
 
 
 def test_fewer_local_descriptors_than_clusters_and_too_small_images(cluster, tmp_path, one_line_error):
-    one_line_error([*cluster, "--num_clusters=5000"], "5000 clusters", "--num_clusters", folder=tmp_path)
-    one_line_error([*cluster, "--imageSize", "20", "40"], "40x20", "--imageSize", folder=tmp_path)
+    line = one_line_error([*cluster, "--num_clusters=5000"], folder=tmp_path)
+    assert "5000 clusters" in line and "--num_clusters" in line
+    line = one_line_error([*cluster, "--imageSize", "20", "40"], folder=tmp_path)
+    assert "40x20" in line and "--imageSize" in line
 
 
 def test_missing_centroids_print_the_command_that_makes_them(tiny_city, tmp_path, one_line_error, capsys):
@@ -166,7 +169,8 @@ def test_centroids_that_do_not_fit(trained, tiny_city, tmp_path, one_line_error)
         (damaged, "--seed=123", ()),
     ):  # fmt: skip
         arguments = [*toy(tiny_city, tmp_path), *MODEL, "--mode=test", word, f"--dataPath={path}"]
-        one_line_error(arguments, str(path), *said, folder=tmp_path)
+        line = one_line_error(arguments, folder=tmp_path)
+        assert all(each in line for each in (str(path), *said)), line
 
 
 def test_centroids_of_another_seed_are_not_used(tiny_places, tmp_path, one_line_error, capsys):
@@ -224,12 +228,13 @@ def test_a_flag_that_contradicts_the_stored_model_names_both_values(trained, tmp
         ("train", "--num_clusters=8", "8", "num_clusters=4"), ("test", "--num_clusters=8", "8", "num_clusters=4"),
         ("test", "--vladv2", "vladv2=False"),
     ):  # fmt: skip
-        one_line_error([f"--mode={mode}", f"--resume={run}", word], *said, folder=tmp_path)
+        line = one_line_error([f"--mode={mode}", f"--resume={run}", word], folder=tmp_path)
+        assert all(each in line for each in said), line
 
 
 def test_no_run_to_resume(tmp_path, one_line_error):
-    one_line_error(["--mode=test", "--resume", *paths(tmp_path)], "no run under", folder=tmp_path)
-    one_line_error(["--mode=test", f"--resume={tmp_path}"], "not a run", folder=tmp_path)
+    assert "no run under" in one_line_error(["--mode=test", "--resume", *paths(tmp_path)], folder=tmp_path)
+    assert "not a run" in one_line_error(["--mode=test", f"--resume={tmp_path}"], folder=tmp_path)
 
 
 def test_no_room_for_a_checkpoint_leaves_the_old_one(copied, tmp_path, one_line_error):
@@ -248,13 +253,19 @@ def test_no_room_for_a_checkpoint_leaves_the_old_one(copied, tmp_path, one_line_
 
 def test_weights_that_do_not_fit(tiny_city, tmp_path, one_line_error):
     common = [*toy(tiny_city, tmp_path), "--arch=alexnet", "--mode=test", "--pooling=max", "--threads=0"]
-    one_line_error([*common, "--weights=absent.pth"], "absent.pth", "does not exist", folder=tmp_path)
-    one_line_error([*common, "--weights=IMAGENET1K_V9"], "IMAGENET1K_V9", "IMAGENET1K_V1", folder=tmp_path)
-    other = tmp_path / "other.pth"
+
+    def said_of(weights):
+        return one_line_error([*common, f"--weights={weights}"], folder=tmp_path)
+
+    line, other = said_of("absent.pth"), tmp_path / "other.pth"
+    assert "absent.pth" in line and "does not exist" in line
+    line = said_of("IMAGENET1K_V9")
+    assert "IMAGENET1K_V9" in line and "IMAGENET1K_V1" in line
     torch.save({"features.0.weight": torch.zeros(3, 3)}, other)
-    one_line_error([*common, f"--weights={other}"], "features.0.bias", "alexnet", folder=tmp_path)
+    line = said_of(other)
+    assert "features.0.bias" in line and "alexnet" in line
     other.write_bytes(b"not a state dict")
-    one_line_error([*common, f"--weights={other}"], "cannot be read", folder=tmp_path)
+    assert "cannot be read" in said_of(other)
 
 
 def test_a_failed_download_says_which_file_goes_where(tiny_city, tmp_path, one_line_error, monkeypatch):
