@@ -59,7 +59,7 @@ def stages(full: bool) -> dict:
     """What is measured, by name."""
     from benchmarks import products, programs, training
     from benchmarks import stages as stage
-    from benchmarks.second_look import second_look
+    from benchmarks.reranking import reranking
     from benchmarks.trunk import trunk
 
     chosen = {
@@ -75,7 +75,7 @@ def stages(full: bool) -> dict:
         "search-product": lambda bench: products.search_beside_product(bench, 5000, 500),
         "search-product-1": lambda bench: products.search_beside_product(bench, 5000, 1),
         "mining-product": products.mining_beside_product,
-        "second-look": second_look,
+        "reranking": reranking,
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
     }
     for arch, counts in {"tf_efficientnet_lite0": (240, 96), "alexnet": (240, 96), "vgg16": (24, 8)}.items():

@@ -138,7 +138,7 @@ def test_compare_shows_models_without_and_with(toy_run, capsys, tmp_path):
     words = ["--mode=compare", str(toy_run.run), "--rerank=5", "--precision=fp32", f"--runsPath={tmp_path}"]
     assert main.main(words) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "R@1" not in line]
-    assert len(rows) == 2 and ", second look |" in rows[1] and ", second look |" not in rows[0]
+    assert len(rows) == 2 and ", re-ranked |" in rows[1] and ", re-ranked |" not in rows[0]
     bytes_kept = [float(row.split("|")[-3]) for row in rows]
     assert bytes_kept[1] > bytes_kept[0]
 

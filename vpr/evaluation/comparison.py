@@ -84,7 +84,7 @@ def measure_model(
     for again, answers in stages:
         both = milliseconds + 1000 * (time.perf_counter() - start) / len(images.query_files)
         rows.append(
-            replace(row, name=f"{label}, second look", evaluation=again, curve=answers.curve, milliseconds=both)
+            replace(row, name=f"{label}, re-ranked", evaluation=again, curve=answers.curve, milliseconds=both)
         )
     return rows
 

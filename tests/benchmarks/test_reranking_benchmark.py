@@ -1,8 +1,8 @@
-"""The second look's textbook version gives what the fast code gives."""
+"""Re-ranking's textbook version gives what the fast code gives."""
 
 import numpy as np
 
-from benchmarks.second_look import random_maps, textbook_scores
+from benchmarks.reranking import random_maps, textbook_scores
 from vpr.retrieval.rerank import local_scores
 
 

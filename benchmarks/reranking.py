@@ -25,12 +25,12 @@ SMALL_GRID = (20, 20)  # of EfficientNet-Lite0 at stride 16 on 320x320
 MANY, DEEP, ASKED = 100_000, 100, 20  # database images, hits of each query, queries
 
 
-def second_look(bench: Bench) -> list[Row]:
+def reranking(bench: Bench) -> list[Row]:
     """50 hits of a query, and the memory of 20 queries with 100 hits each in a database of 100,000."""
     seconds, memory = time_of(_many_alone(), 3), peak_memory_alone(_many_alone)
     places = int(random_maps(1, 0).grids[0].prod())
     memory_row = Row(
-        "second look, memory", f"{ASKED} queries, {DEEP} hits each in {MANY} images of {places} places, in a file",
+        "re-ranking, memory", f"{ASKED} queries, {DEEP} hits each in {MANY} images of {places} places, in a file",
         None, seconds, None, memory, f"the file has {MANY * places * DIM / 1e9:.2f} GB",
     )  # fmt: skip
     return [*(_one_query(bench, grid) for grid in (GRID, SMALL_GRID)), memory_row]
@@ -47,7 +47,7 @@ def _one_query(bench: Bench, grid: tuple[int, int]) -> Row:
     places, (height, width) = int(database.grids[0].prod()), grid
     product = 2 * HITS * places**2 * (DIM + 1) / 1e9 / bench.ceilings.product
     return Row(
-        "second look, one query",
+        "re-ranking, one query",
         f"{HITS} hits of {height}x{width} places, kept as {'x'.join(map(str, database.grids[0]))}",
         slow, quick, 4 * DIM * height * width, int(database.bytes_per_image),
         f"{1000 * quick.median:.3g} ms a query; its products at the ceiling: {1000 * product:.3g} ms; "
