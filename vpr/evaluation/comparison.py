@@ -83,9 +83,7 @@ def measure_model(
     rows, start = [row], time.perf_counter()
     for again, answers in stages:
         both = milliseconds + 1000 * (time.perf_counter() - start) / len(images.query_files)
-        rows.append(
-            replace(row, name=f"{label}, re-ranked", evaluation=again, curve=answers.curve, milliseconds=both)
-        )
+        rows.append(replace(row, name=f"{label}, re-ranked", evaluation=again, curve=answers.curve, milliseconds=both))
     return rows
 
 
