@@ -81,4 +81,4 @@ check: static
 	$(VENV)/bin/python -m pytest -q -m "not slow" $(QUICK)
 
 clean:
-	rm -rf runs centroids cache toy_city
+	rm -rf runs centroids indexes cache toy_city

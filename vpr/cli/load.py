@@ -19,10 +19,16 @@ from vpr.runs.model import LoadedModel, WhiteningChoice
 from vpr.runs.stored import load_model
 
 
-def model_of(options: argparse.Namespace, device: Device, whitened: bool = True) -> LoadedModel:
+def model_of(
+    options: argparse.Namespace, device: Device, whitened: bool = True, database: PlaceImages | None = None
+) -> LoadedModel:
     """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
 
-    It comes on the CPU; `device` is that on which it will compute.
+    It comes on the CPU.
+
+    Args:
+        device: that on which it will compute.
+        database: whose images clusters are learnt of where the off-the-shelf model has none.
 
     Raises:
         UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
@@ -30,10 +36,13 @@ def model_of(options: argparse.Namespace, device: Device, whitened: bool = True)
     whitened, choice = whitened and not options.noWhiten, whitening_choice(options, device)
     if options.run:
         return load_model(options.run, options.ckpt, whitened, choice, options.savePath)
-    from vpr.runs.pytorch_model import off_the_shelf
+    from vpr.runs.pytorch_model import OwnImages, off_the_shelf
 
+    own = database and OwnImages(
+        database, choice.reading, options.cacheBatchSize, lambda model, count: computing(model, options, device, count)
+    )
     with cluster_command(options):
-        return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened)
+        return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened, own)
 
 
 def computing(model: Describer, options: argparse.Namespace, device: Device, images: int) -> Describer:

@@ -1,9 +1,10 @@
 """The parser of all flags, what --help and --help-all print, and what the program calls itself."""
 
 import argparse
+import difflib
 import re
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,7 +39,21 @@ class OneLineParser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+        unknown = message.removeprefix("unrecognized arguments: ")
+        near = nearest(unknown.partition("=")[0], self._option_string_actions) if unknown != message else ""
+        raise UserError(f"{message}{near}; see --help")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question whether the word that is most like a mistyped one was meant; empty where none is like it."""
+    found = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def with_mode(arguments: list[str] | None) -> list[str]:
+    """The words of a command line, of which the first may be a mode: locate for --mode=locate."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return [f"--mode={words[0]}", *words[1:]] if words and words[0] in MODES else list(words)
 
 
 def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
@@ -49,7 +64,7 @@ def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
     """
     parser = OneLineParser(
         prog=program(),
-        usage=f"{program()} --mode=MODE [flags] [INPUT ...]",
+        usage=f"{program()} MODE [flags] [INPUT ...]",
         description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
         argument_default=argparse.SUPPRESS,
     )
@@ -95,7 +110,7 @@ def _help_line(flag: Flag) -> str:
     return f"{flag.help} (default: {shown})"
 
 
-def wanted_help(arguments: list[str] | None) -> str | None:
+def wanted_help(arguments: list[str]) -> str | None:
     """The help that a command line asks for, or None if it asks for none.
 
     It lists all flags, those that a mode reads, or without a mode those that most modes read.

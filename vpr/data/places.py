@@ -11,8 +11,17 @@ from pittsburgh import Places, SpecError, read_places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, QUERIES_IN_DATABASE, Dataset
-from vpr.data.layouts.folders import base_of_database, base_of_split, queries_wanted, read_database, read_folder
+from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, QUERIES_IN_DATABASE, Dataset, splits_of
+from vpr.data.image_files import holds_an_image
+from vpr.data.layouts.folders import (
+    base_of_database,
+    base_of_split,
+    folder_hash,
+    has_database,
+    queries_wanted,
+    read_database,
+    read_folder,
+)
 from vpr.data.layouts.readers import has_layout, read_layout
 from vpr.data.layouts.spec_files import find_files, listing, queries_are_database_images
 from vpr.data.reader import ImageReader, Reading, decodable
@@ -172,6 +181,19 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     return _without_broken(_images_in(places, split, base, spec.dataset), spec)
 
 
+def holds_own_images(root: Path, dataset: str, plain: bool) -> bool:
+    """Whether a folder has images, and not the specs that a data set with specs wants there.
+
+    Args:
+        plain: take images that lie in it in any way; else only those of splits.
+    """
+    if DATASETS[dataset].layout != MAT or any((root / "datasets").glob("*.mat")):
+        return False
+    if plain:
+        return holds_an_image(root)
+    return any(has_database(root, split) for split in splits_of(DATASETS["folder"]))
+
+
 def has_split(spec: PlacesSpec, split: str) -> bool:
     """Whether a split's .mat file, or its folder, is there."""
     dataset = DATASETS[spec.dataset]
@@ -183,9 +205,37 @@ def has_split(spec: PlacesSpec, split: str) -> bool:
 
 
 def training_set(spec: PlacesSpec) -> tuple[str, str]:
-    """Name and hash of the places of the training split, without looking for the images of a spec."""
-    places, _, _ = _read_split(spec, "train")
+    """Name and hash of the places of the training split, without looking for the images of a spec.
+
+    Of a folder of own images without such a split they are the folder's own: it may get more images.
+    """
+    if is_plain_folder(spec):
+        return spec.root.resolve().name, folder_hash(spec.root)
+    if DATASETS[spec.dataset].layout == OWN:
+        places, _ = read_folder(spec.root, "train", spec.skip_broken, positions_required=False)
+    else:
+        places, _, _ = _read_split(spec, "train")
     return places.name, places.fingerprint()
+
+
+def vocabulary_images(spec: PlacesSpec) -> PlaceImages:
+    """The images of which clusters are learnt, which need no positions: the training split's database.
+
+    Of a folder of own images without that it is the database of its first other split, or else all its images.
+
+    Raises:
+        UserError: as of `load_places`.
+    """
+    if DATASETS[spec.dataset].layout != OWN:
+        return load_places(spec, "train")
+    return load_database(
+        spec, next((split for split in splits_of(DATASETS[spec.dataset]) if has_database(spec.root, split)), "train")
+    )
+
+
+def is_plain_folder(spec: PlacesSpec) -> bool:
+    """Whether places are a folder of own images that has no training split."""
+    return DATASETS[spec.dataset].layout == OWN and not has_database(spec.root, "train")
 
 
 def require_queries(images: PlaceImages) -> None:

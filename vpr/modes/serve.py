@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
     images = load_database(places, options.split, split_required="split" in options.given)
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read = model_of(options, device), reading(options, device)
+    loaded, read = model_of(options, device, database=images), reading(options, device)
     model = computing(loaded.model, options, device, len(images.database_files))
-    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root)
+    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root, read.size)
     settings = _settings(options, path, images.database_files)
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)

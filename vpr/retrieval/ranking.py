@@ -11,7 +11,13 @@ from vpr.data.frames import find_sequences
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.answer import Answer, match_of
-from vpr.retrieval.answer_features import LIMITED, Answers, uncalibrated
+from vpr.retrieval.answer_features import (
+    LIMITED,
+    UNPLACED,
+    Answers,
+    first_is_placed,
+    uncalibrated,
+)
 from vpr.retrieval.ask import Ask, NotServed
 from vpr.retrieval.calibration_file import StoredCalibration
 from vpr.retrieval.long_work import Pause
@@ -122,11 +128,17 @@ def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.
     """How sure the first hits are [M], NaN where unknown, and what that is, in words.
 
     Nothing is known where a filter hides what looks as similar. A calibration gives a probability; without one a ratio
-    stands for it.
+    stands for it, unless the first hit has no position: then none is known to be of another place.
     """
+    answers, unknown = ranking.answers, np.full(len(ranking.answers.found), np.nan)
     if ranking.filtered:
-        return np.full(len(ranking.answers.found), np.nan), LIMITED
-    return (stored.calibration.probability(ranking.answers), stored.label) if stored else uncalibrated(ranking.answers)
+        return unknown, LIMITED
+    if stored:
+        return stored.calibration.probability(answers), stored.label
+    ratio, kind = uncalibrated(answers)
+    placed = first_is_placed(answers)
+    found_any = (answers.found >= 0).any()
+    return np.where(placed, ratio, unknown), UNPLACED if found_any and not placed.any() else kind
 
 
 def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str, root: Path) -> Answer:
