@@ -9,6 +9,7 @@ import pytest
 from drawing import draw_image
 
 import main
+from vpr.cli.next_command import next_command
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 
@@ -165,3 +166,48 @@ def test_bare_resume_passes_over_a_run_without_a_model(tmp_path):
     assert any("2026-01-02_b has no model" in note for note in used.notes) and not trained.notes
     latest = parse_options(["test", "--resume", "--ckpt=latest", f"--runsPath={tmp_path}"])
     assert latest.run.name == "2026-01-02_b"
+
+
+def test_a_folder_remembers_its_model(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["index", f"--root={photos}", *MODEL]) == 0
+    assert f"next: python main.py locate --root={photos} IMAGE.jpg" in capsys.readouterr().out
+    assert main.main(["locate", f"--root={photos}", "--precision=fp32", "--panels=0", str(photos / "IMG_5.png")]) == 0
+    out = capsys.readouterr().out
+    assert "--arch=alexnet" in out and "IMG_5.png" in out and "described" not in out
+    options = parse_options(["locate", f"--root={photos}", "--model=fast", "x.jpg"])  # who types a model is given that
+    assert (options.arch, options.cut, options.fromscratch) == ("tf_efficientnet_lite0", 16, False)
+    options = parse_options(["locate", f"--root={photos}", "--imageSize", "64", "80", "x.jpg"])
+    assert (options.arch, options.num_clusters, options.imageSize) == ("alexnet", 4, [64, 80])
+    assert parse_options(["cluster", f"--root={photos}"]).arch == "vgg16"  # is told in full
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"arch": "no/such"}', '{"sure": 1}'])
+def test_nonsense_in_a_folders_file_is_refused(photos, content):
+    (photos / ".netvlad.json").write_text(content)
+    with pytest.raises(UserError) as raised:
+        parse_options(["locate", f"--root={photos}", "x.jpg"])
+    assert ".netvlad.json" in str(raised.value)
+
+
+def test_short_names_of_models_yield_to_typed_flags():
+    options = parse_options(["locate", "--model=fast", "--cut=8", "x.jpg"])
+    assert (options.arch, options.cut) == ("tf_efficientnet_lite0", 8)
+    assert parse_options(["locate", "--model=classic", "x.jpg"]).arch == "vgg16"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["train", "--dataset=toy"], "python main.py test --split=test --resume"),
+        (["train", "--resume=RUN", "--dataset=toy"], "python main.py test --split=test --resume=RUN"),
+        (["index", "--dataset=toy", "--arch=alexnet"], "python main.py --mode=locate --arch=alexnet --dataset=toy IMAGE.jpg"),
+        (["index", "--dataset=folder", "--root=a b"], "python main.py locate --root='a b' IMAGE.jpg"),
+        (["test", "--dataset=toy"], ""),
+    ],
+)  # fmt: skip
+def test_the_command_that_comes_next(words, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "flags.json").write_text(json.dumps({"arch": "vgg16", "dataset": "toy", "pooling": "netvlad"}))
+    assert next_command(parse_options(words)) == wanted

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vpr.cli.choice import remembered
 from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
 from vpr.cli.parser import (
     MODES_WITH_INPUTS,
@@ -19,6 +20,7 @@ from vpr.cli.parser import (
     wanted_help,
     with_mode,
 )
+from vpr.cli.settings import SHORT_NAMES
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
@@ -71,6 +73,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
+    chosen, remark = remembered(typed)
+    typed = {**of_short_name(typed), **chosen, **typed}
     wished = {"inputs": [], **defaults(), **typed}
     mode = wished["mode"]
     if mode is None:
@@ -79,7 +83,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         raise UserError(f"no mode{near}: begin with {', '.join([*MODES][:-1])} or {[*MODES][-1]} (see --help)")
     if wished["inputs"] and mode not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
-    notes = check_typed(mode, typed.keys())
+    notes = [*check_typed(mode, typed.keys()), *([remark] if remark else [])]
     _refuse_pairs(typed)
     given = _settle_model(typed)
     if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):
@@ -129,6 +133,11 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
         several = [spelled, *map(str, value)] if isinstance(value, list) else [f"{spelled}={value}"]
         words += map(shlex.quote, [spelled] if value is True else several)
     return " ".join(words)
+
+
+def of_short_name(typed: Mapping[str, Any]) -> Flags:
+    """The flags that --model stands for."""
+    return dict(SHORT_NAMES[typed["model"]]) if "model" in typed else {}
 
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:

@@ -1,0 +1,64 @@
+"""The model that a folder of own images was last described by: the next command on that folder need not name it again.
+
+`index`, `locate` and `serve` leave the flags that name a model in DIR/.netvlad.json, unless DIR cannot be written.
+Whoever types another model, or --resume, is given that.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vpr.cli.flags import check_flags, names
+from vpr.common.errors import UserError
+from vpr.common.files import read_json, write_json
+from vpr.common.settings import MODEL
+from vpr.data.catalogue import DATASETS, OWN
+
+FILE = ".netvlad.json"
+MODES = ("index", "locate", "serve")
+PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
+CHOSEN = (
+    *names(lambda flag: flag.kept == MODEL),
+    "imageSize",
+    "seed",
+    "resume",
+    "ckpt",
+    "pcaDim",
+    "noWhiten",
+    "dataPath",
+)
+
+
+def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The model of a folder, as flags by their names in options, where none is typed; and in words that it was taken.
+
+    Raises:
+        UserError: the folder's file has nonsense.
+    """
+    if typed.get("mode") not in MODES or "root" not in typed or any(name in typed for name in NAMING):
+        return {}, ""
+    path = Path(typed["root"]) / FILE
+    if not path.is_file():
+        return {}, ""
+    flags = read_json(path)
+    if not isinstance(flags, dict):
+        raise UserError(f"{path} holds no flags: delete it")
+    check_flags(flags, str(path))
+    known = {name: value for name, value in flags.items() if name in CHOSEN}
+    return known, f"model, as {path} has it: {' '.join(f'--{name}={value}' for name, value in known.items())}"
+
+
+def remember(options: argparse.Namespace) -> None:
+    """Keep the model of the folder that the options are of, if it is one of own images."""
+    chosen = {name: options.given[name] for name in CHOSEN if name in options.given}
+    if options.run and "resume" in chosen:
+        chosen["resume"] = str(options.run)
+    if not chosen or DATASETS[options.dataset].layout != OWN:
+        return
+    for name in PATHS:
+        if name in chosen and Path(chosen[name]).exists():
+            chosen[name] = str(Path(chosen[name]).resolve())
+    with contextlib.suppress(UserError):  # of a disk that is only read
+        write_json(Path(options.root) / FILE, chosen)
