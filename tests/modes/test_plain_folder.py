@@ -201,7 +201,8 @@ def test_short_names_of_models_yield_to_typed_flags():
     [
         (["train", "--dataset=toy"], "python main.py test --split=test --resume"),
         (["train", "--resume=RUN", "--dataset=toy"], "python main.py test --split=test --resume=RUN"),
-        (["index", "--dataset=toy", "--arch=alexnet"], "python main.py --mode=locate --arch=alexnet --dataset=toy IMAGE.jpg"),
+        (["index", "--dataset=toy", "--arch=alexnet"], 
+         "python main.py --mode=locate --arch=alexnet --dataset=toy IMAGE.jpg"),
         (["index", "--dataset=folder", "--root=a b"], "python main.py locate --root='a b' IMAGE.jpg"),
         (["test", "--dataset=toy"], ""),
     ],

@@ -19,16 +19,8 @@ from vpr.data.catalogue import DATASETS, OWN
 FILE = ".netvlad.json"
 MODES = ("index", "locate", "serve")
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
-CHOSEN = (
-    *names(lambda flag: flag.kept == MODEL),
-    "imageSize",
-    "seed",
-    "resume",
-    "ckpt",
-    "pcaDim",
-    "noWhiten",
-    "dataPath",
-)
+NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
+CHOSEN = (*NAMING, "imageSize", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
 
 
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
