@@ -15,8 +15,8 @@ except ModuleNotFoundError as missing:
     if str(missing.name).partition(".")[0] == "vpr":
         raise
     print(
-        f"error: the package {missing.name} is not installed: make environment and . .venv/bin/activate, or pip install "
-        "-r requirements.txt",
+        f"error: the package {missing.name} is not installed: make environment and . .venv/bin/activate, or "
+        "pip install -r requirements.txt",
         file=sys.stderr,
     )
     sys.exit(2)

@@ -168,6 +168,23 @@ def test_bare_resume_passes_over_a_run_without_a_model(tmp_path):
     assert latest.run.name == "2026-01-02_b"
 
 
+def test_re_ranked_matches_have_the_score_that_orders_them(call, photos):
+    code, out, _ = call("locate", photos / "IMG_0.png", "--json", "--panels=0", "--rerank=3", "--top=5")
+    scores = [match["score"] for match in json.loads(out)[0]["matches"]]
+    assert code == 0 and scores[:3] == sorted(scores[:3], reverse=True) and scores[3:] == [None, None]
+    code, out, _ = call("locate", photos / "IMG_0.png", "--panels=0", "--rerank=3", "--top=1")
+    assert f"score {scores[0]:.3f}  distance" in out
+    assert {
+        match["score"]
+        for match in json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0")[1])[0]["matches"]
+    } == {None}
+
+
+def test_without_positions_nothing_is_said_of_other_places(call, photos):
+    (answer,) = json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0")[1])
+    assert answer["confidence"] is None and "no position of the first match is known" in answer["confidence_kind"]
+
+
 def test_a_folder_remembers_its_model(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main.main(["index", f"--root={photos}", *MODEL]) == 0

@@ -40,7 +40,7 @@ def test_nothing_else_is_given(client, name):
 def test_answers_have_what_the_page_reads(client, images):
     status, answer, _ = client.locate(as_bytes(images[1][4]), "?agreement=true&top=5")
     assert status == 200
-    match = {"id", "name", "image", "easting", "northing", "zone", "latitude", "longitude", "distance"}
+    match = {"id", "name", "image", "easting", "northing", "zone", "latitude", "longitude", "distance", "score"}
     assert set(answer["matches"][0]) == match and len(answer["matches"]) == 5
     assert {"confidence", "confidence_kind", "refused", "model", "images", "timing", "agreement"} <= set(answer)
     assert all(set(line) == {"query", "hit", "weight"} for line in answer["agreement"])

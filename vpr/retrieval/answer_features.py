@@ -56,6 +56,13 @@ class Answers:
     sequence: np.ndarray | None = None
     frames: np.ndarray | None = None
 
+    def ordering(self, row: int) -> np.ndarray:
+        """What orders the hits of a query, [c], NaN where their distances do."""
+        values, scores = np.full(self.found.shape[1], np.nan), self.sequence if self.scores is None else self.scores
+        if scores is not None:
+            values[: scores.shape[1]] = scores[row]
+        return values
+
     def only(self, rows: np.ndarray) -> "Answers":
         """Some of them, by index."""
         own = {name: value[rows] for name, value in vars(self).items() if name != "positions" and value is not None}

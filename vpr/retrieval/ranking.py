@@ -148,8 +148,10 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     """
     records, rows = ranking.records, ranking.only(number)[: ask.top]
     matches = [
-        match_of(records.names[row], distance, records.positions[row], records.zone)
-        for row, distance in zip(rows, ranking.answers.distances[number], strict=False)
+        match_of(records.names[row], distance, records.positions[row], records.zone, score)
+        for row, distance, score in zip(
+            rows, ranking.answers.distances[number], ranking.answers.ordering(number), strict=False
+        )
     ]
     sure = None if np.isnan(confidence) else float(confidence)
     refused = ask.least is not None and (sure is None or sure < ask.least)

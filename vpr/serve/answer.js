@@ -106,7 +106,8 @@ const answers = (() => {
   function matchButton(match, rank, pick) {
     const item = element("li", ""), button = element("button", ""), words = element("div", "words");
     const distance = match.distance === null ? "distance unknown" : `distance ${fixed(match.distance, 3)}`;
-    words.append(element("strong", "", `${rank}. ${match.name}`), element("div", "", distance), element("div", "", placeInWords(match)));
+    const score = match.score === null ? "" : `score ${fixed(match.score, 2)}, `;
+    words.append(element("strong", "", `${rank}. ${match.name}`), element("div", "", score + distance), element("div", "", placeInWords(match)));
     button.type = "button";
     button.title = match.name;
     button.setAttribute("aria-pressed", "false");

@@ -31,6 +31,7 @@ class Match(Shape):
     latitude: float | None = Field(description="WGS 84, degrees.")
     longitude: float | None = Field(description="WGS 84, degrees.")
     distance: float | None = Field(description="Of the descriptors, 0 to 2.")
+    score: float | None = Field(description="Of re-ranking, which orders the matches; null where distances do.")
     image: str = Field(description="Address of the image at this server.")
 
 
