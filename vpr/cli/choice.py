@@ -1,4 +1,4 @@
-"""The model that a folder of own images was last described by: the next command on that folder need not name it again.
+"""What follows from few words: a model by a short name, the model of a folder, a folder of own images by its content.
 
 `index`, `locate` and `serve` leave the flags that name a model in DIR/.netvlad.json, unless DIR cannot be written.
 Whoever types another model, or --resume, is given that.
@@ -10,17 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpr.cli.flags import check_flags, names
+from vpr.cli.flags import check_flags, defaults, names
+from vpr.cli.settings import SHORT_NAMES
 from vpr.common.errors import UserError
 from vpr.common.files import read_json, write_json
 from vpr.common.settings import MODEL
 from vpr.data.catalogue import DATASETS, OWN
 
 FILE = ".netvlad.json"
+MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve")  # images in them need no splits and no positions
+MODES_OF_FOLDERS = (*MODES_OF_PLAIN_FOLDERS, "test", "compare", "spec")
 MODES = ("index", "locate", "serve")
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
 CHOSEN = (*NAMING, "imageSize", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
+
+
+def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that --model stands for."""
+    return dict(SHORT_NAMES[typed["model"]]) if "model" in typed else {}
 
 
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -54,3 +62,15 @@ def remember(options: argparse.Namespace) -> None:
             chosen[name] = str(Path(chosen[name]).resolve())
     with contextlib.suppress(UserError):  # of a disk that is only read
         write_json(Path(options.root) / FILE, chosen)
+
+
+def own_images(given: Mapping[str, Any], stored: Mapping[str, Any], mode: str) -> str:
+    """Why --root without --dataset is a folder of own images, in words; empty where it is none."""
+    if "root" not in given or "dataset" in given or mode not in MODES_OF_FOLDERS:
+        return ""
+    from vpr.data.own_folders import holds_own_images
+
+    dataset = stored.get("dataset", defaults()["dataset"])
+    if not holds_own_images(Path(given["root"]), dataset, mode in MODES_OF_PLAIN_FOLDERS):
+        return ""
+    return f"{given['root']} has images and no specs: taken as --dataset=folder"

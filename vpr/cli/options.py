@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.choice import remembered
+from vpr.cli.choice import of_short_name, own_images, remembered
 from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
 from vpr.cli.parser import (
     MODES_WITH_INPUTS,
@@ -20,7 +20,6 @@ from vpr.cli.parser import (
     wanted_help,
     with_mode,
 )
-from vpr.cli.settings import SHORT_NAMES
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
@@ -35,8 +34,7 @@ from vpr.runs.stored import is_exported
 Flags = dict[str, Any]  # values by their names in options
 
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")
-MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve")  # images in them need no splits and no positions
-MODES_OF_FOLDERS = (*MODES_OF_PLAIN_FOLDERS, "test", "compare", "spec")
+USUAL_CHECKPOINT = {"train": "latest"}  # of a run; in other modes best
 NEVER_RESUMED = {
     "cluster": "--mode=cluster always starts anew: drop --resume",
     "compare": "--mode=compare takes runs and files as they are, without --resume: drop the word --resume",
@@ -90,7 +88,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
     run = _resumed(wished, notes)
     stored = _taken_over(run, mode, given) if run else {}
-    if own := _own_images(given, stored, mode):
+    if own := own_images(given, stored, mode):
         given["dataset"] = "folder"
         notes.append(own)
     if run is None:
@@ -135,11 +133,6 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
     return " ".join(words)
 
 
-def of_short_name(typed: Mapping[str, Any]) -> Flags:
-    """The flags that --model stands for."""
-    return dict(SHORT_NAMES[typed["model"]]) if "model" in typed else {}
-
-
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     """Flags of which one would silently undo the other, or have no effect without it."""
     for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
@@ -176,18 +169,6 @@ def _settle_model(typed: Mapping[str, Any]) -> Flags:
     return given
 
 
-def _own_images(given: Flags, stored: Flags, mode: str) -> str:
-    """Why --root without --dataset is a folder of own images, in words; empty where it is none."""
-    if "root" not in given or "dataset" in given or mode not in MODES_OF_FOLDERS:
-        return ""
-    from vpr.data.places import holds_own_images
-
-    dataset = stored.get("dataset", defaults()["dataset"])
-    if not holds_own_images(Path(given["root"]), dataset, mode in MODES_OF_PLAIN_FOLDERS):
-        return ""
-    return f"{given['root']} has images and no specs: taken as --dataset=folder"
-
-
 def _require_normalization(given: Flags) -> None:
     """Raise a UserError for a file of CaffeNet's weights, which does not hold the mean colour, without --normalization.
 
@@ -199,11 +180,6 @@ def _require_normalization(given: Flags) -> None:
             f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
             "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
         )
-
-
-def default_checkpoint(mode: str) -> str:
-    """Which checkpoint of a run a mode takes."""
-    return "latest" if mode == "train" else "best"
 
 
 def _contradict(one: str, other: str) -> NoReturn:
@@ -229,7 +205,7 @@ def _resumed(wished: Flags, notes: list[str]) -> Path | None:
         raise UserError(NEVER_RESUMED[wished["mode"]])
     if wished["resume"] != "newest":
         return Path(wished["resume"])
-    runs, which = Path(wished["runsPath"]), wished["ckpt"] or default_checkpoint(wished["mode"])
+    runs, which = Path(wished["runsPath"]), wished["ckpt"] or USUAL_CHECKPOINT.get(wished["mode"], "best")
     run, newest = newest_run(runs, which), newest_run(runs)
     if run != newest:
         notes.append(f"{newest} has no model to use ({which}) yet: taking {run}")
@@ -299,7 +275,7 @@ def _fill_in(merged: Flags, exported: bool = False) -> Flags:
     if not exported:
         spec = ModelSpec.from_flags(filled)
         filled |= {**spec.flags(), "trainFrom": spec.first_trained}
-    filled["ckpt"] = filled["ckpt"] or default_checkpoint(filled["mode"])
+    filled["ckpt"] = filled["ckpt"] or USUAL_CHECKPOINT.get(filled["mode"], "best")
     if filled["lr"] is None:
         filled["lr"] = DATASETS[filled["dataset"]].lr
     if filled["nocuda"]:

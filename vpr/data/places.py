@@ -11,8 +11,7 @@ from pittsburgh import Places, SpecError, read_places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, QUERIES_IN_DATABASE, Dataset, splits_of
-from vpr.data.image_files import holds_an_image
+from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, QUERIES_IN_DATABASE, Dataset
 from vpr.data.layouts.folders import (
     base_of_database,
     base_of_split,
@@ -181,19 +180,6 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     return _without_broken(_images_in(places, split, base, spec.dataset), spec)
 
 
-def holds_own_images(root: Path, dataset: str, plain: bool) -> bool:
-    """Whether a folder has images, and not the specs that a data set with specs wants there.
-
-    Args:
-        plain: take images that lie in it in any way; else only those of splits.
-    """
-    if DATASETS[dataset].layout != MAT or any((root / "datasets").glob("*.mat")):
-        return False
-    if plain:
-        return holds_an_image(root)
-    return any(has_database(root, split) for split in splits_of(DATASETS["folder"]))
-
-
 def has_split(spec: PlacesSpec, split: str) -> bool:
     """Whether a split's .mat file, or its folder, is there."""
     dataset = DATASETS[spec.dataset]
@@ -216,21 +202,6 @@ def training_set(spec: PlacesSpec) -> tuple[str, str]:
     else:
         places, _, _ = _read_split(spec, "train")
     return places.name, places.fingerprint()
-
-
-def vocabulary_images(spec: PlacesSpec) -> PlaceImages:
-    """The images of which clusters are learnt, which need no positions: the training split's database.
-
-    Of a folder of own images without that it is the database of its first other split, or else all its images.
-
-    Raises:
-        UserError: as of `load_places`.
-    """
-    if DATASETS[spec.dataset].layout != OWN:
-        return load_places(spec, "train")
-    return load_database(
-        spec, next((split for split in splits_of(DATASETS[spec.dataset]) if has_database(spec.root, split)), "train")
-    )
 
 
 def is_plain_folder(spec: PlacesSpec) -> bool:

@@ -8,7 +8,8 @@ from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import training_set, vocabulary_images
+from vpr.data.own_folders import vocabulary_images
+from vpr.data.places import training_set
 from vpr.descriptors.vocabulary import IMAGES, cluster, sample_local_descriptors
 from vpr.models.place_model import build_model
 from vpr.models.poolings import POOLINGS
