@@ -60,11 +60,17 @@ static: environment
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-# The page and the service on the toy city, with the run of `make demo`, which comes first where there is none.
+# The newest run on the toy city, found when it is needed.
+TOY_RUN = $$(dirname "$$(grep -ls '"dataset": "toy"' runs/*/flags.json | tail -1)")
+
+# The page and the service on the toy city, with the run of `make demo`, which comes first where there is none, and how
+# sure its answers are, learnt on the streets of the validation split.
 serve: environment
 	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
-	$(MAIN) --mode=index --resume --split=test --localDescriptors --utmZone=17N
-	$(MAIN) --mode=serve --resume --split=test --utmZone=17N
+	$(MAIN) test --resume=$(TOY_RUN) --split=val --rerank=50 --calibrate --panels=0
+	$(MAIN) index --resume=$(TOY_RUN) --split=test --localDescriptors --utmZone=17N
+	@echo "try an image of toy_city/queries_real/: drop it on the page"
+	$(MAIN) serve --resume=$(TOY_RUN) --split=test --utmZone=17N
 
 docs: environment
 	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
