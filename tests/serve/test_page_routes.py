@@ -34,7 +34,7 @@ def test_files_are_sent_once(client):
 @pytest.mark.parametrize("name", ["nothing.js", "..%2fpage.py", "%2e%2e/settings.py", "page.html", ""])
 def test_nothing_else_is_given(client, name):
     status, said, _ = client("GET", f"/assets/{name}")
-    assert status == 404 and said == {"error": "there is nothing at this address"}
+    assert status == 404 and said == {"error": "there is nothing at this address", "code": "not_there"}
 
 
 def test_answers_have_what_the_page_reads(client, images):

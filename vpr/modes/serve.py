@@ -71,6 +71,7 @@ def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path])
         writable=options.writable,
         uploads=path.with_name(f"{path.stem}_added") if options.writable else None,
         tiles=options.tiles,
+        access_log=options.accessLog,
         batch_wait=options.batchWait,
         queue=options.queue,
         max_megabytes=options.maxMegabytes,

@@ -1,12 +1,17 @@
 """What every request passes first: whose it is, from where, and what goes back whatever happens."""
 
+import datetime
 import hmac
+import json
 import math
+import re
+import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vpr.common.progress import say
 from vpr.serve.problems import Problem
 from vpr.serve.service import Metrics
 from vpr.serve.settings import Settings
@@ -14,6 +19,8 @@ from vpr.serve.settings import Settings
 # What needs no token: it tells nothing of the images, and a browser asks for it before it has one.
 OPEN = {"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"}
 OPEN_FOLDER = "/assets/"
+VERSION = "/v1"  # before every address; without it addresses are those of the newest version
+REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 CROWDED = "crowded"  # in the state of a connection that came when there were too many
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 SECURITY_HEADERS = {
@@ -49,6 +56,12 @@ class Guard:
         began, status, is_head = time.perf_counter(), 500, scope["method"] == "HEAD"
         if is_head:  # answered as GET, without the body
             scope = {**scope, "method": "GET"}
+        asked = scope["path"]
+        if asked.startswith(f"{VERSION}/"):
+            raw = scope["raw_path"].removeprefix(VERSION.encode())
+            scope = {**scope, "path": asked.removeprefix(VERSION), "raw_path": raw}
+        named = Headers(scope=scope).get("x-request-id", "")
+        request_id = named if REQUEST_ID.fullmatch(named) else secrets.token_hex(8)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -57,6 +70,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -66,8 +80,17 @@ class Guard:
             await (problem.response() if problem else self._app)(scope, receive, send_guarded)
         finally:
             route = getattr(scope.get("route"), "path", "other")
+            seconds = time.perf_counter() - began
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self._metrics.seconds.labels(route).observe(seconds)
+            if self._settings.access_log:
+                now = datetime.datetime.now(datetime.timezone.utc)
+                line = {
+                    "time": now.isoformat(timespec="milliseconds"), "id": request_id,
+                    "client": client_of(scope), "method": "HEAD" if is_head else scope["method"], "path": asked,
+                    "status": status, "ms": round(1000 * seconds, 1),
+                }  # fmt: skip
+                say(json.dumps(line))
 
     def _problem(self, scope: Scope) -> Problem | None:
         """Why a request is not let through."""

@@ -67,9 +67,10 @@ class Located(Shape):
 
 
 class Error(Shape):
-    """What is wrong, in one sentence."""
+    """What is wrong, in one sentence, and in one word for programs."""
 
     error: str
+    code: str = Field(description="Of the kind of error.", examples=["too_large"])
 
 
 class ErrorOfOne(Error):

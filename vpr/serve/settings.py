@@ -54,6 +54,7 @@ class Settings:
         "{x}, {y} (default: none)",
         metavar="URL",
     )
+    access_log: bool = _serve(False, "print a line of JSON for each request", name="accessLog")
     batch_wait: float = _serve(
         4.0, "milliseconds that a request waits at most for others", name="batchWait", typed=3.0, type=quantity
     )
