@@ -3,9 +3,9 @@
     python main.py serve --resume=runs/RUN --root=map/ --split=val          # on the robot or near it
     VPR_SERVER=http://127.0.0.1:8000 python examples/ros2/place_node.py --ros-args -r image:=/camera/image/compressed
 
-It subscribes to `image` (sensor_msgs/CompressedImage: JPEG or PNG) and publishes `fix` (sensor_msgs/NavSatFix), the place of
-the best match, unless the server is not sure. Frames that come while one is being located are skipped. The covariance is that
-of the places of the first matches, at least METRES. Only vpr/client.py and rclpy are needed.
+It subscribes to `image` (sensor_msgs/CompressedImage: JPEG or PNG) and publishes `fix` (sensor_msgs/NavSatFix), the
+place of the best match, unless the server is not sure. Frames that come while one is being located are skipped. The
+covariance is that of the places of the first matches, at least METRES. Only vpr/client.py and rclpy are needed.
 """
 
 import os
