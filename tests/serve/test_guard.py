@@ -264,3 +264,37 @@ def test_the_access_log_has_a_line_for_each_request(shared_locator, monkeypatch)
     assert (first["id"], first["method"], first["path"], first["status"]) == ("one", "GET", "/v1/health", 200)
     assert (second["path"], second["status"], second["client"]) == ("/nowhere", 404, "127.0.0.1")
     assert first["ms"] >= 0 and "secret" not in lines[1]
+
+
+def test_a_token_to_read_asks_and_changes_nothing(make_locator, images, tmp_path):
+    reading = {"authorization": "Bearer another long token"}
+    settings = {"token": TOKEN, "read_token": "another long token", "writable": True, "uploads": tmp_path / "added"}
+    with serving(make_locator(), **settings) as client:
+        image, place = as_bytes(images[1][4]), "?name=new.png&latitude=40.4393&longitude=-79.9967"
+        client.headers = reading
+        assert client.locate(image)[0] == 200 and client("GET", "/v1/map")[0] == 200
+        for version in ("", "/v1"):
+            for method, path in (("POST", f"/images{place}"), ("DELETE", "/images/1")):
+                status, said, _ = client(method, f"{version}{path}", image)
+                assert (status, said["code"]) == (403, "read_only")
+        client.headers = RIGHT
+        assert client("POST", f"/images{place}", image, {"content-type": "image/png"})[0] == 201
+
+
+@pytest.mark.parametrize("settings", [{"read_token": "another long token"}, {"token": TOKEN, "read_token": "short"}])
+def test_a_token_to_read_alone_or_a_weak_one_is_refused(settings):
+    with pytest.raises(UserError, match="oken"):
+        Settings(**settings).require_safe()
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_again(shared_locator, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("vpr.serve.guard.time.monotonic", lambda: clock[0])
+    with serving(shared_locator, rate=2.0) as client:
+        assert [client("GET", "/map")[0] for _ in range(6)] == [200] * 4 + [429] * 2
+        status, said, headers = client("GET", "/map")
+        assert said["code"] == "too_often" and headers["retry-after"] == "1" and client("GET", "/health")[0] == 200
+        clock[0] += 0.5  # one more may come
+        assert [client("GET", "/map")[0] for _ in range(2)] == [200, 429]
+        clock[0] += 60
+        assert [client("GET", "/map")[0] for _ in range(5)] == [200] * 4 + [429]

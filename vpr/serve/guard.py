@@ -47,6 +47,7 @@ class Guard:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._local_names = LOCAL_NAMES | {f"[{settings.host}]" if ":" in settings.host else settings.host}
         self._wrong: dict[str, list[float]] = {}  # when wrong tokens came, by client
+        self._left: dict[str, tuple[float, float]] = {}  # requests that a client may make at once, and since when
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through or not, and count it."""
@@ -107,6 +108,8 @@ class Guard:
         if token is None and any(name in headers for name in PROXIED):
             return Problem(403, "a server without a token answers no proxy: start it with a token", close=True)
         is_open = path in OPEN or path.startswith(OPEN_FOLDER)
+        if not is_open and self._settings.rate and (problem := self._rate_problem(client_of(scope))):
+            return problem
         if token and not is_open and (problem := self._token_problem(scope, headers.get("authorization"), token)):
             return problem
         if scope["method"] not in SAFE_METHODS and _from_elsewhere(headers):
@@ -122,14 +125,41 @@ class Guard:
                 seconds = math.ceil(wrong[0] + TRIES_SECONDS - now)
                 return Problem(429, "too many wrong tokens came from this address: wait", close=True, seconds=seconds)
             kind, _, word = brought.partition(" ")
-            # Compared in a time that tells nothing of it.
-            if kind.lower() == "bearer" and hmac.compare_digest(word.strip().encode(), token.encode()):
+            # Both are compared, in a time that tells nothing of them.
+            may_all, may_ask = (
+                hmac.compare_digest(word.strip().encode(), each.encode()) and kind.lower() == "bearer"
+                for each in (token, self._settings.read_token or token)
+            )
+            if may_all or (may_ask and not _changes(scope)):
                 return None
+            if may_ask:
+                text = "this token may ask, but neither add nor remove images"
+                return Problem(403, text, close=True, code="read_only")
             self._wrong.pop(client, None)
             self._wrong[client] = [*wrong, now]
             if len(self._wrong) > MOST_GUESSERS:
                 del self._wrong[next(iter(self._wrong))]
         return Problem(401, "a token is wanted: send the header Authorization: Bearer TOKEN", close=True)
+
+    def _rate_problem(self, client: str) -> Problem | None:
+        """Why a client that asks too often is sent away: it may ask twice as often as on the average, for a second."""
+        now, rate = time.monotonic(), self._settings.rate
+        most = max(1.0, 2 * rate)
+        left, since = self._left.pop(client, (most, now))
+        left = min(most, left + rate * (now - since))
+        self._left[client] = max(0.0, left - 1), now
+        if len(self._left) > MOST_GUESSERS:
+            del self._left[next(iter(self._left))]
+        if left >= 1:
+            return None
+        self._left[client] = left, now
+        text = f"more than {rate:g} requests a second came from this address: wait"
+        return Problem(429, text, close=True, seconds=math.ceil((1 - left) / rate), code="too_often")
+
+
+def _changes(scope: Scope) -> bool:
+    """Whether a request would change the database."""
+    return scope["method"] not in SAFE_METHODS and scope["path"].startswith("/images")
 
 
 def client_of(scope: Scope) -> str:
