@@ -289,10 +289,10 @@ def test_a_token_to_read_alone_or_a_weak_one_is_refused(settings):
 
 def test_a_client_that_asks_too_often_is_told_when_to_come_again(shared_locator, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("vpr.serve.guard.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("vpr.serve.guard.monotonic", lambda: clock[0])
     with serving(shared_locator, rate=2.0) as client:
         assert [client("GET", "/map")[0] for _ in range(6)] == [200] * 4 + [429] * 2
-        status, said, headers = client("GET", "/map")
+        _, said, headers = client("GET", "/map")
         assert said["code"] == "too_often" and headers["retry-after"] == "1" and client("GET", "/health")[0] == 200
         clock[0] += 0.5  # one more may come
         assert [client("GET", "/map")[0] for _ in range(2)] == [200, 429]

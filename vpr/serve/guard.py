@@ -7,6 +7,7 @@ import math
 import re
 import secrets
 import time
+from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -118,7 +119,7 @@ class Guard:
 
     def _token_problem(self, scope: Scope, brought: str | None, token: str) -> Problem | None:
         """Why a token that was brought does not let its client in; who has guessed too often is not even told."""
-        now, client = time.monotonic(), client_of(scope)
+        now, client = monotonic(), client_of(scope)
         if brought is not None:
             wrong = [when for when in self._wrong.get(client, ()) if now - when < TRIES_SECONDS]
             if len(wrong) >= MOST_TRIES:
@@ -143,7 +144,7 @@ class Guard:
 
     def _rate_problem(self, client: str) -> Problem | None:
         """Why a client that asks too often is sent away: it may ask twice as often as on the average, for a second."""
-        now, rate = time.monotonic(), self._settings.rate
+        now, rate = monotonic(), self._settings.rate
         most = max(1.0, 2 * rate)
         left, since = self._left.pop(client, (most, now))
         left = min(most, left + rate * (now - since))
