@@ -9,6 +9,7 @@ import json
 import os
 import time
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ class Client:
     def remove(self, number: str) -> dict[str, Any]:
         """Remove an image from the database, by its id. Raises as `locate`."""
         return self.ask("DELETE", f"/images/{number}")
+
+    def images(self, prefix: str = "") -> Iterator[dict[str, Any]]:
+        """The database's images by name, of those that begin so: `id`, `name`, places, `columns`. Raises as `locate`."""
+        after = ""
+        while True:
+            page = self.ask("GET", f"/images{_query({'after': after, 'prefix': prefix, 'limit': 1000})}")
+            yield from page["images"]
+            if (after := page["next"]) is None:
+                return
 
     def places(self) -> dict[str, Any]:
         """Names, ids and places of the database's images. Raises as `locate`."""

@@ -60,6 +60,35 @@ def test_its_token_comes_from_the_environment(token_client, monkeypatch):
         assert asking.places()["images"] == 10
 
 
+def test_it_lists_images_page_by_page(client):
+    everything = sorted(client("GET", "/map")[1]["names"])
+    asked = []
+
+    class Small(Client):
+        """Asks for pages of three."""
+
+        def ask(self, method, path, *rest):
+            asked.append(path.replace("limit=1000", "limit=3"))
+            return super().ask(method, asked[-1], *rest)
+
+    with Small(address(client)) as asking:
+        assert [image["name"] for image in asking.images()] == everything and len(asked) == 4
+        some = [name for name in everything if name.startswith("a/")]
+        found = list(asking.images("a/"))
+        assert [image["name"] for image in found] == some and 0 < len(some) < len(everything)
+        best = asking.locate(as_bytes_of(client, found[0]), top=1)["matches"][0]
+        assert best["name"] == found[0]["name"] and best["id"] == found[0]["id"]
+        assert best["latitude"] == pytest.approx(found[0]["latitude"])
+        assert list(asking.images("zzz")) == []
+    for parameters in ("limit=0", "limit=1001", "limit=x"):
+        assert client("GET", f"/images?{parameters}")[0] == 400
+
+
+def as_bytes_of(client, image):
+    """The bytes of a database image as the server shows it."""
+    return client("GET", f"/images/{image['id']}")[1]
+
+
 def test_it_adds_and_removes_images(make_locator, images, tmp_path):
     with (
         serving(make_locator(), writable=True, uploads=tmp_path / "added") as client,
