@@ -86,7 +86,7 @@ class Client:
         return self.ask("DELETE", f"/images/{number}")
 
     def images(self, prefix: str = "") -> Iterator[dict[str, Any]]:
-        """The database's images by name, of those that begin so: `id`, `name`, places, `columns`. Raises as `locate`."""
+        """The database's images whose names begin so, by name: `id`, `name`, places, `columns`. Raises as `locate`."""
         after = ""
         while True:
             page = self.ask("GET", f"/images{_query({'after': after, 'prefix': prefix, 'limit': 1000})}")
