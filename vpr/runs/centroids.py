@@ -201,7 +201,8 @@ def init_pooling(
     if centroids.shape[1] != model.pool.centroids.shape[1]:
         raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={model.spec.arch} gives "
                         f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
-    alpha = model.pool.init_from(torch.from_numpy(centroids), torch.from_numpy(descriptors))
+    device = model.pool.centroids.device  # where the model learnt them, if it did
+    alpha = model.pool.init_from(torch.from_numpy(centroids).to(device), torch.from_numpy(descriptors).to(device))
     say(f"centroids: {path}, alpha {alpha:.2f}")
     return path.name
 
