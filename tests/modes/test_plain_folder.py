@@ -12,6 +12,7 @@ import main
 from vpr.cli.next_command import next_command
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
+from vpr.data.reader import Reading, size_text
 
 MODEL = ("--arch=alexnet", "--fromscratch", "--num_clusters=4", "--precision=fp32")
 
@@ -183,6 +184,23 @@ def test_re_ranked_matches_have_the_score_that_orders_them(call, photos):
 def test_without_positions_nothing_is_said_of_other_places(call, photos):
     (answer,) = json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0")[1])
     assert answer["confidence"] is None and "no position of the first match is known" in answer["confidence_kind"]
+
+
+def test_the_longer_side_is_shrunk_and_proportions_are_kept(tmp_path, call, photos):
+    sizes = {"wide.png": (96, 72), "upright.png": (60, 120), "small.png": (40, 30)}
+    for name, (width, height) in sizes.items():
+        draw_image(tmp_path / "sizes" / name, (width, height), [7, width])
+    reader = Reading((48,)).of([tmp_path / "sizes" / name for name in sizes])
+    shapes = [reader[index].shape[1:] for index in range(3)]
+    assert shapes == [(36, 48), (48, 24), (30, 40)] == [reader.image_size(index) for index in range(3)]
+    assert size_text((48,)) == "longest 48" and size_text((36, 48)) == "36 48" and size_text(None) == "own"
+
+    asked = photos / "IMG_2.png"
+    code, out, _ = call("locate", asked, "--panels=0", "--longSide=90")
+    assert code == 0 and "8 described" in out and "IMG_2.png" in out.split("   1  ")[1].splitlines()[0]
+    assert "8 described" in call("locate", asked, "--panels=0")[1], "other descriptors, another index"
+    with pytest.raises(UserError, match="contradict"):
+        parse_options(["locate", "--imageSize", "64", "80", "--longSide=90", "x.jpg"])
 
 
 def test_a_folder_remembers_its_model(photos, tmp_path, monkeypatch, capsys):

@@ -23,7 +23,7 @@ MODES_OF_FOLDERS = (*MODES_OF_PLAIN_FOLDERS, "test", "compare", "spec")
 MODES = ("index", "locate", "serve")
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
-CHOSEN = (*NAMING, "imageSize", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
+CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
 
 
 def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:

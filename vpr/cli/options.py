@@ -135,7 +135,7 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     """Flags of which one would silently undo the other, or have no effect without it."""
-    for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
+    for first, second in (("pcaDim", "noWhiten"), ("imageSize", "longSide"), ("saveDescriptors", "loadDescriptors")):
         if first in typed and second in typed:
             _contradict(f"--{first}={typed[first]}", f"--{second}")
     for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs")):

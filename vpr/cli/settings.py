@@ -81,6 +81,9 @@ class Command:
     imageSize: tuple[int, int] | None = _machine(None, "resize every image to this height and width in pixels "
         "(default: the image's own size)", modes=all_but("spec"), type=count, nargs=2, metavar=("H", "W"),
         kept=TRAINING, on_card=True, clusters=True, common=True)
+    longSide: int | None = _machine(None, "shrink larger images to so many pixels of their longer side, in their own "
+        "proportions", modes=all_but("spec"), type=count, metavar="N", kept=TRAINING, on_card=True, clusters=True,
+        added=True)
     cacheBatchSize: int | None = _machine(None, "images described at once; 0: as many as memory holds (default: on a "
         "processor as many as are fast, at most 24; else 24)",
         modes=all_but("export", "spec"), type=whole, kept=RESUMED, tolerated=True, alters=True)
