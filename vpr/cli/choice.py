@@ -16,11 +16,13 @@ from vpr.common.errors import UserError
 from vpr.common.files import read_json, write_json
 from vpr.common.settings import MODEL
 from vpr.data.catalogue import DATASETS, OWN
+from vpr.models.spec import HUB
 
 FILE = ".netvlad.json"
 MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve")  # images in them need no splits and no positions
 MODES_OF_FOLDERS = (*MODES_OF_PLAIN_FOLDERS, "test", "compare", "spec")
 MODES = ("index", "locate", "serve")
+MODES_OF_HUB = ("test", *MODES)
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
 CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
@@ -28,7 +30,7 @@ CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten"
 
 def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that --model stands for."""
-    return dict(SHORT_NAMES[typed["model"]]) if "model" in typed else {}
+    return dict(SHORT_NAMES.get(typed.get("model", ""), {}))
 
 
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -74,3 +76,13 @@ def own_images(given: Mapping[str, Any], stored: Mapping[str, Any], mode: str) -
     if not holds_own_images(Path(given["root"]), dataset, mode in MODES_OF_PLAIN_FOLDERS):
         return ""
     return f"{given['root']} has images and no specs: taken as --dataset=folder"
+
+
+def refuse_for_hub(given: Mapping[str, Any]) -> None:
+    """Raise a UserError for a mode that takes no model of another project, or a flag that has no effect on one."""
+    if not (name := given.get("model") or "").startswith(HUB):
+        return
+    if given["mode"] not in MODES_OF_HUB:
+        raise UserError(f"--model={name} is for {', '.join(MODES_OF_HUB)}, found --mode={given['mode']}: drop --model")
+    for flag in sorted(({*NAMING, "pcaDim", "localDescriptors"} - {"model"}) & given.keys()):
+        raise UserError(f"--{flag} has no effect on {name}, which is as its project made it: drop one of them")

@@ -15,6 +15,7 @@ from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
 from vpr.database.open import Database
 from vpr.models.describer import Describer
+from vpr.models.spec import HUB
 from vpr.runs.model import LoadedModel, WhiteningChoice
 from vpr.runs.stored import load_model
 
@@ -36,6 +37,10 @@ def model_of(
     whitened, choice = whitened and not options.noWhiten, whitening_choice(options, device)
     if options.run:
         return load_model(options.run, options.ckpt, whitened, choice, options.savePath)
+    if (options.model or "").startswith(HUB):
+        from vpr.models.hub_model import HubModel
+
+        return LoadedModel(HubModel(options.model, options.trustRepo), {"model": options.model}, Path(options.dataPath))
     from vpr.runs.pytorch_model import OwnImages, off_the_shelf
 
     own = database and OwnImages(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.choice import of_short_name, own_images, remembered
+from vpr.cli.choice import of_short_name, own_images, refuse_for_hub, remembered
 from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
 from vpr.cli.parser import (
     MODES_WITH_INPUTS,
@@ -88,6 +88,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
     run = _resumed(wished, notes)
     stored = _taken_over(run, mode, given) if run else {}
+    refuse_for_hub(given)
     if own := own_images(given, stored, mode):
         given["dataset"] = "folder"
         notes.append(own)

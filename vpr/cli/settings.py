@@ -24,7 +24,7 @@ from vpr.common.settings import (
 )
 from vpr.data.catalogue import DATASETS, splits_of
 from vpr.database.engines import engine_address
-from vpr.models.spec import DEFAULT_SEED
+from vpr.models.spec import DEFAULT_SEED, HUB
 
 LOCAL_DIM = 64  # vpr/models/local_projection.py, which imports NumPy
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
@@ -50,6 +50,21 @@ def engine(text: str) -> str:
     return text
 
 
+# Models by a short name: flags, of which those that are typed win.
+SHORT_NAMES: dict[str, dict[str, Any]] = {
+    "classic": {"arch": "vgg16"},  # the paper's
+    "fast": {"arch": "tf_efficientnet_lite0", "cut": 16},  # a tenth of VGG16's time and a twentieth of its bytes
+    "small": {"arch": "tf_efficientnet_lite0", "cut": 8},  # 0.3 MB
+}
+
+
+def model_name(text: str) -> str:
+    """Reads a short name of a model, or hub:WHERE:ENTRY."""
+    if text not in SHORT_NAMES and not text.startswith(HUB):
+        raise ValueError(f"found {text!r}, wanted one of {', '.join(SHORT_NAMES)}, or hub:OWNER/REPOSITORY:ENTRY")
+    return text
+
+
 _machine = partial(flag, group="places, images and machine")
 _run = partial(flag, group="run and recalls")
 _prune = partial(flag, group="prune", modes=("prune",))
@@ -62,14 +77,6 @@ _sure = partial(flag, group="how sure", modes=("test",))
 _hloc = partial(flag, group="hloc and COLMAP", modes=("test", "index"))
 _look = partial(flag, group="re-ranking")
 _test = partial(flag, group="search and pictures", modes=("test",))
-
-
-# Models by a short name: flags, of which those that are typed win.
-SHORT_NAMES: dict[str, dict[str, Any]] = {
-    "classic": {"arch": "vgg16"},  # the paper's
-    "fast": {"arch": "tf_efficientnet_lite0", "cut": 16},  # a tenth of VGG16's time and a twentieth of its bytes
-    "small": {"arch": "tf_efficientnet_lite0", "cut": 8},  # 0.3 MB
-}
 
 
 # fmt: off
@@ -116,8 +123,11 @@ class Command:
         "cache", "folder of the trunk cache", modes=("train",), kept=RESUMED, tolerated=True)
 
     model: str | None = flag(None, "a model by a short name, beside which typed flags win. classic: VGG16 as in the "
-        "paper; fast: EfficientNet-Lite0 at stride 16; small: the same at stride 8", group="model",
-        modes=all_but("spec", "import"), choices=SHORT_NAMES, common=True)
+        "paper; fast: EfficientNet-Lite0 at stride 16; small: the same at stride 8; hub:OWNER/REPOSITORY:ENTRY: a "
+        "model of another project, of one descriptor an image", group="model",
+        modes=all_but("spec", "import"), type=model_name, metavar="NAME", common=True)
+    trustRepo: bool = flag(False, "let --model=hub:... run the code of that repository on this machine", group="model",
+        modes=SEARCHING)
     fromscratch: bool = flag(False, "random weights, all layers trained; the same as --weights=none", group="model",
         modes=all_but("spec", "import"), kept=MODEL, clusters=True, tolerated=True)
     start_epoch: int = flag(0, "epochs counted as done at the start", name="start-epoch", group="train",
