@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vpr.cli.examples import EXAMPLES
 from vpr.cli.flags import MODES, all_flags, names
 from vpr.common.errors import UserError
 from vpr.common.settings import Flag
 
+MANY = len(MODES)
 MODES_WITH_INPUTS = ("compare", "locate", "import")
 
 
@@ -76,7 +78,12 @@ def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS, help=help_of("inputs", inputs))
     parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
     parser.add_argument("--help-all", action="help", help="all flags of all modes")
-    titles = dict.fromkeys(flag.group for flag in all_flags().values())
+    # What few modes read is what they are about.
+    titles = {flag.group: MANY for flag in all_flags().values()}
+    for name, flag in all_flags().items():
+        if shown is not None and name in shown:
+            titles[flag.group] = min(titles[flag.group], len(flag.modes))
+    titles = dict(sorted(titles.items(), key=lambda one: one[1]))
     groups = {title: parser.add_argument_group(title) for title in titles}
     for name, flag in all_flags().items():
         groups[flag.group].add_argument(f"--{flag.name}", help=help_of(name, _help_line(flag)), **_reading(flag))
@@ -131,8 +138,10 @@ def wanted_help(arguments: list[str]) -> str | None:
     inputs = {"inputs"} if mode in MODES_WITH_INPUTS else set()
     parser = build_parser(inputs | {*names(lambda flag: mode in flag.modes if mode else flag.common)})
     if mode:
-        parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if inputs else ''}"
-        parser.description = f"--mode={mode}: {MODES[mode]}"
+        parser.usage = f"{program()} {mode} [flags]{' INPUT ...' if inputs else ''}"
+        parser.description = f"{mode}: {MODES[mode]}"
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = "\n".join(["examples:", *(f"  {line.format(command())}" for line in EXAMPLES[mode])])
     else:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         modes = "\n".join(f"  {each:<8} {line}" for each, line in MODES.items())
