@@ -7,6 +7,7 @@ import urllib.parse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from asking import PNG, as_bytes, form, serving
 from drawing import draw_image, gps
@@ -270,3 +271,15 @@ def test_degrees_become_metres_of_the_zone_that_is_wanted():
     for far in (-60.0, 100.0, 179.0):
         with pytest.raises(ValueError, match="outside"):
             metres_in_zone(40.44, far, "17N")
+
+
+def test_a_database_without_any_positions_takes_images_without_one(make_locator, new, uploads):
+    engine = make_locator().engine
+    unplaced = replace(engine.records, positions=np.full((10, 2), np.nan), zone=None)
+    locator = make_locator(engine=type(engine)(unplaced, engine.descriptors))
+    with serving(locator, writable=True, uploads=uploads) as client:
+        status, told, _ = add(client, "new.png", new, "")
+        assert status == 201 and told["images"] == 11
+        match = best(client, new)
+        assert match["name"] == "new.png" and match["easting"] is None and match["latitude"] is None
+        assert client("GET", "/map")[1]["images"] == 11
