@@ -25,19 +25,26 @@ environment: $(VENV)/installed
 REQUIREMENTS := requirements.txt $(addprefix requirements-,deploy.txt serve.txt milvus.txt dev.txt)
 
 $(VENV)/installed: $(REQUIREMENTS)
+	@echo "installing into $(VENV): PyTorch with CUDA, ONNX Runtime, OpenVINO and others, several GB, in a minute or some."
+	@echo "Without a GPU 200 MB of PyTorch suffice: $(PYTHON) -m venv $(VENV) and"
+	@echo "$(VENV)/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu   before this."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
 
+# Says how long a command took.
+timed = @begun=$$(date +%s) && echo "$(1)" && $(1) && echo "-- $$(( $$(date +%s) - begun )) s"
+
+# Beside the installation it downloads nothing.
 demo: environment
 	@echo "== 1/4 visual words of the toy city, by a network with random weights"
-	$(MAIN) $(TOY) --mode=cluster
+	$(call timed,$(MAIN) $(TOY) --mode=cluster)
 	@echo "== 2/4 what that network finds untrained"
-	$(MAIN) $(TOY) --mode=test --split=test
+	$(call timed,$(MAIN) $(TOY) --mode=test --split=test)
 	@echo "== 3/4 training"
-	$(MAIN) $(TOY) $(GENTLY) --mode=train
+	$(call timed,$(MAIN) $(TOY) $(GENTLY) --mode=train)
 	@echo "== 4/4 what it finds trained, on streets it has never seen"
-	$(MAIN) --mode=test --resume --split=test
+	$(call timed,$(MAIN) --mode=test --resume --split=test)
 
 # Test files side by side, one on each core.
 ALL_TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=8 --numprocesses=auto --dist=loadfile
