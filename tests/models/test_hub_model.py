@@ -132,7 +132,7 @@ def test_it_locates_and_tests_as_any_model(hub, tmp_path, capsys):
     assert "R@1: 100.0" in out and f"{name}, 6-D, fp32 by PyTorch" in out and "running the code of" in out
     query = root / "val" / "queries" / "@585102@4477000@.png"
     assert main.main(["locate", *common, "--json", str(query)]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["matches"][0]["name"] == "@585100@4477000@.png"
+    assert json.loads(capsys.readouterr().out)[0]["matches"][0]["name"].endswith("/@585100@4477000@.png")
     assert main.main(["test", *common, "--rerank=3"]) == 2
     assert "gives no local descriptors" in capsys.readouterr().err
 

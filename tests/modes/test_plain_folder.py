@@ -9,7 +9,7 @@ import pytest
 from drawing import draw_image
 
 import main
-from vpr.cli.next_command import next_command
+from vpr.cli.after import next_command
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
 from vpr.data.reader import Reading, size_text
@@ -118,7 +118,7 @@ def test_the_first_word_may_be_the_mode():
     ("words", "wanted"),
     [
         (["locat", "x.jpg"], "did you mean locate?"),
-        (["x.jpg"], "begin with cluster, "),
+        (["x.jpg"], "no mode: "),
         (["locate", "--tpo=3"], "did you mean --top?"),
         (["test", "--dateset=folder"], "did you mean --dataset?"),
         (["test", "--qqqqqq"], "unrecognized arguments: --qqqqqq; see --help"),

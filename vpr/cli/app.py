@@ -4,10 +4,10 @@ import importlib
 import io
 import sys
 
+from vpr.cli.after import next_command
 from vpr.cli.choice import MODES as FOLDER_MODES
 from vpr.cli.choice import remember
 from vpr.cli.flags import PARALLEL_MODES
-from vpr.cli.next_command import next_command
 from vpr.cli.options import parse_options
 from vpr.common import processes
 from vpr.common.errors import UserError

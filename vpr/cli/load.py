@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from vpr.cli.flags import CLUSTER_FLAGS
@@ -43,9 +44,10 @@ def model_of(
         return LoadedModel(HubModel(options.model, options.trustRepo), {"model": options.model}, Path(options.dataPath))
     from vpr.runs.pytorch_model import OwnImages, off_the_shelf
 
-    own = database and OwnImages(
-        database, choice.reading, options.cacheBatchSize, lambda model, count: computing(model, options, device, count)
-    )
+    own = None
+    if database is not None:
+        prepare = partial(computing, options=options, device=device)
+        own = OwnImages(database, choice.reading, options.cacheBatchSize, prepare)
     with cluster_command(options):
         return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened, own)
 

@@ -78,7 +78,9 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     if mode is None:
         first = wished["inputs"][:1]
         near = nearest(first[0], MODES) if first else ""
-        raise UserError(f"no mode{near}: begin with {', '.join([*MODES][:-1])} or {[*MODES][-1]} (see --help)")
+        raise UserError(
+            f"no mode{near}: begin with one, or add --mode=train; there are {', '.join(MODES)} (see --help)"
+        )
     if wished["inputs"] and mode not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
     notes = [*check_typed(mode, typed.keys()), *([remark] if remark else [])]

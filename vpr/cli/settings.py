@@ -123,7 +123,7 @@ class Command:
         "cache", "folder of the trunk cache", modes=("train",), kept=RESUMED, tolerated=True)
 
     model: str | None = flag(None, "a model by a short name, beside which typed flags win. classic: VGG16 as in the "
-        "paper; fast: EfficientNet-Lite0 at stride 16; small: the same at stride 8; hub:OWNER/REPOSITORY:ENTRY: a "
+        "paper; fast: Lite0 of EfficientNet at stride 16; small: at stride 8; hub:OWNER/REPOSITORY:ENTRY: a "
         "model of another project, of one descriptor an image", group="model",
         modes=all_but("spec", "import"), type=model_name, metavar="NAME", common=True)
     trustRepo: bool = flag(False, "let --model=hub:... run the code of that repository on this machine", group="model",

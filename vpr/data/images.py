@@ -249,14 +249,14 @@ def sized_pixels(image: Image.Image, size: Sequence[int] | None = None, longest_
             the image's own.
         longest_side: of (longest side,), where there is no `size`.
     """
-    if size and len(size) == 1:
-        size, longest_side = None, size[0]
+    if size is not None and len(size) == 1:
+        longest_side, size = size[0], None
     if image.format in ("JPEG", "MPO"):
         _decode_in_part(image, size, longest_side)
     image = upright(image)
-    size = tuple(size or shrunk((image.height, image.width), longest_side))
-    if size != (image.height, image.width):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    height, width = size or shrunk((image.height, image.width), longest_side)
+    if (height, width) != (image.height, image.width):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.array(image)
 
 

@@ -172,9 +172,10 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     """
     if DATASETS[spec.dataset].layout != OWN:
         return load_places(spec, split).only(queries=[])
-    if split_required and base_of_database(spec.root, split) is None:
+    if split_required and not has_database(spec.root, split):
+        there = "folder" if base_of_database(spec.root, split) is None else "images in"
         raise UserError(
-            f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all images under --root"
+            f"--split={split}: {spec.root} has no {there} {split}/database; drop --split to take all images under --root"
         )
     places, base = read_database(spec.root, split, spec.skip_broken)
     return _without_broken(_images_in(places, split, base, spec.dataset), spec)
@@ -198,9 +199,9 @@ def training_set(spec: PlacesSpec) -> tuple[str, str]:
     if is_plain_folder(spec):
         return spec.root.resolve().name, folder_hash(spec.root)
     if DATASETS[spec.dataset].layout == OWN:
-        places, _ = read_folder(spec.root, "train", spec.skip_broken, positions_required=False)
-    else:
-        places, _, _ = _read_split(spec, "train")
+        found, _ = read_folder(spec.root, "train", spec.skip_broken, positions_required=False)
+        return found.name, found.fingerprint()
+    places, _, _ = _read_split(spec, "train")
     return places.name, places.fingerprint()
 
 

@@ -57,7 +57,7 @@ def _meta(path: Path, loaded: LoadedModel) -> Mapping[str, Any] | None:
     """What is said of an index as a whole; None where there is none."""
     with contextlib.closing(Store(path, loaded.model.dim)) as store:
         state = store.state()
-    return state and state.meta
+    return state.meta if state else None
 
 
 def _beside(loaded: LoadedModel, images: PlaceImages) -> Path:

@@ -64,19 +64,19 @@ class OwnImages:
 
     Attributes:
         batch_size: images at once; 0: as many as memory holds.
-        prepare: brings the model to where it shall describe so many images.
+        prepare: brings a model to where it shall describe so many `images`.
     """
 
     images: PlaceImages
     read: Reading
     batch_size: int | None
-    prepare: Callable[[PlaceModel, int], object]
+    prepare: Callable[..., object]
 
     def learn(self, model: PlaceModel, recipe: "Recipe", path: Path) -> None:
         """Learn clusters, and write them."""
         files, name = self.images.database_files, self.images.places.name
         say(f"no clusters yet: learning {recipe.num_clusters} of {min(len(files), IMAGES)} images of {name} (once)")
-        self.prepare(model, min(len(files), IMAGES))
+        self.prepare(model, images=min(len(files), IMAGES))
         descriptors = sample_local_descriptors(
             model, self.read.of(files), recipe.seed, self.batch_size, name, at_least=recipe.num_clusters
         )
@@ -92,7 +92,7 @@ MODEL_FIELDS = {
 IMAGE_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize", "seed": "seed"}
 
 
-def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, int] | None) -> Recipe:
+def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, ...] | None) -> Recipe:
     """The recipe of centroids for a model.
 
     Args:
@@ -168,7 +168,7 @@ def init_pooling(
     model: PlaceModel,
     where: Path,
     places: PlacesSpec,
-    image_size: tuple[int, int] | None,
+    image_size: tuple[int, ...] | None,
     own: OwnImages | None = None,
 ) -> str:
     """Start a pooling by clusters from the training set's centroids; other poolings have nothing to start.

@@ -80,11 +80,17 @@ def image_routes(app: FastAPI, service: Service) -> None:
         """Places of the database's images, of many a part that covers all of them evenly."""
         return Response(await asyncio.to_thread(map_text), media_type="application/json")
 
+    _listing_route(app, service)
+    _changing_routes(app, service, shown)
+
+
+def _listing_route(app: FastAPI, service: Service) -> None:
+    """Add the route that lists images; their names are sorted once, until others come."""
     sorted_names: tuple[Records | None, list[str]] = (None, [])
 
     def listed(after: str, prefix: str, limit: int) -> ImageList:
         nonlocal sorted_names
-        records, (known, names) = locator.records, sorted_names
+        records, (known, names) = service.locator.records, sorted_names
         if records is not known:
             names = sorted(filter(None, records.names))  # those of removed images are empty
             sorted_names = records, names
@@ -105,8 +111,6 @@ def image_routes(app: FastAPI, service: Service) -> None:
         """The database's images by name, a page at a time."""
         page = await asyncio.to_thread(listed, after, prefix, limit)
         return Response(page.model_dump_json(), media_type="application/json")
-
-    _changing_routes(app, service, shown)
 
 
 def _changing_routes(app: FastAPI, service: Service, shown: dict[str, bytes]) -> None:

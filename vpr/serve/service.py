@@ -108,8 +108,6 @@ class Service:
         """An image as the model wants it. Raises a Problem where it cannot be decoded."""
         self.metrics.decoded.inc()
         settings, size = self.settings, self.locator.read.size
-        if size and len(size) == 1:
-            return await self._decoders.decode(data, Wanted(None, size[0], settings.max_pixels))
         return await self._decoders.decode(data, Wanted(size, settings.longest_side, settings.max_pixels))
 
     async def thumbnail(self, read: Callable[[], bytes], longest_side: int) -> bytes:

@@ -76,7 +76,7 @@ def read_roles(root: Path, database: Path, queries: Path, name: str, skip_broken
 
 
 def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
-    """The database images of a split, or where there is no such split, all images under the folder.
+    """The database images of a split, or where there is no such split or it is empty, all images under the folder.
 
     Positions may be missing: NaN stands for them, and it is said how many there are. `skip_broken` and what is
     returned are as of `read_folder`.
@@ -84,7 +84,7 @@ def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[Fo
     Raises:
         UserError: there are no images, or positions are as `in_one_zone` refuses them.
     """
-    base, name = base_of_database(root, split), root.resolve().name
+    base, name = base_of_database(root, split) if has_database(root, split) else None, root.resolve().name
     found = find_images(role_folder(base / split, DATABASE_FOLDERS) if base else root, skip_broken)
     if not found:
         raise UserError(f"{root} has no images ({USUAL}): name the folder that has with --root")

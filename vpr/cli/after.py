@@ -6,7 +6,6 @@ import shlex
 from vpr.cli.flags import CLUSTER_FLAGS
 from vpr.cli.options import command_line
 from vpr.cli.parser import command
-from vpr.cli.specs import places_spec
 from vpr.data.catalogue import DATASETS, OWN
 
 WITH_A_RUN = {"train": "test --split=test", "whiten": "test", "import": "test", "index": "locate"}
@@ -16,7 +15,8 @@ def next_command(options: argparse.Namespace) -> str:
     """The command that usually comes next; empty where none does."""
     after = WITH_A_RUN.get(options.mode, "")
     if options.mode == "cluster":
-        from vpr.data.places import has_split  # imports NumPy
+        from vpr.cli.specs import places_spec  # these import NumPy
+        from vpr.data.places import has_split
 
         return command_line(options, "train" if has_split(places_spec(options), "train") else "index", CLUSTER_FLAGS)
     if options.mode == "index" and DATASETS[options.dataset].layout == OWN:
