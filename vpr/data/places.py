@@ -175,7 +175,8 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     if split_required and not has_database(spec.root, split):
         there = "folder" if base_of_database(spec.root, split) is None else "images in"
         raise UserError(
-            f"--split={split}: {spec.root} has no {there} {split}/database; drop --split to take all images under --root"
+            f"--split={split}: {spec.root} has no {there} {split}/database; drop --split to take all images under "
+            "--root"
         )
     places, base = read_database(spec.root, split, spec.skip_broken)
     return _without_broken(_images_in(places, split, base, spec.dataset), spec)
