@@ -19,6 +19,11 @@ UNIT, DOCKERFILE, DOCS = (
 )
 
 
+def has_docker():
+    """Whether there is docker, and its service runs."""
+    return bool(shutil.which("docker")) and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
 @pytest.fixture
 def beside_a_model(tmp_path, monkeypatch):
     """A folder with an exported model's card, whose flags alone are read, and images."""
@@ -77,7 +82,7 @@ def test_the_commands_of_the_page_are_ones_that_the_program_takes(beside_a_model
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("docker"), reason="needs docker")
+@pytest.mark.skipif(not has_docker(), reason="needs docker")
 def test_docker_builds_it(tmp_path):
     """Up to the step that wants a model, which is not there."""
     command = ["docker", "build", "-f", DOCKERFILE, "--build-arg", "MODEL=none.onnx", ROOT]

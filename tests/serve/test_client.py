@@ -27,10 +27,10 @@ def test_it_locates_an_image_by_its_file_and_by_its_bytes(client, images):
 def test_parameters_of_several_values_are_sent_as_several(client, images):
     best = client.locate(as_bytes(images[1][4]), "?top=10")[1]["matches"]
     with Client(address(client)) as asking:
-        asked = {"near": f"{best[0]['latitude']},{best[0]['longitude']},45", "where": ["night=yes", "night=yes"]}
-        near = asking.locate(images[1][4], near=asked["near"])["matches"]
-        both = asking.locate(images[1][4], **asked)["matches"]
-    assert 0 < len(both) < len(near) < len(best)
+        near = asking.locate(images[1][4], near=f"{best[0]['latitude']},{best[0]['longitude']},45")["matches"]
+        both = asking.locate(images[1][4], top=10, where=["night=no", "night!=yes"])["matches"]
+        none = asking.locate(images[1][4], top=10, where=["night=no", "night=yes"])["matches"]
+    assert len(near) == 3 and len(both) == 7 and none == []
 
 
 def test_an_error_has_its_status_and_its_code(client, images):

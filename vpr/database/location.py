@@ -25,8 +25,8 @@ def index_file(loaded: LoadedModel, images: PlaceImages, root: Path, size: Seque
 
     Image folders with the same last name get a file each: the second one's name has a hash of the whole path. So do
     models: the second one's name has a hash of what makes its descriptors. A file of the same images in another folder
-    has travelled with them and is taken. One that was edited is kept, whatever model made it: `--mode=index` describes
-    its images anew.
+    has travelled with them and is taken. One with images of other folders, or that was edited, is kept, whatever model
+    made it: `--mode=index` describes its images anew.
 
     Args:
         root: the images' folder.
@@ -40,7 +40,7 @@ def index_file(loaded: LoadedModel, images: PlaceImages, root: Path, size: Seque
     if meta is not None and not _is_of(meta["note"], folder_note(images, root)):
         path = path.with_stem(f"{path.stem}_{folder_hash(root)}")
         meta = _meta(path, loaded)
-    if meta is None or meta.get("edited") or meta["provenance"] == recipe:
+    if meta is None or meta["provenance"] == recipe or meta.get("edited") or _has_others(path, loaded):
         return path
     return path.with_stem(f"{path.stem}_{recipe_hash(recipe)}")
 
@@ -58,6 +58,15 @@ def _meta(path: Path, loaded: LoadedModel) -> Mapping[str, Any] | None:
     with contextlib.closing(Store(path, loaded.model.dim)) as store:
         state = store.state()
     return state.meta if state else None
+
+
+def _has_others(path: Path, loaded: LoadedModel) -> bool:
+    """Whether an index has images of other folders than its own."""
+    with contextlib.closing(Store(path, loaded.model.dim)) as store:
+        state = store.state()
+        return state is not None and any(
+            folder for (folder,) in store.columns(state.generation, ["folder"], 0, state.rows)
+        )
 
 
 def _beside(loaded: LoadedModel, images: PlaceImages) -> Path:
