@@ -25,19 +25,26 @@ environment: $(VENV)/installed
 REQUIREMENTS := requirements.txt $(addprefix requirements-,deploy.txt serve.txt milvus.txt dev.txt)
 
 $(VENV)/installed: $(REQUIREMENTS)
+	@echo "installing into $(VENV): PyTorch with CUDA, ONNX Runtime, OpenVINO and others, several GB, in a minute or some."
+	@echo "Without a GPU 200 MB of PyTorch suffice: $(PYTHON) -m venv $(VENV) and"
+	@echo "$(VENV)/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu   before this."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
 
+# Says how long a command took.
+timed = @begun=$$(date +%s) && echo "$(1)" && $(1) && echo "-- $$(( $$(date +%s) - begun )) s"
+
+# Beside the installation it downloads nothing.
 demo: environment
 	@echo "== 1/4 visual words of the toy city, by a network with random weights"
-	$(MAIN) $(TOY) --mode=cluster
+	$(call timed,$(MAIN) $(TOY) --mode=cluster)
 	@echo "== 2/4 what that network finds untrained"
-	$(MAIN) $(TOY) --mode=test --split=test
+	$(call timed,$(MAIN) $(TOY) --mode=test --split=test)
 	@echo "== 3/4 training"
-	$(MAIN) $(TOY) $(GENTLY) --mode=train
+	$(call timed,$(MAIN) $(TOY) $(GENTLY) --mode=train)
 	@echo "== 4/4 what it finds trained, on streets it has never seen"
-	$(MAIN) --mode=test --resume --split=test
+	$(call timed,$(MAIN) --mode=test --resume --split=test)
 
 # Test files side by side, one on each core.
 ALL_TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=8 --numprocesses=auto --dist=loadfile
@@ -60,11 +67,17 @@ static: environment
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-# The page and the service on the toy city, with the run of `make demo`, which comes first where there is none.
+# The newest run on the toy city, found when it is needed.
+TOY_RUN = $$(dirname "$$(grep -ls '"dataset": "toy"' runs/*/flags.json | tail -1)")
+
+# The page and the service on the toy city, with the run of `make demo`, which comes first where there is none, and how
+# sure its answers are, learnt on the streets of the validation split.
 serve: environment
 	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
-	$(MAIN) --mode=index --resume --split=test --localDescriptors --utmZone=17N
-	$(MAIN) --mode=serve --resume --split=test --utmZone=17N
+	$(MAIN) test --resume=$(TOY_RUN) --split=val --rerank=50 --calibrate --panels=0
+	$(MAIN) index --resume=$(TOY_RUN) --split=test --localDescriptors --utmZone=17N
+	@echo "try an image of toy_city/queries_real/: drop it on the page"
+	$(MAIN) serve --resume=$(TOY_RUN) --split=test --utmZone=17N
 
 docs: environment
 	grep -qs '"dataset": "toy"' runs/*/flags.json || $(MAKE) demo
@@ -81,4 +94,4 @@ check: static
 	$(VENV)/bin/python -m pytest -q -m "not slow" $(QUICK)
 
 clean:
-	rm -rf runs centroids cache toy_city
+	rm -rf runs centroids indexes cache toy_city

@@ -9,7 +9,17 @@ This file only reads the command line and calls the mode; `vpr/` holds the rest.
 
 import sys
 
-from vpr.cli.app import main
+try:
+    from vpr.cli.app import main
+except ModuleNotFoundError as missing:
+    if str(missing.name).partition(".")[0] == "vpr":
+        raise
+    print(
+        f"error: the package {missing.name} is not installed: make environment and . .venv/bin/activate, or "
+        "pip install -r requirements.txt",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())

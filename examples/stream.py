@@ -1,21 +1,22 @@
 """Send the frames of a folder to a server one after the other, as a robot would, and print where it is.
 
-    python main.py --mode=serve --resume=runs/RUN ...        # in another terminal
+    python main.py serve --resume=runs/RUN ...               # in another terminal
     python examples/stream.py http://127.0.0.1:8000 frames/
 
-The standard library suffices: what runs on the robot needs neither PyTorch nor this project.
+What runs on the robot needs the standard library and vpr/client.py alone, which may be copied beside this file.
 """
 
 import argparse
-import http.client
-import json
-import os
 import re
+import sys
 import time
-import urllib.parse
 from pathlib import Path
 
-TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "vpr"))
+
+from client import Client, ServerError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def main() -> None:
@@ -27,31 +28,25 @@ def main() -> None:
     parser.add_argument("frames", type=Path, help="folder")
     parser.add_argument("--near", help="LATITUDE,LONGITUDE,METRES: look no farther off")
     arguments = parser.parse_args()
-
-    frames = sorted(path for path in arguments.frames.iterdir() if path.suffix.lower() in TYPES)
-    server = urllib.parse.urlsplit(arguments.server)
-    secure = server.scheme == "https"
-    connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(server.netloc, timeout=60)
-    query = "?top=1" + (f"&near={urllib.parse.quote(arguments.near, safe=',')}" if arguments.near else "")
-    token = os.environ.get("VPR_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    began = time.perf_counter()
-    for frame in frames:
-        # One connection for all: opening one takes as long as a small network.
-        connection.request(
-            "POST", f"{server.path.rstrip('/')}/locate{query}", frame.read_bytes(),
-            {**headers, "Content-Type": TYPES[frame.suffix.lower()]},
-        )  # fmt: skip
-        response = connection.getresponse()
-        print(f"{frame.name}: {place_in(response.status, json.loads(response.read()))}", flush=True)
+    frames = sorted(path for path in arguments.frames.iterdir() if path.suffix.lower() in ENDINGS)
+    asked = {"top": 1, **({"near": arguments.near} if arguments.near else {})}
+    try:
+        with Client(arguments.server) as client:
+            began = time.perf_counter()
+            for frame in frames:
+                print(f"{frame.name}: {place_of(client, frame, asked)}", flush=True)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {arguments.server}: {error}")
     seconds = time.perf_counter() - began
     print(f"{len(frames)} frames, {len(frames) / seconds:.1f} places per second")
 
 
-def place_in(status: int, answer: dict) -> str:
-    """Where the frame was taken, in words."""
-    if status != 200:
-        return f"error {status}: {answer['error']}"
+def place_of(client: Client, frame: Path, asked: dict) -> str:
+    """Where a frame was taken, in words."""
+    try:
+        answer = client.locate(frame, **asked)
+    except ServerError as error:
+        return str(error)
     if answer["refused"] or not answer["matches"]:
         return "not sure"
     best, sure = answer["matches"][0], answer["confidence"]

@@ -16,6 +16,7 @@ search/       Nearest database descriptors, exact and approximate, by each data 
 serve/        The server: answers over HTTP where images were taken
 training/     Weakly supervised training: mining, losses, steps, state, validation
 api.py        models and databases for other Python code: image files in; descriptors, or where they were taken, out
+client.py     asks a server where images were taken; one file of the standard library alone
 """
 
 from typing import TYPE_CHECKING, Any

@@ -32,7 +32,7 @@ class ImageDescriber(nn.Module):
         dimension: of a descriptor.
     """
 
-    def __init__(self, model: Describer, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(self, model: Describer, image_size: tuple[int, ...] | None = None) -> None:
         """A model on its device, and the (height, width) in pixels of the images it was trained with."""
         super().__init__()
         self.model: Any = model.eval()
@@ -55,7 +55,7 @@ class ImageDescriber(nn.Module):
         return self.model(images.to(self.model.device)).float()
 
     def describe_files(
-        self, files: Sequence[str | Path], image_size: tuple[int, int] | None = None, workers: int = 0
+        self, files: Sequence[str | Path], image_size: tuple[int, ...] | None = None, workers: int = 0
     ) -> np.ndarray:
         """Descriptors float32 [N, dimension] of image files, in their order.
 

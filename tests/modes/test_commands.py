@@ -119,7 +119,8 @@ def cluster(tiny_places, tmp_path):
 
 def test_no_data(cluster, tmp_path, one_line_error):
     wanted = ["pitts30k_train.mat", "missing", "--root", "--dataset=toy"]
-    line = one_line_error([*cluster, f"--root={tmp_path}"], folder=tmp_path)
+    (tmp_path / "empty").mkdir()
+    line = one_line_error([*cluster, f"--root={tmp_path / 'empty'}"], folder=tmp_path)
     assert all(word in line for word in wanted), line
 
 

@@ -10,8 +10,8 @@ from own_images import FP32, draw_split, image_name, names_found
 
 from vpr.common.errors import UserError
 from vpr.common.provenance import write_hdf5
+from vpr.data.layouts.folders import folder_hash
 from vpr.database.faiss_engine import FaissEngine
-from vpr.database.location import folder_hash
 from vpr.database.store.store import Store
 from vpr.database.store.stored_records import StoredColumns, StoredRecords
 

@@ -61,7 +61,7 @@ def test_missed_by_metres(show, made, count):
     assert page.cells() == [cells_of(outcome, names) for outcome in wanted[:200]]
     sorts = {attributes["aria-sort"] for tag, attributes in page.elements if tag == "th" and "aria-sort" in attributes}
     assert sorts == {"none", "ascending"}
-    assert f"Missed ({len(missed):,})" in page.texts["control"]
+    assert f"First hit wrong ({len(missed):,})" in page.texts["control"]
 
 
 def test_second_page_by_name_downwards(show, made):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from vpr.common.errors import UserError
 from vpr.descriptors.local_maps import LARGEST_MAP, SCALE, LocalMaps, joined, quantized, starts_of
-from vpr.retrieval.matching import matches_of, pairs_of, soft_sums, weighted_matches
+from vpr.retrieval.matching import Matches, beyond_chance, matches_of, pairs_of, soft_sums, weighted_matches
 from vpr.retrieval.rerank import local_scores, rerank
 from vpr.retrieval.rules import Reranking
 
@@ -288,3 +288,27 @@ def test_a_changed_byte_is_noticed_when_the_image_is_read():
     with pytest.raises(UserError, match=r"db\.local is damaged \(local descriptors of image 1\)"):
         maps.rows(1)
     assert maps.part(1, 2).bytes_per_image == 16
+
+
+def test_matches_that_every_image_has_are_none_of_this_place():
+    """A point of the query counts where it matches more heavily here than anywhere else, wherever the matches lie."""
+
+    def matches(*triples):
+        query, hit, weights = zip(*triples, strict=True) if triples else ((), (), ())
+        shaped = (np.array(each, np.float32).reshape(-1, 2) for each in (query, hit))
+        return Matches(*shaped, np.array(weights, np.float32))
+
+    frame, sky, door, tree = (0.1, 0.1), (0.5, 0.1), (0.5, 0.9), (0.9, 0.9)
+    here = matches((door, (0.4, 0.8), 0.9), (frame, frame, 0.8), (tree, tree, 0.5), (sky, sky, 0.3))
+    others = [
+        matches((frame, frame, 0.8), (sky, (0.2, 0.2), 0.1)),
+        matches((tree, sky, 0.4), (sky, door, 0.6)),
+        matches(),
+    ]
+    kept = beyond_chance(here, others)
+    assert kept.query_points.tolist() == np.array([door, tree], np.float32).tolist()
+    assert kept.hit_points[0].tolist() == pytest.approx([0.4, 0.8]) and kept.weights.tolist() == pytest.approx(
+        [0.9, 0.5]
+    )
+    assert beyond_chance(here, []).weights.tolist() == here.weights.tolist()
+    assert len(beyond_chance(matches(), others).weights) == 0

@@ -31,7 +31,8 @@ def match(n: int, distance: float) -> dict:
     (easting, northing), (latitude, longitude) = POSITIONS[n], DEGREES[n]
     return {
         "id": str(2**62 + n), "name": NAMES[n], "easting": easting, "northing": northing, "zone": ZONE,
-        "latitude": latitude, "longitude": longitude, "distance": distance, "image": f"/images/{2**62 + n}",
+        "latitude": latitude, "longitude": longitude, "distance": distance, "score": None,
+        "image": f"/images/{2**62 + n}",
     }  # fmt: skip
 
 

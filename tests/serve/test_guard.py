@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 
@@ -25,7 +26,12 @@ def test_a_token_is_wanted_where_there_is_one(shared_locator, images):
             client.headers = headers
             for status, said, told in (client.locate(image), client("GET", "/map"), client("GET", "/metrics"),
                                        client("GET", "/images/1"), client("DELETE", "/images/1")):  # fmt: skip
-                assert status == 401 and list(said) == ["error"] and told["www-authenticate"] == "Bearer"
+                assert (
+                    status == 401
+                    and list(said) == ["error", "code"]
+                    and said["code"] == "token_wanted"
+                    and told["www-authenticate"] == "Bearer"
+                )
             assert client("GET", "/health")[0] == 200
         for client.headers in (RIGHT, {**RIGHT, "host": "places.example.org"}):  # the second as behind a proxy
             assert client.locate(image)[0] == 200
@@ -117,11 +123,11 @@ def test_head_answers_as_get_without_the_body(client, path):
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [("PUT", "/locate", "POST"), ("POST", "/health", "GET, HEAD"), ("POST", "/images/1", "DELETE, GET, HEAD"),
-     ("GET", "/images", "POST"), ("OPTIONS", "/map", "GET, HEAD"), ("DELETE", "/", "GET, HEAD")],
+     ("PUT", "/images", "GET, HEAD, POST"), ("OPTIONS", "/map", "GET, HEAD"), ("DELETE", "/", "GET, HEAD")],
 )  # fmt: skip
 def test_a_method_that_an_address_does_not_take_is_told_which_it_takes(client, method, path, allowed):
     status, said, headers = client(method, path)
-    assert (status, list(said), headers["allow"]) == (405, ["error"], allowed)
+    assert (status, list(said), headers["allow"]) == (405, ["error", "code"], allowed)
 
 
 @pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"])
@@ -139,7 +145,12 @@ def test_who_guesses_tokens_is_sent_away_for_a_while(shared_locator, monkeypatch
         for number in range(3):
             assert client("GET", "/map", headers={"authorization": f"Bearer {number}"})[0] == 401
         status, said, headers = client("GET", "/map", headers=RIGHT)
-        assert status == 429 and list(said) == ["error"] and 1 <= int(headers["retry-after"]) <= 60
+        assert (
+            status == 429
+            and list(said) == ["error", "code"]
+            and said["code"] == "too_many_requests"
+            and 1 <= int(headers["retry-after"]) <= 60
+        )
         assert client("GET", "/health")[0] == 200 and client("GET", "/map")[0] == 401
         others = {**RIGHT, "x-forwarded-for": "203.0.113.9, 192.0.2.7"}  # as its proxy on this machine says
         assert client("GET", "/map", headers=others)[0] == 200
@@ -218,3 +229,72 @@ def test_idle_connections_keep_nobody_out(shared_locator, monkeypatch):
         while client("GET", "/metrics")[0] == 503:
             pass
         assert 'status="503"' not in before and 'status="503"' in client("GET", "/metrics")[1].decode()
+
+
+def test_addresses_begin_with_the_version_or_not(client, images):
+    image = as_bytes(images[1][4])
+    answers = [client("POST", path, image, {"content-type": "image/png"})[1] for path in ("/locate", "/v1/locate")]
+    assert [each["matches"] for each in answers[:1]] == [each["matches"] for each in answers[1:]]
+    assert client("GET", "/v1/health")[0] == 200 and client("GET", "/v1/v1/health")[0] == 404
+    assert client("GET", "/v2/health")[0] == 404 and client("GET", "/v1")[0] == 404
+    assert client("GET", "/openapi.json")[1]["servers"] == [{"url": "/v1"}]
+    number = answers[0]["matches"][0]["id"]
+    assert client("GET", f"/v1/images/{number}")[1] == client("GET", f"/images/{number}")[1]
+
+
+def test_the_version_opens_no_door(shared_locator):
+    with serving(shared_locator, token=TOKEN) as client:
+        assert client("GET", "/v1/map")[0] == 401 and client("GET", "/v1/health")[0] == 200
+
+
+def test_each_answer_has_the_id_of_its_request(client):
+    named = client("GET", "/health", headers={"x-request-id": "robot-7.frame_12"})[2]["x-request-id"]
+    made = [client("GET", path)[2]["x-request-id"] for path in ("/health", "/health", "/nowhere")]
+    odd = client("GET", "/health", headers={"x-request-id": "a b"})[2]["x-request-id"]
+    assert named == "robot-7.frame_12" and odd != "a b" and len({*made, odd}) == 4
+
+
+def test_the_access_log_has_a_line_for_each_request(shared_locator, monkeypatch):
+    lines = []
+    monkeypatch.setattr("vpr.serve.guard.say", lines.append)
+    with serving(shared_locator, access_log=True) as client:
+        client("GET", "/v1/health", headers={"x-request-id": "one"})
+        client("GET", "/nowhere?token=secret")
+    first, second = map(json.loads, lines)
+    assert (first["id"], first["method"], first["path"], first["status"]) == ("one", "GET", "/v1/health", 200)
+    assert (second["path"], second["status"], second["client"]) == ("/nowhere", 404, "127.0.0.1")
+    assert first["ms"] >= 0 and "secret" not in lines[1]
+
+
+def test_a_token_to_read_asks_and_changes_nothing(make_locator, images, tmp_path):
+    reading = {"authorization": "Bearer another long token"}
+    settings = {"token": TOKEN, "read_token": "another long token", "writable": True, "uploads": tmp_path / "added"}
+    with serving(make_locator(), **settings) as client:
+        image, place = as_bytes(images[1][4]), "?name=new.png&latitude=40.4393&longitude=-79.9967"
+        client.headers = reading
+        assert client.locate(image)[0] == 200 and client("GET", "/v1/map")[0] == 200
+        for version in ("", "/v1"):
+            for method, path in (("POST", f"/images{place}"), ("DELETE", "/images/1")):
+                status, said, _ = client(method, f"{version}{path}", image)
+                assert (status, said["code"]) == (403, "read_only")
+        client.headers = RIGHT
+        assert client("POST", f"/images{place}", image, {"content-type": "image/png"})[0] == 201
+
+
+@pytest.mark.parametrize("settings", [{"read_token": "another long token"}, {"token": TOKEN, "read_token": "short"}])
+def test_a_token_to_read_alone_or_a_weak_one_is_refused(settings):
+    with pytest.raises(UserError, match="oken"):
+        Settings(**settings).require_safe()
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_again(shared_locator, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("vpr.serve.guard.monotonic", lambda: clock[0])
+    with serving(shared_locator, rate=2.0) as client:
+        assert [client("GET", "/map")[0] for _ in range(6)] == [200] * 4 + [429] * 2
+        _, said, headers = client("GET", "/map")
+        assert said["code"] == "too_often" and headers["retry-after"] == "1" and client("GET", "/health")[0] == 200
+        clock[0] += 0.5  # one more may come
+        assert [client("GET", "/map")[0] for _ in range(2)] == [200, 429]
+        clock[0] += 60
+        assert [client("GET", "/map")[0] for _ in range(5)] == [200] * 4 + [429]

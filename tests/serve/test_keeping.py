@@ -7,6 +7,7 @@ import urllib.parse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from asking import PNG, as_bytes, form, serving
 from drawing import draw_image, gps
@@ -199,7 +200,7 @@ def test_a_file_system_that_refuses_is_no_failure_of_the_server(writable, new, m
 
     monkeypatch.setattr(Path, "exists", refuses)
     status, said, _ = add(writable, "x.png", new)
-    assert status == 503 and list(said) == ["error"]
+    assert status == 503 and list(said) == ["error", "code"]
 
 
 def test_files_that_were_there_before_stay(writable, images):
@@ -235,7 +236,7 @@ def test_names_that_are_no_plain_ones_are_refused(refusing, new, name):
 )  # fmt: skip
 def test_a_position_is_wanted_that_exists_in_the_databases_zone(refusing, new, position, status):
     found, said, _ = add(refusing, "new.png", new, position)
-    assert found == status and list(said) == ["error"]
+    assert found == status and list(said) == ["error", "code"]
 
 
 def test_damaged_images_are_not_added(refusing, new):
@@ -258,7 +259,7 @@ def test_the_position_may_come_as_degrees_in_the_form_or_in_the_exif(writable, n
 def test_gps_of_a_receiver_without_a_fix_is_none(refusing, tmp_path, degrees):
     image = as_bytes(draw_image(tmp_path / "new.png", (80, 64), 77, gps(*degrees)))
     status, said, _ = add(refusing, "new.png", image, "")
-    assert status == 400 and list(said) == ["error"]
+    assert status == 400 and list(said) == ["error", "code"]
 
 
 def test_degrees_become_metres_of_the_zone_that_is_wanted():
@@ -270,3 +271,15 @@ def test_degrees_become_metres_of_the_zone_that_is_wanted():
     for far in (-60.0, 100.0, 179.0):
         with pytest.raises(ValueError, match="outside"):
             metres_in_zone(40.44, far, "17N")
+
+
+def test_a_database_without_any_positions_takes_images_without_one(make_locator, new, uploads):
+    engine = make_locator().engine
+    unplaced = replace(engine.records, positions=np.full((10, 2), np.nan), zone=None)
+    locator = make_locator(engine=type(engine)(unplaced, engine.descriptors))
+    with serving(locator, writable=True, uploads=uploads) as client:
+        status, told, _ = add(client, "new.png", new, "")
+        assert status == 201 and told["images"] == 11
+        match = best(client, new)
+        assert match["name"] == "new.png" and match["easting"] is None and match["latitude"] is None
+        assert client("GET", "/map")[1]["images"] == 11

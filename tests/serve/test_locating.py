@@ -89,7 +89,7 @@ def test_searches_can_be_limited(client, images):
 )  # fmt: skip
 def test_parameters_that_mean_nothing_are_refused(client, images, query, status):
     found, said, _ = client.locate(as_bytes(images[1][0]), f"?{query}")
-    assert found == status and list(said) == ["error"] and len(said["error"]) < 200
+    assert found == status and list(said) == ["error", "code"] and len(said["error"]) < 200
 
 
 def test_agreement_is_told_for_the_first_match(client, images):

@@ -21,7 +21,18 @@ def operations(api):
 def test_every_operation_has_a_name_an_answer_and_its_errors(api):
     names = [said["operationId"] for said in operations(api).values()]
     assert sorted(names) == sorted(
-        ["locate", "locate_batch", "get_image", "get_map", "add_image", "remove_image", "health", "ready", "metrics"]
+        [
+            "locate",
+            "locate_batch",
+            "get_image",
+            "get_map",
+            "list_images",
+            "add_image",
+            "remove_image",
+            "health",
+            "ready",
+            "metrics",
+        ]
     )
     for said in operations(api).values():
         answers = {status: each.get("content", {}) for status, each in said["responses"].items()}

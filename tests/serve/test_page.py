@@ -148,7 +148,7 @@ def test_by_mouse_on_a_wide_page(driven):
     }
     assert seen["picked"] == {"name": NAMES[3], "tip": NAMES[3], "ring": [120.0, 0.0]}
     assert seen["again"] == f"<b>query</b>.jpg, within 60 m of {NAMES[3]}"
-    assert seen["refused"] == "how sure is unknown: only a part of the images was searched"
+    assert seen["refused"] == "I don't know this place (score unknown)"
     assert seen["error"] == "an image of <b>20 MB</b> at most is wanted"
     assert seen["scheme"] == "dark"
     latitude, longitude = DEGREES[3]

@@ -34,13 +34,13 @@ def test_files_are_sent_once(client):
 @pytest.mark.parametrize("name", ["nothing.js", "..%2fpage.py", "%2e%2e/settings.py", "page.html", ""])
 def test_nothing_else_is_given(client, name):
     status, said, _ = client("GET", f"/assets/{name}")
-    assert status == 404 and said == {"error": "there is nothing at this address"}
+    assert status == 404 and said == {"error": "there is nothing at this address", "code": "not_there"}
 
 
 def test_answers_have_what_the_page_reads(client, images):
     status, answer, _ = client.locate(as_bytes(images[1][4]), "?agreement=true&top=5")
     assert status == 200
-    match = {"id", "name", "image", "easting", "northing", "zone", "latitude", "longitude", "distance"}
+    match = {"id", "name", "image", "easting", "northing", "zone", "latitude", "longitude", "distance", "score"}
     assert set(answer["matches"][0]) == match and len(answer["matches"]) == 5
     assert {"confidence", "confidence_kind", "refused", "model", "images", "timing", "agreement"} <= set(answer)
     assert all(set(line) == {"query", "hit", "weight"} for line in answer["agreement"])

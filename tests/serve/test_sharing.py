@@ -179,7 +179,7 @@ def test_ready_asks_the_engine(counting, monkeypatch):
         assert client("GET", "/ready")[1] == {"status": "ready", "images": 10}
         engine.error = UserError("nobody answers")
         status, said, headers = client("GET", "/ready")
-        assert status == 503 and list(said) == ["error"] and int(headers["retry-after"]) >= 1
+        assert status == 503 and list(said) == ["error", "code"] and int(headers["retry-after"]) >= 1
         assert client("GET", "/health")[0] == 200
         engine.error = None
         assert client("GET", "/ready")[0] == 200

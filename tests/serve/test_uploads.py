@@ -56,7 +56,7 @@ def test_each_error_has_its_status_and_a_sentence(client, images, monkeypatch):
     ]  # fmt: skip
     for number, ((status, said, headers), wanted) in enumerate(asked):
         assert (number, status) == (number, wanted)
-        assert list(said) == ["error"] and 10 < len(said["error"]) < 200 and "\n" not in said["error"]
+        assert list(said) == ["error", "code"] and 10 < len(said["error"]) < 200 and "\n" not in said["error"]
         assert "/" not in said["error"].replace("image/jpeg", "").replace("multipart/form-data", "")
         assert headers["x-content-type-options"] == "nosniff"
     assert still_answers(client, images)

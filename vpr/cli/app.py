@@ -4,6 +4,9 @@ import importlib
 import io
 import sys
 
+from vpr.cli.after import next_command
+from vpr.cli.choice import MODES as FOLDER_MODES
+from vpr.cli.choice import remember
 from vpr.cli.flags import PARALLEL_MODES
 from vpr.cli.options import parse_options
 from vpr.common import processes
@@ -35,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         remedy = "give a smaller --cacheBatchSize or --imageSize, or --device=cpu"
         with processes.process_group(), out_of_memory_says(remedy):
             mode.run(options)
+        if processes.launched_rank() == 0:
+            if options.mode in FOLDER_MODES:
+                remember(options)
+            if following := next_command(options):
+                print(f"next: {following}")
     except UserError as error:
         where = f" in process {rank}" if (rank := processes.launched_rank()) else ""
         print(f"error{where}: {shown(error)}", file=sys.stderr)

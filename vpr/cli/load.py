@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from vpr.cli.flags import CLUSTER_FLAGS
@@ -15,14 +16,21 @@ from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
 from vpr.database.open import Database
 from vpr.models.describer import Describer
+from vpr.models.spec import HUB
 from vpr.runs.model import LoadedModel, WhiteningChoice
 from vpr.runs.stored import load_model
 
 
-def model_of(options: argparse.Namespace, device: Device, whitened: bool = True) -> LoadedModel:
+def model_of(
+    options: argparse.Namespace, device: Device, whitened: bool = True, database: PlaceImages | None = None
+) -> LoadedModel:
     """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
 
-    It comes on the CPU; `device` is that on which it will compute.
+    It comes on the CPU.
+
+    Args:
+        device: that on which it will compute.
+        database: whose images clusters are learnt of where the off-the-shelf model has none.
 
     Raises:
         UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
@@ -30,10 +38,18 @@ def model_of(options: argparse.Namespace, device: Device, whitened: bool = True)
     whitened, choice = whitened and not options.noWhiten, whitening_choice(options, device)
     if options.run:
         return load_model(options.run, options.ckpt, whitened, choice, options.savePath)
-    from vpr.runs.pytorch_model import off_the_shelf
+    if (options.model or "").startswith(HUB):
+        from vpr.models.hub_model import HubModel
 
+        return LoadedModel(HubModel(options.model, options.trustRepo), {"model": options.model}, Path(options.dataPath))
+    from vpr.runs.pytorch_model import OwnImages, off_the_shelf
+
+    own = None
+    if database is not None:
+        prepare = partial(computing, options=options, device=device)
+        own = OwnImages(database, choice.reading, options.cacheBatchSize, prepare)
     with cluster_command(options):
-        return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened)
+        return off_the_shelf(model_spec(options), Path(options.dataPath), choice, whitened, own)
 
 
 def computing(model: Describer, options: argparse.Namespace, device: Device, images: int) -> Describer:

@@ -52,8 +52,9 @@ def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locato
     """
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read = model_of(options, device), reading(options, device)
-    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root))
+    loaded, read = model_of(options, device, database=images), reading(options, device)
+    loaded.model.to_device(device, options.precision)  # its number format tells its index from others
+    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root), read.size)
     computing(loaded.model, options, device, 1 if path.exists() else len(images.database_files))
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)

@@ -9,12 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vpr.cli.choice import of_short_name, own_images, refuse_for_hub, remembered
 from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
-from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, parallel_command, wanted_help
+from vpr.cli.parser import (
+    MODES_WITH_INPUTS,
+    build_parser,
+    command,
+    nearest,
+    parallel_command,
+    wanted_help,
+    with_mode,
+)
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
-from vpr.common.settings import MODEL, RESUMED, RUN, TRAINING
+from vpr.common.settings import MODEL, MODES, RESUMED, RUN, TRAINING
 from vpr.data.catalogue import DATASETS
 from vpr.models.backbones import BACKBONES, entry_of
 from vpr.models.poolings import pooling_entry
@@ -25,6 +34,7 @@ from vpr.runs.stored import is_exported
 Flags = dict[str, Any]  # values by their names in options
 
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")
+USUAL_CHECKPOINT = {"train": "latest"}  # of a run; in other modes best
 NEVER_RESUMED = {
     "cluster": "--mode=cluster always starts anew: drop --resume",
     "compare": "--mode=compare takes runs and files as they are, without --resume: drop the word --resume",
@@ -51,28 +61,39 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
             stored run.
         SystemExit: after --help.
     """
-    text = wanted_help(arguments)
+    words = with_mode(arguments)
+    text = wanted_help(words)
     if text is not None:
         print(text, end="")
         raise SystemExit(0)
-    return settle(vars(build_parser().parse_args(arguments)))
+    return settle(vars(build_parser().parse_args(words)))
 
 
 def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
+    chosen, remark = remembered(typed)
+    typed = {**of_short_name(typed), **chosen, **typed}
     wished = {"inputs": [], **defaults(), **typed}
     mode = wished["mode"]
+    if mode is None:
+        first = wished["inputs"][:1]
+        near = nearest(first[0], MODES) if first else ""
+        raise UserError(
+            f"no mode{near}: begin with one, or add --mode=train; there are {', '.join(MODES)} (see --help)"
+        )
     if wished["inputs"] and mode not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
-    if mode is None:
-        raise UserError("no mode: add --mode=cluster, --mode=train or --mode=test (see --help)")
-    notes = check_typed(mode, typed.keys())
+    notes = [*check_typed(mode, typed.keys()), *([remark] if remark else [])]
     _refuse_pairs(typed)
     given = _settle_model(typed)
     if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):
         notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
-    run = _resumed(wished)
+    run = _resumed(wished, notes)
     stored = _taken_over(run, mode, given) if run else {}
+    refuse_for_hub(given)
+    if own := own_images(given, stored, mode):
+        given["dataset"] = "folder"
+        notes.append(own)
     if run is None:
         _require_normalization(given)
     else:
@@ -117,7 +138,7 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     """Flags of which one would silently undo the other, or have no effect without it."""
-    for first, second in (("pcaDim", "noWhiten"), ("saveDescriptors", "loadDescriptors")):
+    for first, second in (("pcaDim", "noWhiten"), ("imageSize", "longSide"), ("saveDescriptors", "loadDescriptors")):
         if first in typed and second in typed:
             _contradict(f"--{first}={typed[first]}", f"--{second}")
     for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs")):
@@ -179,13 +200,19 @@ def _spelled_as_stored(given: Flags, stored: Flags) -> Flags:
     return given
 
 
-def _resumed(wished: Flags) -> Path | None:
-    """The run or exported file that --resume names."""
+def _resumed(wished: Flags, notes: list[str]) -> Path | None:
+    """The run or exported file that --resume names; a newer run that is passed over is noted."""
     if wished["resume"] is None:
         return None
     if wished["mode"] in NEVER_RESUMED:
         raise UserError(NEVER_RESUMED[wished["mode"]])
-    return newest_run(Path(wished["runsPath"])) if wished["resume"] == "newest" else Path(wished["resume"])
+    if wished["resume"] != "newest":
+        return Path(wished["resume"])
+    runs, which = Path(wished["runsPath"]), wished["ckpt"] or USUAL_CHECKPOINT.get(wished["mode"], "best")
+    run, newest = newest_run(runs, which), newest_run(runs)
+    if run != newest:
+        notes.append(f"{newest} has no model to use ({which}) yet: taking {run}")
+    return run
 
 
 def _taken_over(run: Path, mode: str, given: Flags) -> Flags:
@@ -251,7 +278,7 @@ def _fill_in(merged: Flags, exported: bool = False) -> Flags:
     if not exported:
         spec = ModelSpec.from_flags(filled)
         filled |= {**spec.flags(), "trainFrom": spec.first_trained}
-    filled["ckpt"] = filled["ckpt"] or ("latest" if filled["mode"] == "train" else "best")
+    filled["ckpt"] = filled["ckpt"] or USUAL_CHECKPOINT.get(filled["mode"], "best")
     if filled["lr"] is None:
         filled["lr"] = DATASETS[filled["dataset"]].lr
     if filled["nocuda"]:

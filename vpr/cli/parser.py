@@ -1,16 +1,19 @@
 """The parser of all flags, what --help and --help-all print, and what the program calls itself."""
 
 import argparse
+import difflib
 import re
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vpr.cli.examples import EXAMPLES
 from vpr.cli.flags import MODES, all_flags, names
 from vpr.common.errors import UserError
 from vpr.common.settings import Flag
 
+MANY = len(MODES)
 MODES_WITH_INPUTS = ("compare", "locate", "import")
 
 
@@ -38,7 +41,21 @@ class OneLineParser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+        unknown = message.removeprefix("unrecognized arguments: ")
+        near = nearest(unknown.partition("=")[0], self._option_string_actions) if unknown != message else ""
+        raise UserError(f"{message}{near}; see --help")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question whether the word that is most like a mistyped one was meant; empty where none is like it."""
+    found = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def with_mode(arguments: list[str] | None) -> list[str]:
+    """The words of a command line, of which the first may be a mode: locate for --mode=locate."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return [f"--mode={words[0]}", *words[1:]] if words and words[0] in MODES else list(words)
 
 
 def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
@@ -49,7 +66,7 @@ def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
     """
     parser = OneLineParser(
         prog=program(),
-        usage=f"{program()} --mode=MODE [flags] [INPUT ...]",
+        usage=f"{program()} MODE [flags] [INPUT ...]",
         description="NetVLAD for visual place recognition: run --mode=cluster, then train, then test.",
         argument_default=argparse.SUPPRESS,
     )
@@ -61,7 +78,12 @@ def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", default=argparse.SUPPRESS, help=help_of("inputs", inputs))
     parser.add_argument("-h", "--help", action="help", help="the modes; with --mode=MODE, the flags that it reads")
     parser.add_argument("--help-all", action="help", help="all flags of all modes")
-    titles = dict.fromkeys(flag.group for flag in all_flags().values())
+    # What few modes read is what they are about.
+    titles = {flag.group: MANY for flag in all_flags().values()}
+    for name, flag in all_flags().items():
+        if shown is not None and name in shown:
+            titles[flag.group] = min(titles[flag.group], len(flag.modes))
+    titles = dict(sorted(titles.items(), key=lambda one: one[1]))
     groups = {title: parser.add_argument_group(title) for title in titles}
     for name, flag in all_flags().items():
         groups[flag.group].add_argument(f"--{flag.name}", help=help_of(name, _help_line(flag)), **_reading(flag))
@@ -95,7 +117,7 @@ def _help_line(flag: Flag) -> str:
     return f"{flag.help} (default: {shown})"
 
 
-def wanted_help(arguments: list[str] | None) -> str | None:
+def wanted_help(arguments: list[str]) -> str | None:
     """The help that a command line asks for, or None if it asks for none.
 
     It lists all flags, those that a mode reads, or without a mode those that most modes read.
@@ -116,8 +138,10 @@ def wanted_help(arguments: list[str] | None) -> str | None:
     inputs = {"inputs"} if mode in MODES_WITH_INPUTS else set()
     parser = build_parser(inputs | {*names(lambda flag: mode in flag.modes if mode else flag.common)})
     if mode:
-        parser.usage = f"{program()} --mode={mode} [flags]{' INPUT ...' if inputs else ''}"
-        parser.description = f"--mode={mode}: {MODES[mode]}"
+        parser.usage = f"{program()} {mode} [flags]{' INPUT ...' if inputs else ''}"
+        parser.description = f"{mode}: {MODES[mode]}"
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = "\n".join(["examples:", *(f"  {line.format(command())}" for line in EXAMPLES[mode])])
     else:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         modes = "\n".join(f"  {each:<8} {line}" for each, line in MODES.items())

@@ -24,7 +24,7 @@ from vpr.common.settings import (
 )
 from vpr.data.catalogue import DATASETS, splits_of
 from vpr.database.engines import engine_address
-from vpr.models.spec import DEFAULT_SEED
+from vpr.models.spec import DEFAULT_SEED, HUB
 
 LOCAL_DIM = 64  # vpr/models/local_projection.py, which imports NumPy
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in splits_of(dataset)))
@@ -47,6 +47,21 @@ def filter_reader(name: str) -> Callable[[str], Any]:
 def engine(text: str) -> str:
     """Reads faiss, milvus:FILE.db or milvus:http://HOST:PORT."""
     engine_address(text)
+    return text
+
+
+# Models by a short name: flags, of which those that are typed win.
+SHORT_NAMES: dict[str, dict[str, Any]] = {
+    "classic": {"arch": "vgg16"},  # the paper's
+    "fast": {"arch": "tf_efficientnet_lite0", "cut": 16},  # a tenth of VGG16's time and a twentieth of its bytes
+    "small": {"arch": "tf_efficientnet_lite0", "cut": 8},  # 0.3 MB
+}
+
+
+def model_name(text: str) -> str:
+    """Reads a short name of a model, or hub:WHERE:ENTRY."""
+    if text not in SHORT_NAMES and not text.startswith(HUB):
+        raise ValueError(f"found {text!r}, wanted one of {', '.join(SHORT_NAMES)}, or hub:OWNER/REPOSITORY:ENTRY")
     return text
 
 
@@ -73,6 +88,9 @@ class Command:
     imageSize: tuple[int, int] | None = _machine(None, "resize every image to this height and width in pixels "
         "(default: the image's own size)", modes=all_but("spec"), type=count, nargs=2, metavar=("H", "W"),
         kept=TRAINING, on_card=True, clusters=True, common=True)
+    longSide: int | None = _machine(None, "shrink larger images to so many pixels of their longer side, in their own "
+        "proportions", modes=all_but("spec"), type=count, metavar="N", kept=TRAINING, on_card=True, clusters=True,
+        added=True)
     cacheBatchSize: int | None = _machine(None, "images described at once; 0: as many as memory holds (default: on a "
         "processor as many as are fast, at most 24; else 24)",
         modes=all_but("export", "spec"), type=whole, kept=RESUMED, tolerated=True, alters=True)
@@ -104,6 +122,12 @@ class Command:
     cachePath: str = _machine(  # a pruned run has no frozen layers
         "cache", "folder of the trunk cache", modes=("train",), kept=RESUMED, tolerated=True)
 
+    model: str | None = flag(None, "a model by a short name, beside which typed flags win. classic: VGG16 as in the "
+        "paper; fast: Lite0 of EfficientNet at stride 16; small: at stride 8; hub:OWNER/REPOSITORY:ENTRY: a "
+        "model of another project, of one descriptor an image", group="model",
+        modes=all_but("spec", "import"), type=model_name, metavar="NAME", common=True)
+    trustRepo: bool = flag(False, "let --model=hub:... run the code of that repository on this machine", group="model",
+        modes=SEARCHING)
     fromscratch: bool = flag(False, "random weights, all layers trained; the same as --weights=none", group="model",
         modes=all_but("spec", "import"), kept=MODEL, clusters=True, tolerated=True)
     start_epoch: int = flag(0, "epochs counted as done at the start", name="start-epoch", group="train",

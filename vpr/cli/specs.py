@@ -43,7 +43,7 @@ def max_pixels(options: argparse.Namespace) -> int:
 
 def reading(options: argparse.Namespace, device: Device) -> Reading:
     """How the flags want images read, for a model on `device`."""
-    size = options.imageSize and tuple(options.imageSize)
+    size = (options.longSide,) if options.longSide else options.imageSize and tuple(options.imageSize)
     return Reading(size, options.threads, device, max_pixels(options))
 
 

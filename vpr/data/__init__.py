@@ -7,6 +7,7 @@ frames.py       Frames: images that are consecutive frames, found from folders a
 image_files.py  Which files of a folder are images: by their ending, and those without one by their first bytes
 images.py       One image file -> RGB: decoding, EXIF orientation, resizing
 names.py        names that are the same but for Unicode's form, slashes or blanks
+own_folders.py  Folders of own images that nobody has sorted into splits: what in them serves, and how they are told
 places.py       Stage 1, places: which spec belongs to a dataset's split, and where its images lie
 protocol.py     The protocol label: what a recall was measured on and by which rule, in one line that travels with it
 reader.py       Many image files -> batches by size, decoded ahead of the model by threads or processes

@@ -78,6 +78,12 @@ def find_images(folder: Path, skip_broken: bool = False) -> list[Path]:
     return found.images
 
 
+def holds_an_image(folder: Path) -> bool:
+    """Whether there is an image under a folder, by its ending; stops at the first."""
+    files = (name for _, _, names in os.walk(folder) for name in names if name[0] != ".")
+    return any(ending_of(Path(name)) in ENDINGS for name in files)
+
+
 def look_through(folder: Path) -> Found:
     """What there is under a folder and its linked sub-folders.
 

@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -231,7 +231,7 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
 
 
 def decode(
-    path: Path, size: tuple[int, int] | None = None, longest_side: int | None = None, max_pixels: int = MAX_PIXELS
+    path: Path, size: Sequence[int] | None = None, longest_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
     """Read an image as uint8 [3, H, W], channels last in memory; arguments as of `sized_pixels` and `read_image`.
 
@@ -241,25 +241,26 @@ def decode(
     return with_image(path, lambda image: sized_pixels(image, size, longest_side), max_pixels).transpose(2, 0, 1)
 
 
-def sized_pixels(
-    image: Image.Image, size: tuple[int, int] | None = None, longest_side: int | None = None
-) -> np.ndarray:
+def sized_pixels(image: Image.Image, size: Sequence[int] | None = None, longest_side: int | None = None) -> np.ndarray:
     """The pixels of an opened image once upright, uint8 [H, W, 3].
 
     Args:
-        size: (height, width) in pixels to resize to; None keeps the image's own.
-        longest_side: pixels, to which a larger image is shrunk where there is no `size`.
+        size: (height, width) in pixels to resize to, or (longest side,) to which a larger image is shrunk; None keeps
+            the image's own.
+        longest_side: of (longest side,), where there is no `size`.
     """
+    if size is not None and len(size) == 1:
+        longest_side, size = size[0], None
     if image.format in ("JPEG", "MPO"):
         _decode_in_part(image, size, longest_side)
     image = upright(image)
-    size = size or shrunk((image.height, image.width), longest_side)
-    if size != (image.height, image.width):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    height, width = size or shrunk((image.height, image.width), longest_side)
+    if (height, width) != (image.height, image.width):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.array(image)
 
 
-def _decode_in_part(image: Image.Image, size: tuple[int, int] | None, longest_side: int | None) -> None:
+def _decode_in_part(image: Image.Image, size: Sequence[int] | None, longest_side: int | None) -> None:
     """Have a large JPEG decoded at a half, a quarter or an eighth, the smallest that is twice what is wanted.
 
     The decoder then averages pixels as resizing would, in less than half the time; values differ by 3 of 255 at most

@@ -12,7 +12,15 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, QUERIES_IN_DATABASE, Dataset
-from vpr.data.layouts.folders import base_of_database, base_of_split, queries_wanted, read_database, read_folder
+from vpr.data.layouts.folders import (
+    base_of_database,
+    base_of_split,
+    folder_hash,
+    has_database,
+    queries_wanted,
+    read_database,
+    read_folder,
+)
 from vpr.data.layouts.readers import has_layout, read_layout
 from vpr.data.layouts.spec_files import find_files, listing, queries_are_database_images
 from vpr.data.reader import ImageReader, Reading, decodable
@@ -164,9 +172,11 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     """
     if DATASETS[spec.dataset].layout != OWN:
         return load_places(spec, split).only(queries=[])
-    if split_required and base_of_database(spec.root, split) is None:
+    if split_required and not has_database(spec.root, split):
+        there = "folder" if base_of_database(spec.root, split) is None else "images in"
         raise UserError(
-            f"--split={split}: {spec.root} has no folder {split}/database; drop --split to take all images under --root"
+            f"--split={split}: {spec.root} has no {there} {split}/database; drop --split to take all images under "
+            "--root"
         )
     places, base = read_database(spec.root, split, spec.skip_broken)
     return _without_broken(_images_in(places, split, base, spec.dataset), spec)
@@ -183,9 +193,22 @@ def has_split(spec: PlacesSpec, split: str) -> bool:
 
 
 def training_set(spec: PlacesSpec) -> tuple[str, str]:
-    """Name and hash of the places of the training split, without looking for the images of a spec."""
+    """Name and hash of the places of the training split, without looking for the images of a spec.
+
+    Of a folder of own images without such a split they are the folder's own: it may get more images.
+    """
+    if is_plain_folder(spec):
+        return spec.root.resolve().name, folder_hash(spec.root)
+    if DATASETS[spec.dataset].layout == OWN:
+        found, _ = read_folder(spec.root, "train", spec.skip_broken, positions_required=False)
+        return found.name, found.fingerprint()
     places, _, _ = _read_split(spec, "train")
     return places.name, places.fingerprint()
+
+
+def is_plain_folder(spec: PlacesSpec) -> bool:
+    """Whether places are a folder of own images that has no training split."""
+    return DATASETS[spec.dataset].layout == OWN and not has_database(spec.root, "train")
 
 
 def require_queries(images: PlaceImages) -> None:

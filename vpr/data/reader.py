@@ -178,20 +178,29 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read, as of `ImageReader`; larger ones than `max_pixels` are refused."""
+    """How images are read, as of `ImageReader`; larger ones than `max_pixels` are refused.
 
-    size: tuple[int, int] | None = None
+    Attributes:
+        size: also (longest side,), to which larger images are shrunk in their own proportions.
+    """
+
+    size: tuple[int, ...] | None = None
     workers: int = 0
     device: Device = CPU
     max_pixels: int = MAX_PIXELS
 
     def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> ImageReader:
         """A reader of image files."""
+        if self.size and len(self.size) == 1:
+            longest_sides = dict.fromkeys(range(len(files)), self.size[0])
+            return ImageReader(files, None, self.workers, self.device, longest_sides, self.max_pixels)
         return ImageReader(files, self.size, self.workers, self.device, longest_sides or {}, self.max_pixels)
 
 
 def size_text(size: Sequence[int] | None) -> str:
-    """How stored files write the size that images were resized to: `H W` in pixels, or own."""
+    """How stored files write the size that images were resized to: `H W` or `longest N` in pixels, or own."""
+    if size and len(size) == 1:
+        return f"longest {size[0]}"
     return " ".join(map(str, size)) if size else "own"
 
 

@@ -95,6 +95,9 @@ def folder_to_add(folder: Path, base: Path, skip_broken: bool = False) -> Folder
     Raises:
         UserError: there are none, or positions are as `in_one_zone` refuses them.
     """
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"--add: {folder} {found}: name a folder of images")
     files = find_images(folder, skip_broken)
     if not files:
         raise UserError(f"--add: {folder} has no images ({USUAL}): name another folder")

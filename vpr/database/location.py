@@ -1,52 +1,80 @@
 """Where the index of a folder's images lies beside a model, and what an index of an earlier version there has."""
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.common.provenance import files_digest, open_hdf5
+from vpr.common.provenance import files_digest, open_hdf5, recipe_hash
+from vpr.data.layouts.folders import folder_hash
 from vpr.data.places import PlaceImages
 from vpr.database.records import Records
 from vpr.database.store.store import Store
 from vpr.database.store.table import rows_of
+from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.model import LoadedModel
 
+CENTROIDS, INDEXES = "centroids", "indexes"  # folders
 
-def index_file(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
-    """Where the index of a split's database lies or shall lie, beside the model.
 
-    Image folders with the same last name get a file each: the second one's name has a hash of the whole path. A
-    file of the same images in another folder has travelled with them and is taken.
+def index_file(loaded: LoadedModel, images: PlaceImages, root: Path, size: Sequence[int] | None = None) -> Path:
+    """Where the index of a split's database by a model lies or shall lie: beside the model, or in indexes/.
+
+    Image folders with the same last name get a file each: the second one's name has a hash of the whole path. So do
+    models: the second one's name has a hash of what makes its descriptors. A file of the same images in another folder
+    has travelled with them and is taken. One with images of other folders, or that was edited, is kept, whatever model
+    made it: `--mode=index` describes its images anew.
 
     Args:
         root: the images' folder.
+        size: of images, height and width in pixels; None: their own.
 
     Raises:
         UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
     """
-    path = _beside(loaded, images)
-    with contextlib.closing(Store(path, loaded.model.dim)) as store:
-        state = store.state()
-    if state is None or _is_of(state.meta["note"], folder_note(images, root)):
+    path, recipe = _beside(loaded, images), model_recipe(loaded.model, size)
+    meta = _meta(path, loaded)
+    if meta is not None and not _is_of(meta["note"], folder_note(images, root)):
+        path = path.with_stem(f"{path.stem}_{folder_hash(root)}")
+        meta = _meta(path, loaded)
+    if meta is None or meta["provenance"] == recipe or meta.get("edited") or _has_others(path, loaded):
         return path
-    return path.with_stem(f"{path.stem}_{folder_hash(root)}")
+    return path.with_stem(f"{path.stem}_{recipe_hash(recipe)}")
 
 
-def file_to_write(loaded: LoadedModel, images: PlaceImages, root: Path) -> Path:
+def file_to_write(loaded: LoadedModel, images: PlaceImages, root: Path, size: Sequence[int] | None = None) -> Path:
     """As `index_file`, to write an index; a damaged one will be moved out of the way."""
     try:
-        return index_file(loaded, images, root)
+        return index_file(loaded, images, root, size)
     except UserError:
         return _beside(loaded, images)
 
 
+def _meta(path: Path, loaded: LoadedModel) -> Mapping[str, Any] | None:
+    """What is said of an index as a whole; None where there is none."""
+    with contextlib.closing(Store(path, loaded.model.dim)) as store:
+        state = store.state()
+    return state.meta if state else None
+
+
+def _has_others(path: Path, loaded: LoadedModel) -> bool:
+    """Whether an index has images of other folders than its own."""
+    with contextlib.closing(Store(path, loaded.model.dim)) as store:
+        state = store.state()
+        return state is not None and any(
+            folder for (folder,) in store.columns(state.generation, ["folder"], 0, state.rows)
+        )
+
+
 def _beside(loaded: LoadedModel, images: PlaceImages) -> Path:
-    return loaded.folder / f"database_{images.places.name}.sqlite"
+    """The off-the-shelf model lies nowhere: its index is beside the folder of clusters, unless it was made in there."""
+    name = f"database_{images.places.name}.sqlite"
+    there = loaded.folder / name
+    usual = loaded.results is None and loaded.folder.name == CENTROIDS
+    return there.parent.with_name(INDEXES) / name if usual and not there.exists() else there
 
 
 def store_path(path: Path) -> Path:
@@ -62,11 +90,6 @@ def folder_note(images: PlaceImages, root: Path) -> dict[str, str]:
         "files_hash": files_digest(images.places.database_names, images.database_files),
         "folder_hash": folder_hash(root),
     }
-
-
-def folder_hash(root: Path) -> str:
-    """A short hash of where a folder lies."""
-    return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
 
 
 def _is_of(found: Mapping[str, Any], note: Mapping[str, str]) -> bool:

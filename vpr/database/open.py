@@ -12,6 +12,7 @@ import numpy as np
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.data.layouts.folders import folder_hash
 from vpr.data.names import plain
 from vpr.data.places import PlaceImages
 from vpr.data.reader import Reading
@@ -21,7 +22,7 @@ from vpr.database.engine import Engine, Source, WantedIndex
 from vpr.database.engine_recall import say_recall
 from vpr.database.engines import ENGINES, EngineAddress
 from vpr.database.folder import FolderNow, content_hashes, stamps
-from vpr.database.location import folder_hash, folder_note, store_path
+from vpr.database.location import folder_note, store_path
 from vpr.database.synchronise import Describing, find_changes, in_parts, synchronise
 from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.local_projection import projection_for

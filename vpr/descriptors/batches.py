@@ -12,7 +12,6 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes, free_gpu_bytes, out_of_memory_says
 from vpr.common.progress import Progress, say
-from vpr.data.images import image_size
 from vpr.data.reader import ImageReader, SizeGroup, in_batches
 from vpr.models.describer import Describer
 
@@ -132,7 +131,7 @@ def _batch_size(model: Describer, source: Source, wanted: int | None) -> int:
         return automatic_batch_size(model, source)
     if model.device.type != "cpu" or not isinstance(source, ImageReader):
         return USUAL_BATCH
-    each = model.bytes_per_image(*(source.size or image_size(source.files[0]))) if source.files else None
+    each = model.bytes_per_image(*source.image_size(0)) if source.files else None
     return USUAL_BATCH if each is None else max(1, min(USUAL_BATCH, USUAL_BATCH_BYTES_CPU // each))
 
 
@@ -143,7 +142,7 @@ def automatic_batch_size(model: Describer, source: Source) -> int:
     """
     if not isinstance(source, ImageReader):  # frozen features are small
         return 64
-    height, width = source.size or image_size(source.files[0])
+    height, width = source.image_size(0)
     each = model.bytes_per_image(height, width)
     if each is None:
         return AUTOMATIC_BATCH_OF_UNKNOWN

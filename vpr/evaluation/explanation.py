@@ -59,7 +59,7 @@ def explain(
     model: Describer,
     query_file: Path,
     match_file: Path,
-    size: tuple[int, int] | None,
+    size: tuple[int, ...] | None,
     device: Device,
     query_longest_side: int | None = None,
 ) -> list[Explanation]:

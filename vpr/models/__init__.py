@@ -7,6 +7,7 @@ card.py              what an exported model says of itself, stored inside the ON
 describer.py         what the rest asks of a model, whether PyTorch or ONNX Runtime runs it
 engines.py           inference engines: who computes a backbone where no gradients are wanted (--backend)
 flops.py             arithmetic and memory of a network on one image, from shapes
+hub_model.py         descriptor models of others, by torch.hub (--model=hub:...)
 local_projection.py  what projects local descriptors to the dimensions that tell them apart
 nnpack.py            convolutions in float32 by NNPACK or by PyTorch, whichever is faster
 normalization.py     what a backbone expects of its input

@@ -11,6 +11,7 @@ from vpr.common.settings import MODEL, TRAINING, all_but, count, flag, flags_in,
 from vpr.models.backbones import BACKBONES, FACETS, entry_of
 
 DEFAULT_SEED = 123
+HUB = "hub:"  # before the name of a model of torch.hub
 
 
 def backbone_name(text: str) -> str:

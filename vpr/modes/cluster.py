@@ -8,7 +8,8 @@ from vpr.common import processes
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import load_places, training_set
+from vpr.data.own_folders import vocabulary_images
+from vpr.data.places import training_set
 from vpr.descriptors.vocabulary import IMAGES, cluster, sample_local_descriptors
 from vpr.models.place_model import build_model
 from vpr.models.poolings import POOLINGS
@@ -22,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     say(device_line(device))
     places, read = places_spec(options), reading(options, device)
-    images = load_places(places, "train")
+    images = vocabulary_images(places)
     model = build_model(model_spec(options)).to_device(device, options.precision)
     model.infer_by(options.backend, min(IMAGES, len(images.database_files)))
     recipe = recipe_for(model, *training_set(places), read.size)

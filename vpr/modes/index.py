@@ -24,10 +24,11 @@ def run(options: argparse.Namespace) -> None:
     hloc.check(images, places.root)
     device = choose_device(options.device)
     say(device_line(device))
-    loaded = model_of(options, device)
+    loaded = model_of(options, device, database=images)
     computing(loaded.model, options, device, len(images.database_files))
-    path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root)
-    database = database_of(options, loaded, images, reading(options, device))
+    read = reading(options, device)
+    path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root, read.size)
+    database = database_of(options, loaded, images, read)
     local_dim = options.localDim if options.localDescriptors else 0
     wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
     if options.add or options.remove:

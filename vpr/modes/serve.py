@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 INSTALL = "python -m pip install -r requirements-serve.txt"
 SENT_MEGAPIXELS = 50.0  # of an image that is sent, at most
-TOKEN = "VPR_TOKEN"  # in the environment
+TOKEN, READ_TOKEN = "VPR_TOKEN", "VPR_READ_TOKEN"  # in the environment
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
     images = load_database(places, options.split, split_required="split" in options.given)
     device = choose_device(options.device)
     say(device_line(device))
-    loaded, read = model_of(options, device), reading(options, device)
+    loaded, read = model_of(options, device, database=images), reading(options, device)
     model = computing(loaded.model, options, device, len(images.database_files))
-    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root)
+    path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root, read.size)
     settings = _settings(options, path, images.database_files)
     settings.require_safe()  # before the database is described
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
@@ -68,9 +68,12 @@ def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path])
         host=options.host,
         port=options.port,
         token=token_of(options.token),
+        read_token=token_of(options.readToken, READ_TOKEN, "--readToken"),
+        rate=options.rate,
         writable=options.writable,
         uploads=path.with_name(f"{path.stem}_added") if options.writable else None,
         tiles=options.tiles,
+        access_log=options.accessLog,
         batch_wait=options.batchWait,
         queue=options.queue,
         max_megabytes=options.maxMegabytes,
@@ -80,19 +83,19 @@ def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path])
     )
 
 
-def token_of(named: str | None) -> str | None:
-    """The word that clients have to send: from a file, or from the environment; None: none.
+def token_of(named: str | None, variable: str = TOKEN, flag: str = "--token") -> str | None:
+    """The word that clients have to send: from a file, or from a variable of the environment; None: none.
 
     Raises a UserError where the file cannot be read, or is empty.
     """
     if named is None:
-        return os.environ.get(TOKEN) or None
+        return os.environ.get(variable) or None
     try:
         token = Path(named).read_text(encoding="utf-8").strip()
         if os.name == "posix" and Path(named).stat().st_mode & 0o044:
-            say(f"--token: {named} can be read by other users of this machine: chmod 600 {named}")
+            say(f"{flag}: {named} can be read by other users of this machine: chmod 600 {named}")
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--token: {named} cannot be read ({error}): name a file that holds the word alone") from error
+        raise UserError(f"{flag}: {named} cannot be read ({error}): name a file that holds the word alone") from error
     if not token:
-        raise UserError(f"--token: {named} is empty: write a word of 8 characters and more into it")
+        raise UserError(f"{flag}: {named} is empty: write a word of 8 characters and more into it")
     return token

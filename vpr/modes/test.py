@@ -102,8 +102,7 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
     judged = subject.judged(answers)
     evaluation = replace(evaluation, certainty=judged.certainty.figures())
     results = [*(each for each, _ in measured[:-1]), evaluation]
-    result = "\n\n".join(each.lines() for each in results)
-    say(f"{result}\n{judged.certainty.lines()}")  # before anything is written, which may fail
+    result = "\n\n".join([judged.certainty.lines(), *(each.lines() for each in results)])
     folder, source = results_folder(loaded, options), loaded.source
     if descriptors.made_by:  # no result of the model
         folder, source = Path(options.runsPath), {"descriptors": options.loadDescriptors}
@@ -125,8 +124,7 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
             index = build_index(options.index, descriptors.database, options.seed, options.nprobe)
             # Its hits as it orders them: no engine measures them anew here.
             approximate = measure_index(descriptors, images, results[0], first.positives, options.index, index)
-            result = f"{approximate.lines()}\n{lost_line(exact, approximate)}"
-            say(result)
+            result += f"\n\n{approximate.lines()}\n{lost_line(exact, approximate)}"
             record(folder / RESULTS_FILE, approximate, source)
             if options.calibrate and not (subject.ask.sequence or subject.ask.exclusion or looks_at_all(index)):
                 _calibrate(subject, index)
@@ -137,7 +135,7 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
             write_results, lambda: _keep(judged, loaded), lambda: write_hloc_files(*interchange), draw, search_by_index
         )
     finally:
-        say(result)  # once more, as the last line
+        say(result)  # last, and also where something could not be written
 
 
 def measure_all(subject: Subject) -> list[tuple[Evaluation, QueryResults]]:

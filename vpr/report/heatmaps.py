@@ -22,7 +22,7 @@ def explain_pair(
     model: Describer,
     query_file: Path,
     match_file: Path,
-    size: tuple[int, int] | None,
+    size: tuple[int, ...] | None,
     device: Device,
     query_longest_side: int | None = None,
 ) -> Image.Image:

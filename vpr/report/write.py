@@ -132,7 +132,7 @@ def _matches(images: PlaceImages, outcome: Outcome, compare: Compare) -> Image:
     return picture_of_matches(*files, compare(outcome.query, hit.image), RIGHT if hit.right else WRONG, lines)
 
 
-def explainer(model: Describer, images: PlaceImages, size: tuple[int, int] | None) -> Explain:
+def explainer(model: Describer, images: PlaceImages, size: tuple[int, ...] | None) -> Explain:
     """Draws where a model looks in a query and its first hit, resized to `size` (height, width) unless that is None."""
     from vpr.report.heatmaps import explain_pair
 

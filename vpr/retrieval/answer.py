@@ -19,6 +19,7 @@ class Match:
         distance: of the descriptors, 0 to 2; None where the index knows none.
         easting, northing: UTM metres; None where unknown.
         zone, latitude, longitude: None where the UTM zone is unknown.
+        score: by which re-ranking or sequences order the matches, the greater the better; None where distances do.
     """
 
     name: str
@@ -28,10 +29,15 @@ class Match:
     zone: str | None
     latitude: float | None
     longitude: float | None
+    score: float | None = None
 
     def distance_text(self) -> str:
         """Its distance in words."""
         return "unknown" if self.distance is None else f"{self.distance:.3f}"
+
+    def score_text(self) -> str:
+        """Its score in words; empty where it has none."""
+        return "" if self.score is None else f"score {self.score:.3f}  "
 
     def position_text(self) -> str:
         """Where it was taken, in words."""
@@ -74,7 +80,7 @@ class Answer:
     def lines(self, image: str) -> str:
         """A small table of the matches of an image."""
         rows = [
-            f"  {rank:>2}  distance {match.distance_text()}  {match.position_text()}  {match.name}"
+            f"  {rank:>2}  {match.score_text()}distance {match.distance_text()}  {match.position_text()}  {match.name}"
             for rank, match in enumerate(self.matches, start=1)
         ]
         return "\n".join([f"{image}: {self.sure}", *rows])
@@ -87,11 +93,12 @@ class Answer:
         }  # fmt: skip
 
 
-def match_of(name: str, distance: float, position: np.ndarray, zone: str | None) -> Match:
-    """A database image as a match: distance of the descriptors and position [2], UTM metres, NaN where unknown."""
-    known = None if np.isnan(distance) else float(distance)
+def match_of(name: str, distance: float, position: np.ndarray, zone: str | None, score: float = np.nan) -> Match:
+    """A database image as a match: distance of the descriptors and position [2], UTM metres, and what orders the
+    matches; NaN where unknown."""
+    known, ordering = (None if np.isnan(value) else float(value) for value in (distance, score))
     if not np.isfinite(position).all():
-        return Match(name, known, None, None, None, None, None)
+        return Match(name, known, None, None, None, None, None, ordering)
     easting, northing = map(float, position)
     latitude, longitude = to_degrees(easting, northing, zone) if zone else (None, None)
-    return Match(name, known, easting, northing, zone, latitude, longitude)
+    return Match(name, known, easting, northing, zone, latitude, longitude, ordering)

@@ -23,6 +23,7 @@ LIMITED = (
     "unknown, since only a part of the database was searched: how sure a match is shows against all other places; "
     "search without near, box and where"
 )
+UNPLACED = "unknown, since no position of the first match is known: no match can be told to be of another place"
 
 # The names of the features, in the order of the columns, and what each is.
 FEATURES = {
@@ -54,6 +55,13 @@ class Answers:
     agreeing: np.ndarray | None = None
     sequence: np.ndarray | None = None
     frames: np.ndarray | None = None
+
+    def ordering(self, row: int) -> np.ndarray:
+        """What orders the hits of a query, [c], NaN where their distances do."""
+        values, scores = np.full(self.found.shape[1], np.nan), self.sequence if self.scores is None else self.scores
+        if scores is not None:
+            values[: scores.shape[1]] = scores[row]
+        return values
 
     def only(self, rows: np.ndarray) -> "Answers":
         """Some of them, by index."""
@@ -107,6 +115,14 @@ def hits_elsewhere(found: np.ndarray, positions: np.ndarray) -> np.ndarray:
     elsewhere = ~(metres <= ELSEWHERE) & (found >= 0)
     elsewhere[:, 0] = False
     return elsewhere
+
+
+def first_is_placed(answers: Answers) -> np.ndarray:
+    """Whether the position of each answer's first hit is known, bool [M]."""
+    if not answers.found.shape[1] or not len(answers.positions):
+        return np.zeros(len(answers.found), bool)
+    first = answers.found[:, 0]
+    return (first >= 0) & np.isfinite(answers.positions[first]).all(axis=1)
 
 
 def distance_ratio(found: np.ndarray, distances: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:

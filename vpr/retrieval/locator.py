@@ -29,11 +29,18 @@ from vpr.runs.model import LoadedModel
 
 AT_ONCE = 2  # images of the database described between two pauses: of the largest networks half a second's work
 USUAL = Ask()
+DRAWN = 8  # database images at random, whose matches with an image are those of chance
 Calibrations = Callable[[str], StoredCalibration | None]  # by how answers are ordered, see `Ranking.order`
 
 
 def uncalibrated(order: str) -> None:
     """Of a model whose confidences are ratios, for want of a calibration."""
+
+
+def draw_rows(rows: np.ndarray, known: int) -> tuple[int, ...]:
+    """Some of a database's rows at random, the same at each call, below the number of those that are known."""
+    drawn = np.random.default_rng(0).integers(len(rows), size=DRAWN) if len(rows) else ()
+    return tuple(sorted({int(rows[n]) for n in drawn if rows[n] < known}))
 
 
 class Locator:
@@ -135,6 +142,8 @@ class Locator:
             return ranking
         seen = how or Reranking(1, ask.rerank_by)
         known, rows = self.engine.local, None  # by the same rows as the search, before anything changes
+        if known is not None and ask.agreement:
+            ranking = replace(ranking, drawn=draw_rows(self.engine.rows(), len(known.grids)))
         if known is None:
             known, rows = self.local.of(ranking.answers.found[:, : seen.depth], ranking.records, pause)
         if how is None:

@@ -9,7 +9,7 @@ on single positions, with a robust mean in place of the plain one.
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -226,3 +226,22 @@ def matches_of(query: int, hit: int, queries: LocalMaps, database: LocalMaps, mo
     heaviest = heaviest[weights[heaviest] > 0]
     hit_points = points_of(position[:, heaviest], database.grids[[hit]])[0]
     return Matches(all_points(pairs.query_grid)[heaviest], hit_points, weights[heaviest])
+
+
+def beyond_chance(matches: Matches, others: Sequence[Matches]) -> Matches:
+    """Matches that weigh more than those of the same points of the query with images of other places.
+
+    What all images show, such as the camera's own frame, sky or padding, matches itself everywhere and says nothing.
+
+    Args:
+        others: of the same query, with database images that were drawn at random.
+    """
+    usual: dict[tuple, float] = {}
+    for other in others:
+        for point, weight in zip(map(tuple, other.query_points.tolist()), other.weights.tolist(), strict=True):
+            usual[point] = max(weight, usual.get(point, 0.0))
+    points = map(tuple, matches.query_points.tolist())
+    kept = np.array(
+        [w > usual.get(point, 0.0) for point, w in zip(points, matches.weights.tolist(), strict=True)], bool
+    )
+    return Matches(matches.query_points[kept], matches.hit_points[kept], matches.weights[kept])

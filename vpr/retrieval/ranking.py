@@ -11,10 +11,18 @@ from vpr.data.frames import find_sequences
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.answer import Answer, match_of
-from vpr.retrieval.answer_features import LIMITED, Answers, uncalibrated
+from vpr.retrieval.answer_features import (
+    ELSEWHERE,
+    LIMITED,
+    UNPLACED,
+    Answers,
+    first_is_placed,
+    uncalibrated,
+)
 from vpr.retrieval.ask import Ask, NotServed
 from vpr.retrieval.calibration_file import StoredCalibration
 from vpr.retrieval.long_work import Pause
+from vpr.retrieval.matching import beyond_chance
 from vpr.retrieval.rerank import Compare, comparer, rerank
 from vpr.retrieval.rules import Reranking
 from vpr.search.sequences import SequenceRule, frames_used
@@ -32,6 +40,7 @@ class Ranking:
         approximate: see `vpr.database.engine.Searchable`.
         excluded: which images might not be found, in words; empty: all might.
         compare: finds the matches of an image's local descriptors with those of a hit; None where it has none.
+        drawn: rows of database images that were drawn at random, with which it can be compared as well.
     """
 
     answers: Answers
@@ -41,6 +50,7 @@ class Ranking:
     approximate: str = ""
     excluded: str = ""
     compare: Compare | None = None
+    drawn: tuple[int, ...] = ()
 
     @property
     def order(self) -> str:
@@ -51,6 +61,12 @@ class Ranking:
         order = ", then ".join(self.steps) or "none"
         order = f"{order}; found by the approximate index {self.approximate}" if self.approximate else order
         return f"{order}; {self.excluded}" if self.excluded else order
+
+    def drawn_elsewhere(self, row: int) -> list[int]:
+        """The images that were drawn and lie over ELSEWHERE metres from a row, as far as positions are known."""
+        positions, drawn = self.records.positions, np.array(self.drawn, np.int64)
+        near = np.linalg.norm(positions[drawn] - positions[row], axis=1) <= ELSEWHERE
+        return [int(each) for each in drawn[~near] if each != row]
 
     def only(self, row: int) -> np.ndarray:
         """The hits of an image, without those that there are not: rows of `records`."""
@@ -122,11 +138,17 @@ def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.
     """How sure the first hits are [M], NaN where unknown, and what that is, in words.
 
     Nothing is known where a filter hides what looks as similar. A calibration gives a probability; without one a ratio
-    stands for it.
+    stands for it, unless the first hit has no position: then none is known to be of another place.
     """
+    answers, unknown = ranking.answers, np.full(len(ranking.answers.found), np.nan)
     if ranking.filtered:
-        return np.full(len(ranking.answers.found), np.nan), LIMITED
-    return (stored.calibration.probability(ranking.answers), stored.label) if stored else uncalibrated(ranking.answers)
+        return unknown, LIMITED
+    if stored:
+        return stored.calibration.probability(answers), stored.label
+    ratio, kind = uncalibrated(answers)
+    placed = first_is_placed(answers)
+    found_any = (answers.found >= 0).any()
+    return np.where(placed, ratio, unknown), UNPLACED if found_any and not placed.any() else kind
 
 
 def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str, root: Path) -> Answer:
@@ -136,11 +158,16 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     """
     records, rows = ranking.records, ranking.only(number)[: ask.top]
     matches = [
-        match_of(records.names[row], distance, records.positions[row], records.zone)
-        for row, distance in zip(rows, ranking.answers.distances[number], strict=False)
+        match_of(records.names[row], distance, records.positions[row], records.zone, score)
+        for row, distance, score in zip(
+            rows, ranking.answers.distances[number], ranking.answers.ordering(number), strict=False
+        )
     ]
     sure = None if np.isnan(confidence) else float(confidence)
     refused = ask.least is not None and (sure is None or sure < ask.least)
     compare = ranking.compare if ask.agreement and len(rows) else None
-    agreement = compare(number, int(rows[0])).matches if compare else None
+    agreement = None
+    if compare:
+        others = ranking.drawn_elsewhere(int(rows[0]))
+        agreement = beyond_chance(compare(number, int(rows[0])).matches, [compare(number, n).matches for n in others])
     return Answer(matches, [records.file(int(row), root) for row in rows], sure, kind, refused, agreement)

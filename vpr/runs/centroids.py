@@ -1,16 +1,20 @@
 """The vocabulary: k-means centres of local descriptors, in a file that says what made them."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5, write_hdf5
-from vpr.data.places import PlacesSpec, has_split, training_set
-from vpr.data.reader import size_text
+from vpr.data.layouts.folders import folder_hash
+from vpr.data.places import PlaceImages, PlacesSpec, has_split, is_plain_folder, training_set
+from vpr.data.reader import Reading, size_text
+from vpr.descriptors.vocabulary import IMAGES, cluster, sample_local_descriptors
 from vpr.models.normalization import normalization_of
 from vpr.models.place_model import PlaceModel
 from vpr.models.poolings.base import ClusterPooling
@@ -54,6 +58,33 @@ class Recipe:
     seed: int
 
 
+@dataclass(frozen=True)
+class OwnImages:
+    """A database whose own images the clusters are learnt of where there are none.
+
+    Attributes:
+        batch_size: images at once; 0: as many as memory holds.
+        prepare: brings a model to where it shall describe so many `images`.
+    """
+
+    images: PlaceImages
+    read: Reading
+    batch_size: int | None
+    prepare: Callable[..., object]
+
+    def learn(self, model: PlaceModel, recipe: "Recipe", path: Path) -> None:
+        """Learn clusters, and write them."""
+        files, name = self.images.database_files, self.images.places.name
+        say(f"no clusters yet: learning {recipe.num_clusters} of {min(len(files), IMAGES)} images of {name} (once)")
+        self.prepare(model, images=min(len(files), IMAGES))
+        descriptors = sample_local_descriptors(
+            model, self.read.of(files), recipe.seed, self.batch_size, name, at_least=recipe.num_clusters
+        )
+        if processes.is_main():
+            write_centroids(path, recipe, cluster(descriptors, recipe.num_clusters, recipe.seed), descriptors)
+        processes.barrier()
+
+
 # What has to agree, and the flag that the message names. Names of weights may differ where values agree.
 MODEL_FIELDS = {
     "arch": "arch", "num_clusters": "num_clusters", "weights_hash": "weights", "normalization": "normalization",
@@ -61,7 +92,7 @@ MODEL_FIELDS = {
 IMAGE_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "imageSize", "seed": "seed"}
 
 
-def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, int] | None) -> Recipe:
+def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, ...] | None) -> Recipe:
     """The recipe of centroids for a model.
 
     Args:
@@ -133,12 +164,19 @@ def read_centroids(path: Path, wanted: Recipe, any_images: bool) -> tuple[np.nda
     return centroids, descriptors
 
 
-def init_pooling(model: PlaceModel, where: Path, places: PlacesSpec, image_size: tuple[int, int] | None) -> str:
+def init_pooling(
+    model: PlaceModel,
+    where: Path,
+    places: PlacesSpec,
+    image_size: tuple[int, ...] | None,
+    own: OwnImages | None = None,
+) -> str:
     """Start a pooling by clusters from the training set's centroids; other poolings have nothing to start.
 
     Args:
         where: the folder of centroids files, or one file, whatever images it was made from.
         image_size: (height, width) in pixels that images are resized to; None is their own.
+        own: images of which clusters are learnt and kept where there are none of the training set.
 
     Returns:
         the centroids file's name, or 'none'.
@@ -149,15 +187,22 @@ def init_pooling(model: PlaceModel, where: Path, places: PlacesSpec, image_size:
     """
     if not isinstance(model.pool, ClusterPooling):
         return "none"
-    wanted = recipe_for(model, *_training_set(where, places), image_size)
+    own = None if _names_a_file(where) else own
+    wanted = recipe_for(model, *_training_set(where, places, own), image_size)
     path = _existing(where, wanted)
+    if own is not None and not path.is_file():
+        wanted = recipe_for(model, own.images.places.name, folder_hash(places.root), image_size)
+        path = centroids_path(where, wanted)
+        if not path.is_file():
+            own.learn(model, wanted, path)
     if not path.is_file():
         raise MissingCentroids(path)
     centroids, descriptors = read_centroids(path, wanted, any_images=_names_a_file(where))
     if centroids.shape[1] != model.pool.centroids.shape[1]:
         raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={model.spec.arch} gives "
                         f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
-    alpha = model.pool.init_from(torch.from_numpy(centroids), torch.from_numpy(descriptors))
+    device = model.pool.centroids.device  # where the model learnt them, if it did
+    alpha = model.pool.init_from(torch.from_numpy(centroids).to(device), torch.from_numpy(descriptors).to(device))
     say(f"centroids: {path}, alpha {alpha:.2f}")
     return path.name
 
@@ -176,8 +221,8 @@ def _names_a_file(where: Path) -> bool:
     return where.suffix == ENDING
 
 
-def _training_set(where: Path, places: PlacesSpec) -> tuple[str, str]:
-    """Name and hash of the training places; unknown where the user named a centroids file of other images."""
-    if _names_a_file(where) and not has_split(places, "train"):
+def _training_set(where: Path, places: PlacesSpec, own: OwnImages | None) -> tuple[str, str]:
+    """Name and hash of the training places; unknown where a file is named, of whatever images, or there are none."""
+    if _names_a_file(where) or (own is not None and not (is_plain_folder(places) or has_split(places, "train"))):
         return "unknown", "unknown"
     return training_set(places)

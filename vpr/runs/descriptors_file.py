@@ -126,7 +126,7 @@ def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) ->
         sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
         stored = read_local(file, path)
         local = SplitLocal(stored[0], count, stored[1]) if stored else None
-    return SplitDescriptors(database, queries, sizes, not wanted["image_size"].startswith("own"), local=local)
+    return SplitDescriptors(database, queries, sizes, not wanted["image_size"].startswith(("own", "longest")), local=local)
 
 
 def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> np.ndarray:

@@ -59,7 +59,7 @@ def load_exported(path: Path, whitened: bool) -> LoadedModel:
 
 def stored_choice(flags: Mapping[str, Any]) -> WhiteningChoice:
     """The whitening for images as a run's training had them, by the run's flags."""
-    size = flags.get("imageSize")
+    size = [flags["longSide"]] if flags.get("longSide") else flags.get("imageSize")
     reading = Reading(tuple(size) if size else None)
     return WhiteningChoice(reading, flags.get("precision", "auto"), stored_places(flags, None))
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vpr.runs.centroids import init_pooling
+from vpr.runs.centroids import OwnImages, init_pooling
 from vpr.runs.model import LoadedModel, WhiteningChoice, stored_choice, stored_places
 from vpr.runs.run import load_checkpoint, read_flags
 from vpr.common.device import compute_dtype, precision_name
@@ -38,19 +38,22 @@ def _trained_on(checkpoint: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
     return str(splits.get("train", {}).get("places", ""))
 
 
-def off_the_shelf(spec: ModelSpec, centroids: Path, choice: WhiteningChoice, whitened: bool = True) -> LoadedModel:
+def off_the_shelf(
+    spec: ModelSpec, centroids: Path, choice: WhiteningChoice, whitened: bool = True, own: OwnImages | None = None
+) -> LoadedModel:
     """The model of a spec with pretrained weights, NetVLAD starting from the centroids of a training set.
 
     Args:
         centroids: folder of centroids files, or one file.
         choice: of the whitening; the centroids are of its places and image size.
+        own: images of which clusters are learnt where there are none of the training set.
 
     Raises:
         MissingCentroids: there are none.
         UserError: weights, centroids or whitening are missing, damaged or of something else.
     """
     model = build_model(spec)
-    source = {"run": None, "centroids": init_pooling(model, centroids, choice.places, choice.reading.size)}
+    source = {"run": None, "centroids": init_pooling(model, centroids, choice.places, choice.reading.size, own)}
     loaded = LoadedModel(model, source, centroids.parent if centroids.is_file() else centroids)
     return _whitened(loaded, model, choice) if whitened else loaded
 

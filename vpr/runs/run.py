@@ -20,8 +20,11 @@ FORMAT = "netvlad place recognition 1"
 STATE = ("flags", "state_dict", "position")  # what every use of a checkpoint needs
 
 
-def newest_run(runs: Path) -> Path:
+def newest_run(runs: Path, which: str | None = None) -> Path:
     """The newest run under `runs`: names begin with their time stamp.
+
+    Args:
+        which: prefer runs that have this checkpoint, a key of CHECKPOINT_FILES.
 
     Raises:
         UserError: there is none.
@@ -29,7 +32,8 @@ def newest_run(runs: Path) -> Path:
     found = sorted(path.parent for path in runs.glob(f"[0-9]*/{FLAGS_FILE}"))
     if not found:
         raise UserError(f"no run under {runs.resolve()}: train first, or name one with --resume DIR")
-    return found[-1]
+    having = [run for run in found if any(run.rglob(CHECKPOINT_FILES[which]))] if which else found
+    return (having or found)[-1]
 
 
 def read_flags(run: Path) -> dict:

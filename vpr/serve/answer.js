@@ -4,6 +4,7 @@
 const answers = (() => {
   const { element } = figures;
   const SVG = "http://www.w3.org/2000/svg", GAP = 2; // percent of the breadth between the two images
+  const LEAST = 0.5; // below this probability the first match is more often wrong than right
   const MOST_LINES = 60; // more hide the images
   const narrow = matchMedia("(max-width: 30rem)");
 
@@ -24,19 +25,15 @@ const answers = (() => {
     return box;
   }
 
-  /* How sure an answer is: its class and its words. */
+  /* How sure an answer is: its class and its words. A number that is no probability has no colour, and claims nothing. */
   function sureness({ confidence, confidence_kind: kind, refused, matches }) {
+    const probable = confidence !== null && /probability/.test(kind) && !/no probability/.test(kind);
+    const number = probable ? `right with a probability of ${fixed(100 * confidence, 0)} %` : `score ${confidence === null ? "unknown" : fixed(confidence, 2)}`;
     if (!matches.length) return ["poor", "nothing was found"];
-    if (confidence === null && /part of the database/.test(kind)) return ["fair", "how sure is unknown: only a part of the images was searched"];
-    if (refused) return ["poor", `no place found${confidence === null ? "" : ` (confidence ${fixed(confidence, 2)})`}`];
-    if (confidence === null) return ["fair", "how sure is unknown"];
-    if (/probability/.test(kind) && !/no probability/.test(kind)) {
-      const percent = `right with a probability of ${fixed(100 * confidence, 0)} %`;
-      return [confidence >= 0.9 ? "good" : confidence >= 0.5 ? "fair" : "poor", percent];
-    }
-    const score = `(score ${fixed(confidence, 2)})`;
-    if (confidence >= 0.2) return ["good", `no other place looks nearly as similar ${score}`];
-    return confidence >= 0.05 ? ["fair", `another place looks somewhat similar ${score}`] : ["poor", `another place looks as similar ${score}`];
+    if (refused || (probable && confidence < LEAST)) return ["poor", `I don't know this place (${number})`];
+    if (probable) return [confidence >= 0.9 ? "good" : "fair", number];
+    if (/part of the database/.test(kind)) return ["plain", "most similar; how sure is unknown: only a part of the images was searched"];
+    return ["plain", confidence === null ? "most similar" : `most similar (${number})`];
   }
 
   const sizeOf = (address) => new Promise((done, fail) => {
@@ -109,7 +106,8 @@ const answers = (() => {
   function matchButton(match, rank, pick) {
     const item = element("li", ""), button = element("button", ""), words = element("div", "words");
     const distance = match.distance === null ? "distance unknown" : `distance ${fixed(match.distance, 3)}`;
-    words.append(element("strong", "", `${rank}. ${match.name}`), element("div", "", distance), element("div", "", placeInWords(match)));
+    const score = match.score === null ? "" : `score ${fixed(match.score, 2)}, `;
+    words.append(element("strong", "", `${rank}. ${match.name}`), element("div", "", score + distance), element("div", "", placeInWords(match)));
     button.type = "button";
     button.title = match.name;
     button.setAttribute("aria-pressed", "false");

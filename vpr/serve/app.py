@@ -18,7 +18,7 @@ from vpr.common.progress import say
 from vpr.report.html import rendered
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.locator import Locator
-from vpr.serve.guard import OPEN, SECURITY_HEADERS, Guard, client_of
+from vpr.serve.guard import OPEN, SECURITY_HEADERS, VERSION, Guard, client_of
 from vpr.serve.image_routes import image_routes
 from vpr.serve.page import DOCS, page_routes
 from vpr.serve.problems import Problem
@@ -54,7 +54,7 @@ def make_app(locator: Locator, settings: Settings) -> FastAPI:
     # FastAPI's own pages of documentation load their scripts from elsewhere.
     app = FastAPI(
         title=TITLE, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
+        generate_unique_id_function=lambda route: route.name, servers=[{"url": VERSION}],
     )  # fmt: skip
     app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     _add_problems(app)
@@ -119,7 +119,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         found = await answers(request, question, service.settings.batch_requests)
         for number, answer in enumerate(found):
             if isinstance(answer, Problem):
-                found[number] = {"error": answer.text, "status": answer.status}
+                found[number] = {"error": answer.text, "code": answer.code, "status": answer.status}
             elif isinstance(answer, BaseException):
                 raise answer
         return JSONResponse({"answers": found})

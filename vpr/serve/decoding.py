@@ -27,7 +27,7 @@ SPARE_BYTES, BYTES_PER_PIXEL = 512 << 20, 32  # of memory that decoding may take
 class Wanted:
     """What an image is decoded to."""
 
-    size: tuple[int, int] | None = None  # as of `sized_pixels`
+    size: tuple[int, ...] | None = None  # as of `sized_pixels`
     longest_side: int | None = None
     max_pixels: int = 50_000_000  # that its header may tell of
     max_quick: int | None = None  # pixels above which it is not decoded yet, but told to be large (LATER)

@@ -1,12 +1,18 @@
 """What every request passes first: whose it is, from where, and what goes back whatever happens."""
 
+import datetime
 import hmac
+import json
 import math
+import re
+import secrets
 import time
+from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vpr.common.progress import say
 from vpr.serve.problems import Problem
 from vpr.serve.service import Metrics
 from vpr.serve.settings import Settings
@@ -14,6 +20,8 @@ from vpr.serve.settings import Settings
 # What needs no token: it tells nothing of the images, and a browser asks for it before it has one.
 OPEN = {"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"}
 OPEN_FOLDER = "/assets/"
+VERSION = "/v1"  # before every address; without it addresses are those of the newest version
+REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 CROWDED = "crowded"  # in the state of a connection that came when there were too many
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 SECURITY_HEADERS = {
@@ -40,6 +48,7 @@ class Guard:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._local_names = LOCAL_NAMES | {f"[{settings.host}]" if ":" in settings.host else settings.host}
         self._wrong: dict[str, list[float]] = {}  # when wrong tokens came, by client
+        self._left: dict[str, tuple[float, float]] = {}  # requests that a client may make at once, and since when
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through or not, and count it."""
@@ -49,6 +58,12 @@ class Guard:
         began, status, is_head = time.perf_counter(), 500, scope["method"] == "HEAD"
         if is_head:  # answered as GET, without the body
             scope = {**scope, "method": "GET"}
+        asked = scope["path"]
+        if asked.startswith(f"{VERSION}/"):
+            raw = scope["raw_path"].removeprefix(VERSION.encode())
+            scope = {**scope, "path": asked.removeprefix(VERSION), "raw_path": raw}
+        named = Headers(scope=scope).get("x-request-id", "")
+        request_id = named if REQUEST_ID.fullmatch(named) else secrets.token_hex(8)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -57,6 +72,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -66,8 +82,17 @@ class Guard:
             await (problem.response() if problem else self._app)(scope, receive, send_guarded)
         finally:
             route = getattr(scope.get("route"), "path", "other")
+            seconds = time.perf_counter() - began
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self._metrics.seconds.labels(route).observe(seconds)
+            if self._settings.access_log:
+                now = datetime.datetime.now(datetime.timezone.utc)
+                line = {
+                    "time": now.isoformat(timespec="milliseconds"), "id": request_id,
+                    "client": client_of(scope), "method": "HEAD" if is_head else scope["method"], "path": asked,
+                    "status": status, "ms": round(1000 * seconds, 1),
+                }  # fmt: skip
+                say(json.dumps(line))
 
     def _problem(self, scope: Scope) -> Problem | None:
         """Why a request is not let through."""
@@ -84,6 +109,8 @@ class Guard:
         if token is None and any(name in headers for name in PROXIED):
             return Problem(403, "a server without a token answers no proxy: start it with a token", close=True)
         is_open = path in OPEN or path.startswith(OPEN_FOLDER)
+        if not is_open and self._settings.rate and (problem := self._rate_problem(client_of(scope))):
+            return problem
         if token and not is_open and (problem := self._token_problem(scope, headers.get("authorization"), token)):
             return problem
         if scope["method"] not in SAFE_METHODS and _from_elsewhere(headers):
@@ -92,21 +119,48 @@ class Guard:
 
     def _token_problem(self, scope: Scope, brought: str | None, token: str) -> Problem | None:
         """Why a token that was brought does not let its client in; who has guessed too often is not even told."""
-        now, client = time.monotonic(), client_of(scope)
+        now, client = monotonic(), client_of(scope)
         if brought is not None:
             wrong = [when for when in self._wrong.get(client, ()) if now - when < TRIES_SECONDS]
             if len(wrong) >= MOST_TRIES:
                 seconds = math.ceil(wrong[0] + TRIES_SECONDS - now)
                 return Problem(429, "too many wrong tokens came from this address: wait", close=True, seconds=seconds)
             kind, _, word = brought.partition(" ")
-            # Compared in a time that tells nothing of it.
-            if kind.lower() == "bearer" and hmac.compare_digest(word.strip().encode(), token.encode()):
+            # Both are compared, in a time that tells nothing of them.
+            may_all, may_ask = (
+                hmac.compare_digest(word.strip().encode(), each.encode()) and kind.lower() == "bearer"
+                for each in (token, self._settings.read_token or token)
+            )
+            if may_all or (may_ask and not _changes(scope)):
                 return None
+            if may_ask:
+                text = "this token may ask, but neither add nor remove images"
+                return Problem(403, text, close=True, code="read_only")
             self._wrong.pop(client, None)
             self._wrong[client] = [*wrong, now]
             if len(self._wrong) > MOST_GUESSERS:
                 del self._wrong[next(iter(self._wrong))]
         return Problem(401, "a token is wanted: send the header Authorization: Bearer TOKEN", close=True)
+
+    def _rate_problem(self, client: str) -> Problem | None:
+        """Why a client that asks too often is sent away: it may ask twice as often as on the average, for a second."""
+        now, rate = monotonic(), self._settings.rate
+        most = max(1.0, 2 * rate)
+        left, since = self._left.pop(client, (most, now))
+        left = min(most, left + rate * (now - since))
+        self._left[client] = max(0.0, left - 1), now
+        if len(self._left) > MOST_GUESSERS:
+            del self._left[next(iter(self._left))]
+        if left >= 1:
+            return None
+        self._left[client] = left, now
+        text = f"more than {rate:g} requests a second came from this address: wait"
+        return Problem(429, text, close=True, seconds=math.ceil((1 - left) / rate), code="too_often")
+
+
+def _changes(scope: Scope) -> bool:
+    """Whether a request would change the database."""
+    return scope["method"] not in SAFE_METHODS and scope["path"].startswith("/images")
 
 
 def client_of(scope: Scope) -> str:

@@ -1,7 +1,9 @@
 """Routes of the database's images: to see, add and remove them, and their positions."""
 
 import asyncio
+import bisect
 import json
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +15,23 @@ from vpr.database.records import Records
 from vpr.report.interactive import thinned
 from vpr.serve.keeping import NewImage, add, remove
 from vpr.serve.problems import Problem
-from vpr.serve.schemas import BINARY, Added, Places, Removed, body_of, errors, is_known, row_of
+from vpr.serve.schemas import (
+    BINARY,
+    Added,
+    ImageList,
+    ListedImage,
+    Places,
+    Removed,
+    body_of,
+    errors,
+    image_json,
+    is_known,
+    row_of,
+)
 from vpr.serve.service import Service
 
 SHOWN_SIDE, SHOWN_KEPT = 640, 200  # pixels of a shown image's longest side, and how many of them are kept
+MOST_LISTED = 1000  # images of a page
 FILE_BYTES = 200_000_000  # of a database image that is shown, at most
 CACHED = {"cache-control": "private, no-cache"}  # kept, and asked for again: the image may be replaced at any time
 METRES = {name: {"type": "number", "description": "Metres."} for name in ("easting", "northing")}
@@ -65,7 +80,37 @@ def image_routes(app: FastAPI, service: Service) -> None:
         """Places of the database's images, of many a part that covers all of them evenly."""
         return Response(await asyncio.to_thread(map_text), media_type="application/json")
 
+    _listing_route(app, service)
     _changing_routes(app, service, shown)
+
+
+def _listing_route(app: FastAPI, service: Service) -> None:
+    """Add the route that lists images; their names are sorted once, until others come."""
+    sorted_names: tuple[Records | None, list[str]] = (None, [])
+
+    def listed(after: str, prefix: str, limit: int) -> ImageList:
+        nonlocal sorted_names
+        records, (known, names) = service.locator.records, sorted_names
+        if records is not known:
+            names = sorted(filter(None, records.names))  # those of removed images are empty
+            sorted_names = records, names
+        start = max(bisect.bisect_right(names, after), bisect.bisect_left(names, prefix))
+        chosen = list(takewhile(lambda name: name.startswith(prefix), islice(names, start, start + limit + 1)))
+        rows = [records.row_of[name] for name in chosen[:limit]]
+        return ImageList(
+            images=[ListedImage(**image_json(records, row)) for row in rows],
+            next=chosen[limit - 1] if len(chosen) > limit else None,
+        )
+
+    @app.get("/images", name="list_images", response_model=ImageList, responses=errors(400, 401, 403, 429))
+    async def list_images(
+        after: Annotated[str, Query(max_length=1000, description="Names behind this one; `next` of the answer.")] = "",
+        prefix: Annotated[str, Query(max_length=1000, description="Names that begin so.")] = "",
+        limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many.")] = 100,
+    ) -> Response:
+        """The database's images by name, a page at a time."""
+        page = await asyncio.to_thread(listed, after, prefix, limit)
+        return Response(page.model_dump_json(), media_type="application/json")
 
 
 def _changing_routes(app: FastAPI, service: Service, shown: dict[str, bytes]) -> None:

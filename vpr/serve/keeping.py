@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import math
 import re
 import unicodedata
 from dataclasses import dataclass, replace
@@ -71,6 +72,8 @@ def name_for(name: str, records: Records) -> str:
 def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position:
     """Where an image was taken, as it is said or else as its EXIF has it; in the zone of the database.
 
+    NaN where nothing says it and no image of the database has a position.
+
     Raises:
         Problem: nothing says it, or 0 and 0 degrees do, or only half of it is said (400), or it is not in the
             database's zone (422).
@@ -89,6 +92,8 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
     if latitude is None or longitude is None:
         latitude, longitude = decoded.degrees or (0, 0)
     if latitude == longitude == 0:  # of a receiver without a fix
+        if len(records) and not np.isfinite(records.positions).any():
+            return Position(math.nan, math.nan, None)  # as all images of this database
         raise Problem(400, "its place is wanted: latitude and longitude, easting and northing, or GPS in the EXIF")
     if records.zone is None and np.isfinite(records.positions).any():
         raise Problem(422, "the database has metres without a UTM zone: give easting and northing")

@@ -8,6 +8,13 @@ from vpr.retrieval.ask import Changed, EngineAway, NotServed, Refusal, TooLarge,
 
 # The status of a question that has no answer.
 STATUS = {TooSmall: 422, TooLarge: 413, NotServed: 422, Changed: 503, EngineAway: 503}
+# What kind of error a status is, where nothing more is said.
+CODES = {
+    400: "wrong_request", 401: "token_wanted", 403: "not_allowed", 404: "not_there", 405: "wrong_method",
+    408: "too_slow", 409: "written_by_another", 413: "too_large", 415: "no_image", 422: "not_possible",
+    429: "too_many_requests", 500: "failed", 503: "not_now",
+}  # fmt: skip
+ENGINE_AWAY = "engine_away"
 AWAY_SECONDS = 5  # after which a client is told to ask again, where the engine does not answer
 Other = TypeVar("Other")
 
@@ -16,13 +23,15 @@ class Problem(Exception):
     """Ends a request with a status of HTTP and one sentence.
 
     Attributes:
+        code: what kind of error it is, for programs.
         close: whether the connection ends too, since part of the request was left unread.
         seconds: after which it may be asked again, of 429 and 503.
     """
 
-    def __init__(self, status: int, text: str, close: bool = False, seconds: int = 1) -> None:
+    def __init__(self, status: int, text: str, close: bool = False, seconds: int = 1, code: str = "") -> None:
         super().__init__(text)
         self.status, self.text, self.close, self.seconds = status, text, close, seconds
+        self.code = code or CODES.get(status, "failed")
 
     def response(self) -> JSONResponse:
         """As it goes to the client."""
@@ -31,18 +40,21 @@ class Problem(Exception):
             headers["retry-after"] = str(self.seconds)
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse({"error": self.text}, self.status, headers)
+        return JSONResponse({"error": self.text, "code": self.code}, self.status, headers)
 
 
 def problem_of(answer: Other | Refusal) -> "Other | Problem":
     """What a client is told of a question that has no answer; all else is left as it is."""
     if not isinstance(answer, Refusal):
         return answer
-    problem = Problem(STATUS[type(answer)], answer.told, seconds=AWAY_SECONDS if isinstance(answer, EngineAway) else 1)
+    away = isinstance(answer, EngineAway)
+    problem = Problem(
+        STATUS[type(answer)], answer.told, seconds=AWAY_SECONDS if away else 1, code=ENGINE_AWAY if away else ""
+    )
     problem.__cause__ = answer
     return problem
 
 
 def busy(seconds: int = 1) -> Problem:
     """There is more to do than the queue holds."""
-    return Problem(503, "the server has too much to do: ask again in a moment", seconds=seconds)
+    return Problem(503, "the server has too much to do: ask again in a moment", seconds=seconds, code="busy")

@@ -1,5 +1,6 @@
 """What requests ask and what answers look like, in Python, as JSON, and as /openapi.json describes them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ class Match(Shape):
     latitude: float | None = Field(description="WGS 84, degrees.")
     longitude: float | None = Field(description="WGS 84, degrees.")
     distance: float | None = Field(description="Of the descriptors, 0 to 2.")
+    score: float | None = Field(description="Of re-ranking, which orders the matches; null where distances do.")
     image: str = Field(description="Address of the image at this server.")
 
 
@@ -66,9 +68,10 @@ class Located(Shape):
 
 
 class Error(Shape):
-    """What is wrong, in one sentence."""
+    """What is wrong, in one sentence, and in one word for programs."""
 
     error: str
+    code: str = Field(description="Of the kind of error.", examples=["too_large"])
 
 
 class ErrorOfOne(Error):
@@ -96,6 +99,25 @@ class Removed(Shape):
 
     id: str
     images: int = Field(description="Of the database.")
+
+
+class ListedImage(Shape):
+    """A database image; places are null where they are unknown."""
+
+    id: str
+    name: str
+    easting: float | None
+    northing: float | None
+    latitude: float | None
+    longitude: float | None
+    columns: dict[str, str | float | None] = Field(description="Of the images' table.")
+
+
+class ImageList(Shape):
+    """Some of the database's images, by name."""
+
+    images: list[ListedImage]
+    next: str | None = Field(description="`after` of the next page; null: this is the last.")
 
 
 class Places(Shape):
@@ -180,6 +202,18 @@ def match_json(number: int, match: FoundMatch) -> dict[str, Any]:
     """A match; its id is text, since JavaScript has no whole numbers of 63 bits."""
     values = {**vars(match), "id": str(number), "name": as_text(match.name), "image": f"/images/{number}"}
     return {name: values[name] for name in Match.model_fields}
+
+
+def image_json(records: Records, row: int) -> dict[str, Any]:
+    """What is known of a database image, as `ListedImage` has it."""
+    values = [*records.positions[row].tolist(), *records.degrees[row].tolist()]
+    places = zip(("easting", "northing", "latitude", "longitude"), values, strict=True)
+    return {
+        "id": str(record_id(records.names[row])),
+        "name": as_text(records.names[row]),
+        **{name: value if math.isfinite(value) else None for name, value in places},
+        "columns": {name: column[row] for name, column in records.columns.items()},
+    }
 
 
 def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float]) -> dict[str, Any]:

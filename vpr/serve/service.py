@@ -17,7 +17,7 @@ from vpr.retrieval.long_work import Pause
 from vpr.serve.batching import Batcher, Done, Slots
 from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Decoded, Wanted
-from vpr.serve.problems import Problem, busy, problem_of
+from vpr.serve.problems import ENGINE_AWAY, Problem, busy, problem_of
 from vpr.serve.schemas import answer_json
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import Bodies, Room
@@ -69,6 +69,7 @@ class Service:
         images, asked = zip(*questions, strict=True)
         self.metrics.batches.observe(len(images))
         answers = list(map(problem_of, self.locator.answer_each(images, asked, *pause)))
+        self.metrics.engine_errors.inc(sum(isinstance(each, Problem) and each.code == ENGINE_AWAY for each in answers))
         self._follow()
         return answers
 
@@ -145,10 +146,14 @@ class Service:
         answer = done.result
         if answer.refused:
             self.metrics.refused.inc()
+        if answer.confidence is not None:
+            self.metrics.confidence.observe(answer.confidence)
         seconds = {
             "decode": decode_seconds, "wait": done.waited, "model": answer.model_seconds,
             "search": answer.search_seconds, "total": perf_counter() - began,
         }  # fmt: skip
+        for stage in ("decode", "model", "search"):
+            self.metrics.stages.labels(stage).observe(seconds[stage])
         timing = {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
         return answer_json(answer, self.locator.model_name, self.locator.images, timing)
 
@@ -167,6 +172,9 @@ class Metrics:
         batches: images of each pass of the model.
         refused: images that were located with too little confidence.
         decoded: images that were handed to decoders.
+        stages: seconds of an image's stages; model and search are those of its whole batch.
+        confidence: of answers that have one.
+        engine_errors: questions that the search engine did not answer.
     """
 
     def __init__(self, underway: Callable[[], int], images: Callable[[], int]) -> None:
@@ -180,5 +188,12 @@ class Metrics:
         self.batches = Histogram("vpr_batch_images", "Images described at once.", registry=registry, buckets=IMAGES)
         self.refused = Counter("vpr_refused", "Images whose place was not sure enough.", registry=registry)
         self.decoded = Counter("vpr_decoded_images", "Images handed to decoders.", registry=registry)
+        self.engine_errors = Counter(
+            "vpr_engine_errors", "Questions without an answer of the engine.", registry=registry
+        )
+        self.stages = Histogram("vpr_stage_seconds", "Time of a stage.", ("stage",), registry=registry, buckets=SECONDS)
+        self.confidence = Histogram(
+            "vpr_confidence", "How sure answers are.", registry=registry, buckets=[n / 10 for n in range(1, 11)]
+        )
         Gauge("vpr_queue_images", "Images underway.", registry=registry).set_function(underway)
         Gauge("vpr_index_images", "Images in the index.", registry=registry).set_function(images)

@@ -24,7 +24,7 @@ class Settings:
     """How the server behaves. The flags' help says what those fields are that are flags.
 
     Attributes:
-        token: the word itself, which requests must bring; None: none, on this machine alone.
+        token, read_token: the words themselves, one of which requests must bring; None: none, on this machine alone.
         uploads: folder that added images are kept in.
         tiles: street tiles of the page's map, see `vpr.serve.page.street_tiles`; None: a plain map.
         batch_size: images that are described at once, at most.
@@ -46,6 +46,15 @@ class Settings:
         "VPR_TOKEN)",
         metavar="FILE",
     )
+    read_token: str | None = _serve(
+        None,
+        "file with another word, whose clients may ask but neither add nor remove images (or in the environment: "
+        "VPR_READ_TOKEN)",
+        name="readToken", metavar="FILE",
+    )  # fmt: skip
+    rate: float = _serve(
+        0.0, "requests a second that a client may make on the average; 0: any number", type=quantity
+    )  # fmt: skip
     writable: bool = _serve(False, "let clients add and remove images")
     uploads: Path | None = None
     tiles: str | None = _serve(
@@ -54,6 +63,7 @@ class Settings:
         "{x}, {y} (default: none)",
         metavar="URL",
     )
+    access_log: bool = _serve(False, "print a line of JSON for each request", name="accessLog")
     batch_wait: float = _serve(
         4.0, "milliseconds that a request waits at most for others", name="batchWait", typed=3.0, type=quantity
     )
@@ -96,8 +106,11 @@ class Settings:
                 f"--host={self.host} is reached from other machines: wanted a --token FILE with a word that requests "
                 "must bring, or --host=127.0.0.1"
             )
-        if self.token is not None:
-            _require_strong(self.token)
+        if self.read_token is not None and self.token is None:
+            raise UserError("--readToken has no effect without a --token, which may do more: give that too, or drop it")
+        for word in (self.token, self.read_token):
+            if word is not None:
+                _require_strong(word)
         if self.writable and self.uploads is None:
             raise UserError("a writable server needs a folder for the images that are added")
         if self.tiles is not None:

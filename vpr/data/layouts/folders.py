@@ -8,6 +8,7 @@ datasets has it), else that of a table `DIR/positions.csv` (image,easting,northi
 image,latitude,longitude), else that of the GPS in its EXIF.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,10 +36,13 @@ class FolderPlaces(Places):
     zone: str | None = None
 
 
-def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
+def read_folder(
+    root: Path, split: str, skip_broken: bool = False, positions_required: bool = True
+) -> tuple[FolderPlaces, Path]:
     """The images of a split of a folder and where they were taken.
 
     Args:
+        positions_required: refuse images without a position; else NaN stands for it.
         skip_broken: leave out files that have no position because they are no images, and what
             `find_images` leaves out.
 
@@ -57,7 +61,7 @@ def read_folder(root: Path, split: str, skip_broken: bool = False) -> tuple[Fold
             f"{base / split / 'database'} has no images ({USUAL}){there}: put some there, or name the folder that "
             "holds train, val and test with --root"
         )
-    positions = read_positions([*database, *queries], root)
+    positions = (read_positions if positions_required else find_positions)([*database, *queries], root)
     return _places_of(database, queries, positions, root, base, f"{root.resolve().name}_{split}"), base
 
 
@@ -72,7 +76,7 @@ def read_roles(root: Path, database: Path, queries: Path, name: str, skip_broken
 
 
 def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
-    """The database images of a split, or where there is no such split, all images under the folder.
+    """The database images of a split, or where there is no such split or it is empty, all images under the folder.
 
     Positions may be missing: NaN stands for them, and it is said how many there are. `skip_broken` and what is
     returned are as of `read_folder`.
@@ -80,7 +84,7 @@ def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[Fo
     Raises:
         UserError: there are no images, or positions are as `in_one_zone` refuses them.
     """
-    base, name = base_of_database(root, split), root.resolve().name
+    base, name = base_of_database(root, split) if has_database(root, split) else None, root.resolve().name
     found = find_images(role_folder(base / split, DATABASE_FOLDERS) if base else root, skip_broken)
     if not found:
         raise UserError(f"{root} has no images ({USUAL}): name the folder that has with --root")
@@ -110,6 +114,17 @@ def images_in(folder: Path, skip_broken: bool = False) -> list[Path]:
     if not found:
         raise UserError(f"{folder} has no images ({USUAL}): put some there, see docs/datasets.md")
     return found
+
+
+def has_database(root: Path, split: str) -> bool:
+    """Whether a folder has a split with database images."""
+    base = base_of_database(root, split)
+    return base is not None and bool(look_through(role_folder(base / split, DATABASE_FOLDERS)).images)
+
+
+def folder_hash(root: Path) -> str:
+    """A short hash of where a folder lies."""
+    return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
 
 
 def base_of_split(root: Path, split: str) -> Path | None:

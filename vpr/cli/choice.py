@@ -1,0 +1,88 @@
+"""What follows from few words: a model by a short name, the model of a folder, a folder of own images by its content.
+
+`index`, `locate` and `serve` leave the flags that name a model in DIR/.netvlad.json, unless DIR cannot be written.
+Whoever types another model, or --resume, is given that.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vpr.cli.flags import check_flags, defaults, names
+from vpr.cli.settings import SHORT_NAMES
+from vpr.common.errors import UserError
+from vpr.common.files import read_json, write_json
+from vpr.common.settings import MODEL
+from vpr.data.catalogue import DATASETS, OWN
+from vpr.models.spec import HUB
+
+FILE = ".netvlad.json"
+MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve")  # images in them need no splits and no positions
+MODES_OF_FOLDERS = (*MODES_OF_PLAIN_FOLDERS, "test", "compare", "spec")
+MODES = ("index", "locate", "serve")
+MODES_OF_HUB = ("test", *MODES)
+PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
+NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
+CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
+
+
+def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that --model stands for."""
+    return dict(SHORT_NAMES.get(typed.get("model", ""), {}))
+
+
+def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The model of a folder, as flags by their names in options, where none is typed; and in words that it was taken.
+
+    Raises:
+        UserError: the folder's file has nonsense.
+    """
+    if typed.get("mode") not in MODES or "root" not in typed or any(name in typed for name in NAMING):
+        return {}, ""
+    path = Path(typed["root"]) / FILE
+    if not path.is_file():
+        return {}, ""
+    flags = read_json(path)
+    if not isinstance(flags, dict):
+        raise UserError(f"{path} holds no flags: delete it")
+    check_flags(flags, str(path))
+    known = {name: value for name, value in flags.items() if name in CHOSEN}
+    return known, f"model, as {path} has it: {' '.join(f'--{name}={value}' for name, value in known.items())}"
+
+
+def remember(options: argparse.Namespace) -> None:
+    """Keep the model of the folder that the options are of, if it is one of own images."""
+    chosen = {name: options.given[name] for name in CHOSEN if name in options.given}
+    if options.run and "resume" in chosen:
+        chosen["resume"] = str(options.run)
+    if not chosen or DATASETS[options.dataset].layout != OWN:
+        return
+    for name in PATHS:
+        if name in chosen and Path(chosen[name]).exists():
+            chosen[name] = str(Path(chosen[name]).resolve())
+    with contextlib.suppress(UserError):  # of a disk that is only read
+        write_json(Path(options.root) / FILE, chosen)
+
+
+def own_images(given: Mapping[str, Any], stored: Mapping[str, Any], mode: str) -> str:
+    """Why --root without --dataset is a folder of own images, in words; empty where it is none."""
+    if "root" not in given or "dataset" in given or mode not in MODES_OF_FOLDERS:
+        return ""
+    from vpr.data.own_folders import holds_own_images
+
+    dataset = stored.get("dataset", defaults()["dataset"])
+    if not holds_own_images(Path(given["root"]), dataset, mode in MODES_OF_PLAIN_FOLDERS):
+        return ""
+    return f"{given['root']} has images and no specs: taken as --dataset=folder"
+
+
+def refuse_for_hub(given: Mapping[str, Any]) -> None:
+    """Raise a UserError for a mode that takes no model of another project, or a flag that has no effect on one."""
+    if not (name := given.get("model") or "").startswith(HUB):
+        return
+    if given["mode"] not in MODES_OF_HUB:
+        raise UserError(f"--model={name} is for {', '.join(MODES_OF_HUB)}, found --mode={given['mode']}: drop --model")
+    for flag in sorted(({*NAMING, "pcaDim", "localDescriptors"} - {"model"}) & given.keys()):
+        raise UserError(f"--{flag} has no effect on {name}, which is as its project made it: drop one of them")
