@@ -1,7 +1,9 @@
 """Asks a server where images were taken; one file of the standard library alone, to be copied to where images are made.
 
-with Client("http://127.0.0.1:8000") as client:
-    print(client.locate("frame.jpg", top=3)["matches"])
+    with Client("http://127.0.0.1:8000") as client:
+        print(client.locate("frame.jpg", top=3)["matches"])
+
+One that is busy is asked again.
 """
 
 import http.client

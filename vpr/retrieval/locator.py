@@ -13,7 +13,7 @@ from vpr.data.reader import Reading
 from vpr.database.engine import Engine, Unreachable
 from vpr.database.records import Records
 from vpr.descriptors.describe import LocalDescribing, describe
-from vpr.descriptors.local_maps import MemorySink
+from vpr.descriptors.local_maps import LocalMaps, MemorySink
 from vpr.models.local_projection import LOCAL_DIM
 from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.answer import Answer
@@ -37,10 +37,10 @@ def uncalibrated(order: str) -> None:
     """Of a model whose confidences are ratios, for want of a calibration."""
 
 
-def draw_rows(rows: np.ndarray, known: int) -> tuple[int, ...]:
-    """Some of a database's rows at random, the same at each call, below the number of those that are known."""
-    drawn = np.random.default_rng(0).integers(len(rows), size=DRAWN) if len(rows) else ()
-    return tuple(sorted({int(rows[n]) for n in drawn if rows[n] < known}))
+def draw_rows(rows: np.ndarray, records: Records, local: LocalMaps) -> tuple[int, ...]:
+    """Some of a database's rows at random, the same at each call, of those that records and local descriptors have."""
+    known = rows[rows < min(len(records), len(local.grids))]
+    return tuple(np.unique(np.random.default_rng(0).choice(known, DRAWN)).tolist()) if len(known) else ()
 
 
 class Locator:
@@ -143,7 +143,7 @@ class Locator:
         seen = how or Reranking(1, ask.rerank_by)
         known, rows = self.engine.local, None  # by the same rows as the search, before anything changes
         if known is not None and ask.agreement:
-            ranking = replace(ranking, drawn=draw_rows(self.engine.rows(), len(known.grids)))
+            ranking = replace(ranking, drawn=draw_rows(self.engine.rows(), ranking.records, known))
         if known is None:
             known, rows = self.local.of(ranking.answers.found[:, : seen.depth], ranking.records, pause)
         if how is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pittsburgh import Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.image_files import USUAL, find_images, look_through
+from vpr.data.image_files import USUAL, find_images, holds_an_image, look_through
 from vpr.data.positions.coordinates import Position
 from vpr.data.positions.of_images import WANTED, find_positions, read_positions, without_position
 from vpr.data.positions.table_doubts import say_doubts
@@ -118,8 +118,10 @@ def images_in(folder: Path, skip_broken: bool = False) -> list[Path]:
 
 def has_database(root: Path, split: str) -> bool:
     """Whether a folder has a split with database images."""
-    base = base_of_database(root, split)
-    return base is not None and bool(look_through(role_folder(base / split, DATABASE_FOLDERS)).images)
+    if (base := base_of_database(root, split)) is None:
+        return False
+    folder = role_folder(base / split, DATABASE_FOLDERS)
+    return holds_an_image(folder) or bool(look_through(folder).images)  # in links, or without an ending
 
 
 def folder_hash(root: Path) -> str:
