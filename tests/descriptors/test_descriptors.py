@@ -15,6 +15,7 @@ from vpr.cli.specs import model_spec
 from vpr.common import device as precision
 from vpr.common import memory, processes
 from vpr.common.errors import UserError
+from vpr.data.images import image_size
 from vpr.data.reader import ImageReader, SizeGroup
 from vpr.descriptors import batches as descriptors
 from vpr.descriptors.batches import automatic_batch_size
@@ -224,8 +225,8 @@ def test_sizes_of_images_are_read_upright(tmp_path):
     exif[0x0112] = 6  # to be turned by a quarter
     Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
     Image.new("RGB", (30, 20)).save(tmp_path / "straight.jpg")
-    assert descriptors.image_size(tmp_path / "turned.jpg") == (30, 20)
-    assert descriptors.image_size(tmp_path / "straight.jpg") == (20, 30)
+    assert image_size(tmp_path / "turned.jpg") == (30, 20)
+    assert image_size(tmp_path / "straight.jpg") == (20, 30)
 
 
 def test_processes_hand_over_local_descriptors_batch_by_batch(monkeypatch):
