@@ -8,6 +8,7 @@ add images in batches of 24, and search. It runs with versions whose index was a
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import shutil
 import tempfile
@@ -51,7 +52,12 @@ def images(start: int, count: int, dim: int) -> tuple[Any, Any]:
         np.stack([400_000 + 10.0 * (numbers % 1000), 5_400_000 + 10.0 * (numbers // 1000)], axis=1),
         "31N", numbers + 1, numbers, np.repeat(numbers.astype("<i8").view(np.uint8).reshape(-1, 8), 4, axis=1),
         [""] * count,
-    ), (values / values.norm(dim=1, keepdim=True)).half().numpy()  # fmt: skip
+    ), as_taken((values / values.norm(dim=1, keepdim=True)).half())  # fmt: skip
+
+
+def as_taken(values: Any) -> Any:
+    """A tensor as an index of this version takes it, an array, or as one of an earlier version does."""
+    return values if importlib.util.find_spec("vpr.artifacts") else values.numpy()
 
 
 def fill(folder: Path, count: int, dim: int) -> dict[str, float]:
@@ -73,7 +79,7 @@ def ask(folder: Path, count: int, dim: int) -> dict[str, float]:
     import torch
 
     queries = torch.randn(QUERIES, dim, generator=torch.Generator().manual_seed(7))
-    queries = torch.nn.functional.normalize(queries).numpy()
+    queries = as_taken(torch.nn.functional.normalize(queries))
     opened(folder.with_name(f"{folder.name}-none"), dim).close()  # all that is imported now is not measured
     before = images(0, 1, 8)
     began = perf_counter()

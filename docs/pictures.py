@@ -61,6 +61,9 @@ def draw(run: Path) -> int:
     views = {DOCS / "page_wide.png": View(1280, 1120), DOCS / "page_narrow.png": View(390, 1120, dark=True)}
     with tempfile.TemporaryDirectory() as folder:
         served = [f"--resume={run}", "--split=test", f"--utmZone={ZONE}", f"--indexFile={folder}/database.h5"]
+        # As `make serve` shows it: with probabilities, and lines that are compared with those of other places.
+        program(["test", f"--resume={run}", "--split=val", "--rerank=50", "--calibrate", "--panels=0"])
+        program(["index", *served, "--localDescriptors"])
         page_pictures(served, found_query(parse_options(test), drawn / "panels"), views)
     names = ["toy_city.jpg", "toy_panel.jpg", "toy_recall.png", "toy_map.png", *(path.name for path in views)]
     print(f"wrote {', '.join(names)} to {DOCS}")
