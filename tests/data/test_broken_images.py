@@ -52,7 +52,8 @@ def command(tmp_path):
     def run(root, *flags, mode="test"):
         return main.main([
             f"--mode={mode}", "--dataset=folder", f"--root={root}", "--arch=alexnet", "--fromscratch", "--pooling=avg",
-            "--threads=0", "--device=cpu", "--panels=0", f"--runsPath={tmp_path / 'runs'}", *flags,
+            "--threads=0", "--device=cpu", "--panels=0", f"--runsPath={tmp_path / 'runs'}",
+            f"--dataPath={tmp_path / 'model'}", *flags,
         ])  # fmt: skip
 
     return run

@@ -39,7 +39,8 @@ def image(path, seed=0):
 
 
 def locate(root, *more):
-    return main.main(["--mode=locate", "--dataset=folder", f"--root={root}", f"--runsPath={root.parent}", *more])
+    kept = [f"--runsPath={root.parent}", f"--dataPath={root.parent / 'model'}"]
+    return main.main(["--mode=locate", "--dataset=folder", f"--root={root}", *kept, *more])
 
 
 @pytest.fixture
