@@ -92,7 +92,9 @@ def test_other_machines_are_only_served_with_a_token(host):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
 def test_this_machine_is_served_without(host):
-    Settings(host=host).require_safe()
+    settings = Settings(host=host)
+    settings.require_safe()  # raises where it is not
+    assert settings.is_local and settings.token is None
 
 
 @pytest.mark.parametrize(

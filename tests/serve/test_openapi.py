@@ -6,7 +6,7 @@ import pytest
 from asking import PNG, as_bytes, form
 from pydantic import TypeAdapter
 
-from vpr.serve.schemas import Added, Error, Health, Located, LocatedBatch, Places, Ready, Removed
+from vpr.serve.schemas import Added, Error, Health, ImageList, Located, LocatedBatch, Places, Ready, Removed
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +69,21 @@ def test_forms_are_described_field_by_field(api):
 
 
 def fits(kind, answer, status):
+    """Whether an answer has a status, and the fields that are described, and no others; raises where it has not."""
     found, said, _ = answer
-    assert found == status, said
     TypeAdapter(kind).validate_json(json.dumps(said), strict=True)
+    return found == status
 
 
 def test_answers_are_what_is_described(client, images):
     image = as_bytes(images[1][3])
-    fits(Located, client.locate(image, "?agreement=true&rerank=3"), 200)
-    fits(Located, client.locate(image, "?where=night=yes"), 200)
+    assert fits(Located, client.locate(image, "?agreement=true&rerank=3"), 200)
+    assert fits(Located, client.locate(image, "?where=night=yes"), 200)
     body, headers = form(("image", "a", image), ("image", "b", b"nonsense"))
-    fits(LocatedBatch, client("POST", "/locate/batch", body, headers), 200)
-    for path, kind in (("/health", Health), ("/ready", Ready), ("/map", Places)):
-        fits(kind, client("GET", path), 200)
-    fits(Error, client.locate(b"nonsense"), 415)
+    assert fits(LocatedBatch, client("POST", "/locate/batch", body, headers), 200)
+    for path, kind in (("/health", Health), ("/ready", Ready), ("/map", Places), ("/images?limit=3", ImageList)):
+        assert fits(kind, client("GET", path), 200)
+    assert fits(Error, client.locate(b"nonsense"), 415)
     assert client("GET", "/images/1")[0] == 404
 
 
@@ -90,6 +91,6 @@ def test_changes_are_what_is_described(serve, images, tmp_path):
     client = serve(writable=True, uploads=tmp_path / "uploads")
     image = as_bytes(images[1][3])
     told = client("POST", "/images?name=x.png&easting=585500&northing=4477200", image, PNG)
-    fits(Added, told, 201)
-    fits(Removed, client("DELETE", f"/images/{told[1]['id']}"), 200)
-    fits(Error, client("DELETE", f"/images/{told[1]['id']}"), 404)
+    assert fits(Added, told, 201)
+    assert fits(Removed, client("DELETE", f"/images/{told[1]['id']}"), 200)
+    assert fits(Error, client("DELETE", f"/images/{told[1]['id']}"), 404)
