@@ -153,6 +153,12 @@ def test_the_off_the_shelf_models_index_lies_beside_the_folder_of_clusters(photo
     capsys.readouterr()
     assert main.main(["index", f"--root={photos}", *MODEL]) == 0
     assert "8 unchanged" in capsys.readouterr().out and not [*(tmp_path / "indexes").iterdir()]
+    # So does one of before these files, beside which the new one comes: it may have images of other folders.
+    for path in (tmp_path / "centroids").glob("database_*"):
+        path.unlink()
+    (tmp_path / "centroids" / "database_photos.h5").write_bytes(b"no index")
+    assert main.main(["index", f"--root={photos}", *MODEL]) == 2
+    assert "database_photos.h5" in capsys.readouterr().err
 
 
 def test_bare_resume_passes_over_a_run_without_a_model(tmp_path):

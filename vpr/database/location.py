@@ -70,11 +70,12 @@ def _has_others(path: Path, loaded: LoadedModel) -> bool:
 
 
 def _beside(loaded: LoadedModel, images: PlaceImages) -> Path:
-    """The off-the-shelf model lies nowhere: its index is beside the folder of clusters, unless it was made in there."""
-    name = f"database_{images.places.name}.sqlite"
-    there = loaded.folder / name
+    """The off-the-shelf model lies nowhere: its index is beside the folder of clusters, unless an earlier version made
+    one in there."""
+    there = loaded.folder / f"database_{images.places.name}.sqlite"
+    is_kept = there.exists() or there.with_suffix(".h5").exists()
     usual = loaded.results is None and loaded.folder.name == CENTROIDS
-    return there.parent.with_name(INDEXES) / name if usual and not there.exists() else there
+    return loaded.folder.with_name(INDEXES) / there.name if usual and not is_kept else there
 
 
 def store_path(path: Path) -> Path:
