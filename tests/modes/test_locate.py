@@ -72,6 +72,7 @@ def test_matches_are_the_nearest_descriptors_with_their_places(locate, own, kept
         order = np.argsort(distances)
         assert [match["name"].split("/")[-1] for match in answer["matches"]] == [names[n] for n in order[:4]]
         np.testing.assert_allclose([m["distance"] for m in answer["matches"]], distances[order[:4]], rtol=1e-3)
+        assert answer["usual_distance"] == pytest.approx(np.median(distances), rel=5e-3), "all ten are drawn"
         best = answer["matches"][0]
         assert (best["easting"], best["northing"]) == (585000 + 20 * order[0], 4477000) and best["zone"] == "17N"
         wanted = utm.to_latlon(best["easting"], best["northing"], 17, "T")

@@ -57,6 +57,24 @@ def test_one_command_learns_clusters_of_the_folder_and_locates(call, photos, tmp
     assert json.loads(out)[0]["matches"][0]["name"] == "IMG_8.png"
 
 
+def test_frames_of_a_video_are_asked_one_every_so_many_seconds(call, photos, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    video = tmp_path / "walk.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 4, (96, 72))
+    for number in (1, 1, 5, 5, 2, 2):  # half a second of each image
+        writer.write(cv2.imread(str(photos / f"IMG_{number}.png")))
+    writer.release()
+    code, out, _ = call("locate", video, "--videoStep=0.5", "--json", "--panels=1")
+    assert code == 0
+    answers = json.loads(out)
+    assert [answer["photo"] for answer in answers] == [f"walk.avi/0000{n // 2}.{n % 2 * 5}0.jpg" for n in range(3)]
+    assert [answer["matches"][0]["name"] for answer in answers] == ["IMG_1.png", "IMG_5.png", "IMG_2.png"]
+
+    video.write_bytes(b"no video" * 99)
+    code, _, err = call("locate", video)
+    assert code == 2 and f"{video} has no frame that can be decoded" in err
+
+
 def test_cluster_wants_no_positions_and_locate_takes_its_clusters(call, photos, tmp_path):
     code, out, _ = call("cluster")
     assert code == 0 and "4 centroids" in out

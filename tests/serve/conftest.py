@@ -29,12 +29,18 @@ class PlainEngine:
     name, measures, approximate, is_shared, local, projection = "plain, exact", True, "", False, None, None
 
     def __init__(self, records, descriptors):
-        self.records, self.descriptors, self.provenance = records, descriptors, {}
+        self.records, self.values, self.provenance = records, descriptors, {}
+
+    def rows(self):
+        return np.flatnonzero([bool(name) for name in self.records.names])
+
+    def descriptors(self, rows):
+        return self.values[rows]
 
     def search(self, queries, count, wanted=None):
-        there = np.array([bool(name) for name in self.records.names])
-        rows = np.flatnonzero(there if wanted is None else there & wanted.mask(self.records))
-        values = self.descriptors[rows]
+        rows = self.rows()
+        rows = rows if wanted is None else rows[wanted.mask(self.records)[rows]]
+        values = self.values[rows]
         found = nearest(values, queries, count)
         found, distances = in_order(found, descriptor_distances(values, queries, found))
         return Hits(rows[found], distances, self.records)
@@ -45,7 +51,7 @@ class PlainEngine:
     def add(self, records, descriptors, local=None):
         self.remove(records.names)
         self.records = joined(self.records, records)
-        self.descriptors = np.concatenate([self.descriptors, descriptors])
+        self.values = np.concatenate([self.values, descriptors])
 
     def remove(self, names):
         self.records = replace(self.records, names=["" if n in names else n for n in self.records.names])

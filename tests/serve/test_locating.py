@@ -29,7 +29,7 @@ def queries(tmp_path_factory):
 
 def test_places_and_confidence_are_those_of_brute_force(client, shared_locator, queries, model):
     own = model.describe(np.array(Image.open(queries[0])).transpose(2, 0, 1)[None])[0].astype(np.float64)
-    distances = np.linalg.norm(shared_locator.engine.descriptors - own, axis=1)
+    distances = np.linalg.norm(shared_locator.engine.values - own, axis=1)
     order = np.argsort(distances)
     _, found, _ = client.locate(as_bytes(queries[0]), "?top=10")
     assert [match["easting"] for match in found["matches"]] == [585000 + 30 * n for n in order]

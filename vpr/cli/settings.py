@@ -172,6 +172,7 @@ class Command:
         "east crosses the date line", type=filter_reader("read_box"), metavar="SOUTH,WEST,NORTH,EAST")
     where: tuple[Any, ...] | None = _locate(None, "search only images whose row in the table has this value; also "
         "!=, >=, <=; several must all hold", type=filter_reader("read_condition"), nargs="+", metavar="COLUMN=VALUE")
+    videoStep: float = _locate(1.0, "seconds from frame to frame of a video that is asked", type=quantity)
     json: bool = _locate(False, "print the matches as JSON")
     engine: str = _engine("faiss", "where descriptors are kept and searched: faiss, files beside the model; "
         "milvus:FILE.db, embedded; milvus:http://HOST:19530, a server or cluster", type=engine, metavar="ENGINE")

@@ -12,5 +12,6 @@ places.py       Stage 1, places: which spec belongs to a dataset's split, and wh
 protocol.py     The protocol label: what a recall was measured on and by which rule, in one line that travels with it
 reader.py       Many image files -> batches by size, decoded ahead of the model by threads or processes
 regions.py      A region left out of the database: its queries ask for places that are not in the map
+videos.py       A video file -> image files of its frames, by OpenCV, which is not needed for anything else here
 settings.py     Which places a command is about; imports nothing heavy, since `--help` reads its flags
 """

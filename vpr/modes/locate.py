@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 from vpr.cli.load import results_folder
@@ -14,6 +15,7 @@ from vpr.common.progress import say
 from vpr.data.frames import find_sequences
 from vpr.data.image_files import USUAL, find_images
 from vpr.data.reader import decodable
+from vpr.data.videos import frames_of, is_video
 from vpr.database.engine import Engine
 from vpr.database.filters import why_nothing
 from vpr.descriptors.local_file import require_dim
@@ -26,9 +28,15 @@ KEEP = "--mode=index --localDescriptors"
 
 def run(options: argparse.Namespace) -> None:
     """Locate all images that were named; print and draw the matches."""
+    with tempfile.TemporaryDirectory(prefix="netvlad-") as folder:  # of frames of videos
+        _locate(options, Path(folder))
+
+
+def _locate(options: argparse.Namespace, folder: Path) -> None:
     with _apart_from_json(options):
-        files, ask = images_named(options), ask_of(options)
-        names, database = [str(file) for file in files], database_images(options)
+        files, ask = images_named(options, folder), ask_of(options)
+        names = [str(file.relative_to(folder) if folder in file.parents else file) for file in files]
+        database = database_images(options)
         if ask.sequence:
             require_order((find_sequences(database.places.database_names), find_sequences(names)), ask.sequence)
         locator, path = locator_of(options, database)
@@ -76,8 +84,10 @@ def require_reranking(engine: Engine, path: Path, options: argparse.Namespace) -
         say(f"the index has no local descriptors: no re-ranking; --rerank K computes them, {KEEP} keeps them")
 
 
-def images_named(options: argparse.Namespace) -> list[Path]:
-    """Images and those in folders, in the order given; within a folder by name. With --skipBroken what can be decoded.
+def images_named(options: argparse.Namespace, folder: Path) -> list[Path]:
+    """Images, those in folders, and frames of videos, in the order given; within a folder by name.
+
+    With --skipBroken what can be decoded. Frames are written below `folder`.
 
     Raises:
         UserError: there are none.
@@ -87,6 +97,8 @@ def images_named(options: argparse.Namespace) -> list[Path]:
     files = []
     for path in map(Path, options.inputs):
         found = find_images(path, options.skipBroken) if path.is_dir() else [path] if path.is_file() else None
+        if found and is_video(path):
+            found = frames_of(path, folder, options.videoStep)
         if found is None and path.is_symlink():
             raise UserError(f"{path} is a link to {path.readlink()}, which is not there: fetch it, or mount its disk")
         if found is None:

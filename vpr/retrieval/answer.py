@@ -59,6 +59,7 @@ class Answer:
         refused: whether the confidence is below what was asked for: there is no answer, and the matches are only what
             came nearest.
         agreement: matches of local descriptors with the first match; None where they were not asked for.
+        usual_distance: the median of the descriptors' distances to database images drawn at random; None if unknown.
         model_seconds, search_seconds: that all images of a batch took together; 0 where that was not measured.
     """
 
@@ -68,6 +69,7 @@ class Answer:
     confidence_kind: str
     refused: bool
     agreement: Matches | None = None
+    usual_distance: float | None = None
     model_seconds: float = 0.0
     search_seconds: float = 0.0
 
@@ -83,13 +85,14 @@ class Answer:
             f"  {rank:>2}  {match.score_text()}distance {match.distance_text()}  {match.position_text()}  {match.name}"
             for rank, match in enumerate(self.matches, start=1)
         ]
-        return "\n".join([f"{image}: {self.sure}", *rows])
+        usual = "" if self.usual_distance is None else f"; random images are at distance {self.usual_distance:.3f}"
+        return "\n".join([f"{image}: {self.sure}{usual}", *rows])
 
     def as_json(self, image: str) -> dict[str, Any]:
         """What --json prints of an image."""
         return {
             "photo": image, "confidence": self.confidence, "matches": [vars(match) for match in self.matches],
-            "confidence_kind": self.confidence_kind, "refused": self.refused,
+            "confidence_kind": self.confidence_kind, "refused": self.refused, "usual_distance": self.usual_distance,
         }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from vpr.runs.model import LoadedModel
 AT_ONCE = 2  # images of the database described between two pauses: of the largest networks half a second's work
 USUAL = Ask()
 DRAWN = 8  # database images at random, whose matches with an image are those of chance
+SAMPLE = 64  # database images at random, whose distances to an image are those of chance
 Calibrations = Callable[[str], StoredCalibration | None]  # by how answers are ordered, see `Ranking.order`
 
 
@@ -82,6 +83,7 @@ class Locator:
         self._pass, self._batch_size = ModelPass(loaded.model), batch_size
         self._calibrations, self._known = calibrations, dict[str, StoredCalibration | None]()
         self.records, self.images = engine.records, engine.count()
+        self._sample = np.empty((0, 0), np.float32)
 
     @property
     def model_name(self) -> str:
@@ -138,6 +140,7 @@ class Locator:
             raise
         except UserError as error:
             raise EngineAway(str(error), "the search engine does not answer: ask again later") from error
+        ranking = replace(ranking, usual_distances=self._usual_distances(described.descriptors))
         if queries is None or not (how or ask.agreement):
             return ranking
         seen = how or Reranking(1, ask.rerank_by)
@@ -149,6 +152,22 @@ class Locator:
         if how is None:
             return replace(ranking, compare=comparer(queries, known, seen, rows))
         return rerank_hits(ranking, queries, known, how, rows, pause)
+
+    def _usual_distances(self, descriptors: np.ndarray) -> np.ndarray | None:
+        """Medians of the distances of descriptors [M, dim] to a sample of the database, which is drawn once; float [M].
+
+        What is said of it needs no sample of today's images: only that of a database with less than it has is redrawn.
+        """
+        if self.engine.measures and len(self._sample) < min(SAMPLE, self.images):
+            rows = self.engine.rows()
+            drawn = np.random.default_rng(0).choice(rows, min(SAMPLE, len(rows)), replace=False)
+            try:
+                self._sample = self.engine.descriptors(np.sort(drawn)).astype(np.float32)
+            except UserError:
+                return None
+        if not len(self._sample):
+            return None
+        return np.median(np.sqrt((2 - 2 * descriptors @ self._sample.T).clip(0)), axis=1)
 
     def answers(self, ranking: Ranking, asks: Ask | Sequence[Ask]) -> list[Answer]:
         """Stage 3: the matches of each image, and how sure the first is; `asks` are of all images, or of each."""

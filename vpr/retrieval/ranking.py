@@ -41,6 +41,7 @@ class Ranking:
         excluded: which images might not be found, in words; empty: all might.
         compare: finds the matches of an image's local descriptors with those of a hit; None where it has none.
         drawn: rows of database images that were drawn at random, with which it can be compared as well.
+        usual_distances: see `Answer`, float [M]; None where the engine measures none.
     """
 
     answers: Answers
@@ -51,6 +52,7 @@ class Ranking:
     excluded: str = ""
     compare: Compare | None = None
     drawn: tuple[int, ...] = ()
+    usual_distances: np.ndarray | None = None
 
     @property
     def order(self) -> str:
@@ -170,4 +172,5 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     if compare:
         others = ranking.drawn_elsewhere(int(rows[0]))
         agreement = beyond_chance(compare(number, int(rows[0])).matches, [compare(number, n).matches for n in others])
-    return Answer(matches, [records.file(int(row), root) for row in rows], sure, kind, refused, agreement)
+    usual = None if ranking.usual_distances is None else float(ranking.usual_distances[number])
+    return Answer(matches, [records.file(int(row), root) for row in rows], sure, kind, refused, agreement, usual)

@@ -26,14 +26,16 @@ const answers = (() => {
   }
 
   /* How sure an answer is: its class and its words. A number that is no probability has no colour, and claims nothing. */
-  function sureness({ confidence, confidence_kind: kind, refused, matches }) {
+  function sureness({ confidence, confidence_kind: kind, refused, matches, usual_distance: usual }) {
     const probable = confidence !== null && /probability/.test(kind) && !/no probability/.test(kind);
     const number = probable ? `right with a probability of ${fixed(100 * confidence, 0)} %` : `score ${confidence === null ? "unknown" : fixed(confidence, 2)}`;
     if (!matches.length) return ["poor", "nothing was found"];
     if (refused || (probable && confidence < LEAST)) return ["poor", `I don't know this place (${number})`];
     if (probable) return [confidence >= 0.9 ? "good" : "fair", number];
     if (/part of the database/.test(kind)) return ["plain", "most similar; how sure is unknown: only a part of the images was searched"];
-    return ["plain", confidence === null ? "most similar" : `most similar (${number})`];
+    const first = matches[0].distance, known = usual !== null && first !== null;
+    const beside = known ? `distance ${fixed(first, 2)}; random images: ${fixed(usual, 2)}` : number;
+    return ["plain", confidence === null && !known ? "most similar" : `most similar (${beside})`];
   }
 
   const sizeOf = (address) => new Promise((done, fail) => {

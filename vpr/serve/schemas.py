@@ -60,6 +60,7 @@ class Located(Shape):
     matches: list[Match] = Field(description="Best first.")
     confidence: float | None
     confidence_kind: str = Field(description="What the confidence is, in words.")
+    usual_distance: float | None = Field(description="Median of those of database images at random: what chance gets.")
     refused: bool = Field(description="Whether the confidence is below what is wanted: then there is no answer.")
     model: str
     images: int = Field(description="Of the database.")
@@ -226,6 +227,7 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
         "matches": [match_json(record_id(match.name), match) for match in answer.matches],
         "confidence": answer.confidence,
         "confidence_kind": answer.confidence_kind,
+        "usual_distance": answer.usual_distance,
         "refused": answer.refused,
         "model": model,
         "images": images,
