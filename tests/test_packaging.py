@@ -45,7 +45,9 @@ def in_fresh_python(code, *path, cwd=ROOT):
 def test_dependencies_agree_with_the_requirements_files(project):
     assert sorted(project["dependencies"]) == required("requirements.txt")
     extras = {name: sorted(packages) for name, packages in project["optional-dependencies"].items()}
-    assert extras == {name: required(f"requirements-{name}.txt") for name in ("deploy", "serve", "opencv", "milvus", "dev")}
+    assert extras == {
+        name: required(f"requirements-{name}.txt") for name in ("deploy", "serve", "opencv", "milvus", "dev")
+    }
 
 
 def test_there_is_one_version(project):

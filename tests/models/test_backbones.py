@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from types import ModuleType
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.poolings import POOLINGS
 from vpr.models.poolings.base import ClusterPooling, build_pooling
 from vpr.models.spec import ModelSpec
+from vpr.models.weights import load_pretrained
 
 CPU = torch.device("cpu")
 
@@ -193,3 +195,14 @@ def test_layers_are_those_of_torchvision(arch):
     assert ours == [(name, repr(layer)) for name, layer in features.named_children()][: len(ours)]
     left = [type(layer).__name__ for layer in list(features)[len(ours) :]]
     assert left == ["ReLU", "MaxPool2d"]
+
+
+def test_a_download_says_what_it_is_and_where_to_put_it_by_hand(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", mock.Mock(side_effect=OSError("no route to host")))
+    with pytest.raises(UserError, match=rf"no route.*download https://.*88682ab5.pth into {tmp_path}/checkpoints"):
+        load_pretrained(build_backbone("vgg16"), "vgg16", "IMAGENET1K_FEATURES")
+    file = "downloading vgg16_features-amdegroot-88682ab5.pth"
+    assert f"{file} into {tmp_path}/checkpoints: 553 MB, CC BY 4.0, of Oxford's VGG, SHA-256 88682ab5" in (
+        capsys.readouterr().out
+    )

@@ -42,7 +42,8 @@ def answer(shown: list[int], **changes) -> dict:
     usual = {
         "matches": [match(n, 0.5 + 0.05 * rank) for rank, n in enumerate(shown)], "confidence": 0.93,
         "confidence_kind": "probability that the first match is right", "refused": False, "model": "a model",
-        "images": COUNT, "usual_distance": 1.25, "timing": {"decode_ms": 99.0, "total_ms": 12.5}, "agreement": agreement,
+        "images": COUNT, "usual_distance": 1.25, "timing": {"decode_ms": 99.0, "total_ms": 12.5},
+        "agreement": agreement,
     }  # fmt: skip
     return {**usual, **changes}
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 from vpr.models.backbones import BACKBONES
 from vpr.models.backbones.base import Backbone, Published
 
@@ -21,7 +22,8 @@ LAYERS: dict[str, list[tuple[int, int, int, int] | int]] = {
     "alexnet": [(64, 11, 4, 2), 3, (192, 5, 1, 2), 3, (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)],
 }  # fmt: skip
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# torchvision's weights by its names, which takes longer to import than all else: file, mean and std of pixels 0 to 1.
+# torchvision's weights by its names, which takes longer to import than all else: file (its name ends with the beginning
+# of its SHA-256), mean and std of pixels 0 to 1.
 WEIGHTS = {
     "vgg16": {
         "IMAGENET1K_V1": ("vgg16-397923af.pth", *IMAGENET),
@@ -29,6 +31,8 @@ WEIGHTS = {
     },
     "alexnet": {"IMAGENET1K_V1": ("alexnet-owt-7be5be79.pth", *IMAGENET)},
 }  # fmt: skip
+MEGABYTES = {"vgg16": 553, "alexnet": 244}  # of a file, of which the classifier's are most
+LICENCES = {"IMAGENET1K_V1": "BSD-3-Clause, of torchvision", "IMAGENET1K_FEATURES": "CC BY 4.0, of Oxford's VGG"}
 DEFAULT, ADDRESS = "IMAGENET1K_V1", "https://download.pytorch.org/models/"
 SMALLEST_SIDE = {"vgg16": 16, "alexnet": 31}  # pixels in height and width that leave one local descriptor
 
@@ -76,11 +80,14 @@ def published(arch: str, weights: str) -> Published:
         known = ", ".join((*WEIGHTS[arch], "DEFAULT"))
         raise UserError(f"--weights={weights} is neither a file nor a name that {arch} has ({known}) nor none")
     file, mean, std = WEIGHTS[arch][name]
-    return Published(name, mean, std, lambda: _download(arch, weights, f"{ADDRESS}{file}"))
+    return Published(name, mean, std, lambda: _download(arch, weights, f"{ADDRESS}{file}", LICENCES[name]))
 
 
-def _download(arch: str, weights: str, url: str) -> dict[str, torch.Tensor]:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+def _download(arch: str, weights: str, url: str, licence: str) -> dict[str, torch.Tensor]:
+    folder, file = Path(torch.hub.get_dir()) / "checkpoints", url.rpartition("/")[2]
+    if not (folder / file).exists():
+        checksum = file.rpartition("-")[2].partition(".")[0]
+        say(f"downloading {file} into {folder}: {MEGABYTES[arch]} MB, {licence}, SHA-256 {checksum}...")
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # no network, a proxy's page, a broken file, no room
