@@ -10,13 +10,17 @@ from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.settings import values_of
 from vpr.data.places import PlaceImages, load_database
-from vpr.database.engine import WantedIndex
+from vpr.data.reader import Reading
+from vpr.database.engine import Engine, WantedIndex
 from vpr.database.filters import SearchFilter
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import calibrations_of
-from vpr.retrieval.locator import Locator
+from vpr.retrieval.conditions.means_file import load_means, means_file
+from vpr.retrieval.locator import AT_ONCE, Locator
+from vpr.runs.descriptors_file import model_recipe
+from vpr.runs.model import LoadedModel
 from vpr.search.rules import RecentFrames, SequenceRule
 
 
@@ -38,6 +42,7 @@ def ask_of(options: argparse.Namespace) -> Ask:
         filter=SearchFilter(options.near, options.box, tuple(options.where or ())) if limited else None,
         rerank=options.rerank,
         rerank_by=options.rerankBy,
+        conditions=options.conditions or "off",
         sequence=SequenceRule(**values_of(SequenceRule, vars(options))) if options.sequence else None,
         exclusion=RecentFrames(options.excludeRecent, options.causal) if recent else None,
         least=options.minConfidence,
@@ -58,10 +63,25 @@ def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locato
     computing(loaded.model, options, device, 1 if path.exists() else len(images.database_files))
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
+    return opened_locator(options, loaded, read, images, engine, path, options.cacheBatchSize), path
+
+
+def opened_locator(
+    options: argparse.Namespace,
+    loaded: LoadedModel,
+    read: Reading,
+    images: PlaceImages,
+    engine: Engine,
+    path: Path,
+    batch_size: int | None = AT_ONCE,
+) -> Locator:
+    """The locator of a database that is open, with what was learnt for it: calibrations and conditions' means."""
     calibrations = calibrations_of(loaded, read.size, images)
-    usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence)
-    dim, seed, batch = options.localDim, options.seed, options.cacheBatchSize
-    return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch), path
+    means = load_means(means_file(path), model_recipe(loaded.model, read.size), loaded.model.dim)
+    conditions = options.conditions or "stored"
+    usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence, conditions=conditions)
+    dim, seed = options.localDim, options.seed
+    return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means)
 
 
 def database_images(options: argparse.Namespace) -> PlaceImages:

@@ -179,6 +179,14 @@ class Command:
     collection: str | None = _engine(
         None, "collection of milvus (default: by the name of the database)", metavar="NAME")
 
+    conditions: str | None = flag(None, "subtract from queries the mean of their condition, such as night, and from "
+        "the database its own: session, that of all images asked; running, of those so far; stored, the nearest of "
+        "--condition (default: locate session, from five images on, else stored; serve stored; test off)",
+        group="conditions", modes=("test", "compare", "locate", "serve"),
+        choices=("off", "session", "running", "stored"))
+    condition: str | None = flag(None, "learn the mean of a condition from the images under --add, which are not added "
+        "to the index", group="conditions", modes=("index",), metavar="NAME")
+
     calibrate: bool = _sure(False, "learn from this split how probable it is that a first hit is right, and keep that "
         "beside the model for test and locate; take val")
     minConfidence: float | None = _sure(None, "do not guess below this confidence: locate answers that no place was "

@@ -1,7 +1,7 @@
 """Recall@N of a model on a split: describe, search, count, record."""
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from vpr.descriptors.describe import LocalDescribing, Source, describe, describe
 from vpr.evaluation.outcomes import Outcome, outcomes_of, recall_at, recall_line
 from vpr.models.describer import Describer
 from vpr.retrieval.ask import Ask
+from vpr.retrieval.conditions.centring import MapConditions
 from vpr.retrieval.ranking import Ranking, rerank_hits, search
 from vpr.retrieval.split import SplitEngine
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
@@ -102,8 +103,9 @@ def measure_each(
     recall_values: Sequence[int],
     ask: Ask = SINGLE,
     engine: SplitEngine | None = None,
+    means: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[Evaluation, QueryResults]]:
-    """Recalls of single images; then, as far as they are asked for, by sequences of frames and after re-ranking.
+    """Recalls of single images; then, as far as asked for, without what conditions add, by sequences, and re-ranked.
 
     Each is measured when it is wanted, and has the hits of the one before.
 
@@ -111,12 +113,14 @@ def measure_each(
         descriptors: with local ones for re-ranking.
         ask: its `top` and `filter` do not count.
         engine: None searches exactly.
+        means: of conditions that were learnt, [dim] by name.
 
     Raises:
         UserError: the images are no frames in order, or the engine does not answer.
     """
     places, how = images.places, ask.reranking(False)
     engine = engine or SplitEngine(descriptors.database, places)
+    conditions = MapConditions(engine, means or {})
     ask = replace(ask, top=max(*recall_values, CURVE))
     positives = places.positives()
     if ask.exclusion:
@@ -130,11 +134,19 @@ def measure_each(
         return evaluation, QueryResults(outcomes, positives, curve, ranking)
 
     def searched(ask: Ask) -> Ranking:
-        return search(engine, descriptors.queries, ask, ask.hits(how), places.query_names)
+        searchable, queries, centring = conditions.of(descriptors.queries, ask.conditions)
+        ranking = search(searchable, queries, ask, ask.hits(how), places.query_names)
+        return replace(ranking, steps=(centring, *ranking.steps)) if centring else ranking
 
     nothing = _before_search(descriptors, model, images, positives, ask, engine.name)
-    evaluation, results = counted(searched(replace(ask, sequence=None)), nothing)
+    evaluation, results = counted(searched(replace(ask, sequence=None, conditions="off")), nothing)
     yield evaluation, results
+    centred = searched(replace(ask, sequence=None)) if ask.conditions != "off" else None
+    if centred and centred.steps:
+        evaluation, results = counted(
+            centred, replace(evaluation, search=f"{evaluation.search}, {centred.steps[0]}"), results
+        )
+        yield evaluation, results
     if ask.sequence:
         by_frames = replace(evaluation, search=f"{evaluation.search}, {ask.sequence.text()}")
         evaluation, results = counted(searched(ask), by_frames, results)

@@ -7,13 +7,21 @@ from vpr.cli.load import computing, database_of, model_of
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
+from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.data.image_files import find_images
 from vpr.data.places import load_database
+from vpr.data.reader import Reading
 from vpr.database.engine import WantedIndex
 from vpr.database.folder import folder_to_add
 from vpr.database.location import file_to_write
 from vpr.database.open import edit_engine, update_engine
+from vpr.descriptors.describe import describe
+from vpr.retrieval.conditions.centring import LEAST
+from vpr.retrieval.conditions.means_file import load_means, means_file, save_means
+from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.hloc import write_hloc_files
+from vpr.runs.model import LoadedModel
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,6 +38,9 @@ def run(options: argparse.Namespace) -> None:
     path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root, read.size)
     database = database_of(options, loaded, images, read)
     local_dim = options.localDim if options.localDescriptors else 0
+    if options.condition:
+        learn_condition(options, loaded, read, path)
+        return
     wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
     if options.add or options.remove:
         added = folder_to_add(Path(options.add), images.base, options.skipBroken) if options.add else None
@@ -39,3 +50,23 @@ def run(options: argparse.Namespace) -> None:
     if processes.is_main() and (hloc.features or hloc.pairs):
         rows = [engine.row_of[name] for name in database.now().names]
         write_hloc_files(hloc, images, places.root, engine.descriptors(rows))
+
+
+def learn_condition(options: argparse.Namespace, loaded: LoadedModel, read: Reading, index: Path) -> None:
+    """Keep the mean of a folder's images, as that of a condition, beside an index.
+
+    Raises:
+        UserError: no folder is named, or it has too few images.
+    """
+    files = find_images(Path(options.add), options.skipBroken) if options.add else []
+    if len(files) < LEAST:
+        raise UserError(
+            f"--condition={options.condition}: found {len(files)} images, wanted {LEAST} at least: name their folder "
+            "with --add DIR"
+        )
+    descriptors, _ = describe(loaded.model, read.of(files), range(len(files)), options.cacheBatchSize, "images")
+    path, recipe = means_file(index), model_recipe(loaded.model, read.size)
+    means = load_means(path, recipe, loaded.model.dim)
+    means[options.condition] = descriptors.mean(axis=0, dtype="float32")
+    save_means(path, means, recipe)
+    say(f"wrote {path}: the means of {', '.join(sorted(means))}; {options.condition} of {len(files)} images")

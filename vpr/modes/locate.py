@@ -5,6 +5,7 @@ import contextlib
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from vpr.cli.load import results_folder
@@ -20,7 +21,11 @@ from vpr.database.engine import Engine
 from vpr.database.filters import why_nothing
 from vpr.descriptors.local_file import require_dim
 from vpr.report.located import draw_panels
-from vpr.retrieval.ask import DEPTH
+from vpr.retrieval.ask import DEPTH, Ask
+from vpr.retrieval.conditions.centring import LEAST
+from vpr.retrieval.locator import Locator
+from vpr.retrieval.model_pass import Described
+from vpr.retrieval.ranking import Ranking
 from vpr.search.sequences import require_order
 
 KEEP = "--mode=index --localDescriptors"
@@ -42,7 +47,8 @@ def _locate(options: argparse.Namespace, folder: Path) -> None:
         locator, path = locator_of(options, database)
         engine = locator.engine
         require_reranking(engine, path, options)
-        ranking = locator.rank(locator.describe_files(files, ask), ask, names)
+        described = locator.describe_files(files, ask)
+        ranking = ranked(locator, described, ask, names, usual=options.conditions is None)
         if engine.is_shared:
             say(f"searched in {engine.name}")
         if ask.filter and (ranking.answers.found < 0).all():
@@ -57,6 +63,25 @@ def _locate(options: argparse.Namespace, folder: Path) -> None:
         say("\n".join(answer.lines(name) for name, answer in told))
     with _apart_from_json(options):  # behind the matches, which stand though a panel cannot be drawn
         draw_panels(results_folder(locator.loaded, options), files, answers, ranking, options.panels)
+
+
+def ranked(locator: Locator, described: Described, ask: Ask, names: list[str], usual: bool) -> Ranking:
+    """What was found for all images that were named.
+
+    Args:
+        usual: whether their condition is taken into account though nobody asked for it: of so many images by their
+            own mean, of few by those that were learnt; unless only answers without it have been calibrated.
+    """
+    if usual and locator.engine.measures:
+        conditions = "session" if len(names) >= LEAST else "stored"
+        ranking = locator.rank(described, replace(ask, conditions=conditions), names)
+        plain = replace(ranking, steps=tuple(step for step in ranking.steps if not step.startswith("conditions")))
+        if plain.steps == ranking.steps or locator.calibration(ranking) or not locator.calibration(plain):
+            return ranking
+        say("without the mean of the images' condition, since only such answers are calibrated; --conditions says more")
+    if ask.conditions == "off":
+        locator.conditions.warn_of_shift(described.descriptors)
+    return locator.rank(described, ask, names)
 
 
 def _apart_from_json(options: argparse.Namespace) -> contextlib.AbstractContextManager:

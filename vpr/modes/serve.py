@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpr.cli.load import computing, database_of, model_of
+from vpr.cli.locating import opened_locator
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
@@ -17,9 +18,6 @@ from vpr.data.places import load_database
 from vpr.database.engine import WantedIndex
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
-from vpr.retrieval.ask import Ask
-from vpr.retrieval.calibration_file import calibrations_of
-from vpr.retrieval.locator import Locator
 
 if TYPE_CHECKING:
     from vpr.serve.settings import Settings
@@ -49,9 +47,7 @@ def run(options: argparse.Namespace) -> None:
     wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     engine.prepare_to_serve(options.writable)
-    usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence)
-    calibrations = calibrations_of(loaded, read.size, images)
-    locator = Locator(loaded, engine, read, images.base, calibrations, usual, options.localDim, options.seed)
+    locator = opened_locator(options, loaded, read, images, engine, path)
     locator.local.prepare()  # else those who ask with the first re-ranking would wait for it
     say(f"{model.name}; {engine.count()} images of {images.places.name}, searched by {engine.name}")
     try:

@@ -20,6 +20,7 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.data.reader import Reading
 from vpr.data.regions import Region, without_region
+from vpr.database.location import index_file
 from vpr.database.open import fill_engine
 from vpr.evaluation.calibrate import require_queries_to_learn_from
 from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, QueryResults, measure_each, measure_index, record
@@ -28,8 +29,9 @@ from vpr.evaluation.outcomes import recall_line
 from vpr.report.write import explainer, write_pictures
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import answer_recipe, save_calibration
+from vpr.retrieval.conditions.means_file import load_means, means_file
 from vpr.retrieval.split import SplitEngine, by_engine
-from vpr.runs.descriptors_file import SplitDescriptors
+from vpr.runs.descriptors_file import SplitDescriptors, model_recipe
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.runs.model import LoadedModel
 from vpr.search.approximate import IndexSearch, build_index, faiss_name, looks_at_all
@@ -56,7 +58,10 @@ class Subject:
     def measure(self, engine: SplitEngine | None = None) -> Iterator[tuple[Evaluation, QueryResults]]:
         """See `measure_each`."""
         values = self.options.recallValues
-        return measure_each(self.descriptors, self.loaded.model, self.images, values, self.ask, engine)
+        index = index_file(self.loaded, self.images, Path(self.options.root), self.read.size)
+        recipe = model_recipe(self.loaded.model, self.read.size)
+        means = load_means(means_file(index), recipe, self.loaded.model.dim) if self.ask.conditions == "stored" else {}
+        return measure_each(self.descriptors, self.loaded.model, self.images, values, self.ask, engine, means)
 
     def judged(self, answers: QueryResults) -> Judged:
         """How sure answers are: by a calibration of the model, unless its descriptors were made elsewhere."""

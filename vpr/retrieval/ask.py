@@ -21,6 +21,7 @@ class Ask:
         rerank: how many first hits are re-ranked; 0: none; None: DEPTH where the engine keeps local descriptors.
         rerank_by: the score of re-ranking, a key of `vpr.retrieval.matching.SCORES`.
         sequence: how similarities of consecutive frames are combined; None: images are single ones.
+        conditions: which means are subtracted, a key of `vpr.retrieval.conditions.centring.HOW`; off: none.
         exclusion: frames of the image's own sequence that may not be found; None: all may.
         least: confidence below which, or where it is unknown, an image gets no answer; None: all get one.
         agreement: whether the matches of local descriptors with the first hit are wanted.
@@ -31,6 +32,7 @@ class Ask:
     rerank: int | None = None
     rerank_by: str = "soft"
     sequence: SequenceRule | None = None
+    conditions: str = "off"
     exclusion: RecentFrames | None = None
     least: float | None = None
     agreement: bool = False

@@ -1,6 +1,6 @@
 """From images to answers where they were taken: a model and a database, loaded once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +19,7 @@ from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.answer import Answer
 from vpr.retrieval.ask import DEPTH, Ask, EngineAway, NotServed, Refusal
 from vpr.retrieval.calibration_file import StoredCalibration
+from vpr.retrieval.conditions.centring import MapConditions, centred
 from vpr.retrieval.local_descriptors import LocalDescriptors
 from vpr.retrieval.long_work import Pause, no_pause
 from vpr.retrieval.model_pass import Described, ModelPass
@@ -52,6 +53,7 @@ class Locator:
     Attributes:
         loaded: the model, on its device.
         engine: the database.
+        conditions: its mean, and those of conditions that were learnt.
         usual: what is asked where nothing else is said.
         local: local descriptors of the database.
         records: of its images, as of the last change: any thread may read these, and `images`.
@@ -71,18 +73,21 @@ class Locator:
         local_dim: int = LOCAL_DIM,
         seed: int = DEFAULT_SEED,
         batch_size: int | None = AT_ONCE,
+        means: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Nothing is described yet.
 
         Args:
             local_dim, seed: of the projection of local descriptors, where the engine has none.
             batch_size: image files described at once; 0: as many as memory holds.
+            means: of conditions that were learnt, [dim] by name.
         """
         self.loaded, self.engine, self.read, self.root, self.usual = loaded, engine, read, root, usual
         self.local = LocalDescriptors(loaded, engine, read, root, batch_size, local_dim, seed)
         self._pass, self._batch_size = ModelPass(loaded.model), batch_size
         self._calibrations, self._known = calibrations, dict[str, StoredCalibration | None]()
         self.records, self.images = engine.records, engine.count()
+        self.conditions = MapConditions(engine, means or {})
         self._sample = np.empty((0, 0), np.float32)
 
     @property
@@ -135,12 +140,15 @@ class Locator:
         """
         how, queries = self.reranking(ask), described.local
         try:
-            ranking = search(self.engine, described.descriptors, ask, ask.hits(how), names)
+            engine, centred_queries, centring = self.conditions.of(described.descriptors, ask.conditions)
+            ranking = search(engine, centred_queries, ask, ask.hits(how), names)
         except Refusal:
             raise
         except UserError as error:
             raise EngineAway(str(error), "the search engine does not answer: ask again later") from error
-        ranking = replace(ranking, usual_distances=self._usual_distances(described.descriptors))
+        usual = self._usual_distances(centred_queries, bool(centring))
+        steps = (centring, *ranking.steps) if centring else ranking.steps
+        ranking = replace(ranking, usual_distances=usual, steps=steps)
         if queries is None or not (how or ask.agreement):
             return ranking
         seen = how or Reranking(1, ask.rerank_by)
@@ -153,7 +161,7 @@ class Locator:
             return replace(ranking, compare=comparer(queries, known, seen, rows))
         return rerank_hits(ranking, queries, known, how, rows, pause)
 
-    def _usual_distances(self, descriptors: np.ndarray) -> np.ndarray | None:
+    def _usual_distances(self, descriptors: np.ndarray, are_centred: bool) -> np.ndarray | None:
         """Medians of the distances of descriptors [M, dim] to a sample of the database, which is drawn once; float [M].
 
         What is said of it needs no sample of today's images: only that of a database with less than it has is redrawn.
@@ -167,15 +175,20 @@ class Locator:
                 return None
         if not len(self._sample):
             return None
-        return np.median(np.sqrt((2 - 2 * descriptors @ self._sample.T).clip(0)), axis=1)
+        sample = centred(self._sample, self.conditions.mean) if are_centred else self._sample
+        return np.median(np.sqrt((2 - 2 * descriptors @ sample.T).clip(0)), axis=1)
 
     def answers(self, ranking: Ranking, asks: Ask | Sequence[Ask]) -> list[Answer]:
         """Stage 3: the matches of each image, and how sure the first is; `asks` are of all images, or of each."""
-        if ranking.order not in self._known and not ranking.filtered:
-            self._known[ranking.order] = self._calibrations(ranking.order)
-        values, kind = confidences(ranking, self._known.get(ranking.order))
+        values, kind = confidences(ranking, self.calibration(ranking))
         each = [asks] * len(values) if isinstance(asks, Ask) else asks
         return [answer(ranking, n, ask, values[n], kind, self.root) for n, ask in enumerate(each)]
+
+    def calibration(self, ranking: Ranking) -> StoredCalibration | None:
+        """That of answers so ordered; None where there is none, or a filter hides what looks as similar."""
+        if ranking.order not in self._known and not ranking.filtered:
+            self._known[ranking.order] = self._calibrations(ranking.order)
+        return self._known.get(ranking.order)
 
     def is_long(self, ask: Ask) -> bool:
         """Whether a question takes much more than others do: many comparisons, or images that have to be described."""

@@ -47,6 +47,14 @@ class SplitEngine:
         nothing, hashes = np.zeros(count, np.int64), np.zeros((count, 32), np.uint8)
         return Records(names, positions, None, nothing, nothing, hashes, [""] * count)
 
+    def rows(self) -> np.ndarray:
+        """All."""
+        return np.arange(len(self.database))
+
+    def descriptors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Those of some images."""
+        return self.database[rows]
+
     def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The hits of all queries of the split, in the order of their exact distances."""
         if wanted:

@@ -1,0 +1,165 @@
+"""Queries minus the mean of their condition, the database minus its own: what night or a camera adds to all is gone.
+
+At night, in rain or by another camera all global descriptors move alike, and the nearest database image is then the one
+that lies farthest in that direction. Subtracting from either set its own mean before both are brought to length 1 again
+takes that away. The same mean for both sets would change next to nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vpr.common.progress import say
+from vpr.data.frames import Frames
+from vpr.database.engine import Hits
+from vpr.database.filters import SearchFilter
+from vpr.search.exact import measured
+from vpr.search.rules import SequenceRule
+
+LEAST = 5  # images of a session, from which on their mean says more of the condition than of the places
+PRIOR = 5  # images at the map's mean, which a running mean starts from
+SAMPLE = 4096  # images of a map, evenly spread, of which its mean is taken
+PARTS = 8  # of a map, whose means tell how far places alone move a mean
+WIDER = 50  # more hits that are searched for than are wanted: centring the database moves some of them to the front
+HOW = {
+    "session": "the queries' own mean",
+    "running": "the running mean of the queries so far",
+    "stored": "of the means that were learnt, the nearest to each query",
+}
+
+
+def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Descriptors [n, dim] minus means [dim] or [n, dim], of length 1 again; float32."""
+    values = descriptors.astype(np.float32) - means
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
+def running_means(queries: np.ndarray, start: np.ndarray, weight: float = PRIOR) -> np.ndarray:
+    """For each query the mean of it, all before it, and `weight` images at `start`; float32 [M, dim].
+
+    So an answer never changes by later frames.
+    """
+    means, total = np.empty(queries.shape, np.float32), weight * start.astype(np.float64)
+    for row, query in enumerate(queries):
+        total += query
+        means[row] = total / (weight + row + 1)
+    return means
+
+
+def nearest_means(queries: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Which of several means [c, dim] has the greatest cosine with each query; int64 [M]."""
+    directions = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return (queries.astype(np.float32) @ directions.T.astype(np.float32)).argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class CentredEngine:
+    """An engine whose descriptors are centred when they are compared; as of `vpr.database.engine.Searchable`."""
+
+    engine: Any
+    mean: np.ndarray  # [dim], of the database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
+        """The nearest centred images of centred queries [M, dim], of the engine's own hits and WIDER more."""
+        found, _, records = self.engine.search(queries, count + WIDER, wanted)
+        found, distances = self._measured(queries, found)
+        return Hits(found[:, :count], distances[:, :count], records)
+
+    def search_in_order(
+        self,
+        queries: np.ndarray,
+        count: int,
+        sequences: tuple[Frames, Frames],
+        rule: SequenceRule,
+        **more: Any,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As of `Engine`, by the sums of products of centred queries with the images as they are.
+
+        A sum over frames differs from that with centred images by what is the same for all images, and by their norms.
+        """
+        found, _, similarities = self.engine.search_in_order(queries, count, sequences, rule, **more)
+        _, distances = zip(*(self._measured(queries[[n]], row[None]) for n, row in enumerate(found)), strict=True)
+        return found, np.concatenate(distances), similarities
+
+    def _measured(self, queries: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return measured(lambda rows: centred(self.engine.descriptors(rows), self.mean), queries, found)
+
+
+@dataclass
+class MapConditions:
+    """The mean of a map, as it was when first asked for, and those that were learnt of other conditions.
+
+    Attributes:
+        engine: of the map; see `vpr.database.engine.Engine`, of which `rows` and `descriptors` are asked.
+        stored: float32 [dim] by name.
+    """
+
+    engine: Any
+    stored: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def _parts(self) -> tuple[np.ndarray, list[int]]:
+        """Means of consecutive parts of the map, float32 [p, dim], and of how many images each is."""
+        rows = np.asarray(self.engine.rows())
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))] if len(rows) > SAMPLE else rows
+        parts = np.array_split(rows, min(PARTS, max(1, len(rows))))
+        return np.stack([self._mean_of(part) for part in parts]), [len(part) for part in parts]
+
+    def _mean_of(self, rows: np.ndarray) -> np.ndarray:
+        total = sum(self.engine.descriptors(some).sum(axis=0, dtype=np.float32) for some in _few(rows))
+        return np.asarray(total / max(1, len(rows)), np.float32)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """Of the map, float32 [dim]."""
+        means, sizes = self._parts
+        return np.average(means, axis=0, weights=sizes).astype(np.float32)
+
+    def means_for(self, queries: np.ndarray, how: str) -> tuple[np.ndarray | None, str]:
+        """What is subtracted from queries [M, dim], [dim] or [M, dim], and what that is in words; None: nothing.
+
+        Args:
+            how: a key of HOW, or off.
+        """
+        if how == "stored" and self.stored:
+            names = ["the map", *self.stored]
+            means = np.stack([self.mean, *self.stored.values()])
+            which = nearest_means(queries, means)
+            chosen = ", ".join(f"{name} {count}" for n, name in enumerate(names) if (count := int((which == n).sum())))
+            return means[which], f"conditions: {HOW[how]} ({chosen})"
+        if how not in ("session", "running") or len(queries) < LEAST:
+            return None, ""
+        if how == "session":
+            return queries.mean(axis=0, dtype=np.float32), f"conditions: {HOW[how]}"
+        return running_means(queries, self.mean), f"conditions: {HOW[how]}"
+
+    def of(self, queries: np.ndarray, how: str) -> tuple[Any, np.ndarray, str]:
+        """The engine to search in, queries for it [M, dim], and what was done in words; empty: nothing."""
+        means, text = self.means_for(queries, how)
+        if means is None:
+            return self.engine, queries, ""
+        return CentredEngine(self.engine, self.mean), centred(queries, means), text
+
+    def warn_of_shift(self, queries: np.ndarray) -> None:
+        """Say so where the mean of queries lies farther from the map's than the means of the map's parts do."""
+        parts, _ = self._parts
+        if len(queries) < LEAST or len(parts) < PARTS:
+            return
+        shift = float(np.linalg.norm(queries.mean(axis=0, dtype=np.float32) - self.mean))
+        own = float(np.linalg.norm(parts - self.mean, axis=1).max())
+        if shift > own:
+            say(
+                f"these images lie {shift:.2f} from the map on the average, parts of the map itself at most {own:.2f}: "
+                "another time of day, weather or camera? --conditions=session subtracts that"
+            )
+
+
+def _few(rows: np.ndarray | Sequence[int], count: int = 256) -> Iterable[np.ndarray]:
+    rows = np.asarray(rows)
+    return (rows[start : start + count] for start in range(0, len(rows), count))
