@@ -54,16 +54,16 @@ def test_locate_gives_the_order_that_test_counts(run, own, tmp_path):
     assert "then a second look at the first 6 hits (soft, 8-D local descriptors in 8 bits)" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert [entry["search"].count("second look") for entry in results] == [0, 1]
-    code, computed, said = run("locate", own / "val" / "queries", "--rerank=6", "--top=12")
+    code, computed, said = run("locate", "--conditions=off", own / "val" / "queries", "--rerank=6", "--top=12")
     assert code == 0 and "wrote" in said
     assert run("index", "--localDescriptors").code == 0
     assert (tmp_path / "model" / "database_own_val.local").is_file() or list(tmp_path.rglob("database_*.local"))
-    code, stored, _ = run("locate", own / "val" / "queries", "--rerank=6", "--top=12")
+    code, stored, _ = run("locate", "--conditions=off", own / "val" / "queries", "--rerank=6", "--top=12")
     assert code == 0 and names_found(computed) == names_found(stored)
     for n, recall in zip((1, 2, 3), after, strict=True):
         hits = [any(image_name(30 * q, q) in name for name in names[:n]) for q, names in enumerate(names_found(stored))]
         assert 100 * np.mean(hits) == pytest.approx(float(recall), abs=0.06)
-    code, plain, _ = run("locate", own / "val" / "queries", "--rerank=0", "--top=12")
+    code, plain, _ = run("locate", "--conditions=off", own / "val" / "queries", "--rerank=0", "--top=12")
     plain = names_found(plain)
     assert [set(names[:6]) for names in plain] == [set(names[:6]) for names in names_found(stored)]
     assert [names[6:] for names in plain] == [names[6:] for names in names_found(stored)]

@@ -3,11 +3,13 @@
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import faiss
 import numpy as np
 
+from pittsburgh import Places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
@@ -19,7 +21,7 @@ from vpr.evaluation.outcomes import Outcome, outcomes_of, recall_at, recall_line
 from vpr.models.describer import Describer
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.conditions.centring import MapConditions
-from vpr.retrieval.ranking import Ranking, rerank_hits, search
+from vpr.retrieval.ranking import Ranking, rerank_hits, search_for
 from vpr.retrieval.split import SplitEngine
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.search.approximate import IndexSearch, index_name, measures_descriptors, stored_bytes
@@ -126,36 +128,37 @@ def measure_each(
     if ask.exclusion:
         positives = without_excluded(positives, ask.exclusion.of(places.database_names, places.query_names))
 
-    def counted(ranking: Ranking, evaluation: Evaluation, before: QueryResults | None = None) -> tuple:
-        found, distances = ranking.answers.found, ranking.answers.distances
-        outcomes = outcomes_of(found, distances, positives, places, before.outcomes if before else None)
-        curve = recall_at(found, positives, range(1, CURVE + 1))
-        evaluation = replace(evaluation, recalls=recall_at(found, positives, recall_values))
-        return evaluation, QueryResults(outcomes, positives, curve, ranking)
-
-    def searched(ask: Ask) -> Ranking:
-        searchable, queries, centring = conditions.of(descriptors.queries, ask.conditions)
-        ranking = search(searchable, queries, ask, ask.hits(how), places.query_names)
-        return replace(ranking, steps=(centring, *ranking.steps)) if centring else ranking
-
-    nothing = _before_search(descriptors, model, images, positives, ask, engine.name)
-    evaluation, results = counted(searched(replace(ask, sequence=None, conditions="off")), nothing)
-    yield evaluation, results
-    centred = searched(replace(ask, sequence=None)) if ask.conditions != "off" else None
-    if centred and centred.steps:
-        evaluation, results = counted(
-            centred, replace(evaluation, search=f"{evaluation.search}, {centred.steps[0]}"), results
-        )
+    counted = partial(_counted, positives, places, recall_values)
+    evaluation, results = _before_search(descriptors, model, images, positives, ask, engine.name), None
+    how_searched = evaluation.search
+    for stage in dict.fromkeys((replace(ask, sequence=None, conditions="off"), replace(ask, sequence=None), ask)):
+        ranking = search_for(conditions, descriptors.queries, stage, stage.hits(how), places.query_names)
+        if results and ranking.steps == results.ranking.steps:
+            continue  # of too few queries no mean is taken
+        text = ", ".join((how_searched, *ranking.steps))
+        evaluation, results = counted(replace(evaluation, search=text), ranking, results)
         yield evaluation, results
-    if ask.sequence:
-        by_frames = replace(evaluation, search=f"{evaluation.search}, {ask.sequence.text()}")
-        evaluation, results = counted(searched(ask), by_frames, results)
-        yield evaluation, results
-    if how and (local := descriptors.local):
+    if how and results and (local := descriptors.local):
         ranking = rerank_hits(results.ranking, local.queries, local.database, how)
         text = f"{evaluation.search}, then {how.text(local.maps.dim)}"
         size = evaluation.bytes_per_image + local.database.bytes_per_image
-        yield counted(ranking, replace(evaluation, search=text, bytes_per_image=size), results)
+        yield counted(replace(evaluation, search=text, bytes_per_image=size), ranking, results)
+
+
+def _counted(
+    positives: list[np.ndarray],
+    places: Places,
+    recall_values: Sequence[int],
+    evaluation: Evaluation,
+    ranking: Ranking,
+    before: QueryResults | None,
+) -> tuple[Evaluation, QueryResults]:
+    """An evaluation with the recalls of what was found, and each query's outcome beside that before."""
+    found, distances = ranking.answers.found, ranking.answers.distances
+    outcomes = outcomes_of(found, distances, positives, places, before.outcomes if before else None)
+    curve = recall_at(found, positives, range(1, CURVE + 1))
+    recalls = recall_at(found, positives, recall_values)
+    return replace(evaluation, recalls=recalls), QueryResults(outcomes, positives, curve, ranking)
 
 
 def measure(

@@ -23,7 +23,7 @@ from vpr.retrieval.conditions.centring import MapConditions, centred
 from vpr.retrieval.local_descriptors import LocalDescriptors
 from vpr.retrieval.long_work import Pause, no_pause
 from vpr.retrieval.model_pass import Described, ModelPass
-from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search
+from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search_for
 from vpr.retrieval.rerank import comparer
 from vpr.retrieval.rules import Reranking
 from vpr.runs.model import LoadedModel
@@ -140,15 +140,12 @@ class Locator:
         """
         how, queries = self.reranking(ask), described.local
         try:
-            engine, centred_queries, centring = self.conditions.of(described.descriptors, ask.conditions)
-            ranking = search(engine, centred_queries, ask, ask.hits(how), names)
+            ranking = search_for(self.conditions, described.descriptors, ask, ask.hits(how), names)
         except Refusal:
             raise
         except UserError as error:
             raise EngineAway(str(error), "the search engine does not answer: ask again later") from error
-        usual = self._usual_distances(centred_queries, bool(centring))
-        steps = (centring, *ranking.steps) if centring else ranking.steps
-        ranking = replace(ranking, usual_distances=usual, steps=steps)
+        ranking = replace(ranking, usual_distances=self._usual_distances(ranking))
         if queries is None or not (how or ask.agreement):
             return ranking
         seen = how or Reranking(1, ask.rerank_by)
@@ -161,8 +158,8 @@ class Locator:
             return replace(ranking, compare=comparer(queries, known, seen, rows))
         return rerank_hits(ranking, queries, known, how, rows, pause)
 
-    def _usual_distances(self, descriptors: np.ndarray, are_centred: bool) -> np.ndarray | None:
-        """Medians of the distances of descriptors [M, dim] to a sample of the database, which is drawn once; float [M].
+    def _usual_distances(self, ranking: Ranking) -> np.ndarray | None:
+        """Medians of the distances of queries to a sample of the database, which is drawn once; float [M].
 
         What is said of it needs no sample of today's images: only that of a database with less than it has is redrawn.
         """
@@ -175,8 +172,9 @@ class Locator:
                 return None
         if not len(self._sample):
             return None
-        sample = centred(self._sample, self.conditions.mean) if are_centred else self._sample
-        return np.median(np.sqrt((2 - 2 * descriptors @ sample.T).clip(0)), axis=1)
+        is_centred = any(step.startswith("conditions") for step in ranking.steps)
+        sample = centred(self._sample, self.conditions.mean) if is_centred else self._sample
+        return np.median(np.sqrt((2 - 2 * np.asarray(ranking.queries) @ sample.T).clip(0)), axis=1)
 
     def answers(self, ranking: Ranking, asks: Ask | Sequence[Ask]) -> list[Answer]:
         """Stage 3: the matches of each image, and how sure the first is; `asks` are of all images, or of each."""

@@ -21,6 +21,7 @@ from vpr.retrieval.answer_features import (
 )
 from vpr.retrieval.ask import Ask, NotServed
 from vpr.retrieval.calibration_file import StoredCalibration
+from vpr.retrieval.conditions.centring import MapConditions
 from vpr.retrieval.long_work import Pause
 from vpr.retrieval.matching import beyond_chance
 from vpr.retrieval.rerank import Compare, comparer, rerank
@@ -41,6 +42,7 @@ class Ranking:
         excluded: which images might not be found, in words; empty: all might.
         compare: finds the matches of an image's local descriptors with those of a hit; None where it has none.
         drawn: rows of database images that were drawn at random, with which it can be compared as well.
+        queries: descriptors of the images as they were searched for, [M, dim].
         usual_distances: see `Answer`, float [M]; None where the engine measures none.
     """
 
@@ -52,6 +54,7 @@ class Ranking:
     excluded: str = ""
     compare: Compare | None = None
     drawn: tuple[int, ...] = ()
+    queries: np.ndarray | None = None
     usual_distances: np.ndarray | None = None
 
     @property
@@ -109,6 +112,15 @@ def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Se
         return Ranking(answers, records, excluded=excluded)
     answers = replace(answers, sequence=similarities, frames=frames_used(sequences[1], rule))
     return Ranking(answers, records, steps=(rule.text(),), excluded=excluded)  # sequences are searched exactly
+
+
+def search_for(
+    conditions: MapConditions, descriptors: np.ndarray, ask: Ask, count: int, names: Sequence[str] = ()
+) -> Ranking:
+    """As `search`, in the map of these conditions; of queries and database without means, where that is asked for."""
+    engine, queries, centring = conditions.of(descriptors, ask.conditions)
+    ranking = search(engine, queries, ask, count, names)
+    return replace(ranking, queries=queries, steps=(*filter(None, [centring]), *ranking.steps))
 
 
 def rerank_hits(
