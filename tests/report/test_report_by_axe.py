@@ -20,6 +20,7 @@ const wait = setInterval(async () => {
 }, 10);"""
 VIEWS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 
+
 @pytest.mark.slow
 def test_nothing_is_in_anybodys_way(browse, axe, tmp_path):
     """All rows open, beside map, curve, a picture and a panel; light and dark, narrow and wide."""
