@@ -29,6 +29,8 @@ async function judge() {
   pick(matchAt(0));
   told.answered = await violations();
   told.sure = [...document.querySelectorAll(".sure")].map((each) => each.textContent);
+  const shown = (selector) => [...document.querySelectorAll(`${selector} .agreement`)].map((each) => getComputedStyle(each).display);
+  told.lines = { unknown: shown(".answer:has(.poor)"), others: shown(".answer:not(:has(.poor))") };
   return told;
 }
 addEventListener("load", () => {
