@@ -224,6 +224,14 @@ def test_a_folder_remembers_its_model(photos, tmp_path, monkeypatch, capsys):
     assert parse_options(["cluster", f"--root={photos}"]).arch == "vgg16"  # is told in full
 
 
+@pytest.mark.parametrize("mode", ["cluster", "locate", "test", "train"])
+@pytest.mark.parametrize("dataset", [[], ["--dataset=folder"]])
+def test_a_root_that_is_not_there_is_said(photos, capsys, mode, dataset):
+    words = [str(photos / "IMG_0.png")] if mode == "locate" else []
+    assert main.main([mode, f"--root={photos}x", *dataset, *MODEL, *words]) == 2
+    assert f"--root {photos}x does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"arch": "no/such"}', '{"sure": 1}'])
 def test_nonsense_in_a_folders_file_is_refused(photos, content):
     (photos / ".netvlad.json").write_text(content)
@@ -242,6 +250,7 @@ def test_short_names_of_models_yield_to_typed_flags():
     ("words", "wanted"),
     [
         (["train", "--dataset=toy"], "python main.py test --split=test --resume"),
+        (["train", "--root=photos", "--dataset=folder"], "python main.py test --resume"),  # it has no such split
         (["train", "--resume=RUN", "--dataset=toy"], "python main.py test --split=test --resume=RUN"),
         (["index", "--dataset=toy", "--arch=alexnet"], 
          "python main.py --mode=locate --arch=alexnet --dataset=toy IMAGE.jpg"),

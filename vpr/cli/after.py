@@ -20,12 +20,11 @@ def next_command(options: argparse.Namespace) -> str:
     """The command that usually comes next; empty where none does, or where only JSON is printed."""
     after, own = AFTER.get(options.mode), DATASETS[options.dataset].layout == OWN
     if options.mode == "cluster":
-        from vpr.cli.specs import places_spec  # these import NumPy
-        from vpr.data.places import has_split
-
-        return command_line(options, "train" if has_split(places_spec(options), "train") else "index", CLUSTER_FLAGS)
+        return command_line(options, "train" if _has_split(options, "train") else "index", CLUSTER_FLAGS)
     if not after or options.json or options.loadDescriptors:
         return ""
+    if own and options.mode == "train" and not _has_split(options, "test"):
+        after = "test"
     places = ["split"]  # those flags that name images
     if own and options.mode in ("index", "locate"):  # the folder knows its model
         words = [command(), after, f"--root={shlex.quote(options.root)}"]
@@ -40,3 +39,10 @@ def next_command(options: argparse.Namespace) -> str:
         if name in options.given and options.mode in OF_THE_SAME_IMAGES:
             words.append(shlex.quote(f"--{name}={getattr(options, name)}"))
     return " ".join([*words, *["IMAGE.jpg"] * (after == "locate")])
+
+
+def _has_split(options: argparse.Namespace, split: str) -> bool:
+    from vpr.cli.specs import places_spec  # these import NumPy
+    from vpr.data.places import has_split
+
+    return has_split(places_spec(options), split)
