@@ -270,5 +270,6 @@ def test_short_names_of_models_yield_to_typed_flags():
 def test_the_command_that_comes_next(words, wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "RUN").mkdir()
+    (tmp_path / "photos").mkdir(exist_ok=True)
     (tmp_path / "RUN" / "flags.json").write_text(json.dumps({"arch": "vgg16", "dataset": "toy", "pooling": "netvlad"}))
     assert next_command(parse_options(words)) == wanted
