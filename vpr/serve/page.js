@@ -142,7 +142,7 @@ async function drawMap() {
     }
     map.background(drawn);
     map.show(drawn.x.map((x, n) => ({ x, y: drawn.y[n] })));
-    const part = places.ids.length < places.images ? `, of which ${number(places.ids.length)} are drawn, evenly spread` : "";
+    const part = places.ids.length < places.images ? `, of which ${number(places.ids.length)} with a position are drawn` : "";
     words.textContent = `${number(places.images)} images of the database${part}. Press a point to see its image. Drag, pinch or scroll to move about.`;
     byId("map").append(figures.legend([["database", "database"], ["answer", "first match"], ["other", "further matches"]].map(([kind, text]) => ({ kind, text })), showKind));
     if (tiles) attribution();
