@@ -32,6 +32,13 @@ $(VENV)/installed: $(REQUIREMENTS)
 	$(VENV)/bin/python -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
 
+# axe-core judges pages in the tests: whether those who see little or use no mouse can use them.
+AXE := $(VENV)/node_modules/axe-core/axe.min.js
+
+$(AXE): Makefile | $(VENV)/installed
+	npm install --silent --no-save --no-package-lock --prefix $(VENV) axe-core@4.14.1 && touch $@ \
+		|| echo "no npm, or no registry of its packages: tests that use axe-core are skipped"
+
 # Says how long a command took.
 timed = @begun=$$(date +%s) && echo "$(1)" && $(1) && echo "-- $$(( $$(date +%s) - begun )) s"
 
@@ -50,7 +57,7 @@ demo: environment
 ALL_TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --durations=8 --numprocesses=auto --dist=loadfile
 IN_THE_OTHER_FORMAT := $(ALL_TESTS) -m number_format --auto=other
 
-test: static
+test: static $(AXE)
 	$(ALL_TESTS)
 	$(IN_THE_OTHER_FORMAT)
 

@@ -43,7 +43,7 @@ WITHOUT_A_BACKBONE = {
     "test_device", "test_position_table", "test_zones", "test_index_zones",
     "test_image_files", "test_names", "test_weights_file", "test_matlab_v73", "test_openapi", "test_sharing",
     "test_architecture", "test_engine_table",
-    "test_settings", "test_without_torch", "test_tables",
+    "test_settings", "test_without_torch", "test_tables", "test_page_by_axe", "test_report_by_axe",
 }  # fmt: skip
 # Minutes of every mode with every backbone, and damaged files: in the format that the processor has, not once more.
 LONG = {"test_timm_backbones", "test_fuzz"}
@@ -135,6 +135,22 @@ def browse(chromium, tmp_path):
         return done.stdout.decode("utf-8")
 
     return run
+
+
+# JavaScript: a promise of what axe-core finds wrong on a page, a line each.
+VIOLATIONS = """
+const violations = async () => (await axe.run()).violations.flatMap(({ id, impact, nodes }) =>
+  nodes.map(({ target, failureSummary }) => `${impact}: ${id}: ${target}: ${failureSummary}`));
+"""
+
+
+@pytest.fixture
+def axe() -> str:
+    """A script with axe-core, which judges a page, and `violations()`."""
+    file = Path(sys.prefix) / "node_modules" / "axe-core" / "axe.min.js"
+    if not file.is_file():
+        skip_or_fail(f"axe-core is not installed: nothing judges the page (npm install --prefix {sys.prefix} axe-core)")
+    return file.read_text(encoding="utf-8") + VIOLATIONS
 
 
 @pytest.fixture

@@ -130,6 +130,8 @@ def test_images_of_other_folders_are_added_and_stay_until_they_are_removed(run, 
     more = tmp_path / "more"
     for number in range(3):
         draw(more / f"@{586000 + 20 * number}@4477000@17@T@m@.png", 100 + number)
+    file = next(more.iterdir())
+    assert f"--add: {file} is a file: name a folder of images" in run("index", f"--add={file}").err
     assert "3 added; 3 described" in run("index", f"--add={more}").out, "also where there is no index yet"
     shutil.rmtree(tmp_path / "model")
     run("index")

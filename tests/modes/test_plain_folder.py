@@ -42,7 +42,7 @@ def test_one_command_learns_clusters_of_the_folder_and_locates(call, photos, tmp
     asked = tmp_path / "asked.png"
     shutil.copyfile(photos / "IMG_3.png", asked)
     code, out, err = call("locate", asked, "--json", "--panels=0")
-    assert code == 0 and err.count("no clusters yet: learning 4 of 8 images of photos") == 1
+    assert code == 0 and err.count("no clusters yet: learning 4 from 8 images of photos") == 1
     (answer,) = json.loads(out)
     assert answer["matches"][0]["name"] == "IMG_3.png" and answer["matches"][0]["distance"] < 1e-3
     (kept,) = (tmp_path / "model").glob("*.hdf5")
@@ -115,10 +115,11 @@ def test_a_root_with_images_and_no_specs_is_a_folder_of_own_images(photos, tmp_p
     assert parse_options(["locate", f"--root={photos}", "x.jpg"]).dataset == "folder"
     # Without splits there is nothing to test: the message of the data set by specs stays.
     assert parse_options(["test", f"--root={photos}"]).dataset == "pittsburgh"
+    assert parse_options(["export", f"--root={photos}"]).dataset == "folder"
     (photos / "val" / "database").mkdir(parents=True)
     assert parse_options(["test", f"--root={photos}"]).dataset == "pittsburgh"  # an empty folder
     (photos / "IMG_0.png").rename(photos / "val" / "database" / "IMG_0.png")
-    assert parse_options(["test", f"--root={photos}"]).dataset == "folder"
+    assert {parse_options([mode, f"--root={photos}"]).dataset for mode in ("test", "train", "whiten")} == {"folder"}
     assert parse_options(["test", f"--root={photos}", "--dataset=toy"]).dataset == "toy"  # typed
     (photos / "datasets").mkdir()
     (photos / "datasets" / "pitts30k_val.mat").touch()
@@ -241,6 +242,14 @@ def test_a_folder_remembers_its_model(photos, tmp_path, monkeypatch, capsys):
     assert parse_options(["cluster", f"--root={photos}"]).arch == "vgg16"  # is told in full
 
 
+@pytest.mark.parametrize("mode", ["cluster", "locate", "test", "train"])
+@pytest.mark.parametrize("dataset", [[], ["--dataset=folder"]])
+def test_a_root_that_is_not_there_is_said(photos, capsys, mode, dataset):
+    words = [str(photos / "IMG_0.png")] if mode == "locate" else []
+    assert main.main([mode, f"--root={photos}x", *dataset, *MODEL, *words]) == 2
+    assert f"--root {photos}x does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"arch": "no/such"}', '{"sure": 1}'])
 def test_nonsense_in_a_folders_file_is_refused(photos, content):
     (photos / ".netvlad.json").write_text(content)
@@ -259,15 +268,26 @@ def test_short_names_of_models_yield_to_typed_flags():
     ("words", "wanted"),
     [
         (["train", "--dataset=toy"], "python main.py test --split=test --resume"),
+        (["train", "--root=photos", "--dataset=folder"], "python main.py test --resume"),  # it has no such split
         (["train", "--resume=RUN", "--dataset=toy"], "python main.py test --split=test --resume=RUN"),
         (["index", "--dataset=toy", "--arch=alexnet"], 
          "python main.py --mode=locate --arch=alexnet --dataset=toy IMAGE.jpg"),
         (["index", "--dataset=folder", "--root=a b"], "python main.py locate --root='a b' IMAGE.jpg"),
-        (["test", "--dataset=toy"], ""),
+        (["index", "--resume=RUN", "--split=test"], "python main.py locate --resume=RUN --split=test IMAGE.jpg"),
+        (["test", "--resume=RUN", "--root=DIR", "--dataset=folder"],
+         "python main.py locate --resume=RUN --dataset=folder --root=DIR IMAGE.jpg"),
+        (["test", "--arch=alexnet", "--dataset=toy"],
+         "python main.py --mode=locate --arch=alexnet --dataset=toy IMAGE.jpg"),
+        (["test", "--dataset=toy", "--loadDescriptors=of_hloc.h5"], ""),
+        (["locate", "--dataset=folder", "--root=DIR", "x.jpg"], "python main.py serve --root=DIR"),
+        (["locate", "--resume=RUN", "--split=test", "x.jpg"], "python main.py serve --resume=RUN --split=test"),
+        (["locate", "--json", "x.jpg"], ""),
+        (["serve", "--dataset=toy"], ""),
     ],
 )  # fmt: skip
 def test_the_command_that_comes_next(words, wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "RUN").mkdir()
+    (tmp_path / "photos").mkdir(exist_ok=True)
     (tmp_path / "RUN" / "flags.json").write_text(json.dumps({"arch": "vgg16", "dataset": "toy", "pooling": "netvlad"}))
     assert next_command(parse_options(words)) == wanted

@@ -59,7 +59,7 @@ async function byMouse() {
   byId("search-again").click();
   await wait(() => cards().length === 2);
   told.again = text(".answer h2");
-  told.refused = text(".answer .sure");
+  told.refused = [text(".answer .sure"), text("#status")];
   await dropped();
   await wait(() => cards().length === 3);
   told.error = text(".answer .sure");

@@ -68,7 +68,7 @@ class Stub(http.server.BaseHTTPRequestHandler):
         elif path == "/frames":
             self._send(200, self.server.frames.encode(), HTML)
         elif path == "/drive.js":
-            self._send(200, DRIVE, "text/javascript")
+            self._send(200, self.server.drive, "text/javascript")
         elif path.startswith("/assets/"):
             kind, content = asset(path.removeprefix("/assets/"))
             self._send(200, content, kind)
@@ -108,14 +108,15 @@ class Stub(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def stub_server(answers, token=None) -> Iterator[http.server.ThreadingHTTPServer]:
-    """A running server, whose page is driven by drive_page.js.
+def stub_server(answers, token=None, drive=DRIVE) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A running server.
 
     Args:
         answers: (status, JSON) of each image that is sent, in order.
+        drive: the script that drives its page, in UTF-8.
     """
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
-        server.answers, server.token, server.asked = list(answers), token, []
+        server.answers, server.token, server.drive, server.asked = list(answers), token, drive, []
         server.address = f"http://127.0.0.1:{server.server_port}/"
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

@@ -148,7 +148,8 @@ def test_by_mouse_on_a_wide_page(driven):
     }
     assert seen["picked"] == {"name": NAMES[3], "tip": NAMES[3], "ring": [120.0, 0.0]}
     assert seen["again"] == f"<b>query</b>.jpg, within 60 m of {NAMES[3]}"
-    assert seen["refused"] == "I don't know this place (score unknown)"
+    words = "I don't know this place (score unknown)"
+    assert seen["refused"] == [words, f"<b>query</b>.jpg, within 60 m of {NAMES[3]}: {words}."], "and no first match"
     assert seen["error"] == "an image of <b>20 MB</b> at most is wanted"
     assert seen["scheme"] == "dark"
     latitude, longitude = DEGREES[3]

@@ -18,7 +18,7 @@ from vpr.serve.settings import Settings
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, monkeypatch, number):
-    said, began, locate, answers = SimpleQueue(), threading.Event(), locator.answer_each, []
+    said, began, locate, answers, lines = SimpleQueue(), threading.Event(), locator.answer_each, [], []
 
     def slow(*rest):
         began.set()
@@ -40,7 +40,7 @@ def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, m
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(locator, "answer_each", slow)
-    monkeypatch.setattr(server, "say", said.put)
+    monkeypatch.setattr(server, "say", lambda line: (said.put(line), lines.append(line)))
     client, handler, threads = None, signal.getsignal(number), set(threading.enumerate())
     asking, ending = threading.Thread(target=ask), threading.Thread(target=end_once_asked)
     ending.start()
@@ -48,6 +48,8 @@ def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, m
     ending.join()
     asking.join()
     assert answers[0][0] == 200 and answers[0][1]["matches"][0]["name"] == "b/6.png"
+    (following,) = (line for line in lines if line.startswith("next: "))
+    assert f"curl --data-binary @IMAGE.jpg 'http://127.0.0.1:{client.port}/locate?top=3'" in following
     assert signal.getsignal(number) == handler and not set(threading.enumerate()) - threads
     with pytest.raises(ConnectionRefusedError):
         client("GET", "/health")

@@ -19,8 +19,7 @@ from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
 
 FILE = ".netvlad.json"
-MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve")  # images in them need no splits and no positions
-MODES_OF_FOLDERS = (*MODES_OF_PLAIN_FOLDERS, "test", "compare", "spec")
+MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve", "export")  # which need no splits and no positions
 MODES = ("index", "locate", "serve")
 MODES_OF_HUB = ("test", *MODES)
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
@@ -68,7 +67,7 @@ def remember(options: argparse.Namespace) -> None:
 
 def own_images(given: Mapping[str, Any], stored: Mapping[str, Any], mode: str) -> str:
     """Why --root without --dataset is a folder of own images, in words; empty where it is none."""
-    if "root" not in given or "dataset" in given or mode not in MODES_OF_FOLDERS:
+    if "root" not in given or "dataset" in given or mode == "import":
         return ""
     from vpr.data.own_folders import holds_own_images
 

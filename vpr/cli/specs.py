@@ -28,10 +28,12 @@ def training_rules(options: argparse.Namespace) -> TrainingRules:
 
 
 def places_spec(options: argparse.Namespace) -> PlacesSpec:
-    """The places that the flags name; raises a UserError where the folder's name is not UTF-8."""
+    """The places that the flags name; raises a UserError where the folder is not there or its name is not UTF-8."""
     root = Path(options.root)
     if not is_text(whole := str(root.resolve())):
         raise UserError(f"--root {shown(whole)} is not of UTF-8: rename its folders (convmv -f latin1 -t utf8)")
+    if "root" in options.given and not root.is_dir():
+        raise UserError(f"--root {root} does not exist, or is no folder: name the folder of the images")
     return PlacesSpec(**{**values_of(PlacesSpec, vars(options)), "root": root, "max_pixels": max_pixels(options)})
 
 

@@ -96,7 +96,8 @@ def read_spec(spec: PlacesSpec, split: str) -> Places:
     if not path.is_file():
         raise UserError(
             f"{path} is missing: put the specs of netvlad_v100_datasets.tar.gz into {path.parent}, name their "
-            "folder's parent with --root, or try --dataset=toy, which needs no data"
+            "folder's parent with --root, or try --dataset=toy, which needs no data; images of your own want splits "
+            "for this: docs/own-images.md"
         )
     try:
         places = read_places(path)

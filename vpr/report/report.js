@@ -129,7 +129,8 @@ function turn(row, tr, button) {
   if (!turned.delete(row.query)) turned.add(row.query);
 }
 function detailsElement(row) {
-  const tr = element("tr", "details"), td = element("td", ""), box = element("div", ""), list = element("ol", "hits");
+  const tr = element("tr", "details"), td = element("td", ""), box = element("div", "");
+  const side = element("section", "side"), list = element("ol", "hits");
   td.colSpan = Object.keys(COLUMNS).length;
   for (const hit of row.hits) {
     const item = element("li", "", hit.name);
@@ -139,13 +140,14 @@ function detailsElement(row) {
     list.append(item);
     item.append(facts);
   }
+  side.append(row.hits.length ? list : element("p", "note", "Nothing was found."));
   if (map) {
     const button = element("button", "control", "Show on the map");
     button.type = "button";
     button.onclick = () => { choose(row); byId("map").scrollIntoView({ block: "center" }); byId("map").firstChild.focus(); };
-    list.append(button);
+    side.append(button);
   }
-  box.append(panelElement(row) ?? "", row.hits.length ? list : element("p", "note", "Nothing was found."));
+  box.append(panelElement(row) ?? "", side);
   td.append(box);
   tr.append(td);
   return tr;
@@ -158,6 +160,7 @@ function panelElement(row) {
   image.src = embedded ? `data:image/jpeg;base64,${embedded.textContent}` : row.panel;
   const lost = embedded ? "Its picture is damaged." : `Not found beside this page: ${row.panel}`;
   image.onerror = () => box.replaceChildren(element("p", "note", lost));
+  box.tabIndex = 0; // keys scroll it where the page is narrow
   box.append(image);
   return box;
 }

@@ -75,7 +75,7 @@ class OwnImages:
     def learn(self, model: PlaceModel, recipe: "Recipe", path: Path) -> None:
         """Learn clusters, and write them."""
         files, name = self.images.database_files, self.images.places.name
-        say(f"no clusters yet: learning {recipe.num_clusters} of {min(len(files), IMAGES)} images of {name} (once)")
+        say(f"no clusters yet: learning {recipe.num_clusters} from {min(len(files), IMAGES)} images of {name} (once)")
         self.prepare(model, images=min(len(files), IMAGES))
         descriptors = sample_local_descriptors(
             model, self.read.of(files), recipe.seed, self.batch_size, name, at_least=recipe.num_clusters

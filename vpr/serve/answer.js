@@ -9,12 +9,18 @@ const answers = (() => {
   const narrow = matchMedia("(max-width: 30rem)");
 
   const fixed = (value, digits) => value.toFixed(digits);
+  function percent(probability) { // no answer is ever certain
+    return probability < 0.01 ? "under 1 %" : probability > 0.99 ? "over 99 %" : `${fixed(100 * probability, 0)} %`;
+  }
   function degrees({ latitude, longitude }) {
     return latitude === null ? null : `${fixed(latitude, 6)}, ${fixed(longitude, 6)}`;
   }
   function placeInWords(match) {
     if (match.easting === null) return "place unknown";
     return degrees(match) ?? `${fixed(match.easting, 1)} E ${fixed(match.northing, 1)} N`;
+  }
+  function breakable(name) { // between its parts, if anywhere
+    return name.split(/(?<=[/_@])/).flatMap((part) => [part, element("wbr", "")]);
   }
   function picture(address, alt) { // an image in a box, or a sentence where there is none
     const box = element("div", "picture"), image = element("img", "");
@@ -28,7 +34,7 @@ const answers = (() => {
   /* How sure an answer is: its class and its words. A number that is no probability has no colour, and claims nothing. */
   function sureness({ confidence, confidence_kind: kind, refused, matches, usual_distance: usual }) {
     const probable = confidence !== null && /probability/.test(kind) && !/no probability/.test(kind);
-    const number = probable ? `right with a probability of ${fixed(100 * confidence, 0)} %` : `score ${confidence === null ? "unknown" : fixed(confidence, 2)}`;
+    const number = probable ? `right with a probability of ${percent(confidence)}` : `score ${confidence === null ? "unknown" : fixed(confidence, 2)}`;
     if (!matches.length) return ["poor", "nothing was found"];
     if (refused || (probable && confidence < LEAST)) return ["poor", `I don't know this place (${number})`];
     if (probable) return [confidence >= 0.9 ? "good" : "fair", number];
@@ -73,18 +79,19 @@ const answers = (() => {
     made.append(lines);
     return made;
   }
-  function pair(image, answer, name) {
+  function pair(image, answer, name, unknown) {
     const box = element("div", "pair"), match = answer.matches[0], agreement = answer.agreement ?? [];
-    const label = `${name} beside its first match ${match.name}` + (agreement.length ? `; ${agreement.length} places in them agree` : "");
+    const label = `${name} beside its first match ${match.name}` + (agreement.length ? `; ${agreement.length} points in them look alike` : "");
     Promise.all([sizeOf(image), server.imageAddress(match.image).then(sizeOf)]).then((both) => {
       const draw = () => box.querySelector("svg")?.replaceWith(pairOf(...both, agreement, label));
       box.prepend(pairOf(...both, agreement, label));
       narrow.addEventListener("change", draw);
       if (!agreement.length) return;
       const show = element("label", "switch"), input = element("input", "");
-      Object.assign(input, { type: "checkbox", checked: true });
-      input.onchange = () => { box.querySelector(".agreement").style.display = input.checked ? "" : "none"; };
-      show.append(input, `lines of agreement (${agreement.length})`);
+      Object.assign(input, { type: "checkbox", checked: !unknown }); // lines would speak for a place that is not known
+      input.onchange = () => box.classList.toggle("plain", !input.checked);
+      input.onchange();
+      show.append(input, `points that look alike (${agreement.length})`);
       box.append(show);
     }, (error) => box.append(element("p", "note", `The two images cannot be shown beside each other: ${error.message}.`)));
     return box;
@@ -108,8 +115,9 @@ const answers = (() => {
   function matchButton(match, rank, pick) {
     const item = element("li", ""), button = element("button", ""), words = element("div", "words");
     const distance = match.distance === null ? "distance unknown" : `distance ${fixed(match.distance, 3)}`;
-    const score = match.score === null ? "" : `score ${fixed(match.score, 2)}, `;
-    words.append(element("strong", "", `${rank}. ${match.name}`), element("div", "", score + distance), element("div", "", placeInWords(match)));
+    const name = element("strong", ""), score = match.score === null ? [] : [`score ${fixed(match.score, 2)}`];
+    name.append(`${rank}. `, ...breakable(match.name));
+    words.append(name, ...[...score, distance, placeInWords(match)].map((text) => element("div", "", text)));
     button.type = "button";
     button.title = match.name;
     button.setAttribute("aria-pressed", "false");
@@ -130,9 +138,10 @@ const answers = (() => {
     made.setAttribute("aria-label", `${title.textContent}: ${words}`);
     made.tabIndex = -1;
     if (!answer.matches.length) return made;
-    const first = answer.matches[0], place = element("p", "place"), text = degrees(first);
-    if (answer.refused && answer.confidence !== null) made.append(element("p", "note", "Below what this server answers from. What came nearest:"));
-    made.append(pair(image, answer, name));
+    const first = answer.matches[0], unknown = kind === "poor", text = degrees(first);
+    const place = element("p", unknown ? "place note" : "place");
+    if (unknown) made.append(element("p", "note", `${answer.refused ? "Below what this server answers from. " : ""}What came nearest:`));
+    made.append(pair(image, answer, name, unknown));
     place.append(placeInWords(first));
     if (text) place.append(copyButton(text));
     if (first.easting !== null) {

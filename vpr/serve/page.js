@@ -7,9 +7,9 @@ const waiting = []; // [{file, near, where}]
 let busy = false, map = null, current = null, picked = null, places = null;
 
 const number = (value, digits = 0) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-function tell(text, wrong = false) {
+function tell(text, kind = "") { // kind: error, shown (beside what the page shows of it anyway), or both
   byId("status").textContent = text;
-  byId("status").classList.toggle("error", wrong);
+  byId("status").className = kind;
 }
 
 /* Light and dark. */
@@ -40,7 +40,7 @@ server.onToken((refused) => new Promise((done) => {
 /* Images. */
 function take(files, near = null, where = "") {
   const images = [...files].filter(({ type, name }) => type.startsWith("image/") || /\.(jpe?g|png|webp|hei[cf])$/i.test(name));
-  if (files.length && !images.length) return tell("That is no image.", true);
+  if (files.length && !images.length) return tell("That is no image.", "error");
   waiting.push(...images.map((file) => ({ file, near, where })));
   if (!busy) answerAll();
 }
@@ -53,7 +53,7 @@ async function answerAll() {
       const waits = (seconds) => tell(`The server is busy; asking again in ${number(seconds, seconds % 1 ? 1 : 0)} s${more}.`);
       show(each, await server.locate(each.file, each.near, waits));
     } catch (error) {
-      tell(`${each.file.name}: ${error.message}`, true);
+      tell(`${each.file.name}: ${error.message}`, "error shown");
       byId("answers").prepend(failed(each.file.name, error.message));
     }
     byId("nothing-yet").hidden = true;
@@ -74,8 +74,8 @@ function show({ file, where }, answer) {
   pick(answer.matches[0] ?? null);
   const [first] = answer.matches, count = number(answer.images);
   byId("about").textContent = `${count} images of places; ${answer.model}`;
-  const found = first && !answer.refused ? `first match ${first.name}, ${answers.placeInWords(first)}; ` : "";
-  tell(`${file.name}${where && `, ${where}`}: ${found}${given.card.querySelector(".sure").textContent}.`);
+  const found = first && !given.card.querySelector(".sure.poor") ? `first match ${first.name}, ${answers.placeInWords(first)}; ` : "";
+  tell(`${file.name}${where && `, ${where}`}: ${found}${given.card.querySelector(".sure").textContent}.`, "shown");
 }
 function look(given) { // its matches are on the map, its image is sent where is searched again
   for (const each of document.querySelectorAll(".answer.current")) each.classList.remove("current");
@@ -99,7 +99,9 @@ function pick(match) {
   byId("picked").querySelector(".picture").replaceWith(answers.picture(server.imageAddress(match.image), match.name));
   byId("picked-name").textContent = match.name;
   byId("picked-place").textContent = answers.placeInWords(match);
-  const why = answers.degrees(match) === null ? "The latitude and longitude of this image are unknown, so nothing is searched around it."
+  const nowhere = answers.degrees(match) === null;
+  byId("again").hidden = byId("again-words").hidden = nowhere;
+  const why = nowhere ? "The latitude and longitude of this image are unknown, so nothing is searched around it."
     : current ? "" : "Give an image first: it is then searched for around this place.";
   byId("why-not").textContent = why;
   byId("search-again").disabled = byId("radius").disabled = Boolean(why);
@@ -121,14 +123,14 @@ async function drawMap() {
     if (page.figure === null || typeof Bokeh === "undefined") throw new Error("bokeh is missing on the server");
     places = await server.json("map");
     const tiles = page.tiles && places.latitude;
-    if (!places.ids.length) throw new Error("the places of its images are unknown");
+    if (!places.ids.length) throw new Error("no position of the database's images is known");
     const plane = tiles ? mercator(places) : metres(places);
     map = Object.assign(await figures.placeMap(byId("map"), tiles ? page.tiled_figure : page.figure, {
       label: "Map. Arrow keys move it, plus and minus zoom, 0 shows all, Enter picks what is in the middle.",
       labels: plane.labels, stretch: plane.stretch, dots: tiles ? "#4a4f57" : undefined, // on streets, which are never dark
       onPoint: (layer, n) => {
         pick(layer === "marks" ? map.marked[n].match : matchAt(n));
-        tell(`${picked.name}, ${answers.placeInWords(picked)}.`);
+        tell(`${picked.name}, ${answers.placeInWords(picked)}.`, "shown");
       },
       about: (layer, n) => (layer === "marks" ? map.marked[n].match.name : places.names[n]),
     }), { place: plane.place, marked: [] });
@@ -140,7 +142,7 @@ async function drawMap() {
     }
     map.background(drawn);
     map.show(drawn.x.map((x, n) => ({ x, y: drawn.y[n] })));
-    const part = places.ids.length < places.images ? `, of which ${number(places.ids.length)} are drawn, evenly spread` : "";
+    const part = places.ids.length < places.images ? `, of which ${number(places.ids.length)} with a position are drawn` : "";
     words.textContent = `${number(places.images)} images of the database${part}. Press a point to see its image. Drag, pinch or scroll to move about.`;
     byId("map").append(figures.legend([["database", "database"], ["answer", "first match"], ["other", "further matches"]].map(([kind, text]) => ({ kind, text })), showKind));
     if (tiles) attribution();

@@ -37,12 +37,15 @@ class Server(uvicorn.Server):
             limit_concurrency=CONNECTIONS * settings.queue + CONNECTIONS, backlog=BACKLOG,
         )  # fmt: skip
         super().__init__(config)
+        self._header = "-H 'Authorization: Bearer TOKEN' " if settings.token else ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or ():
             host, port = listening.getsockname()[:2]
-            say(f"listening at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            say(f"listening at {address} (Ctrl-C ends it)")
+            say(f"next: open it in a browser, or curl {self._header}--data-binary @IMAGE.jpg '{address}/locate?top=3'")
 
 
 def run(settings: Settings, locator: Locator) -> None:
