@@ -48,6 +48,19 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """How far from its first match an image may have been taken; see `answer_features.place_covariance`.
+
+    Attributes:
+        metres: one standard deviation in the direction in which that is largest.
+        covariance: of easting and northing, [[ee, en], [en, nn]] in square metres.
+    """
+
+    metres: float
+    covariance: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Answer:
     """Where an image was taken, as far as that is known.
 
@@ -59,6 +72,7 @@ class Answer:
         refused: whether the confidence is below what was asked for: there is no answer, and the matches are only what
             came nearest.
         agreement: matches of local descriptors with the first match; None where they were not asked for.
+        uncertainty: of the place of the first match; None where positions do not tell.
         model_seconds, search_seconds: that all images of a batch took together; 0 where that was not measured.
     """
 
@@ -68,6 +82,7 @@ class Answer:
     confidence_kind: str
     refused: bool
     agreement: Matches | None = None
+    uncertainty: Uncertainty | None = None
     model_seconds: float = 0.0
     search_seconds: float = 0.0
 
@@ -90,7 +105,15 @@ class Answer:
         return {
             "photo": image, "confidence": self.confidence, "matches": [vars(match) for match in self.matches],
             "confidence_kind": self.confidence_kind, "refused": self.refused,
+            "uncertainty": self.uncertainty and vars(self.uncertainty),
         }  # fmt: skip
+
+
+def uncertainty_of(covariance: np.ndarray | None) -> Uncertainty | None:
+    """Of a covariance [2, 2] in square metres, if it is known."""
+    if covariance is None:
+        return None
+    return Uncertainty(float(np.sqrt(np.linalg.eigvalsh(covariance)[-1])), covariance.tolist())
 
 
 def match_of(name: str, distance: float, position: np.ndarray, zone: str | None, score: float = np.nan) -> Match:

@@ -163,6 +163,36 @@ def _lead(part: np.ndarray, whole: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.where((found >= 0).sum(axis=1) >= 2, ratio, np.nan)
 
 
+def place_covariance(answers: Answers, row: int) -> np.ndarray | None:
+    """How far from its first match an image may have been taken: covariance of east and north [2, 2], square metres.
+
+    sum_i w_i (p_i - p_1) (p_i - p_1)^T / sum_i w_i + s^2 / 12 I, over the hits that agree with the first one: those of
+    the first LOOKED_AT that lie within ELSEWHERE of it. A weight is the hit's cosine less the smallest of all that are
+    looked at; all are equal where distances are unknown. s is the distance from the first match to the nearest other
+    place among them, the spacing of the database there; s^2 / 12 is the variance of a camera anywhere within one step.
+
+    None where the first match's position is unknown, and where no other place agrees: a single one says nothing of how
+    far the camera may be from it.
+    """
+    hits = answers.found[row, :LOOKED_AT]
+    hits = hits[hits >= 0]
+    if not len(hits) or not len(answers.positions):
+        return None
+    places = answers.positions[hits]  # [c, 2]
+    away = places - places[0]
+    metres = np.linalg.norm(away, axis=1)
+    agreeing = metres <= ELSEWHERE  # not so for NaN
+    if not (metres[agreeing] > 0).any():
+        return None
+    cosines = 1 - answers.distances[row, : len(hits)].astype(float) ** 2 / 2
+    weights = (cosines - cosines.min())[agreeing]
+    if not weights.sum() > 0:  # so for NaN
+        weights = np.ones(agreeing.sum())
+    spacing = metres[agreeing & (metres > 0)].min()
+    spread = (weights[:, None] * away[agreeing]).T @ away[agreeing] / weights.sum()
+    return spread + spacing**2 / 12 * np.eye(2)
+
+
 def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, slope: float) -> np.ndarray:
     """How far apart the first SPREAD_HITS hits lie: SUE's uncertainty as a length, float64 [M] metres.
 

@@ -10,13 +10,14 @@ import numpy as np
 from vpr.data.frames import find_sequences
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
-from vpr.retrieval.answer import Answer, match_of
+from vpr.retrieval.answer import Answer, match_of, uncertainty_of
 from vpr.retrieval.answer_features import (
     ELSEWHERE,
     LIMITED,
     UNPLACED,
     Answers,
     first_is_placed,
+    place_covariance,
     uncalibrated,
 )
 from vpr.retrieval.ask import Ask, NotServed
@@ -170,4 +171,5 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     if compare:
         others = ranking.drawn_elsewhere(int(rows[0]))
         agreement = beyond_chance(compare(number, int(rows[0])).matches, [compare(number, n).matches for n in others])
-    return Answer(matches, [records.file(int(row), root) for row in rows], sure, kind, refused, agreement)
+    files, spread = [records.file(int(row), root) for row in rows], place_covariance(ranking.answers, number)
+    return Answer(matches, files, sure, kind, refused, agreement, uncertainty_of(spread))

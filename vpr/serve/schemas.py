@@ -54,6 +54,15 @@ class Agreement(Shape):
     weight: float = Field(ge=0, le=1)
 
 
+class Uncertainty(Shape):
+    """How far from the first match the image may have been taken: its agreeing hits' spread, and their spacing."""
+
+    metres: float = Field(description="One standard deviation, where that is largest.")
+    covariance: tuple[tuple[float, float], tuple[float, float]] = Field(
+        description="Of easting and northing, [[ee, en], [en, nn]], square metres."
+    )
+
+
 class Located(Shape):
     """Where an image was taken, as far as that is known."""
 
@@ -65,6 +74,7 @@ class Located(Shape):
     images: int = Field(description="Of the database.")
     timing: Timing
     agreement: list[Agreement] | None = Field(description="With the first match, the heaviest first.")
+    uncertainty: Uncertainty | None = Field(description="Of the first match's place; null: positions do not tell.")
 
 
 class Error(Shape):
@@ -231,6 +241,7 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
         "images": images,
         "timing": timing,
         "agreement": agreement,
+        "uncertainty": answer.uncertainty and vars(answer.uncertainty),
     }
 
 
