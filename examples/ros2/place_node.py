@@ -3,8 +3,8 @@
     python main.py serve --resume=runs/RUN --root=map/ --split=val          # on the robot or near it
     VPR_SERVER=http://127.0.0.1:8000 python examples/ros2/place_node.py --ros-args -r image:=/camera/image/compressed
 
-It subscribes to `image` (sensor_msgs/CompressedImage: JPEG or PNG) and publishes the place of the best match, unless the
-server is not sure: as `fix` (sensor_msgs/NavSatFix) and as `pose` (geometry_msgs/PoseWithCovarianceStamped, easting and
+It subscribes to `image` (sensor_msgs/CompressedImage: JPEG or PNG) and publishes the place of the best match, unless
+the server is not sure: as `fix` (sensor_msgs/NavSatFix) and as `pose` (geometry_msgs/PoseWithCovarianceStamped, easting and
 northing in the frame `utm`). Both have the covariance that the server tells, or METRES squared where it knows none.
 Frames that come while one is being located are skipped. Only vpr/client.py and rclpy are needed.
 """
@@ -25,8 +25,8 @@ SURE = 0.5  # probability from which a place is published, where the server's an
 
 
 def place_in(answer: dict[str, Any]) -> dict[str, Any] | None:
-    """The place of an answer of /v1/locate: latitude and longitude in degrees, easting and northing in metres, and their
-    covariance, ee, en, ne, nn in square metres; None where the server is not sure, or the map's places are unknown."""
+    """The place of an answer of /v1/locate: latitude and longitude in degrees, easting and northing in metres, and
+    their covariance, ee, en, ne, nn in square metres; None where the server is not sure, or the map's places are unknown."""
     best = next(iter(answer["matches"]), None)
     is_probability = answer["confidence_kind"].startswith("probability")
     unsure = is_probability and answer["confidence"] is not None and answer["confidence"] < SURE
@@ -42,7 +42,7 @@ def pose_covariance(plane: list[float]) -> list[float]:
     """That of x, y, z and the three angles, 6 x 6 by rows, of a place of which ee, en, ne, nn are known."""
     rows = [[UNKNOWN if i == j else 0.0 for j in range(6)] for i in range(6)]
     rows[0][:2], rows[1][:2] = plane[:2], plane[2:]
-    return sum(rows, [])
+    return [value for row in rows for value in row]
 
 
 def main() -> None:

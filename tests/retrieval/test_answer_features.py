@@ -174,7 +174,7 @@ def test_a_query_without_a_hit_leaves_the_others_as_they_are():
 
 
 def test_the_covariance_of_a_place_is_that_of_a_walk_in_closed_form():
-    """Hits of equal weight on a walk in steps of s = 5 m, 5 each way within 25 m: s^2 (2 (1 + 4 + 9 + 16 + 25) / 11 + 1 / 12)."""
+    """Hits of equal weight in steps of s = 5 m, 5 each way within 25 m: s^2 (2 (1 + 4 + 9 + 16 + 25) / 11 + 1 / 12)."""
     step, along = 5.0, np.array([3.0, 4.0]) / 5
     positions = np.array([585_000, 4_477_000]) + step * np.arange(-8, 9)[:, None] * along
     found = np.array([[8, *(8 + side * n for n in range(1, 9) for side in (-1, 1))]])
