@@ -4,9 +4,9 @@
     VPR_SERVER=http://127.0.0.1:8000 python examples/ros2/place_node.py --ros-args -r image:=/camera/image/compressed
 
 It subscribes to `image` (sensor_msgs/CompressedImage: JPEG or PNG) and publishes the place of the best match, unless
-the server is not sure: as `fix` (sensor_msgs/NavSatFix) and as `pose` (geometry_msgs/PoseWithCovarianceStamped, easting and
-northing in the frame `utm`). Both have the covariance that the server tells, or METRES squared where it knows none.
-Frames that come while one is being located are skipped. Only vpr/client.py and rclpy are needed.
+the server is not sure: as `fix` (sensor_msgs/NavSatFix) and as `pose` (geometry_msgs/PoseWithCovarianceStamped,
+easting and northing in the frame `utm`). Both have the covariance that the server tells, or METRES squared where it
+knows none. Frames that come while one is being located are skipped. Only vpr/client.py and rclpy are needed.
 """
 
 import os
@@ -25,8 +25,8 @@ SURE = 0.5  # probability from which a place is published, where the server's an
 
 
 def place_in(answer: dict[str, Any]) -> dict[str, Any] | None:
-    """The place of an answer of /v1/locate: latitude and longitude in degrees, easting and northing in metres, and
-    their covariance, ee, en, ne, nn in square metres; None where the server is not sure, or the map's places are unknown."""
+    """The place of an answer of /v1/locate: latitude, longitude in degrees, easting, northing in metres, and the
+    covariance of the latter, ee, en, ne, nn; None where the server is not sure, or the map's places are unknown."""
     best = next(iter(answer["matches"]), None)
     is_probability = answer["confidence_kind"].startswith("probability")
     unsure = is_probability and answer["confidence"] is not None and answer["confidence"] < SURE

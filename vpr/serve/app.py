@@ -21,8 +21,18 @@ from vpr.retrieval.locator import Locator
 from vpr.serve.guard import OPEN, SECURITY_HEADERS, VERSION, Guard, client_of
 from vpr.serve.image_routes import image_routes
 from vpr.serve.page import DOCS, page_routes
-from vpr.serve.problems import Problem
-from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors, search_filter
+from vpr.serve.problems import Problem, wrong
+from vpr.serve.schemas import (
+    BINARY,
+    Health,
+    Located,
+    LocatedBatch,
+    Ready,
+    body_of,
+    errors,
+    one_of_several,
+    search_filter,
+)
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import while_there
@@ -117,12 +127,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         found = await answers(request, question, service.settings.batch_requests)
-        for number, answer in enumerate(found):
-            if isinstance(answer, Problem):
-                found[number] = {"error": answer.text, "code": answer.code, "status": answer.status}
-            elif isinstance(answer, BaseException):
-                raise answer
-        return JSONResponse({"answers": found})
+        return JSONResponse({"answers": list(map(one_of_several, found))})
 
 
 def _health_routes(app: FastAPI, service: Service) -> None:
@@ -157,9 +162,7 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        name = first["loc"][min(1, len(first["loc"]) - 1)]  # where, name of the parameter, number in a list
-        return Problem(400, f"{name}: {first['msg']}").response()
+        return wrong(error.errors(), 1).response()  # behind `query`
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -34,7 +34,7 @@ class Service:
     """A locator with what leads to it.
 
     Attributes:
-        bodies: reads requests' bodies.
+        bodies: reads requests' bodies; pixels: memory of decoded images that wait.
         batcher: the queue before the model; the thread of it alone asks and changes the locator.
         metrics: what is counted.
         ready: whether it answers.
@@ -43,7 +43,7 @@ class Service:
     def __init__(self, locator: Locator, settings: Settings) -> None:
         """Nothing runs before `start`."""
         self.locator, self.settings = locator, settings
-        self.bodies, self._pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
+        self.bodies, self.pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
         self.metrics = Metrics(lambda: self.batcher.underway if self.ready else 0, lambda: locator.images)
         self.ready = False
         self._checked: asyncio.Future[None] | None = None
@@ -70,14 +70,8 @@ class Service:
         self.metrics.batches.observe(len(images))
         answers = list(map(problem_of, self.locator.answer_each(images, asked, *pause)))
         self.metrics.engine_errors.inc(sum(isinstance(each, Problem) and each.code == ENGINE_AWAY for each in answers))
-        self._follow()
+        self.locator.follow()  # what a search has seen
         return answers
-
-    def _follow(self) -> None:
-        """Take what another process has committed to a database in files, which a search has seen."""
-        locator = self.locator
-        if not locator.engine.is_shared and locator.engine.records is not locator.records:
-            locator.records, locator.images = locator.engine.records, locator.engine.count()
 
     def _answer_long(self, question: Question, came: float, pause: Pause) -> Done[Answer]:
         """The answer to a question that came at some time, as work with pauses."""
@@ -135,7 +129,7 @@ class Service:
         decoded = await self.decode(data)
         decode_seconds = perf_counter() - start
         is_long = slots.client is not None
-        with self._pixels.taken(decoded.values.nbytes):
+        with self.pixels.taken(decoded.values.nbytes):
             question = (pixels_of(decoded), asked)
             if is_long or decoded.values.nbytes > 3 * self.settings.large_pixels:
                 work = partial(self._answer_long, question, monotonic())
