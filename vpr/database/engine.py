@@ -21,6 +21,10 @@ class Unreachable(UserError):
     """Nobody answers where the engine is; another question would have no answer either."""
 
 
+class NotSearched(UserError):
+    """The engine's index does not search so, however often it is asked."""
+
+
 class WrittenByAnother(UserError):
     """Another process writes the database, or has written it anew: this one cannot, however often it tries."""
 
@@ -170,7 +174,7 @@ class Engine(Searchable, Protocol):
             rows and descriptor distances as of `search`, and the similarities of sequences, float32 [M, c].
 
         Raises:
-            UserError: it does not search sequences, or not by its index.
+            NotSearched: not by its index.
         """
 
     def begin(self, projection: LocalProjection | None) -> None:

@@ -14,7 +14,7 @@ from vpr.common.errors import UserError
 from vpr.common.memory import available_bytes
 from vpr.common.progress import say
 from vpr.data.frames import Frames
-from vpr.database.engine import Hits, Source, WantedIndex
+from vpr.database.engine import Hits, NotSearched, Source, WantedIndex
 from vpr.database.filters import SearchFilter
 from vpr.database.location import images_of_earlier_version
 from vpr.database.store.index_files import built_index, opened_index, remove_other_indexes
@@ -87,7 +87,7 @@ class FaissEngine(StoredImages):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As of `Engine`: exactly, among the images that are there."""
         if self._index is not None:
-            raise UserError("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
+            raise NotSearched("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
         own, others = sequences
 
         def search() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,7 +111,8 @@ class FaissEngine(StoredImages):
             self._wide = Float32Rows()(self.map, slice(None))
 
     def check(self) -> None:
-        """Files always answer."""
+        """Files always answer; take what others have committed."""
+        self.refresh()
 
     def finish(self, order: Sequence[str] | None = None) -> None:
         """Leave out the rows of removed images where these are many; make FAISS's index of all rows."""

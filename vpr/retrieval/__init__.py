@@ -13,5 +13,6 @@ model_pass.py         One pass of the model for images that are in memory alread
 ranking.py            The stages from descriptors to answers, each a function: search, re-rank, say how sure, answer
 rerank.py             Re-ranking: the first hits of a query ordered anew by their local descriptors
 rules.py              How hits are re-ranked; imports nothing heavy, since `--help` reads its flags
+session.py            The last frames of one camera, by which the next is searched
 split.py              The database of a split, searched for that split's queries as its protocol counts hits
 """

@@ -6,6 +6,7 @@ from vpr.common.errors import UserError
 from vpr.database.filters import SearchFilter
 from vpr.retrieval.answer_features import LOOKED_AT
 from vpr.retrieval.rules import Reranking
+from vpr.retrieval.session import Session
 from vpr.search.rules import RecentFrames, SequenceRule
 
 DEPTH = 50  # hits that are re-ranked where a question does not say, and the engine keeps local descriptors
@@ -21,6 +22,7 @@ class Ask:
         rerank: how many first hits are re-ranked; 0: none; None: DEPTH where the engine keeps local descriptors.
         rerank_by: the score of re-ranking, a key of `vpr.retrieval.matching.SCORES`.
         sequence: how similarities of consecutive frames are combined; None: images are single ones.
+        session: frames of one camera that came before; they are in order by themselves. None: it is none's.
         exclusion: frames of the image's own sequence that may not be found; None: all may.
         least: confidence below which, or where it is unknown, an image gets no answer; None: all get one.
         agreement: whether the matches of local descriptors with the first hit are wanted.
@@ -31,6 +33,7 @@ class Ask:
     rerank: int | None = None
     rerank_by: str = "soft"
     sequence: SequenceRule | None = None
+    session: Session | None = None
     exclusion: RecentFrames | None = None
     least: float | None = None
     agreement: bool = False

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vpr.data.frames import find_sequences
+from vpr.data.frames import find_sequences, usual_step
+from vpr.database.engine import NotSearched
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.answer import Answer, match_of, uncertainty_of
@@ -26,7 +27,10 @@ from vpr.retrieval.long_work import Pause
 from vpr.retrieval.matching import beyond_chance
 from vpr.retrieval.rerank import Compare, comparer, rerank
 from vpr.retrieval.rules import Reranking
+from vpr.retrieval.session import Session
 from vpr.search.sequences import SequenceRule, frames_used
+
+IN_SESSION = "a session is searched whole and exactly by the engine faiss: ask without session, or without a filter"
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Se
         NotServed: the engine does not search so.
         UserError: it does not answer.
     """
+    if ask.session:
+        return _search_in_session(engine, descriptors, ask, ask.session, count)
     if not (ask.sequence or ask.exclusion):
         found, distances, records = engine.search(descriptors, count, ask.filter)
         answers = Answers(found, distances, records.positions)
@@ -96,7 +102,7 @@ def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Se
             "--sequence searches whole sequences by --engine=faiss: drop --near, --box, --where and --engine"
         )
     rule, records = ask.sequence or SequenceRule(0), engine.records
-    sequences = find_sequences(records.names), find_sequences(names)
+    sequences = records.frames, find_sequences(names)
     more, excluded = {}, ""
     if ask.exclusion:
         if not getattr(engine, "excludes", False):
@@ -108,6 +114,27 @@ def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Se
         return Ranking(answers, records, excluded=excluded)
     answers = replace(answers, sequence=similarities, frames=frames_used(sequences[1], rule))
     return Ranking(answers, records, steps=(rule.text(),), excluded=excluded)  # sequences are searched exactly
+
+
+def _search_in_session(engine: Any, descriptors: np.ndarray, ask: Ask, session: Session, count: int) -> Ranking:
+    """The hits of the next frames of a session, [m, dim], by those before each, which they join."""
+    if ask.filter or not engine.searches_sequences:
+        raise NotServed(IN_SESSION)
+    engine.check()  # what others have committed is taken before rows are numbered
+    records, rows = engine.records, engine.rows()
+    own = records.frames
+    if len(np.unique(own.sequences[rows])) == len(rows):
+        raise NotServed("the database's images are in no order: a session wants names that differ in a number alone")
+    frames, order = session.with_next(descriptors, usual_step(own.of(own.order())))
+    try:
+        found, distances, similarities = engine.search_in_order(frames, count, (own, order), session.rule)
+    except NotSearched as error:
+        raise NotServed(IN_SESSION) from error
+    session.add(descriptors)
+    used = frames_used(order, session.rule)
+    answers = Answers(found, distances, records.positions, sequence=similarities, frames=used)
+    last = np.arange(len(frames) - len(descriptors), len(frames))
+    return Ranking(answers.only(last), records, steps=(session.rule.text(),))
 
 
 def rerank_hits(

@@ -116,9 +116,14 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
                 return await while_there(request, asyncio.gather(*located, return_exceptions=True))
 
     @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
-    async def locate(request: Request, question: Question) -> Response:
+    async def locate(
+        request: Request,
+        question: Question,
+        session: Annotated[ShortText | None, Query(description="A camera's name, whose frames come in order.")] = None,
+    ) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
-        (answer,) = await answers(request, question, 1)
+        async with service.sessions.turn(session) as own:
+            (answer,) = await answers(request, replace(question, session=own), 1)
         if isinstance(answer, BaseException):
             raise answer
         return JSONResponse(answer)

@@ -19,6 +19,7 @@ from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Decoded, Wanted
 from vpr.serve.problems import ENGINE_AWAY, Problem, busy, problem_of
 from vpr.serve.schemas import answer_json
+from vpr.serve.sessions import Sessions
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import Bodies, Room
 
@@ -37,6 +38,7 @@ class Service:
         bodies: reads requests' bodies; pixels: memory of decoded images that wait.
         batcher: the queue before the model; the thread of it alone asks and changes the locator.
         metrics: what is counted.
+        sessions: of cameras whose frames come in order.
         ready: whether it answers.
     """
 
@@ -45,7 +47,7 @@ class Service:
         self.locator, self.settings = locator, settings
         self.bodies, self.pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
         self.metrics = Metrics(lambda: self.batcher.underway if self.ready else 0, lambda: locator.images)
-        self.ready = False
+        self.sessions, self.ready = Sessions(locator.loaded.model.dim), False
         self._checked: asyncio.Future[None] | None = None
         self._checked_at = 0.0
         self._shown_waiting, self._shown_at_once = 0, asyncio.Semaphore(settings.decoders)
