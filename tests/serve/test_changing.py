@@ -97,6 +97,32 @@ def test_what_is_changed_is_kept_in_files(make_locator, images, tmp_path):
         assert engine.records.hashes[row].tobytes() == locator.records.hashes[7].tobytes()
 
 
+@pytest.mark.parametrize("asked", ["/ready", "/map", "/images", "/locate", "/locate?session=a"])
+def test_what_another_process_commits_is_seen_by_the_next_request_of_each_kind(
+    make_locator, images, tmp_path, monkeypatch, asked
+):
+    monkeypatch.setattr("vpr.serve.service.CHECKED_SECONDS", 0.0)
+    plain, image = make_locator(), as_bytes(images[1][9])
+    with contextlib.closing(opened(plain, tmp_path)) as other:
+        other.add(plain.records.only(range(9)), plain.engine.kept[:9])
+        other.store.files.release()
+        with contextlib.closing(opened(plain, tmp_path)) as own, serving(make_locator(engine=own)) as client:
+            assert best_of(client, image) != "b/9.png" and client("GET", "/ready")[1]["images"] == 9
+            other.add(plain.records.only([9]), plain.engine.kept[9:])
+            other.finish()
+            if asked.startswith("/locate"):
+                found = client("POST", asked, image, PNG)[1]
+                assert found["matches"][0]["name"] == "b/9.png" and found["images"] == 10
+            else:
+                told = client("GET", asked)[1]
+                assert told == {"status": "ready", "images": 10} if asked == "/ready" else "b/9.png" in str(told)
+            assert best_of(client, image) == "b/9.png"
+
+
+def best_of(client, image):
+    return client.locate(image, "?top=1")[1]["matches"][0]["name"]
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
     [

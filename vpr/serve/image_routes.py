@@ -2,6 +2,7 @@
 
 import asyncio
 import bisect
+import contextlib
 import json
 from itertools import islice, takewhile
 from pathlib import Path
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import from_json
 
+from vpr.common.errors import UserError
 from vpr.database.records import Records
 from vpr.report.interactive import thinned
 from vpr.serve.keeping import add, change, remove
@@ -78,9 +80,11 @@ def image_routes(app: FastAPI, service: Service) -> None:
             latest = records, text
         return text
 
-    @app.get("/map", name="get_map", response_model=Places, responses=errors(401, 403, 429))
+    @app.get("/map", name="get_map", response_model=Places, responses=errors(401, 403, 429, 503))
     async def map_of_places() -> Response:
         """Places of the database's images, of many a part that covers all of them evenly."""
+        with contextlib.suppress(UserError):  # then they are those that are known
+            await service.follow()
         return Response(await asyncio.to_thread(map_text), media_type="application/json")
 
     _listing_route(app, service)
@@ -105,13 +109,15 @@ def _listing_route(app: FastAPI, service: Service) -> None:
             next=chosen[limit - 1] if len(chosen) > limit else None,
         )
 
-    @app.get("/images", name="list_images", response_model=ImageList, responses=errors(400, 401, 403, 429))
+    @app.get("/images", name="list_images", response_model=ImageList, responses=errors(400, 401, 403, 429, 503))
     async def list_images(
         after: Annotated[str, Query(max_length=1000, description="Names behind this one; `next` of the answer.")] = "",
         prefix: Annotated[str, Query(max_length=1000, description="Names that begin so.")] = "",
         limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many.")] = 100,
     ) -> Response:
         """The database's images by name, a page at a time."""
+        with contextlib.suppress(UserError):
+            await service.follow()
         page = await asyncio.to_thread(listed, after, prefix, limit)
         return Response(page.model_dump_json(), media_type="application/json")
 

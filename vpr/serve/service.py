@@ -92,13 +92,26 @@ class Service:
             raise Problem(503, "the server is starting or ending", seconds=READY_SECONDS)
         checked = self._checked
         if checked is None or (checked.done() and perf_counter() - self._checked_at > CHECKED_SECONDS):
-            checked = asyncio.ensure_future(asyncio.wrap_future(self.batcher.call(self.locator.check)))
+            checked = asyncio.ensure_future(self._check())
             checked.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
             self._checked, self._checked_at = checked, perf_counter()
         try:
             await asyncio.wait_for(asyncio.shield(checked), READY_SECONDS)
         except (UserError, asyncio.TimeoutError) as error:
             raise Problem(503, "the search engine does not answer", seconds=READY_SECONDS) from error
+
+    async def _check(self) -> None:
+        """Ask the engine, and the thread that answers, which waits for no server of others."""
+        if self.locator.engine.is_shared:
+            await asyncio.to_thread(self.locator.check)
+            await asyncio.wrap_future(self.batcher.call(lambda: None))
+        else:
+            await self.follow()
+
+    async def follow(self) -> None:
+        """Take what another process has committed to a database in files. Raises a UserError where it is damaged."""
+        if not self.locator.engine.is_shared:
+            await asyncio.wrap_future(self.batcher.call(self.locator.check))
 
     async def decode(self, data: bytes) -> Decoded:
         """An image as the model wants it. Raises a Problem where it cannot be decoded."""

@@ -184,15 +184,15 @@ class _Parser(MultiPartParser):
 
 
 async def while_there(request: Request, answer: Awaitable[Result]) -> Result:
-    """The answer to a request whose body has come; it is given up if the client goes away."""
+    """The answer to a request whose body has come; it is given up if the client goes away, or the server ends."""
     answering = asyncio.ensure_future(answer)
     going = asyncio.ensure_future(request.receive())  # after the body nothing comes but the end of the connection
     try:
         await asyncio.wait({answering, going}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done() and going.result()["type"] == "http.disconnect":
-            answering.cancel()
-            await asyncio.wait({answering})
             raise Problem(400, "the client went away", close=True)
         return await answering
     finally:
         going.cancel()
+        answering.cancel()
+        await asyncio.wait({answering})
