@@ -39,6 +39,7 @@ from vpr.serve.uploads import while_there
 
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits that are re-ranked
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
+SESSION = "A camera's name: its frames come in order, and each is searched by those before it."
 ShortText = Annotated[str, StringConstraints(max_length=200)]
 BODY = body_of({"image": BINARY})
 SEVERAL = body_of({"image": {"type": "array", "items": BINARY}}, raw=False)
@@ -119,7 +120,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
     async def locate(
         request: Request,
         question: Question,
-        session: Annotated[ShortText | None, Query(description="A camera's name, whose frames come in order.")] = None,
+        session: Annotated[str | None, Query(min_length=1, max_length=200, description=SESSION)] = None,
     ) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
         async with service.sessions.turn(session) as own:
