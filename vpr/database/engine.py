@@ -21,10 +21,6 @@ class Unreachable(UserError):
     """Nobody answers where the engine is; another question would have no answer either."""
 
 
-class NotSearched(UserError):
-    """The engine's index does not search so, however often it is asked."""
-
-
 class WrittenByAnother(UserError):
     """Another process writes the database, or has written it anew: this one cannot, however often it tries."""
 
@@ -174,7 +170,7 @@ class Engine(Searchable, Protocol):
             rows and descriptor distances as of `search`, and the similarities of sequences, float32 [M, c].
 
         Raises:
-            NotSearched: not by its index.
+            UserError: a descriptor is damaged.
         """
 
     def begin(self, projection: LocalProjection | None) -> None:

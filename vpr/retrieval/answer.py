@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vpr.data.positions.coordinates import to_degrees
+from vpr.retrieval.answer_features import Uncertainty
 from vpr.retrieval.matching import Matches
 
 
@@ -45,19 +46,6 @@ class Match:
             return "place unknown"
         metres = f"{self.easting:.1f} E {self.northing:.1f} N"
         return metres if self.zone is None else f"{metres} ({self.zone}) = {self.latitude:.6f}, {self.longitude:.6f}"
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """How far from its first match an image may have been taken; see `answer_features.place_covariance`.
-
-    Attributes:
-        metres: one standard deviation in the direction in which that is largest.
-        covariance: of easting and northing, [[ee, en], [en, nn]] in square metres.
-    """
-
-    metres: float
-    covariance: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -102,18 +90,14 @@ class Answer:
 
     def as_json(self, image: str) -> dict[str, Any]:
         """What --json prints of an image."""
+        return {"photo": image, "matches": [vars(match) for match in self.matches], **self.how_sure()}
+
+    def how_sure(self) -> dict[str, Any]:
+        """What JSON has of that."""
         return {
-            "photo": image, "confidence": self.confidence, "matches": [vars(match) for match in self.matches],
-            "confidence_kind": self.confidence_kind, "refused": self.refused,
+            "confidence": self.confidence, "confidence_kind": self.confidence_kind, "refused": self.refused,
             "uncertainty": self.uncertainty and vars(self.uncertainty),
         }  # fmt: skip
-
-
-def uncertainty_of(covariance: np.ndarray | None) -> Uncertainty | None:
-    """Of a covariance [2, 2] in square metres, if it is known."""
-    if covariance is None:
-        return None
-    return Uncertainty(float(np.sqrt(np.linalg.eigvalsh(covariance)[-1])), covariance.tolist())
 
 
 def match_of(name: str, distance: float, position: np.ndarray, zone: str | None, score: float = np.nan) -> Match:

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 
 from vpr.data.frames import find_sequences, usual_step
-from vpr.database.engine import NotSearched
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
-from vpr.retrieval.answer import Answer, match_of, uncertainty_of
+from vpr.retrieval.answer import Answer, match_of
 from vpr.retrieval.answer_features import (
     ELSEWHERE,
     LIMITED,
     UNPLACED,
     Answers,
     first_is_placed,
-    place_covariance,
+    place_uncertainty,
     uncalibrated,
 )
 from vpr.retrieval.ask import Ask, NotServed
@@ -30,7 +29,10 @@ from vpr.retrieval.rules import Reranking
 from vpr.retrieval.session import Session
 from vpr.search.sequences import SequenceRule, frames_used
 
-IN_SESSION = "a session is searched whole and exactly by the engine faiss: ask without session, or without a filter"
+NO_PART = (
+    "--sequence searches exactly, and whole sequences, by --engine=faiss: drop --near, --box, --where, --engine and "
+    "--index, or name an exact index with --indexFile"
+)
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,14 @@ def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Se
         NotServed: the engine does not search so.
         UserError: it does not answer.
     """
-    if ask.session:
-        return _search_in_session(engine, descriptors, ask, ask.session, count)
-    if not (ask.sequence or ask.exclusion):
+    if not (ask.sequence or ask.exclusion or ask.session):
         found, distances, records = engine.search(descriptors, count, ask.filter)
         answers = Answers(found, distances, records.positions)
         return Ranking(answers, records, ask.filter is not None, approximate=engine.approximate)
     if ask.filter or not engine.searches_sequences:
-        raise NotServed(
-            "--sequence searches whole sequences by --engine=faiss: drop --near, --box, --where and --engine"
-        )
+        raise NotServed(NO_PART, "a session is searched whole and exactly by the engine faiss: ask without a filter")
+    if ask.session:
+        return _search_in_session(engine, descriptors, ask.session, count)
     rule, records = ask.sequence or SequenceRule(0), engine.records
     sequences = records.frames, find_sequences(names)
     more, excluded = {}, ""
@@ -116,23 +116,17 @@ def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Se
     return Ranking(answers, records, steps=(rule.text(),), excluded=excluded)  # sequences are searched exactly
 
 
-def _search_in_session(engine: Any, descriptors: np.ndarray, ask: Ask, session: Session, count: int) -> Ranking:
+def _search_in_session(engine: Any, descriptors: np.ndarray, session: Session, count: int) -> Ranking:
     """The hits of the next frames of a session, [m, dim], by those before each, which they join."""
-    if ask.filter or not engine.searches_sequences:
-        raise NotServed(IN_SESSION)
     engine.check()  # what others have committed is taken before rows are numbered
     records, rows = engine.records, engine.rows()
     own = records.frames
     if len(np.unique(own.sequences[rows])) == len(rows):
         raise NotServed("the database's images are in no order: a session wants names that differ in a number alone")
     frames, order = session.with_next(descriptors, usual_step(own.of(own.order())))
-    try:
-        found, distances, similarities = engine.search_in_order(frames, count, (own, order), session.rule)
-    except NotSearched as error:
-        raise NotServed(IN_SESSION) from error
+    found, distances, similarities = engine.search_in_order(frames, count, (own, order), session.rule)
     session.add(descriptors)
-    used = frames_used(order, session.rule)
-    answers = Answers(found, distances, records.positions, sequence=similarities, frames=used)
+    answers = Answers(found, distances, records.positions, None, None, similarities, frames_used(order, session.rule))
     last = np.arange(len(frames) - len(descriptors), len(frames))
     return Ranking(answers.only(last), records, steps=(session.rule.text(),))
 
@@ -198,5 +192,5 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     if compare:
         others = ranking.drawn_elsewhere(int(rows[0]))
         agreement = beyond_chance(compare(number, int(rows[0])).matches, [compare(number, n).matches for n in others])
-    files, spread = [records.file(int(row), root) for row in rows], place_covariance(ranking.answers, number)
-    return Answer(matches, files, sure, kind, refused, agreement, uncertainty_of(spread))
+    files, off = [records.file(int(row), root) for row in rows], place_uncertainty(ranking.answers, number)
+    return Answer(matches, files, sure, kind, refused, agreement, off)

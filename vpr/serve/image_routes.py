@@ -2,7 +2,6 @@
 
 import asyncio
 import bisect
-import contextlib
 import json
 from itertools import islice, takewhile
 from pathlib import Path
@@ -13,7 +12,6 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import from_json
 
-from vpr.common.errors import UserError
 from vpr.database.records import Records
 from vpr.report.interactive import thinned
 from vpr.serve.keeping import add, change, remove
@@ -83,8 +81,7 @@ def image_routes(app: FastAPI, service: Service) -> None:
     @app.get("/map", name="get_map", response_model=Places, responses=errors(401, 403, 429, 503))
     async def map_of_places() -> Response:
         """Places of the database's images, of many a part that covers all of them evenly."""
-        with contextlib.suppress(UserError):  # then they are those that are known
-            await service.follow()
+        await service.follow()
         return Response(await asyncio.to_thread(map_text), media_type="application/json")
 
     _listing_route(app, service)
@@ -116,8 +113,7 @@ def _listing_route(app: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many.")] = 100,
     ) -> Response:
         """The database's images by name, a page at a time."""
-        with contextlib.suppress(UserError):
-            await service.follow()
+        await service.follow()
         page = await asyncio.to_thread(listed, after, prefix, limit)
         return Response(page.model_dump_json(), media_type="application/json")
 
@@ -130,10 +126,7 @@ def _changing_routes(app: FastAPI, service: Service, shown: dict[str, bytes]) ->
             raise Problem(403, "this server was started without --writable: nothing can be added or removed", True)
 
     @app.post("/images", status_code=201, response_model=Added, responses=ADDED, openapi_extra=BODY)
-    async def add_image(
-        request: Request,
-        said: Annotated[Addition, Query()],
-    ) -> Response:
+    async def add_image(request: Request, said: Annotated[Addition, Query()]) -> Response:
         """Add an image, or replace that of its name. Without a place the GPS in its EXIF is taken."""
         require_writable()
         async with service.bodies.form(request, 1) as form:
@@ -210,13 +203,6 @@ def map_json(records: Records) -> dict[str, Any]:
     rows = rows[thinned(records.positions[rows])]
     easting, northing = records.positions[rows].round(2).T.tolist()
     latitude, longitude = records.degrees[rows].round(7).T.tolist() if records.zone else (None, None)
-    return {
-        "images": int(there.sum()),
-        "zone": records.zone,
-        "ids": [str(number) for number in records.ids[rows]],
-        "names": [records.names[row] for row in rows],
-        "easting": easting,
-        "northing": northing,
-        "latitude": latitude,
-        "longitude": longitude,
-    }
+    places = {"easting": easting, "northing": northing, "latitude": latitude, "longitude": longitude}
+    ids, names = [str(number) for number in records.ids[rows]], [records.names[row] for row in rows]
+    return {"images": int(there.sum()), "zone": records.zone, "ids": ids, "names": names, **places}

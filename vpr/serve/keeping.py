@@ -39,21 +39,11 @@ MOST_COLUMNS = 64  # that requests may bring a database to
 
 @dataclass(frozen=True)
 class NewImage:
-    """An image that can be added."""
+    """An image that can be added: its record, what its file has, and how it is described."""
 
-    name: str
-    data: bytes  # of its file
-    position: Position
-    columns: dict[str, Value]
+    record: Records
+    data: bytes
     described: Described
-
-    def record(self, folder: Path, digest: bytes) -> Records:
-        """What the database knows of it, whose file is in a folder; `digest` is the SHA-256 of that."""
-        return Records(
-            [self.name], np.array([[self.position.easting, self.position.northing]]), self.position.zone,
-            np.array([len(self.data)]), np.array([(folder / self.name).stat().st_mtime_ns]),
-            np.frombuffer(digest, np.uint8)[None], [str(folder)], {name: [cell] for name, cell in self.columns.items()},
-        )  # fmt: skip
 
 
 def require_name(name: str, kind: str) -> None:
@@ -118,14 +108,14 @@ def position_of(image: Change, exif: tuple[float, float] | None, records: Record
         raise Problem(422, "latitude and longitude lie outside the database's UTM zone") from error
 
 
-def columns_of(said: Change, records: Records) -> dict[str, Value]:
-    """Values by column. Raises a Problem where a text is no NAME=VALUE, or the database would have too many columns."""
-    found = dict[str, Value]()
+def columns_of(said: Change, records: Records) -> dict[str, list[Value]]:
+    """The columns of an image's record. Raises a Problem: a text is no NAME=VALUE, or there would be too many."""
+    found = dict[str, list[Value]]()
     for text in said.column:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or set(name) & set("!<>"):
             raise Problem(400, "column is wanted as NAME=VALUE")
-        found[name.strip().lower()] = value_of(value)
+        found[name.strip().lower()] = [value_of(value)]
     if len({*records.columns, *found}) > max(MOST_COLUMNS, len(records.columns)):
         raise Problem(422, f"the database would have more than {MOST_COLUMNS} columns")
     return found
@@ -146,14 +136,13 @@ async def add(service: Service, data: Sequence[bytes], said: Sequence[Any]) -> l
     with service.batcher.slots(len(data)) as slots:
         made = [_described(service, slots, *each) for each in zip(data, said, strict=True)]
         tried = await asyncio.gather(*made, return_exceptions=True)
-        new = {each.name: each for each in tried if isinstance(each, NewImage)}
-        are_new = await asyncio.wrap_future(service.batcher.call(lambda: _add(service, list(new.values()))))
+        new = {each.record.names[0]: each for each in tried if isinstance(each, NewImage)}
+        are_new = await asyncio.wrap_future(service.batcher.call(lambda: _add(service, new)))
     images = service.locator.images
+    names = [each.record.names[0] if isinstance(each, NewImage) else each for each in tried]
     return [
-        Added(id=str(record_id(each.name)), new=are_new[each.name], images=images)
-        if isinstance(each, NewImage)
-        else each
-        for each in tried
+        Added(id=str(record_id(name)), new=are_new[name], images=images) if isinstance(name, str) else name
+        for name in names
     ]
 
 
@@ -162,41 +151,45 @@ async def _described(service: Service, slots: Slots, data: bytes, values: Any) -
     said, decoded, records = said_of(values), await service.decode(data), service.locator.records
     name = name_for(said.name or "", records)
     require_name(name, decoded.format)
-    position, columns = position_of(said, decoded.degrees, records), columns_of(said, records)
+    position, digest = position_of(said, decoded.degrees, records), hashlib.sha256(data).digest()
+    # Of name and content: no two images share a file, and a new content never takes the place of an old one.
+    folder = _uploads(service) / hashlib.sha256(digest + name.encode()).hexdigest()[:32]
+    record = Records(
+        [name], np.array([[position.easting, position.northing]]), position.zone, np.array([len(data)]),
+        np.zeros(1, np.int64), np.frombuffer(digest, np.uint8)[None], [str(folder)], columns_of(said, records),
+    )  # fmt: skip
     with service.pixels.taken(decoded.values.nbytes):
         describing = service.batcher.call(lambda: service.locator.describe_to_add(pixels_of(decoded)), slots)
         try:
-            return NewImage(name, data, position, columns, await asyncio.wrap_future(describing))
+            return NewImage(record, data, await asyncio.wrap_future(describing))
         except UserError as error:
             raise _not_changed("added", error) from error
 
 
-def _add(service: Service, images: Sequence[NewImage]) -> dict[str, bool]:
-    """In the thread that asks the locator. Gives whether each name is new."""
-    known, written, records = service.locator.records.row_of, list[Path](), list[Records]()
-    are_new = {each.name: each.name not in known for each in images}
-    earlier = [_upload_of(service, each.name) for each in images]
+def _add(service: Service, images: dict[str, NewImage]) -> dict[str, bool]:
+    """In the thread that asks the locator: keep images by name. Gives whether each name is new."""
+    locator, written = service.locator, list[Path]()
+    are_new = {name: name not in locator.records.row_of for name in images}
+    earlier = [_upload_of(service, name) for name in images]
     try:
-        for each in images:
-            digest = hashlib.sha256(each.data).digest()
-            # Of name and content: no two images share a file, and a new content never takes the place of an old one.
-            folder = _uploads(service) / hashlib.sha256(digest + each.name.encode()).hexdigest()[:32]
-            if not (file := folder / each.name).exists():
+        for each in images.values():
+            if not (file := each.record.file(0, locator.root)).exists():
                 written.append(file)
                 with atomic_write(file) as temporary:
                     temporary.write_bytes(each.data)
-            records.append(each.record(folder, digest))
+            each.record.modified[0] = file.stat().st_mtime_ns
         if images:
-            service.locator.add(joined(*records), [each.described for each in images])
+            records = joined(*(each.record for each in images.values()))
+            locator.add(records, [each.described for each in images.values()])
     except BaseException as error:
         for file in written:
             _remove_file(service, file)
         if isinstance(error, UserError | OSError):
             raise _not_changed("added", error) from error
         raise
-    for record, file_before in zip(records, earlier, strict=True):
-        if file_before and file_before != record.file(0, service.locator.root):
-            _remove_file(service, file_before)
+    for before, each in zip(earlier, images.values(), strict=True):
+        if before and before != each.record.file(0, locator.root):
+            _remove_file(service, before)
     return are_new
 
 
@@ -206,43 +199,42 @@ async def change(service: Service, name: str, said: Change) -> None:
     Raises:
         Problem: as of `add`, or nothing is said (400), or it has gone (404).
     """
+
+    def changed() -> None:
+        records = service.locator.records
+        if name not in records.row_of:
+            raise Problem(404, "there is no image of this id")
+        record = records.only([records.row_of[name]])
+        record = replace(record, columns={**record.columns, **columns_of(said, records)})
+        if said.model_dump(exclude_defaults=True, exclude={"column"}):
+            place = position_of(said, None, records)
+            record = replace(record, positions=np.array([[place.easting, place.northing]]), zone=place.zone)
+        try:
+            service.locator.change(record)
+        except UserError as error:
+            raise _not_changed("changed", error) from error
+
     if not said.model_dump(exclude_defaults=True):
         raise Problem(400, "a place or columns are wanted: latitude and longitude, easting and northing, column")
     with service.batcher.slots() as slots:
-        await asyncio.wrap_future(service.batcher.call(lambda: _change(service, name, said), slots))
-
-
-def _change(service: Service, name: str, said: Change) -> None:
-    records = service.locator.records
-    if name not in records.row_of:
-        raise Problem(404, "there is no image of this id")
-    record = records.only([records.row_of[name]])
-    columns = {column: [value] for column, value in columns_of(said, records).items()}
-    record = replace(record, columns={**record.columns, **columns})
-    if said.model_dump(exclude_defaults=True, exclude={"column"}):
-        position = position_of(said, None, records)
-        record = replace(record, positions=np.array([[position.easting, position.northing]]), zone=position.zone)
-    try:
-        service.locator.change(record)
-    except UserError as error:
-        raise _not_changed("changed", error) from error
+        await asyncio.wrap_future(service.batcher.call(changed, slots))
 
 
 async def remove(service: Service, row: int) -> None:
     """Remove an image from the database, and its file if a request brought it. Raises a Problem as `add` does."""
     name = service.locator.records.names[row]
+
+    def removed() -> None:
+        file = _upload_of(service, name)
+        try:
+            service.locator.remove(name)
+        except UserError as error:
+            raise _not_changed("removed", error) from error
+        if file:
+            _remove_file(service, file)
+
     with service.batcher.slots() as slots:
-        await asyncio.wrap_future(service.batcher.call(lambda: _remove(service, name), slots))
-
-
-def _remove(service: Service, name: str) -> None:
-    file = _upload_of(service, name)
-    try:
-        service.locator.remove(name)
-    except UserError as error:
-        raise _not_changed("removed", error) from error
-    if file:
-        _remove_file(service, file)
+        await asyncio.wrap_future(service.batcher.call(removed, slots))
 
 
 def _not_changed(change: str, error: UserError | OSError) -> Problem:

@@ -12,6 +12,7 @@ from vpr.database.filters import SearchFilter, read_box, read_condition, read_ne
 from vpr.database.records import Records, record_id
 from vpr.retrieval.answer import Answer
 from vpr.retrieval.answer import Match as FoundMatch
+from vpr.retrieval.answer_features import Uncertainty
 from vpr.serve.problems import Problem, wrong
 
 
@@ -21,16 +22,21 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Match(Shape):
-    """A database image that matches; places are null where they are unknown."""
+class Placed(Shape):
+    """A database image; places are null where they are unknown."""
 
     id: str = Field(description="A whole number below 2^63.")
     name: str
     easting: float | None = Field(description="Metres.")
     northing: float | None = Field(description="Metres.")
-    zone: str | None = Field(description="UTM zone and hemisphere.", examples=["17N"])
     latitude: float | None = Field(description="WGS 84, degrees.")
     longitude: float | None = Field(description="WGS 84, degrees.")
+
+
+class Match(Placed):
+    """A database image that matches; places are null where they are unknown."""
+
+    zone: str | None = Field(description="UTM zone and hemisphere.", examples=["17N"])
     distance: float | None = Field(description="Of the descriptors, 0 to 2.")
     score: float | None = Field(description="Of re-ranking, which orders the matches; null where distances do.")
     image: str = Field(description="Address of the image at this server.")
@@ -52,15 +58,6 @@ class Agreement(Shape):
     query: tuple[float, float]
     hit: tuple[float, float]
     weight: float = Field(ge=0, le=1)
-
-
-class Uncertainty(Shape):
-    """How far from the first match the image may have been taken: its agreeing hits' spread, and their spacing."""
-
-    metres: float = Field(description="One standard deviation, where that is largest.")
-    covariance: tuple[tuple[float, float], tuple[float, float]] = Field(
-        description="Of easting and northing, [[ee, en], [en, nn]], square metres."
-    )
 
 
 class Located(Shape):
@@ -117,15 +114,9 @@ class Removed(Shape):
     images: int = Field(description="Of the database.")
 
 
-class ListedImage(Shape):
-    """A database image; places are null where they are unknown."""
+class ListedImage(Placed):
+    """A database image with what its table says; places are null where they are unknown."""
 
-    id: str
-    name: str
-    easting: float | None
-    northing: float | None
-    latitude: float | None
-    longitude: float | None
     columns: dict[str, str | float | None] = Field(description="Of the images' table.")
 
 
@@ -267,17 +258,9 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
     if (same := answer.agreement) is not None:
         columns = (values.round(4).tolist() for values in (same.query_points, same.hit_points, same.weights))
         agreement = [dict(zip(("query", "hit", "weight"), one, strict=True)) for one in zip(*columns, strict=True)]
-    return {
-        "matches": [match_json(record_id(match.name), match) for match in answer.matches],
-        "confidence": answer.confidence,
-        "confidence_kind": answer.confidence_kind,
-        "refused": answer.refused,
-        "model": model,
-        "images": images,
-        "timing": timing,
-        "agreement": agreement,
-        "uncertainty": answer.uncertainty and vars(answer.uncertainty),
-    }
+    matches = [match_json(record_id(match.name), match) for match in answer.matches]
+    about = {"model": model, "images": images, "timing": timing}
+    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement}
 
 
 def one_of_several(answer: Any) -> Any:

@@ -1,6 +1,7 @@
 """What requests share: decoders, the queue before the model, limits, and what is counted."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic, perf_counter
@@ -101,17 +102,17 @@ class Service:
             raise Problem(503, "the search engine does not answer", seconds=READY_SECONDS) from error
 
     async def _check(self) -> None:
-        """Ask the engine, and the thread that answers, which waits for no server of others."""
-        if self.locator.engine.is_shared:
-            await asyncio.to_thread(self.locator.check)
-            await asyncio.wrap_future(self.batcher.call(lambda: None))
-        else:
-            await self.follow()
+        """Ask the engine, and the thread that answers, which does not wait for an engine elsewhere."""
+        is_elsewhere, check = self.locator.engine.is_shared, self.locator.check
+        if is_elsewhere:
+            await asyncio.to_thread(check)
+        await asyncio.wrap_future(self.batcher.call((lambda: None) if is_elsewhere else check))
 
     async def follow(self) -> None:
-        """Take what another process has committed to a database in files. Raises a UserError where it is damaged."""
+        """Take what another process has committed to a database in files, unless that is damaged."""
         if not self.locator.engine.is_shared:
-            await asyncio.wrap_future(self.batcher.call(self.locator.check))
+            with contextlib.suppress(UserError):
+                await asyncio.wrap_future(self.batcher.call(self.locator.check))
 
     async def decode(self, data: bytes) -> Decoded:
         """An image as the model wants it. Raises a Problem where it cannot be decoded."""
@@ -173,36 +174,22 @@ def pixels_of(decoded: Decoded) -> np.ndarray:
 
 
 class Metrics:
-    """What one server counts, in Prometheus's text format.
-
-    Attributes:
-        requests: by route and status.
-        seconds: from a request's first byte to the answer's last, by route.
-        batches: images of each pass of the model.
-        refused: images that were located with too little confidence.
-        decoded: images that were handed to decoders.
-        stages: seconds of an image's stages; model and search are those of its whole batch.
-        confidence: of answers that have one.
-        engine_errors: questions that the search engine did not answer.
-    """
+    """What one server counts, in Prometheus's text format, which says what each is."""
 
     def __init__(self, underway: Callable[[], int], images: Callable[[], int]) -> None:
         """Functions that count: images underway, images of the index."""
         registry = CollectorRegistry()  # its own: several servers may live in a process
         self.text = partial(generate_latest, registry)  # as /metrics gives it
-        self.requests = Counter("vpr_requests", "Requests.", ("route", "status"), registry=registry)
-        self.seconds = Histogram(
-            "vpr_request_seconds", "Time of a request.", ("route",), registry=registry, buckets=SECONDS
-        )
-        self.batches = Histogram("vpr_batch_images", "Images described at once.", registry=registry, buckets=IMAGES)
-        self.refused = Counter("vpr_refused", "Images whose place was not sure enough.", registry=registry)
-        self.decoded = Counter("vpr_decoded_images", "Images handed to decoders.", registry=registry)
-        self.engine_errors = Counter(
-            "vpr_engine_errors", "Questions without an answer of the engine.", registry=registry
-        )
-        self.stages = Histogram("vpr_stage_seconds", "Time of a stage.", ("stage",), registry=registry, buckets=SECONDS)
-        self.confidence = Histogram(
-            "vpr_confidence", "How sure answers are.", registry=registry, buckets=[n / 10 for n in range(1, 11)]
-        )
-        Gauge("vpr_queue_images", "Images underway.", registry=registry).set_function(underway)
-        Gauge("vpr_index_images", "Images in the index.", registry=registry).set_function(images)
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        seconds = partial(histogram, buckets=SECONDS)
+        self.requests = counter("vpr_requests", "Requests.", ("route", "status"))
+        self.seconds = seconds("vpr_request_seconds", "From a request's first byte to the answer's last.", ("route",))
+        self.batches = histogram("vpr_batch_images", "Images described at once.", buckets=IMAGES)
+        self.refused = counter("vpr_refused", "Images whose place was not sure enough.")
+        self.decoded = counter("vpr_decoded_images", "Images handed to decoders.")
+        self.engine_errors = counter("vpr_engine_errors", "Questions without an answer of the engine.")
+        self.stages = seconds("vpr_stage_seconds", "Of an image; model and search: of its whole batch.", ("stage",))
+        self.confidence = histogram("vpr_confidence", "How sure answers are.", buckets=[n / 10 for n in range(1, 11)])
+        gauge("vpr_queue_images", "Images underway.").set_function(underway)
+        gauge("vpr_index_images", "Images in the index.").set_function(images)

@@ -3,22 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from time import monotonic
 
-from vpr.retrieval.session import Session
+from vpr.retrieval.session import RULE, Session
 
-MOST, SECONDS = 1000, 600.0  # sessions that are kept, and without a frame
+MOST, SECONDS = 1000, 600.0  # sessions that are kept, and how long each is without a frame
 BYTES = 256 << 20  # of their descriptors, by which there may be fewer
-
-
-@dataclass
-class _Kept:
-    """A session, when its last frame came, and the turn of its requests."""
-
-    session: Session = field(default_factory=Session)
-    last: float = 0.0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Sessions:
@@ -26,23 +16,21 @@ class Sessions:
 
     def __init__(self, dim: int) -> None:
         """Of descriptors of so many dimensions."""
-        self._most = max(1, min(MOST, BYTES // (2 * dim * Session().rule.length)))
-        self._kept: dict[str, _Kept] = {}  # the one whose last frame came first in front
+        self._most = max(1, min(MOST, BYTES // (2 * dim * RULE.length)))
+        # Each with the turn of its requests and when the last came; the one that is longest without in front.
+        self._kept: dict[str, tuple[Session, asyncio.Lock, float]] = {}
 
     @contextlib.asynccontextmanager
     async def turn(self, name: str | None) -> AsyncIterator[Session | None]:
-        """The session of a name until the block ends, once all that asked for it earlier have had it; None: none.
-
-        Where there are too many, the one whose last frame came first is dropped.
-        """
+        """The session of a name until the block ends, after all who asked for it before; None has none."""
         if name is None:
             yield None
             return
-        kept = self._kept.pop(name, None)
-        if kept is None or monotonic() - kept.last > SECONDS:
-            kept = _Kept()
-        self._kept[name], kept.last = kept, monotonic()
-        while len(self._kept) > self._most or monotonic() - next(iter(self._kept.values())).last > SECONDS:
+        while self._kept and monotonic() - next(iter(self._kept.values()))[2] > SECONDS:
             del self._kept[next(iter(self._kept))]
-        async with kept.turn:
-            yield kept.session
+        session, turn, _ = self._kept.pop(name, (Session(), asyncio.Lock(), 0.0))
+        self._kept[name] = session, turn, monotonic()
+        if len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
+        async with turn:
+            yield session
