@@ -195,4 +195,4 @@ async def while_there(request: Request, answer: Awaitable[Result]) -> Result:
     finally:
         going.cancel()
         answering.cancel()
-        await asyncio.wait({answering})
+        await asyncio.gather(answering, return_exceptions=True)
