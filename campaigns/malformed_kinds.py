@@ -29,8 +29,20 @@ ODD_POSITIONS = (
     "latitude=0&longitude=0", "latitude=91&longitude=0", "latitude=nan&longitude=inf", "easting=1e308&northing=-1e308",
     "latitude=40&easting=1", "latitude=&longitude=", "latitude=1e-320&longitude=1e-320",
 )  # fmt: skip
+ODD_COLUMNS = (
+    "column=a", "column==", "column=%00=%00", "column=a!=b", "column=" + "a" * 300, "column=a=b&" * 40, "column=a=",
+    "column=a=1e999", "column=%ed%a0%80=%ff", "column=A=1&column=a=2", "column=image=x",
+)  # fmt: skip
+SAID = (
+    "", "[", "[" * 50_000, "{}", "[null]", '[{"name": 1}]', '[{"name": "x.jpg", "easting": "1", "northing": 2}]',
+    '[{"name": "x.jpg", "easting": 1e999, "northing": NaN}]', "[" + "1" * 9000 + "]", '[{"name": "\\ud800"}]',
+    '[{"name": "../x.jpg", "latitude": 40, "longitude": -80}]', '[{"name": "x.jpg", "column": "a=b"}]', "x" * 70_000,
+    '[{"name": "x.jpg", "column": ["a=b"], "latitude": 91, "longitude": 0}]',
+)  # fmt: skip
+SESSIONS = ("a", "", "a" * 300, "%00", "%ff", "a&session=b", "a&near=0,0,9", "a&where=a=b", "a&rerank=200", "a&top=-1")
 POSITIONS = ("easting=500000&northing=4000000", "easting=0&northing=0")
 TWINS = ("twin/a.jpg", "twin/b.jpg", "twin/A.jpg", "twin/a.jpg/b.jpg")
+FORM = "multipart/form-data; boundary=b"
 # A request as bytes, and the seconds to wait before its second half.
 Made = tuple[bytes, float]
 
@@ -125,7 +137,7 @@ def of_paths(chance: random.Random, image: bytes) -> Made:
 
 def of_parameters(chance: random.Random, image: bytes) -> Made:
     """Parameters that mean nothing."""
-    return request(image, f"/locate?{chance.choice(QUERIES)}"), 0
+    return request(image, f"{chance.choice(('', '/v1'))}/locate?{chance.choice(QUERIES)}"), 0
 
 
 def of_no_http(chance: random.Random, image: bytes) -> Made:
@@ -163,7 +175,8 @@ def of_twins(chance: random.Random, image: bytes) -> Made:
         return removal(name) if chance.random() < 0.7 else (request(b"", address(name), method="GET"), 0)
     stream = io.BytesIO()
     Image.new("RGB", (160, 120), (shade, shade, shade)).save(stream, "JPEG")
-    return request(stream.getvalue(), f"/images?name={name}&{chance.choice(POSITIONS)}"), 0
+    more = chance.choice(("", "", f"&{chance.choice(ODD_COLUMNS)}", "&column=a=b"))
+    return request(stream.getvalue(), f"/v1/images?name={name}&{chance.choice(POSITIONS)}{more}"), 0
 
 
 def address(name: str) -> str:
@@ -176,10 +189,37 @@ def removal(name: str) -> Made:
     return request(b"", address(name), method="DELETE"), 0
 
 
+def of_changes(chance: random.Random, image: bytes) -> Made:
+    """Places and columns of images that are there, or not, changed to what means nothing, or in a body."""
+    name = chance.choice((*TWINS, "nothing.jpg"))
+    query = chance.choice((*ODD_POSITIONS, *ODD_COLUMNS, *POSITIONS, "", "name=../x.jpg"))
+    body = chance.choice((b"", b"", b'{"latitude": 40}', image))
+    path = chance.choice((address(name), address(name), f"/images/{chance.choice(NAMES).encode().hex()[:3000]}"))
+    return request(body, f"/v1{path}?{query}", method="PATCH"), 0
+
+
+def of_batches(chance: random.Random, image: bytes) -> Made:
+    """Several images at once, with what is said of them: too little, too much, or nothing of sense."""
+    part = b'--b\r\ncontent-disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    images = [chance.choice((image, image[:99], b"")) for _ in range(chance.choice((0, 1, 1, 1, 2, 17)))]
+    said = chance.choice(SAID).encode() * chance.choice((1, 1, 2))
+    parts = [part % (b"image", b'; filename="x"', each) for each in images]
+    return request(b"".join([*parts, part % (b"images", b"", said), b"--b--\r\n"]), "/v1/images/batch", FORM), 0
+
+
+def of_sessions(chance: random.Random, image: bytes) -> Made:
+    """Frames of sessions, at once, broken, late, and of names and parameters that mean nothing."""
+    frame = chance.choice((image, image, image[: len(image) // 2], b""))
+    return request(frame, f"/v1/locate?session={chance.choice(SESSIONS)}"), chance.choice((0, 0, 0, 0.2))
+
+
 def of_methods(chance: random.Random, image: bytes) -> Made:
     """Methods that an address does not take, HEAD, and conditions on what is known."""
     method = chance.choice(("HEAD", "HEAD", "OPTIONS", "PUT", "PATCH", "TRACE", "CONNECT", "get", "GET"))
-    path = chance.choice(("/", "/health", "/ready", "/map", "/images/1", "/assets/page.js", "/locate", "/nothing"))
+    path = chance.choice(
+        ("/", "/health", "/ready", "/map", "/images/1", "/assets/page.js", "/locate", "/nothing", "/v1/images/batch",
+         "/v1/ready", "/v1", "/v1/")
+    )  # fmt: skip
     more = f"if-none-match: {chance.choice(TAGS)}\r\n" if chance.random() < 0.5 else chance.choice(FORWARDED)
     return request(b"", path, method=method, more=more), 0
 
@@ -189,5 +229,5 @@ KINDS: dict[str, Callable[[random.Random, bytes], Made]] = {
     "no image": of_no_image, "huge headers": with_huge_headers, "false length": of_false_length, "slow": slow,
     "broken form": broken_form, "path as a name": of_paths, "parameters": of_parameters, "no HTTP": of_no_http,
     "regular expression": of_conditions, "re-ranking": of_reranking, "long name": of_long_names, "twins": of_twins,
-    "methods": of_methods,
+    "methods": of_methods, "changes": of_changes, "batches": of_batches, "sessions": of_sessions,
 }  # fmt: skip

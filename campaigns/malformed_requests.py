@@ -3,10 +3,10 @@
     python -m campaigns.malformed_requests --requests 2000 --seed 0 --root ... --weights ...
 
 Truncated and mutated images, wrong types, huge headers, images of 30,000 x 30,000 pixels in few bytes, clients that
-send slowly or go away, paths and long words as names, broken forms and parameters, re-ranking on many connections,
-one picture under several names. There must be no answer of 500 or above but 503 with Retry-After, no end of the
-server, no growth of its memory, an answer to the next good request after each hundred, and all the while one to a plain
-question within a second.
+send slowly or go away, paths and long words as names, broken forms and parameters, re-ranking on many connections, one
+picture under several names, changes of images and batches of them that mean nothing, frames of sessions. There must be
+no answer of 500 or above but 503 with Retry-After, no end of the server, no growth of its memory, an answer to the
+next good request after each hundred, and all the while one to a plain question within a second.
 """
 
 import argparse

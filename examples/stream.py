@@ -1,5 +1,7 @@
 """Send the frames of a folder to a server one after the other, as a robot would, and print where it is.
 
+The frames are those of a session, in which the server goes by the last ones too; --alone asks for each by itself.
+
     python main.py serve --resume=runs/RUN ...               # in another terminal
     python examples/stream.py http://127.0.0.1:8000 frames/
 
@@ -7,6 +9,7 @@ What runs on the robot needs the standard library and vpr/client.py alone, which
 """
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -26,10 +29,13 @@ def main() -> None:
     )
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # --near -33.8,151.2,500 as from Python 3.14 on
     parser.add_argument("frames", type=Path, help="folder")
-    parser.add_argument("--near", help="LATITUDE,LONGITUDE,METRES: look no farther off")
+    parser.add_argument("--near", help="LATITUDE,LONGITUDE,METRES: look no farther off; each frame by itself")
+    parser.add_argument("--alone", action="store_true", help="each frame by itself, as where the map has no order")
     arguments = parser.parse_args()
     frames = sorted(path for path in arguments.frames.iterdir() if path.suffix.lower() in ENDINGS)
-    asked = {"top": 1, **({"near": arguments.near} if arguments.near else {})}
+    asked = {"top": 1, "session": f"{arguments.frames.name}-{os.getpid()}"}
+    if arguments.alone or arguments.near:
+        asked = {"top": 1, **({"near": arguments.near} if arguments.near else {})}
     try:
         with Client(arguments.server) as client:
             began = time.perf_counter()

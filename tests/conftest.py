@@ -36,7 +36,7 @@ WITHOUT_A_BACKBONE = {
     "test_batching", "test_decoders", "test_guard", "test_keeping", "test_locating", "test_malformed", "test_places",
     "test_conditions", "test_conditions_in_modes",
     "test_plain_folder", "test_hub_model", "test_client", "test_deploy", "test_ros_example",
-    "test_server", "test_stream", "test_uploads", "test_page_routes", "test_store",
+    "test_server", "test_stream", "test_changing", "test_sessions", "test_uploads", "test_page_routes", "test_store",
     "test_faiss_engine", "test_index", "test_filters", "test_milvus", "test_milvus_server", "test_on_disk",
     "test_engine_recall", "test_engines_in_modes", "test_modes_of_flags", "test_help", "test_options", "test_packaging",
     "test_calibration", "test_local_file", "test_provenance", "test_files", "test_whole_networks", "test_on_cuda",

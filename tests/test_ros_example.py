@@ -17,13 +17,15 @@ def match(east, north, placed=True):
     return {"name": f"{east}_{north}.jpg", "easting": 585000.0 + east, "northing": 4477000.0 + north, **degrees}
 
 
-def answer(matches, confidence=0.9, kind=PROBABILITY, refused=False):
-    return {"matches": matches, "confidence": confidence, "confidence_kind": kind, "refused": refused}
+def answer(matches, confidence=0.9, kind=PROBABILITY, refused=False, **more):
+    sure = {"confidence": confidence, "confidence_kind": kind, "refused": refused}
+    return {"matches": matches, **sure, "uncertainty": None, **more}
 
 
 def test_the_place_is_that_of_the_best_match():
     found = NODE["place_in"](answer([match(10, 20), match(500, 0)]))
     assert found["latitude"] == pytest.approx(40.0002) and found["longitude"] == pytest.approx(-79.9999)
+    assert (found["easting"], found["northing"]) == (585010, 4477020)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +47,12 @@ def test_a_score_that_is_no_probability_is_no_reason_to_be_silent():
     assert NODE["place_in"](answer([match(0, 0)], confidence=None, kind=ratio)) is not None
 
 
-def test_the_covariance_is_that_of_the_matches_about_the_first():
-    matches = [match(0, 0), match(10, 0), match(0, -20), match(30, 10)]
-    found = np.reshape(NODE["covariance_of"](matches), (2, 2))
-    away = np.array([[0, 0], [10, 0], [0, -20], [30, 10]], float)
-    np.testing.assert_allclose(found, away.T @ away / 4 + 25 * np.eye(2))
-    assert np.linalg.eigvalsh(found).min() >= 25
-    np.testing.assert_allclose(np.reshape(NODE["covariance_of"](matches[:1]), (2, 2)), 25 * np.eye(2))
+def test_the_covariance_is_what_the_server_tells():
+    rows = [[30.0, 4.0], [4.0, 12.0]]
+    found = NODE["place_in"](answer([match(0, 0)], uncertainty={"metres": 5.5, "covariance": rows}))
+    assert found["covariance"] == [30, 4, 4, 12]
+    whole = np.reshape(NODE["pose_covariance"](found["covariance"]), (6, 6))
+    np.testing.assert_array_equal(whole[:2, :2], rows)
+    assert np.count_nonzero(whole) == 8 and (np.diag(whole)[2:] >= 1e6).all()
+    unknown = NODE["place_in"](answer([match(0, 0)]))["covariance"]
+    np.testing.assert_allclose(np.reshape(unknown, (2, 2)), 25**2 * np.eye(2))

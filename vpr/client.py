@@ -9,15 +9,18 @@ One that is busy is asked again.
 import http.client
 import json
 import os
+import secrets
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 VERSION = "/v1"
 MOST_TRIES, LONGEST_PAUSE = 5, 30.0  # while the server is busy; seconds
 BUSY = (429, 503)
+AT_ONCE = 16  # images of a request
+RAW = "application/octet-stream"
 Image = bytes | str | os.PathLike  # the bytes of an image file, or the file
 
 
@@ -70,7 +73,8 @@ class Client:
         """Where an image was taken, as /v1/locate answers: `matches`, `confidence`, `refused`, ...
 
         Args:
-            asked: top, near, box, where (several in a list), rerank, agreement.
+            asked: top, near, box, where (several in a list), rerank, agreement, and session, a camera's name, whose
+                frames come in order.
 
         Raises:
             ServerError: the server does not answer it.
@@ -78,10 +82,28 @@ class Client:
         """
         return self.ask("POST", f"/locate{_query(asked)}", _bytes_of(image))
 
-    def add(self, image: Image, name: str, **place: float) -> dict[str, Any]:
+    def add(self, image: Image, name: str, **said: Any) -> dict[str, Any]:
         """Add an image to the database, or replace that of its name: `latitude` and `longitude`, or `easting` and
-        `northing`, unless its EXIF has a place. Raises as `locate`."""
-        return self.ask("POST", f"/images{_query({'name': name, **place})}", _bytes_of(image))
+        `northing`, unless its EXIF has a place; `column`, such as ["night=yes"]. Raises as `locate`."""
+        return self.ask("POST", f"/images{_query({'name': name, **said})}", _bytes_of(image))
+
+    def add_many(self, images: Sequence[tuple[Image, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Add images of each of which the name and the rest are said as to `add`, many at a time; what became of each,
+        as of `add` or with an `error`. Raises as `locate`; what was added before that stays."""
+        answers, mark = [], secrets.token_hex(16)
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
+        for start in range(0, len(images), AT_ONCE):
+            some = images[start : start + AT_ONCE]
+            parts = [("images", json.dumps([said for _, said in some]).encode())]
+            parts += [("image", _bytes_of(image)) for image, _ in some]
+            body = b"".join((head % name).encode() + content + b"\r\n" for name, content in parts)
+            kind = f"multipart/form-data; boundary={mark}"
+            answers += self.ask("POST", "/images/batch", body + f"--{mark}--\r\n".encode(), kind=kind)["answers"]
+        return answers
+
+    def change(self, number: str, **said: Any) -> dict[str, Any]:
+        """Change an image's place or columns, as to `add`, by its id. Raises as `locate`."""
+        return self.ask("PATCH", f"/images/{number}{_query(said)}")
 
     def remove(self, number: str) -> dict[str, Any]:
         """Remove an image from the database, by its id. Raises as `locate`."""
@@ -107,9 +129,11 @@ class Client:
         except (OSError, ServerError, http.client.HTTPException):
             return False
 
-    def ask(self, method: str, path: str, body: bytes | None = None, tries: int = MOST_TRIES) -> dict[str, Any]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, tries: int = MOST_TRIES, kind: str = RAW
+    ) -> dict[str, Any]:
         """The answer to a request; one that comes while the server is busy is made again. Raises as `locate`."""
-        headers = {**self._headers, **({"Content-Type": "application/octet-stream"} if body is not None else {})}
+        headers = {**self._headers, **({"Content-Type": kind} if body is not None else {})}
         for left in reversed(range(tries)):
             try:
                 self._connection.request(method, f"{self._path}{VERSION}{path}", body, headers)

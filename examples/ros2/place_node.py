@@ -3,9 +3,10 @@
     python main.py serve --resume=runs/RUN --root=map/ --split=val          # on the robot or near it
     VPR_SERVER=http://127.0.0.1:8000 python examples/ros2/place_node.py --ros-args -r image:=/camera/image/compressed
 
-It subscribes to `image` (sensor_msgs/CompressedImage: JPEG or PNG) and publishes `fix` (sensor_msgs/NavSatFix), the
-place of the best match, unless the server is not sure. Frames that come while one is being located are skipped. The
-covariance is that of the places of the first matches, at least METRES. Only vpr/client.py and rclpy are needed.
+It subscribes to `image` (sensor_msgs/CompressedImage: JPEG or PNG) and publishes the place of the best match, unless
+the server is not sure: as `fix` (sensor_msgs/NavSatFix) and as `pose` (geometry_msgs/PoseWithCovarianceStamped,
+easting and northing in the frame `utm`). Both have the covariance that the server tells, or METRES squared where it
+knows none. Frames that come while one is being located are skipped. Only vpr/client.py and rclpy are needed.
 """
 
 import os
@@ -18,35 +19,35 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "vpr"))
 
 from client import Client, ServerError
 
-MATCHES = 5
-METRES = 5.0  # standard deviation at least: how far apart a map's images usually are
+METRES = 25.0  # standard deviation where the server knows none: so far off a match still counts as right
+UNKNOWN = 1e6  # variance of height and angles, of which a place says nothing
 SURE = 0.5  # probability from which a place is published, where the server's answers have one
 
 
 def place_in(answer: dict[str, Any]) -> dict[str, Any] | None:
-    """The place of an answer of /v1/locate: latitude and longitude in degrees, and the covariance of east and north, 4
-    numbers in square metres; None where the server is not sure, or the map's places are unknown."""
-    matches = [match for match in answer["matches"] if match["latitude"] is not None]
+    """The place of an answer of /v1/locate: latitude, longitude in degrees, easting, northing in metres, and the
+    covariance of the latter, ee, en, ne, nn; None where the server is not sure, or the map's places are unknown."""
+    best = next(iter(answer["matches"]), None)
     is_probability = answer["confidence_kind"].startswith("probability")
     unsure = is_probability and answer["confidence"] is not None and answer["confidence"] < SURE
-    if answer["refused"] or unsure or not matches or matches[0] is not answer["matches"][0]:
+    if answer["refused"] or unsure or best is None or best["latitude"] is None:
         return None
-    return {
-        "latitude": matches[0]["latitude"], "longitude": matches[0]["longitude"], "covariance": covariance_of(matches),
-    }  # fmt: skip
+    known = answer["uncertainty"]
+    rows = known["covariance"] if known else [[METRES**2, 0.0], [0.0, METRES**2]]
+    place = {name: best[name] for name in ("latitude", "longitude", "easting", "northing")}
+    return {**place, "covariance": [*rows[0], *rows[1]]}
 
 
-def covariance_of(matches: list[dict[str, Any]]) -> list[float]:
-    """Mean products of how far east and north, in metres, matches lie from the first one, plus METRES squared on the
-    diagonal: ee, en, ne, nn."""
-    first = matches[0]
-    away = [(each["easting"] - first["easting"], each["northing"] - first["northing"]) for each in matches]
-    products = [[sum(one[i] * one[j] for one in away) / len(away) for j in (0, 1)] for i in (0, 1)]
-    return [products[i][j] + (METRES**2 if i == j else 0.0) for i in (0, 1) for j in (0, 1)]
+def pose_covariance(plane: list[float]) -> list[float]:
+    """That of x, y, z and the three angles, 6 x 6 by rows, of a place of which ee, en, ne, nn are known."""
+    rows = [[UNKNOWN if i == j else 0.0 for j in range(6)] for i in range(6)]
+    rows[0][:2], rows[1][:2] = plane[:2], plane[2:]
+    return [value for row in rows for value in row]
 
 
 def main() -> None:
     import rclpy
+    from geometry_msgs.msg import PoseWithCovarianceStamped
     from rclpy.node import Node
     from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus
 
@@ -58,6 +59,7 @@ def main() -> None:
             server = os.environ.get("VPR_SERVER", "http://127.0.0.1:8000")
             self.client, self.busy = Client(server), threading.Lock()
             self.fixes = self.create_publisher(NavSatFix, "fix", 1)
+            self.poses = self.create_publisher(PoseWithCovarianceStamped, "pose", 1)
             self.create_subscription(CompressedImage, "image", self.came, 1)
             self.get_logger().info(f"asking {server}")
 
@@ -67,9 +69,10 @@ def main() -> None:
 
         def locate(self, frame: Any) -> None:
             try:
-                place = place_in(self.client.locate(bytes(frame.data), top=MATCHES))
+                place = place_in(self.client.locate(bytes(frame.data), top=1))
                 if place is not None:
                     self.fixes.publish(self.fix_of(frame, place))
+                    self.poses.publish(self.pose_of(frame, place))
             except (OSError, ServerError) as error:
                 self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             finally:
@@ -81,9 +84,18 @@ def main() -> None:
             fix.altitude = float("nan")
             fix.status.status, fix.status.service = NavSatStatus.STATUS_FIX, 0
             ee, en, ne, nn = place["covariance"]
-            fix.position_covariance = [ee, en, 0.0, ne, nn, 0.0, 0.0, 0.0, 1e6]
+            fix.position_covariance = [ee, en, 0.0, ne, nn, 0.0, 0.0, 0.0, UNKNOWN]
             fix.position_covariance_type = NavSatFix.COVARIANCE_TYPE_APPROXIMATED
             return fix
+
+        @staticmethod
+        def pose_of(frame: Any, place: dict[str, Any]) -> Any:
+            pose = PoseWithCovarianceStamped()
+            pose.header.stamp, pose.header.frame_id = frame.header.stamp, "utm"
+            pose.pose.pose.position.x, pose.pose.pose.position.y = place["easting"], place["northing"]
+            pose.pose.pose.orientation.w = 1.0
+            pose.pose.covariance = pose_covariance(place["covariance"])
+            return pose
 
     rclpy.init()
     try:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +16,13 @@ from vpr.data.places import PlacesSpec, load_database
 from vpr.data.reader import Reading
 from vpr.database.engine import Hits, WantedIndex
 from vpr.database.engines import ENGINES, FORMS, EngineAddress, engine_address
+from vpr.database.filters import Condition, SearchFilter
 from vpr.database.folder import folder_to_add
 from vpr.database.open import Database, WantedEngine, edit_engine, fill_engine, load_engine, update_engine
 from vpr.database.records import joined, no_records
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
+from vpr.retrieval.locator import Locator
 from vpr.runs.model import LoadedModel
 from vpr.search.exact import descriptor_distances, in_order, nearest
 
@@ -154,6 +157,27 @@ def test_added_images_never_take_the_place_of_anothers_of_the_same_name(address,
     after = load_engine(wanted, path, database, WantedIndex())
     assert after.count() == 3 and np.array_equal(after.descriptors([after.row_of["card/DCIM/007.png"]]), kept)
     after.close()
+
+
+def test_an_image_gets_another_record_with_the_descriptor_that_it_has(address, folder, path):
+    wanted, database, name = WantedEngine(address), folder("street", range(4)), "DCIM/002.png"
+    engine = update_engine(wanted, path, database, WantedIndex())
+    engine.prepare_to_serve(True)
+    kept, before = engine.descriptors([engine.row_of[name]]), engine.records.only([engine.row_of[name]])
+    locator = Locator(database.loaded, engine, Reading(), database.images.base)
+    moved = np.array([[448123.5, 5411000.25]])
+    locator.change(replace(before, positions=moved, zone="31N", columns={"night": ["yes"], "floor": [3.0]}))
+    assert locator.images == 4 and locator.records.columns["night"][locator.records.row_of[name]] == "yes"
+    engine.close()
+    again = load_engine(wanted, path, database, WantedIndex())
+    row = again.row_of[name]
+    assert again.count() == 4 and np.array_equal(again.descriptors([row]), kept)
+    assert again.records.positions[row].tolist() == moved[0].tolist() and again.records.zone == "31N"
+    assert again.records.hashes[row].tobytes() == before.hashes[0].tobytes()
+    condition = SearchFilter(where=(Condition("floor", ">=", 2.0), Condition("night", "=", "yes")))
+    hits = again.search(kept.astype(np.float32), 4, condition)
+    assert [hits.records.names[hit] for hit in hits.rows[0] if hit >= 0] == [name]
+    again.close()
 
 
 def test_testing_changes_no_collection_that_the_user_named(address, folder, path, model):

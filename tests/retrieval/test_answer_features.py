@@ -13,6 +13,7 @@ from vpr.retrieval.answer_features import (
     distance_ratio,
     hit_spread,
     hits_elsewhere,
+    place_uncertainty,
     score_ratio,
     uncalibrated,
 )
@@ -169,3 +170,35 @@ def test_a_query_without_a_hit_leaves_the_others_as_they_are():
     features = answer_features(both, 2.0)
     np.testing.assert_array_equal(features[:1], answer_features(both.only(np.array([0])), 2.0))
     assert np.isnan(features[1]).all()
+
+
+def test_the_covariance_of_a_place_is_that_of_a_walk_in_closed_form():
+    """Hits of equal weight in steps of s = 5 m, 5 each way within 25 m: s^2 (2 (1 + 4 + 9 + 16 + 25) / 11 + 1 / 12)."""
+    step, along = 5.0, np.array([3.0, 4.0]) / 5
+    positions = np.array([585_000, 4_477_000]) + step * np.arange(-8, 9)[:, None] * along
+    found = np.array([[8, *(8 + side * n for n in range(1, 9) for side in (-1, 1))]])
+    covariance = place_uncertainty(Answers(found, np.full((1, 17), np.nan), positions), 0).covariance
+    within = [n * step for n in range(-5, 6)]  # 25 m at most
+    wanted = np.mean(np.square(within)) * np.outer(along, along) + step**2 / 12 * np.eye(2)
+    np.testing.assert_allclose(covariance, wanted)
+    values, axes = np.linalg.eigh(covariance)
+    np.testing.assert_allclose(values, [25 / 12, np.mean(np.square(within)) + 25 / 12])
+    assert abs(axes[:, 1] @ along) == pytest.approx(1), "it is long where the walk goes"
+
+
+def test_hits_count_in_it_by_their_similarity_and_those_elsewhere_not():
+    positions = np.array([[0.0, 0], [0, 6], [-12, 0], [0, 30], [np.nan, np.nan]])
+    cosines = np.array([[0.9, 0.7, 0.5, 0.8, 0.4]])
+    answers = Answers(np.array([[0, 1, 2, 3, 4]]), np.sqrt(2 - 2 * cosines), positions)
+    weights = np.array([0.5, 0.3, 0.1])
+    wanted = np.diag([0.1 * 144, 0.3 * 36]) / weights.sum() + 36 / 12 * np.eye(2)
+    told = place_uncertainty(answers, 0)
+    np.testing.assert_allclose(told.covariance, wanted)
+    assert told.metres == pytest.approx(math.sqrt(144 / 9 + 3))
+
+
+@pytest.mark.parametrize("hits", [[0], [-1], [4, 0], [0, 3], [0, 5], [], [0, 4, -1]])
+def test_one_place_says_nothing_of_spread(hits):
+    positions = np.array([[0.0, 0], [0, 6], [-12, 0], [0, 30], [np.nan, np.nan], [0, 0]])
+    answers = Answers(np.array([hits], int), np.full((1, len(hits)), 0.5), positions)
+    assert place_uncertainty(answers, 0) is None

@@ -19,39 +19,54 @@ from vpr.models.spec import ModelSpec
 from vpr.retrieval.locator import Locator
 from vpr.runs.model import LoadedModel
 from vpr.search.exact import descriptor_distances, in_order, nearest
+from vpr.search.sequences import search_sequences
 
 SPEC = ModelSpec(arch="alexnet", weights="none", pooling="avg")
 
 
 class PlainEngine:
-    """An engine that keeps all in memory and searches by an exact index."""
+    """An engine that keeps all in memory and searches exactly."""
 
-    name, measures, approximate, is_shared, local, projection = "plain, exact", True, "", False, None, None
+    name, approximate, local, projection, provenance = "plain, exact", "", None, None, {}
+    measures, is_shared, searches_sequences = True, False, True
 
-    def __init__(self, records, descriptors):
-        self.records, self.values, self.provenance = records, descriptors, {}
-
-    def rows(self):
-        return np.flatnonzero([bool(name) for name in self.records.names])
-
-    def descriptors(self, rows):
-        return self.values[rows]
+    def __init__(self, records, kept):
+        self.records, self.kept = records, kept
 
     def search(self, queries, count, wanted=None):
-        rows = self.rows()
-        rows = rows if wanted is None else rows[wanted.mask(self.records)[rows]]
-        values = self.values[rows]
+        there = self.rows()
+        rows = there if wanted is None else there[wanted.mask(self.records)[there]]
+        values = self.kept[rows]
         found = nearest(values, queries, count)
         found, distances = in_order(found, descriptor_distances(values, queries, found))
         return Hits(rows[found], distances, self.records)
 
+    def search_in_order(self, queries, count, sequences, rule):
+        rows = self.rows()
+        values, own = self.kept[rows], sequences[0].of(rows)
+        found, similarities = search_sequences(values, queries, count, (own, sequences[1]), rule)
+        return rows[found], descriptor_distances(values, queries, found), similarities
+
+    def rows(self):
+        return np.flatnonzero([bool(name) for name in self.records.names])
+
+    @property
+    def row_of(self):
+        return {self.records.names[row]: row for row in self.rows()}
+
     def count(self):
-        return sum(map(bool, self.records.names))
+        return len(self.rows())
+
+    def descriptors(self, rows):
+        return self.kept[rows]
+
+    def changed(self):
+        return False
 
     def add(self, records, descriptors, local=None):
         self.remove(records.names)
         self.records = joined(self.records, records)
-        self.values = np.concatenate([self.values, descriptors])
+        self.kept = np.concatenate([self.kept, descriptors])
 
     def remove(self, names):
         self.records = replace(self.records, names=["" if n in names else n for n in self.records.names])

@@ -97,7 +97,23 @@ def test_it_adds_and_removes_images(make_locator, images, tmp_path):
         added = asking.add(images[1][4], "street/new.png", latitude=40.4393, longitude=-79.9967)
         assert added["new"] and added["images"] == 11
         assert "street/new.png" in asking.places()["names"]
+        changed = asking.change(added["id"], column=["night=yes", "floor=2"], easting=585400, northing=4477100)
+        assert changed["columns"] == {"night": "yes", "floor": 2.0} and changed["easting"] == 585400
         assert asking.remove(added["id"])["images"] == 10
+
+
+def test_it_adds_many_images_a_request_of_some_after_the_other(make_locator, images, tmp_path):
+    place = {"easting": 585400, "northing": 4477100}
+    sent = [(images[1][n % 10], {"name": f"new/{n}.png", **place, "column": [f"floor={n}"]}) for n in range(18)]
+    sent[17] = (b"no image", {"name": "new/17.png", **place})
+    with (
+        serving(make_locator(), writable=True, uploads=tmp_path / "added") as client,
+        Client(address(client)) as asking,
+    ):
+        answers = asking.add_many(sent)
+        assert [each.get("new", each.get("code")) for each in answers] == [True] * 17 + ["no_image"]
+        assert answers[0]["images"] == 26 and answers[16]["images"] == 27 and asking.add_many([]) == []
+        assert asking.locate(images[1][3], where="floor=13")["matches"][0]["name"] == "new/13.png"
 
 
 @pytest.mark.parametrize(

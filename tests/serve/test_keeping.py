@@ -144,11 +144,11 @@ def test_a_conflict_of_writers_stops_neither_and_ready_tells_what_is_there(make_
     theirs = make_locator().engine
 
     def opened():
-        source = Source("", tmp_path / "index.h5", "", theirs.values.shape[1], {"model": "this"}, {})
+        source = Source("", tmp_path / "index.h5", "", theirs.kept.shape[1], {"model": "this"}, {})
         return open_engine(source, WantedIndex())
 
     with contextlib.closing(opened()) as first:
-        first.add(theirs.records, theirs.values)
+        first.add(theirs.records, theirs.kept)
     with contextlib.closing(opened()) as own, contextlib.closing(opened()) as other:
         locator, image = make_locator(engine=own), as_bytes(images[1][4])
         with serving(locator, writable=True, uploads=tmp_path / "uploads") as client:
@@ -276,7 +276,7 @@ def test_degrees_become_metres_of_the_zone_that_is_wanted():
 def test_a_database_without_any_positions_takes_images_without_one(make_locator, new, uploads):
     engine = make_locator().engine
     unplaced = replace(engine.records, positions=np.full((10, 2), np.nan), zone=None)
-    locator = make_locator(engine=type(engine)(unplaced, engine.values))
+    locator = make_locator(engine=type(engine)(unplaced, engine.kept))
     with serving(locator, writable=True, uploads=uploads) as client:
         status, told, _ = add(client, "new.png", new, "")
         assert status == 201 and told["images"] == 11

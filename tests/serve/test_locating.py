@@ -1,6 +1,7 @@
 """What the server answers, whatever came with it; tests/retrieval/test_one_way.py compares it with other modes."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def queries(tmp_path_factory):
 
 def test_places_and_confidence_are_those_of_brute_force(client, shared_locator, queries, model):
     own = model.describe(np.array(Image.open(queries[0])).transpose(2, 0, 1)[None])[0].astype(np.float64)
-    distances = np.linalg.norm(shared_locator.engine.values - own, axis=1)
+    distances = np.linalg.norm(shared_locator.engine.kept - own, axis=1)
     order = np.argsort(distances)
     _, found, _ = client.locate(as_bytes(queries[0]), "?top=10")
     assert [match["easting"] for match in found["matches"]] == [585000 + 30 * n for n in order]
@@ -38,6 +39,24 @@ def test_places_and_confidence_are_those_of_brute_force(client, shared_locator, 
     assert found["images"] == 10 and found["model"] == model.name and found["agreement"] is None
     assert set(found["timing"]) == {"decode_ms", "wait_ms", "model_ms", "search_ms", "total_ms"}
     assert found["timing"]["total_ms"] >= found["timing"]["model_ms"] + found["timing"]["search_ms"]
+
+
+def test_how_far_off_the_place_may_be_is_told_where_positions_tell(client, make_locator, images):
+    image, engine = as_bytes(images[1][4]), make_locator().engine
+    assert client.locate(image)[1]["uncertainty"] is None, "the next images are over 25 m away"
+    metres = np.array([[585000.0 + 8 * n, 4477000.0 + 6 * (n % 2)] for n in range(10)])
+    with serving(make_locator(engine=type(engine)(replace(engine.records, positions=metres), engine.kept))) as near:
+        found, told = (near.locate(image, f"?top={top}")[1] for top in (10, 1))
+    assert found["uncertainty"] == told["uncertainty"]
+    matches, products, total = found["matches"], np.zeros((2, 2)), 0.0
+    cosines = [1 - match["distance"] ** 2 / 2 for match in matches]
+    for match, cosine in zip(matches, cosines, strict=True):
+        away = np.array([match[axis] - matches[0][axis] for axis in ("easting", "northing")])
+        if np.hypot(*away) <= 25:
+            products, total = products + (cosine - min(cosines)) * np.outer(away, away), total + cosine - min(cosines)
+    wanted = products / total + 10**2 / 12 * np.eye(2)
+    np.testing.assert_allclose(found["uncertainty"]["covariance"], wanted, rtol=1e-6)
+    assert found["uncertainty"]["metres"] == pytest.approx(np.sqrt(np.linalg.eigvalsh(wanted)[1]))
 
 
 def test_ids_are_text_and_lead_to_the_image(client, images):

@@ -6,7 +6,19 @@ import pytest
 from asking import PNG, as_bytes, form
 from pydantic import TypeAdapter
 
-from vpr.serve.schemas import Added, Error, Health, ImageList, Located, LocatedBatch, Places, Ready, Removed
+from vpr.serve.schemas import (
+    Added,
+    AddedBatch,
+    Error,
+    Health,
+    ImageList,
+    ListedImage,
+    Located,
+    LocatedBatch,
+    Places,
+    Ready,
+    Removed,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +40,8 @@ def test_every_operation_has_a_name_an_answer_and_its_errors(api):
             "get_map",
             "list_images",
             "add_image",
+            "add_images",
+            "change_image",
             "remove_image",
             "health",
             "ready",
@@ -61,11 +75,15 @@ def test_forms_are_described_field_by_field(api):
     def schema(path):
         return api["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
 
-    wanted = {"image", "name", "latitude", "longitude", "easting", "northing"}
+    wanted = {"image", "name", "latitude", "longitude", "easting", "northing", "column"}
     assert set(schema("/images")["properties"]) == wanted and schema("/images")["required"] == ["image"]
     parameters = {each["name"] for each in api["paths"]["/images"]["post"]["parameters"]}
     assert parameters == wanted - {"image"}
-    assert schema("/locate/batch")["properties"]["image"]["type"] == "array"
+    changing = {each["name"] for each in api["paths"]["/images/{image}"]["patch"]["parameters"]}
+    assert changing == wanted - {"name"}  # `image` is part of the address
+    several = schema("/images/batch")["properties"]
+    assert several["image"]["type"] == schema("/locate/batch")["properties"]["image"]["type"] == "array"
+    assert set(several["images"]["items"]["properties"]) == wanted - {"image"}
 
 
 def fits(kind, answer, status):
@@ -92,5 +110,12 @@ def test_changes_are_what_is_described(serve, images, tmp_path):
     image = as_bytes(images[1][3])
     told = client("POST", "/images?name=x.png&easting=585500&northing=4477200", image, PNG)
     assert fits(Added, told, 201)
+    address = f"/images/{told[1]['id']}"
+    assert fits(ListedImage, client("PATCH", f"{address}?column=night=no&easting=585400&northing=4477100"), 200)
+    for refused, status in (("", 400), ("?column=night", 400), ("?easting=1&northing=1", 422)):
+        assert fits(Error, client("PATCH", f"{address}{refused}"), status)
+    said = [{"name": "y.png", "latitude": 40.44, "longitude": -79.99}, {}]
+    body, headers = form(("image", "a", image), ("image", "b", image), ("images", None, json.dumps(said).encode()))
+    assert fits(AddedBatch, client("POST", "/images/batch", body, headers), 200)
     assert fits(Removed, client("DELETE", f"/images/{told[1]['id']}"), 200)
     assert fits(Error, client("DELETE", f"/images/{told[1]['id']}"), 404)

@@ -55,6 +55,47 @@ def test_a_signal_ends_it_once_all_that_had_begun_is_finished(locator, images, m
         client("GET", "/health")
 
 
+def test_it_ends_in_seconds_though_reranking_has_long_to_go(locator, images, monkeypatch):
+    """What is underway is answered 503, and no index is trained anew."""
+    said, looked, locate, answers, finished = SimpleQueue(), threading.Event(), locator.answer_each, [], []
+
+    def for_ever(*rest):
+        while len(rest) > 2:
+            looked.set()
+            time.sleep(0.01)
+            rest[2]()
+        return locate(*rest)
+
+    def ask(client, image, query):
+        answers.append(client.locate(image, query, timeout=60))
+
+    def end_once_asked():
+        while (found := re.fullmatch(r"listening at http://127\.0\.0\.1:(\d+) .*", said.get(timeout=60))) is None:
+            pass
+        client, image = Client(int(found[1])), as_bytes(images[1][6])
+        queries = ("?rerank=200&session=a", "?rerank=200&session=a", "?rerank=200")
+        asking = [threading.Thread(target=ask, args=(client, image, query)) for query in queries]
+        for each in asking:
+            each.start()
+        assert looked.wait(120)
+        began = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+        for each in asking:
+            each.join()
+        finished.append(time.monotonic() - began)
+
+    monkeypatch.setattr(locator, "answer_each", for_ever)
+    monkeypatch.setattr(locator.engine, "finish", lambda *_: finished.append("trained"))
+    monkeypatch.setattr(server, "say", said.put)
+    threads, ending = set(threading.enumerate()), threading.Thread(target=end_once_asked)
+    ending.start()
+    server.run(Settings(port=0, decoders=1, stop_seconds=1), locator)
+    ending.join()
+    assert len(finished) == 1 and finished[0] < 5 and Settings().stop_seconds + 2 <= 10
+    assert [(status, told["code"]) for status, told, _ in answers] == [(503, "not_now")] * 3
+    assert not set(threading.enumerate()) - threads
+
+
 def test_a_port_that_is_taken_is_said_in_a_line(locator):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

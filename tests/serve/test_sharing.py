@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from asking import as_bytes, asking_at_once, serving
+from asking import PNG, as_bytes, asking_at_once, serving
 from PIL import Image
 
 from vpr.common.errors import UserError
@@ -183,3 +183,29 @@ def test_ready_asks_the_engine(counting, monkeypatch):
         assert client("GET", "/health")[0] == 200
         engine.error = None
         assert client("GET", "/ready")[0] == 200
+
+
+def test_an_engine_that_keeps_ready_waiting_holds_up_nobody_else(counting, images, monkeypatch):
+    """A server of others that does not answer for long, as of Milvus behind a network that loses packets."""
+    monkeypatch.setattr("vpr.serve.service.READY_SECONDS", 0.3)
+    engine, locator = counting
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def waits():
+        asked.set()
+        assert may_answer.wait(60)
+
+    engine.is_shared, engine.check = True, waits
+    with serving(locator) as client:
+        try:
+            statuses = []
+            polling = threading.Thread(target=lambda: statuses.append(client("GET", "/ready")[0]))
+            polling.start()
+            assert asked.wait(60)
+            for method, path, body in (("POST", "/locate", as_bytes(images[1][4])), ("GET", "/health", None),
+                                       ("GET", "/map", None), ("GET", "/images", None)):  # fmt: skip
+                assert client(method, path, body, PNG if body else None, timeout=20)[0] == 200
+            polling.join()
+            assert statuses == [503] and not may_answer.is_set()
+        finally:
+            may_answer.set()

@@ -170,7 +170,7 @@ class Engine(Searchable, Protocol):
             rows and descriptor distances as of `search`, and the similarities of sequences, float32 [M, c].
 
         Raises:
-            UserError: it does not search sequences, or not by its index.
+            UserError: a descriptor is damaged.
         """
 
     def begin(self, projection: LocalProjection | None) -> None:

@@ -35,7 +35,7 @@ MOST_GONE = 0.25  # of the rows, above which a larger database is written anew w
 class FaissEngine(StoredImages):
     """As of `vpr.database.engine.Engine`; `open_engine` opens it."""
 
-    searches_sequences, is_shared, measures = True, False, True
+    is_shared, measures = False, True
     _index: faiss.Index | None = None
 
     def _take(self, state: State | None) -> None:
@@ -53,6 +53,10 @@ class FaissEngine(StoredImages):
         if self._index is None or looks_at_all(self._index):
             return ""
         return faiss_name(str(self.wanted.factory), self._index)
+
+    @property
+    def searches_sequences(self) -> bool:
+        return self._index is None
 
     def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """As of `Searchable`, in what was committed last, of rows that fit their checksums."""
@@ -86,8 +90,6 @@ class FaissEngine(StoredImages):
         self, queries: np.ndarray, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As of `Engine`: exactly, among the images that are there."""
-        if self._index is not None:
-            raise UserError("--sequence searches exactly: drop --index, or name an exact index with --indexFile")
         own, others = sequences
 
         def search() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,7 +113,8 @@ class FaissEngine(StoredImages):
             self._wide = Float32Rows()(self.map, slice(None))
 
     def check(self) -> None:
-        """Files always answer."""
+        """Files always answer; take what others have committed."""
+        self.refresh()
 
     def finish(self, order: Sequence[str] | None = None) -> None:
         """Leave out the rows of removed images where these are many; make FAISS's index of all rows."""

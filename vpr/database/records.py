@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vpr.data.frames import Frames, find_sequences
 from vpr.data.names import on_disk
 from vpr.data.positions.coordinates import degrees_of
 
@@ -45,6 +46,11 @@ class Records:
     def ids(self) -> np.ndarray:
         """int64 [N]: what engines call the images; see `record_id`."""
         return np.array([record_id(name) for name in self.names], np.int64)
+
+    @functools.cached_property
+    def frames(self) -> Frames:
+        """Which are frames of one sequence, by their names."""
+        return find_sequences(self.names)
 
     @functools.cached_property
     def row_of(self) -> dict[str, int]:

@@ -192,7 +192,7 @@ class Intake:
     def copy(self, rows: list[int], hashes: np.ndarray, old_rows: list[int]) -> None:
         """Add images of the folder with the descriptors of the engine's of the same content."""
         local, start = self.engine.local, self.engine.next_row
-        maps = None if local is None else [(local.rows(row), tuple(local.grids[row].tolist())) for row in old_rows]
+        maps = None if local is None else [local.map(row) for row in old_rows]
         self.engine.add(self.now.records(rows, hashes), self.engine.descriptors(old_rows), maps)
         self.known.update({content.tobytes(): row for row, content in enumerate(hashes, start)})
 

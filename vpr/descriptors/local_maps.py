@@ -78,6 +78,11 @@ class LocalMaps:
             raise UserError(f"{self.source} is damaged (local descriptors of image {image}): make it again")
         return rows
 
+    def map(self, image: int) -> QuantizedMap:
+        """As of `rows`, with the size of its grid."""
+        height, width = self.grids[image].tolist()
+        return self.rows(image), (height, width)
+
 
 def quantized(maps: np.ndarray) -> list[QuantizedMap]:
     """Maps of unit vectors [B, d, h, w] -> for each image int8 [P, d] and the (rows, columns) of its map.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vpr.data.positions.coordinates import to_degrees
+from vpr.retrieval.answer_features import Uncertainty
 from vpr.retrieval.matching import Matches
 
 
@@ -60,6 +61,7 @@ class Answer:
             came nearest.
         agreement: matches of local descriptors with the first match; None where they were not asked for.
         usual_distance: the median of the descriptors' distances to database images drawn at random; None if unknown.
+        uncertainty: of the place of the first match; None where positions do not tell.
         model_seconds, search_seconds: that all images of a batch took together; 0 where that was not measured.
     """
 
@@ -70,6 +72,7 @@ class Answer:
     refused: bool
     agreement: Matches | None = None
     usual_distance: float | None = None
+    uncertainty: Uncertainty | None = None
     model_seconds: float = 0.0
     search_seconds: float = 0.0
 
@@ -90,9 +93,13 @@ class Answer:
 
     def as_json(self, image: str) -> dict[str, Any]:
         """What --json prints of an image."""
+        return {"photo": image, "matches": [vars(match) for match in self.matches], **self.how_sure()}
+
+    def how_sure(self) -> dict[str, Any]:
+        """What JSON has of that."""
         return {
-            "photo": image, "confidence": self.confidence, "matches": [vars(match) for match in self.matches],
-            "confidence_kind": self.confidence_kind, "refused": self.refused, "usual_distance": self.usual_distance,
+            "confidence": self.confidence, "confidence_kind": self.confidence_kind, "refused": self.refused,
+            "usual_distance": self.usual_distance, "uncertainty": self.uncertainty and vars(self.uncertainty),
         }  # fmt: skip
 
 

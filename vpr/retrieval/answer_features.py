@@ -69,6 +69,19 @@ class Answers:
         return Answers(**own, positions=self.positions)
 
 
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far from the first match an image may have been taken: by the spread of what agrees with it.
+
+    Attributes:
+        metres: one standard deviation in the direction in which that is largest.
+        covariance: of easting and northing, [[ee, en], [en, nn]] in square metres.
+    """
+
+    metres: float
+    covariance: list[list[float]]
+
+
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
     """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known, or no hit is.
 
@@ -161,6 +174,36 @@ def _lead(part: np.ndarray, whole: np.ndarray, found: np.ndarray) -> np.ndarray:
     """1 - part / whole, 0 where the whole is not above 0, and NaN with a single hit."""
     ratio = np.where(whole > 0, 1 - part / np.where(whole > 0, whole, 1), 0)
     return np.where((found >= 0).sum(axis=1) >= 2, ratio, np.nan)
+
+
+def place_uncertainty(answers: Answers, row: int) -> Uncertainty | None:
+    """How far from its first match an image may have been taken, by the hits that agree with that.
+
+    covariance = sum_i w_i (p_i - p_1) (p_i - p_1)^T / sum_i w_i + s^2 / 12 I, over those of the first LOOKED_AT hits
+    that lie within ELSEWHERE of the first. A weight is the hit's cosine less the smallest of all that are looked at;
+    all are equal where distances are unknown. s is the distance from the first match to the nearest other place among
+    them, the spacing of the database there; s^2 / 12 is the variance of a camera anywhere within one step.
+
+    None where the first match's position is unknown, and where no other place agrees: a single one says nothing of how
+    far the camera may be from it.
+    """
+    hits = answers.found[row, :LOOKED_AT]
+    hits = hits[hits >= 0]
+    if not len(hits) or not len(answers.positions):
+        return None
+    places = answers.positions[hits]  # [c, 2]
+    away = places - places[0]
+    metres = np.linalg.norm(away, axis=1)
+    agreeing = metres <= ELSEWHERE  # not so for NaN
+    if not (metres[agreeing] > 0).any():
+        return None
+    cosines = 1 - answers.distances[row, : len(hits)].astype(float) ** 2 / 2
+    weights = (cosines - cosines.min())[agreeing]
+    if not weights.sum() > 0:  # so for NaN
+        weights = np.ones(agreeing.sum())
+    spacing = metres[agreeing & (metres > 0)].min()
+    covariance = (weights[:, None] * away[agreeing]).T @ away[agreeing] / weights.sum() + spacing**2 / 12 * np.eye(2)
+    return Uncertainty(float(np.sqrt(np.linalg.eigvalsh(covariance)[-1])), covariance.tolist())
 
 
 def hit_spread(found: np.ndarray, distances: np.ndarray, positions: np.ndarray, slope: float) -> np.ndarray:

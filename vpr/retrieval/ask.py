@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vpr.common.errors import UserError
 from vpr.database.filters import SearchFilter
 from vpr.retrieval.answer_features import LOOKED_AT
+from vpr.retrieval.conditions.session import Session
 from vpr.retrieval.rules import Reranking
 from vpr.search.rules import RecentFrames, SequenceRule
 
@@ -22,6 +23,7 @@ class Ask:
         rerank_by: the score of re-ranking, a key of `vpr.retrieval.matching.SCORES`.
         sequence: how similarities of consecutive frames are combined; None: images are single ones.
         conditions: which means are subtracted, a key of `vpr.retrieval.conditions.centring.HOW`; off: none.
+        session: frames of one camera that came before; they are in order by themselves. None: it is none's.
         exclusion: frames of the image's own sequence that may not be found; None: all may.
         least: confidence below which, or where it is unknown, an image gets no answer; None: all get one.
         agreement: whether the matches of local descriptors with the first hit are wanted.
@@ -33,6 +35,7 @@ class Ask:
     rerank_by: str = "soft"
     sequence: SequenceRule | None = None
     conditions: str = "off"
+    session: Session | None = None
     exclusion: RecentFrames | None = None
     least: float | None = None
     agreement: bool = False

@@ -75,7 +75,6 @@ class LocalDescriptors:
         self._loaded, self._engine, self._read, self._root = loaded, engine, read, root
         self._batch_size, self._dim, self._seed = batch_size, dim, seed
         self._learnt: list[LocalProjection | None] = []  # when it is first wanted
-        self._is_learning = False
         self.changes = 0
 
     @property
@@ -95,17 +94,15 @@ class LocalDescriptors:
     def projection(self, pause: Pause = no_pause) -> LocalProjection | None:
         """What projects local descriptors: the index's, or one that is learnt on some of its images.
 
-        `pause` is called every few images; others may ask for the projection meanwhile.
+        `pause` is called every few images. Who asks for it meanwhile learns it too: to wait for work that is behind
+        it in a line would be for ever.
 
         Raises:
             NotServed: there are no such images.
         """
         if self.are_kept:
             return self._engine.projection
-        while self._is_learning:
-            pause()
         if not self._learnt:
-            self._is_learning = True
             try:
                 records = self._engine.records
                 there = records.only([row for row, name in enumerate(records.names) if name])  # not the removed ones
@@ -113,8 +110,6 @@ class LocalDescriptors:
                 self._learnt.append(projection_for(self._loaded, reader, self._seed, self._dim, self._batch_size))
             except UserError as error:
                 raise NotServed(str(error), MISSING) from error
-            finally:
-                self._is_learning = False
         return self._learnt[0]
 
     def of(self, found: np.ndarray, records: Records, pause: Pause = no_pause) -> tuple[LocalMaps, np.ndarray]:

@@ -251,22 +251,41 @@ class Locator:
             return [refusal] * len(asks)
 
     def check(self) -> None:
-        """Raise a UserError where the database does not answer now."""
+        """Raise a UserError where the database does not answer now; take what others have committed to files."""
         self.engine.check()
+        self.follow()
 
-    def add(self, image: np.ndarray, record: Records) -> None:
-        """Add an image uint8 [3, H, W] to the database, or replace the one of its name.
+    def follow(self) -> None:
+        """Show what a database in files has by now."""
+        if not self.engine.is_shared and self.engine.records is not self.records:
+            self.records, self.images = self.engine.records, self.engine.count()
 
-        Raises:
-            Refusal: the image is too small or too large.
-            UserError: the engine cannot take it.
-        """
+    def describe_to_add(self, image: np.ndarray) -> Described:
+        """An image uint8 [3, H, W] as `add` takes it. Raises a Refusal: it is too small or too large."""
         if refusal := self._pass.refusal(image):
             raise refusal
         with without_progress():
-            described = self.describe_images([image], self.engine.local is not None)
-            self.engine.add(record, described.descriptors, described.maps())
-            self._changed()
+            return self.describe_images([image], self.engine.local is not None)
+
+    def add(self, records: Records, described: Sequence[Described]) -> None:
+        """Add images to the database in one commit, where it has such, or replace those of their names.
+
+        Raises:
+            UserError: the engine cannot take them.
+        """
+        maps = [one for each in described for one in each.maps() or ()]
+        self.engine.add(records, np.concatenate([each.descriptors for each in described]), maps or None)
+        self._changed()
+
+    def change(self, record: Records) -> None:
+        """Give an image of the database another record, under its name and with the descriptors that it has.
+
+        Raises:
+            UserError: the engine cannot do it.
+        """
+        row, local = self.engine.row_of[record.names[0]], self.engine.local
+        self.engine.add(record, self.engine.descriptors([row]), None if local is None else [local.map(row)])
+        self._changed()
 
     def remove(self, name: str) -> None:
         """Remove an image from the database.

@@ -36,10 +36,7 @@ class Described:
 
     def maps(self) -> list[QuantizedMap] | None:
         """The local descriptors of each."""
-        local = self.local
-        if local is None:
-            return None
-        return [(local.rows(n), (int(rows), int(columns))) for n, (rows, columns) in enumerate(local.grids)]
+        return None if self.local is None else list(map(self.local.map, range(len(self.local.grids))))
 
 
 class ModelPass:

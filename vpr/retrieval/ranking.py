@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vpr.data.frames import find_sequences
+from vpr.data.frames import find_sequences, usual_step
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
 from vpr.retrieval.answer import Answer, match_of
@@ -17,16 +17,23 @@ from vpr.retrieval.answer_features import (
     UNPLACED,
     Answers,
     first_is_placed,
+    place_uncertainty,
     uncalibrated,
 )
 from vpr.retrieval.ask import Ask, NotServed
 from vpr.retrieval.calibration_file import StoredCalibration
 from vpr.retrieval.conditions.centring import MapConditions
+from vpr.retrieval.conditions.session import Session
 from vpr.retrieval.long_work import Pause
 from vpr.retrieval.matching import beyond_chance
 from vpr.retrieval.rerank import Compare, comparer, rerank
 from vpr.retrieval.rules import Reranking
 from vpr.search.sequences import SequenceRule, frames_used
+
+NO_PART = (
+    "--sequence searches exactly, and whole sequences, by --engine=faiss: drop --near, --box, --where, --engine and "
+    "--index, or name an exact index with --indexFile"
+)
 
 
 @dataclass(frozen=True)
@@ -91,16 +98,16 @@ def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Se
         NotServed: the engine does not search so.
         UserError: it does not answer.
     """
-    if not (ask.sequence or ask.exclusion):
+    if not (ask.sequence or ask.exclusion or ask.session):
         found, distances, records = engine.search(descriptors, count, ask.filter)
         answers = Answers(found, distances, records.positions)
         return Ranking(answers, records, ask.filter is not None, approximate=engine.approximate)
     if ask.filter or not engine.searches_sequences:
-        raise NotServed(
-            "--sequence searches whole sequences by --engine=faiss: drop --near, --box, --where and --engine"
-        )
+        raise NotServed(NO_PART, "a session is searched whole and exactly by the engine faiss: ask without a filter")
+    if ask.session:
+        return _search_in_session(engine, descriptors, ask.session, count)
     rule, records = ask.sequence or SequenceRule(0), engine.records
-    sequences = find_sequences(records.names), find_sequences(names)
+    sequences = records.frames, find_sequences(names)
     more, excluded = {}, ""
     if ask.exclusion:
         if not getattr(engine, "excludes", False):
@@ -121,6 +128,21 @@ def search_for(
     engine, queries, centring = conditions.of(descriptors, ask.conditions)
     ranking = search(engine, queries, ask, count, names)
     return replace(ranking, queries=queries, steps=(*filter(None, [centring]), *ranking.steps))
+
+
+def _search_in_session(engine: Any, descriptors: np.ndarray, session: Session, count: int) -> Ranking:
+    """The hits of the next frames of a session, [m, dim], by those before each, which they join."""
+    engine.check()  # what others have committed is taken before rows are numbered
+    records, rows = engine.records, engine.rows()
+    own = records.frames
+    if len(np.unique(own.sequences[rows])) == len(rows):
+        raise NotServed("the database's images are in no order: a session wants names that differ in a number alone")
+    frames, order = session.with_next(descriptors, usual_step(own.of(own.order())))
+    found, distances, similarities = engine.search_in_order(frames, count, (own, order), session.rule)
+    session.add(descriptors)
+    answers = Answers(found, distances, records.positions, None, None, similarities, frames_used(order, session.rule))
+    last = np.arange(len(frames) - len(descriptors), len(frames))
+    return Ranking(answers.only(last), records, steps=(session.rule.text(),))
 
 
 def rerank_hits(
@@ -185,4 +207,5 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
         others = ranking.drawn_elsewhere(int(rows[0]))
         agreement = beyond_chance(compare(number, int(rows[0])).matches, [compare(number, n).matches for n in others])
     usual = None if ranking.usual_distances is None else float(ranking.usual_distances[number])
-    return Answer(matches, [records.file(int(row), root) for row in rows], sure, kind, refused, agreement, usual)
+    files, off = [records.file(int(row), root) for row in rows], place_uncertainty(ranking.answers, number)
+    return Answer(matches, files, sure, kind, refused, agreement, usual, off)

@@ -141,15 +141,15 @@ def search_sequences(
     """
     columns, order = (each.order() for each in sequences)
     of_database, of_queries = sequences[0].of(columns), sequences[1].of(order)
-    if rule.length:
-        say(f"sequences: database, {sequences[0].text()}; queries, {sequences[1].text()}")
     count = min(count, len(database))
     found, scores = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
     size = 4 * len(queries) * len(database)
-    if size > SAID_BYTES:
-        say(f"sequences: {len(queries)} x {len(database)} similarities, {size / 1e9:.1f} GB, a part at a time")
     reach, rows = rule.length, max(1, TILE_BYTES // (4 * len(database)))
     with Progress("search by sequences", len(queries), "queries") as progress:
+        if rule.length and progress.shown:
+            say(f"sequences: database, {sequences[0].text()}; queries, {sequences[1].text()}")
+        if size > SAID_BYTES and progress.shown:
+            say(f"sequences: {len(queries)} x {len(database)} similarities, {size / 1e9:.1f} GB, a part at a time")
         for start in range(0, len(queries), rows):
             stop = min(start + rows, len(queries))
             around = slice(max(0, start - reach), min(stop + reach, len(queries)))

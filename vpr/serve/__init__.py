@@ -13,6 +13,7 @@ problems.py      what a client is told that asks for something wrong
 schemas.py       what requests ask and what answers look like, in Python, as JSON, and for /openapi.json
 server.py        starts and stops the server, and waits for no slow or idle client
 service.py       what requests share: decoders, the queue before the model, limits, and what is counted
+sessions.py      sessions of cameras by name, whose frames are taken one after the other
 settings.py      how the server behaves
 uploads.py       requests' bodies, read within limits of size, time and memory
 """

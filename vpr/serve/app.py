@@ -21,14 +21,25 @@ from vpr.retrieval.locator import Locator
 from vpr.serve.guard import OPEN, SECURITY_HEADERS, VERSION, Guard, client_of
 from vpr.serve.image_routes import image_routes
 from vpr.serve.page import DOCS, page_routes
-from vpr.serve.problems import Problem
-from vpr.serve.schemas import BINARY, Health, Located, LocatedBatch, Ready, body_of, errors, search_filter
+from vpr.serve.problems import Problem, wrong
+from vpr.serve.schemas import (
+    BINARY,
+    Health,
+    Located,
+    LocatedBatch,
+    Ready,
+    body_of,
+    errors,
+    one_of_several,
+    search_filter,
+)
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import while_there
 
 MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits that are re-ranked
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
+SESSION = "A camera's name: its frames come in order, and each is searched by those before it."
 ShortText = Annotated[str, StringConstraints(max_length=200)]
 BODY = body_of({"image": BINARY})
 SEVERAL = body_of({"image": {"type": "array", "items": BINARY}}, raw=False)
@@ -106,9 +117,14 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
                 return await while_there(request, asyncio.gather(*located, return_exceptions=True))
 
     @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
-    async def locate(request: Request, question: Question) -> Response:
+    async def locate(
+        request: Request,
+        question: Question,
+        session: Annotated[str | None, Query(min_length=1, max_length=200, description=SESSION)] = None,
+    ) -> Response:
         """Where was this image taken? Send it as the body, or as the part image of a form."""
-        (answer,) = await answers(request, question, 1)
+        async with service.sessions.turn(session) as own:
+            (answer,) = await answers(request, replace(question, session=own), 1)
         if isinstance(answer, BaseException):
             raise answer
         return JSONResponse(answer)
@@ -117,12 +133,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         found = await answers(request, question, service.settings.batch_requests)
-        for number, answer in enumerate(found):
-            if isinstance(answer, Problem):
-                found[number] = {"error": answer.text, "code": answer.code, "status": answer.status}
-            elif isinstance(answer, BaseException):
-                raise answer
-        return JSONResponse({"answers": found})
+        return JSONResponse({"answers": list(map(one_of_several, found))})
 
 
 def _health_routes(app: FastAPI, service: Service) -> None:
@@ -157,9 +168,7 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        name = first["loc"][min(1, len(first["loc"]) - 1)]  # where, name of the parameter, number in a list
-        return Problem(400, f"{name}: {first['msg']}").response()
+        return wrong(error.errors(), 1).response()  # behind `query`
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -1,5 +1,6 @@
 """What every request passes first: whose it is, from where, and what goes back whatever happens."""
 
+import asyncio
 import datetime
 import hmac
 import json
@@ -80,6 +81,8 @@ class Guard:
         try:
             problem = self._problem(scope)
             await (problem.response() if problem else self._app)(scope, receive, send_guarded)
+        except asyncio.CancelledError:  # the time has passed that it had when the server was to end
+            await Problem(503, "the server is ending", close=True).response()(scope, receive, send_guarded)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Images that are added to the database by requests: their names, positions and files."""
+"""Images that requests add to the database, and change in it: their names, positions, columns and files."""
 
 import asyncio
 import errno
@@ -6,9 +6,11 @@ import hashlib
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +18,14 @@ from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say
 from vpr.data.positions.coordinates import Position, is_place, metres_in_zone
+from vpr.database.columns import value_of
 from vpr.database.engine import WrittenByAnother
-from vpr.database.records import Records, record_id
-from vpr.serve.decoding import Decoded
-from vpr.serve.problems import Problem
+from vpr.database.records import Records, Value, joined, record_id
+from vpr.retrieval.ask import Refusal
+from vpr.retrieval.model_pass import Described
+from vpr.serve.batching import Slots
+from vpr.serve.problems import Problem, problem_of
+from vpr.serve.schemas import Added, Change, said_of
 from vpr.serve.service import Service, pixels_of
 
 LONGEST_NAME, LONGEST_PART, DEEPEST = 200, 100, 6  # characters; folders
@@ -28,17 +34,16 @@ PART = re.compile(r"[\w@+=,()\[\]-][\w@+=,()\[\] .-]*")  # no dot in front, noth
 DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³]) *(\..*)?", re.IGNORECASE)  # Windows's, whatever ending
 ENDINGS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "HEIF": (".heic", ".heif")}
 FARTHEST = 1e8  # metres
+MOST_COLUMNS = 64  # that requests may bring a database to
 
 
 @dataclass(frozen=True)
 class NewImage:
-    """What a request says of an image that it adds; None is not said."""
+    """An image that can be added: its record, what its file has, and how it is described."""
 
-    name: str  # a path below the database's folder, with forward slashes
-    latitude: float | None = None  # degrees
-    longitude: float | None = None
-    easting: float | None = None  # metres, in the zone of the database
-    northing: float | None = None
+    record: Records
+    data: bytes
+    described: Described
 
 
 def require_name(name: str, kind: str) -> None:
@@ -69,8 +74,8 @@ def name_for(name: str, records: Records) -> str:
     return next((known for known in records.names if unicodedata.normalize("NFC", known) == composed), composed)
 
 
-def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position:
-    """Where an image was taken, as it is said or else as its EXIF has it; in the zone of the database.
+def position_of(image: Change, exif: tuple[float, float] | None, records: Records) -> Position:
+    """Where an image was taken, as it is said or else as its EXIF has it in degrees; in the zone of the database.
 
     NaN where nothing says it and no image of the database has a position.
 
@@ -90,7 +95,7 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
         return position
     latitude, longitude = image.latitude, image.longitude
     if latitude is None or longitude is None:
-        latitude, longitude = decoded.degrees or (0, 0)
+        latitude, longitude = exif or (0, 0)
     if latitude == longitude == 0:  # of a receiver without a fix
         if len(records) and not np.isfinite(records.positions).any():
             return Position(math.nan, math.nan, None)  # as all images of this database
@@ -103,69 +108,139 @@ def position_of(image: NewImage, decoded: Decoded, records: Records) -> Position
         raise Problem(422, "latitude and longitude lie outside the database's UTM zone") from error
 
 
-async def add(service: Service, data: bytes, image: NewImage) -> tuple[str, bool]:
-    """Keep an image's file, describe the image, and add it; gives its id, and whether there was none of its name.
+def columns_of(said: Change, records: Records) -> dict[str, list[Value]]:
+    """The columns of an image's record. Raises a Problem: a text is no NAME=VALUE, or there would be too many."""
+    found = dict[str, list[Value]]()
+    for text in said.column:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or set(name) & set("!<>"):
+            raise Problem(400, "column is wanted as NAME=VALUE")
+        found[name.strip().lower()] = [value_of(value)]
+    if len({*records.columns, *found}) > max(MOST_COLUMNS, len(records.columns)):
+        raise Problem(422, f"the database would have more than {MOST_COLUMNS} columns")
+    return found
+
+
+async def add(service: Service, data: Sequence[bytes], said: Sequence[Any]) -> list[Added | BaseException]:
+    """Keep image files, describe the images, and add all that can be in one commit; of two of one name the last stays.
+
+    Args:
+        said: of each, as of `said_of`.
+
+    Returns:
+        what became of each, or why it is not added.
 
     Raises:
-        Problem: it cannot be decoded or described, name or position are wrong, the engine cannot take it now (503), or
-            another program writes the database (409).
+        Problem: the engine cannot take them now (503), or another program writes the database (409).
     """
-    with service.batcher.slots() as slots:
-        decoded = await service.decode(data)
-        image = replace(image, name=name_for(image.name, service.locator.records))
-        require_name(image.name, decoded.format)
-        position = position_of(image, decoded, service.locator.records)
-        adding = service.batcher.call(lambda: _add(service, data, image.name, decoded, position), slots)
-        return str(record_id(image.name)), await asyncio.wrap_future(adding)
+    with service.batcher.slots(len(data)) as slots:
+        made = [_described(service, slots, *each) for each in zip(data, said, strict=True)]
+        tried = await asyncio.gather(*made, return_exceptions=True)
+        new = {each.record.names[0]: each for each in tried if isinstance(each, NewImage)}
+        are_new = await asyncio.wrap_future(service.batcher.call(lambda: _add(service, new)))
+    images = service.locator.images
+    names = [each.record.names[0] if isinstance(each, NewImage) else each for each in tried]
+    return [
+        Added(id=str(record_id(name)), new=are_new[name], images=images) if isinstance(name, str) else name
+        for name in names
+    ]
 
 
-def _add(service: Service, data: bytes, name: str, decoded: Decoded, position: Position) -> bool:
-    """In the thread that asks the locator. Gives whether the name is new."""
-    digest = hashlib.sha256(data).digest()
-    is_new, earlier = name not in service.locator.records.row_of, _upload_of(service, name)
+async def _described(service: Service, slots: Slots, data: bytes, values: Any) -> NewImage:
+    """Raises a Problem: the image cannot be decoded or described, or what is said of it is wrong."""
+    said, decoded, records = said_of(values), await service.decode(data), service.locator.records
+    name = name_for(said.name or "", records)
+    require_name(name, decoded.format)
+    position, digest = position_of(said, decoded.degrees, records), hashlib.sha256(data).digest()
     # Of name and content: no two images share a file, and a new content never takes the place of an old one.
     folder = _uploads(service) / hashlib.sha256(digest + name.encode()).hexdigest()[:32]
-    file, written = folder / name, False
+    record = Records(
+        [name], np.array([[position.easting, position.northing]]), position.zone, np.array([len(data)]),
+        np.zeros(1, np.int64), np.frombuffer(digest, np.uint8)[None], [str(folder)], columns_of(said, records),
+    )  # fmt: skip
+    with service.pixels.taken(decoded.values.nbytes):
+        describing = service.batcher.call(lambda: service.locator.describe_to_add(pixels_of(decoded)), slots)
+        try:
+            return NewImage(record, data, await asyncio.wrap_future(describing))
+        except UserError as error:
+            raise _not_changed("added", error) from error
+
+
+def _add(service: Service, images: dict[str, NewImage]) -> dict[str, bool]:
+    """In the thread that asks the locator: keep images by name. Gives whether each name is new."""
+    locator, written = service.locator, list[Path]()
+    are_new = {name: name not in locator.records.row_of for name in images}
+    earlier = [_upload_of(service, name) for name in images]
     try:
-        if not file.exists():
-            written = True
-            with atomic_write(file) as temporary:
-                temporary.write_bytes(data)
-        record = Records(
-            [name], np.array([[position.easting, position.northing]]), position.zone, np.array([len(data)]),
-            np.array([file.stat().st_mtime_ns]), np.frombuffer(digest, np.uint8)[None], [str(folder)],
-        )  # fmt: skip
-        service.locator.add(pixels_of(decoded), record)
+        for each in images.values():
+            if not (file := each.record.file(0, locator.root)).exists():
+                written.append(file)
+                with atomic_write(file) as temporary:
+                    temporary.write_bytes(each.data)
+            each.record.modified[0] = file.stat().st_mtime_ns
+        if images:
+            records = joined(*(each.record for each in images.values()))
+            locator.add(records, [each.described for each in images.values()])
     except BaseException as error:
-        if written:
+        for file in written:
             _remove_file(service, file)
         if isinstance(error, UserError | OSError):
             raise _not_changed("added", error) from error
         raise
-    if earlier and earlier != file:
-        _remove_file(service, earlier)
-    return is_new
+    for before, each in zip(earlier, images.values(), strict=True):
+        if before and before != each.record.file(0, locator.root):
+            _remove_file(service, before)
+    return are_new
+
+
+async def change(service: Service, name: str, said: Change) -> None:
+    """Give an image of the database another place, and values of columns beside those that it has.
+
+    Raises:
+        Problem: as of `add`, or nothing is said (400), or it has gone (404).
+    """
+
+    def changed() -> None:
+        records = service.locator.records
+        if name not in records.row_of:
+            raise Problem(404, "there is no image of this id")
+        record = records.only([records.row_of[name]])
+        record = replace(record, columns={**record.columns, **columns_of(said, records)})
+        if said.model_dump(exclude_defaults=True, exclude={"column"}):
+            place = position_of(said, None, records)
+            record = replace(record, positions=np.array([[place.easting, place.northing]]), zone=place.zone)
+        try:
+            service.locator.change(record)
+        except UserError as error:
+            raise _not_changed("changed", error) from error
+
+    if not said.model_dump(exclude_defaults=True):
+        raise Problem(400, "a place or columns are wanted: latitude and longitude, easting and northing, column")
+    with service.batcher.slots() as slots:
+        await asyncio.wrap_future(service.batcher.call(changed, slots))
 
 
 async def remove(service: Service, row: int) -> None:
     """Remove an image from the database, and its file if a request brought it. Raises a Problem as `add` does."""
     name = service.locator.records.names[row]
+
+    def removed() -> None:
+        file = _upload_of(service, name)
+        try:
+            service.locator.remove(name)
+        except UserError as error:
+            raise _not_changed("removed", error) from error
+        if file:
+            _remove_file(service, file)
+
     with service.batcher.slots() as slots:
-        await asyncio.wrap_future(service.batcher.call(lambda: _remove(service, name), slots))
-
-
-def _remove(service: Service, name: str) -> None:
-    file = _upload_of(service, name)
-    try:
-        service.locator.remove(name)
-    except UserError as error:
-        raise _not_changed("removed", error) from error
-    if file:
-        _remove_file(service, file)
+        await asyncio.wrap_future(service.batcher.call(removed, slots))
 
 
 def _not_changed(change: str, error: UserError | OSError) -> Problem:
-    """What a client is told whose image was not added or removed; the log says why."""
+    """What a client is told whose image was not added, changed or removed; the log says why."""
+    if isinstance(error, Refusal):
+        return problem_of(error)
     say(f"an image was not {change}: {error}")
     if isinstance(error, WrittenByAnother):
         return Problem(409, f"the image cannot be {change}: another program writes the database: start anew")

@@ -1,6 +1,7 @@
 """What a client is told that asks for something wrong: a status of HTTP and one sentence, nothing of the server."""
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from starlette.responses import JSONResponse
 
@@ -53,6 +54,12 @@ def problem_of(answer: Other | Refusal) -> "Other | Problem":
     )
     problem.__cause__ = answer
     return problem
+
+
+def wrong(errors: Sequence[Any], at: int = 0) -> Problem:
+    """What a client is told of the first of pydantic's errors; `at` is where its location has a parameter's name."""
+    where = errors[0]["loc"] or ("what is said of an image",)
+    return Problem(400, f"{where[min(at, len(where) - 1)]}: {errors[0]['msg']}")
 
 
 def busy(seconds: int = 1) -> Problem:

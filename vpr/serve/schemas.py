@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import Request
 
 from vpr.data.names import as_text
@@ -12,7 +12,8 @@ from vpr.database.filters import SearchFilter, read_box, read_condition, read_ne
 from vpr.database.records import Records, record_id
 from vpr.retrieval.answer import Answer
 from vpr.retrieval.answer import Match as FoundMatch
-from vpr.serve.problems import Problem
+from vpr.retrieval.answer_features import Uncertainty
+from vpr.serve.problems import Problem, wrong
 
 
 class Shape(BaseModel):
@@ -21,16 +22,21 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Match(Shape):
-    """A database image that matches; places are null where they are unknown."""
+class Placed(Shape):
+    """A database image; places are null where they are unknown."""
 
     id: str = Field(description="A whole number below 2^63.")
     name: str
     easting: float | None = Field(description="Metres.")
     northing: float | None = Field(description="Metres.")
-    zone: str | None = Field(description="UTM zone and hemisphere.", examples=["17N"])
     latitude: float | None = Field(description="WGS 84, degrees.")
     longitude: float | None = Field(description="WGS 84, degrees.")
+
+
+class Match(Placed):
+    """A database image that matches; places are null where they are unknown."""
+
+    zone: str | None = Field(description="UTM zone and hemisphere.", examples=["17N"])
     distance: float | None = Field(description="Of the descriptors, 0 to 2.")
     score: float | None = Field(description="Of re-ranking, which orders the matches; null where distances do.")
     image: str = Field(description="Address of the image at this server.")
@@ -66,6 +72,7 @@ class Located(Shape):
     images: int = Field(description="Of the database.")
     timing: Timing
     agreement: list[Agreement] | None = Field(description="With the first match, the heaviest first.")
+    uncertainty: Uncertainty | None = Field(description="Of the first match's place; null: positions do not tell.")
 
 
 class Error(Shape):
@@ -95,6 +102,12 @@ class Added(Shape):
     images: int = Field(description="Of the database.")
 
 
+class AddedBatch(Shape):
+    """What became of each image, in their order."""
+
+    answers: list[Added | ErrorOfOne]
+
+
 class Removed(Shape):
     """An image that was removed."""
 
@@ -102,15 +115,9 @@ class Removed(Shape):
     images: int = Field(description="Of the database.")
 
 
-class ListedImage(Shape):
-    """A database image; places are null where they are unknown."""
+class ListedImage(Placed):
+    """A database image with what its table says; places are null where they are unknown."""
 
-    id: str
-    name: str
-    easting: float | None
-    northing: float | None
-    latitude: float | None
-    longitude: float | None
     columns: dict[str, str | float | None] = Field(description="Of the images' table.")
 
 
@@ -132,6 +139,35 @@ class Places(Shape):
     northing: list[float]
     latitude: list[float] | None
     longitude: list[float] | None
+
+
+class Change(BaseModel):
+    """What a request says of an image's place and columns; null is not said."""
+
+    latitude: float | None = Field(None, description="Degrees.")
+    longitude: float | None = Field(None, description="Degrees.")
+    easting: float | None = Field(None, description="Metres, in the database's UTM zone.")
+    northing: float | None = Field(None, description="Metres.")
+    column: list[Annotated[str, StringConstraints(max_length=200)]] = Field(
+        [], max_length=32, description="NAME=VALUE, as `where` asks for; without a value there is none any more."
+    )
+
+
+class Addition(Change):
+    """What a request says of an image that it adds."""
+
+    name: str | None = Field(None, max_length=1000, description="A plain one such as street/12.jpg.")
+
+
+def said_of(values: Any) -> Addition:
+    """What is said of an image, by name. Raises a Problem where that means nothing."""
+    try:
+        said = Addition.model_validate(values)
+    except ValidationError as error:
+        raise wrong(error.errors()) from error
+    if said.name is None:
+        raise Problem(400, "name is wanted: that of the image in the database, such as street/12.jpg")
+    return said
 
 
 class Health(Shape):
@@ -223,26 +259,18 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
     if (same := answer.agreement) is not None:
         columns = (values.round(4).tolist() for values in (same.query_points, same.hit_points, same.weights))
         agreement = [dict(zip(("query", "hit", "weight"), one, strict=True)) for one in zip(*columns, strict=True)]
-    return {
-        "matches": [match_json(record_id(match.name), match) for match in answer.matches],
-        "confidence": answer.confidence,
-        "confidence_kind": answer.confidence_kind,
-        "usual_distance": answer.usual_distance,
-        "refused": answer.refused,
-        "model": model,
-        "images": images,
-        "timing": timing,
-        "agreement": agreement,
-    }
+    matches = [match_json(record_id(match.name), match) for match in answer.matches]
+    about = {"model": model, "images": images, "timing": timing}
+    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement}
 
 
-def row_of(records: Records, number: str) -> int:
-    """The row of an image by its id. Raises a Problem (404) where there is none."""
-    if number.isascii() and number.isdecimal() and len(number) < 20:
-        for row in (records.ids == int(number)).nonzero()[0] if int(number) < 1 << 63 else ():
-            if records.names[row]:  # that of a removed image is empty
-                return int(row)
-    raise Problem(404, "there is no image of this id")
+def one_of_several(answer: Any) -> Any:
+    """What became of one image of several, as JSON; an error of a server's own is raised."""
+    if isinstance(answer, Problem):
+        return {"error": answer.text, "code": answer.code, "status": answer.status}
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer.model_dump() if isinstance(answer, Shape) else answer
 
 
 def is_known(request: Request, tag: str) -> bool:

@@ -1,6 +1,7 @@
 """What requests share: decoders, the queue before the model, limits, and what is counted."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic, perf_counter
@@ -19,6 +20,7 @@ from vpr.serve.decoders import Decoders
 from vpr.serve.decoding import Decoded, Wanted
 from vpr.serve.problems import ENGINE_AWAY, Problem, busy, problem_of
 from vpr.serve.schemas import answer_json
+from vpr.serve.sessions import Sessions
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import Bodies, Room
 
@@ -34,18 +36,19 @@ class Service:
     """A locator with what leads to it.
 
     Attributes:
-        bodies: reads requests' bodies.
+        bodies: reads requests' bodies; pixels: memory of decoded images that wait.
         batcher: the queue before the model; the thread of it alone asks and changes the locator.
         metrics: what is counted.
+        sessions: of cameras whose frames come in order.
         ready: whether it answers.
     """
 
     def __init__(self, locator: Locator, settings: Settings) -> None:
         """Nothing runs before `start`."""
         self.locator, self.settings = locator, settings
-        self.bodies, self._pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
+        self.bodies, self.pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
         self.metrics = Metrics(lambda: self.batcher.underway if self.ready else 0, lambda: locator.images)
-        self.ready = False
+        self.sessions, self.ready = Sessions(locator.loaded.model.dim), False
         self._checked: asyncio.Future[None] | None = None
         self._checked_at = 0.0
         self._shown_waiting, self._shown_at_once = 0, asyncio.Semaphore(settings.decoders)
@@ -70,14 +73,8 @@ class Service:
         self.metrics.batches.observe(len(images))
         answers = list(map(problem_of, self.locator.answer_each(images, asked, *pause)))
         self.metrics.engine_errors.inc(sum(isinstance(each, Problem) and each.code == ENGINE_AWAY for each in answers))
-        self._follow()
+        self.locator.follow()  # what a search has seen
         return answers
-
-    def _follow(self) -> None:
-        """Take what another process has committed to a database in files, which a search has seen."""
-        locator = self.locator
-        if not locator.engine.is_shared and locator.engine.records is not locator.records:
-            locator.records, locator.images = locator.engine.records, locator.engine.count()
 
     def _answer_long(self, question: Question, came: float, pause: Pause) -> Done[Answer]:
         """The answer to a question that came at some time, as work with pauses."""
@@ -96,13 +93,26 @@ class Service:
             raise Problem(503, "the server is starting or ending", seconds=READY_SECONDS)
         checked = self._checked
         if checked is None or (checked.done() and perf_counter() - self._checked_at > CHECKED_SECONDS):
-            checked = asyncio.ensure_future(asyncio.wrap_future(self.batcher.call(self.locator.check)))
+            checked = asyncio.ensure_future(self._check())
             checked.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
             self._checked, self._checked_at = checked, perf_counter()
         try:
             await asyncio.wait_for(asyncio.shield(checked), READY_SECONDS)
         except (UserError, asyncio.TimeoutError) as error:
             raise Problem(503, "the search engine does not answer", seconds=READY_SECONDS) from error
+
+    async def _check(self) -> None:
+        """Ask the engine, and the thread that answers, which does not wait for an engine elsewhere."""
+        is_elsewhere, check = self.locator.engine.is_shared, self.locator.check
+        if is_elsewhere:
+            await asyncio.to_thread(check)
+        await asyncio.wrap_future(self.batcher.call((lambda: None) if is_elsewhere else check))
+
+    async def follow(self) -> None:
+        """Take what another process has committed to a database in files, unless that is damaged."""
+        if not self.locator.engine.is_shared:
+            with contextlib.suppress(UserError):
+                await asyncio.wrap_future(self.batcher.call(self.locator.check))
 
     async def decode(self, data: bytes) -> Decoded:
         """An image as the model wants it. Raises a Problem where it cannot be decoded."""
@@ -135,7 +145,7 @@ class Service:
         decoded = await self.decode(data)
         decode_seconds = perf_counter() - start
         is_long = slots.client is not None
-        with self._pixels.taken(decoded.values.nbytes):
+        with self.pixels.taken(decoded.values.nbytes):
             question = (pixels_of(decoded), asked)
             if is_long or decoded.values.nbytes > 3 * self.settings.large_pixels:
                 work = partial(self._answer_long, question, monotonic())
@@ -164,36 +174,22 @@ def pixels_of(decoded: Decoded) -> np.ndarray:
 
 
 class Metrics:
-    """What one server counts, in Prometheus's text format.
-
-    Attributes:
-        requests: by route and status.
-        seconds: from a request's first byte to the answer's last, by route.
-        batches: images of each pass of the model.
-        refused: images that were located with too little confidence.
-        decoded: images that were handed to decoders.
-        stages: seconds of an image's stages; model and search are those of its whole batch.
-        confidence: of answers that have one.
-        engine_errors: questions that the search engine did not answer.
-    """
+    """What one server counts, in Prometheus's text format, which says what each is."""
 
     def __init__(self, underway: Callable[[], int], images: Callable[[], int]) -> None:
         """Functions that count: images underway, images of the index."""
         registry = CollectorRegistry()  # its own: several servers may live in a process
         self.text = partial(generate_latest, registry)  # as /metrics gives it
-        self.requests = Counter("vpr_requests", "Requests.", ("route", "status"), registry=registry)
-        self.seconds = Histogram(
-            "vpr_request_seconds", "Time of a request.", ("route",), registry=registry, buckets=SECONDS
-        )
-        self.batches = Histogram("vpr_batch_images", "Images described at once.", registry=registry, buckets=IMAGES)
-        self.refused = Counter("vpr_refused", "Images whose place was not sure enough.", registry=registry)
-        self.decoded = Counter("vpr_decoded_images", "Images handed to decoders.", registry=registry)
-        self.engine_errors = Counter(
-            "vpr_engine_errors", "Questions without an answer of the engine.", registry=registry
-        )
-        self.stages = Histogram("vpr_stage_seconds", "Time of a stage.", ("stage",), registry=registry, buckets=SECONDS)
-        self.confidence = Histogram(
-            "vpr_confidence", "How sure answers are.", registry=registry, buckets=[n / 10 for n in range(1, 11)]
-        )
-        Gauge("vpr_queue_images", "Images underway.", registry=registry).set_function(underway)
-        Gauge("vpr_index_images", "Images in the index.", registry=registry).set_function(images)
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        seconds = partial(histogram, buckets=SECONDS)
+        self.requests = counter("vpr_requests", "Requests.", ("route", "status"))
+        self.seconds = seconds("vpr_request_seconds", "From a request's first byte to the answer's last.", ("route",))
+        self.batches = histogram("vpr_batch_images", "Images described at once.", buckets=IMAGES)
+        self.refused = counter("vpr_refused", "Images whose place was not sure enough.")
+        self.decoded = counter("vpr_decoded_images", "Images handed to decoders.")
+        self.engine_errors = counter("vpr_engine_errors", "Questions without an answer of the engine.")
+        self.stages = seconds("vpr_stage_seconds", "Of an image; model and search: of its whole batch.", ("stage",))
+        self.confidence = histogram("vpr_confidence", "How sure answers are.", buckets=[n / 10 for n in range(1, 11)])
+        gauge("vpr_queue_images", "Images underway.").set_function(underway)
+        gauge("vpr_index_images", "Images in the index.").set_function(images)

@@ -35,7 +35,7 @@ class Settings:
         large_pixels: of an image as it is described, above which that is done by turns of clients.
         decoders: processes that decode images.
         decode_seconds, body_seconds: in which an image must be decoded, and a body must have come.
-        stop_seconds: that requests have to end in when the server is stopped.
+        stop_seconds: in which requests have to end when the server is stopped; those that have not are answered 503.
     """
 
     host: str = _serve("127.0.0.1", "address to listen at; other than this machine's own only with --token")
@@ -77,7 +77,7 @@ class Settings:
     decoders: int = 2
     decode_seconds: float = 10.0
     body_seconds: float = 20.0
-    stop_seconds: int = 30
+    stop_seconds: int = 8
 
     @property
     def long_queue(self) -> int:

@@ -15,7 +15,7 @@ from vpr.serve.problems import Problem, busy
 
 BODIES_BYTES = 256_000_000  # of bodies that are in memory at once
 DRAINED_SECONDS = 2.0  # that a refused body is read on, unkept: else its sender never sees the answer
-MOST_PARTS, FIELD_BYTES = 64, 1024  # files and fields of a form, as many of each; of a field
+MOST_PARTS, FIELD_BYTES = 64, 64 << 10  # files and fields of a form, as many of each; of a field
 FORM = "multipart/form-data"
 # What a body is, is read from its first bytes; the last is what curl says of any file unless it is told otherwise.
 RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -50,7 +50,7 @@ class Form:
     """What a request brought: image files as they came, and text by name."""
 
     images: list[bytes]
-    fields: dict[str, str]
+    fields: dict[str, list[str]]
 
 
 class Bodies:
@@ -158,8 +158,9 @@ async def _form_of(request: Request, chunks: AsyncGenerator[bytes, None]) -> For
     try:
         if not parser.ended:
             raise MultiPartException("its last boundary is missing")
-        files = [each for _, each in parts.multi_items() if isinstance(each, UploadFile)]
-        fields = {name: each for name, each in parts.multi_items() if isinstance(each, str)}
+        files, fields = list[UploadFile](), dict[str, list[str]]()
+        for name, each in parts.multi_items():
+            files.append(each) if isinstance(each, UploadFile) else fields.setdefault(name, []).append(each)
         return Form([await file.read() for file in files], fields)
     finally:
         await parts.close()
@@ -183,15 +184,15 @@ class _Parser(MultiPartParser):
 
 
 async def while_there(request: Request, answer: Awaitable[Result]) -> Result:
-    """The answer to a request whose body has come; it is given up if the client goes away."""
+    """The answer to a request whose body has come; it is given up if the client goes away, or the server ends."""
     answering = asyncio.ensure_future(answer)
     going = asyncio.ensure_future(request.receive())  # after the body nothing comes but the end of the connection
     try:
         await asyncio.wait({answering, going}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done() and going.result()["type"] == "http.disconnect":
-            answering.cancel()
-            await asyncio.wait({answering})
             raise Problem(400, "the client went away", close=True)
         return await answering
     finally:
         going.cancel()
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
