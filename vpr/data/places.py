@@ -29,23 +29,16 @@ from vpr.data.settings import PlacesSpec
 
 @dataclass(frozen=True)
 class PlaceImages:
-    """A split and its image files, in the spec's order.
-
-    Attributes:
-        query_longest_side: pixels, to which larger queries are shrunk unless all images get one size.
-        dataset: a key of `vpr.data.catalogue.DATASETS`; empty if it is none of these.
-        direction: which images are looked up in which.
-        left_out: what of the split was left out on purpose, in words.
-    """
+    """A split and its image files, in the spec's order."""
 
     places: Places
     split: str
     database_files: list[Path]
     query_files: list[Path]
-    query_longest_side: int | None = None
-    dataset: str = ""
-    direction: str = QUERIES_IN_DATABASE
-    left_out: str = ""
+    query_longest_side: int | None = None  # pixels, to which larger queries are shrunk unless all images get one size
+    dataset: str = ""  # a key of `vpr.data.catalogue.DATASETS`; empty if it is none of these
+    direction: str = QUERIES_IN_DATABASE  # which images are looked up in which
+    left_out: str = ""  # what of the split was left out on purpose, in words
 
     @property
     def files(self) -> list[Path]:

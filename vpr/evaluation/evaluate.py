@@ -61,18 +61,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class QueryResults:
-    """What came of each query.
-
-    Attributes:
-        positives: for each query the database images that would have been right.
-        curve: Recall@N for all N up to CURVE.
-        ranking: the hits, and what ordered them.
-    """
+    """What came of each query."""
 
     outcomes: list[Outcome]
-    positives: list[np.ndarray]
-    curve: dict[int, float]
-    ranking: Ranking
+    positives: list[np.ndarray]  # for each query the database images that would have been right
+    curve: dict[int, float]  # Recall@N for all N up to CURVE
+    ranking: Ranking  # the hits, and what ordered them
 
     @property
     def found(self) -> np.ndarray:

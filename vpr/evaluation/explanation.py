@@ -25,17 +25,11 @@ from vpr.models.poolings.base import ClusterPooling
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is drawn of one image.
+    """What is drawn of one image."""
 
-    Attributes:
-        clusters: int64 [h, w], the cluster that owns each region.
-        shares: float32 [h, w], with what share, between 1 / K and 1.
-        contributions, constant: of `region_contributions`, [h, w] and a number.
-    """
-
-    clusters: torch.Tensor
-    shares: torch.Tensor
-    contributions: torch.Tensor
+    clusters: torch.Tensor  # int64 [h, w], the cluster that owns each region
+    shares: torch.Tensor  # float32 [h, w], with what share, between 1 / K and 1
+    contributions: torch.Tensor  # [h, w], with the constant of `region_contributions`
     constant: float
 
 

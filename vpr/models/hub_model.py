@@ -31,15 +31,11 @@ PROBE = (224, 224)  # pixels of the image on which the dimension is found, where
 
 @dataclass(frozen=True)
 class HubEntry:
-    """What to load.
+    """What to load."""
 
-    Attributes:
-        where: OWNER/REPOSITORY, or a folder.
-        arguments: of the entry, numbers and truth values as JSON has them, else text.
-    """
-
-    where: str
+    where: str  # OWNER/REPOSITORY, or a folder
     entry: str
+    # Of the entry, numbers and truth values as JSON has them, else text.
     arguments: dict[str, Any] = field(default_factory=dict)
 
     @property

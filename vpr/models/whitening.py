@@ -135,22 +135,16 @@ def _tiles(length: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class WhiteningRecipe:
-    """What a whitening is learnt on. It serves descriptors that agree in all of this but the training set.
+    """What a whitening is learnt on. It serves descriptors that agree in all of this but the training set."""
 
-    Attributes:
-        weights_hash: of the model without its whitening.
-        image_size: `H W` in pixels that images were resized to, or `own`; `any` where it came with an imported model.
-        dataset, dataset_hash: name of the training set, and a hash of its names and positions.
-    """
-
-    weights_hash: str
+    weights_hash: str  # of the model without its whitening
     arch: str
     pooling: str
     normalization: str
     precision: str
-    image_size: str
-    dataset: str = ""
-    dataset_hash: str = ""
+    image_size: str  # `H W` in pixels that images were resized to, or `own`; `any` where it came with an imported model
+    dataset: str = ""  # name of the training set
+    dataset_hash: str = ""  # of its names and positions
 
     def path(self, folder: Path) -> Path:
         """The file of a whitening; its name tells recipes apart."""
@@ -170,18 +164,12 @@ class WhiteningRecipe:
 
 @dataclass(frozen=True)
 class StoredWhitening:
-    """A whitening as it is stored, with all dimensions that were learnt.
-
-    Attributes:
-        dim: how many of them are taken unless the user asks for others.
-        recipe: what it was learnt on; None in files of earlier versions.
-        images: how many images it was learnt on; 0 if unknown.
-    """
+    """A whitening as it is stored, with all dimensions that were learnt."""
 
     whitening: Whitening
-    dim: int
-    recipe: WhiteningRecipe | None = None
-    images: int = 0
+    dim: int  # how many of them are taken unless the user asks for others
+    recipe: WhiteningRecipe | None = None  # what it was learnt on; None in files of earlier versions
+    images: int = 0  # how many images it was learnt on; 0 if unknown
 
 
 def whitening_files(folder: Path, weights_hash: str) -> list[Path]:

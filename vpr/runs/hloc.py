@@ -33,19 +33,12 @@ LENGTH_TOLERANCE = 0.01  # by which a descriptor's length may differ from 1
 
 @dataclass(frozen=True)
 class HlocFiles:
-    """The files that are wanted.
+    """The files that are wanted."""
 
-    Attributes:
-        features: HDF5 file of global descriptors; None is none.
-        half: whether its numbers are float16 instead of float32.
-        pairs: text file of image pairs; None is none.
-        top: pairs of each query.
-    """
-
-    features: Path | None = None
-    half: bool = False
-    pairs: Path | None = None
-    top: int = 20
+    features: Path | None = None  # HDF5 file of global descriptors; None is none
+    half: bool = False  # whether its numbers are float16 instead of float32
+    pairs: Path | None = None  # text file of image pairs; None is none
+    top: int = 20  # pairs of each query
 
     def check(self, images: PlaceImages, root: Path) -> None:
         """Raises UserError where the names of images cannot stand in the files; before they are described."""

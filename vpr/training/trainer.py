@@ -32,28 +32,17 @@ from vpr.training.validation import ValidationReranking, measure_best, measure_s
 
 @dataclass
 class Trainer:
-    """Trains the model of a state and keeps its checkpoints in a run.
+    """Trains the model of a state and keeps its checkpoints in a run."""
 
-    Attributes:
-        state: model, optimiser, hard-negative cache and position; steps change it.
-        training, validation: the two splits.
-        sources: of their images.
-        rules: how long, how fast, on which tuples.
-        folder: the run.
-        checkpoints: the folder of its checkpoints, in the run.
-        batch_size: images described at once outside of steps; 0: as many as memory holds.
-        reranking: at each validation; None: without.
-    """
-
-    state: TrainingState
+    state: TrainingState  # model, optimiser, hard-negative cache and position; steps change it
     training: TrainingSet
     validation: PlaceImages
-    sources: Sources
-    rules: TrainingRules
-    folder: Path
-    checkpoints: str = "checkpoints"
-    batch_size: int | None = None
-    reranking: ValidationReranking | None = None
+    sources: Sources  # of the images of these two splits
+    rules: TrainingRules  # how long, how fast, on which tuples
+    folder: Path  # the run
+    checkpoints: str = "checkpoints"  # the folder of its checkpoints, in the run
+    batch_size: int | None = None  # images described at once outside of steps; 0: as many as memory holds
+    reranking: ValidationReranking | None = None  # at each validation; None: without
 
     def __post_init__(self) -> None:
         self.model = self.state.model

@@ -33,17 +33,12 @@ def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
 
 @dataclass(frozen=True)
 class ValidationReranking:
-    """Re-ranking at each validation. It is printed and decides nothing, since a training improves the descriptor.
-
-    Attributes:
-        database: reads the database's images.
-        seed, dim: as of `sampled_projection`, with the model as it then is.
-    """
+    """Re-ranking at each validation. It is printed and decides nothing, since a training improves the descriptor."""
 
     rule: Reranking
-    database: ImageReader
-    seed: int
-    dim: int
+    database: ImageReader  # reads the database's images
+    seed: int  # as of `sampled_projection`, with the model as it then is
+    dim: int  # likewise
 
 
 def measure_split(

@@ -153,20 +153,13 @@ class Backbone(nn.Sequential):
 
 @dataclass(frozen=True)
 class Published:
-    """Weights of a backbone that somebody published.
+    """Weights of a backbone that somebody published."""
 
-    Attributes:
-        name: for file names and result lines.
-        mean, std: of pixels from 0 to 1 (R, G, B), with which the network was trained.
-        fetch: gives the state dict; raises UserError where it cannot be had.
-        licence: under which they may be used, as far as it is known here.
-    """
-
-    name: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    fetch: Callable[[], dict[str, torch.Tensor]]
-    licence: str = ""
+    name: str  # for file names and result lines
+    mean: tuple[float, float, float]  # of pixels from 0 to 1 (R, G, B), with which the network was trained
+    std: tuple[float, float, float]  # likewise
+    fetch: Callable[[], dict[str, torch.Tensor]]  # gives the state dict; raises UserError where it cannot be had
+    licence: str = ""  # under which they may be used, as far as it is known here
 
 
 def build_backbone(

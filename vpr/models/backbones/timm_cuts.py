@@ -29,29 +29,20 @@ TRAINED_BLOCKS = 4  # of a vision transformer, the last ones, with the norm afte
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a network up to its cut.
+    """The stages of a network up to its cut."""
 
-    Attributes:
-        stages: in order, by the names that they have as children of the backbone.
-        paths: the beginnings of the names of values: as they are here -> as they are in the network.
-        layers: names that --trainFrom takes -> numbers of the stages that they begin.
-        train_from: the first layer that is trained when training starts from pretrained weights.
-        dim, stride, smallest_side, multiple, unused_parameters: see `Backbone`.
-        cut, facet: see `vpr.models.backbones.Entry`.
-        channels_last: whether maps lie so in memory.
-    """
-
-    stages: OrderedDict[str, nn.Module]
-    paths: dict[str, str]
-    layers: dict[str, int]
-    train_from: str
+    stages: OrderedDict[str, nn.Module]  # in order, by the names that they have as children of the backbone
+    paths: dict[str, str]  # the beginnings of the names of values: as they are here -> as they are in the network
+    layers: dict[str, int]  # names that --trainFrom takes -> numbers of the stages that they begin
+    train_from: str  # the first layer that is trained when training starts from pretrained weights
+    # The others as of `Backbone`, cut and facet as of `vpr.models.backbones.Entry`.
     dim: int
     stride: int
     smallest_side: int
     cut: int
     multiple: int = 1
     facet: str | None = None
-    channels_last: bool = True
+    channels_last: bool = True  # whether maps lie so in memory
     unused_parameters: bool = False
 
 

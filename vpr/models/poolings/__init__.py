@@ -14,17 +14,11 @@ from vpr.common.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """A pooling that --pooling names, or a form of netvlad that --vladAssign names.
+    """A pooling that --pooling names, or a form of netvlad that --vladAssign names."""
 
-    Attributes:
-        module: its file in this folder.
-        clusters: whether it is a `ClusterPooling`, which starts from what --mode=cluster makes.
-        class_token: whether it takes a vision transformer's class token instead of the map.
-    """
-
-    module: str
-    clusters: bool = False
-    class_token: bool = False
+    module: str  # its file in this folder
+    clusters: bool = False  # whether it is a `ClusterPooling`, which starts from what --mode=cluster makes
+    class_token: bool = False  # whether it takes a vision transformer's class token instead of the map
 
 
 POOLINGS = {
