@@ -140,13 +140,6 @@ def measure_each(
         yield counted(ranking, replace(evaluation, search=text, bytes_per_image=size), results)
 
 
-def measure(
-    descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int]
-) -> tuple[Evaluation, QueryResults]:
-    """Recall@N of single images by an exact search."""
-    return next(measure_each(descriptors, model, images, recall_values))
-
-
 def _before_search(
     descriptors: SplitDescriptors,
     model: Describer,

@@ -77,14 +77,10 @@ class TrainingState:
     position: Position
     splits: dict[str, dict]  # which images it is trained and validated on (`splits_of`)
 
-    def checkpoint(self, flags: dict[str, Any]) -> dict[str, Any]:
-        """The state as tensors, numbers and text, which a safe load accepts.
-
-        Args:
-            flags: that say what the model is, `ModelSpec.flags()`.
-        """
+    def checkpoint(self) -> dict[str, Any]:
+        """The state as tensors, numbers and text, which a safe load accepts."""
         return {
-            "flags": flags,
+            "flags": self.model.spec.flags(),
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
