@@ -101,11 +101,7 @@ class ImageReader:
         return shrunk(image_size(self.files[index], self.max_pixels), self.longest_sides.get(index))
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
-        """The images of each batch of indices, in order.
-
-        Raises:
-            UserError: an image cannot be decoded; the message names it.
-        """
+        """The images of each batch of indices, in order; UserError where one cannot be decoded, which it names."""
         most = self._batches_that_wait(batches) if self.workers else 0
         loaded: Iterable[list[SizeGroup] | UserError]
         if self.device.type == "cuda":

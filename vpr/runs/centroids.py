@@ -25,11 +25,7 @@ ENDING = ".hdf5"
 
 
 class MissingCentroids(UserError):
-    """There are no centroids for a model.
-
-    Attributes:
-        path: where they were sought.
-    """
+    """There are no centroids for a model; `path` is where they were sought."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"no centroids at {path}: make them with --mode=cluster")

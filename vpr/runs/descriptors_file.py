@@ -52,11 +52,7 @@ class SplitLocal:
 
 
 def model_recipe(model: Describer, image_size: Sequence[int] | None) -> dict[str, str]:
-    """What an image's descriptor depends on beside the image.
-
-    Args:
-        image_size: (height, width) in pixels that images are resized to; None is their own.
-    """
+    """What a descriptor depends on beside the image; `image_size`: (height, width) in pixels, None: its own."""
     return {**model.recipe, "image_size": size_text(image_size)}
 
 

@@ -83,17 +83,10 @@ def whitening_recipe(
     model: PlaceModel, choice: WhiteningChoice, dataset: str = "", dataset_hash: str = ""
 ) -> WhiteningRecipe:
     """What a whitening of a model without one is learnt on, or, without a training set, has to agree with."""
-    recipe = model.recipe
-    return WhiteningRecipe(
-        weights_hash=recipe["weights_hash"],
-        arch=recipe["arch"],
-        pooling=recipe["pooling"],
-        normalization=recipe["normalization"],
-        precision=precision_name(compute_dtype(choice.precision, choice.reading.device)),
-        image_size=size_text(choice.reading.size),
-        dataset=dataset,
-        dataset_hash=dataset_hash,
-    )
+    recipe, size = model.recipe, size_text(choice.reading.size)
+    same = {name: recipe[name] for name in ("weights_hash", "arch", "pooling", "normalization")}
+    precision = precision_name(compute_dtype(choice.precision, choice.reading.device))
+    return WhiteningRecipe(**same, precision=precision, image_size=size, dataset=dataset, dataset_hash=dataset_hash)
 
 
 def _whitened(loaded: LoadedModel, model: PlaceModel, choice: WhiteningChoice) -> LoadedModel:

@@ -66,11 +66,7 @@ def build(arch: str, channels: Sequence[int] | None) -> Backbone:
 
 
 def published(arch: str, weights: str) -> Published:
-    """Weights of torchvision by their name there, such as DEFAULT.
-
-    Raises:
-        UserError: this backbone has none of that name.
-    """
+    """Weights of torchvision by their name there, such as DEFAULT; UserError where there are none of that name."""
     name = DEFAULT if weights.upper() == "DEFAULT" else weights.upper()
     if name not in WEIGHTS[arch]:
         known = ", ".join((*WEIGHTS[arch], "DEFAULT"))

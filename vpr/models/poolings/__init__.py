@@ -37,11 +37,7 @@ ASSIGNMENTS = {
 
 
 def pooling_entry(pooling: str, vlad_assign: str, cluster_dim: int | None, vladv2: bool) -> Entry:
-    """The entry of the pooling that some flags describe.
-
-    Raises:
-        UserError: the tables do not have it, or it has no such assignment or no clusters to map.
-    """
+    """The entry of the pooling that some flags describe; UserError where they contradict each other or name none."""
     if pooling not in POOLINGS:
         raise UserError(f"pooling {pooling!r} is unknown, wanted one of {', '.join(POOLINGS)}: name another")
     if vlad_assign not in ASSIGNMENTS:
