@@ -17,6 +17,7 @@ from vpr.models import nnpack
 from vpr.models.backbones import BACKBONES, entry_of
 
 TIMM = "timm_model"  # the file of all backbones that the table lacks
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of R, G, B from 0 to 1
 
 
 class Backbone(nn.Sequential):

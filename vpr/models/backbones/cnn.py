@@ -9,7 +9,7 @@ from torch import nn
 
 from vpr.common.errors import UserError
 from vpr.models.backbones import BACKBONES
-from vpr.models.backbones.base import Backbone, Published
+from vpr.models.backbones.base import IMAGENET, Backbone, Published
 
 # Convolutions (filters, kernel's side, stride, padding), all but the last with a ReLU, and the sides of max poolings of
 # stride 2: Simonyan and Zisserman, ICLR 2015, table 1, D; Krizhevsky, arXiv 1404.5997, as torchvision has it.
@@ -20,7 +20,6 @@ LAYERS: dict[str, list[tuple[int, int, int, int] | int]] = {
     ],
     "alexnet": [(64, 11, 4, 2), 3, (192, 5, 1, 2), 3, (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)],
 }  # fmt: skip
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # torchvision's weights by its names, which takes longer to import than all else: file, mean and std of pixels 0 to 1.
 WEIGHTS = {
     "vgg16": {
