@@ -84,13 +84,9 @@ class ModelSpec:
         nargs="+", type=count, metavar="N", on_card=True,
     )  # fmt: skip
     pooling: str = _model(
-        "netvlad",
-        "how local descriptors become one",
-        choices="vpr.models.poolings:POOLINGS",
-        on_card=True,
-        tolerated=True,
-        common=True,
-    )
+        "netvlad", "how local descriptors become one",
+        choices="vpr.models.poolings:POOLINGS", on_card=True, tolerated=True, common=True,
+    )  # fmt: skip
     clusters: int = _model(
         64, "clusters of NetVLAD (visual words)",
         name="num_clusters", type=whole_number(2), on_card=True, clusters=True, tolerated=True, common=True,
