@@ -22,20 +22,14 @@ ANY_SIZE = "any"  # image size of a whitening that serves images of every size
 
 
 class Whitening(nn.Module):
-    """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim].
+    """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim]."""
 
-    Attributes:
-        mean: [D].
-        projection: [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first.
-        learnt_on: in words, for results.
-    """
-
-    mean: torch.Tensor
-    projection: torch.Tensor
+    mean: torch.Tensor  # [D]
+    projection: torch.Tensor  # [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first
 
     def __init__(self, mean: torch.Tensor, projection: torch.Tensor, learnt_on: str = ""):
         super().__init__()
-        self.learnt_on = learnt_on
+        self.learnt_on = learnt_on  # in words, for results
         self.register_buffer("mean", mean)
         self.register_buffer("projection", projection)
 

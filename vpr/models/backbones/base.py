@@ -34,19 +34,14 @@ class Backbone(nn.Sequential):
         stage_of: for each layer name of the backbone's table entry, the number of the stage that it begins.
         first_trained: the number of the first stage that is trained; those before it are frozen.
         fast: whether `vpr.models.nnpack` does convolutions in float32.
-        prefixes: usual before the names of its values in files of weights; where values stand under several, the first
-            of these are taken.
-        multiple: pixels of which height and width have to be multiples; the first stage resizes other images.
-        convolutional: whether convolutions do most of its arithmetic, so that 8 bits can be had for these.
-        train_batch_norm: whether the statistics of BatchNorm layers of trained stages follow the training images.
-        unused_parameters: whether trained stages have some on which the map does not depend, which get no gradient.
     """
 
+    # Usual before the names of its values in files of weights; of values under several the first of these are taken.
     prefixes: tuple[str, ...] = ("", "encoder.")
-    multiple = 1
-    convolutional = True
-    train_batch_norm = False
-    unused_parameters = False
+    multiple = 1  # pixels of which height and width have to be multiples; the first stage resizes other images
+    convolutional = True  # whether convolutions do most of its arithmetic, so that 8 bits can be had for these
+    train_batch_norm = False  # whether the statistics of BatchNorm layers of trained stages follow the training images
+    unused_parameters = False  # whether trained stages have some on which the map does not depend: without a gradient
 
     def __init__(
         self, stages: OrderedDict[str, nn.Module], dim: int, stride: int, smallest_side: int, stage_of: dict[str, int]
