@@ -41,7 +41,7 @@ class Backbone(nn.Sequential):
     multiple = 1  # pixels of which height and width have to be multiples; the first stage resizes other images
     convolutional = True  # whether convolutions do most of its arithmetic, so that 8 bits can be had for these
     train_batch_norm = False  # whether the statistics of BatchNorm layers of trained stages follow the training images
-    unused_parameters = False  # whether trained stages have some on which the map does not depend: without a gradient
+    unused_parameters = False  # whether trained stages have some that the map does not depend on, which get no gradient
 
     def __init__(
         self, stages: OrderedDict[str, nn.Module], dim: int, stride: int, smallest_side: int, stage_of: dict[str, int]
