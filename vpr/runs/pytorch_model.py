@@ -59,7 +59,7 @@ def off_the_shelf(
 
 
 def restore_model(checkpoint: dict[str, Any], spec: ModelSpec, run: Path) -> PlaceModel:
-    """The model of a run's checkpoint; UserError where that is of another model than `spec`, which the run's flags say."""
+    """The model of a run's checkpoint; UserError where that is of another model than `spec`, as the run's flags say."""
     for name, value in spec.flags().items():
         stored = checkpoint["flags"].get(name, ADDED_FLAGS.get(name))
         if stored != value:
