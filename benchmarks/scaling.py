@@ -82,7 +82,7 @@ def mining(count: int) -> None:
 
 def testing(count: int, queries: int = QUERIES) -> None:
     """What --mode=test does once descriptors are there: exact search and Recall@N."""
-    from vpr.evaluation.evaluate import measure
+    from vpr.evaluation.evaluate import measure_each
 
     places = Places(
         name="random", database_names=[f"{index}.jpg" for index in range(count)],
@@ -95,7 +95,7 @@ def testing(count: int, queries: int = QUERIES) -> None:
     descriptors = SplitDescriptors(unit_rows(count, 0), unit_rows(queries, 1), {SMALL})
     model = build_model(MODEL)
     started = perf_counter()
-    measure(descriptors, model, images, [1, 5, 10, 20])
+    next(measure_each(descriptors, model, images, [1, 5, 10, 20]))
     _took(perf_counter() - started)
 
 

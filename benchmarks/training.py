@@ -17,9 +17,8 @@ from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import PlaceModel
 from vpr.training.rules import TrainingRules
-from vpr.training.sources import Sources
 from vpr.training.state import build_optimizer, new_state, splits_of
-from vpr.training.trainer import Trainer
+from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import load_training_set
 
 BATCH_SIZE = 24  # images described at once

@@ -11,7 +11,7 @@ import vpr.search.exact
 from vpr.data.places import PlacesSpec, load_places
 from vpr.data.reader import Reading
 from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
-from vpr.evaluation.evaluate import describe_split, measure
+from vpr.evaluation.evaluate import describe_split, measure_each
 from vpr.models.place_model import build_model
 from vpr.models.spec import ModelSpec
 from vpr.runs.centroids import init_pooling
@@ -68,7 +68,7 @@ def off_the_shelf(shared, centroids):
 
 def recalls(images, model, source=None):
     descriptors = describe_split(model, images, source or READING.of(images.files))
-    return measure(descriptors, model, images, [1, 5, 10, 20])[0].recalls
+    return next(measure_each(descriptors, model, images, [1, 5, 10, 20]))[0].recalls
 
 
 @pytest.mark.slow
@@ -103,6 +103,6 @@ def test_bf16_moves_descriptors_a_little_and_few_hits(off_the_shelf):
     for whole, some in ((exact.database, rounded.database), (exact.queries, rounded.queries)):
         error = np.linalg.norm(whole.astype(np.float32) - some, axis=1)
         assert error.min() > 2**-12 and error.max() < 2**-5
-    found = [measure(each, plain, images, [1, 5, 10, 20])[0].recalls for each in (exact, rounded)]
+    found = [next(measure_each(each, plain, images, [1, 5, 10, 20]))[0].recalls for each in (exact, rounded)]
     for n, recall in found[0].items():
         assert abs(recall - found[1][n]) < 3.01 / len(images.query_files), n

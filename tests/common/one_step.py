@@ -22,9 +22,8 @@ from vpr.common import processes
 from vpr.data.reader import CPU
 from vpr.models.place_model import build_model
 from vpr.training.losses import triplet_violations
-from vpr.training.sources import Sources
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import BatchDescriber, Trainer
+from vpr.training.trainer import BatchDescriber, Sources, Trainer
 from vpr.training.training_set import load_training_set
 from vpr.training.triplets import block_of
 from vpr.training.tuples import TrainingTuple, TupleBatch

@@ -231,7 +231,7 @@ def test_models_without_clusters_are_refused(tmp_path):
     for model, found in ((pooled, "--pooling=max"), (exported, ".onnx")):
         for call in (
             lambda model=model: opened_at_pooling(model),
-            lambda model=model: explain_pair(model, tmp_path / "none.jpg", tmp_path / "none.jpg", None, CPU),
+            lambda model=model: explain_pair(model, tmp_path / "none.jpg", tmp_path / "none.jpg", None),
         ):
             with pytest.raises(UserError, match="--explain needs a run with NetVLAD") as raised:
                 call()
@@ -242,7 +242,7 @@ def test_models_without_clusters_are_refused(tmp_path):
 def test_each_image_of_a_pair_is_explained_against_the_other(model, images, files):
     model.whiten(random_whitening(model))
     similarity = (model(images[0])[0] @ model(images[1])[0]).item()
-    for image, one in zip(images, explain(model, *files, None, CPU), strict=True):
+    for image, one in zip(images, explain(model, *files, None), strict=True):
         assert one.contributions.sum().item() + one.constant == pytest.approx(similarity, abs=1e-5)
         clusters, shares = soft_assignment(model, image)
         assert torch.equal(one.clusters, clusters) and torch.allclose(one.shares, shares)
@@ -251,7 +251,7 @@ def test_each_image_of_a_pair_is_explained_against_the_other(model, images, file
 def test_strip_has_four_cells_with_captions_in_them(model, files):
     width, height = CELL[0] + 2 * FRAME, CELL[1] + 3 * FRAME + 2 * LINE
     for size in (None, (72, 88)):
-        strip = explain_pair(model, *files, size, CPU)
+        strip = explain_pair(model, *files, size)
         assert strip.size == (4 * width, height)
         below = np.asarray(strip.convert("L"))[CELL[1] + 2 * FRAME :].reshape(2 * LINE + FRAME, 4, width)
         ink = (below < 128).any(axis=0)  # [4, width]

@@ -28,9 +28,8 @@ from vpr.retrieval.rerank import rerank
 from vpr.retrieval.rules import Reranking
 from vpr.search.exact import nearest
 from vpr.training.rules import TrainingRules
-from vpr.training.sources import Sources
 from vpr.training.state import new_state
-from vpr.training.trainer import BatchDescriber, Trainer
+from vpr.training.trainer import BatchDescriber, Sources, Trainer
 from vpr.training.triplets import Triplets, block_of
 
 # What a pretended GPU hands back are any values.

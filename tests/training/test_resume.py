@@ -280,7 +280,7 @@ def test_a_scale_of_gradients_is_kept_between_float16_and_float16(tiny_city, tmp
     state = new_state(model, rules, splits)
     state.scaler.scale(torch.ones(1))  # which sets it up
     state.scaler.update(8.0)
-    checkpoint = state.checkpoint(model.spec.flags())
+    checkpoint = state.checkpoint()
     found = load_state(checkpoint, model.to_device(CPU, goes_on), rules, splits, tmp_path)
     assert found.scaler.is_enabled() == (goes_on == "fp16")
     assert found.scaler.get_scale() == (8.0 if kept else 65536.0 if goes_on == "fp16" else 1.0)

@@ -16,9 +16,8 @@ from vpr.models.spec import ModelSpec
 from vpr.runs.run import newest_run
 from vpr.training.mining import batches_of_queries
 from vpr.training.rules import TrainingRules
-from vpr.training.sources import Sources
 from vpr.training.state import new_state, splits_of
-from vpr.training.trainer import Trainer
+from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import load_training_set
 from vpr.training.triplets import block_of
 from vpr.training.tuples import TrainingTuple

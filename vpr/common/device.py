@@ -48,21 +48,13 @@ CPU = Device("cpu")
 
 @dataclass(frozen=True)
 class Taken:
-    """What one of several processes computes on.
+    """What one of several processes computes on."""
 
-    Attributes:
-        kind: cpu, cuda, ...
-        name: of the GPU or the processor.
-        gpu: what tells the GPU from all others; empty where it is none.
-        auto: the number format that --precision=auto means to it alone.
-        failure: why it has none, for its user; empty where it has one.
-    """
-
-    kind: str = ""
-    name: str = ""
-    gpu: str = ""
-    auto: str = ""
-    failure: str = ""
+    kind: str = ""  # cpu, cuda, ...
+    name: str = ""  # of the GPU or the processor
+    gpu: str = ""  # what tells the GPU from all others; empty where it is none
+    auto: str = ""  # the number format that --precision=auto means to it alone
+    failure: str = ""  # why it has none, for its user; empty where it has one
 
 
 def compute_precision(precision: str, device: Device) -> str:

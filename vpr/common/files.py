@@ -169,11 +169,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> object:
-    """Read a JSON file.
-
-    Raises:
-        UserError: missing, unreadable or not JSON.
-    """
+    """Read a JSON file; UserError where it is missing, unreadable or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -53,13 +53,10 @@ class Blocks:
 
 
 def files_digest(names: Sequence[str], files: Sequence[Path]) -> str:
-    """A hash of images by name, size and time of modification, without the folder they lie in.
+    """A hash of images by name, size and time of modification; UserError where a file is gone.
 
-    Names are relative to that folder, so that an index can travel with its images. Times are compared to the
+    Names are relative to the images' folder, so that an index can travel with them. Times are compared to the
     nanosecond: a copy that does not keep them counts as other images, which costs time but never a wrong answer.
-
-    Raises:
-        UserError: a file is gone.
     """
     digest = hashlib.sha256()
     for name, file in zip(names, files, strict=True):
@@ -78,11 +75,7 @@ def recipe_hash(recipe: Mapping[str, object], length: int = 6) -> str:
 
 
 def write_hdf5(path: Path, datasets: "Mapping[str, np.ndarray | Blocks]", attributes: Mapping[str, object]) -> None:
-    """Write arrays by name and attributes of the file, with a checksum; whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write arrays by name and attributes of the file, with a checksum: whole, or not at all and a UserError."""
     import h5py
 
     with atomic_write(path) as temporary:
@@ -127,11 +120,7 @@ def open_hdf5(path: Path, what: str, remedy: str) -> Iterator["h5py.File"]:
 
 
 def save_torch(path: Path, content: object) -> None:
-    """Write tensors, numbers and text in PyTorch's format, with a checksum; whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write tensors, numbers and text in PyTorch's format, with a checksum: whole, or not at all and a UserError."""
     import torch
 
     # Through a file of our own: torch would keep its one open after a failure, and with it the disk's room.
@@ -145,11 +134,7 @@ def save_torch(path: Path, content: object) -> None:
 
 
 def load_torch(path: Path, what: str, remedy: str) -> object:
-    """Read what `torch.save` wrote, without running any code from it, after it has been found whole.
-
-    Raises:
-        UserError: missing, damaged, or not such a file.
-    """
+    """What `torch.save` wrote, checked to be whole, without running code of it; UserError where it cannot be read."""
     import torch
 
     sealed = check_torch(path, what, remedy)

@@ -39,45 +39,30 @@ KEY = "flag"  # of a field's metadata
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag.
+    """One flag."""
 
-    Attributes:
-        name: its spelling, without the two dashes.
-        default: where nobody types or stores it; None and False are not shown in the help.
-        help: one line, with units.
-        group: title under which the help lists it.
-        modes: that read it; elsewhere it is refused, unless `tolerated`.
-        type: makes a value of a word, and raises a ValueError for a wrong one; None takes any text.
-        stored: takes the place of `type` for values in stored files, where that would import much.
-        choices: the values it may have, or the table whose keys they are, as MODULE:NAME where importing it would be a
-            circle.
-        nargs, metavar, const: as argparse has them.
-        kept: MODEL, TRAINING, RUN or RESUMED, see there; empty: a resumed run's is not looked at.
-        on_card: whether an exported file keeps it, so as to be tested as its run is.
-        clusters: whether a centroids file depends on it.
-        added: whether there are runs that were stored before it was added; they have its default.
-        tolerated: part of pytorch-NetVlad's command line, which its users type in every mode.
-        common: listed by --help without a mode.
-        alters: whether a resumed training that gets another value ends otherwise than one that never stopped.
-    """
-
-    name: str
-    default: Any
-    help: str
-    group: str
-    modes: tuple[str, ...]
+    name: str  # its spelling, without the two dashes
+    default: Any  # where nobody types or stores it; None and False are not shown in the help
+    help: str  # one line, with units
+    group: str  # title under which the help lists it
+    modes: tuple[str, ...]  # that read it; elsewhere it is refused, unless `tolerated`
+    # Makes a value of a word, and raises a ValueError for a wrong one; None takes any text.
     type: Callable[[str], Any] | None = None
+    # Takes the place of `type` for values in stored files, where that would import much.
     stored: Callable[[str], Any] | None = None
+    # The values it may have, or the table whose keys they are, as MODULE:NAME where importing it would be a circle.
     choices: Collection[Any] | str | None = None
+    # The next three as argparse has them.
     nargs: str | int | None = None
     metavar: str | tuple[str, ...] | None = None
     const: Any = None
-    kept: str = ""
-    on_card: bool = False
-    clusters: bool = False
-    added: bool = False
-    tolerated: bool = False
-    common: bool = False
+    kept: str = ""  # MODEL, TRAINING, RUN or RESUMED, see there; empty: a resumed run's is not looked at
+    on_card: bool = False  # whether an exported file keeps it, so as to be tested as its run is
+    clusters: bool = False  # whether a centroids file depends on it
+    added: bool = False  # whether there are runs that were stored before it was added; they have its default
+    tolerated: bool = False  # part of pytorch-NetVlad's command line, which its users type in every mode
+    common: bool = False  # listed by --help without a mode
+    # Whether a resumed training that gets another value ends otherwise than one that never stopped.
     alters: bool = False
 
     @property

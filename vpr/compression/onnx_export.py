@@ -34,11 +34,7 @@ FEW_WEIGHTS = 1000  # of a convolution; sums of so few rounded products average 
 
 
 def export_plain(place_model: PlaceModel, path: Path, projection: LocalProjection | None = None) -> None:
-    """The float32 model with a free number, height and width of images.
-
-    Args:
-        projection: of local descriptors, which are a second output then.
-    """
+    """The float32 model for any number, height and width of images; given a projection, with local descriptors."""
     import onnx
 
     model = PlainPlaceModel(place_model, projection).eval()

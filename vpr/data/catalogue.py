@@ -20,66 +20,43 @@ CITIES = "cities"  # Mapillary's tables, a folder for each city; metres
 
 @dataclass(frozen=True)
 class Role:
-    """Where the images of a split may lie.
+    """Where the images of a split may lie."""
 
-    Attributes:
-        database, queries: a folder of each below the root.
-        direction: which images are looked up in which, where the folders' names say so.
-    """
-
-    database: str
-    queries: str
-    direction: str = QUERIES_IN_DATABASE
+    database: str  # their folder below the root
+    queries: str  # likewise
+    direction: str = QUERIES_IN_DATABASE  # which images are looked up in which, where the folders' names say so
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a data set that has no .mat files.
+    """A split of a data set that has no .mat files."""
 
-    Attributes:
-        roles: where its images may lie; the first whose folders are there is taken.
-        cities: that it is made of, of a set with a folder for each city.
-        official: of such a set, whether only queries of the subtask `all` that have a positive are asked.
-        published: how many database images and queries publications have, where a source says so.
-    """
-
-    roles: tuple[Role, ...] = ()
-    cities: tuple[str, ...] = ()
-    official: bool = False
+    roles: tuple[Role, ...] = ()  # where its images may lie; the first whose folders are there is taken
+    cities: tuple[str, ...] = ()  # that it is made of, of a set with a folder for each city
+    official: bool = False  # of such a set, whether only queries of the subtask `all` that have a positive are asked
+    # How many database images and queries publications have, where a source says so.
     published: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a data set beside its specs.
+    """What is known of a data set beside its specs."""
 
-    Attributes:
-        specs: which spec in datasets/ each split is, without .mat; none where the layout is another.
-        zone: UTM zone of its metres, None if unknown.
-        protocol: which hits count in a split without time stamps; with them it is `other_time`.
-        lr: the default learning rate.
-        database_folders: below the root, where the database images lie: the first that has most of them.
-        query_folders: likewise of the queries, which may also lie among the database where they are database images.
-        database_ending: of all database images' files where those that the spec names are not there.
-        query_longest_side: pixels, to which larger queries are shrunk without --imageSize; None keeps their own size.
-        layout: how it says which images there are and which of them match.
-        splits: where the layout has no .mat files.
-        tolerance: a hit is right within so many frames, of a set of frames.
-        every: each query of a set of frames is so many database frames behind the one before.
-    """
-
-    specs: Mapping[str, str]
-    zone: str | None = None
-    protocol: str = PLAIN
-    lr: float = 0.001
+    specs: Mapping[str, str]  # which spec in datasets/ each split is, without .mat; none where the layout is another
+    zone: str | None = None  # UTM zone of its metres, None if unknown
+    protocol: str = PLAIN  # which hits count in a split without time stamps; with them it is `other_time`
+    lr: float = 0.001  # the default learning rate
+    # Below the root, where the database images lie: the first that has most of them.
     database_folders: tuple[str, ...] = ("", "images")  # Pittsburgh's own, that of the MATLAB release
+    # Likewise of the queries, which may also lie among the database where they are database images.
     query_folders: tuple[str, ...] = ("queries_real", "queries", "query")
-    database_ending: str | None = None
+    database_ending: str | None = None  # of all database images' files where those that the spec names are not there
+    # Pixels, to which larger queries are shrunk without --imageSize; None keeps their own size.
     query_longest_side: int | None = None
-    layout: str = MAT
-    splits: Mapping[str, Split] = field(default_factory=dict)
-    tolerance: int = 0
-    every: int = 1
+    layout: str = MAT  # how it says which images there are and which of them match
+    splits: Mapping[str, Split] = field(default_factory=dict)  # where the layout has no .mat files
+    tolerance: int = 0  # a hit is right within so many frames, of a set of frames
+    every: int = 1  # each query of a set of frames is so many database frames behind the one before
 
 
 _PITTS30K = {split: f"pitts30k_{split}" for split in ("train", "val", "test")}

@@ -14,15 +14,11 @@ KNOWN_STEPS = 3  # steps from which on a sequence's own median is its usual step
 
 @dataclass(frozen=True)
 class Frames:
-    """Which sequence each image is a frame of, and where in it.
+    """Which sequence each image is a frame of, and where in it."""
 
-    Attributes:
-        sequences: int64 [N], equal where two images are of one sequence.
-        numbers: float64 [N], in the order of time within a sequence: the number in the name (of a frame, or a time),
-            less the first of its sequence.
-    """
-
-    sequences: np.ndarray
+    sequences: np.ndarray  # int64 [N], equal where two images are of one sequence
+    # float64 [N], in the order of time within a sequence: the number in the name (of a frame, or a time), less the
+    # first of its sequence.
     numbers: np.ndarray
 
     def __len__(self) -> int:

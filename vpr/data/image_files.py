@@ -34,19 +34,12 @@ LOOKED_INTO = 20  # endings that are no image's, of each of which one file is lo
 
 @dataclass
 class Found:
-    """What a folder has.
+    """What a folder has."""
 
-    Attributes:
-        images: sorted by path.
-        empty: those of no bytes, which whoever decodes them will refuse.
-        left_out: files that are no images by their ending.
-        unusable: files and folders that cannot be taken, and why.
-    """
-
-    images: list[Path] = field(default_factory=list)
-    empty: list[Path] = field(default_factory=list)
-    left_out: list[Path] = field(default_factory=list)
-    unusable: list[tuple[Path, str]] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)  # sorted by path
+    empty: list[Path] = field(default_factory=list)  # those of no bytes, which whoever decodes them will refuse
+    left_out: list[Path] = field(default_factory=list)  # files that are no images by their ending
+    unusable: list[tuple[Path, str]] = field(default_factory=list)  # files and folders that cannot be taken, and why
 
 
 def find_images(folder: Path, skip_broken: bool = False) -> list[Path]:

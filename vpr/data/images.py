@@ -42,11 +42,7 @@ TURNS = {
 
 
 def read_image(path: Path, max_pixels: int | None = None) -> Image.Image:
-    """Read an image as RGB, upright by its EXIF orientation.
-
-    Raises:
-        UserError: the file cannot be decoded, or has more pixels than `max_pixels`.
-    """
+    """An image as RGB, upright by its EXIF; UserError where it cannot be decoded or has over `max_pixels` pixels."""
     return with_image(path, upright, max_pixels)
 
 
@@ -166,8 +162,7 @@ def _orientation(image: Image.Image) -> int:
 def in_eight_bits(image: Image.Image) -> Image.Image:
     """An image with 16 bits of grey in 8: Pillow by itself would make white of all but the darkest.
 
-    Raises:
-        ValueError: its pixels are floating-point numbers, whose white nothing tells.
+    Raises a ValueError where its pixels are floating-point numbers, whose white nothing tells.
     """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, wanted 8 or 16 bits")
@@ -206,11 +201,7 @@ def reads_heic() -> bool:
 
 
 def image_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
-    """(height, width) in pixels of an image once upright; reads the header, not the pixels.
-
-    Raises:
-        UserError: as of `read_image`.
-    """
+    """(height, width) in pixels of an image once upright, by its header alone; UserError as of `read_image`."""
 
     def size(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
@@ -233,11 +224,7 @@ def shrunk(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
 def decode(
     path: Path, size: Sequence[int] | None = None, longest_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Read an image as uint8 [3, H, W], channels last in memory; arguments as of `sized_pixels` and `read_image`.
-
-    Raises:
-        UserError: as of `read_image`.
-    """
+    """An image, uint8 [3, H, W], channels last in memory; arguments and errors as of `sized_pixels`, `read_image`."""
     return with_image(path, lambda image: sized_pixels(image, size, longest_side), max_pixels).transpose(2, 0, 1)
 
 

@@ -12,15 +12,7 @@ from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.catalogue import DATASETS, MAT, OTHER_TIME, OWN, PLAIN, QUERIES_IN_DATABASE, Dataset
-from vpr.data.layouts.folders import (
-    base_of_database,
-    base_of_split,
-    folder_hash,
-    has_database,
-    queries_wanted,
-    read_database,
-    read_folder,
-)
+from vpr.data.layouts import folders
 from vpr.data.layouts.readers import has_layout, read_layout
 from vpr.data.layouts.spec_files import find_files, listing, queries_are_database_images
 from vpr.data.reader import ImageReader, Reading, decodable
@@ -29,23 +21,16 @@ from vpr.data.settings import PlacesSpec
 
 @dataclass(frozen=True)
 class PlaceImages:
-    """A split and its image files, in the spec's order.
-
-    Attributes:
-        query_longest_side: pixels, to which larger queries are shrunk unless all images get one size.
-        dataset: a key of `vpr.data.catalogue.DATASETS`; empty if it is none of these.
-        direction: which images are looked up in which.
-        left_out: what of the split was left out on purpose, in words.
-    """
+    """A split and its image files, in the spec's order."""
 
     places: Places
     split: str
     database_files: list[Path]
     query_files: list[Path]
-    query_longest_side: int | None = None
-    dataset: str = ""
-    direction: str = QUERIES_IN_DATABASE
-    left_out: str = ""
+    query_longest_side: int | None = None  # pixels, to which larger queries are shrunk unless all images get one size
+    dataset: str = ""  # a key of `vpr.data.catalogue.DATASETS`; empty if it is none of these
+    direction: str = QUERIES_IN_DATABASE  # which images are looked up in which
+    left_out: str = ""  # what of the split was left out on purpose, in words
 
     @property
     def files(self) -> list[Path]:
@@ -75,11 +60,7 @@ class PlaceImages:
 
 
 def spec_path(spec: PlacesSpec, split: str) -> Path:
-    """The .mat file of a split of a data set, which is not a folder.
-
-    Raises:
-        UserError: the dataset has no such split.
-    """
+    """The .mat file of a split of a data set that is no folder; UserError where it has no such split."""
     files = DATASETS[spec.dataset].specs
     if split not in files:
         raise UserError(f"--dataset={spec.dataset} has no split {split}: choose from {', '.join(files)}")
@@ -133,7 +114,7 @@ def _read_split(spec: PlacesSpec, split: str) -> tuple[Places, Path | None, str]
     """Places of a split, the folder that names are relative to (None: `find_files` knows), and the direction."""
     layout = DATASETS[spec.dataset].layout
     if layout == OWN:
-        return (*read_folder(spec.root, split, spec.skip_broken), QUERIES_IN_DATABASE)
+        return (*folders.read_folder(spec.root, split, spec.skip_broken), QUERIES_IN_DATABASE)
     if layout != MAT:
         return read_layout(spec.root, spec.dataset, split, spec.skip_broken)
     if spec.dataset == "toy":
@@ -173,13 +154,13 @@ def load_database(spec: PlacesSpec, split: str, split_required: bool = False) ->
     """
     if DATASETS[spec.dataset].layout != OWN:
         return load_places(spec, split).only(queries=[])
-    if split_required and not has_database(spec.root, split):
-        there = "folder" if base_of_database(spec.root, split) is None else "images in"
+    if split_required and not folders.has_database(spec.root, split):
+        there = "folder" if folders.base_of_database(spec.root, split) is None else "images in"
         raise UserError(
             f"--split={split}: {spec.root} has no {there} {split}/database; drop --split to take all images under "
             "--root"
         )
-    places, base = read_database(spec.root, split, spec.skip_broken)
+    places, base = folders.read_database(spec.root, split, spec.skip_broken)
     return _without_broken(_images_in(places, split, base, spec.dataset), spec)
 
 
@@ -187,7 +168,7 @@ def has_split(spec: PlacesSpec, split: str) -> bool:
     """Whether a split's .mat file, or its folder, is there."""
     dataset = DATASETS[spec.dataset]
     if dataset.layout == OWN:
-        return base_of_split(spec.root, split) is not None
+        return folders.base_of_split(spec.root, split) is not None
     if dataset.layout != MAT:
         return has_layout(spec.root, spec.dataset, split)
     return split in dataset.specs and spec_path(spec, split).is_file()
@@ -199,9 +180,9 @@ def training_set(spec: PlacesSpec) -> tuple[str, str]:
     Of a folder of own images without such a split they are the folder's own: it may get more images.
     """
     if is_plain_folder(spec):
-        return spec.root.resolve().name, folder_hash(spec.root)
+        return spec.root.resolve().name, folders.folder_hash(spec.root)
     if DATASETS[spec.dataset].layout == OWN:
-        found, _ = read_folder(spec.root, "train", spec.skip_broken, positions_required=False)
+        found, _ = folders.read_folder(spec.root, "train", spec.skip_broken, positions_required=False)
         return found.name, found.fingerprint()
     places, _, _ = _read_split(spec, "train")
     return places.name, places.fingerprint()
@@ -209,14 +190,14 @@ def training_set(spec: PlacesSpec) -> tuple[str, str]:
 
 def is_plain_folder(spec: PlacesSpec) -> bool:
     """Whether places are a folder of own images that has no training split."""
-    return DATASETS[spec.dataset].layout == OWN and not has_database(spec.root, "train")
+    return DATASETS[spec.dataset].layout == OWN and not folders.has_database(spec.root, "train")
 
 
 def require_queries(images: PlaceImages) -> None:
     """Raises UserError where a split without queries is to be trained on or tested."""
     if not images.query_files:
         own = images.dataset in DATASETS and DATASETS[images.dataset].layout == OWN
-        remedy = queries_wanted(images.base / images.split) if own else "use a spec that lists some"
+        remedy = folders.queries_wanted(images.base / images.split) if own else "use a spec that lists some"
         raise UserError(f"{images.places.name} has no queries: nothing can be looked up; {remedy}")
     if not images.database_files:
         raise UserError(f"{images.places.name} has no database images: there is nothing to find; get the spec again")

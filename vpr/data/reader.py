@@ -26,19 +26,13 @@ BYTES_AHEAD = 2 << 30  # of decoded images that wait for the model, at most
 
 
 class SizeGroup(NamedTuple):
-    """Images of one batch that share a size.
+    """Images of one batch that share a size."""
 
-    Attributes:
-        rows: their indices in the batch, int64 [b].
-        values: uint8 [b, 3, H, W], channels last in memory; or what frozen layers made of it, float16 [b, C, h, w].
-        image_size: their (height, width) in pixels.
-        frozen: whether `values` are what frozen layers made of the images.
-    """
-
-    rows: np.ndarray
+    rows: np.ndarray  # their indices in the batch, int64 [b]
+    # uint8 [b, 3, H, W], channels last in memory; or what frozen layers made of it, float16 [b, C, h, w].
     values: np.ndarray
-    image_size: tuple[int, int]
-    frozen: bool = False
+    image_size: tuple[int, int]  # their (height, width) in pixels
+    frozen: bool = False  # whether `values` are what frozen layers made of the images
 
 
 def collate(images: Iterable[np.ndarray | UserError]) -> list[SizeGroup] | UserError:
@@ -78,22 +72,15 @@ def _as_tensors(images: Iterable[np.ndarray | UserError]) -> Any:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Images by their index in `files`, decoded by workers ahead of the caller.
-
-    Attributes:
-        size: (height, width) in pixels to resize to; None keeps each image's own.
-        workers: that decode: processes beside a GPU, else threads; 0 decodes when the caller asks.
-        device: where the images are wanted.
-        longest_sides: pixels to which larger images are shrunk, by their index, where there is no `size`.
-        max_pixels: of an image as it lies in its file.
-    """
+    """Images by their index in `files`, decoded by workers ahead of the caller."""
 
     files: Sequence[Path]
-    size: Sequence[int] | None
-    workers: int
-    device: Device = CPU
+    size: Sequence[int] | None  # (height, width) in pixels to resize to; None keeps each image's own
+    workers: int  # that decode: processes beside a GPU, else threads; 0 decodes when the caller asks
+    device: Device = CPU  # where the images are wanted
+    # Pixels to which larger images are shrunk, by their index, where there is no `size`.
     longest_sides: Mapping[int, int] = field(default_factory=dict)
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = MAX_PIXELS  # of an image as it lies in its file
 
     def __len__(self) -> int:
         return len(self.files)
@@ -114,11 +101,7 @@ class ImageReader:
         return shrunk(image_size(self.files[index], self.max_pixels), self.longest_sides.get(index))
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[list[SizeGroup]]:
-        """The images of each batch of indices, in order.
-
-        Raises:
-            UserError: an image cannot be decoded; the message names it.
-        """
+        """The images of each batch of indices, in order; UserError where one cannot be decoded, which it names."""
         most = self._batches_that_wait(batches) if self.workers else 0
         loaded: Iterable[list[SizeGroup] | UserError]
         if self.device.type == "cuda":
@@ -178,12 +161,9 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read, as of `ImageReader`; larger ones than `max_pixels` are refused.
+    """How images are read, as of `ImageReader`; larger ones than `max_pixels` are refused."""
 
-    Attributes:
-        size: also (longest side,), to which larger images are shrunk in their own proportions.
-    """
-
+    # Also (longest side,), to which larger images are shrunk in their own proportions.
     size: tuple[int, ...] | None = None
     workers: int = 0
     device: Device = CPU

@@ -22,11 +22,7 @@ def utm_zone(text: str) -> str:
 
 @dataclass(frozen=True)
 class PlacesSpec:
-    """Which places a command is about. The flags' help says what the fields are.
-
-    Attributes:
-        max_pixels: of an image, with `skip_broken`.
-    """
+    """Which places a command is about. The flags' help says what the fields are."""
 
     dataset: str = _places(
         MISSING,
@@ -54,4 +50,4 @@ class PlacesSpec:
         "UTM zone of the database's metres, such as 17N, where neither images nor dataset tell",
         name="utmZone", group="index and locate", modes=("index", "locate", "serve"), type=utm_zone, metavar="ZONE",
     )  # fmt: skip
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = MAX_PIXELS  # of an image, with `skip_broken`

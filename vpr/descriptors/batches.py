@@ -29,16 +29,12 @@ Value = TypeVar("Value")
 
 
 class Source(Protocol):
-    """Where images come from by index: decoded from files, or as the frozen layers left them.
-
-    Attributes:
-        size: (height, width) in pixels to which all were resized; None where each has its own.
-    """
+    """Where images come from by index: decoded from files, or as the frozen layers left them."""
 
     @property
     def files(self) -> Sequence[Path]: ...
     @property
-    def size(self) -> Sequence[int] | None: ...
+    def size(self) -> Sequence[int] | None: ...  # (height, width) in pixels of all; None where each has its own
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """The images of each batch of indices, in order."""
 

@@ -15,24 +15,16 @@ from vpr.data.reader import SizeGroup, group_by_size
 
 @dataclass
 class FrozenFeatures:
-    """The frozen layers' output for each image of a list of files; yields batches as `ImageReader` does.
-
-    Attributes:
-        files: the images.
-        image_sizes: int64 [N, 2], height and width of the images in pixels.
-        shapes: int64 [N, 3], C, h, w of their features.
-        channels_last: whether an image's features are [h, w, C] in `values`, else [C, h, w].
-        device: where the features are wanted.
-        size: (height, width) in pixels to which all images were resized; None where each has its own.
-        values: float16, all features one after the other; in memory or mapped from a file.
-    """
+    """The frozen layers' output for each image of a list of files; yields batches as `ImageReader` does."""
 
     files: Sequence[Path]
-    image_sizes: np.ndarray
-    shapes: np.ndarray
-    channels_last: bool
-    device: Device
+    image_sizes: np.ndarray  # int64 [N, 2], height and width of the images in pixels
+    shapes: np.ndarray  # int64 [N, 3], C, h, w of their features
+    channels_last: bool  # whether an image's features are [h, w, C] in `values`, else [C, h, w]
+    device: Device  # where the features are wanted
+    # (height, width) in pixels to which all images were resized; None where each has its own.
     size: Sequence[int] | None = None
+    # float16, all features one after the other; in memory or mapped from a file.
     values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float16))
 
     @cached_property

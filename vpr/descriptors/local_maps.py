@@ -41,21 +41,15 @@ class FileValues:
 
 @dataclass(frozen=True)
 class LocalMaps:
-    """The maps of local descriptors of N images, one after the other.
+    """The maps of local descriptors of N images, one after the other."""
 
-    Attributes:
-        values: int8 [positions of all maps, d], in memory or in a file: unit vectors times SCALE, rounded.
-        grids: int32 [N, 2], rows and columns of each image's map.
-        starts: int64 [N + 1], where each image's rows begin in `values`.
-        checksums: uint32 [N], CRC-32 of each image's values, compared whenever they are read; None in memory.
-        source: the file of values, for messages.
-    """
-
+    # int8 [positions of all maps, d], in memory or in a file: unit vectors times SCALE, rounded.
     values: np.ndarray | FileValues
-    grids: np.ndarray
-    starts: np.ndarray
+    grids: np.ndarray  # int32 [N, 2], rows and columns of each image's map
+    starts: np.ndarray  # int64 [N + 1], where each image's rows begin in `values`
+    # uint32 [N], CRC-32 of each image's values, compared whenever they are read; None in memory.
     checksums: np.ndarray | None = None
-    source: str = ""
+    source: str = ""  # the file of values, for messages
 
     @property
     def dim(self) -> int:

@@ -25,7 +25,8 @@ from vpr.common.files import flock, read_json, write_json
 from vpr.common.memory import available_bytes
 from vpr.common.progress import say, track
 from vpr.common.provenance import recipe_hash, sha256_of
-from vpr.data.reader import ImageReader
+from vpr.data.places import PlaceImages
+from vpr.data.reader import ImageReader, Reading
 from vpr.descriptors.batches import over_images
 from vpr.descriptors.frozen_features import FrozenFeatures
 from vpr.models.describer import require_size
@@ -40,6 +41,15 @@ NEWBORN = 10.0  # seconds within which a file may not be locked yet
 
 class NoTrunkCache(Exception):
     """There is no room for the cache, or its values do not fit into float16; in every process at once."""
+
+
+def cached_split(
+    images: PlaceImages, reading: Reading, model: PlaceModel, where: str, folder: Path, batch_size: int | None
+) -> ImageReader | FrozenFeatures:
+    """As `cached_source`, of a split's database images, then its queries."""
+    size = "x".join(map(str, reading.size)) if reading.size else "own"
+    name = f"{images.places.name}-{images.places.fingerprint()[:6]}-{size}"
+    return cached_source(images.reader(reading), name, model, where, folder, batch_size)
 
 
 def cached_source(
@@ -214,11 +224,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _fill(source: FrozenFeatures, reader: ImageReader, model: PlaceModel, batch_size: int | None) -> None:
-    """Compute this process's share of the features; every machine makes all of them.
-
-    Raises:
-        NoTrunkCache: a value is too large for float16.
-    """
+    """Compute this process's share, every machine all; NoTrunkCache where a value is too large for float16."""
     fits = True
     for image, feature in over_images(
         lambda images: model.of_array(lambda values: model.frozen_features(values).half(), images),

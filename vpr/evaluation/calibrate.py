@@ -58,11 +58,7 @@ def require_queries_to_learn_from(count: int) -> None:
 
 
 def fit(answers: Answers, right: np.ndarray) -> Calibration:
-    """A logistic regression on the features that are known of most answers and differ between them.
-
-    Raises:
-        UserError: there is no such feature.
-    """
+    """A logistic regression on features that most answers have and that differ; UserError where there are none."""
     from sklearn.linear_model import LogisticRegression
 
     slope = slope_of(answers.distances)

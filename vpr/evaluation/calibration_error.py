@@ -10,17 +10,11 @@ MOST_BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """Queries in bins of about equal counts by their probability.
+    """Queries in bins of about equal counts by their probability."""
 
-    Attributes:
-        counts: [B] queries of each bin.
-        predicted: [B] mean probability.
-        happened: [B] share of first hits that are right.
-    """
-
-    counts: np.ndarray
-    predicted: np.ndarray
-    happened: np.ndarray
+    counts: np.ndarray  # [B] queries of each bin
+    predicted: np.ndarray  # [B] mean probability
+    happened: np.ndarray  # [B] share of first hits that are right
 
     @property
     def queries(self) -> int:

@@ -13,37 +13,23 @@ EVEN = 0.5  # probability from which answers are counted where the user names no
 
 @dataclass(frozen=True)
 class Scores:
-    """A score of each answer.
+    """A score of each answer."""
 
-    Attributes:
-        values: [M], the higher the surer; NaN where unknown.
-        kind: what it is, in words.
-        probability: whether it is meant as the probability that the first hit is right.
-        note: on what it was learnt, where that are these very queries; empty where it is not.
-    """
-
-    values: np.ndarray
-    kind: str
-    probability: bool = False
-    note: str = ""
+    values: np.ndarray  # [M], the higher the surer; NaN where unknown
+    kind: str  # what it is, in words
+    probability: bool = False  # whether it is meant as the probability that the first hit is right
+    note: str = ""  # on what it was learnt, where that are these very queries; empty where it is not
 
 
 @dataclass(frozen=True)
 class Certainty:
-    """A score judged by what was right.
-
-    Attributes:
-        curve: precision and recall over a threshold.
-        table: the table of a reliability diagram; None where the score is no probability.
-        unmatched: [U] scores of the queries without a true match.
-        least: threshold from which answers are counted; None counts none.
-    """
+    """A score judged by what was right."""
 
     scores: Scores
-    curve: PrecisionRecall
-    table: Reliability | None
-    unmatched: np.ndarray
-    least: float | None
+    curve: PrecisionRecall  # precision and recall over a threshold
+    table: Reliability | None  # the table of a reliability diagram; None where the score is no probability
+    unmatched: np.ndarray  # [U] scores of the queries without a true match
+    least: float | None  # threshold from which answers are counted; None counts none
 
     def figures(self) -> dict:
         """Numbers for a results file; None where there is none."""

@@ -22,26 +22,17 @@ TIMED_IMAGES, WARM_UP = 20, 3
 
 @dataclass(frozen=True)
 class Row:
-    """A model with its recalls and what it costs.
-
-    Attributes:
-        megabytes: of the exported file, or of a PyTorch model's values.
-        gflop: for an image of the first query's size, 2 for a multiplication and an addition.
-        curve: Recall@N for all N up to 100.
-        milliseconds: median for one image at a time; with re-ranking, and that of a query.
-        device: on which the model ran.
-        path: of the run or exported file, in full; `name` is so much of its end as tells it from the others.
-    """
+    """A model with its recalls and what it costs."""
 
     name: str
     evaluation: Evaluation
-    curve: dict[int, float]
-    megabytes: float
+    curve: dict[int, float]  # Recall@N for all N up to 100
+    megabytes: float  # of the exported file, or of a PyTorch model's values
     parameters: int
-    gflop: float
-    milliseconds: float
-    device: str
-    path: str
+    gflop: float  # for an image of the first query's size, 2 for a multiplication and an addition
+    milliseconds: float  # median for one image at a time; with re-ranking, and that of a query
+    device: str  # on which the model ran
+    path: str  # of the run or exported file, in full; `name` is so much of its end as tells it from the others
 
 
 def measure_model(
@@ -87,21 +78,13 @@ def measure_model(
     return rows
 
 
-def milliseconds_per_image(
-    describe: Callable[[np.ndarray], object],
-    images: list[np.ndarray],
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Median time of describing one image at a time, each uint8 [1, 3, H, W], after WARM_UP that do not count.
-
-    Args:
-        clock: seconds since any moment.
-    """
+def milliseconds_per_image(describe: Callable[[np.ndarray], object], images: list[np.ndarray]) -> float:
+    """Median time of describing one image at a time, each uint8 [1, 3, H, W], after WARM_UP that do not count."""
     times = []
     for image in images[:WARM_UP] + images:
-        started = clock()
+        started = time.perf_counter()
         describe(image)
-        times.append(clock() - started)
+        times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times[min(WARM_UP, len(images)) :])
 
 

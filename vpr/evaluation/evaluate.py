@@ -64,18 +64,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class QueryResults:
-    """What came of each query.
-
-    Attributes:
-        positives: for each query the database images that would have been right.
-        curve: Recall@N for all N up to CURVE.
-        ranking: the hits, and what ordered them.
-    """
+    """What came of each query."""
 
     outcomes: list[Outcome]
-    positives: list[np.ndarray]
-    curve: dict[int, float]
-    ranking: Ranking
+    positives: list[np.ndarray]  # for each query the database images that would have been right
+    curve: dict[int, float]  # Recall@N for all N up to CURVE
+    ranking: Ranking  # the hits, and what ordered them
 
     @property
     def found(self) -> np.ndarray:
@@ -159,13 +153,6 @@ def _counted(
     curve = recall_at(found, positives, range(1, CURVE + 1))
     recalls = recall_at(found, positives, recall_values)
     return replace(evaluation, recalls=recalls), QueryResults(outcomes, positives, curve, ranking)
-
-
-def measure(
-    descriptors: SplitDescriptors, model: Describer, images: PlaceImages, recall_values: Sequence[int]
-) -> tuple[Evaluation, QueryResults]:
-    """Recall@N of single images by an exact search."""
-    return next(measure_each(descriptors, model, images, recall_values))
 
 
 def _before_search(

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from netvlad import SMALLEST_NORM
-from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.data.images import decode
 from vpr.models.describer import Describer
@@ -25,26 +24,16 @@ from vpr.models.poolings.base import ClusterPooling
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is drawn of one image.
+    """What is drawn of one image."""
 
-    Attributes:
-        clusters: int64 [h, w], the cluster that owns each region.
-        shares: float32 [h, w], with what share, between 1 / K and 1.
-        contributions, constant: of `region_contributions`, [h, w] and a number.
-    """
-
-    clusters: torch.Tensor
-    shares: torch.Tensor
-    contributions: torch.Tensor
+    clusters: torch.Tensor  # int64 [h, w], the cluster that owns each region
+    shares: torch.Tensor  # float32 [h, w], with what share, between 1 / K and 1
+    contributions: torch.Tensor  # [h, w], with the constant of `region_contributions`
     constant: float
 
 
 def opened_at_pooling(model: Describer) -> tuple[PlaceModel, ClusterPooling]:
-    """The model as one that shows what it pools, and its pooling.
-
-    Raises:
-        UserError: it is an exported model, or one without clusters.
-    """
+    """The model as one that shows what it pools, and its pooling; UserError of an exported one, or without clusters."""
     if not isinstance(model, PlaceModel):
         raise UserError("--explain needs a run with NetVLAD, this is an exported .onnx model: give its run to --resume")
     if not isinstance(model.pool, ClusterPooling):
@@ -56,12 +45,7 @@ def opened_at_pooling(model: Describer) -> tuple[PlaceModel, ClusterPooling]:
 
 @torch.no_grad()
 def explain(
-    model: Describer,
-    query_file: Path,
-    match_file: Path,
-    size: tuple[int, ...] | None,
-    device: Device,
-    query_longest_side: int | None = None,
+    model: Describer, query_file: Path, match_file: Path, size: tuple[int, ...] | None, longest_side: int | None = None
 ) -> list[Explanation]:
     """The query's, then the match's part in the similarity of the two; each goes through the backbone once.
 
@@ -69,10 +53,8 @@ def explain(
     """
     opened, pool = opened_at_pooling(model)
     model.eval()
-    features = [
-        opened.local_descriptors(torch.from_numpy(decode(file, size, longest_side))[None].to(device))
-        for file, longest_side in ((query_file, query_longest_side), (match_file, None))
-    ]  # each [1, D, h, w]
+    images = decode(query_file, size, longest_side), decode(match_file, size)
+    features = [opened.local_descriptors(opened.tensor_of(image[None])) for image in images]  # each [1, D, h, w]
     descriptors = [opened.pooled(each)[0] for each in features]
     return [
         Explanation(*owners(pool, own), *region_contributions(opened, pool, own, other))

@@ -20,16 +20,11 @@ LEARNT_HERE = "learnt on these very queries, so that this is too good"
 
 @dataclass(frozen=True)
 class Judged:
-    """How sure answers are.
-
-    Attributes:
-        learnt: the calibration that was learnt from them, if one was to be.
-        failure: why a calibration could not be learnt or read; answers are then judged without.
-    """
+    """How sure answers are."""
 
     certainty: Certainty
-    learnt: StoredCalibration | None = None
-    failure: UserError | None = None
+    learnt: StoredCalibration | None = None  # the calibration that was learnt from them, if one was to be
+    failure: UserError | None = None  # why a calibration could not be learnt or read; answers are then judged without
 
 
 def judge_answers(

@@ -13,40 +13,24 @@ SHOWN = 5  # hits kept for each query
 
 @dataclass(frozen=True)
 class Hit:
-    """A database image that was found for a query.
+    """A database image that was found for a query."""
 
-    Attributes:
-        image: its index in the database.
-        metres: from the query, on the ground; None where positions are not known.
-        distance: from the query, of the descriptors; 0 to 2.
-        right: whether it counts.
-    """
-
-    image: int
-    metres: float | None
-    distance: float
-    right: bool
+    image: int  # its index in the database
+    metres: float | None  # from the query, on the ground; None where positions are not known
+    distance: float  # from the query, of the descriptors; 0 to 2
+    right: bool  # whether it counts
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found for one query.
+    """What was found for one query."""
 
-    Attributes:
-        query: its index.
-        hits: the first SHOWN.
-        rank: of the first right hit, from 1; None if none is among all that were looked at.
-        answerable: whether any database image would have been right.
-        reranked: whether the hits were re-ranked.
-        rank_before: as `rank`, before that.
-    """
-
-    query: int
-    hits: list[Hit]
-    rank: int | None
-    answerable: bool
-    reranked: bool = False
-    rank_before: int | None = None
+    query: int  # its index
+    hits: list[Hit]  # the first SHOWN
+    rank: int | None  # of the first right hit, from 1; None if none is among all that were looked at
+    answerable: bool  # whether any database image would have been right
+    reranked: bool = False  # whether the hits were re-ranked
+    rank_before: int | None = None  # as `rank`, before that
 
     @property
     def status(self) -> str:

@@ -7,21 +7,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """A point for each score that occurs, from the highest on: all queries of at least that score are answered.
+    """A point for each score that occurs, from the highest on: all queries of at least that score are answered."""
 
-    Attributes:
-        thresholds: [T] scores, falling.
-        answered: [T] queries that are answered.
-        right: [T] of these, those whose first hit is right.
-        answerable: queries that have a true match in the database.
-        queries: all queries.
-    """
-
-    thresholds: np.ndarray
-    answered: np.ndarray
-    right: np.ndarray
-    answerable: int
-    queries: int
+    thresholds: np.ndarray  # [T] scores, falling
+    answered: np.ndarray  # [T] queries that are answered
+    right: np.ndarray  # [T] of these, those whose first hit is right
+    answerable: int  # queries that have a true match in the database
+    queries: int  # all queries
 
     @property
     def precision(self) -> np.ndarray:

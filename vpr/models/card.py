@@ -15,13 +15,6 @@ CARD = ("model", "dimension", "pooled_dimension", "smallest_side", "flags")  # w
 INSTALL = "python -m pip install -r requirements-deploy.txt"
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether an exported file has a checksum, which then is right."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: export a run with --mode=export")
-    return check_onnx(path, "export it again")
-
-
 def read_card(path: Path, metadata: dict[str, str], sealed: bool) -> dict:
     """What an exported file says of itself; its flags are not checked here.
 
@@ -60,7 +53,10 @@ def open_session(path: Path, optimized: bool = True) -> tuple[Any, dict]:
     Args:
         optimized: whether it will compute; to be read alone it need not.
     """
-    runtime, sealed = import_optional("onnxruntime"), is_sealed(path)
+    runtime = import_optional("onnxruntime")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: export a run with --mode=export")
+    sealed = check_onnx(path, "export it again")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = compute_threads()
     if not optimized:

@@ -13,36 +13,25 @@ class Describer(Protocol):
     """Images uint8 [B, 3, H, W] -> descriptors float16 [B, dim] of length 1, in main memory both.
 
     Rounding to float16 moves a squared distance between descriptors by some 1e-6 and halves their memory.
-
-    Attributes:
-        name: backbone, weights, pooling, dimension and number format in words, with which results are labelled.
-        dim: length of a descriptor.
-        pooled_dim: length of a descriptor before whitening.
-        device: whose memory counts: the CPU's, if a file is run by another program.
-        runs_on: where it computes.
-        parameter_count: numbers that it stores, whitening included.
-        megabytes: in which they are stored.
-        smallest_side: pixels that an image must have in height and width.
-        recipe: by name, what an image's descriptor depends on beside the image: what tells the model from others.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str: ...  # with which results are labelled: backbone, weights, pooling, dimension, number format
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int: ...  # length of a descriptor
     @property
-    def pooled_dim(self) -> int: ...
+    def pooled_dim(self) -> int: ...  # length of a descriptor before whitening
     @property
-    def device(self) -> Device: ...
+    def device(self) -> Device: ...  # whose memory counts: the CPU's, if a file is run by another program
     @property
-    def runs_on(self) -> Device: ...
+    def runs_on(self) -> Device: ...  # where it computes
     @property
-    def parameter_count(self) -> int: ...
+    def parameter_count(self) -> int: ...  # numbers that it stores, whitening included
     @property
-    def megabytes(self) -> float: ...
+    def megabytes(self) -> float: ...  # in which they are stored
     @property
-    def smallest_side(self) -> int: ...
-    @property
+    def smallest_side(self) -> int: ...  # pixels that an image must have in height and width
+    @property  # by name, what an image's descriptor depends on beside the image: what tells the model from others
     def recipe(self) -> dict[str, str]: ...
 
     def describe(self, images: np.ndarray, frozen: bool = False) -> np.ndarray:

@@ -46,19 +46,12 @@ Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Engine:
-    """A program that computes an ONNX file on the processor.
+    """A program that computes an ONNX file on the processor."""
 
-    Attributes:
-        title: in result lines.
-        package: that has to be installed.
-        formats: number formats that it computes a network of float32 in.
-        open: gives the session of a file in one of them.
-    """
-
-    title: str
-    package: str
-    formats: tuple[str, ...]
-    open: Callable[[Path, str], Session]
+    title: str  # in result lines
+    package: str  # that has to be installed
+    formats: tuple[str, ...]  # number formats that it computes a network of float32 in
+    open: Callable[[Path, str], Session]  # gives the session of a file in one of them
 
 
 def _onnx_runtime(path: Path, precision: str) -> Session:
@@ -101,23 +94,14 @@ AUTO = {"bf16": ("openvino",), "fp32": ("openvino", "onnxruntime")}  # what is t
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone that an engine shall compute.
+    """A backbone that an engine shall compute."""
 
-    Attributes:
-        layers: in plain operations, from images uint8 [B, H, W, 3] to local descriptors float32 [B, D, h, w].
-        name: for files and messages.
-        flags: of the model.
-        precision: number format to compute in.
-        smallest_side: pixels that an image must have in height and width.
-        has_winograd: whether PyTorch's own way is faster than any engine's.
-    """
-
-    layers: "nn.Module"
-    name: str
-    flags: dict[str, object]
-    precision: str
-    smallest_side: int
-    has_winograd: bool
+    layers: "nn.Module"  # in plain operations, from images uint8 [B, H, W, 3] to local descriptors float32 [B, D, h, w]
+    name: str  # for files and messages
+    flags: dict[str, object]  # of the model
+    precision: str  # number format to compute in
+    smallest_side: int  # pixels that an image must have in height and width
+    has_winograd: bool  # whether PyTorch's own way is faster than any engine's
 
 
 @dataclass(frozen=True)

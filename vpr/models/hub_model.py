@@ -20,26 +20,22 @@ import torch.nn.functional as F
 from vpr.common.device import CPU, Device
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.models.backbones.base import IMAGENET
 from vpr.models.flops import count_gflop
 from vpr.models.local_projection import LocalProjection
 from vpr.models.spec import HUB
 from vpr.models.weights import weights_hash
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 PROBE = (224, 224)  # pixels of the image on which the dimension is found, where the model says no size
 
 
 @dataclass(frozen=True)
 class HubEntry:
-    """What to load.
+    """What to load."""
 
-    Attributes:
-        where: OWNER/REPOSITORY, or a folder.
-        arguments: of the entry, numbers and truth values as JSON has them, else text.
-    """
-
-    where: str
+    where: str  # OWNER/REPOSITORY, or a folder
     entry: str
+    # Of the entry, numbers and truth values as JSON has them, else text.
     arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,7 +86,7 @@ class HubModel:
         self.network, self.device, self.runs_on = self._loaded(entry), CPU, CPU
         said = getattr(self.network, "image_size", None)
         self.size = tuple(map(int, said)) if said is not None else None
-        mean, std = getattr(self.network, "mean", MEAN), getattr(self.network, "std", STD)
+        mean, std = getattr(self.network, "mean", IMAGENET[0]), getattr(self.network, "std", IMAGENET[1])
         self._mean, self._std = (torch.tensor(tuple(each), dtype=torch.float32)[:, None, None] for each in (mean, std))
         self.dim = self.pooled_dim = len(self.describe(np.zeros((1, 3, *(self.size or PROBE)), np.uint8))[0])
         normalization = f"{json.dumps([list(mean), list(std)])}"

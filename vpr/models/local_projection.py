@@ -9,17 +9,11 @@ LOCAL_DIM = 64
 
 @dataclass(frozen=True, eq=False)
 class LocalProjection:
-    """What projects the directions of local descriptors onto their principal components; see `vpr.models.pca`.
+    """What projects the directions of local descriptors onto their principal components; see `vpr.models.pca`."""
 
-    Attributes:
-        mean: float32 [D], of local descriptors of length 1.
-        components: float32 [d, D], principal components, those of the largest variance first, scaled.
-        learnt_on: in words.
-    """
-
-    mean: np.ndarray
-    components: np.ndarray
-    learnt_on: str = ""
+    mean: np.ndarray  # float32 [D], of local descriptors of length 1
+    components: np.ndarray  # float32 [d, D], principal components, those of the largest variance first, scaled
+    learnt_on: str = ""  # in words
 
     @property
     def dim(self) -> int:

@@ -28,17 +28,11 @@ FEWEST_VALUES = 20480  # of a map: with fewer PyTorch computes a single one in a
 
 @dataclass(frozen=True)
 class Rule:
-    """From which layer on NNPACK is faster than PyTorch with channels last.
+    """From which layer on NNPACK is faster than PyTorch with channels last."""
 
-    Attributes:
-        area: height x width of its maps; below, transforming the kernels costs more than it saves.
-        kernels: how many it has, input x output channels; with fewer, moving the maps costs more.
-        sides: of these kernels.
-    """
-
-    area: int
-    kernels: int
-    sides: tuple[int, ...]
+    area: int  # height x width of its maps; below, transforming the kernels costs more than it saves
+    kernels: int  # how many it has, input x output channels; with fewer, moving the maps costs more
+    sides: tuple[int, ...]  # of these kernels
 
 
 # By the float32 that an instruction names and those that a core multiplies at a time. The last row was reckoned from

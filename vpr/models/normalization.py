@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vpr.common.errors import UserError
 from vpr.common.files import is_file
-from vpr.models.backbones.base import own_pixels, published
+from vpr.models.backbones.base import IMAGENET, own_pixels, published
 
 Colour = tuple[float, float, float]  # R, G, B
 
@@ -25,7 +25,7 @@ def _of_unit_range(mean: Colour, std: Colour) -> Normalization:
 
 NORMALIZATIONS = {
     # torchvision's networks: of its documentation of the ImageNet transforms.
-    "torchvision": _of_unit_range((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "torchvision": _of_unit_range(*IMAGENET),
     # Oxford's networks as published: the mean colour of ImageNet, no scaling.
     "caffe": Normalization((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
     # torchvision's VGG16_Weights.IMAGENET1K_FEATURES: Oxford's network with the mean as torchvision gives it.

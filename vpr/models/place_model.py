@@ -31,19 +31,15 @@ class PlaceModel(nn.Module):
 
     Attributes:
         spec: what it is.
-        encoder: the backbone, by its name in checkpoints; [B, 3, H, W] -> [B, D, h, w].
-        pool: [B, D, h, w] -> [B, pooled_dim].
-        whitening: [B, pooled_dim] -> [B, dim], or None.
         dtype: number format in which the backbone computes. Weights and pooling are float32 always.
         engine: that computes the backbone where no gradients are wanted; None is PyTorch.
-        mean, std: [1, 3, 1, 1], of pixels from 0 to 255, as the backbone expects them.
     """
 
-    encoder: Backbone
-    pool: Pooling
-    whitening: Whitening | None
-    mean: torch.Tensor
-    std: torch.Tensor
+    encoder: Backbone  # by its name in checkpoints; [B, 3, H, W] -> [B, D, h, w]
+    pool: Pooling  # [B, D, h, w] -> [B, pooled_dim]
+    whitening: Whitening | None  # [B, pooled_dim] -> [B, dim]
+    mean: torch.Tensor  # [1, 3, 1, 1], of pixels from 0 to 255, as the backbone expects them
+    std: torch.Tensor  # likewise
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()

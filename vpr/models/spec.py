@@ -58,9 +58,6 @@ class ModelSpec:
     """All that has to be known to build a model without its trained values.
 
     The flags' help says what the fields are; None stands for what belongs to the weights or the backbone.
-
-    Attributes:
-        seed: of random weights.
     """
 
     arch: str = _model(
@@ -87,13 +84,9 @@ class ModelSpec:
         nargs="+", type=count, metavar="N", on_card=True,
     )  # fmt: skip
     pooling: str = _model(
-        "netvlad",
-        "how local descriptors become one",
-        choices="vpr.models.poolings:POOLINGS",
-        on_card=True,
-        tolerated=True,
-        common=True,
-    )
+        "netvlad", "how local descriptors become one",
+        choices="vpr.models.poolings:POOLINGS", on_card=True, tolerated=True, common=True,
+    )  # fmt: skip
     clusters: int = _model(
         64, "clusters of NetVLAD (visual words)",
         name="num_clusters", type=whole_number(2), on_card=True, clusters=True, tolerated=True, common=True,
@@ -119,7 +112,7 @@ class ModelSpec:
         "transformer, the last stage of others; from random weights and after pruning the first)",
         name="trainFrom", group="train", modes=("train", "prune"), metavar="LAYER", kept=TRAINING,
     )  # fmt: skip
-    seed: int = DEFAULT_SEED
+    seed: int = DEFAULT_SEED  # of random weights
     cut: int | None = _added(
         None,
         "where a backbone of timm ends: the stride of the map of local descriptors in pixels, of a vision transformer "

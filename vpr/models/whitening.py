@@ -22,20 +22,14 @@ ANY_SIZE = "any"  # image size of a whitening that serves images of every size
 
 
 class Whitening(nn.Module):
-    """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim].
+    """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim]."""
 
-    Attributes:
-        mean: [D].
-        projection: [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first.
-        learnt_on: in words, for results.
-    """
-
-    mean: torch.Tensor
-    projection: torch.Tensor
+    mean: torch.Tensor  # [D]
+    projection: torch.Tensor  # [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first
 
     def __init__(self, mean: torch.Tensor, projection: torch.Tensor, learnt_on: str = ""):
         super().__init__()
-        self.learnt_on = learnt_on
+        self.learnt_on = learnt_on  # in words, for results
         self.register_buffer("mean", mean)
         self.register_buffer("projection", projection)
 
@@ -135,22 +129,16 @@ def _tiles(length: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class WhiteningRecipe:
-    """What a whitening is learnt on. It serves descriptors that agree in all of this but the training set.
+    """What a whitening is learnt on. It serves descriptors that agree in all of this but the training set."""
 
-    Attributes:
-        weights_hash: of the model without its whitening.
-        image_size: `H W` in pixels that images were resized to, or `own`; `any` where it came with an imported model.
-        dataset, dataset_hash: name of the training set, and a hash of its names and positions.
-    """
-
-    weights_hash: str
+    weights_hash: str  # of the model without its whitening
     arch: str
     pooling: str
     normalization: str
     precision: str
-    image_size: str
-    dataset: str = ""
-    dataset_hash: str = ""
+    image_size: str  # `H W` in pixels that images were resized to, or `own`; `any` where it came with an imported model
+    dataset: str = ""  # name of the training set
+    dataset_hash: str = ""  # of its names and positions
 
     def path(self, folder: Path) -> Path:
         """The file of a whitening; its name tells recipes apart."""
@@ -170,18 +158,12 @@ class WhiteningRecipe:
 
 @dataclass(frozen=True)
 class StoredWhitening:
-    """A whitening as it is stored, with all dimensions that were learnt.
-
-    Attributes:
-        dim: how many of them are taken unless the user asks for others.
-        recipe: what it was learnt on; None in files of earlier versions.
-        images: how many images it was learnt on; 0 if unknown.
-    """
+    """A whitening as it is stored, with all dimensions that were learnt."""
 
     whitening: Whitening
-    dim: int
-    recipe: WhiteningRecipe | None = None
-    images: int = 0
+    dim: int  # how many of them are taken unless the user asks for others
+    recipe: WhiteningRecipe | None = None  # what it was learnt on; None in files of earlier versions
+    images: int = 0  # how many images it was learnt on; 0 if unknown
 
 
 def whitening_files(folder: Path, weights_hash: str) -> list[Path]:

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     flags = {**run_flags(options, precision_name(pruned.dtype)), "channels": spec["channels"], "trainFrom": train_from}
     folder = create_run(
         Path(options.runsPath), options.arch, f"{options.pooling}_pruned", flags, options.savePath,
-        state.checkpoint(spec), best=True,
+        state.checkpoint(), best=True,
     )  # fmt: skip
     before, after = (sum(value.numel() for value in part.backbone.parameters()) for part in (model, pruned))
     say(f"{pruned.name}\nbackbone: {before / 1e6:.2f} -> {after / 1e6:.2f} million parameters")

@@ -13,13 +13,13 @@ from vpr.common import processes
 from vpr.common.device import Device, choose_device, compute_dtype, device_line, precision_name
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
+from vpr.descriptors.trunk_cache import cached_split
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_pooling
 from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import create_run, load_checkpoint, read_flags
-from vpr.training.sources import Sources
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
-from vpr.training.trainer import Trainer
+from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import TrainingSet, load_training_set
 from vpr.training.validation import ValidationReranking, open_test_split
 
@@ -56,7 +56,8 @@ def train(
     read, rules, batch = reading(options, state.model.device), training_rules(options), options.cacheBatchSize
     say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
     where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
-    sources = Sources.cached(training.images, validation, state.model, read, where, Path(options.cachePath), batch)
+    splits, cache = (training.images, validation), Path(options.cachePath)
+    sources = Sources(*(cached_split(images, read, state.model, where, cache, batch) for images in splits))
     trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, reranking)
     trainer.run()
     trainer.test(test, test.reader(read) if test else None)
@@ -78,7 +79,7 @@ def _start(options: argparse.Namespace, splits: dict[str, dict], device: Device)
             options.pooling,
             run_flags(options, precision_name(model.dtype)),
             options.savePath,
-            state.checkpoint(model.spec.flags()),
+            state.checkpoint(),
         )
     folder = processes.broadcast(folder)
     assert folder is not None  # process 0 made it

@@ -7,7 +7,6 @@ import torch
 from PIL import Image, ImageOps
 
 from netvlad import SMALLEST_NORM
-from vpr.common.device import Device
 from vpr.data.images import read_image
 from vpr.evaluation.explanation import Explanation, explain, opened_at_pooling
 from vpr.models.describer import Describer
@@ -19,25 +18,20 @@ DIMMED = 0.7  # the grey image's brightness, so that colours stand out
 
 
 def explain_pair(
-    model: Describer,
-    query_file: Path,
-    match_file: Path,
-    size: tuple[int, ...] | None,
-    device: Device,
-    query_longest_side: int | None = None,
+    model: Describer, query_file: Path, match_file: Path, size: tuple[int, ...] | None, longest_side: int | None = None
 ) -> Image.Image:
     """Four pictures in a row: the query by cluster and by contribution, then the match likewise.
 
     Args:
         size: (height, width) in pixels to resize to; None keeps each image's own.
-        query_longest_side: pixels, to which a larger query is shrunk where there is no `size`.
+        longest_side: pixels, to which a larger query is shrunk where there is no `size`.
 
     Raises:
         UserError: the model has no clusters, or an image cannot be decoded or is too small.
     """
     cells, files = [], (query_file, match_file)
     clusters = opened_at_pooling(model)[1].num_clusters
-    explanations = explain(model, *files, size, device, query_longest_side)
+    explanations = explain(model, *files, size, longest_side)
     for name, file, explanation in zip(("query", "match"), files, explanations, strict=True):
         grey = _grey(read_image(file))
         owned, captions = explanation.clusters, cluster_caption(name, explanation.clusters, clusters)

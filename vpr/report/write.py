@@ -138,6 +138,6 @@ def explainer(model: Describer, images: PlaceImages, size: tuple[int, ...] | Non
 
     def draw(outcome: Outcome) -> Image:
         files = images.query_files[outcome.query], images.database_files[outcome.hits[0].image]
-        return explain_pair(model, *files, size, model.device, images.query_longest_side)
+        return explain_pair(model, *files, size, images.query_longest_side)
 
     return draw

@@ -25,11 +25,7 @@ ENDING = ".hdf5"
 
 
 class MissingCentroids(UserError):
-    """There are no centroids for a model.
-
-    Attributes:
-        path: where they were sought.
-    """
+    """There are no centroids for a model; `path` is where they were sought."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"no centroids at {path}: make them with --mode=cluster")
@@ -38,39 +34,27 @@ class MissingCentroids(UserError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What centroids are made from. Two files with equal recipes hold centroids for the same model and images.
-
-    Attributes:
-        weights_hash: of the backbone's values, so that a file and a name of the same weights are the same.
-        dataset: name of the training spec.
-        dataset_hash: of the names and positions in it.
-        image_size: `H W` in pixels that images were resized to, or `own`.
-    """
+    """What centroids are made from. Two files with equal recipes hold centroids for the same model and images."""
 
     arch: str
     weights: str
-    weights_hash: str
+    weights_hash: str  # of the backbone's values, so that a file and a name of the same weights are the same
     normalization: str
     num_clusters: int
-    dataset: str
-    dataset_hash: str
-    image_size: str
+    dataset: str  # name of the training spec
+    dataset_hash: str  # of the names and positions in it
+    image_size: str  # `H W` in pixels that images were resized to, or `own`
     seed: int
 
 
 @dataclass(frozen=True)
 class OwnImages:
-    """A database whose own images the clusters are learnt of where there are none.
-
-    Attributes:
-        batch_size: images at once; 0: as many as memory holds.
-        prepare: brings a model to where it shall describe so many `images`.
-    """
+    """A database whose own images the clusters are learnt of where there are none."""
 
     images: PlaceImages
     read: Reading
-    batch_size: int | None
-    prepare: Callable[..., object]
+    batch_size: int | None  # images at once; 0: as many as memory holds
+    prepare: Callable[..., object]  # brings a model to where it shall describe so many `images`
 
     def learn(self, model: PlaceModel, recipe: "Recipe", path: Path) -> None:
         """Learn clusters, and write them."""

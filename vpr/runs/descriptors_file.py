@@ -22,37 +22,23 @@ REMEDY = "drop --loadDescriptors, or name a file that this model made of these i
 
 @dataclass(frozen=True)
 class SplitDescriptors:
-    """Descriptors of a split.
+    """Descriptors of a split."""
 
-    Attributes:
-        database, queries: float16 [N, dim] and [M, dim].
-        image_sizes: the (height, width) in pixels that its images had.
-        resized: whether all were resized to that.
-        made_by: what made them, where that is not the model at hand; empty where it is.
-        local: local descriptors, where they were kept.
-    """
-
-    database: np.ndarray
-    queries: np.ndarray
-    image_sizes: set[tuple[int, int]]
-    resized: bool = False
-    made_by: str = ""
-    local: "SplitLocal | None" = None
+    database: np.ndarray  # float16 [N, dim]
+    queries: np.ndarray  # float16 [M, dim]
+    image_sizes: set[tuple[int, int]]  # the (height, width) in pixels that its images had
+    resized: bool = False  # whether all were resized to that
+    made_by: str = ""  # what made them, where that is not the model at hand; empty where it is
+    local: "SplitLocal | None" = None  # local descriptors, where they were kept
 
 
 @dataclass(frozen=True)
 class SplitLocal:
-    """Local descriptors of a split.
+    """Local descriptors of a split."""
 
-    Attributes:
-        maps: of the database's images, then of the queries.
-        database_images: how many there are of the first.
-        projection: what projected them; None where the model did.
-    """
-
-    maps: LocalMaps
-    database_images: int
-    projection: LocalProjection | None
+    maps: LocalMaps  # of the database's images, then of the queries
+    database_images: int  # how many there are of the first
+    projection: LocalProjection | None  # what projected them; None where the model did
 
     @property
     def database(self) -> LocalMaps:
@@ -66,11 +52,7 @@ class SplitLocal:
 
 
 def model_recipe(model: Describer, image_size: Sequence[int] | None) -> dict[str, str]:
-    """What an image's descriptor depends on beside the image.
-
-    Args:
-        image_size: (height, width) in pixels that images are resized to; None is their own.
-    """
+    """What a descriptor depends on beside the image; `image_size`: (height, width) in pixels, None: its own."""
     return {**model.recipe, "image_size": size_text(image_size)}
 
 

@@ -24,7 +24,8 @@ from vpr.common.progress import Progress, say
 from vpr.common.provenance import HDF5_SIGNATURE
 from vpr.data.images import image_size
 from vpr.data.places import PlaceImages
-from vpr.search.pairs import require_no_spaces, retrieval_pairs
+from vpr.search.exact import nearest
+from vpr.search.floats import Descriptors
 
 DESCRIPTOR, SIZE = "global_descriptor", "image_size"
 REMEDY = "describe these images anew, or name another file with --loadDescriptors"
@@ -33,19 +34,12 @@ LENGTH_TOLERANCE = 0.01  # by which a descriptor's length may differ from 1
 
 @dataclass(frozen=True)
 class HlocFiles:
-    """The files that are wanted.
+    """The files that are wanted."""
 
-    Attributes:
-        features: HDF5 file of global descriptors; None is none.
-        half: whether its numbers are float16 instead of float32.
-        pairs: text file of image pairs; None is none.
-        top: pairs of each query.
-    """
-
-    features: Path | None = None
-    half: bool = False
-    pairs: Path | None = None
-    top: int = 20
+    features: Path | None = None  # HDF5 file of global descriptors; None is none
+    half: bool = False  # whether its numbers are float16 instead of float32
+    pairs: Path | None = None  # text file of image pairs; None is none
+    top: int = 20  # pairs of each query
 
     def check(self, images: PlaceImages, root: Path) -> None:
         """Raises UserError where the names of images cannot stand in the files; before they are described."""
@@ -55,12 +49,18 @@ class HlocFiles:
                 require_no_spaces(names)
 
 
-def image_names(files: Sequence[Path], root: Path) -> list[str]:
-    """The names of images in hloc's and COLMAP's files: their paths below `root`.
+def require_no_spaces(names: Sequence[str]) -> None:
+    """Raises UserError where names have spaces, which divide the two names of a line in a list of pairs."""
+    wrong = [name for name in names if len(name.split()) != 1]
+    if wrong:
+        raise UserError(
+            f"--pairs: {len(wrong)} names of images have spaces, first {wrong[0]!r}, which the readers of such a list "
+            "take for two names: rename these files"
+        )
 
-    Raises:
-        UserError: an image lies elsewhere.
-    """
+
+def image_names(files: Sequence[Path], root: Path) -> list[str]:
+    """The names of images in hloc's and COLMAP's files: paths below `root`; UserError where one lies elsewhere."""
     try:
         return [file.relative_to(root).as_posix() for file in files]
     except ValueError as error:
@@ -93,6 +93,21 @@ def write_hloc_files(
         pairs = retrieval_pairs(database, database if queries is None else queries, names, query_names, wanted.top)
         count = _write_pairs(wanted.pairs, pairs)
         say(f"wrote {wanted.pairs}: {count} pairs of {len(query_names)} images")
+
+
+def retrieval_pairs(
+    database: Descriptors, queries: Descriptors, database_names: Sequence[str], query_names: Sequence[str], top: int
+) -> Iterator[tuple[str, str]]:
+    """Each query with its `top` nearest database images, best first, never with itself.
+
+    Args:
+        database: [N, dim]; queries: [M, dim], which may be the database.
+        database_names, query_names: of the images; equal names are the same image.
+    """
+    found = nearest(database, queries, top + 1)  # one more: the image itself may be among them
+    for query, hits in zip(query_names, found, strict=True):
+        others = [database_names[hit] for hit in hits if database_names[hit] != query]
+        yield from ((query, other) for other in others[:top])
 
 
 def _write_features(path: Path, parts: list[tuple[list[Path], list[str], np.ndarray]], half: bool) -> int:

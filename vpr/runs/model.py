@@ -14,39 +14,25 @@ from vpr.models.onnx_model import OnnxModel
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on the CPU, and where it comes from.
-
-    Attributes:
-        source: for results files.
-        folder: where its whitening lies.
-        results: where results of it go: its run, or beside its exported file; None for the off-the-shelf model.
-        flags: those stored with it.
-        trained_on: hash of a run's training set, as of `training_set`; empty where the run does not say.
-    """
+    """A model on the CPU, and where it comes from."""
 
     model: Describer
-    source: dict[str, Any]
-    folder: Path
+    source: dict[str, Any]  # for results files
+    folder: Path  # where its whitening lies
+    # Where results of it go: its run, or beside its exported file; None for the off-the-shelf model.
     results: Path | None = None
-    flags: Mapping[str, Any] = field(default_factory=dict)
-    trained_on: str = ""
+    flags: Mapping[str, Any] = field(default_factory=dict)  # those stored with it
+    trained_on: str = ""  # hash of a run's training set, as of `training_set`; empty where the run does not say
 
 
 @dataclass(frozen=True)
 class WhiteningChoice:
-    """Which of a model's whitenings is wanted, if it has several: it was learnt on images like those to come.
+    """Which of a model's whitenings is wanted, if it has several: it was learnt on images like those to come."""
 
-    Attributes:
-        reading: how images are read.
-        precision: number format, as of --precision.
-        places: whose training split it was learnt on.
-        dims: dimensions of a whitened descriptor; None takes what was asked for when it was learnt.
-    """
-
-    reading: Reading
-    precision: str
-    places: PlacesSpec
-    dims: int | None = None
+    reading: Reading  # how images are read
+    precision: str  # number format, as of --precision
+    places: PlacesSpec  # whose training split it was learnt on
+    dims: int | None = None  # dimensions of a whitened descriptor; None takes what was asked for when it was learnt
 
 
 def load_exported(path: Path, whitened: bool) -> LoadedModel:

@@ -59,11 +59,7 @@ def off_the_shelf(
 
 
 def restore_model(checkpoint: dict[str, Any], spec: ModelSpec, run: Path) -> PlaceModel:
-    """The model of a checkpoint that was loaded from a run.
-
-    Raises:
-        UserError: the checkpoint is of another model than `spec`, which the run's flags say.
-    """
+    """The model of a run's checkpoint; UserError where that is of another model than `spec`, as the run's flags say."""
     for name, value in spec.flags().items():
         stored = checkpoint["flags"].get(name, ADDED_FLAGS.get(name))
         if stored != value:
@@ -83,17 +79,10 @@ def whitening_recipe(
     model: PlaceModel, choice: WhiteningChoice, dataset: str = "", dataset_hash: str = ""
 ) -> WhiteningRecipe:
     """What a whitening of a model without one is learnt on, or, without a training set, has to agree with."""
-    recipe = model.recipe
-    return WhiteningRecipe(
-        weights_hash=recipe["weights_hash"],
-        arch=recipe["arch"],
-        pooling=recipe["pooling"],
-        normalization=recipe["normalization"],
-        precision=precision_name(compute_dtype(choice.precision, choice.reading.device)),
-        image_size=size_text(choice.reading.size),
-        dataset=dataset,
-        dataset_hash=dataset_hash,
-    )
+    recipe, size = model.recipe, size_text(choice.reading.size)
+    same = {name: recipe[name] for name in ("weights_hash", "arch", "pooling", "normalization")}
+    precision = precision_name(compute_dtype(choice.precision, choice.reading.device))
+    return WhiteningRecipe(**same, precision=precision, image_size=size, dataset=dataset, dataset_hash=dataset_hash)
 
 
 def _whitened(loaded: LoadedModel, model: PlaceModel, choice: WhiteningChoice) -> LoadedModel:

@@ -37,11 +37,7 @@ def newest_run(runs: Path, which: str | None = None) -> Path:
 
 
 def read_flags(run: Path) -> dict:
-    """The flags a run was trained with.
-
-    Raises:
-        UserError: `run` is not a run of this program.
-    """
+    """The flags a run was trained with; UserError where `run` is none of this program."""
     if not (run / FLAGS_FILE).is_file():
         raise UserError(f"{run} is not a run ({FLAGS_FILE} is missing): name a folder under runs/ that training made")
     flags = read_json(run / FLAGS_FILE)
@@ -88,11 +84,7 @@ def save_checkpoint(folder: Path, state: dict, best: bool = False) -> None:
 
 
 def load_checkpoint(run: Path, checkpoint_folder: str, which: str) -> dict:
-    """Read a checkpoint without running any code from it.
-
-    Raises:
-        UserError: missing, unreadable, or not written by this program.
-    """
+    """Read a checkpoint, running no code of it; UserError if it is missing, unreadable or another program's."""
     path = run / checkpoint_folder / CHECKPOINT_FILES[which]
     if not path.is_file():
         other = "; before the first validation there is only --ckpt=latest" if which == "best" else ""

@@ -17,11 +17,7 @@ def is_exported(path: Path) -> bool:
 
 
 def stored_flags(path: Path) -> dict[str, Any]:
-    """The flags that a run was trained with, or those in an exported file.
-
-    Raises:
-        UserError: it is missing, damaged or of another program.
-    """
+    """The flags stored with a run or an exported file; UserError if it is missing, damaged or of another program."""
     if not is_exported(path):
         return read_flags(path)
     from vpr.models.card import card_of

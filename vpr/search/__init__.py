@@ -5,7 +5,6 @@ exact.py        Exact search: the nearest database descriptors of each query, by
 floats.py       Descriptors in float32, a tile at a time
 limited.py      Searches that are limited to some images: by FAISS's selectors, or by asking any search for more
 on_disk.py      FAISS inverted lists in a memory-mapped file, for databases larger than memory
-pairs.py        pairs of images that look alike, for matchers and structure from motion
 protocols.py    Which hits count: the search protocol of each data set, and images that may not be found for a query
 rules.py        By which rules a search goes along sequences; imports nothing heavy, since `--help` reads their flags
 sequences.py    Search by sequences: a database image is like a query if the frames around both are alike

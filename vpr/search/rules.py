@@ -44,20 +44,16 @@ class SequenceRule:
 
 @dataclass(frozen=True)
 class RecentFrames:
-    """Frames of the query's own sequence that may not be found, as loop closure has it: itself and those around it.
+    """Frames of the query's own sequence that may not be found, as loop closure has it: itself and those around it."""
 
-    Attributes:
-        frames: how many before the query, and how many after.
-        causal: all that come after it: when it was taken, they were not there.
-    """
-
+    # How many before the query, and how many after.
     frames: int = flag(
         MISSING,
         "loop closure: the N frames before and after a query in its own sequence, and itself, are neither hits nor "
         "positives",
         name="excludeRecent", typed=None, group="sequences", modes=("test",), type=whole, metavar="N",
     )  # fmt: skip
-    causal: bool = False
+    causal: bool = False  # all that come after it: when it was taken, they were not there
 
     def text(self) -> str:
         """How results name it."""

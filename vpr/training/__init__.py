@@ -6,7 +6,6 @@ losses.py        the ranking loss of a batch of tuples
 mining.py        Hard negative mining (the paper's appendix on training): which images make a query's tuple
 objective.py     What a training learns from: which images are a batch, and the loss of their descriptors
 rules.py         The rules of a training: how long, how fast, on which tuples
-sources.py       Where the images of a training come from
 state.py         What a training is made of between two steps, and how it goes into a checkpoint and comes back
 trainer.py       a training: epochs, steps, validation, checkpoints
 training_set.py  The training split: what may be a query's positive, and what may not be its negative

@@ -21,20 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """Batches between two checkpoints.
+    """Batches between two checkpoints."""
 
-    Attributes:
-        label: for progress.
-        batches: this process's share of each. Its `images` are described together: indices into the split's files, the
-            database's then the queries', each once.
-        sizes: of each whole batch, in `unit`; a process whose rank is not below it has no share and takes another's.
-        described: images that go through the model for it, each time they do.
-    """
-
-    label: str
+    label: str  # for progress
+    # This process's share of each. Its `images` are described together: indices into the split's files, the database's
+    # then the queries', each once.
     batches: Sequence[Any]
+    # Of each whole batch, in `unit`; a process whose rank is not below it has no share and takes another's.
     sizes: list[int]
-    described: int
+    described: int  # images that go through the model for it, each time they do
     unit: str = "tuples"
 
 

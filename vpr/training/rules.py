@@ -17,11 +17,7 @@ _kept = partial(_rule, kept=RUN)
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What a training follows; defaults are the paper's. The flags' help says what the fields are.
-
-    Attributes:
-        seed: of all random choices.
-    """
+    """What a training follows; defaults are the paper's. The flags' help says what the fields are."""
 
     epochs: int = _kept(30, "last epoch", name="nEpochs", type=count, tolerated=True)
     batch_size: int = _rule(
@@ -65,7 +61,7 @@ class TrainingRules:
         (1, 5, 10, 20), "the N of Recall@N", name="recallValues", group="run and recalls",
         modes=("train", "test", "prune", "compare", "import"), type=count, nargs="+", metavar="N", kept=RESUMED,
     )  # fmt: skip
-    seed: int = 123
+    seed: int = 123  # of all random choices
 
     def learning_rate(self, epoch: int) -> float:
         """The rate of an epoch (from 1)."""

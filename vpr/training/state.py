@@ -21,28 +21,20 @@ SELECTED_BY = (5, 1, 10)
 
 @dataclass
 class Position:
-    """How far a training has come.
+    """How far a training has come."""
 
-    Attributes:
-        epoch: the epoch under way, from 1.
-        blocks_done: blocks of queries of that epoch that are trained; descriptors are refreshed between.
-        steps: optimiser steps so far.
-        loss_sum, tuples, violating, batches: of the epoch under way, for its line on the console.
-        best: recalls by SELECTED_BY of the best validation so far; empty before the first.
-        best_epoch: its epoch.
-        epochs_without_gain: since then.
-    """
-
-    epoch: int = 1
-    blocks_done: int = 0
-    steps: int = 0
+    epoch: int = 1  # the epoch under way, from 1
+    blocks_done: int = 0  # blocks of queries of that epoch that are trained; descriptors are refreshed between
+    steps: int = 0  # optimiser steps so far
+    # The next four are of the epoch under way, for its line on the console.
     loss_sum: float = 0.0
     tuples: int = 0
     violating: int = 0
     batches: int = 0
+    # Recalls by SELECTED_BY of the best validation so far; empty before the first.
     best: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-    epochs_without_gain: int = 0
+    best_epoch: int = 0  # its epoch
+    epochs_without_gain: int = 0  # since then
 
     def start_next_epoch(self) -> None:
         """Move to the first block of the next epoch."""
@@ -75,28 +67,20 @@ class TrainingState:
 
     Random choices are drawn from (seed, epoch, query) and need no state; torch's own generators are
     kept for layers that may draw.
-
-    Attributes:
-        scaler: keeps small gradients of a float16 backbone from vanishing, and does nothing in other formats.
-        hard_negative_cache: int64 [M, rules.negatives], each query's hardest negatives so far; NO_IMAGE: none.
-        splits: which images it is trained and validated on (`splits_of`).
     """
 
     model: PlaceModel
     optimizer: torch.optim.Optimizer
+    # Keeps small gradients of a float16 backbone from vanishing, and does nothing in other formats.
     scaler: torch.amp.GradScaler
-    hard_negative_cache: np.ndarray
+    hard_negative_cache: np.ndarray  # int64 [M, rules.negatives], each query's hardest negatives so far; NO_IMAGE: none
     position: Position
-    splits: dict[str, dict]
+    splits: dict[str, dict]  # which images it is trained and validated on (`splits_of`)
 
-    def checkpoint(self, flags: dict[str, Any]) -> dict[str, Any]:
-        """The state as tensors, numbers and text, which a safe load accepts.
-
-        Args:
-            flags: that say what the model is, `ModelSpec.flags()`.
-        """
+    def checkpoint(self) -> dict[str, Any]:
+        """The state as tensors, numbers and text, which a safe load accepts."""
         return {
-            "flags": flags,
+            "flags": self.model.spec.flags(),
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

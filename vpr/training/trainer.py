@@ -7,6 +7,7 @@ checkpoint follows each block and each epoch.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -24,36 +25,31 @@ from vpr.runs.run import load_checkpoint, save_checkpoint
 from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
 from vpr.training.objective import Block, objective_of
 from vpr.training.rules import TrainingRules
-from vpr.training.sources import Sources
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
 from vpr.training.validation import ValidationReranking, measure_best, measure_split, select
 
 
+class Sources(NamedTuple):
+    """Where the images of the two splits come from, each the database's, then the queries'."""
+
+    training: Source
+    validation: Source
+
+
 @dataclass
 class Trainer:
-    """Trains the model of a state and keeps its checkpoints in a run.
+    """Trains the model of a state and keeps its checkpoints in a run."""
 
-    Attributes:
-        state: model, optimiser, hard-negative cache and position; steps change it.
-        training, validation: the two splits.
-        sources: of their images.
-        rules: how long, how fast, on which tuples.
-        folder: the run.
-        checkpoints: the folder of its checkpoints, in the run.
-        batch_size: images described at once outside of steps; 0: as many as memory holds.
-        reranking: at each validation; None: without.
-    """
-
-    state: TrainingState
+    state: TrainingState  # model, optimiser, hard-negative cache and position; steps change it
     training: TrainingSet
     validation: PlaceImages
     sources: Sources
-    rules: TrainingRules
-    folder: Path
-    checkpoints: str = "checkpoints"
-    batch_size: int | None = None
-    reranking: ValidationReranking | None = None
+    rules: TrainingRules  # how long, how fast, on which tuples
+    folder: Path  # the run
+    checkpoints: str = "checkpoints"  # the folder of its checkpoints, in the run
+    batch_size: int | None = None  # images described at once outside of steps; 0: as many as memory holds
+    reranking: ValidationReranking | None = None  # at each validation; None: without
 
     def __post_init__(self) -> None:
         self.model = self.state.model
@@ -80,10 +76,9 @@ class Trainer:
             self.save(best=better)
 
     def epoch(self) -> int:
-        """Train on the objective's batches of an epoch, from the block on at which the state stands.
+        """Train on the blocks of an epoch that the state's position leaves.
 
-        Returns:
-            images that went through the model, each time they did.
+        Returns the number of images that went through the model, each time they did.
         """
         position, images = self.state.position, 0
         for group in self.state.optimizer.param_groups:
@@ -140,8 +135,7 @@ class Trainer:
     def save(self, best: bool = False) -> None:
         """Write the state into the run, and as the best model too if it is that."""
         if processes.is_main():
-            checkpoint = self.state.checkpoint(self.model.spec.flags())
-            save_checkpoint(self.folder / self.checkpoints, checkpoint, best)
+            save_checkpoint(self.folder / self.checkpoints, self.state.checkpoint(), best)
 
     def test(self, images: PlaceImages | None, source: Source | None) -> None:
         """Measure the run's best model on the test split; without one (None) on the validation split."""

@@ -19,21 +19,14 @@ class TrainingTuple:
 
 @dataclass(frozen=True)
 class TupleBatch:
-    """Tuples whose distinct images are described together, and where each tuple's images are among these.
+    """Tuples whose distinct images are described together, and where each tuple's images are among these."""
 
-    Attributes:
-        images: indices into the split's files, the database's then the queries'; an image that several tuples share is
-            there once.
-        query, positive: int64 [T], rows of `images`, one per tuple.
-        negative: int64 [N], rows of `images`, of all tuples' negatives.
-        tuple_of_negative: int64 [N], the tuple of each negative.
-    """
-
+    # Indices into the split's files, the database's then the queries'; an image of several tuples is there once.
     images: list[int]
-    query: np.ndarray
-    positive: np.ndarray
-    negative: np.ndarray
-    tuple_of_negative: np.ndarray
+    query: np.ndarray  # int64 [T], rows of `images`, one per tuple
+    positive: np.ndarray  # int64 [T], likewise
+    negative: np.ndarray  # int64 [N], rows of `images`, of all tuples' negatives
+    tuple_of_negative: np.ndarray  # int64 [N], the tuple of each negative
 
     @classmethod
     def of(cls, tuples: list[TrainingTuple], database_size: int) -> "TupleBatch":

@@ -11,7 +11,7 @@ from vpr.data.places import PlaceImages, PlacesSpec, has_split, load_places, req
 from vpr.data.reader import ImageReader
 from vpr.descriptors.describe import LocalDescribing, Source
 from vpr.descriptors.local_maps import MemorySink
-from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure, measure_each, record
+from vpr.evaluation.evaluate import RESULTS_FILE, Evaluation, describe_split, measure_each, record
 from vpr.evaluation.outcomes import Outcome
 from vpr.models.place_model import PlaceModel
 from vpr.retrieval.ask import Ask
@@ -33,17 +33,12 @@ def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
 
 @dataclass(frozen=True)
 class ValidationReranking:
-    """Re-ranking at each validation. It is printed and decides nothing, since a training improves the descriptor.
-
-    Attributes:
-        database: reads the database's images.
-        seed, dim: as of `sampled_projection`, with the model as it then is.
-    """
+    """Re-ranking at each validation. It is printed and decides nothing, since a training improves the descriptor."""
 
     rule: Reranking
-    database: ImageReader
-    seed: int
-    dim: int
+    database: ImageReader  # reads the database's images
+    seed: int  # as of `sampled_projection`, with the model as it then is
+    dim: int  # likewise
 
 
 def measure_split(
@@ -132,4 +127,4 @@ def _evaluate(
     descriptors = describe_split(model, images, source, batch_size)
     if not processes.is_main():
         return None
-    return measure(descriptors, model, images, recall_values)[0]
+    return next(measure_each(descriptors, model, images, recall_values))[0]

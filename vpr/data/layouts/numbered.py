@@ -21,18 +21,12 @@ from vpr.data.names import plain
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedPlaces(Places):
-    """Places of which only a number is known; positions are NaN.
+    """Places of which only a number is known; positions are NaN."""
 
-    Attributes:
-        database_numbers int64 [N], query_numbers int64 [M]: of frames along the route, or of pairs.
-        tolerance: a hit whose number differs by so many, at most, is right; 0 is the same alone.
-        unit: what is numbered, frames or pairs.
-    """
-
-    database_numbers: np.ndarray
-    query_numbers: np.ndarray
-    tolerance: int
-    unit: str
+    database_numbers: np.ndarray  # int64 [N], of frames along the route, or of pairs
+    query_numbers: np.ndarray  # int64 [M]
+    tolerance: int  # a hit whose number differs by so many, at most, is right; 0 is the same alone
+    unit: str  # what is numbered, frames or pairs
 
     def _near(self, radius: float, least: float = -1.0, own_time: bool = True) -> list[np.ndarray]:
         """For each query the sorted database indices within the tolerance: nothing tells an image from the query's own

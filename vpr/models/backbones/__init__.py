@@ -19,25 +19,17 @@ from vpr.common.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """A backbone that --arch names.
+    """A backbone that --arch names."""
 
-    Attributes:
-        module: its file in this folder.
-        weights: the default of --weights.
-        dim: D, the length of a local descriptor, unless filters are pruned.
-        layers: names at which --trainFrom can cut, from the image on; everything below the cut is frozen.
-        train_from: the first layer that is trained when training starts from pretrained weights.
-        cut: where a backbone of timm ends: the stride of the map in pixels, or of a vision transformer the number of
-            the last block, from 0; None where it cannot be chosen.
-        facet: what of a vision transformer's last block makes the map, one of `FACETS`; None of other backbones.
-    """
-
-    module: str
-    weights: str
-    dim: int
-    layers: tuple[str, ...]
-    train_from: str
+    module: str  # its file in this folder
+    weights: str  # the default of --weights
+    dim: int  # D, the length of a local descriptor, unless filters are pruned
+    layers: tuple[str, ...]  # names at which --trainFrom can cut, from the image on; everything below the cut is frozen
+    train_from: str  # the first layer that is trained when training starts from pretrained weights
+    # Where a backbone of timm ends: the stride of the map in pixels, or of a vision transformer the number of the last
+    # block, from 0; None where it cannot be chosen.
     cut: int | None = None
+    # What of a vision transformer's last block makes the map, one of `FACETS`; None of other backbones.
     facet: str | None = None
 
 

@@ -17,6 +17,7 @@ from vpr.models import nnpack
 from vpr.models.backbones import BACKBONES, entry_of
 
 TIMM = "timm_model"  # the file of all backbones that the table lacks
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of R, G, B from 0 to 1
 
 
 class Backbone(nn.Sequential):
@@ -33,19 +34,14 @@ class Backbone(nn.Sequential):
         stage_of: for each layer name of the backbone's table entry, the number of the stage that it begins.
         first_trained: the number of the first stage that is trained; those before it are frozen.
         fast: whether `vpr.models.nnpack` does convolutions in float32.
-        prefixes: usual before the names of its values in files of weights; where values stand under several, the first
-            of these are taken.
-        multiple: pixels of which height and width have to be multiples; the first stage resizes other images.
-        convolutional: whether convolutions do most of its arithmetic, so that 8 bits can be had for these.
-        train_batch_norm: whether the statistics of BatchNorm layers of trained stages follow the training images.
-        unused_parameters: whether trained stages have some on which the map does not depend, which get no gradient.
     """
 
+    # Usual before the names of its values in files of weights; of values under several the first of these are taken.
     prefixes: tuple[str, ...] = ("", "encoder.")
-    multiple = 1
-    convolutional = True
-    train_batch_norm = False
-    unused_parameters = False
+    multiple = 1  # pixels of which height and width have to be multiples; the first stage resizes other images
+    convolutional = True  # whether convolutions do most of its arithmetic, so that 8 bits can be had for these
+    train_batch_norm = False  # whether the statistics of BatchNorm layers of trained stages follow the training images
+    unused_parameters = False  # whether trained stages have some that the map does not depend on, which get no gradient
 
     def __init__(
         self, stages: OrderedDict[str, nn.Module], dim: int, stride: int, smallest_side: int, stage_of: dict[str, int]
@@ -153,20 +149,13 @@ class Backbone(nn.Sequential):
 
 @dataclass(frozen=True)
 class Published:
-    """Weights of a backbone that somebody published.
+    """Weights of a backbone that somebody published."""
 
-    Attributes:
-        name: for file names and result lines.
-        mean, std: of pixels from 0 to 1 (R, G, B), with which the network was trained.
-        fetch: gives the state dict; raises UserError where it cannot be had.
-        licence: under which they may be used, as far as it is known here.
-    """
-
-    name: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    fetch: Callable[[], dict[str, torch.Tensor]]
-    licence: str = ""
+    name: str  # for file names and result lines
+    mean: tuple[float, float, float]  # of pixels from 0 to 1 (R, G, B), with which the network was trained
+    std: tuple[float, float, float]  # likewise
+    fetch: Callable[[], dict[str, torch.Tensor]]  # gives the state dict; raises UserError where it cannot be had
+    licence: str = ""  # under which they may be used, as far as it is known here
 
 
 def build_backbone(

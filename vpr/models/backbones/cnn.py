@@ -10,7 +10,7 @@ from torch import nn
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.backbones import BACKBONES
-from vpr.models.backbones.base import Backbone, Published
+from vpr.models.backbones.base import IMAGENET, Backbone, Published
 
 # Convolutions (filters, kernel's side, stride, padding), all but the last with a ReLU, and the sides of max poolings of
 # stride 2: Simonyan and Zisserman, ICLR 2015, table 1, D; Krizhevsky, arXiv 1404.5997, as torchvision has it.
@@ -21,7 +21,6 @@ LAYERS: dict[str, list[tuple[int, int, int, int] | int]] = {
     ],
     "alexnet": [(64, 11, 4, 2), 3, (192, 5, 1, 2), 3, (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)],
 }  # fmt: skip
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # torchvision's weights by its names, which takes longer to import than all else: file (its name ends with the beginning
 # of its SHA-256), mean and std of pixels 0 to 1.
 WEIGHTS = {
@@ -70,11 +69,7 @@ def build(arch: str, channels: Sequence[int] | None) -> Backbone:
 
 
 def published(arch: str, weights: str) -> Published:
-    """Weights of torchvision by their name there, such as DEFAULT.
-
-    Raises:
-        UserError: this backbone has none of that name.
-    """
+    """Weights of torchvision by their name there, such as DEFAULT; UserError where there are none of that name."""
     name = DEFAULT if weights.upper() == "DEFAULT" else weights.upper()
     if name not in WEIGHTS[arch]:
         known = ", ".join((*WEIGHTS[arch], "DEFAULT"))

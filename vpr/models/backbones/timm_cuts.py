@@ -8,19 +8,9 @@ from typing import Any
 from torch import nn
 
 from vpr.common.errors import UserError
-from vpr.models.backbones import FACETS
+from vpr.models.backbones import FACETS, vit_stages
 from vpr.models.backbones.base import no_class_token
 from vpr.models.backbones.convolutions import pad_as_tensorflow
-from vpr.models.backbones.vit_stages import (
-    Block,
-    ChannelsFirst,
-    ClassToken,
-    Embedding,
-    Facet,
-    Map,
-    PatchedImages,
-    Rotary,
-)
 from vpr.models.backbones.whole import Whole
 
 DEFAULT_STRIDE = 16
@@ -29,38 +19,25 @@ TRAINED_BLOCKS = 4  # of a vision transformer, the last ones, with the norm afte
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a network up to its cut.
+    """The stages of a network up to its cut."""
 
-    Attributes:
-        stages: in order, by the names that they have as children of the backbone.
-        paths: the beginnings of the names of values: as they are here -> as they are in the network.
-        layers: names that --trainFrom takes -> numbers of the stages that they begin.
-        train_from: the first layer that is trained when training starts from pretrained weights.
-        dim, stride, smallest_side, multiple, unused_parameters: see `Backbone`.
-        cut, facet: see `vpr.models.backbones.Entry`.
-        channels_last: whether maps lie so in memory.
-    """
-
-    stages: OrderedDict[str, nn.Module]
-    paths: dict[str, str]
-    layers: dict[str, int]
-    train_from: str
+    stages: OrderedDict[str, nn.Module]  # in order, by the names that they have as children of the backbone
+    paths: dict[str, str]  # the beginnings of the names of values: as they are here -> as they are in the network
+    layers: dict[str, int]  # names that --trainFrom takes -> numbers of the stages that they begin
+    train_from: str  # the first layer that is trained when training starts from pretrained weights
+    # The others as of `Backbone`, cut and facet as of `vpr.models.backbones.Entry`.
     dim: int
     stride: int
     smallest_side: int
     cut: int
     multiple: int = 1
     facet: str | None = None
-    channels_last: bool = True
+    channels_last: bool = True  # whether maps lie so in memory
     unused_parameters: bool = False
 
 
 def plan_of(network: Any, arch: str, cut: int | None, facet: str | None, class_token: bool) -> Plan:
-    """The stages of a network of timm.
-
-    Raises:
-        UserError: the network has no such cut or facet, or no class token.
-    """
+    """The stages of a network of timm; UserError where it has no such cut or facet, or no class token."""
     from timm.models import convnext, efficientnet, eva, mobilenetv3, resnet, swin_transformer, vision_transformer
 
     if type(network) in (vision_transformer.VisionTransformer, eva.Eva) and _is_plain(network):
@@ -153,7 +130,8 @@ def _swin(network: Any, index: int) -> Plan:
     """Swin transformer: its maps lie with channels last, [B, h, w, C], up to the end."""
     patch = int(network.patch_embed.patch_size[0])
     layers = {f"layers{n}": network.layers[n] for n in range(index + 1)}
-    stages = {"embed": PatchedImages(network.patch_embed, patch), **layers, "map": ChannelsFirst()}
+    embed = vit_stages.PatchedImages(network.patch_embed, patch)
+    stages = {"embed": embed, **layers, "map": vit_stages.ChannelsFirst()}
     paths = {"embed": "", **{name: name.replace("layers", "layers.") for name in layers}}
     return _cnn(network, index, stages, paths, multiple=patch, channels_last=False)
 
@@ -201,22 +179,22 @@ def _transformer(network: Any, arch: str, cut: int | None, facet: str | None, cl
     patch, ahead = int(network.patch_embed.patch_size[0]), int(network.num_prefix_tokens)
     rope = _rope_of(network)
     as_dinov2 = "_dinov2" in arch and network.reg_token is None
-    stages: OrderedDict[str, nn.Module] = OrderedDict(embed=Embedding(network, patch, as_dinov2))
+    stages: OrderedDict[str, nn.Module] = OrderedDict(embed=vit_stages.Embedding(network, patch, as_dinov2))
     paths, layers = {"embed": ""}, {"embed": 0}
     for number, block in enumerate(network.blocks[: last + 1]):
         name, path = f"blocks{number}", f"blocks.{number}"
         layers[path] = len(stages)
         if number == last and facet != FACETS[0]:
-            stages[name] = Facet(block, facet)
+            stages[name] = vit_stages.Facet(block, facet)
             paths |= {f"{name}.norm1": f"{path}.norm1", f"{name}.qkv": f"{path}.attn.qkv"}
         else:
-            stages[name] = Block(block, ahead, rope)
+            stages[name] = vit_stages.Block(block, ahead, rope)
             paths[f"{name}.block"] = path
     at_the_end = last == len(network.blocks) - 1 and facet == FACETS[0]
     if (at_the_end or class_token) and any(True for _ in network.norm.parameters()):
         layers["norm"] = len(stages)
         stages["norm"] = network.norm
-    stages["map"] = ClassToken() if class_token else Map(ahead)
+    stages["map"] = vit_stages.ClassToken() if class_token else vit_stages.Map(ahead)
     first_trained = f"blocks.{max(0, last + 1 - TRAINED_BLOCKS)}"
     return Plan(
         stages, paths, layers, first_trained, int(network.embed_dim), patch, patch, last, patch, facet, False
@@ -230,7 +208,7 @@ def _rope_of(network: Any) -> Any:
     rope: Any = getattr(network, "rope", None)
     plain = type(rope) is RotaryEmbeddingDinoV3 and not rope.aug_active and not rope.grid_offset
     if plain and (rope.normalize_coords, rope.grid_indexing) == ("separate", "ij"):
-        return Rotary(rope)
+        return vit_stages.Rotary(rope)
     return rope
 
 

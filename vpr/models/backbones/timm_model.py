@@ -18,14 +18,12 @@ from vpr.common.device import Device
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.backbones import Entry
-from vpr.models.backbones.base import Backbone, Published
+from vpr.models.backbones.base import IMAGENET, Backbone, Published
 from vpr.models.backbones.convolutions import protect_strided
 from vpr.models.backbones.timm_cuts import Plan, plan_of
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
 
 State = dict[str, torch.Tensor]  # values by their names
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class TimmBackbone(Backbone):

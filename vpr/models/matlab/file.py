@@ -36,17 +36,11 @@ IN_MATLAB = (
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a file.
+    """A layer of a file."""
 
-    Attributes:
-        where: file, number from 1 and name, for messages.
-        role: conv, relu, pool, norm (over channels), l2, or what pools to one descriptor: vlad, vladv2, max, avg.
-        fields: numbers are arrays, text is str, cells are lists, structs are dicts.
-    """
-
-    where: str
-    role: str
-    fields: Mapping[str, Any]
+    where: str  # file, number from 1 and name, for messages
+    role: str  # conv, relu, pool, norm (over channels), l2, or what pools to one descriptor: vlad, vladv2, max, avg
+    fields: Mapping[str, Any]  # numbers are arrays, text is str, cells are lists, structs are dicts
 
     def weights(self) -> list[np.ndarray]:
         """Two or more arrays in float32, of four dimensions each; in files of the first version filters and biases.

@@ -14,17 +14,11 @@ from vpr.common.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """A pooling that --pooling names, or a form of netvlad that --vladAssign names.
+    """A pooling that --pooling names, or a form of netvlad that --vladAssign names."""
 
-    Attributes:
-        module: its file in this folder.
-        clusters: whether it is a `ClusterPooling`, which starts from what --mode=cluster makes.
-        class_token: whether it takes a vision transformer's class token instead of the map.
-    """
-
-    module: str
-    clusters: bool = False
-    class_token: bool = False
+    module: str  # its file in this folder
+    clusters: bool = False  # whether it is a `ClusterPooling`, which starts from what --mode=cluster makes
+    class_token: bool = False  # whether it takes a vision transformer's class token instead of the map
 
 
 POOLINGS = {
@@ -43,11 +37,7 @@ ASSIGNMENTS = {
 
 
 def pooling_entry(pooling: str, vlad_assign: str, cluster_dim: int | None, vladv2: bool) -> Entry:
-    """The entry of the pooling that some flags describe.
-
-    Raises:
-        UserError: the tables do not have it, or it has no such assignment or no clusters to map.
-    """
+    """The entry of the pooling that some flags describe; UserError where they contradict each other or name none."""
     if pooling not in POOLINGS:
         raise UserError(f"pooling {pooling!r} is unknown, wanted one of {', '.join(POOLINGS)}: name another")
     if vlad_assign not in ASSIGNMENTS:

@@ -16,17 +16,11 @@ ROWS_AT_ONCE = 8192  # of local descriptors, of which the assignment [K, n] take
 
 
 class Pooling(nn.Module):
-    """Local descriptors [B, D, h, w] in float32 -> descriptors [B, out_dim] of length 1.
+    """Local descriptors [B, D, h, w] in float32 -> descriptors [B, out_dim] of length 1."""
 
-    Attributes:
-        label: what it is, in words, for result lines.
-        out_dim: length of a descriptor.
-        normalizes_input: whether it takes only the directions of local descriptors, not their lengths.
-    """
-
-    label: str
-    out_dim: int
-    normalizes_input = False
+    label: str  # what it is, in words, for result lines
+    out_dim: int  # length of a descriptor
+    normalizes_input = False  # whether it takes only the directions of local descriptors, not their lengths
 
     def plain(self) -> nn.Module:
         """The same function in plain operations, for exporters and for counting arithmetic."""
@@ -64,16 +58,11 @@ class ClusterPooling(Pooling):
     """A pooling that assigns local descriptors to clusters and sums their residuals to the centres.
 
     --mode=cluster makes what it starts from, and --explain shows its assignment.
-
-    Attributes:
-        num_clusters: K.
-        centroids: [K, D].
-        projection: map of each cluster's row to fewer dimensions, or None.
     """
 
-    num_clusters: int
-    centroids: torch.Tensor
-    projection: ClusterProjection | None
+    num_clusters: int  # K
+    centroids: torch.Tensor  # [K, D]
+    projection: ClusterProjection | None  # map of each cluster's row to fewer dimensions
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,9 +18,6 @@ class GeM(Pooling):
         f_d = ( 1/P sum_x max(x_d, eps)^p )^(1/p)
 
     p = 1 is the mean, p to infinity the maximum.
-
-    Attributes:
-        p: [1], one exponent for all channels.
     """
 
     label = "gem"
@@ -28,7 +25,7 @@ class GeM(Pooling):
     def __init__(self, dim: int, p: float = P, eps: float = EPS):
         super().__init__()
         self.out_dim, self.eps = dim, eps
-        self.p = nn.Parameter(torch.tensor([p]))
+        self.p = nn.Parameter(torch.tensor([p]))  # one exponent for all channels
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D, H, W] -> [B, D]."""
