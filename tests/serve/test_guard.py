@@ -124,7 +124,7 @@ def test_head_answers_as_get_without_the_body(client, path):
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("PUT", "/locate", "POST"), ("POST", "/health", "GET, HEAD"), ("POST", "/images/1", "DELETE, GET, HEAD"),
+    [("PUT", "/locate", "POST"), ("POST", "/health", "GET, HEAD"), ("POST", "/images/1", "DELETE, GET, HEAD, PATCH"),
      ("PUT", "/images", "GET, HEAD, POST"), ("OPTIONS", "/map", "GET, HEAD"), ("DELETE", "/", "GET, HEAD")],
 )  # fmt: skip
 def test_a_method_that_an_address_does_not_take_is_told_which_it_takes(client, method, path, allowed):

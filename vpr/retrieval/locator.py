@@ -251,7 +251,7 @@ class Locator:
             return [refusal] * len(asks)
 
     def check(self) -> None:
-        """Raise a UserError where the database does not answer now; take what others have committed to files."""
+        """Raise a UserError where the database does not answer now; take what others have committed."""
         self.engine.check()
         self.follow()
 
@@ -288,11 +288,7 @@ class Locator:
         self._changed()
 
     def remove(self, name: str) -> None:
-        """Remove an image from the database.
-
-        Raises:
-            UserError: the engine cannot do it.
-        """
+        """Remove an image from the database. Raises a UserError: the engine cannot do it."""
         self.engine.remove([name])
         self._changed()
 
