@@ -22,7 +22,7 @@ GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weight
 environment: $(VENV)/installed
 
 # The stamp is made last: an installation that was cut off is made again.
-REQUIREMENTS := requirements.txt $(addprefix requirements-,deploy.txt serve.txt opencv.txt milvus.txt dev.txt)
+REQUIREMENTS := requirements.txt $(addprefix requirements-,deploy.txt serve.txt opencv.txt keypoints.txt milvus.txt dev.txt)
 
 $(VENV)/installed: $(REQUIREMENTS)
 	@echo "installing into $(VENV): PyTorch with CUDA, ONNX Runtime, OpenVINO and others, several GB, in a minute or some."

@@ -46,7 +46,8 @@ def test_dependencies_agree_with_the_requirements_files(project):
     assert sorted(project["dependencies"]) == required("requirements.txt")
     extras = {name: sorted(packages) for name, packages in project["optional-dependencies"].items()}
     assert extras == {
-        name: required(f"requirements-{name}.txt") for name in ("deploy", "serve", "opencv", "milvus", "dev")
+        name: required(f"requirements-{name}.txt")
+        for name in ("deploy", "serve", "opencv", "keypoints", "milvus", "dev")
     }
 
 

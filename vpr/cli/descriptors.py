@@ -28,6 +28,7 @@ def descriptors_of(
     Raises:
         UserError: the file is damaged, or of another model or other images, or an image cannot be decoded.
     """
+    reranked = reranked if reranked and reranked.takes_local else None
     model, path = loaded.model, Path(options.loadDescriptors or options.saveDescriptors or "")
     if options.loadDescriptors and is_hloc(path):
         if reranked:

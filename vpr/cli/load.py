@@ -17,6 +17,9 @@ from vpr.data.reader import Reading
 from vpr.database.open import Database
 from vpr.models.describer import Describer
 from vpr.models.spec import HUB
+from vpr.retrieval.rules import KEYPOINTS, Reranking
+from vpr.retrieval.verification.kept import KeptKeypoints, keypoints_file
+from vpr.retrieval.verification.keypoints import downloaded, load_network
 from vpr.runs.model import LoadedModel, WhiteningChoice
 from vpr.runs.stored import load_model
 
@@ -62,6 +65,19 @@ def computing(model: Describer, options: argparse.Namespace, device: Device, ima
 def whitening_choice(options: argparse.Namespace, device: Device) -> WhiteningChoice:
     """The whitening that the flags want."""
     return WhiteningChoice(reading(options, device), options.precision, places_spec(options), options.pcaDim)
+
+
+def keypoints_of(options: argparse.Namespace, read: Reading, index: Path | None = None) -> KeptKeypoints | None:
+    """What verifies hits by keypoints, kept beside an index or in memory; None where no network for it is there.
+
+    Raises:
+        UserError: a network is wanted by name, and cannot be had.
+    """
+    wanted = options.keypointWeights is not None or getattr(options, "rerankBy", "") == KEYPOINTS
+    verified = Reranking(1, options.rerankBy, options.verify).takes_keypoints if "verify" in options else True
+    if not verified or (not wanted and downloaded() is None):
+        return None
+    return KeptKeypoints(load_network(options.keypointWeights or ""), read, index and keypoints_file(index))
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
-from vpr.cli.load import computing, database_of, model_of
+from vpr.cli.load import computing, database_of, keypoints_of, model_of
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.settings import values_of
+from vpr.data.catalogue import DATASETS, OWN
 from vpr.data.places import PlaceImages, load_database
 from vpr.data.reader import Reading
 from vpr.database.engine import Engine, WantedIndex
@@ -22,6 +23,8 @@ from vpr.retrieval.locator import AT_ONCE, Locator
 from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.model import LoadedModel
 from vpr.search.rules import RecentFrames, SequenceRule
+
+FEW = 5000  # images, whose local descriptors take 160 MB with the model `fast`
 
 
 def ask_of(options: argparse.Namespace) -> Ask:
@@ -42,6 +45,7 @@ def ask_of(options: argparse.Namespace) -> Ask:
         filter=SearchFilter(options.near, options.box, tuple(options.where or ())) if limited else None,
         rerank=options.rerank,
         rerank_by=options.rerankBy,
+        verify=options.verify,
         conditions=options.conditions or "off",
         sequence=SequenceRule(**values_of(SequenceRule, vars(options))) if options.sequence else None,
         exclusion=RecentFrames(options.excludeRecent, options.causal) if recent else None,
@@ -61,7 +65,7 @@ def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locato
     loaded.model.to_device(device, options.precision)  # its number format tells its index from others
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root), read.size)
     computing(loaded.model, options, device, 1 if path.exists() else len(images.database_files))
-    wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
+    wanted = index_wanted(options, images, loaded, path)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     return opened_locator(options, loaded, read, images, engine, path, options.cacheBatchSize), path
 
@@ -79,9 +83,19 @@ def opened_locator(
     calibrations = calibrations_of(loaded, read.size, images)
     means = load_means(means_file(path), model_recipe(loaded.model, read.size), loaded.model.dim)
     conditions = options.conditions or "stored"
-    usual = Ask(rerank_by=options.rerankBy, least=options.minConfidence, conditions=conditions)
-    dim, seed = options.localDim, options.seed
-    return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means)
+    usual = Ask(rerank_by=options.rerankBy, verify=options.verify, least=options.minConfidence, conditions=conditions)
+    dim, seed, keypoints = options.localDim, options.seed, keypoints_of(options, read, path)
+    return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means, keypoints)
+
+
+def index_wanted(options: argparse.Namespace, images: PlaceImages, loaded: LoadedModel, path: Path) -> WantedIndex:
+    """The index that the flags want. A new one of few images of one's own keeps local descriptors by itself."""
+    few = DATASETS[options.dataset].layout == OWN and len(images.database_files) <= FEW
+    by_itself = few and not path.exists() and not options.index and hasattr(loaded.model, "local_descriptors")
+    local_dim = options.localDim if getattr(options, "localDescriptors", False) or by_itself else 0
+    return WantedIndex(
+        options.index, options.given.get("nprobe"), options.seed, local_dim, getattr(options, "onDisk", False)
+    )
 
 
 def database_images(options: argparse.Namespace) -> PlaceImages:

@@ -205,6 +205,10 @@ class Command:
     localDescriptors: bool = _look(False, "keep local descriptors for --rerank: index beside the index, export as a "
         "second output", modes=("export", "index"))
 
+    keypointWeights: str | None = _look(None, "XFeat's weights, by which the first hits are verified (default: those "
+        "in torch.hub's folder, if they are there)", modes=("test", "compare", "index", "locate", "serve"),
+        metavar="FILE")
+
     split: str = _test("val", "which part of the dataset; svox: also a weather, sfxl: also a set of queries",
         modes=("test", "compare", "index", "locate", "serve"), choices=SPLITS, tolerated=True, common=True)
     panels: int | str = _test(10, "queries to draw with what was found for them, the worst first: a number, or all; 0: "

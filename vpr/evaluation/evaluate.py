@@ -13,7 +13,7 @@ from pittsburgh import Places
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import append_to_list, write_json
-from vpr.common.progress import say
+from vpr.common.progress import say, track
 from vpr.data.places import PlaceImages
 from vpr.data.protocol import protocol_label
 from vpr.descriptors.describe import LocalDescribing, Source, describe, describe_sizes
@@ -21,8 +21,9 @@ from vpr.evaluation.outcomes import Outcome, outcomes_of, recall_at, recall_line
 from vpr.models.describer import Describer
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.conditions.centring import MapConditions
-from vpr.retrieval.ranking import Ranking, rerank_hits, search_for
+from vpr.retrieval.ranking import Ranking, rerank_hits, search_for, verify_hits
 from vpr.retrieval.split import SplitEngine
+from vpr.retrieval.verification.kept import KeptKeypoints, KeypointPairs
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.search.approximate import IndexSearch, index_name, measures_descriptors, stored_bytes
 from vpr.search.protocols import search_places, without_excluded
@@ -100,6 +101,7 @@ def measure_each(
     ask: Ask = SINGLE,
     engine: SplitEngine | None = None,
     means: Mapping[str, np.ndarray] | None = None,
+    keypoints: KeptKeypoints | None = None,
 ) -> Iterator[tuple[Evaluation, QueryResults]]:
     """Recalls of single images; then, as far as asked for, without what conditions add, by sequences, and re-ranked.
 
@@ -110,11 +112,12 @@ def measure_each(
         ask: its `top` and `filter` do not count.
         engine: None searches exactly.
         means: of conditions that were learnt, [dim] by name.
+        keypoints: by which re-ranked hits are verified; None: they are not.
 
     Raises:
         UserError: the images are no frames in order, or the engine does not answer.
     """
-    places, how = images.places, ask.reranking(False)
+    places, how = images.places, ask.reranking(False, keypoints is not None)
     engine = engine or SplitEngine(descriptors.database, places)
     conditions = MapConditions(engine, means or {})
     ask = replace(ask, top=max(*recall_values, CURVE))
@@ -132,10 +135,19 @@ def measure_each(
         text = ", ".join((how_searched, *ranking.steps))
         evaluation, results = counted(replace(evaluation, search=text), ranking, results)
         yield evaluation, results
-    if how and results and (local := descriptors.local):
+    if how and how.takes_local and results and (local := descriptors.local):
         ranking = rerank_hits(results.ranking, local.queries, local.database, how)
         text = f"{evaluation.search}, then {how.text(local.maps.dim)}"
         size = evaluation.bytes_per_image + local.database.bytes_per_image
+        evaluation, results = counted(replace(evaluation, search=text, bytes_per_image=size), ranking, results)
+        yield evaluation, results
+    if how and how.takes_keypoints and results and keypoints:
+        own = [keypoints.made_of(file) for file in track(images.query_files, "keypoints", len(images.query_files))]
+        named = list(zip(places.database_names, images.database_files, strict=True))
+        pairs = KeypointPairs(own, keypoints, named.__getitem__)
+        ranking = verify_hits(results.ranking, pairs, how)
+        text = f"{evaluation.search}, then {how.verified_text()}"
+        size = evaluation.bytes_per_image + keypoints.bytes_per_image
         yield counted(replace(evaluation, search=text, bytes_per_image=size), ranking, results)
 
 

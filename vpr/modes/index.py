@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from vpr.cli.load import computing, database_of, model_of
+from vpr.cli.load import computing, database_of, keypoints_of, model_of
+from vpr.cli.locating import index_wanted
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
 from vpr.common import processes
 from vpr.common.device import choose_device, device_line
@@ -12,7 +13,6 @@ from vpr.common.progress import say
 from vpr.data.image_files import find_images
 from vpr.data.places import load_database
 from vpr.data.reader import Reading
-from vpr.database.engine import WantedIndex
 from vpr.database.folder import folder_to_add
 from vpr.database.location import file_to_write
 from vpr.database.open import edit_engine, update_engine
@@ -37,16 +37,17 @@ def run(options: argparse.Namespace) -> None:
     read = reading(options, device)
     path = Path(options.indexFile) if options.indexFile else file_to_write(loaded, images, places.root, read.size)
     database = database_of(options, loaded, images, read)
-    local_dim = options.localDim if options.localDescriptors else 0
     if options.condition:
         learn_condition(options, loaded, read, path)
         return
-    wanted = WantedIndex(options.index, options.nprobe, options.seed, local_dim, options.onDisk)
+    wanted = index_wanted(options, images, loaded, path)
     if options.add or options.remove:
         added = folder_to_add(Path(options.add), images.base, options.skipBroken) if options.add else None
         edit_engine(engine_wanted(options), path, database, added, options.remove or [], wanted)
         return
     engine = update_engine(engine_wanted(options), path, database, wanted)
+    if processes.is_main() and (keypoints := keypoints_of(options, read, path)):
+        keypoints.prepare(engine.records, images.base)
     if processes.is_main() and (hloc.features or hloc.pairs):
         rows = [engine.row_of[name] for name in database.now().names]
         write_hloc_files(hloc, images, places.root, engine.descriptors(rows))

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpr.cli.load import computing, database_of, model_of
-from vpr.cli.locating import opened_locator
+from vpr.cli.locating import index_wanted, opened_locator
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
 from vpr.data.places import load_database
-from vpr.database.engine import WantedIndex
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
 
@@ -44,11 +43,11 @@ def run(options: argparse.Namespace) -> None:
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root, read.size)
     settings = _settings(options, path, images.database_files)
     settings.require_safe()  # before the database is described
-    wanted = WantedIndex(options.index, options.given.get("nprobe"), options.seed)
+    wanted = index_wanted(options, images, loaded, path)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     engine.prepare_to_serve(options.writable)
     locator = opened_locator(options, loaded, read, images, engine, path)
-    locator.local.prepare()  # else those who ask with the first re-ranking would wait for it
+    locator.prepare()  # else those who ask with the first re-ranking would wait for it
     say(f"{model.name}; {engine.count()} images of {images.places.name}, searched by {engine.name}")
     try:
         serve(settings, locator)

@@ -9,7 +9,7 @@ from pathlib import Path
 import faiss
 
 from vpr.cli.descriptors import descriptors_of
-from vpr.cli.load import computing, database_of, model_of, results_folder
+from vpr.cli.load import computing, database_of, keypoints_of, model_of, results_folder
 from vpr.cli.locating import ask_of
 from vpr.cli.options import flags_of
 from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, reranking_rule
@@ -31,6 +31,7 @@ from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import answer_recipe, save_calibration
 from vpr.retrieval.conditions.means_file import load_means, means_file
 from vpr.retrieval.split import SplitEngine, by_engine
+from vpr.retrieval.verification.kept import KeptKeypoints
 from vpr.runs.descriptors_file import SplitDescriptors, model_recipe
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.runs.model import LoadedModel
@@ -50,6 +51,7 @@ class Subject:
     read: Reading
     ask: Ask
     descriptors: SplitDescriptors
+    keypoints: KeptKeypoints | None = None  # by which hits are verified
 
     def engine(self, find: Search, name: str, approximate: str) -> SplitEngine:
         """A search of the database; see `SplitEngine`."""
@@ -61,7 +63,8 @@ class Subject:
         index = index_file(self.loaded, self.images, Path(self.options.root), self.read.size)
         recipe = model_recipe(self.loaded.model, self.read.size)
         means = load_means(means_file(index), recipe, self.loaded.model.dim) if self.ask.conditions == "stored" else {}
-        return measure_each(self.descriptors, self.loaded.model, self.images, values, self.ask, engine, means)
+        model, keypoints = self.loaded.model, self.keypoints
+        return measure_each(self.descriptors, model, self.images, values, self.ask, engine, means, keypoints)
 
     def judged(self, answers: QueryResults) -> Judged:
         """How sure answers are: by a calibration of the model, unless its descriptors were made elsewhere."""
@@ -96,7 +99,8 @@ def run(options: argparse.Namespace) -> None:
         require_order(sequences_of(images.places), ask.sequence)
     descriptors = descriptors_of(options, loaded, images, read, how)
     if processes.is_main():
-        _measure(Subject(options, loaded, images, read, ask, descriptors), hloc)
+        keypoints = keypoints_of(options, read) if how else None
+        _measure(Subject(options, loaded, images, read, ask, descriptors, keypoints), hloc)
 
 
 def _measure(subject: Subject, hloc: HlocFiles) -> None:

@@ -31,6 +31,7 @@ FEATURES = {
     "similarity": "cosine of the descriptors of the query and its first hit",
     "spread": "how close together the first 10 hits lie (SUE)",
     "agreeing": "matches of local descriptors of the query and its first hit that agree",
+    "inliers": "keypoints of the query and its first hit that agree with one camera's movement",
 }
 
 
@@ -46,6 +47,7 @@ class Answers:
         agreeing: [M, K] matches of their local descriptors that agree, likewise.
         sequence: [M, c] similarities of sequences, means of the frames' cosines; None where queries are single images.
         frames: int64 [M], of how many frames these are the means.
+        inliers: int64 [M, V] keypoints of the query and its first V hits that agree with one camera's movement.
     """
 
     found: np.ndarray
@@ -55,6 +57,7 @@ class Answers:
     agreeing: np.ndarray | None = None
     sequence: np.ndarray | None = None
     frames: np.ndarray | None = None
+    inliers: np.ndarray | None = None
 
     def ordering(self, row: int) -> np.ndarray:
         """What orders the hits of a query, [c], NaN where their distances do."""
@@ -83,7 +86,7 @@ class Uncertainty:
 
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:
-    """The features of each answer, float64 [M, 4] in the order of FEATURES; NaN where one is not known, or no hit is.
+    """The features of each answer, float64 [M, 5] in the order of FEATURES; NaN where one is not known, or no hit is.
 
     Few queries teach few numbers: the score of re-ranking and its margin say no more than its lead.
 
@@ -95,13 +98,15 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
     answered = found[:, 0] >= 0 if found.shape[1] else np.zeros(len(found), bool)
     first = distances[:, 0].astype(float) if distances.shape[1] else unknown
     agreeing = answers.agreeing[:, 0] if answers.agreeing is not None and answers.agreeing.shape[1] else unknown
+    inliers = answers.inliers[:, 0] if answers.inliers is not None and answers.inliers.shape[1] else unknown
     columns = {
         "lead": uncalibrated(answers)[0],
         "similarity": 1 - first**2 / 2,  # |a - b|^2 = 2 - 2 a.b of vectors of length 1
         "spread": -np.log10(1 + hit_spread(found, distances, answers.positions, slope)),
         "agreeing": np.log1p(agreeing),
+        "inliers": np.log1p(inliers),
     }
-    features = np.stack([columns[name] for name in FEATURES], axis=1)  # [M, 4]
+    features = np.stack([columns[name] for name in FEATURES], axis=1)  # [M, 5]
     return np.where(answered[:, None], features, np.nan)
 
 

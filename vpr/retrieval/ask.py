@@ -6,9 +6,10 @@ from vpr.common.errors import UserError
 from vpr.database.filters import SearchFilter
 from vpr.retrieval.answer_features import LOOKED_AT
 from vpr.retrieval.conditions.session import Session
-from vpr.retrieval.rules import Reranking
+from vpr.retrieval.rules import HEAD, KEYPOINTS, Reranking
 from vpr.search.rules import RecentFrames, SequenceRule
 
+VERIFIED = 20  # of them that are verified by keypoints
 DEPTH = 50  # hits that are re-ranked where a question does not say, and the engine keeps local descriptors
 
 
@@ -20,7 +21,8 @@ class Ask:
         top: how many matches.
         filter: which database images are searched; None: all.
         rerank: how many first hits are re-ranked; 0: none; None: DEPTH where the engine keeps local descriptors.
-        rerank_by: the score of re-ranking, a key of `vpr.retrieval.matching.SCORES`.
+        rerank_by: what re-ranking orders by, one of `vpr.retrieval.rules.BY`.
+        verify: how many of these are verified by keypoints, where the network for that is there.
         sequence: how similarities of consecutive frames are combined; None: images are single ones.
         conditions: which means are subtracted, a key of `vpr.retrieval.conditions.centring.HOW`; off: none.
         session: frames of one camera that came before; they are in order by themselves. None: it is none's.
@@ -32,7 +34,8 @@ class Ask:
     top: int = 5
     filter: SearchFilter | None = None
     rerank: int | None = None
-    rerank_by: str = "soft"
+    rerank_by: str = HEAD
+    verify: int = VERIFIED
     sequence: SequenceRule | None = None
     conditions: str = "off"
     session: Session | None = None
@@ -40,10 +43,14 @@ class Ask:
     least: float | None = None
     agreement: bool = False
 
-    def reranking(self, keeps_local: bool) -> Reranking | None:
-        """How hits are re-ranked, by an engine that keeps and measures what that takes, or does not; None: not."""
-        depth = (DEPTH if keeps_local else 0) if self.rerank is None else self.rerank
-        return Reranking(depth, self.rerank_by) if depth else None
+    def reranking(self, keeps_local: bool, verifies: bool = False) -> Reranking | None:
+        """How hits are re-ranked, by an engine that keeps and measures what that takes, or does not; None: not.
+
+        `verifies` says whether there is a network for keypoints.
+        """
+        usual = DEPTH if keeps_local or (verifies and self.rerank_by == KEYPOINTS) else 0
+        depth = usual if self.rerank is None else self.rerank
+        return Reranking(depth, self.rerank_by, self.verify if verifies else 0) if depth else None
 
     def hits(self, reranking: Reranking | None) -> int:
         """How many hits are searched for. By this some indexes look farther: what others ask for does not count."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpr.retrieval.answer_features import FEATURES, Answers, answer_features
+from vpr.retrieval.verification.head import probability
 
 
 @dataclass(frozen=True)
@@ -30,4 +31,4 @@ class Calibration:
         columns = [list(FEATURES).index(name) for name in self.names]
         features = answer_features(answers, self.slope)[:, columns]  # [M, F]
         logits = self.bias + ((features - self.mean) / self.scale) @ self.weights
-        return 0.5 * (1 + np.tanh(logits / 2))  # the logistic function, which overflows nowhere
+        return probability(logits)

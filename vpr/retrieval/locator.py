@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from vpr.common.errors import UserError
-from vpr.common.progress import say, without_progress
+from vpr.common.progress import say, track, without_progress
 from vpr.data.reader import Reading
 from vpr.database.engine import Engine, Unreachable
 from vpr.database.records import Records
@@ -19,30 +19,24 @@ from vpr.models.spec import DEFAULT_SEED
 from vpr.retrieval.answer import Answer
 from vpr.retrieval.ask import DEPTH, Ask, EngineAway, NotServed, Refusal
 from vpr.retrieval.calibration_file import StoredCalibration
-from vpr.retrieval.conditions.centring import MapConditions, centred
+from vpr.retrieval.conditions.centring import MapConditions
 from vpr.retrieval.local_descriptors import LocalDescriptors
 from vpr.retrieval.long_work import Pause, no_pause
 from vpr.retrieval.model_pass import Described, ModelPass
-from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search_for
+from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search_for, verify_hits
 from vpr.retrieval.rerank import comparer
 from vpr.retrieval.rules import Reranking
+from vpr.retrieval.verification.chance import Chance
+from vpr.retrieval.verification.kept import KeptKeypoints, KeypointPairs
 from vpr.runs.model import LoadedModel
 
 AT_ONCE = 2  # images of the database described between two pauses: of the largest networks half a second's work
 USUAL = Ask()
-DRAWN = 8  # database images at random, whose matches with an image are those of chance
-SAMPLE = 64  # database images at random, whose distances to an image are those of chance
 Calibrations = Callable[[str], StoredCalibration | None]  # by how answers are ordered, see `Ranking.order`
 
 
 def uncalibrated(order: str) -> None:
     """Of a model whose confidences are ratios, for want of a calibration."""
-
-
-def draw_rows(rows: np.ndarray, records: Records, local: LocalMaps) -> tuple[int, ...]:
-    """Some of a database's rows at random, the same at each call, of those that records and local descriptors have."""
-    known = rows[rows < min(len(records), len(local.grids))]
-    return tuple(np.unique(np.random.default_rng(0).choice(known, DRAWN)).tolist()) if len(known) else ()
 
 
 class Locator:
@@ -51,14 +45,9 @@ class Locator:
     `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`.
 
     Attributes:
-        loaded: the model, on its device.
-        engine: the database.
-        conditions: its mean, and those of conditions that were learnt.
         usual: what is asked where nothing else is said.
-        local: local descriptors of the database.
-        records: of its images, as of the last change: any thread may read these, and `images`.
-        images: how many it has.
-        read: how images are read.
+        keypoints: of the database; None: hits are not verified.
+        records: of its images, as of the last change: any thread may read these, and `images`, how many there are.
         root: folder of the database's images, where the records do not say.
     """
 
@@ -74,6 +63,7 @@ class Locator:
         seed: int = DEFAULT_SEED,
         batch_size: int | None = AT_ONCE,
         means: Mapping[str, np.ndarray] | None = None,
+        keypoints: KeptKeypoints | None = None,
     ) -> None:
         """Nothing is described yet.
 
@@ -88,7 +78,7 @@ class Locator:
         self._calibrations, self._known = calibrations, dict[str, StoredCalibration | None]()
         self.records, self.images = engine.records, engine.count()
         self.conditions = MapConditions(engine, means or {})
-        self._sample = np.empty((0, 0), np.float32)
+        self.keypoints, self._chance = keypoints, Chance(engine)
 
     @property
     def model_name(self) -> str:
@@ -104,28 +94,42 @@ class Locator:
         ask, files = ask or self.usual, [Path(image) for image in images]
         return self.answers(self.rank(self.describe_files(files, ask), ask, [str(file) for file in files]), ask)
 
+    def prepare(self) -> None:
+        """Make now what re-ranking takes of the database; raises a UserError where files for that are damaged."""
+        self.local.prepare()
+        if self.keypoints:
+            self.keypoints.prepare(self.engine.records, self.root)
+
     def reranking(self, ask: Ask) -> Reranking | None:
         """How hits are re-ranked for a question; None: not."""
-        return ask.reranking(self.engine.local is not None and self.engine.measures)
+        return ask.reranking(self.engine.local is not None and self.engine.measures, self.keypoints is not None)
 
     def describe_files(self, files: Sequence[Path], ask: Ask) -> Described:
-        """Stage 1, of image files: descriptors, and local ones where the question takes them.
-
-        Raises:
-            UserError: an image cannot be decoded.
-        """
+        """Stage 1, of image files: what the question takes of them. Raises a UserError: one cannot be decoded."""
         sink, local = MemorySink(len(files)), None
-        if self.reranking(ask) or ask.agreement:
+        takes_local, verified = self._takes(ask)
+        if takes_local:
             local = LocalDescribing(self.local.projection(), sink)
         every, batch = range(len(files)), self._batch_size
         descriptors, _ = describe(self.loaded.model, self.read.of(files), every, batch, "images", local)
-        return Described(descriptors, sink.finished() if local else None)
+        keypoints = [verified.made_of(file) for file in track(files, "keypoints", len(files))] if verified else None
+        return Described(descriptors, sink.finished() if local else None, keypoints)
 
-    def describe_images(self, images: Sequence[np.ndarray], local: bool, pause: Pause = no_pause) -> Described:
+    def _takes(self, ask: Ask) -> tuple[bool, KeptKeypoints | None]:
+        """Whether local descriptors of images are wanted for a question, and what makes their keypoints; None: not."""
+        how = self.reranking(ask)
+        verified = self.keypoints if how and how.takes_keypoints else None
+        return (how.takes_local if how else ask.agreement), verified
+
+    def describe_images(
+        self, images: Sequence[np.ndarray], local: bool, pause: Pause = no_pause, verified: KeptKeypoints | None = None
+    ) -> Described:
         """Stage 1, of images uint8 [3, H, W] in memory."""
         if local:
-            return self._pass.describe_with_local(images, self.local.projection(pause))
-        return self._pass.describe(images)
+            described = self._pass.describe_with_local(images, self.local.projection(pause))
+        else:
+            described = self._pass.describe(images)
+        return replace(described, keypoints=[verified.network.detect(image) for image in images] if verified else None)
 
     def rank(self, described: Described, ask: Ask, names: Sequence[str] = (), pause: Pause = no_pause) -> Ranking:
         """Stage 2: search the database, and re-rank the first hits by local descriptors, kept or computed.
@@ -145,36 +149,33 @@ class Locator:
             raise
         except UserError as error:
             raise EngineAway(str(error), "the search engine does not answer: ask again later") from error
-        ranking = replace(ranking, usual_distances=self._usual_distances(ranking))
-        if queries is None or not (how or ask.agreement):
+        is_centred = any(step.startswith("conditions") for step in ranking.steps)
+        mean = self.conditions.mean if is_centred else None
+        ranking = replace(ranking, usual_distances=self._chance.usual_distances(np.asarray(ranking.queries), mean))
+        if queries is not None:
+            ranking = self._compared(ranking, queries, how, ask, pause)
+        if how is None or described.keypoints is None or self.keypoints is None:
             return ranking
+        if ask.agreement:
+            ranking = replace(ranking, drawn=self._chance.rows(len(ranking.records)))
+        records = ranking.records
+        pairs = KeypointPairs(
+            described.keypoints, self.keypoints, lambda row: (records.names[row], records.file(row, self.root))
+        )
+        return verify_hits(ranking, pairs, how, pause)
+
+    def _compared(self, ranking: Ranking, queries: LocalMaps, how: Reranking | None, ask: Ask, pause: Pause) -> Ranking:
+        """With the local descriptors of the queries: the first hits re-ranked, or what compares them."""
         seen = how or Reranking(1, ask.rerank_by)
         known, rows = self.engine.local, None  # by the same rows as the search, before anything changes
         if known is not None and ask.agreement:
-            ranking = replace(ranking, drawn=draw_rows(self.engine.rows(), ranking.records, known))
+            count = min(len(ranking.records), len(known.grids))
+            ranking = replace(ranking, drawn=self._chance.rows(count))
         if known is None:
             known, rows = self.local.of(ranking.answers.found[:, : seen.depth], ranking.records, pause)
         if how is None:
             return replace(ranking, compare=comparer(queries, known, seen, rows))
         return rerank_hits(ranking, queries, known, how, rows, pause)
-
-    def _usual_distances(self, ranking: Ranking) -> np.ndarray | None:
-        """Medians of the distances of queries to a sample of the database, which is drawn once; float [M].
-
-        What is said of it needs no sample of today's images: only that of a database with less than it has is redrawn.
-        """
-        if self.engine.measures and len(self._sample) < min(SAMPLE, self.images):
-            rows = self.engine.rows()
-            drawn = np.random.default_rng(0).choice(rows, min(SAMPLE, len(rows)), replace=False)
-            try:
-                self._sample = self.engine.descriptors(np.sort(drawn)).astype(np.float32)
-            except UserError:
-                return None
-        if not len(self._sample):
-            return None
-        is_centred = any(step.startswith("conditions") for step in ranking.steps)
-        sample = centred(self._sample, self.conditions.mean) if is_centred else self._sample
-        return np.median(np.sqrt((2 - 2 * np.asarray(ranking.queries) @ sample.T).clip(0)), axis=1)
 
     def answers(self, ranking: Ranking, asks: Ask | Sequence[Ask]) -> list[Answer]:
         """Stage 3: the matches of each image, and how sure the first is; `asks` are of all images, or of each."""
@@ -216,8 +217,9 @@ class Locator:
         """As `answer_each`, of questions that nothing is known against."""
         began = perf_counter()
         try:
-            local = any(self.reranking(ask) or ask.agreement for ask in asks)
-            described = self.describe_images(images, local, pause)
+            takes = [self._takes(ask) for ask in asks]
+            verified = self.keypoints if any(keypoints for _, keypoints in takes) else None
+            described = self.describe_images(images, any(local for local, _ in takes), pause, verified)
         except Refusal as refusal:
             say(f"no re-ranking: {refusal}")
             return [refusal] * len(images)

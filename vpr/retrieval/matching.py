@@ -9,10 +9,10 @@ on single positions, with a robust mean in place of the plain one.
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -43,6 +43,15 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What re-ranking found of a query and one of its hits."""
+
+    matches: Matches
+    local_score: float
+    fundamental: np.ndarray | None = None  # float64 [3, 3], of keypoints; None: of local descriptors, or there is none
+
+
+@dataclass(frozen=True)
 class Pairs:
     """The local descriptors of a query and of some of its hits.
 
@@ -58,15 +67,19 @@ class Pairs:
     database: LocalMaps
 
     def of_each(self, compare: Callable[[np.ndarray], Result]) -> list[Result]:
-        """What a function makes of the local descriptors int8 [P, d] of each hit, by a thread for each core.
+        """What a function makes of the local descriptors int8 [P, d] of each hit, by a thread for each core."""
+        return by_threads(lambda hit: compare(self.database.rows(int(hit))), self.hits)
 
-        The products of two maps, and what is computed of them, then stay in the core's cache, where one hit after the
-        other by all cores would wait for memory. BLAS's number of threads is the process's: two that limit it at once
-        may leave it limited, so they take turns.
-        """
-        with _limiting, _libraries().limit(limits=1, user_api="blas"):
-            threads = _threads(compute_threads())
-            return list(threads.map(lambda hit: compare(self.database.rows(int(hit))), self.hits))
+
+def by_threads(compare: Callable[[Any], Result], hits: Iterable[Any]) -> list[Result]:
+    """What a function makes of each hit, by a thread for each core.
+
+    The products of two maps, and what is computed of them, then stay in the core's cache, where one hit after the
+    other by all cores would wait for memory. BLAS's number of threads is the process's: two that limit it at once may
+    leave it limited, so they take turns.
+    """
+    with _limiting, _libraries().limit(limits=1, user_api="blas"):
+        return list(_threads(compute_threads()).map(compare, hits))
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from vpr.descriptors.local_maps import LocalMaps, QuantizedMap, joined
 from vpr.models.describer import Describer
 from vpr.models.local_projection import LocalProjection
 from vpr.retrieval.ask import NotServed, Refusal, TooLarge, TooSmall
+from vpr.retrieval.verification.keypoints import Keypoints
 
 SIZES = 256  # whose memory is remembered
 WITHOUT_LOCAL = "the model has no local descriptors, which rerank and agreement need"
@@ -22,16 +23,19 @@ WITHOUT_LOCAL = "the model has no local descriptors, which rerank and agreement 
 
 @dataclass(frozen=True)
 class Described:
-    """Images as they are searched with: descriptors float16 [B, dim], and local descriptors where they are wanted."""
+    """Images as they are searched with: descriptors float16 [B, dim], and what else is wanted of them."""
 
     descriptors: np.ndarray
     local: LocalMaps | None = None
+    keypoints: list[Keypoints] | None = None
 
     def only(self, numbers: Sequence[int]) -> "Described":
         """Some of them."""
         maps = self.maps()
         return Described(
-            self.descriptors[list(numbers)], joined([maps[number] for number in numbers]) if maps else None
+            self.descriptors[list(numbers)],
+            joined([maps[number] for number in numbers]) if maps else None,
+            [self.keypoints[number] for number in numbers] if self.keypoints is not None else None,
         )
 
     def maps(self) -> list[QuantizedMap] | None:

@@ -1,12 +1,13 @@
 """The stages from descriptors to answers, each a function: search, re-rank, say how sure, answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vpr.common.progress import Progress
 from vpr.data.frames import find_sequences, usual_step
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
@@ -24,10 +25,12 @@ from vpr.retrieval.ask import Ask, NotServed
 from vpr.retrieval.calibration_file import StoredCalibration
 from vpr.retrieval.conditions.centring import MapConditions
 from vpr.retrieval.conditions.session import Session
-from vpr.retrieval.long_work import Pause
+from vpr.retrieval.long_work import Pause, no_pause
 from vpr.retrieval.matching import beyond_chance
 from vpr.retrieval.rerank import Compare, comparer, rerank
-from vpr.retrieval.rules import Reranking
+from vpr.retrieval.rules import HEAD, Reranking
+from vpr.retrieval.verification.head import head_of, probability
+from vpr.retrieval.verification.kept import KeypointPairs
 from vpr.search.sequences import SequenceRule, frames_used
 
 NO_PART = (
@@ -48,6 +51,7 @@ class Ranking:
         approximate: see `vpr.database.engine.Searchable`.
         excluded: which images might not be found, in words; empty: all might.
         compare: finds the matches of an image's local descriptors with those of a hit; None where it has none.
+        parts: scores [M, K] of the first K hits by name: global, and those of local descriptors.
         drawn: rows of database images that were drawn at random, with which it can be compared as well.
         queries: descriptors of the images as they were searched for, [M, dim].
         usual_distances: see `Answer`, float [M]; None where the engine measures none.
@@ -60,6 +64,7 @@ class Ranking:
     approximate: str = ""
     excluded: str = ""
     compare: Compare | None = None
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     drawn: tuple[int, ...] = ()
     queries: np.ndarray | None = None
     usual_distances: np.ndarray | None = None
@@ -158,16 +163,52 @@ def rerank_hits(
     Args:
         queries: local descriptors of the images; known, images: those of the database, as of `rerank`.
     """
-    before = ranking.answers
-    similarities = 1 - before.distances**2 / 2
-    if before.sequence is not None and before.frames is not None:
-        similarities = before.sequence * before.frames[:, None]  # each frame's cosine counts as one image's does
+    before, similarities = ranking.answers, _similarities(ranking.answers)
     again = rerank(before.found, similarities, queries, known, how, pause, images)
-    depth, distances = again.order.shape[1], before.distances.copy()
-    distances[:, :depth] = np.take_along_axis(distances[:, :depth], again.order, axis=1)
+    distances = _reordered(before.distances, again.order)
     answers = Answers(again.found, distances, before.positions, again.scores, again.agreeing)
-    compare = comparer(queries, known, how, images)
-    return replace(ranking, answers=answers, steps=(*ranking.steps, how.text(queries.dim)), compare=compare)
+    parts = {"global": _reordered(similarities, again.order)[:, : again.order.shape[1]], **again.local}
+    compare, steps = comparer(queries, known, how, images), (*ranking.steps, how.text(queries.dim))
+    return replace(ranking, answers=answers, steps=steps, compare=compare, parts=parts)
+
+
+def verify_hits(ranking: Ranking, pairs: KeypointPairs, how: Reranking, pause: Pause = no_pause) -> Ranking:
+    """The first hits in the order of their keypoints that agree with one camera's movement, beside what is known."""
+    before, parts = ranking.answers, dict(ranking.parts) or {"global": _similarities(ranking.answers)}
+    depth = min(how.depth, how.verified, before.found.shape[1])
+    inliers, scores = np.zeros((len(before.found), depth), np.int64), np.full((len(before.found), depth), -np.inf)
+    with Progress("verification", len(before.found), "queries") as progress:
+        for query, hits in enumerate(before.found[:, :depth]):
+            there = np.flatnonzero(hits >= 0)
+            inliers[query, there] = [pair.inliers for pair in pairs.of(query, hits[there], pause)]
+            own = {name: values[query, there] for name, values in parts.items()}
+            if how.by == HEAD:
+                odds = head_of(True).log_odds({**own, "inliers": inliers[query, there]})
+                scores[query, there] = probability(odds)
+            else:
+                scores[query, there] = inliers[query, there] + own["global"]  # which orders equals
+            progress.advance()
+    order = np.argsort(-scores, axis=1, kind="stable")
+    scores, inliers = (np.take_along_axis(values, order, axis=1) for values in (scores, inliers))
+    agreeing = None if before.agreeing is None else _reordered(before.agreeing, order)
+    found, distances = _reordered(before.found, order), _reordered(before.distances, order)
+    answers = Answers(found, distances, before.positions, scores, agreeing, inliers=inliers)
+    parts = {name: _reordered(values, order) for name, values in parts.items()}
+    steps = (*ranking.steps, how.verified_text())
+    return replace(ranking, answers=answers, steps=steps, compare=pairs.compared, parts=parts)
+
+
+def _similarities(answers: Answers) -> np.ndarray:
+    """Cosines of the global descriptors, [M, c]; of sequences their sums: each frame's counts as one image's does."""
+    if answers.sequence is not None and answers.frames is not None:
+        return answers.sequence * answers.frames[:, None]
+    return 1 - answers.distances**2 / 2
+
+
+def _reordered(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Values of hits [M, c], of which the first K come in another order [M, K]."""
+    depth = order.shape[1]
+    return np.concatenate([np.take_along_axis(values[:, :depth], order, axis=1), values[:, depth:]], axis=1)
 
 
 def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.ndarray, str]:

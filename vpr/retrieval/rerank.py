@@ -11,8 +11,9 @@ import numpy as np
 
 from vpr.common.progress import Progress
 from vpr.descriptors.local_maps import LocalMaps
-from vpr.retrieval.matching import SCORES, Matches, matches_of, pairs_of
+from vpr.retrieval.matching import SCORES, Compared, matches_of, pairs_of
 from vpr.retrieval.rules import Reranking
+from vpr.retrieval.verification.head import head_of, probability
 
 AT_ONCE = 8  # hits between two pauses
 MOST_MATCHES = 40  # with the first hit, that are told or drawn
@@ -26,14 +27,14 @@ class Reranked:
         found: int64 [M, c], as given but for the order of the first K.
         order: int64 [M, K], for each new rank the old one.
         scores: float32 [M, K], final, in the new order; -inf where there is no hit.
-        local: float32 [M, K], local scores, 0 to 1.
+        local: float32 [M, K] by name of a score, local scores, 0 to 1.
         agreeing: float32 [M, K], how many matches there are, each counted by how sure it is.
     """
 
     found: np.ndarray
     order: np.ndarray
     scores: np.ndarray
-    local: np.ndarray
+    local: dict[str, np.ndarray]
     agreeing: np.ndarray
 
 
@@ -46,7 +47,7 @@ def rerank(
     pause: Callable[[], None] | None = None,
     images: np.ndarray | None = None,
 ) -> Reranked:
-    """Order the first hits of each query anew by cosine + weight x local score.
+    """Order the first hits of each query anew: by cosine + weight x local score, or by a head over these.
 
     Args:
         found: int64 [M, c] database indices, best first; -1 is none.
@@ -56,22 +57,31 @@ def rerank(
             them; None: it has those of all.
     """
     depth = min(how.depth, found.shape[1])
-    local, agreeing = np.zeros((2, len(found), depth), np.float32)
-    scores = np.full_like(local, -np.inf)
+    names = [how.by] if how.by in SCORES else list(SCORES)
+    local = {name: np.zeros((len(found), depth), np.float32) for name in names}
+    agreeing = np.zeros((len(found), depth), np.float32)
+    scores = np.full_like(agreeing, -np.inf)
     with Progress("re-ranking", len(found), "queries") as progress:
         for query, hits in enumerate(found[:, :depth]):
             there = np.flatnonzero(hits >= 0)
             if len(there):
                 stored = hits[there] if images is None else np.searchsorted(images, hits[there])
-                own, counts = local_scores(query, stored, queries, database, how.by, pause)
-                scores[query, there] = similarities[query, there] + how.weight * own
-                local[query, there], agreeing[query, there] = own, counts
+                cosines = similarities[query, there]
+                for name in reversed(names):  # the first one's matches are counted
+                    own, counts = local_scores(query, stored, queries, database, name, pause)
+                    local[name][query, there], agreeing[query, there] = own, counts
+                if how.by in SCORES:
+                    scores[query, there] = cosines + how.weight * own
+                else:
+                    parts = {name: values[query, there] for name, values in local.items()}
+                    scores[query, there] = probability(head_of(False).log_odds({"global": cosines, **parts}))
             progress.advance()
     order = np.argsort(-scores, axis=1, kind="stable")
-    first, scores, local, agreeing = (
-        np.take_along_axis(values, order, axis=1) for values in (found[:, :depth], scores, local, agreeing)
+    first, scores, agreeing, *ordered = (
+        np.take_along_axis(values, order, axis=1) for values in (found[:, :depth], scores, agreeing, *local.values())
     )
-    return Reranked(np.concatenate([first, found[:, depth:]], axis=1), order, scores, local, agreeing)
+    found = np.concatenate([first, found[:, depth:]], axis=1)
+    return Reranked(found, order, scores, dict(zip(names, ordered, strict=True)), agreeing)
 
 
 def local_scores(
@@ -103,14 +113,6 @@ def local_scores(
     return sums / np.sqrt(float(size) * sizes).astype(np.float32), counts
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What re-ranking found of a query and one of its hits."""
-
-    matches: Matches
-    local_score: float
-
-
 Compare = Callable[[int, int], Compared]  # the index of a query and that of a database image
 
 
@@ -119,7 +121,7 @@ def comparer(queries: LocalMaps, database: LocalMaps, how: Reranking, images: np
 
     def compare(query: int, image: int) -> Compared:
         hit = image if images is None else int(np.searchsorted(images, image))
-        score, _ = local_scores(query, np.array([hit]), queries, database, how.by)
+        score, _ = local_scores(query, np.array([hit]), queries, database, how.by if how.by in SCORES else "soft")
         return Compared(matches_of(query, hit, queries, database, MOST_MATCHES), float(score[0]))
 
     return compare

@@ -1,0 +1,121 @@
+"""Keypoints of a database's images, kept in a file beside its index, or made when they are first wanted."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vpr.common.errors import UserError
+from vpr.common.progress import say, track
+from vpr.data.reader import Reading
+from vpr.database.records import Records
+from vpr.retrieval.ask import NotServed
+from vpr.retrieval.long_work import Pause, no_pause
+from vpr.retrieval.matching import Compared, Matches, by_threads
+from vpr.retrieval.verification.keypoints import KeypointNetwork, Keypoints
+from vpr.retrieval.verification.pairs import Verified, verify
+
+MISSING = "the index has no keypoints, which its verification needs, and its images are not all there"
+_TABLE = "create table if not exists keypoints (name text primary key, stamp text, packed blob)"
+
+
+def keypoints_file(index: Path) -> Path:
+    """Where the keypoints for an index lie or shall lie."""
+    return index.with_name(f"{index.name.removesuffix('.h5').removesuffix('.sqlite')}.keypoints.sqlite")
+
+
+class KeptKeypoints:
+    """Keypoints by images' names; those of an image that has changed, or of another network, are made anew."""
+
+    def __init__(self, network: KeypointNetwork, read: Reading, path: Path | None = None) -> None:
+        """Of images that are so read; kept in a file, or (None) as long as the program runs.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        self.network, self._read = network, read
+        # An empty name is a file of its own that SQLite removes.
+        self._file = sqlite3.connect("" if path is None else path, check_same_thread=False, isolation_level=None)
+        self._recipe = f"{network.weights_hash} {read.size}"
+        try:
+            self._file.execute("pragma synchronous = off")  # what is lost is made again
+            self._file.execute(_TABLE)
+        except sqlite3.Error as error:
+            raise UserError(f"{path} is no file of keypoints ({error}): delete it, it is made again") from error
+
+    def of(self, name: str, file: Path) -> Keypoints:
+        """Those of an image by its name and its file, which need not be there if they are kept.
+
+        Raises:
+            NotServed: it is not there, or cannot be decoded.
+        """
+        found = self._file.execute("select stamp, packed from keypoints where name = ?", [name]).fetchone()
+        try:
+            status = file.stat()
+            stamp = f"{self._recipe} {status.st_size} {status.st_mtime_ns}"
+        except OSError as error:
+            if found and found[0].startswith(self._recipe):
+                return Keypoints.unpack(found[1])
+            raise NotServed(f"{file} cannot be read ({error}), and no keypoints of it are kept", MISSING) from error
+        if found and found[0] == stamp:
+            return Keypoints.unpack(found[1])
+        keypoints = self.made_of(file)
+        self._file.execute("insert or replace into keypoints values (?, ?, ?)", [name, stamp, keypoints.pack()])
+        return keypoints
+
+    def made_of(self, file: Path) -> Keypoints:
+        """Those of an image's file. Raises a NotServed: it cannot be decoded."""
+        image = self._read.of([file])[0]
+        if isinstance(image, UserError):
+            raise NotServed(str(image), MISSING) from image
+        return self.network.detect(image)
+
+    @property
+    def bytes_per_image(self) -> float:
+        """Of those that are kept, on the average."""
+        (size,) = self._file.execute("select avg(length(packed)) from keypoints").fetchone()
+        return size or 0.0
+
+    def prepare(self, records: Records, root: Path) -> None:
+        """Make those of all images that are not kept; says how many bytes they take.
+
+        Raises:
+            NotServed: an image is not there, or cannot be decoded.
+        """
+        have = {name for (name,) in self._file.execute("select name from keypoints")}
+        lacking = [row for row, name in enumerate(records.names) if name and name not in have]
+        for row in track(lacking, "keypoints", len(lacking)):
+            self.of(records.names[row], records.file(row, root))
+        if lacking:
+            say(f"keypoints of {len(lacking):,} images, {self.bytes_per_image:,.0f} bytes each")
+
+
+class KeypointPairs:
+    """Keypoints of M queries, compared with those of database images."""
+
+    def __init__(
+        self, queries: Sequence[Keypoints], kept: KeptKeypoints, image: Callable[[int], tuple[str, Path]]
+    ) -> None:
+        """`image` gives the name and the file of a database image by its row."""
+        self._queries, self._kept, self._image = queries, kept, image
+
+    def of(self, query: int, rows: np.ndarray, pause: Pause = no_pause) -> list[Verified]:
+        """What a query, by its index, has in common with images, by their rows.
+
+        Raises:
+            NotServed: an image is not there.
+        """
+        keypoints = []
+        for row in rows:
+            keypoints.append(self._kept.of(*self._image(int(row))))
+            pause()
+        own = self._queries[query]
+        return by_threads(lambda hit: verify(own, hit), keypoints)
+
+    def compared(self, query: int, row: int) -> Compared:
+        """As `vpr.retrieval.rerank.Compare`: the keypoints that agree, and which share of the matches they are."""
+        (found,) = self.of(query, np.array([row]))
+        weights = np.ones(found.inliers, np.float32)
+        matches = Matches(found.query_points, found.hit_points, weights)
+        return Compared(matches, found.inliers / max(1, found.matches), found.fundamental)

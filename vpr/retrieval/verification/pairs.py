@@ -1,0 +1,69 @@
+"""Matches of the keypoints of two images, and those of them that agree with one fundamental matrix."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vpr.retrieval.verification.keypoints import LONGEST, SCALE, Keypoints
+
+LEAST_COSINE = 0.7  # of matches
+PIXELS = 1.5  # that a match may lie off its epipolar line, in images of at most LONGEST pixels
+ITERATIONS, SURE = 1000, 0.999
+FEWEST = 8  # matches that a fundamental matrix is estimated from
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What two images have in common."""
+
+    query_points: np.ndarray  # float32 [n, 2], (x, y) from 0 to 1: of the matches that agree
+    hit_points: np.ndarray  # likewise
+    fundamental: np.ndarray | None  # float64 [3, 3], from pixels of the query to lines in the hit; None: there is none
+    matches: int  # how many there were before
+
+    @property
+    def inliers(self) -> int:
+        """How many agree."""
+        return len(self.query_points)
+
+
+def mutual_neighbours(query: np.ndarray, hit: np.ndarray) -> np.ndarray:
+    """Pairs of descriptors int8 [n, d] and [m, d] that are each other's nearest: int64 [k, 2], in the query's order."""
+    if not len(query) or not len(hit):
+        return np.empty((0, 2), np.int64)
+    one, other = query.astype(np.float32), hit.astype(np.float32)
+    products = one @ other.T  # [n, m], exact
+    # The other way is a product of its own: to look for maxima down the columns takes longer.
+    nearest, back = products.argmax(axis=1), (other @ one.T).argmax(axis=1)
+    own = np.arange(len(query))
+    mutual = (back[nearest] == own) & (products[own, nearest] > LEAST_COSINE * SCALE**2)
+    return np.stack([own[mutual], nearest[mutual]], axis=1)
+
+
+def verify(query: Keypoints, hit: Keypoints) -> Verified:
+    """The matches of two images that agree with one fundamental matrix: MAGSAC++ (Barath et al., CVPR 2020), OpenCV's.
+
+    The same images always have the same.
+    """
+    import cv2
+
+    pairs = mutual_neighbours(query.descriptors, hit.descriptors)
+    own, other = query.points[pairs[:, 0]], hit.points[pairs[:, 1]]
+    none = Verified(own[:0], other[:0], None, len(pairs))
+    if len(pairs) < FEWEST:
+        return none
+    own_frame, other_frame = (np.array([one.width, one.height]) for one in (query, hit))
+    own_scale, other_scale = (min(1, LONGEST / frame.max()) for frame in (own_frame, other_frame))
+    rule = cv2.UsacParams()
+    rule.threshold, rule.confidence, rule.maxIterations, rule.randomGeneratorState = PIXELS, SURE, ITERATIONS, 0
+    rule.score, rule.sampler = cv2.SCORE_METHOD_MAGSAC, cv2.SAMPLING_UNIFORM
+    rule.loMethod, rule.final_polisher = cv2.LOCAL_OPTIM_SIGMA, cv2.MAGSAC
+    try:
+        matrix, mask = cv2.findFundamentalMat(own * own_frame * own_scale, other * other_frame * other_scale, rule)
+    except cv2.error:  # of points in a degenerate position
+        return none
+    if matrix is None or matrix.shape != (3, 3):
+        return none
+    agree = mask.ravel() > 0
+    fundamental = np.diag([other_scale, other_scale, 1]) @ matrix @ np.diag([own_scale, own_scale, 1])
+    return Verified(own[agree], other[agree], fundamental, len(pairs))
