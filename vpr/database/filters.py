@@ -44,17 +44,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class SearchFilter:
-    """Which images of a database are searched: those for which all of these hold.
+    """Which images of a database are searched: those for which all of these hold."""
 
-    Attributes:
-        near: WGS 84 latitude and longitude, and metres from there.
-        box: south, west, north, east in degrees; a west above the east crosses the date line.
-        where: conditions on columns.
-    """
-
-    near: tuple[float, float, float] | None = None
+    near: tuple[float, float, float] | None = None  # WGS 84 latitude and longitude, and metres from there
+    # South, west, north, east in degrees; a west above the east crosses the date line.
     box: tuple[float, float, float, float] | None = None
-    where: tuple[Condition, ...] = ()
+    where: tuple[Condition, ...] = ()  # conditions on columns
 
     def mask(self, records: Records) -> np.ndarray:
         """bool [N]: the rows that are searched.

@@ -20,22 +20,16 @@ from vpr.database.records import Records, Value
 
 @dataclass(frozen=True)
 class FolderNow:
-    """The images of a folder as they are now, of which nothing but the table was read.
+    """The images of a folder as they are now, of which nothing but the table was read."""
 
-    Attributes:
-        names, positions, zone, columns, folders: as of `Records`.
-        files: where they lie.
-        sizes, modified: int64 [N], bytes, and nanoseconds since 1970.
-    """
-
-    names: list[str]
-    files: list[Path]
+    names: list[str]  # as of `Records`, as are positions, zone, columns and folders
+    files: list[Path]  # where they lie
     positions: np.ndarray
     zone: str | None
     columns: dict[str, list[Value]]
     folders: list[str]
-    sizes: np.ndarray
-    modified: np.ndarray
+    sizes: np.ndarray  # int64 [N], bytes
+    modified: np.ndarray  # int64 [N], nanoseconds since 1970
 
     @classmethod
     def of(cls, records: Records, files: list[Path]) -> "FolderNow":

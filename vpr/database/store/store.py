@@ -41,19 +41,12 @@ KEPT_SECONDS = 600  # that records of an earlier generation stay; those of the l
 
 @dataclass(frozen=True)
 class State:
-    """What one commit left.
+    """What one commit left."""
 
-    Attributes:
-        meta: what is said of the database as a whole: provenance, zone, whether it was edited, ...
-        generation: of the flat files.
-        rows: how many rows they have.
-        gone: int64, those of images that were removed or replaced.
-    """
-
-    meta: Mapping[str, Any]
-    generation: int
-    rows: int
-    gone: np.ndarray
+    meta: Mapping[str, Any]  # what is said of the database as a whole: provenance, zone, whether it was edited, ...
+    generation: int  # of the flat files
+    rows: int  # how many rows they have
+    gone: np.ndarray  # int64, those of images that were removed or replaced
 
     def follows(self, earlier: "State | None") -> bool:
         """Whether rows are what they were: of one generation, in a file that is no other one, as a backup would be."""
