@@ -150,11 +150,7 @@ class Engine(Searchable, Protocol):
         """
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove images; those that are not there are passed over.
-
-        Raises:
-            UserError: as of `add`.
-        """
+        """Remove images; those that are not there are passed over. Raises a UserError as `add` does."""
 
     def set_zone(self, zone: str) -> None:
         """Take the positions, whose UTM zone was unknown or is corrected, for metres of this one."""

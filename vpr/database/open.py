@@ -245,11 +245,7 @@ def how_described(engine: Engine, database: Database, wanted: WantedIndex) -> De
 
 
 def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[str]:
-    """The names that are given, or that patterns with * or ? match.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The names that are given, or that patterns with * or ? match. Raises a UserError where there is none."""
     found = dict[str, None]()
     for pattern in patterns:
         names = [pattern] if pattern in known else fnmatch.filter(known, pattern)
