@@ -77,7 +77,7 @@ def test_reranking_adds_to_the_cosines_of_all_frames(monkeypatch):
     def keep(found, similarities, queries, database, how, *rest):
         given.append(similarities)
         order = np.tile(np.arange(how.depth), (len(found), 1))
-        return Reranked(found, order, similarities[:, :2], similarities[:, :2], similarities[:, :2])
+        return Reranked(found, order, similarities[:, :2], {}, similarities[:, :2])
 
     monkeypatch.setattr("vpr.retrieval.ranking.rerank", keep)
     images = split_of(["m/0.jpg", "m/1.jpg", "m/2.jpg"], ["q/0.jpg", "q/1.jpg", "q/2.jpg"], np.arange(3), np.arange(3))

@@ -138,11 +138,13 @@ def test_the_ratio_of_distances_is_to_the_nearest_elsewhere():
 def test_each_feature_stands_in_its_column_and_what_is_missing_is_unknown():
     answers = Answers(np.array([[0, 1, 2]]), np.array([[0.5, 0.6, 0.8]]), THREE)
     spread = -math.log10(1 + sue_by_loop(THREE.tolist(), answers.distances[0], 2.0))
-    np.testing.assert_allclose(answer_features(answers, 2.0)[0], [1 - 0.5 / 0.8, 1 - 0.25 / 2, spread, np.nan])
-    assert list(FEATURES) == ["lead", "similarity", "spread", "agreeing"]
+    unknown = [np.nan, np.nan]
+    np.testing.assert_allclose(answer_features(answers, 2.0)[0], [1 - 0.5 / 0.8, 1 - 0.25 / 2, spread, *unknown])
+    assert list(FEATURES) == ["lead", "similarity", "spread", "agreeing", "inliers"]
     scores, agreeing = np.array([[0.4, 0.3, 0.1]]), np.array([[30, 9, 4]])
-    ranked = replace(answers, scores=scores, agreeing=agreeing, sequence=2 * scores)
-    np.testing.assert_allclose(answer_features(ranked, 2.0)[0], [1 - 0.1 / 0.4, 1 - 0.25 / 2, spread, math.log(31)])
+    ranked = replace(answers, scores=scores, agreeing=agreeing, sequence=2 * scores, inliers=np.array([[12, 40]]))
+    wanted = [1 - 0.1 / 0.4, 1 - 0.25 / 2, spread, math.log(31), math.log(13)]
+    np.testing.assert_allclose(answer_features(ranked, 2.0)[0], wanted)
     in_order = replace(answers, sequence=np.array([[0.9, 0.8, 0.65]]))
     value, kind = uncalibrated(in_order)
     assert value[0] == answer_features(in_order, 2.0)[0, 0] == pytest.approx(1 - 0.65 / 0.9) and "by sequences" in kind

@@ -193,7 +193,7 @@ def test_the_order_is_that_of_cosine_and_local_score(by, weight):
     final = [cosine + weight * own for cosine, own in zip((0.9, 0.8, 0.7, 0.6), local, strict=True)]
     assert again.found[0].tolist() == [*np.array([0, 2, 1, 3])[np.argsort(final)[::-1]], 5]
     np.testing.assert_allclose(again.scores[0], sorted(final, reverse=True), atol=1e-4)
-    np.testing.assert_allclose(again.local[0], np.array(local)[np.argsort(final)[::-1]], atol=1e-5)
+    np.testing.assert_allclose(again.local[by][0], np.array(local)[np.argsort(final)[::-1]], atol=1e-5)
     assert again.found[1].tolist() == [2, -1, -1, -1, -1] and np.isneginf(again.scores[1, 1:]).all()
     some, images = np.where(found >= 0, 10 * found, -1), np.array([0, 10, 20, 30])
     few = rerank(some, similarities, maps_of(query, hits[0]), maps_of(*hits), Reranking(4, by), images=images)

@@ -63,11 +63,7 @@ def check_typed(mode: str, typed: Set[str]) -> list[str]:
 
 
 def checked_flags(path: Path) -> dict[str, Any]:
-    """The flags that a run or an exported file stores.
-
-    Raises:
-        UserError: it is missing or damaged, or a flag is nonsense.
-    """
+    """The flags that a run or an exported file stores. Raises a UserError: missing, damaged, or a flag is nonsense."""
     flags = stored_flags(path)
     check_flags(flags, name_of_flags(path))
     return flags

@@ -73,9 +73,9 @@ def keypoints_of(options: argparse.Namespace, read: Reading, index: Path | None 
     Raises:
         UserError: a network is wanted by name, and cannot be had.
     """
-    wanted = options.keypointWeights is not None or getattr(options, "rerankBy", "") == KEYPOINTS
-    verified = Reranking(1, options.rerankBy, options.verify).takes_keypoints if "verify" in options else True
-    if not verified or (not wanted and downloaded() is None):
+    wanted = options.keypointWeights is not None or options.rerankBy == KEYPOINTS
+    is_known = wanted or downloaded() is not None
+    if not is_known or not Reranking(1, options.rerankBy, options.verify).takes_keypoints:
         return None
     return KeptKeypoints(load_network(options.keypointWeights or ""), read, index and keypoints_file(index))
 

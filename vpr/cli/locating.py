@@ -92,10 +92,8 @@ def index_wanted(options: argparse.Namespace, images: PlaceImages, loaded: Loade
     """The index that the flags want. A new one of few images of one's own keeps local descriptors by itself."""
     few = DATASETS[options.dataset].layout == OWN and len(images.database_files) <= FEW
     by_itself = few and not path.exists() and not options.index and hasattr(loaded.model, "local_descriptors")
-    local_dim = options.localDim if getattr(options, "localDescriptors", False) or by_itself else 0
-    return WantedIndex(
-        options.index, options.given.get("nprobe"), options.seed, local_dim, getattr(options, "onDisk", False)
-    )
+    local_dim = options.localDim if options.localDescriptors or by_itself else 0
+    return WantedIndex(options.index, options.given.get("nprobe"), options.seed, local_dim, options.onDisk)
 
 
 def database_images(options: argparse.Namespace) -> PlaceImages:

@@ -11,15 +11,7 @@ from typing import Any, NoReturn
 
 from vpr.cli.choice import of_short_name, own_images, refuse_for_hub, remembered
 from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
-from vpr.cli.parser import (
-    MODES_WITH_INPUTS,
-    build_parser,
-    command,
-    nearest,
-    parallel_command,
-    wanted_help,
-    with_mode,
-)
+from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, nearest, parallel_command, wanted_help, with_mode
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.files import is_file

@@ -62,11 +62,7 @@ def reranking_rule(options: argparse.Namespace, default: int = 0) -> Reranking |
 
 
 def engine_wanted(options: argparse.Namespace) -> WantedEngine:
-    """The engine that the flags name.
-
-    Raises:
-        UserError: flags of FAISS are given with Milvus, or the other way round.
-    """
+    """The engine that the flags name. Raises a UserError where flags of FAISS are given with Milvus, or vice versa."""
     address = engine_address(options.engine)
     if not address.target and options.collection:
         raise UserError("--collection has no effect with --engine=faiss: drop it, or name milvus:FILE.db")

@@ -27,75 +27,47 @@ class WrittenByAnother(UserError):
 
 @dataclass(frozen=True)
 class WantedIndex:
-    """How the descriptors of a database are searched, and what else is kept of its images.
+    """How the descriptors of a database are searched, and what else is kept of its images."""
 
-    Attributes:
-        factory: the engine's name of an index: FAISS's factory string, or one of Milvus; None takes what is there, or
-            the exact search.
-        nprobe: lists that an inverted-file index looks through; None takes the usual number.
-        seed: of what the index, and the projection of local descriptors, are trained on.
-        local_dim: dimensions of local descriptors that are kept for re-ranking; 0: none are asked for.
-        on_disk: whether the lists of an inverted file stay on the disk.
-    """
-
+    # The engine's name of an index: FAISS's factory string, or one of Milvus; None: what is there, or the exact search.
     factory: str | None = None
-    nprobe: int | None = None
-    seed: int = DEFAULT_SEED
-    local_dim: int = 0
-    on_disk: bool = False
+    nprobe: int | None = None  # lists that an inverted-file index looks through; None takes the usual number
+    seed: int = DEFAULT_SEED  # of what the index, and the projection of local descriptors, are trained on
+    local_dim: int = 0  # dimensions of local descriptors that are kept for re-ranking; 0: none are asked for
+    on_disk: bool = False  # whether the lists of an inverted file stay on the disk
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which database an engine opens. `open_engine(source, wanted, anew)` of each module in ENGINES takes one.
+    """Which database an engine opens. `open_engine(source, wanted, anew)` of each module in ENGINES takes one."""
 
-    Attributes:
-        target: what stands behind the engine's name and a colon in --engine: a file or an address; may be empty.
-        path: of an index that lies in files beside the model; engines that lie elsewhere leave it alone.
-        collection: the name of this database in an engine that keeps several.
-        dim: of the descriptors.
-        provenance: what makes the descriptors, by name.
-        note: of which folder's images it is; see `vpr.database.open.folder_note`.
-    """
-
-    target: str
-    path: Path
-    collection: str
-    dim: int
-    provenance: Mapping[str, str]
-    note: Mapping[str, str]
+    target: str  # what stands behind the engine's name and a colon in --engine: a file or an address; may be empty
+    path: Path  # of an index that lies in files beside the model; engines that lie elsewhere leave it alone
+    collection: str  # the name of this database in an engine that keeps several
+    dim: int  # of the descriptors
+    provenance: Mapping[str, str]  # what makes the descriptors, by name
+    note: Mapping[str, str]  # of which folder's images it is; see `vpr.database.open.folder_note`
 
 
 class Hits(NamedTuple):
-    """The nearest images of M queries.
+    """The nearest images of M queries."""
 
-    Attributes:
-        rows: int64 [M, c] of `records`, nearest first, -1 where there are not so many.
-        distances: float32 [M, c], Euclidean, of the queries to the stored descriptors (0 to 2); NaN where there is no
-            hit, or the engine knows none.
-        records: what was known of the images when they were found, whatever happens to the database meanwhile.
-    """
-
-    rows: np.ndarray
+    rows: np.ndarray  # int64 [M, c] of `records`, nearest first, -1 where there are not so many
+    # float32 [M, c], Euclidean, of the queries to the stored descriptors (0 to 2); NaN where there is no hit, or the
+    # engine knows none.
     distances: np.ndarray
-    records: Records
+    records: Records  # what was known of the images when they were found, whatever happens to the database meanwhile
 
 
 class Searchable(Protocol):
-    """A database ready to be searched.
+    """A database ready to be searched."""
 
-    Attributes:
-        measures: whether its distances are those of descriptors: exact ones wherever descriptors are kept.
-        approximate: engine and index in words, where that may miss nearest images; empty where it finds what an exact
-            search finds. How sure an answer is differs between such indexes.
-        local: local descriptors of the images for re-ranking, by row, where they are kept.
-        projection: what projected them; None where the model did.
-    """
-
-    measures: bool
+    measures: bool  # whether its distances are those of descriptors: exact ones wherever descriptors are kept
+    # Engine and index in words, where that may miss nearest images; empty where it finds what an exact search finds.
+    # How sure an answer is differs between such indexes.
     approximate: str
-    local: LocalMaps | None
-    projection: LocalProjection | None
+    local: LocalMaps | None  # local descriptors of the images for re-ranking, by row, where they are kept
+    projection: LocalProjection | None  # what projected them; None where the model did
 
     def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The nearest images.
@@ -114,34 +86,23 @@ class Engine(Searchable, Protocol):
 
     Rows number the images of `records`. They stay as they are until another process has changed the database and a
     search, which is when this one looks, finds that: what `search` returned belongs to the records it returned.
-
-    Attributes:
-        name: engine, index and consistency in words, with which results are labelled.
-        records: of its images, by row; the name of a removed image is empty, and it is never found again.
-        provenance: what made the descriptors; empty before the first are added.
-        searches_sequences: whether it searches whole sequences in order, by `search_in_order`.
-        keeps_local: whether images that are added bring their local descriptors.
-        is_shared: whether others fill it too, so that a command that only searches takes it as it is. One that is not
-            shared follows its folder, unless it was edited.
-        edited: whether images were added or removed by hand, so that it does not follow its folder by itself.
-        by_hand: whether what is added and removed from now on counts as that.
-        lacking: images from elsewhere that it knows of and cannot find, since their descriptors are another model's or
-            damaged. An update describes them again where their files are still there.
-        row_of: by name, the row of each image that it has.
-        next_row: that the next image to be added gets; others of the same call follow in order.
     """
 
-    name: str
-    records: Records
-    provenance: dict[str, str]
-    searches_sequences: bool
-    keeps_local: bool
+    name: str  # engine, index and consistency in words, with which results are labelled
+    records: Records  # of its images, by row; the name of a removed image is empty, and it is never found again
+    provenance: dict[str, str]  # what made the descriptors; empty before the first are added
+    searches_sequences: bool  # whether it searches whole sequences in order, by `search_in_order`
+    keeps_local: bool  # whether images that are added bring their local descriptors
+    # Whether others fill it too, so that a command that only searches takes it as it is. One that is not shared follows
+    # its folder, unless it was edited.
     is_shared: bool
-    edited: bool
-    by_hand: bool
+    edited: bool  # whether images were added or removed by hand, so that it does not follow its folder by itself
+    by_hand: bool  # whether what is added and removed from now on counts as that
+    # Images from elsewhere that it knows of and cannot find, since their descriptors are another model's or damaged. An
+    # update describes them again where their files are still there.
     lacking: Records
-    row_of: Mapping[str, int]
-    next_row: int
+    row_of: Mapping[str, int]  # by name, the row of each image that it has
+    next_row: int  # that the next image to be added gets; others of the same call follow in order
 
     def rows(self) -> np.ndarray:
         """int64: the rows of the images that it has."""
@@ -189,11 +150,7 @@ class Engine(Searchable, Protocol):
         """
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove images; those that are not there are passed over.
-
-        Raises:
-            UserError: as of `add`.
-        """
+        """Remove images; those that are not there are passed over. Raises a UserError as `add` does."""
 
     def set_zone(self, zone: str) -> None:
         """Take the positions, whose UTM zone was unknown or is corrected, for metres of this one."""

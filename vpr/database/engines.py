@@ -9,15 +9,10 @@ FORMS = {"faiss": ("faiss",), "milvus": ("milvus:FILE.db", "milvus:http://HOST:1
 
 @dataclass(frozen=True)
 class EngineAddress:
-    """Which engine: one beside the model, or one in another file or on a server.
+    """Which engine: one beside the model, or one in another file or on a server."""
 
-    Attributes:
-        kind: a key of ENGINES.
-        target: file, or address of a server; empty where it lies beside the model.
-    """
-
-    kind: str = "faiss"
-    target: str = ""
+    kind: str = "faiss"  # a key of ENGINES
+    target: str = ""  # file, or address of a server; empty where it lies beside the model
 
     @property
     def is_server(self) -> bool:

@@ -44,17 +44,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class SearchFilter:
-    """Which images of a database are searched: those for which all of these hold.
+    """Which images of a database are searched: those for which all of these hold."""
 
-    Attributes:
-        near: WGS 84 latitude and longitude, and metres from there.
-        box: south, west, north, east in degrees; a west above the east crosses the date line.
-        where: conditions on columns.
-    """
-
-    near: tuple[float, float, float] | None = None
+    near: tuple[float, float, float] | None = None  # WGS 84 latitude and longitude, and metres from there
+    # South, west, north, east in degrees; a west above the east crosses the date line.
     box: tuple[float, float, float, float] | None = None
-    where: tuple[Condition, ...] = ()
+    where: tuple[Condition, ...] = ()  # conditions on columns
 
     def mask(self, records: Records) -> np.ndarray:
         """bool [N]: the rows that are searched.
@@ -104,11 +99,7 @@ def _number_in(value: Value) -> float | None:
 
 
 def read_near(text: str) -> tuple[float, float, float]:
-    """Reads LAT,LON,METRES.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Reads LAT,LON,METRES. Raises a ValueError where it is none."""
     latitude, longitude, metres = _numbers(text, 3, "LAT,LON,METRES in degrees and metres, as in 40.4,-80.0,500")
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180 and metres >= 0):
         raise ValueError(f"found {text!r}, wanted a latitude from -90 to 90, a longitude from -180 to 180, and metres")
@@ -116,11 +107,7 @@ def read_near(text: str) -> tuple[float, float, float]:
 
 
 def read_box(text: str) -> tuple[float, float, float, float]:
-    """Reads SOUTH,WEST,NORTH,EAST in degrees.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Reads SOUTH,WEST,NORTH,EAST in degrees. Raises a ValueError where it is none."""
     south, west, north, east = _numbers(text, 4, "SOUTH,WEST,NORTH,EAST in degrees, as in 40.4,-80.1,40.5,-79.9")
     if not (-90 <= south <= north <= 90 and -180 <= west <= 180 and -180 <= east <= 180):
         raise ValueError(f"found {text!r}, wanted SOUTH,WEST,NORTH,EAST in degrees, the south not above the north")
@@ -128,11 +115,7 @@ def read_box(text: str) -> tuple[float, float, float, float]:
 
 
 def read_condition(text: str) -> Condition:
-    """Reads COLUMN=VALUE, COLUMN!=VALUE, COLUMN>=VALUE or COLUMN<=VALUE.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Reads COLUMN=VALUE, COLUMN!=VALUE, COLUMN>=VALUE or COLUMN<=VALUE. Raises a ValueError where it is none."""
     operator = re.search("[!<>]?=", text)  # the first; one pass over the text, which may come from anywhere
     column = text[: operator.start()].strip() if operator else ""
     value = value_of(text[operator.end() :]) if operator else None
@@ -151,10 +134,8 @@ def _numbers(text: str, count: int, wanted: str) -> list[float]:
 def haversine(degrees: np.ndarray, point: tuple[float, float]) -> np.ndarray:
     """Metres on the sphere from points [N, 2] of latitude and longitude to one; NaN where a point is unknown."""
     (latitudes, longitudes), (latitude, longitude) = np.radians(degrees).T, np.radians(point)
-    chord = (
-        np.sin((latitudes - latitude) / 2) ** 2
-        + np.cos(latitudes) * np.cos(latitude) * np.sin((longitudes - longitude) / 2) ** 2
-    )
+    north, east = np.sin((latitudes - latitude) / 2), np.sin((longitudes - longitude) / 2)  # sines of half the angles
+    chord = north**2 + np.cos(latitudes) * np.cos(latitude) * east**2
     return 2 * EARTH_RADIUS * np.arcsin(np.sqrt(np.minimum(chord, 1)))
 
 

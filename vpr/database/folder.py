@@ -1,9 +1,10 @@
 """Image files by their content: what is new in a folder, what changed, what only moved."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,25 +18,21 @@ from vpr.data.positions.zones import in_one_zone
 from vpr.database.columns import read_columns
 from vpr.database.records import Records, Value
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class FolderNow:
-    """The images of a folder as they are now, of which nothing but the table was read.
+    """The images of a folder as they are now, of which nothing but the table was read."""
 
-    Attributes:
-        names, positions, zone, columns, folders: as of `Records`.
-        files: where they lie.
-        sizes, modified: int64 [N], bytes, and nanoseconds since 1970.
-    """
-
-    names: list[str]
-    files: list[Path]
+    names: list[str]  # as of `Records`, as are positions, zone, columns and folders
+    files: list[Path]  # where they lie
     positions: np.ndarray
     zone: str | None
     columns: dict[str, list[Value]]
     folders: list[str]
-    sizes: np.ndarray
-    modified: np.ndarray
+    sizes: np.ndarray  # int64 [N], bytes
+    modified: np.ndarray  # int64 [N], nanoseconds since 1970
 
     @classmethod
     def of(cls, records: Records, files: list[Path]) -> "FolderNow":
@@ -53,35 +50,25 @@ class FolderNow:
 
 
 def stamps(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Size in bytes and time of modification in nanoseconds of files, int64 [N] each.
-
-    Raises:
-        UserError: a file is gone.
-    """
+    """Size in bytes and time of modification in nanoseconds of files, int64 [N] each. Raises as `_of_each`."""
     found = np.empty((2, len(files)), np.int64)
-    for row, file in enumerate(files):
-        try:
-            status = os.stat(file)
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
+    for row, status in enumerate(_of_each(files, os.stat)):
         found[:, row] = status.st_size, status.st_mtime_ns
     return found[0], found[1]
 
 
 def content_hashes(files: Sequence[Path]) -> np.ndarray:
-    """SHA-256 of files, uint8 [N, 32].
+    """SHA-256 of files, uint8 [N, 32]. Raises as `_of_each`."""
+    return np.frombuffer(bytearray.fromhex("".join(_of_each(files, sha256_of))), np.uint8).reshape(-1, 32)
 
-    Raises:
-        UserError: a file cannot be read.
-    """
-    found = np.empty((len(files), 32), np.uint8)
-    for row, file in enumerate(files):
+
+def _of_each(files: Sequence[Path], read: Callable[[Path], Result]) -> Iterator[Result]:
+    """What is read of each file. Raises a UserError where one is gone or cannot be read."""
+    for file in files:
         try:
-            digest = sha256_of(file)
+            yield read(file)
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
-        found[row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
-    return found
 
 
 def folder_to_add(folder: Path, base: Path, skip_broken: bool = False) -> FolderNow:

@@ -64,9 +64,8 @@ def _has_others(path: Path, loaded: LoadedModel) -> bool:
     """Whether an index has images of other folders than its own."""
     with contextlib.closing(Store(path, loaded.model.dim)) as store:
         state = store.state()
-        return state is not None and any(
-            folder for (folder,) in store.columns(state.generation, ["folder"], 0, state.rows)
-        )
+        rows = store.columns(state.generation, ["folder"], 0, state.rows) if state else []
+        return any(folder for (folder,) in rows)
 
 
 def _beside(loaded: LoadedModel, images: PlaceImages) -> Path:

@@ -31,22 +31,14 @@ from vpr.runs.model import LoadedModel
 
 @dataclass(frozen=True)
 class Database:
-    """The images that an engine has, or shall have, of a folder.
-
-    Attributes:
-        images: those of the folder.
-        root: the folder.
-        reading: how images are read.
-        zone: UTM zone of the positions; None if unknown.
-        batch_size: images described at once; 0: as many as memory holds.
-    """
+    """The images that an engine has, or shall have, of a folder."""
 
     loaded: LoadedModel
-    images: PlaceImages
-    root: Path
-    reading: Reading
-    zone: str | None = None
-    batch_size: int | None = None
+    images: PlaceImages  # those of the folder
+    root: Path  # the folder
+    reading: Reading  # how images are read
+    zone: str | None = None  # UTM zone of the positions; None if unknown
+    batch_size: int | None = None  # images described at once; 0: as many as memory holds
 
     @property
     def named_zone(self) -> str | None:
@@ -69,13 +61,10 @@ class Database:
 
 @dataclass(frozen=True)
 class WantedEngine:
-    """The engine that is wanted.
-
-    Attributes:
-        collection: how the user calls the database in an engine that keeps several; None names it by the images.
-    """
+    """The engine that is wanted."""
 
     address: EngineAddress
+    # How the user calls the database in an engine that keeps several; None names it by the images.
     collection: str | None = None
 
     def open(self, database: Database, path: Path, index: WantedIndex, anew: bool = False, use: str = "") -> Engine:
@@ -256,11 +245,7 @@ def how_described(engine: Engine, database: Database, wanted: WantedIndex) -> De
 
 
 def matching_names(known: Mapping[str, int], patterns: Sequence[str]) -> list[str]:
-    """The names that are given, or that patterns with * or ? match.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The names that are given, or that patterns with * or ? match. Raises a UserError where there is none."""
     found = dict[str, None]()
     for pattern in patterns:
         names = [pattern] if pattern in known else fnmatch.filter(known, pattern)

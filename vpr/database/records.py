@@ -17,26 +17,16 @@ Value = str | float | None  # of a column; None: the table is silent
 
 @dataclass(frozen=True)
 class Records:
-    """Images of an index, row by row.
+    """Images of an index, row by row."""
 
-    Attributes:
-        names: paths below the images' folder, with forward slashes; each once.
-        positions: float64 [N, 2], UTM easting and northing in metres; NaN where unknown.
-        zone: UTM zone of all positions, such as 17N; None where unknown.
-        sizes: int64 [N], bytes of the files.
-        modified: int64 [N], when the files were modified, nanoseconds since 1970.
-        hashes: uint8 [N, 32], SHA-256 of the files' content.
-        folders: of each, the folder that its name is a path below; empty: the folder that the index is of.
-        columns: further columns of the images' table, and `time` where it is known, by name.
-    """
-
-    names: list[str]
-    positions: np.ndarray
-    zone: str | None
-    sizes: np.ndarray
-    modified: np.ndarray
-    hashes: np.ndarray
-    folders: list[str]
+    names: list[str]  # paths below the images' folder, with forward slashes; each once
+    positions: np.ndarray  # float64 [N, 2], UTM easting and northing in metres; NaN where unknown
+    zone: str | None  # UTM zone of all positions, such as 17N; None where unknown
+    sizes: np.ndarray  # int64 [N], bytes of the files
+    modified: np.ndarray  # int64 [N], when the files were modified, nanoseconds since 1970
+    hashes: np.ndarray  # uint8 [N, 32], SHA-256 of the files' content
+    folders: list[str]  # of each, the folder that its name is a path below; empty: the folder that the index is of
+    # Further columns of the images' table, and `time` where it is known, by name.
     columns: Mapping[str, list[Value]] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -47,34 +47,24 @@ class Done:
 
 @dataclass(frozen=True)
 class Describing:
-    """How images are described.
-
-    Attributes:
-        batch_size: images that are described, and kept by the engine, at once.
-        projection, keep_local: of their local descriptors, where the engine keeps them.
-    """
+    """How images are described."""
 
     loaded: LoadedModel
     reading: Reading
-    batch_size: int | None = None
-    projection: LocalProjection | None = None
-    keep_local: bool = False
+    batch_size: int | None = None  # images that are described, and kept by the engine, at once
+    projection: LocalProjection | None = None  # of their local descriptors, where the engine keeps them
+    keep_local: bool = False  # whether they are kept
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a folder has that an engine has not, and the other way round.
+    """What a folder has that an engine has not, and the other way round."""
 
-    Attributes:
-        new: rows of the folder whose content is to be looked at.
-        touched: rows of the folder that are the same files of another position, or with another row in the table; and
-            the rows of the engine that they are.
-        gone: names that the folder has no more.
-    """
-
-    new: list[int]
+    new: list[int]  # rows of the folder whose content is to be looked at
+    # Rows of the folder that are the same files of another position, or with another row in the table; and the rows of
+    # the engine that they are.
     touched: list[tuple[int, int]]
-    gone: list[str]
+    gone: list[str]  # names that the folder has no more
 
     @property
     def anything(self) -> bool:
@@ -129,19 +119,14 @@ def synchronise(engine: Engine, now: FolderNow, describing: Describing, keep_oth
 
 @dataclass
 class Intake:
-    """Takes new images in.
-
-    Attributes:
-        records: of the engine, before anything was taken in.
-        known: by the hash of an image's content, a row of the engine that has its descriptor.
-    """
+    """Takes new images in."""
 
     engine: Engine
     now: FolderNow
     describing: Describing
     done: Done
-    records: Records
-    known: dict[bytes, int]
+    records: Records  # of the engine, before anything was taken in
+    known: dict[bytes, int]  # by the hash of an image's content, a row of the engine that has its descriptor
 
     def take(self, rows: list[int], progress: Progress) -> None:
         """Describe those of some images of the folder whose content is new, batch by batch, and copy the others'."""

@@ -16,8 +16,11 @@ from vpr.evaluation.evaluate import SINGLE, Evaluation, describe_split, measure_
 from vpr.models.describer import Describer
 from vpr.models.local_projection import LocalProjection
 from vpr.retrieval.ask import Ask
+from vpr.retrieval.verification.kept import KeptKeypoints
 
 TIMED_IMAGES, WARM_UP = 20, 3
+# How the table calls stages, by the beginnings of their steps.
+STAGES = {"conditions": "conditions", "a second look": "re-ranked", "verification": "verified", "": "in order"}
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,19 @@ def measure_model(
     batch_size: int | None = None,
     ask: Ask = SINGLE,
     projection: LocalProjection | None = None,
+    keypoints: KeptKeypoints | None = None,
 ) -> list[Row]:
     """Recalls and costs of one model, and again after re-ranking, if it is asked for, whose time is added.
 
     Args:
         label, path: how the table calls the model, and its run or exported file.
         projection: of local descriptors for re-ranking; None where the model brings it.
+        keypoints: by which re-ranked hits are verified; None: they are not.
     """
     model.eval()
     keeping = LocalDescribing(projection, MemorySink(len(images.files))) if ask.rerank else None
     descriptors = describe_split(model, images, images.reader(reading), batch_size, keeping)
-    stages = measure_each(descriptors, model, images, recall_values, ask)
+    stages = measure_each(descriptors, model, images, recall_values, ask, keypoints=keypoints)
     evaluation, answers = next(stages)
     singles = _single_images(images, Reading(reading.size))
     milliseconds = milliseconds_per_image(model.describe, singles)
@@ -74,7 +79,8 @@ def measure_model(
     rows, start = [row], time.perf_counter()
     for again, answers in stages:
         both = milliseconds + 1000 * (time.perf_counter() - start) / len(images.query_files)
-        rows.append(replace(row, name=f"{label}, re-ranked", evaluation=again, curve=answers.curve, milliseconds=both))
+        name = next(name for beginning, name in STAGES.items() if answers.ranking.steps[-1].startswith(beginning))
+        rows.append(replace(row, name=f"{label}, {name}", evaluation=again, curve=answers.curve, milliseconds=both))
     return rows
 
 

@@ -22,6 +22,7 @@ from vpr.models.describer import Describer
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.conditions.centring import MapConditions
 from vpr.retrieval.ranking import Ranking, rerank_hits, search_for, verify_hits
+from vpr.retrieval.rules import Reranking
 from vpr.retrieval.split import SplitEngine
 from vpr.retrieval.verification.kept import KeptKeypoints, KeypointPairs
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
@@ -135,20 +136,33 @@ def measure_each(
         text = ", ".join((how_searched, *ranking.steps))
         evaluation, results = counted(replace(evaluation, search=text), ranking, results)
         yield evaluation, results
-    if how and how.takes_local and results and (local := descriptors.local):
-        ranking = rerank_hits(results.ranking, local.queries, local.database, how)
-        text = f"{evaluation.search}, then {how.text(local.maps.dim)}"
-        size = evaluation.bytes_per_image + local.database.bytes_per_image
-        evaluation, results = counted(replace(evaluation, search=text, bytes_per_image=size), ranking, results)
+    for ranking, text, size in _looked_at_again(
+        results.ranking if results else None, how, descriptors, images, keypoints
+    ):
+        search, size = f"{evaluation.search}, then {text}", evaluation.bytes_per_image + size
+        evaluation, results = counted(replace(evaluation, search=search, bytes_per_image=size), ranking, results)
         yield evaluation, results
-    if how and how.takes_keypoints and results and keypoints:
-        own = [keypoints.made_of(file) for file in track(images.query_files, "keypoints", len(images.query_files))]
-        named = list(zip(places.database_names, images.database_files, strict=True))
-        pairs = KeypointPairs(own, keypoints, named.__getitem__)
-        ranking = verify_hits(results.ranking, pairs, how)
-        text = f"{evaluation.search}, then {how.verified_text()}"
-        size = evaluation.bytes_per_image + keypoints.bytes_per_image
-        yield counted(replace(evaluation, search=text, bytes_per_image=size), ranking, results)
+
+
+def _looked_at_again(
+    ranking: Ranking | None,
+    how: Reranking | None,
+    descriptors: SplitDescriptors,
+    images: PlaceImages,
+    keypoints: KeptKeypoints | None,
+) -> Iterator[tuple[Ranking, str, float]]:
+    """The hits by local descriptors, then by keypoints; each with what that is in words, and its bytes per image."""
+    if ranking is None or how is None:
+        return
+    if how.takes_local and (local := descriptors.local):
+        ranking = rerank_hits(ranking, local.queries, local.database, how)
+        yield ranking, how.text(local.maps.dim), local.database.bytes_per_image
+    if how.takes_keypoints and keypoints:
+        files = images.query_files
+        own = [keypoints.made_of(file) for file in track(files, "keypoints", len(files))]
+        named = list(zip(images.places.database_names, images.database_files, strict=True))
+        ranking = verify_hits(ranking, KeypointPairs(own, keypoints, named.__getitem__), how)
+        yield ranking, how.verified_text(), keypoints.bytes_per_image
 
 
 def _counted(

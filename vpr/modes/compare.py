@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vpr.cli.load import computing, model_of
+from vpr.cli.load import computing, keypoints_of, model_of
 from vpr.cli.locating import ask_of
 from vpr.cli.options import settle
 from vpr.cli.specs import places_spec, reading, reranking_rule
@@ -57,7 +57,8 @@ def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, de
     batch, projection = options.cacheBatchSize, None
     if ask.rerank:
         projection = projection_for(loaded, read.of(images.database_files), options.seed, options.localDim, batch)
-    return measure_model(model, images, label, options.run, read, options.recallValues, batch, ask, projection)
+    keypoints, values = keypoints_of(options, read) if ask.rerank else None, options.recallValues
+    return measure_model(model, images, label, options.run, read, values, batch, ask, projection, keypoints)
 
 
 def labels(inputs: list[str]) -> dict[str, str]:

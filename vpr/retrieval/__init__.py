@@ -1,6 +1,7 @@
 """From images to answers: the same code for test, locate, serve and Python.
 
 conditions/           Condition means, and sessions of a camera: what images that were taken alike tell of each other
+verification/         Geometric verification: do the keypoints of a query and of a hit agree with one camera's movement?
 answer.py             where an image was taken: matches, their positions, how sure
 answer_features.py    What an answer shows of how sure it is: numbers of its hits, from which a probability is learnt
 ask.py                What is asked of an image, and why it may have no answer

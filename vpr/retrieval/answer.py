@@ -13,23 +13,16 @@ from vpr.retrieval.matching import Matches
 
 @dataclass(frozen=True)
 class Match:
-    """A database image that resembles an image.
+    """A database image that resembles an image."""
 
-    Attributes:
-        name: of the database image.
-        distance: of the descriptors, 0 to 2; None where the index knows none.
-        easting, northing: UTM metres; None where unknown.
-        zone, latitude, longitude: None where the UTM zone is unknown.
-        score: by which re-ranking or sequences order the matches, the greater the better; None where distances do.
-    """
-
-    name: str
-    distance: float | None
-    easting: float | None
-    northing: float | None
-    zone: str | None
-    latitude: float | None
-    longitude: float | None
+    name: str  # of the database image
+    distance: float | None  # of the descriptors, 0 to 2; None where the index knows none
+    easting: float | None  # UTM metres; None where unknown
+    northing: float | None  # likewise
+    zone: str | None  # None where the UTM zone is unknown
+    latitude: float | None  # likewise
+    longitude: float | None  # likewise
+    # By which re-ranking or sequences order the matches, the greater the better; None where distances do.
     score: float | None = None
 
     def distance_text(self) -> str:
@@ -50,31 +43,21 @@ class Match:
 
 @dataclass(frozen=True)
 class Answer:
-    """Where an image was taken, as far as that is known.
+    """Where an image was taken, as far as that is known."""
 
-    Attributes:
-        matches: best first.
-        files: of the matches, where they lie or lay.
-        confidence: of the first match; None if unknown.
-        confidence_kind: what that is, in words: a probability, or a ratio of distances.
-        refused: whether the confidence is below what was asked for: there is no answer, and the matches are only what
-            came nearest.
-        agreement: matches of local descriptors with the first match; None where they were not asked for.
-        usual_distance: the median of the descriptors' distances to database images drawn at random; None if unknown.
-        uncertainty: of the place of the first match; None where positions do not tell.
-        model_seconds, search_seconds: that all images of a batch took together; 0 where that was not measured.
-    """
-
-    matches: list[Match]
-    files: list[Path]
-    confidence: float | None
-    confidence_kind: str
+    matches: list[Match]  # best first
+    files: list[Path]  # of the matches, where they lie or lay
+    confidence: float | None  # of the first match; None if unknown
+    confidence_kind: str  # what that is, in words: a probability, or a ratio of distances
+    # Whether the confidence is below what was asked for: there is no answer, the matches are only what came nearest.
     refused: bool
+    # Matches of local descriptors with the first match; None where they were not asked for.
     agreement: Matches | None = None
+    # The median of the descriptors' distances to database images drawn at random; None if unknown.
     usual_distance: float | None = None
-    uncertainty: Uncertainty | None = None
-    model_seconds: float = 0.0
-    search_seconds: float = 0.0
+    uncertainty: Uncertainty | None = None  # of the place of the first match; None where positions do not tell
+    model_seconds: float = 0.0  # that all images of a batch took together; 0 where that was not measured
+    search_seconds: float = 0.0  # likewise
 
     @property
     def sure(self) -> str:

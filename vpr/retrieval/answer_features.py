@@ -37,26 +37,18 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Answers:
-    """Queries with what was found for them, best first.
+    """Queries with what was found for them, best first."""
 
-    Attributes:
-        found: [M, c] database indices; -1 is no hit.
-        distances: [M, c] Euclidean distances of the descriptors, 0 to 2; NaN where unknown.
-        positions: [N, 2] of the database, metres; NaN where unknown.
-        scores: [M, K] of the first K hits by re-ranking, -inf where there is no hit; None without one.
-        agreeing: [M, K] matches of their local descriptors that agree, likewise.
-        sequence: [M, c] similarities of sequences, means of the frames' cosines; None where queries are single images.
-        frames: int64 [M], of how many frames these are the means.
-        inliers: int64 [M, V] keypoints of the query and its first V hits that agree with one camera's movement.
-    """
-
-    found: np.ndarray
-    distances: np.ndarray
-    positions: np.ndarray
+    found: np.ndarray  # [M, c] database indices; -1 is no hit
+    distances: np.ndarray  # [M, c] Euclidean distances of the descriptors, 0 to 2; NaN where unknown
+    positions: np.ndarray  # [N, 2] of the database, metres; NaN where unknown
+    # [M, K] of the first K hits by re-ranking, -inf where there is no hit; None without one.
     scores: np.ndarray | None = None
-    agreeing: np.ndarray | None = None
+    agreeing: np.ndarray | None = None  # [M, K] matches of their local descriptors that agree, likewise
+    # [M, c] similarities of sequences, means of the frames' cosines; None where queries are single images.
     sequence: np.ndarray | None = None
-    frames: np.ndarray | None = None
+    frames: np.ndarray | None = None  # int64 [M], of how many frames these are the means
+    # int64 [M, V], keypoints of the query and its first V hits that agree with one camera's movement.
     inliers: np.ndarray | None = None
 
     def ordering(self, row: int) -> np.ndarray:

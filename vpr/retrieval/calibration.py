@@ -10,21 +10,14 @@ from vpr.retrieval.verification.head import probability
 
 @dataclass(frozen=True)
 class Calibration:
-    """A logistic regression on standardised features: p = 1 / (1 + exp(-(bias + weights . (x - mean) / scale))).
+    """A logistic regression on standardised features: p = 1 / (1 + exp(-(bias + weights . (x - mean) / scale)))."""
 
-    Attributes:
-        names: F features that it uses, keys of FEATURES.
-        mean, scale, weights: [F], float64.
-        bias: of the regression.
-        slope: of the weights of `hit_spread`, which is a feature.
-    """
-
-    names: tuple[str, ...]
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-    bias: float
-    slope: float
+    names: tuple[str, ...]  # F features that it uses, keys of FEATURES
+    mean: np.ndarray  # float64 [F]
+    scale: np.ndarray  # float64 [F]
+    weights: np.ndarray  # float64 [F]
+    bias: float  # of the regression
+    slope: float  # of the weights of `hit_spread`, which is a feature
 
     def probability(self, answers: Answers) -> np.ndarray:
         """The probability that each first hit is right, float64 [M]; NaN where a feature is not known."""

@@ -29,22 +29,15 @@ MAY_DIFFER = ("precision",)
 
 @dataclass(frozen=True)
 class LearntOn:
-    """The queries that a calibration was learnt on.
+    """The queries that a calibration was learnt on."""
 
-    Attributes:
-        dataset: see `data_set`; spec, spec_hash: name and fingerprint of the places.
-        queries_hash: fingerprint of the queries alone.
-        queries: how many.
-        right: when an answer is right, in words, such as `within 25 m`.
-    """
-
-    dataset: str
+    dataset: str  # see `data_set`
     split: str
-    spec: str
-    spec_hash: str
-    queries_hash: str
-    queries: int
-    right: str
+    spec: str  # name of the places
+    spec_hash: str  # fingerprint of the places
+    queries_hash: str  # fingerprint of the queries alone
+    queries: int  # how many
+    right: str  # when an answer is right, in words, such as `within 25 m`
 
 
 @dataclass(frozen=True)

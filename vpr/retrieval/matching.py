@@ -30,16 +30,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Matches:
-    """Matches of a query with one of its hits, the heaviest first.
+    """Matches of a query with one of its hits, the heaviest first."""
 
-    Attributes:
-        query_points, hit_points: float32 [m, 2], (x, y) from 0 to 1 across the image.
-        weights: float32 [m], 0 to 1.
-    """
-
-    query_points: np.ndarray
-    hit_points: np.ndarray
-    weights: np.ndarray
+    query_points: np.ndarray  # float32 [m, 2], (x, y) from 0 to 1 across the image
+    hit_points: np.ndarray  # likewise
+    weights: np.ndarray  # float32 [m], 0 to 1
 
 
 @dataclass(frozen=True)
@@ -53,17 +48,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The local descriptors of a query and of some of its hits.
+    """The local descriptors of a query and of some of its hits."""
 
-    Attributes:
-        query: int8 [Q, d].
-        query_grid: int32 [2], rows and columns of its map.
-        hits: [C] indices in `database`.
-    """
-
-    query: np.ndarray
-    query_grid: np.ndarray
-    hits: np.ndarray
+    query: np.ndarray  # int8 [Q, d]
+    query_grid: np.ndarray  # int32 [2], rows and columns of its map
+    hits: np.ndarray  # [C] indices in `database`
     database: LocalMaps
 
     def of_each(self, compare: Callable[[np.ndarray], Result]) -> list[Result]:

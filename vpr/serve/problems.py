@@ -48,10 +48,8 @@ def problem_of(answer: Other | Refusal) -> "Other | Problem":
     """What a client is told of a question that has no answer; all else is left as it is."""
     if not isinstance(answer, Refusal):
         return answer
-    away = isinstance(answer, EngineAway)
-    problem = Problem(
-        STATUS[type(answer)], answer.told, seconds=AWAY_SECONDS if away else 1, code=ENGINE_AWAY if away else ""
-    )
+    seconds, code = (AWAY_SECONDS, ENGINE_AWAY) if isinstance(answer, EngineAway) else (1, "")
+    problem = Problem(STATUS[type(answer)], answer.told, seconds=seconds, code=code)
     problem.__cause__ = answer
     return problem
 

@@ -144,9 +144,8 @@ class PatientProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, or has a head of more than uvicorn takes."""
-        text = json.dumps(
-            {"error": "this is no request of HTTP, or its headers are too large", "code": "wrong_request"}
-        ).encode()
+        said = {"error": "this is no request of HTTP, or its headers are too large", "code": "wrong_request"}
+        text = json.dumps(said).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text)),
                    (b"connection", b"close")]  # fmt: skip
         with contextlib.suppress(h11.LocalProtocolError):  # an answer is being sent already

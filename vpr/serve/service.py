@@ -33,15 +33,7 @@ Question = tuple[np.ndarray, Ask]
 
 
 class Service:
-    """A locator with what leads to it.
-
-    Attributes:
-        bodies: reads requests' bodies; pixels: memory of decoded images that wait.
-        batcher: the queue before the model; the thread of it alone asks and changes the locator.
-        metrics: what is counted.
-        sessions: of cameras whose frames come in order.
-        ready: whether it answers.
-    """
+    """A locator with what leads to it."""
 
     def __init__(self, locator: Locator, settings: Settings) -> None:
         """Nothing runs before `start`."""
@@ -57,6 +49,7 @@ class Service:
         """Start the decoders and the thread that asks the locator."""
         settings = self.settings
         self._decoders = Decoders(settings.decoders, settings.decode_seconds)
+        # The queue before the model; its thread alone asks and changes the locator.
         self.batcher: Batcher[Question, Answer] = Batcher(
             self._answer, settings.batch_size, settings.batch_wait / 1000, settings.queue, settings.long_queue
         )

@@ -21,25 +21,11 @@ _serve = partial(flag, group="serve", modes=("serve",))
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server behaves. The flags' help says what those fields are that are flags.
-
-    Attributes:
-        token, read_token: the words themselves, one of which requests must bring; None: none, on this machine alone.
-        uploads: folder that added images are kept in.
-        tiles: street tiles of the page's map, see `vpr.serve.page.street_tiles`; None: a plain map.
-        batch_size: images that are described at once, at most.
-        batch_requests: images in one request.
-        max_pixels: of an image, by its header.
-        longest_side: pixels to which larger images are shrunk before they are described, unless all get one size;
-            None: none are. See `limits_for`.
-        large_pixels: of an image as it is described, above which that is done by turns of clients.
-        decoders: processes that decode images.
-        decode_seconds, body_seconds: in which an image must be decoded, and a body must have come.
-        stop_seconds: in which requests have to end when the server is stopped; those that have not are answered 503.
-    """
+    """How the server behaves. The flags' help says what those fields are that are flags."""
 
     host: str = _serve("127.0.0.1", "address to listen at; other than this machine's own only with --token")
     port: int = _serve(8000, "port to listen at; 0: any that is free", type=whole_number(0, 65535))
+    # The word itself, as that of `read_token`; requests must bring one of them. None: none, on this machine alone.
     token: str | None = _serve(
         None,
         "file with the word that clients have to send as 'Authorization: Bearer ...' (or in the environment: "
@@ -56,7 +42,8 @@ class Settings:
         0.0, "requests a second that a client may make on the average; 0: any number", type=quantity
     )  # fmt: skip
     writable: bool = _serve(False, "let clients add and remove images")
-    uploads: Path | None = None
+    uploads: Path | None = None  # folder that added images are kept in
+    # Street tiles of the page's map, see `vpr.serve.page.street_tiles`; None: a plain map.
     tiles: str | None = _serve(
         None,
         "street map behind the page's map, which browsers load from there: osm, or the address of tiles with {z}, "
@@ -67,16 +54,18 @@ class Settings:
     batch_wait: float = _serve(
         4.0, "milliseconds that a request waits at most for others", name="batchWait", typed=3.0, type=quantity
     )
-    batch_size: int = 16
+    batch_size: int = 16  # images that are described at once, at most
     queue: int = _serve(64, "images that wait at most; further ones are answered 503", type=count)
-    batch_requests: int = 16
+    batch_requests: int = 16  # images in one request
     max_megabytes: float = _serve(20.0, "size of an image file, at most", name="maxMegabytes", type=quantity)
-    max_pixels: int = 50_000_000
+    max_pixels: int = 50_000_000  # of an image, by its header
+    # See `limits_for`: pixels to which larger images are shrunk to be described, unless all get one size; None: not.
     longest_side: int | None = None
-    large_pixels: int = 1 << 62
-    decoders: int = 2
-    decode_seconds: float = 10.0
-    body_seconds: float = 20.0
+    large_pixels: int = 1 << 62  # of an image as it is described, above which that is done by turns of clients
+    decoders: int = 2  # processes that decode images
+    decode_seconds: float = 10.0  # in which an image must be decoded
+    body_seconds: float = 20.0  # in which a body must have come
+    # In which requests have to end when the server is stopped; those that have not are answered 503.
     stop_seconds: int = 8
 
     @property

@@ -100,16 +100,11 @@ class Bodies:
 
 
 class _Body:
-    """A request's body, of which no more is read than may be.
-
-    Attributes:
-        count: bytes that were read, for which room is taken.
-        is_whole: whether that is all.
-    """
+    """A request's body, of which no more is read than may be."""
 
     def __init__(self, request: Request, most: int, room: Room) -> None:
         self.request, self._most, self._room = request, most, room
-        self.count, self.is_whole = 0, False
+        self.count, self.is_whole = 0, False  # bytes that were read, for which room is taken; whether that is all
         self._too_large = Problem(413, f"the body is too large: at most {most / 1e6:g} MB are taken", close=True)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:

@@ -34,13 +34,7 @@ ANOTHER = "name another with --collection"
 
 
 class Collection:
-    """A collection that is open.
-
-    Attributes:
-        dtype: in which descriptors are stored, float16 or float32.
-        index: one of INDEXES.
-        provenance: what made the descriptors.
-    """
+    """A collection that is open."""
 
     def __init__(self, connection: MilvusConnection, source: Source, index: str | None):
         """Open a collection, or make it.
@@ -62,7 +56,8 @@ class Collection:
             raise UserError(f"{self._where} is not one of ours (it has no field {missing[0]}): {ANOTHER}")
         if (stored := int(fields[VECTOR]["params"]["dim"])) != self.dim:
             raise UserError(f"{self._where} has {stored}-D descriptors, wanted {self.dim}-D: {ANOTHER}")
-        self.dtype = np.dtype(np.float16 if fields[VECTOR]["type"].name == "FLOAT16_VECTOR" else np.float32)
+        is_half = fields[VECTOR]["type"].name == "FLOAT16_VECTOR"
+        self.dtype = np.dtype(np.float16 if is_half else np.float32)  # in which descriptors are stored
         self.provenance = self._provenance_of(found, source.provenance)
         self.index = self._indexed(index)
         self.call("load_collection")
@@ -169,9 +164,8 @@ class Collection:
         parameters = {name: max(value, depth) if name in ("ef", "search_list") else value
                       for name, value in INDEXES.get(self.index, ({},) * 3)[2 if wanted else 1].items()}  # fmt: skip
         found: list[list[Row]] = []
-        for some in in_parts(
-            list(values), max(1, min(QUERIES, HITS // depth, CALL_BYTES // (values.itemsize * self.dim)))
-        ):
+        step = max(1, min(QUERIES, HITS // depth, CALL_BYTES // (values.itemsize * self.dim)))
+        for some in in_parts(list(values), step):
             hits = self.call(
                 "search", data=some, anns_field=VECTOR, limit=depth, filter=wanted, output_fields=[*SCALARS],
                 search_params={"metric_type": "IP", "params": parameters}, consistency_level="Strong",

@@ -27,11 +27,6 @@ class MilvusConnection:
 
     pymilvus by itself repeats a call 75 times on the channel that lost its server, and not after a deadline or on a
     channel that was closed; here each try has a channel of its own.
-
-    Attributes:
-        target: the file or the server's address.
-        version, is_lite: what the server calls itself, and whether that is Milvus Lite, in this process or another.
-        is_patient: whether a call waits for a server that is being started again; else there are two tries at once.
     """
 
     def __init__(self, target: str):
@@ -59,10 +54,11 @@ class MilvusConnection:
         for name in ("pymilvus", "milvus_lite", "grpc"):  # they would log what is answered to here, with tracebacks
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self._release = lite.server_manager_instance.release_server if self._file else None
-        self._client_of, self.is_patient = pymilvus.MilvusClient, True
+        self._client_of = pymilvus.MilvusClient
         self._client: Any = None
-        self.version = str(self.call("get_server_version"))
-        self.is_lite = "lite" in self.version.lower()
+        self.is_patient = True  # a call waits for a server that is being started again; else two tries are made at once
+        self.version = str(self.call("get_server_version"))  # what the server calls itself
+        self.is_lite = "lite" in self.version.lower()  # Milvus Lite, in this process or another
 
     def call(self, work: str | Callable[..., Any], *positional: Any, **named: Any) -> Any:
         """A method of a client, or a function of one, by a new client where the last one has lost its server.

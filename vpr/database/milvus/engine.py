@@ -167,11 +167,7 @@ class MilvusEngine:
         for query, found in enumerate(hits):
             rows[query, : len(found)] = [number[key_of(row)] for row in found]
         width = count if (rows[:, count - 1 : count] >= 0).all() else min(count, self.count())
-
-        def stored(some: np.ndarray) -> np.ndarray:
-            return self.collection.descriptors([keys[row] for row in some])
-
-        rows, distances = measured(stored, queries, rows)
+        rows, distances = measured(lambda some: self.collection.descriptors([keys[row] for row in some]), queries, rows)
         return Hits(rows[:, :width], distances[:, :width], records_of(list(images.values())))
 
     def _filtered(self, values: np.ndarray, count: int, wanted: SearchFilter) -> list[list[Row]]:

@@ -80,16 +80,12 @@ def key_of(row: Row) -> Key:
 
 
 class KnownImages:
-    """Images by row: as they were read once, and as this process has changed them since, in rows that stay.
-
-    Attributes:
-        row_of: by name, the row of each image that is there.
-        keys: by row.
-    """
+    """Images by row: as they were read once, and as this process has changed them since, in rows that stay."""
 
     def __init__(self, records: Records):
         self._parts = [records]
-        self.row_of, self.keys = records.row_of.copy(), keys_of(records)
+        self.row_of = records.row_of.copy()  # by name, of each image that is there
+        self.keys = keys_of(records)  # by row
 
     def change(self, gone: Sequence[str], added: Records) -> None:
         """Images were removed, and then others added, in place of those of their names."""

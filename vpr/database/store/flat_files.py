@@ -14,14 +14,10 @@ ENDINGS = ("descriptors", "local", "faiss", "lists")  # of files of a generation
 
 
 class FlatFiles:
-    """The files NAME.G.ENDING beside NAME.sqlite, and the right to write them.
-
-    Attributes:
-        path: of NAME.sqlite.
-    """
+    """The files NAME.G.ENDING beside NAME.sqlite, and the right to write them."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is opened or written yet."""
+        """Nothing is opened or written yet; `path` is that of NAME.sqlite."""
         self.path = path
         self._held: IO[bytes] | None = None
 

@@ -41,19 +41,12 @@ KEPT_SECONDS = 600  # that records of an earlier generation stay; those of the l
 
 @dataclass(frozen=True)
 class State:
-    """What one commit left.
+    """What one commit left."""
 
-    Attributes:
-        meta: what is said of the database as a whole: provenance, zone, whether it was edited, ...
-        generation: of the flat files.
-        rows: how many rows they have.
-        gone: int64, those of images that were removed or replaced.
-    """
-
-    meta: Mapping[str, Any]
-    generation: int
-    rows: int
-    gone: np.ndarray
+    meta: Mapping[str, Any]  # what is said of the database as a whole: provenance, zone, whether it was edited, ...
+    generation: int  # of the flat files
+    rows: int  # how many rows they have
+    gone: np.ndarray  # int64, those of images that were removed or replaced
 
     def follows(self, earlier: "State | None") -> bool:
         """Whether rows are what they were: of one generation, in a file that is no other one, as a backup would be."""
@@ -63,26 +56,16 @@ class State:
 
 
 class Store:
-    """The files of one database; any thread may ask, one at a time is answered.
-
-    Attributes:
-        path: of NAME.sqlite.
-        dim: of a descriptor.
-        files: beside it; `files.hold` is the right to write.
-    """
+    """The files of one database; any thread may ask, one at a time is answered."""
 
     def __init__(self, path: Path, dim: int) -> None:
-        """Nothing is opened or written yet."""
-        self.path, self.dim, self.files = path, dim, FlatFiles(path)
+        """Nothing is opened or written yet; `path` is that of NAME.sqlite, `dim` of a descriptor."""
+        self.path, self.dim, self.files = path, dim, FlatFiles(path)  # `files.hold` is the right to write
         self._table = SqliteFile(path, self.files)
         self.changed = self._table.changed
 
     def state(self) -> State | None:
-        """What the last commit left; None: there is no database yet.
-
-        Raises:
-            UserError: the file cannot be read, or is damaged.
-        """
+        """What the last commit left; None: there is no database yet. Raises a UserError: damaged or not readable."""
         if (found := self._table.last_commit()) is None:
             return None
         meta, gone = found
@@ -98,11 +81,7 @@ class Store:
         return self._found(ask, (generation, start, stop), stop - start)
 
     def rows(self, generation: int, rows: Sequence[int]) -> list[tuple]:
-        """RECORD and checksum of some rows.
-
-        Raises:
-            UserError: as of `columns`.
-        """
+        """RECORD and checksum of some rows. Raises a UserError as `columns` does."""
         ask = (
             f"SELECT {', '.join(f'images.{name}' for name in (*RECORD, 'crc'))} FROM json_each(?) AS wanted CROSS JOIN "
             "images ON generation = ? AND row = wanted.value ORDER BY wanted.key"

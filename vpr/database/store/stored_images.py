@@ -22,18 +22,10 @@ Found = TypeVar("Found", bound=tuple)
 
 
 class StoredImages:
-    """What `vpr.database.engine.Engine` has and how it changes, but for searching. Rows are those of the flat file.
+    """What `vpr.database.engine.Engine` has and how it changes, but for searching. Rows are those of the flat file."""
 
-    Attributes:
-        store: where they are kept.
-        source: which database.
-        wanted: how it is searched.
-        by_hand: see `Engine`.
-        state: the commit that was taken last; None: nothing is kept yet.
-        map: float16 [rows, dim], the descriptors, in their file.
-    """
-
-    state: State | None = None
+    state: State | None = None  # the commit that was taken last; None: nothing is kept yet
+    map: np.ndarray  # float16 [rows, dim], the descriptors, in their file
     records: StoredRecords
     _row_of: dict[str, int] | None
     _local: LocalMaps | None
