@@ -81,7 +81,7 @@ def test_cross_validation_says_of_each_query_what_was_learnt_at_other_places(mon
         return only(all_answers, rows)
 
     monkeypatch.setattr(Answers, "only", recorded)
-    _, held_out = learn_calibration(answers, right, groups)
+    _, held_out, _ = learn_calibration(answers, right, groups)
     folds = list(zip(taken[:10:2], taken[1:10:2], strict=True))
     assert sorted(np.concatenate([out for _, out in folds])) == list(range(400))
     for fitted, left_out in folds:
@@ -95,7 +95,7 @@ def test_noise_is_not_learnt():
     """With labels that nothing tells apart, what is held out says the base rate, not the labels."""
     answers, _, _ = synthetic(200)
     right = np.random.default_rng(9).random(200) < 0.6
-    _, held_out = learn_calibration(answers, right, np.arange(200))
+    _, held_out, _ = learn_calibration(answers, right, np.arange(200))
     assert np.abs(held_out - 0.6).mean() < 0.12
 
 

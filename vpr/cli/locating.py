@@ -50,6 +50,7 @@ def ask_of(options: argparse.Namespace) -> Ask:
         sequence=SequenceRule(**values_of(SequenceRule, vars(options))) if options.sequence else None,
         exclusion=RecentFrames(options.excludeRecent, options.causal) if recent else None,
         least=options.minConfidence,
+        false_rate=options.maxFalseRate,
     )
 
 
@@ -83,7 +84,13 @@ def opened_locator(
     calibrations = calibrations_of(loaded, read.size, images)
     means = load_means(means_file(path), model_recipe(loaded.model, read.size), loaded.model.dim)
     conditions = options.conditions or "stored"
-    usual = Ask(rerank_by=options.rerankBy, verify=options.verify, least=options.minConfidence, conditions=conditions)
+    usual = Ask(
+        rerank_by=options.rerankBy,
+        verify=options.verify,
+        least=options.minConfidence,
+        conditions=conditions,
+        false_rate=options.maxFalseRate,
+    )
     dim, seed, keypoints = options.localDim, options.seed, keypoints_of(options, read, path)
     return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means, keypoints)
 

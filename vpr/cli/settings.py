@@ -191,6 +191,9 @@ class Command:
         "beside the model for test and locate; take val")
     minConfidence: float | None = _sure(None, "do not guess below this confidence: locate answers that no place was "
         "found, test counts what that leaves", modes=("test", "locate", "serve"), type=probability, metavar="P")
+    maxFalseRate: float | None = _sure(None, "do not guess where the calibration does not promise that at most this "
+        "share of questions is answered falsely, be their places in the database or not; test --calibrate prints what "
+        "that costs (default there: 0.05)", modes=("test", "locate", "serve"), type=probability, metavar="P")
     heldOutRegion: tuple[float, float, float] | None = _sure(
         None, "leave out database images within METRES of a point, by its UTM metres: their queries ask for places "
         "that are not in the map", type=finite, nargs=3, metavar=("E", "N", "METRES"))

@@ -16,16 +16,19 @@ KNOWN_OF_MOST = 0.9  # share of the answers
 STRENGTH = 1.0  # C of scikit-learn's logistic regression, the inverse of L2's weight
 
 
-def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray) -> tuple[Calibration, np.ndarray]:
+def learn_calibration(
+    answers: Answers, right: np.ndarray, groups: np.ndarray, others: Answers | None = None
+) -> tuple[Calibration, np.ndarray, np.ndarray]:
     """Learn the probability that a first hit is right, and cross-validate it.
 
     Args:
         right: bool [M], whether the first hit of each query is right.
         groups: [M] integers, the same for queries of one place, see `place_groups`.
+        others: what is found when the right images are taken away; None: not known.
 
     Returns:
-        the calibration, and [M] probabilities of each query by one learnt without it and without queries at its place;
-        NaN where a feature is not known.
+        the calibration; [M] probabilities of each query by one learnt without it and without queries at its place; and
+        those of `others` likewise. NaN where a feature is not known.
 
     Raises:
         UserError: there are too few queries, or too few of them right or wrong.
@@ -39,13 +42,15 @@ def learn_calibration(answers: Answers, right: np.ndarray, groups: np.ndarray) -
                 f"--calibrate: {count} of {len(right)} first hits are {kind}, wanted at least {FEWEST_OF_A_KIND} to "
                 "tell right from wrong: take a split with more queries"
             )
-    held_out = np.full(len(right), np.nan)
+    held_out, unknown = np.full((2, len(right)), np.nan)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for fitted, left_out in folds.split(right, right, groups):
         if len(np.unique(right[fitted])) == 2:  # not so where one place has all the wrong ones
             calibration = fit(answers.only(fitted), right[fitted])
             held_out[left_out] = calibration.probability(answers.only(left_out))
-    return fit(answers, right), held_out
+            if others:
+                unknown[left_out] = calibration.probability(others.only(left_out))
+    return fit(answers, right), held_out, unknown
 
 
 def require_queries_to_learn_from(count: int) -> None:

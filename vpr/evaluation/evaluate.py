@@ -23,7 +23,7 @@ from vpr.retrieval.ask import Ask
 from vpr.retrieval.conditions.centring import MapConditions
 from vpr.retrieval.ranking import Ranking, rerank_hits, search_for, verify_hits
 from vpr.retrieval.rules import Reranking
-from vpr.retrieval.split import SplitEngine
+from vpr.retrieval.split import SplitEngine, WithoutPlaces
 from vpr.retrieval.verification.kept import KeptKeypoints, KeypointPairs
 from vpr.runs.descriptors_file import SplitDescriptors, SplitLocal
 from vpr.search.approximate import IndexSearch, index_name, measures_descriptors, stored_bytes
@@ -100,7 +100,7 @@ def measure_each(
     images: PlaceImages,
     recall_values: Sequence[int],
     ask: Ask = SINGLE,
-    engine: SplitEngine | None = None,
+    engine: SplitEngine | WithoutPlaces | None = None,
     means: Mapping[str, np.ndarray] | None = None,
     keypoints: KeptKeypoints | None = None,
 ) -> Iterator[tuple[Evaluation, QueryResults]]:

@@ -11,6 +11,8 @@ from vpr.data.places import PlaceImages
 from vpr.evaluation.calibrate import learn_calibration, place_groups
 from vpr.evaluation.certainty import Certainty, Scores, judge
 from vpr.evaluation.evaluate import QueryResults
+from vpr.retrieval.answer_features import Answers
+from vpr.retrieval.calibration import Guarantee
 from vpr.retrieval.calibration_file import StoredCalibration, data_set, find_calibration, learnt_on
 from vpr.retrieval.ranking import confidences
 
@@ -34,6 +36,7 @@ def judge_answers(
     recipe: Mapping[str, str],
     learn: bool = False,
     least: float | None = None,
+    others: Answers | None = None,
 ) -> Judged:
     """Judge what a test found.
 
@@ -42,6 +45,7 @@ def judge_answers(
         recipe: of the answers, see `answer_recipe`.
         learn: whether to learn a calibration from them; each then has the probability by what was learnt from others.
         least: a threshold of the user.
+        others: what is found when each query's right images are taken away; None: then no guarantee is learnt.
     """
     ranking = results.ranking
     right = np.array([outcome.rank == 1 for outcome in results.outcomes], bool)
@@ -50,8 +54,9 @@ def judge_answers(
     try:
         if learn:
             groups = place_groups(images.places.query_positions)
-            calibration, held_out = learn_calibration(ranking.answers, right, groups)
-            learnt = StoredCalibration(calibration, recipe, learnt_on(images))
+            calibration, held_out, unknown = learn_calibration(ranking.answers, right, groups, others)
+            guarantee = Guarantee(held_out, right, unknown) if others else None
+            learnt = StoredCalibration(calibration, recipe, learnt_on(images), guarantee)
             scores = Scores(held_out, learnt.label, True, CROSS_VALIDATED)
         elif folder and (stored := find_calibration(folder, recipe, data_set(images))):
             note = LEARNT_HERE if stored.learnt_on_these(images) else ""

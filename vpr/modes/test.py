@@ -30,7 +30,7 @@ from vpr.report.write import explainer, write_pictures
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import answer_recipe, save_calibration
 from vpr.retrieval.conditions.means_file import load_means, means_file
-from vpr.retrieval.split import SplitEngine, by_engine
+from vpr.retrieval.split import SplitEngine, WithoutPlaces, by_engine
 from vpr.retrieval.verification.kept import KeptKeypoints
 from vpr.runs.descriptors_file import SplitDescriptors, model_recipe
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
@@ -39,6 +39,8 @@ from vpr.search.approximate import IndexSearch, build_index, faiss_name, looks_a
 from vpr.search.exact import Search
 from vpr.search.protocols import sequences_of
 from vpr.search.sequences import require_order
+
+RATE = 0.05  # of false answers, of which a calibration says what it costs
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Subject:
         """A search of the database; see `SplitEngine`."""
         return SplitEngine(self.descriptors.database, self.images.places, find, name, approximate)
 
-    def measure(self, engine: SplitEngine | None = None) -> Iterator[tuple[Evaluation, QueryResults]]:
+    def measure(self, engine: SplitEngine | WithoutPlaces | None = None) -> Iterator[tuple[Evaluation, QueryResults]]:
         """See `measure_each`."""
         values = self.options.recallValues
         index = index_file(self.loaded, self.images, Path(self.options.root), self.read.size)
@@ -66,11 +68,16 @@ class Subject:
         model, keypoints = self.loaded.model, self.keypoints
         return measure_each(self.descriptors, model, self.images, values, self.ask, engine, means, keypoints)
 
-    def judged(self, answers: QueryResults) -> Judged:
-        """How sure answers are: by a calibration of the model, unless its descriptors were made elsewhere."""
+    def judged(self, answers: QueryResults, engine: SplitEngine | None = None) -> Judged:
+        """How sure answers of an engine are: by a calibration of the model, unless it made no descriptors."""
         recipe = answer_recipe(self.loaded.model, self.read.size, answers.ranking.order)
         folder = None if self.descriptors.made_by else self.loaded.folder
-        return judge_answers(self.images, answers, folder, recipe, self.options.calibrate, self.options.minConfidence)
+        learn, others = self.options.calibrate, None
+        if learn and not (self.ask.sequence or self.ask.exclusion):
+            engine = engine or SplitEngine(self.descriptors.database, self.images.places)
+            *_, (_, without) = self.measure(WithoutPlaces(engine, answers.positives))
+            others = without.ranking.answers
+        return judge_answers(self.images, answers, folder, recipe, learn, self.options.minConfidence, others)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -141,7 +148,11 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
     interchange = hloc, images, Path(options.root), descriptors.database, descriptors.queries
     try:
         all_of(
-            write_results, lambda: _keep(judged, loaded), lambda: write_hloc_files(*interchange), draw, search_by_index
+            write_results,
+            lambda: _keep(judged, loaded, options.maxFalseRate or RATE),
+            lambda: write_hloc_files(*interchange),
+            draw,
+            search_by_index,
         )
     finally:
         say(result)  # last, and also where something could not be written
@@ -186,12 +197,12 @@ def _calibrate(subject: Subject, index: faiss.Index) -> None:
     name = faiss_name(subject.options.index, index)
     engine = subject.engine(IndexSearch(index, subject.descriptors.database), name, name)
     *_, (_, answers) = subject.measure(engine)
-    judged = subject.judged(answers)
+    judged = subject.judged(answers, engine)
     say(f"{name}: {judged.certainty.lines()}")
-    _keep(judged, subject.loaded)
+    _keep(judged, subject.loaded, subject.options.maxFalseRate or RATE)
 
 
-def _keep(judged: Judged, loaded: LoadedModel) -> None:
+def _keep(judged: Judged, loaded: LoadedModel, rate: float) -> None:
     """Write the calibration that was learnt.
 
     Raises:
@@ -200,6 +211,8 @@ def _keep(judged: Judged, loaded: LoadedModel) -> None:
     if judged.failure:
         raise judged.failure
     if judged.learnt:
+        if judged.learnt.guarantee:
+            say(judged.learnt.promise(rate))
         path = save_calibration(loaded.folder, judged.learnt)
         say(f"wrote {path}: {judged.learnt.label}; from {', '.join(judged.learnt.calibration.names)}")
 

@@ -28,6 +28,7 @@ class Ask:
         session: frames of one camera that came before; they are in order by themselves. None: it is none's.
         exclusion: frames of the image's own sequence that may not be found; None: all may.
         least: confidence below which, or where it is unknown, an image gets no answer; None: all get one.
+        false_rate: share of questions that may be answered falsely, from which such a confidence follows.
         agreement: whether the matches of local descriptors with the first hit are wanted.
     """
 
@@ -41,6 +42,7 @@ class Ask:
     session: Session | None = None
     exclusion: RecentFrames | None = None
     least: float | None = None
+    false_rate: float | None = None
     agreement: bool = False
 
     def reranking(self, keeps_local: bool, verifies: bool = False) -> Reranking | None:

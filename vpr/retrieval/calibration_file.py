@@ -17,12 +17,13 @@ from vpr.data.places import PlaceImages
 from vpr.data.protocol import tolerance
 from vpr.models.describer import Describer
 from vpr.retrieval.answer_features import FEATURES
-from vpr.retrieval.calibration import Calibration
+from vpr.retrieval.calibration import SURE, Calibration, Guarantee
 from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.model import LoadedModel
 
 WHAT, REMEDY = "a calibration", "delete it, or make it anew with --mode=test --split=val --calibrate"
 NUMBERS = ("mean", "scale", "weights")
+GUARANTEE = ("confidences", "right", "unknown")
 # What need not agree: descriptors of one model in two number formats are close.
 MAY_DIFFER = ("precision",)
 
@@ -47,6 +48,7 @@ class StoredCalibration:
     calibration: Calibration
     recipe: Mapping[str, str]
     learnt_on: LearntOn
+    guarantee: Guarantee | None = None  # None: of an earlier version, or of frames in order
 
     @property
     def label(self) -> str:
@@ -55,6 +57,20 @@ class StoredCalibration:
         claim = f"lies {of.right}" if of.right.startswith("within") else f"is {of.right}"
         return (
             f"probability that the first hit {claim}, calibrated on {of.spec} (split {of.split}, {of.queries} queries)"
+        )
+
+    def promise(self, rate: float) -> str:
+        """Which confidence keeps false answers below a rate, and what it costs, in words."""
+        if self.guarantee is None:
+            return "no bound of false answers was learnt with this calibration: make it anew, or drop --maxFalseRate"
+        threshold = self.guarantee.threshold(rate)
+        bound = f"at most {100 * rate:g}% false answers, {100 * SURE:g}% sure"
+        if threshold == np.inf:
+            return f"{bound}: for that {self.learnt_on.queries} queries are too few; none is answered"
+        given, false, unknown = (100 * share for share in self.guarantee.answered(threshold))
+        return (
+            f"{bound}: from confidence {threshold:.3f} on; of the queries of {self.learnt_on.spec} {given:.1f}% are "
+            f"answered then, {false:.1f}% falsely; without their places in the database {unknown:.1f}%"
         )
 
     def learnt_on_these(self, images: PlaceImages) -> bool:
@@ -105,6 +121,7 @@ def save_calibration(folder: Path, stored: StoredCalibration) -> Path:
     path, learnt = calibration_file(folder, stored.recipe, stored.learnt_on.dataset), stored.calibration
     numbers = {"features": " ".join(learnt.names), "bias": learnt.bias, "slope": learnt.slope}
     arrays = {name: getattr(learnt, name) for name in NUMBERS}
+    arrays |= {} if stored.guarantee is None else vars(stored.guarantee)
     write_hdf5(path, arrays, {**stored.recipe, **asdict(stored.learnt_on), **numbers})
     return path
 
@@ -126,12 +143,18 @@ def load_calibration(path: Path, recipe_names: Sequence[str]) -> StoredCalibrati
         texts = {field.name: str(found[field.name]) for field in fields(LearntOn) if field.name != "queries"}
         of = LearntOn(**texts, queries=int(found["queries"]))
         recipe = {name: str(found[name]) for name in recipe_names}
+        guarantee = None
+        if GUARANTEE[0] in file:
+            kept = [np.asarray(file[name][:]) for name in GUARANTEE]
+            if any(each.shape != kept[0].shape for each in kept) or kept[1].dtype != bool:
+                raise ValueError(f"a guarantee of {[each.shape for each in kept]} numbers")
+            guarantee = Guarantee(*kept)
     unknown = [name for name in names if name not in FEATURES]
     if unknown:
         raise UserError(f"{path} uses the features {', '.join(unknown)}, which this version does not have: {REMEDY}")
     mean, scale, weights = values
     calibration = Calibration(names, mean, scale, weights, float(found["bias"]), float(found["slope"]))
-    return StoredCalibration(calibration, recipe, of)
+    return StoredCalibration(calibration, recipe, of, guarantee)
 
 
 def find_calibration(folder: Path, wanted: Mapping[str, str], dataset: str) -> StoredCalibration | None:

@@ -23,7 +23,7 @@ from vpr.retrieval.conditions.centring import MapConditions
 from vpr.retrieval.local_descriptors import LocalDescriptors
 from vpr.retrieval.long_work import Pause, no_pause
 from vpr.retrieval.model_pass import Described, ModelPass
-from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search_for, verify_hits
+from vpr.retrieval.ranking import Ranking, answer, confidences, rerank_hits, search_for, verify_hits, with_threshold
 from vpr.retrieval.rerank import comparer
 from vpr.retrieval.rules import Reranking
 from vpr.retrieval.verification.chance import Chance
@@ -179,8 +179,9 @@ class Locator:
 
     def answers(self, ranking: Ranking, asks: Ask | Sequence[Ask]) -> list[Answer]:
         """Stage 3: the matches of each image, and how sure the first is; `asks` are of all images, or of each."""
-        values, kind = confidences(ranking, self.calibration(ranking))
-        each = [asks] * len(values) if isinstance(asks, Ask) else asks
+        stored = self.calibration(ranking)
+        values, kind = confidences(ranking, stored)
+        each = [with_threshold(ask, stored) for ask in ([asks] * len(values) if isinstance(asks, Ask) else asks)]
         return [answer(ranking, n, ask, values[n], kind, self.root) for n, ask in enumerate(each)]
 
     def calibration(self, ranking: Ranking) -> StoredCalibration | None:

@@ -130,17 +130,28 @@ def search_for(
     conditions: MapConditions, descriptors: np.ndarray, ask: Ask, count: int, names: Sequence[str] = ()
 ) -> Ranking:
     """As `search`, in the map of these conditions; of queries and database without means, where that is asked for."""
-    engine, queries, centring = conditions.of(descriptors, ask.conditions)
+    session = ask.session
+    engine, queries, centring = conditions.of(descriptors, ask.conditions, session)
+    if session and centring and not in_order(engine):
+        ask = replace(ask, session=None)  # then its frames have the mean in common alone
     ranking = search(engine, queries, ask, count, names)
+    if session:
+        session.count_in(descriptors)
     return replace(ranking, queries=queries, steps=(*filter(None, [centring]), *ranking.steps))
+
+
+def in_order(engine: Any) -> bool:
+    """Whether some of a database's images are frames in order."""
+    rows = engine.rows()
+    return len(np.unique(engine.records.frames.sequences[rows])) < len(rows)
 
 
 def _search_in_session(engine: Any, descriptors: np.ndarray, session: Session, count: int) -> Ranking:
     """The hits of the next frames of a session, [m, dim], by those before each, which they join."""
     engine.check()  # what others have committed is taken before rows are numbered
-    records, rows = engine.records, engine.rows()
+    records = engine.records
     own = records.frames
-    if len(np.unique(own.sequences[rows])) == len(rows):
+    if not in_order(engine):
         raise NotServed("the database's images are in no order: a session wants names that differ in a number alone")
     frames, order = session.with_next(descriptors, usual_step(own.of(own.order())))
     found, distances, similarities = engine.search_in_order(frames, count, (own, order), session.rule)
@@ -226,6 +237,14 @@ def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.
     placed = first_is_placed(answers)
     found_any = (answers.found >= 0).any()
     return np.where(placed, ratio, unknown), UNPLACED if found_any and not placed.any() else kind
+
+
+def with_threshold(ask: Ask, stored: StoredCalibration | None) -> Ask:
+    """A question with the least confidence that keeps false answers rare; without a guarantee none is enough."""
+    if ask.false_rate is None:
+        return ask
+    least = stored.guarantee.threshold(ask.false_rate) if stored and stored.guarantee else np.inf
+    return replace(ask, least=max(least, ask.least or 0.0))
 
 
 def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str, root: Path) -> Answer:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -76,6 +76,26 @@ class SplitEngine:
         excluded = exclusion.of(*names) if exclusion else None
         found, similarities = search_frames(self.database, queries, count, self.places, rule, excluded)
         return found, descriptor_distances(self.database, queries, found), similarities
+
+
+@dataclass
+class WithoutPlaces:
+    """A search of a split in which no query finds its right images, as if its place were not in the database."""
+
+    engine: SplitEngine
+    positives: Sequence[np.ndarray]  # of each query
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
+        """As of `SplitEngine`, of what is left."""
+        most = max(map(len, self.positives), default=0)
+        found, distances, records = self.engine.search(queries, count + most, wanted)
+        right = np.array([np.isin(row, own) for row, own in zip(found, self.positives, strict=True)])
+        order = np.argsort(right, axis=1, kind="stable")[:, :count]
+        found = np.where(np.take_along_axis(right, order, axis=1), -1, np.take_along_axis(found, order, axis=1))
+        return Hits(found, np.take_along_axis(distances, order, axis=1), records)
 
 
 def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[np.ndarray, int], np.ndarray]:

@@ -16,6 +16,7 @@ from vpr.common.progress import say
 from vpr.data.frames import Frames
 from vpr.database.engine import Hits
 from vpr.database.filters import SearchFilter
+from vpr.retrieval.conditions.session import Session
 from vpr.search.exact import measured
 from vpr.search.rules import SequenceRule
 
@@ -29,6 +30,7 @@ HOW = {
     "running": "the running mean of the queries so far",
     "stored": "of the means that were learnt, the nearest to each query",
 }
+RUNNING = f"conditions: {HOW['running']}"
 
 
 def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -37,16 +39,16 @@ def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
-def running_means(queries: np.ndarray, start: np.ndarray, weight: float = PRIOR) -> np.ndarray:
+def running_means(
+    queries: np.ndarray, start: np.ndarray, weight: float = PRIOR, before: tuple[np.ndarray | float, int] = (0.0, 0)
+) -> np.ndarray:
     """For each query the mean of it, all before it, and `weight` images at `start`; float32 [M, dim].
 
-    So an answer never changes by later frames.
+    So an answer never changes by later frames. `before` has the sum [dim] and the number of those before the first.
     """
-    means, total = np.empty(queries.shape, np.float32), weight * start.astype(np.float64)
-    for row, query in enumerate(queries):
-        total += query
-        means[row] = total / (weight + row + 1)
-    return means
+    total, count = before
+    sums = weight * start.astype(np.float64) + total + np.cumsum(queries, axis=0, dtype=np.float64)
+    return np.asarray(sums / (weight + count + np.arange(1, len(queries) + 1))[:, None], np.float32)
 
 
 def nearest_means(queries: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -121,27 +123,27 @@ class MapConditions:
         means, sizes = self._parts
         return np.average(means, axis=0, weights=sizes).astype(np.float32)
 
-    def means_for(self, queries: np.ndarray, how: str) -> tuple[np.ndarray | None, str]:
+    def means_for(self, queries: np.ndarray, how: str, session: Session | None = None) -> tuple[np.ndarray | None, str]:
         """What is subtracted from queries [M, dim], [dim] or [M, dim], and what that is in words; None: nothing.
 
         Args:
             how: a key of HOW, or off.
+            session: of a camera, whose next frames the queries are.
         """
+        if session and how != "off":
+            return running_means(queries, self.mean, before=(session.total, session.count)), RUNNING
         if how == "stored" and self.stored:
-            names = ["the map", *self.stored]
             means = np.stack([self.mean, *self.stored.values()])
-            which = nearest_means(queries, means)
-            chosen = ", ".join(f"{name} {count}" for n, name in enumerate(names) if (count := int((which == n).sum())))
-            return means[which], f"conditions: {HOW[how]} ({chosen})"
+            return means[nearest_means(queries, means)], f"conditions: {HOW[how]}"
         if how not in ("session", "running") or len(queries) < LEAST:
             return None, ""
         if how == "session":
             return queries.mean(axis=0, dtype=np.float32), f"conditions: {HOW[how]}"
-        return running_means(queries, self.mean), f"conditions: {HOW[how]}"
+        return running_means(queries, self.mean), RUNNING
 
-    def of(self, queries: np.ndarray, how: str) -> tuple[Any, np.ndarray, str]:
+    def of(self, queries: np.ndarray, how: str, session: Session | None = None) -> tuple[Any, np.ndarray, str]:
         """The engine to search in, queries for it [M, dim], and what was done in words; empty: nothing."""
-        means, text = self.means_for(queries, how)
+        means, text = self.means_for(queries, how, session)
         if means is None:
             return self.engine, queries, ""
         return CentredEngine(self.engine, self.mean), centred(queries, means), text
