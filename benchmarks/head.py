@@ -1,14 +1,15 @@
 """The head of re-ranking: learnt on the scores of hits, judged with each set left out.
 
-python -m benchmarks.hits --places DIR --weights DIR --out HITS
-python -m benchmarks.head --hits HITS            # a table
-python -m benchmarks.head --hits HITS --write    # and vpr/retrieval/verification/head.json
+    python -m benchmarks.hits --places DIR --weights DIR --out HITS
+    python -m benchmarks.head --hits HITS            # a table
+    python -m benchmarks.head --hits HITS --write    # and vpr/retrieval/verification/head.json
 """
 
 import argparse
 import datetime
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,118 +17,93 @@ import numpy as np
 from vpr.retrieval.rules import LOCAL_WEIGHTS
 from vpr.retrieval.verification.head import FILE, Head, standardised
 
-PLAIN = ("global", "soft", "spatial")
-HOW, VERIFIED = ("plain", "session"), 20
-Scores = dict[str, np.ndarray]  # [M, K] by name
+PLAIN = ("global", "soft")  # with spatial it gains nothing but at night, and loses 2 points in the tower
+WHOLE = ("global", "soft", "spatial", "inliers")
+HOW, DEPTH, VERIFIED = ("plain", "session"), 50, 20
+LISTED = (1, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `benchmarks.hits` kept of a model, a vocabulary, a seed of k-means and a set of images."""
+
+    model: str
+    vocabulary: str
+    seed: str
+    place: str
+    arrays: dict[str, np.ndarray]
+
+    def scores(self, how: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Scores [M, K] of the first hits by name."""
+        depth = VERIFIED if "inliers" in names else DEPTH
+        return {name: self.arrays[f"{how}_{name}"][:, :depth] for name in names}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Judge, print, and with --write keep the heads that all sets make."""
     options = _parser().parse_args(arguments)
-    files = sorted(Path(options.hits).glob("*.npz"))
-    runs = {file.stem: dict(np.load(file)) for file in files}
-    sets = sorted({name.rsplit("-", 1)[1] for name in runs})
-    learnt = [name for name in runs if name.split("-")[1] == "own" and name.split("-")[0] in options.models]
-    models = sorted({name.split("-")[0] for name in runs})
-    for model in models:
-        for vocabulary in ("own", "foreign"):
-            for which in sets:
-                mine = [
-                    runs[name]
-                    for name in runs
-                    if name.split("-")[:2] == [model, vocabulary] and name.endswith(f"-{which}")
-                ]
-                if not mine:
-                    continue
-                others = [runs[name] for name in learnt if not name.endswith(f"-{which}")]
-                plain, whole = learn(others, PLAIN, options.how), learn(others, (*PLAIN, "inliers"), options.how)
-                for how in HOW:
-                    print(
-                        f"{model:8}{vocabulary:8}{which:18}{how:8}", *row(mine, how, plain, whole), sep="  ", flush=True
-                    )
-    everything = [runs[name] for name in learnt]
-    heads = {
-        "plain": learn(everything, PLAIN, options.how),
-        "verified": learn(everything, (*PLAIN, "inliers"), options.how),
-    }
-    print(
-        {name: ({k: round(v, 3) for k, v in head.weights.items()}, round(head.bias, 3)) for name, head in heads.items()}
-    )
+    runs = [Run(*file.stem.split("-", 3), dict(np.load(file))) for file in sorted(Path(options.hits).glob("*.npz"))]
+    learnt = [run for run in runs if run.vocabulary == "own" and run.model in options.models]
+    print("model | vocabulary | set | queries | conditions | first | soft | head | verified alone | head, verified")
+    for key in sorted({(run.model, run.vocabulary, run.place) for run in runs}):
+        mine = [run for run in runs if (run.model, run.vocabulary, run.place) == key]
+        others = [run for run in learnt if run.place != key[2]]
+        plain, whole = learn(others, PLAIN), learn(others, WHOLE)
+        for how in HOW:
+            print(*key, len(mine[0].arrays["positives"]), how, *cells(mine, how, plain, whole), sep=" | ", flush=True)
+    heads = {"plain": learn(learnt, PLAIN), "verified": learn(learnt, WHOLE)}
+    found = {name: {"weights": dict(head.weights), "bias": head.bias} for name, head in heads.items()}
+    print(json.dumps(found))
     if options.write:
-        about = {"learnt on": sets, "runs": learnt, "date": datetime.date.today().isoformat()}
-        found = {name: {"weights": dict(head.weights), "bias": head.bias} for name, head in heads.items()}
-        FILE.write_text(json.dumps({**about, **found}, indent=1) + "\n", encoding="utf-8")
+        names = {"sets": "place", "models": "model", "seeds": "seed"}
+        about = {name: sorted({getattr(run, of) for run in learnt}) for name, of in names.items()}
+        text = json.dumps({**about, "date": datetime.date.today().isoformat(), **found}, indent=1)
+        FILE.write_text(text + "\n", encoding="utf-8")
 
 
-def scores_of(run: dict, how: str, query: int, depth: int, names: Sequence[str]) -> Scores:
-    """Scores [K] of the first hits of a query."""
-    return {name: run[f"{how}_{name}"][query, :depth] for name in names}
-
-
-def learn(runs: list[dict], names: Sequence[str], hows: Sequence[str] = HOW) -> Head:
-    """A logistic regression on "this hit is right", every set of images weighing the same."""
+def learn(runs: Sequence[Run], names: Sequence[str]) -> Head:
+    """A logistic regression on "this hit is right", every run weighing the same, with and without condition means."""
     from sklearn.linear_model import LogisticRegression
 
-    features, right, weights = [], [], []
+    features, right = [], []
     for run in runs:
-        for how in hows:
-            depth = min(VERIFIED if "inliers" in names else 50, run[f"{how}_soft"].shape[1])
-            columns = [
-                np.sqrt(run[f"{how}_{name}"][:, :depth]) if name == "inliers" else run[f"{how}_{name}"][:, :depth]
-                for name in names
-            ]
-            x = np.stack([standardised(column) for column in columns], axis=2).reshape(-1, len(names))
-            features.append(x)
-            right.append(run[f"{how}_right"][:, :depth].ravel())
-            weights.append(np.full(len(x), 1 / len(x)))
-    weight = np.concatenate(weights)
-    model = LogisticRegression(C=1.0).fit(
-        np.concatenate(features), np.concatenate(right), weight * len(weight) / weight.sum()
-    )
-    return Head(dict(zip(names, model.coef_[0].tolist(), strict=True)), float(model.intercept_[0]))
+        for how in HOW:
+            columns = run.scores(how, names)
+            features.append(np.stack([standardised(columns[name]) for name in names], axis=2).reshape(-1, len(names)))
+            right.append(run.arrays[f"{how}_right"][:, : columns[names[0]].shape[1]].ravel())
+    weight = np.concatenate([np.full(len(each), 1 / len(each)) for each in right])
+    weight *= len(weight) / weight.sum()
+    model = LogisticRegression().fit(np.concatenate(features), np.concatenate(right), weight)
+    weights = dict(zip(names, model.coef_[0].tolist(), strict=True))
+    return Head(weights, float(model.intercept_[0]))
 
 
-def row(runs: list[dict], how: str, plain: Head, whole: Head) -> list[str]:
-    """Mean R@1/R@5 of the seeds: first search, soft, head without inliers, and with; xfeat alone."""
-    ways: list[Callable[[dict, int], np.ndarray]] = [
-        lambda run, q: np.arange(100),
-        lambda run, q: by(run, q, 50, lambda s: s["global"] + LOCAL_WEIGHTS["soft"] * s["soft"]),
-        lambda run, q: by(run, q, 50, plain.log_odds),
-        lambda run, q: by(run, q, VERIFIED, lambda s: s["inliers"] + s["global"], (*PLAIN, "inliers")),
-        lambda run, q: two(run, q),
+def cells(runs: Sequence[Run], how: str, plain: Head, whole: Head) -> list[str]:
+    """R@1/5/10/20 in percent, means of the seeds: first search; soft; head; inliers alone; head with inliers."""
+    ways: list[tuple[Sequence[str], Callable]] = [
+        (("global",), lambda scores: scores["global"]),
+        (PLAIN, lambda scores: scores["global"] + LOCAL_WEIGHTS["soft"] * scores["soft"]),
+        (PLAIN, plain.log_odds),
+        (WHOLE, lambda scores: scores["inliers"] + scores["global"]),
+        (WHOLE, whole.log_odds),
     ]
-
-    def by(run, q, depth, score, names=PLAIN):
-        order = np.argsort(-score(scores_of(run, how, q, depth, names)), kind="stable")
-        return np.concatenate([order, np.arange(depth, 100)])
-
-    def two(run, q):
-        n = run[f"{how}_inliers"].shape[1]
-        first = by(run, q, 50, plain.log_odds)
-        if n < 50:
-            return by(run, q, VERIFIED, whole.log_odds, (*PLAIN, "inliers"))
-        chosen = first[:VERIFIED]
-        s = {name: run[f"{how}_{name}"][q, chosen] for name in (*PLAIN, "inliers")}
-        return np.concatenate([chosen[np.argsort(-whole.log_odds(s), kind="stable")], first[VERIFIED:]])
-
-    cells = []
-    for way in ways:
-        found = []
+    found = []
+    for names, score in ways:
+        recalls = []
         for run in runs:
-            right = run[f"{how}_right"]
-            ordered = np.stack([right[q][way(run, q)] for q in range(len(right))])
-            found.append([ordered[:, :n].any(axis=1).mean() for n in (1, 5)])
-        mean = 100 * np.mean(found, axis=0)
-        cells.append(f"{mean[0]:5.1f}/{mean[1]:5.1f}")
-    return cells
+            order = np.argsort(-score(run.scores(how, names)), axis=1, kind="stable")
+            right = run.arrays[f"{how}_right"]
+            ordered = np.concatenate([np.take_along_axis(right, order, axis=1), right[:, order.shape[1] :]], axis=1)
+            recalls.append([ordered[:, :n].any(axis=1).mean() for n in LISTED])
+        found.append("/".join(f"{100 * recall:.1f}" for recall in np.mean(recalls, axis=0)))
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--hits", required=True, help="folder that python -m benchmarks.hits wrote")
     parser.add_argument("--models", nargs="+", default=["fast"], help="whose hits heads are learnt on")
-    parser.add_argument("--how", nargs="+", default=list(HOW), choices=HOW)
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--write", action="store_true", help="keep the heads in the program")
     return parser
 
 

@@ -102,6 +102,7 @@ def scores_of(
     from vpr.retrieval.rerank import local_scores
     from vpr.retrieval.rules import Reranking
     from vpr.retrieval.split import SplitEngine
+    from vpr.retrieval.verification.head import head_of
 
     def typed(which: str) -> list[str]:
         root = ["--dataset=toy"] if which == "toy" else [f"--root={options.places}/{which}"]
@@ -128,10 +129,12 @@ def scores_of(
             np.array([local_scores(n, row, local.queries, local.database, by)[0] for n, row in enumerate(hits)])
             for by in ("soft", "spatial")
         )
-        pairs = np.array([
-            [verifier.pair(images.query_files[n], images.database_files[hit]) for hit in row[:DEPTH]]
-            for n, row in enumerate(hits[:, :VERIFIED] if options.first else hits)
-        ])  # fmt: skip
+        cosines = (1 - answers.distances[:, :DEPTH] ** 2 / 2).astype(float)
+        pairs = np.full((*hits.shape, 2), -1)  # of those that are not verified
+        for n, row in enumerate(hits):
+            ahead = np.argsort(-head_of(False).log_odds({"global": cosines[n], "soft": soft[n]}))[:VERIFIED]
+            for rank in {*range(VERIFIED), *ahead.tolist()}:
+                pairs[n, rank] = verifier.pair(images.query_files[n], images.database_files[row[rank]])
         yield f"{how}_found", answers.found
         yield f"{how}_right", np.array([np.isin(r, p) for r, p in zip(answers.found, positives, strict=True)])
         yield f"{how}_global", 1 - answers.distances**2 / 2
@@ -151,7 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS[:-1]))
     parser.add_argument("--vocabularies", nargs="+", choices=("own", "foreign"), default=["own", "foreign"])
     parser.add_argument("--foreign", choices=SETS, default="street", help="the set whose vocabulary is the foreign one")
-    parser.add_argument("--first", action="store_true", help=f"verify the first {VERIFIED} hits alone")
     return parser
 
 

@@ -57,7 +57,7 @@ def rerank(
             them; None: it has those of all.
     """
     depth = min(how.depth, found.shape[1])
-    names = [how.by] if how.by in SCORES else list(SCORES)
+    names = [how.by] if how.by in SCORES else [name for name in SCORES if name in head_of(how.verified > 0).weights]
     local = {name: np.zeros((len(found), depth), np.float32) for name in names}
     agreeing = np.zeros((len(found), depth), np.float32)
     scores = np.full_like(agreeing, -np.inf)

@@ -29,13 +29,12 @@ def standardised(scores: np.ndarray) -> np.ndarray:
 class Head:
     """A logistic regression: log-odds = bias + sum of weight x standardised score."""
 
-    weights: Mapping[str, float]  # by the names of scores: global, soft, spatial, and inliers, of which the root counts
+    weights: Mapping[str, float]  # by the names of scores: global, soft, spatial, inliers
     bias: float
 
     def log_odds(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """That each of the K hits of a query is right, float64 [K], from its scores [K] by name."""
-        roots = {name: np.sqrt(value) if name == "inliers" else value for name, value in scores.items()}
-        return self.bias + np.sum([weight * standardised(roots[name]) for name, weight in self.weights.items()], axis=0)
+        return self.bias + np.sum([weight * standardised(scores[name]) for name, weight in self.weights.items()], axis=0)
 
 
 def probability(log_odds: np.ndarray) -> np.ndarray:
