@@ -91,25 +91,29 @@ def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = 
     return ImageDescriber(loaded.model.to_device(on, choice.precision), choice.reading.size)
 
 
-def load_locator(checkpoint: str | Path, root: str | Path | None = None, **flags: Any) -> Locator:
-    """Finds where images were taken; `load_locator("runs/RUN", "photos").locate(["a.jpg"])` gives an answer for each.
+def load_locator(checkpoint: str | Path | None = None, root: str | Path | None = None, **flags: Any) -> Locator:
+    """Finds where images were taken; `load_locator(root="photos").locate(["a.jpg"])` gives an answer for each.
 
     An index of the database beside the model is used and brought up to date, as of --mode=locate, and made where there
     is none.
 
     Args:
-        checkpoint: a run, whose best model is taken, one of its checkpoints, or an exported FILE.onnx.
+        checkpoint: a run, whose best model is taken, one of its checkpoints, or an exported FILE.onnx; None: the model
+            that `flags` name, else the one that index, locate or serve described the folder by.
         root: folder of the database's images; None: that which the model was trained on.
         flags: of --mode=locate by their names, such as device="cpu", dataset="folder" or precision="fp32".
 
     Raises:
         UserError: model or database are missing or damaged, or a flag is none of --mode=locate.
     """
-    path, typed = Path(checkpoint), dict(flags)
-    which = {file: name for name, file in CHECKPOINT_FILES.items()}.get(path.name)
-    if which:
-        path, typed = path.parents[1], {"ckpt": which, "savePath": path.parent.name, **typed}
+    typed = dict(flags)
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        which = {file: name for name, file in CHECKPOINT_FILES.items()}.get(path.name)
+        if which:
+            path, typed = path.parents[1], {"ckpt": which, "savePath": path.parent.name, **typed}
+        typed["resume"] = str(path)
     if root is not None:
         typed["root"] = str(root)
-    options = settle({**typed, "mode": "locate", "resume": str(path)})
+    options = settle({**typed, "mode": "locate"})
     return locator_of(options, database_images(options))[0]

@@ -31,6 +31,23 @@ def test_help_and_printed_commands_have_the_name_of_the_start(path, name, comman
     assert f"torchrun --nproc_per_node=2 {by_torchrun} --mode=train ..." in refusal("--mode=train", "--nGPU=2")
 
 
+def test_torch_and_torchvision_of_two_builds_are_one_line(tmp_path):
+    """What torchvision raises beside another build of torch, wherever it is imported."""
+    (tmp_path / "torchvision").mkdir()
+    code = "from importlib.metadata import version; print(version('torch'), version('torchvision'))"
+    torch, torchvision = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    for text, one_line in (("operator torchvision::nms does not exist", True), ("something else", False)):
+        (tmp_path / "torchvision" / "__init__.py").write_text(f"raise RuntimeError({text!r})")
+        start = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from vpr.cli.app import main; sys.exit(main())"
+        words = [sys.executable, "-c", start, "locate", "--model=fast", f"--root={tmp_path}", "x.jpg"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        if not one_line:
+            assert done.returncode == 1 and "Traceback" in done.stderr
+            continue
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert f"torch {torch} and torchvision {torchvision}" in done.stderr and "pip install" in done.stderr
+
+
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "scipy", "sklearn", "bokeh"}
 UP_TO_THE_MODE = """
 import contextlib, sys

@@ -1,8 +1,12 @@
 """Backbones of timm: their maps are timm's own; what is frozen stays; weights are found; mistakes are one line."""
 
+import contextlib
 import functools
 import json
+import ssl
+from email.message import Message
 from unittest import mock
+from urllib.error import HTTPError, URLError
 
 import numpy as np
 import pytest
@@ -321,6 +325,7 @@ def answer_downloads(monkeypatch):
 
         monkeypatch.setattr(timm, "create_model", create_or_answer)
 
+    monkeypatch.setattr("vpr.models.backbones.timm_model.urlopen", mock.Mock())
     return answer
 
 
@@ -342,6 +347,25 @@ def test_without_a_network_one_line_says_where_the_weights_are(answer_downloads)
     with pytest.raises(UserError, match=wanted) as error:
         build_model(spec_of("--arch=resnet18"))
     assert "\n" not in str(error.value)
+
+
+def test_without_a_network_the_library_is_not_asked(answer_downloads, monkeypatch):
+    """It would ask for most of a minute. Any answer, and a certificate that it may know, are left to it."""
+    network, asked = network_of("resnet18"), mock.Mock()
+    answer_downloads(asked)
+    asked.return_value = network
+    for error, wanted in (
+        (URLError(OSError(101, "Network is unreachable")), 0),
+        (URLError(ssl.SSLError("self-signed certificate")), 1),
+        (HTTPError("https://huggingface.co", 405, "no HEAD", Message(), None), 2),
+    ):
+        monkeypatch.setattr("vpr.models.backbones.timm_model.urlopen", mock.Mock(side_effect=error))
+        with contextlib.nullcontext() if wanted else pytest.raises(UserError, match=r"unreachable.*model\.safetensors"):
+            build_model(spec_of("--arch=resnet18"))
+        assert asked.call_count == wanted
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "kept")
+    monkeypatch.setattr("vpr.models.backbones.timm_model.urlopen", mock.Mock(side_effect=AssertionError))
+    build_model(spec_of("--arch=resnet18"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

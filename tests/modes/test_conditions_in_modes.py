@@ -48,6 +48,10 @@ def test_locate_subtracts_the_mean_of_a_folder_unless_only_plain_answers_are_cal
     assert [line for line in out.splitlines() if " distance " in line] != [
         line for line in plain.splitlines() if " distance " in line
     ]
+    told = "conditions: the queries' own mean; --conditions=off takes each image by itself"
+    assert out.count(told) == 1 and "conditions: " not in plain
+    alone = call(root, "locate", next(asked.iterdir()), "--panels=0")[1]
+    assert "conditions: " not in alone, "a single image has no mean of its own"
     assert call(root, "test", "--calibrate", "--panels=0")[0] == 0
-    _, out, _ = call(root, "locate", asked, "--panels=0", "--top=1")
+    _, out, _ = call(root, "locate", asked, "--panels=0", "--top=1", "--rerank=0")
     assert "only such answers are calibrated" in out and "calibrated on own_val" in out

@@ -9,6 +9,7 @@ import pytest
 from drawing import draw_image
 
 import main
+import vpr
 from vpr.cli.after import next_command
 from vpr.cli.options import parse_options
 from vpr.common.errors import UserError
@@ -108,7 +109,7 @@ def test_a_validation_split_alone_gives_its_database_to_the_clusters(call, photo
     for image in photos.glob("*.png"):
         image.rename(photos / "val" / "database" / image.name)
     code, out, _ = call("cluster")
-    assert code == 0 and "photos_val has only 8 database images" in out
+    assert code == 0 and "local descriptors: 8/8 images" in out
 
 
 def test_a_root_with_images_and_no_specs_is_a_folder_of_own_images(photos, tmp_path):
@@ -200,15 +201,27 @@ def test_re_ranked_matches_have_the_score_that_orders_them(call, photos):
     assert code == 0 and scores[:3] == sorted(scores[:3], reverse=True) and scores[3:] == [None, None]
     code, out, _ = call("locate", photos / "IMG_0.png", "--panels=0", "--rerank=3", "--top=1")
     assert f"score {scores[0]:.3f}  distance" in out
-    assert {
-        match["score"]
-        for match in json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0")[1])[0]["matches"]
-    } == {None}
+
+    def scores_by(*words):
+        answers = json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0", *words)[1])
+        return [match["score"] for match in answers[0]["matches"]]
+
+    assert set(scores_by("--rerank=0")) == {None}
+    assert None not in scores_by(), "a small index of own images keeps local descriptors by itself"
 
 
 def test_without_positions_nothing_is_said_of_other_places(call, photos):
     (answer,) = json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0")[1])
     assert answer["confidence"] is None and "no position of the first match is known" in answer["confidence_kind"]
+    asked, told = photos / "IMG_0.png", "refuses all images: the database has no positions"
+    _, out, _ = call("locate", asked, "--panels=0", "--minConfidence=0.1")
+    assert out.count(f"--minConfidence=0.1 {told}") == 1 and "no place found" in out
+    assert out.count(f"no image of {photos} has a position") == 1 and "IMG_3.png, " not in out
+    assert told not in call("locate", asked, "--panels=0")[1]
+    rows = [f"IMG_{n}.png,{585000 + 10 * n},4477000" for n in range(1, 8)]
+    (photos / "positions.csv").write_text("\n".join(["image,easting,northing", *rows]))
+    _, out, _ = call("locate", asked, "--panels=0", "--minConfidence=0.1")
+    assert told not in out and "1 of 8 images have no position, first" in out
 
 
 def test_the_longer_side_is_shrunk_and_proportions_are_kept(tmp_path, call, photos):
@@ -235,11 +248,18 @@ def test_a_folder_remembers_its_model(photos, tmp_path, monkeypatch, capsys):
     assert main.main(["locate", f"--root={photos}", "--precision=fp32", "--panels=0", str(photos / "IMG_5.png")]) == 0
     out = capsys.readouterr().out
     assert "--arch=alexnet" in out and "IMG_5.png" in out and "described" not in out
+    assert "taken as --dataset=folder" not in out, "said when the model was chosen"
+    (answer,) = vpr.load_locator(root=photos, precision="fp32").locate([photos / "IMG_5.png"])
+    assert answer.matches[0].name == "IMG_5.png" and "described" not in capsys.readouterr().out
+    exported = parse_options(["export", f"--root={photos}", "--out=x.onnx"])
+    assert (exported.arch, exported.num_clusters, exported.dataset) == ("alexnet", 4, "folder")
     options = parse_options(["locate", f"--root={photos}", "--model=fast", "x.jpg"])  # who types a model is given that
     assert (options.arch, options.cut, options.fromscratch) == ("tf_efficientnet_lite0", 16, False)
     options = parse_options(["locate", f"--root={photos}", "--imageSize", "64", "80", "x.jpg"])
     assert (options.arch, options.num_clusters, options.imageSize) == ("alexnet", 4, [64, 80])
     assert parse_options(["cluster", f"--root={photos}"]).arch == "vgg16"  # is told in full
+    (photos / ".netvlad.json").write_text(json.dumps({"model": "fast", "arch": "tf_efficientnet_lite0", "cut": 16}))
+    assert [note.rpartition(": ")[2] for note in parse_options(["index", f"--root={photos}"]).notes] == ["--model=fast"]
 
 
 @pytest.mark.parametrize("mode", ["cluster", "locate", "test", "train"])

@@ -3,6 +3,7 @@
 import importlib
 import io
 import sys
+from importlib.metadata import version
 
 from vpr.cli.after import next_command
 from vpr.cli.choice import MODES as FOLDER_MODES
@@ -47,11 +48,25 @@ def main(arguments: list[str] | None = None) -> int:
         where = f" in process {rank}" if (rank := processes.launched_rank()) else ""
         print(f"error{where}: {shown(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        print(f"error: {of_two_builds(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         resume = ": --mode=train --resume goes on with the newest run" if options and options.mode == "train" else ""
         print(f"interrupted{resume}", file=sys.stderr)
         return 130
     return 0
+
+
+def of_two_builds(error: RuntimeError) -> str:
+    """What to do where torchvision cannot be imported beside torch, whatever imports it first."""
+    return (
+        f"torch {version('torch')} and torchvision {version('torchvision')} are not of one build ({error}): pip "
+        "install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu (with a GPU "
+        "without --index-url)"
+    )
 
 
 def module_of(mode: str) -> str:

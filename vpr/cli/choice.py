@@ -1,7 +1,8 @@
 """What follows from few words: a model by a short name, the model of a folder, a folder of own images by its content.
 
 `index`, `locate` and `serve` leave the flags that name a model in DIR/.netvlad.json, unless DIR cannot be written.
-Whoever types another model, or --resume, is given that.
+`export` takes it too. Whoever types another model, or
+--resume, is given that.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from vpr.models.spec import HUB
 FILE = ".netvlad.json"
 MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve", "export")  # which need no splits and no positions
 MODES = ("index", "locate", "serve")
+READING = (*MODES, "export")  # which take what these keep
 MODES_OF_HUB = ("test", *MODES)
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
@@ -38,7 +40,7 @@ def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: the folder's file has nonsense.
     """
-    if typed.get("mode") not in MODES or "root" not in typed or any(name in typed for name in NAMING):
+    if typed.get("mode") not in READING or "root" not in typed or any(name in typed for name in NAMING):
         return {}, ""
     path = Path(typed["root"]) / FILE
     if not path.is_file():
@@ -48,7 +50,9 @@ def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path} holds no flags: delete it")
     check_flags(flags, str(path))
     known = {name: value for name, value in flags.items() if name in CHOSEN}
-    return known, f"model, as {path} has it: {' '.join(f'--{name}={value}' for name, value in known.items())}"
+    implied = of_short_name(known).items()
+    told = " ".join(f"--{name}={value}" for name, value in known.items() if (name, value) not in implied)
+    return known, f"model, as {path} has it: {told}"
 
 
 def remember(options: argparse.Namespace) -> None:
@@ -82,6 +86,6 @@ def refuse_for_hub(given: Mapping[str, Any]) -> None:
     if not (name := given.get("model") or "").startswith(HUB):
         return
     if given["mode"] not in MODES_OF_HUB:
-        raise UserError(f"--model={name} is for {', '.join(MODES_OF_HUB)}, found --mode={given['mode']}: drop --model")
+        raise UserError(f"--model={name} is for {', '.join(MODES_OF_HUB)}, found --mode={given['mode']}: name another")
     for flag in sorted(({*NAMING, "pcaDim", "localDescriptors"} - {"model"}) & given.keys()):
         raise UserError(f"--{flag} has no effect on {name}, which is as its project made it: drop one of them")

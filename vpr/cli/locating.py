@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from vpr.cli.load import computing, database_of, keypoints_of, model_of
 from vpr.cli.specs import engine_wanted, places_spec, reading
 from vpr.common.device import choose_device, device_line
@@ -82,6 +84,11 @@ def opened_locator(
 ) -> Locator:
     """The locator of a database that is open, with what was learnt for it: calibrations and conditions' means."""
     calibrations = calibrations_of(loaded, read.size, images)
+    if options.minConfidence and not np.isfinite(engine.records.positions).any():
+        say(
+            f"--minConfidence={options.minConfidence} refuses all images: the database has no positions, without which "
+            "nothing is known of how sure an answer is; drop it"
+        )
     means = load_means(means_file(path), model_recipe(loaded.model, read.size), loaded.model.dim)
     conditions = options.conditions or "stored"
     usual = Ask(

@@ -85,7 +85,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     refuse_for_hub(given)
     if own := own_images(given, stored, mode):
         given["dataset"] = "folder"
-        notes.append(own)
+        notes += [] if remark else [own]
     if run is None:
         _require_normalization(given)
     else:

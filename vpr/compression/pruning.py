@@ -169,7 +169,7 @@ def recluster(
     if not isinstance(model.pool, ClusterPooling):
         return
     reader, clusters = reading.of(training.images.database_files), model.spec.clusters
-    descriptors = sample_local_descriptors(model, reader, seed, batch_size, training.images.places.name, clusters)
+    descriptors = sample_local_descriptors(model, reader, seed, batch_size, clusters)
     centroids = cluster(descriptors, clusters, seed)
     alpha = model.pool.init_from(*(torch.from_numpy(rows).to(model.device) for rows in (centroids, descriptors)))
     say(f"{clusters} new clusters, alpha {alpha:.2f}")

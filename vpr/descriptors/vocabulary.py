@@ -25,7 +25,6 @@ def sample_local_descriptors(
     reader: ImageReader,
     seed: int,
     batch_size: int | None = None,
-    name: str = "",
     at_least: int = 1,
     images: int = IMAGES,
 ) -> np.ndarray:
@@ -36,7 +35,6 @@ def sample_local_descriptors(
     Args:
         reader: of the training set's database images.
         batch_size: images at once; 0: as many as memory holds.
-        name: of the set of images, for messages.
         at_least: how many descriptors are wanted: one for each cluster.
         images: of how many images.
 
@@ -44,8 +42,6 @@ def sample_local_descriptors(
         UserError: there are fewer than there shall be clusters.
     """
     chosen = np.random.default_rng(seed).permutation(len(reader.files))[:images].tolist()
-    if len(chosen) < images:
-        say(f"{name} has only {len(chosen)} database images, not {images}: taking all")
     compute = functools.partial(model.of_array, model.local_descriptors)
     maps = over_images(compute, model, reader, chosen, batch_size, "local descriptors")
     own = {position: sample_of_map(feature, seed=[seed, chosen[position]]) for position, feature in maps}

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -290,5 +291,6 @@ def _say_of_weights(model: PlaceModel) -> None:
     if not licence:
         return
     mean, std = (" ".join(f"{value:.4g}" for value in each.flatten().tolist()) for each in (model.mean, model.std))
-    taken = "" if spec.normalization or not from_file else "; --normalization names others"
-    say(f"weights of {spec.arch}: {spec.weights}, licence {licence}; pixels 0-255 minus {mean}, over {std}{taken}")
+    taken = "" if spec.normalization else "; --normalization names others"
+    pixels = f"; pixels 0-255 minus {mean}, over {std}{taken}" if from_file else ""
+    say(f"weights of {spec.arch}: {Path(spec.weights).name}, licence {licence}{pixels}")

@@ -28,8 +28,7 @@ def run(options: argparse.Namespace) -> None:
     model.infer_by(options.backend, min(IMAGES, len(images.database_files)))
     recipe = recipe_for(model, *training_set(places), read.size)
     descriptors = sample_local_descriptors(
-        model, read.of(images.database_files), options.seed, options.cacheBatchSize,
-        images.places.name, at_least=options.num_clusters,
+        model, read.of(images.database_files), options.seed, options.cacheBatchSize, options.num_clusters
     )  # fmt: skip
     if not processes.is_main():
         return

@@ -49,6 +49,9 @@ def _locate(options: argparse.Namespace, folder: Path) -> None:
         require_reranking(engine, path, options)
         described = locator.describe_files(files, ask)
         ranking = ranked(locator, described, ask, names, usual=options.conditions is None)
+        for step in ranking.steps:
+            if step.startswith("conditions"):
+                say(f"{step}; --conditions=off takes each image by itself")
         if engine.is_shared:
             say(f"searched in {engine.name}")
         if ask.filter and (ranking.answers.found < 0).all():

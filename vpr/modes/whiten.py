@@ -32,8 +32,6 @@ def run(options: argparse.Namespace) -> None:
     assert isinstance(model, PlaceModel)  # the command line refuses exported files, whose whitening is inside
     if len(chosen) < 2:
         raise UserError(f"{images.places.name} has {len(chosen)} database images: whitening needs more")
-    if len(chosen) < options.nPCA:
-        say(f"{images.places.name} has only {len(chosen)} database images, not {options.nPCA}: taking all")
     reader = reading(options, device).of(images.database_files)
     descriptors, sizes = describe(model, reader, np.sort(chosen).tolist(), options.cacheBatchSize, "descriptors")
     if not processes.is_main():

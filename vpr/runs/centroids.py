@@ -62,7 +62,7 @@ class OwnImages:
         say(f"no clusters yet: learning {recipe.num_clusters} from {min(len(files), IMAGES)} images of {name} (once)")
         self.prepare(model, images=min(len(files), IMAGES))
         descriptors = sample_local_descriptors(
-            model, self.read.of(files), recipe.seed, self.batch_size, name, at_least=recipe.num_clusters
+            model, self.read.of(files), recipe.seed, self.batch_size, recipe.num_clusters
         )
         if processes.is_main():
             write_centroids(path, recipe, cluster(descriptors, recipe.num_clusters, recipe.seed), descriptors)
@@ -186,8 +186,8 @@ def init_pooling(
         raise UserError(f"{path} holds {centroids.shape[1]}-D centroids, --arch={model.spec.arch} gives "
                         f"{model.pool.centroids.shape[1]}-D descriptors: run --mode=cluster again")  # fmt: skip
     device = model.pool.centroids.device  # where the model learnt them, if it did
-    alpha = model.pool.init_from(torch.from_numpy(centroids).to(device), torch.from_numpy(descriptors).to(device))
-    say(f"centroids: {path}, alpha {alpha:.2f}")
+    model.pool.init_from(torch.from_numpy(centroids).to(device), torch.from_numpy(descriptors).to(device))
+    say(f"centroids: {path}")
     return path.name
 
 

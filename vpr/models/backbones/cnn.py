@@ -88,5 +88,5 @@ def _download(arch: str, weights: str, url: str, licence: str) -> dict[str, torc
     except Exception as error:  # no network, a proxy's page, a broken file, no room
         raise UserError(
             f"cannot fetch {weights} of {arch} ({type(error).__name__}: {error}): download {url} into {folder}, "
-            "or give a state dict with --weights FILE, or start without with --fromscratch"
+            "or give a state dict with --weights FILE; --fromscratch starts from random weights"
         ) from error

@@ -7,9 +7,12 @@ found by the names that timm has for them; files of other programs go through ti
 import contextlib
 import functools
 import logging
+import ssl
 import sys
 from collections.abc import Sequence
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import torch
 from torch import nn
@@ -24,6 +27,7 @@ from vpr.models.backbones.timm_cuts import Plan, plan_of
 from vpr.models.backbones.timm_names import configuration, require_known, split_tag, tags_of, timm_library
 
 State = dict[str, torch.Tensor]  # values by their names
+FILES = ("model.safetensors", "pytorch_model.bin")  # of weights in a repository of Hugging Face
 
 
 class TimmBackbone(Backbone):
@@ -167,18 +171,36 @@ def published(arch: str, weights: str | None) -> Published:
 
 
 def _download(arch: str, tag: str, found: dict[str, Any]) -> State:
-    source = f"https://huggingface.co/{found['hf_hub_id']}" if found.get("hf_hub_id") else found.get("url")
+    source, repository = found.get("url"), found.get("hf_hub_id")
     logging.disable(logging.WARNING)  # the one line of the error says all
     try:
+        if repository:
+            from huggingface_hub.constants import ENDPOINT
+
+            source = f"{ENDPOINT}/{repository}/resolve/main/{FILES[0]}"
+            _require_answer(repository, source)
         return timm_library().create_model(f"{arch}.{tag}", pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # no network, a proxy's page, a broken file, no room
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"cannot fetch {tag} of {arch} ({type(error).__name__}: {reason}): download the weights from {source} "
-            "and give the file with --weights FILE, or start without with --fromscratch"
+            f"cannot fetch {tag} of {arch} ({type(error).__name__}: {reason}): download {source} elsewhere and "
+            "give the file with --weights FILE; --fromscratch starts from random weights"
         ) from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _require_answer(repository: str, address: str) -> None:
+    """Raise an OSError at once where nobody answers; the library asks for most of a minute before it gives up."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in FILES):
+        return
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=10).close()
+    except URLError as error:  # whose reason is a text where there was an answer; the library knows more certificates
+        if isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError):
+            raise
 
 
 def _network(arch: str, device: str) -> Any:
