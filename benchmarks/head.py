@@ -1,8 +1,8 @@
 """The head of re-ranking: learnt on the scores of hits, judged with each set left out.
 
-    python -m benchmarks.hits --places DIR --weights DIR --out HITS
-    python -m benchmarks.head --hits HITS            # a table
-    python -m benchmarks.head --hits HITS --write    # and vpr/retrieval/verification/head.json
+python -m benchmarks.hits --places DIR --weights DIR --out HITS
+python -m benchmarks.head --hits HITS            # a table
+python -m benchmarks.head --hits HITS --write    # and vpr/retrieval/verification/head.json
 """
 
 import argparse

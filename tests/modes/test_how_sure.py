@@ -18,6 +18,12 @@ PLAIN = ["--conditions=off"]  # as test counts, each query by itself
 PLACES, QUERIES = 30, 60
 
 
+@pytest.fixture(autouse=True)
+def plain_indexes(monkeypatch):
+    """New indexes keep no local descriptors, so that answers are those of global ones alone."""
+    monkeypatch.setattr("vpr.cli.locating.FEW", 0)
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """30 database images 100 m apart; 60 queries at their places that show them through more or less of another."""

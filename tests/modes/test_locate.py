@@ -19,6 +19,12 @@ from vpr.search.approximate import build_index, measures_descriptors
 NEW = image_name(1000, "new")
 
 
+@pytest.fixture(autouse=True)
+def plain_indexes(monkeypatch):
+    """New indexes keep no local descriptors, so that answers are those of global ones alone."""
+    monkeypatch.setattr("vpr.cli.locating.FEW", 0)
+
+
 @pytest.fixture
 def locate(call_on):
     """Runs --mode=locate for JSON on a folder of own images; gives exit code, answers and what else was said."""

@@ -11,6 +11,7 @@ from vpr.cli.options import command_line
 from vpr.cli.specs import model_spec, places_spec, reading
 from vpr.common.device import Device
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 from vpr.data.places import PlaceImages
 from vpr.data.positions.zones import zone_of
 from vpr.data.reader import Reading
@@ -77,7 +78,14 @@ def keypoints_of(options: argparse.Namespace, read: Reading, index: Path | None 
     is_known = wanted or downloaded() is not None
     if not is_known or not Reranking(1, options.rerankBy, options.verify).takes_keypoints:
         return None
-    return KeptKeypoints(load_network(options.keypointWeights or ""), read, index and keypoints_file(index))
+    try:
+        network = load_network(options.keypointWeights or "")
+    except UserError as error:
+        if wanted:
+            raise
+        say(f"hits are not verified by keypoints: {error}")
+        return None
+    return KeptKeypoints(network, read, index and keypoints_file(index))
 
 
 @contextlib.contextmanager

@@ -19,13 +19,15 @@ from vpr.database.filters import SearchFilter
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
 from vpr.retrieval.ask import Ask
-from vpr.retrieval.calibration_file import calibrations_of
+from vpr.retrieval.calibration_file import calibrated_orders, calibrations_of
 from vpr.retrieval.conditions.means_file import load_means, means_file
 from vpr.retrieval.locator import AT_ONCE, Locator
+from vpr.retrieval.rules import SECOND_LOOK
 from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.model import LoadedModel
 from vpr.search.rules import RecentFrames, SequenceRule
 
+FEWEST = 10  # images, of which re-ranking is of use
 FEW = 5000  # images, whose local descriptors take 160 MB with the model `fast`
 
 
@@ -68,7 +70,7 @@ def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locato
     loaded.model.to_device(device, options.precision)  # its number format tells its index from others
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root), read.size)
     computing(loaded.model, options, device, 1 if path.exists() else len(images.database_files))
-    wanted = index_wanted(options, images, loaded, path)
+    wanted = index_wanted(options, images, loaded)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     return opened_locator(options, loaded, read, images, engine, path, options.cacheBatchSize), path
 
@@ -102,12 +104,19 @@ def opened_locator(
     return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means, keypoints)
 
 
-def index_wanted(options: argparse.Namespace, images: PlaceImages, loaded: LoadedModel, path: Path) -> WantedIndex:
-    """The index that the flags want. A new one of few images of one's own keeps local descriptors by itself."""
-    few = DATASETS[options.dataset].layout == OWN and len(images.database_files) <= FEW
-    by_itself = few and not path.exists() and not options.index and hasattr(loaded.model, "local_descriptors")
+def index_wanted(options: argparse.Namespace, images: PlaceImages, loaded: LoadedModel) -> WantedIndex:
+    """The index that the flags want. A new one of not too many images of one's own keeps local descriptors by itself.
+
+    It does not where only answers that are not re-ranked have been calibrated.
+    """
+    some = DATASETS[options.dataset].layout == OWN and FEWEST <= len(images.database_files) <= FEW
+    by_itself = (
+        some and not options.localDescriptors and not options.index and hasattr(loaded.model, "local_descriptors")
+    )
+    if by_itself and (orders := calibrated_orders(loaded)):
+        by_itself = any(SECOND_LOOK in order for order in orders)
     local_dim = options.localDim if options.localDescriptors or by_itself else 0
-    return WantedIndex(options.index, options.given.get("nprobe"), options.seed, local_dim, options.onDisk)
+    return WantedIndex(options.index, options.given.get("nprobe"), options.seed, local_dim, options.onDisk, by_itself)
 
 
 def database_images(options: argparse.Namespace) -> PlaceImages:

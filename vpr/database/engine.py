@@ -35,6 +35,7 @@ class WantedIndex:
     seed: int = DEFAULT_SEED  # of what the index, and the projection of local descriptors, are trained on
     local_dim: int = 0  # dimensions of local descriptors that are kept for re-ranking; 0: none are asked for
     on_disk: bool = False  # whether the lists of an inverted file stay on the disk
+    by_itself: bool = False  # whether nobody asked for local descriptors: an index that is there stays as it is
 
 
 @dataclass(frozen=True)

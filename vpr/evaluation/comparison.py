@@ -16,11 +16,12 @@ from vpr.evaluation.evaluate import SINGLE, Evaluation, describe_split, measure_
 from vpr.models.describer import Describer
 from vpr.models.local_projection import LocalProjection
 from vpr.retrieval.ask import Ask
+from vpr.retrieval.rules import SECOND_LOOK
 from vpr.retrieval.verification.kept import KeptKeypoints
 
 TIMED_IMAGES, WARM_UP = 20, 3
 # How the table calls stages, by the beginnings of their steps.
-STAGES = {"conditions": "conditions", "a second look": "re-ranked", "verification": "verified", "": "in order"}
+STAGES = {"conditions": "conditions", SECOND_LOOK: "re-ranked", "verification": "verified", "": "in order"}
 
 
 @dataclass(frozen=True)

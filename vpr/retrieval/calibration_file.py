@@ -185,6 +185,12 @@ def find_calibration(folder: Path, wanted: Mapping[str, str], dataset: str) -> S
     return None
 
 
+def calibrated_orders(loaded: LoadedModel) -> list[str]:
+    """How answers are ordered (`Ranking.order`) that calibrations of a model serve."""
+    files = loaded.folder.glob(f"calibration_{model_recipe(loaded.model, None)['weights_hash']}_*.h5")
+    return [load_calibration(file, ["order"]).recipe["order"] for file in sorted(files)]
+
+
 def calibrations_of(
     loaded: LoadedModel, image_size: Sequence[int] | None, images: PlaceImages
 ) -> Callable[[str], StoredCalibration | None]:

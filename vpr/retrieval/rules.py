@@ -8,6 +8,7 @@ from vpr.common.settings import flag, whole
 # Of the local score, by the keys of `vpr.retrieval.matching.SCORES`, beside the cosine of global descriptors; both are
 # 1 at most.
 LOCAL_WEIGHTS = {"soft": 8.0, "spatial": 4.0}
+SECOND_LOOK = "a second look"  # how results and calibrations name re-ranking, in files of earlier versions too
 HEAD, KEYPOINTS = "head", "xfeat"
 BY = (HEAD, *LOCAL_WEIGHTS, KEYPOINTS)
 
@@ -54,7 +55,7 @@ class Reranking:
 
     def text(self, dim: int) -> str:
         """How results and calibrations name it, by local descriptors of `dim` dimensions."""
-        return f"a second look at the first {self.depth} hits ({self.by}, {dim}-D local descriptors in 8 bits)"
+        return f"{SECOND_LOOK} at the first {self.depth} hits ({self.by}, {dim}-D local descriptors in 8 bits)"
 
     def verified_text(self) -> str:
         """How they name verification by keypoints."""

@@ -34,7 +34,9 @@ class Head:
 
     def log_odds(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """That each of the K hits of a query is right, float64 [K], from its scores [K] by name."""
-        return self.bias + np.sum([weight * standardised(scores[name]) for name, weight in self.weights.items()], axis=0)
+        return self.bias + np.sum(
+            [weight * standardised(scores[name]) for name, weight in self.weights.items()], axis=0
+        )
 
 
 def probability(log_odds: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ kornia's, the weights those of the authors (Apache-2.0).
 import hashlib
 import importlib.util
 import struct
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ SCALE = 254  # a component of 1/2 is stored as 127; a unit vector of 64 componen
 SHORTEST, LONGEST, MOST_ENLARGED = 320, 640, 2.0
 FILE, MEGABYTES = "xfeat.pt", 6
 ADDRESS = f"https://github.com/verlab/accelerated_features/raw/main/weights/{FILE}"
+SECONDS = 10  # without an answer, after which a download is given up
 RELEASED = "7db43e05bd2abf46"  # the beginning of a SHA-256 of its tensors
 INSTALL = "pip install kornia opencv-python-headless"
 _HEADER = struct.Struct("<III")
@@ -144,11 +146,13 @@ def _download() -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     say(f"downloading XFeat's weights ({MEGABYTES} MB, Apache-2.0) from {ADDRESS}")
     try:
-        with atomic_write(file) as temporary:
-            torch.hub.download_url_to_file(ADDRESS, str(temporary), progress=False)
-    except (UserError, OSError) as error:
+        with urllib.request.urlopen(ADDRESS, timeout=SECONDS) as answer:
+            found = answer.read()
+    except OSError as error:
         raise UserError(
             f"cannot download XFeat's weights ({error}): fetch {ADDRESS} elsewhere, and name the file by "
             f"--keypointWeights or save it as {file}"
         ) from error
+    with atomic_write(file) as temporary:
+        temporary.write_bytes(found)
     return file
