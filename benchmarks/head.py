@@ -33,10 +33,14 @@ class Run:
     place: str
     arrays: dict[str, np.ndarray]
 
-    def scores(self, how: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Scores [M, K] of the first hits by name."""
-        depth = VERIFIED if "inliers" in names else DEPTH
-        return {name: self.arrays[f"{how}_{name}"][:, :depth] for name in names}
+    def scores(self, how: str, names: Sequence[str], order: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Scores [M, K] of the first hits by name; `order` [M, K]: of those, in that order."""
+        found = {name: self.arrays[f"{how}_{name}"][:, :DEPTH] for name in names}
+        return found if order is None else {name: np.take_along_axis(value, order, 1) for name, value in found.items()}
+
+    def ahead(self, how: str, head: Head) -> np.ndarray:
+        """Ranks of the hits that are verified: the first by a head without inliers, [M, VERIFIED]."""
+        return np.argsort(-head.log_odds(self.scores(how, PLAIN)), axis=1, kind="stable")[:, :VERIFIED]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,10 +52,10 @@ def main(arguments: list[str] | None = None) -> None:
     for key in sorted({(run.model, run.vocabulary, run.place) for run in runs}):
         mine = [run for run in runs if (run.model, run.vocabulary, run.place) == key]
         others = [run for run in learnt if run.place != key[2]]
-        plain, whole = learn(others, PLAIN), learn(others, WHOLE)
+        plain, whole = both(others)
         for how in HOW:
             print(*key, len(mine[0].arrays["positives"]), how, *cells(mine, how, plain, whole), sep=" | ", flush=True)
-    heads = {"plain": learn(learnt, PLAIN), "verified": learn(learnt, WHOLE)}
+    heads = dict(zip(("plain", "verified"), both(learnt), strict=True))
     found = {name: {"weights": dict(head.weights), "bias": head.bias} for name, head in heads.items()}
     print(json.dumps(found))
     if options.write:
@@ -61,16 +65,26 @@ def main(arguments: list[str] | None = None) -> None:
         FILE.write_text(text + "\n", encoding="utf-8")
 
 
-def learn(runs: Sequence[Run], names: Sequence[str]) -> Head:
-    """A logistic regression on "this hit is right", every run weighing the same, with and without condition means."""
+def both(runs: Sequence[Run]) -> tuple[Head, Head]:
+    """The heads for hits that are not verified, and for those that are."""
+    plain = learn(runs, PLAIN)
+    return plain, learn(runs, WHOLE, plain)
+
+
+def learn(runs: Sequence[Run], names: Sequence[str], before: Head | None = None) -> Head:
+    """A logistic regression on "this hit is right", every run weighing the same, with and without condition means.
+
+    `before` is the head that chooses the hits.
+    """
     from sklearn.linear_model import LogisticRegression
 
     features, right = [], []
     for run in runs:
         for how in HOW:
-            columns = run.scores(how, names)
+            order = run.ahead(how, before) if before else np.tile(np.arange(DEPTH), (len(run.arrays["positives"]), 1))
+            columns = run.scores(how, names, order)
             features.append(np.stack([standardised(columns[name]) for name in names], axis=2).reshape(-1, len(names)))
-            right.append(run.arrays[f"{how}_right"][:, : columns[names[0]].shape[1]].ravel())
+            right.append(np.take_along_axis(run.arrays[f"{how}_right"], order, axis=1).ravel())
     weight = np.concatenate([np.full(len(each), 1 / len(each)) for each in right])
     weight *= len(weight) / weight.sum()
     model = LogisticRegression().fit(np.concatenate(features), np.concatenate(right), weight)
@@ -80,20 +94,23 @@ def learn(runs: Sequence[Run], names: Sequence[str]) -> Head:
 
 def cells(runs: Sequence[Run], how: str, plain: Head, whole: Head) -> list[str]:
     """R@1/5/10/20 in percent, means of the seeds: first search; soft; head; inliers alone; head with inliers."""
-    ways: list[tuple[Sequence[str], Callable]] = [
-        (("global",), lambda scores: scores["global"]),
-        (PLAIN, lambda scores: scores["global"] + LOCAL_WEIGHTS["soft"] * scores["soft"]),
-        (PLAIN, plain.log_odds),
-        (WHOLE, lambda scores: scores["inliers"] + scores["global"]),
-        (WHOLE, whole.log_odds),
+    first = {DEPTH: lambda run: None, VERIFIED: lambda run: run.ahead(how, plain)}
+    ways: list[tuple[Sequence[str], int, Callable]] = [
+        (("global",), DEPTH, lambda scores: scores["global"]),
+        (PLAIN, DEPTH, lambda scores: scores["global"] + LOCAL_WEIGHTS["soft"] * scores["soft"]),
+        (PLAIN, DEPTH, plain.log_odds),
+        (WHOLE, VERIFIED, lambda scores: scores["inliers"] + scores["global"]),
+        (WHOLE, VERIFIED, whole.log_odds),
     ]
     found = []
-    for names, score in ways:
+    for names, depth, score in ways:
         recalls = []
         for run in runs:
-            order = np.argsort(-score(run.scores(how, names)), axis=1, kind="stable")
-            right = run.arrays[f"{how}_right"]
-            ordered = np.concatenate([np.take_along_axis(right, order, axis=1), right[:, order.shape[1] :]], axis=1)
+            chosen = first[depth](run)
+            order = np.argsort(-score(run.scores(how, names, chosen)), axis=1, kind="stable")
+            if chosen is not None:
+                order = np.take_along_axis(chosen, order, axis=1)
+            ordered = np.take_along_axis(run.arrays[f"{how}_right"], order, axis=1)
             recalls.append([ordered[:, :n].any(axis=1).mean() for n in LISTED])
         found.append("/".join(f"{100 * recall:.1f}" for recall in np.mean(recalls, axis=0)))
     return found
