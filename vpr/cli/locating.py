@@ -65,7 +65,7 @@ def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locato
     loaded.model.to_device(device, options.precision)  # its number format tells its index from others
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root), read.size)
     computing(loaded.model, options, device, 1 if path.exists() else len(images.database_files))
-    wanted = index_wanted(options, images, loaded, path)
+    wanted = index_wanted(options, images, loaded)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     return opened_locator(options, loaded, read, images, engine, path, options.cacheBatchSize), path
 
@@ -88,12 +88,12 @@ def opened_locator(
     return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means, keypoints)
 
 
-def index_wanted(options: argparse.Namespace, images: PlaceImages, loaded: LoadedModel, path: Path) -> WantedIndex:
+def index_wanted(options: argparse.Namespace, images: PlaceImages, loaded: LoadedModel) -> WantedIndex:
     """The index that the flags want. A new one of few images of one's own keeps local descriptors by itself."""
-    few = DATASETS[options.dataset].layout == OWN and len(images.database_files) <= FEW
-    by_itself = few and not path.exists() and not options.index and hasattr(loaded.model, "local_descriptors")
+    few = DATASETS[options.dataset].layout == OWN and len(images.database_files) <= FEW and not options.index
+    by_itself = few and not options.localDescriptors and hasattr(loaded.model, "local_descriptors")
     local_dim = options.localDim if options.localDescriptors or by_itself else 0
-    return WantedIndex(options.index, options.given.get("nprobe"), options.seed, local_dim, options.onDisk)
+    return WantedIndex(options.index, options.given.get("nprobe"), options.seed, local_dim, options.onDisk, by_itself)
 
 
 def database_images(options: argparse.Namespace) -> PlaceImages:

@@ -35,6 +35,7 @@ class WantedIndex:
     seed: int = DEFAULT_SEED  # of what the index, and the projection of local descriptors, are trained on
     local_dim: int = 0  # dimensions of local descriptors that are kept for re-ranking; 0: none are asked for
     on_disk: bool = False  # whether the lists of an inverted file stay on the disk
+    by_itself: bool = False  # whether nobody asked for local descriptors: an index that is there stays as it is
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,9 @@ class Engine(Searchable, Protocol):
 
     def begin(self, projection: LocalProjection | None) -> None:
         """Say what projects the local descriptors of all images to be added; called once, while it has none."""
+
+    def keep_no_local(self) -> None:
+        """Take images without local descriptors after all; called while it has none."""
 
     def add(self, records: Records, descriptors: np.ndarray, local: Sequence[QuantizedMap] | None = None) -> None:
         """Add images, in place of those of the same names; when it returns they are kept, whatever happens.

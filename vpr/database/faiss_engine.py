@@ -4,6 +4,7 @@ Rows are those of the store's flat file. What was added since FAISS's index was 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from glob import escape
 from typing import Any
 
@@ -208,6 +209,8 @@ def _adapt(engine: FaissEngine) -> None:
             engine.begin_anew({"zone": zone}, others)
         return
     reason = _other_model(meta, engine.source.provenance)
+    if reason is None and wanted.by_itself:
+        engine.wanted = wanted = replace(wanted, local_dim=meta["local_dim"])
     if reason is None and (wanted.local_dim or not engine.next_row) and meta["local_dim"] != wanted.local_dim:
         reason = f"has local descriptors of {meta['local_dim'] or 'no'} dimensions, wanted {wanted.local_dim}"
     if reason is not None:

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     if options.condition:
         learn_condition(options, loaded, read, path)
         return
-    wanted = index_wanted(options, images, loaded, path)
+    wanted = index_wanted(options, images, loaded)
     if options.add or options.remove:
         added = folder_to_add(Path(options.add), images.base, options.skipBroken) if options.add else None
         edit_engine(engine_wanted(options), path, database, added, options.remove or [], wanted)

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root, read.size)
     settings = _settings(options, path, images.database_files)
     settings.require_safe()  # before the database is described
-    wanted = index_wanted(options, images, loaded, path)
+    wanted = index_wanted(options, images, loaded)
     engine = load_engine(engine_wanted(options), path, database_of(options, loaded, images, read), wanted)
     engine.prepare_to_serve(options.writable)
     locator = opened_locator(options, loaded, read, images, engine, path)
