@@ -78,7 +78,7 @@ class KeypointNetwork:
         self._net = XFeat(top_k=MOST).eval()
         try:
             self._net.net.load_state_dict(dict(weights))
-        except (RuntimeError, TypeError, ValueError) as error:  # ValueError: it is no table of tensors at all
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # of what is no table of tensors
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"--keypointWeights: these are no weights of XFeat ({reason}): name its {FILE}") from error
         digest = hashlib.sha256()
