@@ -408,7 +408,7 @@ class Counting:
 
     def detect(self, image):
         self.made += 1
-        return Keypoints(np.full((2, 2), image.mean() / 255 // (1 / 65535) / 65535, np.float32),
+        return Keypoints(np.full((2, 2), image.mean() / 255, np.float32),
                          np.full((2, DIM), 3, np.int8), image.shape[2], image.shape[1])  # fmt: skip
 
 

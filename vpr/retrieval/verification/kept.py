@@ -59,10 +59,10 @@ class KeptKeypoints:
             found = self._file.execute("select stamp, packed from keypoints where name = ?", [name]).fetchone()
             if found and self._holds(found[0], now):
                 return Keypoints.unpack(found[1])
-        keypoints = self.made_of(file)
+        packed = self.made_of(file).pack()
         with contextlib.suppress(sqlite3.OperationalError):  # others write, or nobody may: it is made again
-            self._file.execute("insert or replace into keypoints values (?, ?, ?)", [name, now, keypoints.pack()])
-        return keypoints
+            self._file.execute("insert or replace into keypoints values (?, ?, ?)", [name, now, packed])
+        return Keypoints.unpack(packed)  # as they will be found again, rounded
 
     def _stamp(self, file: Path) -> str:
         """What keypoints of a file as it is now are kept by; empty where it is not there."""
