@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,8 +85,8 @@ def test_log_odds_go_with_their_hits_and_ignore_units(kind):
 
 
 def test_a_score_that_speaks_for_a_hit_raises_its_odds():
-    for kind, known in STORED.items():
-        scores = {name: np.arange(9) for name in known["weights"]}
+    for kind in ("plain", "verified"):
+        scores = {name: np.arange(9) for name in STORED[kind]["weights"]}
         assert (np.diff(head_of(kind == "verified").log_odds(scores)) > 0).all()
 
 
@@ -104,6 +105,11 @@ def test_the_stored_coefficients_are_whole(kind):
     names = ["global", "soft", "spatial", "inliers"][: 4 if kind == "verified" else 3]
     assert list(known["weights"]) == names
     assert all(math.isfinite(value) for value in [*known["weights"].values(), known["bias"]])
+
+
+@pytest.mark.xfail(reason="the file was written without; benchmarks/head.py --write says it", strict=True)
+def test_the_file_says_what_it_was_learnt_on():
+    assert STORED["learnt on"] and STORED["runs"] and re.fullmatch(r"\d{4}-\d\d-\d\d", STORED["date"])
 
 
 # Re-ranking. ----------------------------------------------------------------------------------------------------------

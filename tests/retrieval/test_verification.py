@@ -25,8 +25,9 @@ from vpr.retrieval.verification.keypoints import DIM, MOST, RELEASED, SCALE, Key
 from vpr.retrieval.verification.pairs import LEAST_COSINE, mutual_neighbours, verify
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def tensors(xfeat_tensors):
+    """Random ones; without the packages for them there is nothing to test."""
     return xfeat_tensors
 
 
