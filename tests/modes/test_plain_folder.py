@@ -202,7 +202,9 @@ def test_re_ranked_matches_have_the_score_that_orders_them(call, photos):
     assert f"score {scores[0]:.3f}  distance" in out
     assert {
         match["score"]
-        for match in json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0")[1])[0]["matches"]
+        for match in json.loads(call("locate", photos / "IMG_0.png", "--json", "--panels=0", "--rerank=0")[1])[0][
+            "matches"
+        ]
     } == {None}
 
 
