@@ -43,6 +43,7 @@ WITHOUT_A_BACKBONE = {
     "test_device", "test_position_table", "test_zones", "test_index_zones",
     "test_image_files", "test_names", "test_weights_file", "test_matlab_v73", "test_openapi", "test_sharing",
     "test_architecture", "test_engine_table",
+    "test_head", "test_verification", "test_verification_in_modes", "test_verified",
     "test_settings", "test_without_torch", "test_tables", "test_page_by_axe", "test_report_by_axe",
 }  # fmt: skip
 # Minutes of every mode with every backbone, and damaged files: in the format that the processor has, not once more.
@@ -64,6 +65,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     asked = config.getoption("--auto")
     os.environ.pop(AUTO_VARIABLE, None)
+    os.environ["TORCH_HOME"] = os.devnull  # weights that somebody has downloaded change no test
     if asked != "native":
         native = auto_here()
         os.environ[AUTO_VARIABLE] = {"fp32": "bf16", "bf16": "fp32"}[native] if asked == "other" else asked
@@ -202,6 +204,31 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder with real specs, weights and images is not beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def xfeat_tensors() -> dict[str, torch.Tensor]:
+    """Random weights of the network for keypoints, by which some keypoints are found in any image."""
+    for package in ("kornia", "cv2"):
+        if importlib.util.find_spec(package) is None:
+            skip_or_fail(f"{package} is not installed: python -m pip install -r requirements-keypoints.txt")
+    from kornia.feature import XFeat
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = {name: value.clone() for name, value in XFeat().net.state_dict().items()}
+    # Else nothing of the image is left behind so many layers, and no pixel is above the least score of a keypoint.
+    factors = {name: 3.0 for name in tensors if "block" in name and name.endswith("layer.0.weight")}
+    factors["keypoint_head.3.weight"] = 100.0
+    return {name: factors.get(name, 1) * value for name, value in tensors.items()}
+
+
+@pytest.fixture(scope="session")
+def xfeat_file(xfeat_tensors, tmp_path_factory) -> Path:
+    """The file of these."""
+    file = tmp_path_factory.mktemp("xfeat") / "xfeat.pt"
+    torch.save(xfeat_tensors, file)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_milvus_answers_as_faiss_does(run, tmp_path):
     code, out, err = run("index", engine)
     assert code == 0 and "12 added; 12 described" in out and "100.00 % of the exact first 20 hits" in out, err
     assert "12 unchanged; 0 described" in run("index", engine).out
-    for words in ([], ["--rerank=4"], ["--near=40.4393,-79.9967,100"]):
+    for words in (["--rerank=0"], ["--rerank=4"], ["--rerank=0", "--near=40.4393,-79.9967,100"]):
         theirs, ours = run("locate", engine, *words), run("locate", *words)
         assert theirs.code == ours.code == 0, theirs.err
         assert answers(theirs.out) == answers(ours.out) and len(answers(ours.out)) == 4

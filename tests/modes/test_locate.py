@@ -70,7 +70,9 @@ def kept(own, tmp_path, call_on):
 @pytest.mark.parametrize("factory", [None, "Flat"])
 def test_matches_are_the_nearest_descriptors_with_their_places(locate, own, kept, tmp_path, factory):
     database, queries, _ = kept
-    code, answers, _ = locate(own, own / "val" / "queries", "--top=4", *([f"--index={factory}"] if factory else []))
+    code, answers, _ = locate(
+        own, own / "val" / "queries", "--top=4", "--rerank=0", *([f"--index={factory}"] if factory else [])
+    )
     assert code == 0 and len(answers) == 3
     names = database_names(own)
     for query, answer in zip(queries, answers, strict=True):

@@ -9,13 +9,15 @@ import pytest
 from own_images import MODEL, draw_split
 
 import main
+import vpr.cli.locating
 
 KEEP = ["--localDescriptors", "--localDim=8"]
 
 
 @pytest.fixture
-def run(tmp_path, call_on):
-    """Runs a mode on 9 database images and 2 queries."""
+def run(tmp_path, call_on, monkeypatch):
+    """Runs a mode on 9 database images and 2 queries; an index keeps local descriptors where that is asked for."""
+    monkeypatch.setattr(vpr.cli.locating, "FEW", 0)
     root = draw_split(tmp_path / "own", 9, 2)
     extra = {"locate": [root / "val" / "queries", "--json"]}
     return lambda mode, *words: call_on(root, mode, *extra.get(mode, []), *words)

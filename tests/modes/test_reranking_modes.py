@@ -11,6 +11,7 @@ from own_images import FP32, a_query, draw_split, image_name, names_found
 from PIL import Image
 
 import main
+import vpr.cli.locating
 from vpr.data.images import decode
 from vpr.descriptors.local_file import read_local
 from vpr.descriptors.local_maps import SCALE
@@ -30,8 +31,9 @@ def own(tmp_path):
 
 
 @pytest.fixture
-def run(own, call_on):
-    """Runs a mode on the folder."""
+def run(own, call_on, monkeypatch):
+    """Runs a mode on the folder, whose index keeps local descriptors where that is asked for."""
+    monkeypatch.setattr(vpr.cli.locating, "FEW", 0)
     extra = {"locate": ["--json"]}
     model = [*FP32, "--localDim=8"]
     return lambda mode, *words: call_on(own, mode, *extra.get(mode, []), *words, model=model)
@@ -51,7 +53,7 @@ def test_locate_gives_the_order_that_test_counts(run, own, tmp_path):
     code, out, err = run("test", "--rerank=6", "--recallValues", 1, 2, 3, f"--saveDescriptors={tmp_path / 'kept.h5'}")
     assert code == 0, err
     alone, after = re.findall(r"R@1: ([\d.]+), R@2: ([\d.]+), R@3: ([\d.]+)", out)[:2]
-    assert "then a second look at the first 6 hits (soft, 8-D local descriptors in 8 bits)" in out
+    assert "then a second look at the first 6 hits (head, 8-D local descriptors in 8 bits)" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert [entry["search"].count("second look") for entry in results] == [0, 1]
     code, computed, said = run("locate", "--conditions=off", own / "val" / "queries", "--rerank=6", "--top=12")

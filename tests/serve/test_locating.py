@@ -10,7 +10,6 @@ from asking import as_bytes, form, serving
 from drawing import draw_image
 from PIL import Image
 
-from vpr.retrieval.answer_features import FEATURES
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration import Calibration
 from vpr.retrieval.calibration_file import LearntOn, StoredCalibration
@@ -159,7 +158,7 @@ def test_the_map_has_all_places(client, images):
     assert all(isinstance(each, str) for each in found["ids"])
 
 
-def calibrated(make_locator, features=FEATURES, weight=1.0, bias=1.0, **changes):
+def calibrated(make_locator, features=("lead", "similarity", "spread", "agreeing"), weight=1.0, bias=1.0, **changes):
     """A locator that has a calibration by some features, whatever the order; and the orders that it was asked for."""
     ones, asked = np.ones(len(features)), []
     learnt = Calibration(tuple(features), 0 * ones, ones, weight * ones, bias, 1.0)

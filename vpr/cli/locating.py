@@ -27,7 +27,6 @@ from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.model import LoadedModel
 from vpr.search.rules import RecentFrames, SequenceRule
 
-FEWEST = 10  # images, of which re-ranking is of use
 FEW = 5000  # images, whose local descriptors take 160 MB with the model `fast`
 
 
@@ -109,10 +108,8 @@ def index_wanted(options: argparse.Namespace, images: PlaceImages, loaded: Loade
 
     It does not where only answers that are not re-ranked have been calibrated.
     """
-    some = DATASETS[options.dataset].layout == OWN and FEWEST <= len(images.database_files) <= FEW
-    by_itself = (
-        some and not options.localDescriptors and not options.index and hasattr(loaded.model, "local_descriptors")
-    )
+    few = DATASETS[options.dataset].layout == OWN and len(images.database_files) <= FEW and not options.index
+    by_itself = few and not options.localDescriptors and hasattr(loaded.model, "local_descriptors")
     if by_itself and (orders := calibrated_orders(loaded)):
         by_itself = any(SECOND_LOOK in order for order in orders)
     local_dim = options.localDim if options.localDescriptors or by_itself else 0

@@ -138,6 +138,9 @@ class Engine(Searchable, Protocol):
     def begin(self, projection: LocalProjection | None) -> None:
         """Say what projects the local descriptors of all images to be added; called once, while it has none."""
 
+    def keep_no_local(self) -> None:
+        """Take images without local descriptors after all; called while it has none."""
+
     def add(self, records: Records, descriptors: np.ndarray, local: Sequence[QuantizedMap] | None = None) -> None:
         """Add images, in place of those of the same names; when it returns they are kept, whatever happens.
 

@@ -208,9 +208,9 @@ def _adapt(engine: FaissEngine) -> None:
         if others:
             engine.begin_anew({"zone": zone}, others)
         return
-    if wanted.by_itself:
-        wanted = engine.wanted = replace(wanted, local_dim=meta["local_dim"])
     reason = _other_model(meta, engine.source.provenance)
+    if reason is None and wanted.by_itself:
+        engine.wanted = wanted = replace(wanted, local_dim=meta["local_dim"])
     if reason is None and (wanted.local_dim or not engine.next_row) and meta["local_dim"] != wanted.local_dim:
         reason = f"has local descriptors of {meta['local_dim'] or 'no'} dimensions, wanted {wanted.local_dim}"
     if reason is not None:

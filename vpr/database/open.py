@@ -240,7 +240,13 @@ def how_described(engine: Engine, database: Database, wanted: WantedIndex) -> De
     """How images that an engine lacks are described; an empty one is told what local descriptors are projected to."""
     if engine.keeps_local and not engine.next_row:
         reader = database.reading.of(database.images.database_files)
-        engine.begin(projection_for(database.loaded, reader, wanted.seed, wanted.local_dim, database.batch_size))
+        try:
+            engine.begin(projection_for(database.loaded, reader, wanted.seed, wanted.local_dim, database.batch_size))
+        except UserError as error:
+            if not wanted.by_itself:
+                raise
+            say(f"the index keeps no local descriptors: {error}")
+            engine.keep_no_local()
     return Describing(database.loaded, database.reading, database.batch_size, engine.projection, engine.keeps_local)
 
 

@@ -59,7 +59,8 @@ def measure_model(
         keypoints: by which re-ranked hits are verified; None: they are not.
     """
     model.eval()
-    keeping = LocalDescribing(projection, MemorySink(len(images.files))) if ask.rerank else None
+    how = ask.reranking(False)
+    keeping = LocalDescribing(projection, MemorySink(len(images.files))) if how and how.takes_local else None
     descriptors = describe_split(model, images, images.reader(reading), batch_size, keeping)
     stages = measure_each(descriptors, model, images, recall_values, ask, keypoints=keypoints)
     evaluation, answers = next(stages)

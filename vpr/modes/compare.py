@@ -51,13 +51,13 @@ def run(options: argparse.Namespace) -> None:
 
 def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, device: Device) -> list[Row]:
     """Recalls and costs of the model that the options of a test name."""
-    reranking_rule(options)  # refuses a score of none
+    how = reranking_rule(options)
     loaded, read, ask = model_of(options, device), reading(options, device), ask_of(options)
     model = computing(loaded.model, options, device, len(images.files))
     batch, projection = options.cacheBatchSize, None
-    if ask.rerank:
+    if how and how.takes_local:
         projection = projection_for(loaded, read.of(images.database_files), options.seed, options.localDim, batch)
-    keypoints, values = keypoints_of(options, read) if ask.rerank else None, options.recallValues
+    keypoints, values = keypoints_of(options, read) if how else None, options.recallValues
     return measure_model(model, images, label, options.run, read, values, batch, ask, projection, keypoints)
 
 

@@ -26,6 +26,7 @@ from vpr.retrieval.conditions.centring import LEAST
 from vpr.retrieval.locator import Locator
 from vpr.retrieval.model_pass import Described
 from vpr.retrieval.ranking import Ranking
+from vpr.retrieval.rules import KEYPOINTS
 from vpr.search.sequences import require_order
 
 KEEP = "--mode=index --localDescriptors"
@@ -98,17 +99,18 @@ def require_reranking(engine: Engine, path: Path, options: argparse.Namespace) -
     Raises:
         UserError: re-ranking is wanted of an engine that does not serve it.
     """
-    how = reranking_rule(options, DEPTH if engine.local and engine.measures else 0)
+    serves = engine.measures and (engine.local is not None or options.rerankBy == KEYPOINTS)
+    how = reranking_rule(options, DEPTH if serves else 0)
     if how and not engine.measures:
         raise UserError(
             f"--rerank needs descriptor distances, which {path} does not measure: drop --rerank, or make the index "
             "anew with another --index"
         )
-    if how and engine.local:
+    if how and how.takes_local and engine.local:
         require_dim(path, engine.local, engine.projection, options.given.get("localDim"))
     if options.rerank is None and not engine.measures:
         say("the index does not measure descriptor distances: no re-ranking")
-    elif options.rerank is None and engine.local is None:
+    elif options.rerank is None and not serves:
         say(f"the index has no local descriptors: no re-ranking; --rerank K computes them, {KEEP} keeps them")
 
 

@@ -102,7 +102,8 @@ class Locator:
 
     def reranking(self, ask: Ask) -> Reranking | None:
         """How hits are re-ranked for a question; None: not."""
-        return ask.reranking(self.engine.local is not None and self.engine.measures, self.keypoints is not None)
+        measures = self.engine.measures
+        return ask.reranking(measures and self.engine.local is not None, measures and self.keypoints is not None)
 
     def describe_files(self, files: Sequence[Path], ask: Ask) -> Described:
         """Stage 1, of image files: what the question takes of them. Raises a UserError: one cannot be decoded."""
@@ -142,7 +143,7 @@ class Locator:
             Refusal: the engine does not answer, or does not search so; or images whose local descriptors are wanted
                 are not there.
         """
-        how, queries = self.reranking(ask), described.local
+        how = self.reranking(ask)
         try:
             ranking = search_for(self.conditions, described.descriptors, ask, ask.hits(how), names)
         except Refusal:
@@ -152,9 +153,9 @@ class Locator:
         is_centred = any(step.startswith("conditions") for step in ranking.steps)
         mean = self.conditions.mean if is_centred else None
         ranking = replace(ranking, usual_distances=self._chance.usual_distances(np.asarray(ranking.queries), mean))
-        if queries is not None:
-            ranking = self._compared(ranking, queries, how, ask, pause)
-        if how is None or described.keypoints is None or self.keypoints is None:
+        if described.local is not None and (how is None or how.takes_local):  # else they are for others that ask
+            ranking = self._compared(ranking, described.local, how, ask, pause)
+        if how is None or not how.takes_keypoints or described.keypoints is None or self.keypoints is None:
             return ranking
         if ask.agreement:
             ranking = replace(ranking, drawn=self._chance.rows(len(ranking.records)))

@@ -191,13 +191,15 @@ def verify_hits(ranking: Ranking, pairs: KeypointPairs, how: Reranking, pause: P
     with Progress("verification", len(before.found), "queries") as progress:
         for query, hits in enumerate(before.found[:, :depth]):
             there = np.flatnonzero(hits >= 0)
+            if not len(there):
+                continue
             inliers[query, there] = [pair.inliers for pair in pairs.of(query, hits[there], pause)]
             own = {name: values[query, there] for name, values in parts.items()}
             if how.by == HEAD:
                 odds = head_of(True).log_odds({**own, "inliers": inliers[query, there]})
                 scores[query, there] = probability(odds)
             else:
-                scores[query, there] = inliers[query, there] + own["global"]  # which orders equals
+                scores[query, there] = inliers[query, there] + probability(own["global"])  # which orders equals
             progress.advance()
     order = np.argsort(-scores, axis=1, kind="stable")
     scores, inliers = (np.take_along_axis(values, order, axis=1) for values in (scores, inliers))

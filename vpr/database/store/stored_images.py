@@ -1,6 +1,7 @@
 """Images of a store by row: those of a commit, and how they are added and removed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -236,6 +237,11 @@ class StoredImages:
         if projection is not None:
             self.store.say(state, state.meta, projection)
             self._take(self.store.state())
+
+    def keep_no_local(self) -> None:
+        state, self.wanted = self._begun(), replace(self.wanted, local_dim=0)
+        self.store.say(state, {**state.meta, "local_dim": 0})
+        self._take(self.store.state())
 
     def _edited(self, state: State) -> dict[str, Any]:
         """What is said of it once it is changed."""

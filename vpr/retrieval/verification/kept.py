@@ -1,7 +1,8 @@
 """Keypoints of a database's images, kept in a file beside its index, or made when they are first wanted."""
 
+import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vpr.retrieval.verification.keypoints import KeypointNetwork, Keypoints
 from vpr.retrieval.verification.pairs import Verified, verify
 
 MISSING = "the index has no keypoints, which its verification needs, and its images are not all there"
+DAMAGED = "the file of the index's keypoints is damaged"
 _TABLE = "create table if not exists keypoints (name text primary key, stamp text, packed blob)"
 
 
@@ -34,14 +36,16 @@ class KeptKeypoints:
         Raises:
             UserError: the file is damaged.
         """
-        self.network, self._read = network, read
-        # An empty name is a file of its own that SQLite removes.
-        self._file = sqlite3.connect("" if path is None else path, check_same_thread=False, isolation_level=None)
+        self.network, self._read, self._path = network, read, path
         self._recipe = f"{network.weights_hash} {read.size}"
         try:
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            # An empty name is a file of its own that SQLite removes.
+            self._file = sqlite3.connect(path or "", check_same_thread=False, isolation_level=None)
             self._file.execute("pragma synchronous = off")  # what is lost is made again
             self._file.execute(_TABLE)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise UserError(f"{path} is no file of keypoints ({error}): delete it, it is made again") from error
 
     def of(self, name: str, file: Path) -> Keypoints:
@@ -50,19 +54,35 @@ class KeptKeypoints:
         Raises:
             NotServed: it is not there, or cannot be decoded.
         """
-        found = self._file.execute("select stamp, packed from keypoints where name = ?", [name]).fetchone()
+        now = self._stamp(file)
+        with self._whole():
+            found = self._file.execute("select stamp, packed from keypoints where name = ?", [name]).fetchone()
+            if found and self._holds(found[0], now):
+                return Keypoints.unpack(found[1])
+        packed = self.made_of(file).pack()
+        with contextlib.suppress(sqlite3.OperationalError):  # others write, or nobody may: it is made again
+            self._file.execute("insert or replace into keypoints values (?, ?, ?)", [name, now, packed])
+        return Keypoints.unpack(packed)  # as they will be found again, rounded
+
+    def _stamp(self, file: Path) -> str:
+        """What keypoints of a file as it is now are kept by; empty where it is not there."""
         try:
             status = file.stat()
-            stamp = f"{self._recipe} {status.st_size} {status.st_mtime_ns}"
-        except OSError as error:
-            if found and found[0].startswith(self._recipe):
-                return Keypoints.unpack(found[1])
-            raise NotServed(f"{file} cannot be read ({error}), and no keypoints of it are kept", MISSING) from error
-        if found and found[0] == stamp:
-            return Keypoints.unpack(found[1])
-        keypoints = self.made_of(file)
-        self._file.execute("insert or replace into keypoints values (?, ?, ?)", [name, stamp, keypoints.pack()])
-        return keypoints
+        except OSError:
+            return ""
+        return f"{self._recipe} {status.st_size} {status.st_mtime_ns}"
+
+    def _holds(self, kept: str, now: str) -> bool:
+        """Whether those of a stamp are still those of the file; of one that is gone they are."""
+        return kept == now if now else kept.startswith(self._recipe)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Raises a NotServed where the file turns out to be damaged."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            raise NotServed(f"{self._path} is damaged ({error}): delete it, it is made again", DAMAGED) from error
 
     def made_of(self, file: Path) -> Keypoints:
         """Those of an image's file. Raises a NotServed: it cannot be decoded."""
@@ -83,8 +103,13 @@ class KeptKeypoints:
         Raises:
             NotServed: an image is not there, or cannot be decoded.
         """
-        have = {name for (name,) in self._file.execute("select name from keypoints")}
-        lacking = [row for row, name in enumerate(records.names) if name and name not in have]
+        with self._whole():
+            have = dict(self._file.execute("select name, stamp from keypoints"))
+        lacking = [
+            row
+            for row, name in enumerate(records.names)
+            if name and not (name in have and self._holds(have[name], self._stamp(records.file(row, root))))
+        ]
         for row in track(lacking, "keypoints", len(lacking)):
             self.of(records.names[row], records.file(row, root))
         if lacking:

@@ -6,6 +6,7 @@ kornia's, the weights those of the authors (Apache-2.0).
 
 import hashlib
 import importlib.util
+import os
 import struct
 import urllib.request
 from collections.abc import Mapping
@@ -52,7 +53,7 @@ class Keypoints:
     @classmethod
     def unpack(cls, packed: bytes) -> "Keypoints":
         """What `pack` made. Raises a ValueError: it is not that."""
-        count, width, height = _HEADER.unpack_from(packed)
+        count, width, height = _HEADER.unpack(packed[: _HEADER.size].ljust(_HEADER.size, b"\0"))
         if len(packed) != _HEADER.size + count * (4 + DIM):
             raise ValueError(f"{len(packed)} bytes of {count} keypoints")
         points = np.frombuffer(packed, "<u2", 2 * count, _HEADER.size).reshape(-1, 2)
@@ -71,16 +72,15 @@ class KeypointNetwork:
         """Of the network's tensors by the authors' names.
 
         Raises:
-            UserError: kornia is not installed, or the tensors are not those of the network.
+            UserError: packages are not installed, or the tensors are not those of the network.
         """
-        try:
-            from kornia.feature import XFeat
-        except ImportError as error:
-            raise UserError(f"keypoints take kornia, which is not installed ({error}): {INSTALL}") from error
+        _require_packages()
+        from kornia.feature import XFeat
+
         self._net = XFeat(top_k=MOST).eval()
         try:
             self._net.net.load_state_dict(dict(weights))
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # of what is no table of tensors
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"--keypointWeights: these are no weights of XFeat ({reason}): name its {FILE}") from error
         digest = hashlib.sha256()
@@ -112,6 +112,7 @@ def load_network(path: str) -> KeypointNetwork:
     Raises:
         UserError: the file is not there or no such file, or cannot be downloaded.
     """
+    _require_packages()
     import torch
 
     file = Path(path) if path else downloaded() or _download()
@@ -131,19 +132,29 @@ def load_network(path: str) -> KeypointNetwork:
 
 
 def downloaded() -> Path | None:
-    """The authors' file where it has been downloaded before; None where it has not."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
+    """The authors' file where it has been downloaded before; None where it has not, or what reads it is not there."""
+    file = _cached()
+    return file if file.is_file() and not _missing_packages() else None
 
-    file = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-    return file if file.is_file() else None
+
+def _cached() -> Path:
+    """Where torch.hub keeps the authors' file; works that out without PyTorch, whose import takes seconds."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints" / FILE
+
+
+def _missing_packages() -> list[str]:
+    return [name for name in ("torch", "kornia", "cv2") if importlib.util.find_spec(name) is None]
+
+
+def _require_packages() -> None:
+    if missing := _missing_packages():
+        raise UserError(f"keypoints need {', '.join(missing)}, which is not installed: {INSTALL}")
 
 
 def _download() -> Path:
-    import torch
 
-    file = Path(torch.hub.get_dir()) / "checkpoints" / FILE
+    file = _cached()
     say(f"downloading XFeat's weights ({MEGABYTES} MB, Apache-2.0) from {ADDRESS}")
     try:
         with urllib.request.urlopen(ADDRESS, timeout=SECONDS) as answer:

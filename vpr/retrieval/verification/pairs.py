@@ -54,16 +54,24 @@ def verify(query: Keypoints, hit: Keypoints) -> Verified:
         return none
     own_frame, other_frame = (np.array([one.width, one.height]) for one in (query, hit))
     own_scale, other_scale = (min(1, LONGEST / frame.max()) for frame in (own_frame, other_frame))
+    own_pixels, other_pixels = own * own_frame * own_scale, other * other_frame * other_scale
     rule = cv2.UsacParams()
     rule.threshold, rule.confidence, rule.maxIterations, rule.randomGeneratorState = PIXELS, SURE, ITERATIONS, 0
     rule.score, rule.sampler = cv2.SCORE_METHOD_MAGSAC, cv2.SAMPLING_UNIFORM
     rule.loMethod, rule.final_polisher = cv2.LOCAL_OPTIM_SIGMA, cv2.MAGSAC
     try:
-        matrix, mask = cv2.findFundamentalMat(own * own_frame * own_scale, other * other_frame * other_scale, rule)
+        matrix, mask = cv2.findFundamentalMat(own_pixels, other_pixels, rule)
     except cv2.error:  # of points in a degenerate position
         return none
     if matrix is None or matrix.shape != (3, 3):
         return none
     agree = mask.ravel() > 0
+    if min(_thickness(own_pixels[agree]), _thickness(other_pixels[agree])) < PIXELS:
+        return none  # of points on a line all matches agree, whatever they are
     fundamental = np.diag([other_scale, other_scale, 1]) @ matrix @ np.diag([own_scale, own_scale, 1])
     return Verified(own[agree], other[agree], fundamental, len(pairs))
+
+
+def _thickness(points: np.ndarray) -> float:
+    """How far points [n, 2] deviate from the line that fits them best: root mean square."""
+    return float(np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[-1] / np.sqrt(len(points)))
