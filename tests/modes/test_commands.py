@@ -69,14 +69,15 @@ def test_cluster_as_a_command_and_tests_off_the_shelf_and_trained(tiny_city, cop
     run = copy_toy_run(tmp_path).run
     resumed = printed_by("--mode=test", "--resume", "--split=test", "--threads=0", *paths(tmp_path))
     for printed in (off_the_shelf, resumed):
-        last = printed.strip().splitlines()[-1]
+        last, following = printed.strip().splitlines()[-2:]
+        assert following.startswith("next: ")
         assert [part.split(":")[0] for part in last.split(", ")] == ["R@1", "R@5", "R@10", "R@20"]
         assert ": 12 queries, of which" in printed and "; 48 database images" in printed
         for label in ("split test (toy_test)", "alexnet", "1024-D", "160x120"):
             assert label in printed
     assert json.loads((run / "flags.json").read_text())["num_clusters"] == 4
     stored = json.loads((run / "results.json").read_text())[-1]
-    shown = float(resumed.strip().splitlines()[-1].split(",")[0].split(":")[1])
+    shown = float(resumed.strip().splitlines()[-2].split(",")[0].split(":")[1])
     assert 100 * stored["recalls"]["1"] == pytest.approx(shown, abs=0.051)
     assert stored["queries"] == 12 and stored["descriptor_dim"] == 1024 and stored["checkpoint"] == "best"
     assert list(run.glob("test_test_*/panels/*.jpg")) and list(run.glob("events.out.tfevents*"))

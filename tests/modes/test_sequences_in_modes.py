@@ -36,7 +36,7 @@ def test_locate_gives_the_order_that_test_counts(call, tmp_path, causal):
     with h5py.File(tmp_path / "kept.h5") as file:
         database, queries = (file[name][:] for name in ("database", "queries"))
     sequences = find_sequences(NAMES), find_sequences([f"q/{n}.png" for n in range(4)])
-    code, printed, said = call("locate", tmp_path / "own" / "val" / "queries", "--top=12", "--json", *how)
+    code, printed, said = call("locate", tmp_path / "own" / "val" / "queries", "--top=12", "--json", "--rerank=0", *how)
     assert code == 0
     assert "by sequences" in said
     answers = json.loads(printed)

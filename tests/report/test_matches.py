@@ -107,7 +107,7 @@ def test_an_image_is_compared_as_re_ranking_did(by):
     again = rerank(np.array([[0, 1, 2]]), np.zeros((1, 3), np.float32), queries, database, look)
     compare = comparer(queries, database, look)
     scores = [compare(0, int(hit)).local_score for hit in again.found[0]]
-    assert scores == pytest.approx(again.local[0].tolist(), abs=1e-6) and again.found[0, 0] == 2
+    assert scores == pytest.approx(again.local[by][0].tolist(), abs=1e-6) and again.found[0, 0] == 2
     same = compare(0, 2).matches
     assert len(same.weights) == 20 and (same.weights > 0.9).all()
     np.testing.assert_allclose(same.query_points, same.hit_points)

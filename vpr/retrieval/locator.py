@@ -284,8 +284,7 @@ class Locator:
     def change(self, record: Records) -> None:
         """Give an image of the database another record, under its name and with the descriptors that it has.
 
-        Raises:
-            UserError: the engine cannot do it.
+        Raises a UserError: the engine cannot do it.
         """
         row, local = self.engine.row_of[record.names[0]], self.engine.local
         self.engine.add(record, self.engine.descriptors([row]), None if local is None else [local.map(row)])
