@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"at most {100 * rate:g}% false answers: {len(figures)} splits of {len(right)} queries; on the other half "
             f"{answered:.1f}% are answered, {false:.2f}% falsely, {unknown:.2f}% without their places; the bound is "
-            f"exceeded in {100 * exceeded[0]:.1f}% and {100 * exceeded[1]:.1f}% of the splits (stated: {100 - 100 * SURE:g}%)"
+            f"exceeded in {100 * exceeded[0]:.1f}% and {100 * exceeded[1]:.1f}% of the splits, stated is at most "
+            f"{100 - 100 * SURE:g}%"
         )
     return code
 
