@@ -41,10 +41,7 @@ class ImageDescriber(nn.Module):
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images uint8 [B, 3, H, W], RGB, values 0 to 255 -> descriptors float32 [B, dimension] of length 1.
-
-        Raises:
-            UserError: the images are of another type or shape, or too small for the model.
-        """
+        Raises a UserError: the images are of another type or shape, or too small for the model."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise UserError(
                 f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}, wanted uint8 "

@@ -121,9 +121,7 @@ def wanted_help(arguments: list[str]) -> str | None:
     """The help that a command line asks for, or None if it asks for none.
 
     It lists all flags, those that a mode reads, or without a mode those that most modes read.
-
-    Raises:
-        UserError: it asks for the help of a mode that does not exist.
+    Raises a UserError: it asks for the help of a mode that does not exist.
     """
     asked = OneLineParser()
     asked.add_argument("--mode", choices=MODES)

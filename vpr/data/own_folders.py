@@ -13,9 +13,7 @@ def vocabulary_images(spec: PlacesSpec) -> PlaceImages:
     """The images of which clusters are learnt, which need no positions: the training split's database.
 
     Of a folder of own images without that it is the database of its first other split, or else all its images.
-
-    Raises:
-        UserError: as of `load_places`.
+    Raises a UserError as of `load_places`.
     """
     if DATASETS[spec.dataset].layout != OWN:
         return load_places(spec, "train")

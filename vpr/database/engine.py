@@ -110,10 +110,7 @@ class Engine(Searchable, Protocol):
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Those of some rows that it has, float16 [n, dim].
-
-        Raises:
-            UserError: one is damaged, or the engine does not answer.
-        """
+        Raises a UserError: one is damaged, or the engine does not answer."""
 
     def count(self) -> int:
         """How many images it has."""

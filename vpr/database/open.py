@@ -210,9 +210,7 @@ def fill_engine(wanted: WantedEngine, database: Database, descriptors: np.ndarra
     """An engine with exactly the images of a folder, whose descriptors [N, dim] are at hand.
 
     It is one of its own, in which others look for nothing; one that the user names is only read.
-
-    Raises:
-        UserError: it cannot be reached, is another model's, or the user's has other images.
+    Raises a UserError: it cannot be reached, is another model's, or the user's has other images.
     """
     path = database.loaded.folder / f"test_{database.images.places.name}"
     engine, now = wanted.open(database, path, WantedIndex(index), use="test_"), database.now()

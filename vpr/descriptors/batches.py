@@ -162,10 +162,7 @@ def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
 
     Main memory ends without an error that could be caught: the kernel kills the process. Half of what is free when
     images of a size come first is taken, shared by the processes of the machine. A GPU reports for itself, and frozen
-    features are small.
-
-    Raises:
-        UserError: there is no room for a single image.
+    features are small. Raises a UserError: there is no room for a single image.
     """
     counts: dict[tuple[int, int], int] = {}
     for batch in batches:
@@ -189,10 +186,7 @@ def cut(group: SizeGroup, count: int) -> list[SizeGroup]:
 def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
     """How many images of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
 
-    That is not known of an exported model, which reports for itself.
-
-    Raises:
-        UserError: not one.
+    That is not known of an exported model, which reports for itself. Raises a UserError where there is no room for one.
     """
     shown = f"{size[1]}x{size[0]} pixels"
     each, free = model.bytes_per_image(*size), available_bytes() // processes.local_world()

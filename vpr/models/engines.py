@@ -183,9 +183,7 @@ def _export(network: Network, path: Path, engine: Engine) -> None:
 
     Tracing takes 2 s where torch.export takes half a minute for timm's convolutions with TensorFlow's padding, and
     comes first; where it made one size fast in the file, or an operation is not to be had, the comparison finds it.
-
-    Raises:
-        UserError: it cannot be written, or gives other values.
+    Raises a UserError: it cannot be written, or gives other values.
     """
     with atomic_write(path) as temporary:
         try:

@@ -87,10 +87,7 @@ class Locator:
 
     def locate(self, images: Sequence[str | Path], ask: Ask | None = None) -> list[Answer]:
         """Where images were taken, by their files; for sequences these names say which are consecutive frames.
-
-        Raises:
-            UserError: an image cannot be decoded, or what is asked not answered.
-        """
+        Raises a UserError: an image cannot be decoded, or what is asked not answered."""
         ask, files = ask or self.usual, [Path(image) for image in images]
         return self.answers(self.rank(self.describe_files(files, ask), ask, [str(file) for file in files]), ask)
 
@@ -273,20 +270,14 @@ class Locator:
 
     def add(self, records: Records, described: Sequence[Described]) -> None:
         """Add images to the database in one commit, where it has such, or replace those of their names.
-
-        Raises:
-            UserError: the engine cannot take them.
-        """
+        Raises a UserError: the engine cannot take them."""
         maps = [one for each in described for one in each.maps() or ()]
         self.engine.add(records, np.concatenate([each.descriptors for each in described]), maps or None)
         self._changed()
 
     def change(self, record: Records) -> None:
         """Give an image of the database another record, under its name and with the descriptors that it has.
-
-        Raises:
-            UserError: the engine cannot do it.
-        """
+        Raises a UserError: the engine cannot do it."""
         row, local = self.engine.row_of[record.names[0]], self.engine.local
         self.engine.add(record, self.engine.descriptors([row]), None if local is None else [local.map(row)])
         self._changed()

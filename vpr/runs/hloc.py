@@ -159,11 +159,8 @@ def is_hloc(path: Path) -> bool:
 
 
 def load_hloc(path: Path, images: PlaceImages, root: Path) -> SplitDescriptors:
-    """The descriptors of a split's images by name from a file of hloc's kind, whoever made it.
-
-    Raises:
-        UserError: the file is damaged, or descriptors are missing, of several dimensions, not finite or of length 0.
-    """
+    """The descriptors of a split's images by name from a file of hloc's kind, whoever made it. Raises a UserError: the
+    file is damaged, or descriptors are missing, of several dimensions, not finite or of length 0."""
     names = image_names(images.files, root)
     try:
         with h5py.File(path) as file:

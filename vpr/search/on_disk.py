@@ -55,10 +55,7 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
 
 def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
     """Open an index whose lists stay on disk, after both files have been found right; `nprobe` None: as it is stored.
-
-    Raises:
-        UserError: a file is missing, damaged, or of another index.
-    """
+    Raises a UserError: a file is missing, damaged, or of another index."""
     path, lists = index_files(stem)
     try:
         of_lists = last_bytes(path, 2 * SEAL_LENGTH)[:SEAL_LENGTH]

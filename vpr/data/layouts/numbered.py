@@ -70,10 +70,7 @@ def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance:
 
 def read_pairs(root: Path, database: Path, queries: Path, name: str) -> NumberedPlaces:
     """Two folders with a file of the same name in each, but for the ending.
-
-    Raises:
-        UserError: a folder has no images, or images have no partner or two.
-    """
+    Raises a UserError: a folder has no images, or images have no partner or two."""
     files = [in_order(images_in(folder)) for folder in (database, queries)]
     names = [[plain(file.stem) for file in each] for each in files]
     for folder, own, other in ((database, names[0], names[1]), (queries, names[1], names[0])):

@@ -70,10 +70,7 @@ class KeypointNetwork:
 
     def __init__(self, weights: Mapping[str, "torch.Tensor"]) -> None:
         """Of the network's tensors by the authors' names.
-
-        Raises:
-            UserError: packages are not installed, or the tensors are not those of the network.
-        """
+        Raises a UserError: packages are not installed, or the tensors are not those of the network."""
         _require_packages()
         from kornia.feature import XFeat
 
@@ -108,10 +105,7 @@ class KeypointNetwork:
 
 def load_network(path: str) -> KeypointNetwork:
     """The network with the weights of a file, or where the path is empty with those of the authors' release.
-
-    Raises:
-        UserError: the file is not there or no such file, or cannot be downloaded.
-    """
+    Raises a UserError: the file is not there or no such file, or cannot be downloaded."""
     _require_packages()
     import torch
 
