@@ -25,12 +25,10 @@ from vpr.runs.stored import load_model
 
 
 class ImageDescriber(nn.Module):
-    """A finished model that describes images.
+    """A finished model that describes images."""
 
-    Attributes:
-        name: backbone, weights, pooling, dimension and precision in words.
-        dimension: of a descriptor.
-    """
+    name: str  # backbone, weights, pooling, dimension and precision in words
+    dimension: int  # of a descriptor
 
     def __init__(self, model: Describer, image_size: tuple[int, ...] | None = None) -> None:
         """A model on its device, and the (height, width) in pixels of the images it was trained with."""

@@ -42,11 +42,6 @@ class Source(Protocol):
 class Shares:
     """Batches dealt out in turn to the processes that share the work, as ranges of positions in a list of images.
 
-    Attributes:
-        own: the batches of this process.
-        rounds: how many images all processes together do, each of them one batch.
-        owners: the positions of each batch, and the process that does it.
-
     Args:
         batch_size: images at once; 0: as many as memory holds; None: as many as are fast.
         one_machine: whether every machine does all of the work, by its own processes.
@@ -59,8 +54,10 @@ class Shares:
         if one_machine:
             rank, count = processes.local_rank(), processes.local_world()
         batches = in_batches(images, batch_size or _batch_size(model, source, batch_size))
-        self.own = batches[rank::count]
+        self.own = batches[rank::count]  # the batches of this process
+        # How many images all processes together do, each of them one batch.
         self.rounds = [sum(map(len, batches[start : start + count])) for start in range(0, len(batches), count)]
+        # The positions of each batch, and the process that does it.
         self.owners = [(slice(batch.start, batch.stop), n % count) for n, batch in enumerate(batches)]
 
 

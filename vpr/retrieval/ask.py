@@ -50,15 +50,11 @@ class Ask:
 
 
 class Refusal(UserError):
-    """Why a question has no answer.
-
-    Attributes:
-        told: the same for somebody who shall learn nothing of this machine's files.
-    """
+    """Why a question has no answer."""
 
     def __init__(self, text: str, told: str | None = None) -> None:
         super().__init__(text)
-        self.told = told or text
+        self.told = told or text  # the same for somebody who shall learn nothing of this machine's files
 
 
 class TooSmall(Refusal):

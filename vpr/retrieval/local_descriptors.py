@@ -49,11 +49,7 @@ class PausingReader(ImageReader):
 
 
 class LocalDescriptors:
-    """Those of an index's images, and what projects those of queries likewise.
-
-    Attributes:
-        changes: how often images came or went.
-    """
+    """Those of an index's images, and what projects those of queries likewise."""
 
     def __init__(
         self,
@@ -75,7 +71,7 @@ class LocalDescriptors:
         self._loaded, self._engine, self._read, self._root = loaded, engine, read, root
         self._batch_size, self._dim, self._seed = batch_size, dim, seed
         self._learnt: list[LocalProjection | None] = []  # when it is first wanted
-        self.changes = 0
+        self.changes = 0  # how often images came or went
 
     @property
     def are_kept(self) -> bool:

@@ -43,12 +43,6 @@ class Locator:
     """A model and a database; one thread at a time may ask it or change the database.
 
     `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`.
-
-    Attributes:
-        usual: what is asked where nothing else is said.
-        keypoints: of the database; None: hits are not verified.
-        records: of its images, as of the last change: any thread may read these, and `images`, how many there are.
-        root: folder of the database's images, where the records do not say.
     """
 
     def __init__(
@@ -68,14 +62,18 @@ class Locator:
         """Nothing is described yet.
 
         Args:
+            root: folder of the database's images, where the records do not say.
+            usual: what is asked where nothing else is said.
             local_dim, seed: of the projection of local descriptors, where the engine has none.
             batch_size: image files described at once; 0: as many as memory holds.
             means: of conditions that were learnt, [dim] by name.
+            keypoints: of the database; None: hits are not verified.
         """
         self.loaded, self.engine, self.read, self.root, self.usual = loaded, engine, read, root, usual
         self.local = LocalDescriptors(loaded, engine, read, root, batch_size, local_dim, seed)
         self._pass, self._batch_size = ModelPass(loaded.model), batch_size
         self._calibrations, self._known = calibrations, dict[str, StoredCalibration | None]()
+        # As of the last change; any thread may read these.
         self.records, self.images = engine.records, engine.count()
         self.conditions = MapConditions(engine, means or {})
         self.keypoints, self._chance = keypoints, Chance(engine)

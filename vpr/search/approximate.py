@@ -120,15 +120,12 @@ def _keeps_distances(step: faiss.VectorTransform) -> bool:
 
 
 class IndexSearch:
-    """The search of `vpr.search` by an index; of a database whose descriptors are given, in their exact order.
-
-    Attributes:
-        deepest: the most hits that were asked for so far.
-    """
+    """The search of `vpr.search` by an index; of a database whose descriptors are given, in their exact order."""
 
     def __init__(self, index: faiss.Index, database: Descriptors | None = None) -> None:
         """An index, and the descriptors [N, dim] of which it was made, by which hits are ordered, if at all."""
-        self.index, self.deepest, self._database = index, 0, database
+        self.index, self._database = index, database
+        self.deepest = 0  # the most hits that were asked for so far
 
     def __call__(self, queries: Descriptors, count: int) -> np.ndarray:
         """[m, dim] -> indices int64 [m, min(count, N)], nearest first; -1 where it finds fewer than asked for."""

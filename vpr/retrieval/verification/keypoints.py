@@ -62,11 +62,7 @@ class Keypoints:
 
 
 class KeypointNetwork:
-    """Finds keypoints of images.
-
-    Attributes:
-        weights_hash: of the network's weights, which keypoints are kept by.
-    """
+    """Finds keypoints of images."""
 
     def __init__(self, weights: Mapping[str, "torch.Tensor"]) -> None:
         """Of the network's tensors by the authors' names.
@@ -83,7 +79,7 @@ class KeypointNetwork:
         digest = hashlib.sha256()
         for name, value in sorted(self._net.net.state_dict().items()):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        self.weights_hash = digest.hexdigest()[:16]
+        self.weights_hash = digest.hexdigest()[:16]  # by which keypoints are kept
 
     def detect(self, image: np.ndarray) -> Keypoints:
         """The keypoints of an image uint8 [3, H, W]."""
