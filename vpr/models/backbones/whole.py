@@ -17,7 +17,7 @@ SIDES = (263, 217, 223)
 
 
 class Whole(nn.Module):
-    """A network up to one of its maps, as timm cuts it. Its attributes are those of `Backbone`.
+    """A network up to one of its maps, as timm cuts it. Its attributes are as of `Backbone`.
 
     Args:
         index: of the map in the network's `feature_info`.
