@@ -59,11 +59,8 @@ def with_mode(arguments: list[str] | None) -> list[str]:
 
 
 def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
-    """The parser of all flags. Its result holds those that were typed, and no defaults.
-
-    Args:
-        shown: names in options of the flags, and inputs, that its help lists; None lists all.
-    """
+    """The parser of all flags. Its result holds those that were typed, and no defaults. Its help lists the flags, and
+    inputs, whose names in options are `shown`; None lists all."""
     parser = OneLineParser(
         prog=program(),
         usage=f"{program()} MODE [flags] [INPUT ...]",

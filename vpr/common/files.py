@@ -133,11 +133,8 @@ def take_lock(lock: Path, needed: bool = False) -> IO | None:
 
 
 def flock(file: IO, wait: bool = False) -> bool | None:
-    """Lock an open file for this process until it is closed. False: another process has; None: locks are not to be had.
-
-    Args:
-        wait: for the other process.
-    """
+    """Lock an open file for this process until it is closed; with `wait` once no other has it locked.
+    False: another process has; None: locks are not to be had."""
     try:
         import fcntl
 

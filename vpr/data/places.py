@@ -137,11 +137,8 @@ def _without_broken(images: PlaceImages, spec: PlacesSpec) -> PlaceImages:
 def load_database(spec: PlacesSpec, split: str, split_required: bool = False) -> PlaceImages:
     """The database images of a split alone; positions may be NaN in a folder of own images.
 
-    Args:
-        split_required: refuse a folder that has no such split, instead of taking all images under it.
-
-    Raises:
-        UserError: as of `load_places`, or a folder lacks the split that is required.
+    A folder that has no such split is refused if it is required; else all images under it are taken.
+    Raises a UserError as of `load_places`, or a folder lacks the split that is required.
     """
     if DATASETS[spec.dataset].layout != OWN:
         return load_places(spec, split).only(queries=[])

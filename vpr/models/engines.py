@@ -116,13 +116,8 @@ class BackboneEngine:
 
 
 def engine_for(network: Network, backend: str, images: int) -> BackboneEngine | None:
-    """The engine that --backend names with a backbone, or None for PyTorch.
-
-    What cannot be had becomes one line and PyTorch.
-
-    Args:
-        images: how many will be described.
-    """
+    """The engine that --backend names with a backbone that will describe so many images, or None for PyTorch.
+    What cannot be had becomes one line and PyTorch."""
     automatic = () if network.has_winograd else AUTO.get(network.precision, ())
     for name in automatic if backend == "auto" else (backend,):
         if name == "torch":

@@ -259,14 +259,8 @@ def say_of_multiples(multiple: int) -> None:
 
 
 def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
-    """The model of a spec.
-
-    Args:
-        pretrained: fill in the backbone's weights; False where a checkpoint follows.
-
-    Raises:
-        UserError: the weights are unknown, missing or do not fit.
-    """
+    """The model of a spec; not `pretrained` where a checkpoint follows that fills in the backbone's weights.
+    Raises a UserError: the weights are unknown, missing or do not fit."""
     model = PlaceModel(spec)
     if not pretrained:
         return model

@@ -158,11 +158,8 @@ def rerank_hits(
     images: np.ndarray | None = None,
     pause: Pause | None = None,
 ) -> Ranking:
-    """The first hits in the order of their local descriptors.
-
-    Args:
-        queries: local descriptors of the images; known, images: those of the database, as of `rerank`.
-    """
+    """The first hits in the order of their local descriptors: `queries` has those of the images; `known` and `images`,
+    as of `rerank`, those of the database."""
     before, similarities = ranking.answers, _similarities(ranking.answers)
     again = rerank(before.found, similarities, queries, known, how, pause, images)
     distances = _reordered(before.distances, again.order)

@@ -24,11 +24,8 @@ TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is tr
 def build_index(factory: str, database: Descriptors, seed: int, nprobe: int = 1) -> faiss.Index:
     """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
 
-    Args:
-        nprobe: how many of its lists an inverted file (IVF) looks through.
-
-    Raises:
-        UserError: FAISS does not know the string, cannot train it on so few images, or cannot search it; quotes FAISS.
+    An inverted file (IVF) looks through `nprobe` of its lists. Raises a UserError: FAISS does not know the string,
+    cannot train it on so few images, or cannot search it; quotes FAISS.
     """
     (count, dim), floats = database.shape, Float32Rows()
     try:

@@ -119,11 +119,8 @@ def _lists_of(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def _write_blocks(trained: faiss.Index, rows: Any, stem: Path, temporary: contextlib.ExitStack) -> list[Path]:
-    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time.
-
-    Args:
-        temporary: removes the files when it ends; where a process is killed, `atomic_write` removes them later.
-    """
+    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time. The files go when `temporary`
+    ends; where a process is killed, `atomic_write` removes them later."""
     count, dim = rows.shape
     floats, empty = Float32Rows(), faiss.serialize_index(trained)
     written: list[Path] = []

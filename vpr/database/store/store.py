@@ -192,11 +192,8 @@ class Store:
     def rewrite(self, state: State, meta: Mapping[str, Any], rows: np.ndarray, local: LocalMaps | None) -> None:
         """Copy some rows, in the order given, into a new generation, after each has been found whole.
 
-        Args:
-            local: theirs, by row, where they are kept.
-
-        Raises:
-            UserError: a row is damaged, or there is no room; the generation that was there stays.
+        With their local descriptors, by row, where they are kept. Raises a UserError: a row is damaged, or there is no
+        room; the generation that was there stays.
         """
         generation, earlier = _next(state)
         try:
