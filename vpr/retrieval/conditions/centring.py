@@ -74,12 +74,7 @@ class CentredEngine:
         return Hits(found[:, :count], distances[:, :count], records)
 
     def search_in_order(
-        self,
-        queries: np.ndarray,
-        count: int,
-        sequences: tuple[Frames, Frames],
-        rule: SequenceRule,
-        **more: Any,
+        self, queries: np.ndarray, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule, **more: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As of `Engine`, by the sums of products of centred queries with the images as they are.
 
