@@ -25,12 +25,10 @@ from vpr.runs.stored import load_model
 
 
 class ImageDescriber(nn.Module):
-    """A finished model that describes images.
+    """A finished model that describes images."""
 
-    Attributes:
-        name: backbone, weights, pooling, dimension and precision in words.
-        dimension: of a descriptor.
-    """
+    name: str  # backbone, weights, pooling, dimension and precision in words
+    dimension: int  # of a descriptor
 
     def __init__(self, model: Describer, image_size: tuple[int, ...] | None = None) -> None:
         """A model on its device, and the (height, width) in pixels of the images it was trained with."""
@@ -41,10 +39,7 @@ class ImageDescriber(nn.Module):
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images uint8 [B, 3, H, W], RGB, values 0 to 255 -> descriptors float32 [B, dimension] of length 1.
-
-        Raises:
-            UserError: the images are of another type or shape, or too small for the model.
-        """
+        Raises a UserError: the images are of another type or shape, or too small for the model."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise UserError(
                 f"images are {str(images.dtype).removeprefix('torch.')} {list(images.shape)}, wanted uint8 "

@@ -25,16 +25,12 @@ Image = bytes | str | os.PathLike  # the bytes of an image file, or the file
 
 
 class ServerError(Exception):
-    """An error that the server told.
-
-    Attributes:
-        status: of HTTP.
-        code: what kind of error it is, such as too_large or busy.
-    """
+    """An error that the server told."""
 
     def __init__(self, status: int, code: str, text: str) -> None:
         super().__init__(f"error {status}: {text}")
-        self.status, self.code = status, code
+        self.status = status  # of HTTP
+        self.code = code  # what kind of error it is, such as too_large or busy
 
 
 class Client:

@@ -36,7 +36,7 @@ def test_single_frames_are_found_by_the_protocol_as_ever(places, count):
     np.testing.assert_array_equal(found, search_places(database, queries, count, places))
     similarities = (queries @ database.T).numpy()
     wanted = np.where(found >= 0, np.take_along_axis(similarities, found, axis=1), -np.inf)
-    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_sequences_of_one_time_do_not_help_what_may_not_be_found():

@@ -18,10 +18,7 @@ from vpr.data.names import is_text, shown
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one mode; `arguments` are the words of the command line, None those that the program was started with.
-
-    Returns:
-        the exit code: 0, 2 after a mistake the user can mend, or 130 after Ctrl-C.
-    """
+    Returns the exit code: 0, 2 after a mistake the user can mend, or 130 after Ctrl-C."""
     options = None
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the console has no characters for

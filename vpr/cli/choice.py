@@ -36,10 +36,7 @@ def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
 
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The model of a folder, as flags by their names in options, where none is typed; and in words that it was taken.
-
-    Raises:
-        UserError: the folder's file has nonsense.
-    """
+    Raises a UserError: the folder's file has nonsense."""
     if typed.get("mode") not in READING or "root" not in typed or any(name in typed for name in NAMING):
         return {}, ""
     path = Path(typed["root"]) / FILE

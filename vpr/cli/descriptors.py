@@ -24,10 +24,7 @@ def descriptors_of(
     options: argparse.Namespace, loaded: LoadedModel, images: PlaceImages, read: Reading, reranked: Reranking | None
 ) -> SplitDescriptors:
     """Those of --loadDescriptors, or of the images; with local ones for re-ranking.
-
-    Raises:
-        UserError: the file is damaged, or of another model or other images, or an image cannot be decoded.
-    """
+    Raises a UserError: the file is damaged, or of another model or other images, or an image cannot be decoded."""
     reranked = reranked if reranked and reranked.takes_local else None
     model, path = loaded.model, Path(options.loadDescriptors or options.saveDescriptors or "")
     if options.loadDescriptors and is_hloc(path):

@@ -48,9 +48,7 @@ def check_typed(mode: str, typed: Set[str]) -> list[str]:
     """Refuse typed flags, by their names in options, that a mode does not read.
 
     Those of pytorch-NetVlad are accepted, whose users type them in every mode: a line says that they have no effect.
-
-    Raises:
-        UserError: another flag has no effect; names the modes that read it.
+    Raises a UserError: another flag has no effect; names the modes that read it.
     """
     idle = [flag for name, flag in all_flags().items() if name in typed and mode not in flag.modes]
     for flag in idle:
@@ -71,10 +69,7 @@ def checked_flags(path: Path) -> dict[str, Any]:
 
 def check_flags(flags: Mapping[str, Any], where: str) -> None:
     """Check stored flags as typed ones are checked: users may edit them, but not into nonsense.
-
-    Raises:
-        UserError: a flag is unknown, or its value is of another kind or not among its choices.
-    """
+    Raises a UserError: a flag is unknown, or its value is of another kind or not among its choices."""
     known = all_flags()
     known[AUTO_PRECISION] = known["precision"]
     for name, value in flags.items():

@@ -70,10 +70,7 @@ def whitening_choice(options: argparse.Namespace, device: Device) -> WhiteningCh
 
 def keypoints_of(options: argparse.Namespace, read: Reading, index: Path | None = None) -> KeptKeypoints | None:
     """What verifies hits by keypoints, kept beside an index or in memory; None where no network for it is there.
-
-    Raises:
-        UserError: a network is wanted by name, and cannot be had, or shall verify nothing.
-    """
+    Raises a UserError: a network is wanted by name, and cannot be had, or shall verify nothing."""
     if options.rerankBy == KEYPOINTS and not options.verify:
         raise UserError("--rerankBy=xfeat orders by what --verify=0 leaves out: drop one of the two")
     wanted = options.keypointWeights is not None or options.rerankBy == KEYPOINTS

@@ -260,10 +260,7 @@ def _refuse_contradictions(given: Flags, stored: Flags, run: Path) -> None:
 
 def _fill_in(merged: Flags, exported: bool = False) -> Flags:
     """Settle the defaults that depend on other flags, and refuse flags that cannot go together.
-
-    Args:
-        exported: whether the model is in a file, which knows what it is better than its flags.
-    """
+    An `exported` model is in a file, which knows what it is better than its flags."""
     filled = dict(merged)
     if not filled["root"]:
         filled["root"] = str(default_root() / "toy_city" if filled["dataset"] == "toy" else default_root())

@@ -59,11 +59,8 @@ def with_mode(arguments: list[str] | None) -> list[str]:
 
 
 def build_parser(shown: Set[str] | None = None) -> argparse.ArgumentParser:
-    """The parser of all flags. Its result holds those that were typed, and no defaults.
-
-    Args:
-        shown: names in options of the flags, and inputs, that its help lists; None lists all.
-    """
+    """The parser of all flags. Its result holds those that were typed, and no defaults. Its help lists the flags, and
+    inputs, whose names in options are `shown`; None lists all."""
     parser = OneLineParser(
         prog=program(),
         usage=f"{program()} MODE [flags] [INPUT ...]",
@@ -121,9 +118,7 @@ def wanted_help(arguments: list[str]) -> str | None:
     """The help that a command line asks for, or None if it asks for none.
 
     It lists all flags, those that a mode reads, or without a mode those that most modes read.
-
-    Raises:
-        UserError: it asks for the help of a mode that does not exist.
+    Raises a UserError: it asks for the help of a mode that does not exist.
     """
     asked = OneLineParser()
     asked.add_argument("--mode", choices=MODES)

@@ -51,10 +51,7 @@ def reading(options: argparse.Namespace, device: Device) -> Reading:
 
 def reranking_rule(options: argparse.Namespace, default: int = 0) -> Reranking | None:
     """How the flags want hits re-ranked, `default` of them where they do not say how many; None: not.
-
-    Raises:
-        UserError: --rerankBy without --rerank.
-    """
+    Raises a UserError: --rerankBy without --rerank."""
     depth = default if options.rerank is None else options.rerank
     if not depth and "rerankBy" in options.given:
         raise UserError("--rerankBy has no effect without --rerank K: give that too, or drop it")

@@ -125,10 +125,8 @@ def choose_device(name: str = "auto") -> Device:
 
     Of several processes each takes a GPU of its own, and what --precision=auto means is agreed upon here, so that all
     call this before anything is described. Float32 is float32 from here on: unless told otherwise PyTorch multiplies
-    with 10 bits of mantissa (TF32) in a GPU's convolutions.
-
-    Raises:
-        UserError: it is unknown or not there, two processes take one GPU, or some take none; in all processes at once.
+    with 10 bits of mantissa (TF32) in a GPU's convolutions. Raises a UserError: it is unknown or not there, two
+    processes take one GPU, or some take none; in all processes at once.
     """
     failure, device = "", CPU
     try:
@@ -153,9 +151,7 @@ def find_device(name: str = "auto") -> Device:
 
     A GPU without an index is the current one; of processes that have joined each takes that of its number on its
     machine, counting round where it sees fewer, as where each is shown a single one.
-
-    Raises:
-        UserError: it is unknown or not there, or cannot compute.
+    Raises a UserError: it is unknown or not there, or cannot compute.
     """
     if name == "cpu" or (name == "auto" and not has_gpu_driver()):
         return CPU
@@ -209,10 +205,7 @@ def _taken(device: Device, failure: str) -> Taken:
 
 def _agree(own: Taken) -> None:
     """Compare what all processes take, settle what auto means, and say where their hardware is unlike.
-
-    Raises:
-        UserError: one has no device, some have a GPU and some have none, or two have the same GPU.
-    """
+    Raises a UserError: one has no device, some have a GPU and some have none, or two have the same GPU."""
     global _joint_auto
     taken = processes.gather_everywhere(own)
     for number, each in enumerate(taken):

@@ -26,12 +26,9 @@ _numbers = itertools.count()
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` and rename it onto `path` when the block ends well.
 
-    A reader never sees half a file, and what stood at `path` survives a failed write. Several processes may
-    write at once, each under a name of its own; the last one's file stays.
-
-    Raises:
-        UserError: the block could not write (disk full, no permission, ...), or `path` is a device or a pipe, which
-            a renamed file would replace.
+    A reader never sees half a file, and what stood at `path` survives a failed write. Several processes may write at
+    once, each under a name of its own; the last one's file stays. Raises a UserError: the block could not write (disk
+    full, no permission, ...), or `path` is a device or a pipe, which a renamed file would replace.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"cannot write {path}: found a device or a pipe, wanted the name of a file; name another")
@@ -96,9 +93,7 @@ def locked(path: Path) -> Iterator[None]:
     """Keep other processes that ask likewise from changing `path` until the block ends.
 
     On file systems without locks the block runs unprotected.
-
-    Raises:
-        UserError: another process has held the lock for LONGEST_WAIT seconds, or the folder is not writable.
+    Raises a UserError: another process has held the lock for LONGEST_WAIT seconds, or the folder is not writable.
     """
     lock = path.with_name(f".{path.name}.lock")
     deadline = time.monotonic() + LONGEST_WAIT
@@ -122,9 +117,7 @@ def take_lock(lock: Path, needed: bool = False) -> IO | None:
     """The lock file, open and locked; None while another process has it. Its end ends the lock, however it comes.
 
     Who closes it removes it first. On file systems without locks it is open and locks nothing.
-
-    Raises:
-        OSError: it cannot be made, or is `needed` on a file system without locks.
+    Raises an OSError: it cannot be made, or is `needed` on a file system without locks.
     """
     file = open(lock, "ab")  # noqa: SIM115 - the caller closes it
     with contextlib.suppress(FileNotFoundError):
@@ -140,11 +133,8 @@ def take_lock(lock: Path, needed: bool = False) -> IO | None:
 
 
 def flock(file: IO, wait: bool = False) -> bool | None:
-    """Lock an open file for this process until it is closed. False: another process has; None: locks are not to be had.
-
-    Args:
-        wait: for the other process.
-    """
+    """Lock an open file for this process until it is closed; with `wait` once no other has it locked.
+    False: another process has; None: locks are not to be had."""
     try:
         import fcntl
 
@@ -178,10 +168,7 @@ def read_json(path: Path) -> object:
 
 def append_to_list(path: Path, entry: object) -> None:
     """Add an entry to the list in a JSON file, which is made if there is none; several processes may do so at once.
-
-    Raises:
-        UserError: the file cannot be read or written, or holds something else; it is unchanged.
-    """
+    Raises a UserError: the file cannot be read or written, or holds something else; it is unchanged."""
     with locked(path):
         earlier = read_json(path) if path.is_file() else []
         if not isinstance(earlier, list):

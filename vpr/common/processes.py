@@ -63,10 +63,7 @@ def is_main() -> bool:
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
     """Join the other processes that torchrun started: nccl between GPUs, gloo between CPUs.
-
-    Raises:
-        UserError: the program around this one has joined its processes already, for work of its own.
-    """
+    Raises a UserError: the program around this one has joined its processes already, for work of its own."""
     global _dist
     if launched() == 1:
         yield

@@ -150,11 +150,8 @@ def load_torch(path: Path, what: str, remedy: str) -> object:
 def check_torch(path: Path, what: str, remedy: str) -> bool:
     """Compare a file in PyTorch's format with its checksum; without one, with the CRCs of the zip archive.
 
-    Returns:
-        whether it has our checksum. PyTorch's format before version 1.6 has nothing to compare with.
-
-    Raises:
-        UserError: it cannot be read, or bytes of it were changed.
+    Returns whether it has our checksum. PyTorch's format before version 1.6 has nothing to compare with.
+    Raises a UserError: it cannot be read, or bytes of it were changed.
     """
     if check_seal_at_end(path, what, remedy):
         return True

@@ -97,11 +97,8 @@ def accumulate_gradients(
 ) -> None:
     """Leave in all weights of the backbone their gradient of the loss on mined tuples.
 
-    Args:
-        source: of the training images; images that came through frozen layers give these no gradient.
-
-    Raises:
-        UserError: no query has a hard negative.
+    Images of the source that came through frozen layers give these no gradient.
+    Raises a UserError: no query has a hard negative.
     """
     objective = objective_of(rules, training, source, batch_size)
     block = objective.sample(new_state(model, rules, splits_of(training.images)), TUPLES, "pruning")
@@ -122,11 +119,8 @@ def accumulate_gradients(
 def prune_backbone(encoder: Backbone, ratio: float, importance: str) -> tuple[Backbone, list[torch.Tensor]]:
     """A copy of a backbone without the share `ratio` of each convolution's filters, and the indices of those kept.
 
-    Args:
-        importance: taylor, from the gradients in its weights, or magnitude.
-
-    Raises:
-        UserError: nothing is left of a layer, or the backbone's filters cannot be dropped.
+    By importance taylor, from the gradients in its weights, or magnitude.
+    Raises a UserError: nothing is left of a layer, or the backbone's filters cannot be dropped.
     """
     import torch_pruning
 

@@ -45,11 +45,8 @@ class Found:
 def find_images(folder: Path, skip_broken: bool = False) -> list[Path]:
     """All images under a folder and its linked sub-folders, sorted by path; says what is left out.
 
-    Args:
-        skip_broken: leave out what cannot be taken, instead of refusing it.
-
-    Raises:
-        UserError: there are links to files that are not there, unreadable files, or names that are not UTF-8.
+    Raises a UserError: there are links to files that are not there, unreadable files, or names that are not UTF-8; with
+    `skip_broken` they are left out instead.
     """
     found, under = look_through(folder), f"images under {shown(folder)}"
     if found.left_out:

@@ -161,9 +161,7 @@ def _orientation(image: Image.Image) -> int:
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
     """An image with 16 bits of grey in 8: Pillow by itself would make white of all but the darkest.
-
-    Raises a ValueError where its pixels are floating-point numbers, whose white nothing tells.
-    """
+    Raises a ValueError where its pixels are floating-point numbers, whose white nothing tells."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, wanted 8 or 16 bits")
     if not image.mode.startswith("I"):

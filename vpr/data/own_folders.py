@@ -13,9 +13,7 @@ def vocabulary_images(spec: PlacesSpec) -> PlaceImages:
     """The images of which clusters are learnt, which need no positions: the training split's database.
 
     Of a folder of own images without that it is the database of its first other split, or else all its images.
-
-    Raises:
-        UserError: as of `load_places`.
+    Raises a UserError as of `load_places`.
     """
     if DATASETS[spec.dataset].layout != OWN:
         return load_places(spec, "train")
@@ -25,11 +23,8 @@ def vocabulary_images(spec: PlacesSpec) -> PlaceImages:
 
 
 def holds_own_images(root: Path, dataset: str, plain: bool) -> bool:
-    """Whether a folder has images, and not the specs that a data set with specs wants there.
-
-    Args:
-        plain: take images that lie in it in any way; else only those of splits.
-    """
+    """Whether a folder has images (`plain`: that lie in it in any way; else those of splits alone), and not the specs
+    that a data set with specs wants there."""
     if DATASETS[dataset].layout != MAT or any((root / "datasets").glob("*.mat")):
         return False
     if plain:

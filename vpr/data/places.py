@@ -69,10 +69,7 @@ def spec_path(spec: PlacesSpec, split: str) -> Path:
 
 def read_spec(spec: PlacesSpec, split: str) -> Places:
     """Read the spec of a split of a data set, which is not a folder, with the data set's protocol.
-
-    Raises:
-        UserError: the dataset has no such split, or its spec is missing or not usable.
-    """
+    Raises a UserError: the dataset has no such split, or its spec is missing or not usable."""
     path = spec_path(spec, split)
     if not path.is_file():
         raise UserError(
@@ -92,10 +89,7 @@ def read_spec(spec: PlacesSpec, split: str) -> Places:
 
 def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
     """Read a split's spec, find its images and check that they are all there; with `skip_broken` also decode them.
-
-    Raises:
-        UserError: the spec or images are missing, or the spec is not usable.
-    """
+    Raises a UserError: the spec or images are missing, or the spec is not usable."""
     dataset = DATASETS[spec.dataset]
     places, base, direction = _read_split(spec, split)
     if base is not None:
@@ -129,10 +123,7 @@ def _images_in(places: Places, split: str, base: Path, dataset: str) -> PlaceIma
 
 def _without_broken(images: PlaceImages, spec: PlacesSpec) -> PlaceImages:
     """A split, with `skip_broken` without the images that cannot be decoded or are larger than `max_pixels`.
-
-    Raises:
-        UserError: no database image is left.
-    """
+    Raises a UserError: no database image is left."""
     if not spec.skip_broken or not images.database_files:
         return images
     count = len(images.database_files)
@@ -146,11 +137,8 @@ def _without_broken(images: PlaceImages, spec: PlacesSpec) -> PlaceImages:
 def load_database(spec: PlacesSpec, split: str, split_required: bool = False) -> PlaceImages:
     """The database images of a split alone; positions may be NaN in a folder of own images.
 
-    Args:
-        split_required: refuse a folder that has no such split, instead of taking all images under it.
-
-    Raises:
-        UserError: as of `load_places`, or a folder lacks the split that is required.
+    A folder that has no such split is refused if it is required; else all images under it are taken.
+    Raises a UserError as of `load_places`, or a folder lacks the split that is required.
     """
     if DATASETS[spec.dataset].layout != OWN:
         return load_places(spec, split).only(queries=[])

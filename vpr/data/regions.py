@@ -20,10 +20,7 @@ class Region:
 
 def without_region(images: PlaceImages, region: Region) -> PlaceImages:
     """A split whose database lacks the images of a region; queries stay.
-
-    Raises:
-        UserError: positions are not known, or no or every database image lies in the region.
-    """
+    Raises a UserError: positions are not known, or no or every database image lies in the region."""
     positions, flag = images.places.database_positions, "--heldOutRegion"
     if not np.isfinite(positions).all():
         raise UserError(f"{flag}: positions of {images.places.name} are not known in metres; drop it")

@@ -18,9 +18,7 @@ def frames_of(video: Path, folder: Path, step: float) -> list[Path]:
     """Write a frame of every `step` seconds below a folder, upright, and give the files in the order of time.
 
     They are named by the video and the second, `walk.mp4/00012.50.jpg`, which makes them one sequence.
-
-    Raises:
-        UserError: OpenCV is not installed, or it can decode no frame.
+    Raises a UserError: OpenCV is not installed, or it can decode no frame.
     """
     try:
         import cv2

@@ -53,11 +53,8 @@ def in_zone_of(now: FolderNow, kept: Records, index: str) -> FolderNow:
 def beside_others(now: FolderNow, engine: Engine, label: str) -> FolderNow:
     """The images of an engine's own folder with their metres in the zone of those that it has of other folders.
 
-    Args:
-        label: what messages call the engine.
-
-    Raises:
-        UserError: as of `in_zone_of`, or the metres are local where the index has those of a zone.
+    Messages call the engine `label`. Raises a UserError as of `in_zone_of`, or the metres are local where the index has
+    those of a zone.
     """
     records, lacking = engine.records, engine.lacking
     folders = list(records.folders)

@@ -20,9 +20,7 @@ def read_columns(root: Path, files: Sequence[Path]) -> dict[str, list[Value]]:
     """The columns of the folder's table that are neither name nor position, by name; for each file a value.
 
     What reads as a number is one; what is empty, or not in the table, is None.
-
-    Raises:
-        UserError: the table cannot be read.
+    Raises a UserError: the table cannot be read.
     """
     path = root / TABLE
     if not path.is_file():

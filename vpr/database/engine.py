@@ -110,10 +110,7 @@ class Engine(Searchable, Protocol):
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Those of some rows that it has, float16 [n, dim].
-
-        Raises:
-            UserError: one is damaged, or the engine does not answer.
-        """
+        Raises a UserError: one is damaged, or the engine does not answer."""
 
     def count(self) -> int:
         """How many images it has."""
@@ -162,11 +159,8 @@ class Engine(Searchable, Protocol):
     def prepare_to_serve(self, writable: bool) -> None:
         """Many questions will follow: each is answered as fast as can be, or refused without waiting for a server.
 
-        Args:
-            writable: whether images will be added and removed; then nobody else may, where the engine is not shared.
-
-        Raises:
-            WrittenByAnother: another process writes it.
+        If `writable`, images will be added and removed; then nobody else may, where the engine is not shared.
+        Raises WrittenByAnother: another process writes it.
         """
 
     def check(self) -> None:
@@ -175,10 +169,8 @@ class Engine(Searchable, Protocol):
     def finish(self, order: Sequence[str] | None = None) -> None:
         """All that was to be added or removed has been: make room, and train what is trained.
 
-        Nothing depends on it: a server ends without.
-
-        Args:
-            order: the names of the folder's images, which it follows from now on; None: no folder's.
+        Nothing depends on it: a server ends without. From now on it follows the order of the folder's images, by their
+        names; None: no folder's.
         """
 
     def close(self) -> None:

@@ -22,10 +22,7 @@ class EngineAddress:
 
 def engine_address(text: str) -> EngineAddress:
     """Reads the name of an engine, with a file or a server's address where it wants one.
-
-    Raises:
-        ValueError: it is none of FORMS.
-    """
+    Raises a ValueError: it is none of FORMS."""
     kind, _, target = text.partition(":")
     for form in FORMS.get(kind, ()):
         wanted = form.partition(":")[2]

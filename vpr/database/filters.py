@@ -53,10 +53,7 @@ class SearchFilter:
 
     def mask(self, records: Records) -> np.ndarray:
         """bool [N]: the rows that are searched.
-
-        Raises:
-            UserError: images' latitude and longitude are unknown, or there is no such column.
-        """
+        Raises a UserError: images' latitude and longitude are unknown, or there is no such column."""
         chosen = np.ones(len(records), bool)
         if (self.near or self.box) and len(records) and not np.isfinite(records.degrees).any():
             raise UserError(

@@ -72,15 +72,10 @@ def _of_each(files: Sequence[Path], read: Callable[[Path], Result]) -> Iterator[
 
 
 def folder_to_add(folder: Path, base: Path, skip_broken: bool = False) -> FolderNow:
-    """All images under a folder, to be added to an index of another one.
+    """All images under a folder, to be added to an index of another one; `skip_broken` as of `find_images`.
 
     Their names are paths below `base` where they lie there; else they begin with the folder's own name.
-
-    Args:
-        skip_broken: as of `find_images`.
-
-    Raises:
-        UserError: there are none, or positions are as `in_one_zone` refuses them.
+    Raises a UserError: there are none, or positions are as `in_one_zone` refuses them.
     """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"

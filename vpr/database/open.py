@@ -91,11 +91,8 @@ class WantedEngine:
 def load_engine(wanted: WantedEngine, path: Path, database: Database, index: WantedIndex) -> Engine:
     """The engine to search in: one that is shared, or was edited, as it is; another is brought to its folder.
 
-    Args:
-        path: of an index beside the model.
-
-    Raises:
-        UserError: it cannot be reached, is empty, damaged, of another model or zone, or another index.
+    The path is that of an index beside the model.
+    Raises a UserError: it cannot be reached, is empty, damaged, of another model or zone, or another index.
     """
     engine = wanted.open(database, path, index)
     if not engine.count() and not len(engine.lacking):
@@ -179,11 +176,8 @@ def edit_engine(
 ) -> Engine:
     """Add images from another folder, and remove images by name or pattern; says what was done.
 
-    Args:
-        index: how the index of the database is made where there is none yet.
-
-    Raises:
-        UserError: there is no image of a name, or another folder's image has the name of one that is added.
+    Where there is no index of the database yet, it is made as `index` says.
+    Raises a UserError: there is no image of a name, or another folder's image has the name of one that is added.
     """
     engine = wanted.open(database, path, WantedIndex())
     if not engine.is_shared and not engine.count() and not len(engine.lacking):
@@ -210,9 +204,7 @@ def fill_engine(wanted: WantedEngine, database: Database, descriptors: np.ndarra
     """An engine with exactly the images of a folder, whose descriptors [N, dim] are at hand.
 
     It is one of its own, in which others look for nothing; one that the user names is only read.
-
-    Raises:
-        UserError: it cannot be reached, is another model's, or the user's has other images.
+    Raises a UserError: it cannot be reached, is another model's, or the user's has other images.
     """
     path = database.loaded.folder / f"test_{database.images.places.name}"
     engine, now = wanted.open(database, path, WantedIndex(index), use="test_"), database.now()

@@ -42,11 +42,6 @@ class Source(Protocol):
 class Shares:
     """Batches dealt out in turn to the processes that share the work, as ranges of positions in a list of images.
 
-    Attributes:
-        own: the batches of this process.
-        rounds: how many images all processes together do, each of them one batch.
-        owners: the positions of each batch, and the process that does it.
-
     Args:
         batch_size: images at once; 0: as many as memory holds; None: as many as are fast.
         one_machine: whether every machine does all of the work, by its own processes.
@@ -59,8 +54,10 @@ class Shares:
         if one_machine:
             rank, count = processes.local_rank(), processes.local_world()
         batches = in_batches(images, batch_size or _batch_size(model, source, batch_size))
-        self.own = batches[rank::count]
+        self.own = batches[rank::count]  # the batches of this process
+        # How many images all processes together do, each of them one batch.
         self.rounds = [sum(map(len, batches[start : start + count])) for start in range(0, len(batches), count)]
+        # The positions of each batch, and the process that does it.
         self.owners = [(slice(batch.start, batch.stop), n % count) for n, batch in enumerate(batches)]
 
 
@@ -162,10 +159,7 @@ def that_fit(batches: Iterable[Batch], model: Describer) -> Iterator[Batch]:
 
     Main memory ends without an error that could be caught: the kernel kills the process. Half of what is free when
     images of a size come first is taken, shared by the processes of the machine. A GPU reports for itself, and frozen
-    features are small.
-
-    Raises:
-        UserError: there is no room for a single image.
+    features are small. Raises a UserError: there is no room for a single image.
     """
     counts: dict[tuple[int, int], int] = {}
     for batch in batches:
@@ -189,10 +183,7 @@ def cut(group: SizeGroup, count: int) -> list[SizeGroup]:
 def images_that_fit(model: Describer, size: tuple[int, int], wanted: int) -> int:
     """How many images of (height, width) pixels main memory holds beside the model; says so if fewer than `wanted`.
 
-    That is not known of an exported model, which reports for itself.
-
-    Raises:
-        UserError: not one.
+    That is not known of an exported model, which reports for itself. Raises a UserError where there is no room for one.
     """
     shown = f"{size[1]}x{size[0]} pixels"
     each, free = model.bytes_per_image(*size), available_bytes() // processes.local_world()

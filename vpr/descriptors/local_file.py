@@ -135,9 +135,7 @@ def described(maps: LocalMaps, projection: LocalProjection | None) -> tuple[dict
 
 def read_local(file: h5py.File, path: Path) -> tuple[LocalMaps, LocalProjection | None] | None:
     """The local descriptors beside an HDF5 file that has been found whole; None where it was made without.
-
-    Raises a UserError as of `stored_maps`.
-    """
+    Raises a UserError as of `stored_maps`."""
     if GRIDS not in file:
         return None
     grids, checksums = file[GRIDS][:], file[CHECKSUMS][:]

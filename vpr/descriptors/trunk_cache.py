@@ -182,11 +182,8 @@ def _make(
 def _reserve(path: Path, unfinished: Path, count: int, stack: contextlib.ExitStack) -> str | None:
     """Remove stale caches and give the new file its bytes, so that the disk cannot fill up later.
 
-    Args:
-        stack: at its end the file's lock goes, and the file unless it has another name by then.
-
-    Returns:
-        why there is no room, or None.
+    At the end of `stack` the file's lock goes, and the file unless it has another name by then.
+    Returns why there is no room, or None.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

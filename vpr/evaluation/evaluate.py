@@ -235,11 +235,8 @@ def measure_index(
 
 
 def record(path: Path, evaluation: Evaluation, source: dict) -> None:
-    """Add an evaluation to a results file, a list, oldest first.
-
-    Raises:
-        UserError: what is there is no such list. It stays as it is, and the evaluation goes into a file beside it.
-    """
+    """Add an evaluation to a results file, a list, oldest first. Raises a UserError: what is there is no such list. It
+    stays as it is, and the evaluation goes into a file beside it."""
     now = datetime.datetime.now()
     entry = {"measured": now.isoformat(timespec="seconds"), **source, **asdict(evaluation)}
     try:

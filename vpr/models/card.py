@@ -16,14 +16,8 @@ INSTALL = "python -m pip install -r requirements-deploy.txt"
 
 
 def read_card(path: Path, metadata: dict[str, str], sealed: bool) -> dict:
-    """What an exported file says of itself; its flags are not checked here.
-
-    Args:
-        sealed: whether the file's checksum has been found right.
-
-    Raises:
-        UserError: another program wrote it, or it is damaged.
-    """
+    """What an exported file, `sealed` where its checksum was right, says of itself; its flags are not checked here.
+    Raises a UserError: another program wrote it, or it is damaged."""
     if metadata.get("format") != FORMAT:
         found = ", ".join(sorted(metadata)[:4]) or "nothing"
         raise UserError(f"{path} was exported by another program (it says {found}): export with --mode=export")
@@ -49,10 +43,7 @@ def card_of(path: Path) -> dict:
 
 def open_session(path: Path, optimized: bool = True) -> tuple[Any, dict]:
     """An exported file in ONNX Runtime on the processor, and its card; UserError as of `read_card`.
-
-    Args:
-        optimized: whether it will compute; to be read alone it need not.
-    """
+    It is `optimized` if it will compute; to be read alone it need not."""
     runtime = import_optional("onnxruntime")
     if not path.is_file():
         raise UserError(f"{path} does not exist: export a run with --mode=export")

@@ -36,9 +36,7 @@ class Describer(Protocol):
 
     def describe(self, images: np.ndarray, frozen: bool = False) -> np.ndarray:
         """Describe images; if `frozen`, what the model's own frozen layers made of them [B, C, h, w].
-
-        Raises a UserError if they are too small.
-        """
+        Raises a UserError if they are too small."""
 
     def describe_with_local(
         self, images: np.ndarray, projection: LocalProjection | None, frozen: bool = False

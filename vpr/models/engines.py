@@ -116,13 +116,8 @@ class BackboneEngine:
 
 
 def engine_for(network: Network, backend: str, images: int) -> BackboneEngine | None:
-    """The engine that --backend names with a backbone, or None for PyTorch.
-
-    What cannot be had becomes one line and PyTorch.
-
-    Args:
-        images: how many will be described.
-    """
+    """The engine that --backend names with a backbone that will describe so many images, or None for PyTorch.
+    What cannot be had becomes one line and PyTorch."""
     automatic = () if network.has_winograd else AUTO.get(network.precision, ())
     for name in automatic if backend == "auto" else (backend,):
         if name == "torch":
@@ -183,9 +178,7 @@ def _export(network: Network, path: Path, engine: Engine) -> None:
 
     Tracing takes 2 s where torch.export takes half a minute for timm's convolutions with TensorFlow's padding, and
     comes first; where it made one size fast in the file, or an operation is not to be had, the comparison finds it.
-
-    Raises:
-        UserError: it cannot be written, or gives other values.
+    Raises a UserError: it cannot be written, or gives other values.
     """
     with atomic_write(path) as temporary:
         try:

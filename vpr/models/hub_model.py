@@ -60,31 +60,20 @@ def _value(text: str) -> Any:
 
 
 class HubModel:
-    """A model of torch.hub. Answers the protocol `Describer`; it has no local descriptors.
-
-    Attributes:
-        network: the module itself.
-        size: (height, width) in pixels to which it wants images resized; None: any.
-    """
+    """A model of torch.hub. Answers the protocol `Describer`; it has no local descriptors."""
 
     smallest_side = 1
 
     def __init__(self, name: str, trusted: bool) -> None:
-        """Load it, which runs its code.
-
-        Args:
-            name: as of `read_entry`.
-            trusted: whether the user has said so.
-
-        Raises:
-            UserError: it is not trusted, cannot be loaded, or does not give one descriptor for an image.
-        """
+        """Load it by a name as of `read_entry`, which runs its code; `trusted` says that the user allows that.
+        Raises a UserError: it is not trusted, cannot be loaded, or does not give one descriptor for an image."""
         self.called, entry = name, read_entry(name)
         if not trusted:
             raise UserError(f"--model={name} runs the code of {entry.where} on this machine: say --trustRepo if it may")
         say(f"running the code of {entry.where}, as --trustRepo allows")
         self.network, self.device, self.runs_on = self._loaded(entry), CPU, CPU
         said = getattr(self.network, "image_size", None)
+        # (height, width) in pixels to which it wants images resized; None: any.
         self.size = tuple(map(int, said)) if said is not None else None
         mean, std = getattr(self.network, "mean", IMAGENET[0]), getattr(self.network, "std", IMAGENET[1])
         self._mean, self._std = (torch.tensor(tuple(each), dtype=torch.float32)[:, None, None] for each in (mean, std))

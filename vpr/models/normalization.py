@@ -51,9 +51,8 @@ def mean_colour(text: str) -> Normalization:
 def normalization_of(arch: str, weights: str, named: str | None) -> tuple[str, Normalization]:
     """Name and values of the input normalisation that weights were trained with.
 
-    Args:
-        named: what the user says of a file's or random weights, a key of NORMALIZATIONS or R,G,B; None takes what is
-            known of the backbone's other weights.
+    What the user says of a file's or random weights is `named`, a key of NORMALIZATIONS or R,G,B; None takes what is
+    known of the backbone's other weights.
     """
     unpublished = weights == "none" or is_file(weights)
     found = own_pixels(arch) if unpublished else published(arch, weights)

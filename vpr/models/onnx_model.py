@@ -25,19 +25,13 @@ LOCAL_OUTPUT = "local_descriptors"  # of files that give them, float32 [B, d, h,
 
 
 class OnnxModel:
-    """An exported model: uint8 [B, 3, H, W] -> float32 [B, dim]. Answers the protocol `Describer`.
+    """An exported model: uint8 [B, 3, H, W] -> float32 [B, dim]. Answers the protocol `Describer`."""
 
-    Attributes:
-        card: what the file says of itself.
-        device: of what goes in and comes out: the CPU. ONNX Runtime moves it by itself.
-        runs_on: on which ONNX Runtime computes: the CPU, before `to_device`.
-    """
-
-    device = CPU
+    device = CPU  # of what goes in and comes out; ONNX Runtime moves it by itself
 
     def __init__(self, path: Path):
-        self.session, self.card = open_session(path)
-        self.runs_on = self.device
+        self.session, self.card = open_session(path)  # the card is what the file says of itself
+        self.runs_on = self.device  # on which ONNX Runtime computes: the CPU, before `to_device`
         self.path, self.engine = path, ENGINES["onnxruntime"]
         self.opened: Session | None = None
         self.dim, self.pooled_dim = int(self.card["dimension"]), int(self.card["pooled_dimension"])

@@ -25,9 +25,7 @@ def learn_projection(local: np.ndarray, dim: int = LOCAL_DIM, learnt_on: str = "
     """The `dim` first principal components of local descriptors [N, D] of length 1.
 
     Each is divided by its standard deviation to the power WHITENING.
-
-    Raises:
-        UserError: there are no more descriptors than components.
+    Raises a UserError: there are no more descriptors than components.
     """
     if len(local) <= dim:
         raise UserError(

@@ -28,13 +28,7 @@ from vpr.models.whitening import Whitening
 
 
 class PlaceModel(nn.Module):
-    """Describes images. Answers the protocol `Describer`.
-
-    Attributes:
-        spec: what it is.
-        dtype: number format in which the backbone computes. Weights and pooling are float32 always.
-        engine: that computes the backbone where no gradients are wanted; None is PyTorch.
-    """
+    """Describes images. Answers the protocol `Describer`."""
 
     encoder: Backbone  # by its name in checkpoints; [B, 3, H, W] -> [B, D, h, w]
     pool: Pooling  # [B, D, h, w] -> [B, pooled_dim]
@@ -44,14 +38,14 @@ class PlaceModel(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec = spec  # what it is
         class_token = spec.pooling in POOLINGS and POOLINGS[spec.pooling].class_token
         self.encoder = build_backbone(spec.arch, spec.channels, spec.cut, spec.facet, class_token)
         self.encoder.train_batch_norm = spec.train_batch_norm
         self.pool = build_pooling(spec.pooling, self.encoder.dim, spec)
         self.whitening = None
-        self.dtype = torch.float32
-        self.engine: BackboneEngine | None = None
+        self.dtype = torch.float32  # in which the backbone computes; weights and pooling are float32 always
+        self.engine: BackboneEngine | None = None  # computes the backbone where no gradients are wanted; None: PyTorch
         _, normalization = normalization_of(spec.arch, spec.weights, spec.normalization)
         for values, name in ((normalization.mean, "mean"), (normalization.std, "std")):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
@@ -265,14 +259,8 @@ def say_of_multiples(multiple: int) -> None:
 
 
 def build_model(spec: ModelSpec, pretrained: bool = True) -> PlaceModel:
-    """The model of a spec.
-
-    Args:
-        pretrained: fill in the backbone's weights; False where a checkpoint follows.
-
-    Raises:
-        UserError: the weights are unknown, missing or do not fit.
-    """
+    """The model of a spec; not `pretrained` where a checkpoint follows that fills in the backbone's weights.
+    Raises a UserError: the weights are unknown, missing or do not fit."""
     model = PlaceModel(spec)
     if not pretrained:
         return model

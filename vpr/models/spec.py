@@ -156,10 +156,7 @@ class ModelSpec:
     def from_flags(cls, flags: Mapping[str, Any]) -> "ModelSpec":
         """The model of flags by their names on the command line, as runs and exported files store them.
 
-        Flags that an earlier version did not store have their defaults.
-
-        Raises:
-            UserError: no model has such flags.
+        Flags that an earlier version did not store have their defaults. Raises a UserError: no model has such flags.
         """
         for _, one in flags_in(cls):
             value = flags.get(one.key, one.default)

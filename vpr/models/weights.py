@@ -49,9 +49,7 @@ def load_pretrained(backbone: Backbone, arch: str, weights: str) -> None:
 
     Numbered layers of a network that was cut and put into an nn.Sequential are taken in order. Where several sets of
     values fit, a line says which was taken.
-
-    Raises:
-        UserError: the name is unknown, the download fails, or values are missing or of another shape.
+    Raises a UserError: the name is unknown, the download fails, or values are missing or of another shape.
     """
     state = read_weights_file(Path(weights)) if is_file(weights) else published(arch, weights).fetch()
     own, source = backbone.state_dict(), f"--weights={weights}"

@@ -65,9 +65,7 @@ def read_weights_file(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a file without running any code from it.
 
     Names of dictionaries in one another are joined by dots: `state_dict.conv1.weight`.
-
-    Raises:
-        UserError: missing, unreadable, without tensors, or with something to be run.
+    Raises a UserError: missing, unreadable, without tensors, or with something to be run.
     """
     if not path.is_file():
         raise UserError(

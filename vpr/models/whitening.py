@@ -53,10 +53,7 @@ def learn_whitening(descriptors: torch.Tensor, dim: int) -> Whitening:
     """Principal components of descriptors [n, D], at most `dim` and n - 1 of them, with their variances over n - 1.
 
     With more dimensions than descriptors, from the n x n products of the descriptors (the dual form). There are fewer
-    components where descriptors depend on each other.
-
-    Raises:
-        UserError: there are not two different descriptors.
+    components where descriptors depend on each other. Raises a UserError: there are not two different descriptors.
     """
     count, length = descriptors.shape
     tiles = _tiles(length)
@@ -93,9 +90,7 @@ def whitening_of_affine(matrix: torch.Tensor, bias: torch.Tensor, learnt_on: str
     -matrix^+ bias.
 
     Rows are brought to length 1 before, so that the large scales of small variances do not spoil the solution.
-
-    Raises:
-        UserError: there is no such mean, since the rows depend on each other.
+    Raises a UserError: there is no such mean, since the rows depend on each other.
     """
     lengths = torch.linalg.vector_norm(matrix.double(), dim=1)  # [dim]
     lengths = torch.where(lengths > 0, lengths, 1.0)

@@ -78,9 +78,7 @@ def options_on_one_set(options: argparse.Namespace, inputs: list[str]) -> list[a
     """For each model the options of a test, all of the same data set and root.
 
     These are those that the user typed, else those of the first model that has its own.
-
-    Raises:
-        UserError: a model is missing, or belongs to other images than the first and the user typed neither.
+    Raises a UserError: a model is missing, or belongs to other images than the first and the user typed neither.
     """
     typed = {name: value for name, value in options.given.items() if name not in ("dataset", "root")}
     stored = {item: _test_options(typed, item, inputs) for item in inputs}

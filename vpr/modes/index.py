@@ -55,10 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 def learn_condition(options: argparse.Namespace, loaded: LoadedModel, read: Reading, index: Path) -> None:
     """Keep the mean of a folder's images, as that of a condition, beside an index.
-
-    Raises:
-        UserError: no folder is named, or it has too few images.
-    """
+    Raises a UserError: no folder is named, or it has too few images."""
     files = find_images(Path(options.add), options.skipBroken) if options.add else []
     if len(files) < LEAST:
         raise UserError(

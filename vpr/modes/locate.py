@@ -95,10 +95,7 @@ def _apart_from_json(options: argparse.Namespace) -> contextlib.AbstractContextM
 
 def require_reranking(engine: Engine, path: Path, options: argparse.Namespace) -> None:
     """Say why an engine re-ranks nothing by itself.
-
-    Raises:
-        UserError: re-ranking is wanted of an engine that does not serve it.
-    """
+    Raises a UserError: re-ranking is wanted of an engine that does not serve it."""
     serves = engine.measures and (engine.local is not None or options.rerankBy == KEYPOINTS)
     how = reranking_rule(options, DEPTH if serves else 0)
     if how and not engine.measures:
@@ -117,10 +114,7 @@ def require_reranking(engine: Engine, path: Path, options: argparse.Namespace) -
 def images_named(options: argparse.Namespace, folder: Path) -> list[Path]:
     """Images, those in folders, and frames of videos, in the order given; within a folder by name.
 
-    With --skipBroken what can be decoded. Frames are written below `folder`.
-
-    Raises:
-        UserError: there are none.
+    With --skipBroken what can be decoded. Frames are written below `folder`. Raises a UserError: there are none.
     """
     if not options.inputs:
         raise UserError("--mode=locate wants images or folders: as in --mode=locate --resume=runs/RUN IMAGE.jpg")

@@ -80,9 +80,7 @@ def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path])
 
 def token_of(named: str | None, variable: str = TOKEN, flag: str = "--token") -> str | None:
     """The word that clients have to send: from a file, or from a variable of the environment; None: none.
-
-    Raises a UserError where the file cannot be read, or is empty.
-    """
+    Raises a UserError where the file cannot be read, or is empty."""
     if named is None:
         return os.environ.get(variable) or None
     try:

@@ -33,11 +33,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def write_specs(spec: PlacesSpec) -> None:
-    """A .mat file for each split of a folder of own images.
-
-    Raises:
-        UserError: the folder has no split.
-    """
+    """A .mat file for each split of a folder of own images. Raises a UserError: the folder has no split."""
     splits = [split for split in ("train", "val", "test") if has_split(spec, split)]
     if not splits:
         raise UserError(f"{spec.root} has no folder train, val or test: name the folder that has with --root")
@@ -51,10 +47,7 @@ def write_specs(spec: PlacesSpec) -> None:
 
 def write_positions(spec: PlacesSpec) -> None:
     """The positions of all images of a data set's specs, as one table.
-
-    Raises:
-        UserError: there is no spec, or an image has two positions.
-    """
+    Raises a UserError: there is no spec, or an image has two positions."""
     dataset = DATASETS[spec.dataset]
     splits = {spec_path(spec, split): split for split in dataset.specs if has_split(spec, split)}  # some have two names
     if not splits:

@@ -41,11 +41,9 @@ class ReportFigures:
 def write_report(path: Path, outcomes: Sequence[Outcome], images: PlaceImages, figures: ReportFigures) -> None:
     """Write the page, whole or not at all.
 
-    The panels of the worst MAX_EMBEDDED queries that have one are inside it. Further ones stay where they are,
-    and the page finds them by their address relative to its own.
-
-    Raises:
-        UserError: a picture cannot be read, or the page cannot be written.
+    The panels of the worst MAX_EMBEDDED queries that have one are inside it. Further ones stay where they are, and the
+    page finds them by their address relative to its own.
+    Raises a UserError: a picture cannot be read, or the page cannot be written.
     """
     worst_first = sorted(outcomes, key=lambda outcome: outcome.sort_key)
     with_panel = [outcome.query for outcome in worst_first if outcome.query in figures.panels]

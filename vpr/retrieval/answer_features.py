@@ -66,15 +66,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How far from the first match an image may have been taken: by the spread of what agrees with it.
+    """How far from the first match an image may have been taken: by the spread of what agrees with it."""
 
-    Attributes:
-        metres: one standard deviation in the direction in which that is largest.
-        covariance: of easting and northing, [[ee, en], [en, nn]] in square metres.
-    """
-
-    metres: float
-    covariance: list[list[float]]
+    metres: float  # one standard deviation in the direction in which that is largest
+    covariance: list[list[float]]  # of easting and northing, [[ee, en], [en, nn]] in square metres
 
 
 def answer_features(answers: Answers, slope: float) -> np.ndarray:

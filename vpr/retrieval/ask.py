@@ -15,35 +15,25 @@ DEPTH = 50  # hits that are re-ranked where a question does not say, and the eng
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of an image.
+    """What is asked of an image."""
 
-    Attributes:
-        top: how many matches.
-        filter: which database images are searched; None: all.
-        rerank: how many first hits are re-ranked; 0: none; None: DEPTH where the engine keeps local descriptors.
-        rerank_by: what re-ranking orders by, one of `vpr.retrieval.rules.BY`.
-        verify: how many of these are verified by keypoints, where the network for that is there.
-        sequence: how similarities of consecutive frames are combined; None: images are single ones.
-        conditions: which means are subtracted, a key of `vpr.retrieval.conditions.centring.HOW`; off: none.
-        session: frames of one camera that came before; they are in order by themselves. None: it is none's.
-        exclusion: frames of the image's own sequence that may not be found; None: all may.
-        least: confidence below which, or where it is unknown, an image gets no answer; None: all get one.
-        false_rate: share of questions that may be answered falsely, from which such a confidence follows.
-        agreement: whether the matches of local descriptors with the first hit are wanted.
-    """
-
-    top: int = 5
-    filter: SearchFilter | None = None
+    top: int = 5  # how many matches
+    filter: SearchFilter | None = None  # which database images are searched; None: all
+    # How many first hits are re-ranked; 0: none; None: DEPTH where the engine keeps local descriptors.
     rerank: int | None = None
-    rerank_by: str = HEAD
-    verify: int = VERIFIED
+    rerank_by: str = HEAD  # what re-ranking orders by, one of `vpr.retrieval.rules.BY`
+    verify: int = VERIFIED  # how many of these are verified by keypoints, where the network for that is there
+    # How similarities of consecutive frames are combined; None: images are single ones.
     sequence: SequenceRule | None = None
-    conditions: str = "off"
+    conditions: str = "off"  # which means are subtracted, a key of `vpr.retrieval.conditions.centring.HOW`; off: none
+    # Frames of one camera that came before; they are in order by themselves. None: it is none's.
     session: Session | None = None
-    exclusion: RecentFrames | None = None
+    exclusion: RecentFrames | None = None  # frames of the image's own sequence that may not be found; None: all may
+    # Confidence below which, or where it is unknown, an image gets no answer; None: all get one.
     least: float | None = None
+    # Share of questions that may be answered falsely, from which such a confidence follows.
     false_rate: float | None = None
-    agreement: bool = False
+    agreement: bool = False  # whether the matches of local descriptors with the first hit are wanted
 
     def reranking(self, keeps_local: bool, verifies: bool = False) -> Reranking | None:
         """How hits are re-ranked, by an engine that keeps and measures what that takes, or does not; None: not.
@@ -60,15 +50,11 @@ class Ask:
 
 
 class Refusal(UserError):
-    """Why a question has no answer.
-
-    Attributes:
-        told: the same for somebody who shall learn nothing of this machine's files.
-    """
+    """Why a question has no answer."""
 
     def __init__(self, text: str, told: str | None = None) -> None:
         super().__init__(text)
-        self.told = told or text
+        self.told = told or text  # the same for somebody who shall learn nothing of this machine's files
 
 
 class TooSmall(Refusal):

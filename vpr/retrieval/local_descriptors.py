@@ -49,11 +49,7 @@ class PausingReader(ImageReader):
 
 
 class LocalDescriptors:
-    """Those of an index's images, and what projects those of queries likewise.
-
-    Attributes:
-        changes: how often images came or went.
-    """
+    """Those of an index's images, and what projects those of queries likewise."""
 
     def __init__(
         self,
@@ -75,7 +71,7 @@ class LocalDescriptors:
         self._loaded, self._engine, self._read, self._root = loaded, engine, read, root
         self._batch_size, self._dim, self._seed = batch_size, dim, seed
         self._learnt: list[LocalProjection | None] = []  # when it is first wanted
-        self.changes = 0
+        self.changes = 0  # how often images came or went
 
     @property
     def are_kept(self) -> bool:
@@ -84,21 +80,15 @@ class LocalDescriptors:
 
     def prepare(self) -> None:
         """Learn the projection now, where no images have to be described for it; it takes a second.
-
-        Raises:
-            UserError: the centroids that it is learnt on are damaged.
-        """
+        Raises a UserError: the centroids that it is learnt on are damaged."""
         if not self.are_kept and (stored := stored_projection(self._loaded, self._dim)):
             self._learnt.append(stored)
 
     def projection(self, pause: Pause = no_pause) -> LocalProjection | None:
         """What projects local descriptors: the index's, or one that is learnt on some of its images.
 
-        `pause` is called every few images. Who asks for it meanwhile learns it too: to wait for work that is behind
-        it in a line would be for ever.
-
-        Raises:
-            NotServed: there are no such images.
+        `pause` is called every few images. Who asks for it meanwhile learns it too: to wait for work that is behind it
+        in a line would be for ever. Raises a NotServed: there are no such images.
         """
         if self.are_kept:
             return self._engine.projection

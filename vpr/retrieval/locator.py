@@ -43,12 +43,6 @@ class Locator:
     """A model and a database; one thread at a time may ask it or change the database.
 
     `locate` and `answer_each` do all; the stages are `describe_files` or `describe_images`, `rank`, `answers`.
-
-    Attributes:
-        usual: what is asked where nothing else is said.
-        keypoints: of the database; None: hits are not verified.
-        records: of its images, as of the last change: any thread may read these, and `images`, how many there are.
-        root: folder of the database's images, where the records do not say.
     """
 
     def __init__(
@@ -68,14 +62,18 @@ class Locator:
         """Nothing is described yet.
 
         Args:
+            root: folder of the database's images, where the records do not say.
+            usual: what is asked where nothing else is said.
             local_dim, seed: of the projection of local descriptors, where the engine has none.
             batch_size: image files described at once; 0: as many as memory holds.
             means: of conditions that were learnt, [dim] by name.
+            keypoints: of the database; None: hits are not verified.
         """
         self.loaded, self.engine, self.read, self.root, self.usual = loaded, engine, read, root, usual
         self.local = LocalDescriptors(loaded, engine, read, root, batch_size, local_dim, seed)
         self._pass, self._batch_size = ModelPass(loaded.model), batch_size
         self._calibrations, self._known = calibrations, dict[str, StoredCalibration | None]()
+        # As of the last change; any thread may read these.
         self.records, self.images = engine.records, engine.count()
         self.conditions = MapConditions(engine, means or {})
         self.keypoints, self._chance = keypoints, Chance(engine)
@@ -87,10 +85,7 @@ class Locator:
 
     def locate(self, images: Sequence[str | Path], ask: Ask | None = None) -> list[Answer]:
         """Where images were taken, by their files; for sequences these names say which are consecutive frames.
-
-        Raises:
-            UserError: an image cannot be decoded, or what is asked not answered.
-        """
+        Raises a UserError: an image cannot be decoded, or what is asked not answered."""
         ask, files = ask or self.usual, [Path(image) for image in images]
         return self.answers(self.rank(self.describe_files(files, ask), ask, [str(file) for file in files]), ask)
 
@@ -273,19 +268,14 @@ class Locator:
 
     def add(self, records: Records, described: Sequence[Described]) -> None:
         """Add images to the database in one commit, where it has such, or replace those of their names.
-
-        Raises:
-            UserError: the engine cannot take them.
-        """
+        Raises a UserError: the engine cannot take them."""
         maps = [one for each in described for one in each.maps() or ()]
         self.engine.add(records, np.concatenate([each.descriptors for each in described]), maps or None)
         self._changed()
 
     def change(self, record: Records) -> None:
         """Give an image of the database another record, under its name and with the descriptors that it has.
-
-        Raises a UserError: the engine cannot do it.
-        """
+        Raises a UserError: the engine cannot do it."""
         row, local = self.engine.row_of[record.names[0]], self.engine.local
         self.engine.add(record, self.engine.descriptors([row]), None if local is None else [local.map(row)])
         self._changed()

@@ -16,20 +16,14 @@ def no_pause() -> None:
 
 @dataclass(eq=False)
 class Job:
-    """Work that calls `pause` where it can be interrupted. It runs in a thread of its own, but only during `step`.
-
-    Attributes:
-        client: whose it is.
-        is_short: whether it comes before other work of its client.
-        future: has the result. Where it is cancelled, the work ends at its next pause.
-        began: when its first step began; 0: it has not.
-    """
+    """Work that calls `pause` where it can be interrupted. It runs in a thread of its own, but only during `step`."""
 
     work: Work
-    client: str
-    is_short: bool = False
+    client: str  # whose it is
+    is_short: bool = False  # whether it comes before other work of its client
+    # Has the result. Where it is cancelled, the work ends at its next pause.
     future: Future = field(default_factory=Future)
-    began: float = 0.0
+    began: float = 0.0  # when its first step began; 0: it has not
     is_begun: bool = False
     is_done: bool = False
     _go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))

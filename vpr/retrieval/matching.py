@@ -231,12 +231,10 @@ def matches_of(query: int, hit: int, queries: LocalMaps, database: LocalMaps, mo
 
 
 def beyond_chance(matches: Matches, others: Sequence[Matches]) -> Matches:
-    """Matches that weigh more than those of the same points of the query with images of other places.
+    """Matches that weigh more than those of the same points of the query with images of other places: `others`, of the
+    database, drawn at random.
 
     What all images show, such as the camera's own frame, sky or padding, matches itself everywhere and says nothing.
-
-    Args:
-        others: of the same query, with database images that were drawn at random.
     """
     usual: dict[tuple, float] = {}
     for other in others:

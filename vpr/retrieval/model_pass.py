@@ -56,11 +56,7 @@ class ModelPass:
         return self._described(describe_batch(self._model, self._groups(images)), None)
 
     def describe_with_local(self, images: Sequence[np.ndarray], projection: LocalProjection | None) -> Described:
-        """As `describe`, with projected local descriptors.
-
-        Raises:
-            NotServed: the model has none.
-        """
+        """As `describe`, with projected local descriptors. Raises a NotServed: the model has none."""
         groups = self._groups(images)
         try:
             return self._described(*describe_batch_with_local(self._model, groups, projection))

@@ -41,33 +41,22 @@ NO_PART = (
 
 @dataclass(frozen=True)
 class Ranking:
-    """What was found for M images, in the order so far.
+    """What was found for M images, in the order so far."""
 
-    Attributes:
-        answers: hits, as rows of `records`, with what ordered them.
-        records: of the database, as it was when it was searched.
-        filtered: whether only a part of the database was searched.
-        steps: see `order`.
-        approximate: see `vpr.database.engine.Searchable`.
-        excluded: which images might not be found, in words; empty: all might.
-        compare: finds the matches of an image's local descriptors with those of a hit; None where it has none.
-        parts: scores [M, K] of the first K hits by name: global, and those of local descriptors.
-        drawn: rows of database images that were drawn at random, with which it can be compared as well.
-        queries: descriptors of the images as they were searched for, [M, dim].
-        usual_distances: see `Answer`, float [M]; None where the engine measures none.
-    """
-
-    answers: Answers
-    records: Records
-    filtered: bool = False
-    steps: tuple[str, ...] = ()
-    approximate: str = ""
-    excluded: str = ""
+    answers: Answers  # hits, as rows of `records`, with what ordered them
+    records: Records  # of the database, as it was when it was searched
+    filtered: bool = False  # whether only a part of the database was searched
+    steps: tuple[str, ...] = ()  # see `order`
+    approximate: str = ""  # see `vpr.database.engine.Searchable`
+    excluded: str = ""  # which images might not be found, in words; empty: all might
+    # Finds the matches of an image's local descriptors with those of a hit; None where it has none.
     compare: Compare | None = None
+    # Scores [M, K] of the first K hits by name: global, and those of local descriptors.
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # Rows of database images that were drawn at random, with which it can be compared as well.
     drawn: tuple[int, ...] = ()
-    queries: np.ndarray | None = None
-    usual_distances: np.ndarray | None = None
+    queries: np.ndarray | None = None  # descriptors of the images as they were searched for, [M, dim]
+    usual_distances: np.ndarray | None = None  # see `Answer`, float [M]; None where the engine measures none
 
     @property
     def order(self) -> str:
@@ -169,11 +158,8 @@ def rerank_hits(
     images: np.ndarray | None = None,
     pause: Pause | None = None,
 ) -> Ranking:
-    """The first hits in the order of their local descriptors.
-
-    Args:
-        queries: local descriptors of the images; known, images: those of the database, as of `rerank`.
-    """
+    """The first hits in the order of their local descriptors: `queries` has those of the images; `known` and `images`,
+    as of `rerank`, those of the database."""
     before, similarities = ranking.answers, _similarities(ranking.answers)
     again = rerank(before.found, similarities, queries, known, how, pause, images)
     distances = _reordered(before.distances, again.order)

@@ -21,21 +21,13 @@ MOST_MATCHES = 40  # with the first hit, that are told or drawn
 
 @dataclass(frozen=True)
 class Reranked:
-    """Hits in their new order, with what it was made by.
+    """Hits in their new order, with what it was made by."""
 
-    Attributes:
-        found: int64 [M, c], as given but for the order of the first K.
-        order: int64 [M, K], for each new rank the old one.
-        scores: float32 [M, K], final, in the new order; -inf where there is no hit.
-        local: float32 [M, K] by name of a score, local scores, 0 to 1.
-        agreeing: float32 [M, K], how many matches there are, each counted by how sure it is.
-    """
-
-    found: np.ndarray
-    order: np.ndarray
-    scores: np.ndarray
-    local: dict[str, np.ndarray]
-    agreeing: np.ndarray
+    found: np.ndarray  # int64 [M, c], as given but for the order of the first K
+    order: np.ndarray  # int64 [M, K], for each new rank the old one
+    scores: np.ndarray  # float32 [M, K], final, in the new order; -inf where there is no hit
+    local: dict[str, np.ndarray]  # float32 [M, K] by name of a score, local scores, 0 to 1
+    agreeing: np.ndarray  # float32 [M, K], how many matches there are, each counted by how sure it is
 
 
 def rerank(

@@ -20,24 +20,16 @@ from vpr.search.rules import RecentFrames, SequenceRule
 
 @dataclass
 class SplitEngine:
-    """Searches descriptors that are at hand, exactly unless another search of them does it.
+    """Searches descriptors that are at hand, exactly unless another search of them does it."""
 
-    Attributes:
-        database: descriptors [N, dim] of the database of `places`.
-        find: gives indices of the database; None searches exactly.
-        name, approximate, measures: as of `vpr.database.engine.Searchable`.
-        searches_sequences: as of `vpr.database.engine.Engine`.
-        excludes: whether frames of the queries' own sequences can be left out.
-    """
-
-    database: np.ndarray
+    database: np.ndarray  # descriptors [N, dim] of the database of `places`
     places: Places
-    find: Search | None = None
-    name: str = ""
-    approximate: str = ""
-    measures: ClassVar[bool] = True
-    searches_sequences: ClassVar[bool] = True
-    excludes: ClassVar[bool] = True
+    find: Search | None = None  # gives indices of the database; None searches exactly
+    name: str = ""  # as of `vpr.database.engine.Searchable`
+    approximate: str = ""  # as of `vpr.database.engine.Searchable`
+    measures: ClassVar[bool] = True  # as of `vpr.database.engine.Searchable`
+    searches_sequences: ClassVar[bool] = True  # as of `vpr.database.engine.Engine`
+    excludes: ClassVar[bool] = True  # whether frames of the queries' own sequences can be left out
 
     @cached_property
     def records(self) -> Records:
@@ -100,10 +92,7 @@ class WithoutPlaces:
 
 def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[np.ndarray, int], np.ndarray]:
     """The search of `vpr.search` by an engine, which gives indices of images whose names are in this order.
-
-    Raises:
-        UserError: the engine has other images.
-    """
+    Raises a UserError: the engine has other images."""
     if engine.count() != len(names):
         raise UserError(
             f"{engine.name} has {engine.count()} images, wanted the {len(names)} that are tested: name another "

@@ -120,14 +120,8 @@ def write_centroids(path: Path, recipe: Recipe, centroids: np.ndarray, descripto
 
 
 def read_centroids(path: Path, wanted: Recipe, any_images: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Read centroids [K, D] and descriptors [N, D] that were made by `wanted`.
-
-    Args:
-        any_images: accept centroids of other images or other sizes: the user named this very file.
-
-    Raises:
-        UserError: the file is damaged, or made for something else.
-    """
+    """Read centroids [K, D] and descriptors [N, D] that were made by `wanted`; with `any_images` also of other images
+    or sizes: the user named this very file. Raises a UserError: the file is damaged, or made for something else."""
     with open_hdf5(path, "centroids", "run --mode=cluster again") as file:
         found = dict(file.attrs)
         centroids, descriptors = file["centroids"][:], file["descriptors"][:]

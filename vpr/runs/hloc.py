@@ -73,13 +73,10 @@ def image_names(files: Sequence[Path], root: Path) -> list[str]:
 def write_hloc_files(
     wanted: HlocFiles, images: PlaceImages, root: Path, database: np.ndarray, queries: np.ndarray | None = None
 ) -> None:
-    """Write those files that are wanted, each whole or not at all.
+    """Write those files that are wanted, each whole or not at all. Raises a UserError: a file cannot be written.
 
-    Args:
-        database: [N, dim] float16; queries: [M, dim], likewise; None pairs the database with itself.
-
-    Raises:
-        UserError: a file cannot be written.
+    Descriptors are float16, of the database [N, dim] and the queries [M, dim]; without these (None) the database is
+    paired with itself.
     """
     names = image_names(images.database_files, root)
     query_names = names if queries is None else image_names(images.query_files, root)
@@ -159,11 +156,8 @@ def is_hloc(path: Path) -> bool:
 
 
 def load_hloc(path: Path, images: PlaceImages, root: Path) -> SplitDescriptors:
-    """The descriptors of a split's images by name from a file of hloc's kind, whoever made it.
-
-    Raises:
-        UserError: the file is damaged, or descriptors are missing, of several dimensions, not finite or of length 0.
-    """
+    """The descriptors of a split's images by name from a file of hloc's kind, whoever made it. Raises a UserError: the
+    file is damaged, or descriptors are missing, of several dimensions, not finite or of length 0."""
     names = image_names(images.files, root)
     try:
         with h5py.File(path) as file:

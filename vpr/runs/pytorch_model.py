@@ -149,9 +149,7 @@ def _training_sets(places: PlacesSpec, loaded: LoadedModel) -> tuple[list[tuple[
     """Name and hash of the training sets that whitening may have been learnt on: of some places, then of the run.
 
     Only sets that the run says nothing of are read: of other places than its own, and of runs of earlier versions.
-
-    Returns:
-        the sets that are on this machine, and whether the one that counts (the run's, if there is a run) is.
+    Returns those that are on this machine, and whether the one that counts (the run's, if there is a run) is.
     """
     own = stored_places(loaded.flags, places) if loaded.results else places
     unread = [each for each in dict.fromkeys((places, own)) if each != own or not loaded.trained_on]

@@ -21,14 +21,8 @@ STATE = ("flags", "state_dict", "position")  # what every use of a checkpoint ne
 
 
 def newest_run(runs: Path, which: str | None = None) -> Path:
-    """The newest run under `runs`: names begin with their time stamp.
-
-    Args:
-        which: prefer runs that have this checkpoint, a key of CHECKPOINT_FILES.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The newest run under `runs`: names begin with their time stamp. Raises a UserError: there is none.
+    Runs are preferred that have the checkpoint `which`, a key of CHECKPOINT_FILES."""
     found = sorted(path.parent for path in runs.glob(f"[0-9]*/{FLAGS_FILE}"))
     if not found:
         raise UserError(f"no run under {runs.resolve()}: train first, or name one with --resume DIR")
@@ -57,10 +51,7 @@ def create_run(
     add: Callable[[Path], None] | None = None,
 ) -> Path:
     """Make a run with its first checkpoint. The folder appears whole, so it can be resumed from birth.
-
-    Args:
-        add: writes further files into the folder of the checkpoints.
-    """
+    What is given as `add` writes further files into the folder of the checkpoints."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")[:-3]
     run = runs / f"{stamp}_{arch}_{pooling}"
     unfinished = runs / f".{run.name}.part"

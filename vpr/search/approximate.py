@@ -24,11 +24,8 @@ TRAINING_BYTES = 2 << 30  # of float32 descriptors, at most, that an index is tr
 def build_index(factory: str, database: Descriptors, seed: int, nprobe: int = 1) -> faiss.Index:
     """Train an index on the database [N, dim], or on as many random rows as TRAINING_BYTES hold, and fill it.
 
-    Args:
-        nprobe: how many of its lists an inverted file (IVF) looks through.
-
-    Raises:
-        UserError: FAISS does not know the string, cannot train it on so few images, or cannot search it; quotes FAISS.
+    An inverted file (IVF) looks through `nprobe` of its lists. Raises a UserError: FAISS does not know the string,
+    cannot train it on so few images, or cannot search it; quotes FAISS.
     """
     (count, dim), floats = database.shape, Float32Rows()
     try:
@@ -120,15 +117,12 @@ def _keeps_distances(step: faiss.VectorTransform) -> bool:
 
 
 class IndexSearch:
-    """The search of `vpr.search` by an index; of a database whose descriptors are given, in their exact order.
-
-    Attributes:
-        deepest: the most hits that were asked for so far.
-    """
+    """The search of `vpr.search` by an index; of a database whose descriptors are given, in their exact order."""
 
     def __init__(self, index: faiss.Index, database: Descriptors | None = None) -> None:
         """An index, and the descriptors [N, dim] of which it was made, by which hits are ordered, if at all."""
-        self.index, self.deepest, self._database = index, 0, database
+        self.index, self._database = index, database
+        self.deepest = 0  # the most hits that were asked for so far
 
     def __call__(self, queries: Descriptors, count: int) -> np.ndarray:
         """[m, dim] -> indices int64 [m, min(count, N)], nearest first; -1 where it finds fewer than asked for."""

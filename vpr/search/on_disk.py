@@ -55,10 +55,7 @@ def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = 
 
 def open_on_disk(stem: Path, nprobe: int | None = None) -> faiss.Index:
     """Open an index whose lists stay on disk, after both files have been found right; `nprobe` None: as it is stored.
-
-    Raises:
-        UserError: a file is missing, damaged, or of another index.
-    """
+    Raises a UserError: a file is missing, damaged, or of another index."""
     path, lists = index_files(stem)
     try:
         of_lists = last_bytes(path, 2 * SEAL_LENGTH)[:SEAL_LENGTH]
@@ -122,11 +119,8 @@ def _lists_of(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def _write_blocks(trained: faiss.Index, rows: Any, stem: Path, temporary: contextlib.ExitStack) -> list[Path]:
-    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time.
-
-    Args:
-        temporary: removes the files when it ends; where a process is killed, `atomic_write` removes them later.
-    """
+    """Indexes of BLOCK_BYTES of descriptors each, in files; one is in memory at a time. The files go when `temporary`
+    ends; where a process is killed, `atomic_write` removes them later."""
     count, dim = rows.shape
     floats, empty = Float32Rows(), faiss.serialize_index(trained)
     written: list[Path] = []

@@ -98,11 +98,8 @@ def _moved(database: Frames, move: float, step: float) -> np.ndarray:
 
 
 def require_order(sequences: tuple[Frames, Frames], rule: SequenceRule) -> None:
-    """Refuse images of database and queries that are no sequences, unless single frames are asked for.
-
-    Raises:
-        UserError: no two images of either are frames of one sequence, or no line meets two of the database's frames.
-    """
+    """Refuse images of database and queries that are no sequences, unless single frames are asked for. Raises a
+    UserError: no two images of either are frames of one sequence, or no line meets two of the database's frames."""
     if not rule.length:
         return
     for role, each in zip(("database images", "queries"), sequences, strict=True):

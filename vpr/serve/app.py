@@ -48,9 +48,7 @@ LOCATE_ERRORS = errors(400, 401, 403, 408, 413, 415, 422, 429, 503)
 
 def make_app(locator: Locator, settings: Settings) -> FastAPI:
     """The server as an ASGI application; its processes and threads live as long as its lifespan.
-
-    Raises a UserError where the settings are not safe.
-    """
+    Raises a UserError where the settings are not safe."""
     settings.require_safe()
     service = Service(locator, settings)
 

@@ -66,10 +66,7 @@ def format_of(data: bytes) -> str | None:
 
 def decode_bytes(data: bytes, wanted: Wanted) -> Decoded:
     """Decode an image. A thumbnail is of the database's own files, which may be of any format that is read.
-
-    Raises:
-        Refused: it is of another format (415), too large (413) or damaged (422).
-    """
+    Raises Refused: it is of another format (415), too large (413) or damaged (422)."""
     kind = format_of(data)
 
     def decoded(image: Image.Image) -> Decoded:

@@ -77,11 +77,8 @@ def name_for(name: str, records: Records) -> str:
 def position_of(image: Change, exif: tuple[float, float] | None, records: Records) -> Position:
     """Where an image was taken, as it is said or else as its EXIF has it in degrees; in the zone of the database.
 
-    NaN where nothing says it and no image of the database has a position.
-
-    Raises:
-        Problem: nothing says it, or 0 and 0 degrees do, or only half of it is said (400), or it is not in the
-            database's zone (422).
+    NaN where nothing says it and no image of the database has a position. Raises a Problem: nothing says it, or 0 and 0
+    degrees do, or only half of it is said (400), or it is not in the database's zone (422).
     """
     for pair in (("latitude", "longitude"), ("easting", "northing")):
         if sum(getattr(image, name) is None for name in pair) == 1:
@@ -195,10 +192,7 @@ def _add(service: Service, images: dict[str, NewImage]) -> dict[str, bool]:
 
 async def change(service: Service, name: str, said: Change) -> None:
     """Give an image of the database another place, and values of columns beside those that it has.
-
-    Raises:
-        Problem: as of `add`, or nothing is said (400), or it has gone (404).
-    """
+    Raises a Problem as of `add`, or nothing is said (400), or it has gone (404)."""
 
     def changed() -> None:
         records = service.locator.records

@@ -118,9 +118,7 @@ def page_headers(tiles: Tiles | None = None) -> dict[str, str]:
 
 def page_routes(app: FastAPI, named: str | None) -> None:
     """Routes of the page at / and of its files, which need no token; with street tiles if named.
-
-    Raises a UserError as of `street_tiles`.
-    """
+    Raises a UserError as of `street_tiles`."""
     tiles = street_tiles(named) if named else None
     html = functools.cache(lambda: page_html(tiles))  # made when it is first asked for: that takes a second
 

@@ -21,18 +21,14 @@ Other = TypeVar("Other")
 
 
 class Problem(Exception):
-    """Ends a request with a status of HTTP and one sentence.
-
-    Attributes:
-        code: what kind of error it is, for programs.
-        close: whether the connection ends too, since part of the request was left unread.
-        seconds: after which it may be asked again, of 429 and 503.
-    """
+    """Ends a request with a status of HTTP and one sentence."""
 
     def __init__(self, status: int, text: str, close: bool = False, seconds: int = 1, code: str = "") -> None:
         super().__init__(text)
-        self.status, self.text, self.close, self.seconds = status, text, close, seconds
-        self.code = code or CODES.get(status, "failed")
+        self.status, self.text = status, text
+        self.close = close  # whether the connection ends too, since part of the request was left unread
+        self.seconds = seconds  # after which it may be asked again, of 429 and 503
+        self.code = code or CODES.get(status, "failed")  # what kind of error it is, for programs
 
     def response(self) -> JSONResponse:
         """As it goes to the client."""

@@ -217,10 +217,7 @@ def body_of(form: dict[str, Any], raw: bool = True) -> dict[str, Any]:
 
 def search_filter(near: str | None, box: str | None, where: Sequence[str], records: Records) -> SearchFilter | None:
     """Which images are searched.
-
-    Raises:
-        Problem: the text means nothing (400), or the images have no such column or no known positions (422).
-    """
+    Raises a Problem: the text means nothing (400), or the images have no such column or no known positions (422)."""
     if not (near or box or where):
         return None
     try:

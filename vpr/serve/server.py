@@ -50,9 +50,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings, locator: Locator) -> None:
     """Serve until a signal comes (SIGINT, SIGTERM), then finish what has begun.
-
-    Raises a UserError where the settings are not safe, or the port is taken.
-    """
+    Raises a UserError where the settings are not safe, or the port is taken."""
     server, listening = Server(make_app(locator, settings), settings), listen(settings.host, settings.port)
     for note in settings.notes():
         say(note)

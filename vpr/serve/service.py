@@ -115,9 +115,7 @@ class Service:
 
     async def thumbnail(self, read: Callable[[], bytes], longest_side: int) -> bytes:
         """A small JPEG of an image, which is read when it is its turn: few files are in memory at once.
-
-        Raises a Problem where it cannot be decoded or too many wait (503), an OSError where it cannot be read.
-        """
+        Raises a Problem where it cannot be decoded or too many wait (503), an OSError where it cannot be read."""
         if self._shown_waiting >= self.settings.queue:
             raise busy()
         self._shown_waiting += 1
@@ -131,9 +129,7 @@ class Service:
 
     async def locate(self, data: bytes, asked: Ask, slots: Slots, client: str, began: float) -> dict[str, Any]:
         """The answer to one image of a client, as JSON; `began` is `perf_counter` when the request came.
-
-        Raises a Problem where the image cannot be decoded, or what is asked not answered.
-        """
+        Raises a Problem where the image cannot be decoded, or what is asked not answered."""
         start = perf_counter()
         decoded = await self.decode(data)
         decode_seconds = perf_counter() - start

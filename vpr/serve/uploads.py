@@ -66,10 +66,8 @@ class Bodies:
         """What a request brings: a form's files and fields, or one file as the whole body.
 
         It takes room until the block ends.
-
-        Raises:
-            Problem: there is no image or the form is broken (400), the body did not come in time (408), it is too large
-                or has too many images (413), it is no image and no form (415), or there is no room for it now (503).
+        Raises a Problem: there is no image or the form is broken (400), the body did not come in time (408), it is too
+        large or has too many images (413), it is no image and no form (415), or there is no room for it now (503).
         """
         body = _Body(request, self._most, self._room)
         try:

@@ -116,11 +116,8 @@ def candidate_distances(
 def draw_negatives(
     database_size: int, forbidden: list[np.ndarray], sample: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Up to `sample` distinct random negatives for each of a group of queries, from one draw.
-
-    Args:
-        forbidden: for each query, database indices that may not be its negatives.
-    """
+    """Up to `sample` distinct random negatives for each of a group of queries, from one draw; `forbidden` are, for each
+    query, the database indices that may not be its negatives."""
     # Enough that `sample` are left to each query even if all that it may not have are among them.
     draws = min(database_size, sample + max(map(len, forbidden)))
     drawn = generator.choice(database_size, draws, replace=False)

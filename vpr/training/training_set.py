@@ -23,10 +23,7 @@ class TrainingSet:
 
 def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     """The training split. Queries without a potential positive are left out, with a message.
-
-    Raises:
-        UserError: nothing can be learnt of these images, or as of `load_places`.
-    """
+    Raises a UserError: nothing can be learnt of these images, or as of `load_places`."""
     images = load_places(places, "train")
     require_queries(images)
     positives = images.places.training_positives()

@@ -67,10 +67,7 @@ def read_folder(
 
 def read_roles(root: Path, database: Path, queries: Path, name: str, skip_broken: bool = False) -> FolderPlaces:
     """The images of two folders below `root`, which names are relative to, and where they were taken.
-
-    Raises:
-        UserError: a folder has no images, positions are missing, or are as `in_one_zone` refuses them.
-    """
+    Raises a UserError: a folder has no images, positions are missing, or are as `in_one_zone` refuses them."""
     mapped, asked = (images_in(folder, skip_broken) for folder in (database, queries))
     return _places_of(mapped, asked, read_positions([*mapped, *asked], root), root, root, name)
 
@@ -78,11 +75,8 @@ def read_roles(root: Path, database: Path, queries: Path, name: str, skip_broken
 def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[FolderPlaces, Path]:
     """The database images of a split, or where there is no such split or it is empty, all images under the folder.
 
-    Positions may be missing: NaN stands for them, and it is said how many there are. `skip_broken` and what is
-    returned are as of `read_folder`.
-
-    Raises:
-        UserError: there are no images, or positions are as `in_one_zone` refuses them.
+    Positions may be missing: NaN stands for them, and it is said how many there are. `skip_broken` and what is returned
+    are as of `read_folder`. Raises a UserError: there are no images, or positions are as `in_one_zone` refuses them.
     """
     base, name = base_of_database(root, split) if has_database(root, split) else None, root.resolve().name
     found = find_images(role_folder(base / split, DATABASE_FOLDERS) if base else root, skip_broken)
@@ -143,10 +137,7 @@ def base_of_database(root: Path, split: str) -> Path | None:
 
 def role_folder(split: Path, names: tuple[str, ...]) -> Path:
     """The folder of a split's database or queries, by whichever of its names; by the first where there is none.
-
-    Raises:
-        UserError: there are images in several.
-    """
+    Raises a UserError: there are images in several."""
     there = [name for name in _folders(split) if name.lower() in names]
     there = list({os.path.realpath(split / name): name for name in reversed(there)}.values())[::-1]
     if len(there) > 1:

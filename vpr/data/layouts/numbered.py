@@ -39,14 +39,8 @@ class NumberedPlaces(Places):
 
 
 def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance: int, every: int) -> NumberedPlaces:
-    """Two films of one route, of which the second has each `every`-th frame of the first.
-
-    Args:
-        database, queries: folders below `root`.
-
-    Raises:
-        UserError: a folder has no images, the counts do not fit, or names have numbers that contradict the order.
-    """
+    """Two films in folders below `root`, of one route, of which the second has each `every`-th frame of the first.
+    Raises a UserError: a folder has no images, counts do not fit, or numbers in names contradict the order."""
     files = [in_order(images_in(folder)) for folder in (database, queries)]
     numbers = [numbers_in_names(each) for each in files]
     for folder, film, each in zip((database, queries), files, numbers, strict=True):
@@ -70,10 +64,7 @@ def read_frames(root: Path, database: Path, queries: Path, name: str, tolerance:
 
 def read_pairs(root: Path, database: Path, queries: Path, name: str) -> NumberedPlaces:
     """Two folders with a file of the same name in each, but for the ending.
-
-    Raises:
-        UserError: a folder has no images, or images have no partner or two.
-    """
+    Raises a UserError: a folder has no images, or images have no partner or two."""
     files = [in_order(images_in(folder)) for folder in (database, queries)]
     names = [[plain(file.stem) for file in each] for each in files]
     for folder, own, other in ((database, names[0], names[1]), (queries, names[1], names[0])):

@@ -44,11 +44,8 @@ def from_degrees(latitude: float, longitude: float) -> Position:
 
 
 def metres_in_zone(latitude: float, longitude: float, zone: str | None) -> Position:
-    """WGS84 degrees -> UTM metres of a zone such as 17N; None: of the zone that they lie in.
-
-    Raises:
-        ValueError: there is no such place, or it lies farther off than in the next zone, where UTM errs by metres.
-    """
+    """WGS84 degrees -> UTM metres of a zone such as 17N; None: of the zone that they lie in. Raises a ValueError: there
+    is no such place, or it lies farther off than in the next zone, where UTM errs by metres."""
     import utm
 
     position = from_degrees(latitude, longitude)

@@ -32,9 +32,7 @@ def read_table(path: Path) -> dict[str, Position]:
 
     An image whose cells are blank, or say that nothing is known (n/a), has no position; nor has one at latitude and
     longitude 0, which is what a receiver writes that has not found its place.
-
-    Raises:
-        UserError: columns are missing, or a line cannot be read, which is named.
+    Raises a UserError: columns are missing, or a line cannot be read, which is named.
     """
     if not path.is_file():
         return {}

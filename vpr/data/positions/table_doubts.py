@@ -22,10 +22,7 @@ LIVED_IN = (-60, 72)  # degrees of latitude, outside of which hardly anybody tak
 
 def say_doubts(files: Sequence[Path], root: Path) -> None:
     """Print a line for each thing in a folder's table that is hardly meant.
-
-    Raises:
-        UserError: its latitudes and longitudes are exchanged, as the GPS of the images shows.
-    """
+    Raises a UserError: its latitudes and longitudes are exchanged, as the GPS of the images shows."""
     table = read_table(root / TABLE)
     if not table:
         return

@@ -31,10 +31,7 @@ class MilvusConnection:
 
     def __init__(self, target: str):
         """Connect to a file of Milvus Lite, or to http://HOST:PORT.
-
-        Raises:
-            UserError: a package is missing, the file is open elsewhere, or nobody answers.
-        """
+        Raises a UserError: a package is missing, the file is open elsewhere, or nobody answers."""
         self.target, self._file = target, None if "://" in target else Path(target)
         if "@" in target:
             raise UserError(

@@ -112,10 +112,7 @@ class MilvusEngine:
 
     def add(self, records: Records, descriptors: np.ndarray, local: Sequence[QuantizedMap] | None = None) -> None:
         """Upsert images, batch by batch; each is there whole, with its descriptor, size, time and hash, or not at all.
-
-        Raises:
-            UserError: two names have one id, the descriptors are not of length 1, or Milvus refuses or is gone.
-        """
+        Raises a UserError: two names have one id, the descriptors are not of length 1, or Milvus refuses or is gone."""
         dim, dtype = self.collection.dim, self.collection.dtype
         values = descriptors.astype(np.float16).astype(dtype)  # rounded as every engine keeps them
         if values.shape != (len(records), dim):

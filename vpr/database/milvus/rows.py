@@ -30,10 +30,7 @@ MARGIN = 1e-7  # degrees, a centimetre: a box may hold more than is wanted, neve
 
 def rows_of(records: Records, vectors: np.ndarray) -> list[dict[str, Any]]:
     """Rows of a collection, of descriptors [n, dim] in the type in which they are stored.
-
-    Raises:
-        UserError: a name cannot be stored, or a descriptor is not of length 1.
-    """
+    Raises a UserError: a name cannot be stored, or a descriptor is not of length 1."""
     squared = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     if not (np.abs(squared - 1) <= UNIT).all():
         raise UserError("found a descriptor that is not of length 1: describe the images with a sound model")

@@ -32,10 +32,7 @@ class FlatFiles:
 
     def hold(self) -> bool:
         """Be the one that writes, until `release`; False where it is already.
-
-        Raises:
-            UserError: another process is (WrittenByAnother), or the folder cannot be written.
-        """
+        Raises a UserError: another process is (WrittenByAnother), or the folder cannot be written."""
         if self._held is not None:
             return False
         lock = self.path.with_name(f".{self.path.name}.lock")

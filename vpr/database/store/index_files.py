@@ -21,10 +21,7 @@ from vpr.search.on_disk import build_on_disk, index_files, open_on_disk
 
 def built_index(store: Store, state: State, wanted: WantedIndex, rows: np.ndarray) -> faiss.Index:
     """Train an index on descriptors [N, dim], fill it, and keep it.
-
-    Raises:
-        UserError: FAISS cannot do it, or it cannot be written.
-    """
+    Raises a UserError: FAISS cannot do it, or it cannot be written."""
     assert wanted.factory
     path = _stem(store, state, wanted, len(rows))
     if wanted.on_disk:

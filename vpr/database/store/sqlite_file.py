@@ -45,10 +45,7 @@ class SqliteFile:
 
     def last_commit(self) -> tuple[dict[str, Any], np.ndarray] | None:
         """What the last commit said of the whole, and the rows int64 [n] that are gone; None: there is no database.
-
-        Raises:
-            UserError: the file cannot be read, or is damaged.
-        """
+        Raises a UserError: the file cannot be read, or is damaged."""
         with self.reading() as connection:
             self._seen = self._version()
             if connection is None:
@@ -89,10 +86,7 @@ class SqliteFile:
     @contextlib.contextmanager
     def writing(self, meta: Mapping[str, Any], generation: int, rows: int) -> Iterator[sqlite3.Connection]:
         """A transaction, committed with what is said of the whole when the block ends well, else as if it never was.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        Raises a UserError: it cannot be written."""
         self.files.hold()
         with self._lock:
             try:

@@ -73,10 +73,7 @@ class Store:
 
     def columns(self, generation: int, names: Sequence[str], start: int, stop: int) -> list[tuple]:
         """Columns of the table of images for rows start .. stop - 1.
-
-        Raises:
-            UserError: the file is damaged, or lacks the rows.
-        """
+        Raises a UserError: the file is damaged, or lacks the rows."""
         ask = f"SELECT {', '.join(names)} FROM images WHERE generation = ? AND row >= ? AND row < ? ORDER BY row"
         return self._found(ask, (generation, start, stop), stop - start)
 
@@ -112,9 +109,7 @@ class Store:
         """Descriptors float16 [rows, dim], mapped into memory, and local ones int8 [cells, d], where they are kept.
 
         Both are read from the disk as they are used. Where the file has become shorter there are fewer rows.
-
-        Raises:
-            UserError: a file cannot be read; where the generation is no longer the last, it has been removed.
+        Raises a UserError: a file cannot be read; where the generation is no longer the last, it has been removed.
         """
         values, local = np.empty((0, self.dim), np.float16), None
         try:
@@ -197,11 +192,8 @@ class Store:
     def rewrite(self, state: State, meta: Mapping[str, Any], rows: np.ndarray, local: LocalMaps | None) -> None:
         """Copy some rows, in the order given, into a new generation, after each has been found whole.
 
-        Args:
-            local: theirs, by row, where they are kept.
-
-        Raises:
-            UserError: a row is damaged, or there is no room; the generation that was there stays.
+        With their local descriptors, by row, where they are kept. Raises a UserError: a row is damaged, or there is no
+        room; the generation that was there stays.
         """
         generation, earlier = _next(state)
         try:

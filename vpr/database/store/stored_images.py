@@ -202,10 +202,7 @@ class StoredImages:
 
     def hold(self) -> None:
         """Be the one that writes.
-
-        Raises:
-            WrittenByAnother: another process is, or has renumbered the rows since they were read here.
-        """
+        Raises WrittenByAnother: another process is, or has renumbered the rows since they were read here."""
         if self.store.files.hold() and self.store.changed():
             state = self.store.state()
             if self.state is not None and (state is None or not state.follows(self.state)):

@@ -26,14 +26,6 @@ class Backbone(nn.Sequential):
     The stages, its children in order, are what a training can be cut between: layers of VGG16, stages of a ResNet,
     blocks of a vision transformer. What passes between two stages has four dimensions, the first the images; the last
     stage gives the map. `forward`, inherited from nn.Sequential, is the readable form; `run` does the same faster.
-
-    Attributes:
-        dim: D.
-        stride: pixels between two neighbouring local descriptors.
-        smallest_side: pixels an image must have in height and width to leave one local descriptor.
-        stage_of: for each layer name of the backbone's table entry, the number of the stage that it begins.
-        first_trained: the number of the first stage that is trained; those before it are frozen.
-        fast: whether `vpr.models.nnpack` does convolutions in float32.
     """
 
     # Usual before the names of its values in files of weights; of values under several the first of these are taken.
@@ -47,9 +39,12 @@ class Backbone(nn.Sequential):
         self, stages: OrderedDict[str, nn.Module], dim: int, stride: int, smallest_side: int, stage_of: dict[str, int]
     ) -> None:
         super().__init__(stages)
-        self.dim, self.stride, self.smallest_side, self.stage_of = dim, stride, smallest_side, stage_of
-        self.first_trained = 0
-        self.fast = False
+        self.dim = dim  # D
+        self.stride = stride  # pixels between two neighbouring local descriptors
+        self.smallest_side = smallest_side  # pixels of height and width that leave one local descriptor
+        self.stage_of = stage_of  # for each layer name of the table's entry, the number of the stage that it begins
+        self.first_trained = 0  # the number of the first stage that is trained; those before it are frozen
+        self.fast = False  # whether `vpr.models.nnpack` does convolutions in float32
 
     def prunable(self) -> list[nn.Conv2d]:
         """Convolutions whose filters --mode=prune may drop, in order; none where filters hang together otherwise."""

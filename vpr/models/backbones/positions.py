@@ -13,11 +13,8 @@ OFFSET = 0.1  # of DINOv2, patches: added to the size from which the scale is ta
 
 
 def resized(positions: torch.Tensor, height: int, width: int, as_dinov2: bool) -> torch.Tensor:
-    """Position embeddings [g, g', C] -> [height, width, C], in float32.
-
-    Args:
-        as_dinov2: by (h + 0.1) / g, without antialiasing, as DINOv2 without registers; else with antialiasing by h / g.
-    """
+    """Position embeddings [g, g', C] -> [height, width, C], in float32: `as_dinov2` by (h + 0.1) / g, without
+    antialiasing, as DINOv2 without registers; else with antialiasing by h / g."""
     device = positions.device
     if as_dinov2:
         rows, columns = dinov2_weights((height, width), (positions.shape[0], positions.shape[1]), device)

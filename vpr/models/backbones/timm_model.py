@@ -31,14 +31,10 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # of weights in a repository
 
 
 class TimmBackbone(Backbone):
-    """A network of timm up to its cut. Its stages compute in PyTorch alone, in the layout that suits the network.
-
-    Attributes:
-        arch: its name in timm.
-        plan: of its stages.
-    """
+    """A network of timm up to its cut. Its stages compute in PyTorch alone, in the layout that suits the network."""
 
     def __init__(self, arch: str, plan: Plan) -> None:
+        """The network of timm by its name there, and the plan of its stages."""
         from timm.layers import DropPath
 
         super().__init__(plan.stages, plan.dim, plan.stride, plan.smallest_side, dict(plan.layers))

@@ -32,9 +32,7 @@ def completed(arch: str) -> str:
 
     `swin_tiny` is `swin_tiny_patch4_window7_224`, the only network of timm that adds nothing but sizes to it;
     `swin_base` is none, because two do.
-
-    Raises:
-        UserError: timm has no such network, or several; with the nearest names.
+    Raises a UserError: timm has no such network, or several; with the nearest names.
     """
     names = timm_library().list_models()
     with_sizes = [name for name in names if name.startswith(arch) and SIZES.fullmatch(name.removeprefix(arch))]

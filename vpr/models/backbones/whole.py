@@ -17,17 +17,13 @@ SIDES = (263, 217, 223)
 
 
 class Whole(nn.Module):
-    """A network up to one of its maps, as timm cuts it.
+    """A network up to one of its maps, as timm cuts it. Its attributes are as of `Backbone`.
 
     Args:
         index: of the map in the network's `feature_info`.
         stride: pixels between two neighbouring local descriptors.
 
-    Attributes:
-        multiple, smallest_side, dim, unused_parameters: see `Backbone`; images of other sides are resized.
-
-    Raises:
-        Exception: of any kind, as timm's networks raise them, where it takes images of one size alone.
+    Raises an Exception of any kind, as timm's networks raise them, where it takes images of one size alone.
     """
 
     def __init__(self, network: Any, index: int, stride: int) -> None:

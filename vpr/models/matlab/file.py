@@ -44,10 +44,7 @@ class Layer:
 
     def weights(self) -> list[np.ndarray]:
         """Two or more arrays in float32, of four dimensions each; in files of the first version filters and biases.
-
-        Raises:
-            UserError: there are fewer, or they are no finite numbers.
-        """
+        Raises a UserError: there are fewer, or they are no finite numbers."""
         cells = self.fields.get("weights")
         if cells is None and "filters" in self.fields:
             cells = [self.fields["filters"], self.fields.get("biases", np.empty(0))]
@@ -64,10 +61,7 @@ class Layer:
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         """So many numbers of a field, of rows and columns or of four sides; where it has one, that is all of them.
-
-        Raises:
-            UserError: it has others, or no numbers.
-        """
+        Raises a UserError: it has others, or no numbers."""
         found = self.fields.get(name)
         if found is None or (isinstance(found, np.ndarray) and found.size == 0):
             found = np.array(DEFAULTS.get(name, 0), float)
@@ -79,11 +73,8 @@ class Layer:
 
 
 def read_network(path: Path) -> tuple[list[Layer], tuple[float, ...]]:
-    """The layers of the variable `net` of a file, in their order, and the mean colour R, G, B, 0 to 255.
-
-    Raises:
-        UserError: the file is missing, incomplete, of another program or kind, or needs a package that is not there.
-    """
+    """The layers of the variable `net` of a file, in their order, and the mean colour R, G, B, 0 to 255. Raises a
+    UserError: the file is missing, incomplete, of another program or kind, or needs a package that is not there."""
     net = _variable(path, "net")
     if not isinstance(net, dict) or "layers" not in net:
         raise UserError(f"{path}: its variable net is no network (a struct with layers): name another file")

@@ -36,12 +36,8 @@ SMALLEST_KAPPA = 1e-6  # of a normalisation to length 1; the release has 1e-12
 
 @torch.no_grad()
 def import_network(path: Path) -> tuple[PlaceModel, Whitening | None]:
-    """The model of a MATLAB file, without its whitening, and that, if the file has one.
-
-    Raises:
-        UserError: as of `read_network`; a layer is missing, superfluous, or other than the backbone or the pooling has
-            it.
-    """
+    """The model of a MATLAB file, without its whitening, and that, if the file has one. Raises a UserError as of
+    `read_network`; a layer is missing, superfluous, or other than the backbone or the pooling has it."""
     layers, colour = read_network(path)
     poolings = [number for number, layer in enumerate(layers) if layer.role in POOLINGS]
     if len(poolings) != 1:

@@ -30,10 +30,7 @@ POOLINGS = {
 }
 
 # How netvlad assigns local descriptors to clusters.
-ASSIGNMENTS = {
-    "soft": POOLINGS["netvlad"],
-    "hard": Entry("hard_vlad", clusters=True),
-}
+ASSIGNMENTS = {"soft": POOLINGS["netvlad"], "hard": Entry("hard_vlad", clusters=True)}
 
 
 def pooling_entry(pooling: str, vlad_assign: str, cluster_dim: int | None, vladv2: bool) -> Entry:

@@ -111,10 +111,7 @@ class ClusterPooling(Pooling):
 
 def build_pooling(name: str, dim: int, spec: ModelSpec) -> Pooling:
     """A pooling of the table for local descriptors of length `dim`, with the settings of a spec.
-
-    Raises:
-        UserError: the table has no such pooling, or it cannot have such settings.
-    """
+    Raises a UserError: the table has no such pooling, or it cannot have such settings."""
     entry = pooling_entry(name, spec.vlad_assign, spec.cluster_dim, spec.vladv2)
     pooling: Pooling = importlib.import_module(f"vpr.models.poolings.{entry.module}").build(name, dim, spec)
     if spec.cluster_dim is not None:

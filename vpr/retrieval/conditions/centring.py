@@ -74,12 +74,7 @@ class CentredEngine:
         return Hits(found[:, :count], distances[:, :count], records)
 
     def search_in_order(
-        self,
-        queries: np.ndarray,
-        count: int,
-        sequences: tuple[Frames, Frames],
-        rule: SequenceRule,
-        **more: Any,
+        self, queries: np.ndarray, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule, **more: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As of `Engine`, by the sums of products of centred queries with the images as they are.
 
@@ -95,15 +90,10 @@ class CentredEngine:
 
 @dataclass
 class MapConditions:
-    """The mean of a map, as it was when first asked for, and those that were learnt of other conditions.
+    """The mean of a map, as it was when first asked for, and those that were learnt of other conditions."""
 
-    Attributes:
-        engine: of the map; see `vpr.database.engine.Engine`, of which `rows` and `descriptors` are asked.
-        stored: float32 [dim] by name.
-    """
-
-    engine: Any
-    stored: Mapping[str, np.ndarray] = field(default_factory=dict)
+    engine: Any  # of the map; see `vpr.database.engine.Engine`, of which `rows` and `descriptors` are asked
+    stored: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 [dim] by name
 
     @cached_property
     def _parts(self) -> tuple[np.ndarray, list[int]]:

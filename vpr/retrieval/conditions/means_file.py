@@ -18,11 +18,8 @@ def means_file(index: Path) -> Path:
 def load_means(path: Path, recipe: Mapping[str, str], dim: int) -> dict[str, np.ndarray]:
     """The means by name, float32 [dim]; none where there is no file.
 
-    Args:
-        recipe: of the descriptors, see `vpr.runs.descriptors_file.model_recipe`; number formats may differ.
-
-    Raises:
-        UserError: the file is damaged, or of another model.
+    The recipe is of the descriptors, see `vpr.runs.descriptors_file.model_recipe`; number formats may differ.
+    Raises a UserError: the file is damaged, or of another model.
     """
     if not path.exists():
         return {}

@@ -27,10 +27,7 @@ class Chance:
     def usual_distances(self, queries: np.ndarray, mean: np.ndarray | None) -> np.ndarray | None:
         """Medians of the distances of queries [M, dim] to a sample of the database, float [M]; None: not measured.
 
-        Only that of a database with less than it has by now is redrawn.
-
-        Args:
-            mean: [dim], what was subtracted from the database.
+        Only that of a database with less than it has by now is redrawn. `mean` [dim] was subtracted from it.
         """
         if self._engine.measures and len(self._sample) < min(SAMPLE, self._engine.count()):
             rows = self._engine.rows()

@@ -32,10 +32,7 @@ class KeptKeypoints:
 
     def __init__(self, network: KeypointNetwork, read: Reading, path: Path | None = None) -> None:
         """Of images that are so read; kept in a file, or (None) as long as the program runs.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        Raises a UserError: the file is damaged."""
         self.network, self._read, self._path = network, read, path
         self._recipe = f"{network.weights_hash} {read.size}"
         try:
@@ -50,10 +47,7 @@ class KeptKeypoints:
 
     def of(self, name: str, file: Path) -> Keypoints:
         """Those of an image by its name and its file, which need not be there if they are kept.
-
-        Raises:
-            NotServed: it is not there, or cannot be decoded.
-        """
+        Raises a NotServed: it is not there, or cannot be decoded."""
         now = self._stamp(file)
         with self._whole():
             found = self._file.execute("select stamp, packed from keypoints where name = ?", [name]).fetchone()
@@ -99,10 +93,7 @@ class KeptKeypoints:
 
     def prepare(self, records: Records, root: Path) -> None:
         """Make those of all images that are not kept; says how many bytes they take.
-
-        Raises:
-            NotServed: an image is not there, or cannot be decoded.
-        """
+        Raises a NotServed: an image is not there, or cannot be decoded."""
         with self._whole():
             have = dict(self._file.execute("select name, stamp from keypoints"))
         lacking = [
@@ -127,10 +118,7 @@ class KeypointPairs:
 
     def of(self, query: int, rows: np.ndarray, pause: Pause = no_pause) -> list[Verified]:
         """What a query, by its index, has in common with images, by their rows.
-
-        Raises:
-            NotServed: an image is not there.
-        """
+        Raises a NotServed: an image is not there."""
         keypoints = []
         for row in rows:
             keypoints.append(self._kept.of(*self._image(int(row))))

@@ -62,18 +62,11 @@ class Keypoints:
 
 
 class KeypointNetwork:
-    """Finds keypoints of images.
-
-    Attributes:
-        weights_hash: of the network's weights, which keypoints are kept by.
-    """
+    """Finds keypoints of images."""
 
     def __init__(self, weights: Mapping[str, "torch.Tensor"]) -> None:
         """Of the network's tensors by the authors' names.
-
-        Raises:
-            UserError: packages are not installed, or the tensors are not those of the network.
-        """
+        Raises a UserError: packages are not installed, or the tensors are not those of the network."""
         _require_packages()
         from kornia.feature import XFeat
 
@@ -86,7 +79,7 @@ class KeypointNetwork:
         digest = hashlib.sha256()
         for name, value in sorted(self._net.net.state_dict().items()):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        self.weights_hash = digest.hexdigest()[:16]
+        self.weights_hash = digest.hexdigest()[:16]  # by which keypoints are kept
 
     def detect(self, image: np.ndarray) -> Keypoints:
         """The keypoints of an image uint8 [3, H, W]."""
@@ -108,10 +101,7 @@ class KeypointNetwork:
 
 def load_network(path: str) -> KeypointNetwork:
     """The network with the weights of a file, or where the path is empty with those of the authors' release.
-
-    Raises:
-        UserError: the file is not there or no such file, or cannot be downloaded.
-    """
+    Raises a UserError: the file is not there or no such file, or cannot be downloaded."""
     _require_packages()
     import torch
 
