@@ -133,5 +133,5 @@ def test_sessions_are_dropped_when_they_are_old_or_many(monkeypatch):
     assert asyncio.run(ask(sessions, "a", "d"))[0] is a and len(sessions._kept) == 2
     now[0] += 601
     assert asyncio.run(ask(sessions, "a"))[0] is not a and len(sessions._kept) == 1
-    monkeypatch.setattr("vpr.serve.sessions.BYTES", 2 * 4 * RULE.length * 2 + 1)
+    monkeypatch.setattr("vpr.serve.sessions.BYTES", 2 * 4 * (4 * RULE.length + 8) + 1)
     assert Sessions(4)._most == 2 and Sessions(4000)._most == 1
