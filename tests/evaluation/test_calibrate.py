@@ -168,14 +168,33 @@ def test_wrong_answers_of_a_place_without_which_nothing_is_learnt_are_not_forgot
     answers, _, _ = synthetic(300)
     groups = np.arange(300) // 60
     right = groups != 2  # a fifth is wrong
+    judged = judged_by(monkeypatch, answers, right, groups, answers)
+    guarantee, learnt = judged.learnt.guarantee, judged.learnt.calibration
+    assert judged.failure is None and np.isnan(judged.certainty.scores.values[~right]).all()
+    given = learnt.probability(answers) >= guarantee.threshold(rate)
+    assert (given & ~right).mean() <= rate and (guarantee.threshold(rate) < np.inf) == (rate > 0.2)
+
+
+def test_they_count_beside_those_of_other_places(monkeypatch):
+    """All right answers are of one place, with some wrong ones: these may all be given, and leave room for fewer."""
+    answers, _, _ = synthetic(300)
+    groups = np.arange(300) // 60
+    place = groups == 2
+    right = place & (np.arange(300) % 2 == 0)
+    nowhere = dataclasses.replace(answers, found=np.full((300, 2), -1))  # nothing is left to be answered
+    guarantee = judged_by(monkeypatch, answers, right, groups, nowhere).learnt.guarantee
+    threshold = guarantee.threshold(0.25)
+    given = (guarantee.confidences >= threshold) | place
+    assert threshold < np.inf and (given & ~right).mean() <= 0.25
+    assert (given & ~right & ~place).sum() > 20, "and the bound is used"
+
+
+def judged_by(monkeypatch, answers, right, groups, others):
+    """A calibration learnt of answers, by the numbers of their places."""
     monkeypatch.setattr("vpr.evaluation.judging.place_groups", lambda _: groups)
     monkeypatch.setattr("vpr.evaluation.judging.learnt_on", lambda _: None)
     monkeypatch.setattr("vpr.retrieval.calibration_file.StoredCalibration.label", "probability")
     images = SimpleNamespace(places=SimpleNamespace(query_positions=None))
     outcomes = [SimpleNamespace(rank=1 if each else 2, answerable=True) for each in right]
     results = SimpleNamespace(outcomes=outcomes, ranking=Ranking(answers, None))
-    judged = judge_answers(images, results, None, {}, learn=True, others=answers)
-    guarantee, learnt = judged.learnt.guarantee, judged.learnt.calibration
-    assert judged.failure is None and np.isnan(judged.certainty.scores.values[~right]).all()
-    given = learnt.probability(answers) >= guarantee.threshold(rate)
-    assert (given & ~right).mean() <= rate and (guarantee.threshold(rate) < np.inf) == (rate > 0.2)
+    return judge_answers(images, results, None, {}, learn=True, others=others)

@@ -100,6 +100,18 @@ def test_fewer_queries_than_59_promise_nothing_at_a_twentieth():
     assert good.threshold(0.0) == NONE and Guarantee(*drawn(0, 0)).threshold(0.5) == NONE
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_as_many_false_answers_as_are_rare_are_all_given_and_of_one_more_the_least_sure_is_not(rate):
+    most = max(k for k in range(260) if is_rare(k, 260, rate))
+    assert most > 2
+    for false, wanted in ((most, 0.0), (most + 1, math.nextafter(0.1, 1))):
+        confidences, right = np.full(260, 0.1), np.arange(260) >= false
+        confidences[1:false] = 0.2
+        assert Guarantee(confidences, right, np.full(260, np.nan)).threshold(rate) == wanted
+        left = np.where(right, np.nan, confidences)
+        assert Guarantee(confidences, np.ones(260, bool), left).threshold(rate) == wanted
+
+
 def test_the_threshold_falls_as_the_rate_rises_and_queries_may_come_in_any_order():
     values = drawn(5, 260)
     rates = np.linspace(0, 1, 41)
