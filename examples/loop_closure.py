@@ -26,7 +26,7 @@ from vpr.data.places import PlaceImages
 from vpr.retrieval.conditions.centring import centred
 from vpr.retrieval.verification.keypoints import Keypoints
 from vpr.retrieval.verification.pairs import verify
-from vpr.search.sequences import SequenceRule, search_sequences
+from vpr.search.sequences import SequenceRule, sequence_scores
 
 APART = 20  # frames that are too new to be asked for
 NEAR = 25.0  # metres within which two frames show one place
@@ -38,33 +38,58 @@ STEPS = ("single frames", "their mean", "sequences", "verified")
 class SeenBefore:
     """The frames of one camera so far."""
 
-    mean: bool = False  # whether what all frames have in common is taken away
+    mean: bool = False  # whether what all frames so far have in common is taken away
     sequences: bool = False  # whether the frames before each take part
     verified: bool = False  # whether keypoints order the first hits
-    descriptors: list[np.ndarray] = field(default_factory=list)
-    keypoints: list[Keypoints] = field(default_factory=list)
+    keypoints: list[Keypoints | None] = field(default_factory=list)
+    # Float32 [capacity, dim], descriptors, of which as many are there as squared lengths.
+    _frames: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _squares: list[float] = field(default_factory=list)
+    _total: np.ndarray | float = 0.0  # float64 [dim], their sum
 
     def add(self, descriptor: np.ndarray, keypoints: Keypoints | None) -> tuple[int, float] | None:
         """The next frame: which earlier one shows its place most likely, and a score of that; None: all are too new."""
-        self.descriptors.append(descriptor)
-        if keypoints:
-            self.keypoints.append(keypoints)
-        frames, old = np.stack(self.descriptors), len(self.descriptors) - 1 - APART
-        if old < 1:
+        self._keep(descriptor, keypoints)
+        now = len(self._squares) - 1
+        if now - APART < 1:
             return None
-        if self.mean:
-            frames = centred(frames, frames.mean(axis=0, dtype=np.float32))
-        rule = SequenceRule(LENGTH, causal=True) if self.sequences else SequenceRule(0)
-        order = Frames(np.zeros(len(frames), np.int64), np.arange(len(frames), dtype=float))
-        last = np.arange(max(0, len(frames) - 1 - LENGTH), len(frames))
-        found, similarities = search_sequences(
-            frames[:old], frames[last], min(LOOKED_AT, old), (order.of(np.arange(old)), order.of(last)), rule
-        )
+        first = max(0, now - LENGTH) if self.sequences else now
+        similarities = self._similarities(first, now - APART)  # [frames from first to now, old ones]
+        if self.sequences:
+            last, old = (Frames(np.zeros(count, np.int64), np.arange(count) + 0.0) for count in similarities.shape)
+            similarities = sequence_scores(similarities, last, old, SequenceRule(LENGTH, causal=True))
+        scores = similarities[-1]
         if not self.verified:
-            return int(found[-1, 0]), float(similarities[-1, 0])
-        inliers = [verify(self.keypoints[-1], self.keypoints[hit]).inliers for hit in found[-1] if hit >= 0]
+            return int(scores.argmax()), float(scores.max())
+        hits = np.argsort(-scores, kind="stable")[:LOOKED_AT]
+        inliers = [verify(self.keypoints[now], self.keypoints[hit]).inliers for hit in hits]
         best = int(np.argmax(inliers))
-        return int(found[-1, best]), inliers[best] + float(similarities[-1, best])
+        return int(hits[best]), inliers[best] + float(scores[hits[best]])
+
+    def _keep(self, descriptor: np.ndarray, keypoints: Keypoints | None) -> None:
+        count = len(self._squares)
+        if count == len(self._frames):
+            grown = np.empty((max(256, 2 * count), len(descriptor)), np.float32)
+            grown[:count] = self._frames.reshape(count, len(descriptor))
+            self._frames = grown
+        self._frames[count] = descriptor
+        values = descriptor.astype(np.float64)
+        self._squares.append(float(values @ values))
+        self._total = self._total + values
+        self.keypoints.append(keypoints)
+
+    def _similarities(self, first: int, old: int) -> np.ndarray:
+        """Cosines of the frames from `first` on with the first `old`, float32."""
+        count = len(self._squares)
+        frames, asking = self._frames[:old], self._frames[first:count]
+        if not self.mean:
+            return asking @ frames.T
+        # (x - m) / |x - m| of all that are old, of which only products with the few that ask are needed.
+        mean = np.asarray(self._total / count, np.float32)
+        asking = centred(asking, mean)
+        products = frames @ np.concatenate([asking, mean[None]]).T  # [old, m + 1]
+        lengths = np.sqrt(np.maximum(np.array(self._squares[:old]) - 2 * products[:, -1] + mean @ mean, 1e-6))
+        return ((products[:, :-1] - asking @ mean) / lengths[:, None]).T.astype(np.float32)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ WITHOUT_A_BACKBONE = {
     "test_device", "test_position_table", "test_zones", "test_index_zones",
     "test_image_files", "test_names", "test_weights_file", "test_matlab_v73", "test_openapi", "test_sharing",
     "test_architecture", "test_engine_table",
-    "test_head", "test_verification", "test_verification_in_modes", "test_verified",
+    "test_guarantee", "test_session", "test_head", "test_verification", "test_verification_in_modes", "test_verified",
     "test_settings", "test_without_torch", "test_tables", "test_page_by_axe", "test_report_by_axe",
 }  # fmt: skip
 # Minutes of every mode with every backbone, and damaged files: in the format that the processor has, not once more.

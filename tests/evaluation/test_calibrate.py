@@ -1,6 +1,7 @@
 """Learning probabilities: synthetic answers of known truth, cross-validation that leaks nothing, and refusals."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from vpr.common.errors import UserError
 from vpr.evaluation.calibrate import FEWEST_QUERIES, fit, learn_calibration, place_groups, slope_of
 from vpr.evaluation.calibration_error import reliability
+from vpr.evaluation.judging import judge_answers
 from vpr.retrieval.answer_features import Answers
 from vpr.retrieval.calibration import Calibration
+from vpr.retrieval.ranking import Ranking
 
 POSITIONS = np.array([[0.0, 0], [500, 0]])
 
@@ -145,3 +148,53 @@ def test_rows_are_taken_of_all_that_an_answer_has():
     assert some.frames.tolist() == [7, 2]
     for name in ("found", "distances", "scores", "agreeing"):
         np.testing.assert_array_equal(getattr(some, name), getattr(answers, name)[[7, 2]])
+
+
+def test_what_is_left_without_its_places_is_judged_by_what_was_learnt_at_other_places():
+    answers, right, _ = synthetic(400)
+    groups = np.arange(400) // 4
+    _, held_out, unknown = learn_calibration(answers, right, groups, answers)
+    assert np.isfinite(held_out).all() and np.array_equal(held_out, unknown), "the same answers are judged alike"
+    poorer = dataclasses.replace(answers, agreeing=np.zeros((400, 2)))
+    _, again, lower = learn_calibration(answers, right, groups, poorer)
+    assert np.array_equal(again, held_out)
+    assert ((lower < held_out) == (answers.agreeing[:, 0] > 0)).all()
+    assert np.isnan(learn_calibration(answers, right, groups)[2]).all()
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.9])
+def test_wrong_answers_of_a_place_without_which_nothing_is_learnt_are_not_forgotten(monkeypatch, rate):
+    """All wrong answers are of one place: without it there is nothing to learn, and none of them has a probability."""
+    answers, _, _ = synthetic(300)
+    groups = np.arange(300) // 60
+    right = groups != 2  # a fifth is wrong
+    judged = judged_by(monkeypatch, answers, right, groups, answers)
+    guarantee, learnt = judged.learnt.guarantee, judged.learnt.calibration
+    assert judged.failure is None and np.isnan(judged.certainty.scores.values[~right]).all()
+    given = learnt.probability(answers) >= guarantee.threshold(rate)
+    assert (given & ~right).mean() <= rate and (guarantee.threshold(rate) < np.inf) == (rate > 0.2)
+
+
+def test_they_count_beside_those_of_other_places(monkeypatch):
+    """All right answers are of one place, with some wrong ones: these may all be given, and leave room for fewer."""
+    answers, _, _ = synthetic(300)
+    groups = np.arange(300) // 60
+    place = groups == 2
+    right = place & (np.arange(300) % 2 == 0)
+    nowhere = dataclasses.replace(answers, found=np.full((300, 2), -1))  # nothing is left to be answered
+    guarantee = judged_by(monkeypatch, answers, right, groups, nowhere).learnt.guarantee
+    threshold = guarantee.threshold(0.25)
+    given = (guarantee.confidences >= threshold) | place
+    assert threshold < np.inf and (given & ~right).mean() <= 0.25
+    assert (given & ~right & ~place).sum() > 20, "and the bound is used"
+
+
+def judged_by(monkeypatch, answers, right, groups, others):
+    """A calibration learnt of answers, by the numbers of their places."""
+    monkeypatch.setattr("vpr.evaluation.judging.place_groups", lambda _: groups)
+    monkeypatch.setattr("vpr.evaluation.judging.learnt_on", lambda _: None)
+    monkeypatch.setattr("vpr.retrieval.calibration_file.StoredCalibration.label", "probability")
+    images = SimpleNamespace(places=SimpleNamespace(query_positions=None))
+    outcomes = [SimpleNamespace(rank=1 if each else 2, answerable=True) for each in right]
+    results = SimpleNamespace(outcomes=outcomes, ranking=Ranking(answers, None))
+    return judge_answers(images, results, None, {}, learn=True, others=others)

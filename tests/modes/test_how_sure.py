@@ -1,5 +1,6 @@
 """Calibrations from the command line: learnt by test, used by test and locate, refused where they do not fit."""
 
+import dataclasses
 import json
 import math
 import re
@@ -11,6 +12,11 @@ import pytest
 from drawing import draw_image
 from own_images import FP32, a_query, database_names, image_name
 from PIL import Image
+from scipy.stats import binom
+
+from vpr.evaluation.calibrate import learn_calibration
+from vpr.retrieval.answer_features import Answers
+from vpr.retrieval.calibration_file import LearntOn, load_calibration, save_calibration
 
 MODEL = [*FP32, "--channels", "16", "16", "16", "16", "16"]
 RERANKED = ["--rerank=10", "--localDim=8"]
@@ -268,7 +274,7 @@ def test_where_nothing_is_found_a_calibrated_re_ranking_says_how_far_the_nearest
     image = a_query(own)
     for words in (RERANKED, [kept, *RERANKED], [kept]):
         code, out, _ = call("locate", "--near=40.45,-79.97,500", *words, image)
-        assert code == 0 and f"\n{image}: confidence unknown" in out
+        assert code == 0 and out.split("\nnext: ")[0].splitlines()[-1].startswith(f"{image}: confidence unknown")
         assert re.search(r"no database image lies within 500 m of 40\.45, -79\.97: the nearest is 1\.\d km away", out)
     for words, said in (
         (["--near=-79.97,40.45,500"], r"of -79\.97, 40\.45: the nearest is \d{2},\d{3}\.\d km away"),
@@ -278,3 +284,145 @@ def test_where_nothing_is_found_a_calibrated_re_ranking_says_how_far_the_nearest
     ):
         code, out, _ = call("locate", *words, *RERANKED, image)
         assert code == 0 and re.search(said, out), out
+
+
+RATE = 0.3  # of false answers, for which these few queries are enough
+
+
+def stored_guarantee(folder):
+    (path,) = (folder / "model").glob("calibration_*.h5")
+    with h5py.File(path) as file:
+        return [file[name][:] for name in ("confidences", "right", "unknown")]
+
+
+def least_by_tails(confidences, right, unknown, rate):
+    """The least confidence above which both kinds of false answers are rarer than chance leaves them at the rate."""
+    least = 0.0
+    for false in (confidences[~right], unknown):
+        for value in sorted(false[~np.isnan(false)], reverse=True):
+            if binom.cdf((false >= value).sum(), len(right), rate) > 0.05:
+                least = max(least, value)
+                break
+    return least
+
+
+def by_brute_force(queries, database, without):
+    """All images nearest first, but some of each query, as answers; places lie in a row, 100 m apart."""
+    distances = np.linalg.norm(queries[:, None] - database[None], axis=2)
+    distances[without] = np.nan
+    order = np.argsort(distances, axis=1, kind="stable")  # NaN last
+    measured = np.take_along_axis(distances, order, axis=1)
+    positions = np.stack([585000.0 + 100 * np.arange(PLACES), np.full(PLACES, 4477000.0)], axis=1)
+    return Answers(np.where(np.isnan(measured), -1, order), measured, positions)
+
+
+def test_a_test_says_what_false_answers_are_promised_and_its_numbers_are_those_of_brute_force(call, own, tmp_path):
+    kept = tmp_path / "kept.h5"
+    code, out, _ = call("test", "--calibrate", f"--maxFalseRate={RATE}", f"--saveDescriptors={kept}")
+    assert code == 0
+    confidences, right, unknown = stored_guarantee(tmp_path)
+    with h5py.File(kept) as file:
+        database, queries = (file[name][:].astype(float) for name in ("database", "queries"))
+    names, asked = database_names(own), sorted(path.name for path in (own / "val" / "queries").iterdir())
+    metres = [np.array([float(name.split("@")[1]) for name in each]) for each in (names, asked)]
+    database = database[np.argsort(metres[0], kind="stable")]
+    own_place = np.abs(metres[1][:, None] - np.sort(metres[0])) <= 25
+    assert (own_place.sum(axis=1) == 1).all()
+    answers = by_brute_force(queries, database, np.zeros_like(own_place))
+    others = by_brute_force(queries, database, own_place)
+    assert right.tolist() == [bool(own_place[n, hit]) for n, hit in enumerate(answers.found[:, 0])]
+    groups = np.unique(np.floor(metres[1] / 25), return_inverse=True)[1] + QUERIES
+    _, held_out, left = learn_calibration(answers, right, groups, others)
+    np.testing.assert_allclose(confidences, held_out, atol=0.01)
+    np.testing.assert_allclose(unknown, left, atol=0.01)
+
+    least = least_by_tails(confidences, right, unknown, RATE)
+    shares = [(confidences > least).sum(), ((confidences > least) & ~right).sum(), (unknown > least).sum()]
+    given, false, without = (f"{100 * share / QUERIES:.1f}%" for share in shares)
+    assert (
+        f"at most 30% false answers, 90% sure: from confidence {least:.3f} on; of the queries of town_val {given} are "
+        f"answered then, {false} falsely; without their places in the database {without}\n" in out
+    )
+    assert 0 < shares[0] < QUERIES
+    assert "at most 5% false answers, 90% sure: " in call("test", "--calibrate").out
+    assert "at most 0% false answers, 90% sure: for that 60" in call("test", "--calibrate", "--maxFalseRate=0").out
+
+
+@pytest.mark.parametrize("words", [["--conditions=session"], RERANKED, ["--conditions=session", *RERANKED]])
+def test_none_that_is_asked_without_its_place_is_answered_rightly(call, tmp_path, monkeypatch, words):
+    """With conditions and re-ranking, whatever moves the hits."""
+    seen = []
+
+    def recorded(answers, right, groups, others):
+        seen.append((answers, right, others))
+        return learn_calibration(answers, right, groups, others)
+
+    monkeypatch.setattr("vpr.evaluation.judging.learn_calibration", recorded)
+    code, out, _ = call("test", "--calibrate", *words)
+    assert code == 0 and "false answers" in out
+    ((answers, right, others),) = seen
+    places = 585001 + 100.0 * (np.arange(QUERIES) % PLACES)  # whatever the order, each twice
+    assert right.any() and (answers.scores is None) == (others.scores is None) == ("--rerank=10" not in words)
+    for each, there in ((answers, PLACES), (others, PLACES - 1)):
+        assert ((each.found >= 0).sum(axis=1) == there).all() and (np.isnan(each.distances) == (each.found < 0)).all()
+    gone = np.array([({*range(PLACES)} - {*row[row >= 0].tolist()}).pop() for row in others.found])
+    assert sorted(others.positions[gone, 0] + 1) == sorted(places), "of each query its own, and nothing else"
+    assert np.array_equal(answers.found[:, 0] == gone, right)
+
+
+def test_locate_answers_as_many_as_is_promised_and_refuses_all_without_a_promise(call, own, tmp_path):
+    asked, queries = f"--maxFalseRate={RATE}", own / "val" / "queries"
+
+    def located(*words):
+        code, out, err = call("locate", *PLAIN, "--json", *words, queries)
+        assert code == 0
+        return json.loads(out), err
+
+    answers, said = located(asked)
+    assert all(answer["refused"] for answer in answers) and said.count("--maxFalseRate refuses all images") == 1
+    assert "--calibrate" in next(line for line in said.splitlines() if "--maxFalseRate" in line)
+    assert not any(answer["refused"] for answer in located()[0])
+    assert call("test", "--calibrate").code == 0
+    least = least_by_tails(*stored_guarantee(tmp_path), RATE)
+    answers, said = located(asked)
+    assert [answer["refused"] for answer in answers] == [answer["confidence"] <= least for answer in answers]
+    assert 0 < sum(answer["refused"] for answer in answers) < QUERIES
+    assert said.count("at most 30% false answers, 90% sure: from confidence") == 1 and "refuses all" not in said
+    answers, _ = located(asked, "--minConfidence=1")
+    assert all(answer["refused"] for answer in answers), "the higher of the two"
+    assert all(answer["refused"] for answer in located("--maxFalseRate=0")[0])
+    answers, said = located(asked, *RERANKED)
+    assert all(answer["refused"] for answer in answers) and said.count("--maxFalseRate refuses all images") == 1
+
+    (path,) = (tmp_path / "model").glob("calibration_*.h5")
+    earlier = load_calibration(path, recipe_names(path))
+    save_calibration(path.parent, dataclasses.replace(earlier, guarantee=None))
+    answers, said = located(asked)
+    assert all(answer["refused"] for answer in answers) and all(answer["confidence"] for answer in answers)
+    assert said.count("no bound of false answers was learnt with this calibration") == 1
+
+
+def recipe_names(path):
+    learnt = {"features", "bias", "slope", "checksum", *(field.name for field in dataclasses.fields(LearntOn))}
+    with h5py.File(path) as file:
+        return sorted({*file.attrs} - learnt)
+
+
+def test_a_server_refuses_likewise_and_says_at_its_start_where_it_answers_nothing(call, own, tmp_path, monkeypatch):
+    images = [np.array(Image.open(path)).transpose(2, 0, 1) for path in sorted((own / "val" / "queries").iterdir())]
+    answered = []
+
+    def serve(settings, locator):
+        answered[:] = locator.answer_each(images, [locator.usual] * len(images))
+
+    monkeypatch.setattr("vpr.serve.server.run", serve)
+    code, out, _ = call("serve", f"--maxFalseRate={RATE}")
+    assert code == 0 and len(answered) == QUERIES and all(each.refused for each in answered)
+    assert out.count("--maxFalseRate refuses all images: no calibration") == 1
+    assert call("test", "--calibrate").code == 0
+    least = least_by_tails(*stored_guarantee(tmp_path), RATE)
+    code, out, _ = call("serve", f"--maxFalseRate={RATE}")
+    assert code == 0 and "refuses all" not in out
+    assert [each.refused for each in answered] == [each.confidence <= least for each in answered]
+    assert 0 < sum(each.refused for each in answered) < QUERIES
+    assert "refuses all" not in call("serve").out and not any(each.refused for each in answered)

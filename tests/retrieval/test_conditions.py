@@ -7,12 +7,14 @@ from vpr.common.errors import UserError
 from vpr.retrieval.conditions.centring import (
     LEAST,
     PRIOR,
+    CentredEngine,
     MapConditions,
     centred,
     nearest_means,
     running_means,
 )
 from vpr.retrieval.conditions.means_file import load_means, means_file, save_means
+from vpr.retrieval.conditions.session import Session
 from vpr.retrieval.split import SplitEngine
 from vpr.search.rules import SequenceRule
 
@@ -136,6 +138,50 @@ def test_sequences_find_the_frames_that_centred_products_sum_to(engine, monkeypa
         queries[3], queries.mean(axis=0), engine.database[found[3, 0]], engine.database.mean(axis=0)
     )
     assert distances[3, 0] == pytest.approx(np.sqrt(2 - 2 * cosine), abs=1e-3)
+
+
+def test_distances_of_sequences_are_those_of_the_hits_beside_them(engine, monkeypatch):
+    """Hits are in the order of their sums, in which their distances need not be."""
+    random = np.random.default_rng(4)
+    found = np.array([random.permutation(90)[:7] for _ in range(6)])
+    found[2, 5:] = -1
+    similarities = np.sort(random.random((6, 7)))[:, ::-1]
+    monkeypatch.setattr(
+        "vpr.retrieval.split.SplitEngine.search_in_order", lambda *_, **more: (found, None, similarities)
+    )
+    queries, mean = units(1, 6, -1.0), engine.database.mean(axis=0)
+    same, distances, sums = CentredEngine(engine, mean).search_in_order(queries, 7, None, SequenceRule(1))
+    assert same.tolist() == found.tolist() and sums is similarities
+    for query, rows, row in zip(queries, found, distances, strict=True):
+        for hit, distance in zip(rows, row, strict=True):
+            cosine = literal_cosine(query, 0, engine.database[hit], mean)
+            assert np.isnan(distance) if hit < 0 else distance == pytest.approx(np.sqrt(2 - 2 * cosine), abs=1e-4)
+
+
+@pytest.mark.parametrize("parts", [(4, 5), (1, 1, 7), (9,)])
+def test_a_running_mean_goes_on_where_a_session_stopped(engine, parts):
+    """Whatever the frames that come at once: each is compared without the mean of the map and those so far."""
+    frames, conditions, session, begun = units(12, 9, -1.0), MapConditions(engine), Session(), 0
+    for count in parts:
+        some = frames[begun : begun + count]
+        means, text = conditions.means_for(some, "stored", session)
+        assert text == "conditions: the running mean of the queries so far"
+        for n, mean in enumerate(means, begun):
+            total = np.array(PRIOR * engine.database.mean(axis=0), float)
+            for frame in frames[: n + 1]:
+                total += frame
+            np.testing.assert_allclose(mean, total / (PRIOR + n + 1), atol=1e-6)
+        again = conditions.means_for(some, "running", session)[0]
+        assert np.array_equal(again, means), "to ask counts nothing"
+        session.count_in(some)
+        begun += count
+    assert session.count == 9 and conditions.means_for(frames, "off", session) == (None, "")
+
+
+def test_a_map_without_images_has_no_mean_for_a_session(engine):
+    engine.database = engine.database[:0]
+    frames = units(1, 1)
+    assert MapConditions(engine).of(frames, "stored", Session()) == (engine, frames, "")
 
 
 @pytest.mark.parametrize(("shift", "warned"), [(-2.0, True), (0.5, False)])

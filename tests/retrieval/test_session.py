@@ -12,8 +12,9 @@ from vpr.database.engine import Source, WantedIndex
 from vpr.database.faiss_engine import open_engine
 from vpr.database.filters import SearchFilter
 from vpr.retrieval.ask import Ask, NotServed
+from vpr.retrieval.conditions.centring import PRIOR, MapConditions
 from vpr.retrieval.conditions.session import RULE, Session
-from vpr.retrieval.ranking import search
+from vpr.retrieval.ranking import search, search_for
 
 DIM, COUNT = 24, 40
 
@@ -118,3 +119,132 @@ def test_a_database_in_no_order_has_no_sessions(tmp_path):
         engine.add(images(3, names=["one/1.jpg", "two/1.jpg", "three/1.jpg"]), descriptors(3, DIM, 0))
         with pytest.raises(NotServed, match="in no order"):
             search(engine, descriptors(1, DIM, 0), Ask(session=Session()), 3)
+
+
+# Sessions without their running mean.
+
+
+def evening_of(values, rows, seed):
+    """As `frames_of`, of another condition: all moved alike."""
+    moved = frames_of(values, rows, seed).astype(float) + 1.5 * descriptors(1, DIM, 77)
+    return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float16)
+
+
+def by_loops(values, seen):
+    """Each frame minus the mean of it, those before it, and the map's as PRIOR images; of length 1 again."""
+    start, moved = values.astype(np.float16).astype(float).mean(axis=0), []
+    for n in range(len(seen)):
+        total = PRIOR * start
+        for frame in seen[: n + 1].astype(float):
+            total = total + frame
+        difference = seen[n].astype(float) - total / (PRIOR + n + 1)
+        moved.append(difference / np.sqrt(difference @ difference))
+    return np.array(moved, np.float32)
+
+
+def told(ranking):
+    answers = ranking.answers
+    return answers.found[0].tolist(), answers.sequence[0].round(5).tolist(), answers.distances[0].round(4).tolist()
+
+
+def one_by_one(conditions, seen, session, how="stored"):
+    return [search_for(conditions, frame[None], Ask(session=session, conditions=how), 12) for frame in seen]
+
+
+@pytest.fixture
+def evening():
+    return evening_of(descriptors(COUNT, DIM, 0), np.arange(5, 25), 1)
+
+
+def test_frames_of_a_session_are_searched_without_their_running_mean(engine, evening):
+    values, conditions, session = descriptors(COUNT, DIM, 0), MapConditions(engine), Session()
+    found = one_by_one(conditions, evening, session)
+    wanted, _, similarities = whole(engine, by_loops(values, evening))
+    for number, ranking in enumerate(found):
+        assert ranking.answers.found[0].tolist() == wanted[number].tolist()
+        np.testing.assert_allclose(ranking.answers.sequence[0], similarities[number], atol=1e-5)
+    assert found[0].order == f"conditions: the running mean of the queries so far, then {RULE.text()}"
+    assert session.count == len(evening) and len(session.frames) == RULE.length
+    np.testing.assert_allclose(session.total, evening.astype(float).sum(axis=0), atol=1e-9)
+    plain = one_by_one(conditions, evening, Session(), "off")
+    right = [
+        np.mean([each.answers.found[0, 0] == row for each, row in zip(rankings, range(5, 25), strict=True)])
+        for rankings in (plain, found)
+    ]
+    assert right[0] < right[1] > 0.9, "which is what it is for"
+
+
+def test_no_answer_changes_by_later_frames(engine, evening):
+    conditions = MapConditions(engine)
+    all_of_them = [told(each) for each in one_by_one(conditions, evening, Session())]
+    for count in (1, 7, 19):
+        assert [told(each) for each in one_by_one(conditions, evening[:count], Session())] == all_of_them[:count]
+
+
+def test_two_sessions_in_turn_are_each_as_alone(engine, evening):
+    conditions, other = MapConditions(engine), evening_of(descriptors(COUNT, DIM, 0), np.arange(30, 10, -1), 2)
+    alone = [[told(each) for each in one_by_one(conditions, seen, Session())] for seen in (evening, other)]
+    sessions, found = (Session(), Session()), ([], [])
+    for frames in zip(evening, other, strict=True):
+        for frame, session, own in zip(frames, sessions, found, strict=True):
+            own += [told(each) for each in one_by_one(conditions, frame[None], session)]
+    assert list(found) == alone
+
+
+def test_off_is_the_plain_session(engine, evening):
+    session = Session()
+    found = one_by_one(MapConditions(engine), evening, session, "off")
+    plain, again = Session(), []
+    for frame in evening:
+        again.append(search(engine, frame[None], Ask(session=plain), 12))
+    assert [told(each) for each in found] == [told(each) for each in again]
+    assert {each.order for each in found} == {RULE.text()} and np.array_equal(session.frames, plain.frames)
+
+
+def test_a_database_in_no_order_is_searched_by_the_mean_alone(tmp_path, evening):
+    values = descriptors(COUNT, DIM, 0)
+    with contextlib.closing(opened(tmp_path)) as engine:
+        engine.add(images(COUNT, names=[f"{n}/photo.jpg" for n in range(COUNT)]), values)
+        session = Session()
+        found = one_by_one(MapConditions(engine), evening, session)
+        assert {each.order for each in found} == {"conditions: the running mean of the queries so far"}
+        names = [engine.records.names[each.answers.found[0, 0]] for each in found]
+        mean = values.astype(np.float16).astype(float).mean(axis=0)
+        centred = (values - mean) / np.linalg.norm(values - mean, axis=1, keepdims=True)
+        assert names == [f"{n}/photo.jpg" for n in (by_loops(values, evening) @ centred.T).argmax(axis=1)]
+        assert all(each.answers.sequence is None for each in found)
+        assert session.count == len(evening) and not len(session.frames)
+        with pytest.raises(NotServed, match="in no order"):
+            search_for(MapConditions(engine), evening[:1], Ask(session=session, conditions="off"), 12)
+        assert session.count == len(evening)
+
+
+def test_a_search_that_fails_counts_nothing(engine, evening, monkeypatch):
+    conditions, session = MapConditions(engine), Session()
+    one_by_one(conditions, evening[:3], session)
+    before = session.count, session.total.tolist(), session.frames.tolist()
+
+    def fails(*_):
+        raise OSError("gone")
+
+    for asked in (Ask(session=session, conditions="stored", filter=SearchFilter(near=(40.0, -80.0, 9.0))), None):
+        with monkeypatch.context() as patch, pytest.raises((NotServed, OSError)):
+            if asked is None:
+                patch.setattr(type(engine), "search_in_order", fails)
+            search_for(conditions, evening[3:4], asked or Ask(session=session, conditions="stored"), 12)
+        assert (session.count, session.total.tolist(), session.frames.tolist()) == before
+    rest = one_by_one(conditions, evening[3:], session)
+    alone = one_by_one(conditions, evening, Session())[3:]
+    assert [told(each) for each in rest] == [told(each) for each in alone]
+
+
+def test_a_database_without_images_has_no_sessions_and_gets_a_mean_with_its_first(tmp_path, evening):
+    values = descriptors(COUNT, DIM, 0)
+    with contextlib.closing(opened(tmp_path)) as engine:
+        conditions, session = MapConditions(engine), Session()
+        with pytest.raises(NotServed, match="in no order"):
+            one_by_one(conditions, evening[:1], session)
+        engine.add(images(COUNT, names=[f"walk/{10 * n:04d}.jpg" for n in range(COUNT)]), values)
+        (found,) = one_by_one(conditions, evening[:1], session)
+        assert session.count == 1
+        assert found.answers.found.tolist() == whole(engine, by_loops(values, evening[:1]))[0].tolist()

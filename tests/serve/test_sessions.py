@@ -89,6 +89,33 @@ def test_many_at_once_in_one_session_are_all_answered(client, walks):
     assert found == [200] * 12
 
 
+def test_frames_are_searched_without_their_running_mean(make_locator, walks):
+    """As a search of the whole walk, in which none has those after it; broken images and refusals count nothing."""
+    locator = make_locator(usual=Ask(conditions="stored"))
+    ask = Ask(sequence=RULE, conditions="running")
+    with serving(locator) as client:
+        for name, walk in zip("ab", walks, strict=True):
+            wanted = [[round(each.score, 3) for each in one.matches] for one in locator.locate(walk, ask)]
+            names = [[each.name for each in one.matches] for one in locator.locate(walk, ask)]
+            plain = [[round(each.score, 3) for each in one.matches] for one in locator.locate(walk, Ask(sequence=RULE))]
+            for number, frame in enumerate(map(as_bytes, walk)):
+                assert client.locate(frame[:90], f"?session={name}")[0] == 422
+                assert client.locate(frame, f"?session={name}&near=40.44,-79.99,500")[0] == 422
+                found = client.locate(frame, f"?session={name}")[1]["matches"]
+                assert [each["name"] for each in found] == names[number]
+                np.testing.assert_allclose([each["score"] for each in found], wanted[number], atol=2e-3)
+            assert np.abs(np.array(plain) - np.array(wanted)).max() > 0.05, "which is another search than the plain one"
+
+
+def test_frames_among_a_database_in_no_order_are_searched_by_their_running_mean_alone(make_locator, walks):
+    engine = make_locator().engine
+    engine.records, engine.kept = engine.records.only([3, 7]), engine.kept[[3, 7]]
+    with serving(make_locator(engine=engine, usual=Ask(conditions="stored"))) as client:
+        found = [client.locate(as_bytes(frame), "?session=a") for frame in walks[0]]
+    assert {status for status, _, _ in found} == {200}
+    assert all(each["matches"][0]["score"] is None for _, each, _ in found)
+
+
 @pytest.mark.parametrize(
     ("query", "status", "word"),
     [("session=a&near=40.44,-79.99,500", 422, "session"), ("session=a&where=night=yes", 422, "session"),
@@ -133,5 +160,5 @@ def test_sessions_are_dropped_when_they_are_old_or_many(monkeypatch):
     assert asyncio.run(ask(sessions, "a", "d"))[0] is a and len(sessions._kept) == 2
     now[0] += 601
     assert asyncio.run(ask(sessions, "a"))[0] is not a and len(sessions._kept) == 1
-    monkeypatch.setattr("vpr.serve.sessions.BYTES", 2 * 4 * RULE.length * 2 + 1)
+    monkeypatch.setattr("vpr.serve.sessions.BYTES", 2 * 4 * (4 * RULE.length + 8) + 1)
     assert Sessions(4)._most == 2 and Sessions(4000)._most == 1

@@ -100,7 +100,7 @@ def _breaks(ordered: np.ndarray, begins: np.ndarray) -> np.ndarray:
     breaks, groups = np.zeros(len(ordered), bool), np.cumsum(begins)
     usual = usual_step(Frames(groups, ordered))
     starts = np.flatnonzero(begins)
-    for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
+    for start, stop in zip(starts, [*starts, len(ordered)][1:], strict=True):
         steps = np.diff(ordered[start:stop])
         own = np.median(steps[steps > 0]) if (steps > 0).sum() >= KNOWN_STEPS else usual
         breaks[start + 1 : stop] = steps > BREAK * own

@@ -28,7 +28,8 @@ def learn_calibration(
 
     Returns:
         the calibration; [M] probabilities of each query by one learnt without it and without queries at its place; and
-        those of `others` likewise. NaN where a feature is not known.
+        those of `others` likewise. NaN where a feature is not known; where nothing could be learnt without that place
+        NaN, and of `others` inf.
 
     Raises:
         UserError: there are too few queries, or too few of them right or wrong.
@@ -42,14 +43,13 @@ def learn_calibration(
                 f"--calibrate: {count} of {len(right)} first hits are {kind}, wanted at least {FEWEST_OF_A_KIND} to "
                 "tell right from wrong: take a split with more queries"
             )
-    held_out, unknown = np.full((2, len(right)), np.nan)
+    held_out, unknown = np.full(len(right), np.nan), np.full(len(right), np.inf)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for fitted, left_out in folds.split(right, right, groups):
         if len(np.unique(right[fitted])) == 2:  # not so where one place has all the wrong ones
             calibration = fit(answers.only(fitted), right[fitted])
             held_out[left_out] = calibration.probability(answers.only(left_out))
-            if others:
-                unknown[left_out] = calibration.probability(others.only(left_out))
+            unknown[left_out] = calibration.probability(others.only(left_out)) if others else np.nan
     return fit(answers, right), held_out, unknown
 
 

@@ -55,7 +55,8 @@ def judge_answers(
         if learn:
             groups = place_groups(images.places.query_positions)
             calibration, held_out, unknown = learn_calibration(ranking.answers, right, groups, others)
-            guarantee = Guarantee(held_out, right, unknown) if others else None
+            least_sure = np.where(np.isinf(unknown), np.inf, held_out)  # of a place without which nothing was learnt
+            guarantee = Guarantee(least_sure, right, unknown) if others else None
             learnt = StoredCalibration(calibration, recipe, learnt_on(images), guarantee)
             scores = Scores(held_out, learnt.label, True, CROSS_VALIDATED)
         elif folder and (stored := find_calibration(folder, recipe, data_set(images))):

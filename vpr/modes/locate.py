@@ -22,6 +22,7 @@ from vpr.database.filters import why_nothing
 from vpr.descriptors.local_file import require_dim
 from vpr.report.located import draw_panels
 from vpr.retrieval.ask import DEPTH, Ask
+from vpr.retrieval.calibration_file import NO_PROMISE
 from vpr.retrieval.conditions.centring import LEAST
 from vpr.retrieval.locator import Locator
 from vpr.retrieval.model_pass import Described
@@ -60,6 +61,9 @@ def _locate(options: argparse.Namespace, folder: Path) -> None:
         answers = locator.answers(ranking, ask)
         say(f"{locator.model_name}; {engine.count()} images of {database.places.name}")
         say(f"confidence: {answers[0].confidence_kind}")
+        if ask.false_rate is not None:
+            stored = locator.calibration(ranking)
+            say(stored.promise(ask.false_rate) if stored else NO_PROMISE)
     told = zip(names, answers, strict=True)
     if options.json:
         say(json.dumps([answer.as_json(name) for name, answer in told], indent=2))

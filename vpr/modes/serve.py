@@ -17,6 +17,7 @@ from vpr.common.progress import say
 from vpr.data.places import load_database
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
+from vpr.retrieval.calibration_file import NO_PROMISE, calibrated_orders
 
 if TYPE_CHECKING:
     from vpr.serve.settings import Settings
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> None:
     locator = opened_locator(options, loaded, read, images, engine, path)
     locator.prepare()  # else those who ask with the first re-ranking would wait for it
     say(f"{model.name}; {engine.count()} images of {images.places.name}, searched by {engine.name}")
+    if options.maxFalseRate is not None and not calibrated_orders(loaded):
+        say(NO_PROMISE)
     try:
         serve(settings, locator)
     finally:

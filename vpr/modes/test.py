@@ -113,9 +113,10 @@ def run(options: argparse.Namespace) -> None:
 def _measure(subject: Subject, hloc: HlocFiles) -> None:
     """Search, count, and write all that was asked for."""
     options, loaded, images, descriptors = subject.options, subject.loaded, subject.images, subject.descriptors
-    measured = measure_all(subject)
+    engine = _engine(subject)
+    measured = measure_all(subject, engine)
     (exact, first), (evaluation, answers) = measured[0], measured[-1]
-    judged = subject.judged(answers)
+    judged = subject.judged(answers, engine)
     evaluation = replace(evaluation, certainty=judged.certainty.figures())
     results = [*(each for each, _ in measured[:-1]), evaluation]
     result = "\n\n".join([judged.certainty.lines(), *(each.lines() for each in results)])
@@ -149,7 +150,7 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
     try:
         all_of(
             write_results,
-            lambda: _keep(judged, loaded, options.maxFalseRate or RATE),
+            lambda: _keep(judged, loaded, options.maxFalseRate),
             lambda: write_hloc_files(*interchange),
             draw,
             search_by_index,
@@ -158,9 +159,8 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
         say(result)  # last, and also where something could not be written
 
 
-def measure_all(subject: Subject) -> list[tuple[Evaluation, QueryResults]]:
+def measure_all(subject: Subject, engine: SplitEngine | None) -> list[tuple[Evaluation, QueryResults]]:
     """Recalls of single images, by the engine that the flags name, by sequences and after re-ranking, as asked for."""
-    engine = _engine(subject)
     if engine is None:
         return list(subject.measure())
     exact, others = next(subject.measure()), list(subject.measure(engine))
@@ -199,10 +199,10 @@ def _calibrate(subject: Subject, index: faiss.Index) -> None:
     *_, (_, answers) = subject.measure(engine)
     judged = subject.judged(answers, engine)
     say(f"{name}: {judged.certainty.lines()}")
-    _keep(judged, subject.loaded, subject.options.maxFalseRate or RATE)
+    _keep(judged, subject.loaded, subject.options.maxFalseRate)
 
 
-def _keep(judged: Judged, loaded: LoadedModel, rate: float) -> None:
+def _keep(judged: Judged, loaded: LoadedModel, rate: float | None) -> None:
     """Write the calibration that was learnt.
 
     Raises:
@@ -212,7 +212,7 @@ def _keep(judged: Judged, loaded: LoadedModel, rate: float) -> None:
         raise judged.failure
     if judged.learnt:
         if judged.learnt.guarantee:
-            say(judged.learnt.promise(rate))
+            say(judged.learnt.promise(RATE if rate is None else rate))
         path = save_calibration(loaded.folder, judged.learnt)
         say(f"wrote {path}: {judged.learnt.label}; from {', '.join(judged.learnt.calibration.names)}")
 

@@ -31,9 +31,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Guarantee:
-    """How sure the answers of n queries were, each by what was learnt from others."""
+    """How sure the answers of n queries were, each by what was learnt from others.
 
-    confidences: np.ndarray  # float64 [n], of their first hits; NaN where unknown
+    NaN where that is unknown, which is never answered; inf where nothing could be learnt from the others.
+    """
+
+    confidences: np.ndarray  # float64 [n], of their first hits
     right: np.ndarray  # bool [n], whether these are right
     unknown: np.ndarray  # float64 [n], of the first hits that were left when all right images were taken away
 
@@ -41,10 +44,11 @@ class Guarantee:
         """The least confidence from which on false answers are rare; inf: there is none.
 
         By SURE it holds that of questions such as these at most `rate` are answered wrongly, and as many of questions
-        about places that are not in the database. The number of false answers falls as a threshold rises, so that the
-        upper bound of Clopper and Pearson for one number of false answers, as many as keep it below `rate`, holds for
-        the threshold that leaves so many (Bates et al., "Distribution-free, risk-controlling prediction sets", Journal
-        of the ACM 2021, theorem 2.1; each of the two rates has half of what is left to chance).
+        about places that are not in the database; if queries are drawn one by one, and what was learnt from all is as
+        sure as what was learnt without each. The number of false answers falls as a threshold rises, so that the upper
+        bound of Clopper and Pearson for one number of false answers, as many as keep it below `rate`, holds for the
+        threshold that leaves so many (Bates et al., "Distribution-free, risk-controlling prediction sets", Journal of
+        the ACM 2021, theorem 2.1; each of the two rates has half of what is left to chance).
         """
         false = self.confidences[~self.right], self.unknown
         return max(_least(each[~np.isnan(each)], len(self.right), rate) for each in false)
@@ -59,7 +63,7 @@ def _least(false: np.ndarray, count: int, rate: float) -> float:
     """A threshold that leaves so few of some false answers, by their confidences, that they are rare among `count`."""
     from scipy.stats import beta
 
-    numbers = np.arange(count)
+    numbers = np.arange(min(count, int(rate * count) + 1))  # of more the bound is above the rate, as their share is
     allowed = int((beta.ppf(1 - (1 - SURE) / 2, numbers + 1, count - numbers) <= rate).sum())  # 0 to allowed - 1
     if allowed == 0:
         return float("inf")

@@ -24,6 +24,10 @@ from vpr.runs.model import LoadedModel
 WHAT, REMEDY = "a calibration", "delete it, or make it anew with --mode=test --split=val --calibrate"
 NUMBERS = ("mean", "scale", "weights")
 GUARANTEE = ("confidences", "right", "unknown")
+NO_PROMISE = (
+    "--maxFalseRate refuses all images: no calibration serves such answers; make one with --mode=test --split=val "
+    "--calibrate, or drop it"
+)
 # What need not agree: descriptors of one model in two number formats are close.
 MAY_DIFFER = ("precision",)
 
@@ -144,10 +148,10 @@ def load_calibration(path: Path, recipe_names: Sequence[str]) -> StoredCalibrati
         of = LearntOn(**texts, queries=int(found["queries"]))
         recipe = {name: str(found[name]) for name in recipe_names}
         guarantee = None
-        if GUARANTEE[0] in file:
+        if {*GUARANTEE} & {*file}:
             kept = [np.asarray(file[name][:]) for name in GUARANTEE]
-            if any(each.shape != kept[0].shape for each in kept) or kept[1].dtype != bool:
-                raise ValueError(f"a guarantee of {[each.shape for each in kept]} numbers")
+            if any(each.shape != (of.queries,) for each in kept) or [each.dtype.kind for each in kept] != [*"fbf"]:
+                raise ValueError(f"a guarantee of {[each.shape for each in kept]} numbers of {of.queries} queries")
             guarantee = Guarantee(*kept)
     unknown = [name for name in names if name not in FEATURES]
     if unknown:

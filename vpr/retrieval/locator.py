@@ -239,9 +239,7 @@ class Locator:
             for each in (answers[number] for number in range(len(images)))
         ]
 
-    def _answer_alike(
-        self, described: Described, asks: list[Ask], pause: Pause
-    ) -> Sequence[Answer] | Sequence[Refusal]:
+    def _answer_alike(self, described: Described, asks: list[Ask], pause: Pause) -> Sequence[Answer | Refusal]:
         """The answers to images of which the same is asked, but for how many of the same hits are told."""
         try:
             return self.answers(self.rank(described, asks[0], pause=pause), asks)

@@ -13,7 +13,7 @@ from vpr.data.frames import Frames
 from vpr.database.engine import Engine, Hits
 from vpr.database.filters import SearchFilter
 from vpr.database.records import Records
-from vpr.search.exact import Search, descriptor_distances, in_order
+from vpr.search.exact import Search, descriptor_distances, in_front, in_order
 from vpr.search.protocols import search_frames, search_places
 from vpr.search.rules import RecentFrames, SequenceRule
 
@@ -85,9 +85,7 @@ class WithoutPlaces:
         most = max(map(len, self.positives), default=0)
         found, distances, records = self.engine.search(queries, count + most, wanted)
         right = np.array([np.isin(row, own) for row, own in zip(found, self.positives, strict=True)])
-        order = np.argsort(right, axis=1, kind="stable")[:, :count]
-        found = np.where(np.take_along_axis(right, order, axis=1), -1, np.take_along_axis(found, order, axis=1))
-        return Hits(found, np.take_along_axis(distances, order, axis=1), records)
+        return Hits(in_front(found, ~right)[:, :count], in_front(distances, ~right, np.nan)[:, :count], records)
 
 
 def by_engine(engine: Engine, names: Sequence[str]) -> Callable[[np.ndarray, int], np.ndarray]:

@@ -8,7 +8,7 @@ from time import monotonic
 from vpr.retrieval.conditions.session import RULE, Session
 
 MOST, SECONDS = 1000, 600.0  # sessions that are kept, and how long each is without a frame
-BYTES = 256 << 20  # of their descriptors, by which there may be fewer
+BYTES = 256 << 20  # of their descriptors and sums, by which there may be fewer
 
 
 class Sessions:
@@ -16,7 +16,7 @@ class Sessions:
 
     def __init__(self, dim: int) -> None:
         """Of descriptors of so many dimensions."""
-        self._most = max(1, min(MOST, BYTES // (2 * dim * RULE.length)))
+        self._most = max(1, min(MOST, BYTES // (4 * dim * (RULE.length + 2))))
         # Each with the turn of its requests and when the last came; the one that is longest without in front.
         self._kept: dict[str, tuple[Session, asyncio.Lock, float]] = {}
 

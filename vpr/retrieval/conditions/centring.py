@@ -81,8 +81,8 @@ class CentredEngine:
         A sum over frames differs from that with centred images by what is the same for all images, and by their norms.
         """
         found, _, similarities = self.engine.search_in_order(queries, count, sequences, rule, **more)
-        _, distances = zip(*(self._measured(queries[[n]], row[None]) for n, row in enumerate(found)), strict=True)
-        return found, np.concatenate(distances), similarities
+        columns = [self._measured(queries, found[:, [n]])[1] for n in range(found.shape[1])]  # which are in no order
+        return found, np.concatenate(columns, axis=1), similarities
 
     def _measured(self, queries: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return measured(lambda rows: centred(self.engine.descriptors(rows), self.mean), queries, found)
@@ -120,7 +120,7 @@ class MapConditions:
             how: a key of HOW, or off.
             session: of a camera, whose next frames the queries are.
         """
-        if session and how != "off":
+        if session and how != "off" and len(self.engine.rows()):
             return running_means(queries, self.mean, before=(session.total, session.count)), RUNNING
         if how == "stored" and self.stored:
             means = np.stack([self.mean, *self.stored.values()])
