@@ -34,5 +34,6 @@ def test_an_engine_is_filled_and_searched(tmp_path, monkeypatch, engine, index):
     task = Task(600, 16, engine, index, 4, 250, tmp_path)
     filled, looked = fill(task), look(task)
     assert filled["on disk, MB"] > 600 * 16 * 2 / 1e6
-    assert filled["memory until finished, MB"] >= filled["memory while adding, MB"] > 50
+    # Both are looked at while others use the machine, which may take some of it back.
+    assert filled["memory until finished, MB"] > 0.9 * filled["memory while adding, MB"] > 50
     assert looked["recall@20 against exact, %"] == 100

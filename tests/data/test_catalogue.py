@@ -1,6 +1,7 @@
 """Each data set as it is given out: where its images lie, how large they are, and which hits count."""
 
 import csv
+import re
 
 import h5py
 import numpy as np
@@ -255,9 +256,9 @@ def test_descriptors_of_queries_of_another_size_are_not_loaded(tokyo, capsys):
     """Saved at 64x96 or at the queries' own size, they are other descriptors."""
     call = flags_on(tokyo)
     assert main.main([*call, f"--saveDescriptors={tokyo / 'd.h5'}"]) == 0
-    first = capsys.readouterr().out.splitlines()[-2]
+    first = re.findall("^R@1: .*", capsys.readouterr().out, re.M)
     assert main.main([*call, f"--loadDescriptors={tokyo / 'd.h5'}"]) == 0
-    assert capsys.readouterr().out.splitlines()[-2] == first
+    assert re.findall("^R@1: .*", capsys.readouterr().out, re.M) == first != []
     with h5py.File(tokyo / "d.h5", "a") as file:
         assert "640" in file.attrs["image_size"]
         file.attrs["image_size"] = "own"

@@ -183,9 +183,7 @@ def test_each_stage_is_a_block(run):
 def test_locate_gives_the_order_that_test_counts(run, own, monkeypatch, by, detected):
     """Whether keypoints are kept beside the index or made anew; of kept ones queries alone are looked at."""
     counted, measure_all = [], vpr.modes.test.measure_all
-    monkeypatch.setattr(
-        vpr.modes.test, "measure_all", lambda subject: counted.append(measure_all(subject)) or counted[0]
-    )
+    monkeypatch.setattr(vpr.modes.test, "measure_all", lambda *given: counted.append(measure_all(*given)) or counted[0])
     how = ["--rerank=6", "--verify=4", f"--rerankBy={by}"]
     assert run("test", *how).code == 0
     found, names = counted[0][-1][1].ranking.answers.found, database_names(own)

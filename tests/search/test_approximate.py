@@ -123,8 +123,8 @@ def test_test_mode_prints_what_an_index_loses_and_takes(run_test_mode, capsys):
     assert exact["search"] == "exact" and approximate["search"] == "by index PQ4x3"
     assert exact["bytes_per_image"] == 2 * 256  # float16
     lost = [100 * (exact["recalls"][n] - approximate["recalls"][n]) for n in ("1", "5")]
-    assert printed[-1] == f"lost against exact search: R@1: {lost[0]:.1f}, R@5: {lost[1]:.1f}"
-    assert "bytes per image" in printed[-4]
+    assert printed[-2] == f"lost against exact search: R@1: {lost[0]:.1f}, R@5: {lost[1]:.1f}"
+    assert "bytes per image" in printed[-5]
 
 
 def test_test_mode_refuses_an_unknown_index(run_test_mode, capsys):

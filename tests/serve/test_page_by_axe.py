@@ -10,14 +10,18 @@ from stub_server import answer, match, stub_server
 TOKEN = "a token of the test"
 JUDGE = Path(__file__).with_name("judge_page.js").read_text(encoding="utf-8")
 NOWHERE = dict.fromkeys(("easting", "northing", "zone", "latitude", "longitude"))
+UNPLACED = {
+    "matches": [{**match(n, 0.5), **NOWHERE} for n in (1, 2)], "confidence": None, "confidence_kind": "unknown, ..."
+}  # fmt: skip
 ANSWERS = {
     "right with a probability of over 99 %": answer([5, 6, 3], confidence=0.9999),
     "I don't know this place (right with a probability of 12 %)": answer([2, 1], refused=True, confidence=0.12),
     "I don't know this place (right with a probability of under 1 %)": answer([2, 1], confidence=0.001),
-    "most similar (score 0.31)": answer([5, 6], confidence=0.31, confidence_kind="1 - ..., no probability"),
-    "most similar": answer(
-        [], matches=[{**match(n, 0.5), **NOWHERE} for n in (1, 2)], confidence=None, confidence_kind="unknown, ..."
+    "most similar (score 0.31)": answer(
+        [5, 6], confidence=0.31, confidence_kind="1 - ..., no probability", usual_distance=None
     ),
+    "most similar": answer([], **UNPLACED, usual_distance=None),
+    "most similar (distance 0.50; random images: 1.25)": answer([], **UNPLACED, usual_distance=1.25),
 }
 VIEWS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 
@@ -40,5 +44,5 @@ def test_nothing_is_in_anybodys_way(browse, axe):
     for each in seen:
         assert set(each["sure"]) == {*ANSWERS, "large"}
         assert each["empty"] + each["answered"] == [], (each["width"], each["scheme"])
-        assert each["lines"] == {"unknown": ["none", "none"], "others": ["inline"] * 3}, "unless the place is not known"
+        assert each["lines"] == {"unknown": ["none", "none"], "others": ["inline"] * 4}, "unless the place is not known"
         assert each["token"] == ([] if each["width"] == 390 else None)
