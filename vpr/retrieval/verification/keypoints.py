@@ -143,7 +143,6 @@ def _require_packages() -> None:
 
 
 def _download() -> Path:
-
     file = _cached()
     say(f"downloading XFeat's weights ({MEGABYTES} MB, Apache-2.0) from {ADDRESS}")
     try:

@@ -31,13 +31,13 @@ def mutual_neighbours(query: np.ndarray, hit: np.ndarray) -> np.ndarray:
     """Pairs of descriptors int8 [n, d] and [m, d] that are each other's nearest: int64 [k, 2], in the query's order."""
     if not len(query) or not len(hit):
         return np.empty((0, 2), np.int64)
-    one, other = query.astype(np.float32), hit.astype(np.float32)
-    products = one @ other.T  # [n, m], exact
-    # The other way is a product of its own: to look for maxima down the columns takes longer.
-    nearest, back = products.argmax(axis=1), (other @ one.T).argmax(axis=1)
-    own = np.arange(len(query))
-    mutual = (back[nearest] == own) & (products[own, nearest] > LEAST_COSINE * SCALE**2)
-    return np.stack([own[mutual], nearest[mutual]], axis=1)
+    products = query.astype(np.float32) @ hit.astype(np.float32).T  # [n, m], exact
+    nearest, largest = products.argmax(axis=1), products.max(axis=0)
+    best = products[np.arange(len(query)), nearest]
+    own = np.flatnonzero((best == largest[nearest]) & (best > LEAST_COSINE * SCALE**2))
+    if np.count_nonzero(products == largest) > len(hit):  # of several of the query that are as near, the first counts
+        own = own[(products[:, nearest[own]] == best[own]).argmax(axis=0) == own]
+    return np.stack([own, nearest[own]], axis=1)
 
 
 def verify(query: Keypoints, hit: Keypoints) -> Verified:
