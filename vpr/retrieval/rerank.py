@@ -49,8 +49,10 @@ def rerank(
             them; None: it has those of all.
     """
     depth = min(how.depth, found.shape[1])
-    names = [how.by] if how.by in SCORES else [name for name in SCORES if name in head_of(how.verified > 0).weights]
-    local = {name: np.zeros((len(found), depth), np.float32) for name in names}
+    by = how.by if how.by in SCORES else "soft"
+    # What the head for verified hits takes beside, of those that will be verified alone.
+    later = [name for name in SCORES if name != by and how.verified and by != how.by and name in head_of(True).weights]
+    local = {name: np.zeros((len(found), depth), np.float32) for name in (by, *later)}
     agreeing = np.zeros((len(found), depth), np.float32)
     scores = np.full_like(agreeing, -np.inf)
     with Progress("re-ranking", len(found), "queries") as progress:
@@ -59,21 +61,25 @@ def rerank(
             if len(there):
                 stored = hits[there] if images is None else np.searchsorted(images, hits[there])
                 cosines = similarities[query, there]
-                for name in reversed(names):  # the first one's matches are counted
-                    own, counts = local_scores(query, stored, queries, database, name, pause)
-                    local[name][query, there], agreeing[query, there] = own, counts
-                if how.by in SCORES:
-                    scores[query, there] = cosines + how.weight * own
+                own, counts = local_scores(query, stored, queries, database, by, pause)
+                local[by][query, there], agreeing[query, there] = own, counts
+                if by == how.by:
+                    final = cosines + how.weight * own
                 else:
-                    parts = {name: values[query, there] for name, values in local.items()}
-                    scores[query, there] = probability(head_of(False).log_odds({"global": cosines, **parts}))
+                    final = probability(head_of(False).log_odds({"global": cosines, by: own}))
+                scores[query, there] = final
+                ahead = np.argsort(-final, kind="stable")[: how.verified]
+                for name in later:
+                    local[name][query, there[ahead]], _ = local_scores(
+                        query, stored[ahead], queries, database, name, pause
+                    )
             progress.advance()
     order = np.argsort(-scores, axis=1, kind="stable")
     first, scores, agreeing, *ordered = (
         np.take_along_axis(values, order, axis=1) for values in (found[:, :depth], scores, agreeing, *local.values())
     )
     found = np.concatenate([first, found[:, depth:]], axis=1)
-    return Reranked(found, order, scores, dict(zip(names, ordered, strict=True)), agreeing)
+    return Reranked(found, order, scores, dict(zip(local, ordered, strict=True)), agreeing)
 
 
 def local_scores(
