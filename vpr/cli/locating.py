@@ -1,6 +1,7 @@
 """Options -> what is asked of images, and the locator that answers it."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +92,7 @@ def opened_locator(
             "nothing is known of how sure an answer is; drop it"
         )
     means = load_means(means_file(path), model_recipe(loaded.model, read.size), loaded.model.dim)
-    conditions = options.conditions or "stored"
-    usual = Ask(
-        rerank_by=options.rerankBy,
-        verify=options.verify,
-        least=options.minConfidence,
-        conditions=conditions,
-        false_rate=options.maxFalseRate,
-    )
+    usual = replace(ask_of(options), conditions=options.conditions or "stored")
     dim, seed, keypoints = options.localDim, options.seed, keypoints_of(options, read, path)
     return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means, keypoints)
 

@@ -79,7 +79,12 @@ def _beside(loaded: LoadedModel, images: PlaceImages) -> Path:
 
 def store_path(path: Path) -> Path:
     """Where the store of an index lies that may be named as earlier versions' files were, or in any other way."""
-    return path.with_name(f"{path.name.removesuffix('.h5').removesuffix('.sqlite')}.sqlite")
+    return beside(path, "sqlite")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file of another kind that lies beside an index, under its name."""
+    return path.with_name(f"{path.name.removesuffix('.h5').removesuffix('.sqlite')}.{ending}")
 
 
 def folder_note(images: PlaceImages, root: Path) -> dict[str, str]:

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from vpr.common.provenance import open_hdf5, write_hdf5
+from vpr.database.location import beside
 
 REMEDY = "delete it, and learn the conditions anew by --mode=index --condition NAME --add DIR"
 
 
 def means_file(index: Path) -> Path:
     """Where the means for an index lie or shall lie."""
-    return index.with_name(f"{index.name.removesuffix('.h5').removesuffix('.sqlite')}.conditions.h5")
+    return beside(index, "conditions.h5")
 
 
 def load_means(path: Path, recipe: Mapping[str, str], dim: int) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.progress import say, track
 from vpr.data.reader import Reading
+from vpr.database.location import beside
 from vpr.database.records import Records
 from vpr.retrieval.ask import NotServed
 from vpr.retrieval.long_work import Pause, no_pause
@@ -24,7 +25,7 @@ _TABLE = "create table if not exists keypoints (name text primary key, stamp tex
 
 def keypoints_file(index: Path) -> Path:
     """Where the keypoints for an index lie or shall lie."""
-    return index.with_name(f"{index.name.removesuffix('.h5').removesuffix('.sqlite')}.keypoints.sqlite")
+    return beside(index, "keypoints.sqlite")
 
 
 class KeptKeypoints:
