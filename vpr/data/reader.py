@@ -82,6 +82,11 @@ class ImageReader:
     longest_sides: Mapping[int, int] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS  # of an image as it lies in its file
 
+    @property
+    def applied(self) -> dict:
+        """What is done to images once they have their size, as JSON has it; caches of what they became hold it."""
+        return {}
+
     def __len__(self) -> int:
         return len(self.files)
 

@@ -87,7 +87,7 @@ def cached_source(
             source.values = np.empty(int(source.offsets[-1]), np.float16)
             _fill(source, reader, model, batch_size)
             return source
-        wanted = _describe(source, model)
+        wanted = {**_describe(source, model), **reader.applied}
         path = folder / f"trunk_{model.spec.arch}_{name}_{wanted['weights']}_{recipe_hash(wanted)}.float16"
         path, wanted = processes.of_machine((path, wanted))  # one file, whatever each found, such as a time of a file
         say(f"{said}{path}")

@@ -13,4 +13,5 @@ training_set.py  The training split: what may be a query's positive, and what ma
 triplets.py      the paper's objective: tuples of query, positive and hard negatives
 tuples.py        a query with its positive and hard negatives, and batches of these
 validation.py    which epoch's model is the best one, and its recalls on the test split
+views/           the same images at night, in other weather, partly hidden, from a step aside
 """
