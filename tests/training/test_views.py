@@ -71,7 +71,7 @@ def test_a_view_has_the_image_s_size_and_follows_from_the_seed_alone(name, shape
 def test_what_is_in_a_view_stays_where_it_is_but_for_the_moved_one(name, street):
     if name != "homography":
         found = [np.corrcoef(edges(street), edges(seen(name, street, seed)))[0, 1] for seed in SEEDS]
-        assert min(found) > 0.1, found  # of images that have nothing in common it is 0.00 to 0.02
+        assert min(found) > 0.1, found  # of unlike images it is -0.1 to 0.05
 
 
 def test_at_night_it_is_dark_and_the_light_is_warm_or_cold(street):

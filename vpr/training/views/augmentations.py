@@ -6,16 +6,14 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-LARGEST_SHIFT = 0.1  # of a corner, in sides of the image
-LARGEST_HIDDEN = 0.3  # of the area
-# What RandAugment chooses from, by strengths from -1 to 1: torchvision's changes of colour, at its usual magnitude.
+# What RandAugment chooses from, by strengths from -1 to 1: torchvision's changes of colour, to twice its magnitude.
 CHANGES: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     lambda picture, by: ImageOps.autocontrast(picture),
     lambda picture, by: ImageOps.equalize(picture),
-    lambda picture, by: ImageOps.posterize(picture, 8 - round(3 * abs(by))),
-    lambda picture, by: ImageOps.solarize(picture, round(255 - 77 * abs(by))),
+    lambda picture, by: ImageOps.posterize(picture, 8 - round(2.4 * abs(by))),
+    lambda picture, by: ImageOps.solarize(picture, round(255 - 153 * abs(by))),
     *(
-        lambda picture, by, change=change: change(picture).enhance(1 + 0.6 * by)
+        lambda picture, by, change=change: change(picture).enhance(1 + 0.54 * by)
         for change in (ImageEnhance.Color, ImageEnhance.Contrast, ImageEnhance.Brightness, ImageEnhance.Sharpness)
     ),
 )
@@ -47,14 +45,12 @@ def blur(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def homography(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A step aside or a turn: each corner moves by up to 10 % of the sides (DeTone et al., 2016)."""
-    return warped(image, generator.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, (4, 2)))
+    return warped(image, generator.uniform(-0.1, 0.1, (4, 2)))
 
 
 def warped(image: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """The homography whose result has in its corners what was at corner + shift; beyond borders, their reflection.
-
-    `shifts` [4, 2] are x and y in sides of the image, of the corners clockwise from the upper left.
-    """
+    """An image whose corners show what was at corner + shift, by a homography; beyond borders, their reflection.
+    `shifts` [4, 2] are x and y in sides of the image, of the corners clockwise from the upper left."""
     height, width = image.shape[:2]
     margin = math.ceil(np.abs(shifts).max() * max(height, width)) + 1
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
@@ -64,8 +60,8 @@ def warped(image: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     one, none = np.ones(4), np.zeros(4)
     rows = np.stack([[x, y, one, none, none, none, -u * x, -u * y], [none, none, none, x, y, one, -v * x, -v * y]])
     unknowns = np.linalg.solve(rows.transpose(0, 2, 1).reshape(8, 8), np.concatenate([u, v])).tolist()
-    picture, perspective = Image.fromarray(padded), Image.Transform.PERSPECTIVE
-    return np.array(picture.transform((width, height), perspective, unknowns, Image.Resampling.BILINEAR))
+    way = Image.Transform.PERSPECTIVE, unknowns, Image.Resampling.BILINEAR
+    return np.array(Image.fromarray(padded).transform((width, height), *way))
 
 
 def boxes(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -73,7 +69,7 @@ def boxes(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     result = image.copy()
     count = int(generator.integers(1, 4))
     for _ in range(count):
-        part = _some_box(result, LARGEST_HIDDEN / count, generator)
+        part = _some_box(result, count, generator)
         rough = generator.uniform(0, 40) * generator.standard_normal(part.shape[:2], np.float32)
         part[...] = (generator.uniform(20, 220) + rough).clip(0, 255)[..., None]
     return result
@@ -82,14 +78,14 @@ def boxes(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def erasing(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A box of random values in place of up to 30 % of the image (Zhong et al., 2017)."""
     result = image.copy()
-    part = _some_box(result, LARGEST_HIDDEN, generator)
+    part = _some_box(result, 1, generator)
     part[...] = generator.integers(0, 256, part.shape, np.uint8)
     return result
 
 
-def _some_box(image: np.ndarray, most: float, generator: np.random.Generator) -> np.ndarray:
-    """A part of an image, [h, w, 3], of a tenth of `most` of its area to `most`, up to twice as long as wide."""
-    side, longer = math.sqrt(most * generator.uniform(0.1, 1)), 2 ** generator.uniform(-0.5, 0.5)
+def _some_box(image: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """One of `count` parts of an image, [h, w, 3], of 3 % to 30 % of it together, up to twice as long as wide."""
+    side, longer = math.sqrt(generator.uniform(0.03, 0.3) / count), 2 ** generator.uniform(-0.5, 0.5)
     whole = np.array(image.shape[:2])
     sides = (whole * (side * longer, side / longer)).astype(int).clip(1)
     (top, left), (height, width) = generator.integers(0, whole - sides + 1), sides

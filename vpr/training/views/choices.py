@@ -9,8 +9,6 @@ from vpr.common.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
 VERSION = 1  # raised when a view changes, so that caches of the earlier one are made again
 _AUGMENTATIONS = ("homography", "boxes", "colour", "blur", "erasing", "randaugment")
 VIEWS = {
@@ -26,7 +24,7 @@ def styled(names: Sequence[str], seed: int) -> "Callable[[np.ndarray, int, int],
     """
     import numpy as np
 
-    views: list[View] = []
+    views: list[Callable[[np.ndarray, np.random.Generator], np.ndarray]] = []
     for name in names:
         if name not in VIEWS:
             raise UserError(f"there is no view {name!r} of images: choose from {', '.join(VIEWS)}")

@@ -1,7 +1,5 @@
 """Night, rain and another season: what the light and the weather make of a place."""
 
-import io
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
@@ -13,8 +11,10 @@ def night(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
     Tones to the power of 1.8 to 4 times 0.15 to 0.5, the sky darker still, a warm or cold cast; noise of photons and
     sensor (Foi et al., 2008; a Gaussian, of brightness), raised with the rest by the exposure to 15 % to 40 % of the
-    image's mean, where it is darker; up to four lamps, each with a halo and light around it; JPEG of quality 30 to 80.
+    image's mean, where that is more; up to four lamps, each with a halo and light around it; JPEG of quality 30 to 80.
     """
+    from torchvision.transforms.v2 import functional
+
     power, gain, warmth = generator.uniform((1.8, 0.15, -0.3), (4, 0.5, 0.3))
     tones = np.arange(256, dtype=np.float32) / 255
     light = (gain * tones**power).astype(np.float32)[image] * np.array([1 + warmth, 1, 1 - warmth], np.float32)
@@ -31,10 +31,8 @@ def night(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         glow[..., 0] += 1 / (1 + ((x - at_x) / radius) ** 2 + ((y[:, None] - at_y) / radius) ** 2)
     light *= 1 + 2 * glow
     light += glow**2 * generator.uniform((0.6, 0.5, 0.2), (0.9, 0.7, 0.6)).astype(np.float32)
-    file = io.BytesIO()
     dark = Image.fromarray((light * 255).clip(0, 255).astype(np.uint8))
-    dark.save(file, "JPEG", quality=int(generator.integers(30, 81)))
-    return np.array(Image.open(file))
+    return np.array(functional.jpeg(dark, int(generator.integers(30, 81))))
 
 
 def night_grey(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -66,5 +64,4 @@ def season(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     else:  # more snow further down, where the ground is
         ground = np.linspace(-1, generator.uniform(0.3, 1), len(image), dtype=np.float32).clip(0)[:, None, None]
         changed, share = 0.3 * brightness + 0.7 * SNOW, np.maximum(0.7 * green, ground)
-    mixed = pixels + generator.uniform(0.7, 1) * share * (changed - pixels)
-    return mixed.clip(0, 255).astype(np.uint8)
+    return (pixels + generator.uniform(0.7, 1) * share * (changed - pixels)).clip(0, 255).astype(np.uint8)

@@ -22,8 +22,8 @@ class ViewedReader(ImageReader):
         """Views of a reader's images. Raises a UserError: there is no such view."""
         styled(views, seed)  # which refuses names before images are read
         seen = range(len(views) + 1)
-        files = [file for file in plain.files for _ in seen]
         sides = {image * len(seen) + at: side for image, side in plain.longest_sides.items() for at in seen}
+        files = [file for file in plain.files for _ in seen]
         return cls(files, plain.size, plain.workers, plain.device, sides, plain.max_pixels, tuple(views), seed)
 
     @property
@@ -34,7 +34,7 @@ class ViewedReader(ImageReader):
     def __getitem__(self, index: int) -> np.ndarray | UserError:
         """See `ImageReader`; views are made at the size that the image is given out at."""
         image = super().__getitem__(index)
-        number, at = divmod(index, len(self.views) + 1)
-        if at == 0 or isinstance(image, UserError):
+        if isinstance(image, UserError):
             return image
+        number, at = divmod(index, len(self.views) + 1)
         return styled(self.views, self.seed)(image.transpose(1, 2, 0), number, at).transpose(2, 0, 1)
