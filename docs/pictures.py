@@ -5,6 +5,7 @@
 Tests that run, then writes beside this file
 
     toy_city.jpg      queries, each with database images of the same place
+    views.jpg         database images, each with its views for training
     toy_panel.jpg     a query and its first hits, some of which are right and some wrong
     toy_recall.png    Recall@N against N
     toy_map.png       where queries were found and missed
@@ -17,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from docs.page_pictures import View, page_pictures
 from toycity import contact_sheet
@@ -27,9 +29,11 @@ from vpr.cli.specs import places_spec
 from vpr.common.errors import UserError
 from vpr.data.places import load_places
 from vpr.runs.run import read_flags
+from vpr.training.views.choices import VIEWS, styled
 
 DOCS = Path(__file__).resolve().parent
 ZONE = "17N"  # in which the toy city is taken to lie, so that its places have latitude and longitude
+VIEWED = (88, 198, 319, 484)  # database images of the test split whose views are shown: houses, trees, a crossing
 COLOURS = 64  # of a plot's palette, which takes less room than full colour
 
 
@@ -54,6 +58,9 @@ def draw(run: Path) -> int:
         return code
     drawn = max(run.glob("test_test_*"), key=lambda folder: folder.name)
     contact_sheet(Path(parse_options(test).root), "test").save(DOCS / "toy_city.jpg", quality=85)
+    views_sheet(load_places(places_spec(parse_options(test)), "test").database_files).save(
+        DOCS / "views.jpg", quality=80
+    )
     (DOCS / "toy_panel.jpg").write_bytes(mixed_panel(drawn / "panels").read_bytes())
     for plot in ("recall", "map"):
         picture = Image.open(drawn / f"{plot}.png").convert("RGB").quantize(COLOURS)
@@ -65,9 +72,31 @@ def draw(run: Path) -> int:
         program(["test", f"--resume={run}", "--split=val", "--rerank=50", "--calibrate", "--panels=0"])
         program(["index", *served, "--localDescriptors"])
         page_pictures(served, found_query(parse_options(test), drawn / "panels"), views)
-    names = ["toy_city.jpg", "toy_panel.jpg", "toy_recall.png", "toy_map.png", *(path.name for path in views)]
+    names = [
+        "toy_city.jpg",
+        "views.jpg",
+        "toy_panel.jpg",
+        "toy_recall.png",
+        "toy_map.png",
+        *(path.name for path in views),
+    ]
     print(f"wrote {', '.join(names)} to {DOCS}")
     return 0
+
+
+def views_sheet(files: list[Path]) -> Image.Image:
+    """A row for each view, its name on the left, and first one of images as they are; a column for each of VIEWED."""
+    names, view, gap, label = ["as it is", *VIEWS], styled(list(VIEWS), seed=0), 4, 96
+    images = [np.array(Image.open(files[index])) for index in VIEWED]
+    height, width = images[0].shape[:2]
+    sheet = Image.new("RGB", (label + len(images) * (width + gap), len(names) * (height + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for at, name in enumerate(names):
+        top = at * (height + gap)
+        draw.text((gap, top + height // 2), name, "black", ImageFont.load_default(13), anchor="lm")
+        for number, image in enumerate(images):
+            sheet.paste(Image.fromarray(view(image, number, at)), (label + number * (width + gap), top))
+    return sheet
 
 
 def newest_toy_run(runs: Path) -> Path:

@@ -57,7 +57,8 @@ def rain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def season(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Autumn, in which green turns brown, or winter, in which green and the ground turn white."""
     pixels = image.astype(np.float32)
-    green = (pixels @ np.array([-1, 2, -1], np.float32) / 50).clip(0, 1)[..., None]  # the excess of green
+    # How much more green there is than of any other colour: yellow walls and the sky have none.
+    green = ((pixels[..., 1] - np.maximum(pixels[..., 0], pixels[..., 2])) / 20).clip(0, 1)[..., None]
     brightness = pixels.mean(axis=2, keepdims=True)
     if generator.uniform() < 0.5:
         changed, share = brightness * AUTUMN, green
