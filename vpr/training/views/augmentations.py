@@ -1,6 +1,5 @@
 """Changes that any image may have: of colour and sharpness, hidden parts, another viewpoint."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -52,7 +51,7 @@ def warped(image: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """An image whose corners show what was at corner + shift, by a homography; beyond borders, their reflection.
     `shifts` [4, 2] are x and y in sides of the image, of the corners clockwise from the upper left."""
     height, width = image.shape[:2]
-    margin = math.ceil(np.abs(shifts).max() * max(height, width)) + 1
+    margin = int(np.abs(shifts).max() * max(height, width)) + 2
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
     x, y = np.array([[0, 0], [width, 0], [width, height], [0, height]]).T
     u, v = np.stack([x, y]) + shifts.T * [[width], [height]] + margin
@@ -85,7 +84,7 @@ def erasing(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def _some_box(image: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """One of `count` parts of an image, [h, w, 3], of 3 % to 30 % of it together, up to twice as long as wide."""
-    side, longer = math.sqrt(generator.uniform(0.03, 0.3) / count), 2 ** generator.uniform(-0.5, 0.5)
+    side, longer = (generator.uniform(0.03, 0.3) / count) ** 0.5, 2 ** generator.uniform(-0.5, 0.5)
     whole = np.array(image.shape[:2])
     sides = (whole * (side * longer, side / longer)).astype(int).clip(1)
     (top, left), (height, width) = generator.integers(0, whole - sides + 1), sides

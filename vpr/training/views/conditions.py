@@ -42,22 +42,20 @@ def night_grey(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def rain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Rain: less contrast and colour, a grey cast, and bright streaks that all lean alike."""
-    height, width = image.shape[:2]
-    streaks = Image.new("L", (width, height))
+    streaks = Image.new("L", image.shape[1::-1])
     draw = ImageDraw.Draw(streaks)
-    length, lean = height * generator.uniform(0.03, 0.1), generator.uniform(-0.3, 0.3)
-    for x, y in (generator.uniform(-0.1, 1.1, (int(generator.integers(100, 400)), 2)) * (width, height)).tolist():
+    length, lean = streaks.height * generator.uniform(0.03, 0.1), generator.uniform(-0.3, 0.3)
+    for x, y in (generator.uniform(-0.1, 1.1, (int(generator.integers(100, 400)), 2)) * streaks.size).tolist():
         draw.line((x, y, x + lean * length, y + length), fill=int(generator.integers(50, 140)))
     picture = ImageEnhance.Color(Image.fromarray(image)).enhance(generator.uniform(0.3, 0.7))
     picture = Image.blend(picture, Image.new("RGB", picture.size, (150, 155, 162)), generator.uniform(0.2, 0.45))
-    picture.paste((225, 228, 232), mask=streaks.filter(ImageFilter.GaussianBlur(height / 600)))
+    picture.paste((225, 228, 232), mask=streaks.filter(ImageFilter.GaussianBlur(streaks.height / 600)))
     return np.array(picture)
 
 
 def season(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Autumn, in which green turns brown, or winter, in which green and the ground turn white."""
+    """Autumn or winter: what is greener than it is red or blue turns brown; or it turns white, as the ground does."""
     pixels = image.astype(np.float32)
-    # How much more green there is than of any other colour: yellow walls and the sky have none.
     green = ((pixels[..., 1] - np.maximum(pixels[..., 0], pixels[..., 2])) / 20).clip(0, 1)[..., None]
     brightness = pixels.mean(axis=2, keepdims=True)
     if generator.uniform() < 0.5:
