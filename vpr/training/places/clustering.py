@@ -20,12 +20,9 @@ def places_of(
     two at least. The order of the files changes nothing but the numbers of images. Images of neighbouring places lie
     at least `distance` - 2 `radius` apart, nearer than positives may be: `hard_batches` keeps such places apart.
 
-    Args:
-        views: int64 [N], such as sectors of headings: images of one place that differ in it become places of their own
-            around the same centre. Without, what was taken to opposite sides of a spot is one place.
-
-    Raises:
-        UserError: images have no position, places would overlap, or no place has two images.
+    Of a place whose images differ in `views` [N], such as sectors of headings, each view is a place around the same
+    centre; without, what was taken to opposite sides of a spot is one place. Raises a UserError: images have no
+    position, places would overlap, or no place has two images.
     """
     places = images.places
     positions = np.concatenate([places.database_positions, places.query_positions])
@@ -44,8 +41,8 @@ def places_of(
         cities = CITIES_APART * np.concatenate([places.database_cities, places.query_cities])
     labels = _nearest_centres(np.column_stack([positions, cities]), distance, radius)
     if views is not None:
-        kinds, kind = np.unique(views, return_inverse=True)
-        labels = np.where(labels < 0, labels, labels * len(kinds) + kind)
+        _, kind = np.unique(views, return_inverse=True)
+        labels = np.where(labels < 0, -1, labels * len(kind) + kind)
     found = grouped(places.name, labels, positions)
     if not len(found):
         raise UserError(

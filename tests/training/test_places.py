@@ -1,0 +1,347 @@
+"""Places to train on against loops over all pairs, tables written by hand, and walks of known places."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pittsburgh import Places
+from vpr.common.errors import UserError
+from vpr.data.layouts.msls import CityPlaces
+from vpr.data.places import PlaceImages
+from vpr.training.places.cliques import hard_batches
+from vpr.training.places.clustering import places_of
+from vpr.training.places.place_set import PlaceSet, grouped
+from vpr.training.places.tables import read_place_files
+from vpr.training.places.walk import grow, places_of_walk
+
+
+def split_of(positions, queries=0, cities=None):
+    """A split of images at these positions, of which the last are queries."""
+    count = len(positions) - queries
+    names = [f"{number}.jpg" for number in range(len(positions))]
+    kept = (names[:count], names[count:], positions[:count], positions[count:], 25.0, 10.0)
+    if cities is None:
+        places = Places("set", *kept)
+    else:
+        places = CityPlaces("set", *kept, database_cities=cities[:count], query_cities=cities[count:])
+    return PlaceImages(places, "train", [Path(name) for name in names[:count]], [Path(name) for name in names[count:]])
+
+
+def crowded(seed, count=400):
+    """Images on a route, several of them on one spot; metres in the hundreds of thousands as UTM's are."""
+    generator = np.random.default_rng(seed)
+    where = generator.uniform(0, [400, 200], (count, 2)) + [585_000, 4_477_000]
+    where[count // 2 :] = where[generator.integers(0, count // 2, count - count // 2)]
+    return where
+
+
+def centres_by_loops(positions, distance, radius):
+    """Greedy by the words: most images within the radius first, of equals the western, then the southern."""
+    spots = sorted({tuple(each) for each in positions.tolist()})
+    apart = {one: [np.hypot(one[0] - other[0], one[1] - other[1]) for other in positions] for one in spots}
+    crowd = {one: sum(each <= radius for each in apart[one]) for one in spots}
+    centres = []
+    for one in sorted(spots, key=lambda spot: (-crowd[spot], spot)):
+        if all(np.hypot(one[0] - other[0], one[1] - other[1]) >= distance for other in centres):
+            centres.append(one)
+    return centres
+
+
+@pytest.mark.parametrize(("distance", "radius"), [(25.0, 10.0), (45.0, 10.0), (20.0, 10.0), (12.0, 3.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_places_are_the_images_around_spots_as_loops_choose_them(seed, distance, radius):
+    positions = crowded(seed)
+    found = places_of(split_of(positions, queries=90), distance, radius)
+    expected = []
+    for centre in centres_by_loops(positions, distance, radius):
+        inside = [n for n, each in enumerate(positions) if np.hypot(*(each - centre)) <= radius]
+        if len(inside) > 1:
+            expected.append(inside)
+    assert len(expected) > 5
+    if distance > 2 * radius:
+        assert [each.tolist() for each in found.images] == expected
+    else:  # an image may lie on the border of two
+        assert [set(each) for each in found.images] == [set(each) for each in expected]
+    for images, place in zip(found.images, found.positions, strict=True):
+        np.testing.assert_allclose(place, sum(positions[n] for n in images) / len(images))
+
+
+def test_borders_belong_to_a_place_and_centres_may_lie_at_the_very_distance():
+    # On a grid of whole metres: the spots of three images are centres, 25 m apart; 10 m away is inside, 11 m is not.
+    positions = np.array(
+        [[0, 0]] * 3 + [[10, 0], [0, -10]] + [[25, 0]] * 3 + [[36, 0], [49, 0], [49, 0], [99, 0]], float
+    )
+    found = places_of(split_of(positions), 25.0, 10.0)
+    assert [each.tolist() for each in found.images] == [[0, 1, 2, 3, 4], [5, 6, 7]]
+    assert [each.tolist() for each in places_of(split_of(positions), 24.0, 10.0).images][2:] == [[9, 10]]
+
+
+def test_the_order_of_files_changes_numbers_alone():
+    positions = crowded(5)
+    order = np.random.default_rng(1).permutation(len(positions))
+    one, other = places_of(split_of(positions), 25, 10), places_of(split_of(positions[order], queries=33), 25, 10)
+    assert [sorted(order[each]) for each in other.images] == [each.tolist() for each in one.images]
+
+
+def test_views_of_a_spot_are_places_of_their_own():
+    positions = np.repeat([[0.0, 0.0], [3.0, 0.0], [60.0, 0.0]], 3, axis=0)
+    views = np.array([7, -2, 7, 7, -2, 5, 5, 5, 7])
+    assert [each.tolist() for each in places_of(split_of(positions), views=views).images] == [[1, 4], [0, 2, 3], [6, 7]]
+
+
+def test_images_of_different_cities_are_of_different_places_whatever_their_metres():
+    positions = np.array([[5.0, 5.0]] * 4 + [[6.0, 5.0]] * 2)
+    found = places_of(split_of(positions, 3, np.array([0, 1, 0, 1, 1, 2])))
+    assert [each.tolist() for each in found.images] == [[1, 3, 4], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("positions", "distance", "radius", "said"),
+    [
+        ([[0, 0], [np.nan, np.nan]], 25, 10, ("1 of 2 images have no position", "each one")),
+        ([[0, 0], [11, 0], [30, 0]], 25, 10, ("no two of its 3 images", "10 m", "larger radius")),
+        ([], 25, 10, ("no two of its 0 images", "add images")),
+        ([[0, 0], [0, 0]], 19, 10, ("19 m apart overlap", "here 20 m")),
+        ([[0, 0], [0, 0]], 19, 0, ("places of 0 m radius", "radius over 0")),
+    ],
+)  # fmt: skip
+def test_what_makes_no_places_is_refused_in_a_line(positions, distance, radius, said):
+    with pytest.raises(UserError) as caught:
+        places_of(split_of(np.array(positions, float).reshape(-1, 2)), distance, radius)
+    assert all(words in str(caught.value) for words in said), str(caught.value)
+
+
+# Batches
+
+
+def looks(groups=12, each=8, dim=32):
+    """Places of which eight at a time look alike, mixed: descriptors of length 1, and which group each is of."""
+    generator = np.random.default_rng(0)
+    group = generator.permutation(np.repeat(np.arange(groups), each))
+    found = generator.normal(size=(groups, dim))[group] + 0.3 * generator.normal(size=(len(group), dim))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32), group
+
+
+def set_of(count, positions=None):
+    return PlaceSet("set", [np.array([2 * n, 2 * n + 1]) for n in range(count)], positions)
+
+
+def alike(descriptors, batch):
+    """Mean cosine of all pairs."""
+    pairs = [(one, other) for n, one in enumerate(batch) for other in batch[:n]]
+    return np.mean([descriptors[one] @ descriptors[other] for one, other in pairs])
+
+
+def test_a_batch_is_of_places_that_look_alike():
+    descriptors, group = looks()
+    hard = hard_batches(set_of(len(group)), descriptors, 8, np.random.default_rng(3))
+    drawn = np.random.default_rng(3).permutation(len(group)).reshape(-1, 8)
+    at_random = np.mean([alike(descriptors, batch) for batch in drawn])
+    first = np.mean([alike(descriptors, batch) for batch in hard[: len(hard) // 2]])
+    assert first > at_random + 0.3
+    assert np.mean([alike(descriptors, batch) for batch in hard]) > at_random + 0.15
+
+
+def test_each_place_comes_once_and_equal_seeds_give_equal_batches():
+    descriptors, group = looks(each=9)
+    runs = [
+        hard_batches(set_of(len(group)), given, 7, np.random.default_rng(seed))
+        for given, seed in ((descriptors, 3), (torch.from_numpy(descriptors), 3), (descriptors, 4))
+    ]
+    taken = np.concatenate(runs[0])
+    assert len(set(taken.tolist())) == len(taken) == 108
+    assert [len(batch) for batch in runs[0]] == [7] * 15 + [3]
+    assert [batch.tolist() for batch in runs[0]] == [batch.tolist() for batch in runs[1]]
+    assert [batch.tolist() for batch in runs[0]] != [batch.tolist() for batch in runs[2]]
+
+
+def test_places_of_a_batch_lie_apart_and_those_near_come_later():
+    descriptors, group = looks()
+    positions = np.column_stack([30.0 * np.arange(len(group)), np.zeros(len(group))])
+    found = hard_batches(set_of(len(group), positions), descriptors, 8, np.random.default_rng(0), apart=60.0)
+    for batch in found:
+        assert all(abs(one - other) >= 2 for n, one in enumerate(batch.tolist()) for other in batch[:n].tolist())
+    taken = np.concatenate(found)
+    assert len(set(taken.tolist())) == len(taken) > 90
+
+
+def test_places_that_all_lie_together_make_no_batch():
+    together = set_of(6, np.zeros((6, 2)))
+    assert hard_batches(together, looks()[0][:6], 4, np.random.default_rng(0)) == []
+    assert hard_batches(set_of(1), looks()[0][:1], 4, np.random.default_rng(0)) == []
+    assert hard_batches(set_of(0), np.empty((0, 4)), 4, np.random.default_rng(0)) == []
+
+
+def test_the_nearer_a_place_looks_the_more_often_it_is_drawn():
+    # A batch of two: the seed, 0, and one of three others at angles that grow; with 4 left out the seed is any of them.
+    angles = np.array([0.0, 0.2, 0.5, 1.0])
+    descriptors = np.column_stack([np.cos(angles), np.sin(angles)])
+    counts = np.zeros(4)
+    for seed in range(900):
+        first = hard_batches(set_of(4), descriptors, 2, np.random.default_rng(seed))[0]
+        if first[0] == 0:
+            counts[first[1]] += 1
+    # Distances 2 sin(a/2), of which the farthest has no chance.
+    rates = 2 * (np.sin(0.5) - np.sin(angles[1:] / 2))
+    np.testing.assert_allclose(counts[1:] / counts.sum(), rates / rates.sum(), atol=0.1)
+
+
+# Walks
+
+
+def test_frames_in_a_row_are_a_place_and_the_gap_is_of_none():
+    found = places_of_walk("walk", [17, 4, 1], reach=1, gap=2)
+    expected = [[0, 1, 2], [5, 6, 7], [10, 11, 12], [15, 16], [17, 18, 19]]
+    assert [each.tolist() for each in found.images] == expected and found.positions is None
+    alone = places_of_walk("folder", [3], reach=0, gap=0)
+    assert [each.tolist() for each in alone.images] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [1, 1]])
+def test_a_walk_without_places_is_refused(lengths):
+    with pytest.raises(UserError, match="no walk has 2 frames, wanted 5 for a place: add frames"):
+        places_of_walk("walk", lengths)
+
+
+def on_a_ring(metres, round_metres):
+    """Descriptors of frames on a ring: the nearer on it, the more alike."""
+    angles = 2 * np.pi * np.asarray(metres) / round_metres
+    return np.column_stack([np.cos(angles), np.sin(angles)])
+
+
+def test_a_second_round_becomes_the_places_of_the_first():
+    # Two rounds of 40 frames; the second starts one frame later. Places of 3 frames, 5 of none between.
+    metres = np.concatenate([np.arange(40.0), np.arange(40.0) + 1])
+    places = places_of_walk("ring", [40, 40], reach=1, gap=5)
+    asked = []
+
+    def agree(one, other):
+        asked.append((one, other))
+        return abs((metres[one] - metres[other] + 20) % 40 - 20) <= 1
+
+    found = grow(places, on_a_ring(metres, 40), agree, nearest=4)
+    # Frame 8n-1 of the first round stands beside 8n, 8n+3 beside 8n+2 and 8n+3 of the second; ends of the ring meet.
+    for number, images in enumerate(found.images):
+        centre = 8 * number + 1
+        assert all(abs((metres[n] - centre + 20) % 40 - 20) <= 3 for n in images)
+        assert {centre - 1, centre, centre + 1} | {39 + centre, 40 + centre, 41 + centre} <= set(images.tolist())
+    assert len(found) == 5 and len(set(asked)) == len(asked)
+    all_images = np.concatenate(found.images)
+    assert len(set(all_images.tolist())) == len(all_images)
+
+
+def test_agreement_is_not_passed_on():
+    # Places 0 to 4 in a row, each agrees with the next: the one with most takes its two, and what touches these goes.
+    places = set_of(5)
+    descriptors = on_a_ring(np.repeat(np.arange(5.0), 2), 20)
+
+    def agree(one, other):
+        return abs(one // 2 - other // 2) == 1
+
+    found = grow(places, descriptors, agree, nearest=4)
+    assert [each.tolist() for each in found.images] == [[0, 1, 2, 3, 4, 5], [8, 9]]
+
+
+def test_a_frame_in_between_joins_no_place_and_one_that_agrees_with_one_does():
+    # Frames 0-1 and 2-3 are places; 4 agrees with both, 5 with the first, 6 with none.
+    places = PlaceSet("set", [np.array([0, 1]), np.array([2, 3])])
+    agreeing = {(0, 4), (2, 4), (1, 5)}
+    found = grow(places, np.ones((7, 1)), lambda one, other: (one, other) in agreeing, nearest=5)
+    assert [each.tolist() for each in found.images] == [[0, 1, 5], [2, 3]]
+    kept = grow(places, np.ones((7, 1)), lambda one, other: False)
+    assert [each.tolist() for each in kept.images] == [[0, 1], [2, 3]]
+
+
+# As others give them
+
+
+def table_of(root, rows, city="Rome"):
+    """A table in GSV-Cities' form."""
+    path = root / "Dataframes" / f"{city}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        written = csv.writer(file)
+        written.writerow(["place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid"])
+        written.writerows(rows)
+
+
+def put(root, names, city="Rome"):
+    for name in names:
+        path = root / "Images" / city / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_images_of_gsv_cities_are_found_by_the_names_that_its_table_gives(tmp_path):
+    # Degrees as text, one that a program rewrote; a number of a place to which that of a city was added; endings.
+    table_of(tmp_path, [
+        (13, 2019, 5, 7, "Rome", "41.90", "12.5000001", "-a_B"),
+        (13, 2008, 11, 355, "Rome", "41.900001", "12.50", "c"),
+        (700013, 2019, 5, 90, "Rome", "-0.5", "12.5", "d"),
+        (700013, 2019, 5, 90, "Rome", "-0.5", "12.5", "e"),
+        (14, 2019, 5, 90, "Rome", "41.9", "12.5", "f"),
+    ])  # fmt: skip
+    put(tmp_path, names := [
+        "Rome_0000013_2019_05_007_41.90_12.5000001_-a_B.jpg", "Rome_0000013_2008_11_355_41.900001_12.5_c.JPG",
+        "Rome_0000013_2019_05_090_-0.5_12.5_d.jpg", "Rome_0700013_2019_05_090_-0.5_12.5_e.jpg",
+        "Rome_0000014_2019_05_090_41.9_12.5_f.jpg",
+    ])  # fmt: skip
+    files, places = read_place_files(tmp_path, least=2)
+    assert files == [tmp_path / "Images" / "Rome" / name for name in names]
+    assert [each.tolist() for each in places.images] == [[0, 1], [2, 3]]
+    # Zone 33 has its middle at 15 degrees east: 2.5 degrees of 111.32 km west, nearer together towards the poles.
+    east = 500_000 - 0.9996 * 111_320 * 2.5 * np.cos(np.radians([41.9, 0.5]))
+    np.testing.assert_allclose(places.positions[:, 0], east, rtol=0, atol=900)
+    assert places.positions[0, 1] == pytest.approx(4_641_000, abs=3_000)
+
+
+def test_equal_numbers_in_two_cities_are_two_places_and_small_places_are_left_out(tmp_path):
+    names = {}
+    for city, count in (("Oslo", 3), ("Rome", 4)):
+        rows = [(1, 2019, 5, n, city, "45.5", "9.5", n) for n in range(count)]
+        table_of(tmp_path, [*rows, (2, 2019, 5, 0, city, "45.5", "9.5", 9)], city)
+        names[city] = [f"{city}_0000001_2019_05_00{n}_45.5_9.5_{n}.jpg" for n in range(count)]
+        put(tmp_path, [*names[city], f"{city}_0000002_2019_05_000_45.5_9.5_9.jpg"], city)
+    files, places = read_place_files(tmp_path, least=3)
+    assert [[files[n].name for n in each] for each in places.images] == [names["Oslo"], names["Rome"]]
+    files, places = read_place_files(tmp_path)
+    assert [[files[n].name for n in each] for each in places.images] == [names["Rome"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (("x", 2019, 5, 0, "Rome", "1.0", "2.0", "p"), ("Rome.csv", "'x'", "get the tables")),
+        ((1, 2019, 5, 0, "Rome", "91.0", "2.0", "p"), ("Rome.csv", "latitude 91", "get the tables")),
+        ((1, 2019, 5, 0, "Rome", "nan", "2.0", "p"), ("Rome.csv", "nan", "get the tables")),
+        ((1, 2019, 5, 0, "Rome", "1.0", "2.0", "p"), ("1 of the 1 images", "_1.0_2.0_p.jpg", "unpack all")),
+        ((1, 2019, 5), ("Rome.csv: line 2 is too short",)),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_in_a_line(tmp_path, row, said):
+    table_of(tmp_path, [row])
+    with pytest.raises(UserError) as caught:
+        read_place_files(tmp_path)
+    assert all(words in str(caught.value) for words in said), str(caught.value)
+
+
+def test_a_folder_for_each_place(tmp_path):
+    for name in ("a/1.jpg", "a/2.jpg", "city/b/1.jpg", "city/b/2.png", "city/b/3.jpg", "c/1.jpg", "x.jpg", "y.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files, places = read_place_files(tmp_path, least=2)
+    found = [[str(files[n].relative_to(tmp_path)) for n in each] for each in places.images]
+    assert found == [["a/1.jpg", "a/2.jpg"], ["city/b/1.jpg", "city/b/2.png", "city/b/3.jpg"]]
+    assert places.positions is None and places.name == tmp_path.name
+    with pytest.raises(UserError, match="8 images and no place of 4 or more, wanted a folder for each place"):
+        read_place_files(tmp_path)
+
+
+def test_images_of_a_label_are_a_place():
+    found = grouped("set", np.array([3, -1, 0, 3, 0, 5, 0]), np.arange(14.0).reshape(7, 2))
+    assert [each.tolist() for each in found.images] == [[2, 4, 6], [0, 3]]
+    assert found.positions.tolist() == [[8.0, 9.0], [3.0, 4.0]]
+    assert len(grouped("set", np.array([-1, 2]))) == 0
