@@ -101,10 +101,10 @@ def test_images_of_different_cities_are_of_different_places_whatever_their_metre
 @pytest.mark.parametrize(
     ("positions", "distance", "radius", "said"),
     [
-        ([[0, 0], [np.nan, np.nan]], 25, 10, ("1 of 2 images have no position", "each one")),
+        ([[0, 0], [np.nan, np.nan]], 25, 10, ("1 of 2 images have no position", "one of each")),
         ([[0, 0], [11, 0], [30, 0]], 25, 10, ("no two of its 3 images", "10 m", "larger radius")),
         ([], 25, 10, ("no two of its 0 images", "add images")),
-        ([[0, 0], [0, 0]], 19, 10, ("19 m apart overlap", "here 20 m")),
+        ([[0, 0], [0, 0]], 19, 10, ("10 m radius, 19 m apart", "two of it apart")),
         ([[0, 0], [0, 0]], 19, 0, ("places of 0 m radius", "radius over 0")),
     ],
 )  # fmt: skip

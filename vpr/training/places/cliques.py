@@ -1,14 +1,14 @@
 """Hard batches of places: such as look alike, and are not the same.
 
 After CliqueMining (Izquierdo and Civera, ECCV 2024): a batch grows from a random place by places that are drawn the
-likelier the nearer their descriptors are. There places are maximal cliques of the images under 25 m apart, without what
-is near a chosen one. Here they are made before (`clustering.py`), and places near a chosen one are left to later
-batches; only the most alike are drawn from, for among thousands of places a chance that falls linearly with distance is
-nearly the same for all; and each place comes once an epoch at most.
+likelier the nearer their descriptors are. There places are maximal cliques of images under 25 m apart, without what is
+near a chosen one. Here they are made before, and those near a chosen one are left to later batches; only the most alike
+are drawn from, for of thousands of places all would have nearly the same chance; each comes once an epoch at most.
 """
 
 import numpy as np
 import torch
+from numpy.random import Generator
 
 from vpr.training.places.place_set import PlaceSet
 
@@ -17,11 +17,7 @@ DRAWN_FROM = 3  # times as many places as are drawn, the most alike
 
 
 def hard_batches(
-    places: PlaceSet,
-    descriptors: np.ndarray | torch.Tensor,
-    batch: int,
-    generator: np.random.Generator,
-    apart: float = APART,
+    places: PlaceSet, descriptors: np.ndarray | torch.Tensor, batch: int, generator: Generator, apart: float = APART
 ) -> list[np.ndarray]:
     """The batches of an epoch: indices of 2 to `batch` places that look alike; no place is in two.
 
@@ -34,8 +30,7 @@ def hard_batches(
     for seed in generator.permutation(len(places)).tolist():
         if not left[seed]:
             continue
-        left[seed] = False
-        others = np.flatnonzero(left)
+        others = np.flatnonzero(left & (np.arange(len(left)) != seed))
         squared = squares + squares[seed] - 2 * (known @ known[seed])
         distance = squared.clamp(min=0).sqrt().cpu().numpy()[others]
         drawn, rest = np.split(np.argsort(distance, kind="stable"), [DRAWN_FROM * batch])

@@ -28,13 +28,12 @@ def places_of(
     positions = np.concatenate([places.database_positions, places.query_positions])
     if not 0 < 2 * radius <= distance:
         raise UserError(
-            f"places of {radius:g} m radius that lie {distance:g} m apart overlap: wanted a radius over 0 and a "
-            f"distance of two radii at least, here {2 * radius:g} m"
+            f"places of {radius:g} m radius, {distance:g} m apart: wanted a radius over 0 and two of it apart at least"
         )
     if unknown := int((~np.isfinite(positions).all(axis=1)).sum()):
         raise UserError(
-            f"{places.name}: {unknown} of {len(positions)} images have no position, of which places are made: give "
-            "each one (docs/own-images.md), or make places of a walk's frames"
+            f"{places.name}: {unknown} of {len(positions)} images have no position: wanted one of each, see "
+            "docs/own-images.md, or places of a walk's frames"
         )
     cities = np.zeros(len(positions))
     if isinstance(places, CityPlaces):
@@ -46,8 +45,8 @@ def places_of(
     found = grouped(places.name, labels, positions)
     if not len(found):
         raise UserError(
-            f"{places.name}: no two of its {len(positions)} images are of one place of {radius:g} m radius, wanted two "
-            "at least: take a larger radius or add images"
+            f"{places.name}: no two of its {len(positions)} images are of one place, wanted two within {radius:g} m of "
+            "its centre: take a larger radius or add images"
         )
     return found
 

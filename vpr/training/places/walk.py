@@ -27,7 +27,7 @@ def places_of_walk(name: str, lengths: Sequence[int], reach: int = 2, gap: int =
     return found
 
 
-def grow(places: PlaceSet, descriptors: np.ndarray, agree: Callable[[int, int], bool], nearest: int = 3) -> PlaceSet:
+def grow(places: PlaceSet, descriptors: np.ndarray, agree: Callable[[int, int], bool], nearest: int = 10) -> PlaceSet:
     """Places of a walk that comes by again: what looks alike and is confirmed becomes one place.
 
     TF-VPR expands places by neighbours of descriptors and contracts them by geometry. Here agreement is not passed on,
