@@ -214,45 +214,50 @@ def on_a_ring(metres, round_metres):
 
 def test_a_second_round_becomes_the_places_of_the_first():
     # Two rounds of 40 frames; the second starts one frame later. Places of 3 frames, 5 of none between.
-    metres = np.concatenate([np.arange(40.0), np.arange(40.0) + 1])
+    metres = np.concatenate([np.arange(40.0), np.arange(40.0) + 1]) % 40
     places = places_of_walk("ring", [40, 40], reach=1, gap=5)
     asked = []
 
-    def agree(one, other):
+    def score(one, other):
         asked.append((one, other))
-        return abs((metres[one] - metres[other] + 20) % 40 - 20) <= 1
+        return -abs((metres[one] - metres[other] + 20) % 40 - 20)
 
-    found = grow(places, on_a_ring(metres, 40), agree, nearest=4)
-    # Frame 8n-1 of the first round stands beside 8n, 8n+3 beside 8n+2 and 8n+3 of the second; ends of the ring meet.
-    for number, images in enumerate(found.images):
-        centre = 8 * number + 1
-        assert all(abs((metres[n] - centre + 20) % 40 - 20) <= 3 for n in images)
-        assert {centre - 1, centre, centre + 1} | {39 + centre, 40 + centre, 41 + centre} <= set(images.tolist())
-    assert len(found) == 5 and len(set(asked)) == len(asked)
-    all_images = np.concatenate(found.images)
-    assert len(set(all_images.tolist())) == len(all_images)
+    found = grow(places, on_a_ring(metres, 40), score, least=0, visit=10)
+    # Both rounds have what the places of the two have together.
+    expected = [np.flatnonzero((metres >= 8 * n) & (metres <= 8 * n + 3)).tolist() for n in range(5)]
+    assert [each.tolist() for each in found.images] == expected
+    assert len(set(asked)) == len(asked) and all(one < other for one, other in asked)
+    assert len(grow(places, on_a_ring(metres, 40), score, least=0.1, visit=10)) == len(places) == 10
 
 
-def test_agreement_is_not_passed_on():
-    # Places 0 to 4 in a row, each agrees with the next: the one with most takes its two, and what touches these goes.
-    places = set_of(5)
-    descriptors = on_a_ring(np.repeat(np.arange(5.0), 2), 20)
+@pytest.fixture
+def visits():
+    """Places of 63 frames, and descriptors and scores by which frames of a group look alike: nothing else does."""
+    places = PlaceSet("set", [np.array(each) for each in ([0, 1, 2], [5, 6], [30, 31, 32], [60, 61, 62])])
+    groups = [(0, 30), (31, 61), (32, 62), (1, 40), (15, 41), (5, 20), (2, 45, 50)]
+    descriptors = np.eye(63)
+    for first, *others in groups:
+        descriptors[others] = descriptors[first]
 
-    def agree(one, other):
-        return abs(one // 2 - other // 2) == 1
+    def score(one, other):
+        return next((1.0 if (one, other) != (2, 50) else 0.9 for each in groups if {one, other} <= set(each)), 0.0)
 
-    found = grow(places, descriptors, agree, nearest=4)
-    assert [each.tolist() for each in found.images] == [[0, 1, 2, 3, 4, 5], [8, 9]]
+    return places, descriptors, score
 
 
-def test_a_frame_in_between_joins_no_place_and_one_that_agrees_with_one_does():
-    # Frames 0-1 and 2-3 are places; 4 agrees with both, 5 with the first, 6 with none.
-    places = PlaceSet("set", [np.array([0, 1]), np.array([2, 3])])
-    agreeing = {(0, 4), (2, 4), (1, 5)}
-    found = grow(places, np.ones((7, 1)), lambda one, other: (one, other) in agreeing, nearest=5)
-    assert [each.tolist() for each in found.images] == [[0, 1, 5], [2, 3]]
-    kept = grow(places, np.ones((7, 1)), lambda one, other: False)
-    assert [each.tolist() for each in kept.images] == [[0, 1], [2, 3]]
+def test_places_join_those_that_they_have_most_pairs_with_and_frames_their_partners(visits):
+    # 30 speaks for places 0 and 2, 31 and 32 for 2 and 3; 41 and 15 are both of no place; 2 prefers 45 to 50, which
+    # has nobody else: 45 is of its visit.
+    found = grow(*visits, least=0.5)
+    assert [each.tolist() for each in found.images] == [[0, 1, 2, 40, 45], [5, 6], [30, 31, 32, 60, 61, 62]]
+
+
+def test_frames_of_one_visit_do_not_confirm_each_other(visits):
+    assert [each.tolist() for each in grow(*visits, least=0.5, visit=10).images][1] == [5, 6, 20]
+
+
+def test_scores_below_the_least_confirm_nothing(visits):
+    assert [each.tolist() for each in grow(*visits, least=1.1).images] == [each.tolist() for each in visits[0].images]
 
 
 # As others give them

@@ -1,12 +1,15 @@
 """Places to train on without positions: neighbours in time, and what descriptors and geometry say is the same place."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.training.places.place_set import PlaceSet, grouped
+
+NEAREST = 5  # frames by descriptors that are scored for each
 
 
 def places_of_walk(name: str, lengths: Sequence[int], reach: int = 2, gap: int = 5) -> PlaceSet:
@@ -27,35 +30,39 @@ def places_of_walk(name: str, lengths: Sequence[int], reach: int = 2, gap: int =
     return found
 
 
-def grow(places: PlaceSet, descriptors: np.ndarray, agree: Callable[[int, int], bool], nearest: int = 10) -> PlaceSet:
-    """Places of a walk that comes by again: what looks alike and is confirmed becomes one place.
+def grow(
+    places: PlaceSet, descriptors: np.ndarray, score: Callable[[int, int], float], least: float, visit: int = 20
+) -> PlaceSet:
+    """Places of walks that come by again: frames that confirm each other across visits are of one place.
 
-    TF-VPR expands places by neighbours of descriptors and contracts them by geometry. Here agreement is not passed on,
-    by which a whole walk would become one place: the place that agrees with most takes in those that agree with itself,
-    and places that agree with these alone are left out. So are frames of no place, unless all that they agree with has
-    become one place, which they join. `agree` says whether two frames show the same, such as enough matches that
-    verify; it is asked once for each of the `nearest` frames by descriptors [N, dim] that are of no or another place.
+    As TF-VPR expands places by neighbours of descriptors and contracts them by geometry. But along a path frames verify
+    over a hundred metres: all that pass a threshold would be one place, where what scores best is nearby. Each frame
+    takes the best by `score`, from `least` on, of the NEAREST by descriptors over `visit` frames away; two that take
+    each other are a pair. A frame of no place joins its partner's; two places that have more pairs with each other than
+    with any other become one.
+
+    Descriptors [N, dim] are of length 1; under different light, each walk's want their mean taken away before.
     """
-    count, frames = len(places), len(descriptors)
-    node = count + np.arange(frames)  # of each frame: its place, or itself where it has none
+    place_of, best = np.full(len(descriptors), -1), np.full(len(descriptors), -1)
     for number, images in enumerate(places.images):
-        node[images] = number
-    confirmed, links = functools.cache(agree), [set[int]() for _ in range(count + frames)]
-    for images in places.images:
-        likeness = descriptors[images] @ descriptors.T  # [n, N]
-        likeness[:, images] = -np.inf
-        near = np.argsort(-likeness, axis=1, kind="stable")[:, : min(nearest, frames - len(images))]
-        for one, other in zip(images.repeat(near.shape[1]).tolist(), near.ravel().tolist(), strict=True):
-            if confirmed(min(one, other), max(one, other)):
-                links[node[one]].add(int(node[other]))
-                links[node[other]].add(int(node[one]))
-    merged, free = np.full(count + frames, -1), set(range(count))
-    for seed in sorted(free, key=lambda number: -len(links[number])):
-        if seed in free:
-            star = {seed} | links[seed] & free
-            merged[list(star)] = seed
-            free -= star.union(*(links[number] for number in star))
-    for frame in range(count, count + frames):
-        into = {int(merged[number]) for number in links[frame]}
-        merged[frame] = into.pop() if len(into) == 1 else -1
-    return grouped(places.name, merged[node])
+        place_of[images] = number
+    known = functools.cache(score)
+    for frame in range(len(descriptors)):
+        likeness = descriptors @ descriptors[frame]
+        likeness[max(0, frame - visit) : frame + visit + 1] = -np.inf
+        near = [int(n) for n in np.argsort(-likeness, kind="stable")[:NEAREST] if np.isfinite(likeness[n])]
+        scores = {known(min(frame, other), max(frame, other)): other for other in reversed(near)}
+        if scores and max(scores) >= least:
+            best[frame] = scores[max(scores)]
+    pairs = [(one, other) for one, other in enumerate(best.tolist()) if other >= 0 and best[other] == one]  # both ways
+    votes = Counter((int(place_of[one]), int(place_of[other])) for one, other in pairs)
+    favourite = {one: other for (one, other), _ in reversed(votes.most_common()) if min(one, other) >= 0}
+    into = np.arange(len(places))
+    for one, other in favourite.items():
+        if favourite[other] == one:
+            into[max(one, other)] = min(one, other)
+    labels = np.where(place_of < 0, -1, into[place_of])
+    for one, other in pairs:
+        if place_of[one] < 0 <= place_of[other]:
+            labels[one] = labels[other]
+    return grouped(places.name, labels)
