@@ -48,13 +48,14 @@ def _read_gsv_cities(root: Path) -> tuple[list[Path], list[Hashable], np.ndarray
     files, of, metres, names_in = [], list[Hashable](), [], functools.cache(listing)
     for table in sorted(root.glob("Dataframes/*.csv")):
         for row in read_columns(table, COLUMNS, REMEDY):
+            folder = root / "Images" / row["city_id"]
             try:
-                names, folder = list(_file_names(row)), root / "Images" / row["city_id"]
+                there = (name for name in _file_names(row) if name in names_in(folder))
+                files.append(folder / next(there, next(_file_names(row))))
                 of.append((table, int(row["place_id"])))
                 metres.append(from_degrees(float(row["lat"]), float(row["lon"])))
             except ValueError as error:
                 raise UserError(f"{table} has what is no number or no place ({error}): {REMEDY}") from error
-            files.append(folder / next((name for name in names if name in names_in(folder)), names[0]))
     if lost := [file for file in files if file.name not in names_in(file.parent)]:
         raise UserError(
             f"{len(lost)} of the {len(files)} images that {root / 'Dataframes'} lists are missing, first {lost[0]}: "

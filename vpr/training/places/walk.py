@@ -63,6 +63,6 @@ def grow(
             into[max(one, other)] = min(one, other)
     labels = np.where(place_of < 0, -1, into[place_of])
     for one, other in pairs:
-        if place_of[one] < 0 <= place_of[other]:
+        if place_of[one] < 0:
             labels[one] = labels[other]
     return grouped(places.name, labels)
