@@ -7,7 +7,6 @@ Panoramas are left out. In the official validation, which is that of the set's a
 never match, whatever their metres, which count from different meridians.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from pittsburgh import Places
 from vpr.common.errors import UserError
+from vpr.data.layouts.columns import read_columns
 from vpr.data.layouts.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
 
 SUBTASK = "all"
@@ -76,14 +76,14 @@ def read_msls(root: Path, split: str, cities: Sequence[str], official: bool) -> 
 def _read_role(base: Path, city: str, role: str, official: bool) -> tuple[list[str], np.ndarray]:
     """The images of a city in one role that take part: names below `base`, and UTM metres [n, 2]."""
     folder = base / city / role
-    taken = _table(folder / "postprocessed.csv", ("key", "easting", "northing"))
+    taken = read_columns(folder / "postprocessed.csv", ("key", "easting", "northing"), REMEDY)
     keys, kept = [row["key"] for row in taken], [True] * len(taken)
     # The test cities were given out without raw.csv, which says what is a panorama.
     filters = [("raw.csv", "pano", "False")] if base.name != "test" or (folder / "raw.csv").is_file() else []
     if official:
         filters.append(("subtask_index.csv", SUBTASK, "True"))
     for name, column, wanted in filters:
-        rows = _table(folder / name, ("key", column))
+        rows = read_columns(folder / name, ("key", column), REMEDY)
         if [row["key"] for row in rows] != keys:
             raise UserError(f"{folder / name} lists other images than postprocessed.csv beside it: {REMEDY}")
         kept = [before and row[column] == wanted for before, row in zip(kept, rows, strict=True)]
@@ -97,20 +97,3 @@ def _read_role(base: Path, city: str, role: str, official: bool) -> tuple[list[s
             f"{folder / 'postprocessed.csv'} has a position that is no number ({error}): {REMEDY}"
         ) from error
     return [f"{city}/{role}/images/{row['key']}.jpg" for row in rows], positions
-
-
-def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Some columns of a table."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path} has no column {', '.join(missing)} (it has {reader.fieldnames}): {REMEDY}")
-            rows = [{column: row[column] for column in columns} for row in reader]
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a table ({error}): {REMEDY}") from error
-    short = next((number for number, row in enumerate(rows, start=2) if None in row.values()), None)
-    if short:
-        raise UserError(f"{path}: line {short} is too short: {REMEDY}")
-    return rows

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PlaceSet:
-    """Images by place; no image is in two places, and each place has at least two."""
+    """Images by place; no image is in two places, and each place has at least two, or one of which views make pairs."""
 
     name: str
     images: list[np.ndarray]  # of each place int64 [n], of the split's files: the database's, then the queries'
@@ -15,3 +15,13 @@ class PlaceSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def grouped(name: str, labels: np.ndarray, positions: np.ndarray | None = None, least: int = 2) -> PlaceSet:
+    """Images that share a label [N] of 0 or more make a place, in the order of labels, if they are `least` or more."""
+    order = np.argsort(labels, kind="stable")
+    order = order[labels[order] >= 0]
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    images = [each for each in groups if len(each) >= max(least, 1)]
+    means = None if positions is None else np.array([positions[each].mean(axis=0) for each in images]).reshape(-1, 2)
+    return PlaceSet(name, images, means)

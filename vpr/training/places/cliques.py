@@ -1,0 +1,49 @@
+"""Hard batches of places: such as look alike, and are not the same.
+
+After CliqueMining (Izquierdo and Civera, ECCV 2024): a batch grows from a random place by places that are drawn the
+likelier the nearer their descriptors are. There places are maximal cliques of images under 25 m apart, without what is
+near a chosen one. Here they are made before, and those near a chosen one are left to later batches; only the most alike
+are drawn from, for of thousands of places all would have nearly the same chance; each comes once an epoch at most.
+"""
+
+import numpy as np
+import torch
+from numpy.random import Generator
+
+from vpr.training.places.place_set import PlaceSet
+
+APART = 45.0  # metres between places of a batch: the 25 within which images match, and two radii of 10
+DRAWN_FROM = 3  # times as many places as are drawn, the most alike
+
+
+def hard_batches(
+    places: PlaceSet, descriptors: np.ndarray | torch.Tensor, batch: int, generator: Generator, apart: float = APART
+) -> list[np.ndarray]:
+    """The batches of an epoch: indices of 2 to `batch` places that look alike; no place is in two.
+
+    Later batches are of what is left, and look less alike; places that find no other are left out. Descriptors
+    [P, dim], on any device, are the mean of a place's images', or a random one's. Places of a batch lie `apart` metres
+    apart at least, where positions are known.
+    """
+    where, known = places.positions, torch.as_tensor(descriptors).float()
+    squares, left, batches = known.square().sum(dim=1), np.ones(len(places), bool), []
+    for seed in generator.permutation(len(places)).tolist():
+        if not left[seed]:
+            continue
+        others = np.flatnonzero(left & (np.arange(len(left)) != seed))
+        squared = squares + squares[seed] - 2 * (known @ known[seed])
+        distance = squared.clamp(min=0).sqrt().cpu().numpy()[others]
+        drawn, rest = np.split(np.argsort(distance, kind="stable"), [DRAWN_FROM * batch])
+        # The order of exponential times at these rates is a draw without putting back.
+        rates = distance[drawn].max(initial=0) - distance[drawn] + np.finfo(np.float32).eps
+        drawn = drawn[np.argsort(generator.exponential(size=len(drawn)) / rates)]
+        chosen = [seed]
+        for place in others[np.concatenate([drawn, rest])].tolist():
+            if len(chosen) == batch:
+                break
+            if where is None or np.hypot(*(where[chosen] - where[place]).T).min() >= apart:
+                chosen.append(place)
+        left[chosen] = False
+        if len(chosen) > 1:
+            batches.append(np.array(chosen))
+    return batches

@@ -1,0 +1,68 @@
+"""Places to train on without positions: neighbours in time, and what descriptors and geometry say is the same place."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vpr.common.errors import UserError
+from vpr.training.places.place_set import PlaceSet, grouped
+
+NEAREST = 5  # frames by descriptors that are scored for each
+
+
+def places_of_walk(name: str, lengths: Sequence[int], reach: int = 2, gap: int = 5) -> PlaceSet:
+    """Each 2 `reach` + 1 frames in a row are a place; the `gap` frames up to the next are of none.
+
+    With `reach` and `gap` 0 each image is a place. That is what an unordered folder takes, in which nothing says that
+    two images show the same: views of one image then have to make the pairs. `lengths` are the frames of each walk;
+    files are those of the first, then of the second. Raises a UserError: no walk is long enough.
+    """
+    size, labels, first = 2 * reach + 1, [np.empty(0, np.int64)], 0
+    for length in lengths:
+        number, within = np.divmod(np.arange(length), size + gap)
+        labels.append(np.where(within < size, first + number, -1))
+        first += length
+    found = grouped(name, np.concatenate(labels), least=min(2, size))
+    if not len(found):
+        raise UserError(f"{name}: no walk has {min(2, size)} frames, wanted {size} for a place: add frames")
+    return found
+
+
+def grow(
+    places: PlaceSet, descriptors: np.ndarray, score: Callable[[int, int], float], least: float, visit: int = 20
+) -> PlaceSet:
+    """Places of walks that come by again: frames that confirm each other across visits are of one place.
+
+    As TF-VPR expands places by neighbours of descriptors and contracts them by geometry. But along a path frames verify
+    over a hundred metres: all that pass a threshold would be one place, where what scores best is nearby. Each frame
+    takes the best by `score`, from `least` on, of the NEAREST by descriptors over `visit` frames away; two that take
+    each other are a pair. A frame of no place joins its partner's; two places that have more pairs with each other than
+    with any other become one.
+
+    Descriptors [N, dim] are of length 1; under different light, each walk's want their mean taken away before.
+    """
+    place_of, best = np.full(len(descriptors), -1), np.full(len(descriptors), -1)
+    for number, images in enumerate(places.images):
+        place_of[images] = number
+    known = functools.cache(score)
+    for frame in range(len(descriptors)):
+        likeness = descriptors @ descriptors[frame]
+        likeness[max(0, frame - visit) : frame + visit + 1] = -np.inf
+        near = [int(n) for n in np.argsort(-likeness, kind="stable")[:NEAREST] if np.isfinite(likeness[n])]
+        scores = {known(min(frame, other), max(frame, other)): other for other in reversed(near)}
+        if scores and max(scores) >= least:
+            best[frame] = scores[max(scores)]
+    pairs = [(one, other) for one, other in enumerate(best.tolist()) if other >= 0 and best[other] == one]  # both ways
+    votes = Counter((int(place_of[one]), int(place_of[other])) for one, other in pairs)
+    favourite = {one: other for (one, other), _ in reversed(votes.most_common()) if min(one, other) >= 0}
+    into = np.arange(len(places))
+    for one, other in favourite.items():
+        if favourite[other] == one:
+            into[max(one, other)] = min(one, other)
+    labels = np.where(place_of < 0, -1, into[place_of])
+    for one, other in pairs:
+        if place_of[one] < 0:
+            labels[one] = labels[other]
+    return grouped(places.name, labels)
