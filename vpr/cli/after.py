@@ -10,8 +10,8 @@ from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
 
 AFTER = {
-    "train": "test --split=test", "whiten": "test", "import": "test", "test": "locate", "index": "locate",
-    "locate": "serve",
+    "train": "test --split=test", "whiten": "test", "adapt": "test", "import": "test",
+    "test": "locate", "index": "locate", "locate": "serve",
 }  # fmt: skip
 OF_THE_SAME_IMAGES = ("test", "index", "locate")
 
@@ -23,10 +23,12 @@ def next_command(options: argparse.Namespace) -> str:
         return command_line(options, "train" if _has_split(options, "train") else "index", CLUSTER_FLAGS)
     if not after or options.json or options.loadDescriptors:
         return ""
+    if own and options.mode == "adapt":
+        after = "locate"
     if own and options.mode == "train" and not _has_split(options, "test"):
         after = "test"
     places = ["split"]  # those flags that name images
-    if own and options.mode in ("index", "locate"):  # the folder knows its model
+    if own and options.mode in ("adapt", "index", "locate"):  # the folder knows its model
         words = [command(), after, f"--root={shlex.quote(options.root)}"]
     elif options.run or options.mode in ("train", "import"):
         words = [command(), after, f"--resume={shlex.quote(str(options.run))}" if options.run else "--resume"]

@@ -1,6 +1,6 @@
 """What follows from few words: a model by a short name, the model of a folder, a folder of own images by its content.
 
-`index`, `locate` and `serve` leave the flags that name a model in DIR/.netvlad.json, unless DIR cannot be written.
+`adapt`, `index`, `locate` and `serve` leave the flags that name a model in DIR/.netvlad.json, unless DIR cannot be written.
 `export` takes it too. Whoever types another model, or
 --resume, is given that.
 """
@@ -20,10 +20,17 @@ from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
 
 FILE = ".netvlad.json"
-MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve", "export")  # which need no splits and no positions
-MODES = ("index", "locate", "serve")
+MODES_OF_PLAIN_FOLDERS = (
+    "cluster",
+    "adapt",
+    "index",
+    "locate",
+    "serve",
+    "export",
+)  # which need no splits and no positions
+MODES = ("adapt", "index", "locate", "serve")
 READING = (*MODES, "export")  # which take what these keep
-MODES_OF_HUB = ("test", *MODES)
+MODES_OF_HUB = ("test", "index", "locate", "serve")
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
 CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")

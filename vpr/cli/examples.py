@@ -17,6 +17,7 @@ EXAMPLES = {
         "{} test --resume=model.onnx --root photos",
     ),
     "whiten": ("{} whiten --resume", "{} whiten --resume --pcaDim=512", "{} whiten --arch=vgg16 --pcaDim=4096"),
+    "adapt": ("{} adapt --root photos", "{} adapt --model=fast --root photos", "{} adapt --resume"),
     "prune": ("{} prune --resume", "{} prune --resume --pruneRatio=0.3", "{} prune --resume --distill=0"),
     "export": (
         "{} export --resume",

@@ -99,7 +99,7 @@ class Command:
         choices=("auto", "fp32", "bf16", "fp16"), kept=RUN, alters=True)
     backend: str = _machine("auto", "what computes the backbone on a processor; auto: the fastest there that is "
         "installed, where some hundred images are described",
-        modes=("cluster", "test", "whiten", "compare", "index", "locate", "serve"),
+        modes=("cluster", "test", "whiten", "adapt", "compare", "index", "locate", "serve"),
         choices=("auto", "torch", "onnxruntime", "openvino"))
     maxPixels: float | None = _machine(None, "megapixels of an image, at most (default: 500; serve: of an image that "
         "is sent, 50)", modes=all_but("import"), type=quantity)
@@ -153,7 +153,7 @@ class Command:
     out: str | None = _export(None, "file to write (default: in the run)", metavar="FILE")
     pcaDim: int | None = _whiten(
         None, "dimensions of a whitened descriptor: whiten learns so many (default: 4096), test takes the first so "
-        "many (default: all)", modes=all_but("cluster", "train", "prune", "spec", "import"), type=count)
+        "many (default: all)", modes=all_but("cluster", "train", "adapt", "prune", "spec", "import"), type=count)
     nPCA: int = _whiten(10_000, "training database images on which whitening is learnt, at most", modes=("whiten",),
         type=whole_number(2))
     noWhiten: bool = _whiten(False, "test without the whitening that the model has", modes=FINISHED_MODEL)

@@ -21,6 +21,7 @@ MODES = {
     "train": "train on triplets: a new run, or with --resume go on with one",
     "test": "Recall@N of a run, an exported file or the off-the-shelf model; pictures and a report",
     "whiten": "learn PCA whitening of a model's descriptors",
+    "adapt": "fit a model to one's own place, in minutes",
     "prune": "a smaller run from a trained one, by dropping filters",
     "export": "write a model as one .onnx file",
     "compare": "several runs and exported files on one split, in one table",

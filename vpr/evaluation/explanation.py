@@ -110,7 +110,7 @@ def _before_whitening(
     """
     if model.whitening is None:
         return other_descriptor, 0.0
-    projection, mean = model.whitening.projection, model.whitening.mean
-    norm = torch.linalg.vector_norm(projection @ (pooled - mean)).clamp_min(SMALLEST_NORM)
-    towards = other_descriptor @ projection / norm
-    return towards, -(towards @ mean).item()
+    whitening = model.whitening
+    norm = torch.linalg.vector_norm(whitening.linear(pooled - whitening.mean)).clamp_min(SMALLEST_NORM)
+    towards = whitening.transposed(other_descriptor) / norm
+    return towards, -(towards @ whitening.mean).item()

@@ -22,30 +22,57 @@ ANY_SIZE = "any"  # image size of a whitening that serves images of every size
 
 
 class Whitening(nn.Module):
-    """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim]."""
+    """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim].
+
+    Of a model that was adapted to a place, x - mean loses its part in the directions of `removed` (orthonormal rows)
+    before; without a projection this alone is done.
+    """
 
     mean: torch.Tensor  # [D]
-    projection: torch.Tensor  # [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first
+    # [dim, D], the rows of U^T over sqrt(lambda + 1e-9), largest variance first; None: all D dimensions, as they are
+    projection: torch.Tensor | None
+    removed: torch.Tensor | None  # [r, D], see `vpr.training.adapting`
 
-    def __init__(self, mean: torch.Tensor, projection: torch.Tensor, learnt_on: str = ""):
+    def __init__(
+        self,
+        mean: torch.Tensor,
+        projection: torch.Tensor | None,
+        learnt_on: str = "",
+        removed: torch.Tensor | None = None,
+    ):
         super().__init__()
         self.learnt_on = learnt_on  # in words, for results
         self.register_buffer("mean", mean)
         self.register_buffer("projection", projection)
+        self.register_buffer("removed", removed)
 
     @property
     def dim(self) -> int:
-        return len(self.projection)
+        return len(self.mean) if self.projection is None else len(self.projection)
 
     def cropped(self, dim: int) -> "Whitening":
-        """The whitening to the first `dim` dimensions. Raises a UserError where it has not so many."""
-        if dim > self.dim:
+        """The whitening to the first `dim` dimensions; as many as there were before it: those that were removed are
+        all that goes. Raises a UserError where it has not so many."""
+        if self.removed is not None and dim == len(self.mean):
+            return Whitening(torch.zeros_like(self.mean), None, self.learnt_on, self.removed)
+        if self.projection is None or dim > self.dim:
             raise UserError(f"--pcaDim={dim}: the whitening has {self.dim} dimensions; learn more, or give less")
-        return Whitening(self.mean, self.projection[:dim], self.learnt_on)
+        return Whitening(self.mean, self.projection[:dim], self.learnt_on, self.removed)
+
+    def linear(self, values: torch.Tensor) -> torch.Tensor:
+        """[..., D] -> [..., dim], of differences to the mean."""
+        if self.removed is not None:
+            values = values - (values @ self.removed.T) @ self.removed
+        return values if self.projection is None else values @ self.projection.T
+
+    def transposed(self, values: torch.Tensor) -> torch.Tensor:
+        """[..., dim] -> [..., D], by the transpose of `linear`."""
+        values = values if self.projection is None else values @ self.projection
+        return values if self.removed is None else values - (values @ self.removed.T) @ self.removed
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
         """[B, D] -> [B, dim] of length 1."""
-        return F.normalize((descriptors - self.mean) @ self.projection.T, dim=1)
+        return F.normalize(self.linear(descriptors - self.mean), dim=1)
 
 
 @torch.no_grad()
@@ -182,9 +209,10 @@ def load_whitening(path: Path) -> StoredWhitening:
     try:
         if state["format"] not in FORMATS:
             raise KeyError("format")
-        mean, projection = state["mean"], state["projection"]
-        if projection.ndim != 2 or mean.shape != projection.shape[1:] or not len(projection):
-            raise ValueError(f"mean {tuple(mean.shape)}, projection {tuple(projection.shape)}")
+        mean, projection, removed = state["mean"], state["projection"], state.get("removed")
+        for rows in (projection, *([] if removed is None else [removed])):
+            if rows.ndim != 2 or mean.shape != rows.shape[1:] or not len(rows):
+                raise ValueError(f"mean {tuple(mean.shape)}, rows {tuple(rows.shape)}")
         recipe = WhiteningRecipe(**state["recipe"]) if state.get("recipe") else None
         dim = int(state.get("dim", len(projection)))
         images = int(state.get("photos", 0))
@@ -197,4 +225,6 @@ def load_whitening(path: Path) -> StoredWhitening:
     else:
         size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
         learnt_on = f"{images} images of {recipe.dataset} ({size})"
-    return StoredWhitening(Whitening(mean, projection, learnt_on), dim, recipe, images)
+    if removed is not None:
+        learnt_on += f", without {len(removed)} directions of variation within places"
+    return StoredWhitening(Whitening(mean, projection, learnt_on, removed), dim, recipe, images)

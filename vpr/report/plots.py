@@ -171,6 +171,19 @@ def draw(rows: list[Row], path: Path) -> None:
             axes.legend()
 
 
+def draw_adaptation(path: Path, removed: Sequence[int], recalls: dict[str, list[float]], title: str) -> None:
+    """Recalls of held-out images, by what they are of, against how many directions a descriptor has lost."""
+    with _plot(path, (7.5, 4.5)) as (_, axes):
+        for (name, values), colour in zip(recalls.items(), (GAINED, LOST), strict=False):
+            at = range(len(removed))
+            axes.plot(at, [100 * value for value in values], "o-", color=colour, label=name)
+        axes.set_xticks(range(len(removed)), ["as it was", *map(str, removed[1:])])
+        axes.set(xlabel="directions removed", ylabel="Recall@1, percent")
+        axes.set_title(_wrapped(title, 100), fontsize=7)
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+
 def recall_columns(rows: list[dict[str, float]]) -> list[str]:
     """recall_at_1, recall_at_5, ...: those that any row has."""
     names = {name for row in rows for name in row if name.startswith("recall_at_")}

@@ -5,6 +5,7 @@ log.py           What a training leaves to look at: metrics.csv, TensorBoard, co
 losses.py        the ranking loss of a batch of tuples
 mining.py        Hard negative mining (the paper's appendix on training): which images make a query's tuple
 objective.py     What a training learns from: which images are a batch, and the loss of their descriptors
+adapting/        a model without what changes within places, which needs no steps
 places/          places to train on, and which of them look alike
 rules.py         The rules of a training: how long, how fast, on which tuples
 state.py         What a training is made of between two steps, and how it goes into a checkpoint and comes back

@@ -1,0 +1,90 @@
+"""Adapting a model to a place: which directions go, and whether that helps on images that nothing was learnt from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vpr.common.errors import UserError
+from vpr.models.whitening import Whitening, learn_whitening
+from vpr.training.adapting.held_out import Questions, hold_out, questions_of, recalls
+from vpr.training.adapting.variation import differences, directions, pairs_of_places, without
+
+VIEWS = ("night", "homography", "night")  # the last is of questions alone
+STYLED, TURNED = 3, 2  # the view of questions by night, and of a database that holds the questions' images
+LEAST_IMAGES = 20
+CANDIDATES = (64, 128, 256, 512)  # directions
+LARGEST_SHARE = 8  # a model loses at most one in so many of its dimensions
+SHORT = 512  # dimensions of the projection that is learnt beside
+LARGEST_LOSS = 0.005  # of plain recall
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Recalls of held-out images by N: as they are, and by night."""
+
+    removed: int  # directions
+    plain: dict[int, float]
+    night: dict[int, float]
+
+    @property
+    def score(self) -> float:
+        """By which trials are compared."""
+        return self.plain[1] + self.night[1]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What came of it."""
+
+    before: Trial
+    trials: list[Trial]
+    best: Trial
+    whitening: Whitening | None  # None where the model is better as it is
+    questions: Questions
+    pairs: int  # of images of one place that it was learnt from
+
+
+def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) -> Adaptation:
+    """Learn what varies within places, and keep it if held-out images are found better without.
+
+    Args:
+        views: [N, V, D] descriptors of length 1 of N images: as they are, and in VIEWS.
+        positions: [N, 2] in metres, NaN where unknown.
+        radius: metres within which images are of one place.
+
+    Raises:
+        UserError: there are too few images.
+    """
+    count, _, dim = views.shape
+    if count < LEAST_IMAGES:
+        raise UserError(
+            f"found {count} images, wanted {LEAST_IMAGES} at least to adapt a model: add images of the place"
+        )
+    held = hold_out(positions, seed)
+    questions = questions_of(held, positions, radius, TURNED)
+    learnt = np.flatnonzero(~held)
+    pairs = pairs_of_places(views[learnt, 0], positions[learnt], radius)
+    rows = differences(views[learnt][:, :STYLED], pairs, seed)
+    most = [each for each in CANDIDATES if each <= min(dim // LARGEST_SHARE, len(rows) // 2)]
+    basis = directions(rows, max(most, default=1), seed)
+    before = _trial(views, questions, basis[:0])
+    trials = [_trial(views, questions, basis[:each]) for each in most if each <= len(basis)]
+    best = max([before, *trials], key=lambda each: (each.plain[1] >= before.plain[1] - LARGEST_LOSS, each.score))
+    whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
+    return Adaptation(before, trials, best, whitening, questions, len(pairs))
+
+
+def _trial(views: torch.Tensor, questions: Questions, removed: torch.Tensor) -> Trial:
+    """Recalls without some directions [r, D]."""
+    kept = without(views, removed)
+    plain, night = (recalls(kept, questions, view) for view in (0, STYLED))
+    return Trial(len(removed), plain, night)
+
+
+def _whitening(views: torch.Tensor, positions: np.ndarray, radius: float, count: int, seed: int) -> Whitening:
+    """Without so many directions, learnt on all images; and the projection to SHORT dimensions of what is left."""
+    pairs = pairs_of_places(views[:, 0], positions, radius)
+    removed = directions(differences(views[:, :STYLED], pairs, seed), count, seed)
+    short = learn_whitening(without(views[:, : STYLED - 1], removed).flatten(0, 1), SHORT)
+    return Whitening(short.mean, short.projection, removed=removed)

@@ -1,0 +1,68 @@
+"""Images that are asked for and not learnt from: parts of the place, as they are and styled."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vpr.training.adapting.variation import STANDING
+
+SHARE = 0.25  # of the images is held out
+PARTS = 8  # in which they lie: neighbours in space, or in the order of names
+LEAST = 20  # questions that are worth counting
+RECALLS = (1, 5)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Which images are asked for, and which are right answers to each."""
+
+    images: np.ndarray  # int64 [Q]
+    right: list[np.ndarray]  # of each, images
+    excluded: list[np.ndarray]  # of each, images that are no answers: itself, and others from its spot
+    database: int  # the view that the database is in: 0, or another where each image is its own answer
+    protocol: str  # in words
+
+
+def hold_out(positions: np.ndarray, seed: int) -> np.ndarray:
+    """bool [N], the images that are held out: PARTS random images with their nearest by position, or by order where
+    images have none."""
+    count, generator = len(positions), np.random.default_rng(seed)
+    known = np.isfinite(positions).all(axis=1)
+    where = np.where(known[:, None], positions, 0) if known.all() else np.column_stack([np.arange(count)] * 2)
+    held, most = np.zeros(count, bool), max(1, round(SHARE * count / PARTS))
+    for centre in generator.choice(count, min(PARTS, count), replace=False):
+        held[np.argsort(np.hypot(*(where - where[centre]).T), kind="stable")[:most]] = True
+    return held
+
+
+def questions_of(held: np.ndarray, positions: np.ndarray, radius: float, turned: int) -> Questions:
+    """What is asked of held-out images: other images within `radius` metres, but from over 1 m away, are right.
+
+    Where fewer than LEAST have such, as without positions, each is asked among all images in the view `turned`, where
+    it is the answer itself.
+    """
+    images = np.flatnonzero(held)
+    right, excluded = [], []
+    for image in images:
+        apart = np.hypot(*(positions - positions[image]).T)
+        right.append(np.flatnonzero((apart > STANDING) & (apart <= radius)))
+        excluded.append(np.flatnonzero(apart <= STANDING))
+    asked = [at for at, found in enumerate(right) if len(found)]
+    if len(asked) >= LEAST:
+        protocol = f"a hit within {radius:g} m, from over {STANDING:g} m away, among all other images"
+        right, excluded = ([each[at] for at in asked] for each in (right, excluded))
+        return Questions(images[asked], right, excluded, 0, protocol)
+    nothing = [np.empty(0, np.int64)] * len(images)
+    protocol = "the image itself among all, seen from another angle"
+    return Questions(images, [images[[at]] for at in range(len(images))], nothing, turned, protocol)
+
+
+def recalls(views: torch.Tensor, questions: Questions, view: int) -> dict[int, float]:
+    """Recall@N by N, between 0 and 1, of questions asked in a view, of descriptors [N, V, D] of length 1."""
+    similar = views[questions.images, view] @ views[:, questions.database].T  # [Q, N]
+    for row, images in zip(similar, questions.excluded, strict=True):
+        row[images] = -2
+    best = similar.topk(min(max(RECALLS), similar.shape[1]), dim=1).indices.numpy()  # [Q, 5]
+    hits = np.array([np.isin(row, right) for row, right in zip(best, questions.right, strict=True)])
+    return {n: float(hits[:, :n].any(axis=1).mean()) for n in RECALLS}
