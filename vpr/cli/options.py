@@ -22,6 +22,7 @@ from vpr.models.poolings import pooling_entry
 from vpr.models.spec import ModelSpec
 from vpr.runs.run import FLAGS_FILE, newest_run
 from vpr.runs.stored import is_exported
+from vpr.training.recipes import RECIPES
 
 Flags = dict[str, Any]  # values by their names in options
 
@@ -65,7 +66,8 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
     chosen, remark = remembered(typed)
     typed = {**of_short_name(typed), **chosen, **typed}
-    wished = {"inputs": [], **defaults(), **typed}
+    recipe = {name: value for name, value in RECIPES.get(typed.get("recipe", ""), {}).items() if name not in typed}
+    wished = {"inputs": [], **defaults(), **recipe, **typed}
     mode = wished["mode"]
     if mode is None:
         first = wished["inputs"][:1]
@@ -76,6 +78,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     if wished["inputs"] and mode not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
     notes = [*check_typed(mode, typed.keys()), *([remark] if remark else [])]
+    notes += [f"recipe: {' '.join(f'--{name}={value}' for name, value in recipe.items())}"] if recipe else []
     _refuse_pairs(typed)
     given = _settle_model(typed)
     if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):
