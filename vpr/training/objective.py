@@ -32,7 +32,7 @@ class Block:
     sizes: list[int]
     described: int  # images that go through the model for it, each time they do
     unit: str = "tuples"
-    share: tuple[float, float] = (0.0, 1.0)  # of the epoch: what is done before it, and after it
+    share: tuple[float, float] = (0.0, 1.0)  # of the epoch done before it and after it, for rates that fall by step
 
 
 class Loss(NamedTuple):

@@ -85,11 +85,14 @@ class PlaceBatches:
         """
         rank, count = processes.rank(), batch.counts[processes.rank()]
         everyones = processes.with_everyones(descriptors, batch.counts)  # [B, dim]
-        losses, mined = multi_similarity(everyones, torch.as_tensor(batch.places, device=descriptors.device))
+        places = torch.as_tensor(batch.places, device=descriptors.device)
+        losses, mined = multi_similarity(everyones, places)
         own = slice(sum(batch.counts[:rank]), sum(batch.counts[: rank + 1]))
         whole, pairs = losses.sum() + 0 * descriptors.sum(), mined[own].sum(dim=1)
-        easy, all_mined = torch.stack([(pairs == 0).sum(), pairs.sum()]).tolist()
-        figures = {"batch_accuracy": easy, "mined_share": all_mined / max(len(everyones) - 1, 1)}
+        negatives = (mined & (places[:, None] != places))[own].sum()
+        easy, all_pairs, hard = torch.stack([(pairs == 0).sum(), pairs.sum(), negatives]).tolist()
+        share = all_pairs / max(len(everyones) - 1, 1)
+        figures = {"batch_accuracy": easy, "mined_share": share, "violating_per_tuple": hard}
         return losses[own].sum().detach() + whole - whole.detach(), count, figures
 
     def _chosen(self, state: TrainingState, epoch: int, label: str) -> tuple[list[list[np.ndarray]], int]:

@@ -87,23 +87,19 @@ class TrainingState:
 
     def follow(self, decay: float) -> None:
         """Let the mean follow the weights after a step."""
+        trained = trained_weights(self.model)
         for name, value in self.average.items():
-            value.lerp_(self.trained[name], 1 - decay)
+            value.lerp_(trained[name], 1 - decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """The model has the mean of its weights until the context ends, where there is one."""
-        own = {name: self.trained[name].clone() for name in self.average}
-        _take_over(self.model, self.average)
+        own = {name: value.clone() for name, value in trained_weights(self.model).items() if name in self.average}
+        self.model.load_state_dict(self.average, strict=False)
         try:
             yield
         finally:
-            _take_over(self.model, own)
-
-    @property
-    def trained(self) -> Weights:
-        """The weights that are trained, by their names."""
-        return trained_weights(self.model)
+            self.model.load_state_dict(own, strict=False)
 
     def checkpoint(self) -> dict[str, Any]:
         """The state as tensors, numbers and text, which a safe load accepts. Its model is the mean where there is one,
@@ -113,7 +109,7 @@ class TrainingState:
         return {
             "flags": self.model.spec.flags(),
             "state_dict": state,
-            **({"trained": self.trained} if self.average else {}),
+            **({"trained": trained_weights(self.model)} if self.average else {}),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "remembered": torch.from_numpy(self.hard_negative_cache),
@@ -127,12 +123,6 @@ class TrainingState:
 def trained_weights(model: PlaceModel) -> Weights:
     """The weights of a model that are trained, by their names."""
     return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-
-
-def _take_over(model: PlaceModel, weights: Weights) -> None:
-    found = trained_weights(model)
-    for name, value in weights.items():
-        found[name].copy_(value)
 
 
 def build_optimizer(model: PlaceModel, rules: TrainingRules) -> torch.optim.Optimizer:
@@ -225,7 +215,7 @@ def load_state(
     position, average = Position(**checkpoint["position"]), {}
     if "trained" in checkpoint:
         average = {name: value.clone() for name, value in trained_weights(model).items()}
-        _take_over(model, checkpoint["trained"])
+        model.load_state_dict(checkpoint["trained"], strict=False)
     return TrainingState(model, optimizer, scaler, hard_negative_cache, position, splits, average)
 
 
