@@ -1,14 +1,14 @@
 """Hard batches of places: such as look alike, and are not the same.
 
-After CliqueMining (Izquierdo and Civera, ECCV 2024), whose batch grows from a random place by places that are drawn the
-likelier the nearer their descriptors are, and whose places are maximal cliques of the images under 25 m apart, from
-which what is near a chosen one is removed. Here places are made before (see `clustering.py`), so that no cliques are
-sought; what is near a chosen place is left to later batches; only the most alike are drawn from, for among thousands
-of places a chance that falls linearly with distance is nearly the same for all; and each place comes once an epoch.
+After CliqueMining (Izquierdo and Civera, ECCV 2024): a batch grows from a random place by places that are drawn the
+likelier the nearer their descriptors are. There places are maximal cliques of images under 25 m apart, without what is
+near a chosen one. Here they are made before, and those near a chosen one are left to later batches; only the most alike
+are drawn from, for of thousands of places all would have nearly the same chance; each comes once an epoch at most.
 """
 
 import numpy as np
 import torch
+from numpy.random import Generator
 
 from vpr.training.places.place_set import PlaceSet
 
@@ -17,31 +17,23 @@ DRAWN_FROM = 3  # times as many places as are drawn, the most alike
 
 
 def hard_batches(
-    places: PlaceSet,
-    descriptors: np.ndarray | torch.Tensor,
-    batch: int,
-    generator: np.random.Generator,
-    apart: float = APART,
+    places: PlaceSet, descriptors: np.ndarray | torch.Tensor, batch: int, generator: Generator, apart: float = APART
 ) -> list[np.ndarray]:
     """The batches of an epoch: indices of 2 to `batch` places that look alike; no place is in two.
 
-    Later batches are of what is left, and look less alike; places that find no other are left out.
-
-    Args:
-        descriptors: [P, dim], of each place: the mean of its images', or a random one's; on any device.
-        apart: metres between any two places of a batch, at least, where positions are known.
+    Later batches are of what is left, and look less alike; places that find no other are left out. Descriptors
+    [P, dim], on any device, are the mean of a place's images', or a random one's. Places of a batch lie `apart` metres
+    apart at least, where positions are known.
     """
-    known = torch.as_tensor(descriptors).float()
+    where, known = places.positions, torch.as_tensor(descriptors).float()
     squares, left, batches = known.square().sum(dim=1), np.ones(len(places), bool), []
     for seed in generator.permutation(len(places)).tolist():
         if not left[seed]:
             continue
-        left[seed] = False
-        others = np.flatnonzero(left)
+        others = np.flatnonzero(left & (np.arange(len(left)) != seed))
         squared = squares + squares[seed] - 2 * (known @ known[seed])
         distance = squared.clamp(min=0).sqrt().cpu().numpy()[others]
-        order = np.argsort(distance, kind="stable")
-        drawn, rest = np.split(order, [DRAWN_FROM * batch])
+        drawn, rest = np.split(np.argsort(distance, kind="stable"), [DRAWN_FROM * batch])
         # The order of exponential times at these rates is a draw without putting back.
         rates = distance[drawn].max(initial=0) - distance[drawn] + np.finfo(np.float32).eps
         drawn = drawn[np.argsort(generator.exponential(size=len(drawn)) / rates)]
@@ -49,13 +41,9 @@ def hard_batches(
         for place in others[np.concatenate([drawn, rest])].tolist():
             if len(chosen) == batch:
                 break
-            if places.positions is None or _far(places.positions[chosen], places.positions[place], apart):
+            if where is None or np.hypot(*(where[chosen] - where[place]).T).min() >= apart:
                 chosen.append(place)
         left[chosen] = False
         if len(chosen) > 1:
             batches.append(np.array(chosen))
     return batches
-
-
-def _far(chosen: np.ndarray, place: np.ndarray, apart: float) -> bool:
-    return bool((np.hypot(*(chosen - place).T) >= apart).all())

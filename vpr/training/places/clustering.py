@@ -20,37 +20,33 @@ def places_of(
     two at least. The order of the files changes nothing but the numbers of images. Images of neighbouring places lie
     at least `distance` - 2 `radius` apart, nearer than positives may be: `hard_batches` keeps such places apart.
 
-    Args:
-        views: int64 [N], such as sectors of headings: images of one place that differ in it become places of their own
-            around the same centre. Without, what was taken to opposite sides of a spot is one place.
-
-    Raises:
-        UserError: images have no position, places would overlap, or no place has two images.
+    Of a place whose images differ in `views` [N], such as sectors of headings, each view is a place around the same
+    centre; without, what was taken to opposite sides of a spot is one place. Raises a UserError: images have no
+    position, places would overlap, or no place has two images.
     """
     places = images.places
     positions = np.concatenate([places.database_positions, places.query_positions])
     if not 0 < 2 * radius <= distance:
         raise UserError(
-            f"places of {radius:g} m radius that lie {distance:g} m apart overlap: wanted a radius over 0 and a "
-            f"distance of two radii at least, here {2 * radius:g} m"
+            f"places of {radius:g} m radius, {distance:g} m apart: wanted a radius over 0 and two of it apart at least"
         )
     if unknown := int((~np.isfinite(positions).all(axis=1)).sum()):
         raise UserError(
-            f"{places.name}: {unknown} of {len(positions)} images have no position, of which places are made: give "
-            "each one (docs/own-images.md), or make places of a walk's frames"
+            f"{places.name}: {unknown} of {len(positions)} images have no position: wanted one of each, see "
+            "docs/own-images.md, or places of a walk's frames"
         )
     cities = np.zeros(len(positions))
     if isinstance(places, CityPlaces):
         cities = CITIES_APART * np.concatenate([places.database_cities, places.query_cities])
     labels = _nearest_centres(np.column_stack([positions, cities]), distance, radius)
     if views is not None:
-        kinds, kind = np.unique(views, return_inverse=True)
-        labels = np.where(labels < 0, labels, labels * len(kinds) + kind)
+        _, kind = np.unique(views, return_inverse=True)
+        labels = np.where(labels < 0, -1, labels * len(kind) + kind)
     found = grouped(places.name, labels, positions)
     if not len(found):
         raise UserError(
-            f"{places.name}: no two of its {len(positions)} images are of one place of {radius:g} m radius, wanted two "
-            "at least: take a larger radius or add images"
+            f"{places.name}: no two of its {len(positions)} images are of one place, wanted two within {radius:g} m of "
+            "its centre: take a larger radius or add images"
         )
     return found
 

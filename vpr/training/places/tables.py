@@ -3,9 +3,9 @@
 DIR/Dataframes/CITY.csv, DIR/Images/CITY/*.jpg        DIR/.../PLACE/*.jpg
 """
 
-import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,15 @@ def read_place_files(root: Path, least: int = 4) -> tuple[list[Path], PlaceSet]:
     """The places of a folder in whichever form it has, and the files that their images are.
 
     Places of fewer than `least` images are left out, and images that lie in `root` itself. Only GSV-Cities' places have
-    positions: UTM metres, of each in its own zone. Raises a UserError: a table is not usable, images that it lists are
-    missing, or no place has enough.
+    positions. Raises a UserError: a table is not usable, images that it lists are missing, or no place has enough.
     """
-    name = root.resolve().name
     if (root / "Dataframes").is_dir():
-        files, labels, degrees = _read_gsv_cities(root)
-        places = grouped(name, labels, degrees, least)
-        metres = [from_degrees(*place) for place in ([] if places.positions is None else places.positions)]
-        places = dataclasses.replace(places, positions=np.array([(each.easting, each.northing) for each in metres]))
+        files, of, metres = _read_gsv_cities(root)
     else:
-        files = find_images(root)
-        number_of = {folder: number for number, folder in enumerate(sorted({file.parent for file in files} - {root}))}
-        places = grouped(name, np.array([number_of.get(file.parent, -1) for file in files], np.int64), least=least)
+        files, metres = find_images(root), None
+        of = [file.parent for file in files]
+    number_of: dict[Hashable, int] = {place: number for number, place in enumerate(dict.fromkeys(of))} | {root: -1}
+    places = grouped(root.resolve().name, np.array([number_of[place] for place in of], np.int64), metres, least)
     if not len(places):
         raise UserError(
             f"{root} has {len(files)} images and no place of {least} or more, wanted a folder for each place, or "
@@ -47,40 +43,39 @@ def read_place_files(root: Path, least: int = 4) -> tuple[list[Path], PlaceSet]:
     return files, places
 
 
-def _read_gsv_cities(root: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
-    """Files, the numbers of their places [N], and degrees [N, 2]."""
-    tables = sorted((root / "Dataframes").glob("*.csv"))
-    rows = [(table, row) for table in tables for row in read_columns(table, COLUMNS, REMEDY)]
-    there = {city: listing(root / "Images" / city) for city in {row["city_id"] for _, row in rows}}
-    files, lost, labels, degrees = [], [], [], []
-    number_of: dict[tuple[Path, int], int] = {}
-    for table, row in rows:
-        try:
-            names, place = list(_file_names(row)), int(row["place_id"])
-            degrees.append((float(row["lat"]), float(row["lon"])))
-            from_degrees(*degrees[-1])
-        except ValueError as error:
-            raise UserError(f"{table} has what is no number or no place ({error}): {REMEDY}") from error
-        found = [each for each in names if each in there[row["city_id"]]]
-        files.append(root / "Images" / row["city_id"] / (found or names)[0])
-        lost += [] if found else files[-1:]
-        labels.append(number_of.setdefault((table, place), len(number_of)))
-    if lost:
+def _read_gsv_cities(root: Path) -> tuple[list[Path], list[Hashable], np.ndarray]:
+    """Files, the place of each, and UTM metres [N, 2]."""
+    files, of, metres, names_in = [], list[Hashable](), [], functools.cache(listing)
+    for table in sorted(root.glob("Dataframes/*.csv")):
+        for row in read_columns(table, COLUMNS, REMEDY):
+            folder = root / "Images" / row["city_id"]
+            try:
+                there = (name for name in _file_names(row) if name in names_in(folder))
+                files.append(folder / next(there, next(_file_names(row))))
+                of.append((table, int(row["place_id"])))
+                metres.append(from_degrees(float(row["lat"]), float(row["lon"])))
+            except ValueError as error:
+                raise UserError(f"{table} has what is no number or no place ({error}): {REMEDY}") from error
+    if lost := [file for file in files if file.name not in names_in(file.parent)]:
         raise UserError(
             f"{len(lost)} of the {len(files)} images that {root / 'Dataframes'} lists are missing, first {lost[0]}: "
             f"unpack all of GSV-Cities below {root}, or take the tables of those away"
         )
-    return files, np.array(labels, np.int64), np.array(degrees).reshape(-1, 2)
+    return files, of, np.array([(each.easting, each.northing) for each in metres]).reshape(-1, 2)
 
 
 def _file_names(row: dict[str, str]) -> Iterator[str]:
     """What an image may be called, the likeliest first: degrees as in the table, or written from a number."""
-    number, degrees, date = (
-        int(row["place_id"]),
-        (row["lat"], row["lon"]),
-        (row["year"].zfill(4), row["month"].zfill(2)),
-    )
-    ids, texts = (number % IDS_OF_A_CITY, number), (degrees, tuple(str(float(text)) for text in degrees))
-    for place, text, ending in itertools.product(ids, texts, ("jpg", "JPG")):
-        parts = (row["city_id"], f"{place:07d}", *date, row["northdeg"].zfill(3), *text, row["panoid"])
+    place, north, degrees = int(row["place_id"]), row["northdeg"].zfill(3), (row["lat"], row["lon"])
+    texts = degrees, tuple(str(float(text)) for text in degrees)
+    for number, text, ending in itertools.product((place % IDS_OF_A_CITY, place), texts, ("jpg", "JPG")):
+        parts = (
+            row["city_id"],
+            f"{number:07d}",
+            row["year"].zfill(4),
+            row["month"].zfill(2),
+            north,
+            *text,
+            row["panoid"],
+        )
         yield f"{'_'.join(parts)}.{ending}"

@@ -1,6 +1,7 @@
 """Places to train on without positions: neighbours in time, and what descriptors and geometry say is the same place."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,15 +9,15 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.training.places.place_set import PlaceSet, grouped
 
+NEAREST = 5  # frames by descriptors that are scored for each
+
 
 def places_of_walk(name: str, lengths: Sequence[int], reach: int = 2, gap: int = 5) -> PlaceSet:
     """Each 2 `reach` + 1 frames in a row are a place; the `gap` frames up to the next are of none.
 
-    With `reach` 0 each frame is a place, and with `gap` 0 as well all are. That is what an unordered folder takes, in
-    which nothing says that two images show the same: views of one image then have to make the pairs.
-
-    Args:
-        lengths: frames of each walk; files are the frames of the first, then of the second ...
+    With `reach` and `gap` 0 each image is a place. That is what an unordered folder takes, in which nothing says that
+    two images show the same: views of one image then have to make the pairs. `lengths` are the frames of each walk;
+    files are those of the first, then of the second. Raises a UserError: no walk is long enough.
     """
     size, labels, first = 2 * reach + 1, [np.empty(0, np.int64)], 0
     for length in lengths:
@@ -29,41 +30,39 @@ def places_of_walk(name: str, lengths: Sequence[int], reach: int = 2, gap: int =
     return found
 
 
-def grow(places: PlaceSet, descriptors: np.ndarray, agree: Callable[[int, int], bool], nearest: int = 3) -> PlaceSet:
-    """Places of a walk that comes by again: what looks alike and is confirmed becomes one place.
+def grow(
+    places: PlaceSet, descriptors: np.ndarray, score: Callable[[int, int], float], least: float, visit: int = 20
+) -> PlaceSet:
+    """Places of walks that come by again: frames that confirm each other across visits are of one place.
 
-    As TF-VPR expands places by neighbours of descriptors and contracts them by geometry. Agreement is not passed on
-    from place to place, by which a whole walk would become one: the place that agrees with most others takes in those
-    that agree with itself, and places that agree with these only are left out. A frame of no place joins where all
-    places that it agrees with have become one; what agrees with several is in between, and stays out.
+    As TF-VPR expands places by neighbours of descriptors and contracts them by geometry. But along a path frames verify
+    over a hundred metres: all that pass a threshold would be one place, where what scores best is nearby. Each frame
+    takes the best by `score`, from `least` on, of the NEAREST by descriptors over `visit` frames away; two that take
+    each other are a pair. A frame of no place joins its partner's; two places that have more pairs with each other than
+    with any other become one.
 
-    Args:
-        descriptors: float [N, dim], of length 1, of all frames.
-        agree: whether two frames show the same, such as enough matches that verify; asked once for each pair.
-        nearest: frames outside of its place that are tried for each frame of a place.
+    Descriptors [N, dim] are of length 1; under different light, each walk's want their mean taken away before.
     """
-    place_of = np.full(len(descriptors), -1)
+    place_of, best = np.full(len(descriptors), -1), np.full(len(descriptors), -1)
     for number, images in enumerate(places.images):
         place_of[images] = number
-    # Places that each agrees with: of the places, then of the frames, of which those of no place are looked at.
-    confirmed, links = functools.cache(agree), [set[int]() for _ in range(len(places) + len(descriptors))]
-    for number, images in enumerate(places.images):
-        likeness = descriptors[images] @ descriptors.T  # [n, N]
-        likeness[:, images] = -np.inf
-        near = np.argsort(-likeness, axis=1, kind="stable")[:, : min(nearest, len(descriptors) - len(images))]
-        for one, other in zip(images.repeat(near.shape[1]).tolist(), near.ravel().tolist(), strict=True):
-            if confirmed(min(one, other), max(one, other)):
-                links[place_of[other] if place_of[other] >= 0 else len(places) + other].add(number)
-                if place_of[other] >= 0:
-                    links[number].add(int(place_of[other]))
-    merged, free = np.full(len(places), -1), set(range(len(places)))
-    for seed in sorted(free, key=lambda number: -len(links[number])):
-        if seed in free:
-            star = {seed} | links[seed] & free
-            merged[list(star)] = seed
-            free -= star.union(*(links[number] for number in star))
-    labels = np.where(place_of < 0, -1, merged[place_of])
-    for frame in np.flatnonzero(place_of < 0):
-        into = {int(merged[number]) for number in links[len(places) + frame]}
-        labels[frame] = into.pop() if len(into) == 1 else -1
+    known = functools.cache(score)
+    for frame in range(len(descriptors)):
+        likeness = descriptors @ descriptors[frame]
+        likeness[max(0, frame - visit) : frame + visit + 1] = -np.inf
+        near = [int(n) for n in np.argsort(-likeness, kind="stable")[:NEAREST] if np.isfinite(likeness[n])]
+        scores = {known(min(frame, other), max(frame, other)): other for other in reversed(near)}
+        if scores and max(scores) >= least:
+            best[frame] = scores[max(scores)]
+    pairs = [(one, other) for one, other in enumerate(best.tolist()) if other >= 0 and best[other] == one]  # both ways
+    votes = Counter((int(place_of[one]), int(place_of[other])) for one, other in pairs)
+    favourite = {one: other for (one, other), _ in reversed(votes.most_common()) if min(one, other) >= 0}
+    into = np.arange(len(places))
+    for one, other in favourite.items():
+        if favourite[other] == one:
+            into[max(one, other)] = min(one, other)
+    labels = np.where(place_of < 0, -1, into[place_of])
+    for one, other in pairs:
+        if place_of[one] < 0:
+            labels[one] = labels[other]
     return grouped(places.name, labels)
