@@ -139,7 +139,7 @@ def test_hard_batches_are_of_places_that_look_alike_when_they_were_described_las
     assert batches_of(made, 2, kept) == found[2] and len(described) == 3
 
 
-@pytest.mark.parametrize(("rules", "said"), [({"batch_size": 1}, "--batchSize"), ({"place_radius": 12.6}, "12.6 m radius")])
+@pytest.mark.parametrize(("rules", "said"), [({"batch_size": 1}, "--batchSize"), ({"place_radius": 12.6}, "12.6 m")])
 def test_places_that_make_no_batch_are_refused(street_flags, rules, said):
     with pytest.raises(UserError, match=said):
         load_training_set(places_spec(parse_options(street_flags)), TrainingRules(loss="multi-similarity", **rules))
