@@ -90,7 +90,7 @@ VALUES = {
     "imageSize": "48 64", "channels": "8", "recallValues": "1", "utmZone": "17N", "normalization": "caffe",
     "arch": "vgg16", "minConfidence": "0.5", "maxFalseRate": "0.5",
     "heldOutRegion": "585000 -12.5 100", "near": "40.4,-80,100",
-    "box": "40,-81,41,-79", "where": "weather=rain", "engine": "milvus:a.db", "pruneRatio": "0.5",
+    "box": "40,-81,41,-79", "where": "weather=rain", "ema": "0.5", "engine": "milvus:a.db", "pruneRatio": "0.5",
 }  # fmt: skip
 
 

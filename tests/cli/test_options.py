@@ -11,6 +11,7 @@ from main import main
 from vpr.cli.flags import CLUSTER_FLAGS, all_flags
 from vpr.cli.options import command_line, flags_of, parse_options
 from vpr.common.errors import UserError
+from vpr.training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +53,36 @@ def refusal(*arguments):
     with pytest.raises(UserError) as caught:
         parse(*arguments)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_flags_of_a_training_that_could_be_typed(name):
+    """Typed one by one they are the same options; what is typed beside wins, also over what goes against it."""
+    values = {flag: value if isinstance(value, list) else [value] for flag, value in RECIPES[name].items()}
+    words = [word for flag, several in values.items() for word in (f"--{flag}", *map(str, several))]
+    found, typed = parse("--mode=train", f"--recipe={name}"), parse("--mode=train", *words)
+    assert {**flags_of(found), "recipe": "paper"} == flags_of(typed)
+    assert found.notes == ([f"recipe: {' '.join(words)}"] if words else [])
+    assert set(RECIPES[name]) <= {key for key, flag in all_flags().items() if "train" in flag.modes}
+    own = parse("--mode=train", f"--recipe={name}", "--lr=0.125", "--longSide=640", "--nEpochs=3")
+    assert (own.lr, own.imageSize, own.longSide, own.nEpochs) == (0.125, None, 640, 3)
+    assert not any("--lr " in note or "--imageSize" in note for note in own.notes)
+
+
+def test_a_run_keeps_its_recipe_and_older_runs_have_the_papers(tmp_path):
+    (tmp_path / "flags.json").write_text(json.dumps(STORED))
+    assert parse("--mode=train", f"--resume={tmp_path}").loss == "triplet"
+    text = refusal("--mode=train", f"--resume={tmp_path}", "--recipe=adapt")
+    assert "--recipe=adapt contradicts" in text and "recipe=paper" in text
+    stored = flags_of(parse("--mode=train", "--recipe=adapt", "--batchSize=8"))
+    (tmp_path / "flags.json").write_text(json.dumps(stored))
+    found = parse("--mode=train", f"--resume={tmp_path}")
+    assert (found.batchSize, found.loss, found.trainFrom) == (8, "multi-similarity", "pool")
+
+
+def test_statistics_of_few_images_at_a_time_are_refused():
+    assert "--gradientCache=8 and --trainBatchNorm" in refusal("--mode=train", "--gradientCache=8", "--trainBatchNorm")
+    assert parse("--mode=train", "--gradientCache=0", "--trainBatchNorm").trainBatchNorm
 
 
 def help_by(capsys, *arguments):

@@ -1,6 +1,7 @@
 """What the tests of a training share: its flags on the tiny city, and a stop after a checkpoint."""
 
 import pytest
+from drawing import draw_image
 
 import main
 import vpr.training.trainer
@@ -12,6 +13,21 @@ def city_flags(tiny_city):
     return [
         "--mode=train", "--dataset=toy", f"--root={tiny_city}", "--arch=alexnet", "--fromscratch", "--pooling=avg",
         "--imageSize", "48", "64", "--threads=0", "--device=cpu", "--precision=fp32",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def street_flags(tmp_path_factory):
+    """A training of AlexNet on batches of places: six, 60 m apart, with four images each and no queries."""
+    folder = tmp_path_factory.mktemp("street")
+    for kind, count in (("train/database", 24), ("val/database", 12), ("val/queries", 12)):
+        for number in range(count):
+            place, view = number // 4, number % 4
+            name = f"@{500000 + 60 * place + view}@4477000@{view}@.jpg"
+            draw_image(folder / kind / name, (80, 64), [count == 24, place, view])
+    return [
+        "--mode=train", "--dataset=folder", f"--root={folder}", "--arch=alexnet", "--fromscratch", "--threads=0",
+        "--imageSize", "48", "64", "--device=cpu", "--precision=fp32", "--loss=multi-similarity", "--batchSize=3",
     ]  # fmt: skip
 
 

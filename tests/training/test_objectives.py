@@ -51,7 +51,7 @@ def call(city_flags, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(OBJECTIVES, "places", "places_objective:Places")
     monkeypatch.setitem(OPTIMIZERS, "RPROP", lambda parameters, lr, *_: torch.optim.Rprop(parameters, lr=lr))
-    monkeypatch.setitem(SCHEDULES, "linear", lambda epoch, lr, lr_step, lr_gamma: epoch * lr)
+    monkeypatch.setitem(SCHEDULES, "linear", lambda epoch, lr, *_: int(epoch) * lr)
 
     return lambda name, *words: [*city_flags, f"--runsPath={tmp_path / name}", "--nEpochs=2", "--lr=0.01", *words]
 

@@ -17,6 +17,7 @@ from vpr.common.files import read_json, write_json
 from vpr.common.settings import MODEL
 from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
+from vpr.training.recipes import RECIPES
 
 FILE = ".netvlad.json"
 MODES_OF_PLAIN_FOLDERS = (
@@ -38,6 +39,15 @@ CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten"
 def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that --model stands for."""
     return dict(SHORT_NAMES.get(typed.get("model", ""), {}))
+
+
+def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The flags of --recipe that are not typed, and what they are in words."""
+    without = {*typed, *({"imageSize"} if "longSide" in typed else ())}
+    flags = {name: value for name, value in RECIPES.get(typed.get("recipe", ""), {}).items() if name not in without}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in flags.items()}
+    told = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
+    return flags, f"recipe: {told}" if flags else ""
 
 
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.choice import of_short_name, own_images, refuse_for_hub, remembered
+from vpr.cli.choice import of_recipe, of_short_name, own_images, refuse_for_hub, remembered
 from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
 from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, nearest, parallel_command, wanted_help, with_mode
 from vpr.common import processes
@@ -65,7 +65,8 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
     chosen, remark = remembered(typed)
     typed = {**of_short_name(typed), **chosen, **typed}
-    wished = {"inputs": [], **defaults(), **typed}
+    recipe, told = of_recipe(typed)
+    wished = {"inputs": [], **defaults(), **recipe, **typed}
     mode = wished["mode"]
     if mode is None:
         first = wished["inputs"][:1]
@@ -75,7 +76,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         )
     if wished["inputs"] and mode not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
-    notes = [*check_typed(mode, typed.keys()), *([remark] if remark else [])]
+    notes = [*check_typed(mode, typed.keys()), *filter(None, (remark, told))]
     _refuse_pairs(typed)
     given = _settle_model(typed)
     if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):
@@ -270,6 +271,8 @@ def _fill_in(merged: Flags, exported: bool = False) -> Flags:
     filled["ckpt"] = filled["ckpt"] or USUAL_CHECKPOINT.get(filled["mode"], "best")
     if filled["lr"] is None:
         filled["lr"] = DATASETS[filled["dataset"]].lr
+    if filled["trainBatchNorm"] and filled["gradientCache"]:  # statistics would be of its few images, and taken twice
+        _contradict(f"--gradientCache={filled['gradientCache']}", "--trainBatchNorm")
     if filled["nocuda"]:
         if filled["device"] not in ("auto", "cpu"):
             _contradict("--nocuda", f"--device={filled['device']}")

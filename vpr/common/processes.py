@@ -177,6 +177,25 @@ def with_summed_gradients(module: "torch.nn.Module", unused_parameters: bool = F
     return parallel
 
 
+def with_everyones(own: "torch.Tensor", counts: list[int]) -> "torch.Tensor":
+    """Rows [n, dim] of all processes, in the order of these; only those of this one carry a gradient.
+
+    Args:
+        counts: how many rows each process has; those that it has beyond are left out.
+    """
+    if world() == 1:
+        return own
+    import torch
+
+    count = counts[rank()]
+    padded = own.new_zeros(max(counts), own.shape[1])
+    padded[:count] = own[:count].detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    _dist.all_gather(parts, padded)
+    parts[rank()] = own
+    return torch.cat([part[:each] for part, each in zip(parts, counts, strict=True)])
+
+
 def gather_rows(rows: "np.ndarray", owners: list[tuple[slice, int]]) -> None:
     """Bring rows that other processes computed to process 0.
 

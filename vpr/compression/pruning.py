@@ -109,7 +109,7 @@ def accumulate_gradients(
     with model.backbone.wholly_trained(), Progress("pruning: gradients", sum(block.sizes), block.unit) as progress:
         loaded = source.batches([batch.images for batch in block.batches])
         for batch, size, images in zip(block.batches, block.sizes, loaded, strict=True):
-            loss_sum, pairs = objective.loss(describer(images), batch)
+            loss_sum, pairs = objective.loss(describer(images), batch)[:2]
             found, scale = scaled_gradients(loss_sum / max(pairs, 1), weights, scale)
             for value, gradient in zip(weights, found, strict=True):
                 value.grad = gradient if value.grad is None else value.grad + gradient

@@ -4,9 +4,12 @@ choices.py       Objectives, optimisers and schedules of the learning rate, by n
 log.py           What a training leaves to look at: metrics.csv, TensorBoard, console lines
 losses.py        the ranking loss of a batch of tuples
 mining.py        Hard negative mining (the paper's appendix on training): which images make a query's tuple
+multi_similarity.py  the multi-similarity loss of images by place, and which pairs it mines
 objective.py     What a training learns from: which images are a batch, and the loss of their descriptors
 adapting/        a model without what changes within places, which needs no steps
+place_batches.py  the objective of batches of places
 places/          places to train on, and which of them look alike
+recipes.py       flags by which others trained (--recipe)
 rules.py         The rules of a training: how long, how fast, on which tuples
 state.py         What a training is made of between two steps, and how it goes into a checkpoint and comes back
 trainer.py       a training: epochs, steps, validation, checkpoints

@@ -3,15 +3,16 @@
 The command line reads the tables, and does not wait for torch.
 """
 
+import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpr.training.losses import LOSSES
 
 if TYPE_CHECKING:
     import torch
 
-    Parameters = Iterable[torch.nn.Parameter]
+    Parameters = Iterable[dict[str, Any]]  # groups, as optimisers take them
 
 
 def sgd(parameters: "Parameters", lr: float, weight_decay: float, momentum: float) -> "torch.optim.Optimizer":
@@ -28,12 +29,38 @@ def adam(parameters: "Parameters", lr: float, weight_decay: float, momentum: flo
     return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
 
 
-def step(epoch: int, lr: float, lr_step: int, lr_gamma: float) -> float:
-    """The rate of an epoch (from 1): multiplied by lr_gamma every lr_step epochs, as in the paper."""
-    return lr * lr_gamma ** ((epoch - 1) // lr_step)
+def adamw(parameters: "Parameters", lr: float, weight_decay: float, momentum: float) -> "torch.optim.Optimizer":
+    """Adam whose weight decay is apart from the gradient (Loshchilov and Hutter, 2019)."""
+    import torch
+
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
 
 
+def step(epoch: float, lr: float, lr_step: int, lr_gamma: float, epochs: int) -> float:
+    """The rate in an epoch (from 1): multiplied by lr_gamma every lr_step epochs, as in the paper."""
+    return lr * lr_gamma ** ((int(epoch) - 1) // lr_step)
+
+
+def linear(epoch: float, lr: float, lr_step: int, lr_gamma: float, epochs: int) -> float:
+    """The rate at a step, of which epoch 1.5 is the middle one of the first epoch: falls to LEAST at the end."""
+    return lr * (1 - (1 - LEAST) * (epoch - 1) / epochs)
+
+
+def cosine(epoch: float, lr: float, lr_step: int, lr_gamma: float, epochs: int) -> float:
+    """As `linear`, along half a cosine to 0 (Loshchilov and Hutter, 2017)."""
+    return lr * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+
+
+LEAST = 0.2  # of the rate, at the end of `linear`
+BY_PLACE = "multi-similarity"  # the loss whose objective takes places, and no queries
 # See `vpr.training.objective`. Losses of tuples share one.
-OBJECTIVES = dict.fromkeys(LOSSES, "vpr.training.triplets:Triplets")
-OPTIMIZERS: "dict[str, Callable[[Parameters, float, float, float], torch.optim.Optimizer]]" = {"SGD": sgd, "ADAM": adam}
-SCHEDULES: dict[str, Callable[[int, float, int, float], float]] = {"step": step}
+OBJECTIVES = {
+    **dict.fromkeys(LOSSES, "vpr.training.triplets:Triplets"),
+    BY_PLACE: "vpr.training.place_batches:PlaceBatches",
+}
+OPTIMIZERS: "dict[str, Callable[[Parameters, float, float, float], torch.optim.Optimizer]]" = {
+    "SGD": sgd, "ADAM": adam, "ADAMW": adamw
+}  # fmt: skip
+SCHEDULES: dict[str, Callable[[float, float, int, float, int], float]] = {
+    "step": step, "linear": linear, "cosine": cosine
+}  # fmt: skip

@@ -54,7 +54,9 @@ class Metrics:
 
     def _write(self) -> None:
         with atomic_write(self.run / METRICS_FILE) as path, open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*COLUMNS, *recall_columns(self.rows)], restval="")
+            recalls, names = recall_columns(self.rows), dict.fromkeys(name for row in self.rows for name in row)
+            further = [name for name in names if name not in (*COLUMNS, *recalls)]
+            writer = csv.DictWriter(file, [*COLUMNS, *further, *recalls], restval="")
             writer.writeheader()
             writer.writerows({name: f"{value:g}" for name, value in row.items()} for row in self.rows)
 
@@ -115,11 +117,15 @@ class Board:
 def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
     """Show the figures of an epoch, by the columns of metrics.csv: scalars, and a line."""
     epoch = int(row["epoch"])
-    for name in ("loss", "violating_per_tuple", "learning_rate", "images_per_second", "memory_mb"):
-        board.add(f"train/{name}", row[name], epoch)
+    for name in row:
+        if name not in ("epoch", "tuples", "seconds"):
+            board.add(f"train/{name}", row[name], epoch)
+    found = f"{row['tuples']} tuples, {row['violating_per_tuple']:.1f} violating negatives each"
+    if "batch_accuracy" in row:
+        found = f"{row['tuples']} images, batch accuracy {row['batch_accuracy']:.1%}, "
+        found += f"{row['mined_share']:.1%} of the pairs mined"
     say(
-        f"epoch {epoch}/{last_epoch}: loss {row['loss']:.4f}, {row['tuples']} tuples, "
-        f"{row['violating_per_tuple']:.1f} violating negatives each, learning rate {row['learning_rate']:g}, "
+        f"epoch {epoch}/{last_epoch}: loss {row['loss']:.4f}, {found}, learning rate {row['learning_rate']:g}, "
         f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )
     if not row["tuples"]:

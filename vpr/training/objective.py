@@ -4,9 +4,10 @@ An objective is a class in a file of its own and a line in `vpr.training.choices
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from vpr.training.choices import OBJECTIVES
 
@@ -31,6 +32,15 @@ class Block:
     sizes: list[int]
     described: int  # images that go through the model for it, each time they do
     unit: str = "tuples"
+    share: tuple[float, float] = (0.0, 1.0)  # of the epoch done before it and after it, for rates that fall by step
+
+
+class Loss(NamedTuple):
+    """The loss of a batch, of one process."""
+
+    sum: "torch.Tensor"
+    terms: int  # of how many
+    figures: Mapping[str, float] = MappingProxyType({})  # by column of metrics.csv, sums whose means are over the terms
 
 
 class Objective(Protocol):
@@ -42,8 +52,8 @@ class Objective(Protocol):
     def sample(self, state: "TrainingState", count: int, label: str) -> Block:
         """A block of at most `count` training examples; without batches where nothing is left to learn."""
 
-    def loss(self, descriptors: "torch.Tensor", batch: Any) -> tuple["torch.Tensor", int]:
-        """The loss of a batch whose images have the descriptors [B, dim]: a sum, and of how many terms."""
+    def loss(self, descriptors: "torch.Tensor", batch: Any) -> tuple[Any, ...]:
+        """The loss of a batch whose images have the descriptors [B, dim], as `Loss` has it, or its first two fields."""
 
 
 def objective_of(

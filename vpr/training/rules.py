@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vpr.common.settings import RESUMED, RUN, TRAINING, count, flag, quantity, whole
+from vpr.common.settings import RESUMED, RUN, TRAINING, count, flag, number, quantity, whole, whole_number
 from vpr.training.choices import OBJECTIVES, OPTIMIZERS, SCHEDULES
+from vpr.training.recipes import RECIPES
 
 if TYPE_CHECKING:  # `--help` reads this file, and takes no time
     import numpy as np
@@ -13,15 +14,20 @@ if TYPE_CHECKING:  # `--help` reads this file, and takes no time
 # A pruned or imported run is trained by the flags that it was made with.
 _rule = partial(flag, group="train", modes=("train", "prune", "import"), kept=TRAINING)
 _kept = partial(_rule, kept=RUN)
+_added = partial(_rule, added=True)
+_decay = number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
 @dataclass(frozen=True)
 class TrainingRules:
     """What a training follows; defaults are the paper's. The flags' help says what the fields are."""
 
+    recipe: str = _added(
+        "paper", "flags by which others trained, beside which typed flags win", choices=RECIPES, modes=("train",)
+    )
     epochs: int = _kept(30, "last epoch", name="nEpochs", type=count, tolerated=True)
     batch_size: int = _rule(
-        4, "queries in a step; those without a violating negative are skipped",
+        4, "queries in a step; those without a violating negative are skipped; multi-similarity: places in a step",
         name="batchSize", type=count, tolerated=True,
     )  # fmt: skip
     refresh_every: int = _rule(
@@ -39,12 +45,40 @@ class TrainingRules:
     lr_gamma: float = _rule(0.5, "factor of each drop", name="lrGamma", type=quantity, tolerated=True)
     weight_decay: float = _rule(1e-3, "weight decay", name="weightDecay", type=quantity, tolerated=True)
     momentum: float = _rule(0.9, "momentum of SGD", type=quantity, tolerated=True)
-    schedule: str = _rule(
-        "step", "how the learning rate goes on; step: drops at equal intervals", choices=SCHEDULES, added=True
+    schedule: str = _added(
+        "step", "how the learning rate goes on; step: drops at equal intervals; linear: falls from step to step to 0.2 "
+        "of it in the last epoch; cosine: likewise to 0", choices=SCHEDULES,
+    )  # fmt: skip
+    warmup: int = _added(0, "first steps in which the learning rate rises to what it is", type=whole)
+    backbone_lr: float = _added(
+        1.0, "factor of the learning rate for the backbone's layers", name="backboneLr", type=quantity
     )
-    loss: str = _rule(
-        "triplet", "what is trained for; triplet: the paper's ranking loss", choices=OBJECTIVES, added=True
+    clip: float = _added(0.0, "norm to which a step's gradient is shortened if it is longer; 0: none", type=quantity)
+    ema: float = _added(
+        0.0, "decay, from step to step, of the mean of the weights that is validated and kept; 0: the weights are",
+        type=_decay,
+    )  # fmt: skip
+    gradient_cache: int = _kept(
+        0, "images of a step whose layers are in memory at once: each goes through the layers twice; 0: all",
+        name="gradientCache", type=whole, added=True, alters=True,
+    )  # fmt: skip
+    loss: str = _added(
+        "triplet", "what is trained for; triplet: the paper's ranking loss; multi-similarity: batches of places, which "
+        "need no queries", choices=OBJECTIVES,
+    )  # fmt: skip
+    images_per_place: int = _added(
+        4, "random images of each place in a step, at most", name="imagesPerPlace", type=whole_number(2)
     )
+    place_distance: float = _added(
+        25.0, "metres between the centres of two places, at least", name="placeDistance", type=quantity
+    )
+    place_radius: float = _added(
+        10.0, "metres from its centre within which images are of a place", name="placeRadius", type=quantity
+    )
+    hard_every: int = _added(
+        0, "epochs after which places are described anew, to make batches of those that look alike; 0: random batches",
+        name="hardEvery", type=whole,
+    )  # fmt: skip
     margin: float = _rule(
         0.1, "margin of the triplet loss, in squared descriptor distance", type=quantity, tolerated=True
     )
@@ -63,9 +97,10 @@ class TrainingRules:
     )  # fmt: skip
     seed: int = 123  # of all random choices
 
-    def learning_rate(self, epoch: int) -> float:
-        """The rate of an epoch (from 1)."""
-        return SCHEDULES[self.schedule](epoch, self.lr, self.lr_step, self.lr_gamma)
+    def learning_rate(self, epoch: float, steps: int = 0) -> float:
+        """The rate in an epoch (from 1; 1.5 is its middle), after so many steps of the whole training."""
+        rate = SCHEDULES[self.schedule](epoch, self.lr, self.lr_step, self.lr_gamma, self.epochs)
+        return rate * min(1.0, (steps + 1) / self.warmup) if self.warmup else rate
 
     def query_blocks(self, usable: "np.ndarray", epoch: int) -> "list[np.ndarray]":
         """A fresh permutation of the queries, cut where descriptors are refreshed.

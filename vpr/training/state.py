@@ -1,5 +1,7 @@
 """What a training is made of between two steps, and how it goes into a checkpoint and comes back."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from vpr.training.choices import OPTIMIZERS
 from vpr.training.mining import NO_IMAGE
 from vpr.training.rules import TrainingRules
 
+Weights = dict[str, torch.Tensor]  # by their names
 # The paper selects by R@5; ties go to R@1, then R@10.
 SELECTED_BY = (5, 1, 10)
 
@@ -26,11 +29,12 @@ class Position:
     epoch: int = 1  # the epoch under way, from 1
     blocks_done: int = 0  # blocks of queries of that epoch that are trained; descriptors are refreshed between
     steps: int = 0  # optimiser steps so far
-    # The next four are of the epoch under way, for its line on the console.
+    # The next five are of the epoch under way, for its line on the console.
     loss_sum: float = 0.0
     tuples: int = 0
     violating: int = 0
     batches: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # of the losses' further figures
     # Recalls by SELECTED_BY of the best validation so far; empty before the first.
     best: list[float] = field(default_factory=list)
     best_epoch: int = 0  # its epoch
@@ -39,7 +43,7 @@ class Position:
     def start_next_epoch(self) -> None:
         """Move to the first block of the next epoch."""
         self.epoch, self.blocks_done = self.epoch + 1, 0
-        self.loss_sum, self.tuples, self.violating, self.batches = 0.0, 0, 0, 0
+        self.loss_sum, self.tuples, self.violating, self.batches, self.sums = 0.0, 0, 0, 0, {}
 
     def figures(self, images: int, seconds: float, learning_rate: float, memory_mb: float) -> dict[str, float]:
         """The figures of the epoch under way, by the columns of metrics.csv.
@@ -58,6 +62,7 @@ class Position:
             "seconds": seconds,
             "images_per_second": images / seconds,
             "memory_mb": memory_mb,
+            **{name: total / max(self.violating, 1) for name, total in self.sums.items()},
         }
 
 
@@ -73,15 +78,38 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     # Keeps small gradients of a float16 backbone from vanishing, and does nothing in other formats.
     scaler: torch.amp.GradScaler
-    hard_negative_cache: np.ndarray  # int64 [M, rules.negatives], each query's hardest negatives so far; NO_IMAGE: none
+    # int64, what an objective remembers from block to block; of triplets [M, rules.negatives], each query's hardest
+    # negatives so far. NO_IMAGE: none.
+    hard_negative_cache: np.ndarray
     position: Position
     splits: dict[str, dict]  # which images it is trained and validated on (`splits_of`)
+    average: Weights = field(default_factory=dict)  # the mean of the weights that are trained (--ema); empty: none
+
+    def follow(self, decay: float) -> None:
+        """Let the mean follow the weights after a step."""
+        trained = trained_weights(self.model)
+        for name, value in self.average.items():
+            value.lerp_(trained[name], 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model has the mean of its weights until the context ends, where there is one."""
+        own = {name: value.clone() for name, value in trained_weights(self.model).items() if name in self.average}
+        self.model.load_state_dict(self.average, strict=False)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own, strict=False)
 
     def checkpoint(self) -> dict[str, Any]:
-        """The state as tensors, numbers and text, which a safe load accepts."""
+        """The state as tensors, numbers and text, which a safe load accepts. Its model is the mean where there is one,
+        beside which stand the weights that go on."""
+        state = self.model.state_dict()
+        state.update(self.average)
         return {
             "flags": self.model.spec.flags(),
-            "state_dict": self.model.state_dict(),
+            "state_dict": state,
+            **({"trained": trained_weights(self.model)} if self.average else {}),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "remembered": torch.from_numpy(self.hard_negative_cache),
@@ -92,10 +120,20 @@ class TrainingState:
         }
 
 
-def build_optimizer(model: torch.nn.Module, rules: TrainingRules) -> torch.optim.Optimizer:
-    """The optimiser of the layers that are trained."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return OPTIMIZERS[rules.optimizer](trained, rules.lr, rules.weight_decay, rules.momentum)
+def trained_weights(model: PlaceModel) -> Weights:
+    """The weights of a model that are trained, by their names."""
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def build_optimizer(model: PlaceModel, rules: TrainingRules) -> torch.optim.Optimizer:
+    """The optimiser of the layers that are trained; its groups have the `factor` of their learning rates."""
+    parts: dict[float, list[torch.nn.Parameter]] = {}
+    backbone = set(model.backbone.parameters())
+    for value in model.parameters():
+        if value.requires_grad:
+            parts.setdefault(rules.backbone_lr if value in backbone else 1.0, []).append(value)
+    groups = [{"params": part, "factor": factor} for factor, part in parts.items()]
+    return OPTIMIZERS[rules.optimizer](groups, rules.lr, rules.weight_decay, rules.momentum)
 
 
 def build_scaler(model: PlaceModel) -> torch.amp.GradScaler:
@@ -133,7 +171,8 @@ def new_state(model: PlaceModel, rules: TrainingRules, splits: dict[str, dict], 
         )
     hard_negative_cache = np.full((splits["train"]["queries"], rules.negatives), NO_IMAGE, np.int64)
     optimizer, position = build_optimizer(model, rules), Position(epoch=start_epoch + 1)
-    return TrainingState(model, optimizer, build_scaler(model), hard_negative_cache, position, splits)
+    average = {name: value.clone() for name, value in trained_weights(model).items()} if rules.ema else {}
+    return TrainingState(model, optimizer, build_scaler(model), hard_negative_cache, position, splits, average)
 
 
 def load_state(
@@ -173,8 +212,11 @@ def load_state(
     torch.set_rng_state(checkpoint["random_state"])
     if len(checkpoint["cuda_random_states"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(checkpoint["cuda_random_states"])
-    position = Position(**checkpoint["position"])
-    return TrainingState(model, optimizer, scaler, hard_negative_cache, position, splits)
+    position, average = Position(**checkpoint["position"]), {}
+    if "trained" in checkpoint:
+        average = {name: value.clone() for name, value in trained_weights(model).items()}
+        model.load_state_dict(checkpoint["trained"], strict=False)
+    return TrainingState(model, optimizer, scaler, hard_negative_cache, position, splits, average)
 
 
 def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], run: Path, skip_broken: bool) -> None:

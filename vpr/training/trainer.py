@@ -5,11 +5,14 @@ checkpoint follows each block and each epoch.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from vpr.common import processes
 from vpr.common.device import precision_name
@@ -17,13 +20,13 @@ from vpr.common.memory import out_of_memory_says
 from vpr.common.progress import Progress, say
 from vpr.data.places import PlaceImages
 from vpr.data.reader import SizeGroup
-from vpr.descriptors.batches import order_of
+from vpr.descriptors.batches import cut, order_of
 from vpr.descriptors.describe import Source
 from vpr.models.place_model import PlaceModel
 from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import load_checkpoint, save_checkpoint
 from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
-from vpr.training.objective import Block, objective_of
+from vpr.training.objective import Block, Loss, objective_of
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
@@ -64,7 +67,7 @@ class Trainer:
         while position.epoch <= rules.epochs and not self.out_of_patience():
             started = time.monotonic()
             images = self.epoch()
-            rate, memory = rules.learning_rate(position.epoch), peak_memory_mb(self.model.device)
+            rate, memory = self.state.optimizer.param_groups[-1]["lr"], peak_memory_mb(self.model.device)
             figures = position.figures(images, time.monotonic() - started, rate, memory)
             report_epoch(board, figures, rules.epochs)
             better = False
@@ -81,8 +84,7 @@ class Trainer:
         Returns the number of images that went through the model, each time they did.
         """
         position, images = self.state.position, 0
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = self.rules.learning_rate(position.epoch)
+        self.set_rates()
         for block in self.objective.batches(self.state, position.epoch):
             self.train_block(block)
             images += block.described
@@ -90,41 +92,57 @@ class Trainer:
             self.save()
         return images
 
+    def set_rates(self, done: float = 0.0) -> None:
+        """Set the learning rates of a step before which this share of the epoch is done."""
+        rate = self.rules.learning_rate(self.state.position.epoch + done, self.state.position.steps)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+
     def train_block(self, block: Block) -> None:
         """One optimiser step for each batch of a block."""
-        describer = processes.in_parallel(BatchDescriber(self.model.train()), self.model.backbone.unused_parameters)
+        own = BatchDescriber(self.model.train(), self.rules.gradient_cache)
+        describer = processes.in_parallel(own, self.model.backbone.unused_parameters)
         loaded = self.sources.training.batches([batch.images for batch in block.batches])
         progress = Progress(f"{block.label}: training", sum(block.sizes), block.unit)
-        with progress, out_of_memory_says("lower --batchSize"):
-            for batch, size, images in zip(block.batches, block.sizes, loaded, strict=True):
-                loss_sum, pairs = self.objective.loss(describer(images), batch)
+        before, after = block.share
+        with progress, out_of_memory_says("lower --batchSize, or give --gradientCache"):
+            for number, (batch, size, images) in enumerate(zip(block.batches, block.sizes, loaded, strict=True)):
+                self.set_rates(before + (after - before) * number / len(block.batches))
+                loss = Loss(*self.objective.loss(describer(images), batch))
                 if processes.rank() >= size:  # its batch is another process's: all take part in every step
-                    loss_sum, pairs = 0 * loss_sum, 0
-                self.step(loss_sum, pairs)
+                    loss = Loss(0 * loss.sum, 0, dict.fromkeys(loss.figures, 0.0))
+                self.step(loss)
                 self.state.position.tuples += size
                 progress.advance(size)
 
-    def step(self, loss_sum: torch.Tensor, pairs: int) -> None:
+    def step(self, loss: Loss) -> None:
         """One step down the gradient of the loss: the sum of all processes over the number of pairs that have one."""
-        state, position = self.state, self.state.position
-        total, all_pairs = processes.all_reduce_sum(loss_sum.item(), pairs)
+        state, position, rules = self.state, self.state.position, self.rules
+        total, all_pairs, *sums = processes.all_reduce_sum(loss.sum.item(), loss.terms, *loss.figures.values())
         state.optimizer.zero_grad()
         if all_pairs:  # without one there is nothing to learn, and momentum alone shall not move
-            state.scaler.scale(loss_sum / all_pairs).backward()  # gradients, like the loss, are sums over the processes
+            state.scaler.scale(loss.sum / all_pairs).backward()  # gradients, like the loss, are sums over the processes
+            if rules.clip:
+                state.scaler.unscale_(state.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), rules.clip)
             state.scaler.step(state.optimizer)
             state.scaler.update()
+            state.follow(rules.ema)
         position.steps += 1
         position.loss_sum += total / max(all_pairs, 1)
         position.violating += int(all_pairs)
         position.batches += 1
+        for name, value in zip(loss.figures, sums, strict=True):
+            position.sums[name] = position.sums.get(name, 0.0) + value
 
     def validate(self, board: Board) -> tuple[bool, dict[int, float]]:
         """Measure the validation split after an epoch; whether it is the best so far, and the recalls."""
         position = self.state.position
-        evaluation, outcomes = measure_split(
-            self.model, self.validation, self.sources.validation, self.rules.recall_values, self.batch_size,
-            self.reranking,
-        )  # fmt: skip
+        with self.state.averaged():
+            evaluation, outcomes = measure_split(
+                self.model, self.validation, self.sources.validation, self.rules.recall_values, self.batch_size,
+                self.reranking,
+            )  # fmt: skip
         show_worst(board, self.validation, outcomes, position.epoch)
         for n, recall in evaluation.recalls.items():
             board.add(f"validation/recall_at_{n}", recall, position.epoch)
@@ -159,13 +177,21 @@ class Trainer:
 
 
 class BatchDescriber(torch.nn.Module):
-    """A model that describes batches by one forward for a step, as DistributedDataParallel wants it."""
+    """A model that describes batches by one forward for a step, as DistributedDataParallel wants it.
 
-    def __init__(self, model: PlaceModel) -> None:
+    With `at_once` above 0 so many images go through the layers together, once without a graph, and again when the
+    gradients of all descriptors are known: a large batch takes the memory of a few images (Gao et al., 2021).
+    """
+
+    def __init__(self, model: PlaceModel, at_once: int = 0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.at_once = model, at_once
 
     def forward(self, batch: list[SizeGroup]) -> torch.Tensor:
         """Images of a step by size -> their descriptors [B, dim]."""
-        parts = [self.model(self.model.tensor_of(group.values), group.frozen) for group in batch]
+        describe: Callable[..., torch.Tensor] = self.model
+        if self.at_once:
+            batch = [part for group in batch for part in cut(group, self.at_once)]
+            describe = partial(checkpoint, self.model, use_reentrant=False)
+        parts = [describe(self.model.tensor_of(group.values), group.frozen) for group in batch]
         return torch.cat(parts)[self.model.tensor_of(order_of(batch))]

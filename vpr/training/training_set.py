@@ -8,6 +8,9 @@ from pittsburgh import LEAST_POSITIVE_SQUARED_DISTANCE, Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, PlacesSpec, load_places, require_queries
+from vpr.training.choices import BY_PLACE
+from vpr.training.places.clustering import places_of
+from vpr.training.places.place_set import PlaceSet
 from vpr.training.rules import TrainingRules
 
 
@@ -19,12 +22,15 @@ class TrainingSet:
     positives: list[np.ndarray]
     not_negatives: list[np.ndarray]
     usable: np.ndarray  # queries that have a positive
+    places: PlaceSet | None = None  # for objectives that go by place, which ask for no queries
 
 
 def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     """The training split. Queries without a potential positive are left out, with a message.
     Raises a UserError: nothing can be learnt of these images, or as of `load_places`."""
     images = load_places(places, "train")
+    if rules.loss == BY_PLACE:
+        return _by_place(images, rules)
     require_queries(images)
     positives = images.places.training_positives()
     not_negatives = images.places.not_negatives()
@@ -38,6 +44,19 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     _require_enough(training, rules, reason)
     _count_negatives(training, rules)
     return training
+
+
+def _by_place(images: PlaceImages, rules: TrainingRules) -> TrainingSet:
+    """A training split by place. Raises a UserError: there are not two places, or not two in a batch."""
+    places = places_of(images, rules.place_distance, rules.place_radius)
+    used, count = sum(map(len, places.images)), len(images.files)
+    say(f"{images.places.name}: {len(places)} places with {used} of {count} images, the others are left out")
+    if min(len(places), rules.batch_size) < 2:
+        raise UserError(
+            f"{images.places.name} has {len(places)} places, of which a step takes {rules.batch_size} (--batchSize): "
+            "wanted two of each at least; raise --batchSize, or add images of other places"
+        )
+    return TrainingSet(images, [], [], np.empty(0, np.int64), places)
 
 
 def _require_enough(training: TrainingSet, rules: TrainingRules, reason: str) -> None:

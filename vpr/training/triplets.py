@@ -5,7 +5,7 @@ the block's tuples from these descriptors, make batches of them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class Triplets:
         """A block for each part of the queries that is mined with the same descriptors."""
         blocks = self.rules.query_blocks(self.training.usable, epoch)
         for number in range(state.position.blocks_done, len(blocks)):
-            yield self._block(state, blocks[number], f"epoch {epoch} block {number + 1}/{len(blocks)}")
+            block = self._block(state, blocks[number], f"epoch {epoch} block {number + 1}/{len(blocks)}")
+            yield replace(block, share=(number / len(blocks), (number + 1) / len(blocks)))
 
     def sample(self, state: TrainingState, count: int, label: str) -> Block:
         """A block of the first `count` tuples of twice as many queries, since some have no hard negative."""

@@ -60,8 +60,8 @@ class Backbone(nn.Sequential):
                     nn.init.zeros_(layer.bias)
 
     def train_from(self, layer: str) -> None:
-        """Freeze all that lies before the layer of this name."""
-        self.first_trained = self.stage_of[layer]
+        """Freeze all that lies before the layer of this name; pool: all."""
+        self.first_trained = self.stage_of.get(layer, len(self))
         self.frozen.requires_grad_(False)
         self.train(self.training)
 
