@@ -60,6 +60,13 @@ class Agreement(Shape):
     weight: float = Field(ge=0, le=1)
 
 
+class SeenBefore(Shape):
+    """The earlier frame of the same session that is most like this one."""
+
+    frame: int = Field(description="Its number in the session, from 0.")
+    score: float = Field(description="A mean cosine: the greater, the more likely it is the same place.")
+
+
 class Located(Shape):
     """Where an image was taken, as far as that is known."""
 
@@ -73,6 +80,7 @@ class Located(Shape):
     timing: Timing
     agreement: list[Agreement] | None = Field(description="With the first match, the heaviest first.")
     uncertainty: Uncertainty | None = Field(description="Of the first match's place; null: positions do not tell.")
+    seen_before: SeenBefore | None = Field(description="Null without a session, and while all its frames are too new.")
 
 
 class Error(Shape):
@@ -250,15 +258,19 @@ def image_json(records: Records, row: int) -> dict[str, Any]:
     }
 
 
-def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float]) -> dict[str, Any]:
-    """An answer of a model of a name, by so many images; timing in milliseconds, by what took them."""
+def answer_json(
+    answer: Answer, model: str, images: int, timing: dict[str, float], seen: tuple[int, float] | None = None
+) -> dict[str, Any]:
+    """An answer of a model of a name, by so many images; timing in milliseconds, by what took them; `seen` as of
+    `vpr.retrieval.conditions.session.Session`."""
     agreement = None
     if (same := answer.agreement) is not None:
         columns = (values.round(4).tolist() for values in (same.query_points, same.hit_points, same.weights))
         agreement = [dict(zip(("query", "hit", "weight"), one, strict=True)) for one in zip(*columns, strict=True)]
     matches = [match_json(record_id(match.name), match) for match in answer.matches]
+    before = seen and {"frame": seen[0], "score": round(seen[1], 4)}
     about = {"model": model, "images": images, "timing": timing}
-    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement}
+    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement, "seen_before": before}
 
 
 def one_of_several(answer: Any) -> Any:

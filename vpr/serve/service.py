@@ -154,7 +154,8 @@ class Service:
         for stage in ("decode", "model", "search"):
             self.metrics.stages.labels(stage).observe(seconds[stage])
         timing = {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
-        return answer_json(answer, self.locator.model_name, self.locator.images, timing)
+        seen = asked.session and asked.session.seen
+        return answer_json(answer, self.locator.model_name, self.locator.images, timing, seen)
 
 
 def pixels_of(decoded: Decoded) -> np.ndarray:
