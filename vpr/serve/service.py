@@ -154,7 +154,7 @@ class Service:
         for stage in ("decode", "model", "search"):
             self.metrics.stages.labels(stage).observe(seconds[stage])
         timing = {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
-        seen = asked.session and asked.session.seen
+        seen = asked.session.seen if asked.session else None
         return answer_json(answer, self.locator.model_name, self.locator.images, timing, seen)
 
 

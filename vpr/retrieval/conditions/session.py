@@ -19,8 +19,8 @@ BLOCK, BLOCKS = 64, 16  # frames that are dropped at once, and how many times as
 class Earlier:
     """The frames of one camera so far, of which those of long before are compared with the next.
 
-    What the light, the lens and the way the camera is held add to all frames of a while is in the mean of the last ones,
-    and is subtracted: else a frame is more like all others of the same walk than like its own place in another one.
+    What light, lens and pose of the camera add to all frames of a while is in the mean of the last ones, and is
+    subtracted: else a frame is more like all others of the same walk than like its own place in another one.
     """
 
     window: int = WINDOW  # frames in that mean, the frame itself among them; 0: nothing is subtracted
@@ -43,13 +43,13 @@ class Earlier:
             self._last = [*self._last, value][-self.window :]
             value = value - np.mean(self._last, axis=0)
         value /= max(float(np.linalg.norm(value)), 1e-12)
-        known = [block @ value for block in self._blocks]
-        self._cosines = [*self._cosines, np.concatenate([np.empty(0, np.float32), *known])][-1 - self.length :]
-        scores, old = self._cosines[-1][:0], len(self._cosines[-1]) - APART
+        cosines = np.concatenate([block @ value for block in self._blocks])
+        self._cosines = [*self._cosines, cosines][-1 - self.length :]
+        scores, old = cosines[:0], len(cosines) - APART
         if old > 0:
-            rows = np.stack([cosines[:old] for cosines in self._cosines])  # [frames, old]
-            order = [Frames(np.zeros(count, np.int64), np.arange(count, dtype=float)) for count in rows.shape]
-            scores = sequence_scores(rows, *order, SequenceRule(self.length, causal=True))[-1]
+            rows = np.stack([each[:old] for each in self._cosines])  # [frames, old]
+            last, known = (Frames(np.zeros(count, np.int64), np.arange(count) + 0.0) for count in rows.shape)
+            scores = sequence_scores(rows, last, known, SequenceRule(self.length, causal=True))[-1]
         self._blocks[-1] = np.concatenate([self._blocks[-1], value[None]])
         return scores
 
@@ -58,7 +58,7 @@ class Earlier:
             return
         if len(self._blocks) == BLOCKS:
             del self._blocks[0]
-            self.first, self._cosines = self.first + BLOCK, [cosines[BLOCK:] for cosines in self._cosines]
+            self.first, self._cosines = self.first + BLOCK, [each[BLOCK:] for each in self._cosines]
         self._blocks.append(np.empty((0, dim), np.float32))
 
 
