@@ -4,8 +4,8 @@
     python examples/loop_closure.py toy_city/ --dataset=toy --split=val --model=fast --weights=FILE
 
 Frames of a data set are its database, then its queries; those of the toy city along a path, each direction by itself.
-No answer changes by later frames. With positions (docs/own-images.md) it prints how many of the frames that show a place
-that was seen before get the right answer, of all of them and where few or no answers may be wrong.
+No answer changes by later frames. With positions (docs/own-images.md) it prints how many of the frames of places seen
+before get the right answer, of all of them and where few or no answers may be wrong.
 """
 
 import json

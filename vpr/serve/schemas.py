@@ -63,7 +63,7 @@ class Agreement(Shape):
 class SeenBefore(Shape):
     """The earlier frame of the same session that is most like this one."""
 
-    frame: int = Field(description="Its number in the session, from 0.")
+    frame: int = Field(description="Of the session, from 0.")
     score: float = Field(description="A mean cosine: the greater, the more likely it is the same place.")
 
 
@@ -258,19 +258,15 @@ def image_json(records: Records, row: int) -> dict[str, Any]:
     }
 
 
-def answer_json(
-    answer: Answer, model: str, images: int, timing: dict[str, float], seen: tuple[int, float] | None = None
-) -> dict[str, Any]:
-    """An answer of a model of a name, by so many images; timing in milliseconds, by what took them; `seen` as of
-    `vpr.retrieval.conditions.session.Session`."""
+def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float]) -> dict[str, Any]:
+    """An answer of a model of a name, by so many images; timing in milliseconds, by what took them."""
     agreement = None
     if (same := answer.agreement) is not None:
         columns = (values.round(4).tolist() for values in (same.query_points, same.hit_points, same.weights))
         agreement = [dict(zip(("query", "hit", "weight"), one, strict=True)) for one in zip(*columns, strict=True)]
     matches = [match_json(record_id(match.name), match) for match in answer.matches]
-    before = seen and {"frame": seen[0], "score": round(seen[1], 4)}
     about = {"model": model, "images": images, "timing": timing}
-    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement, "seen_before": before}
+    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement}
 
 
 def one_of_several(answer: Any) -> Any:

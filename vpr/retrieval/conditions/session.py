@@ -27,13 +27,8 @@ class Earlier:
     length: int = APART  # frames before each that take part, at most APART; 0: single frames
     first: int = 0  # the oldest frame that is kept
     _last: list[np.ndarray] = field(default_factory=list)  # float32 [dim], of the window
-    _blocks: list[np.ndarray] = field(default_factory=list)  # float32 [up to BLOCK, dim], centred
+    blocks: list[np.ndarray] = field(default_factory=list)  # float32 [up to BLOCK, dim], centred
     _cosines: list[np.ndarray] = field(default_factory=list)  # of each of the last frames with all before it
-
-    @property
-    def nbytes(self) -> int:
-        """Of the frames that are kept."""
-        return sum(block.nbytes for block in self._blocks)
 
     def add(self, descriptor: np.ndarray) -> np.ndarray:
         """Take the next frame [dim]: how like it each frame from `first` on is, but for the last APART; float32 [n]."""
@@ -43,23 +38,23 @@ class Earlier:
             self._last = [*self._last, value][-self.window :]
             value = value - np.mean(self._last, axis=0)
         value /= max(float(np.linalg.norm(value)), 1e-12)
-        cosines = np.concatenate([block @ value for block in self._blocks])
+        cosines = np.concatenate([block @ value for block in self.blocks])
         self._cosines = [*self._cosines, cosines][-1 - self.length :]
         scores, old = cosines[:0], len(cosines) - APART
         if old > 0:
             rows = np.stack([each[:old] for each in self._cosines])  # [frames, old]
             last, known = (Frames(np.zeros(count, np.int64), np.arange(count) + 0.0) for count in rows.shape)
             scores = sequence_scores(rows, last, known, SequenceRule(self.length, causal=True))[-1]
-        self._blocks[-1] = np.concatenate([self._blocks[-1], value[None]])
+        self.blocks[-1] = np.concatenate([self.blocks[-1], value[None]])
         return scores
 
     def _make_room(self, dim: int) -> None:
-        if self._blocks and len(self._blocks[-1]) < BLOCK:
+        if self.blocks and len(self.blocks[-1]) < BLOCK:
             return
-        if len(self._blocks) == BLOCKS:
-            del self._blocks[0]
+        if len(self.blocks) == BLOCKS:
+            del self.blocks[0]
             self.first, self._cosines = self.first + BLOCK, [each[BLOCK:] for each in self._cosines]
-        self._blocks.append(np.empty((0, dim), np.float32))
+        self.blocks.append(np.empty((0, dim), np.float32))
 
 
 @dataclass(eq=False)
