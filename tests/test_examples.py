@@ -13,9 +13,7 @@ import torch
 from drawing import draw_image
 from PIL import Image
 
-from vpr.data.frames import Frames
-from vpr.search.rules import SequenceRule
-from vpr.search.sequences import search_sequences
+from vpr.retrieval.conditions.session import Earlier
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,66 +112,31 @@ def walk_of(count, dim=24, seed=0):
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
-STEPS = [(False, False), (True, False), (True, True), (False, True)]
-
-
-@pytest.mark.parametrize(("mean", "sequences"), STEPS)
-def test_each_frame_is_searched_among_those_of_long_before_it(closure, mean, sequences):
-    """Against a search of its own for each frame, with all frames so far centred anew."""
-    frames, place = walk_of(300), closure.SeenBefore(mean, sequences)
-    rule = SequenceRule(10, causal=True) if sequences else SequenceRule(0)
-    for now, frame in enumerate(frames):
-        found, old = place.add(frame, None), now - 20
-        if old < 1:
-            assert found is None
-            continue
-        values = frames[: now + 1].astype(np.float64)
-        if mean:
-            values = values - values.mean(axis=0)
-            values /= np.linalg.norm(values, axis=1, keepdims=True)
-        last = np.arange(max(0, now - 10), now + 1)
-        orders = (Frames(np.zeros(len(each), np.int64), each.astype(float)) for each in (np.arange(old), last))
-        values = values.astype(np.float32)
-        hits, scores = search_sequences(values[:old], values[last], 1, tuple(orders), rule)
-        assert found[0] == hits[-1, 0] and found[1] == pytest.approx(scores[-1, 0], abs=1e-5)
-
-
-@pytest.mark.parametrize(("mean", "sequences"), STEPS)
-def test_no_answer_changes_by_later_frames(closure, mean, sequences):
-    frames = walk_of(90, seed=1)
-    whole = closure.SeenBefore(mean, sequences)
-    answers = [whole.add(frame, None) for frame in frames]
-    turned = closure.SeenBefore(mean, sequences)
-    other = [*frames[:50], *frames[:49:-1]]
-    assert [turned.add(frame, None) for frame in other][:50] == answers[:50] != answers[-50:]
-
-
-def test_of_five_frames_the_one_with_most_keypoints_that_agree_is_taken(closure, monkeypatch):
+@pytest.mark.parametrize("length", [0, 20])
+def test_of_five_frames_keypoints_that_agree_choose(closure, monkeypatch, length):
+    """The one with the most; of sequences the greatest product of their score and the logarithm."""
     frames, number = walk_of(70, seed=2), {}
     monkeypatch.setattr(closure, "verify", lambda one, other: SimpleNamespace(inliers=number[one, other]))
-    random, place, plain = np.random.default_rng(0), closure.SeenBefore(verified=True), closure.SeenBefore()
+    random, earlier = np.random.default_rng(0), Earlier(length=length)
+    place = closure.SeenBefore(closure.Way("", length=length, verified=True))
+    plain = closure.SeenBefore(closure.Way("", length=length))
+    chosen = []
     for now, frame in enumerate(frames):
         number |= {(now, before): int(random.integers(0, 40)) for before in range(now)}
-        found, nearest = place.add(frame, now), plain.add(frame, None)
+        found, nearest, scores = place.add(frame, now), plain.add(frame, None), earlier.add(frame)
         if now < 21:
             assert found is nearest is None
             continue
-        cosines = frames[: now - 20] @ frame
-        hits = sorted(range(now - 20), key=lambda n: -cosines[n])[:5]
-        assert hits[0] == nearest[0]
-        best = max(hits, key=lambda n: number[now, n])
-        assert found == (best, pytest.approx(number[now, best] + cosines[best], abs=1e-5))
+        hits = sorted(range(now - 20), key=lambda n: -scores[n])[:5]
+        assert nearest == (hits[0], pytest.approx(scores[hits[0]]))
+        worth = {n: scores[n] * np.log(1 + number[now, n]) if length else number[now, n] + scores[n] for n in hits}
+        best = max(hits, key=worth.get)
+        assert found == (best, pytest.approx(worth[best], abs=1e-5))
+        chosen.append(best != hits[0])
+    assert any(chosen)
 
 
-def test_frames_that_are_all_alike_are_all_answered(closure):
-    for mean, sequences in STEPS:
-        place = closure.SeenBefore(mean, sequences)
-        answers = [place.add(np.full(16, 0.25, np.float32), None) for _ in range(60)]
-        assert answers[:21] == [None] * 21
-        assert all(0 <= hit < n - 20 and abs(score) <= 1.001 for n, (hit, score) in enumerate(answers[21:], 21))
-
-
-def test_recall_at_full_precision_by_hand(closure):
+def test_recall_at_a_precision_by_hand(closure):
     """24 frames: places 0 to 20 for the first time, 0 and 1 again, and a new one. Two could have been known."""
 
     def said(answers, **changes):
@@ -184,16 +147,41 @@ def test_recall_at_full_precision_by_hand(closure):
         images = SimpleNamespace(places=SimpleNamespace(database_positions=positions))
         return closure.worth([None] * 21 + answers, images)
 
-    worth = "of 2 places seen before {}% found at 100% precision, {}% at {}%".format
-    assert said([(0, 0.9), (1, 0.8), (3, 0.4)]) == worth("100.0", "100.0", "66.7")
-    assert said([(0, 0.9), (1, 0.3), (3, 0.4)]) == worth("50.0", "100.0", "66.7")
-    assert said([(0, 0.9), (0, 0.9), (3, 0.4)]) == worth("0.0", "50.0", "33.3"), "as sure as a wrong one is not surer"
-    assert said([(0, 0.9), None, None]) == worth("50.0", "50.0", "100.0")
-    assert said([None] * 3) == worth("0.0", "0.0", "0.0")
-    assert said([(0, 0.9), (1, 0.8), (3, 0.4)], _22=2e4).startswith("of 1 places seen before 100.0%")
+    worth = "of 2 frames of places seen before {0}/{0}/{0}% found, {1}% right of all {2}".format
+    assert said([(0, 0.9), (1, 0.8), (3, 0.4)]) == worth("100.0", "100.0", 3)
+    assert said([(0, 0.9), (1, 0.3), (3, 0.4)]) == worth("50.0", "100.0", 3), "a new place that is answered is wrong"
+    assert said([(0, 0.9), (0, 0.9), (3, 0.4)]) == worth("0.0", "50.0", 3), "as sure as a wrong one is not surer"
+    assert said([(0, 0.9), None, None]) == worth("50.0", "50.0", 1)
+    assert said([None] * 3) == worth("0.0", "0.0", 0)
+    assert said([(0, 0.9), (1, 0.8), (3, 0.4)], _22=2e4).startswith("of 1 frames of places seen before 100.0/")
     near = said([(0, 0.9), (1, 0.8), (2, 0.7)], _23=1990.0)  # where frame 20 was, three frames ago
-    assert near == worth("100.0", "100.0", "66.7")
+    assert near == worth("100.0", "100.0", 3)
     assert said([(0, 0.9), (1, 0.8), None], _5=np.nan) == "2 answers, unknown how many are right"
+
+
+def test_fewer_may_be_found_where_none_may_be_wrong(closure):
+    """The second of 40 answers is wrong: 1 right before it, 39 of 40 at the end, which is more than 95% of them."""
+    positions = np.array([[100.0 * (n % 40), 0] for n in range(80)])
+    images = SimpleNamespace(places=SimpleNamespace(database_positions=positions))
+    answers = [None] * 40 + [(n if n != 1 else 7, 1 - 0.01 * n) for n in range(40)]
+    assert closure.worth(answers, images) == (
+        "of 40 frames of places seen before 2.5/2.5/97.5% found, 97.5% right of all 40"
+    )
+
+
+def test_frames_of_the_toy_city_follow_a_path_in_one_direction_after_the_other(closure, tmp_path):
+    """By hand: three stations on a line, two directions at right angles and one between them."""
+    names = [f"000/{n:06d}_pitch1_yaw{yaw}.jpg" for n in range(3) for yaw in (1, 2, 3)]
+    positions = np.array([[x, 0.0] for x in (0, 20, 10) for _ in range(3)] + [[19.0, 0], [1, 0], [9, 0]])
+    (tmp_path / "toy_city.json").write_text('{"query_headings": {"val": [2.0, 92.0, 44.0]}}')
+    places = SimpleNamespace(database_names=names)
+    images = SimpleNamespace(places=places, split="val", database_files=names)
+    order, moved = closure.along_streets(images, positions, tmp_path)
+    assert order.tolist() == [0, 6, 3, 2, 8, 5, 9, 10], (
+        "looking north, then east; then the queries: 44 degrees is between"
+    )
+    apart = np.linalg.norm(moved[:, None] - moved, axis=2)
+    assert apart[0, 6] == 10 and apart[0, 2] > 1000 and apart[3, 9] == 1
 
 
 def test_a_walk_there_and_back_is_known_on_its_way_back(started, tmp_path):
@@ -208,10 +196,6 @@ def test_a_walk_there_and_back_is_known_on_its_way_back(started, tmp_path):
     printed = started("loop_closure.py", tmp_path / "walk", *model, "--device=cpu", f"--dataPath={tmp_path / 'model'}",
                       f"--runsPath={tmp_path}")  # fmt: skip
     assert "60 frames, those of the last 20 not asked for" in printed and "search by sequences" not in printed
-    for step in ("single frames", "their mean"):
-        assert f"{step}: of 20 places seen before 100.0% found at 100% precision, 100.0% at 51.3%, " in printed, (
-            "20 of 39"
-        )
-    assert (
-        re.search(r"^sequences: of 20 places .* frames a second$", printed, re.MULTILINE) and "verified" not in printed
-    )
+    found = "of 20 frames of places seen before 100.0/100.0/100.0% found, 100.0% right of all 39, "  # 60 - 21
+    assert f"single frames: {found}" in printed and "verified" not in printed
+    assert re.search(r"^sequences of 20 without them: of 20 .* frames a second$", printed, re.MULTILINE)

@@ -1,6 +1,7 @@
 """Condition means in modes: learnt by index, used by locate, a second line of test."""
 
 import json
+import re
 
 import pytest
 from drawing import draw_image
@@ -36,6 +37,11 @@ def test_modes_learn_a_condition_and_subtract_it(call, tmp_path):
         for how in ("off", "stored")
     )
     assert plain[0]["distance"] != learnt[0]["distance"]
+    for mode, asked, count in (("locate", [tmp_path / "night"], 5), ("test", [], 6)):
+        out = call(root, mode, *asked, "--panels=0", "--conditions=stored")[1]
+        said = re.findall(rf"^conditions: nearest to the map's mean: (\d+), night: (\d+) of {count} images$", out, re.M)
+        assert len(said) == 1 and sum(map(int, said[0])) == count
+    assert "nearest to the map" not in call(root, "test", "--panels=0", "--conditions=session")[1]
     code, _, err = call(root, "index", "--condition=dusk")
     assert code == 2 and "found 0 images, wanted 5 at least" in err
 

@@ -105,6 +105,8 @@ def test_each_query_takes_the_nearest_of_the_stored_means(engine):
     night, day = units(8, 3, -2.0), units(9, 3, 0.5)
     means, _ = conditions.means_for(np.concatenate([night, day]), "stored")
     assert np.allclose(means[:3], conditions.stored["night"]) and np.allclose(means[3:], conditions.mean)
+    said = "nearest to the map's mean: 2, night: 3 of 5 images"
+    assert conditions.choices(np.concatenate([night, day[:2]])) == said and MapConditions(engine).choices(day) == ""
     assert nearest_means(np.eye(3), np.array([[0, 5, 0], [2, 1, 0], [0, 0, 1e-9]])).tolist() == [1, 0, 2]
 
 

@@ -13,8 +13,10 @@ from vpr.database.faiss_engine import open_engine
 from vpr.database.filters import SearchFilter
 from vpr.retrieval.ask import Ask, NotServed
 from vpr.retrieval.conditions.centring import PRIOR, MapConditions
-from vpr.retrieval.conditions.session import RULE, Session
+from vpr.retrieval.conditions.session import BLOCK, BLOCKS, RULE, Earlier, Session
 from vpr.retrieval.ranking import search, search_for
+from vpr.search.rules import SequenceRule
+from vpr.search.sequences import search_sequences
 
 DIM, COUNT = 24, 40
 
@@ -248,3 +250,93 @@ def test_a_database_without_images_has_no_sessions_and_gets_a_mean_with_its_firs
         (found,) = one_by_one(conditions, evening[:1], session)
         assert session.count == 1
         assert found.answers.found.tolist() == whole(engine, by_loops(values, evening[:1]))[0].tolist()
+
+
+# Which earlier frame of the same session shows the same place.
+
+
+def walk_of(count, dim=24, seed=0):
+    """Noisy descriptors of a walk that begins anew after 30 frames, all moved alike, of length 1."""
+    random = np.random.default_rng(seed)
+    places = random.normal(size=(30, dim))
+    values = places[np.arange(count) % 30] + 0.7 * random.normal(size=(count, dim)) + random.normal(size=dim)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+WAYS = [(0, 0), (20, 0), (20, 10), (0, 20), (7, 20)]
+
+
+@pytest.mark.parametrize(("window", "length"), WAYS)
+def test_each_frame_is_compared_with_those_of_long_before_it(window, length):
+    """Against a search of its own for each frame; each frame of all is centred by loops."""
+    frames, earlier, values = walk_of(120), Earlier(window, length), []
+    rule = SequenceRule(length, causal=True)
+    for now, frame in enumerate(frames):
+        scores, old = earlier.add(frame), now - 20
+        value = frame.astype(float)
+        if window:
+            before = [frames[n].astype(float) for n in range(max(0, now - window + 1), now + 1)]
+            value = value - sum(before) / len(before)
+        values.append(value / max(np.linalg.norm(value), 1e-12))
+        assert len(scores) == max(0, old), "the last 20 are not compared"
+        if old < 1:
+            continue
+        last, known = np.arange(max(0, now - length), now + 1), np.array(values, np.float32)
+        orders = (Frames(np.zeros(len(each), np.int64), each.astype(float)) for each in (np.arange(old), last))
+        hits, wanted = search_sequences(known[:old], known[last], old, tuple(orders), rule)
+        np.testing.assert_allclose(scores[hits[-1]], wanted[-1], atol=1e-5)
+
+
+def test_the_mean_of_the_last_frames_finds_places_in_another_light():
+    """Two rounds, each moved by its own light: then a frame is most like those of its own round."""
+    random = np.random.default_rng(4)
+    light = np.repeat(3 * random.normal(size=(2, 64)), 60, axis=0)
+    places = np.tile(random.normal(size=(60, 64)), (2, 1))
+    frames = (light + places + 0.8 * random.normal(size=(120, 64))).astype(np.float32)
+
+    def right(earlier):
+        found = [scores.argmax() if len(scores) else -1 for scores in map(earlier.add, frames)]
+        return np.mean(np.array(found[85:]) == np.arange(25, 60))
+
+    assert right(Earlier(0, 0)) < 0.3 < 0.6 < right(Earlier(20, 0)) <= right(Earlier(20, 20)) > 0.9
+
+
+def seen_by(session, frames):
+    found = []
+    for frame in frames:
+        session.count_in(frame[None])
+        found.append(session.seen)
+    return found
+
+
+def test_sessions_see_their_own_frames_alone_and_none_changes_by_later_ones():
+    one, other = walk_of(70, seed=1), walk_of(70, seed=2)
+    alone = [seen_by(Session(), frames) for frames in (one, other)]
+    sessions, found = (Session(), Session()), ([], [])
+    for frames in zip(one, other, strict=True):
+        for frame, session, own in zip(frames, sessions, found, strict=True):
+            own += seen_by(session, frame[None])
+    assert list(found) == alone
+    assert seen_by(Session(), [*one[:50], *one[:49:-1]])[:50] == alone[0][:50]
+    assert alone[0][:21] == [None] * 21
+    assert all(hit <= now - 21 for now, (hit, _) in enumerate(alone[0][21:], 21))
+    assert np.mean([hit == now - 30 for now, (hit, _) in enumerate(alone[0][45:], 45)]) > 0.9
+
+
+def test_of_a_long_session_the_newest_frames_are_kept_under_their_own_numbers():
+    """Places that come every 100 frames are found over what was dropped."""
+    most, random = BLOCK * BLOCKS, np.random.default_rng(0)
+    places, earlier = random.normal(size=(100, 16)), Earlier()
+    for now in range(most + 200):
+        scores = earlier.add((places[now % 100] + 0.1 * random.normal(size=16)).astype(np.float32))
+        assert sum(map(len, earlier.blocks)) <= most
+        if now > 120:
+            assert (earlier.first + scores.argmax()) % 100 == now % 100
+        assert earlier.first + len(scores) == max(now - 20, 0)
+    assert earlier.first == 256 and len(scores) >= most - BLOCK - 20, "4 blocks make room for 200 frames"
+
+
+def test_frames_that_are_all_alike_have_finite_scores():
+    earlier = Earlier()
+    found = [earlier.add(np.full(16, 0.25, np.float32)) for _ in range(60)]
+    assert all(np.isfinite(scores).all() and (np.abs(scores) <= 1.001).all() for scores in found)

@@ -57,6 +57,39 @@ def test_answers_are_those_of_a_causal_search_of_the_whole_walk(client, shared_l
     assert again["matches"][0]["name"] == alone[0]["matches"][0]["name"] and "sequences" in again["confidence_kind"]
 
 
+def test_a_session_says_which_of_its_own_earlier_frames_is_most_like_the_next(client, walks):
+    """Rounds of five places each; another session in between changes nothing, nor do single images."""
+
+    def seen(walk, number, session):
+        return client.locate(as_bytes(walk[number % 5]), f"?session={session}")[1]["seen_before"]
+
+    alone = [seen(walks[0], number, "alone") for number in range(35)]
+    both = [(seen(walks[0], number, "one"), seen(walks[1], number, "two")) for number in range(35)]
+    one, two = zip(*both, strict=True)
+    assert list(one) == alone and two != one
+    assert alone[:21] == [None] * 21, "the last 20 are too new"
+    for number, found in enumerate(alone[21:], 21):
+        assert 0 <= found["frame"] <= number - 21 and -1 <= found["score"] <= 1
+    assert [found["frame"] % 5 for found in alone[30:]] == [0, 1, 2, 3, 4]
+    assert client.locate(as_bytes(walks[0][0]))[1]["seen_before"] is None
+
+
+def test_sessions_with_too_many_frames_are_dropped_the_oldest_first(monkeypatch):
+    async def take(sessions, name, count):
+        async with sessions.turn(name) as session:
+            session.count_in(np.ones((count, 4), np.float32))
+        return session
+
+    monkeypatch.setattr("vpr.serve.sessions.BYTES", 16 * 100)
+    sessions = Sessions(4)
+    sessions._most = 5
+    a, b = (asyncio.run(take(sessions, name, 45)) for name in "ab")
+    assert asyncio.run(take(sessions, "a", 30)) is a
+    assert asyncio.run(take(sessions, "a", 0)) is a, "120 frames: b is gone"
+    assert asyncio.run(take(sessions, "b", 200)) is not b
+    assert asyncio.run(take(sessions, "b", 0)).count == 200, "the only one stays"
+
+
 def test_an_image_that_is_none_is_no_frame(client, shared_locator, walks):
     frames = [as_bytes(frame) for frame in walks[1]]
     assert told(client.locate(frames[0], "?session=broken")) == wanted(shared_locator, walks[1])[0]

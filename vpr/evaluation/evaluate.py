@@ -119,8 +119,10 @@ def measure_each(
         UserError: the images are no frames in order, or the engine does not answer.
     """
     places, how = images.places, ask.reranking(False, keypoints is not None)
-    engine = engine or SplitEngine(descriptors.database, places)
+    is_first, engine = engine is None, engine or SplitEngine(descriptors.database, places)
     conditions = MapConditions(engine, means or {})
+    if is_first and ask.conditions == "stored" and (choices := conditions.choices(descriptors.queries)):
+        say(f"conditions: {choices}")
     ask = replace(ask, top=max(*recall_values, CURVE))
     positives = places.positives()
     if ask.exclusion:

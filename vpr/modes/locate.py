@@ -23,7 +23,7 @@ from vpr.descriptors.local_file import require_dim
 from vpr.report.located import draw_panels
 from vpr.retrieval.ask import DEPTH, Ask
 from vpr.retrieval.calibration_file import NO_PROMISE
-from vpr.retrieval.conditions.centring import LEAST
+from vpr.retrieval.conditions.centring import HOW, LEAST
 from vpr.retrieval.locator import Locator
 from vpr.retrieval.model_pass import Described
 from vpr.retrieval.ranking import Ranking
@@ -54,6 +54,8 @@ def _locate(options: argparse.Namespace, folder: Path) -> None:
         for step in ranking.steps:
             if step.startswith("conditions"):
                 say(f"{step}; --conditions=off takes each image by itself")
+                if HOW["stored"] in step:
+                    say(f"conditions: {locator.conditions.choices(described.descriptors)}")
         if engine.is_shared:
             say(f"searched in {engine.name}")
         if ask.filter and (ranking.answers.found < 0).all():

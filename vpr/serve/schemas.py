@@ -60,6 +60,13 @@ class Agreement(Shape):
     weight: float = Field(ge=0, le=1)
 
 
+class SeenBefore(Shape):
+    """The earlier frame of the same session that is most like this one."""
+
+    frame: int = Field(description="Of the session, from 0.")
+    score: float = Field(description="A mean cosine: the greater, the more likely it is the same place.")
+
+
 class Located(Shape):
     """Where an image was taken, as far as that is known."""
 
@@ -73,6 +80,7 @@ class Located(Shape):
     timing: Timing
     agreement: list[Agreement] | None = Field(description="With the first match, the heaviest first.")
     uncertainty: Uncertainty | None = Field(description="Of the first match's place; null: positions do not tell.")
+    seen_before: SeenBefore | None = Field(description="Null without a session, and while all its frames are too new.")
 
 
 class Error(Shape):

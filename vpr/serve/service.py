@@ -154,7 +154,9 @@ class Service:
         for stage in ("decode", "model", "search"):
             self.metrics.stages.labels(stage).observe(seconds[stage])
         timing = {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
-        return answer_json(answer, self.locator.model_name, self.locator.images, timing)
+        seen = asked.session.seen if asked.session else None
+        told = answer_json(answer, self.locator.model_name, self.locator.images, timing)
+        return {**told, "seen_before": seen and {"frame": seen[0], "score": round(seen[1], 4)}}
 
 
 def pixels_of(decoded: Decoded) -> np.ndarray:

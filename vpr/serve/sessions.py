@@ -8,7 +8,7 @@ from time import monotonic
 from vpr.retrieval.conditions.session import RULE, Session
 
 MOST, SECONDS = 1000, 600.0  # sessions that are kept, and how long each is without a frame
-BYTES = 256 << 20  # of their descriptors and sums, by which there may be fewer
+BYTES = 256 << 20  # of their descriptors and sums, by which there may be fewer; and of the frames that were seen before
 
 
 class Sessions:
@@ -30,7 +30,10 @@ class Sessions:
             del self._kept[next(iter(self._kept))]
         session, turn, _ = self._kept.pop(name, (Session(), asyncio.Lock(), 0.0))
         self._kept[name] = session, turn, monotonic()
-        if len(self._kept) > self._most:
+        while len(self._kept) > self._most or (len(self._kept) > 1 and self._nbytes() > BYTES):
             del self._kept[next(iter(self._kept))]
         async with turn:
             yield session
+
+    def _nbytes(self) -> int:
+        return sum(block.nbytes for session, _, _ in self._kept.values() for block in session.earlier.blocks)

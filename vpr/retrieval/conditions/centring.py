@@ -113,6 +113,18 @@ class MapConditions:
         means, sizes = self._parts
         return np.average(means, axis=0, weights=sizes).astype(np.float32)
 
+    @property
+    def _learnt(self) -> np.ndarray:
+        return np.stack([self.mean, *self.stored.values()])  # [c, dim]
+
+    def choices(self, queries: np.ndarray) -> str:
+        """How many queries [M, dim] are nearest to which mean, in words; empty where none was learnt."""
+        if not self.stored:
+            return ""
+        counts = np.bincount(nearest_means(queries, self._learnt), minlength=1 + len(self.stored))
+        named = zip(("the map's mean", *self.stored), counts, strict=True)
+        return "nearest to " + ", ".join(f"{name}: {count}" for name, count in named) + f" of {len(queries)} images"
+
     def means_for(self, queries: np.ndarray, how: str, session: Session | None = None) -> tuple[np.ndarray | None, str]:
         """What is subtracted from queries [M, dim], [dim] or [M, dim], and what that is in words; None: nothing.
 
@@ -123,7 +135,7 @@ class MapConditions:
         if session and how != "off" and len(self.engine.rows()):
             return running_means(queries, self.mean, before=(session.total, session.count)), RUNNING
         if how == "stored" and self.stored:
-            means = np.stack([self.mean, *self.stored.values()])
+            means = self._learnt
             return means[nearest_means(queries, means)], f"conditions: {HOW[how]}"
         if how not in ("session", "running") or len(queries) < LEAST:
             return None, ""
