@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         edit_engine(engine_wanted(options), path, database, added, options.remove or [], wanted)
         return
     engine = update_engine(engine_wanted(options), path, database, wanted)
-    if processes.is_main() and (keypoints := keypoints_of(options, read, path)):
+    if processes.is_main() and (keypoints := keypoints_of(options, read, path, len(images.database_files))):
         keypoints.prepare(engine.records, images.base)
     if processes.is_main() and (hloc.features or hloc.pairs):
         rows = [engine.row_of[name] for name in database.now().names]

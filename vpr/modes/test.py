@@ -104,7 +104,9 @@ def run(options: argparse.Namespace) -> None:
     ask = ask_of(options)
     if ask.sequence:
         require_order(sequences_of(images.places), ask.sequence)
-    keypoints = keypoints_of(options, read) if how and processes.is_main() else None  # now: see above
+    keypoints = (
+        keypoints_of(options, read, None, len(images.files)) if how and processes.is_main() else None
+    )  # now: see above
     descriptors = descriptors_of(options, loaded, images, read, how)
     if processes.is_main():
         _measure(Subject(options, loaded, images, read, ask, descriptors, keypoints), hloc)

@@ -94,7 +94,7 @@ class _Memory(threading.local):
         return self._both[:, : rows * columns].reshape(2, rows, columns)
 
 
-_memory, _limiting = _Memory(), threading.Lock()
+memory, _limiting = _Memory(), threading.Lock()
 
 
 def pairs_of(query: int, hits: np.ndarray, queries: LocalMaps, database: LocalMaps) -> Pairs:
@@ -111,7 +111,7 @@ def soft_sums(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     ones, zeros = np.ones(LARGEST_MAP, np.float32), np.zeros(query.shape[1], np.float32)
 
     def sums(hit: np.ndarray) -> tuple[float, float]:
-        logits, shares = _memory.of(len(hit), query.shape[1])  # [P, Q], -10 to 10
+        logits, shares = memory.of(len(hit), query.shape[1])  # [P, Q], -10 to 10
         np.matmul(hit.astype(np.float32), query, out=logits)
         np.exp(logits, out=shares)
         # BLAS sums faster than NumPy, and NumPy's maximum with a row is faster than that with a number.
@@ -167,7 +167,7 @@ def nearest_products(hit: np.ndarray, query: np.ndarray) -> np.ndarray:
     """
     numbers = np.arange(len(hit) - 1, -1, -1, dtype=np.float32)[:, None]  # the first of equals is taken
     left = np.concatenate([hit, numbers], axis=1, dtype=np.float32)  # [P, d + 1]
-    return np.matmul(left, query, out=_memory.of(len(hit), query.shape[1])[0])
+    return np.matmul(left, query, out=memory.of(len(hit), query.shape[1])[0])
 
 
 def mutual_matches(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

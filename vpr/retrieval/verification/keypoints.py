@@ -28,6 +28,7 @@ DIM = 64
 SCALE = 254  # a component of 1/2 is stored as 127; a unit vector of 64 components has none beyond, but for rare ones
 # Images are made larger where their longest side has fewer pixels, at most MOST_ENLARGED times, and smaller where more.
 SHORTEST, LONGEST, MOST_ENLARGED = 320, 640, 2.0
+STEP = 32  # pixels, of which the network takes whole multiples
 FILE, MEGABYTES = "xfeat.pt", 6
 ADDRESS = f"https://github.com/verlab/accelerated_features/raw/main/weights/{FILE}"
 SECONDS = 10  # without an answer, after which a download is given up
@@ -81,6 +82,12 @@ class KeypointNetwork:
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
         self.weights_hash = digest.hexdigest()[:16]  # by which keypoints are kept
 
+    def infer_by(self, backend: str, images: int) -> None:
+        """Have an engine compute the layers for so many images; see `vpr.models.engines.engine_for`."""
+        from vpr.retrieval.verification.xfeat_layers import by_engine
+
+        by_engine(self._net.net, backend, images)
+
     def detect(self, image: np.ndarray) -> Keypoints:
         """The keypoints of an image uint8 [3, H, W]."""
         import torch
@@ -88,12 +95,12 @@ class KeypointNetwork:
         height, width = image.shape[1:]
         longest = max(height, width)
         factor = min(max(1.0, min(MOST_ENLARGED, SHORTEST / longest)), LONGEST / longest)
-        pixels = torch.from_numpy(np.ascontiguousarray(image))[None].float() / 255  # [1, 3, H, W]
-        if factor != 1:
-            size = max(32, round(height * factor)), max(32, round(width * factor))
+        size = tuple(max(STEP, round(side * factor) // STEP * STEP) for side in (height, width))
+        pixels = torch.from_numpy(np.ascontiguousarray(image))[None]  # [1, 3, H, W]
+        if size != (height, width):  # in bytes, which engines take
             pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=factor < 1)
-        found: dict[str, Any] = self._net.detectAndCompute(pixels)[0]
-        sides = torch.tensor([pixels.shape[3], pixels.shape[2]])
+        found: dict[str, Any] = self._net.detectAndCompute(pixels.float() / 255)[0]
+        sides = torch.tensor(size[::-1])
         points = (found["keypoints"] / sides).clamp(0, 1).numpy().astype(np.float32)
         descriptors = (found["descriptors"] * SCALE).round().clamp(-127, 127).to(torch.int8).numpy()
         return Keypoints(points, descriptors, width, height)

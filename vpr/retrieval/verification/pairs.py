@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vpr.retrieval.matching import memory
 from vpr.retrieval.verification.keypoints import LONGEST, SCALE, Keypoints
 
 LEAST_COSINE = 0.7  # of matches
@@ -31,12 +32,12 @@ def mutual_neighbours(query: np.ndarray, hit: np.ndarray) -> np.ndarray:
     """Pairs of descriptors int8 [n, d] and [m, d] that are each other's nearest: int64 [k, 2], in the query's order."""
     if not len(query) or not len(hit):
         return np.empty((0, 2), np.int64)
-    products = query.astype(np.float32) @ hit.astype(np.float32).T  # [n, m], exact
-    nearest, largest = products.argmax(axis=1), products.max(axis=0)
+    products = memory.of(len(query), len(hit))[0]  # new memory costs half as much as the product
+    np.matmul(query.astype(np.float32), hit.astype(np.float32).T, out=products)  # [n, m], exact
+    nearest = products.argmax(axis=1)
     best = products[np.arange(len(query)), nearest]
-    own = np.flatnonzero((best == largest[nearest]) & (best > LEAST_COSINE * SCALE**2))
-    if np.count_nonzero(products == largest) > len(hit):  # of several of the query that are as near, the first counts
-        own = own[(products[:, nearest[own]] == best[own]).argmax(axis=0) == own]
+    own = np.flatnonzero((best == products.max(axis=0)[nearest]) & (best > LEAST_COSINE * SCALE**2))
+    own = np.sort(own[np.unique(nearest[own], return_index=True)[1]])  # of equals of the query the first counts
     return np.stack([own, nearest[own]], axis=1)
 
 
