@@ -594,6 +594,6 @@ def test_compared_keypoints_are_the_inliers():
     assert np.array_equal(found.matches.query_points, verified.query_points)
     assert np.array_equal(found.matches.hit_points, verified.hit_points)
     assert (found.matches.weights == 1).all() and found.local_score == verified.inliers / 90
-    np.testing.assert_array_equal(found.fundamental, verified.fundamental)
+    np.testing.assert_array_equal(found.verification.fundamental, verified.fundamental)
     none = KeypointPairs([cut(query, slice(0))], _Kept(hit), lambda row: (str(row), None)).compared(0, 5)
-    assert none.local_score == 0 and none.fundamental is None and len(none.matches.weights) == 0
+    assert none.local_score == 0 and none.verification.fundamental is None and len(none.matches.weights) == 0

@@ -38,12 +38,23 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Verification:
+    """What keypoints tell of a query and a hit."""
+
+    inliers: int  # matches that agree with one camera's movement
+    matches: int  # of all keypoints that are each other's nearest
+    fundamental: list[list[float]] | None  # 3x3, from (x, y, 1) of the query to lines in the hit, in their pixels
+    query_size: tuple[int, int]  # width and height in pixels, upright and as the model sees it
+    hit_size: tuple[int, int]  # likewise
+
+
+@dataclass(frozen=True)
 class Compared:
     """What re-ranking found of a query and one of its hits."""
 
     matches: Matches
     local_score: float
-    fundamental: np.ndarray | None = None  # float64 [3, 3], of keypoints; None: of local descriptors, or there is none
+    verification: Verification | None = None  # None: of local descriptors
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from vpr.database.location import beside
 from vpr.database.records import Records
 from vpr.retrieval.ask import NotServed
 from vpr.retrieval.long_work import Pause, no_pause
-from vpr.retrieval.matching import Compared, Matches, by_threads
+from vpr.retrieval.matching import Compared, Matches, Verification, by_threads
 from vpr.retrieval.verification.keypoints import KeypointNetwork, Keypoints
 from vpr.retrieval.verification.pairs import Verified, verify
 
 MISSING = "the index has no keypoints, which its verification needs, and its images are not all there"
 DAMAGED = "the file of the index's keypoints is damaged"
+AT_ONCE = 10  # hits between two pauses
 _TABLE = "create table if not exists keypoints (name text primary key, stamp text, packed blob)"
 
 
@@ -120,16 +121,19 @@ class KeypointPairs:
     def of(self, query: int, rows: np.ndarray, pause: Pause = no_pause) -> list[Verified]:
         """What a query, by its index, has in common with images, by their rows.
         Raises a NotServed: an image is not there."""
-        keypoints = []
-        for row in rows:
-            keypoints.append(self._kept.of(*self._image(int(row))))
+        own, found = self._queries[query], list[Verified]()
+        for start in range(0, len(rows), AT_ONCE):
+            keypoints = [self._kept.of(*self._image(int(row))) for row in rows[start : start + AT_ONCE]]
+            found += by_threads(lambda hit: verify(own, hit), keypoints)
             pause()
-        own = self._queries[query]
-        return by_threads(lambda hit: verify(own, hit), keypoints)
+        return found
 
     def compared(self, query: int, row: int) -> Compared:
         """As `vpr.retrieval.rerank.Compare`: the keypoints that agree, and which share of the matches they are."""
-        (found,) = self.of(query, np.array([row]))
+        own, hit = self._queries[query], self._kept.of(*self._image(row))
+        found = verify(own, hit)
+        matrix = None if found.fundamental is None else found.fundamental.tolist()
+        told = Verification(found.inliers, found.matches, matrix, (own.width, own.height), (hit.width, hit.height))
         weights = np.ones(found.inliers, np.float32)
         matches = Matches(found.query_points, found.hit_points, weights)
-        return Compared(matches, found.inliers / max(1, found.matches), found.fundamental)
+        return Compared(matches, found.inliers / max(1, found.matches), told)

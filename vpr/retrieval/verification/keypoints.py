@@ -84,9 +84,9 @@ class KeypointNetwork:
 
     def infer_by(self, backend: str, images: int) -> None:
         """Have an engine compute the layers for so many images; see `vpr.models.engines.engine_for`."""
-        from vpr.retrieval.verification.xfeat_layers import by_engine
+        from vpr.retrieval.verification.layers import by_engine
 
-        by_engine(self._net.net, backend, images)
+        by_engine(self._net.net, STEP, backend, images)
 
     def detect(self, image: np.ndarray) -> Keypoints:
         """The keypoints of an image uint8 [3, H, W]."""
