@@ -23,6 +23,7 @@ from vpr.retrieval.ask import NotServed
 from vpr.retrieval.verification import keypoints as module
 from vpr.retrieval.verification.kept import KeptKeypoints, KeypointPairs, keypoints_file
 from vpr.retrieval.verification.keypoints import DIM, MOST, RELEASED, SCALE, KeypointNetwork, Keypoints, load_network
+from vpr.retrieval.verification.layers import by_engine
 from vpr.retrieval.verification.pairs import LEAST_COSINE, mutual_neighbours, verify
 
 
@@ -281,7 +282,7 @@ def test_an_engine_finds_what_pytorch_finds(tensors, monkeypatch, tmp_path, engi
     pytest.importorskip(engine)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     plain, fast, image = KeypointNetwork(tensors), KeypointNetwork(tensors), drawing(tmp_path, size)
-    fast.infer_by(engine, 1)
+    by_engine(fast.layers, engine, 1)
     monkeypatch.setattr(type(plain._net.net.block1), "forward", None)  # of PyTorch: nothing goes through there
     found = fast.detect(image)
     assert fast.weights_hash == plain.weights_hash and list(tmp_path.rglob("xfeat-*.onnx"))

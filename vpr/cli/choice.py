@@ -24,9 +24,10 @@ MODES_OF_PLAIN_FOLDERS = ("cluster", "index", "locate", "serve", "export")  # wh
 MODES = ("index", "locate", "serve")
 READING = (*MODES, "export")  # which take what these keep
 MODES_OF_HUB = ("test", *MODES)
-PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
+WEIGHTS = "keypointWeights"  # which are those of any model
+PATHS = ("weights", "dataPath", "resume", WEIGHTS)  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
-CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
+CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath", WEIGHTS)
 
 
 def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The model of a folder, as flags by their names in options, where none is typed; and in words that it was taken.
     Raises a UserError: the folder's file has nonsense."""
-    if typed.get("mode") not in READING or "root" not in typed or any(name in typed for name in NAMING):
+    if typed.get("mode") not in READING or "root" not in typed:
         return {}, ""
     path = Path(typed["root"]) / FILE
     if not path.is_file():
@@ -46,10 +47,12 @@ def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if not isinstance(flags, dict):
         raise UserError(f"{path} holds no flags: delete it")
     check_flags(flags, str(path))
-    known = {name: value for name, value in flags.items() if name in CHOSEN}
+    wanted = {WEIGHTS} if any(name in typed for name in NAMING) else set(CHOSEN)
+    wanted -= {WEIGHTS} if typed["mode"] not in MODES or WEIGHTS in typed else set()
+    known = {name: value for name, value in flags.items() if name in wanted}
     implied = of_short_name(known).items()
     told = " ".join(f"--{name}={value}" for name, value in known.items() if (name, value) not in implied)
-    return known, f"model, as {path} has it: {told}"
+    return known, f"model, as {path} has it: {told}" if known else ""
 
 
 def remember(options: argparse.Namespace) -> None:

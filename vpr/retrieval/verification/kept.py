@@ -1,6 +1,7 @@
 """Keypoints of a database's images, kept in a file beside its index, or made when they are first wanted."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vpr.common.errors import UserError
+from vpr.common.files import atomic_write
 from vpr.common.progress import say, track
 from vpr.data.reader import Reading
 from vpr.database.location import beside
@@ -137,3 +139,23 @@ class KeypointPairs:
         weights = np.ones(found.inliers, np.float32)
         matches = Matches(found.query_points, found.hit_points, weights)
         return Compared(matches, found.inliers / max(1, found.matches), told)
+
+
+def write_matches(path: Path, pairs: Path, kept: KeptKeypoints, root: Path, base: Path) -> None:
+    """Write keypoints in pixels, and verified matches of the pairs of a list, in hloc's layout (`docs/hloc.md`).
+    The list has paths below `root`, `kept` names below `base`. Raises a NotServed: an image is not there."""
+    import h5py
+
+    listed = [line.split() for line in pairs.read_text(encoding="utf-8").splitlines()]
+    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest", locking=False) as file:
+        for first, second in track(listed, "matches", len(listed)):
+            both = [kept.of(os.path.relpath(root / name, base), root / name) for name in (first, second)]
+            for name, each in zip((first, second), both, strict=True):
+                if f"{name}/keypoints" not in file:
+                    size = file[f"{name}/image_size"] = np.array([each.width, each.height])
+                    file[f"{name}/keypoints"] = (each.points * size).astype(np.float32)
+            rows, matches = verify(*both).rows, np.full(len(both[0].points), -1, np.int16)
+            matches[rows[:, 0]] = rows[:, 1]
+            group = file.create_group("/".join(name.replace("/", "-") for name in (first, second)))
+            group["matches0"], group["matching_scores0"] = matches, (matches >= 0).astype(np.float16)
+    say(f"wrote {path}: keypoints and verified matches of {len(listed)} pairs")

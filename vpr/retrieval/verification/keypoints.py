@@ -72,21 +72,16 @@ class KeypointNetwork:
         from kornia.feature import XFeat
 
         self._net = XFeat(top_k=MOST).eval()
+        self.layers = self._net.net
         try:
-            self._net.net.load_state_dict(dict(weights))
+            self.layers.load_state_dict(dict(weights))
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # of what is no table of tensors
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"--keypointWeights: these are no weights of XFeat ({reason}): name its {FILE}") from error
         digest = hashlib.sha256()
-        for name, value in sorted(self._net.net.state_dict().items()):
+        for name, value in sorted(self.layers.state_dict().items()):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
         self.weights_hash = digest.hexdigest()[:16]  # by which keypoints are kept
-
-    def infer_by(self, backend: str, images: int) -> None:
-        """Have an engine compute the layers for so many images; see `vpr.models.engines.engine_for`."""
-        from vpr.retrieval.verification.layers import by_engine
-
-        by_engine(self._net.net, STEP, backend, images)
 
     def detect(self, image: np.ndarray) -> Keypoints:
         """The keypoints of an image uint8 [3, H, W]."""
@@ -130,8 +125,7 @@ def load_network(path: str) -> KeypointNetwork:
 
 def downloaded() -> Path | None:
     """The authors' file where it has been downloaded before; None where it has not, or what reads it is not there."""
-    file = _cached()
-    return file if file.is_file() and not _missing_packages() else None
+    return file if (file := _cached()).is_file() and not _missing_packages() else None
 
 
 def _cached() -> Path:

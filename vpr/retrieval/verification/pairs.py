@@ -21,6 +21,7 @@ class Verified:
     hit_points: np.ndarray  # likewise
     fundamental: np.ndarray | None  # float64 [3, 3], from pixels of the query to lines in the hit; None: there is none
     matches: int  # how many there were before
+    rows: np.ndarray  # int64 [n, 2], of these points among the keypoints of the query and of the hit
 
     @property
     def inliers(self) -> int:
@@ -50,7 +51,7 @@ def verify(query: Keypoints, hit: Keypoints) -> Verified:
 
     pairs = mutual_neighbours(query.descriptors, hit.descriptors)
     own, other = query.points[pairs[:, 0]], hit.points[pairs[:, 1]]
-    none = Verified(own[:0], other[:0], None, len(pairs))
+    none = Verified(own[:0], other[:0], None, len(pairs), pairs[:0])
     if len(pairs) < FEWEST:
         return none
     own_frame, other_frame = (np.array([one.width, one.height]) for one in (query, hit))
@@ -70,7 +71,7 @@ def verify(query: Keypoints, hit: Keypoints) -> Verified:
     if min(_thickness(own_pixels[agree]), _thickness(other_pixels[agree])) < PIXELS:
         return none  # of points on a line all matches agree, whatever they are
     fundamental = np.diag([other_scale, other_scale, 1]) @ matrix @ np.diag([own_scale, own_scale, 1])
-    return Verified(own[agree], other[agree], fundamental, len(pairs))
+    return Verified(own[agree], other[agree], fundamental, len(pairs), pairs[agree])
 
 
 def _thickness(points: np.ndarray) -> float:
