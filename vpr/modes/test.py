@@ -70,7 +70,7 @@ class Subject:
 
     def write_matches(self) -> None:
         """Of the pairs, where that is asked for."""
-        if self.keypoints and self.options.hlocMatches:
+        if self.keypoints and self.options.hlocMatches and Path(self.options.pairs).is_file():
             matches, pairs, root = map(Path, (self.options.hlocMatches, self.options.pairs, self.options.root))
             write_matches(matches, pairs, self.keypoints, root, self.images.base)
 
