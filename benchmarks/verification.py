@@ -28,9 +28,10 @@ def verification(bench: Bench) -> list[Row]:
     plain, fast = (KeypointNetwork(XFeat().net.state_dict()) for _ in range(2))
     fast.layers.load_state_dict(plain.layers.state_dict())
     by_engine(fast.layers, "openvino", 1)
+    size = f"an image, {len(two_images()[0].pack()):,} bytes"
     image = np.random.default_rng(0).integers(0, 256, (3, *SIZE), dtype=np.uint8)
     slow, quick = bench.compare(lambda: plain.detect(image), lambda: fast.detect(image), 10 * bench.repeats)
-    size, (query, hit) = len(fast.detect(image).pack()), two_images()
+    query, hit = two_images()
     textbook = time_of(lambda: by_threads(partial(matches_by_sorting, query), [hit]), bench.repeats)
     matching, whole = bench.compare(
         lambda: by_threads(partial(_neighbours, query), [hit]),
@@ -38,7 +39,7 @@ def verification(bench: Bench) -> list[Row]:
         10 * bench.repeats,
     )
     return [
-        Row("keypoints of an image", f"XFeat, {SIZE[1]}x{SIZE[0]}", slow, quick, None, None, f"{_ms(quick, 'an image')}, {size:,} bytes"),
+        Row("keypoints of an image", f"XFeat, {SIZE[1]}x{SIZE[0]}", slow, quick, limit=_ms(quick, size)),
         Row("matches of a pair", f"{MOST} keypoints each", textbook, matching, limit=_ms(matching, "a pair")),
         Row(
             "verification of a pair", f"{SAME} matches, {AGREE} of which agree", None, whole,

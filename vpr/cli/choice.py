@@ -1,7 +1,7 @@
 """What follows from few words: a model by a short name, the model of a folder, a folder of own images by its content.
 
-`index`, `locate` and `serve` leave the flags that name a model and --keypointWeights in DIR/.netvlad.json, unless DIR cannot be
-written. `export` takes the model too. Whoever types another model, or --resume, is given that.
+`index`, `locate` and `serve` leave the flags that name a model and --keypointWeights in DIR/.netvlad.json, unless
+DIR cannot be written. `export` takes the model too. Whoever types another model, or --resume, is given that.
 """
 
 import argparse

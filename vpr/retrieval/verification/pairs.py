@@ -9,7 +9,7 @@ from vpr.retrieval.verification.keypoints import LONGEST, SCALE, Keypoints
 
 LEAST_COSINE = 0.7  # of matches
 PIXELS = 1.5  # that a match may lie off its epipolar line, in images of at most LONGEST pixels
-ITERATIONS, SURE = 1000, 0.999
+ITERATIONS, SURE = 1000, 0.999  # 500 miss many of 100 matches that agree among 220
 FEWEST = 8  # matches that a fundamental matrix is estimated from
 
 
