@@ -61,6 +61,7 @@ def stages(full: bool) -> dict:
     from benchmarks import stages as stage
     from benchmarks.reranking import reranking
     from benchmarks.trunk import trunk
+    from benchmarks.verification import conditions, verification
 
     chosen = {
         "layer": lambda bench: stage.layer(bench, backward=False),
@@ -76,6 +77,8 @@ def stages(full: bool) -> dict:
         "search-product-1": lambda bench: products.search_beside_product(bench, 5000, 1),
         "mining-product": products.mining_beside_product,
         "reranking": reranking,
+        "verification": verification,
+        "conditions": conditions,
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
     }
     for arch, counts in {"tf_efficientnet_lite0": (240, 96), "alexnet": (240, 96), "vgg16": (24, 8)}.items():

@@ -66,7 +66,9 @@ class Client:
         self._connection.close()
 
     def locate(self, image: Image, **asked: Any) -> dict[str, Any]:
-        """Where an image was taken, as /v1/locate answers: `matches`, `confidence`, `refused`, ...
+        """Where an image was taken, as /v1/locate answers: `matches`, `confidence`, `refused`, ...;
+        with `agreement` points in common with the first match and, by keypoints, `verification`: the number of matches,
+        those that agree, and the fundamental matrix.
 
         Args:
             asked: top, near, box, where (several in a list), rerank, agreement, and session, a camera's name, whose

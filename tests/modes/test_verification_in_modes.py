@@ -353,3 +353,80 @@ def test_compare_has_a_row_of_verified_hits(toy_run, capsys, tmp_path, xfeat_fil
         assert ", verified |" not in rows[0]
         kept = [float(row.split("|")[-3]) for row in rows]
         assert all(more > less for less, more in itertools.pairwise(kept)) and not math.isnan(sum(kept))
+
+
+# Files for hloc, and what a folder remembers. -------------------------------------------------------------------------
+
+
+def matches_as_hloc_reads_them(path, first, second):
+    """As `hloc.utils.io.get_matches`: pairs of keypoints' numbers with their scores, of images in this order."""
+    with h5py.File(str(path), "r", libver="latest") as file:
+        pair = file["/".join((first.replace("/", "-"), second.replace("/", "-")))]
+        matches, scores = pair["matches0"].__array__(), pair["matching_scores0"].__array__()
+    rows = np.where(matches != -1)[0]
+    return np.stack([rows, matches[rows]], -1), scores[rows], len(matches)
+
+
+def keypoints_as_hloc_reads_them(path, name):
+    with h5py.File(str(path), "r", libver="latest") as file:
+        return file[name]["keypoints"].__array__(), file[name]["image_size"].__array__().tolist()
+
+
+@pytest.mark.parametrize("mode", ["test", "index"])
+def test_hloc_finds_the_keypoints_and_verified_matches_of_the_listed_pairs(run, own, tmp_path, xfeat_tensors, mode):
+    pairs, file = tmp_path / "pairs.txt", tmp_path / "matches.h5"
+    code, _, err = run(mode, f"--pairs={pairs}", "--pairsTop=3", f"--hlocMatches={file}")
+    assert code == 0, err
+    listed = [line.split() for line in pairs.read_text().splitlines()]
+    assert len(listed) == 3 * (QUERIES if mode == "test" else DATABASE)
+    same = {
+        (f"val/queries/{image_name(30 * n + 3, f'q{n}')}", f"val/database/{image_name(30 * n, n)}") for n in (1, 3, 5)
+    }
+    network, agreeing = KeypointNetwork(xfeat_tensors), 0
+    known = {name: network.detect(decode(own / name, None)) for name in {name for pair in listed for name in pair}}
+    for name, keypoints in known.items():
+        found, size = keypoints_as_hloc_reads_them(file, name)
+        assert found.dtype == np.float32 and size == [128, 96]
+        np.testing.assert_allclose(found, keypoints.points * size, atol=0.01)
+    for first, second in listed:
+        wanted = verify(known[first], known[second])
+        found, scores, count = matches_as_hloc_reads_them(file, first, second)
+        assert count == len(known[first].points) and (scores == 1).all()
+        ends = [keypoints_as_hloc_reads_them(file, name)[0] for name in (first, second)]
+        assert abs(len(found) - wanted.inliers) <= 0.1 * wanted.inliers, "but for positions in 16 bits"
+        if (first, second) in same:
+            moved = ends[1][found[:, 1]] - ends[0][found[:, 0]]
+            assert np.abs(np.median(moved, axis=0) - (32, 0)).max() < 2, "the query sees what is 32 pixels further"
+            agreeing += 1
+    assert mode == "index" or agreeing > 1
+
+
+def test_matches_without_a_list_or_a_network_are_refused(run, tmp_path, monkeypatch):
+    code, _, err = run("test", f"--hlocMatches={tmp_path / 'matches.h5'}")
+    assert code == 2 and "--hlocMatches has no effect without --pairs FILE" in err
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    words = [f"--pairs={tmp_path / 'pairs.txt'}", f"--hlocMatches={tmp_path / 'matches.h5'}"]
+    code, _, err = run("test", *words, weights=None)
+    assert code == 2 and "cannot download XFeat's weights" in err and len(err.strip().splitlines()) == 1
+
+
+def no_network(*_, **__):
+    raise OSError("no network")
+
+
+def test_a_folder_remembers_the_weights(run, own, xfeat_file, tmp_path, monkeypatch):
+    """Whatever the model is that is named; who types others is given those, which are the folder's from then on."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where none have been downloaded
+    how = ["--rerank=5", "--verify=3"]
+    code, plain, _ = run("locate", *how, weights=None)
+    first, second = (run("locate", *how, weights=weights) for weights in (xfeat_file, None))
+    assert code == first[0] == second[0] == 0
+    scores = [[match["score"] for match in json.loads(out)[5]["matches"]] for out in (plain, first[1], second[1])]
+    assert scores[1] == scores[2] != scores[0]
+    assert str(xfeat_file) in second[2] and json.loads((own / ".netvlad.json").read_text())["keypointWeights"]
+    code, out, _ = run("locate", "--rerank=5", "--verify=0", weights=None)
+    assert code == 0 and [match["score"] for match in json.loads(out)[5]["matches"]] == scores[0]
+    code, _, err = run("locate", *how, weights=tmp_path / "missing.pt")
+    assert code == 2 and "missing.pt" in err
+    assert json.loads((own / ".netvlad.json").read_text())["keypointWeights"] == str(xfeat_file.resolve())

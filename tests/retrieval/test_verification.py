@@ -18,10 +18,12 @@ from drawing import draw_image
 from vpr.common.errors import UserError
 from vpr.data.images import decode
 from vpr.data.reader import Reading
+from vpr.models.engines import CACHE_VARIABLE, ENGINES
 from vpr.retrieval.ask import NotServed
 from vpr.retrieval.verification import keypoints as module
 from vpr.retrieval.verification.kept import KeptKeypoints, KeypointPairs, keypoints_file
 from vpr.retrieval.verification.keypoints import DIM, MOST, RELEASED, SCALE, KeypointNetwork, Keypoints, load_network
+from vpr.retrieval.verification.layers import by_engine
 from vpr.retrieval.verification.pairs import LEAST_COSINE, mutual_neighbours, verify
 
 
@@ -260,7 +262,7 @@ def test_an_image_of_one_colour_has_none(real, tmp_path):
 @pytest.mark.parametrize(
     ("size", "seen"),
     [
-        ((160, 120), (320, 240)), ((100, 80), (200, 160)), ((320, 200), (320, 200)), ((500, 640), (500, 640)),
+        ((160, 120), (320, 224)), ((100, 80), (192, 160)), ((320, 200), (320, 192)), ((500, 640), (480, 640)),
         ((1280, 960), (640, 480)), ((2000, 500), (640, 160)), ((20, 700), (32, 640)), ((10, 8), (32, 32)),
     ],
 )  # fmt: skip
@@ -272,6 +274,25 @@ def test_small_images_are_enlarged_and_large_ones_shrunk(network, monkeypatch, s
     )
     network.detect(np.random.default_rng(0).integers(0, 256, (3, size[1], size[0]), dtype=np.uint8))
     assert shapes == [(1, 3, seen[1], seen[0])]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("size", [(320, 240), (1000, 700), (90, 130)])
+def test_an_engine_finds_what_pytorch_finds(tensors, monkeypatch, tmp_path, engine, size):
+    pytest.importorskip(engine)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    plain, fast, image = KeypointNetwork(tensors), KeypointNetwork(tensors), drawing(tmp_path, size)
+    by_engine(fast.layers, engine, 1)
+    monkeypatch.setattr(type(plain._net.net.block1), "forward", None)  # of PyTorch: nothing goes through there
+    found = fast.detect(image)
+    assert fast.weights_hash == plain.weights_hash and list(tmp_path.rglob("xfeat-*.onnx"))
+    monkeypatch.undo()
+    wanted = plain.detect(image)
+    row_of = {tuple(point): row for row, point in enumerate(wanted.points.tolist())}
+    both = [(own, row_of[tuple(point)]) for own, point in enumerate(found.points.tolist()) if tuple(point) in row_of]
+    assert len(both) >= 0.98 * max(len(wanted.points), len(found.points)) > 10
+    own, other = np.array(both).T
+    assert abs(found.descriptors[own].astype(int) - wanted.descriptors[other]).max() <= 1, "but for rounding"
 
 
 def test_a_point_is_where_it_is_in_the_image(network, monkeypatch):
@@ -574,6 +595,6 @@ def test_compared_keypoints_are_the_inliers():
     assert np.array_equal(found.matches.query_points, verified.query_points)
     assert np.array_equal(found.matches.hit_points, verified.hit_points)
     assert (found.matches.weights == 1).all() and found.local_score == verified.inliers / 90
-    np.testing.assert_array_equal(found.fundamental, verified.fundamental)
+    np.testing.assert_array_equal(found.verification.fundamental, verified.fundamental)
     none = KeypointPairs([cut(query, slice(0))], _Kept(hit), lambda row: (str(row), None)).compared(0, 5)
-    assert none.local_score == 0 and none.fundamental is None and len(none.matches.weights) == 0
+    assert none.local_score == 0 and none.verification.fundamental is None and len(none.matches.weights) == 0

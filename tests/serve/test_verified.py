@@ -68,7 +68,7 @@ def test_hits_are_told_in_the_order_of_their_keypoints(verifying, network, asked
         assert status == 200
         again = client.locate(as_bytes(image), f"?top=10&rerank={depth}")[1]
     told = [match["name"] for match in found["matches"]]
-    assert again["agreement"] is None and [match["name"] for match in again["matches"]] == told
+    assert again["agreement"] is again["verification"] is None and [match["name"] for match in again["matches"]] == told
     own = keypoints_of(network, image, tmp_path)
     pair = {name: verify(own, locator.keypoints.of(name, locator.root / name)) for name in plain}
     if by == "xfeat":
@@ -103,6 +103,13 @@ def test_points_that_agree_are_inliers_and_not_those_of_other_places(verifying, 
     assert len(shown) > 20
     for query, hit in shown:
         assert any(np.allclose(query, q, atol=6e-4) and np.allclose(hit, h, atol=6e-4) for q, h in wanted)
+    told = found["verification"]
+    assert (told["inliers"], told["matches"]) == (same.inliers, same.matches)
+    assert told["query_size"] == told["hit_size"] == list(asked[5].size)
+    query, hit = ((points * told["query_size"]) for points in (same.query_points, same.hit_points))
+    lines = np.c_[query, np.ones(len(query))] @ np.array(told["fundamental"]).T  # in the hit
+    away = abs(np.sum(lines * np.c_[hit, np.ones(len(hit))], axis=1)) / np.hypot(lines[:, 0], lines[:, 1])
+    assert np.median(away) < 1.5, "in pixels: what agrees does with this matrix"
     moved = [(hit[0] - query[0]) * 160 for query, hit in shown]
     assert np.median(moved) == pytest.approx(16, abs=1)
 

@@ -1,7 +1,8 @@
 """What follows from few words: a model by a short name, the model of a folder, a folder of own images by its content.
 
-`adapt`, `index`, `locate` and `serve` leave the flags that name a model in DIR/.netvlad.json, unless DIR cannot be
-written. `export` takes it too. Whoever types another model, or --resume, is given that.
+MODES_OF_HUB = ("test", "index", "locate", "serve")
+WEIGHTS = "keypointWeights"  # which are those of any model
+PATHS = ("weights", "dataPath", "resume", WEIGHTS)  # which may be relative to where the command was typed
 """
 
 import argparse
@@ -20,20 +21,20 @@ from vpr.models.spec import HUB
 from vpr.training.recipes import RECIPES
 
 FILE = ".netvlad.json"
-MODES_OF_PLAIN_FOLDERS = (
-    "cluster",
-    "adapt",
-    "index",
-    "locate",
-    "serve",
-    "export",
-)  # which need no splits and no positions
+# Which need no splits and no positions.
+MODES_OF_PLAIN_FOLDERS = ("cluster", "adapt", "index", "locate", "serve", "export")
 MODES = ("adapt", "index", "locate", "serve")
 READING = (*MODES, "export")  # which take what these keep
+<<<<<<< HEAD
 MODES_OF_HUB = ("test", "index", "locate", "serve")
 PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
+=======
+MODES_OF_HUB = ("test", *MODES)
+WEIGHTS = "keypointWeights"  # which are those of any model
+PATHS = ("weights", "dataPath", "resume", WEIGHTS)  # which may be relative to where the command was typed
+>>>>>>> p-verify
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
-CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath")
+CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath", WEIGHTS)
 
 
 def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The model of a folder, as flags by their names in options, where none is typed; and in words that it was taken.
     Raises a UserError: the folder's file has nonsense."""
-    if typed.get("mode") not in READING or "root" not in typed or any(name in typed for name in NAMING):
+    if typed.get("mode") not in READING or "root" not in typed:
         return {}, ""
     path = Path(typed["root"]) / FILE
     if not path.is_file():
@@ -62,10 +63,12 @@ def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if not isinstance(flags, dict):
         raise UserError(f"{path} holds no flags: delete it")
     check_flags(flags, str(path))
-    known = {name: value for name, value in flags.items() if name in CHOSEN}
+    wanted = {WEIGHTS} if any(name in typed for name in NAMING) else set(CHOSEN)
+    wanted -= {WEIGHTS} if typed["mode"] not in MODES or WEIGHTS in typed else set()
+    known = {name: value for name, value in flags.items() if name in wanted}
     implied = of_short_name(known).items()
     told = " ".join(f"--{name}={value}" for name, value in known.items() if (name, value) not in implied)
-    return known, f"model, as {path} has it: {told}"
+    return known, f"model, as {path} has it: {told}" if known else ""
 
 
 def remember(options: argparse.Namespace) -> None:

@@ -68,14 +68,16 @@ def whitening_choice(options: argparse.Namespace, device: Device) -> WhiteningCh
     return WhiteningChoice(reading(options, device), options.precision, places_spec(options), options.pcaDim)
 
 
-def keypoints_of(options: argparse.Namespace, read: Reading, index: Path | None = None) -> KeptKeypoints | None:
-    """What verifies hits by keypoints, kept beside an index or in memory; None where no network for it is there.
+def keypoints_of(
+    options: argparse.Namespace, read: Reading, index: Path | None = None, images: int = 1
+) -> KeptKeypoints | None:
+    """What verifies hits by keypoints of so many images, kept beside an index or in memory; None: no network is there.
     Raises a UserError: a network is wanted by name, and cannot be had, or shall verify nothing."""
     if options.rerankBy == KEYPOINTS and not options.verify:
         raise UserError("--rerankBy=xfeat orders by what --verify=0 leaves out: drop one of the two")
-    wanted = options.keypointWeights is not None or options.rerankBy == KEYPOINTS
+    wanted = options.keypointWeights is not None or options.rerankBy == KEYPOINTS or options.hlocMatches is not None
     is_known = wanted or downloaded() is not None
-    if not is_known or not Reranking(1, options.rerankBy, options.verify).takes_keypoints:
+    if not is_known or not (options.hlocMatches or Reranking(1, options.rerankBy, options.verify).takes_keypoints):
         return None
     try:
         network = load_network(options.keypointWeights or "")
@@ -84,6 +86,9 @@ def keypoints_of(options: argparse.Namespace, read: Reading, index: Path | None 
             raise
         say(f"hits are not verified by keypoints: {error}")
         return None
+    from vpr.retrieval.verification.layers import by_engine
+
+    by_engine(network.layers, options.backend, images)
     return KeptKeypoints(network, read, index and keypoints_file(index))
 
 

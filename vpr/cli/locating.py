@@ -93,7 +93,8 @@ def opened_locator(
         )
     means = load_means(means_file(path), model_recipe(loaded.model, read.size), loaded.model.dim)
     usual = replace(ask_of(options), conditions=options.conditions or "stored")
-    dim, seed, keypoints = options.localDim, options.seed, keypoints_of(options, read, path)
+    count = 1 if options.mode == "locate" and path.exists() else len(images.database_files)
+    dim, seed, keypoints = options.localDim, options.seed, keypoints_of(options, read, path, count)
     return Locator(loaded, engine, read, images.base, calibrations, usual, dim, seed, batch_size, means, keypoints)
 
 

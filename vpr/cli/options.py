@@ -134,7 +134,7 @@ def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     for first, second in (("pcaDim", "noWhiten"), ("imageSize", "longSide"), ("saveDescriptors", "loadDescriptors")):
         if first in typed and second in typed:
             _contradict(f"--{first}={typed[first]}", f"--{second}")
-    for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs")):
+    for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs"), ("hlocMatches", "pairs")):
         if detail in typed and whole not in typed:
             raise UserError(f"--{detail} has no effect without --{whole} FILE: add that, or drop --{detail}")
 

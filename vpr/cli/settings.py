@@ -202,6 +202,8 @@ class Command:
     hlocHalf: bool = _hloc(False, "write them as float16 instead of float32")
     pairs: str | None = _hloc(None, "write a list of image pairs, lines 'query database', for hloc and COLMAP; index "
         "pairs the database's images with each other", metavar="FILE")
+    hlocMatches: str | None = _hloc(None, "write keypoints of the images of that list, and the matches of its pairs "
+        "that agree with one camera's movement, as hloc does, into this HDF5 file", metavar="FILE")
     pairsTop: int = _hloc(20, "pairs of each image in that list", type=count)
     localDim: int = _look(LOCAL_DIM, "dimensions that local descriptors are projected to, 1 byte each",
         modes=("train", "test", "export", "compare", "index", "locate", "serve"), type=whole_number(1, 128))

@@ -102,6 +102,7 @@ class Network:
     precision: str  # number format to compute in
     smallest_side: int  # pixels that an image must have in height and width
     has_winograd: bool  # whether PyTorch's own way is faster than any engine's
+    multiple: int = 1  # of pixels, which height and width must be
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _compare(network: Network, session: Session) -> None:
     import torch
 
     for size in CHECKED:
-        height, width = (max(side, network.smallest_side) for side in size)
+        height, width = (max(side // network.multiple * network.multiple, network.smallest_side) for side in size)
         images = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=torch.Generator())
         found = torch.from_numpy(session(images.numpy(), ["maps"])[0])
         with torch.no_grad():

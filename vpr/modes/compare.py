@@ -57,7 +57,7 @@ def measure_one(options: argparse.Namespace, images: PlaceImages, label: str, de
     batch, projection = options.cacheBatchSize, None
     if how and how.takes_local:
         projection = projection_for(loaded, read.of(images.database_files), options.seed, options.localDim, batch)
-    keypoints, values = keypoints_of(options, read) if how else None, options.recallValues
+    keypoints, values = keypoints_of(options, read, None, len(images.files)) if how else None, options.recallValues
     return measure_model(model, images, label, options.run, read, values, batch, ask, projection, keypoints)
 
 

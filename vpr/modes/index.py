@@ -19,6 +19,7 @@ from vpr.database.open import edit_engine, update_engine
 from vpr.descriptors.describe import describe
 from vpr.retrieval.conditions.centring import LEAST
 from vpr.retrieval.conditions.means_file import load_means, means_file, save_means
+from vpr.retrieval.verification.kept import write_matches
 from vpr.runs.descriptors_file import model_recipe
 from vpr.runs.hloc import write_hloc_files
 from vpr.runs.model import LoadedModel
@@ -46,11 +47,14 @@ def run(options: argparse.Namespace) -> None:
         edit_engine(engine_wanted(options), path, database, added, options.remove or [], wanted)
         return
     engine = update_engine(engine_wanted(options), path, database, wanted)
-    if processes.is_main() and (keypoints := keypoints_of(options, read, path)):
+    keypoints = keypoints_of(options, read, path, len(images.database_files)) if processes.is_main() else None
+    if keypoints:
         keypoints.prepare(engine.records, images.base)
     if processes.is_main() and (hloc.features or hloc.pairs):
         rows = [engine.row_of[name] for name in database.now().names]
         write_hloc_files(hloc, images, places.root, engine.descriptors(rows))
+        if keypoints and options.hlocMatches:
+            write_matches(Path(options.hlocMatches), Path(options.pairs), keypoints, places.root, images.base)
 
 
 def learn_condition(options: argparse.Namespace, loaded: LoadedModel, read: Reading, index: Path) -> None:

@@ -31,7 +31,7 @@ from vpr.retrieval.ask import Ask
 from vpr.retrieval.calibration_file import answer_recipe, save_calibration
 from vpr.retrieval.conditions.means_file import load_means, means_file
 from vpr.retrieval.split import SplitEngine, WithoutPlaces, by_engine
-from vpr.retrieval.verification.kept import KeptKeypoints
+from vpr.retrieval.verification.kept import KeptKeypoints, write_matches
 from vpr.runs.descriptors_file import SplitDescriptors, model_recipe
 from vpr.runs.hloc import HlocFiles, is_hloc, write_hloc_files
 from vpr.runs.model import LoadedModel
@@ -67,6 +67,12 @@ class Subject:
         means = load_means(means_file(index), recipe, self.loaded.model.dim) if self.ask.conditions == "stored" else {}
         model, keypoints = self.loaded.model, self.keypoints
         return measure_each(self.descriptors, model, self.images, values, self.ask, engine, means, keypoints)
+
+    def write_matches(self) -> None:
+        """Of the pairs, where that is asked for."""
+        if self.keypoints and self.options.hlocMatches and Path(self.options.pairs).is_file():
+            matches, pairs, root = map(Path, (self.options.hlocMatches, self.options.pairs, self.options.root))
+            write_matches(matches, pairs, self.keypoints, root, self.images.base)
 
     def judged(self, answers: QueryResults, engine: SplitEngine | None = None) -> Judged:
         """How sure answers of an engine are: by a calibration of the model, unless it made no descriptors."""
@@ -104,7 +110,8 @@ def run(options: argparse.Namespace) -> None:
     ask = ask_of(options)
     if ask.sequence:
         require_order(sequences_of(images.places), ask.sequence)
-    keypoints = keypoints_of(options, read) if how and processes.is_main() else None  # now: see above
+    verifies = (how or options.hlocMatches) and processes.is_main()
+    keypoints = keypoints_of(options, read, None, len(images.files)) if verifies else None  # now: see above
     descriptors = descriptors_of(options, loaded, images, read, how)
     if processes.is_main():
         _measure(Subject(options, loaded, images, read, ask, descriptors, keypoints), hloc)
@@ -152,6 +159,7 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
             write_results,
             lambda: _keep(judged, loaded, options.maxFalseRate),
             lambda: write_hloc_files(*interchange),
+            subject.write_matches,
             draw,
             search_by_index,
         )

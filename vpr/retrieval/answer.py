@@ -8,7 +8,7 @@ import numpy as np
 
 from vpr.data.positions.coordinates import to_degrees
 from vpr.retrieval.answer_features import Uncertainty
-from vpr.retrieval.matching import Matches
+from vpr.retrieval.matching import Matches, Verification
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ class Answer:
     refused: bool
     # Matches of local descriptors with the first match; None where they were not asked for.
     agreement: Matches | None = None
+    verification: Verification | None = (
+        None  # of the first match, beside `agreement`; None where that is not by keypoints
+    )
     # The median of the descriptors' distances to database images drawn at random; None if unknown.
     usual_distance: float | None = None
     uncertainty: Uncertainty | None = None  # of the place of the first match; None where positions do not tell

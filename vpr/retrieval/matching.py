@@ -38,12 +38,23 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Verification:
+    """What keypoints tell of a query and a hit."""
+
+    inliers: int  # matches that agree with one camera's movement
+    matches: int  # of all keypoints that are each other's nearest
+    fundamental: list[list[float]] | None  # 3x3, from (x, y, 1) of the query to lines in the hit, in their pixels
+    query_size: tuple[int, int]  # width and height in pixels, upright and as the model sees it
+    hit_size: tuple[int, int]  # likewise
+
+
+@dataclass(frozen=True)
 class Compared:
     """What re-ranking found of a query and one of its hits."""
 
     matches: Matches
     local_score: float
-    fundamental: np.ndarray | None = None  # float64 [3, 3], of keypoints; None: of local descriptors, or there is none
+    verification: Verification | None = None  # None: of local descriptors
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ class _Memory(threading.local):
         return self._both[:, : rows * columns].reshape(2, rows, columns)
 
 
-_memory, _limiting = _Memory(), threading.Lock()
+memory, _limiting = _Memory(), threading.Lock()
 
 
 def pairs_of(query: int, hits: np.ndarray, queries: LocalMaps, database: LocalMaps) -> Pairs:
@@ -111,7 +122,7 @@ def soft_sums(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     ones, zeros = np.ones(LARGEST_MAP, np.float32), np.zeros(query.shape[1], np.float32)
 
     def sums(hit: np.ndarray) -> tuple[float, float]:
-        logits, shares = _memory.of(len(hit), query.shape[1])  # [P, Q], -10 to 10
+        logits, shares = memory.of(len(hit), query.shape[1])  # [P, Q], -10 to 10
         np.matmul(hit.astype(np.float32), query, out=logits)
         np.exp(logits, out=shares)
         # BLAS sums faster than NumPy, and NumPy's maximum with a row is faster than that with a number.
@@ -167,7 +178,7 @@ def nearest_products(hit: np.ndarray, query: np.ndarray) -> np.ndarray:
     """
     numbers = np.arange(len(hit) - 1, -1, -1, dtype=np.float32)[:, None]  # the first of equals is taken
     left = np.concatenate([hit, numbers], axis=1, dtype=np.float32)  # [P, d + 1]
-    return np.matmul(left, query, out=_memory.of(len(hit), query.shape[1])[0])
+    return np.matmul(left, query, out=memory.of(len(hit), query.shape[1])[0])
 
 
 def mutual_matches(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -250,10 +250,11 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     sure = None if np.isnan(confidence) else float(confidence)
     refused = ask.least is not None and (sure is None or sure < ask.least)
     compare = ranking.compare if ask.agreement and len(rows) else None
-    agreement = None
+    agreement = verification = None
     if compare:
-        others = ranking.drawn_elsewhere(int(rows[0]))
-        agreement = beyond_chance(compare(number, int(rows[0])).matches, [compare(number, n).matches for n in others])
+        others, first = ranking.drawn_elsewhere(int(rows[0])), compare(number, int(rows[0]))
+        verification = first.verification
+        agreement = beyond_chance(first.matches, [compare(number, n).matches for n in others])
     usual = None if ranking.usual_distances is None else float(ranking.usual_distances[number])
     files, off = [records.file(int(row), root) for row in rows], place_uncertainty(ranking.answers, number)
-    return Answer(matches, files, sure, kind, refused, agreement, usual, off)
+    return Answer(matches, files, sure, kind, refused, agreement, verification, usual, off)

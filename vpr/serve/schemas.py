@@ -13,6 +13,7 @@ from vpr.database.records import Records, record_id
 from vpr.retrieval.answer import Answer
 from vpr.retrieval.answer import Match as FoundMatch
 from vpr.retrieval.answer_features import Uncertainty
+from vpr.retrieval.matching import Verification
 from vpr.serve.problems import Problem, wrong
 
 
@@ -79,6 +80,10 @@ class Located(Shape):
     images: int = Field(description="Of the database.")
     timing: Timing
     agreement: list[Agreement] | None = Field(description="With the first match, the heaviest first.")
+    verification: Verification | None = Field(
+        description="Of the first match, beside `agreement`: the fundamental matrix takes (x, y, 1) in pixels of the "
+        "image at query_size (width, height) to lines in the match at hit_size; null: it is not verified by keypoints."
+    )
     uncertainty: Uncertainty | None = Field(description="Of the first match's place; null: positions do not tell.")
     seen_before: SeenBefore | None = Field(description="Null without a session, and while all its frames are too new.")
 
@@ -266,7 +271,8 @@ def answer_json(answer: Answer, model: str, images: int, timing: dict[str, float
         agreement = [dict(zip(("query", "hit", "weight"), one, strict=True)) for one in zip(*columns, strict=True)]
     matches = [match_json(record_id(match.name), match) for match in answer.matches]
     about = {"model": model, "images": images, "timing": timing}
-    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement}
+    return {"matches": matches, **answer.how_sure(), **about, "agreement": agreement,
+            "verification": answer.verification and vars(answer.verification)}  # fmt: skip
 
 
 def one_of_several(answer: Any) -> Any:

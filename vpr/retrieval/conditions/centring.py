@@ -5,7 +5,7 @@ that lies farthest in that direction. Subtracting from either set its own mean b
 takes that away. The same mean for both sets would change next to nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -104,7 +104,8 @@ class MapConditions:
         return np.stack([self._mean_of(part) for part in parts]), [len(part) for part in parts]
 
     def _mean_of(self, rows: np.ndarray) -> np.ndarray:
-        total = sum(self.engine.descriptors(some).sum(axis=0, dtype=np.float32) for some in _few(rows))
+        parts = np.array_split(rows, len(rows) // 256 + 1)
+        total = sum(self.engine.descriptors(some).sum(axis=0, dtype=np.float32) for some in parts)
         return np.asarray(total / max(1, len(rows)), np.float32)
 
     @cached_property
@@ -162,8 +163,3 @@ class MapConditions:
                 f"these images lie {shift:.2f} from the map on the average, parts of the map itself at most {own:.2f}: "
                 "another time of day, weather or camera? --conditions=session subtracts that"
             )
-
-
-def _few(rows: np.ndarray | Sequence[int], count: int = 256) -> Iterable[np.ndarray]:
-    rows = np.asarray(rows)
-    return (rows[start : start + count] for start in range(0, len(rows), count))

@@ -1,6 +1,7 @@
 """Keypoints of a database's images, kept in a file beside its index, or made when they are first wanted."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,18 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from vpr.common.errors import UserError
+from vpr.common.files import atomic_write
 from vpr.common.progress import say, track
 from vpr.data.reader import Reading
 from vpr.database.location import beside
 from vpr.database.records import Records
 from vpr.retrieval.ask import NotServed
 from vpr.retrieval.long_work import Pause, no_pause
-from vpr.retrieval.matching import Compared, Matches, by_threads
+from vpr.retrieval.matching import Compared, Matches, Verification, by_threads
 from vpr.retrieval.verification.keypoints import KeypointNetwork, Keypoints
 from vpr.retrieval.verification.pairs import Verified, verify
 
 MISSING = "the index has no keypoints, which its verification needs, and its images are not all there"
 DAMAGED = "the file of the index's keypoints is damaged"
+AT_ONCE = 10  # hits between two pauses
 _TABLE = "create table if not exists keypoints (name text primary key, stamp text, packed blob)"
 
 
@@ -120,16 +123,39 @@ class KeypointPairs:
     def of(self, query: int, rows: np.ndarray, pause: Pause = no_pause) -> list[Verified]:
         """What a query, by its index, has in common with images, by their rows.
         Raises a NotServed: an image is not there."""
-        keypoints = []
-        for row in rows:
-            keypoints.append(self._kept.of(*self._image(int(row))))
+        own, found = self._queries[query], list[Verified]()
+        for start in range(0, len(rows), AT_ONCE):
+            keypoints = [self._kept.of(*self._image(int(row))) for row in rows[start : start + AT_ONCE]]
+            found += by_threads(lambda hit: verify(own, hit), keypoints)
             pause()
-        own = self._queries[query]
-        return by_threads(lambda hit: verify(own, hit), keypoints)
+        return found
 
     def compared(self, query: int, row: int) -> Compared:
         """As `vpr.retrieval.rerank.Compare`: the keypoints that agree, and which share of the matches they are."""
-        (found,) = self.of(query, np.array([row]))
+        own, hit = self._queries[query], self._kept.of(*self._image(row))
+        found = verify(own, hit)
+        matrix = None if found.fundamental is None else found.fundamental.tolist()
+        told = Verification(found.inliers, found.matches, matrix, (own.width, own.height), (hit.width, hit.height))
         weights = np.ones(found.inliers, np.float32)
         matches = Matches(found.query_points, found.hit_points, weights)
-        return Compared(matches, found.inliers / max(1, found.matches), found.fundamental)
+        return Compared(matches, found.inliers / max(1, found.matches), told)
+
+
+def write_matches(path: Path, pairs: Path, kept: KeptKeypoints, root: Path, base: Path) -> None:
+    """Write keypoints in pixels, and verified matches of the pairs of a list, in hloc's layout (`docs/hloc.md`).
+    The list has paths below `root`, `kept` names below `base`. Raises a NotServed: an image is not there."""
+    import h5py
+
+    listed = [line.split() for line in pairs.read_text(encoding="utf-8").splitlines()]
+    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest", locking=False) as file:
+        for first, second in track(listed, "matches", len(listed)):
+            both = [kept.of(os.path.relpath(root / name, base), root / name) for name in (first, second)]
+            for name, each in zip((first, second), both, strict=True):
+                if f"{name}/keypoints" not in file:
+                    size = file[f"{name}/image_size"] = np.array([each.width, each.height])
+                    file[f"{name}/keypoints"] = (each.points * size).astype(np.float32)
+            rows, matches = verify(*both).rows, np.full(len(both[0].points), -1, np.int16)
+            matches[rows[:, 0]] = rows[:, 1]
+            group = file.create_group("/".join(name.replace("/", "-") for name in (first, second)))
+            group["matches0"], group["matching_scores0"] = matches, (matches >= 0).astype(np.float16)
+    say(f"wrote {path}: keypoints and verified matches of {len(listed)} pairs")

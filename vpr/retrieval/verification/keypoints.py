@@ -28,6 +28,7 @@ DIM = 64
 SCALE = 254  # a component of 1/2 is stored as 127; a unit vector of 64 components has none beyond, but for rare ones
 # Images are made larger where their longest side has fewer pixels, at most MOST_ENLARGED times, and smaller where more.
 SHORTEST, LONGEST, MOST_ENLARGED = 320, 640, 2.0
+STEP = 32  # pixels, of which the network takes whole multiples
 FILE, MEGABYTES = "xfeat.pt", 6
 ADDRESS = f"https://github.com/verlab/accelerated_features/raw/main/weights/{FILE}"
 SECONDS = 10  # without an answer, after which a download is given up
@@ -71,13 +72,14 @@ class KeypointNetwork:
         from kornia.feature import XFeat
 
         self._net = XFeat(top_k=MOST).eval()
+        self.layers = self._net.net
         try:
-            self._net.net.load_state_dict(dict(weights))
+            self.layers.load_state_dict(dict(weights))
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # of what is no table of tensors
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"--keypointWeights: these are no weights of XFeat ({reason}): name its {FILE}") from error
         digest = hashlib.sha256()
-        for name, value in sorted(self._net.net.state_dict().items()):
+        for name, value in sorted(self.layers.state_dict().items()):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
         self.weights_hash = digest.hexdigest()[:16]  # by which keypoints are kept
 
@@ -88,12 +90,12 @@ class KeypointNetwork:
         height, width = image.shape[1:]
         longest = max(height, width)
         factor = min(max(1.0, min(MOST_ENLARGED, SHORTEST / longest)), LONGEST / longest)
-        pixels = torch.from_numpy(np.ascontiguousarray(image))[None].float() / 255  # [1, 3, H, W]
-        if factor != 1:
-            size = max(32, round(height * factor)), max(32, round(width * factor))
+        size = tuple(max(STEP, round(side * factor) // STEP * STEP) for side in (height, width))
+        pixels = torch.from_numpy(np.ascontiguousarray(image))[None]  # [1, 3, H, W]
+        if size != (height, width):  # in bytes, which engines take
             pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=factor < 1)
-        found: dict[str, Any] = self._net.detectAndCompute(pixels)[0]
-        sides = torch.tensor([pixels.shape[3], pixels.shape[2]])
+        found: dict[str, Any] = self._net.detectAndCompute(pixels.float() / 255)[0]
+        sides = torch.tensor(size[::-1])
         points = (found["keypoints"] / sides).clamp(0, 1).numpy().astype(np.float32)
         descriptors = (found["descriptors"] * SCALE).round().clamp(-127, 127).to(torch.int8).numpy()
         return Keypoints(points, descriptors, width, height)
@@ -123,8 +125,7 @@ def load_network(path: str) -> KeypointNetwork:
 
 def downloaded() -> Path | None:
     """The authors' file where it has been downloaded before; None where it has not, or what reads it is not there."""
-    file = _cached()
-    return file if file.is_file() and not _missing_packages() else None
+    return file if (file := _cached()).is_file() and not _missing_packages() else None
 
 
 def _cached() -> Path:

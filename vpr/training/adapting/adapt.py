@@ -70,7 +70,8 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
     basis = directions(rows, max(most, default=1), seed)
     before = _trial(views, questions, basis[:0])
     trials = [_trial(views, questions, basis[:each]) for each in most if each <= len(basis)]
-    best = max([before, *trials], key=lambda each: (each.plain[1] >= before.plain[1] - LARGEST_LOSS, each.score))
+    usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
+    best = max(usable, key=lambda each: (each.score, each.removed), default=before)
     whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
 
