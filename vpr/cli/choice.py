@@ -25,14 +25,9 @@ FILE = ".netvlad.json"
 MODES_OF_PLAIN_FOLDERS = ("cluster", "adapt", "index", "locate", "serve", "export")
 MODES = ("adapt", "index", "locate", "serve")
 READING = (*MODES, "export")  # which take what these keep
-<<<<<<< HEAD
 MODES_OF_HUB = ("test", "index", "locate", "serve")
-PATHS = ("weights", "dataPath", "resume")  # which may be relative to where the command was typed
-=======
-MODES_OF_HUB = ("test", *MODES)
 WEIGHTS = "keypointWeights"  # which are those of any model
 PATHS = ("weights", "dataPath", "resume", WEIGHTS)  # which may be relative to where the command was typed
->>>>>>> p-verify
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
 CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath", WEIGHTS)
 
