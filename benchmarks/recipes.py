@@ -74,7 +74,7 @@ def run(words: list[str]) -> None:
 
 
 def recalls(options: argparse.Namespace, name: str, learner: list[str], source: list[str]) -> dict[str, Any]:
-    """Recalls in percent on a set's val split: single images and with the session's mean, each searched and re-ranked."""
+    """Recalls in percent on a val split: single images and with the session's mean, each searched and re-ranked."""
     from vpr.cli.descriptors import descriptors_of
     from vpr.cli.load import computing, model_of
     from vpr.cli.options import parse_options
