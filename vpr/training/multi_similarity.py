@@ -2,9 +2,7 @@
 
 import torch
 
-EPSILON = (
-    0.1  # a pair is mined that is this much, in cosine, from being worse than the anchor's worst of the other kind
-)
+EPSILON = 0.1  # of cosine, by which a pair is mined that is not yet worse than the anchor's worst of the other kind
 ALPHA, BETA = 1.0, 50.0  # weights of similarities in the softmax of positives, of negatives
 INFINITE = float("inf")
 
