@@ -20,13 +20,17 @@ SHELF = "shelf"
 RECIPES = {
     SHELF: ["cluster"],
     "adapt": ["adapt"],
+    "adapt, 512-D": ["adapt"],
     "triplet": ["train", "--nEpochs=3", "--patience=0"],
-    "places": ["train", "--recipe=adapt", "--nEpochs=20", "--patience=0"],
+    "places": ["train", "--recipe=adapt", "--nEpochs=20", "--patience=0", "--warmup=5"],
     "places, backbone": [
         "train", "--loss=multi-similarity", "--batchSize=24", "--optim=ADAMW", "--lr=1e-4", "--schedule=cosine",
         "--nEpochs=5", "--patience=0",
     ],
 }  # fmt: skip
+
+
+MEASURED = {"adapt, 512-D": ["--pcaDim=512"]}  # flags of the model that is measured
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,7 +63,9 @@ def measured(options: argparse.Namespace, recipe: str, seed: int, folder: Path) 
             seconds[words[0]] = round(time.monotonic() - started, 1)
     source = [f"--resume={newest}"] if (newest := _newest(folder / "runs")) else []
     found = {
-        name: recalls(options, name, learner, source) for name in options.sets if (Path(options.places) / name).is_dir()
+        name: recalls(options, name, [*learner, *MEASURED.get(recipe, [])], source)
+        for name in options.sets
+        if (Path(options.places) / name).is_dir()
     }
     head = {"model": options.model, "learnt on": options.learn, "recipe": recipe, "seed": seed, "flags": flags}
     return {**head, "seconds": seconds, "sets": found}
