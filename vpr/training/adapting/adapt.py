@@ -13,7 +13,7 @@ from vpr.training.adapting.variation import differences, directions, pairs_of_pl
 VIEWS = ("night", "homography", "night")  # the last is of questions alone
 STYLED, TURNED = 3, 2  # the view of questions by night, and of a database that holds the questions' images
 LEAST_IMAGES = 20
-CANDIDATES = (64, 128, 256, 512)  # directions
+CANDIDATES = (64, 128, 256)  # directions
 LARGEST_SHARE = 8  # a model loses at most one in so many of its dimensions
 SHORT = 512  # dimensions of the projection that is learnt beside
 LARGEST_LOSS = 0.005  # of plain recall

@@ -10,7 +10,7 @@ limit of a linear discriminant whose variance within a class is infinite in r di
 import numpy as np
 import torch
 
-MOST_DIFFERENCES = 8000  # rows that directions are learnt of, at most: 1 GB at 32,768 dimensions
+MOST_DIFFERENCES = 4000  # rows that directions are learnt of, at most: 0.5 GB at 32,768 dimensions
 NEIGHBOURS = 2  # images of its place that an image is compared with
 STANDING = 1.0  # metres within which images are taken from one spot, and may look elsewhere
 AT_ONCE = 1000  # images whose products with all others are in memory
