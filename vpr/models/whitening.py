@@ -204,7 +204,7 @@ def save_whitening(path: Path, stored: StoredWhitening) -> None:
 
 def load_whitening(path: Path) -> StoredWhitening:
     """Read what `save_whitening` wrote, running no code of it. Raises a UserError where it is damaged or another's."""
-    what, remedy = "a whitening", "delete it and run --mode=whiten again"
+    what, remedy = "a whitening", "delete it and run --mode=whiten or adapt again"
     state: Any = load_torch(path, what, remedy)
     try:
         if state["format"] not in FORMATS:

@@ -13,7 +13,8 @@ from vpr.training.adapting.variation import differences, directions, pairs_of_pl
 VIEWS = ("night", "homography", "night")  # the last is of questions alone
 STYLED, TURNED = 3, 2  # the view of questions by night, and of a database that holds the questions' images
 LEAST_IMAGES = 20
-CANDIDATES = (64, 128, 256, 512)  # directions
+CANDIDATES = (8, 16, 32, 64, 128, 256, 512)  # directions
+MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # a model loses at most one in so many of its dimensions
 SHORT = 512  # dimensions of the projection that is learnt beside
 LARGEST_LOSS = 0.005  # of plain recall
@@ -54,26 +55,34 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
         radius: metres within which images are of one place.
 
     Raises:
-        UserError: there are too few images.
+        UserError: there are too few images or dimensions.
     """
     count, _, dim = views.shape
-    if count < LEAST_IMAGES:
-        raise UserError(
-            f"found {count} images, wanted {LEAST_IMAGES} at least to adapt a model: add images of the place"
-        )
+    require_images(count)
     held = hold_out(positions, seed)
     questions = questions_of(held, positions, radius, TURNED)
     learnt = np.flatnonzero(~held)
     pairs = pairs_of_places(views[learnt, 0], positions[learnt], radius)
     rows = differences(views[learnt][:, :STYLED], pairs, seed)
-    most = [each for each in CANDIDATES if each <= min(dim // LARGEST_SHARE, len(rows) // 2)]
-    basis = directions(rows, max(most, default=1), seed)
+    most = [each for each in CANDIDATES if each <= min(dim // LARGEST_SHARE, len(rows) // 2)][-MOST_TRIALS:]
+    if not most:
+        least = CANDIDATES[0] * LARGEST_SHARE
+        raise UserError(f"found {dim} dimensions, wanted {least} at least to adapt a model: take one with more")
+    basis = directions(rows, most[-1], seed)
     before = _trial(views, questions, basis[:0])
-    trials = [_trial(views, questions, basis[:each]) for each in most if each <= len(basis)]
+    trials = [_trial(views, questions, basis[:each]) for each in most]
     usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
     best = max(usable, key=lambda each: (each.score, each.removed), default=before)
     whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
+
+
+def require_images(count: int) -> None:
+    """Raise a UserError where so many images are too few."""
+    if count < LEAST_IMAGES:
+        raise UserError(
+            f"found {count} images, wanted {LEAST_IMAGES} at least to adapt a model: add images of the place"
+        )
 
 
 def _trial(views: torch.Tensor, questions: Questions, removed: torch.Tensor) -> Trial:
@@ -87,5 +96,6 @@ def _whitening(views: torch.Tensor, positions: np.ndarray, radius: float, count:
     """Without so many directions, learnt on all images; and the projection to SHORT dimensions of what is left."""
     pairs = pairs_of_places(views[:, 0], positions, radius)
     removed = directions(differences(views[:, :STYLED], pairs, seed), count, seed)
-    short = learn_whitening(without(views[:, : STYLED - 1], removed).flatten(0, 1), SHORT)
+    removal = Whitening(torch.zeros(views.shape[2]), None, removed=removed)
+    short = learn_whitening(removal.linear(views[:, : STYLED - 1].flatten(0, 1)), SHORT)
     return Whitening(short.mean, short.projection, removed=removed)
