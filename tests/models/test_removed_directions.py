@@ -1,4 +1,4 @@
-"""A whitening that takes directions out of a descriptor: against projectors, loops and its own adjoint, and in files."""
+"""A whitening that takes directions out of a descriptor: against projectors and its own adjoint, and in files."""
 
 import dataclasses
 
