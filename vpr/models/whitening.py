@@ -1,5 +1,6 @@
 """PCA whitening, the paper's last step (section 5.1, as the original release does it): shorter, better descriptors."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ def load_whitening(path: Path) -> StoredWhitening:
     elif recipe.image_size == ANY_SIZE:
         learnt_on = recipe.dataset
     else:
-        size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
+        size = {"own": "own size"}.get(recipe.image_size, re.sub(r"(\d+) (\d+)", r"\1x\2", recipe.image_size))
         learnt_on = f"{images} images of {recipe.dataset} ({size})"
     if removed is not None:
         learnt_on += f", without {len(removed)} directions of variation within places"

@@ -142,7 +142,7 @@ def _choose(
             return stored, ""
     names = " or ".join(name for name, _ in sets) or "not here"
     reasons += [f"one was learnt on {recipe.dataset}, the training set is {names}" for _, recipe in usable]
-    return None, f"{'; '.join(reasons)}; run --mode=whiten with the same flags"
+    return None, f"{'; '.join(reasons)}; run --mode=whiten or adapt with the same flags"
 
 
 def _training_sets(places: PlacesSpec, loaded: LoadedModel) -> tuple[list[tuple[str, str]], bool]:
