@@ -39,6 +39,7 @@ WITHOUT_A_BACKBONE = {
     "test_server", "test_stream", "test_changing", "test_sessions", "test_uploads", "test_page_routes", "test_store",
     "test_faiss_engine", "test_index", "test_filters", "test_milvus", "test_milvus_server", "test_on_disk",
     "test_engine_recall", "test_engines_in_modes", "test_modes_of_flags", "test_help", "test_options", "test_packaging",
+    "test_removed_directions", "test_adapting", "test_adapt",
     "test_calibration", "test_local_file", "test_provenance", "test_files", "test_whole_networks", "test_on_cuda",
     "test_device", "test_position_table", "test_zones", "test_index_zones",
     "test_image_files", "test_names", "test_weights_file", "test_matlab_v73", "test_openapi", "test_sharing",

@@ -86,10 +86,19 @@ def random_layer(normalize_input):
     return layer
 
 
-def random_whitening(model, dim=6):
+def random_whitening(model, kind, dim=6):
+    """Of kind `projected`, `removed and projected`, or `removed`."""
     random = torch.Generator().manual_seed(3)
     mean = torch.randn(model.pooled_dim, generator=random) / model.pooled_dim**0.5
-    return Whitening(mean, torch.randn(dim, model.pooled_dim, generator=random))
+    projection = torch.randn(dim, model.pooled_dim, generator=random)
+    if kind == "projected":
+        return Whitening(mean, projection)
+    others = torch.randn(model.pooled_dim, model.pooled_dim // 4, generator=random)
+    whitening = Whitening(mean, projection, removed=torch.linalg.qr(others).Q.T)
+    return whitening.cropped(model.pooled_dim) if kind == "removed" else whitening
+
+
+WHITENED = ["", "projected", "removed and projected", "removed"]
 
 
 def unrolled(layer, features):
@@ -105,18 +114,18 @@ def unrolled(layer, features):
 
 
 @pytest.mark.parametrize("normalize_input", [True, False])
-@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("whitened", WHITENED)
 @torch.no_grad()
 def test_contributions_and_constant_add_up_to_the_similarity(model, images, normalize_input, whitened):
     model.pool.normalize_input = normalize_input
-    contributions = sums_up(model, images, whitened, has_constant=whitened)
+    contributions = sums_up(model, images, whitened, has_constant=whitened not in ("", "removed"))
     assert contributions.shape == model.local_descriptors(images[0]).shape[2:]
 
 
 def sums_up(model, images, whitened, has_constant):
     """Whether each image's contributions add up to the similarity of the two; gives those of the first."""
     if whitened:
-        model.whiten(random_whitening(model))
+        model.whiten(random_whitening(model, whitened))
     first, second = (model(image)[0] for image in images)
     assert first @ second < 0.99  # else every image would do
     found = [region_contributions(model, *each) for each in zip(images, (second, first), strict=True)]
@@ -129,14 +138,14 @@ def sums_up(model, images, whitened, has_constant):
 @pytest.mark.parametrize(
     "settings", [{"vlad_assign": "hard"}, {"cluster_dim": 7}, {"vlad_assign": "hard", "cluster_dim": 7}]
 )
-@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("whitened", WHITENED)
 @torch.no_grad()
 def test_they_add_up_with_hard_assignment_and_a_projection_of_the_clusters(images, settings, whitened):
     torch.manual_seed(0)
     model = build_model(ModelSpec("alexnet", "none", clusters=CLUSTERS, **settings)).eval()
     for name, values in model.pool.named_parameters():
         nn.init.normal_(values, std={"centroids": 0.02, "conv.weight": 3.0}.get(name, 0.1))
-    sums_up(model, images, whitened, whitened or "cluster_dim" in settings)
+    sums_up(model, images, whitened, whitened not in ("", "removed") or "cluster_dim" in settings)
     clusters, shares = soft_assignment(model, images[0])
     assert ((shares == 1).all().item()) == ("vlad_assign" in settings) and len(clusters.unique()) > 1
 
@@ -197,17 +206,21 @@ def test_contribution_is_what_is_lost_without_the_region_under_the_same_norms(no
     assert constant == pytest.approx((bias / length * other.numpy().reshape(3, -1)).sum())
 
 
+@pytest.mark.parametrize("kind", ["projected", "removed and projected"])
 @torch.no_grad()
-def test_whitened_contribution_is_the_derivative_of_the_unnormalised_similarity(model, images):
+def test_whitened_contribution_is_the_derivative_of_the_unnormalised_similarity(model, images, kind):
     """With |W (v - mean)| fixed the similarity is linear in v: g is its gradient, taken here by autograd."""
-    model.whiten(random_whitening(model))
+    model.whiten(random_whitening(model, kind))
     other = model(images[1])[0]
     whitened, _ = region_contributions(model, images[0], other)
     whitening, model.whitening = model.whitening, None
     pooled = model(images[0])[0]
     with torch.enable_grad():
         leaf = pooled.clone().requires_grad_()
-        centred = (leaf - whitening.mean) @ whitening.projection.T
+        centred = leaf - whitening.mean
+        for direction in () if whitening.removed is None else whitening.removed:
+            centred = centred - (centred @ direction) * direction
+        centred = centred @ whitening.projection.T
         (slope,) = torch.autograd.grad(centred @ other / centred.detach().norm(), leaf)
     plain, _ = region_contributions(model, images[0], slope)
     assert (whitened - plain).abs().max() < 1e-5 * plain.abs().max()
@@ -240,7 +253,7 @@ def test_models_without_clusters_are_refused(tmp_path):
 
 @torch.no_grad()
 def test_each_image_of_a_pair_is_explained_against_the_other(model, images, files):
-    model.whiten(random_whitening(model))
+    model.whiten(random_whitening(model, "projected"))
     similarity = (model(images[0])[0] @ model(images[1])[0]).item()
     for image, one in zip(images, explain(model, *files, None), strict=True):
         assert one.contributions.sum().item() + one.constant == pytest.approx(similarity, abs=1e-5)

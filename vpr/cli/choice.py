@@ -1,8 +1,8 @@
 """What follows from few words: a model by a short name, the model of a folder, a folder of own images by its content.
 
-MODES_OF_HUB = ("test", "index", "locate", "serve")
-WEIGHTS = "keypointWeights"  # which are those of any model
-PATHS = ("weights", "dataPath", "resume", WEIGHTS)  # which may be relative to where the command was typed
+`adapt`, `index`, `locate` and `serve` leave the flags that name a model, and the file of keypoint weights, in
+DIR/.netvlad.json, unless DIR cannot be written. `export` takes the model too. Whoever types another model, or
+--resume, is given that.
 """
 
 import argparse
@@ -21,8 +21,7 @@ from vpr.models.spec import HUB
 from vpr.training.recipes import RECIPES
 
 FILE = ".netvlad.json"
-# Which need no splits and no positions.
-MODES_OF_PLAIN_FOLDERS = ("cluster", "adapt", "index", "locate", "serve", "export")
+MODES_OF_PLAIN_FOLDERS = ("cluster", "adapt", "index", "locate", "serve", "export")  # no splits, no positions
 MODES = ("adapt", "index", "locate", "serve")
 READING = (*MODES, "export")  # which take what these keep
 MODES_OF_HUB = ("test", "index", "locate", "serve")
@@ -59,7 +58,7 @@ def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path} holds no flags: delete it")
     check_flags(flags, str(path))
     wanted = {WEIGHTS} if any(name in typed for name in NAMING) else set(CHOSEN)
-    wanted -= {WEIGHTS} if typed["mode"] not in MODES or WEIGHTS in typed else set()
+    wanted &= set(names(lambda flag: typed["mode"] in flag.modes)) - ({WEIGHTS} & typed.keys())
     known = {name: value for name, value in flags.items() if name in wanted}
     implied = of_short_name(known).items()
     told = " ".join(f"--{name}={value}" for name, value in known.items() if (name, value) not in implied)
@@ -76,8 +75,13 @@ def remember(options: argparse.Namespace) -> None:
     for name in PATHS:
         if name in chosen and Path(chosen[name]).exists():
             chosen[name] = str(Path(chosen[name]).resolve())
+    path = Path(options.root) / FILE
     with contextlib.suppress(UserError):  # of a disk that is only read
-        write_json(Path(options.root) / FILE, chosen)
+        if options.mode == "adapt" and path.is_file() and isinstance(kept := read_json(path), dict):
+            same_model = all(kept.get(name) == chosen.get(name) for name in NAMING)
+            # What adapt does not read stays, but --noWhiten: who adapts wants its whitening.
+            chosen |= {name: kept[name] for name in (WEIGHTS, *["pcaDim"] * same_model) if name in kept}
+        write_json(path, chosen)
 
 
 def own_images(given: Mapping[str, Any], stored: Mapping[str, Any], mode: str) -> str:

@@ -66,7 +66,7 @@ class PlaceModel(nn.Module):
             weights += f" pruned to {'-'.join(map(str, spec.channels))} filters"
         dim = f"{self.dim}-D"
         if self.whitening is not None:
-            dim = f"{self.pooled_dim}-D whitened to {dim}"
+            dim = f"{self.pooled_dim}-D {'adapted' if self.whitening.projection is None else 'whitened'} to {dim}"
             dim += f" by {self.whitening.learnt_on}" if self.whitening.learnt_on else ""
         engine = self.engine.title if self.engine else "PyTorch"
         backbone = f"{spec.backbone_name} ({weights}, {normalization} input)"

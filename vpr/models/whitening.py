@@ -1,5 +1,6 @@
 """PCA whitening, the paper's last step (section 5.1, as the original release does it): shorter, better descriptors."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ ANY_SIZE = "any"  # image size of a whitening that serves images of every size
 class Whitening(nn.Module):
     """y = diag(1 / sqrt(lambda + 1e-9)) U^T (x - mean), then L2: [B, D] -> [B, dim].
 
-    Of a model that was adapted to a place, x - mean loses its part in the directions of `removed` (orthonormal rows)
-    before; without a projection this alone is done.
+    Of a model that was adapted to a place, v = x - mean becomes v - R^T R v before, with the rows R of `removed`
+    (orthogonal, of length 1 at most); without a projection this alone is done.
     """
 
     mean: torch.Tensor  # [D]
@@ -204,7 +205,7 @@ def save_whitening(path: Path, stored: StoredWhitening) -> None:
 
 def load_whitening(path: Path) -> StoredWhitening:
     """Read what `save_whitening` wrote, running no code of it. Raises a UserError where it is damaged or another's."""
-    what, remedy = "a whitening", "delete it and run --mode=whiten again"
+    what, remedy = "a whitening", "delete it and run --mode=whiten or adapt again"
     state: Any = load_torch(path, what, remedy)
     try:
         if state["format"] not in FORMATS:
@@ -223,8 +224,8 @@ def load_whitening(path: Path) -> StoredWhitening:
     elif recipe.image_size == ANY_SIZE:
         learnt_on = recipe.dataset
     else:
-        size = "own size" if recipe.image_size == "own" else recipe.image_size.replace(" ", "x")
+        size = {"own": "own size"}.get(recipe.image_size, re.sub(r"(\d+) (\d+)", r"\1x\2", recipe.image_size))
         learnt_on = f"{images} images of {recipe.dataset} ({size})"
     if removed is not None:
-        learnt_on += f", without {len(removed)} directions of variation within places"
+        learnt_on += f", less of what varies within places, in {len(removed)} directions"
     return StoredWhitening(Whitening(mean, projection, learnt_on, removed), dim, recipe, images)

@@ -12,13 +12,13 @@ from vpr.cli.specs import places_spec, reading
 from vpr.common.device import choose_device, device_line
 from vpr.common.files import write_json
 from vpr.common.progress import say
-from vpr.data.places import PlaceImages, has_split, load_database, load_places, training_set
+from vpr.data.places import PlaceImages, is_plain_folder, load_database, load_places, training_set
 from vpr.descriptors.describe import describe, describe_sizes
 from vpr.models.place_model import PlaceModel
 from vpr.models.whitening import StoredWhitening, save_whitening
 from vpr.report.plots import draw_adaptation
 from vpr.runs.pytorch_model import whitening_recipe
-from vpr.training.adapting.adapt import VIEWS, Adaptation, Trial, adapt
+from vpr.training.adapting.adapt import VIEWS, Adaptation, Trial, adapt, require_images
 from vpr.training.views.reader import ViewedReader
 
 MOST_IMAGES = 2000  # that are described in their views
@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     say(device_line(device))
     places, read = places_spec(options), reading(options, device)
-    is_split = has_split(places, "train")
-    images = load_places(places, "train") if is_split else load_database(places, options.split)
+    images = load_database(places, options.split) if is_plain_folder(places) else load_places(places, "train")
+    require_images(len(images.files))
     loaded = model_of(options, device, whitened=False, database=images)
     chosen = np.random.default_rng(options.seed).permutation(len(images.files))[:MOST_IMAGES]
     chosen.sort()
@@ -45,13 +45,14 @@ def run(options: argparse.Namespace) -> None:
     say(f"{model.name}; images {size}")
     folder = results_folder(loaded, options) / f"adapted_{images.places.name}"
     _report(found, images, f"{model.name}; images {size}", folder)
-    if found.whitening is None:
-        say(
-            "nothing that was learnt finds held-out images better: the model stays as it was, nothing is written for it"
-        )
-        return
     recipe = whitening_recipe(model, whitening_choice(options, device), *training_set(places))
     path = recipe.path(loaded.folder)
+    if found.whitening is None:
+        stays = f"as it was, with {path} of before" if path.is_file() else "as it was, nothing is written for it"
+        say(f"nothing that was learnt finds held-out images better: the model stays {stays}")
+        return
+    if path.is_file():
+        say(f"{path}, of --mode=whiten or of images of before, is replaced")
     save_whitening(path, StoredWhitening(found.whitening, model.dim, recipe, len(chosen)))
     say(
         f"wrote {path}: test, index, locate and serve take it by themselves; --noWhiten leaves it out, "
@@ -66,7 +67,7 @@ def _report(found: Adaptation, images: PlaceImages, model: str, folder: Path) ->
     say(f"learnt from {found.pairs} pairs of images of one place and views ({', '.join(VIEWS[:-1])})\n{asked}")
     for trial in (found.before, *found.trials):
         kept = " <- kept" if trial is found.best and trial.removed else ""
-        say(f"  without {trial.removed:3} directions: {_recall_text(trial)}{kept}")
+        say(f"  less of {trial.removed:2} directions: {_recall_text(trial)}{kept}")
     folder.mkdir(parents=True, exist_ok=True)
     trials = [found.before, *found.trials]
     curves = {"as they are": [each.plain[1] for each in trials], "by night": [each.night[1] for each in trials]}

@@ -40,8 +40,11 @@ def run(options: argparse.Namespace) -> None:
     recipe = whitening_recipe(model, whitening_choice(options, device), *training_set(places))
     path = recipe.path(loaded.folder)
     # Fewer dimensions than before are a wish for tests to come: the others stay in the file.
-    before = load_whitening(path).whitening.dim if path.is_file() else 0
-    whitening = learn_whitening(torch.from_numpy(descriptors), max(wanted, before))
+    before = load_whitening(path).whitening if path.is_file() else None
+    if is_adapted := before is not None and before.removed is not None:
+        say(f"{path}, of --mode=adapt, is replaced: adapt again to have it back")
+    kept = before.dim if before and not is_adapted else 0
+    whitening = learn_whitening(torch.from_numpy(descriptors), max(wanted, kept))
     dim = min(wanted, whitening.dim)
     if dim < wanted:
         say(

@@ -172,13 +172,13 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def draw_adaptation(path: Path, removed: Sequence[int], recalls: dict[str, list[float]], title: str) -> None:
-    """Recalls of held-out images, by what they are of, against how many directions a descriptor has lost."""
+    """Recalls of held-out images, by what they are of, against the directions that lose more than half."""
     with _plot(path, (7.5, 4.5)) as (_, axes):
         for (name, values), colour in zip(recalls.items(), (GAINED, LOST), strict=False):
             at = range(len(removed))
             axes.plot(at, [100 * value for value in values], "o-", color=colour, label=name)
         axes.set_xticks(range(len(removed)), ["as it was", *map(str, removed[1:])])
-        axes.set(xlabel="directions removed", ylabel="Recall@1, percent")
+        axes.set(xlabel="directions that lose more than half", ylabel="Recall@1, percent")
         axes.set_title(_wrapped(title, 100), fontsize=7)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -38,7 +38,7 @@ class WhiteningChoice:
 def load_exported(path: Path, whitened: bool) -> LoadedModel:
     """An exported file's model, as of `load_model`."""
     model = OnnxModel(path)
-    if not whitened and model.dim != model.pooled_dim:
+    if not whitened and (model.dim != model.pooled_dim or "-D adapted to " in model.name):
         raise UserError(f"{path} holds its whitening inside: export the run with --noWhiten, or name the run")
     return LoadedModel(model, {"model": path.name}, path.parent, path.parent, model.card["flags"])
 

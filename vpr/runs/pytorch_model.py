@@ -11,7 +11,7 @@ from vpr.runs.run import load_checkpoint, read_flags
 from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.data.places import PlacesSpec, has_split, training_set
+from vpr.data.places import PlacesSpec, has_split, is_plain_folder, training_set
 from vpr.data.reader import size_text
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.spec import ADDED_FLAGS, ModelSpec
@@ -135,14 +135,14 @@ def _choose(
         for stored, recipe in usable:
             if recipe.dataset_hash == known:
                 return stored, ""
-    if not all_known and len(usable) == 1:
-        return usable[0][0], ""
+    if not all_known and len(usable) == 1 and (usable[0][0].whitening.removed is None or not sets):
+        return usable[0][0], ""  # but what was adapted to one place is not taken for another
     for stored, recipe in usable:
         if recipe.image_size == ANY_SIZE:  # it came with the model
             return stored, ""
     names = " or ".join(name for name, _ in sets) or "not here"
     reasons += [f"one was learnt on {recipe.dataset}, the training set is {names}" for _, recipe in usable]
-    return None, f"{'; '.join(reasons)}; run --mode=whiten with the same flags"
+    return None, f"{'; '.join(reasons)}; run --mode=whiten or adapt with the same flags"
 
 
 def _training_sets(places: PlacesSpec, loaded: LoadedModel) -> tuple[list[tuple[str, str]], bool]:
@@ -159,7 +159,7 @@ def _training_sets(places: PlacesSpec, loaded: LoadedModel) -> tuple[list[tuple[
     for each in unread:
         try:
             known = has_split(each, "train")
-            sets += [training_set(each)] if known else []
+            sets += [training_set(each)] if known or is_plain_folder(each) else []
         except UserError:  # of a training set that nobody asked for
             known = False
     if loaded.trained_on:

@@ -1,4 +1,4 @@
-"""Adapting a model to a place: which directions go, and whether that helps on images that nothing was learnt from."""
+"""Adapting a model to a place: how much of what varies goes, and whether that helps images that were held out."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,15 @@ import torch
 from vpr.common.errors import UserError
 from vpr.models.whitening import Whitening, learn_whitening
 from vpr.training.adapting.held_out import Questions, hold_out, questions_of, recalls
-from vpr.training.adapting.variation import differences, directions, pairs_of_places, without
+from vpr.training.adapting.variation import differences, directions, pairs_of_places, weighted, without
 
 VIEWS = ("night", "homography", "night")  # the last is of questions alone
 STYLED, TURNED = 3, 2  # the view of questions by night, and of a database that holds the questions' images
 LEAST_IMAGES = 20
-CANDIDATES = (64, 128, 256)  # directions
-LARGEST_SHARE = 8  # a model loses at most one in so many of its dimensions
+CANDIDATES = (2, 4, 8, 16, 32, 64)  # directions that lose more than half
+ROWS = 4  # times as many are taken, the others of which lose less
+MOST_TRIALS = 4  # of the largest that images and dimensions allow
+LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
 SHORT = 512  # dimensions of the projection that is learnt beside
 LARGEST_LOSS = 0.005  # of plain recall
 
@@ -23,7 +25,7 @@ LARGEST_LOSS = 0.005  # of plain recall
 class Trial:
     """Recalls of held-out images by N: as they are, and by night."""
 
-    removed: int  # directions
+    removed: int  # directions that lose more than half
     plain: dict[int, float]
     night: dict[int, float]
 
@@ -54,38 +56,47 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
         radius: metres within which images are of one place.
 
     Raises:
-        UserError: there are too few images.
+        UserError: there are too few images or dimensions.
     """
     count, _, dim = views.shape
-    if count < LEAST_IMAGES:
-        raise UserError(
-            f"found {count} images, wanted {LEAST_IMAGES} at least to adapt a model: add images of the place"
-        )
+    require_images(count)
     held = hold_out(positions, seed)
     questions = questions_of(held, positions, radius, TURNED)
     learnt = np.flatnonzero(~held)
     pairs = pairs_of_places(views[learnt, 0], positions[learnt], radius)
     rows = differences(views[learnt][:, :STYLED], pairs, seed)
-    most = [each for each in CANDIDATES if each <= min(dim // LARGEST_SHARE, len(rows) // 2)]
-    basis = directions(rows, max(most, default=1), seed)
-    before = _trial(views, questions, basis[:0])
-    trials = [_trial(views, questions, basis[:each]) for each in most if each <= len(basis)]
+    most = [each for each in CANDIDATES if each <= min(dim // LARGEST_SHARE, len(rows) // 2)][-MOST_TRIALS:]
+    if not most:
+        least = CANDIDATES[0] * LARGEST_SHARE
+        raise UserError(f"found {dim} dimensions, wanted {least} at least to adapt a model: take one with more")
+    basis = directions(rows, ROWS * most[-1], seed)
+    before = _trial(views, questions, basis[:0], 0)
+    trials = [_trial(views, questions, weighted(basis, rows, each), each) for each in most]
     usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
     best = max(usable, key=lambda each: (each.score, each.removed), default=before)
     whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
 
 
-def _trial(views: torch.Tensor, questions: Questions, removed: torch.Tensor) -> Trial:
-    """Recalls without some directions [r, D]."""
+def require_images(count: int) -> None:
+    """Raise a UserError where so many images are too few."""
+    if count < LEAST_IMAGES:
+        raise UserError(
+            f"found {count} images, wanted {LEAST_IMAGES} at least to adapt a model: add images of the place"
+        )
+
+
+def _trial(views: torch.Tensor, questions: Questions, removed: torch.Tensor, count: int) -> Trial:
+    """Recalls where directions [r, D] are weakened."""
     kept = without(views, removed)
     plain, night = (recalls(kept, questions, view) for view in (0, STYLED))
-    return Trial(len(removed), plain, night)
+    return Trial(count, plain, night)
 
 
 def _whitening(views: torch.Tensor, positions: np.ndarray, radius: float, count: int, seed: int) -> Whitening:
-    """Without so many directions, learnt on all images; and the projection to SHORT dimensions of what is left."""
-    pairs = pairs_of_places(views[:, 0], positions, radius)
-    removed = directions(differences(views[:, :STYLED], pairs, seed), count, seed)
-    short = learn_whitening(without(views[:, : STYLED - 1], removed).flatten(0, 1), SHORT)
+    """The same, learnt on all images; and the projection to SHORT dimensions of what is left."""
+    rows = differences(views[:, :STYLED], pairs_of_places(views[:, 0], positions, radius), seed)
+    removed = weighted(directions(rows, ROWS * count, seed), rows, count)
+    removal = Whitening(torch.zeros(views.shape[2]), None, removed=removed)
+    short = learn_whitening(removal.linear(views[:, : STYLED - 1].flatten(0, 1)), SHORT)
     return Whitening(short.mean, short.projection, removed=removed)

@@ -25,14 +25,15 @@ class Questions:
 
 
 def hold_out(positions: np.ndarray, seed: int) -> np.ndarray:
-    """bool [N], the images that are held out: PARTS random images with their nearest by position, or by order where
-    images have none."""
+    """bool [N], the images that are held out: PARTS random images with their nearest that are not yet, by position, or
+    by order where images have none."""
     count, generator = len(positions), np.random.default_rng(seed)
     known = np.isfinite(positions).all(axis=1)
-    where = np.where(known[:, None], positions, 0) if known.all() else np.column_stack([np.arange(count)] * 2)
+    where = positions if known.all() else np.column_stack([np.arange(count)] * 2)
     held, most = np.zeros(count, bool), max(1, round(SHARE * count / PARTS))
     for centre in generator.choice(count, min(PARTS, count), replace=False):
-        held[np.argsort(np.hypot(*(where - where[centre]).T), kind="stable")[:most]] = True
+        away = np.where(held, np.inf, np.hypot(*(where - where[centre]).T))
+        held[np.argsort(away, kind="stable")[:most]] = True
     return held
 
 

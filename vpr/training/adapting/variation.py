@@ -1,10 +1,11 @@
 """Directions in which descriptors of one place differ: from another spot, by night, from another angle.
 
-Descriptors of one place should be one. Of their differences d_i = x_a - x_b, over pairs of images of a place and over
-styled views of an image, the principal directions B hold most of what a change of light or viewpoint does to a
-descriptor; y = (x - B^T B x) / |x - B^T B x| has lost it. Nothing else moves, so that other places lose little. In
-speaker recognition this is nuisance attribute projection (Solomonoff, Campbell, Boardman, ICASSP 2005); it is the
-limit of a linear discriminant whose variance within a class is infinite in r directions and equal in all others.
+Descriptors of one place should be one. Of their differences x_a - x_b, over pairs of images of a place and over styled
+views of an image, the principal directions b_i hold most of what a change of light or viewpoint does to a descriptor,
+with the mean squares v_i. A descriptor keeps the share l / (v_i + l) of its part in each, and all of the rest, so that
+other places lose little: y = (x - B^T B x) / |x - B^T B x| with the rows sqrt(v_i / (v_i + l)) b_i of B. Speaker
+recognition knows the limit of a small l as nuisance attribute projection (Solomonoff, Campbell, Boardman, ICASSP 2005)
+and the root of the share as within-class covariance normalisation (Hatch, Kajarekar, Stolcke, Interspeech 2006).
 """
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 
 MOST_DIFFERENCES = 4000  # rows that directions are learnt of, at most: 0.5 GB at 32,768 dimensions
 NEIGHBOURS = 2  # images of its place that an image is compared with
+SMALLEST = 1e-12  # mean square of a direction that differs at all
 STANDING = 1.0  # metres within which images are taken from one spot, and may look elsewhere
-AT_ONCE = 1000  # images whose products with all others are in memory
 
 
 def pairs_of_places(descriptors: torch.Tensor, positions: np.ndarray, radius: float) -> np.ndarray:
@@ -68,6 +69,14 @@ def directions(rows: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(found, np.float32))
 
 
+def weighted(basis: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The rows of B [r, D] for an orthonormal basis [r, D] of differences [M, D]: l is the mean square in direction
+    `count`, so that those before it lose more than half of a descriptor's part in them."""
+    squares = (rows @ basis.T).pow(2).mean(dim=0)  # [r]
+    least = squares[min(count, len(squares)) - 1].clamp_min(SMALLEST)
+    return (squares / (squares + least)).sqrt()[:, None] * basis
+
+
 def without(descriptors: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
-    """Descriptors [..., D] of length 1 without their parts in orthonormal directions [r, D]."""
+    """Descriptors [..., D] x -> y, of length 1, with B the rows of `removed` [r, D]."""
     return torch.nn.functional.normalize(descriptors - (descriptors @ removed.T) @ removed, dim=-1)

@@ -1,0 +1,310 @@
+"""What varies within places, against brute force, exact decompositions and places whose variation is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from vpr.common.errors import UserError
+from vpr.training.adapting import variation
+from vpr.training.adapting.adapt import LEAST_IMAGES, Trial, adapt
+from vpr.training.adapting.held_out import LEAST, PARTS, SHARE, Questions, hold_out, questions_of, recalls
+from vpr.training.adapting.variation import differences, directions, pairs_of_places, without
+
+UNKNOWN = (np.nan, np.nan)
+
+
+def unit_rows(*shape, seed=0):
+    rows = np.random.default_rng(seed).normal(size=shape)
+    return torch.from_numpy(rows / np.linalg.norm(rows, axis=-1, keepdims=True)).float()
+
+
+def scattered(count, side, seed=0):
+    return np.random.default_rng(seed).uniform(0, side, size=(count, 2))
+
+
+# Pairs of places
+
+
+def pairs_by_loops(descriptors, positions, radius):
+    """Of each image those two of its place, over a metre off, whose products with it are the largest."""
+    found = []
+    for image in range(len(positions)):
+        alike = []
+        for other in range(len(positions)):
+            away = np.linalg.norm(positions[image] - positions[other])
+            if 1 < away <= radius:
+                alike.append((-float(descriptors[image] @ descriptors[other]), other))
+        found += [(image, other) for _, other in sorted(alike)[:2]]
+    return found
+
+
+@pytest.mark.parametrize(("radius", "partners"), [(8, {0, 1, 2}), (25, {0, 2})])
+def test_pairs_are_the_two_most_alike_of_a_place(radius, partners):
+    descriptors, positions = unit_rows(60, 6), scattered(60, 60)
+    positions[[3, 17, 40]] = UNKNOWN
+    positions[5, 0] = np.nan  # half of a position is none
+    positions[20:24] = positions[19] + [[0, 0], [0.6, 0], [0, 1.0], [1.1, 0]]  # a duplicate, and others around a metre
+    wanted = pairs_by_loops(descriptors, positions, radius)
+    found = pairs_of_places(descriptors, positions, radius)
+    assert found.dtype == np.int64 and sorted(map(tuple, found.tolist())) == sorted(wanted)
+    counts = np.bincount(found[:, 0], minlength=60)
+    assert {3, 17, 40, 5}.isdisjoint(found.ravel()) and set(counts) == partners
+
+
+def test_a_metre_and_the_radius_are_the_bounds():
+    """In a row at 0, 1, 1.5, 25 and 25.5 m: one metre is the same spot, 25 m is the same place."""
+    positions = np.array([[0, 0], [1, 0], [1.5, 0], [25, 0], [25.5, 0]], float)
+    found = pairs_of_places(torch.ones(5, 4) / 2, positions, 25)
+    assert [other for image, other in found if image == 0] == [2, 3]
+
+
+def test_images_without_places_have_no_pairs():
+    for positions in (np.full((4, 2), np.nan), np.zeros((4, 2)), 100.0 * np.arange(8).reshape(4, 2)):
+        assert pairs_of_places(unit_rows(4, 3), positions, 25).shape == (0, 2)
+
+
+# Differences and their directions
+
+
+def test_differences_are_of_views_and_of_pairs():
+    views = unit_rows(5, 3, 7)
+    found = differences(views, np.empty((0, 2), np.int64), seed=1)
+    wanted = [views[n, view] - views[n, 0] for n in range(5) for view in (1, 2)]
+    assert torch.equal(found, torch.stack(wanted))
+    pairs = np.array([[0, 1], [3, 2], [4, 0]])
+    found = differences(views, pairs, seed=1)
+    assert torch.allclose(found[:10] / torch.stack(wanted), torch.tensor(0.3**0.5)), "10 of views count as 3 of pairs"
+    assert torch.equal(found[10:], torch.stack([views[a, 0] - views[b, 0] for a, b in pairs]))
+
+
+def test_a_part_of_many_differences_is_taken_of_each_kind(monkeypatch):
+    monkeypatch.setattr(variation, "MOST_DIFFERENCES", 8)
+    views, pairs = unit_rows(9, 3, 5), np.array([[n, (n + 1) % 9] for n in range(9)])
+    found = differences(views, pairs, seed=3)
+    assert found.shape == (8, 5) and torch.equal(found, differences(views, pairs, seed=3))
+    kinds = (
+        [views[n, view] - views[n, 0] for n in range(9) for view in (1, 2)],
+        [views[a, 0] - views[b, 0] for a, b in pairs],
+    )
+    for rows, kind in zip((found[:4], found[4:]), kinds, strict=True):
+        places = [[n for n, each in enumerate(kind) if torch.equal(row, each)] for row in rows]
+        assert all(len(place) == 1 for place in places) and len({place[0] for place in places}) == 4
+    assert not torch.equal(found, differences(views, pairs, seed=4))
+    few = differences(views, pairs[:2], seed=3)
+    assert few.shape == (6, 5)
+    assert torch.equal(few[4:], torch.stack([views[a, 0] - views[b, 0] for a, b in pairs[:2]]))
+
+
+def test_directions_are_those_of_an_exact_decomposition():
+    """Of rows whose mean is far from zero, about which they are not taken."""
+    random = np.random.default_rng(0)
+    scales = np.array([30, 20, 10, 5, 1, *[0.05] * 15])
+    rows = random.normal(size=(50, 20)) * scales @ np.linalg.qr(random.normal(size=(20, 20)))[0] + 7
+    exact = np.linalg.svd(rows)[2]
+    found = directions(torch.from_numpy(rows).float(), 4, seed=0)
+    assert found.shape == (4, 20) and found.dtype == torch.float32
+    assert torch.allclose(found @ found.T, torch.eye(4), atol=1e-5)
+    assert np.abs(np.abs((found.numpy() * exact[:4]).sum(axis=1)) - 1).max() < 1e-3, "the same, the largest first"
+    assert torch.equal(found, directions(torch.from_numpy(rows).float(), 4, seed=0))
+    assert directions(torch.from_numpy(rows[:3]).float(), 9, seed=0).shape == (3, 20)
+
+
+def test_descriptors_lose_exactly_what_lies_in_the_directions():
+    basis = np.linalg.qr(np.random.default_rng(1).normal(size=(9, 9)))[0][:3]
+    rows = unit_rows(4, 2, 9)
+    wanted = rows.numpy() @ (np.eye(9) - basis.T @ basis)
+    wanted /= np.linalg.norm(wanted, axis=2, keepdims=True)
+    found = without(rows, torch.from_numpy(basis).float()).numpy()
+    assert found.shape == (4, 2, 9) and np.abs(found - wanted).max() < 1e-6
+    assert torch.allclose(without(rows, torch.zeros(0, 9)), rows)
+
+
+# Images that are held out
+
+
+@pytest.mark.parametrize("count", [20, 100, 401])
+@pytest.mark.parametrize("kind", ["known", "unknown", "one unknown", "all at one spot"])
+def test_a_quarter_is_held_out_in_parts(count, kind):
+    positions = scattered(count, 1000)
+    if kind != "known":
+        positions[: 1 if kind == "one unknown" else None] = 0 if kind == "all at one spot" else np.nan
+    held = hold_out(positions, seed=5)
+    each = max(1, round(SHARE * count / PARTS))
+    assert held.dtype == bool and held.shape == (count,) and held.sum() == PARTS * each
+    same, other = (np.array_equal(held, hold_out(positions, seed)) for seed in (5, 6))
+    assert same and (not other or kind == "all at one spot")
+    if kind in ("unknown", "one unknown"):
+        starts = held & ~np.concatenate([[False], held[:-1]])
+        assert starts.sum() <= PARTS, "neighbours in the order of names"
+
+
+def test_parts_are_neighbours_in_space_whatever_their_order():
+    """Held-out images have more held-out images among their nearest than images have that are chosen one by one."""
+    positions = scattered(400, 1000)
+    held = hold_out(positions, seed=0)
+    away = np.linalg.norm(positions[:, None] - positions[None], axis=2) + np.diag([np.inf] * 400)
+    nearest = held[away.argsort(axis=1)[:, :4]].mean(axis=1)
+    assert nearest[held].mean() > 0.7 > 0.3 > nearest[~held].mean()
+
+
+def test_questions_have_the_answers_that_their_positions_give():
+    positions, held = scattered(200, 150), np.zeros(200, bool)
+    held[50:110] = True
+    positions[60] = positions[61] + [0.5, 0]
+    positions[70], positions[[71, 5]] = [9000, 9000], UNKNOWN
+    asked = questions_of(held, positions, 25, turned=2)
+    away = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    wanted = [image for image in range(50, 110) if ((away[image] > 1) & (away[image] <= 25)).any()]
+    assert asked.images.tolist() == wanted and {70, 71}.isdisjoint(wanted) and asked.database == 0
+    for image, right, excluded in zip(asked.images, asked.right, asked.excluded, strict=True):
+        assert right.tolist() == [n for n in range(200) if 1 < away[image, n] <= 25]
+        assert excluded.tolist() == [n for n in range(200) if away[image, n] <= 1] and image in excluded
+    assert 61 in asked.excluded[wanted.index(60)]
+    assert asked.protocol == "a hit within 25 m, from over 1 m away, among all other images"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["no positions", "fewer questions than count"])
+def test_without_positions_an_image_is_its_own_answer_from_another_angle(known):
+    positions = np.column_stack([1000.0 * np.arange(80), np.zeros(80)]) if known else np.full((80, 2), np.nan)
+    positions[: LEAST - 1] /= 100  # as many have another image within 25 m, if positions are known
+    held = np.arange(80) < 40
+    asked = questions_of(held, positions, 25, turned=2)
+    assert asked.images.tolist() == list(range(40)) and asked.database == 2
+    assert [each.tolist() for each in asked.right] == [[n] for n in range(40)]
+    assert [each.tolist() for each in asked.excluded] == [[]] * 40 and "from another angle" in asked.protocol
+
+
+@pytest.mark.parametrize("database", [0, 2])
+def test_recalls_are_those_of_a_loop(database):
+    views, random = unit_rows(40, 4, 3), np.random.default_rng(2)
+    images = np.array([3, 9, 10, 31, 39])
+    right = [random.choice(40, 3, replace=False) for _ in images]
+    excluded = [np.setdiff1d([image, 1, 2, 3, 4, 5], answers) for image, answers in zip(images, right, strict=True)]
+    found = recalls(views, Questions(images, right, excluded, database, ""), 3)
+    ranks = []
+    for image, answers, barred in zip(images, right, excluded, strict=True):
+        scores = {n: float(views[n, database] @ views[image, 3]) for n in range(40) if n not in barred}
+        order = sorted(scores, key=lambda n: -scores[n])
+        ranks.append(min(order.index(n) for n in answers))
+    assert found == {n: np.mean([rank < n for rank in ranks]) for n in (1, 5)} and 0 < found[5] < 1
+
+
+def test_recalls_of_a_database_smaller_than_n():
+    views = torch.eye(3)[:, None].repeat(1, 2, 1)
+    nothing = [np.empty(0, np.int64)] * 3
+    asked = Questions(np.arange(3), [np.array([0]), np.array([1]), np.array([0])], nothing, 0, "")
+    assert recalls(views, asked, 1) == {1: pytest.approx(2 / 3), 5: 1.0}
+
+
+# All of it on places whose variation is known
+
+DIM, DISTURBED = 256, 8
+
+
+def street(nuisance, count=240, seed=0, noise=0.02):
+    """Views [N, 4, D] of places 100 m apart with four images each, 5 m apart: a place's vector, a random amount of each
+    of eight directions, large in styled views, and some noise; positions, and the directions."""
+    random = np.random.default_rng(seed)
+    turned = np.linalg.qr(random.normal(size=(DIM, DIM)))[0]
+    disturbing, places = turned[:DISTURBED], random.normal(size=(count // 4, DIM - DISTURBED)) @ turned[DISTURBED:]
+    places /= np.linalg.norm(places, axis=1, keepdims=True)
+    strength = nuisance * np.array([0.3, 1, 1, 1])[:, None]
+    amounts = random.normal(size=(count, 4, DISTURBED)) * strength
+    views = np.repeat(places, 4, axis=0)[:, None] + amounts @ disturbing + noise * random.normal(size=(count, 4, DIM))
+    views /= np.linalg.norm(views, axis=2, keepdims=True)
+    at = np.array([[100.0 * (n // 4), 5.0 * (n % 4)] for n in range(count)])
+    return torch.from_numpy(views).float(), at, disturbing
+
+
+@pytest.mark.parametrize("located", [True, False], ids=["positions", "no positions"])
+def test_a_known_variation_is_found_and_held_out_images_are_found_without_it(located):
+    views, positions, disturbing = street(nuisance=1.0)
+    positions = positions if located else np.full_like(positions, np.nan)
+    found = adapt(views, positions, 25, seed=0)
+    assert [trial.removed for trial in found.trials] == [8, 16, 32], "an eighth of 256 dimensions at most"
+    assert found.before.removed == 0 and found.best.score > found.before.score + 0.2
+    assert found.best in found.trials and found.best.score == max(trial.score for trial in found.trials)
+    learnt = 240 - 8 * round(0.25 * 240 / 8)
+    assert (found.pairs > learnt) == located and (located or found.pairs == 0)
+    removed = found.whitening.removed.double().numpy()
+    assert removed.shape == (found.best.removed, DIM)
+    assert np.linalg.norm(disturbing - disturbing @ removed.T @ removed) < 0.3, "of a norm of 8 ** 0.5"
+    again = adapt(views, positions, 25, seed=0)
+    assert torch.equal(again.whitening.removed, found.whitening.removed) and again.trials == found.trials
+
+
+def test_recalls_of_trials_are_those_of_descriptors_that_are_projected_by_hand():
+    """Each trial again by NumPy, with the exact decomposition of the differences of images that are not held out."""
+    views, positions, _ = street(nuisance=1.0)
+    found, held = adapt(views, positions, 25, seed=0), hold_out(positions, 0)
+    learnt = np.flatnonzero(~held)
+    pairs = [(learnt[a], learnt[b]) for a, b in pairs_by_loops(views[learnt, 0], positions[learnt], 25)]
+    assert found.pairs == len(pairs)
+    x = views.double().numpy()
+    real = np.array([x[a, 0] - x[b, 0] for a, b in pairs])
+    styled = (x[learnt, 1:3] - x[learnt, :1]).reshape(-1, DIM) * (len(real) / (2 * len(learnt))) ** 0.5
+    basis = np.linalg.svd(np.concatenate([styled, real]), full_matrices=False)[2]
+    for trial in (found.before, *found.trials):
+        kept = x - x @ basis[: trial.removed].T @ basis[: trial.removed]
+        kept /= np.linalg.norm(kept, axis=2, keepdims=True)
+        for view, recall in ((0, trial.plain), (3, trial.night)):
+            hits = []
+            for image in np.flatnonzero(held):
+                others = [n for n in range(len(x)) if n != image]
+                best = max(others, key=lambda n, image=image, view=view: kept[n, 0] @ kept[image, view])
+                hits.append(np.linalg.norm(positions[best] - positions[image]) <= 25)
+            assert recall[1] == pytest.approx(np.mean(hits), abs=0.04), trial.removed  # near ties
+
+
+def test_the_short_projection_whitens_what_is_left():
+    views, positions, _ = street(nuisance=1.0)
+    whitening = adapt(views, positions, 25, seed=0).whitening
+    rows = views[:, :2].flatten(0, 1)  # as they are and by night
+    white = whitening.linear(rows - whitening.mean)
+    assert white.mean(dim=0).abs().max() < 1e-3
+    covariance = torch.from_numpy(np.cov(white[:, :30].double().numpy().T))
+    assert (covariance - torch.eye(30)).abs().max() < 1e-2
+    assert whitening.dim == DIM - len(whitening.removed), "nothing of what was removed"
+
+
+def test_nothing_is_removed_where_it_does_not_help():
+    """Places without variation are all found already; equal images are never told apart."""
+    views, positions, _ = street(nuisance=0.0)
+    equal = unit_rows(1, 1, DIM).repeat(240, 4, 1)
+    for each in (views, equal):
+        found = adapt(each, positions, 25, seed=0)
+        assert found.whitening is None and found.best is found.before and found.trials
+    assert found.before.plain[1] < 1
+
+
+def test_what_costs_recall_of_images_as_they_are_is_not_kept(monkeypatch):
+    """The night gains in all trials; as they are, images lose a tenth, a hundredth, and a thousandth."""
+    plain = {0: 0.9, 8: 0.8, 16: 0.889, 32: 0.896}
+    night = {0: 0.1, 8: 0.9, 16: 0.7, 32: 0.3}
+
+    def trial(_views, _questions, removed):
+        count = len(removed)
+        return Trial(count, {1: plain[count]}, {1: night[count]})
+
+    monkeypatch.setattr("vpr.training.adapting.adapt._trial", trial)
+    views, positions, _ = street(nuisance=1.0)
+    assert adapt(views, positions, 25, seed=0).best.removed == 32
+    plain[32] = 0.894
+    assert adapt(views, positions, 25, seed=0).whitening is None
+
+
+def test_few_images_and_few_dimensions():
+    views, positions, _ = street(nuisance=1.0, count=40)
+    assert [trial.removed for trial in adapt(views[:LEAST_IMAGES], positions[:LEAST_IMAGES], 25, 0).trials] == [8, 16]
+    nowhere = np.full((LEAST_IMAGES, 2), np.nan)
+    assert [trial.removed for trial in adapt(views[:LEAST_IMAGES], nowhere, 25, 0).trials] == [8]
+    with pytest.raises(UserError, match="found 19 images, wanted 20 at least to adapt a model: add images"):
+        adapt(views[:19], positions[:19], 25, 0)
+    with pytest.raises(UserError, match="found 60 dimensions, wanted 64 at least to adapt a model: take"):
+        adapt(views[:, :, :60], positions, 25, 0)
+
+
+def test_a_long_descriptor_has_four_trials_at_most():
+    views = torch.nn.functional.pad(street(nuisance=1.0, count=400)[0], (0, 4096 - DIM))
+    trials = adapt(views, np.full((400, 2), np.nan), 25, 0).trials
+    assert [trial.removed for trial in trials] == [32, 64, 128, 256], "of 600 differences half at most"
