@@ -94,13 +94,13 @@ def test_a_removal_is_stored_and_its_label_says_so(tmp_path):
     for name in ("mean", "projection", "removed"):
         assert torch.equal(getattr(loaded.whitening, name), getattr(whitening, name)), name
     assert (loaded.dim, loaded.recipe, loaded.images) == (DIM, RECIPE, 40)
-    label = "40 images of street (own size), without 3 directions of variation within places"
+    label = "40 images of street (own size), less of what varies within places, in 3 directions"
     assert loaded.whitening.learnt_on == label
     for size, said in (("longest 640", "longest 640"), ("480 640", "480x640")):
         save_whitening(path, dataclasses.replace(loaded, recipe=dataclasses.replace(RECIPE, image_size=size)))
-        assert f"of street ({said}), without 3" in load_whitening(path).whitening.learnt_on
+        assert f"of street ({said}), less of" in load_whitening(path).whitening.learnt_on
     save_whitening(path, dataclasses.replace(loaded, recipe=None))
-    assert load_whitening(path).whitening.learnt_on.startswith("an unknown set, without 3 directions")
+    assert load_whitening(path).whitening.learnt_on.startswith("an unknown set, less of what varies")
 
 
 @pytest.mark.parametrize(

@@ -98,5 +98,6 @@ def _whitening(views: torch.Tensor, positions: np.ndarray, radius: float, count:
     rows = differences(views[:, :STYLED], pairs_of_places(views[:, 0], positions, radius), seed)
     removed = weighted(directions(rows, ROWS * count, seed), rows, count)
     removal = Whitening(torch.zeros(views.shape[2]), None, removed=removed)
-    short = learn_whitening(removal.linear(views[:, : STYLED - 1].flatten(0, 1)), SHORT)
-    return Whitening(short.mean, short.projection, removed=removed)
+    known = views[:, : STYLED - 1].flatten(0, 1)  # as they are and by night
+    short = learn_whitening(removal.linear(known), SHORT)
+    return Whitening(known.mean(dim=0), short.projection, removed=removed)
