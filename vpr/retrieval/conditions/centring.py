@@ -20,8 +20,9 @@ from vpr.retrieval.conditions.session import Session
 from vpr.search.exact import measured
 from vpr.search.rules import SequenceRule
 
-LEAST = 5  # images of a session, from which on their mean says more of the condition than of the places
-PRIOR = 5  # images at the map's mean, which a running mean starts from
+LEAST = 5  # images of a session, from which on they have a mean
+LONG = 100  # images of a session, from which on their mean is taken as it is
+ALIKE, FRAMES = 6, 0.15  # the weight of how much more alike neighbours are than all pairs, and how much frames are
 SAMPLE = 4096  # images of a map, evenly spread, of which its mean is taken
 PARTS = 8  # of a map, whose means tell how far places alone move a mean
 WIDER = 50  # more hits that are searched for than are wanted: centring the database moves some of them to the front
@@ -30,7 +31,6 @@ HOW = {
     "running": "the running mean of the queries so far",
     "stored": "of the means that were learnt, the nearest to each query",
 }
-RUNNING = f"conditions: {HOW['running']}"
 
 
 def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -39,16 +39,27 @@ def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
-def running_means(
-    queries: np.ndarray, start: np.ndarray, weight: float = PRIOR, before: tuple[np.ndarray | float, int] = (0.0, 0)
-) -> np.ndarray:
-    """For each query the mean of it, all before it, and `weight` images at `start`; float32 [M, dim].
+def running_means(queries: np.ndarray, start: np.ndarray, before: Any = (0, 0), alike: float = FRAMES) -> np.ndarray:
+    """For each query the mean of it and all before it, drawn to the map's mean `start`; float32 [M, dim].
 
     So an answer never changes by later frames. `before` has the sum [dim] and the number of those before the first.
+    By its few places alone a mean of n images lies the map's spread / n from `start`, squared, and farther where its
+    images are `alike`: that share of its way is taken back.
     """
-    total, count = before
-    sums = weight * start.astype(np.float64) + total + np.cumsum(queries, axis=0, dtype=np.float64)
-    return np.asarray(sums / (weight + count + np.arange(1, len(queries) + 1))[:, None], np.float32)
+    counts = before[1] + np.arange(1, len(queries) + 1)
+    means = (before[0] + np.cumsum(queries, axis=0, dtype=np.float64)) / counts[:, None]
+    far = np.maximum(counts * np.square(means - start).sum(axis=1), 1e-12)
+    share = np.minimum(1, (1 - start @ start + ALIKE * alike) / far) * np.maximum(0, 1 - (counts / LONG) ** 2)
+    return np.asarray(means + share[:, None] * (start - means), np.float32)
+
+
+def session_mean(queries: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The last of the running means of queries [M, dim], by how alike they are; in any order the same, [dim]."""
+    if len(queries) >= LONG:
+        return queries.mean(axis=0, dtype=np.float32)
+    products = queries.astype(np.float32) @ queries.T.astype(np.float32)
+    np.fill_diagonal(products, np.nan)
+    return running_means(queries, start, alike=np.nanmax(products, axis=1).mean() - np.nanmean(products))[-1]
 
 
 def nearest_means(queries: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -134,15 +145,14 @@ class MapConditions:
             session: of a camera, whose next frames the queries are.
         """
         if session and how != "off" and len(self.engine.rows()):
-            return running_means(queries, self.mean, before=(session.total, session.count)), RUNNING
+            return running_means(queries, self.mean, (session.total, session.count)), f"conditions: {HOW['running']}"
         if how == "stored" and self.stored:
             means = self._learnt
             return means[nearest_means(queries, means)], f"conditions: {HOW[how]}"
         if how not in ("session", "running") or len(queries) < LEAST:
             return None, ""
-        if how == "session":
-            return queries.mean(axis=0, dtype=np.float32), f"conditions: {HOW[how]}"
-        return running_means(queries, self.mean), RUNNING
+        mean_of = session_mean if how == "session" else running_means
+        return mean_of(queries, self.mean), f"conditions: {HOW[how]}"
 
     def of(self, queries: np.ndarray, how: str, session: Session | None = None) -> tuple[Any, np.ndarray, str]:
         """The engine to search in, queries for it [M, dim], and what was done in words; empty: nothing."""
