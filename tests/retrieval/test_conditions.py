@@ -6,9 +6,9 @@ import pytest
 from vpr.common.errors import UserError
 from vpr.retrieval.conditions.centring import (
     ALIKE,
-    FRAMES,
     LEAST,
     LONG,
+    PRIOR,
     CentredEngine,
     MapConditions,
     centred,
@@ -50,12 +50,11 @@ def brute(database, queries, count):
     return np.argsort(-(queries.astype(float) @ database.astype(float).T), axis=1, kind="stable")[:, :count]
 
 
-def literal_mean(images, start, alike=None):
-    """Of a few images, drawn to `start`, by loops over pairs; `alike` of its own or of frames."""
+def literal_mean(images, start):
+    """Of a few images, drawn to `start`, by loops over pairs."""
     images, start, count = [image.astype(float) for image in images], start.astype(float), len(images)
-    if alike is None:
-        others = [[one @ other for m, other in enumerate(images) if m != n] for n, one in enumerate(images)]
-        alike = sum(map(max, others)) / count - sum(map(sum, others)) / (count * (count - 1))
+    others = [[one @ other for m, other in enumerate(images) if m != n] for n, one in enumerate(images)]
+    alike = sum(map(max, others)) / count - sum(map(sum, others)) / (count * (count - 1))
     mean = sum(images) / count
     share = (1 - start @ start + ALIKE * alike) / (count * ((mean - start) @ (mean - start)))
     share = min(share, 1) * (1 - (count / LONG) ** 2)
@@ -98,12 +97,13 @@ def test_few_images_and_unknown_means_are_searched_as_they_are(engine, how):
         assert searchable is engine and same is queries and text == ""
 
 
-def test_a_running_mean_knows_no_later_frames_and_begins_at_the_maps():
-    queries, start = units(3, 9, -1.0), units(4, 60, 0.5).mean(axis=0)
+def test_a_running_mean_knows_no_later_frames_and_weighs_the_map_as_five_images():
+    queries, start = units(3, 9), units(4, 1)[0]
     means = running_means(queries, start)
-    np.testing.assert_allclose(means[0], start, atol=1e-3)
     for n in range(9):
-        np.testing.assert_allclose(means[n], literal_mean(queries[: n + 1], start, FRAMES), atol=1e-6)
+        np.testing.assert_allclose(
+            means[n], (PRIOR * start + queries[: n + 1].sum(axis=0)) / (PRIOR + n + 1), atol=1e-6
+        )
         assert np.array_equal(running_means(queries[: n + 1], start), means[: n + 1])
 
 
@@ -112,7 +112,6 @@ def test_the_mean_of_many_images_is_their_own():
     for many in (LONG, LONG + 20):
         wanted = queries[:many].astype(float).mean(axis=0)
         np.testing.assert_allclose(session_mean(queries[:many], start), wanted, atol=1e-6)
-        np.testing.assert_allclose(running_means(queries[:many], start)[-1], wanted, atol=1e-6)
     almost = [np.abs(session_mean(queries[:n], start) - queries[:n].mean(axis=0)).max() for n in (50, 80, 99)]
     assert almost[0] > almost[1] > almost[2] > 0
 
@@ -127,6 +126,7 @@ def test_few_images_of_the_maps_condition_have_its_mean_and_few_of_another_mostl
             own = queries.mean(axis=0) - start
             shares.append((session_mean(queries, start) - start) @ own / (own @ own))
     assert np.mean(kept[0.5]) < 0.1 < 0.8 < np.mean(kept[-2.0])
+    assert min(kept[0.5]) > -1e-5, "nor does it go beyond the map's"
 
 
 @pytest.mark.parametrize(("night", "gain"), [(0.0, 0.0), (3.0, 0.2)])
@@ -224,8 +224,10 @@ def test_a_running_mean_goes_on_where_a_session_stopped(engine, parts):
         means, text = conditions.means_for(some, "stored", session)
         assert text == "conditions: the running mean of the queries so far"
         for n, mean in enumerate(means, begun):
-            wanted = literal_mean(frames[: n + 1], engine.database.mean(axis=0), FRAMES)
-            np.testing.assert_allclose(mean, wanted, atol=1e-6)
+            total = np.array(PRIOR * engine.database.mean(axis=0), float)
+            for frame in frames[: n + 1]:
+                total += frame
+            np.testing.assert_allclose(mean, total / (PRIOR + n + 1), atol=1e-6)
         again = conditions.means_for(some, "running", session)[0]
         assert np.array_equal(again, means), "to ask counts nothing"
         session.count_in(some)

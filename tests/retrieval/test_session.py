@@ -12,7 +12,7 @@ from vpr.database.engine import Source, WantedIndex
 from vpr.database.faiss_engine import open_engine
 from vpr.database.filters import SearchFilter
 from vpr.retrieval.ask import Ask, NotServed
-from vpr.retrieval.conditions.centring import ALIKE, FRAMES, LONG, MapConditions
+from vpr.retrieval.conditions.centring import PRIOR, MapConditions
 from vpr.retrieval.conditions.session import BLOCK, BLOCKS, RULE, Earlier, Session
 from vpr.retrieval.ranking import search, search_for
 from vpr.search.rules import SequenceRule
@@ -133,13 +133,13 @@ def evening_of(values, rows, seed):
 
 
 def by_loops(values, seen):
-    """Each frame minus the mean of it and those before it, drawn to the map's; of length 1 again."""
+    """Each frame minus the mean of it, those before it, and the map's as PRIOR images; of length 1 again."""
     start, moved = values.astype(np.float16).astype(float).mean(axis=0), []
-    for count in range(1, len(seen) + 1):
-        mean = sum(seen[:count].astype(float)) / count
-        share = (1 - start @ start + ALIKE * FRAMES) / (count * ((mean - start) @ (mean - start)))
-        share = min(1, share) * (1 - (count / LONG) ** 2)
-        difference = seen[count - 1].astype(float) - share * start - (1 - share) * mean
+    for n in range(len(seen)):
+        total = PRIOR * start
+        for frame in seen[: n + 1].astype(float):
+            total = total + frame
+        difference = seen[n].astype(float) - total / (PRIOR + n + 1)
         moved.append(difference / np.sqrt(difference @ difference))
     return np.array(moved, np.float32)
 

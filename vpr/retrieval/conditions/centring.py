@@ -21,8 +21,8 @@ from vpr.search.exact import measured
 from vpr.search.rules import SequenceRule
 
 LEAST = 5  # images of a session, from which on they have a mean
-LONG = 100  # images of a session, from which on their mean is taken as it is
-ALIKE, FRAMES = 6, 0.15  # the weight of how much more alike neighbours are than all pairs, and how much frames are
+LONG, ALIKE = 100, 6  # images from which on their mean is taken as it is; the weight of pairs in that of fewer
+PRIOR = 5  # images at the map's mean, which a running mean starts from
 SAMPLE = 4096  # images of a map, evenly spread, of which its mean is taken
 PARTS = 8  # of a map, whose means tell how far places alone move a mean
 WIDER = 50  # more hits that are searched for than are wanted: centring the database moves some of them to the front
@@ -39,27 +39,27 @@ def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
-def running_means(queries: np.ndarray, start: np.ndarray, before: Any = (0, 0), alike: float = FRAMES) -> np.ndarray:
-    """For each query the mean of it and all before it, drawn to the map's mean `start`; float32 [M, dim].
-
-    So an answer never changes by later frames. `before` has the sum [dim] and the number of those before the first.
-    By its few places alone a mean of n images lies the map's spread / n from `start`, squared, and farther where its
-    images are `alike`: that share of its way is taken back.
-    """
-    counts = before[1] + np.arange(1, len(queries) + 1)
-    means = (before[0] + np.cumsum(queries, axis=0, dtype=np.float64)) / counts[:, None]
-    far = np.maximum(counts * np.square(means - start).sum(axis=1), 1e-12)
-    share = np.minimum(1, (1 - start @ start + ALIKE * alike) / far) * np.maximum(0, 1 - (counts / LONG) ** 2)
-    return np.asarray(means + share[:, None] * (start - means), np.float32)
-
-
 def session_mean(queries: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """The last of the running means of queries [M, dim], by how alike they are; in any order the same, [dim]."""
-    if len(queries) >= LONG:
-        return queries.mean(axis=0, dtype=np.float32)
+    """The mean [dim] of queries [M, dim] without what their few places have moved it from the map's mean `start`."""
+    mean, count = queries.mean(axis=0, dtype=np.float32), len(queries)
+    if count >= LONG:
+        return mean
     products = queries.astype(np.float32) @ queries.T.astype(np.float32)
     np.fill_diagonal(products, np.nan)
-    return running_means(queries, start, alike=np.nanmax(products, axis=1).mean() - np.nanmean(products))[-1]
+    # By places alone it lies the map's spread / n from there, squared; farther where each has another that is alike.
+    spread = 1 - start @ start + ALIKE * (np.nanmax(products, axis=1).mean() - np.nanmean(products))
+    share = min(1.0, spread / max(count * float(np.square(mean - start).sum()), 1e-12)) * (1 - (count / LONG) ** 2)
+    return np.asarray(mean + share * (start - mean), np.float32)
+
+
+def running_means(queries: np.ndarray, start: np.ndarray, before: Any = (0.0, 0)) -> np.ndarray:
+    """For each query the mean of it, all before it, and PRIOR images at `start`; float32 [M, dim].
+
+    So an answer never changes by later frames. `before` has the sum [dim] and the number of those before the first.
+    """
+    total, count = before
+    sums = PRIOR * start.astype(np.float64) + total + np.cumsum(queries, axis=0, dtype=np.float64)
+    return np.asarray(sums / (PRIOR + count + np.arange(1, len(queries) + 1))[:, None], np.float32)
 
 
 def nearest_means(queries: np.ndarray, means: np.ndarray) -> np.ndarray:
