@@ -5,13 +5,16 @@ import pytest
 
 from vpr.common.errors import UserError
 from vpr.retrieval.conditions.centring import (
+    ALIKE,
     LEAST,
+    LONG,
     PRIOR,
     CentredEngine,
     MapConditions,
     centred,
     nearest_means,
     running_means,
+    session_mean,
 )
 from vpr.retrieval.conditions.means_file import load_means, means_file, save_means
 from vpr.retrieval.conditions.session import Session
@@ -47,6 +50,17 @@ def brute(database, queries, count):
     return np.argsort(-(queries.astype(float) @ database.astype(float).T), axis=1, kind="stable")[:, :count]
 
 
+def literal_mean(images, start):
+    """Of a few images, drawn to `start`, by loops over pairs."""
+    images, start, count = [image.astype(float) for image in images], start.astype(float), len(images)
+    others = [[one @ other for m, other in enumerate(images) if m != n] for n, one in enumerate(images)]
+    alike = sum(map(max, others)) / count - sum(map(sum, others)) / (count * (count - 1))
+    mean = sum(images) / count
+    share = (1 - start @ start + ALIKE * alike) / (count * ((mean - start) @ (mean - start)))
+    share = min(share, 1) * (1 - (count / LONG) ** 2)
+    return share * start + (1 - share) * mean
+
+
 def literal_cosine(query, mean, image, map_mean):
     one, other = query.astype(float) - mean, image.astype(float) - map_mean
     return one @ other / np.sqrt((one @ one) * (other @ other))
@@ -57,8 +71,9 @@ def test_a_session_is_compared_without_its_mean_and_the_maps(engine):
     searchable, moved, text = MapConditions(engine).of(queries, "session")
     hits = searchable.search(moved, 5)
     assert text == "conditions: the queries' own mean"
+    mean = literal_mean(queries, database.mean(axis=0))
     for query, rows, distances in zip(queries, hits.rows, hits.distances, strict=True):
-        cosines = [literal_cosine(query, queries.mean(axis=0), each, database.mean(axis=0)) for each in database]
+        cosines = [literal_cosine(query, mean, each, database.mean(axis=0)) for each in database]
         order = np.argsort(cosines)[::-1][:5]
         assert rows.tolist() == order.tolist()
         np.testing.assert_allclose(distances, np.sqrt(2 - 2 * np.array(cosines)[order]), atol=1e-3)
@@ -66,8 +81,8 @@ def test_a_session_is_compared_without_its_mean_and_the_maps(engine):
     assert (hits.rows[:, 0] != brute(database, queries, 1)[:, 0]).any()
 
 
-def test_what_is_added_to_all_queries_changes_nothing(engine):
-    raw = np.random.default_rng(5).normal(size=(20, DIM)).astype(np.float32)
+def test_what_is_added_to_all_of_many_queries_changes_nothing(engine):
+    raw = np.random.default_rng(5).normal(size=(LONG, DIM)).astype(np.float32)
     added = raw + 3 * np.random.default_rng(6).normal(size=DIM).astype(np.float32)
     conditions = MapConditions(engine)
     one, other = (conditions.of(each, "session")[1] for each in (raw, added))
@@ -90,6 +105,47 @@ def test_a_running_mean_knows_no_later_frames_and_weighs_the_map_as_five_images(
             means[n], (PRIOR * start + queries[: n + 1].sum(axis=0)) / (PRIOR + n + 1), atol=1e-6
         )
         assert np.array_equal(running_means(queries[: n + 1], start), means[: n + 1])
+
+
+def test_the_mean_of_many_images_is_their_own():
+    queries, start = units(3, LONG + 20, 0.5), units(4, 60, 0.5).mean(axis=0)
+    for many in (LONG, LONG + 20):
+        wanted = queries[:many].astype(float).mean(axis=0)
+        np.testing.assert_allclose(session_mean(queries[:many], start), wanted, atol=1e-6)
+    almost = [np.abs(session_mean(queries[:n], start) - queries[:n].mean(axis=0)).max() for n in (50, 80, 99)]
+    assert almost[0] > almost[1] > almost[2] > 0
+
+
+def test_few_images_of_the_maps_condition_have_its_mean_and_few_of_another_mostly_their_own(engine):
+    """As far as independent places go, whose mean lies from the map's as chance has it."""
+    start = MapConditions(engine).mean
+    kept = {shift: [] for shift in (0.5, -2.0)}
+    for shift, shares in kept.items():
+        for seed in range(100, 140):
+            queries = units(seed, 8, shift)
+            own = queries.mean(axis=0) - start
+            shares.append((session_mean(queries, start) - start) @ own / (own @ own))
+    assert np.mean(kept[0.5]) < 0.1 < 0.8 < np.mean(kept[-2.0])
+    assert min(kept[0.5]) > -1e-5, "nor does it go beyond the map's"
+
+
+@pytest.mark.parametrize(("night", "gain"), [(0.0, 0.0), (3.0, 0.2)])
+def test_a_short_run_of_frames_loses_nothing_to_single_images(night, gain):
+    """Along a walk neighbours are alike, so that the mean of a few has their place in it."""
+    random, dim, right = np.random.default_rng(1), 96, {"single": [], "own": [], "session": []}
+    steps = random.normal(size=(304, dim))
+    walk = sum(steps[n : n + 300] for n in range(5)) / 5**0.5
+    seen = walk + 0.9 * random.normal(size=walk.shape) + night * random.normal(size=dim)
+    walk, seen = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (walk, seen))
+    start = walk.mean(axis=0)
+    moved = (walk - start) / np.linalg.norm(walk - start, axis=1, keepdims=True)
+    for first in range(0, 300, 5):
+        some, rows = seen[first : first + 5], np.arange(first, first + 5)
+        right["single"] += list((some @ walk.T).argmax(axis=1) == rows)
+        for name, mean in (("own", some.mean(axis=0)), ("session", session_mean(some, start))):
+            right[name] += list(((some - mean) @ moved.T).argmax(axis=1) == rows)
+    single, own, session = (np.mean(right[name]) for name in ("single", "own", "session"))
+    assert own < single - 0.05 and session >= single + gain - 0.005, (single, own, session)
 
 
 def test_order_of_a_session_does_not_matter_but_of_a_running_mean(engine):
@@ -136,9 +192,8 @@ def test_sequences_find_the_frames_that_centred_products_sum_to(engine, monkeypa
     frames = find_sequences([f"{n}.jpg" for n in range(12)])
     found, distances, _ = searchable.search_in_order(moved, 4, (frames, frames), SequenceRule(1))
     assert asked["queries"] is moved
-    cosine = literal_cosine(
-        queries[3], queries.mean(axis=0), engine.database[found[3, 0]], engine.database.mean(axis=0)
-    )
+    start = engine.database.mean(axis=0)
+    cosine = literal_cosine(queries[3], literal_mean(queries, start), engine.database[found[3, 0]], start)
     assert distances[3, 0] == pytest.approx(np.sqrt(2 - 2 * cosine), abs=1e-3)
 
 

@@ -20,7 +20,8 @@ from vpr.retrieval.conditions.session import Session
 from vpr.search.exact import measured
 from vpr.search.rules import SequenceRule
 
-LEAST = 5  # images of a session, from which on their mean says more of the condition than of the places
+LEAST = 5  # images of a session, from which on they have a mean
+LONG, ALIKE = 100, 6  # images from which on their mean is taken as it is; the weight of pairs in that of fewer
 PRIOR = 5  # images at the map's mean, which a running mean starts from
 SAMPLE = 4096  # images of a map, evenly spread, of which its mean is taken
 PARTS = 8  # of a map, whose means tell how far places alone move a mean
@@ -30,7 +31,6 @@ HOW = {
     "running": "the running mean of the queries so far",
     "stored": "of the means that were learnt, the nearest to each query",
 }
-RUNNING = f"conditions: {HOW['running']}"
 
 
 def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -39,16 +39,27 @@ def centred(descriptors: np.ndarray, means: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
-def running_means(
-    queries: np.ndarray, start: np.ndarray, weight: float = PRIOR, before: tuple[np.ndarray | float, int] = (0.0, 0)
-) -> np.ndarray:
-    """For each query the mean of it, all before it, and `weight` images at `start`; float32 [M, dim].
+def session_mean(queries: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The mean [dim] of queries [M, dim] without what their few places have moved it from the map's mean `start`."""
+    mean, count = queries.mean(axis=0, dtype=np.float32), len(queries)
+    if count >= LONG:
+        return mean
+    products = queries.astype(np.float32) @ queries.T.astype(np.float32)
+    np.fill_diagonal(products, np.nan)
+    # By places alone it lies the map's spread / n from there, squared; farther where each has another that is alike.
+    spread = 1 - start @ start + ALIKE * (np.nanmax(products, axis=1).mean() - np.nanmean(products))
+    share = min(1.0, spread / max(count * float(np.square(mean - start).sum()), 1e-12)) * (1 - (count / LONG) ** 2)
+    return np.asarray(mean + share * (start - mean), np.float32)
+
+
+def running_means(queries: np.ndarray, start: np.ndarray, before: Any = (0.0, 0)) -> np.ndarray:
+    """For each query the mean of it, all before it, and PRIOR images at `start`; float32 [M, dim].
 
     So an answer never changes by later frames. `before` has the sum [dim] and the number of those before the first.
     """
     total, count = before
-    sums = weight * start.astype(np.float64) + total + np.cumsum(queries, axis=0, dtype=np.float64)
-    return np.asarray(sums / (weight + count + np.arange(1, len(queries) + 1))[:, None], np.float32)
+    sums = PRIOR * start.astype(np.float64) + total + np.cumsum(queries, axis=0, dtype=np.float64)
+    return np.asarray(sums / (PRIOR + count + np.arange(1, len(queries) + 1))[:, None], np.float32)
 
 
 def nearest_means(queries: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -134,15 +145,14 @@ class MapConditions:
             session: of a camera, whose next frames the queries are.
         """
         if session and how != "off" and len(self.engine.rows()):
-            return running_means(queries, self.mean, before=(session.total, session.count)), RUNNING
+            return running_means(queries, self.mean, (session.total, session.count)), f"conditions: {HOW['running']}"
         if how == "stored" and self.stored:
             means = self._learnt
             return means[nearest_means(queries, means)], f"conditions: {HOW[how]}"
         if how not in ("session", "running") or len(queries) < LEAST:
             return None, ""
-        if how == "session":
-            return queries.mean(axis=0, dtype=np.float32), f"conditions: {HOW[how]}"
-        return running_means(queries, self.mean), RUNNING
+        mean_of = session_mean if how == "session" else running_means
+        return mean_of(queries, self.mean), f"conditions: {HOW[how]}"
 
     def of(self, queries: np.ndarray, how: str, session: Session | None = None) -> tuple[Any, np.ndarray, str]:
         """The engine to search in, queries for it [M, dim], and what was done in words; empty: nothing."""
