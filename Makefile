@@ -11,10 +11,10 @@ VENV ?= .venv
 SEED ?= 123
 MAIN := $(VENV)/bin/python main.py
 TOY := --dataset=toy --arch=alexnet --fromscratch --num_clusters=16 --imageSize 96 128 --seed=$(SEED)
-# A network with random weights escapes the hardest negatives by making all descriptors alike. Few random ones
-# to choose from and a wide margin keep it from that. Pretrained networks take the defaults.
-GENTLY := --nEpochs=3 --optim=ADAM --lr=0.0001 --lrStep=2 --lrGamma=0.3 --weightDecay=0 \
-	--margin=0.5 --nNeg=5 --nNegSample=20 --cacheRefreshRate=0
+# A network with random weights learns here from batches of places: a panorama each, and the queries around it. Of a place
+# only images that look alike are a pair's, since its images show eight directions. The paper's triplets are the default.
+PLACES := --loss=multi-similarity --placeDistance=8 --placeRadius=4 --batchSize=16 --hardEvery=4 --alike --nEpochs=32 \
+	--evalEvery=8 --optim=ADAM --lr=0.0001 --weightDecay=0
 
 .PHONY: demo test test-number-format environment clean
 .PHONY: check static docs serve tables
@@ -49,7 +49,7 @@ demo: environment
 	@echo "== 2/4 what that network finds untrained"
 	$(call timed,$(MAIN) $(TOY) --mode=test --split=test)
 	@echo "== 3/4 training"
-	$(call timed,$(MAIN) $(TOY) $(GENTLY) --mode=train)
+	$(call timed,$(MAIN) $(TOY) $(PLACES) --mode=train)
 	@echo "== 4/4 what it finds trained, on streets it has never seen"
 	$(call timed,$(MAIN) --mode=test --resume --split=test)
 

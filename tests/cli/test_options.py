@@ -69,6 +69,21 @@ def test_a_recipe_is_flags_of_a_training_that_could_be_typed(name):
     assert not any("--lr " in note or "--imageSize" in note for note in own.notes)
 
 
+PLACES = ["--loss=multi-similarity"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--placeRadius=5"), ([], "--hardEvery=1"), ([], "--alike"), ([], "--views=night"), ([], "--cachedViews=2"),
+        (["--recipe=adapt", "--loss=triplet"], "--imagesPerPlace=2"), (PLACES, "--margin=0.2"), (PLACES, "--nNeg=5"),
+        (["--recipe=gsv"], "--cacheRefreshRate=0"), (PLACES, "--alike"), (PLACES, "--cachedViews=3"),
+    ],
+)  # fmt: skip
+def test_flags_that_the_loss_does_not_read_are_refused(words, said):
+    assert f"{said.partition('=')[0]} has no effect with" in refusal("--mode=train", *words, said)
+
+
 def test_a_run_keeps_its_recipe_and_older_runs_have_the_papers(tmp_path):
     (tmp_path / "flags.json").write_text(json.dumps(STORED))
     assert parse("--mode=train", f"--resume={tmp_path}").loss == "triplet"

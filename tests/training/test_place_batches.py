@@ -125,18 +125,57 @@ def test_hard_batches_are_of_places_that_look_alike_when_they_were_described_las
     monkeypatch.setattr(vpr.training.place_batches, "describe", describe)
     monkeypatch.setattr(vpr.training.place_batches, "where_it_fits", lambda rows, _: rows)
     monkeypatch.setattr(vpr.training.place_batches.PlaceBatches, "places", made.places)
-    going = state()
+    going, kept, found = state(), state(), {}
     going.model = SimpleNamespace(device=None)
-    found = {}
     for epoch in range(1, 5):
         found[epoch] = batches_of(made, epoch, going)
+        if epoch == 1:  # as its checkpoint has it
+            kept.hard_negative_cache = going.hard_negative_cache
         looks = [{place % 3 for place in places_in(batch, made.places)} for batch in found[epoch][0]]
         assert sum(len(each) == 1 for each in looks) >= 3, "8, 8 and 7 places of a look make a batch of 5 each"
         assert len(described) == 1 + (epoch > 3)
     assert found[1] != found[2] and described[0] != described[1]
-    kept = state()
-    kept.hard_negative_cache = made._hard(going, 1, "")  # as a checkpoint of the first epoch has it
-    assert batches_of(made, 2, kept) == found[2] and len(described) == 3
+    assert batches_of(made, 2, kept) == found[2] and len(described) == 2
+
+
+def test_alike_images_of_a_place_are_those_that_show_the_same_from_elsewhere(objective, monkeypatch):
+    """Twelve places of two panoramas, whose three images each look three ways: each is paired with that of its way."""
+    spots = np.array([[100.0 * (n // 6) + n % 6 // 3, 0] for n in range(72)])
+    ways = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 3)))[0].T
+
+    def describe(model, source, indices, *_):
+        # What a panorama's images share is more than what two panoramas show of a direction.
+        light = np.eye(24)[[n // 3 for n in indices]]
+        return np.hstack([1.2 * light, ways[[n % 3 for n in indices]]]).astype(np.float16), set()
+
+    monkeypatch.setattr(vpr.training.place_batches, "describe", describe)
+    monkeypatch.setattr(vpr.training.place_batches, "where_it_fits", lambda rows, _: rows)
+    made, going, seen = objective(hard_every=2, alike=True), state(), set()
+    made.training.images.places.database_positions, made.training.images.places.query_positions = spots[:50], spots[50:]
+    made.training.places = PlaceSet("panoramas", list(np.arange(72).reshape(12, 6)), spots[::6])
+    going.model = SimpleNamespace(device=None)
+    for epoch in range(1, 31):
+        for batch in batches_of(made, epoch, going)[0]:
+            for first, second in np.reshape(batch, (-1, 2)):
+                assert second - first == 3 and first // 6 == second // 6
+                seen.add(first)
+    assert len(seen) == 36, "each pair has its turn"
+
+
+def test_views_of_an_image_come_alike_often_where_the_source_has_them(objective):
+    """Three views of each image, one after the other; a source without any gives images themselves."""
+    counts, plain = np.zeros(3), batches_of(objective(), 1)
+    for sources, images in ((3, []), (1, [])):
+        made = objective(views=("night", "blur"), cached_views=1)
+        made.training.images.files, count = [None] * 80, 80 * sources
+        object.__setattr__(made, "source", SimpleNamespace(files=[None] * count))
+        for epoch in range(1, 31):
+            (batches,) = batches_of(made, epoch)
+            images.append([sorted(number // sources for number in batch) for batch in batches])
+            if sources == 3:
+                counts += np.bincount([number % 3 for batch in batches for number in batch], minlength=3)
+        assert images[0] == plain[0]
+    assert np.abs(counts / counts.sum() - 1 / 3).max() < 0.05
 
 
 @pytest.mark.parametrize(("rules", "said"), [({"batch_size": 1}, "--batchSize"), ({"place_radius": 12.6}, "12.6 m")])
@@ -176,7 +215,10 @@ ADAMW = ["--optim=ADAMW", "--lr=0.001", "--schedule=cosine", "--warmup=4"]
 ALL = [*ADAMW, "--hardEvery=2", "--ema=0.9", "--clip=0.5", "--backboneLr=0.5", "--gradientCache=5"]
 
 
-@pytest.mark.parametrize("words", [[], ALL, ["--schedule=linear", "--hardEvery=1"]], ids=["plain", "all", "linear"])
+VIEWED = ["--schedule=linear", "--hardEvery=2", "--alike", "--views", "colour", "erasing", "--cachedViews=1"]
+
+
+@pytest.mark.parametrize("words", [[], ALL, VIEWED], ids=["plain", "all", "views of alike images"])
 @pytest.mark.parametrize("checkpoints", [1, 2, 3])
 def test_a_stopped_training_goes_on_to_the_bit(call, stopped_after, tmp_path, monkeypatch, words, checkpoints):
     monkeypatch.setattr(vpr.training.place_batches, "STEPS", 1)
@@ -217,6 +259,14 @@ def test_it_learns_without_queries_and_says_what_is_mined(tmp_path, call, capsys
         assert row["tuples"] == 24 and row["violating_per_tuple"] <= 8  # of 12 images in a step 8 show another place
         # An image with nothing mined takes all of its 11 pairs from the share, one with something 10 at most.
         assert row["mined_share"] <= 1 - row["batch_accuracy"] <= 11 * row["mined_share"] + 1e-4
+
+
+def test_the_trunk_cache_holds_an_image_and_its_views(call, capsys):
+    """24 images of the training split, each as it is and in three views by two names; val is as it is."""
+    words = ["--trainFrom=pool", "--pooling=gem", "--trunkCache=memory", "--views", "blur", "rain", "--cachedViews=3"]
+    assert main.main([*call("viewed", *words), "--nEpochs=1"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trunk cache: 0.")]
+    assert [line.split(" of ")[1] for line in said] == [f"{24 * (1 + 2 * 3)} images, memory", "24 images, memory"]
 
 
 @pytest.fixture(scope="module")

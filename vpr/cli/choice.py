@@ -18,6 +18,7 @@ from vpr.common.files import read_json, write_json
 from vpr.common.settings import MODEL
 from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
+from vpr.training.choices import BY_PLACE, LOSSES, OF_PLACES, OF_TRIPLETS
 from vpr.training.recipes import RECIPES
 
 FILE = ".netvlad.json"
@@ -43,6 +44,18 @@ def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     lists = {name: value if isinstance(value, list) else [value] for name, value in flags.items()}
     told = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
     return flags, f"recipe: {told}" if flags else ""
+
+
+def refuse_of_other_losses(typed: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+    """Raise a UserError for a typed flag that a training by these flags does not read."""
+    loss = merged["loss"]
+    unread = (*(OF_PLACES if loss in LOSSES else ()), *(OF_TRIPLETS if loss == BY_PLACE else ()))
+    for name in unread:
+        if name in typed:
+            raise UserError(f"--{name} has no effect with --loss={loss}: drop it, or take another loss")
+    for detail, whole in (("alike", "hardEvery"), ("cachedViews", "views")):
+        if detail in typed and not merged[whole]:
+            raise UserError(f"--{detail} has no effect without --{whole}: add that, or drop --{detail}")
 
 
 def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.choice import of_recipe, of_short_name, own_images, refuse_for_hub, remembered
+from vpr.cli.choice import of_recipe, of_short_name, own_images, refuse_for_hub, refuse_of_other_losses, remembered
 from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
 from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, nearest, parallel_command, wanted_help, with_mode
 from vpr.common import processes
@@ -97,6 +97,8 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     if exported and "root" not in {*stored, *given} and not toy:
         notes.append(f"{run} was exported without its --root: images are sought in the project's folder")
     merged = _fill_in({**wished, **stored, **given}, exported)
+    if mode == "train":
+        refuse_of_other_losses(typed, merged)
     return argparse.Namespace(**merged, given=given, run=run, notes=notes)
 
 

@@ -26,7 +26,7 @@ from vpr.common.memory import available_bytes
 from vpr.common.progress import say, track
 from vpr.common.provenance import recipe_hash, sha256_of
 from vpr.data.places import PlaceImages
-from vpr.data.reader import ImageReader, Reading
+from vpr.data.reader import ImageReader
 from vpr.descriptors.batches import over_images
 from vpr.descriptors.frozen_features import FrozenFeatures
 from vpr.models.describer import require_size
@@ -44,12 +44,12 @@ class NoTrunkCache(Exception):
 
 
 def cached_split(
-    images: PlaceImages, reading: Reading, model: PlaceModel, where: str, folder: Path, batch_size: int | None
+    images: PlaceImages, reader: ImageReader, model: PlaceModel, where: str, folder: Path, batch_size: int | None
 ) -> ImageReader | FrozenFeatures:
-    """As `cached_source`, of a split's database images, then its queries."""
-    size = "x".join(map(str, reading.size)) if reading.size else "own"
+    """As `cached_source`, of a reader of a split's database images, then its queries, or of their views."""
+    size = "x".join(map(str, reader.size)) if reader.size else "own"
     name = f"{images.places.name}-{images.places.fingerprint()[:6]}-{size}"
-    return cached_source(images.reader(reading), name, model, where, folder, batch_size)
+    return cached_source(reader, name, model, where, folder, batch_size)
 
 
 def cached_source(

@@ -22,6 +22,7 @@ from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import TrainingSet, load_training_set
 from vpr.training.validation import ValidationReranking, open_test_split
+from vpr.training.views.reader import ViewedReader
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
 CHANGES_THE_END = names(lambda flag: flag.alters)
@@ -56,8 +57,11 @@ def train(
     read, rules, batch = reading(options, state.model.device), training_rules(options), options.cacheBatchSize
     say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
     where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
-    splits, cache = (training.images, validation), Path(options.cachePath)
-    sources = Sources(*(cached_split(images, read, state.model, where, cache, batch) for images in splits))
+    reader, seen, cache = training.images.reader(read), validation.reader(read), Path(options.cachePath)
+    if rules.views:
+        reader = ViewedReader.of(reader, [*rules.views] * rules.cached_views, rules.seed)
+    splits = (training.images, reader), (validation, seen)
+    sources = Sources(*(cached_split(*split, state.model, where, cache, batch) for split in splits))
     trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, reranking)
     trainer.run()
     trainer.test(test, test.reader(read) if test else None)

@@ -6,6 +6,7 @@ Epoch: all places once, in batches of P with K random images of each. Which plac
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,14 +18,14 @@ from vpr.descriptors.describe import Source, describe
 from vpr.training.mining import NO_IMAGE
 from vpr.training.multi_similarity import multi_similarity
 from vpr.training.objective import Block
-from vpr.training.places.cliques import hard_batches
+from vpr.training.places.cliques import hard_batches, most_alike
 from vpr.training.places.place_set import PlaceSet
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
 
 STEPS = 100  # of a block: a checkpoint follows each
-IMAGES, DESCRIBED, BATCHES = 0, 1, 2  # what is drawn from generators of their own
+IMAGES, DESCRIBED, BATCHES, VIEWS = 0, 1, 2, 3  # what is drawn from generators of their own
 
 
 @dataclass(frozen=True)
@@ -96,48 +97,77 @@ class PlaceBatches:
         return losses[own].sum().detach() + whole - whole.detach(), count, figures
 
     def _chosen(self, state: TrainingState, epoch: int, label: str) -> tuple[list[list[np.ndarray]], int]:
-        """Of each batch of an epoch the images of its places, and how many images were described to choose them."""
-        batches, described = self._places_of_batches(state, epoch, label)
+        """Of each batch of an epoch the images of its places, and how many images were described to choose them.
+
+        Those of the epochs until the next description are chosen together, and kept in the state.
+        """
+        described = 0
+        if not self.rules.hard_every:
+            batches = self._drawn(epoch)
+        else:
+            if not (state.hard_negative_cache[:, 0] == epoch).any():
+                state.hard_negative_cache, described = self._hard(state, epoch, label)
+            kept = state.hard_negative_cache
+            rows = kept[kept[:, 0] == epoch, 1:].reshape(-1, self.rules.batch_size, self.rules.images_per_place)
+            drawn = [[images[images != NO_IMAGE] for images in batch] for batch in rows]
+            batches = [[images for images in batch if len(images)] for batch in drawn]
         if not batches:
             raise UserError(
                 f"{self.places.name}: no two of its {len(self.places)} places lie {self._apart:g} m apart, which a "
                 "batch takes two of at least: add images of other places, or lower --placeRadius"
             )
-        generator, most = self._generator(epoch, IMAGES), self.rules.images_per_place
-        images = [[self.places.images[place] for place in batch] for batch in batches]
-        return [[generator.permutation(each)[:most] for each in batch] for batch in images], described
+        views, generator = self._views, self._generator(epoch, VIEWS)
+        return [
+            [each * views + generator.integers(views, size=len(each)) for each in batch] for batch in batches
+        ], described
 
-    def _places_of_batches(self, state: TrainingState, epoch: int, label: str) -> tuple[list[np.ndarray], int]:
-        """Of each batch of an epoch its places, and how many images were described to choose them.
-
-        Those of the epochs until the next description are chosen together, and kept in the state.
-        """
-        if not self.rules.hard_every:  # places that look alike by random numbers are random ones
-            return self._alike(self._generator(epoch, DESCRIBED).random((len(self.places), 1)), epoch), 0
-        described = 0
-        if not (state.hard_negative_cache[:, 0] == epoch).any():
-            state.hard_negative_cache, described = self._hard(state, epoch, label), len(self.places)
-        kept = state.hard_negative_cache
-        return [row[row != NO_IMAGE] for row in kept[kept[:, 0] == epoch, 1:]], described
-
-    def _hard(self, state: TrainingState, epoch: int, label: str) -> np.ndarray:
+    def _hard(self, state: TrainingState, epoch: int, label: str) -> tuple[np.ndarray, int]:
         """Batches of places that look alike now, for this epoch and those after it that have no descriptions of their
-        own: int64 [batches, 1 + P], the epoch and the places, NO_IMAGE where there are fewer."""
-        generator, size = self._generator(epoch, DESCRIBED), self.rules.batch_size
-        images = [int(generator.choice(each)) for each in self.places.images]
-        described, _ = describe(state.model, self.source, images, self.batch_size, f"{label}: descriptors")
-        rows: list[list[int]] = []
+        own: int64 [batches, 1 + P * K], the epoch and the images, NO_IMAGE where there are fewer; and how many images
+        were described."""
+        generator, shape = self._generator(epoch, DESCRIBED), (self.rules.batch_size, self.rules.images_per_place)
+        images = [each if self.rules.alike else generator.choice(each, 1) for each in self.places.images]
+        seen = (np.concatenate(images) * self._views).tolist()
+        described, _ = describe(state.model, self.source, seen, self.batch_size, f"{label}: descriptors")
+        rows: list[np.ndarray] = []
         if processes.is_main():
             descriptors = where_it_fits(torch.from_numpy(described), state.model.device)
             for later in range(epoch, epoch + self.rules.hard_every):
-                for batch in self._alike(descriptors, later):
-                    rows.append([later, *batch.tolist(), *[NO_IMAGE] * (size - len(batch))])
-        return processes.broadcast(np.array(rows, np.int64).reshape(-1, 1 + size))
+                for batch in self._drawn(later, descriptors):
+                    row = np.full(shape, NO_IMAGE)
+                    for place, own in zip(row, batch, strict=False):
+                        place[: len(own)] = own
+                    rows.append(np.append(later, row))
+        return processes.broadcast(np.array(rows, np.int64).reshape(-1, 1 + shape[0] * shape[1])), len(seen)
 
-    def _alike(self, descriptors: np.ndarray | torch.Tensor, epoch: int) -> list[np.ndarray]:
-        return hard_batches(
-            self.places, descriptors, self.rules.batch_size, self._generator(epoch, BATCHES), self._apart
-        )
+    def _drawn(self, epoch: int, descriptors: torch.Tensor | None = None) -> list[list[np.ndarray]]:
+        """Of each batch of an epoch the images of its places, by descriptors of one image of each place, or with
+        --alike of all images of all places."""
+        generator, images = self._generator(epoch, IMAGES), self.places.images
+        if descriptors is not None and self.rules.alike:
+            anchors = [int(generator.integers(len(each))) for each in images]
+            places = zip(descriptors.split([*map(len, images)]), images, anchors, strict=True)
+            descriptors = descriptors[np.cumsum([0, *map(len, images[:-1])]) + anchors]
+            images = [own[most_alike(of, self._spots[own], anchor)] for of, own, anchor in places]
+        else:
+            images = [generator.permutation(each) for each in images]
+        # Places that look alike by random numbers are random ones.
+        random = self._generator(epoch, DESCRIBED).random((len(images), 1))
+        looks, order = random if descriptors is None else descriptors, self._generator(epoch, BATCHES)
+        batches = hard_batches(self.places, looks, self.rules.batch_size, order, self._apart)
+        return [[images[place][: self.rules.images_per_place] for place in batch] for batch in batches]
+
+    @cached_property
+    def _spots(self) -> np.ndarray:
+        """int64 [N], a number for each position; images of a panorama share theirs."""
+        places = self.training.images.places
+        where = np.concatenate([places.database_positions, places.query_positions])
+        return np.unique(where, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @property
+    def _views(self) -> int:
+        """How many views of each image the source has, one after the other."""
+        return len(self.source.files) // len(self.training.images.files) if self.rules.views else 1
 
     @property
     def _apart(self) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vpr.common.settings import RESUMED, RUN, TRAINING, count, flag, number, quantity, whole, whole_number
 from vpr.training.choices import OBJECTIVES, OPTIMIZERS, SCHEDULES
 from vpr.training.recipes import RECIPES
+from vpr.training.views.choices import VIEWS
 
 if TYPE_CHECKING:  # `--help` reads this file, and takes no time
     import numpy as np
@@ -79,6 +80,17 @@ class TrainingRules:
         0, "epochs after which places are described anew, to make batches of those that look alike; 0: random batches",
         name="hardEvery", type=whole,
     )  # fmt: skip
+    alike: bool = _added(
+        False, "of a place only images that look alike: with a random one those of other positions that are most like "
+        "it, by descriptors of --hardEvery",
+    )  # fmt: skip
+    views: tuple[str, ...] | None = _added(
+        None, "train on views of the images too, at random: as other light, weather or cameras would change them",
+        nargs="+", choices=VIEWS, metavar="NAME",
+    )  # fmt: skip
+    cached_views: int = _added(
+        2, "random views of each image by each name of --views; --trunkCache keeps them", name="cachedViews", type=count
+    )
     margin: float = _rule(
         0.1, "margin of the triplet loss, in squared descriptor distance", type=quantity, tolerated=True
     )

@@ -16,6 +16,15 @@ APART = 45.0  # metres between places of a batch: the 25 within which images mat
 DRAWN_FROM = 3  # times as many places as are drawn, the most alike
 
 
+def most_alike(descriptors: torch.Tensor, spots: np.ndarray, image: int) -> np.ndarray:
+    """A place's images [n] from one on, the most alike first, one of each other spot [n]: weak supervision, since what
+    was taken at a place in different directions is not alike, and a panorama's images never show the same."""
+    likeness = (descriptors.float() @ descriptors[image].float()).cpu().numpy()
+    likeness[image] = np.inf
+    order = np.argsort(-likeness, kind="stable")
+    return order[np.sort(np.unique(spots[order], return_index=True)[1])]
+
+
 def hard_batches(
     places: PlaceSet, descriptors: np.ndarray | torch.Tensor, batch: int, generator: Generator, apart: float = APART
 ) -> list[np.ndarray]:
