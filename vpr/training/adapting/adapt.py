@@ -73,7 +73,7 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
     before = _trial(views, questions, basis[:0], 0)
     trials = [_trial(views, questions, weighted(basis, rows, each), each) for each in most]
     usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
-    best = max(usable, key=lambda each: (each.score, each.removed), default=before)
+    best = max(usable, key=lambda each: each.score, default=before)  # of equals that which changes least
     whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
 
