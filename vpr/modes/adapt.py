@@ -62,8 +62,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _report(found: Adaptation, images: PlaceImages, model: str, folder: Path) -> None:
     """What came of each number of directions, in words, as a picture and as numbers."""
-    questions = found.questions
-    asked = f"held-out images of {images.places.name}, {len(questions.images)} queries; {questions.protocol}; nights are drawn"
+    count, protocol = len(found.questions.images), found.questions.protocol
+    asked = f"held-out images of {images.places.name}, {count} queries; {protocol}; nights are drawn"
     say(f"learnt from {found.pairs} pairs of images of one place and views ({', '.join(VIEWS[:-1])})\n{asked}")
     for trial in (found.before, *found.trials):
         kept = " <- kept" if trial is found.best and trial.removed else ""
