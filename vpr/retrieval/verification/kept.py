@@ -106,9 +106,9 @@ class KeptKeypoints:
             for row, name in enumerate(records.names)
             if name and not (name in have and self._holds(have[name], self._stamp(records.file(row, root))))
         ]
-        for row in track(lacking, "keypoints", len(lacking)):
-            self.of(records.names[row], records.file(row, root))
         if lacking:
+            for row in track(lacking, "keypoints", len(lacking)):
+                self.of(records.names[row], records.file(row, root))
             say(f"keypoints of {len(lacking):,} images, {self.bytes_per_image:,.0f} bytes each")
 
 
