@@ -86,9 +86,11 @@ class SeenBefore:
 def main() -> None:
     """Ask for each frame, in each way, and print what is found and how fast."""
     options = parse_options(["locate", "--root", *sys.argv[1:]])
-    images, device = frames_of(options), choose_device(options.device)
+    known, device = known_images(options), choose_device(options.device)
+    images = frames_of(options, known)
     read = reading(options, device)
-    loaded, reader = model_of(options, device, database=images), read.of(images.database_files)
+    # Clusters are learnt of the database alone: other modes take them for the set's.
+    loaded, reader = model_of(options, device, database=known), read.of(images.database_files)
     model, kept = computing(loaded.model, options, device, len(reader.files)), keypoints_of(options, read)
     ways = [way for way in WAYS if kept or not way.verified]
     places = [SeenBefore(way) for way in ways]
@@ -124,11 +126,15 @@ def pixels_of(reader, seconds: np.ndarray) -> Iterator[np.ndarray]:
         yield image
 
 
-def frames_of(options) -> PlaceImages:
+def known_images(options) -> PlaceImages:
+    """A folder's images, or a split."""
+    return database_images(options) if options.dataset == "folder" else load_places(places_spec(options), options.split)
+
+
+def frames_of(options, images: PlaceImages) -> PlaceImages:
     """The frames in order: a folder's images, or a split's database and then its queries."""
     if options.dataset == "folder":
-        return database_images(options)
-    images = load_places(places_spec(options), options.split)
+        return images
     places = images.places
     positions = np.concatenate([places.database_positions, places.query_positions])
     order = np.arange(len(positions))

@@ -184,6 +184,21 @@ def test_frames_of_the_toy_city_follow_a_path_in_one_direction_after_the_other(c
     assert apart[0, 6] == 10 and apart[0, 2] > 1000 and apart[3, 9] == 1
 
 
+def test_clusters_of_a_set_are_those_of_its_database_alone(closure, tiny_city, monkeypatch):
+    """Other modes take the same file of clusters, and are asked for the queries."""
+    asked = []
+
+    def learnt(options, device, database):
+        asked.extend(database.database_files)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(closure, "model_of", learnt)
+    monkeypatch.setattr(sys, "argv", ["", str(tiny_city), "--dataset=toy", "--split=val", "--model=small"])
+    with pytest.raises(KeyboardInterrupt):
+        closure.main()
+    assert asked and not any("queries_real" in file.parts for file in asked)
+
+
 def test_a_walk_there_and_back_is_known_on_its_way_back(started, tmp_path):
     """30 places there and back, each looking the same both times: those seen over 20 frames before are 20."""
     rows = ["image,easting,northing"]

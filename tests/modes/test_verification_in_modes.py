@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from PIL import Image
 import main
 import vpr.cli.locating
 import vpr.modes.test
+from vpr.common.errors import UserError
 from vpr.data.images import decode
+from vpr.data.reader import Reading
 from vpr.descriptors.local_file import read_local
 from vpr.retrieval.rerank import local_scores
 from vpr.retrieval.verification.head import FILE
+from vpr.retrieval.verification.kept import KeptKeypoints, write_matches
 from vpr.retrieval.verification.keypoints import KeypointNetwork
 from vpr.retrieval.verification.pairs import verify
 
@@ -372,10 +376,13 @@ def keypoints_as_hloc_reads_them(path, name):
         return file[name]["keypoints"].__array__(), file[name]["image_size"].__array__().tolist()
 
 
-@pytest.mark.parametrize("mode", ["test", "index"])
-def test_hloc_finds_the_keypoints_and_verified_matches_of_the_listed_pairs(run, own, tmp_path, xfeat_tensors, mode):
+@pytest.mark.parametrize(("mode", "side"), [("test", None), ("index", None), ("index", 64)])
+def test_hloc_finds_the_keypoints_and_verified_matches_of_the_listed_pairs(
+    run, own, tmp_path, xfeat_tensors, mode, side
+):
     pairs, file = tmp_path / "pairs.txt", tmp_path / "matches.h5"
-    code, _, err = run(mode, f"--pairs={pairs}", "--pairsTop=3", f"--hlocMatches={file}")
+    smaller = [f"--longSide={side}"] * bool(side)  # what the model sees; COLMAP sees the files
+    code, _, err = run(mode, f"--pairs={pairs}", "--pairsTop=3", f"--hlocMatches={file}", *smaller)
     assert code == 0, err
     listed = [line.split() for line in pairs.read_text().splitlines()]
     assert len(listed) == 3 * (QUERIES if mode == "test" else DATABASE)
@@ -383,7 +390,9 @@ def test_hloc_finds_the_keypoints_and_verified_matches_of_the_listed_pairs(run, 
         (f"val/queries/{image_name(30 * n + 3, f'q{n}')}", f"val/database/{image_name(30 * n, n)}") for n in (1, 3, 5)
     }
     network, agreeing = KeypointNetwork(xfeat_tensors), 0
-    known = {name: network.detect(decode(own / name, None)) for name in {name for pair in listed for name in pair}}
+    known = {
+        name: network.detect(decode(own / name, None, side)) for name in {name for pair in listed for name in pair}
+    }
     for name, keypoints in known.items():
         found, size = keypoints_as_hloc_reads_them(file, name)
         assert found.dtype == np.float32 and size == [128, 96]
@@ -399,6 +408,21 @@ def test_hloc_finds_the_keypoints_and_verified_matches_of_the_listed_pairs(run, 
             assert np.abs(np.median(moved, axis=0) - (32, 0)).max() < 2, "the query sees what is 32 pixels further"
             agreeing += 1
     assert mode == "index" or agreeing > 1
+
+
+def test_images_whose_pairs_have_one_name_are_refused_in_a_line(own, tmp_path, xfeat_tensors):
+    pairs, kept = tmp_path / "pairs.txt", KeptKeypoints(KeypointNetwork(xfeat_tensors), Reading())
+    folder = tmp_path / "images"
+    for name in ("a/é.jpg", "a-é.jpg", "b.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(own.rglob("*.png")), folder / name)
+    pairs.write_text("a/é.jpg b.jpg\na-é.jpg b.jpg", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^--hlocMatches: a-é\.jpg/b\.jpg stands for two pairs.*rename"):
+        write_matches(tmp_path / "matches.h5", pairs, kept, folder, folder)
+    assert not (tmp_path / "matches.h5").exists()
+    pairs.write_text("a/é.jpg b.jpg", encoding="utf-8")
+    write_matches(tmp_path / "matches.h5", pairs, kept, folder, folder)
+    assert keypoints_as_hloc_reads_them(tmp_path / "matches.h5", "a/é.jpg")[1] == [128, 96]
 
 
 def test_matches_without_a_list_or_a_network_are_refused(run, tmp_path, monkeypatch):

@@ -80,12 +80,12 @@ def test_sessions_with_too_many_frames_are_dropped_the_oldest_first(monkeypatch)
             session.count_in(np.ones((count, 4), np.float32))
         return session
 
-    monkeypatch.setattr("vpr.serve.sessions.BYTES", 16 * 100)
+    monkeypatch.setattr("vpr.serve.sessions.BYTES", 16 * 150)
     sessions = Sessions(4)
     sessions._most = 5
     a, b = (asyncio.run(take(sessions, name, 45)) for name in "ab")
     assert asyncio.run(take(sessions, "a", 30)) is a
-    assert asyncio.run(take(sessions, "a", 0)) is a, "120 frames: b is gone"
+    assert asyncio.run(take(sessions, "a", 0)) is a, "120 frames, and 20 in each window: b is gone"
     assert asyncio.run(take(sessions, "b", 200)) is not b
     assert asyncio.run(take(sessions, "b", 0)).count == 200, "the only one stays"
 

@@ -36,4 +36,4 @@ class Sessions:
             yield session
 
     def _nbytes(self) -> int:
-        return sum(block.nbytes for session, _, _ in self._kept.values() for block in session.earlier.blocks)
+        return sum(session.earlier.nbytes for session, _, _ in self._kept.values())

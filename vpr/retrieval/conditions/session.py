@@ -26,6 +26,7 @@ class Earlier:
     window: int = WINDOW  # frames in that mean, the frame itself among them; 0: nothing is subtracted
     length: int = APART  # frames before each that take part, at most APART; 0: single frames
     first: int = 0  # the oldest frame that is kept
+    nbytes: int = 0  # of the descriptors that are kept
     _last: list[np.ndarray] = field(default_factory=list)  # float32 [dim], of the window
     blocks: list[np.ndarray] = field(default_factory=list)  # float32 [up to BLOCK, dim], centred
     _cosines: list[np.ndarray] = field(default_factory=list)  # of each of the last frames with all before it
@@ -46,6 +47,7 @@ class Earlier:
             last, known = (Frames(np.zeros(count, np.int64), np.arange(count) + 0.0) for count in rows.shape)
             scores = sequence_scores(rows, last, known, SequenceRule(self.length, causal=True))[-1]
         self.blocks[-1] = np.concatenate([self.blocks[-1], value[None]])
+        self.nbytes = sum(each.nbytes for each in (*self.blocks, *self._last))
         return scores
 
     def _make_room(self, dim: int) -> None:

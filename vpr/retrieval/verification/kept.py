@@ -11,6 +11,7 @@ import numpy as np
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import say, track
+from vpr.data.images import image_size
 from vpr.data.reader import Reading
 from vpr.database.location import beside
 from vpr.database.records import Records
@@ -105,9 +106,9 @@ class KeptKeypoints:
             for row, name in enumerate(records.names)
             if name and not (name in have and self._holds(have[name], self._stamp(records.file(row, root))))
         ]
-        for row in track(lacking, "keypoints", len(lacking)):
-            self.of(records.names[row], records.file(row, root))
         if lacking:
+            for row in track(lacking, "keypoints", len(lacking)):
+                self.of(records.names[row], records.file(row, root))
             say(f"keypoints of {len(lacking):,} images, {self.bytes_per_image:,.0f} bytes each")
 
 
@@ -143,7 +144,8 @@ class KeypointPairs:
 
 def write_matches(path: Path, pairs: Path, kept: KeptKeypoints, root: Path, base: Path) -> None:
     """Write keypoints in pixels, and verified matches of the pairs of a list, in hloc's layout (`docs/hloc.md`).
-    The list has paths below `root`, `kept` names below `base`. Raises a NotServed: an image is not there."""
+    The list has paths below `root`, `kept` names below `base`.
+    Raises a NotServed or UserError: an image is not there, or two pairs have one name."""
     import h5py
 
     listed = [line.split() for line in pairs.read_text(encoding="utf-8").splitlines()]
@@ -151,11 +153,13 @@ def write_matches(path: Path, pairs: Path, kept: KeptKeypoints, root: Path, base
         for first, second in track(listed, "matches", len(listed)):
             both = [kept.of(os.path.relpath(root / name, base), root / name) for name in (first, second)]
             for name, each in zip((first, second), both, strict=True):
-                if f"{name}/keypoints" not in file:
-                    size = file[f"{name}/image_size"] = np.array([each.width, each.height])
+                if f"{name}/keypoints" not in file:  # in pixels of the file, which the model may have seen smaller
+                    size = file[f"{name}/image_size"] = np.array(image_size(root / name)[::-1])
                     file[f"{name}/keypoints"] = (each.points * size).astype(np.float32)
             rows, matches = verify(*both).rows, np.full(len(both[0].points), -1, np.int16)
             matches[rows[:, 0]] = rows[:, 1]
-            group = file.create_group("/".join(name.replace("/", "-") for name in (first, second)))
+            if (pair := "/".join(name.replace("/", "-") for name in (first, second))) in file:
+                raise UserError(f"--hlocMatches: {pair} stands for two pairs, - being for / too: rename an image")
+            group = file.create_group(pair)
             group["matches0"], group["matching_scores0"] = matches, (matches >= 0).astype(np.float16)
     say(f"wrote {path}: keypoints and verified matches of {len(listed)} pairs")
