@@ -174,9 +174,10 @@ def test_every_flag_has_a_help_line(capsys):
 @pytest.mark.parametrize(
     "text",
     [
-        "--batchSize=0", "--batchSize=many", "--seed=1.5", "--threads=-1", "--num_clusters=1", "--lrStep=0",
-        "--lr=-0.1", "--lr=nan", "--margin=inf", "--imageSize 480", "--arch=resnet", "--optim=sgdm", "--mode=tset",
-        "--batch=3", "--nosuchflag=3", "stray", "--nGPU=2", "--nocuda --device=cuda", "--normalization=caffe",
+        "--batchSize=0", "--batchSize=many", "--seed=1.5", "--seed=2147483648", "--threads=-1", "--num_clusters=1",
+        "--lrStep=0", "--lr=-0.1", "--lr=nan", "--margin=inf", "--imageSize 480", "--arch=resnet", "--optim=sgdm",
+        "--mode=tset", "--batch=3", "--nosuchflag=3", "stray", "--nGPU=2",
+        "--nocuda --device=cuda", "--normalization=caffe",
     ],
 )  # fmt: skip
 def test_bad_value_is_one_line_that_names_it(text, capsys):

@@ -270,6 +270,13 @@ def test_a_root_that_is_not_there_is_said(photos, capsys, mode, dataset):
     assert f"--root {photos}x does not exist" in capsys.readouterr().err
 
 
+def test_a_typed_flag_takes_the_place_of_the_folders_that_contradicts_it(photos):
+    kept = {"model": "fast", "noWhiten": True, "imageSize": [64, 80]}
+    (photos / ".netvlad.json").write_text(json.dumps(kept))
+    options = parse_options(["locate", f"--root={photos}", "--pcaDim=64", "--longSide=99", "x.jpg"])
+    assert (options.pcaDim, options.noWhiten, options.longSide, options.imageSize) == (64, False, 99, None)
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"arch": "no/such"}', '{"sure": 1}'])
 def test_nonsense_in_a_folders_file_is_refused(photos, content):
     (photos / ".netvlad.json").write_text(content)

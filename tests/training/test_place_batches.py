@@ -1,5 +1,6 @@
 """Training on batches of places: which images an epoch takes, one process against several, and a resumed training."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -15,10 +16,13 @@ import torch
 
 import main
 import vpr.training.place_batches
+import vpr.training.training_set
 from campaigns.determinism import different
+from pittsburgh import Places
 from vpr.cli.options import parse_options
 from vpr.cli.specs import places_spec
 from vpr.common.errors import UserError
+from vpr.data.places import PlaceImages
 from vpr.runs.run import newest_run
 from vpr.training.place_batches import PlaceBatches
 from vpr.training.places.place_set import PlaceSet
@@ -96,8 +100,6 @@ def test_no_image_of_a_batch_is_a_hit_for_another_place(objective):
     made = objective(apart=20.0)
     for batch in batches_of(made, 1)[0]:
         assert np.diff(places_in(batch, made.places)).min() >= 3  # times 20 m
-    with pytest.raises(UserError, match="45 m apart"):
-        batches_of(objective(apart=1.0), 1)
 
 
 def test_blocks_go_on_where_they_were_left_and_share_the_epoch(objective, monkeypatch):
@@ -182,6 +184,16 @@ def test_views_of_an_image_come_alike_often_where_the_source_has_them(objective)
 def test_places_that_make_no_batch_are_refused(street_flags, rules, said):
     with pytest.raises(UserError, match=said):
         load_training_set(places_spec(parse_options(street_flags)), TrainingRules(loss="multi-similarity", **rules))
+
+
+@pytest.mark.parametrize("gap", [44.5, 45.5])
+def test_places_too_near_for_any_batch_are_refused_before_a_run_is_made(monkeypatch, gap):
+    where, files = np.array([[0.0, 0.0], [0.0, 0.0], [gap, 0.0], [gap, 0.0]]), [*map(Path, "abcd")]
+    images = PlaceImages(Places("line", list("abcd"), [], where, np.empty((0, 2)), 25.0, 10.0), "train", files, [])
+    monkeypatch.setattr(vpr.training.training_set, "load_places", lambda *_: images)
+    refused = pytest.raises(UserError, match="of its 2 places lie 45 m apart")
+    with refused if gap < 45 else contextlib.nullcontext():
+        load_training_set(None, TrainingRules(loss="multi-similarity"))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Places to train on against loops over all pairs, and walks of which the places are known."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,18 @@ def test_places_are_the_images_around_spots_as_loops_choose_them(seed, distance,
         assert [each.tolist() for each in found.images] == expected
     else:  # an image may lie on the border of two
         assert [set(each) for each in found.images] == [set(each) for each in expected]
-    for images, place in zip(found.images, found.positions, strict=True):
-        np.testing.assert_allclose(place, sum(positions[n] for n in images) / len(images))
+    for images, centre in zip(found.images, found.positions, strict=True):
+        assert np.hypot(*(positions[images] - centre).T).max() <= radius + 1e-6
+
+
+def test_no_image_of_a_hard_batch_is_a_hit_for_another_place():
+    positions = crowded(0)
+    places = places_of(split_of(positions))
+    batches = hard_batches(places, np.zeros((len(places), 1)), 8, np.random.default_rng(0), apart=25.0 + 2 * 10.0)
+    pairs = [pair for batch in batches for pair in itertools.combinations([places.images[at] for at in batch], 2)]
+    assert len(pairs) > 20
+    for one, other in pairs:
+        assert np.hypot(*(positions[one][:, None] - positions[other]).transpose(2, 0, 1)).min() > 25
 
 
 def test_borders_belong_to_a_place_and_centres_may_lie_at_the_very_distance():

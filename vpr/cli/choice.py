@@ -29,6 +29,7 @@ MODES_OF_HUB = ("test", "index", "locate", "serve")
 WEIGHTS = "keypointWeights"  # which are those of any model
 PATHS = ("weights", "dataPath", "resume", WEIGHTS)  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
+INSTEAD = {"pcaDim": "noWhiten", "noWhiten": "pcaDim", "imageSize": "longSide", "longSide": "imageSize"}
 CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath", WEIGHTS)
 
 
@@ -39,8 +40,8 @@ def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The flags of --recipe that are not typed, and what they are in words."""
-    without = {*typed, *({"imageSize"} if "longSide" in typed else ())}
-    flags = {name: value for name, value in RECIPES.get(typed.get("recipe", ""), {}).items() if name not in without}
+    recipe = RECIPES.get(typed.get("recipe", ""), {})
+    flags = {name: value for name, value in recipe.items() if not {name, INSTEAD.get(name)} & typed.keys()}
     lists = {name: value if isinstance(value, list) else [value] for name, value in flags.items()}
     told = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
     return flags, f"recipe: {told}" if flags else ""
@@ -72,7 +73,7 @@ def remembered(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     check_flags(flags, str(path))
     wanted = {WEIGHTS} if any(name in typed for name in NAMING) else set(CHOSEN)
     wanted &= set(names(lambda flag: typed["mode"] in flag.modes)) - ({WEIGHTS} & typed.keys())
-    known = {name: value for name, value in flags.items() if name in wanted}
+    known = {name: value for name, value in flags.items() if name in wanted and INSTEAD.get(name) not in typed}
     implied = of_short_name(known).items()
     told = " ".join(f"--{name}={value}" for name, value in known.items() if (name, value) not in implied)
     return known, f"model, as {path} has it: {told}" if known else ""

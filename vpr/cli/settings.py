@@ -110,7 +110,8 @@ class Command:
         False, "use the CPU even if there is a GPU", modes=all_but("export", "spec"), tolerated=True)
     nGPU: int = _machine(1, "GPUs to use; above 1 start with torchrun, which says how many processes there are",
         modes=all_but(), type=count, tolerated=True)
-    seed: int = _machine(DEFAULT_SEED, "seed of every random choice", modes=all_but("compare", "spec"), type=whole,
+    seed: int = _machine(DEFAULT_SEED, "seed of every random choice", modes=all_but("compare", "spec"),
+        type=whole_number(0, 2**31 - 1),  # as FAISS takes it
         kept=TRAINING, on_card=True, clusters=True, tolerated=True, common=True)
     dataPath: str = _machine("centroids", "folder of centroid files that cluster writes; train and test also take one "
         "file, whatever images it was made from", modes=all_but("prune", "compare", "spec", "import"), clusters=True,

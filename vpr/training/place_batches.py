@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from vpr.common import processes
-from vpr.common.errors import UserError
 from vpr.common.memory import where_it_fits
 from vpr.descriptors.describe import Source, describe
 from vpr.training.mining import NO_IMAGE
@@ -111,11 +110,6 @@ class PlaceBatches:
             rows = kept[kept[:, 0] == epoch, 1:].reshape(-1, self.rules.batch_size, self.rules.images_per_place)
             drawn = [[images[images != NO_IMAGE] for images in batch] for batch in rows]
             batches = [[images for images in batch if len(images)] for batch in drawn]
-        if not batches:
-            raise UserError(
-                f"{self.places.name}: no two of its {len(self.places)} places lie {self._apart:g} m apart, which a "
-                "batch takes two of at least: add images of other places, or lower --placeRadius"
-            )
         views, generator = self._views, self._generator(epoch, VIEWS)
         return [
             [each * views + generator.integers(views, size=len(each)) for each in batch] for batch in batches
@@ -171,8 +165,8 @@ class PlaceBatches:
 
     @property
     def _apart(self) -> float:
-        """Metres between the centres of two places of a batch, at least: no image of one may be a hit for the other."""
-        return self.training.images.places.positive_radius + 2 * self.rules.place_radius
+        """Metres between the centres of two places of a batch, at least."""
+        return self.rules.places_apart(self.training.images.places.positive_radius)
 
     def _generator(self, epoch: int, use: int) -> np.random.Generator:
         return np.random.default_rng([self.rules.seed, epoch, use])

@@ -114,6 +114,11 @@ class TrainingRules:
         rate = SCHEDULES[self.schedule](epoch, self.lr, self.lr_step, self.lr_gamma, self.epochs)
         return rate * min(1.0, (steps + 1) / self.warmup) if self.warmup else rate
 
+    def places_apart(self, hit: float) -> float:
+        """Metres between the centres of two places of a batch, at least, where images within `hit` metres match: no
+        image of one may be a hit for the other."""
+        return hit + 2 * self.place_radius
+
     def query_blocks(self, usable: "np.ndarray", epoch: int) -> "list[np.ndarray]":
         """A fresh permutation of the queries, cut where descriptors are refreshed.
 

@@ -47,7 +47,8 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
 
 
 def _by_place(images: PlaceImages, rules: TrainingRules) -> TrainingSet:
-    """A training split by place. Raises a UserError: there are not two places, or not two in a batch."""
+    """A training split by place. Raises a UserError: there are not two places, not two in a batch, or no two that may
+    be in one."""
     places = places_of(images, rules.place_distance, rules.place_radius)
     used, count = sum(map(len, places.images)), len(images.files)
     say(f"{images.places.name}: {len(places)} places with {used} of {count} images, the others are left out")
@@ -55,6 +56,13 @@ def _by_place(images: PlaceImages, rules: TrainingRules) -> TrainingSet:
         raise UserError(
             f"{images.places.name} has {len(places)} places, of which a step takes {rules.batch_size} (--batchSize): "
             "wanted two of each at least; raise --batchSize, or add images of other places"
+        )
+    centres, apart = places.positions, rules.places_apart(images.places.positive_radius)
+    assert centres is not None  # since all images have positions
+    if all(np.hypot(*(centres - each).T).max() < apart for each in centres):  # mostly the first has another far away
+        raise UserError(
+            f"{images.places.name}: no two of its {len(places)} places lie {apart:g} m apart, which a batch takes two "
+            "of at least: add images of other places, or lower --placeRadius"
         )
     return TrainingSet(images, [], [], np.empty(0, np.int64), places)
 

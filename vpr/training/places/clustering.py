@@ -38,11 +38,11 @@ def places_of(
     cities = np.zeros(len(positions))
     if isinstance(places, CityPlaces):
         cities = CITIES_APART * np.concatenate([places.database_cities, places.query_cities])
-    labels = _nearest_centres(np.column_stack([positions, cities]), distance, radius)
+    labels, centres = _nearest_centres(np.column_stack([positions, cities]), distance, radius)
     if views is not None:
         _, kind = np.unique(views, return_inverse=True)
         labels = np.where(labels < 0, -1, labels * len(kind) + kind)
-    found = grouped(places.name, labels, positions)
+    found = grouped(places.name, labels, centres[:, :2])  # the mean of images may lie nearer to another place's
     if not len(found):
         raise UserError(
             f"{places.name}: no two of its {len(positions)} images are of one place, wanted two within {radius:g} m of "
@@ -51,8 +51,9 @@ def places_of(
     return found
 
 
-def _nearest_centres(where: np.ndarray, distance: float, radius: float) -> np.ndarray:
-    """int64 [N], which centre each image [N, 3] lies within `radius` of, numbered as they are chosen; -1: none."""
+def _nearest_centres(where: np.ndarray, distance: float, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [N], which centre each image [N, 3] lies within `radius` of, numbered as they are chosen; -1: none. And the
+    centre nearest to each [N, 3]."""
     from scipy.spatial import cKDTree  # scipy takes a while to import
 
     spots, counts = np.unique(where, axis=0, return_counts=True)  # panoramas have many images on a spot
@@ -64,4 +65,4 @@ def _nearest_centres(where: np.ndarray, distance: float, radius: float) -> np.nd
             centres.append(spot)
             free[tree.query_ball_point(spots[spot], np.nextafter(distance, 0))] = False
     apart, nearest = cKDTree(spots[centres]).query(where)
-    return np.where(apart <= radius, nearest, -1)
+    return np.where(apart <= radius, nearest, -1), spots[centres][nearest]
