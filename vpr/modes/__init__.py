@@ -1,6 +1,6 @@
 """One file for each --mode: read the options, call the stages, print and write.
 
-adapt.py         a model fitted to one's own place: its descriptors without what changes within places
+adapt.py         a model fitted to one's own place: less of what changes within places is in its descriptors
 cluster.py       k-means of local descriptors from training images, the vocabulary NetVLAD starts from
 compare.py       several models on one split, side by side: recall against size, arithmetic and time
 export.py        a run or the off-the-shelf model as one self-contained ONNX file, in float32, float16 or int8

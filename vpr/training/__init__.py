@@ -6,7 +6,7 @@ losses.py        the ranking loss of a batch of tuples
 mining.py        Hard negative mining (the paper's appendix on training): which images make a query's tuple
 multi_similarity.py  the multi-similarity loss of images by place, and which pairs it mines
 objective.py     What a training learns from: which images are a batch, and the loss of their descriptors
-adapting/        a model without what changes within places, which needs no steps
+adapting/        a model with less of what changes within places, which needs no steps
 place_batches.py  the objective of batches of places
 places/          places to train on, and which of them look alike
 recipes.py       flags by which others trained (--recipe)
