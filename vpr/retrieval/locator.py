@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
@@ -78,7 +79,7 @@ class Locator:
         self.conditions = MapConditions(engine, means or {})
         self.keypoints, self._chance = keypoints, Chance(engine)
 
-    @property
+    @cached_property  # it is said of every answer, and looking weights up takes milliseconds
     def model_name(self) -> str:
         """See `Describer`."""
         return self.loaded.model.name
