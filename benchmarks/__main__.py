@@ -59,6 +59,7 @@ def stages(full: bool) -> dict:
     """What is measured, by name."""
     from benchmarks import products, programs, training
     from benchmarks import stages as stage
+    from benchmarks.place_steps import place_steps
     from benchmarks.reranking import reranking
     from benchmarks.trunk import trunk
     from benchmarks.verification import conditions, verification
@@ -80,6 +81,7 @@ def stages(full: bool) -> dict:
         "verification": verification,
         "conditions": conditions,
         "epoch-alexnet": lambda bench: training.epoch(bench, "alexnet", None if full else 40),
+        "places-alexnet": lambda bench: place_steps(bench, "alexnet"),
     }
     for arch, counts in {"tf_efficientnet_lite0": (240, 96), "alexnet": (240, 96), "vgg16": (24, 8)}.items():
         for size, count in zip(((320, 320), (480, 640)), counts, strict=True):
@@ -93,6 +95,7 @@ def stages(full: bool) -> dict:
         chosen["trunk-vgg16-320x240"] = lambda bench: trunk(bench, "vgg16", (240, 320), 4)
         chosen["trunk-vgg16-640x480"] = lambda bench: trunk(bench, "vgg16", (480, 640), 4)
         chosen["extraction-vgg16"] = lambda bench: stage.extraction(bench, "vgg16", (480, 640), 12, 4)
+        chosen["places-vgg16"] = lambda bench: place_steps(bench, "vgg16")
         chosen["epoch-vgg16"] = lambda bench: training.epoch(bench, "vgg16", 40)
     return chosen
 

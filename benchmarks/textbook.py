@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from netvlad import NetVLAD
 from vpr.models.place_model import PlaceModel
+from vpr.training.rules import TrainingRules
 
 NEAREST_KEPT = 100  # of the sampled negatives, before those that do not violate are left out
 
@@ -69,6 +70,12 @@ class TextbookModel(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images float32 [B, 3, H, W] -> descriptors [B, dim] of length 1."""
         return self.pool(self.encoder(images))
+
+
+def optimizer_of(model: nn.Module, rules: TrainingRules) -> torch.optim.Optimizer:
+    """The paper's: stochastic gradient descent with momentum, on all that is not frozen."""
+    trained = [value for value in model.parameters() if value.requires_grad]
+    return torch.optim.SGD(trained, rules.lr, rules.momentum, weight_decay=rules.weight_decay)
 
 
 def textbook_of(model: PlaceModel) -> TextbookModel:

@@ -17,7 +17,7 @@ from vpr.descriptors.trunk_cache import FrozenFeatures, cached_source
 from vpr.descriptors.vocabulary import cluster, sample_local_descriptors
 from vpr.models.place_model import PlaceModel
 from vpr.training.rules import TrainingRules
-from vpr.training.state import build_optimizer, new_state, splits_of
+from vpr.training.state import new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import load_training_set
 
@@ -75,7 +75,7 @@ def _start_from_clusters(model: PlaceModel, reader: ImageReader) -> None:
 def _second_epoch(bench: Bench, trainer: Trainer, read: Reading) -> EpochTimes:
     """The epoch under way, by the textbook and by the trainer, from the same weights."""
     plain, rules, training = textbook.textbook_of(trainer.model), trainer.rules, trainer.training
-    optimizer = build_optimizer(plain, rules)
+    optimizer = textbook.optimizer_of(plain, rules)
     order = rules.query_blocks(training.usable, trainer.state.position.epoch)
     textbook_rules = textbook_training.EpochRules(
         size=read.size, block=rules.refresh_every, batch_size=rules.batch_size, cache_batch_size=trainer.batch_size,
