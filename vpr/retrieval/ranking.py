@@ -156,7 +156,7 @@ def rerank_hits(
     known: LocalMaps,
     how: Reranking,
     images: np.ndarray | None = None,
-    pause: Pause | None = None,
+    pause: Pause = no_pause,
 ) -> Ranking:
     """The first hits in the order of their local descriptors: `queries` has those of the images; `known` and `images`,
     as of `rerank`, those of the database."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from vpr.common.progress import Progress
 from vpr.descriptors.local_maps import LocalMaps
+from vpr.retrieval.long_work import Pause, no_pause
 from vpr.retrieval.matching import SCORES, Compared, matches_of, pairs_of
 from vpr.retrieval.rules import Reranking
 from vpr.retrieval.verification.head import head_of, probability
@@ -36,7 +37,7 @@ def rerank(
     queries: LocalMaps,
     database: LocalMaps,
     how: Reranking,
-    pause: Callable[[], None] | None = None,
+    pause: Pause = no_pause,
     images: np.ndarray | None = None,
 ) -> Reranked:
     """Order the first hits of each query anew: by cosine + weight x local score, or by a head over these.
@@ -88,7 +89,7 @@ def local_scores(
     queries: LocalMaps,
     database: LocalMaps,
     by: str = "soft",
-    pause: Callable[[], None] | None = None,
+    pause: Pause = no_pause,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well the positions in a query's map match those of each of its hits.
 
@@ -102,11 +103,10 @@ def local_scores(
         two maps' sizes; and how many matches there are, each counted by how sure it is, float32 [C].
     """
     scored, size, sizes = [], int(queries.grids[query].prod()), database.grids[hits].prod(axis=1)
-    for start in range(0, len(hits), AT_ONCE if pause else len(hits)):
-        part = hits[start : start + AT_ONCE] if pause else hits
-        scored.append(SCORES[by](pairs_of(query, part, queries, database)))
-        if pause:
-            pause()
+    step = len(hits) if pause is no_pause else AT_ONCE
+    for start in range(0, len(hits), step):
+        scored.append(SCORES[by](pairs_of(query, hits[start : start + step], queries, database)))
+        pause()
     sums, counts = (np.concatenate(each) for each in zip(*scored, strict=True))
     return sums / np.sqrt(float(size) * sizes).astype(np.float32), counts
 

@@ -125,8 +125,9 @@ class KeypointPairs:
         """What a query, by its index, has in common with images, by their rows.
         Raises a NotServed: an image is not there."""
         own, found = self._queries[query], list[Verified]()
-        for start in range(0, len(rows), AT_ONCE):
-            keypoints = [self._kept.of(*self._image(int(row))) for row in rows[start : start + AT_ONCE]]
+        step = max(1, len(rows)) if pause is no_pause else AT_ONCE
+        for start in range(0, len(rows), step):
+            keypoints = [self._kept.of(*self._image(int(row))) for row in rows[start : start + step]]
             found += by_threads(lambda hit: verify(own, hit), keypoints)
             pause()
         return found

@@ -60,7 +60,7 @@ def verify(query: Keypoints, hit: Keypoints) -> Verified:
     rule = cv2.UsacParams()
     rule.threshold, rule.confidence, rule.maxIterations, rule.randomGeneratorState = PIXELS, SURE, ITERATIONS, 0
     rule.score, rule.sampler = cv2.SCORE_METHOD_MAGSAC, cv2.SAMPLING_UNIFORM
-    rule.loMethod, rule.final_polisher = cv2.LOCAL_OPTIM_SIGMA, cv2.MAGSAC
+    rule.loMethod, rule.final_polisher = cv2.LOCAL_OPTIM_NULL, cv2.MAGSAC  # an optimum on the way finds no more
     try:
         matrix, mask = cv2.findFundamentalMat(own_pixels, other_pixels, rule)
     except cv2.error:  # of points in a degenerate position
