@@ -152,11 +152,11 @@ def test_other_convolutions_are_left_alone():
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_a_training_without_anything_to_train_is_one_line(pooling):
-    model = build_model(ModelSpec("regnetx_002", "none", pooling=pooling, train_from="map"))
-    with pytest.raises(UserError, match=f"nothing to train: --trainFrom=map .* --pooling={pooling}") as error:
+    model = build_model(ModelSpec("regnetx_002", "none", pooling=pooling, train_from="pool"))
+    with pytest.raises(UserError, match=f"nothing to train: --trainFrom=pool .* --pooling={pooling}") as error:
         new_state(model, TrainingRules(), {"train": {"queries": 3}})
     assert "\n" not in str(error.value)
-    with_parameters = build_model(ModelSpec("regnetx_002", "none", pooling="gem", train_from="map"))
+    with_parameters = build_model(ModelSpec("regnetx_002", "none", pooling="gem", train_from="pool"))
     state = new_state(with_parameters, TrainingRules(), {"train": {"queries": 3}})
     assert [value.numel() for group in state.optimizer.param_groups for value in group["params"]] == [1]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpr.cli.flags import check_flags, defaults, names
+from vpr.cli.flags import INSTEAD, check_flags, defaults, names
 from vpr.cli.settings import SHORT_NAMES
 from vpr.common.errors import UserError
 from vpr.common.files import read_json, write_json
@@ -29,7 +29,6 @@ MODES_OF_HUB = ("test", "index", "locate", "serve")
 WEIGHTS = "keypointWeights"  # which are those of any model
 PATHS = ("weights", "dataPath", "resume", WEIGHTS)  # which may be relative to where the command was typed
 NAMING = (*names(lambda flag: flag.kept == MODEL), "model", "resume")  # who types one of these means another model
-INSTEAD = {"pcaDim": "noWhiten", "noWhiten": "pcaDim", "imageSize": "longSide", "longSide": "imageSize"}
 CHOSEN = (*NAMING, "imageSize", "longSide", "seed", "ckpt", "pcaDim", "noWhiten", "dataPath", WEIGHTS)
 
 
@@ -41,7 +40,8 @@ def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
 def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The flags of --recipe that are not typed, and what they are in words."""
     recipe = RECIPES.get(typed.get("recipe", ""), {})
-    flags = {name: value for name, value in recipe.items() if not {name, INSTEAD.get(name)} & typed.keys()}
+    named = {*typed, *(NAMING if "start" in typed else ())}  # a run that is started from says what the model is
+    flags = {name: value for name, value in recipe.items() if not {name, INSTEAD.get(name)} & named}
     lists = {name: value if isinstance(value, list) else [value] for name, value in flags.items()}
     told = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
     return flags, f"recipe: {told}" if flags else ""

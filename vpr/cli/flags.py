@@ -21,6 +21,7 @@ SETTINGS: tuple[type, ...] = (
     Command, PlacesSpec, ModelSpec, TrainingRules, Reranking, SequenceRule, RecentFrames, Settings
 )  # fmt: skip
 PARALLEL_MODES = ("cluster", "train", "test", "whiten", "index")  # the others run in one process
+INSTEAD = {"pcaDim": "noWhiten", "noWhiten": "pcaDim", "imageSize": "longSide", "longSide": "imageSize"}
 AUTO_PRECISION = "auto_precision"  # beside the flags of a run: what --precision=auto meant when it began
 
 

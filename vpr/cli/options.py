@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vpr.cli.choice import of_recipe, of_short_name, own_images, refuse_for_hub, refuse_of_other_losses, remembered
-from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, all_flags, check_typed, checked_flags, defaults, names
+from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, INSTEAD, all_flags, check_typed, checked_flags, defaults, names
 from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, nearest, parallel_command, wanted_help, with_mode
 from vpr.common import processes
 from vpr.common.errors import UserError
@@ -26,6 +26,7 @@ from vpr.runs.stored import is_exported
 Flags = dict[str, Any]  # values by their names in options
 
 MODES_OF_EXPORTED_MODELS = ("test", "index", "locate", "serve")
+MODES_OF_OTHER_IMAGES = (*MODES_OF_EXPORTED_MODELS, "train")  # than those of the run
 USUAL_CHECKPOINT = {"train": "latest"}  # of a run; in other modes best
 NEVER_RESUMED = {
     "cluster": "--mode=cluster always starts anew: drop --resume",
@@ -82,21 +83,22 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):
         notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
     run = _resumed(wished, notes)
-    stored = _taken_over(run, mode, given) if run else {}
+    source, wins = (Path(typed["start"]), recipe) if "start" in typed else (run, {})
+    stored = _taken_over(source, mode, {**wins, **given}) if source else {}
     refuse_for_hub(given)
     if own := own_images(given, stored, mode):
         given["dataset"] = "folder"
         notes += [] if remark else [own]
-    if run is None:
+    if source is None:
         _require_normalization(given)
     else:
         given = _spelled_as_stored(given, stored)
-        _refuse_contradictions(given, stored, run)
+        _refuse_contradictions(given, stored, source)
     exported = run is not None and is_exported(run)
     toy = given.get("dataset", stored.get("dataset")) == "toy"
     if exported and "root" not in {*stored, *given} and not toy:
         notes.append(f"{run} was exported without its --root: images are sought in the project's folder")
-    merged = _fill_in({**wished, **stored, **given}, exported)
+    merged = _fill_in({**wished, **stored, **wins, **given}, exported)
     if mode == "train":
         refuse_of_other_losses(typed, merged)
     return argparse.Namespace(**merged, given=given, run=run, notes=notes)
@@ -133,7 +135,7 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     """Flags of which one would silently undo the other, or have no effect without it."""
-    for first, second in (("pcaDim", "noWhiten"), ("imageSize", "longSide"), ("saveDescriptors", "loadDescriptors")):
+    for first, second in (*INSTEAD.items(), ("saveDescriptors", "loadDescriptors"), ("start", "resume")):
         if first in typed and second in typed:
             _contradict(f"--{first}={typed[first]}", f"--{second}")
     for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs"), ("hlocMatches", "pairs")):
@@ -226,9 +228,10 @@ def _taken_over(run: Path, mode: str, given: Flags) -> Flags:
         stored["trainFrom"] = ModelSpec.from_flags(stored).first_trained
         if mode == "train" and stored.get("precision") == "auto":
             stored["precision"] = stored.get(AUTO_PRECISION, "auto")
-    if mode in MODES_OF_EXPORTED_MODELS and given.get("dataset", stored.get("dataset")) != stored.get("dataset"):
+    if mode in MODES_OF_OTHER_IMAGES and given.get("dataset", stored.get("dataset")) != stored.get("dataset"):
         kept -= {"root"}  # the run's images are not those of the dataset that was asked for
-    return {name: value for name, value in stored.items() if name in kept}
+    kept -= {"valSets", "bestBy"} if mode == "prune" else set()  # which measures the run's own split alone
+    return {name: value for name, value in stored.items() if name in kept and INSTEAD.get(name) not in given}
 
 
 def _refuse_for_exported(file: Path, mode: str, given: Flags) -> None:
@@ -246,16 +249,18 @@ def _refuse_for_exported(file: Path, mode: str, given: Flags) -> None:
 
 
 def _refuse_contradictions(given: Flags, stored: Flags, run: Path) -> None:
-    """A test may look at other images; a training may not change under way; a model never."""
-    training, known = given["mode"] == "train", all_flags()
-    fixed = names(lambda flag: flag.kept == MODEL or (training and flag.kept == TRAINING))
+    """A test may look at other images; a training may not change under way; a model never, but for a first map."""
+    start, known = "start" in given, all_flags()
+    training = given["mode"] == "train" and not start
+    fixed = {*names(lambda flag: flag.kept == MODEL or (training and flag.kept == TRAINING))}
+    fixed -= {"clusterDim"} if start and stored["clusterDim"] is None else set()
     where = run if is_exported(run) else run / FLAGS_FILE
     for name in sorted(fixed, key="fromscratch".__eq__):  # last, for --weights says more
         if name in given and name in stored and given[name] != stored[name]:
             spelled = f"--{known[name].name}"
             raise UserError(
                 f"{spelled}={given[name]} contradicts {where}, which has {name}={stored[name]}: "
-                f"drop {spelled}, or work without --resume"
+                f"drop {spelled}, or work without --{'start' if start else 'resume'}"
             )
     if training and "start_epoch" in given:
         raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")

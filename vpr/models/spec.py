@@ -12,6 +12,7 @@ from vpr.models.backbones import BACKBONES, FACETS, entry_of
 
 DEFAULT_SEED = 123
 POOL = "pool"  # the layer after the backbone's, in --trainFrom
+MAP = "map"  # likewise, the last of the pooling's: the map of --clusterDim
 HUB = "hub:"  # before the name of a model of torch.hub
 
 
@@ -109,8 +110,9 @@ class ModelSpec:
     train_from: str | None = flag(
         None,
         "first layer that is trained, by name: conv1_1 ... conv5_3 of VGG16, conv1 ... conv5 of AlexNet, layer3, "
-        "blocks.8, ... of timm; pool: the pooling alone (default: conv5_1, conv5, a ResNet's layer3, the last 4 blocks "
-        "and norm of a vision transformer, the last stage of others; from random weights and after pruning the first)",
+        "blocks.8, ... of timm; pool: the pooling alone; map: that of --clusterDim alone (default: conv5_1, conv5, a "
+        "ResNet's layer3, the last 4 blocks and norm of a vision transformer, the last stage of others; from random "
+        "weights and after pruning the first)",
         name="trainFrom", group="train", modes=("train", "prune"), metavar="LAYER", kept=TRAINING,
     )  # fmt: skip
     seed: int = DEFAULT_SEED  # of random weights
@@ -169,8 +171,10 @@ class ModelSpec:
         given = {name: value for name, value in values_of(cls, flags).items() if value is not None}
         settled = {"weights": entry.weights, "seed": flags.get("seed", cls.seed), **given}
         spec = cls(**{**settled, "cut": entry.cut, "facet": entry.facet})
-        if spec.train_from not in (None, POOL, *entry.layers):
-            found, layers = str(spec.train_from)[:60], ", ".join((*entry.layers, POOL))
+        if spec.train_from == MAP and spec.cluster_dim is None:
+            raise UserError("--trainFrom=map trains the map of --clusterDim, which is missing: add it, or name a layer")
+        if spec.train_from not in (None, POOL, MAP, *entry.layers):
+            found, layers = str(spec.train_from)[:60], ", ".join((*entry.layers, POOL, MAP))
             raise UserError(f"--trainFrom={found} is no layer of {spec.arch}: choose from {layers}")
         return spec
 

@@ -19,7 +19,7 @@ from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import create_run, load_checkpoint
 from vpr.training.state import TrainingState, new_state, splits_of
 from vpr.training.training_set import load_training_set
-from vpr.training.validation import find_split, measure_split, open_test_split, select
+from vpr.training.validation import OWN, find_split, measure_split, open_test_split, select
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,5 +70,5 @@ def measure_first(state: TrainingState, validation: PlaceImages, options: argpar
     """Take the model's recalls on val as the best so far: a training has to better them to replace it."""
     reader = validation.reader(reading(options, state.model.device))
     evaluation, _ = measure_split(state.model, validation, reader, options.recallValues, options.cacheBatchSize)
-    select(state.position, evaluation.recalls, state.position.epoch - 1)
+    select(state.position, {OWN: evaluation.recalls}, state.position.epoch - 1)
     say(f"pruned, before any training: {evaluation.lines()}")

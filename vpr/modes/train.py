@@ -1,6 +1,7 @@
 """--mode=train: weakly supervised training, new or resumed; `vpr.training.trainer` says how it goes."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,13 +16,13 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
 from vpr.descriptors.trunk_cache import cached_split
 from vpr.models.place_model import PlaceModel, build_model
-from vpr.runs.centroids import init_pooling
-from vpr.runs.pytorch_model import restore_model
+from vpr.runs.centroids import init_map, init_pooling
+from vpr.runs.pytorch_model import restore_model, start_from
 from vpr.runs.run import create_run, load_checkpoint, read_flags
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import TrainingSet, load_training_set
-from vpr.training.validation import ValidationReranking, open_test_split
+from vpr.training.validation import ValidationReranking, ValidationSet, open_sets, open_test_split
 from vpr.training.views.reader import ViewedReader
 
 # A resumed run may get other values of these; it then no longer ends as one that was never stopped.
@@ -33,15 +34,19 @@ def run(options: argparse.Namespace) -> None:
     places, rules = places_spec(options), training_rules(options)
     training, validation = load_training_set(places, rules), load_places(places, "val")
     require_queries(validation)
+    others = open_sets(places, options.valSets or (), rules.best_by)
     test = open_test_split(places)
     device = choose_device(options.device)
     say(device_line(device))
     splits = splits_of(training.images, validation)
-    state, folder = (_resume if options.run else _start)(options, splits, device)
+    splits |= {f"{name}/val": each for name, images in others.items() for each in splits_of(images).values()}
+    state, folder = (
+        _resume(options, splits, device) if options.run else _start(options, splits, device, training.images)
+    )
     rule = reranking_rule(options)
     database = reading(options, device).of(validation.database_files)
     reranking = ValidationReranking(rule, database, options.seed, options.localDim) if rule else None
-    train(options, state, training, validation, test, folder, reranking)
+    train(options, state, training, validation, test, folder, reranking, others)
 
 
 def train(
@@ -52,6 +57,7 @@ def train(
     test: PlaceImages | None,
     folder: Path,
     reranking: ValidationReranking | None = None,
+    others: dict[str, PlaceImages] | None = None,
 ) -> None:
     """Train the epochs that are left, and measure the best model on the test split, or on val where there is none."""
     read, rules, batch = reading(options, state.model.device), training_rules(options), options.cacheBatchSize
@@ -62,18 +68,30 @@ def train(
         reader = ViewedReader.of(reader, [*rules.views] * rules.cached_views, rules.seed)
     splits = (training.images, reader), (validation, seen)
     sources = Sources(*(cached_split(*split, state.model, where, cache, batch) for split in splits))
-    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, reranking)
+    sets = dict[str, ValidationSet]()
+    for name, images in (others or {}).items():
+        source = cached_split(images, images.reader(read), state.model, where, cache, batch)
+        sets[name] = images, source, reranking and replace(reranking, database=read.of(images.database_files))
+    trainer = Trainer(state, training, validation, sources, rules, folder, options.savePath, batch, reranking, sets)
     trainer.run()
     trainer.test(test, test.reader(read) if test else None)
 
 
-def _start(options: argparse.Namespace, splits: dict[str, dict], device: Device) -> tuple[TrainingState, Path]:
-    """The state before the first step, and the run made for it."""
+def _start(
+    options: argparse.Namespace, splits: dict[str, dict], device: Device, images: PlaceImages
+) -> tuple[TrainingState, Path]:
+    """The state before the first step, and the run made for it; `images` are those it is trained on."""
     torch.manual_seed(options.seed)
-    model = build_model(model_spec(options))
-    with cluster_command(options):
-        init_pooling(model, Path(options.dataPath), places_spec(options), reading(options, device).size)
+    read, start = reading(options, device), options.start and Path(options.start)
+    if start:
+        model = start_from(start, options.given.get("ckpt", "best"), model_spec(options))
+    else:
+        model = build_model(model_spec(options))
+        with cluster_command(options):
+            init_pooling(model, Path(options.dataPath), places_spec(options), read.size)
     model.to_device(device, options.precision)
+    if start and read_flags(start).get("clusterDim") != options.clusterDim:
+        init_map(model, read.of(images.database_files), options.seed, options.cacheBatchSize)
     state = new_state(model, training_rules(options), splits, options.start_epoch)
     folder: Path | None = None
     if processes.is_main():

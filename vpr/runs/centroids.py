@@ -13,7 +13,7 @@ from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5, write_hdf5
 from vpr.data.layouts.folders import folder_hash
 from vpr.data.places import PlaceImages, PlacesSpec, has_split, is_plain_folder, training_set
-from vpr.data.reader import Reading, size_text
+from vpr.data.reader import ImageReader, Reading, size_text
 from vpr.descriptors.vocabulary import IMAGES, cluster, sample_local_descriptors
 from vpr.models.normalization import normalization_of
 from vpr.models.place_model import PlaceModel
@@ -183,6 +183,13 @@ def init_pooling(
     model.pool.init_from(torch.from_numpy(centroids).to(device), torch.from_numpy(descriptors).to(device))
     say(f"centroids: {path}")
     return path.name
+
+
+def init_map(model: PlaceModel, reader: ImageReader, seed: int, batch_size: int | None) -> None:
+    """Start the map of --clusterDim that a trained model is given, from local descriptors as it has them now."""
+    assert isinstance(model.pool, ClusterPooling)  # others have no such map
+    descriptors = processes.broadcast(sample_local_descriptors(model, reader, seed, batch_size))
+    model.pool.init_map(torch.from_numpy(descriptors).to(model.device))
 
 
 def _existing(where: Path, wanted: Recipe) -> Path:

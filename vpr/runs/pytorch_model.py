@@ -58,6 +58,17 @@ def off_the_shelf(
     return _whitened(loaded, model, choice) if whitened else loaded
 
 
+def start_from(run: Path, which: str, spec: ModelSpec) -> PlaceModel:
+    """A model of `spec` with the weights of a run's checkpoint; a --clusterDim that the run lacks is yet to be started.
+    Raises a UserError: the run, or the checkpoint, is missing or damaged."""
+    flags = read_flags(run)
+    checkpoint = load_checkpoint(run, flags.get("savePath", "checkpoints"), which)
+    trained, model = restore_model(checkpoint, ModelSpec.from_flags(flags), run), build_model(spec, pretrained=False)
+    model.load_state_dict({**model.state_dict(), **trained.state_dict()})
+    say(f"starts from {run}, the {which} checkpoint, after epoch {checkpoint['position']['epoch'] - 1}")
+    return model
+
+
 def restore_model(checkpoint: dict[str, Any], spec: ModelSpec, run: Path) -> PlaceModel:
     """The model of a run's checkpoint; UserError where that is of another model than `spec`, as the run's flags say."""
     for name, value in spec.flags().items():

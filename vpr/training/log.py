@@ -19,6 +19,7 @@ from vpr.evaluation.outcomes import Outcome
 from vpr.report.panels import panel, stacked
 from vpr.report.plots import draw_training, recall_columns
 
+Recalls = dict[str, dict[int, float]]  # Recall@N by N, of sets by their names
 PANELS = 3  # of the worst queries, for each validation
 METRICS_FILE, PLOT_FILE = "metrics.csv", "training.png"
 COLUMNS = (
@@ -39,9 +40,10 @@ class Metrics:
         except (OSError, ValueError, KeyError, AttributeError):  # no table yet, or one that was edited
             self.rows = []
 
-    def add(self, row: dict[str, float], recalls: dict[int, float]) -> None:
-        """Add an epoch: its COLUMNS, and Recall@N by N where it was validated. Write the table and the plot."""
-        self.rows.append({**row, **{f"recall_at_{n}": recall for n, recall in recalls.items()}})
+    def add(self, row: dict[str, float], recalls: dict[int, float], others: Recalls | None = None) -> None:
+        """Add an epoch: its COLUMNS, and where it was validated Recall@N, of other sets too. Write table and plot."""
+        named = {f"{name}_recall_at_{n}": recall for name, each in (others or {}).items() for n, recall in each.items()}
+        self.rows.append({**row, **named, **{f"recall_at_{n}": recall for n, recall in recalls.items()}})
         if self.lost:
             return
         try:

@@ -103,6 +103,10 @@ class TrainingRules:
         10, "epochs without a better validation after which training stops; 0: never",
         type=whole, alters=True, tolerated=True,
     )  # fmt: skip
+    best_by: str = _added(
+        "val", "whose recall chooses the best epoch and counts for --patience; val: that of the run's own split; NAME: "
+        "of that folder of --valSets; all: the mean", name="bestBy", modes=("train",), metavar="NAME",
+    )  # fmt: skip
     recall_values: tuple[int, ...] = flag(
         (1, 5, 10, 20), "the N of Recall@N", name="recallValues", group="run and recalls",
         modes=("train", "test", "prune", "compare", "import"), type=count, nargs="+", metavar="N", kept=RESUMED,

@@ -6,7 +6,7 @@ checkpoint follows each block and each epoch.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,15 +22,16 @@ from vpr.data.places import PlaceImages
 from vpr.data.reader import SizeGroup
 from vpr.descriptors.batches import cut, order_of
 from vpr.descriptors.describe import Source
+from vpr.evaluation.evaluate import Evaluation
 from vpr.models.place_model import PlaceModel
 from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import load_checkpoint, save_checkpoint
-from vpr.training.log import Board, Metrics, peak_memory_mb, report_epoch, show_worst
+from vpr.training.log import Board, Metrics, Recalls, peak_memory_mb, report_epoch, show_worst
 from vpr.training.objective import Block, Loss, objective_of
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
 from vpr.training.training_set import TrainingSet
-from vpr.training.validation import ValidationReranking, measure_best, measure_split, select
+from vpr.training.validation import ALL, OWN, ValidationReranking, ValidationSet, measure_best, measure_split, select
 
 
 class Sources(NamedTuple):
@@ -53,6 +54,7 @@ class Trainer:
     checkpoints: str = "checkpoints"  # the folder of its checkpoints, in the run
     batch_size: int | None = None  # images described at once outside of steps; 0: as many as memory holds
     reranking: ValidationReranking | None = None  # at each validation; None: without
+    others: dict[str, ValidationSet] = field(default_factory=dict)  # measured at each validation too, by name
 
     def __post_init__(self) -> None:
         self.model = self.state.model
@@ -71,10 +73,10 @@ class Trainer:
             figures = position.figures(images, time.monotonic() - started, rate, memory)
             report_epoch(board, figures, rules.epochs)
             better = False
-            recalls: dict[int, float] = {}
+            recalls: Recalls = {}
             if position.epoch % rules.eval_every == 0 or position.epoch == rules.epochs:
                 better, recalls = self.validate(board)
-            metrics.add(figures, recalls)
+            metrics.add(figures, recalls.pop(OWN, {}), recalls)
             position.start_next_epoch()
             self.save(best=better)
 
@@ -135,20 +137,25 @@ class Trainer:
         for name, value in zip(loss.figures, sums, strict=True):
             position.sums[name] = position.sums.get(name, 0.0) + value
 
-    def validate(self, board: Board) -> tuple[bool, dict[int, float]]:
-        """Measure the validation split after an epoch; whether it is the best so far, and the recalls."""
-        position = self.state.position
+    def validate(self, board: Board) -> tuple[bool, Recalls]:
+        """Measure the validation sets after an epoch; whether it is the best so far, and the recalls of each."""
+        position, best_by = self.state.position, self.rules.best_by
+        found, ns, batch = dict[str, Evaluation](), self.rules.recall_values, self.batch_size
+        own = self.validation, self.sources.validation, self.reranking
         with self.state.averaged():
-            evaluation, outcomes = measure_split(
-                self.model, self.validation, self.sources.validation, self.rules.recall_values, self.batch_size,
-                self.reranking,
-            )  # fmt: skip
-        show_worst(board, self.validation, outcomes, position.epoch)
-        for n, recall in evaluation.recalls.items():
-            board.add(f"validation/recall_at_{n}", recall, position.epoch)
-        better = select(position, evaluation.recalls, position.epoch)
-        say(f"epoch {position.epoch} validation: {evaluation.lines()}{' (best so far)' if better else ''}")
-        return better, evaluation.recalls
+            for name, (images, source, again) in {**self.others, OWN: own}.items():
+                named = "" if name == OWN else name
+                found[name], outcomes = measure_split(self.model, images, source, ns, batch, again, named)
+        show_worst(board, self.validation, outcomes, position.epoch)  # of the last, which is the run's own
+        recalls = {name: evaluation.recalls for name, evaluation in found.items()}
+        better = select(position, recalls, position.epoch, best_by)
+        for name, evaluation in found.items():
+            title = "validation" if name == OWN else f"validation of {name}"
+            for n, recall in evaluation.recalls.items():
+                board.add(f"{title.replace(' ', '_')}/recall_at_{n}", recall, position.epoch)
+            best = " (best so far)" if better and best_by in (name, ALL) else ""
+            say(f"epoch {position.epoch} {title}: {evaluation.lines()}{best}")
+        return better, recalls
 
     def save(self, best: bool = False) -> None:
         """Write the state into the run, and as the best model too if it is that."""

@@ -1,12 +1,15 @@
 """Which epoch's model is the best one, by the validation split, and what the test split says of it in the end."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.data.catalogue import DATASETS
 from vpr.data.places import PlaceImages, PlacesSpec, has_split, load_places, require_queries
 from vpr.data.reader import ImageReader
 from vpr.descriptors.describe import LocalDescribing, Source
@@ -17,12 +20,16 @@ from vpr.models.place_model import PlaceModel
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.rules import Reranking
 from vpr.runs.local_projection import sampled_projection
+from vpr.training.log import Recalls
 from vpr.training.state import SELECTED_BY, Position
 
+OWN, ALL = "val", "all"  # of --bestBy: the run's own validation split, and all sets
 
-def select(position: Position, recalls: dict[int, float], epoch: int) -> bool:
-    """Whether recalls after `epoch` are the best so far; `position` then takes them as the best."""
-    score = [recalls[n] for n in SELECTED_BY]
+
+def select(position: Position, recalls: Recalls, epoch: int, best_by: str = OWN) -> bool:
+    """Whether recalls after `epoch` are the best so far, by one set or all; `position` then takes them as the best."""
+    sets = [*recalls.values()] if best_by == ALL else [recalls[best_by]]
+    score = [sum(each[n] for each in sets) / len(sets) for n in SELECTED_BY]
     better = score > position.best
     if better:
         position.best, position.best_epoch, position.epochs_without_gain = score, epoch, 0
@@ -41,6 +48,27 @@ class ValidationReranking:
     dim: int  # likewise
 
 
+ValidationSet = tuple[PlaceImages, Source, ValidationReranking | None]  # what is measured at a validation
+
+
+def open_sets(places: PlacesSpec, folders: Sequence[str], best_by: str) -> dict[str, PlaceImages]:
+    """The val splits of --valSets by their folders' names, each of the first data set that has such a layout.
+    Raises a UserError: one has no val split with queries, or the name of another, or --bestBy names none."""
+    found: dict[str, PlaceImages] = {}
+    for folder in folders:
+        spec, name = replace(places, root=Path(folder)), Path(folder).resolve().name
+        specs = (replace(spec, dataset=dataset) for dataset in (places.dataset, *DATASETS))
+        images, reason = find_split(next((each for each in specs if has_split(each, OWN)), spec), OWN)
+        if images is None:
+            raise UserError(f"--valSets: {folder}: {reason}: name folders that --root could name, with a val split")
+        if name in (*found, OWN, ALL):
+            raise UserError(f"--valSets: {folder}: there is a set of the name {name} already: rename the folder")
+        found[name] = images
+    if best_by not in (OWN, ALL, *found):
+        raise UserError(f"--bestBy={best_by}: wanted {', '.join((OWN, ALL, *found))}: name one, or add it to --valSets")
+    return found
+
+
 def measure_split(
     model: PlaceModel,
     images: PlaceImages,
@@ -48,8 +76,10 @@ def measure_split(
     recall_values: Iterable[int],
     batch_size: int | None = None,
     reranking: ValidationReranking | None = None,
+    name: str = "",
 ) -> tuple[Evaluation, list[Outcome]]:
-    """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0."""
+    """Recalls on a split, in every process, at `recall_values` and SELECTED_BY; each query's outcome in process 0.
+    Of a further set, which has a `name`, it is also said what is found by its queries minus their mean."""
     local = None
     if reranking:
         projection = sampled_projection(model, reranking.database, reranking.seed, reranking.dim, batch_size)
@@ -58,11 +88,13 @@ def measure_split(
     found: tuple[Evaluation | None, list[Outcome]] = None, []
     if processes.is_main():
         ask = Ask(rerank=reranking.rule.depth, rerank_by=reranking.rule.by) if reranking else Ask()
-        stages = measure_each(descriptors, model, images, sorted({*recall_values, *SELECTED_BY}), ask)
+        measure = partial(measure_each, descriptors, model, images, sorted({*recall_values, *SELECTED_BY}))
+        stages = measure(ask)
         evaluation, answers = next(stages)
         found = evaluation, answers.outcomes
-        for after, _ in stages:
-            say(after.lines())
+        as_session = islice(measure(Ask(conditions="session")), 1, None) if name else ()
+        for after, _ in (*stages, *as_session):
+            say(f"{name and f'{name}: '}{after.lines()}")
     measured = processes.broadcast(found[0])
     assert measured is not None  # process 0 measured it
     return measured, found[1]

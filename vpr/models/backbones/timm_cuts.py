@@ -146,7 +146,7 @@ def _whole(network: Any, arch: str, index: int) -> Plan:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"--arch={arch} of timm cannot take images of any size ({reason}): choose another") from error
     return Plan(
-        OrderedDict(network=whole, map=nn.Identity()), {"network.network": ""}, {"network": 0, "map": 1}, "network",
+        OrderedDict(network=whole, map=nn.Identity()), {"network.network": ""}, {"network": 0}, "network",
         whole.dim, stride, whole.smallest_side, index if blocks else stride, whole.multiple,
         channels_last=not blocks, unused_parameters=whole.unused_parameters,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import nn
 from vpr.common.errors import UserError
 from vpr.models.pca import principal_components
 from vpr.models.poolings import pooling_entry
-from vpr.models.spec import ModelSpec
+from vpr.models.spec import MAP, ModelSpec
 
 ROWS_AT_ONCE = 8192  # of local descriptors, of which the assignment [K, n] takes memory
 
@@ -83,9 +83,13 @@ class ClusterPooling(Pooling):
     def init_from(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
         """Start from k-means centres [K, D] of L2-normalised descriptors [N, D]; returns the assignment's sharpness."""
         alpha = self.init_clusters(centroids, descriptors)
+        self.init_map(descriptors)
+        return alpha
+
+    def init_map(self, descriptors: torch.Tensor) -> None:
+        """The part of `init_from` that sets the map of the rows, if there is one, by the centres there are."""
         if self.projection is not None:
             self.projection.init_from(self._residuals(descriptors))
-        return alpha
 
     def init_clusters(self, centroids: torch.Tensor, descriptors: torch.Tensor) -> float:
         """The part of `init_from` that sets centres and assignment."""
@@ -116,5 +120,6 @@ def build_pooling(name: str, dim: int, spec: ModelSpec) -> Pooling:
     pooling: Pooling = importlib.import_module(f"vpr.models.poolings.{entry.module}").build(name, dim, spec)
     if spec.cluster_dim is not None:
         assert isinstance(pooling, ClusterPooling)  # its entry says so
+        pooling.requires_grad_(spec.train_from != MAP)
         pooling.project_clusters(dim, spec.cluster_dim)
     return pooling
