@@ -240,20 +240,20 @@ def test_without_resume_nothing_is_taken_over(make_run):
 def test_a_run_that_begins_from_another_has_its_flags_but_for_those_typed(make_run):
     run = make_run(longSide=320, lrStep=3)
     options = parse(
-        "--mode=train", f"--start={run}", "--lr=0.125", "--clusterDim=8", "--trainFrom=map", "--ckpt=latest"
+        "--mode=train", f"--startFrom={run}", "--lr=0.125", "--clusterDim=8", "--trainFrom=map", "--ckpt=latest"
     )
-    assert options.run is None and options.start == str(run)
+    assert options.run is None and options.startFrom == str(run)
     assert (options.arch, options.num_clusters, options.clusterDim, options.trainFrom) == ("alexnet", 16, 8, "map")
     assert (options.lr, options.lrStep, options.nEpochs, options.root) == (0.125, 3, 7, STORED["root"])
     assert (options.longSide, options.imageSize, options.start_epoch) == (320, None, 0)
-    options = parse("--mode=train", f"--start={run}", "--dataset=pitts250k", "--imageSize", "48", "64")
+    options = parse("--mode=train", f"--startFrom={run}", "--dataset=pitts250k", "--imageSize", "48", "64")
     assert (options.imageSize, options.longSide) == ([48, 64], None)
     assert (options.root, options.lr) == (parse("--mode=train").root, 0.25), "the images are not the run's"
 
 
 def test_a_recipe_wins_over_the_run_that_is_begun_from_but_not_over_its_model(make_run):
     run = make_run(longSide=320, nNegSample=50)
-    options = parse("--mode=train", f"--start={run}", "--recipe=dinov2", "--nEpochs=2")
+    options = parse("--mode=train", f"--startFrom={run}", "--recipe=dinov2", "--nEpochs=2")
     assert (options.arch, options.loss, options.lr, options.nEpochs) == ("alexnet", "multi-similarity", 6e-5, 2)
     assert (options.imageSize, options.longSide, options.nNegSample) == ([224, 224], None, 50)
     (told,) = options.notes
@@ -273,13 +273,13 @@ def test_a_size_that_is_typed_takes_the_place_of_the_other_kind_that_a_run_store
 
 def test_what_a_run_that_is_begun_from_cannot_give_is_refused(make_run):
     run = make_run()
-    assert "--start=2 and --resume contradict" in refusal("--mode=train", "--start=2", "--resume")
-    assert "or work without --start" in refusal("--mode=train", f"--start={run}", "--num_clusters=8")
+    assert "--startFrom=2 and --resume contradict" in refusal("--mode=train", "--startFrom=2", "--resume")
+    assert "or work without --startFrom" in refusal("--mode=train", f"--startFrom={run}", "--num_clusters=8")
     assert "choose from conv1, conv2, conv3, conv4, conv5, pool, map" in refusal(
-        "--mode=train", f"--start={run}", "--trainFrom=conv9"
+        "--mode=train", f"--startFrom={run}", "--trainFrom=conv9"
     )
     mapped = make_run("2024-01-02_a", clusterDim=8, trainFrom="map", valSets=["a"], bestBy="a")
-    assert "--clusterDim=4 contradicts" in refusal("--mode=train", f"--start={mapped}", "--clusterDim=4")
+    assert "--clusterDim=4 contradicts" in refusal("--mode=train", f"--startFrom={mapped}", "--clusterDim=4")
     pruned = parse("--mode=prune", f"--resume={mapped}")
     assert (pruned.valSets, pruned.bestBy) == (None, "val"), "its first recalls are those of its own split"
 

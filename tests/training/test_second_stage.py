@@ -1,4 +1,4 @@
-"""A run that begins from the best model of another (--start), and trains the map of --clusterDim alone."""
+"""A run that begins from the best model of another (--startFrom), and trains the map of --clusterDim alone."""
 
 import copy
 import json
@@ -69,7 +69,7 @@ def test_a_second_stage_begins_with_the_best_model_and_moves_the_map_alone(first
     run = first_stage[name]
     best = weights_of(run, "model_best")
     assert len(different(best, weights_of(run, "checkpoint"))) == len(best)
-    start, second = begun(f"--start={run}", *added)
+    start, second = begun(f"--startFrom={run}", *added)
     end = weights_of(second, "checkpoint")
     same = sorted(best.keys() - set(MAP) if added else best)
     assert sorted({*same, *MAP}) == sorted(end) == sorted(start["state_dict"])
@@ -78,13 +78,13 @@ def test_a_second_stage_begins_with_the_best_model_and_moves_the_map_alone(first
     assert moved == MAP
     assert start["optimizer"]["state"] == {} and start["position"]["epoch"] == 1 and start["position"]["best"] == []
     flags = json.loads((second / "flags.json").read_text())
-    assert (flags["start"], flags["clusterDim"], flags["trainFrom"]) == (str(run), 8, "map")
+    assert (flags["startFrom"], flags["clusterDim"], flags["trainFrom"]) == (str(run), 8, "map")
 
 
 def test_a_map_that_is_added_begins_with_the_directions_of_the_residuals_of_that_model(first_stage, begun):
     """By NumPy: each local descriptor of all training images minus the centre of its largest share."""
     run = first_stage["plain"]
-    start, _ = begun(f"--start={run}", "--clusterDim=8")
+    start, _ = begun(f"--startFrom={run}", "--clusterDim=8")
     model, residuals = load_model(run, "best", whitened=False).model, []
     files = sorted((Path(json.loads((run / "flags.json").read_text())["root"]) / "train" / "database").iterdir())
     assert len(files) == 24
@@ -104,7 +104,7 @@ def test_a_map_that_is_added_begins_with_the_directions_of_the_residuals_of_that
 def test_a_second_stage_that_is_stopped_and_resumed_ends_with_the_same_bits(
     first_stage, begun, stopped_after, tmp_path
 ):
-    words = [f"--start={first_stage['plain']}", "--clusterDim=8", "--nEpochs=2", "--trunkCache=off"]
+    words = [f"--startFrom={first_stage['plain']}", "--clusterDim=8", "--nEpochs=2", "--trunkCache=off"]
     _, whole = begun(*words)
     stopped_after(["--mode=train", *SECOND, *words, f"--runsPath={tmp_path / 'again'}"], 2)
     again = newest_run(tmp_path / "again")
@@ -119,11 +119,11 @@ def test_a_second_stage_that_is_stopped_and_resumed_ends_with_the_same_bits(
         ([], "--trainFrom=map trains the map of --clusterDim, which is missing"),
         (["--clusterDim=8", "--arch=vgg16"], "--arch=vgg16 contradicts"),
         (["--clusterDim=8", "--pooling=gem"], "--pooling=gem contradicts"),
-        (["--clusterDim=8", "--resume"], "--start="),
+        (["--clusterDim=8", "--resume"], "--startFrom="),
     ],
 )
 def test_what_cannot_begin_from_a_run_is_one_line(first_stage, tmp_path, capsys, words, said):
-    refused(capsys, tmp_path, said, [f"--start={first_stage['plain']}", *words])
+    refused(capsys, tmp_path, said, [f"--startFrom={first_stage['plain']}", *words])
 
 
 def refused(capsys, folder, said, words):
@@ -136,16 +136,16 @@ def refused(capsys, folder, said, words):
 
 def test_another_map_a_missing_run_and_a_missing_best_model_are_one_line(first_stage, tmp_path, capsys):
     run = first_stage["mapped"]
-    refused(capsys, tmp_path, "--clusterDim=4 contradicts", [f"--start={run}", "--clusterDim=4"])
-    refused(capsys, tmp_path, "none is not a run", [f"--start={tmp_path / 'none'}"])
-    refused(capsys, tmp_path, "exported models are for", [f"--start={tmp_path / 'model.onnx'}"])
+    refused(capsys, tmp_path, "--clusterDim=4 contradicts", [f"--startFrom={run}", "--clusterDim=4"])
+    refused(capsys, tmp_path, "none is not a run", [f"--startFrom={tmp_path / 'none'}"])
+    refused(capsys, tmp_path, "exported models are for", [f"--startFrom={tmp_path / 'model.onnx'}"])
     copied = tmp_path / "copied"
     shutil.copytree(run, copied)
     (copied / "kept" / "model_best.pth.tar").unlink()
-    refused(capsys, tmp_path, "model_best.pth.tar does not exist", [f"--start={copied}"])
+    refused(capsys, tmp_path, "model_best.pth.tar does not exist", [f"--startFrom={copied}"])
 
 
 def test_the_latest_model_is_taken_where_it_is_named(first_stage, begun):
     run = first_stage["mapped"]
-    start, _ = begun(f"--start={run}", "--ckpt=latest")
+    start, _ = begun(f"--startFrom={run}", "--ckpt=latest")
     assert different(weights_of(run, "checkpoint"), start["state_dict"]) == []

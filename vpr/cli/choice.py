@@ -40,7 +40,7 @@ def of_short_name(typed: Mapping[str, Any]) -> dict[str, Any]:
 def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The flags of --recipe that are not typed, and what they are in words."""
     recipe = RECIPES.get(typed.get("recipe", ""), {})
-    named = {*typed, *(NAMING if "start" in typed else ())}  # a run that is started from says what the model is
+    named = {*typed, *(NAMING if "startFrom" in typed else ())}  # a run that is started from says what the model is
     flags = {name: value for name, value in recipe.items() if not {name, INSTEAD.get(name)} & named}
     lists = {name: value if isinstance(value, list) else [value] for name, value in flags.items()}
     told = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())

@@ -83,7 +83,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):
         notes.append(f"--arch={name}: timm's only such network is {given['arch']}")
     run = _resumed(wished, notes)
-    source, wins = (Path(typed["start"]), recipe) if "start" in typed else (run, {})
+    source, wins = (Path(typed["startFrom"]), recipe) if "startFrom" in typed else (run, {})
     stored = _taken_over(source, mode, {**wins, **given}) if source else {}
     refuse_for_hub(given)
     if own := own_images(given, stored, mode):
@@ -135,7 +135,7 @@ def command_line(options: argparse.Namespace, mode: str, flags: tuple[str, ...])
 
 def _refuse_pairs(typed: Mapping[str, Any]) -> None:
     """Flags of which one would silently undo the other, or have no effect without it."""
-    for first, second in (*INSTEAD.items(), ("saveDescriptors", "loadDescriptors"), ("start", "resume")):
+    for first, second in (*INSTEAD.items(), ("saveDescriptors", "loadDescriptors"), ("startFrom", "resume")):
         if first in typed and second in typed:
             _contradict(f"--{first}={typed[first]}", f"--{second}")
     for detail, whole in (("hlocHalf", "hlocFeatures"), ("pairsTop", "pairs"), ("hlocMatches", "pairs")):
@@ -250,7 +250,7 @@ def _refuse_for_exported(file: Path, mode: str, given: Flags) -> None:
 
 def _refuse_contradictions(given: Flags, stored: Flags, run: Path) -> None:
     """A test may look at other images; a training may not change under way; a model never, but for a first map."""
-    start, known = "start" in given, all_flags()
+    start, known = "startFrom" in given, all_flags()
     training = given["mode"] == "train" and not start
     fixed = {*names(lambda flag: flag.kept == MODEL or (training and flag.kept == TRAINING))}
     fixed -= {"clusterDim"} if start and stored["clusterDim"] is None else set()
@@ -260,7 +260,7 @@ def _refuse_contradictions(given: Flags, stored: Flags, run: Path) -> None:
             spelled = f"--{known[name].name}"
             raise UserError(
                 f"{spelled}={given[name]} contradicts {where}, which has {name}={stored[name]}: "
-                f"drop {spelled}, or work without --{'start' if start else 'resume'}"
+                f"drop {spelled}, or work without --{'startFrom' if start else 'resume'}"
             )
     if training and "start_epoch" in given:
         raise UserError("--start-epoch comes from the checkpoint when a run is resumed: drop one of the two")

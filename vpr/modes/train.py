@@ -82,7 +82,7 @@ def _start(
 ) -> tuple[TrainingState, Path]:
     """The state before the first step, and the run made for it; `images` are those it is trained on."""
     torch.manual_seed(options.seed)
-    read, start = reading(options, device), options.start and Path(options.start)
+    read, start = reading(options, device), options.startFrom and Path(options.startFrom)
     if start:
         model = start_from(start, options.given.get("ckpt", "best"), model_spec(options))
     else:
