@@ -33,10 +33,7 @@ FEW = 5000  # images, whose local descriptors take 160 MB with the model `fast`
 
 def ask_of(options: argparse.Namespace) -> Ask:
     """What the flags ask of images.
-
-    Raises:
-        UserError: a flag has no effect without another, or recent frames are left out of an approximate search.
-    """
+    Raises a UserError: a flag has no effect without another, or recent frames are left out of an approximate search."""
     recent = options.excludeRecent is not None
     for flag, user in (("causal", options.sequence or recent), ("speeds", options.sequence)):
         if flag in options.given and not user:
@@ -60,10 +57,7 @@ def ask_of(options: argparse.Namespace) -> Ask:
 
 def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locator, Path]:
     """The model and the database of images that the flags name, and where an index in files lies.
-
-    Raises:
-        UserError: the model is missing, or the index damaged or of another model.
-    """
+    Raises a UserError: the model is missing, or the index damaged or of another model."""
     device = choose_device(options.device)
     say(device_line(device))
     loaded, read = model_of(options, device, database=images), reading(options, device)

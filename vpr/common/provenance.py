@@ -97,14 +97,8 @@ def write_hdf5(path: Path, datasets: "Mapping[str, np.ndarray | Blocks]", attrib
 @contextlib.contextmanager
 def open_hdf5(path: Path, what: str, remedy: str) -> Iterator["h5py.File"]:
     """An HDF5 file to read from, after its checksum has been found right.
-
-    Args:
-        what: it shall be, for the message, such as `an index`.
-        remedy: what to do where it is not.
-
-    Raises:
-        UserError: the file is missing, damaged or of another kind, also where the block finds that out.
-    """
+    `what`: it shall be, for the message, such as `an index`. `remedy`: what to do where it is not.
+    Raises a UserError: the file is missing, damaged or of another kind, also where the block finds that out."""
     import h5py
 
     try:
@@ -188,18 +182,9 @@ def append_seal(path: Path, of: Path | None = None) -> None:
 
 
 def check_seal_at_end(path: Path, what: str, remedy: str, front: bytes = b"") -> bool:
-    """Compare a file with the checksum at its end.
-
-    Args:
-        what, remedy: see `open_hdf5`.
-        front: what stands before the checksum and is not part of what it is of.
-
-    Returns:
-        whether it has one.
-
-    Raises:
-        UserError: it cannot be read, or bytes of it were changed.
-    """
+    """Compare a file with the checksum at its end; gives whether it has one.
+    `what` and `remedy`: see `open_hdf5`. `front`: what stands before the checksum and is not part of what it is of.
+    Raises a UserError: it cannot be read, or bytes of it were changed."""
     length = len(front) + SEAL_LENGTH
     try:
         end = last_bytes(path, length)

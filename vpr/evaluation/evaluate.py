@@ -107,6 +107,7 @@ def measure_each(
     """Recalls of single images; then, as far as asked for, without what conditions add, by sequences, and re-ranked.
 
     Each is measured when it is wanted, and has the hits of the one before.
+    Raises a UserError: the images are no frames in order, or the engine does not answer.
 
     Args:
         descriptors: with local ones for re-ranking.
@@ -114,9 +115,6 @@ def measure_each(
         engine: None searches exactly.
         means: of conditions that were learnt, [dim] by name.
         keypoints: by which re-ranked hits are verified; None: they are not.
-
-    Raises:
-        UserError: the images are no frames in order, or the engine does not answer.
     """
     places, how = images.places, ask.reranking(False, keypoints is not None)
     is_first, engine = engine is None, engine or SplitEngine(descriptors.database, places)

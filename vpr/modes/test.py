@@ -184,10 +184,7 @@ def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
 
 def _engine(subject: Subject) -> SplitEngine | None:
     """The engine that the flags name, filled with the database; None: the exact search.
-
-    Raises:
-        UserError: it cannot be reached, or does not serve what else is asked for.
-    """
+    Raises a UserError: it cannot be reached, or does not serve what else is asked for."""
     wanted, images = engine_wanted(subject.options), subject.images
     if not wanted.address.target:
         return None
@@ -211,11 +208,7 @@ def _calibrate(subject: Subject, index: faiss.Index) -> None:
 
 
 def _keep(judged: Judged, loaded: LoadedModel, rate: float | None) -> None:
-    """Write the calibration that was learnt.
-
-    Raises:
-        UserError: one was to be learnt or read, and could not be.
-    """
+    """Write the calibration that was learnt. Raises a UserError: one was to be learnt or read, and could not be."""
     if judged.failure:
         raise judged.failure
     if judged.learnt:
@@ -227,10 +220,7 @@ def _keep(judged: Judged, loaded: LoadedModel, rate: float | None) -> None:
 
 def all_of(*steps: Callable[[], None]) -> None:
     """Run all steps, though some fail, since what has been measured took long.
-
-    Raises:
-        UserError: the first that a step raised.
-    """
+    Raises a UserError: the first that a step raised."""
     failures = []
     for step in steps:
         try:

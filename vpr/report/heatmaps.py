@@ -21,14 +21,9 @@ def explain_pair(
     model: Describer, query_file: Path, match_file: Path, size: tuple[int, ...] | None, longest_side: int | None = None
 ) -> Image.Image:
     """Four pictures in a row: the query by cluster and by contribution, then the match likewise.
-
-    Args:
-        size: (height, width) in pixels to resize to; None keeps each image's own.
-        longest_side: pixels, to which a larger query is shrunk where there is no `size`.
-
-    Raises:
-        UserError: the model has no clusters, or an image cannot be decoded or is too small.
-    """
+    `size`: (height, width) in pixels to resize to; None keeps each image's own. `longest_side`: pixels, to which a
+    larger query is shrunk where there is no `size`.
+    Raises a UserError: the model has no clusters, or an image cannot be decoded or is too small."""
     cells, files = [], (query_file, match_file)
     clusters = opened_at_pooling(model)[1].num_clusters
     explanations = explain(model, *files, size, longest_side)

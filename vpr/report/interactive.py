@@ -72,11 +72,8 @@ def curve_figure() -> dict[str, Any]:
 
 def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """What lies where on a map of a test, in metres from its south-western corner, to decimetres.
-
-    Returns:
-        west, south: UTM metres of the corner; of: images of the database; database: x, y of those that
-        are drawn; queries: x, y by index; hits: x, y of the first hit of each query, None where there is none.
-    """
+    Gives `west`, `south`: UTM metres of the corner; `of`: images of the database; `database`: x, y of those that are
+    drawn; `queries`: x, y by index; `hits`: x, y of the first hit of each query, None where there is none."""
     database = places.database_positions[np.isfinite(places.database_positions).all(axis=1)]
     west, south = corner = np.floor(np.concatenate([database, places.query_positions]).min(axis=0))
     first = np.full((len(places.query_names), 2), np.nan)

@@ -76,9 +76,7 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
     """The features of each answer, float64 [M, 5] in the order of FEATURES; NaN where one is not known, or no hit is.
 
     Few queries teach few numbers: the score of re-ranking and its margin say no more than its lead.
-
-    Args:
-        slope: of the weights of `hit_spread`, in 1 / squared descriptor distance.
+    `slope`: of the weights of `hit_spread`, in 1 / squared descriptor distance.
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
     unknown = np.full(len(found), np.nan)

@@ -130,14 +130,10 @@ class Locator:
 
     def rank(self, described: Described, ask: Ask, names: Sequence[str] = (), pause: Pause = no_pause) -> Ranking:
         """Stage 2: search the database, and re-rank the first hits by local descriptors, kept or computed.
-
-        Args:
-            names: of the images, as of `search`.
-            pause: called from time to time; another thread may change the database meanwhile.
-
-        Raises:
-            Refusal: the engine does not answer, or does not search so; or images whose local descriptors are wanted
-                are not there.
+        `names`: of the images, as of `search`. `pause`: called from time to time; another thread may change the
+        database meanwhile.
+        Raises a Refusal: the engine does not answer, or does not search so; or images whose local descriptors are
+        wanted are not there.
         """
         how = self.reranking(ask)
         try:

@@ -96,11 +96,8 @@ def retrieval_pairs(
     database: Descriptors, queries: Descriptors, database_names: Sequence[str], query_names: Sequence[str], top: int
 ) -> Iterator[tuple[str, str]]:
     """Each query with its `top` nearest database images, best first, never with itself.
-
-    Args:
-        database: [N, dim]; queries: [M, dim], which may be the database.
-        database_names, query_names: of the images; equal names are the same image.
-    """
+    `database`: [N, dim]; `queries`: [M, dim], which may be the database. `database_names` and `query_names`: of the
+    images; equal names are the same image."""
     found = nearest(database, queries, top + 1)  # one more: the image itself may be among them
     for query, hits in zip(query_names, found, strict=True):
         others = [database_names[hit] for hit in hits if database_names[hit] != query]

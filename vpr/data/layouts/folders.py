@@ -40,6 +40,7 @@ def read_folder(
     root: Path, split: str, skip_broken: bool = False, positions_required: bool = True
 ) -> tuple[FolderPlaces, Path]:
     """The images of a split of a folder and where they were taken.
+    Raises a UserError: there are no images, positions are missing, or are as `in_one_zone` refuses them.
 
     Args:
         positions_required: refuse images without a position; else NaN stands for it.
@@ -48,9 +49,6 @@ def read_folder(
 
     Returns:
         the places, names relative to a folder, and that folder.
-
-    Raises:
-        UserError: there are no images, positions are missing, or are as `in_one_zone` refuses them.
     """
     base = base_of_split(root, split) or root
     found = [find_images(role_folder(base / split, names), skip_broken) for names in (DATABASE_FOLDERS, QUERY_FOLDERS)]
