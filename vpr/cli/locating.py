@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vpr.cli.load import computing, database_of, keypoints_of, model_of
-from vpr.cli.specs import engine_wanted, places_spec, reading
-from vpr.common.device import choose_device, device_line
+from vpr.cli.specs import device_of, engine_wanted, places_spec, reading
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.settings import values_of
@@ -58,8 +57,7 @@ def ask_of(options: argparse.Namespace) -> Ask:
 def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locator, Path]:
     """The model and the database of images that the flags name, and where an index in files lies.
     Raises a UserError: the model is missing, or the index damaged or of another model."""
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     loaded, read = model_of(options, device, database=images), reading(options, device)
     loaded.model.to_device(device, options.precision)  # its number format tells its index from others
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root), read.size)

@@ -12,9 +12,8 @@ from vpr.cli.descriptors import descriptors_of
 from vpr.cli.load import computing, database_of, keypoints_of, model_of, results_folder
 from vpr.cli.locating import ask_of
 from vpr.cli.options import flags_of
-from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, reranking_rule
+from vpr.cli.specs import device_of, engine_wanted, hloc_files, places_spec, reading, reranking_rule
 from vpr.common import processes
-from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
@@ -97,8 +96,7 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
     hloc = hloc_files(options)
     hloc.check(images, Path(options.root))
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     loaded, read, how = model_of(options, device), reading(options, device), reranking_rule(options)
     model = computing(loaded.model, options, device, len(images.files))
     if options.explain:
