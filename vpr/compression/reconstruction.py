@@ -25,9 +25,8 @@ RIDGE = 1e-3  # of the inputs' mean square: how strongly weights that the images
 
 @torch.no_grad()
 def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tensor], source: Source, seed: int) -> None:
-    """Refit all convolutions of a pruned backbone on random images, in place.
-    `pruned` and `original`: on the same device. `kept`: for each convolution the indices of the original's filters that
-    are left."""
+    """Refit all convolutions of a pruned backbone on random images, in place. `pruned` and `original`: on the same
+    device. `kept`: for each convolution the indices of the original's filters that are left."""
     images = np.random.default_rng(seed).permutation(len(source.files))[:IMAGES].tolist()
     convolutions = [(number, layer) for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
     with Progress("refitting filters", len(convolutions) * len(images)) as progress:

@@ -136,24 +136,21 @@ def measure_each(
         text = ", ".join((how_searched, *ranking.steps))
         evaluation, results = counted(replace(evaluation, search=text), ranking, results)
         yield evaluation, results
-    for ranking, text, size in _looked_at_again(
-        results.ranking if results else None, how, descriptors, images, keypoints
-    ):
+    assert results is not None  # the first stage is always measured
+    for ranking, text, size in _looked_at_again(results.ranking, how, descriptors, images, keypoints) if how else ():
         search, size = f"{evaluation.search}, then {text}", evaluation.bytes_per_image + size
         evaluation, results = counted(replace(evaluation, search=search, bytes_per_image=size), ranking, results)
         yield evaluation, results
 
 
 def _looked_at_again(
-    ranking: Ranking | None,
-    how: Reranking | None,
+    ranking: Ranking,
+    how: Reranking,
     descriptors: SplitDescriptors,
     images: PlaceImages,
     keypoints: KeptKeypoints | None,
 ) -> Iterator[tuple[Ranking, str, float]]:
     """The hits by local descriptors, then by keypoints; each with what that is in words, and its bytes per image."""
-    if ranking is None or how is None:
-        return
     if how.takes_local and (local := descriptors.local):
         ranking = rerank_hits(ranking, local.queries, local.database, how)
         yield ranking, how.text(local.maps.dim), local.database.bytes_per_image

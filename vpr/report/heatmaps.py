@@ -28,7 +28,8 @@ def explain_pair(
     clusters = opened_at_pooling(model)[1].num_clusters
     explanations = explain(model, *files, size, longest_side)
     for name, file, explanation in zip(("query", "match"), files, explanations, strict=True):
-        grey = _grey(read_image(file))
+        small = ImageOps.contain(read_image(file), CELL)
+        grey = small.convert("L").point(lambda value: value * DIMMED)
         owned, captions = explanation.clusters, cluster_caption(name, explanation.clusters, clusters)
         cells.append(captioned(draw_clusters(grey, owned, explanation.shares, clusters), NEUTRAL, *captions))
         by_contribution = draw_contributions(grey, explanation.contributions)
@@ -81,11 +82,6 @@ def contribution_caption(explanation: Explanation) -> list[str]:
     with_constant = f"similarity {total + constant:.2f}, regions {total:.2f}"
     first = with_constant if constant else f"adds to similarity {total:.2f} in all"
     return [first, f"red adds, blue takes, full at {scale:.2g}"]
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """The image at the size of a cell, without colours, dimmed."""
-    return ImageOps.contain(image, CELL).convert("L").point(lambda value: value * DIMMED)
 
 
 def _resize(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:

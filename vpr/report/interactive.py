@@ -85,14 +85,9 @@ def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         x, y = ([None if math.isnan(m) else m for m in side] for side in np.round(positions - corner, 1).T.tolist())
         return {"x": x, "y": y}
 
-    return {
-        "west": float(west),
-        "south": float(south),
-        "of": len(database),
-        "database": columns(database[thinned(database)]),
-        "queries": columns(places.query_positions),
-        "hits": columns(first),
-    }
+    drawn = {"database": database[thinned(database)], "queries": places.query_positions, "hits": first}
+    corner_and_count = {"west": float(west), "south": float(south), "of": len(database)}
+    return {**corner_and_count, **{name: columns(positions) for name, positions in drawn.items()}}
 
 
 def curve_data(curves: dict[str, dict[int, float]]) -> list[dict[str, Any]]:

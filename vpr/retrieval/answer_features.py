@@ -98,8 +98,7 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
 def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
     """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words.
 
-    It is of what orders the hits: the scores of re-ranking, unless at one hit alone, else of sequences, else
-    distances.
+    It is of what orders the hits: the scores of re-ranking, unless at one hit alone, else of sequences, else distances.
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
     elsewhere = hits_elsewhere(found, answers.positions)

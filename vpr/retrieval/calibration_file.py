@@ -28,8 +28,7 @@ NO_PROMISE = (
     "--maxFalseRate refuses all images: no calibration serves such answers; make one with --mode=test --split=val "
     "--calibrate, or drop it"
 )
-# What need not agree: descriptors of one model in two number formats are close.
-MAY_DIFFER = ("precision",)
+MAY_DIFFER = ("precision",)  # what need not agree: descriptors of one model in two number formats are close
 
 
 @dataclass(frozen=True)

@@ -142,8 +142,7 @@ class Locator:
             raise
         except UserError as error:
             raise EngineAway(str(error), "the search engine does not answer: ask again later") from error
-        is_centred = any(step.startswith("conditions") for step in ranking.steps)
-        mean = self.conditions.mean if is_centred else None
+        mean = self.conditions.mean if any(step.startswith("conditions") for step in ranking.steps) else None
         ranking = replace(ranking, usual_distances=self._chance.usual_distances(np.asarray(ranking.queries), mean))
         if described.local is not None and (how is None or how.takes_local):  # else they are for others that ask
             ranking = self._compared(ranking, described.local, how, ask, pause)

@@ -238,11 +238,10 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     `root` is the folder of the database's images, where the records do not say.
     """
     records, rows = ranking.records, ranking.only(number)[: ask.top]
+    hits = zip(rows, ranking.answers.distances[number], ranking.answers.ordering(number), strict=False)
     matches = [
         match_of(records.names[row], distance, records.positions[row], records.zone, score)
-        for row, distance, score in zip(
-            rows, ranking.answers.distances[number], ranking.answers.ordering(number), strict=False
-        )
+        for row, distance, score in hits
     ]
     sure = None if np.isnan(confidence) else float(confidence)
     refused = ask.least is not None and (sure is None or sure < ask.least)
