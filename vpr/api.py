@@ -53,13 +53,11 @@ class ImageDescriber(nn.Module):
         self, files: Sequence[str | Path], image_size: tuple[int, ...] | None = None, workers: int = 0
     ) -> np.ndarray:
         """Descriptors float32 [N, dimension] of image files, in their order.
+        Raises a UserError: an image cannot be decoded or is too small.
 
         Args:
             image_size: (height, width) in pixels to resize to; None: as in training, which may be each image's own.
             workers: processes that decode; 0 decodes in this one.
-
-        Raises:
-            UserError: an image cannot be decoded or is too small.
         """
         reading = Reading((image_size[0], image_size[1]) if image_size else self.image_size, workers, self.model.device)
         reader = reading.of([Path(file) for file in files])
@@ -71,14 +69,12 @@ class ImageDescriber(nn.Module):
 
 def load_describer(checkpoint: str | Path, whitened: bool = True, device: str = "auto") -> ImageDescriber:
     """A finished model.
+    Raises a UserError: the run or file is missing, damaged or of another program.
 
     Args:
         checkpoint: a run, whose best model is taken, or an exported FILE.onnx.
         whitened: with the run's whitening, if it has one.
         device: as --device.
-
-    Raises:
-        UserError: the run or file is missing, damaged or of another program.
     """
     path, on = Path(checkpoint), find_device(device)
     choice = stored_choice(checked_flags(path))
@@ -91,15 +87,13 @@ def load_locator(checkpoint: str | Path | None = None, root: str | Path | None =
 
     An index of the database beside the model is used and brought up to date, as of --mode=locate, and made where there
     is none.
+    Raises a UserError: model or database are missing or damaged, or a flag is none of --mode=locate.
 
     Args:
         checkpoint: a run, whose best model is taken, one of its checkpoints, or an exported FILE.onnx; None: the model
             that `flags` name, else the one that index, locate or serve described the folder by.
         root: folder of the database's images; None: that which the model was trained on.
         flags: of --mode=locate by their names, such as device="cpu", dataset="folder" or precision="fp32".
-
-    Raises:
-        UserError: model or database are missing or damaged, or a flag is none of --mode=locate.
     """
     typed = dict(flags)
     if checkpoint is not None:

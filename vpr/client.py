@@ -38,14 +38,12 @@ class Client:
 
     def __init__(self, server: str, token: str | None = None, timeout: float = 60.0) -> None:
         """Nothing is sent yet.
+        Raises a ValueError: the address is none of a server.
 
         Args:
             server: such as http://127.0.0.1:8000.
             token: the word that the server wants; None: that of the environment, VPR_TOKEN, if any.
             timeout: seconds to wait for an answer.
-
-        Raises:
-            ValueError: the address is none of a server.
         """
         address = urllib.parse.urlsplit(server)
         if address.scheme not in ("http", "https") or not address.netloc:
@@ -69,14 +67,10 @@ class Client:
         """Where an image was taken, as /v1/locate answers: `matches`, `confidence`, `refused`, ...;
         with `agreement` points in common with the first match and, by keypoints, `verification`: the number of matches,
         those that agree, and the fundamental matrix.
-
-        Args:
-            asked: top, near, box, where (several in a list), rerank, agreement, and session, a camera's name, whose
-                frames come in order.
-
-        Raises:
-            ServerError: the server does not answer it.
-            OSError: the server is not reached, or the file not read.
+        `asked`: top, near, box, where (several in a list), rerank, agreement, and session, a camera's name, whose
+        frames come in order.
+        Raises a ServerError: the server does not answer it; an OSError: the server is not reached, or the file not
+        read.
         """
         return self.ask("POST", f"/locate{_query(asked)}", _bytes_of(image))
 

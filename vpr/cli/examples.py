@@ -1,49 +1,30 @@
 """Three command lines for each mode, which its help ends with; {} stands for the words that start the program."""
 
-EXAMPLES = {
-    "cluster": (
-        "{} cluster --arch=vgg16 --num_clusters=64",
-        "{} cluster --root photos",
-        "{} cluster --model=fast --root photos",
-    ),
-    "train": (
-        "{} train --arch=alexnet --nEpochs=5",
-        "{} train --resume",
-        "{} train --root photos --dataset=folder --rerank 50",
-    ),
-    "test": (
-        "{} test --split=val",
-        "{} test --resume --split=test --rerank 50",
-        "{} test --resume=model.onnx --root photos",
-    ),
-    "whiten": ("{} whiten --resume", "{} whiten --resume --pcaDim=512", "{} whiten --arch=vgg16 --pcaDim=4096"),
-    "adapt": ("{} adapt --root photos", "{} adapt --model=fast --root photos", "{} adapt --resume"),
-    "prune": ("{} prune --resume", "{} prune --resume --pruneRatio=0.3", "{} prune --resume --distill=0"),
-    "export": (
-        "{} export --resume",
-        "{} export --resume --quantize=int8 --localDescriptors",
-        "{} export --model=fast --out=fast.onnx",
-    ),
+_WORDS = {
+    "cluster": ("--arch=vgg16 --num_clusters=64", "--root photos", "--model=fast --root photos"),
+    "train": ("--arch=alexnet --nEpochs=5", "--resume", "--root photos --dataset=folder --rerank 50"),
+    "test": ("--split=val", "--resume --split=test --rerank 50", "--resume=model.onnx --root photos"),
+    "whiten": ("--resume", "--resume --pcaDim=512", "--arch=vgg16 --pcaDim=4096"),
+    "adapt": ("--root photos", "--model=fast --root photos", "--resume"),
+    "prune": ("--resume", "--resume --pruneRatio=0.3", "--resume --distill=0"),
+    "export": ("--resume", "--resume --quantize=int8 --localDescriptors", "--model=fast --out=fast.onnx"),
     "compare": (
-        "{} compare runs/RUN model.onnx",
-        "{} compare model.onnx --split=test --rerank 50",
-        "{} compare model.onnx --root photos --dataset=folder",
+        "runs/RUN model.onnx",
+        "model.onnx --split=test --rerank 50",
+        "model.onnx --root photos --dataset=folder",
     ),
-    "spec": ("{} spec --dataset=folder --root photos", "{} spec --dataset=toy", "{} spec --dataset=msls --root msls"),
-    "index": (
-        "{} index --root photos",
-        "{} index --resume --add /media/card/DCIM",
-        "{} index --root photos --localDescriptors",
-    ),
+    "spec": ("--dataset=folder --root photos", "--dataset=toy", "--dataset=msls --root msls"),
+    "index": ("--root photos", "--resume --add /media/card/DCIM", "--root photos --localDescriptors"),
     "locate": (
-        "{} locate --root photos image.jpg",
-        "{} locate --resume --near=40.4393,-79.9967,500 image.jpg",
-        "{} locate --resume=model.onnx --root photos --json frames/",
+        "--root photos image.jpg",
+        "--resume --near=40.4393,-79.9967,500 image.jpg",
+        "--resume=model.onnx --root photos --json frames/",
     ),
     "serve": (
-        "{} serve --root photos",
-        "{} serve --resume --writable",
-        "{} serve --resume=model.onnx --root photos --host=0.0.0.0 --token=word.txt",
+        "--root photos",
+        "--resume --writable",
+        "--resume=model.onnx --root photos --host=0.0.0.0 --token=word.txt",
     ),
-    "import": ("{} import model.mat", "{} import model.mat --runsPath=runs", "{} import model.mat --seed=1"),
+    "import": ("model.mat", "model.mat --runsPath=runs", "model.mat --seed=1"),
 }
+EXAMPLES = {mode: tuple(f"{{}} {mode} {words}" for words in lines) for mode, lines in _WORDS.items()}

@@ -31,13 +31,9 @@ def model_of(
     """The model of --resume, or the off-the-shelf one; with its whitening if it has one, unless --noWhiten.
 
     It comes on the CPU.
-
-    Args:
-        device: that on which it will compute.
-        database: whose images clusters are learnt of where the off-the-shelf model has none.
-
-    Raises:
-        UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
+    `device`: that on which it will compute. `database`: whose images clusters are learnt of where the off-the-shelf
+    model has none.
+    Raises a UserError: checkpoint, centroids or whitening are missing, damaged or of something else.
     """
     whitened, choice = whitened and not options.noWhiten, whitening_choice(options, device)
     if options.run:

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vpr.cli.load import computing, database_of, keypoints_of, model_of
-from vpr.cli.specs import engine_wanted, places_spec, reading
-from vpr.common.device import choose_device, device_line
+from vpr.cli.specs import device_of, engine_wanted, places_spec, reading
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.settings import values_of
@@ -33,10 +32,7 @@ FEW = 5000  # images, whose local descriptors take 160 MB with the model `fast`
 
 def ask_of(options: argparse.Namespace) -> Ask:
     """What the flags ask of images.
-
-    Raises:
-        UserError: a flag has no effect without another, or recent frames are left out of an approximate search.
-    """
+    Raises a UserError: a flag has no effect without another, or recent frames are left out of an approximate search."""
     recent = options.excludeRecent is not None
     for flag, user in (("causal", options.sequence or recent), ("speeds", options.sequence)):
         if flag in options.given and not user:
@@ -60,12 +56,8 @@ def ask_of(options: argparse.Namespace) -> Ask:
 
 def locator_of(options: argparse.Namespace, images: PlaceImages) -> tuple[Locator, Path]:
     """The model and the database of images that the flags name, and where an index in files lies.
-
-    Raises:
-        UserError: the model is missing, or the index damaged or of another model.
-    """
-    device = choose_device(options.device)
-    say(device_line(device))
+    Raises a UserError: the model is missing, or the index damaged or of another model."""
+    device = device_of(options)
     loaded, read = model_of(options, device, database=images), reading(options, device)
     loaded.model.to_device(device, options.precision)  # its number format tells its index from others
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, Path(options.root), read.size)

@@ -48,11 +48,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
     Besides the flags the result has `given` (dict: the flags the user typed), `run` (Path of the
     resumed run or exported file, or None) and `notes` (lines to print of what has no effect).
-
-    Raises:
-        UserError: a flag is unknown, has a bad value, is not read by the mode, or contradicts another one or the
-            stored run.
-        SystemExit: after --help.
+    Raises a UserError: a flag is unknown, has a bad value, is not read by the mode, or contradicts another one or the
+    stored run; a SystemExit: after --help.
     """
     words = with_mode(arguments)
     text = wanted_help(words)

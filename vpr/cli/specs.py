@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from vpr.common.device import Device
+from vpr.common.device import Device, choose_device, device_line
 from vpr.common.errors import UserError
+from vpr.common.progress import say
 from vpr.common.settings import values_of
 from vpr.data.names import is_text, shown
 from vpr.data.reader import Reading
@@ -15,6 +16,13 @@ from vpr.models.spec import ModelSpec
 from vpr.retrieval.rules import Reranking
 from vpr.runs.hloc import HlocFiles
 from vpr.training.rules import TrainingRules
+
+
+def device_of(options: argparse.Namespace) -> Device:
+    """The device that --device names, which is said; errors as of `choose_device`."""
+    device = choose_device(options.device)
+    say(device_line(device))
+    return device
 
 
 def model_spec(options: argparse.Namespace) -> ModelSpec:

@@ -10,8 +10,7 @@ from typing import Any
 
 from vpr.common.errors import UserError
 
-# Names and numbers of mallopt(3), GNU C library.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt(3), GNU C library
 LARGEST_ALLOWED = 32 << 20  # bytes
 GPU_ROOM_TO_LEAVE = 1 << 30  # bytes, for what is computed of tensors that lie there
 

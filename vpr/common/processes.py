@@ -160,9 +160,7 @@ def with_summed_gradients(module: "torch.nn.Module", unused_parameters: bool = F
     Summed, not averaged: each process then differentiates its part of the very loss that one process would have. In
     an average the loss is to be scaled by the number of processes, and unless that is a power of two all that is
     rounded on the way comes out otherwise.
-
-    Args:
-        unused_parameters: whether some get no gradient; they are then sought in each step, which takes a while.
+    `unused_parameters`: whether some get no gradient; they are then sought in each step, which takes a while.
     """
     import torch
     import torch.distributed as dist
@@ -179,10 +177,7 @@ def with_summed_gradients(module: "torch.nn.Module", unused_parameters: bool = F
 
 def with_everyones(own: "torch.Tensor", counts: list[int]) -> "torch.Tensor":
     """Rows [n, dim] of all processes, in the order of these; only those of this one carry a gradient.
-
-    Args:
-        counts: how many rows each process has; those that it has beyond are left out.
-    """
+    `counts`: how many rows each process has; those that it has beyond are left out."""
     if world() == 1:
         return own
     import torch
@@ -198,11 +193,8 @@ def with_everyones(own: "torch.Tensor", counts: list[int]) -> "torch.Tensor":
 
 def gather_rows(rows: "np.ndarray", owners: list[tuple[slice, int]]) -> None:
     """Bring rows that other processes computed to process 0.
-
-    Args:
-        rows: contiguous [N, dim] in main memory, in every process; each has filled the rows it owns.
-        owners: (rows, process) for all blocks of rows, the same list in every process.
-    """
+    `rows`: contiguous [N, dim] in main memory, in every process; each has filled the rows it owns. `owners`: (rows,
+    process) for all blocks of rows, the same list in every process."""
     if world() == 1:
         return
     import torch

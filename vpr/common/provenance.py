@@ -9,13 +9,14 @@ libraries may crash on damaged files. Files without a checksum, made by earlier 
 import contextlib
 import functools
 import hashlib
+import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import h5py
     import numpy as np
 
-
+Result = TypeVar("Result")
 LABEL = b"netvlad sha256 "
 SEAL = re.compile(rb"netvlad sha256 [0-9a-f]{64}")
 SEAL_LENGTH = len(LABEL) + 64
@@ -52,6 +53,15 @@ class Blocks:
     blocks: "Iterable[np.ndarray]"
 
 
+def of_each(files: Sequence[Path], read: Callable[[Path], Result]) -> Iterator[Result]:
+    """What is read of each file. Raises a UserError where one is gone or cannot be read."""
+    for file in files:
+        try:
+            yield read(file)
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
+
+
 def files_digest(names: Sequence[str], files: Sequence[Path]) -> str:
     """A hash of images by name, size and time of modification; UserError where a file is gone.
 
@@ -59,11 +69,7 @@ def files_digest(names: Sequence[str], files: Sequence[Path]) -> str:
     nanosecond: a copy that does not keep them counts as other images, which costs time but never a wrong answer.
     """
     digest = hashlib.sha256()
-    for name, file in zip(names, files, strict=True):
-        try:
-            status = file.stat()
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
+    for name, status in zip(names, of_each(files, os.stat), strict=True):
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
@@ -97,14 +103,8 @@ def write_hdf5(path: Path, datasets: "Mapping[str, np.ndarray | Blocks]", attrib
 @contextlib.contextmanager
 def open_hdf5(path: Path, what: str, remedy: str) -> Iterator["h5py.File"]:
     """An HDF5 file to read from, after its checksum has been found right.
-
-    Args:
-        what: it shall be, for the message, such as `an index`.
-        remedy: what to do where it is not.
-
-    Raises:
-        UserError: the file is missing, damaged or of another kind, also where the block finds that out.
-    """
+    `what`: it shall be, for the message, such as `an index`. `remedy`: what to do where it is not.
+    Raises a UserError: the file is missing, damaged or of another kind, also where the block finds that out."""
     import h5py
 
     try:
@@ -188,18 +188,9 @@ def append_seal(path: Path, of: Path | None = None) -> None:
 
 
 def check_seal_at_end(path: Path, what: str, remedy: str, front: bytes = b"") -> bool:
-    """Compare a file with the checksum at its end.
-
-    Args:
-        what, remedy: see `open_hdf5`.
-        front: what stands before the checksum and is not part of what it is of.
-
-    Returns:
-        whether it has one.
-
-    Raises:
-        UserError: it cannot be read, or bytes of it were changed.
-    """
+    """Compare a file with the checksum at its end; gives whether it has one.
+    `what` and `remedy`: see `open_hdf5`. `front`: what stands before the checksum and is not part of what it is of.
+    Raises a UserError: it cannot be read, or bytes of it were changed."""
     length = len(front) + SEAL_LENGTH
     try:
         end = last_bytes(path, length)

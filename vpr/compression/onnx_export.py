@@ -96,9 +96,7 @@ def to_float16(path: Path, convolutional: bool = True) -> None:
 
     The pooling head computes in float32 throughout: in float16 small residual sums, and the least norm by which that of
     an empty cluster is divided, would become 0.
-
-    Args:
-        convolutional: whether the backbone is of convolutions; else its matrix products are in float16, the rest not.
+    `convolutional`: whether the backbone is of convolutions; else its matrix products are in float16, the rest not.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16

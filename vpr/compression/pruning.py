@@ -46,6 +46,7 @@ def prune(
     batch_size: int | None = None,
 ) -> PlaceModel:
     """A smaller model of the filters that matter most, refitted to give what they gave, with clusters of its own.
+    Raises a UserError: no query has a hard negative, or nothing is left of a layer.
 
     Args:
         model: trained, on its device. Its gradients are changed, its weights are not.
@@ -56,9 +57,6 @@ def prune(
         train_from: first layer that a training of the smaller model trains, by name.
         distill_images: images on which all layers are trained together in the end; 0: none.
         batch_size: images described at once; 0: as many as memory holds.
-
-    Raises:
-        UserError: no query has a hard negative, or nothing is left of a layer.
     """
     source = reading.of(training.images.files)
     if importance == "taylor":

@@ -25,12 +25,8 @@ RIDGE = 1e-3  # of the inputs' mean square: how strongly weights that the images
 
 @torch.no_grad()
 def reconstruct(pruned: PlaceModel, original: PlaceModel, kept: list[torch.Tensor], source: Source, seed: int) -> None:
-    """Refit all convolutions of a pruned backbone on random images, in place.
-
-    Args:
-        pruned, original: on the same device.
-        kept: for each convolution the indices of the original's filters that are left.
-    """
+    """Refit all convolutions of a pruned backbone on random images, in place. `pruned` and `original`: on the same
+    device. `kept`: for each convolution the indices of the original's filters that are left."""
     images = np.random.default_rng(seed).permutation(len(source.files))[:IMAGES].tolist()
     convolutions = [(number, layer) for number, layer in enumerate(pruned.backbone) if isinstance(layer, nn.Conv2d)]
     with Progress("refitting filters", len(convolutions) * len(images)) as progress:
@@ -121,11 +117,8 @@ def _examples(
 
 def refit(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
     """Give a convolution the weights of least squares, drawn a little towards those it has.
-
-    Args:
-        inputs: [n, n], sums of products of inputs, n = C * k * k + 1; the last input is 1.
-        outputs: [n, filters], sums of products of inputs with the outputs wanted.
-    """
+    `inputs`: [n, n], sums of products of inputs, n = C * k * k + 1; the last input is 1. `outputs`: [n, filters], sums
+    of products of inputs with the outputs wanted."""
     assert layer.bias is not None
     present = torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1).T.double()  # [n, filters]
     hold = RIDGE * inputs.diagonal().mean()

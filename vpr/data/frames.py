@@ -46,9 +46,7 @@ def find_sequences(names: Sequence[str]) -> Frames:
     Images are of one sequence if they lie in one folder and their names differ only in the last number. A step between
     two consecutive numbers that is over BREAK times the sequence's median step (of a sequence of few frames, the median
     step of all) begins another one. Images without a number in the name are a sequence in the order of their names.
-
-    Args:
-        names: paths of the images, in any order.
+    `names`: paths of the images, in any order.
     """
     parts = [sequence_and_number(name) for name in names]
     ranks = {name: rank for rank, name in enumerate(sorted(names))}

@@ -72,9 +72,7 @@ def from_image(file: IO[bytes], use: Callable[[Image.Image], Result], formats: l
     """What `use` makes of the image in a file, which is opened for it and not decoded yet.
 
     Metadata never stand in the way: a PNG that fails with all its chunks is tried with those alone that pixels need.
-
-    Args:
-        formats: by Pillow's names, that it may have; None: all that are read.
+    `formats`: by Pillow's names, that it may have; None: all that are read.
     """
     known = _known_formats(file)
     formats = formats or known
@@ -228,12 +226,8 @@ def decode(
 
 def sized_pixels(image: Image.Image, size: Sequence[int] | None = None, longest_side: int | None = None) -> np.ndarray:
     """The pixels of an opened image once upright, uint8 [H, W, 3].
-
-    Args:
-        size: (height, width) in pixels to resize to, or (longest side,) to which a larger image is shrunk; None keeps
-            the image's own.
-        longest_side: of (longest side,), where there is no `size`.
-    """
+    `size`: (height, width) in pixels to resize to, or (longest side,) to which a larger image is shrunk; None keeps the
+    image's own. `longest_side`: of (longest side,), where there is no `size`."""
     if size is not None and len(size) == 1:
         longest_side, size = size[0], None
     if image.format in ("JPEG", "MPO"):

@@ -218,11 +218,7 @@ def _leave_interrupts_to_the_parent(_worker: int) -> None:
 
 def decodable(files: Sequence[Path], workers: int, name: str, max_pixels: int = MAX_PIXELS) -> list[int]:
     """The indices of the files that can be decoded, found by decoding all; says how many cannot, and the first five.
-
-    Args:
-        name: of the set of images, for what is said.
-        max_pixels: of an image; larger ones cannot be decoded.
-    """
+    `name`: of the set of images, for what is said. `max_pixels`: of an image; larger ones cannot be decoded."""
 
     def is_whole(file: Path) -> bool:
         try:

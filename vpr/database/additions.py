@@ -15,13 +15,8 @@ from vpr.database.records import Records, joined
 
 def in_zone_of(now: FolderNow, kept: Records, index: str) -> FolderNow:
     """The images of a folder with their metres in the zone of those beside which they go.
-
-    Args:
-        kept: images that the index keeps, of other folders.
-        index: what messages call it.
-
-    Raises:
-        UserError: the zone of either is unknown, so that their metres cannot be compared, or they lie far apart.
+    `kept`: images that the index keeps, of other folders. `index`: what messages call it.
+    Raises a UserError: the zone of either is unknown, so that their metres cannot be compared, or they lie far apart.
     """
     theirs, own = (values[np.isfinite(values).all(axis=1)] for values in (kept.positions, now.positions))
     if not len(theirs) or not len(own) or now.zone == kept.zone:

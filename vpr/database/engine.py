@@ -72,14 +72,8 @@ class Searchable(Protocol):
 
     def search(self, queries: np.ndarray, count: int, wanted: SearchFilter | None = None) -> Hits:
         """The nearest images.
-
-        Args:
-            queries: [M, dim].
-            wanted: which images are searched; None: all.
-
-        Raises:
-            UserError: the engine cannot be reached, or the filter cannot be applied.
-        """
+        `queries`: [M, dim]. `wanted`: which images are searched; None: all.
+        Raises a UserError: the engine cannot be reached, or the filter cannot be applied."""
 
 
 class Engine(Searchable, Protocol):
@@ -119,6 +113,7 @@ class Engine(Searchable, Protocol):
         self, queries: np.ndarray, count: int, sequences: tuple[Frames, Frames], rule: SequenceRule
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best of the database by sequences of frames; only where `searches_sequences`.
+        Raises a UserError: a descriptor is damaged.
 
         Args:
             queries: [M, dim].
@@ -127,9 +122,6 @@ class Engine(Searchable, Protocol):
 
         Returns:
             rows and descriptor distances as of `search`, and the similarities of sequences, float32 [M, c].
-
-        Raises:
-            UserError: a descriptor is damaged.
         """
 
     def begin(self, projection: LocalProjection | None) -> None:
@@ -140,15 +132,9 @@ class Engine(Searchable, Protocol):
 
     def add(self, records: Records, descriptors: np.ndarray, local: Sequence[QuantizedMap] | None = None) -> None:
         """Add images, in place of those of the same names; when it returns they are kept, whatever happens.
-
-        Args:
-            descriptors: [n, dim], of length 1.
-            local: local descriptors of each, where the engine keeps them.
-
-        Raises:
-            UserError: they cannot be written (WrittenByAnother: by this process), or the engine is gone for good; then
-                nothing has changed.
-        """
+        `descriptors`: [n, dim], of length 1. `local`: local descriptors of each, where the engine keeps them.
+        Raises a UserError: they cannot be written (WrittenByAnother: by this process), or the engine is gone for good;
+        then nothing has changed."""
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove images; those that are not there are passed over. Raises a UserError as `add` does."""

@@ -178,14 +178,9 @@ class FaissEngine(StoredImages):
 
 def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> FaissEngine:
     """As of every engine in ENGINES.
-
-    Args:
-        anew: the index shall become what is wanted, of this model, and keep its images of other folders, which are
-            described again; every row is checked. Else it is what it is, and what contradicts that is refused.
-
-    Raises:
-        UserError: it is damaged, or of another model or kind.
-    """
+    `anew`: the index shall become what is wanted, of this model, and keep its images of other folders, which are
+    described again; every row is checked. Else it is what it is, and what contradicts that is refused.
+    Raises a UserError: it is damaged, or of another model or kind."""
     if anew and wanted.factory:
         check_factory(wanted.factory, source.dim)
     try:

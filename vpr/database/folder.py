@@ -1,24 +1,21 @@
 """Image files by their content: what is new in a folder, what changed, what only moved."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from vpr.common.errors import UserError
 from vpr.common.progress import say
-from vpr.common.provenance import sha256_of
+from vpr.common.provenance import of_each, sha256_of
 from vpr.data.image_files import USUAL, find_images
 from vpr.data.positions.of_images import WANTED, find_positions, without_position
 from vpr.data.positions.table_doubts import say_doubts
 from vpr.data.positions.zones import in_one_zone
 from vpr.database.columns import read_columns
 from vpr.database.records import Records, Value
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -50,25 +47,16 @@ class FolderNow:
 
 
 def stamps(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Size in bytes and time of modification in nanoseconds of files, int64 [N] each. Raises as `_of_each`."""
+    """Size in bytes and time of modification in nanoseconds of files, int64 [N] each. Raises as `of_each`."""
     found = np.empty((2, len(files)), np.int64)
-    for row, status in enumerate(_of_each(files, os.stat)):
+    for row, status in enumerate(of_each(files, os.stat)):
         found[:, row] = status.st_size, status.st_mtime_ns
     return found[0], found[1]
 
 
 def content_hashes(files: Sequence[Path]) -> np.ndarray:
-    """SHA-256 of files, uint8 [N, 32]. Raises as `_of_each`."""
-    return np.frombuffer(bytearray.fromhex("".join(_of_each(files, sha256_of))), np.uint8).reshape(-1, 32)
-
-
-def _of_each(files: Sequence[Path], read: Callable[[Path], Result]) -> Iterator[Result]:
-    """What is read of each file. Raises a UserError where one is gone or cannot be read."""
-    for file in files:
-        try:
-            yield read(file)
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): get the image again") from error
+    """SHA-256 of files, uint8 [N, 32]. Raises as `of_each`."""
+    return np.frombuffer(bytearray.fromhex("".join(of_each(files, sha256_of))), np.uint8).reshape(-1, 32)
 
 
 def folder_to_add(folder: Path, base: Path, skip_broken: bool = False) -> FolderNow:

@@ -27,13 +27,8 @@ def index_file(loaded: LoadedModel, images: PlaceImages, root: Path, size: Seque
     models: the second one's name has a hash of what makes its descriptors. A file of the same images in another folder
     has travelled with them and is taken. One with images of other folders, or that was edited, is kept, whatever model
     made it: `--mode=index` describes its images anew.
-
-    Args:
-        root: the images' folder.
-        size: of images, height and width in pixels; None: their own.
-
-    Raises:
-        UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
+    `root`: the images' folder. `size`: of images, height and width in pixels; None: their own.
+    Raises a UserError: the file that is there is damaged or no index, so that it cannot be told whose it is.
     """
     path, recipe = _beside(loaded, images), model_recipe(loaded.model, size)
     meta = _meta(path, loaded)
@@ -104,14 +99,8 @@ def _is_of(found: Mapping[str, Any], note: Mapping[str, str]) -> bool:
 
 def images_of_earlier_version(store: Path, note: Mapping[str, str]) -> tuple[list[tuple], str | None]:
     """RECORD of the images of other folders that an index of an earlier version has; and its UTM zone.
-
-    Args:
-        store: where a store shall lie that takes its place.
-        note: of which folder that is, see `folder_note`.
-
-    Raises:
-        UserError: it is damaged, or has changes in a journal, so that these images cannot be told.
-    """
+    `store`: where a store shall lie that takes its place. `note`: of which folder that is, see `folder_note`.
+    Raises a UserError: it is damaged, or has changes in a journal, so that these images cannot be told."""
     path = store.with_suffix(".h5")
     own = path.with_stem(f"{path.stem}_{note.get('folder_hash', '')}")
     path = own if own.is_file() else path

@@ -74,11 +74,7 @@ class Changes:
 
 def find_changes(now: FolderNow, records: Records, rows: Sequence[int] | np.ndarray, keep_others: bool) -> Changes:
     """Compare a folder with an engine by name, size and time, opening no image.
-
-    Args:
-        rows: of the images that the engine has.
-        keep_others: whether images stay that the folder does not have.
-    """
+    `rows`: of the images that the engine has. `keep_others`: whether images stay that the folder does not have."""
     names, _, _ = list(records.names), list(records.folders), list(records.positions)  # each read as a whole
     at, new, touched = {names[row]: int(row) for row in rows}, [], []
     for row, name in enumerate(now.names):
@@ -96,9 +92,7 @@ def synchronise(engine: Engine, now: FolderNow, describing: Describing, keep_oth
 
     An image whose content the engine knows, under whatever name, is not described again. With several processes each
     takes its own share of what is new, and process 0 does the rest.
-
-    Args:
-        keep_others: do not remove what the folder does not have. What was added from other folders always stays.
+    `keep_others`: do not remove what the folder does not have. What was added from other folders always stays.
     """
     records, rows = engine.records, engine.rows()
     changes = find_changes(now, records, rows, keep_others)

@@ -41,11 +41,8 @@ class Source(Protocol):
 
 class Shares:
     """Batches dealt out in turn to the processes that share the work, as ranges of positions in a list of images.
-
-    Args:
-        batch_size: images at once; 0: as many as memory holds; None: as many as are fast.
-        one_machine: whether every machine does all of the work, by its own processes.
-    """
+    `batch_size`: images at once; 0: as many as memory holds; None: as many as are fast. `one_machine`: whether every
+    machine does all of the work, by its own processes."""
 
     def __init__(
         self, model: Describer, source: Source, images: int, batch_size: int | None, one_machine: bool = False
@@ -70,14 +67,9 @@ def over_batches(
     label: str | None = None,
 ) -> Iterator[tuple[range, Batch, Value]]:
     """Positions in `indices` of each batch of this process's share, the batch, and what a model computes of it.
-
-    Args:
-        compute: of a batch, whose groups are no larger than memory holds at once.
-        label: of the progress bar, which counts the images of all processes; None: none is shown.
-
-    Raises:
-        UserError: an image cannot be decoded, or memory runs out.
-    """
+    `compute`: of a batch, whose groups are no larger than memory holds at once. `label`: of the progress bar, which
+    counts the images of all processes; None: none is shown.
+    Raises a UserError: an image cannot be decoded, or memory runs out."""
     model.eval()
     loaded = that_fit(source.batches([[indices[position] for position in batch] for batch in shares.own]), model)
     shown = Progress(label, len(indices)) if label else contextlib.nullcontext()
@@ -98,11 +90,7 @@ def over_images(
     one_machine: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The position in `indices` of each image of this process's share, and what a model computes of it.
-
-    Args:
-        compute: of images of one size, uint8 [b, 3, H, W].
-        batch_size, one_machine: as of `Shares`.
-    """
+    `compute`: of images of one size, uint8 [b, 3, H, W]. `batch_size` and `one_machine`: as of `Shares`."""
 
     def of_batch(batch: Batch) -> list[np.ndarray]:
         joined = [value for group in batch for value in compute(group.values)]

@@ -65,6 +65,7 @@ def describe(
     """Describe images of a source in the order of `indices`.
 
     With several processes each describes its share of the batches, and process 0 gets them all.
+    Raises a UserError: an image cannot be decoded, memory runs out, or the model's output is not finite.
 
     Args:
         batch_size: images described at once; 0: as many as memory holds.
@@ -72,9 +73,6 @@ def describe(
 
     Returns:
         float16 [N, dim] (complete in process 0 only), and the (height, width) in pixels that images had.
-
-    Raises:
-        UserError: an image cannot be decoded, memory runs out, or the model's output is not finite.
     """
     descriptors = np.empty((len(indices), model.dim), np.float16)
     sizes: set[tuple[int, int]] = set()

@@ -119,16 +119,11 @@ def _describe(source: FrozenFeatures, model: PlaceModel) -> dict:
         status = file.stat()
         files.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0{size}\n".encode())
     return {
-        "format": FORMAT,
-        "weights": weights_hash(model.backbone.frozen),
-        "mean": model.mean.flatten().tolist(),
-        "std": model.std.flatten().tolist(),
-        "precision": precision_name(model.dtype),
-        "layout": str(model.backbone.layout),
-        "photos": len(source.files),
-        "files": files.hexdigest(),
-        "bytes": source.stored_bytes,
-    }
+        "format": FORMAT, "weights": weights_hash(model.backbone.frozen),
+        "mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist(),
+        "precision": precision_name(model.dtype), "layout": str(model.backbone.layout),
+        "photos": len(source.files), "files": files.hexdigest(), "bytes": source.stored_bytes,
+    }  # fmt: skip
 
 
 def _open_whole(path: Path, wanted: dict) -> np.ndarray | None:

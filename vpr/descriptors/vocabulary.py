@@ -31,15 +31,13 @@ def sample_local_descriptors(
     """L2-normalised local descriptors at random positions in random images of a reader, float32 [N, D].
 
     With several processes each takes a share of the images, and process 0 gets all descriptors.
+    Raises a UserError: there are fewer than there shall be clusters.
 
     Args:
         reader: of the training set's database images.
         batch_size: images at once; 0: as many as memory holds.
         at_least: how many descriptors are wanted: one for each cluster.
         images: of how many images.
-
-    Raises:
-        UserError: there are fewer than there shall be clusters.
     """
     chosen = np.random.default_rng(seed).permutation(len(reader.files))[:images].tolist()
     compute = functools.partial(model.of_array, model.local_descriptors)

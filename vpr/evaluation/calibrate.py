@@ -20,6 +20,7 @@ def learn_calibration(
     answers: Answers, right: np.ndarray, groups: np.ndarray, others: Answers | None = None
 ) -> tuple[Calibration, np.ndarray, np.ndarray]:
     """Learn the probability that a first hit is right, and cross-validate it.
+    Raises a UserError: there are too few queries, or too few of them right or wrong.
 
     Args:
         right: bool [M], whether the first hit of each query is right.
@@ -30,9 +31,6 @@ def learn_calibration(
         the calibration; [M] probabilities of each query by one learnt without it and without queries at its place; and
         those of `others` likewise. NaN where a feature is not known; where nothing could be learnt without that place
         NaN, and of `others` inf.
-
-    Raises:
-        UserError: there are too few queries, or too few of them right or wrong.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 

@@ -33,14 +33,12 @@ class Reliability:
 
 def reliability(probabilities: np.ndarray, right: np.ndarray, bins: int | None = None) -> Reliability:
     """Queries in bins by probability. Equal probabilities stay in one bin, so that there may be fewer bins.
+    Raises a ValueError: there are no queries.
 
     Args:
         probabilities: [M].
         right: bool [M], what happened.
         bins: how many, of about equal counts; None: one for each QUERIES_PER_BIN queries, from 1 to MOST_BINS.
-
-    Raises:
-        ValueError: there are no queries.
     """
     count = len(probabilities)
     if not count:

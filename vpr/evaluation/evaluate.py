@@ -107,6 +107,7 @@ def measure_each(
     """Recalls of single images; then, as far as asked for, without what conditions add, by sequences, and re-ranked.
 
     Each is measured when it is wanted, and has the hits of the one before.
+    Raises a UserError: the images are no frames in order, or the engine does not answer.
 
     Args:
         descriptors: with local ones for re-ranking.
@@ -114,9 +115,6 @@ def measure_each(
         engine: None searches exactly.
         means: of conditions that were learnt, [dim] by name.
         keypoints: by which re-ranked hits are verified; None: they are not.
-
-    Raises:
-        UserError: the images are no frames in order, or the engine does not answer.
     """
     places, how = images.places, ask.reranking(False, keypoints is not None)
     is_first, engine = engine is None, engine or SplitEngine(descriptors.database, places)
@@ -138,24 +136,21 @@ def measure_each(
         text = ", ".join((how_searched, *ranking.steps))
         evaluation, results = counted(replace(evaluation, search=text), ranking, results)
         yield evaluation, results
-    for ranking, text, size in _looked_at_again(
-        results.ranking if results else None, how, descriptors, images, keypoints
-    ):
+    assert results is not None  # the first stage is always measured
+    for ranking, text, size in _looked_at_again(results.ranking, how, descriptors, images, keypoints) if how else ():
         search, size = f"{evaluation.search}, then {text}", evaluation.bytes_per_image + size
         evaluation, results = counted(replace(evaluation, search=search, bytes_per_image=size), ranking, results)
         yield evaluation, results
 
 
 def _looked_at_again(
-    ranking: Ranking | None,
-    how: Reranking | None,
+    ranking: Ranking,
+    how: Reranking,
     descriptors: SplitDescriptors,
     images: PlaceImages,
     keypoints: KeptKeypoints | None,
 ) -> Iterator[tuple[Ranking, str, float]]:
     """The hits by local descriptors, then by keypoints; each with what that is in words, and its bytes per image."""
-    if ranking is None or how is None:
-        return
     if how.takes_local and (local := descriptors.local):
         ranking = rerank_hits(ranking, local.queries, local.database, how)
         yield ranking, how.text(local.maps.dim), local.database.bytes_per_image

@@ -91,10 +91,8 @@ def recall_at(found: np.ndarray, positives: Sequence[np.ndarray], values: Sequen
     """Recall@N (the paper's section 5.1), 0 to 1, by N: the share of queries with a positive among their first N hits.
 
     A query without any positive counts as missed.
-
-    Args:
-        found: [M, at least max(values)] database indices, nearest first; -1 is no hit.
-        positives: for each of the M queries the database indices that are right.
+    `found`: [M, at least max(values)] database indices, nearest first; -1 is no hit. `positives`: for each of the M
+    queries the database indices that are right.
     """
     right = np.array([np.isin(hits, wanted) for hits, wanted in zip(found, positives, strict=True)])  # [M, count]
     first_right = np.where(right.any(axis=1), right.argmax(axis=1), found.shape[1])  # [M]

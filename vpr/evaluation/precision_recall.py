@@ -53,10 +53,8 @@ def precision_recall(scores: np.ndarray, right: np.ndarray, answerable: np.ndarr
     section VI: correct detections among fired ones, and among loop events). A query without a true match is a wrong
     answer if it is answered, and has no part in recall; one with many counts once. Queries of equal score are
     answered together. A score that is NaN is never answered.
-
-    Args:
-        scores: [M], the higher the surer.
-        right, answerable: bool [M], whether the first hit is a true match, and whether there is any.
+    `scores`: [M], the higher the surer. `right` and `answerable`: bool [M], whether the first hit is a true match, and
+    whether there is any.
     """
     known = ~np.isnan(scores)
     order = np.argsort(-scores[known], kind="stable")

@@ -42,10 +42,7 @@ class Describer(Protocol):
         self, images: np.ndarray, projection: LocalProjection | None, frozen: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `describe`, and projected local descriptors float32 [B, d, h, w], each of length 1.
-
-        Args:
-            projection: None takes that which the model brings; UserError if it has none, or images are too small.
-        """
+        `projection`: None takes that which the model brings; UserError if it has none, or images are too small."""
 
     def gflop(self, height: int, width: int) -> float:
         """Arithmetic for one image, in 10^9 operations of which a multiplication with an addition is two."""

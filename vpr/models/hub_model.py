@@ -139,7 +139,6 @@ class HubModel:
         raise UserError(f"{self.called} gives no local descriptors: drop --rerank and --localDescriptors")
 
     def gflop(self, height: int, width: int) -> float:
-        """See `Describer`."""
         return count_gflop(self.network, torch.empty(1, 3, height, width, device="meta"))
 
     def bytes_per_image(self, height: int, width: int) -> None:

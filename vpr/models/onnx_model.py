@@ -100,7 +100,6 @@ class OnnxModel:
         return self._run(images, ["descriptors"])[0]
 
     def describe(self, images: np.ndarray, frozen: bool = False) -> np.ndarray:
-        """See `Describer`."""
         assert not frozen  # it has no layers of its own whose output could be kept
         return self(images).astype(np.float16)
 

@@ -28,7 +28,7 @@ from vpr.models.whitening import Whitening
 
 
 class PlaceModel(nn.Module):
-    """Describes images. Answers the protocol `Describer`."""
+    """Describes images. Answers the protocol `Describer`, which says what its properties and methods are."""
 
     encoder: Backbone  # by its name in checkpoints; [B, 3, H, W] -> [B, D, h, w]
     pool: Pooling  # [B, D, h, w] -> [B, pooled_dim]
@@ -74,7 +74,6 @@ class PlaceModel(nn.Module):
 
     @property
     def recipe(self) -> dict[str, str]:
-        """See `Describer`."""
         spec, precision = self.spec, precision_name(self.dtype)
         normalization, _ = normalization_of(spec.arch, spec.weights, spec.normalization)
         return {
@@ -84,29 +83,24 @@ class PlaceModel(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Length of a descriptor."""
         return self.pooled_dim if self.whitening is None else self.whitening.dim
 
     @property
     def pooled_dim(self) -> int:
-        """Length of a descriptor before whitening."""
         return self.pool.out_dim
 
     @property
     def smallest_side(self) -> int:
-        """Pixels that an image must have in height and width."""
         return self.backbone.smallest_side
 
     @property
     def device(self) -> Device:
-        """Where it computes, and images are wanted."""
         return Device(self.mean.device)
 
     runs_on = device
 
     @property
     def parameter_count(self) -> int:
-        """Numbers that the model stores, whitening included."""
         return sum(value.numel() for value in self.state_dict().values())
 
     @property
@@ -125,7 +119,6 @@ class PlaceModel(nn.Module):
         return max(4 * pixels.numel(), largest_step(self.backbone, pixels) * self.dtype.itemsize)
 
     def to_device(self, device: Device, precision: str) -> "PlaceModel":
-        """Move to a device and compute there as --precision says."""
         self.dtype = compute_dtype(precision, device)
         self.backbone.set_up(device, self.dtype)
         return self.to(device)
@@ -194,14 +187,12 @@ class PlaceModel(nn.Module):
         return compute(self.tensor_of(values)).cpu().numpy()
 
     def describe(self, images: np.ndarray, frozen: bool = False) -> np.ndarray:
-        """See `Describer`."""
         return self.of_array(lambda values: self(values, frozen).half(), images)
 
     @torch.no_grad()
     def describe_with_local(
         self, images: np.ndarray, projection: LocalProjection | None, frozen: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Describer`."""
         assert projection is not None  # a model in PyTorch brings none
         values, project = self.tensor_of(images), ProjectionLayer(projection).to(self.device)
         local = self.finish_features(values) if frozen else self.local_descriptors(values)

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from vpr.cli.load import computing, model_of, results_folder, whitening_choice
-from vpr.cli.specs import places_spec, reading
-from vpr.common.device import choose_device, device_line
+from vpr.cli.specs import device_of, places_spec, reading
 from vpr.common.files import write_json
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, is_plain_folder, load_database, load_places, training_set
@@ -26,8 +25,7 @@ MOST_IMAGES = 2000  # that are described in their views
 
 def run(options: argparse.Namespace) -> None:
     """Write the adapted model's whitening where test, index, locate and serve look for it, if it helps."""
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     places, read = places_spec(options), reading(options, device)
     images = load_database(places, options.split) if is_plain_folder(places) else load_places(places, "train")
     require_images(len(images.files))

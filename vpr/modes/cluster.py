@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from vpr.cli.specs import model_spec, places_spec, reading
+from vpr.cli.specs import device_of, model_spec, places_spec, reading
 from vpr.common import processes
-from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.own_folders import vocabulary_images
@@ -20,8 +19,7 @@ def run(options: argparse.Namespace) -> None:
     """Write the centroids file that train and test look for."""
     if not POOLINGS[options.pooling].clusters:
         raise UserError(f"--pooling={options.pooling} has no clusters: train and test it without --mode=cluster")
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     places, read = places_spec(options), reading(options, device)
     images = vocabulary_images(places)
     model = build_model(model_spec(options)).to_device(device, options.precision)

@@ -9,8 +9,8 @@ from typing import Any
 from vpr.cli.load import computing, keypoints_of, model_of
 from vpr.cli.locating import ask_of
 from vpr.cli.options import settle
-from vpr.cli.specs import places_spec, reading, reranking_rule
-from vpr.common.device import Device, choose_device, device_line
+from vpr.cli.specs import device_of, places_spec, reading, reranking_rule
+from vpr.common.device import Device, device_line
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write, write_json
 from vpr.common.progress import say
@@ -27,8 +27,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--mode=compare wants runs or exported files: as in --mode=compare runs/RUN FILE.onnx")
     named = labels(options.inputs)
     each = options_on_one_set(options, list(named))
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     images = load_places(places_spec(each[0]), options.split)
     require_queries(images)
     labelled = zip(each, named.values(), strict=True)

@@ -48,12 +48,7 @@ def store_whitening(whitening: Whitening, model: PlaceModel, folder: Path, file:
     """Write the whitening of a file where every mode looks for it."""
     spec = model.spec
     recipe = WhiteningRecipe(
-        weights_hash=weights_hash(model),
-        arch=spec.arch,
-        pooling=spec.pooling,
-        normalization=spec.normalization or "",
-        precision="fp32",
-        image_size=ANY_SIZE,
+        weights_hash(model), spec.arch, spec.pooling, spec.normalization or "", precision="fp32", image_size=ANY_SIZE,
         dataset=f"the set of {file}",
-    )
+    )  # fmt: skip
     save_whitening(recipe.path(folder), StoredWhitening(whitening, whitening.dim, recipe))

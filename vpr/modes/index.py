@@ -5,9 +5,8 @@ from pathlib import Path
 
 from vpr.cli.load import computing, database_of, keypoints_of, model_of
 from vpr.cli.locating import index_wanted
-from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading
+from vpr.cli.specs import device_of, engine_wanted, hloc_files, places_spec, reading
 from vpr.common import processes
-from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.image_files import find_images
@@ -31,8 +30,7 @@ def run(options: argparse.Namespace) -> None:
     images = load_database(places, options.split, split_required="split" in options.given)
     hloc = hloc_files(options)
     hloc.check(images, places.root)
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     loaded = model_of(options, device, database=images)
     computing(loaded.model, options, device, len(images.database_files))
     read = reading(options, device)

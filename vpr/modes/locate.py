@@ -77,11 +77,8 @@ def _locate(options: argparse.Namespace, folder: Path) -> None:
 
 def ranked(locator: Locator, described: Described, ask: Ask, names: list[str], usual: bool) -> Ranking:
     """What was found for all images that were named.
-
-    Args:
-        usual: whether their condition is taken into account though nobody asked for it: of so many images by their
-            own mean, of few by those that were learnt; unless only answers without it have been calibrated.
-    """
+    `usual`: whether their condition is taken into account though nobody asked for it: of so many images by their own
+    mean, of few by those that were learnt; unless only answers without it have been calibrated."""
     if usual and locator.engine.measures:
         conditions = "session" if len(names) >= LEAST else "stored"
         ranking = locator.rank(described, replace(ask, conditions=conditions), names)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vpr.cli.options import run_flags
 from vpr.cli.parser import command
-from vpr.cli.specs import model_spec, places_spec, reading, training_rules
-from vpr.common.device import choose_device, device_line, precision_name
+from vpr.cli.specs import device_of, model_spec, places_spec, reading, training_rules
+from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.compression.pruning import prune
@@ -30,8 +30,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--mode=prune starts from a trained run: train first, then give --resume [DIR]")
     if options.arch not in BACKBONES:
         raise UserError(f"--mode=prune cannot drop filters of {options.arch}: prune {' or '.join(BACKBONES)}")
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     places, rules, read = places_spec(options), training_rules(options), reading(options, device)
     training = load_training_set(places, rules)
     validation, reason = find_split(places, "val")

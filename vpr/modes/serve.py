@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from vpr.cli.load import computing, database_of, model_of
 from vpr.cli.locating import index_wanted, opened_locator
-from vpr.cli.specs import engine_wanted, places_spec, reading
-from vpr.common.device import choose_device, device_line
+from vpr.cli.specs import device_of, engine_wanted, places_spec, reading
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
@@ -37,8 +36,7 @@ def run(options: argparse.Namespace) -> None:
 
     places = places_spec(options)
     images = load_database(places, options.split, split_required="split" in options.given)
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     loaded, read = model_of(options, device, database=images), reading(options, device)
     model = computing(loaded.model, options, device, len(images.database_files))
     path = Path(options.indexFile) if options.indexFile else index_file(loaded, images, places.root, read.size)

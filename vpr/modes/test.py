@@ -12,9 +12,8 @@ from vpr.cli.descriptors import descriptors_of
 from vpr.cli.load import computing, database_of, keypoints_of, model_of, results_folder
 from vpr.cli.locating import ask_of
 from vpr.cli.options import flags_of
-from vpr.cli.specs import engine_wanted, hloc_files, places_spec, reading, reranking_rule
+from vpr.cli.specs import device_of, engine_wanted, hloc_files, places_spec, reading, reranking_rule
 from vpr.common import processes
-from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, load_places, require_queries
@@ -97,8 +96,7 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"--{flag} needs the model that made {options.loadDescriptors}: drop one of the two")
     hloc = hloc_files(options)
     hloc.check(images, Path(options.root))
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     loaded, read, how = model_of(options, device), reading(options, device), reranking_rule(options)
     model = computing(loaded.model, options, device, len(images.files))
     if options.explain:
@@ -184,10 +182,7 @@ def lost_line(exact: Evaluation, approximate: Evaluation) -> str:
 
 def _engine(subject: Subject) -> SplitEngine | None:
     """The engine that the flags name, filled with the database; None: the exact search.
-
-    Raises:
-        UserError: it cannot be reached, or does not serve what else is asked for.
-    """
+    Raises a UserError: it cannot be reached, or does not serve what else is asked for."""
     wanted, images = engine_wanted(subject.options), subject.images
     if not wanted.address.target:
         return None
@@ -211,11 +206,7 @@ def _calibrate(subject: Subject, index: faiss.Index) -> None:
 
 
 def _keep(judged: Judged, loaded: LoadedModel, rate: float | None) -> None:
-    """Write the calibration that was learnt.
-
-    Raises:
-        UserError: one was to be learnt or read, and could not be.
-    """
+    """Write the calibration that was learnt. Raises a UserError: one was to be learnt or read, and could not be."""
     if judged.failure:
         raise judged.failure
     if judged.learnt:
@@ -227,10 +218,7 @@ def _keep(judged: Judged, loaded: LoadedModel, rate: float | None) -> None:
 
 def all_of(*steps: Callable[[], None]) -> None:
     """Run all steps, though some fail, since what has been measured took long.
-
-    Raises:
-        UserError: the first that a step raised.
-    """
+    Raises a UserError: the first that a step raised."""
     failures = []
     for step in steps:
         try:

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from vpr.cli.load import computing, model_of, whitening_choice
-from vpr.cli.specs import places_spec, reading
+from vpr.cli.specs import device_of, places_spec, reading
 from vpr.common import processes
-from vpr.common.device import choose_device, device_line
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import load_places, training_set
@@ -22,8 +21,7 @@ DEFAULT_DIM = 4096  # the paper's
 
 def run(options: argparse.Namespace) -> None:
     """Write the whitening of the run of --resume, or of the off-the-shelf model, where test looks for it."""
-    device = choose_device(options.device)
-    say(device_line(device))
+    device = device_of(options)
     places = places_spec(options)
     images = load_places(places, "train")
     loaded = model_of(options, device, whitened=False)

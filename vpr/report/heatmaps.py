@@ -21,19 +21,15 @@ def explain_pair(
     model: Describer, query_file: Path, match_file: Path, size: tuple[int, ...] | None, longest_side: int | None = None
 ) -> Image.Image:
     """Four pictures in a row: the query by cluster and by contribution, then the match likewise.
-
-    Args:
-        size: (height, width) in pixels to resize to; None keeps each image's own.
-        longest_side: pixels, to which a larger query is shrunk where there is no `size`.
-
-    Raises:
-        UserError: the model has no clusters, or an image cannot be decoded or is too small.
-    """
+    `size`: (height, width) in pixels to resize to; None keeps each image's own. `longest_side`: pixels, to which a
+    larger query is shrunk where there is no `size`.
+    Raises a UserError: the model has no clusters, or an image cannot be decoded or is too small."""
     cells, files = [], (query_file, match_file)
     clusters = opened_at_pooling(model)[1].num_clusters
     explanations = explain(model, *files, size, longest_side)
     for name, file, explanation in zip(("query", "match"), files, explanations, strict=True):
-        grey = _grey(read_image(file))
+        small = ImageOps.contain(read_image(file), CELL)
+        grey = small.convert("L").point(lambda value: value * DIMMED)
         owned, captions = explanation.clusters, cluster_caption(name, explanation.clusters, clusters)
         cells.append(captioned(draw_clusters(grey, owned, explanation.shares, clusters), NEUTRAL, *captions))
         by_contribution = draw_contributions(grey, explanation.contributions)
@@ -86,11 +82,6 @@ def contribution_caption(explanation: Explanation) -> list[str]:
     with_constant = f"similarity {total + constant:.2f}, regions {total:.2f}"
     first = with_constant if constant else f"adds to similarity {total:.2f} in all"
     return [first, f"red adds, blue takes, full at {scale:.2g}"]
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """The image at the size of a cell, without colours, dimmed."""
-    return ImageOps.contain(image, CELL).convert("L").point(lambda value: value * DIMMED)
 
 
 def _resize(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:

@@ -72,11 +72,8 @@ def curve_figure() -> dict[str, Any]:
 
 def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """What lies where on a map of a test, in metres from its south-western corner, to decimetres.
-
-    Returns:
-        west, south: UTM metres of the corner; of: images of the database; database: x, y of those that
-        are drawn; queries: x, y by index; hits: x, y of the first hit of each query, None where there is none.
-    """
+    Gives `west`, `south`: UTM metres of the corner; `of`: images of the database; `database`: x, y of those that are
+    drawn; `queries`: x, y by index; `hits`: x, y of the first hit of each query, None where there is none."""
     database = places.database_positions[np.isfinite(places.database_positions).all(axis=1)]
     west, south = corner = np.floor(np.concatenate([database, places.query_positions]).min(axis=0))
     first = np.full((len(places.query_names), 2), np.nan)
@@ -88,14 +85,9 @@ def map_data(places: Places, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         x, y = ([None if math.isnan(m) else m for m in side] for side in np.round(positions - corner, 1).T.tolist())
         return {"x": x, "y": y}
 
-    return {
-        "west": float(west),
-        "south": float(south),
-        "of": len(database),
-        "database": columns(database[thinned(database)]),
-        "queries": columns(places.query_positions),
-        "hits": columns(first),
-    }
+    drawn = {"database": database[thinned(database)], "queries": places.query_positions, "hits": first}
+    corner_and_count = {"west": float(west), "south": float(south), "of": len(database)}
+    return {**corner_and_count, **{name: columns(positions) for name, positions in drawn.items()}}
 
 
 def curve_data(curves: dict[str, dict[int, float]]) -> list[dict[str, Any]]:

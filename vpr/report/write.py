@@ -102,11 +102,8 @@ def write_panels(
     folder: Path, images: PlaceImages, outcomes: list[Outcome], explain: Explain | None, compare: Compare | None
 ) -> dict[int, Path]:
     """A JPEG for each outcome, numbered in their order -> by query, the file.
-
-    Args:
-        explain: outcome -> a picture to stand below its panel.
-        compare: finds the matches of a query with its first hit, to be drawn below as well.
-    """
+    `explain`: outcome -> a picture to stand below its panel. `compare`: finds the matches of a query with its first
+    hit, to be drawn below as well."""
     digits, files = len(str(len(outcomes))), {}
     with Progress("panels", len(outcomes), "queries") as progress:
         for number, outcome in enumerate(outcomes, start=1):

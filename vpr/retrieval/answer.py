@@ -53,9 +53,8 @@ class Answer:
     refused: bool
     # Matches of local descriptors with the first match; None where they were not asked for.
     agreement: Matches | None = None
-    verification: Verification | None = (
-        None  # of the first match, beside `agreement`; None where that is not by keypoints
-    )
+    # Of the first match, beside `agreement`; None where that is not by keypoints.
+    verification: Verification | None = None
     # The median of the descriptors' distances to database images drawn at random; None if unknown.
     usual_distance: float | None = None
     uncertainty: Uncertainty | None = None  # of the place of the first match; None where positions do not tell

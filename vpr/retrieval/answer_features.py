@@ -76,9 +76,7 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
     """The features of each answer, float64 [M, 5] in the order of FEATURES; NaN where one is not known, or no hit is.
 
     Few queries teach few numbers: the score of re-ranking and its margin say no more than its lead.
-
-    Args:
-        slope: of the weights of `hit_spread`, in 1 / squared descriptor distance.
+    `slope`: of the weights of `hit_spread`, in 1 / squared descriptor distance.
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
     unknown = np.full(len(found), np.nan)
@@ -100,8 +98,7 @@ def answer_features(answers: Answers, slope: float) -> np.ndarray:
 def uncalibrated(answers: Answers) -> tuple[np.ndarray, str]:
     """A score of each answer that needs no calibration, float64 [M], NaN where unknown; and what it is, in words.
 
-    It is of what orders the hits: the scores of re-ranking, unless at one hit alone, else of sequences, else
-    distances.
+    It is of what orders the hits: the scores of re-ranking, unless at one hit alone, else of sequences, else distances.
     """
     found, distances = answers.found[:, :LOOKED_AT], answers.distances[:, :LOOKED_AT]
     elsewhere = hits_elsewhere(found, answers.positions)

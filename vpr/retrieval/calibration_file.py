@@ -28,8 +28,7 @@ NO_PROMISE = (
     "--maxFalseRate refuses all images: no calibration serves such answers; make one with --mode=test --split=val "
     "--calibrate, or drop it"
 )
-# What need not agree: descriptors of one model in two number formats are close.
-MAY_DIFFER = ("precision",)
+MAY_DIFFER = ("precision",)  # what need not agree: descriptors of one model in two number formats are close
 
 
 @dataclass(frozen=True)
@@ -132,10 +131,7 @@ def save_calibration(folder: Path, stored: StoredCalibration) -> Path:
 
 def load_calibration(path: Path, recipe_names: Sequence[str]) -> StoredCalibration:
     """Read what `save_calibration` wrote, with these entries of the recipe.
-
-    Raises:
-        UserError: the file is missing, damaged or foreign, or holds features that are not known.
-    """
+    Raises a UserError: the file is missing, damaged or foreign, or holds features that are not known."""
     with open_hdf5(path, WHAT, REMEDY) as file:
         found, names = dict(file.attrs), tuple(str(file.attrs["features"]).split())
         values = [np.asarray(file[name][:], float) for name in NUMBERS]
@@ -166,9 +162,7 @@ def find_calibration(folder: Path, wanted: Mapping[str, str], dataset: str) -> S
 
     One learnt on the data set itself is taken first. Of another data set it is taken if it is the only one: its label
     says where its probabilities come from.
-
-    Raises:
-        UserError: a calibration of this model is damaged.
+    Raises a UserError: a calibration of this model is damaged.
     """
     serving, reasons = [], []
     for path in sorted(folder.glob(f"calibration_{wanted['weights_hash']}_*.h5")):

@@ -104,11 +104,8 @@ class LocalDescriptors:
 
     def of(self, found: np.ndarray, records: Records, pause: Pause = no_pause) -> tuple[LocalMaps, np.ndarray]:
         """Those of hits int64 [M, K], computed from their files: of n images, and the n rows of these, rising.
-
-        Raises:
-            NotServed: not all files of the images are there.
-            Changed: they were, and the database has changed meanwhile.
-        """
+        Raises a NotServed: not all files of the images are there; a Changed: they were, and the database has changed
+        meanwhile."""
         rows, changes = np.unique(found), self.changes
         rows, sink = rows[rows >= 0], MemorySink(len(rows))
         try:

@@ -130,14 +130,10 @@ class Locator:
 
     def rank(self, described: Described, ask: Ask, names: Sequence[str] = (), pause: Pause = no_pause) -> Ranking:
         """Stage 2: search the database, and re-rank the first hits by local descriptors, kept or computed.
-
-        Args:
-            names: of the images, as of `search`.
-            pause: called from time to time; another thread may change the database meanwhile.
-
-        Raises:
-            Refusal: the engine does not answer, or does not search so; or images whose local descriptors are wanted
-                are not there.
+        `names`: of the images, as of `search`. `pause`: called from time to time; another thread may change the
+        database meanwhile.
+        Raises a Refusal: the engine does not answer, or does not search so; or images whose local descriptors are
+        wanted are not there.
         """
         how = self.reranking(ask)
         try:
@@ -146,8 +142,7 @@ class Locator:
             raise
         except UserError as error:
             raise EngineAway(str(error), "the search engine does not answer: ask again later") from error
-        is_centred = any(step.startswith("conditions") for step in ranking.steps)
-        mean = self.conditions.mean if is_centred else None
+        mean = self.conditions.mean if any(step.startswith("conditions") for step in ranking.steps) else None
         ranking = replace(ranking, usual_distances=self._chance.usual_distances(np.asarray(ranking.queries), mean))
         if described.local is not None and (how is None or how.takes_local):  # else they are for others that ask
             ranking = self._compared(ranking, described.local, how, ask, pause)

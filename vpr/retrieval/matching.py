@@ -149,11 +149,8 @@ SCORES: dict[str, Callable[[Pairs], tuple[np.ndarray, np.ndarray]]] = {"soft": s
 
 def weighted_matches(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mutual nearest neighbours of a query and of each hit.
-
-    Returns:
-        for each hit and position of the query cosine^POWER of its match float32 [C, Q], 0 where it has none; how well
-        the match agrees with the others, 0 to 1, likewise; and the matched position of the hit, int64 [C, Q].
-    """
+    Gives for each hit and position of the query cosine^POWER of its match float32 [C, Q], 0 where it has none; how well
+    the match agrees with the others, 0 to 1, likewise; and the matched position of the hit, int64 [C, Q]."""
     query = np.concatenate([pairs.query.T.astype(np.float32) * LARGEST_MAP, np.ones((1, len(pairs.query)), np.float32)])
     found = pairs.of_each(lambda hit: mutual_matches(nearest_products(hit, query)))
     position, cosines = (np.stack(each) for each in zip(*found, strict=True))
@@ -183,11 +180,8 @@ def nearest_products(hit: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 def mutual_matches(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mutual nearest neighbours of query and hit, from `nearest_products` [P, Q].
-
-    Returns:
-        the hit's position nearest to each of the query's, int64 [Q], and their cosine float32 [Q], 0 where the
-        match is not mutual or its cosine negative. A position of the hit has one match at most.
-    """
+    Gives the hit's position nearest to each of the query's, int64 [Q], and their cosine float32 [Q], 0 where the match
+    is not mutual or its cosine negative. A position of the hit has one match at most."""
     best = products.max(axis=0)  # [Q]
     whole = np.floor(best / LARGEST_MAP)
     position = len(products) - 1 - (best - whole * LARGEST_MAP).astype(np.int64)
@@ -215,9 +209,7 @@ def displacement_agreement(query: np.ndarray, hit: np.ndarray, likeness: np.ndar
     """How well the displacement of each match agrees with their robust mean: exp(-|deviation|^2 / 2 SPREAD^2), [C, Q].
 
     The mean is computed PASSES times, each match weighing its likeness times its agreement with the mean before.
-
-    Args:
-        query: [Q, 2], points (x, y); hit: [C, Q, 2], their matches; likeness: [C, Q], 0 where there is no match.
+    `query`: [Q, 2], points (x, y); `hit`: [C, Q, 2], their matches; `likeness`: [C, Q], 0 where there is no match.
     """
     displacement = hit - query  # [C, Q, 2]
     weights = (likeness > 0).astype(np.float32)

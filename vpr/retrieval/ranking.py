@@ -82,15 +82,12 @@ class Ranking:
 
 def search(engine: Any, descriptors: np.ndarray, ask: Ask, count: int, names: Sequence[str] = ()) -> Ranking:
     """The hits of images, by their descriptors or by those of the frames around them.
+    Raises a NotServed: the engine does not search so; a UserError: it does not answer.
 
     Args:
         engine: a `vpr.database.engine.Engine`, or what has its `search` and `search_in_order`.
         descriptors: [M, dim]; count: hits of each.
         names: of the images, which say which are frames of one sequence; wanted for sequences and exclusion alone.
-
-    Raises:
-        NotServed: the engine does not search so.
-        UserError: it does not answer.
     """
     if not (ask.sequence or ask.exclusion or ask.session):
         found, distances, records = engine.search(descriptors, count, ask.filter)
@@ -241,11 +238,10 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
     `root` is the folder of the database's images, where the records do not say.
     """
     records, rows = ranking.records, ranking.only(number)[: ask.top]
+    hits = zip(rows, ranking.answers.distances[number], ranking.answers.ordering(number), strict=False)
     matches = [
         match_of(records.names[row], distance, records.positions[row], records.zone, score)
-        for row, distance, score in zip(
-            rows, ranking.answers.distances[number], ranking.answers.ordering(number), strict=False
-        )
+        for row, distance, score in hits
     ]
     sure = None if np.isnan(confidence) else float(confidence)
     refused = ask.least is not None and (sure is None or sure < ask.least)

@@ -77,12 +77,8 @@ IMAGE_FIELDS = {"dataset": "dataset", "dataset_hash": "root", "image_size": "ima
 
 
 def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: tuple[int, ...] | None) -> Recipe:
-    """The recipe of centroids for a model.
-
-    Args:
-        dataset, dataset_hash: of the training places, as of `training_set`.
-        image_size: (height, width) in pixels that images are resized to; None is their own.
-    """
+    """The recipe of centroids for a model. `dataset` and `dataset_hash`: of the training places, as of `training_set`.
+    `image_size`: (height, width) in pixels that images are resized to; None is their own."""
     spec = model.spec
     return Recipe(
         arch=spec.backbone_name,
@@ -143,13 +139,10 @@ def read_centroids(path: Path, wanted: Recipe, any_images: bool) -> tuple[np.nda
 
 
 def init_pooling(
-    model: PlaceModel,
-    where: Path,
-    places: PlacesSpec,
-    image_size: tuple[int, ...] | None,
-    own: OwnImages | None = None,
+    model: PlaceModel, where: Path, places: PlacesSpec, image_size: tuple[int, ...] | None, own: OwnImages | None = None
 ) -> str:
     """Start a pooling by clusters from the training set's centroids; other poolings have nothing to start.
+    Raises a MissingCentroids: there are none; a UserError: they were made for something else.
 
     Args:
         where: the folder of centroids files, or one file, whatever images it was made from.
@@ -158,10 +151,6 @@ def init_pooling(
 
     Returns:
         the centroids file's name, or 'none'.
-
-    Raises:
-        MissingCentroids: there are none.
-        UserError: they were made for something else.
     """
     if not isinstance(model.pool, ClusterPooling):
         return "none"

@@ -83,14 +83,8 @@ def save_descriptors(path: Path, descriptors: SplitDescriptors, recipe: dict[str
 
 def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) -> SplitDescriptors:
     """Read what `save_descriptors` wrote.
-
-    Args:
-        wanted: the recipe that the file has to have.
-        images: of which there has to be a descriptor each.
-
-    Raises:
-        UserError: the file is missing, damaged or foreign, or another model or other images made it.
-    """
+    `wanted`: the recipe that the file has to have. `images`: of which there has to be a descriptor each.
+    Raises a UserError: the file is missing, damaged or foreign, or another model or other images made it."""
     count, dim = len(images.database_files), int(wanted["dimension"])
     with open_hdf5(path, "descriptors", REMEDY) as file:
         found = dict(file.attrs)

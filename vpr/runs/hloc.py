@@ -43,20 +43,13 @@ class HlocFiles:
 
     def check(self, images: PlaceImages, root: Path) -> None:
         """Raises UserError where the names of images cannot stand in the files; before they are described."""
-        if self.features or self.pairs:
-            names = image_names(images.files, root)
-            if self.pairs:
-                require_no_spaces(names)
-
-
-def require_no_spaces(names: Sequence[str]) -> None:
-    """Raises UserError where names have spaces, which divide the two names of a line in a list of pairs."""
-    wrong = [name for name in names if len(name.split()) != 1]
-    if wrong:
-        raise UserError(
-            f"--pairs: {len(wrong)} names of images have spaces, first {wrong[0]!r}, which the readers of such a list "
-            "take for two names: rename these files"
-        )
+        names = image_names(images.files, root) if self.features or self.pairs else []
+        wrong = [name for name in names if self.pairs and len(name.split()) != 1]
+        if wrong:
+            raise UserError(
+                f"--pairs: {len(wrong)} names of images have spaces, first {wrong[0]!r}, which the readers of such a "
+                "list take for two names: rename these files"
+            )
 
 
 def image_names(files: Sequence[Path], root: Path) -> list[str]:
@@ -96,11 +89,8 @@ def retrieval_pairs(
     database: Descriptors, queries: Descriptors, database_names: Sequence[str], query_names: Sequence[str], top: int
 ) -> Iterator[tuple[str, str]]:
     """Each query with its `top` nearest database images, best first, never with itself.
-
-    Args:
-        database: [N, dim]; queries: [M, dim], which may be the database.
-        database_names, query_names: of the images; equal names are the same image.
-    """
+    `database`: [N, dim]; `queries`: [M, dim], which may be the database. `database_names` and `query_names`: of the
+    images; equal names are the same image."""
     found = nearest(database, queries, top + 1)  # one more: the image itself may be among them
     for query, hits in zip(query_names, found, strict=True):
         others = [database_names[hit] for hit in hits if database_names[hit] != query]
@@ -164,9 +154,10 @@ def load_hloc(path: Path, images: PlaceImages, root: Path) -> SplitDescriptors:
             names = [_name_in(file, name) for name in names]
             missing = [name for name in names if f"{name}/{DESCRIPTOR}" not in file]
             if missing:
+                known = file.visit(lambda name: name if name.rpartition("/")[2] == DESCRIPTOR else None)
                 raise UserError(
                     f"{path} has no descriptor of {len(missing)} of {len(names)} images, first {missing[0]} (it has "
-                    f"{_first_name(file)}, ...): names are paths below --root; {REMEDY}"
+                    f"{known.rpartition('/')[0]}, ...): names are paths below --root; {REMEDY}"
                 )
             values = _read_rows(path, file, names)
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
@@ -185,11 +176,6 @@ def _name_in(file: h5py.File, name: str) -> str:
         return name
     forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
     return next((form for form in forms if f"{form}/{DESCRIPTOR}" in file), name)
-
-
-def _first_name(file: h5py.File) -> str:
-    found = file.visit(lambda name: name if name.rpartition("/")[2] == DESCRIPTOR else None)
-    return found.rpartition("/")[0]
 
 
 def _read_rows(path: Path, file: h5py.File, names: list[str]) -> np.ndarray:

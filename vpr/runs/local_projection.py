@@ -22,6 +22,7 @@ def projection_for(
 
     It is learnt on the local descriptors that are stored with the centroids of an off-the-shelf model. A trained one's
     have changed since, and others have none: there it is learnt on those of some images of the database.
+    Raises a UserError: there are too few local descriptors.
 
     Args:
         loaded: on its device.
@@ -30,9 +31,6 @@ def projection_for(
 
     Returns:
         in every process; None where the model brings its own, an exported one.
-
-    Raises:
-        UserError: there are too few local descriptors.
     """
     model: Any = loaded.model
     if not hasattr(model, "local_descriptors"):

@@ -42,15 +42,13 @@ def off_the_shelf(
     spec: ModelSpec, centroids: Path, choice: WhiteningChoice, whitened: bool = True, own: OwnImages | None = None
 ) -> LoadedModel:
     """The model of a spec with pretrained weights, NetVLAD starting from the centroids of a training set.
+    Raises a MissingCentroids: there are none; a UserError: weights, centroids or whitening are missing, damaged or of
+    something else.
 
     Args:
         centroids: folder of centroids files, or one file.
         choice: of the whitening; the centroids are of its places and image size.
         own: images of which clusters are learnt where there are none of the training set.
-
-    Raises:
-        MissingCentroids: there are none.
-        UserError: weights, centroids or whitening are missing, damaged or of something else.
     """
     model = build_model(spec)
     source = {"run": None, "centroids": init_pooling(model, centroids, choice.places, choice.reading.size, own)}

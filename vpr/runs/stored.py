@@ -38,6 +38,7 @@ def load_model(
     checkpoints: str | None = None,
 ) -> "LoadedModel":
     """The model of a run, or of an exported file.
+    Raises a UserError: run, checkpoint, file or whitening are missing, damaged or of something else.
 
     Args:
         path: a run's folder, or an exported file.
@@ -45,9 +46,6 @@ def load_model(
         whitened: with its whitening, if it has one.
         choice: of the whitening; None takes that for images as the run was trained on.
         checkpoints: folder of the checkpoints in a run; None is the run's own.
-
-    Raises:
-        UserError: run, checkpoint, file or whitening are missing, damaged or of something else.
     """
     if is_exported(path):
         from vpr.runs.model import load_exported

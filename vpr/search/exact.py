@@ -18,13 +18,8 @@ def nearest(database: Descriptors, queries: Descriptors, count: int, allowed: np
     """Exact Euclidean search by FAISS, tile by tile, so that float16 descriptors are never all in float32.
 
     Of rows that are equally far the first comes first.
-
-    Args:
-        database: [N, dim]; queries: [M, dim]; float16 or float32.
-        allowed: database indices to search among; None: all.
-
-    Returns:
-        int64 [M, min(count, N)], nearest first.
+    `database`: [N, dim]; `queries`: [M, dim]; float16 or float32. `allowed`: database indices to search among, or all.
+    Gives int64 [M, min(count, N)], nearest first.
     """
     (asked, dim), among = queries.shape, database.shape[0] if allowed is None else len(allowed)
     count, tile_bytes = min(count, among), FEW_TILE_BYTES if asked < FEW else TILE_BYTES // 4

@@ -20,13 +20,8 @@ def search_index(index: faiss.Index, queries: Descriptors, count: int, rows: np.
     An index that looks at a part of itself (lists of an inverted file, a graph) looks at so much that as many of the
     wanted rows are there as it would otherwise look at, and at twice as much until each query has as many hits as there
     can be: few rows among many may lie where it would not have looked.
-
-    Args:
-        queries: [M, dim], float16 or float32.
-        rows: the ids that are wanted, int64; None: all.
-
-    Returns:
-        ids int64 [M, min(count, number of rows)], nearest first as the index measures; -1 where there is none.
+    `queries`: [M, dim], float16 or float32. `rows`: the ids that are wanted, int64; None: all. Gives ids int64 [M,
+    min(count, number of rows)], nearest first as the index measures; -1 where there is none.
     """
     rows = None if rows is None else np.unique(np.asarray(rows, np.int64))
     count = min(count, index.ntotal if rows is None else len(rows))
@@ -45,10 +40,7 @@ def search_allowed(
     Each query asks for twice as many as before until `count` of its hits are allowed, as one would in use. To ask
     at once for so many that `count` must be left would be slower and flatter some indexes: refined ones (RFlat) and
     NSG look the deeper the more hits they are asked for.
-
-    Args:
-        search: of (queries [m, dim], hits asked for), gives indices [m, hits], nearest first.
-        most: hits to ask for.
+    `search`: of (queries [m, dim], hits asked for), gives indices [m, hits], nearest first. `most`: hits to ask for.
     """
     found = np.full((len(queries), count), -1, np.int64)
     lacking, depth = np.arange(len(queries)), count

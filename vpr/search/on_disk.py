@@ -32,15 +32,13 @@ REMEDY = "make it again with --mode=index"
 
 def build_on_disk(stem: Path, factory: str, rows: Any, seed: int, nprobe: int = NPROBE) -> None:
     """Make an index of descriptors that need not fit into memory, whole or not at all.
+    Raises a UserError: the index is of another kind, or cannot be trained or written.
 
     Args:
         stem: path without ending.
         factory: FAISS's string of an inverted file, such as IVF4096,PQ64, with or without a transform before it.
         rows: descriptors [N, dim], float16 or float32, of anything that gives slices: h5py, numpy.memmap. Row
             numbers are the ids.
-
-    Raises:
-        UserError: the index is of another kind, or cannot be trained or written.
     """
     path, lists = index_files(stem)
     index = _trained(factory, rows, seed)

@@ -24,12 +24,8 @@ def search_places(
 
     `panorama` (Tokyo 24/7): only the first hit of each panorama counts (Torii et al., CVPR 2015). `other_time`
     (Tokyo Time Machine): hits with the query's own time stamp do not count. `plain`: the nearest.
-
-    Args:
-        search: an approximate search of the database; None searches exactly.
-
-    Returns:
-        int64 [M, count]; -1 where there are not so many.
+    `search`: an approximate search of the database; None searches exactly. Gives int64 [M, count]; -1 where there are
+    not so many.
     """
     find = search or functools.partial(nearest, database)
     if places.protocol == OTHER_TIME:
@@ -49,6 +45,7 @@ def search_frames(
     excluded: Excluded | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `search_places`, exactly, by sequences of frames; names say which images are frames of one sequence.
+    Raises a UserError: the images are no frames in order.
 
     Args:
         excluded: database images that may not be found, beside those of the set's protocol.
@@ -56,9 +53,6 @@ def search_frames(
     Returns:
         int64 [M, count], best first, -1 where there are not so many; and float32 [M, count], what they were ordered by:
         similarities, -inf where there is none.
-
-    Raises:
-        UserError: the images are no frames in order.
     """
     sequences = sequences_of(places)
     require_order(sequences, rule)

@@ -61,11 +61,8 @@ class Batcher(Generic[Item, Result]):
         long_room: int,
     ) -> None:  # fmt: skip
         """Start the thread.
-
-        Args:
-            answer: gives a result or an error for each item. Where it fails, each item is answered by itself.
-            room: how many may be underway; `long_room` of these long work of one client, twice that of all clients.
-        """
+        `answer`: gives a result or an error for each item. Where it fails, each item is answered by itself. `room`: how
+        many may be underway; `long_room` of these long work of one client, twice that of all clients."""
         self._answer, self._size, self._wait, self._room, self._long_room = answer, size, wait, room, long_room
         self._changed = threading.Condition()
         self._taken: set[Slots] = set()

@@ -42,12 +42,7 @@ class Decoder:
 
     def decode(self, data: bytes, wanted: Wanted, seconds: float) -> Decoded:
         """Decode an image.
-
-        Raises:
-            Refused: it is refused.
-            TimeoutError: it took longer.
-            EOFError, OSError: the process died of it.
-        """
+        Raises Refused: it is refused; a TimeoutError: it took longer; EOFError or OSError: the process died of it."""
         self.get_ready()
         self._connection.send(wanted)
         self._connection.send_bytes(data)

@@ -114,11 +114,7 @@ def send(connection: Connection, answer: Decoded | Refused) -> None:
 
 def receive(connection: Connection, most: int) -> Decoded:
     """What a decoder answers, of at most so many bytes; trusted in nothing: an image may have taken the decoder over.
-
-    Raises:
-        Refused: the image is refused.
-        OSError: it is no answer.
-    """
+    Raises Refused: the image is refused; an OSError: it is no answer."""
     header = connection.recv_bytes(HEADER.size)
     if len(header) != HEADER.size:
         raise OSError("a decoder answers with too little")

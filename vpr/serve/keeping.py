@@ -120,16 +120,8 @@ def columns_of(said: Change, records: Records) -> dict[str, list[Value]]:
 
 async def add(service: Service, data: Sequence[bytes], said: Sequence[Any]) -> list[Added | BaseException]:
     """Keep image files, describe the images, and add all that can be in one commit; of two of one name the last stays.
-
-    Args:
-        said: of each, as of `said_of`.
-
-    Returns:
-        what became of each, or why it is not added.
-
-    Raises:
-        Problem: the engine cannot take them now (503), or another program writes the database (409).
-    """
+    `said`: of each, as of `said_of`. Gives what became of each, or why it is not added.
+    Raises a Problem: the engine cannot take them now (503), or another program writes the database (409)."""
     with service.batcher.slots(len(data)) as slots:
         made = [_described(service, slots, *each) for each in zip(data, said, strict=True)]
         tried = await asyncio.gather(*made, return_exceptions=True)

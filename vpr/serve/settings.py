@@ -38,9 +38,7 @@ class Settings:
         "VPR_READ_TOKEN)",
         name="readToken", metavar="FILE",
     )  # fmt: skip
-    rate: float = _serve(
-        0.0, "requests a second that a client may make on the average; 0: any number", type=quantity
-    )  # fmt: skip
+    rate: float = _serve(0.0, "requests a second that a client may make on the average; 0: any number", type=quantity)
     writable: bool = _serve(False, "let clients add and remove images")
     uploads: Path | None = None  # folder that added images are kept in
     # Street tiles of the page's map, see `vpr.serve.page.street_tiles`; None: a plain map.

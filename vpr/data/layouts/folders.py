@@ -2,10 +2,9 @@
 
     DIR/{train,val,test}/{database,queries}/**/*.jpg        also DIR/images/{train,val,test}/...
 
-The folders of a split may have other usual names, see DATABASE_FOLDERS and QUERY_FOLDERS.
-An image's position is that of its name (`@easting@northing@...jpg`, in metres, as the common layout of VPR
-datasets has it), else that of a table `DIR/positions.csv` (image,easting,northing or
-image,latitude,longitude), else that of the GPS in its EXIF.
+The folders of a split may have other usual names, see DATABASE_FOLDERS and QUERY_FOLDERS. An image's position is that
+of its name (`@easting@northing@...jpg`, in metres, as the common layout of VPR datasets has it), else that of a table
+`DIR/positions.csv` (image,easting,northing or image,latitude,longitude), else that of the GPS in its EXIF.
 """
 
 import hashlib
@@ -40,17 +39,14 @@ def read_folder(
     root: Path, split: str, skip_broken: bool = False, positions_required: bool = True
 ) -> tuple[FolderPlaces, Path]:
     """The images of a split of a folder and where they were taken.
+    Raises a UserError: there are no images, positions are missing, or are as `in_one_zone` refuses them.
 
     Args:
         positions_required: refuse images without a position; else NaN stands for it.
-        skip_broken: leave out files that have no position because they are no images, and what
-            `find_images` leaves out.
+        skip_broken: leave out files without a position because they are no images, and what `find_images` leaves out.
 
     Returns:
         the places, names relative to a folder, and that folder.
-
-    Raises:
-        UserError: there are no images, positions are missing, or are as `in_one_zone` refuses them.
     """
     base = base_of_split(root, split) or root
     found = [find_images(role_folder(base / split, names), skip_broken) for names in (DATABASE_FOLDERS, QUERY_FOLDERS)]

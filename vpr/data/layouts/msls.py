@@ -41,17 +41,9 @@ def base_of_cities(root: Path, split: str) -> Path:
 
 
 def read_msls(root: Path, split: str, cities: Sequence[str], official: bool) -> tuple[CityPlaces, Path]:
-    """The images of a split.
-
-    Args:
-        official: take images of the subtask `all` only, and of the queries only those that have a positive.
-
-    Returns:
-        the places, names relative to a folder, and that folder.
-
-    Raises:
-        UserError: cities are missing, or tables are missing, damaged or contradict each other.
-    """
+    """The images of a split: the places, names relative to a folder, and that folder.
+    `official`: take images of the subtask `all` only, and of the queries only those that have a positive.
+    Raises a UserError: cities are missing, or tables are missing, damaged or contradict each other."""
     base = base_of_cities(root, split)
     missing = [city for city in cities if not (base / city).is_dir()]
     if missing:

@@ -12,16 +12,9 @@ from vpr.data.layouts.numbered import read_frames, read_pairs
 
 def read_layout(root: Path, dataset: str, split: str, skip_broken: bool = False) -> tuple[Places, Path, str]:
     """The places of a split of a data set without .mat files.
-
-    Args:
-        skip_broken: of images by position, leave out what `find_images` leaves out.
-
-    Returns:
-        the places, the folder to which names are relative, and which images are looked up in which.
-
-    Raises:
-        UserError: there is no such split, its folders are missing, or what is in them does not fit together.
-    """
+    `skip_broken`: of images by position, leave out what `find_images` leaves out. Gives the places, the folder to which
+    names are relative, and which images are looked up in which.
+    Raises a UserError: there is no such split, its folders are missing, or what is in them does not fit together."""
     entry, splits = DATASETS[dataset], DATASETS[dataset].splits
     if split not in splits:
         raise UserError(f"--dataset={dataset} has no split {split}: choose from {', '.join(splits)} with --split")

@@ -33,16 +33,9 @@ def in_one_zone(
     """Metres of images in the UTM zone of most of them.
 
     Positions in other zones are converted into it, if they lie within 1,000 km of the middle of its images.
-
-    Args:
-        positions: of each file; None: unknown.
-        root: the folder that messages name.
-
-    Returns:
-        float64 [N, 2], NaN where the position is unknown, and the zone; None where no zone is known.
-
-    Raises:
-        UserError: positions are no places, or lie too far apart, or metres of a zone stand beside local ones.
+    `positions`: of each file; None: unknown. `root`: the folder that messages name. Gives float64 [N, 2], NaN where the
+    position is unknown, and the zone; None where no zone is known.
+    Raises a UserError: positions are no places, or lie too far apart, or metres of a zone stand beside local ones.
     """
     known = [(file, position) for file, position in zip(files, positions, strict=True) if position]
     of = f"of {len(known)} images under {root}"
@@ -168,14 +161,8 @@ def _refuse_local(known: Known, zone: str, zones: int, of: str) -> None:
 
 def zone_of(places: Places, dataset: str, named: str | None) -> str | None:
     """The UTM zone of a database's positions: what the images say, else the data set's, else the one named.
-
-    Args:
-        dataset: a key of `vpr.data.catalogue.DATASETS`.
-        named: by --utmZone.
-
-    Raises:
-        UserError: another zone is named than they say, or one in which the metres are no place.
-    """
+    `dataset`: a key of `vpr.data.catalogue.DATASETS`. `named`: by --utmZone.
+    Raises a UserError: another zone is named than they say, or one in which the metres are no place."""
     metres = places.database_positions[np.isfinite(places.database_positions).all(axis=1)]
     plausible = len(metres) and metres[:, 0].min() > UTM_WEST
     known = getattr(places, "zone", None) or (DATASETS[dataset].zone if plausible else None)

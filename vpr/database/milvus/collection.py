@@ -38,13 +38,8 @@ class Collection:
 
     def __init__(self, connection: MilvusConnection, source: Source, index: str | None):
         """Open a collection, or make it.
-
-        Args:
-            index: one of INDEXES; None takes what is there, or FLAT, which is exact.
-
-        Raises:
-            UserError: it cannot be made, or is another's or another model's.
-        """
+        `index`: one of INDEXES; None takes what is there, or FLAT, which is exact.
+        Raises a UserError: it cannot be made, or is another's or another model's."""
         self.connection, self.name, self.dim = connection, source.collection, source.dim
         self._where = f"the collection {self.name} of Milvus at {connection.target}"
         self._refuse_impossible(index)
@@ -156,11 +151,8 @@ class Collection:
 
     def nearest(self, values: np.ndarray, depth: int, wanted: str = "") -> list[list[Row]]:
         """By query of [M, dim], the rows with the `depth` greatest inner products, greatest first.
-
-        Args:
-            wanted: an expression that they fulfil, and then all that do are looked at, since few of them may lie where
-                an index would look; empty: all.
-        """
+        `wanted`: an expression that they fulfil, and then all that do are looked at, since few of them may lie where an
+        index would look; empty: all."""
         parameters = {name: max(value, depth) if name in ("ef", "search_list") else value
                       for name, value in INDEXES.get(self.index, ({},) * 3)[2 if wanted else 1].items()}  # fmt: skip
         found: list[list[Row]] = []

@@ -59,12 +59,8 @@ class MilvusConnection:
 
     def call(self, work: str | Callable[..., Any], *positional: Any, **named: Any) -> Any:
         """A method of a client, or a function of one, by a new client where the last one has lost its server.
-
-        Raises:
-            Refused: the server refuses.
-            Unreachable: nobody answers, after all tries.
-            UserError: it does not let us in, or the file is open elsewhere.
-        """
+        Raises Refused: the server refuses; an Unreachable: nobody answers, after all tries; a UserError: it does not
+        let us in, or the file is open elsewhere."""
         began, waits = time.monotonic(), WAITS if self.is_patient else WAITS[:1]
         for wait in (*waits, 0):
             try:

@@ -31,14 +31,12 @@ METRES = f"easting > {UNKNOWN_METRES}"  # of images whose position is known
 
 def open_engine(source: Source, wanted: WantedIndex, anew: bool = False) -> "MilvusEngine":
     """Open a collection, or make it.
+    Raises a UserError: it cannot be opened, or is another model's.
 
     Args:
         wanted: its factory is one of INDEXES; None takes what is there, or FLAT, which is exact.
         anew: it will be brought to a folder, maybe by several processes, which read what is there before the first adds
             to it. A collection of another model may be of others, and is refused.
-
-    Raises:
-        UserError: it cannot be opened, or is another model's.
     """
     connection = MilvusConnection(source.target)
     try:

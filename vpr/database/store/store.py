@@ -126,11 +126,7 @@ class Store:
 
     def begin(self, state: State | None, meta: Mapping[str, Any], lacking: Sequence[tuple] = ()) -> None:
         """A generation without images.
-
-        Args:
-            state: of the generation before, if there is one.
-            lacking: RECORD of images to be described again.
-        """
+        `state`: of the generation before, if there is one. `lacking`: RECORD of images to be described again."""
         generation, earlier = _next(state)
         for ending in ("descriptors", "local") if meta["local_dim"] else ("descriptors",):
             self.files.create(generation, ending)
@@ -170,11 +166,7 @@ class Store:
         lacking: Sequence[tuple] = (),
     ) -> None:  # fmt: skip
         """Mark images as gone.
-
-        Args:
-            names: of images that are not described again either.
-            lacking: RECORD of those that are to be.
-        """
+        `names`: of images that are not described again either. `lacking`: RECORD of those that are to be."""
         with self._table.writing(meta, state.generation, state.rows) as connection:
             which = "UPDATE images SET gone = 1 WHERE generation = ? AND row = ?"
             connection.executemany(which, [(state.generation, int(row)) for row in rows])

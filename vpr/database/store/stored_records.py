@@ -109,10 +109,6 @@ class StoredColumn(Sequence[Any]):
     def __eq__(self, other: object) -> Any:
         return self.whole == (other.whole if isinstance(other, StoredColumn) else other)
 
-    def index(self, value: Any, *between: Any) -> int:
-        """As of `list`."""
-        return self.whole.index(value, *between)
-
     def __array__(self, *how: Any, **named: Any) -> np.ndarray:
         return np.array(self.whole, *how, **named)
 

@@ -54,14 +54,9 @@ BACKBONES = {
 
 def entry_of(arch: str, cut: int | None = None, facet: str | None = None) -> Entry:
     """What is known of a backbone without its weights.
-
-    Args:
-        cut: see `Entry`; None is the backbone's default, a negative number counts blocks from the end.
-        facet: see `Entry`; None is the default.
-
-    Raises:
-        UserError: no backbone has this name, or it has no such cut or facet.
-    """
+    `cut`: see `Entry`; None is the backbone's default, a negative number counts blocks from the end. `facet`: see
+    `Entry`; None is the default.
+    Raises a UserError: no backbone has this name, or it has no such cut or facet."""
     if arch not in BACKBONES:
         from vpr.models.backbones.timm_model import entry
 

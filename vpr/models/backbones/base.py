@@ -161,15 +161,13 @@ def build_backbone(
     class_token: bool = False,
 ) -> Backbone:
     """A backbone of the table or of timm whose weights are yet to be filled in.
+    Raises a UserError: there are not as many numbers as convolutions, filters cannot be dropped, or the backbone has no
+    such cut, facet or class token.
 
     Args:
         channels: filters of each convolution after pruning; None are the backbone's own.
         cut, facet: see `Entry`; None are the backbone's defaults.
         class_token: give the class token [B, D, 1, 1] instead of the map of local descriptors.
-
-    Raises:
-        UserError: there are not as many numbers as convolutions, filters cannot be dropped, or the backbone has no
-            such cut, facet or class token.
     """
     entry = entry_of(arch, cut, facet)
     if arch not in BACKBONES:

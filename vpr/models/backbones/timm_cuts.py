@@ -196,9 +196,7 @@ def _transformer(network: Any, arch: str, cut: int | None, facet: str | None, cl
         stages["norm"] = network.norm
     stages["map"] = vit_stages.ClassToken() if class_token else vit_stages.Map(ahead)
     first_trained = f"blocks.{max(0, last + 1 - TRAINED_BLOCKS)}"
-    return Plan(
-        stages, paths, layers, first_trained, int(network.embed_dim), patch, patch, last, patch, facet, False
-    )  # fmt: skip
+    return Plan(stages, paths, layers, first_trained, int(network.embed_dim), patch, patch, last, patch, facet, False)
 
 
 def _rope_of(network: Any) -> Any:

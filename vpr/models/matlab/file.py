@@ -99,10 +99,7 @@ def read_network(path: Path) -> tuple[list[Layer], tuple[float, ...]]:
 
 def plain(value: Any, unread: set[str] | None = None) -> Any:
     """What SciPy or mat-io read, as plain values: see `Layer.fields`; an object is a dict with its CLASS.
-
-    Args:
-        unread: takes the names of classes of objects that SciPy found and did not read; None for values of mat-io.
-    """
+    `unread`: takes the names of classes of objects that SciPy found and did not read; None for values of mat-io."""
     if isinstance(getattr(value, "properties", None), Mapping):
         properties = {name: plain(one) for name, one in value.properties.items()}
         # A class with its own saveobj stores what that gives, under the name `any`.

@@ -40,9 +40,7 @@ class ClusterProjection(nn.Linear):
         These are the principal components: k-means leaves residuals of mean zero in each cluster. What is mapped are
         sums of such residuals, so an untrained model keeps most of the similarity of descriptors, and with N = D,
         a rotation, all of it. SuperPlace starts from random weights.
-
-        Args:
-            residuals: of local descriptors to their cluster's centre, [n, D] at a time.
+        `residuals`: of local descriptors to their cluster's centre, [n, D] at a time.
         """
         moment = torch.zeros(self.in_features, self.in_features, dtype=torch.float64)
         for rows in residuals:

@@ -139,11 +139,7 @@ class MapConditions:
 
     def means_for(self, queries: np.ndarray, how: str, session: Session | None = None) -> tuple[np.ndarray | None, str]:
         """What is subtracted from queries [M, dim], [dim] or [M, dim], and what that is in words; None: nothing.
-
-        Args:
-            how: a key of HOW, or off.
-            session: of a camera, whose next frames the queries are.
-        """
+        `how`: a key of HOW, or off. `session`: of a camera, whose next frames the queries are."""
         if session and how != "off" and len(self.engine.rows()):
             return running_means(queries, self.mean, (session.total, session.count)), f"conditions: {HOW['running']}"
         if how == "stored" and self.stored:

@@ -8,8 +8,7 @@ from vpr.data.frames import Frames
 from vpr.search.rules import SPEEDS, SequenceRule
 from vpr.search.sequences import sequence_scores
 
-# At speed 0 the camera stands still.
-RULE = SequenceRule(10, causal=True, speeds=(0.0, *SPEEDS))
+RULE = SequenceRule(10, causal=True, speeds=(0.0, *SPEEDS))  # at speed 0 the camera stands still
 APART = 20  # frames that are too new to be asked for
 WINDOW = 20  # frames whose mean is subtracted from the last of them
 BLOCK, BLOCKS = 64, 16  # frames that are dropped at once, and how many times as many are kept
