@@ -8,9 +8,9 @@ import pytest
 from drawing import draw_image
 
 import main
-from vpr.runs.hloc import image_names
 from vpr.common.errors import UserError
 from vpr.data.images import image_size
+from vpr.runs.hloc import image_names
 
 DATABASE, QUERIES = 9, 4
 

@@ -133,8 +133,8 @@ class Command:
         modes=all_but("spec", "import"), kept=MODEL, clusters=True, tolerated=True)
     start_epoch: int = flag(0, "epochs counted as done at the start", name="start-epoch", group="train",
         modes=("train", "prune", "import"), type=whole, tolerated=True)
-    startFrom: str | None = flag(None, "begin a new run from the best model (--ckpt) of another, with its flags but for "
-        "those that are typed; --clusterDim may be added", group="train", modes=("train",), metavar="RUN")
+    startFrom: str | None = flag(None, "begin a new run from the best model (--ckpt) of another, with its flags but "
+        "for those that are typed; --clusterDim may be added", group="train", modes=("train",), metavar="RUN")
     valSets: tuple[str, ...] | None = flag(None, "folders of other data sets, as --root takes them, whose val splits "
         "are measured", group="train", modes=("train",), nargs="+", metavar="DIR", kept=RUN, added=True, alters=True)
     trunkCache: str = flag("auto", "where to keep what the frozen layers make of each image (auto: in memory if half "

@@ -7,14 +7,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vpr.descriptors.local_file import described, read_local, remove_local
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.common.provenance import files_digest, open_hdf5, write_hdf5
 from vpr.data.places import PlaceImages
 from vpr.data.reader import size_text
-from vpr.models.describer import Describer
+from vpr.descriptors.local_file import described, read_local, remove_local
 from vpr.descriptors.local_maps import LocalMaps
+from vpr.models.describer import Describer
 from vpr.models.local_projection import LocalProjection
 
 REMEDY = "drop --loadDescriptors, or name a file that this model made of these images with --saveDescriptors"
@@ -102,7 +102,9 @@ def load_descriptors(path: Path, wanted: dict[str, str], images: PlaceImages) ->
         sizes = {(int(height), int(width)) for height, width in file["photo_sizes"]}
         stored = read_local(file, path)
         local = SplitLocal(stored[0], count, stored[1]) if stored else None
-    return SplitDescriptors(database, queries, sizes, not wanted["image_size"].startswith(("own", "longest")), local=local)
+    return SplitDescriptors(
+        database, queries, sizes, not wanted["image_size"].startswith(("own", "longest")), local=local
+    )
 
 
 def _read(dataset: h5py.Dataset, shape: tuple[int, int]) -> np.ndarray:

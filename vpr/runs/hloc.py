@@ -17,13 +17,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.common.errors import UserError
 from vpr.common.files import atomic_write
 from vpr.common.progress import Progress, say
 from vpr.common.provenance import HDF5_SIGNATURE
 from vpr.data.images import image_size
 from vpr.data.places import PlaceImages
+from vpr.runs.descriptors_file import SplitDescriptors
 from vpr.search.exact import nearest
 from vpr.search.floats import Descriptors
 

@@ -1,13 +1,13 @@
-"""On what the projection of a model's local descriptors is learnt; with PyTorch, which an exported model does without."""
+"""On what the projection of a model's local descriptors is learnt; with PyTorch, without which exported ones do."""
 
 from typing import TYPE_CHECKING, Any
 
-from vpr.runs.model import LoadedModel
 from vpr.common import processes
 from vpr.common.progress import say
 from vpr.common.provenance import open_hdf5
 from vpr.data.reader import ImageReader
 from vpr.models.local_projection import LOCAL_DIM, LocalProjection
+from vpr.runs.model import LoadedModel
 
 if TYPE_CHECKING:
     from vpr.models.place_model import PlaceModel

@@ -5,9 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vpr.runs.centroids import OwnImages, init_pooling
-from vpr.runs.model import LoadedModel, WhiteningChoice, stored_choice, stored_places
-from vpr.runs.run import load_checkpoint, read_flags
 from vpr.common.device import compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
@@ -16,6 +13,9 @@ from vpr.data.reader import size_text
 from vpr.models.place_model import PlaceModel, build_model
 from vpr.models.spec import ADDED_FLAGS, ModelSpec
 from vpr.models.whitening import ANY_SIZE, StoredWhitening, WhiteningRecipe, load_whitening, whitening_files
+from vpr.runs.centroids import OwnImages, init_pooling
+from vpr.runs.model import LoadedModel, WhiteningChoice, stored_choice, stored_places
+from vpr.runs.run import load_checkpoint, read_flags
 
 
 def load_run(
