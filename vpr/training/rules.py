@@ -84,6 +84,14 @@ class TrainingRules:
         False, "of a place only images that look alike: with a random one those of other positions that are most like "
         "it, by descriptors of --hardEvery",
     )  # fmt: skip
+    place_folders: tuple[str, ...] | None = _added(
+        None, "train on the places of these folders, in place of the data set's: each is GSV-Cities, or has a folder "
+        "for each place; a batch is of one of them", name="placeFolders", nargs="+", metavar="DIR", kept=RUN,
+        alters=True,
+    )  # fmt: skip
+    walk: bool = _added(
+        False, "the database images of train are frames of walks, without positions: some frames in a row are a place"
+    )
     views: tuple[str, ...] | None = _added(
         None, "train on views of the images too, at random: as other light, weather or cameras would change them",
         nargs="+", choices=VIEWS, metavar="NAME",

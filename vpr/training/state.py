@@ -230,7 +230,7 @@ def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], run: P
         hint = "; --skipBroken leaves out images that cannot be decoded: get them again" if skip_broken else ""
         raise UserError(
             f"{run} has {counts[0]} in its {split} split, found {difference}: "
-            f"name its images with --root, or train anew{hint}"
+            f"name its images with --root or --placeFolders, or train anew{hint}"
         )
 
 

@@ -1,0 +1,105 @@
+"""Trainings on places of folders and of walks: they learn, go on to the bit, and refuse other images."""
+
+import csv
+
+import pytest
+import torch
+from drawing import draw_image
+
+import main
+import vpr.training.place_batches
+from campaigns.determinism import different
+from vpr.runs.run import newest_run
+
+PLACES = {"one": 6, "two": 4}  # in each folder, of three images
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Trains AlexNet on 64x64 pictures, beside a validation split with positions; more words name what it learns of."""
+    root = tmp_path / "set"
+    for kind, count in (("database", 6), ("queries", 6)):
+        for number in range(count):
+            name = f"@{500000 + 60 * (number // 2) + number % 2}@4477000@{kind}@.jpg"
+            draw_image(root / "val" / kind / name, (64, 64), [0, number // 2, number % 2])
+    words = [
+        "--mode=train", "--dataset=folder", f"--root={root}", "--arch=alexnet", "--fromscratch", "--pooling=gem",
+        "--threads=0", "--imageSize", "64", "64", "--device=cpu", "--precision=fp32", "--loss=multi-similarity",
+        "--batchSize=3", "--imagesPerPlace=3", "--optim=ADAMW", "--lr=0.001", f"--runsPath={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    return lambda *more: [*words, *more]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders of places, as words."""
+    for number, (name, count) in enumerate(PLACES.items()):
+        for place in range(count):
+            for view in range(3):
+                draw_image(tmp_path / name / f"place {place}" / f"{view}.png", (64, 64), [number, place, view])
+    return ["--placeFolders", *(str(tmp_path / name) for name in PLACES)]
+
+
+@pytest.fixture
+def walk(tmp_path):
+    """A walk of 35 frames without positions, three or four places, as a word."""
+    for number in range(35):
+        draw_image(tmp_path / "set" / "train" / "database" / f"{number}.jpg", (64, 64), [7, number])
+    return ["--walk"]
+
+
+def newest(tmp_path):
+    return newest_run(tmp_path / "runs")
+
+
+def state_of(run):
+    return torch.load(run / "checkpoints" / "checkpoint.pth.tar", weights_only=True)
+
+
+def same(one, other):
+    """Whether two checkpoints have equal weights, optimisers, memories and positions."""
+    moments = [list(each["optimizer"]["state"].values()) for each in (one, other)]
+    return (
+        one["position"] == other["position"] and torch.equal(one["remembered"], other["remembered"])
+        and not different(one["state_dict"], other["state_dict"])
+        and not any(different(*pair) for pair in zip(*moments, strict=True))
+    )  # fmt: skip
+
+
+def resume(run, *more):
+    return main.main(["--mode=train", f"--resume={run}", "--threads=0", "--device=cpu", *more])
+
+
+@pytest.mark.parametrize("source", ["folders", "walk"])
+def test_it_learns(train, tmp_path, request, source):
+    assert main.main(train(*request.getfixturevalue(source), "--nEpochs=6")) == 0
+    with open(newest(tmp_path) / "metrics.csv", newline="", encoding="utf-8") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("more", [[], ["--hardEvery=2", "--alike"]], ids=["random", "hard and alike"])
+@pytest.mark.parametrize("source", ["folders", "walk"])
+def test_a_stopped_training_goes_on_to_the_bit(train, tmp_path, request, monkeypatch, stopped_after, source, more):
+    monkeypatch.setattr(vpr.training.place_batches, "STEPS", 1)
+    words = train(*request.getfixturevalue(source), "--nEpochs=2", *more)
+    assert main.main(words) == 0
+    wanted = state_of(newest(tmp_path))
+    stopped_after(words, 2)
+    stopped = newest(tmp_path)
+    assert not same(wanted, state_of(stopped))
+    assert resume(stopped) == 0
+    assert same(wanted, state_of(stopped))
+
+
+def test_a_training_goes_on_with_moved_folders_and_refuses_others(train, folders, tmp_path, capsys):
+    assert main.main(train(*folders, "--nEpochs=1")) == 0
+    (tmp_path / "two").rename(tmp_path / "moved")
+    moved, run = [*folders[:2], str(tmp_path / "moved")], newest(tmp_path)
+    assert resume(run, *moved, "--nEpochs=2") == 0
+    assert "from here on this run differs" in capsys.readouterr().out
+    image = tmp_path / "moved" / "place 1" / "2.png"
+    image.rename(image.with_name("3.png"))
+    assert resume(run, *moved, "--nEpochs=3") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "as many with other names" in said and "--placeFolders" in said
