@@ -226,7 +226,7 @@ def test_frames_of_a_walk_are_taken_in_the_order_of_their_numbers_each_folder_by
     """Five frames are a place, the five after them are of none."""
     for walk, count in (("day", 23), ("night", 14)):
         draw(tmp_path / "train" / "database" / walk, [f"frame_{number}.jpg" for number in range(8, 8 + count)])
-    found = load_training_set(PlacesSpec("folder", tmp_path), TrainingRules(loss=LOSS, walk=True))
+    found = load_training_set(PlacesSpec("folder", tmp_path), TrainingRules(loss=LOSS, walk="once"))
     names = [[f"{f.parent.name}/{f.stem}" for f in np.array(found.images.files)[own]] for own in found.places.images]
     starts = [("day", 8), ("day", 18), ("day", 28), ("night", 8), ("night", 18)]
     ends = {"day": 8 + 23, "night": 8 + 14}

@@ -5,8 +5,10 @@ import csv
 import pytest
 import torch
 from drawing import draw_image
+from PIL import Image
 
 import main
+import vpr.modes.train
 import vpr.training.place_batches
 from campaigns.determinism import different
 from vpr.runs.run import newest_run
@@ -41,11 +43,27 @@ def folders(tmp_path):
 
 
 @pytest.fixture
-def walk(tmp_path):
-    """A walk of 35 frames without positions, three or four places, as a word."""
+def frame(tmp_path):
+    """Draws a frame into the training split: a part of the picture of each five in a row, in some light."""
+
+    def draw(name, number, light=1.0):
+        picture = draw_image(tmp_path / "picture.png", (72, 64), [7, number // 5])
+        path = tmp_path / "set" / "train" / "database" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shift = 2 * (number % 5)
+        Image.open(picture).crop((shift, 0, shift + 64, 64)).point(lambda value: light * value).save(path)
+
+    return draw
+
+
+@pytest.fixture
+def walk(frame):
+    """Two walks of 35 frames without positions, of which the second comes by where the first did from frame 10 on, in
+    another light; as a word. Of each ten frames the first five are a place."""
     for number in range(35):
-        draw_image(tmp_path / "set" / "train" / "database" / f"{number}.jpg", (64, 64), [7, number])
-    return ["--walk"]
+        frame(f"day/{number}.png", number)
+        frame(f"later/{number}.png", number + 10, light=0.98)
+    return ["--walk=again"]
 
 
 def newest(tmp_path):
@@ -90,6 +108,27 @@ def test_a_stopped_training_goes_on_to_the_bit(train, tmp_path, request, monkeyp
     assert not same(wanted, state_of(stopped))
     assert resume(stopped) == 0
     assert same(wanted, state_of(stopped))
+
+
+def test_places_of_a_walk_that_comes_by_again_are_found_once_by_the_model_as_it_starts(
+    train, walk, tmp_path, monkeypatch, capsys
+):
+    """Frames 10 to 34 are seen again as 35 to 59: of these 10 to 14, 20 to 24 and 30 to 34 are places."""
+    assert main.main(train(*walk, "--nEpochs=1")) == 0
+    assert "8 places of walks, 5 where they are seen again" in capsys.readouterr().out
+    twice = [[*range(at, at + 5), *range(at + 25, at + 30)] for at in (10, 20, 30)]
+    expected = [[*range(5)], *twice, [*range(65, 70)]]
+    assert state_of(newest(tmp_path))["walk"] == expected
+    monkeypatch.setattr(vpr.modes.train, "grow_by_model", None)  # the model has changed since
+    assert resume(newest(tmp_path), "--nEpochs=2") == 0
+    assert state_of(newest(tmp_path))["walk"] == expected
+
+
+def test_a_walk_that_never_comes_by_again_has_its_places(train, frame, tmp_path):
+    for number in range(45):
+        frame(f"{number}.png", number)
+    assert main.main(train("--walk=again", "--nEpochs=1")) == 0
+    assert state_of(newest(tmp_path))["walk"] == [[*range(at, at + 5)] for at in range(0, 45, 10)]
 
 
 def test_a_training_goes_on_with_moved_folders_and_refuses_others(train, folders, tmp_path, capsys):

@@ -89,9 +89,11 @@ class TrainingRules:
         "for each place; a batch is of one of them", name="placeFolders", nargs="+", metavar="DIR", kept=RUN,
         alters=True,
     )  # fmt: skip
-    walk: bool = _added(
-        False, "the database images of train are frames of walks, without positions: some frames in a row are a place"
-    )
+    walk: str | None = _added(
+        None, "the database images of train are frames of walks, without positions: five in a row are a place; again: "
+        "frames of another visit that the model, as it starts, takes for the same place join it",
+        choices=("once", "again"), nargs="?", const="once",
+    )  # fmt: skip
     views: tuple[str, ...] | None = _added(
         None, "train on views of the images too, at random: as other light, weather or cameras would change them",
         nargs="+", choices=VIEWS, metavar="NAME",

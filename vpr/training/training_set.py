@@ -1,7 +1,6 @@
 """The training split: what may be a query's positive, and what may not be its negative."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from vpr.common.progress import say
 from vpr.data.frames import find_sequences
 from vpr.data.layouts.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
 from vpr.data.places import PlaceImages, PlacesSpec, load_places, require_queries
-from vpr.data.reader import decodable
 from vpr.training.choices import BY_PLACE
 from vpr.training.places.clustering import places_of
 from vpr.training.places.place_set import PlaceSet, joined
@@ -78,14 +76,12 @@ def _of_folders(folders: list[Path], spec: PlacesSpec, least: int) -> tuple[Plac
     """The images of folders of places, without positions of their own, and the sets of these, numbered through."""
     files, names, sets = list[Path](), list[str](), list[PlaceSet]()
     for folder in folders:
-        whole = partial(decodable, workers=spec.workers, name=str(folder), max_pixels=spec.max_pixels)
-        own, found = read_place_files(folder, least, whole if spec.skip_broken else None)
+        own, found = read_place_files(folder, least, spec)
         sets.append(replace(found, images=[each + len(files) for each in found.images]))
         files += own
         names += [str(file.relative_to(folder)) for file in own]
-    where = np.full((len(files), 2), np.nan), np.empty((0, 2))
-    name = "+".join(each.name for each in sets)
-    places = Places(name, names, [], *where, POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS)
+    name, where = "+".join(each.name for each in sets), np.full((len(files), 2), np.nan)
+    places = Places(name, names, [], where, where[:0], POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS)
     return PlaceImages(places, "train", files, []), sets
 
 
@@ -96,10 +92,8 @@ def _require_batches(places: PlaceSet, rules: TrainingRules, apart: float) -> No
             f"{places.name} has {len(places)} places, of which a step takes {rules.batch_size} (--batchSize): "
             "wanted two of each at least; raise --batchSize, or add images of other places"
         )
-    centres = places.positions
-    if centres is None:
-        return
-    if all(np.hypot(*(centres - each).T).max() < apart for each in centres):  # mostly the first has another far away
+    centres = places.positions  # of which mostly the first has another far away
+    if centres is not None and all(np.hypot(*(centres - each).T).max() < apart for each in centres):
         raise UserError(
             f"{places.name}: no two of its {len(places)} places lie {apart:g} m apart, which a batch takes two "
             "of at least: add images of other places, or lower --placeRadius"
