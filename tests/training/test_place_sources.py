@@ -96,6 +96,19 @@ def test_it_learns(train, tmp_path, request, source):
     assert len(losses) == 6 and losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("source", ["folders", "walk"])
+def test_clusters_are_of_the_database_that_there_is(train, tmp_path, request, capsys, source):
+    """Of train, without positions, or else of val, whose six images have 54 local descriptors."""
+    of_places = request.getfixturevalue(source)
+    model = ["--pooling=netvlad", "--num_clusters=4", f"--dataPath={tmp_path / 'centroids'}"]
+    words = train(*model, "--nEpochs=1")
+    unread = ("--mode", "--loss", "--batchSize", "--imagesPerPlace", "--optim", "--lr", "--runsPath", "--nEpochs")
+    assert main.main(["cluster", *(word for word in words if not word.startswith(unread))]) == 0
+    count = 9 * (6 if source == "folders" else 70)
+    assert f"4 centroids of {count} descriptors" in capsys.readouterr().out
+    assert main.main([*words, *of_places]) == 0
+
+
 @pytest.mark.parametrize("more", [[], ["--hardEvery=2", "--alike"]], ids=["random", "hard and alike"])
 @pytest.mark.parametrize("source", ["folders", "walk"])
 def test_a_stopped_training_goes_on_to_the_bit(train, tmp_path, request, monkeypatch, stopped_after, source, more):
