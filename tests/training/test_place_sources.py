@@ -3,14 +3,13 @@
 import csv
 
 import pytest
-import torch
 from drawing import draw_image
 from PIL import Image
+from test_place_batches import same, state_of
 
 import main
 import vpr.modes.train
 import vpr.training.place_batches
-from campaigns.determinism import different
 from vpr.runs.run import newest_run
 
 PLACES = {"one": 6, "two": 4}  # in each folder, of three images
@@ -68,20 +67,6 @@ def walk(frame):
 
 def newest(tmp_path):
     return newest_run(tmp_path / "runs")
-
-
-def state_of(run):
-    return torch.load(run / "checkpoints" / "checkpoint.pth.tar", weights_only=True)
-
-
-def same(one, other):
-    """Whether two checkpoints have equal weights, optimisers, memories and positions."""
-    moments = [list(each["optimizer"]["state"].values()) for each in (one, other)]
-    return (
-        one["position"] == other["position"] and torch.equal(one["remembered"], other["remembered"])
-        and not different(one["state_dict"], other["state_dict"])
-        and not any(different(*pair) for pair in zip(*moments, strict=True))
-    )  # fmt: skip
 
 
 def resume(run, *more):

@@ -85,9 +85,8 @@ class TrainingRules:
         "it, by descriptors of --hardEvery",
     )  # fmt: skip
     place_folders: tuple[str, ...] | None = _added(
-        None, "train on the places of these folders, in place of the data set's: each is GSV-Cities, or has a folder "
-        "for each place; a batch is of one of them", name="placeFolders", nargs="+", metavar="DIR", kept=RUN,
-        alters=True,
+        None, "train on the places of these folders, not the data set's: GSV-Cities', or a folder for each place",
+        name="placeFolders", nargs="+", metavar="DIR", kept=RUN, alters=True,
     )  # fmt: skip
     walk: str | None = _added(
         None, "the database images of train are frames of walks, without positions: five in a row are a place; again: "
