@@ -34,7 +34,7 @@ WITHOUT_A_BACKBONE = {
     "test_calibrate", "test_answer_features", "test_regions", "test_timm_names", "test_program", "test_killing",
     "test_how_sure", "test_reranking_files", "test_interactive", "test_map_in_browser", "test_page",
     "test_batching", "test_decoders", "test_guard", "test_keeping", "test_locating", "test_malformed", "test_places",
-    "test_training_places",
+    "test_training_places", "test_place_sets",
     "test_conditions", "test_conditions_in_modes",
     "test_plain_folder", "test_hub_model", "test_client", "test_deploy", "test_ros_example",
     "test_server", "test_stream", "test_changing", "test_sessions", "test_uploads", "test_page_routes", "test_store",

@@ -86,7 +86,7 @@ def test_help_of_an_unknown_mode_is_a_user_error():
 
 
 VALUES = {
-    "model": "fast",
+    "model": "fast", "placeFolders": "gsv photos",
     "imageSize": "48 64", "channels": "8", "recallValues": "1", "utmZone": "17N", "normalization": "caffe",
     "arch": "vgg16", "minConfidence": "0.5", "maxFalseRate": "0.5",
     "heldOutRegion": "585000 -12.5 100", "near": "40.4,-80,100",

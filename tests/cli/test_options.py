@@ -78,6 +78,9 @@ PLACES = ["--loss=multi-similarity"]
         ([], "--placeRadius=5"), ([], "--hardEvery=1"), ([], "--alike"), ([], "--views=night"), ([], "--cachedViews=2"),
         (["--recipe=adapt", "--loss=triplet"], "--imagesPerPlace=2"), (PLACES, "--margin=0.2"), (PLACES, "--nNeg=5"),
         (["--recipe=gsv"], "--cacheRefreshRate=0"), (PLACES, "--alike"), (PLACES, "--cachedViews=3"),
+        ([], "--placeFolders=a"), ([], "--walk"), ([*PLACES, "--walk"], "--placeRadius=5"),
+        ([*PLACES, "--walk"], "--placeDistance=5"), ([*PLACES, "--placeFolders", "a", "b"], "--placeDistance=5"),
+        ([*PLACES, "--placeFolders=a"], "--walk"),
     ],
 )  # fmt: skip
 def test_flags_that_the_loss_does_not_read_are_refused(words, said):

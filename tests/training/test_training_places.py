@@ -95,12 +95,6 @@ def test_the_order_of_files_changes_numbers_alone():
     assert [sorted(order[each]) for each in other.images] == [each.tolist() for each in one.images]
 
 
-def test_views_of_a_spot_are_places_of_their_own():
-    positions = np.repeat([[0.0, 0.0], [3.0, 0.0], [60.0, 0.0]], 3, axis=0)
-    views = np.array([7, -2, 7, 7, -2, 5, 5, 5, 7])
-    assert [each.tolist() for each in places_of(split_of(positions), views=views).images] == [[1, 4], [0, 2, 3], [6, 7]]
-
-
 def test_images_of_different_cities_are_of_different_places_whatever_their_metres():
     positions = np.array([[5.0, 5.0]] * 4 + [[6.0, 5.0]] * 2)
     found = places_of(split_of(positions, 3, np.array([0, 1, 0, 1, 1, 2])))

@@ -18,7 +18,7 @@ from vpr.common.files import read_json, write_json
 from vpr.common.settings import MODEL
 from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
-from vpr.training.choices import BY_PLACE, LOSSES, OF_PLACES, OF_TRIPLETS
+from vpr.training.choices import BY_PLACE, LOSSES, OF_PLACES, OF_TRIPLETS, UNREAD
 from vpr.training.recipes import RECIPES
 
 FILE = ".netvlad.json"
@@ -54,6 +54,9 @@ def refuse_of_other_losses(typed: Mapping[str, Any], merged: Mapping[str, Any]) 
     for name in unread:
         if name in typed:
             raise UserError(f"--{name} has no effect with --loss={loss}: drop it, or take another loss")
+    for source, idle in UNREAD.items():
+        if merged[source] and (found := [name for name in idle if name in typed]):
+            raise UserError(f"--{found[0]} has no effect with --{source}: drop one of the two")
     for detail, whole in (("alike", "hardEvery"), ("cachedViews", "views")):
         if detail in typed and not merged[whole]:
             raise UserError(f"--{detail} has no effect without --{whole}: add that, or drop --{detail}")

@@ -87,11 +87,12 @@ def read_spec(spec: PlacesSpec, split: str) -> Places:
     return dataclasses.replace(places, protocol=protocol) if places.protocol == PLAIN else places
 
 
-def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
-    """Read a split's spec, find its images and check that they are all there; with `skip_broken` also decode them.
+def load_places(spec: PlacesSpec, split: str, positions_required: bool = True) -> PlaceImages:
+    """Read a split's spec, find its images and check that they are all there; with `skip_broken` also decode them. In a
+    folder of own images positions may be NaN where they are not required.
     Raises a UserError: the spec or images are missing, or the spec is not usable."""
     dataset = DATASETS[spec.dataset]
-    places, base, direction = _read_split(spec, split)
+    places, base, direction = _read_split(spec, split, positions_required)
     if base is not None:
         images = dataclasses.replace(_images_in(places, split, base, spec.dataset), direction=direction)
     else:
@@ -104,11 +105,11 @@ def load_places(spec: PlacesSpec, split: str) -> PlaceImages:
     return _without_broken(images, spec)
 
 
-def _read_split(spec: PlacesSpec, split: str) -> tuple[Places, Path | None, str]:
+def _read_split(spec: PlacesSpec, split: str, positions_required: bool = True) -> tuple[Places, Path | None, str]:
     """Places of a split, the folder that names are relative to (None: `find_files` knows), and the direction."""
     layout = DATASETS[spec.dataset].layout
     if layout == OWN:
-        return (*folders.read_folder(spec.root, split, spec.skip_broken), QUERIES_IN_DATABASE)
+        return (*folders.read_folder(spec.root, split, spec.skip_broken, positions_required), QUERIES_IN_DATABASE)
     if layout != MAT:
         return read_layout(spec.root, spec.dataset, split, spec.skip_broken)
     if spec.dataset == "toy":

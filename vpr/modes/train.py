@@ -4,6 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vpr.cli.flags import AUTO_PRECISION, names
@@ -19,6 +20,7 @@ from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_map, init_pooling
 from vpr.runs.pytorch_model import restore_model, start_from
 from vpr.runs.run import create_run, load_checkpoint, read_flags
+from vpr.training.places.walk import grow_by_model
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import TrainingSet, load_training_set
@@ -64,6 +66,10 @@ def train(
     say(f"run: {folder}\n{state.model.name}, trained from {state.model.spec.train_from} on")
     where = options.trunkCache if state.position.epoch <= rules.epochs else "off"
     reader, seen, cache = training.images.reader(read), validation.reader(read), Path(options.cachePath)
+    if rules.walk == "again" and training.places and not rules.place_folders:
+        if state.walk is None:  # before the first step
+            state.walk = grow_by_model(training.places, training.images, reader, state.model, rules.seed, batch)
+        training = replace(training, places=replace(training.places, images=[*map(np.array, state.walk)]))
     if rules.views:
         reader = ViewedReader.of(reader, [*rules.views] * rules.cached_views, rules.seed)
     splits = (training.images, reader), (validation, seen)

@@ -53,8 +53,10 @@ def cosine(epoch: float, lr: float, lr_step: int, lr_gamma: float, epochs: int) 
 
 LEAST = 0.2  # of the rate, at the end of `linear`
 BY_PLACE = "multi-similarity"  # the loss whose objective takes places, and no queries
+# Where places do not come from positions, and which flags are not read then.
+UNREAD = {"placeFolders": ("placeDistance", "walk"), "walk": ("placeDistance", "placeRadius")}
 # Flags that only batches of places read, and only triplets.
-OF_PLACES = ("imagesPerPlace", "placeDistance", "placeRadius", "hardEvery", "alike", "views", "cachedViews")
+OF_PLACES = ("imagesPerPlace", "placeDistance", "placeRadius", "hardEvery", "alike", "views", "cachedViews", *UNREAD)
 OF_TRIPLETS = ("margin", "nNeg", "nNegSample", "cacheRefreshRate")
 # See `vpr.training.objective`. Losses of tuples share one.
 OBJECTIVES = {

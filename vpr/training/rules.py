@@ -84,6 +84,15 @@ class TrainingRules:
         False, "of a place only images that look alike: with a random one those of other positions that are most like "
         "it, by descriptors of --hardEvery",
     )  # fmt: skip
+    place_folders: tuple[str, ...] | None = _added(
+        None, "train on the places of these folders, not the data set's: GSV-Cities', or a folder for each place",
+        name="placeFolders", nargs="+", metavar="DIR", kept=RUN, alters=True,
+    )  # fmt: skip
+    walk: str | None = _added(
+        None, "the database images of train are frames of walks, without positions: five in a row are a place; again: "
+        "frames of another visit that the model, as it starts, takes for the same place join it",
+        choices=("once", "again"), nargs="?", const="once",
+    )  # fmt: skip
     views: tuple[str, ...] | None = _added(
         None, "train on views of the images too, at random: as other light, weather or cameras would change them",
         nargs="+", choices=VIEWS, metavar="NAME",

@@ -84,6 +84,7 @@ class TrainingState:
     position: Position
     splits: dict[str, dict]  # which images it is trained and validated on (`splits_of`)
     average: Weights = field(default_factory=dict)  # the mean of the weights that are trained (--ema); empty: none
+    walk: list[list[int]] | None = None  # images of each place as --walk=again has joined them; None: not yet
 
     def follow(self, decay: float) -> None:
         """Let the mean follow the weights after a step."""
@@ -113,6 +114,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "remembered": torch.from_numpy(self.hard_negative_cache),
+            "walk": self.walk,
             "position": vars(self.position),
             "splits": self.splits,
             "random_state": torch.get_rng_state(),
@@ -212,11 +214,11 @@ def load_state(
     torch.set_rng_state(checkpoint["random_state"])
     if len(checkpoint["cuda_random_states"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(checkpoint["cuda_random_states"])
-    position, average = Position(**checkpoint["position"]), {}
+    position, average, walk = Position(**checkpoint["position"]), {}, checkpoint.get("walk")
     if "trained" in checkpoint:
         average = {name: value.clone() for name, value in trained_weights(model).items()}
         model.load_state_dict(checkpoint["trained"], strict=False)
-    return TrainingState(model, optimizer, scaler, hard_negative_cache, position, splits, average)
+    return TrainingState(model, optimizer, scaler, hard_negative_cache, position, splits, average, walk)
 
 
 def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], run: Path, skip_broken: bool) -> None:
@@ -230,7 +232,7 @@ def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], run: P
         hint = "; --skipBroken leaves out images that cannot be decoded: get them again" if skip_broken else ""
         raise UserError(
             f"{run} has {counts[0]} in its {split} split, found {difference}: "
-            f"name its images with --{'valSets' if '/' in split else 'root'}, or train anew{hint}"
+            f"name its images with --{'valSets' if '/' in split else 'root or --placeFolders'}, or train anew{hint}"
         )
 
 

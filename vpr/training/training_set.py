@@ -1,16 +1,21 @@
 """The training split: what may be a query's positive, and what may not be its negative."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from pittsburgh import LEAST_POSITIVE_SQUARED_DISTANCE, Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
+from vpr.data.frames import find_sequences
+from vpr.data.layouts.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
 from vpr.data.places import PlaceImages, PlacesSpec, load_places, require_queries
 from vpr.training.choices import BY_PLACE
 from vpr.training.places.clustering import places_of
-from vpr.training.places.place_set import PlaceSet
+from vpr.training.places.place_set import PlaceSet, joined
+from vpr.training.places.tables import read_place_files
+from vpr.training.places.walk import places_of_walk
 from vpr.training.rules import TrainingRules
 
 
@@ -28,9 +33,9 @@ class TrainingSet:
 def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     """The training split. Queries without a potential positive are left out, with a message.
     Raises a UserError: nothing can be learnt of these images, or as of `load_places`."""
-    images = load_places(places, "train")
     if rules.loss == BY_PLACE:
-        return _by_place(images, rules)
+        return _by_place(places, rules)
+    images = load_places(places, "train")
     require_queries(images)
     positives = images.places.training_positives()
     not_negatives = images.places.not_negatives()
@@ -46,25 +51,53 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     return training
 
 
-def _by_place(images: PlaceImages, rules: TrainingRules) -> TrainingSet:
+def _by_place(spec: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     """A training split by place. Raises a UserError: there are not two places, not two in a batch, or no two that may
     be in one."""
-    places = places_of(images, rules.place_distance, rules.place_radius)
+    if rules.place_folders:
+        images, sets = _of_folders([Path(folder) for folder in rules.place_folders], spec, rules.images_per_place)
+    elif rules.walk:
+        images = load_places(spec, "train", positions_required=False)
+        frames = find_sequences(images.places.database_names)
+        images = images.only(frames.order().tolist(), [])
+        sets = [places_of_walk(images.places.name, np.unique(frames.sequences, return_counts=True)[1].tolist())]
+    else:
+        images = load_places(spec, "train")
+        sets = [places_of(images, rules.place_distance, rules.place_radius)]
+    for each in sets:
+        _require_batches(each, rules, rules.places_apart(images.places.positive_radius))
+    places = sets[0] if len(sets) == 1 else joined(sets)
     used, count = sum(map(len, places.images)), len(images.files)
-    say(f"{images.places.name}: {len(places)} places with {used} of {count} images, the others are left out")
+    say(f"{places.name}: {len(places)} places with {used} of {count} images, the others are left out")
+    return TrainingSet(images, [], [], np.empty(0, np.int64), places)
+
+
+def _of_folders(folders: list[Path], spec: PlacesSpec, least: int) -> tuple[PlaceImages, list[PlaceSet]]:
+    """The images of folders of places, without positions of their own, and the sets of these, numbered through."""
+    files, names, sets = list[Path](), list[str](), list[PlaceSet]()
+    for folder in folders:
+        own, found = read_place_files(folder, least, spec)
+        sets.append(replace(found, images=[each + len(files) for each in found.images]))
+        files += own
+        names += [str(file.relative_to(folder)) for file in own]
+    name, where = "+".join(each.name for each in sets), np.full((len(files), 2), np.nan)
+    places = Places(name, names, [], where, where[:0], POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS)
+    return PlaceImages(places, "train", files, []), sets
+
+
+def _require_batches(places: PlaceSet, rules: TrainingRules, apart: float) -> None:
+    """Raises a UserError: there are no two places for a batch."""
     if min(len(places), rules.batch_size) < 2:
         raise UserError(
-            f"{images.places.name} has {len(places)} places, of which a step takes {rules.batch_size} (--batchSize): "
+            f"{places.name} has {len(places)} places, of which a step takes {rules.batch_size} (--batchSize): "
             "wanted two of each at least; raise --batchSize, or add images of other places"
         )
-    centres, apart = places.positions, rules.places_apart(images.places.positive_radius)
-    assert centres is not None  # since all images have positions
-    if all(np.hypot(*(centres - each).T).max() < apart for each in centres):  # mostly the first has another far away
+    centres = places.positions  # of which mostly the first has another far away
+    if centres is not None and all(np.hypot(*(centres - each).T).max() < apart for each in centres):
         raise UserError(
-            f"{images.places.name}: no two of its {len(places)} places lie {apart:g} m apart, which a batch takes two "
+            f"{places.name}: no two of its {len(places)} places lie {apart:g} m apart, which a batch takes two "
             "of at least: add images of other places, or lower --placeRadius"
         )
-    return TrainingSet(images, [], [], np.empty(0, np.int64), places)
 
 
 def _require_enough(training: TrainingSet, rules: TrainingRules, reason: str) -> None:

@@ -32,14 +32,15 @@ def hard_batches(
 
     Later batches are of what is left, and look less alike; places that find no other are left out. Descriptors
     [P, dim], on any device, are the mean of a place's images', or a random one's. Places of a batch lie `apart` metres
-    apart at least, where positions are known.
+    apart at least, where positions are known, and are of one set.
     """
     where, known = places.positions, torch.as_tensor(descriptors).float()
+    sets = np.zeros(len(places)) if places.sets is None else places.sets
     squares, left, batches = known.square().sum(dim=1), np.ones(len(places), bool), []
     for seed in generator.permutation(len(places)).tolist():
         if not left[seed]:
             continue
-        others = np.flatnonzero(left & (np.arange(len(left)) != seed))
+        others = np.flatnonzero(left & (sets == sets[seed]) & (np.arange(len(left)) != seed))
         squared = squares + squares[seed] - 2 * (known @ known[seed])
         distance = squared.clamp(min=0).sqrt().cpu().numpy()[others]
         drawn, rest = np.split(np.argsort(distance, kind="stable"), [DRAWN_FROM * batch])
@@ -50,7 +51,7 @@ def hard_batches(
         for place in others[np.concatenate([drawn, rest])].tolist():
             if len(chosen) == batch:
                 break
-            if where is None or np.hypot(*(where[chosen] - where[place]).T).min() >= apart:
+            if where is None or not np.hypot(*(where[chosen] - where[place]).T).min() < apart:  # also of NaN
                 chosen.append(place)
         left[chosen] = False
         if len(chosen) > 1:

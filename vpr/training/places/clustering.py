@@ -10,9 +10,7 @@ from vpr.training.places.place_set import PlaceSet, grouped
 CITIES_APART = 1e8  # metres, in a third direction: those of different cities count from different meridians
 
 
-def places_of(
-    images: PlaceImages, distance: float = 25.0, radius: float = 10.0, views: np.ndarray | None = None
-) -> PlaceSet:
+def places_of(images: PlaceImages, distance: float = 25.0, radius: float = 10.0) -> PlaceSet:
     """Places of all images of a split, the database's and the queries'.
 
     The spot with the most images within `radius` metres becomes a centre, then the next that lies `distance` metres or
@@ -20,9 +18,8 @@ def places_of(
     two at least. The order of the files changes nothing but the numbers of images. Images of neighbouring places lie
     at least `distance` - 2 `radius` apart, nearer than positives may be: `hard_batches` keeps such places apart.
 
-    Of a place whose images differ in `views` [N], such as sectors of headings, each view is a place around the same
-    centre; without, what was taken to opposite sides of a spot is one place. Raises a UserError: images have no
-    position, places would overlap, or no place has two images.
+    What was taken to opposite sides of a spot is one place. Raises a UserError: images have no position, places would
+    overlap, or no place has two images.
     """
     places = images.places
     positions = np.concatenate([places.database_positions, places.query_positions])
@@ -33,15 +30,12 @@ def places_of(
     if unknown := int((~np.isfinite(positions).all(axis=1)).sum()):
         raise UserError(
             f"{places.name}: {unknown} of {len(positions)} images have no position: wanted one of each, see "
-            "docs/own-images.md, or places of a walk's frames"
+            "docs/own-images.md, or --walk where they are frames of one"
         )
     cities = np.zeros(len(positions))
     if isinstance(places, CityPlaces):
         cities = CITIES_APART * np.concatenate([places.database_cities, places.query_cities])
     labels, centres = _nearest_centres(np.column_stack([positions, cities]), distance, radius)
-    if views is not None:
-        _, kind = np.unique(views, return_inverse=True)
-        labels = np.where(labels < 0, -1, labels * len(kind) + kind)
     found = grouped(places.name, labels, centres[:, :2])  # the mean of images may lie nearer to another place's
     if not len(found):
         raise UserError(

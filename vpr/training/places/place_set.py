@@ -1,5 +1,6 @@
 """What a training on batches of places takes: images by place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,9 @@ class PlaceSet:
 
     name: str
     images: list[np.ndarray]  # of each place int64 [n], of the split's files: the database's, then the queries'
-    positions: np.ndarray | None = None  # float64 [P, 2] in metres, the mean of each place's images; None: unknown
+    # float64 [P, 2] in metres, the mean of each place's images; NaN, or None for all: unknown.
+    positions: np.ndarray | None = None
+    sets: np.ndarray | None = None  # int64 [P], which set each place is of: a batch is of one alone; None: one set
 
     def __len__(self) -> int:
         return len(self.images)
@@ -25,3 +28,10 @@ def grouped(name: str, labels: np.ndarray, positions: np.ndarray | None = None, 
     images = [each for each in groups if len(each) >= max(least, 1)]
     means = None if positions is None else np.array([positions[each].mean(axis=0) for each in images]).reshape(-1, 2)
     return PlaceSet(name, images, means)
+
+
+def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
+    """Sets of the same split's files as one, of which a batch is of one set's places."""
+    where = [np.full((len(one), 2), np.nan) if one.positions is None else one.positions for one in sets]
+    images, of = [each for one in sets for each in one.images], np.repeat(np.arange(len(sets)), [*map(len, sets)])
+    return PlaceSet("+".join(one.name for one in sets), images, np.concatenate(where), of)

@@ -15,6 +15,8 @@ from vpr.data.image_files import find_images
 from vpr.data.layouts.columns import read_columns
 from vpr.data.layouts.spec_files import listing
 from vpr.data.positions.coordinates import from_degrees
+from vpr.data.reader import decodable
+from vpr.data.settings import PlacesSpec
 from vpr.training.places.place_set import PlaceSet, grouped
 
 COLUMNS = ("city_id", "place_id", "year", "month", "northdeg", "lat", "lon", "panoid")
@@ -22,23 +24,28 @@ IDS_OF_A_CITY = 10**5  # of which GSV-Cities' own reader adds a multiple to the 
 REMEDY = "get the tables of GSV-Cities again, or write as they are"
 
 
-def read_place_files(root: Path, least: int = 4) -> tuple[list[Path], PlaceSet]:
+def read_place_files(root: Path, least: int = 4, spec: PlacesSpec | None = None) -> tuple[list[Path], PlaceSet]:
     """The places of a folder in whichever form it has, and the files that their images are.
 
     Places of fewer than `least` images are left out, and images that lie in `root` itself. Only GSV-Cities' places have
-    positions. Raises a UserError: a table is not usable, images that it lists are missing, or no place has enough.
+    positions. `spec` says whether and how broken images are left out. Raises a UserError: a table is not usable, images
+    that it lists are missing, or no place has enough.
     """
+    skip_broken = spec is not None and spec.skip_broken
     if (root / "Dataframes").is_dir():
         files, of, metres = _read_gsv_cities(root)
     else:
-        files, metres = find_images(root), None
+        files, metres = find_images(root, skip_broken), None
         of = [file.parent for file in files]
     number_of: dict[Hashable, int] = {place: number for number, place in enumerate(dict.fromkeys(of))} | {root: -1}
-    places = grouped(root.resolve().name, np.array([number_of[place] for place in of], np.int64), metres, least)
+    labels = np.array([number_of[place] for place in of], np.int64)
+    if spec and skip_broken:
+        labels[np.setdiff1d(range(len(files)), decodable(files, spec.workers, str(root), spec.max_pixels))] = -1
+    places = grouped(root.resolve().name, labels, metres, least)
     if not len(places):
         raise UserError(
             f"{root} has {len(files)} images and no place of {least} or more, wanted a folder for each place, or "
-            "GSV-Cities' Dataframes and Images: add images or take places of fewer"
+            "GSV-Cities' Dataframes and Images: add images, or take places of fewer by --imagesPerPlace"
         )
     return files, places
 
