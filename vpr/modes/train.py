@@ -18,6 +18,7 @@ from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_pooling
 from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import create_run, load_checkpoint, read_flags
+from vpr.training.distilling import with_teacher
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import TrainingSet, load_training_set
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
     test = open_test_split(places)
     device = choose_device(options.device)
     say(device_line(device))
+    training = with_teacher(training, rules, reading(options, device), options.cacheBatchSize)
     splits = splits_of(training.images, validation)
     state, folder = (_resume if options.run else _start)(options, splits, device)
     rule = reranking_rule(options)

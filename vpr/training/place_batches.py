@@ -15,9 +15,9 @@ from vpr.common import processes
 from vpr.common.memory import where_it_fits
 from vpr.descriptors.describe import Source, describe
 from vpr.training.mining import NO_IMAGE
-from vpr.training.multi_similarity import multi_similarity
 from vpr.training.objective import Block
 from vpr.training.places.cliques import hard_batches, most_alike
+from vpr.training.places.multi_similarity import multi_similarity
 from vpr.training.places.place_set import PlaceSet
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState

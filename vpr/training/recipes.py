@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from vpr.training.choices import BY_TEACHER
+
 _PLACES = {"loss": "multi-similarity", "imagesPerPlace": 4}
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},  # the defaults: NetVLAD's (Arandjelovic et al., 2016)
@@ -16,5 +18,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adapt": {  # to few images of one's own: the pooling alone, on what the frozen backbone gives
         **_PLACES, "batchSize": 32, "optim": "ADAMW", "lr": 1e-3, "weightDecay": 1e-4, "schedule": "cosine",
         "warmup": 20, "trainFrom": "pool",
+    },
+    BY_TEACHER: {  # a student's of a teacher
+        "loss": BY_TEACHER, "batchSize": 64, "optim": "ADAMW", "lr": 1e-3, "weightDecay": 1e-4, "schedule": "cosine",
+        "warmup": 20, "nEpochs": 10,
     },
 }  # fmt: skip

@@ -8,7 +8,7 @@ from pittsburgh import LEAST_POSITIVE_SQUARED_DISTANCE, Places
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.places import PlaceImages, PlacesSpec, load_places, require_queries
-from vpr.training.choices import BY_PLACE
+from vpr.training.choices import BY_PLACE, BY_TEACHER
 from vpr.training.places.clustering import places_of
 from vpr.training.places.place_set import PlaceSet
 from vpr.training.rules import TrainingRules
@@ -23,6 +23,7 @@ class TrainingSet:
     not_negatives: list[np.ndarray]
     usable: np.ndarray  # queries that have a positive
     places: PlaceSet | None = None  # for objectives that go by place, which ask for no queries
+    taught: np.ndarray | None = None  # [N, dim], a teacher's descriptors of all images, in process 0; likewise
 
 
 def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
@@ -31,6 +32,8 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     images = load_places(places, "train")
     if rules.loss == BY_PLACE:
         return _by_place(images, rules)
+    if rules.loss == BY_TEACHER:
+        return TrainingSet(images, [], [], np.empty(0, np.int64))
     require_queries(images)
     positives = images.places.training_positives()
     not_negatives = images.places.not_negatives()
