@@ -50,9 +50,8 @@ def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 def refuse_of_other_losses(typed: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
     """Raise a UserError for a typed flag that a training by these flags does not read."""
     loss = merged["loss"]
-    read_by = {OF_PLACES: (BY_PLACE,), OF_TRIPLETS: (*LOSSES,), OF_TEACHERS: (BY_TEACHER,)}
-    known = {each for losses in read_by.values() for each in losses}  # of others nobody knows
-    unread = [name for flags, losses in read_by.items() if loss in known - {*losses} for name in flags]
+    read = {**dict.fromkeys(LOSSES, OF_TRIPLETS), BY_PLACE: OF_PLACES, BY_TEACHER: OF_TEACHERS}
+    unread = [name for flags in {*read.values()} - {read.get(loss, ())} for name in flags if loss in read]
     for name in unread:
         if name in typed:
             raise UserError(f"--{name} has no effect with --loss={loss}: drop it, or take another loss")

@@ -11,11 +11,7 @@ EXAMPLES = {
         "{} train --resume",
         "{} train --root photos --dataset=folder --rerank 50",
     ),
-    "distill": (
-        "{} distill --teacher=runs/RUN --model=fast",
-        "{} distill --teacher=vgg16.onnx --model=small --trainFrom=pool",
-        "{} distill --teacher=vgg16.onnx --root photos --dataset=folder --batchSize=32",
-    ),
+    "distill": ("{} distill --teacher=RUN", "{} distill --teacher=A.onnx", "{} distill --teacher=A.onnx --model=fast"),
     "test": (
         "{} test --split=val",
         "{} test --resume --split=test --rerank 50",

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from vpr.training.choices import BY_TEACHER
-
 _PLACES = {"loss": "multi-similarity", "imagesPerPlace": 4}
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},  # the defaults: NetVLAD's (Arandjelovic et al., 2016)
@@ -19,8 +17,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         **_PLACES, "batchSize": 32, "optim": "ADAMW", "lr": 1e-3, "weightDecay": 1e-4, "schedule": "cosine",
         "warmup": 20, "trainFrom": "pool",
     },
-    BY_TEACHER: {  # a student's of a teacher
-        "loss": BY_TEACHER, "batchSize": 64, "optim": "ADAMW", "lr": 1e-3, "weightDecay": 1e-4, "schedule": "cosine",
+    "distill": {  # a student's of a teacher, by --mode=distill
+        "loss": "distill", "batchSize": 64, "optim": "ADAMW", "lr": 1e-3, "weightDecay": 1e-4, "schedule": "cosine",
         "warmup": 20, "nEpochs": 10,
     },
 }  # fmt: skip

@@ -109,9 +109,8 @@ class TrainingRules:
         type=whole, alters=True, tolerated=True,
     )  # fmt: skip
     recall_values: tuple[int, ...] = flag(
-        (1, 5, 10, 20), "the N of Recall@N", name="recallValues", group="run and recalls",
-        modes=("train", "distill", "test", "prune", "compare", "import"), type=count, nargs="+", metavar="N",
-        kept=RESUMED,
+        (1, 5, 10, 20), "the N of Recall@N", name="recallValues", group="run and recalls", type=count,
+        modes=("train", "distill", "test", "prune", "compare", "import"), nargs="+", metavar="N", kept=RESUMED,
     )  # fmt: skip
     seed: int = 123  # of all random choices
 

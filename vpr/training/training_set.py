@@ -1,6 +1,6 @@
 """The training split: what may be a query's positive, and what may not be its negative."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class TrainingSet:
     not_negatives: list[np.ndarray]
     usable: np.ndarray  # queries that have a positive
     places: PlaceSet | None = None  # for objectives that go by place, which ask for no queries
-    taught: np.ndarray | None = None  # [N, dim], a teacher's descriptors of all images, in process 0; likewise
+    taught: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [N, dim], a teacher's of all images
 
 
 def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
