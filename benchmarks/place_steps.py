@@ -14,8 +14,8 @@ from benchmarks.stages import Bench
 from benchmarks.textbook import NormalizedImages, optimizer_of, textbook_of
 from vpr.models.place_model import PlaceModel
 from vpr.training.choices import BY_PLACE
-from vpr.training.multi_similarity import multi_similarity
 from vpr.training.objective import Block
+from vpr.training.places.multi_similarity import multi_similarity
 from vpr.training.rules import TrainingRules
 from vpr.training.state import new_state, splits_of
 from vpr.training.trainer import Sources, Trainer

@@ -1,6 +1,12 @@
-"""What the tests of a training share: its flags on the tiny city, and a stop after a checkpoint."""
+"""What the tests of a training share: its flags on small places, a stop after a checkpoint, one step by processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 from drawing import draw_image
 
 import main
@@ -54,3 +60,23 @@ def stopped_after(monkeypatch):
                 main.main(flags)
 
     return train
+
+
+@pytest.fixture(scope="session")
+def step(street_flags, tmp_path_factory):
+    """Takes the same step by so many processes with flags; gives its loss, figures and gradient."""
+    folder, program = tmp_path_factory.mktemp("step"), Path(__file__).with_name("place_step.py")
+
+    def take(processes, *words):
+        file = folder / f"{processes}{''.join(words)}.pt".replace("/", "_")
+        torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+        flags = [*street_flags, "--num_clusters=4"]
+        if not file.exists():
+            done = subprocess.run(
+                [sys.executable, *(torchrun if processes > 1 else []), program, file, *flags, *words], timeout=300,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+        return torch.load(file, weights_only=True)
+
+    return take

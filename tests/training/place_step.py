@@ -1,4 +1,4 @@
-"""A program for one process or, by torchrun, several: one step of a training on batches of places.
+"""A program for one process or, by torchrun, several: one step of a training on batches of places, or with a teacher.
 
     python place_step.py RESULT FLAG ...
 
@@ -19,6 +19,7 @@ from vpr.cli.specs import model_spec, places_spec, reading, training_rules
 from vpr.common import processes
 from vpr.data.reader import CPU
 from vpr.models.place_model import build_model
+from vpr.training.distilling import with_teacher
 from vpr.training.state import new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import load_training_set
@@ -29,6 +30,7 @@ def main(result: str, flags: list[str]) -> None:
     with processes.process_group():
         rules = training_rules(options)
         training = load_training_set(places_spec(options), rules)
+        training = with_teacher(training, rules, reading(options, CPU), None)
         torch.manual_seed(0)
         model = build_model(model_spec(options))
         nn.init.normal_(model.pool.conv.weight, std=3)

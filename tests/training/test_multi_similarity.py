@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vpr.training.multi_similarity import multi_similarity
+from vpr.training.places.multi_similarity import multi_similarity
 
 EPSILON, ALPHA, BETA = 0.1, 1.0, 50.0
 

@@ -281,26 +281,6 @@ def test_the_trunk_cache_holds_an_image_and_its_views(call, capsys):
     assert [line.split(" of ")[1] for line in said] == [f"{24 * (1 + 2 * 3)} images, memory", "24 images, memory"]
 
 
-@pytest.fixture(scope="module")
-def step(street_flags, tmp_path_factory):
-    """Takes the same step by so many processes with flags; gives its loss, figures and gradient."""
-    folder, program = tmp_path_factory.mktemp("step"), Path(__file__).with_name("place_step.py")
-
-    def take(processes, *words):
-        file = folder / f"{processes}{''.join(words)}.pt"
-        torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-        flags = [*street_flags, "--num_clusters=4"]
-        if not file.exists():
-            done = subprocess.run(
-                [sys.executable, *(torchrun if processes > 1 else []), program, file, *flags, *words], timeout=300,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-        return torch.load(file, weights_only=True)
-
-    return take
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "words", "cached"),

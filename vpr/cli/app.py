@@ -67,8 +67,8 @@ def of_two_builds(error: RuntimeError) -> str:
 
 
 def module_of(mode: str) -> str:
-    """The module of a mode: its name in `vpr.modes`, unless Python keeps that word for itself."""
-    return f"vpr.modes.{'import_model' if mode == 'import' else mode}"
+    """The module of a mode: its name in `vpr.modes`, or of the one that does its work."""
+    return f"vpr.modes.{ {'import': 'import_model', 'distill': 'train'}.get(mode, mode) }"
 
 
 def require_one_process(mode: str) -> None:

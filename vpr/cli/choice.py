@@ -18,7 +18,7 @@ from vpr.common.files import read_json, write_json
 from vpr.common.settings import MODEL
 from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
-from vpr.training.choices import BY_PLACE, LOSSES, OF_PLACES, OF_TRIPLETS, UNREAD
+from vpr.training.choices import BY_PLACE, BY_TEACHER, LOSSES, OF_PLACES, OF_TEACHERS, OF_TRIPLETS, UNREAD
 from vpr.training.recipes import RECIPES
 
 FILE = ".netvlad.json"
@@ -50,7 +50,8 @@ def of_recipe(typed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 def refuse_of_other_losses(typed: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
     """Raise a UserError for a typed flag that a training by these flags does not read."""
     loss = merged["loss"]
-    unread = (*(OF_PLACES if loss in LOSSES else ()), *(OF_TRIPLETS if loss == BY_PLACE else ()))
+    read = {**dict.fromkeys(LOSSES, OF_TRIPLETS), BY_PLACE: OF_PLACES, BY_TEACHER: OF_TEACHERS}
+    unread = [name for flags in {*read.values()} - {read.get(loss, ())} for name in flags if loss in read]
     for name in unread:
         if name in typed:
             raise UserError(f"--{name} has no effect with --loss={loss}: drop it, or take another loss")

@@ -3,6 +3,7 @@
 _WORDS = {
     "cluster": ("--arch=vgg16 --num_clusters=64", "--root photos", "--model=fast --root photos"),
     "train": ("--arch=alexnet --nEpochs=5", "--resume", "--root photos --dataset=folder --rerank 50"),
+    "distill": ("--teacher=RUN", "--teacher=A.onnx", "--teacher=A.onnx --model=fast"),
     "test": ("--split=val", "--resume --split=test --rerank 50", "--resume=model.onnx --root photos"),
     "whiten": ("--resume", "--resume --pcaDim=512", "--arch=vgg16 --pcaDim=4096"),
     "adapt": ("--root photos", "--model=fast --root photos", "--resume"),

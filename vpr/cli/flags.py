@@ -14,6 +14,7 @@ from vpr.retrieval.rules import Reranking
 from vpr.runs.stored import name_of_flags, stored_flags
 from vpr.search.rules import RecentFrames, SequenceRule
 from vpr.serve.settings import Settings
+from vpr.training.choices import BY_TEACHER
 from vpr.training.rules import TrainingRules
 
 # A further flag is a field of one of these, or of a dataclass that is added here; a recipe, an instance of some.
@@ -59,6 +60,15 @@ def check_typed(mode: str, typed: Set[str]) -> list[str]:
                 f"--mode={mode} --help"
             )
     return [f"without effect in --mode={mode}: {', '.join(f'--{flag.name}' for flag in idle)}"] if idle else []
+
+
+def as_train(typed: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """What is typed, of --mode=distill as the training that it is; and in words what has no effect there."""
+    if typed.get("mode") != BY_TEACHER:
+        return typed, []
+    notes, read = check_typed(BY_TEACHER, typed.keys()), names(lambda flag: BY_TEACHER in flag.modes)
+    kept = {name: value for name, value in typed.items() if name in (*read, "inputs")}
+    return {**kept, "mode": "train", "recipe": BY_TEACHER}, notes
 
 
 def checked_flags(path: Path) -> dict[str, Any]:

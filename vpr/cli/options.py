@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vpr.cli.choice import of_recipe, of_short_name, own_images, refuse_for_hub, refuse_of_other_losses, remembered
-from vpr.cli.flags import AUTO_PRECISION, CARD_FLAGS, INSTEAD, all_flags, check_typed, checked_flags, defaults, names
+from vpr.cli.flags import (
+    AUTO_PRECISION,
+    CARD_FLAGS,
+    INSTEAD,
+    all_flags,
+    as_train,
+    check_typed,
+    checked_flags,
+    defaults,
+    names,
+)  # fmt: skip
 from vpr.cli.parser import MODES_WITH_INPUTS, build_parser, command, nearest, parallel_command, wanted_help, with_mode
 from vpr.common import processes
 from vpr.common.errors import UserError
@@ -61,6 +71,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
+    typed, idle = as_train(typed)
     chosen, remark = remembered(typed)
     typed = {**of_short_name(typed), **chosen, **typed}
     recipe, told = of_recipe(typed)
@@ -74,7 +85,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         )
     if wished["inputs"] and mode not in MODES_WITH_INPUTS:
         raise UserError(f"unrecognized arguments: {' '.join(wished['inputs'])}; see --help")
-    notes = [*check_typed(mode, typed.keys()), *filter(None, (remark, told))]
+    notes = [*idle, *check_typed(mode, typed.keys()), *filter(None, (remark, told))]
     _refuse_pairs(typed)
     given = _settle_model(typed)
     if given.get("arch", "") != (name := typed.get("arch", "").partition(".")[0]):

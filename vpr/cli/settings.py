@@ -121,7 +121,7 @@ class Command:
     savePath: str = _machine("checkpoints", "folder of the checkpoints inside a run", modes=all_but("cluster", "spec"),
         kept=RUN, tolerated=True)
     cachePath: str = _machine(  # a pruned run has no frozen layers
-        "cache", "folder of the trunk cache", modes=("train",), kept=RESUMED, tolerated=True)
+        "cache", "folder of the trunk cache", modes=("train", "distill"), kept=RESUMED, tolerated=True)
 
     model: str | None = flag(None, "a model by a short name, beside which typed flags win. classic: VGG16 as in the "
         "paper; fast: Lite0 of EfficientNet at stride 16; small: at stride 8; hub:OWNER/REPOSITORY:ENTRY: a "
@@ -132,14 +132,15 @@ class Command:
     fromscratch: bool = flag(False, "random weights, all layers trained; the same as --weights=none", group="model",
         modes=all_but("spec", "import"), kept=MODEL, clusters=True, tolerated=True)
     start_epoch: int = flag(0, "epochs counted as done at the start", name="start-epoch", group="train",
-        modes=("train", "prune", "import"), type=whole, tolerated=True)
+        modes=("train", "distill", "prune", "import"), type=whole, tolerated=True)
     startFrom: str | None = flag(None, "begin a new run from the best model (--ckpt) of another, with its flags but "
         "for those that are typed; --clusterDim may be added", group="train", modes=("train",), metavar="RUN")
     valSets: tuple[str, ...] | None = flag(None, "folders of other data sets, as --root takes them, whose val splits "
-        "are measured", group="train", modes=("train",), nargs="+", metavar="DIR", kept=RUN, added=True, alters=True)
+        "are measured", group="train", modes=("train", "distill"), nargs="+", metavar="DIR", kept=RUN, added=True,
+        alters=True)
     trunkCache: str = flag("auto", "where to keep what the frozen layers make of each image (auto: in memory if half "
-        "of it is enough, else on disk)", group="train", modes=("train",), choices=("auto", "memory", "disk", "off"),
-        kept=RUN, alters=True)
+        "of it is enough, else on disk)", group="train", modes=("train", "distill"),
+        choices=("auto", "memory", "disk", "off"), kept=RUN, alters=True)
     resume: str | None = _run(None, "go on with (train) or use a run; without DIR the newest under --runsPath; test "
         "also takes an exported FILE.onnx", modes=all_but("cluster", "compare", "import"), nargs="?", const="newest",
         metavar="DIR", tolerated=True, common=True)
@@ -158,7 +159,8 @@ class Command:
     out: str | None = _export(None, "file to write (default: in the run)", metavar="FILE")
     pcaDim: int | None = _whiten(
         None, "dimensions of a whitened descriptor: whiten learns so many (default: 4096), test takes the first so "
-        "many (default: all)", modes=all_but("cluster", "train", "adapt", "prune", "spec", "import"), type=count)
+        "many (default: all)", type=count,
+        modes=all_but("cluster", "train", "distill", "adapt", "prune", "spec", "import"))
     nPCA: int = _whiten(10_000, "training database images on which whitening is learnt, at most", modes=("whiten",),
         type=whole_number(2))
     noWhiten: bool = _whiten(False, "test without the whitening that the model has", modes=FINISHED_MODEL)
@@ -211,7 +213,7 @@ class Command:
         "that agree with one camera's movement, as hloc does, into this HDF5 file", metavar="FILE")
     pairsTop: int = _hloc(20, "pairs of each image in that list", type=count)
     localDim: int = _look(LOCAL_DIM, "dimensions that local descriptors are projected to, 1 byte each",
-        modes=("train", "test", "export", "compare", "index", "locate", "serve"), type=whole_number(1, 128))
+        modes=("train", "distill", "test", "export", "compare", "index", "locate", "serve"), type=whole_number(1, 128))
     localDescriptors: bool = _look(False, "keep local descriptors for --rerank: index beside the index, export as a "
         "second output", modes=("export", "index"))
 

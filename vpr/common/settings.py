@@ -19,6 +19,7 @@ from typing import Any
 MODES = {
     "cluster": "visual words (k-means centres) from which NetVLAD starts",
     "train": "train on triplets or on batches of places: a new run, or with --resume go on with one",
+    "distill": "train a small model to find alike what a larger one does: train with --recipe=distill",
     "test": "Recall@N of a run, an exported file or the off-the-shelf model; pictures and a report",
     "whiten": "learn PCA whitening of a model's descriptors",
     "adapt": "fit a model to one's own place, in minutes",

@@ -113,7 +113,7 @@ class ModelSpec:
         "blocks.8, ... of timm; pool: the pooling alone; map: that of --clusterDim alone (default: conv5_1, conv5, a "
         "ResNet's layer3, the last 4 blocks and norm of a vision transformer, the last stage of others; from random "
         "weights and after pruning the first)",
-        name="trainFrom", group="train", modes=("train", "prune"), metavar="LAYER", kept=TRAINING,
+        name="trainFrom", group="train", modes=("train", "distill", "prune"), metavar="LAYER", kept=TRAINING,
     )  # fmt: skip
     seed: int = DEFAULT_SEED  # of random weights
     cut: int | None = _added(
@@ -129,7 +129,7 @@ class ModelSpec:
     )  # fmt: skip
     train_batch_norm: bool = flag(
         False, "let the statistics of BatchNorm layers that are trained follow the training images",
-        name="trainBatchNorm", group="train", modes=("train",), kept=TRAINING,
+        name="trainBatchNorm", group="train", modes=("train", "distill"), kept=TRAINING,
     )  # fmt: skip
 
     @property

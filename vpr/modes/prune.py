@@ -17,6 +17,7 @@ from vpr.models.card import INSTALL
 from vpr.modes.train import train
 from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import create_run, load_checkpoint
+from vpr.training.distilling import with_teacher
 from vpr.training.state import TrainingState, new_state, splits_of
 from vpr.training.training_set import load_training_set
 from vpr.training.validation import OWN, find_split, measure_split, open_test_split, select
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--mode=prune cannot drop filters of {options.arch}: prune {' or '.join(BACKBONES)}")
     device = device_of(options)
     places, rules, read = places_spec(options), training_rules(options), reading(options, device)
-    training = load_training_set(places, rules)
+    training = with_teacher(load_training_set(places, rules), rules, read, options.cacheBatchSize)
     validation, reason = find_split(places, "val")
     if validation is None:
         say(f"{reason}: the first validation of a training after this replaces the pruned model as the best one")

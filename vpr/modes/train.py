@@ -20,6 +20,7 @@ from vpr.models.place_model import PlaceModel, build_model
 from vpr.runs.centroids import init_map, init_pooling
 from vpr.runs.pytorch_model import restore_model, start_from
 from vpr.runs.run import create_run, load_checkpoint, read_flags
+from vpr.training.distilling import with_teacher
 from vpr.training.places.walk import grow_by_model
 from vpr.training.state import TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
     test = open_test_split(places)
     device = choose_device(options.device)
     say(device_line(device))
+    training = with_teacher(training, rules, reading(options, device), options.cacheBatchSize)
     splits = splits_of(training.images, validation)
     splits |= {f"{name}/val": each for name, images in others.items() for each in splits_of(images).values()}
     state, folder = (

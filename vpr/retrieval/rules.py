@@ -23,14 +23,14 @@ class Reranking:
         MISSING,
         "look again at the first K hits of each query: order them anew by how well their local descriptors match; 0: "
         "not (default: locate 50 where the index has local descriptors, else 0)",
-        name="rerank", typed=None, modes=("train", "test", "compare", "locate"), type=whole, metavar="K",
+        name="rerank", typed=None, modes=("train", "distill", "test", "compare", "locate"), type=whole, metavar="K",
     )  # fmt: skip
     by: str = _rule(
         HEAD,
         "what orders them: head, all scores by one small regression; soft, matches of all local descriptors by how "
         "likely they are; spatial, those that are each other's nearest, by how well their displacements agree; xfeat, "
         "keypoints that agree with one camera's movement",
-        name="rerankBy", modes=("train", "test", "compare", "locate", "serve"), choices=BY,
+        name="rerankBy", modes=("train", "distill", "test", "compare", "locate", "serve"), choices=BY,
     )  # fmt: skip
     verified: int = _rule(
         20,

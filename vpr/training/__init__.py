@@ -1,10 +1,10 @@
 """Weakly supervised training: mining, losses, steps, state, validation.
 
 choices.py       Objectives, optimisers and schedules of the learning rate, by name (--loss, --optim, --schedule)
+distilling.py    the objective of a teacher's cosines
 log.py           What a training leaves to look at: metrics.csv, TensorBoard, console lines
 losses.py        the ranking loss of a batch of tuples
 mining.py        Hard negative mining (the paper's appendix on training): which images make a query's tuple
-multi_similarity.py  the multi-similarity loss of images by place, and which pairs it mines
 objective.py     What a training learns from: which images are a batch, and the loss of their descriptors
 adapting/        a model with less of what changes within places, which needs no steps
 place_batches.py  the objective of batches of places

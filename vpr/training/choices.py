@@ -55,13 +55,16 @@ LEAST = 0.2  # of the rate, at the end of `linear`
 BY_PLACE = "multi-similarity"  # the loss whose objective takes places, and no queries
 # Where places do not come from positions, and which flags are not read then.
 UNREAD = {"placeFolders": ("placeDistance", "walk"), "walk": ("placeDistance", "placeRadius")}
-# Flags that only batches of places read, and only triplets.
+BY_TEACHER = "distill"  # that whose objective takes another model, and neither
+# Flags that only batches of places read, only triplets, and only what has a teacher.
 OF_PLACES = ("imagesPerPlace", "placeDistance", "placeRadius", "hardEvery", "alike", "views", "cachedViews", *UNREAD)
 OF_TRIPLETS = ("margin", "nNeg", "nNegSample", "cacheRefreshRate")
+OF_TEACHERS = ("teacher",)
 # See `vpr.training.objective`. Losses of tuples share one.
 OBJECTIVES = {
     **dict.fromkeys(LOSSES, "vpr.training.triplets:Triplets"),
     BY_PLACE: "vpr.training.place_batches:PlaceBatches",
+    BY_TEACHER: "vpr.training.distilling:Distilling",
 }
 OPTIMIZERS: "dict[str, Callable[[Parameters, float, float, float], torch.optim.Optimizer]]" = {
     "SGD": sgd, "ADAM": adam, "ADAMW": adamw

@@ -126,6 +126,8 @@ def report_epoch(board: Board, row: dict[str, float], last_epoch: int) -> None:
     if "batch_accuracy" in row:
         found = f"{row['tuples']} images, batch accuracy {row['batch_accuracy']:.1%}, "
         found += f"{row['mined_share']:.1%} of the pairs mined"
+    if "cosines_apart" in row:
+        found = f"{row['tuples']} images, cosines {row['cosines_apart']:.3f} from the teacher's"
     say(
         f"epoch {epoch}/{last_epoch}: loss {row['loss']:.4f}, {found}, learning rate {row['learning_rate']:g}, "
         f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"

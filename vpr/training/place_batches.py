@@ -15,9 +15,9 @@ from vpr.common import processes
 from vpr.common.memory import where_it_fits
 from vpr.descriptors.describe import Source, describe
 from vpr.training.mining import NO_IMAGE
-from vpr.training.multi_similarity import multi_similarity
 from vpr.training.objective import Block
 from vpr.training.places.cliques import hard_batches, most_alike
+from vpr.training.places.multi_similarity import multi_similarity
 from vpr.training.places.place_set import PlaceSet
 from vpr.training.rules import TrainingRules
 from vpr.training.state import TrainingState
@@ -34,6 +34,11 @@ class PlaceBatch:
     images: list[int]  # of this process, indices into the split's files
     places: np.ndarray  # int64 [B], of each image of the whole batch: those of process 0, then of 1, ...
     counts: list[int]  # how many images each process has
+
+    @property
+    def own(self) -> slice:
+        """The rows of this process's images among those of the whole batch."""
+        return slice(sum(self.counts[: processes.rank()]), sum(self.counts[: processes.rank() + 1]))
 
     @classmethod
     def of(cls, images: list[np.ndarray]) -> "PlaceBatch":
@@ -83,17 +88,16 @@ class PlaceBatches:
 
         The gradient is that of the whole batch's sum: an image is in the pairs of all processes' anchors.
         """
-        rank, count = processes.rank(), batch.counts[processes.rank()]
         everyones = processes.with_everyones(descriptors, batch.counts)  # [B, dim]
         places = torch.as_tensor(batch.places, device=descriptors.device)
         losses, mined = multi_similarity(everyones, places)
-        own = slice(sum(batch.counts[:rank]), sum(batch.counts[: rank + 1]))
-        whole, pairs = losses.sum() + 0 * descriptors.sum(), mined[own].sum(dim=1)
+        whole, own = losses.sum() + 0 * descriptors.sum(), batch.own
+        pairs = mined[own].sum(dim=1)
         negatives = (mined & (places[:, None] != places))[own].sum()
         easy, all_pairs, hard = torch.stack([(pairs == 0).sum(), pairs.sum(), negatives]).tolist()
         share = all_pairs / max(len(everyones) - 1, 1)
         figures = {"batch_accuracy": easy, "mined_share": share, "violating_per_tuple": hard}
-        return losses[own].sum().detach() + whole - whole.detach(), count, figures
+        return losses[own].sum().detach() + whole - whole.detach(), len(pairs), figures
 
     def _chosen(self, state: TrainingState, epoch: int, label: str) -> tuple[list[list[np.ndarray]], int]:
         """Of each batch of an epoch the images of its places, and how many images were described to choose them.

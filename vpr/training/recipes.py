@@ -17,4 +17,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         **_PLACES, "batchSize": 32, "optim": "ADAMW", "lr": 1e-3, "weightDecay": 1e-4, "schedule": "cosine",
         "warmup": 20, "trainFrom": "pool",
     },
+    "distill": {  # a student's of a teacher, by --mode=distill
+        "loss": "distill", "batchSize": 64, "optim": "ADAMW", "lr": 1e-3, "weightDecay": 1e-4, "schedule": "cosine",
+        "warmup": 20, "nEpochs": 10,
+    },
 }  # fmt: skip

@@ -13,9 +13,11 @@ if TYPE_CHECKING:  # `--help` reads this file, and takes no time
     import numpy as np
 
 # A pruned or imported run is trained by the flags that it was made with.
-_rule = partial(flag, group="train", modes=("train", "prune", "import"), kept=TRAINING)
+_rule = partial(flag, group="train", modes=("train", "distill", "prune", "import"), kept=TRAINING)
 _kept = partial(_rule, kept=RUN)
 _added = partial(_rule, added=True)
+_tuple = partial(_rule, modes=("train", "prune", "import"))  # not read where a teacher says what is alike
+_place = partial(_tuple, added=True)
 _decay = number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
@@ -28,10 +30,10 @@ class TrainingRules:
     )
     epochs: int = _kept(30, "last epoch", name="nEpochs", type=count, tolerated=True)
     batch_size: int = _rule(
-        4, "queries in a step; those without a violating negative are skipped; multi-similarity: places in a step",
-        name="batchSize", type=count, tolerated=True,
+        4, "queries in a step; those without a violating negative are skipped; multi-similarity: places in a step; "
+        "distill: images in a step", name="batchSize", type=count, tolerated=True,
     )  # fmt: skip
-    refresh_every: int = _rule(
+    refresh_every: int = _tuple(
         1000,
         "queries after which all descriptors are computed anew; doubles at each drop of the learning rate; 0: once an "
         "epoch",
@@ -63,48 +65,51 @@ class TrainingRules:
         0, "images of a step whose layers are in memory at once: each goes through the layers twice; 0: all",
         name="gradientCache", type=whole, added=True, alters=True,
     )  # fmt: skip
-    loss: str = _added(
+    loss: str = _place(
         "triplet", "what is trained for; triplet: the paper's ranking loss; multi-similarity: batches of places, which "
-        "need no queries", choices=OBJECTIVES,
+        "need no queries; distill: what --teacher finds alike", choices=OBJECTIVES,
     )  # fmt: skip
-    images_per_place: int = _added(
+    teacher: str | None = _kept(
+        None, "the model to learn from: a run's folder, or an exported file", added=True, alters=True, metavar="PATH"
+    )
+    images_per_place: int = _place(
         4, "random images of each place in a step, at most", name="imagesPerPlace", type=whole_number(2)
     )
-    place_distance: float = _added(
+    place_distance: float = _place(
         25.0, "metres between the centres of two places, at least", name="placeDistance", type=quantity
     )
-    place_radius: float = _added(
+    place_radius: float = _place(
         10.0, "metres from its centre within which images are of a place", name="placeRadius", type=quantity
     )
-    hard_every: int = _added(
+    hard_every: int = _place(
         0, "epochs after which places are described anew, to make batches of those that look alike; 0: random batches",
         name="hardEvery", type=whole,
     )  # fmt: skip
-    alike: bool = _added(
+    alike: bool = _place(
         False, "of a place only images that look alike: with a random one those of other positions that are most like "
         "it, by descriptors of --hardEvery",
     )  # fmt: skip
-    place_folders: tuple[str, ...] | None = _added(
+    place_folders: tuple[str, ...] | None = _place(
         None, "train on the places of these folders, not the data set's: GSV-Cities', or a folder for each place",
         name="placeFolders", nargs="+", metavar="DIR", kept=RUN, alters=True,
     )  # fmt: skip
-    walk: str | None = _added(
+    walk: str | None = _place(
         None, "the database images of train are frames of walks, without positions: five in a row are a place; again: "
         "frames of another visit that the model, as it starts, takes for the same place join it",
         choices=("once", "again"), nargs="?", const="once",
     )  # fmt: skip
-    views: tuple[str, ...] | None = _added(
+    views: tuple[str, ...] | None = _place(
         None, "train on views of the images too, at random: as other light, weather or cameras would change them",
         nargs="+", choices=VIEWS, metavar="NAME",
     )  # fmt: skip
-    cached_views: int = _added(
+    cached_views: int = _place(
         2, "random views of each image by each name of --views; --trunkCache keeps them", name="cachedViews", type=count
     )
-    margin: float = _rule(
+    margin: float = _tuple(
         0.1, "margin of the triplet loss, in squared descriptor distance", type=quantity, tolerated=True
     )
-    negatives: int = _rule(10, "hard negatives in a tuple, at most", name="nNeg", type=count)
-    negative_sample: int = _rule(
+    negatives: int = _tuple(10, "hard negatives in a tuple, at most", name="nNeg", type=count)
+    negative_sample: int = _tuple(
         1000, "random negatives among which the hard ones are sought", name="nNegSample", type=count
     )
     eval_every: int = _kept(1, "epochs between validations", name="evalEvery", type=count, alters=True, tolerated=True)
@@ -114,11 +119,11 @@ class TrainingRules:
     )  # fmt: skip
     best_by: str = _added(
         "val", "whose recall chooses the best epoch and counts for --patience; val: that of the run's own split; NAME: "
-        "of that folder of --valSets; all: the mean", name="bestBy", modes=("train",), metavar="NAME",
+        "of that folder of --valSets; all: the mean", name="bestBy", modes=("train", "distill"), metavar="NAME",
     )  # fmt: skip
     recall_values: tuple[int, ...] = flag(
-        (1, 5, 10, 20), "the N of Recall@N", name="recallValues", group="run and recalls",
-        modes=("train", "test", "prune", "compare", "import"), type=count, nargs="+", metavar="N", kept=RESUMED,
+        (1, 5, 10, 20), "the N of Recall@N", name="recallValues", group="run and recalls", type=count,
+        modes=("train", "distill", "test", "prune", "compare", "import"), nargs="+", metavar="N", kept=RESUMED,
     )  # fmt: skip
     seed: int = 123  # of all random choices
 

@@ -1,6 +1,6 @@
 """The training split: what may be a query's positive, and what may not be its negative."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from vpr.common.progress import say
 from vpr.data.frames import find_sequences
 from vpr.data.layouts.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
 from vpr.data.places import PlaceImages, PlacesSpec, load_places, require_queries
-from vpr.training.choices import BY_PLACE
+from vpr.training.choices import BY_PLACE, BY_TEACHER
 from vpr.training.places.clustering import places_of
 from vpr.training.places.place_set import PlaceSet, joined
 from vpr.training.places.tables import read_place_files
@@ -28,6 +28,7 @@ class TrainingSet:
     not_negatives: list[np.ndarray]
     usable: np.ndarray  # queries that have a positive
     places: PlaceSet | None = None  # for objectives that go by place, which ask for no queries
+    taught: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [N, dim], a teacher's of all images
 
 
 def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
@@ -36,6 +37,8 @@ def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:
     if rules.loss == BY_PLACE:
         return _by_place(places, rules)
     images = load_places(places, "train")
+    if rules.loss == BY_TEACHER:
+        return TrainingSet(images, [], [], np.empty(0, np.int64))
     require_queries(images)
     positives = images.places.training_positives()
     not_negatives = images.places.not_negatives()
