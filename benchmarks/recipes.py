@@ -27,7 +27,9 @@ RECIPES = {
         "train", "--loss=multi-similarity", "--batchSize=24", "--optim=ADAMW", "--lr=1e-4", "--schedule=cosine",
         "--nEpochs=5", "--patience=0",
     ],
+    "distill": ["distill", "--nEpochs=3", "--patience=0"],  # with a teacher, which has clusters of the same images
 }  # fmt: skip
+TEACHER = "vgg16"
 
 
 MEASURED = {"adapt, 512-D": ["--pcaDim=512"]}  # flags of the model that is measured
@@ -55,6 +57,8 @@ def measured(options: argparse.Namespace, recipe: str, seed: int, folder: Path) 
     same = [*model, f"--seed={seed}", f"--dataPath={folder}/centroids", f"--runsPath={folder}/runs"]
     learner = [f"--root={options.places}/{options.learn}", *same]
     mode, *flags = RECIPES[recipe]
+    if recipe == "distill":
+        flags = [*flags, f"--teacher={_teacher(options, seed)}"]
     seconds = {}
     for words in (["cluster", *learner], [] if recipe == SHELF else [mode, *learner, *flags]):
         if words:
@@ -67,8 +71,26 @@ def measured(options: argparse.Namespace, recipe: str, seed: int, folder: Path) 
         for name in options.sets
         if (Path(options.places) / name).is_dir()
     }
-    head = {"model": options.model, "learnt on": options.learn, "recipe": recipe, "seed": seed, "flags": flags}
+    head = {
+        "model": options.model, "learnt on": options.learn, "recipe": recipe, "seed": seed, "flags": RECIPES[recipe][1:]
+    }  # fmt: skip
     return {**head, "seconds": seconds, "sets": found}
+
+
+def _teacher(options: argparse.Namespace, seed: int) -> Path:
+    """The exported file of the teacher, with clusters of the train split; made once."""
+    file = Path(options.out) / f"{TEACHER}-{options.learn}-{seed}.onnx"
+    if not file.exists():
+        model = [flag.format(options.weights) for flag in MODELS[TEACHER]]
+        same = [
+            *model,
+            f"--seed={seed}",
+            f"--root={options.places}/{options.learn}",
+            f"--dataPath={file.with_suffix('')}",
+        ]
+        run(["cluster", *same])
+        run(["export", *same, f"--out={file}"])
+    return file
 
 
 def run(words: list[str]) -> None:
