@@ -14,7 +14,7 @@ from typing import Any
 from vpr.cli.flags import INSTEAD, check_flags, defaults, names
 from vpr.cli.settings import SHORT_NAMES
 from vpr.common.errors import UserError
-from vpr.common.files import read_json, write_json
+from vpr.common.files import is_file, read_json, write_json
 from vpr.common.settings import MODEL
 from vpr.data.catalogue import DATASETS, OWN
 from vpr.models.spec import HUB
@@ -122,3 +122,16 @@ def refuse_for_hub(given: Mapping[str, Any]) -> None:
         raise UserError(f"--model={name} is for {', '.join(MODES_OF_HUB)}, found --mode={given['mode']}: name another")
     for flag in sorted(({*NAMING, "pcaDim", "localDescriptors"} - {"model"}) & given.keys()):
         raise UserError(f"--{flag} has no effect on {name}, which is as its project made it: drop one of them")
+
+
+def require_normalization(given: Mapping[str, Any]) -> None:
+    """Raise a UserError for a file of CaffeNet's weights, which does not hold the mean colour, without --normalization.
+
+    Other networks of the table have weights of torchvision too, whose input is the default.
+    """
+    arch, weights = given.get("arch", ""), given.get("weights", "")
+    if arch in ("alexnet_caffe", "alexnet_caffe_ceil") and is_file(weights) and "normalization" not in given:
+        raise UserError(
+            f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
+            "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
+        )

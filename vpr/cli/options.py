@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.choice import of_recipe, of_short_name, own_images, refuse_for_hub, refuse_of_other_losses, remembered
+from vpr.cli.choice import (
+    of_recipe,
+    of_short_name,
+    own_images,
+    refuse_for_hub,
+    refuse_of_other_losses,
+    remembered,
+    require_normalization,
+)  # fmt: skip
 from vpr.cli.flags import (
     AUTO_PRECISION,
     CARD_FLAGS,
@@ -62,8 +70,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     stored run; a SystemExit: after --help.
     """
     words = with_mode(arguments)
-    text = wanted_help(words)
-    if text is not None:
+    if (text := wanted_help(words)) is not None:
         print(text, end="")
         raise SystemExit(0)
     return settle(vars(build_parser().parse_args(words)))
@@ -78,8 +85,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     wished = {"inputs": [], **defaults(), **recipe, **typed}
     mode = wished["mode"]
     if mode is None:
-        first = wished["inputs"][:1]
-        near = nearest(first[0], MODES) if first else ""
+        near = "".join(nearest(word, MODES) for word in wished["inputs"][:1])
         raise UserError(
             f"no mode{near}: begin with one, or add --mode=train; there are {', '.join(MODES)} (see --help)"
         )
@@ -98,7 +104,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         given["dataset"] = "folder"
         notes += [] if remark else [own]
     if source is None:
-        _require_normalization(given)
+        require_normalization(given)
     else:
         given = _spelled_as_stored(given, stored)
         _refuse_contradictions(given, stored, source)
@@ -175,19 +181,6 @@ def _settle_model(typed: Mapping[str, Any]) -> Flags:
 
         given["arch"] = completed(name)
     return given
-
-
-def _require_normalization(given: Flags) -> None:
-    """Raise a UserError for a file of CaffeNet's weights, which does not hold the mean colour, without --normalization.
-
-    Other networks of the table have weights of torchvision too, whose input is the default.
-    """
-    arch, weights = given.get("arch", ""), given.get("weights", "")
-    if arch in ("alexnet_caffe", "alexnet_caffe_ceil") and is_file(weights) and "normalization" not in given:
-        raise UserError(
-            f"--weights={weights} of {arch} does not say which mean colour its pixels are taken minus: give it with "
-            "--normalization=R,G,B, or --normalization=caffe for 123.68,116.779,103.939"
-        )
 
 
 def _contradict(one: str, other: str) -> NoReturn:
