@@ -13,8 +13,11 @@ from vpr.data.layouts.msls import CityPlaces
 from vpr.data.places import PlaceImages
 from vpr.training.places.cliques import hard_batches
 from vpr.training.places.clustering import places_of
+from vpr.training.places.headings import headings_of, sectors_of
 from vpr.training.places.place_set import PlaceSet, grouped
 from vpr.training.places.walk import grow, places_of_walk
+from vpr.training.rules import TrainingRules
+from vpr.training.training_set import load_training_set
 
 
 def split_of(positions, queries=0, cities=None):
@@ -93,6 +96,48 @@ def test_the_order_of_files_changes_numbers_alone():
     order = np.random.default_rng(1).permutation(len(positions))
     one, other = places_of(split_of(positions), 25, 10), places_of(split_of(positions[order], queries=33), 25, 10)
     assert [sorted(order[each]) for each in other.images] == [each.tolist() for each in one.images]
+
+
+def test_views_of_a_spot_are_places_of_their_own():
+    positions = np.repeat([[0.0, 0.0], [3.0, 0.0], [60.0, 0.0]], 3, axis=0)
+    views = np.array([7, -2, 7, 7, -2, 5, 5, 5, 7])
+    assert [each.tolist() for each in places_of(split_of(positions), views=views).images] == [[1, 4], [0, 2, 3], [6, 7]]
+
+
+def test_names_tell_headings():
+    names = [
+        "000/000123_pitch1_yaw1.jpg", "000/000123_pitch2_yaw12.jpg", "a/@1@2@17@T@40.4@-80@pano@3@271.5@0@.jpg",
+        "b.jpg", "@1@2@17@T@@@@@@@.jpg", "_yaw.jpg", "@5@6@x.jpg",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(headings_of(names), [0, 330, 271.5, *[np.nan] * 4])
+
+
+def test_sectors_are_alike_and_the_first_lies_around_north():
+    headings = np.array([0, 44.9, 45.1, 134.9, 135.1, 224.9, 225.1, 314.9, 315.1, 360, -10, 725, np.nan])
+    assert sectors_of(headings, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, 0, 0, 0, -1]
+    every = sectors_of(np.arange(0, 360, 0.5), 12)
+    assert np.bincount(every).tolist() == [60] * 12
+    assert (sectors_of(30.0 * np.arange(12), 12) == np.arange(12)).all()
+
+
+def test_each_sector_of_headings_is_a_place_at_a_spot(monkeypatch):
+    names = [f"000/{spot}_{shot}_pitch1_yaw{yaw}.jpg" for spot in range(3) for shot in range(2) for yaw in (1, 2, 7)]
+    positions = np.repeat([[0.0, 0.0], [100.0, 0.0], [200.0, 0.0]], 6, axis=0)
+    places = Places("yaws", names, [], positions, np.empty((0, 2)), 25.0, 10.0)
+    images = PlaceImages(places, "train", [Path(name) for name in names], [])
+    monkeypatch.setattr("vpr.training.training_set.load_places", lambda *_: images)
+
+    def of_each(sectors):
+        rules = TrainingRules(loss="multi-similarity", batch_size=3, place_headings=sectors)
+        found = load_training_set(None, rules).places.images
+        return sorted(sorted({names[image].partition("_yaw")[2] for image in each}) for each in found)
+
+    assert of_each(0) == [["1.jpg", "2.jpg", "7.jpg"]] * 3
+    assert of_each(2) == [["1.jpg", "2.jpg"]] * 3 + [["7.jpg"]] * 3
+    assert of_each(12) == [["1.jpg"]] * 3 + [["2.jpg"]] * 3 + [["7.jpg"]] * 3
+    names[:] = [f"{number}.jpg" for number in range(len(names))]
+    with pytest.raises(UserError, match="no image's name tells where it looks"):
+        of_each(12)
 
 
 def test_images_of_different_cities_are_of_different_places_whatever_their_metres():

@@ -54,10 +54,16 @@ def cosine(epoch: float, lr: float, lr_step: int, lr_gamma: float, epochs: int) 
 LEAST = 0.2  # of the rate, at the end of `linear`
 BY_PLACE = "multi-similarity"  # the loss whose objective takes places, and no queries
 # Where places do not come from positions, and which flags are not read then.
-UNREAD = {"placeFolders": ("placeDistance", "walk"), "walk": ("placeDistance", "placeRadius")}
+UNREAD = {
+    "placeFolders": ("placeDistance", "placeHeadings", "walk"),
+    "walk": ("placeDistance", "placeRadius", "placeHeadings"),
+}
 BY_TEACHER = "distill"  # that whose objective takes another model, and neither
 # Flags that only batches of places read, only triplets, and only what has a teacher.
-OF_PLACES = ("imagesPerPlace", "placeDistance", "placeRadius", "hardEvery", "alike", "views", "cachedViews", *UNREAD)
+OF_PLACES = (
+    "imagesPerPlace", "placeDistance", "placeRadius", "placeHeadings", "hardEvery", "alike", "views", "cachedViews",
+    *UNREAD,
+)  # fmt: skip
 OF_TRIPLETS = ("margin", "nNeg", "nNegSample", "cacheRefreshRate")
 OF_TEACHERS = ("teacher",)
 # See `vpr.training.objective`. Losses of tuples share one.

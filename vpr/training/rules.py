@@ -81,6 +81,10 @@ class TrainingRules:
     place_radius: float = _place(
         10.0, "metres from its centre within which images are of a place", name="placeRadius", type=quantity
     )
+    place_headings: int = _place(
+        0, "sectors of headings, each of which is a place of its own at a spot; headings are those that names tell; 0: "
+        "all are one place", name="placeHeadings", type=whole,
+    )  # fmt: skip
     hard_every: int = _place(
         0, "epochs after which places are described anew, to make batches of those that look alike; 0: random batches",
         name="hardEvery", type=whole,

@@ -13,6 +13,7 @@ from vpr.data.layouts.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
 from vpr.data.places import PlaceImages, PlacesSpec, load_places, require_queries
 from vpr.training.choices import BY_PLACE, BY_TEACHER
 from vpr.training.places.clustering import places_of
+from vpr.training.places.headings import headings_of, sectors_of
 from vpr.training.places.place_set import PlaceSet, joined
 from vpr.training.places.tables import read_place_files
 from vpr.training.places.walk import places_of_walk
@@ -66,13 +67,26 @@ def _by_place(spec: PlacesSpec, rules: TrainingRules) -> TrainingSet:
         sets = [places_of_walk(images.places.name, np.unique(frames.sequences, return_counts=True)[1].tolist())]
     else:
         images = load_places(spec, "train")
-        sets = [places_of(images, rules.place_distance, rules.place_radius)]
+        sets = [places_of(images, rules.place_distance, rules.place_radius, _views(images, rules.place_headings))]
     for each in sets:
         _require_batches(each, rules, rules.places_apart(images.places.positive_radius))
     places = sets[0] if len(sets) == 1 else joined(sets)
     used, count = sum(map(len, places.images)), len(images.files)
     say(f"{places.name}: {len(places)} places with {used} of {count} images, the others are left out")
     return TrainingSet(images, [], [], np.empty(0, np.int64), places)
+
+
+def _views(images: PlaceImages, sectors: int) -> np.ndarray | None:
+    """Into which of so many sectors each image looks; None where that makes no difference (0)."""
+    if not sectors:
+        return None
+    headings = headings_of([*images.places.database_names, *images.places.query_names])
+    if not np.isfinite(headings).any():
+        raise UserError(
+            f"{images.places.name}: no image's name tells where it looks, wanted _yaw1 to _yaw12, or "
+            "degrees behind the ninth @ of a name: drop --placeHeadings"
+        )
+    return sectors_of(headings, sectors)
 
 
 def _of_folders(folders: list[Path], spec: PlacesSpec, least: int) -> tuple[PlaceImages, list[PlaceSet]]:

@@ -10,7 +10,9 @@ from vpr.training.places.place_set import PlaceSet, grouped
 CITIES_APART = 1e8  # metres, in a third direction: those of different cities count from different meridians
 
 
-def places_of(images: PlaceImages, distance: float = 25.0, radius: float = 10.0) -> PlaceSet:
+def places_of(
+    images: PlaceImages, distance: float = 25.0, radius: float = 10.0, views: np.ndarray | None = None
+) -> PlaceSet:
     """Places of all images of a split, the database's and the queries'.
 
     The spot with the most images within `radius` metres becomes a centre, then the next that lies `distance` metres or
@@ -18,8 +20,9 @@ def places_of(images: PlaceImages, distance: float = 25.0, radius: float = 10.0)
     two at least. The order of the files changes nothing but the numbers of images. Images of neighbouring places lie
     at least `distance` - 2 `radius` apart, nearer than positives may be: `hard_batches` keeps such places apart.
 
-    What was taken to opposite sides of a spot is one place. Raises a UserError: images have no position, places would
-    overlap, or no place has two images.
+    Of a place whose images differ in `views` [N], such as sectors of headings, each view is a place around the same
+    centre; without, what was taken to opposite sides of a spot is one place. Raises a UserError: images have no
+    position, places would overlap, or no place has two images.
     """
     places = images.places
     positions = np.concatenate([places.database_positions, places.query_positions])
@@ -36,6 +39,9 @@ def places_of(images: PlaceImages, distance: float = 25.0, radius: float = 10.0)
     if isinstance(places, CityPlaces):
         cities = CITIES_APART * np.concatenate([places.database_cities, places.query_cities])
     labels, centres = _nearest_centres(np.column_stack([positions, cities]), distance, radius)
+    if views is not None:
+        _, kind = np.unique(views, return_inverse=True)
+        labels = np.where(labels < 0, -1, labels * len(kind) + kind)
     found = grouped(places.name, labels, centres[:, :2])  # the mean of images may lie nearer to another place's
     if not len(found):
         raise UserError(
