@@ -354,7 +354,7 @@ def test_processes_are_counted_only_while_they_have_joined(tmp_path):
     assert "another program" in found[4]
 
 
-@pytest.mark.parametrize("mode", sorted({*MODES} - {"cluster", "train", "test", "whiten", "index"}))
+@pytest.mark.parametrize("mode", sorted({*MODES} - {"cluster", "train", "distill", "test", "whiten", "index"}))
 def test_modes_of_one_process_refuse_several_in_one_line(monkeypatch, capsys, mode):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

@@ -61,6 +61,6 @@ def test_recalls_through_milvus_are_those_of_the_exact_search(run, tmp_path):
 
 def test_several_processes_write_through_a_server_alone(run, monkeypatch, tmp_path):
     monkeypatch.setattr("vpr.common.processes.world", lambda: 2)
-    monkeypatch.setattr("vpr.modes.index.choose_device", lambda name: torch.device("cpu"))  # would ask the other one
+    monkeypatch.setattr("vpr.modes.index.device_of", lambda options: torch.device("cpu"))  # would ask the other one
     for words in ([], [f"--engine=milvus:{tmp_path / 'map.db'}"]):
         assert "only through a server, found 2" in run("index", *words).error
