@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     test_mode.judge_answers = keep
     code = program(["test", "--calibrate", *options.flags])
+    if not kept:  # the program has said why
+        return code
     images, results, others = kept[-1]
     right = np.array([outcome.rank == 1 for outcome in results.outcomes])
     groups = place_groups(images.places.query_positions)
