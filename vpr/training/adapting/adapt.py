@@ -13,7 +13,7 @@ from vpr.training.adapting.variation import differences, directions, pairs_of_pl
 VIEWS = ("night", "homography", "night")  # the last is of questions alone
 STYLED, TURNED = 3, 2  # the view of questions by night, and of a database that holds the questions' images
 LEAST_IMAGES = 20
-CANDIDATES = (2, 4, 8, 16, 32, 64)  # directions that lose more than half
+CANDIDATES = (2, 4, 8, 16, 32, 64, 128)  # directions that lose more than half
 ROWS = 4  # times as many are taken, the others of which lose less
 MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
@@ -71,7 +71,7 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
         raise UserError(f"found {dim} dimensions, wanted {least} at least to adapt a model: take one with more")
     basis = directions(rows, ROWS * most[-1], seed)
     before = _trial(views, questions, basis[:0], 0)
-    trials = [_trial(views, questions, weighted(basis, rows, each), each) for each in most]
+    trials = [_trial(views, questions, weighted(basis[: ROWS * each], rows, each), each) for each in most]
     usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
     best = max(usable, key=lambda each: each.score, default=before)  # of equals that which changes least
     whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None

@@ -19,7 +19,7 @@ class Questions:
 
     images: np.ndarray  # int64 [Q]
     right: list[np.ndarray]  # of each, images
-    excluded: list[np.ndarray]  # of each, images that are no answers: itself, and others from its spot
+    excluded: list[np.ndarray]  # of each, images that are no answers: itself, others from its spot, those learnt from
     database: int  # the view that the database is in: 0, or another where each image is its own answer
     protocol: str  # in words
 
@@ -38,20 +38,22 @@ def hold_out(positions: np.ndarray, seed: int) -> np.ndarray:
 
 
 def questions_of(held: np.ndarray, positions: np.ndarray, radius: float, turned: int) -> Questions:
-    """What is asked of held-out images: other images within `radius` metres, but from over 1 m away, are right.
+    """What is asked of held-out images: other ones within `radius` metres, but from over 1 m away, are right.
 
-    Where fewer than LEAST have such, as without positions, each is asked among all images in the view `turned`, where
-    it is the answer itself.
+    Images that directions were learnt from are no answers: they lose all of their differences, those asked for only a
+    part, so that the more directions, the worse an image would seem to be found among them. Where fewer than LEAST have
+    a right answer, as without positions, each is asked among all images in the view `turned`, where it is the answer
+    itself.
     """
     images = np.flatnonzero(held)
     right, excluded = [], []
     for image in images:
         apart = np.hypot(*(positions - positions[image]).T)
-        right.append(np.flatnonzero((apart > STANDING) & (apart <= radius)))
-        excluded.append(np.flatnonzero(apart <= STANDING))
+        right.append(np.flatnonzero(held & (apart > STANDING) & (apart <= radius)))
+        excluded.append(np.flatnonzero(~held | (apart <= STANDING)))
     asked = [at for at, found in enumerate(right) if len(found)]
     if len(asked) >= LEAST:
-        protocol = f"a hit within {radius:g} m, from over {STANDING:g} m away, among all other images"
+        protocol = f"a hit within {radius:g} m, from over {STANDING:g} m away, among the other held-out images"
         right, excluded = ([each[at] for at in asked] for each in (right, excluded))
         return Questions(images[asked], right, excluded, 0, protocol)
     nothing = [np.empty(0, np.int64)] * len(images)
