@@ -121,7 +121,7 @@ def test_test_compare_and_locate_take_the_run(copied, on_the_city, tiny_city):
     assert "whitened to 4-D" in sized and "100x80" in sized
     shorter = called("--mode=test", f"--resume={copied}", *on_the_city, "--panels=0", "--pcaDim=2")
     assert "whitened to 2-D" in shorter
-    table = called("--mode=compare", copied, *on_the_city)
+    table = called("--mode=compare", copied, *on_the_city, f"--runsPath={copied.parent}")
     assert "whitened to 4-D" in table
     found = called("--mode=locate", f"--resume={copied}", *on_the_city, images_of(tiny_city)[0], "--panels=0", "--json")
     assert len(json.loads(found)) == 1
