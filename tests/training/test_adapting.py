@@ -235,7 +235,7 @@ def test_a_known_variation_is_found_and_held_out_images_are_found_without_it(loc
     found = adapt(views, positions, 25, seed=0)
     assert [trial.removed for trial in found.trials] == [4, 8, 16, 32], "an eighth of 256 dimensions at most"
     assert found.before.removed == 0 and found.best.score > found.before.score + 0.2
-    assert found.best in found.trials and found.best.score == max(trial.score for trial in found.trials)
+    assert found.best in found.trials and found.best.score >= max(trial.score for trial in found.trials) - 0.01
     learnt = 240 - 8 * round(0.25 * 240 / 8)
     assert (found.pairs > learnt) == located and (located or found.pairs == 0)
     removed = found.whitening.removed.double().numpy()
@@ -308,6 +308,17 @@ def test_what_costs_recall_of_images_as_they_are_is_not_kept(monkeypatch):
     assert adapt(views, positions, 25, seed=0).best.removed == 32
     plain[32] = 0.894
     assert adapt(views, positions, 25, seed=0).whitening is None
+
+
+@pytest.mark.parametrize(("last", "kept"), [(0.901, 32), (0.895, 32), (0.889, 8)])
+def test_of_trials_that_differ_by_chance_the_strongest_is_kept(monkeypatch, last, kept):
+    """Within a hundredth of the best, 8; the one of 16 is far behind."""
+    night = {0: 0.1, 4: 0.895, 8: 0.9, 16: 0.8, 32: last}
+    monkeypatch.setattr(
+        "vpr.training.adapting.adapt._trial", lambda *given: Trial(given[3], {1: 0.5}, {1: night[given[3]]})
+    )
+    views, positions, _ = street(nuisance=1.0)
+    assert adapt(views, positions, 25, seed=0).best.removed == kept
 
 
 def test_few_images_and_few_dimensions():
