@@ -19,7 +19,7 @@ MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
 SHORT = 512  # dimensions of the projection that is learnt beside
 LARGEST_LOSS = 0.005  # of plain recall
-CHANCE = 0.01  # of the score, within which that is taken which changes more: elsewhere it was the better one
+CHANCE = 0.01  # of the score: of trials so near to the best the strongest, which images never learnt from gained by
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
     before = _trial(views, questions, basis[:0], 0)
     trials = [_trial(views, questions, weighted(basis[: ROWS * each], rows, each), each) for each in most]
     usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
-    least = max((each.score for each in usable), default=before.score) - CHANCE
-    best = max((each for each in usable if each.score >= least), key=lambda each: each.removed, default=before)
+    highest = max((each.score for each in usable), default=before.score)
+    best = max((each for each in usable if each.score >= highest - CHANCE), key=lambda each: each.removed, default=before)
     whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
 
