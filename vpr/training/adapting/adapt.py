@@ -75,7 +75,8 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
     trials = [_trial(views, questions, weighted(basis[: ROWS * each], rows, each), each) for each in most]
     usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
     highest = max((each.score for each in usable), default=before.score)
-    best = max((each for each in usable if each.score >= highest - CHANCE), key=lambda each: each.removed, default=before)
+    near = [each for each in usable if each.score >= highest - CHANCE]
+    best = max(near, key=lambda each: each.removed, default=before)
     whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
 
