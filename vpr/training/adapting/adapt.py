@@ -19,7 +19,7 @@ MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
 SHORT = 512  # dimensions of the projection that is learnt beside
 LARGEST_LOSS = 0.005  # of plain recall
-CHANCE = 0.01  # of the score: of trials so near to the best the strongest is kept, by which val splits gained more
+CHANCE = 0.01  # of the score: of trials so near to the best the strongest is kept: val splits gained more by it
 
 
 @dataclass(frozen=True)
