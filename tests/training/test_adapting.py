@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from vpr.common.errors import UserError
+from vpr.models.whitening import Whitening
 from vpr.training.adapting import variation
 from vpr.training.adapting.adapt import LEAST_IMAGES, Trial, adapt
 from vpr.training.adapting.held_out import LEAST, PARTS, SHARE, Questions, hold_out, questions_of, recalls
+from vpr.training.adapting.short import short_projection
 from vpr.training.adapting.variation import differences, directions, pairs_of_places, weighted, without
 
 UNKNOWN = (np.nan, np.nan)
@@ -275,14 +277,45 @@ def test_recalls_of_trials_are_those_of_descriptors_that_are_projected_by_hand()
             assert recall[1] == pytest.approx(np.mean(hits), abs=0.04), trial.removed  # near ties
 
 
-def test_the_short_projection_whitens_what_is_left():
+def mean_covariance(centred, clusters):
+    """Half the covariance of descriptors [N, D], half the Kronecker product of their rows' and their columns'."""
+    x = centred.double().numpy()
+    matrices = x.reshape(len(x), clusters, -1)
+    across = sum(each @ each.T for each in matrices) / len(x)
+    along = sum(each.T @ each for each in matrices) / len(x)
+    return (x.T @ x / len(x) + np.kron(across, along) / np.trace(across)) / 2
+
+
+@pytest.mark.parametrize("clusters", [1, 16])
+def test_the_short_projection_is_half_whitened_principal_directions_of_what_is_left(clusters):
+    """Of the largest: the covariance by NumPy has variances v, and roots of them are left."""
     views, positions, _ = street(nuisance=1.0)
-    whitening = adapt(views, positions, 25, seed=0).whitening
+    whitening = adapt(views, positions, 25, 0, clusters).whitening
     rows = views[:, :2].flatten(0, 1)  # as they are and by night
-    white = whitening.linear(rows - whitening.mean)
-    assert white.mean(dim=0).abs().max() < 1e-3
-    covariance = torch.from_numpy(np.cov(white[:, :30].double().numpy().T))
-    assert (covariance - torch.eye(30)).abs().max() < 1e-2
+    assert (whitening.mean - rows.mean(dim=0)).abs().max() < 1e-6
+    left = Whitening(whitening.mean, None, removed=whitening.removed).linear(rows - rows.mean(dim=0))
+    covariance = mean_covariance(left, clusters)
+    variances = np.linalg.eigvalsh(covariance)[::-1][:30]
+    short = whitening.projection[:30].double().numpy()
+    np.testing.assert_allclose(short @ covariance @ short.T, np.diag(variances**0.5), atol=1e-3 * variances[0] ** 0.5)
+    np.testing.assert_allclose((short**2).sum(axis=1), variances**-0.5, rtol=1e-3)
+
+
+def test_short_directions_of_few_matrices_are_more_those_of_the_distribution(monkeypatch):
+    """40 descriptors of 256 dimensions, rows and columns of which vary with variances 1, 1/2, 1/4 ...: of the variance
+    of the distribution 20 directions hold more where rows are known, and nearly as much as the best 20."""
+    monkeypatch.setattr("vpr.training.adapting.short.SHORT", 20)
+    falling = 0.5 ** np.arange(16)
+    truth = np.kron(falling, falling)
+    drawn = np.random.default_rng(0).normal(size=(40, DIM)) * truth**0.5
+    held = {}
+    for clusters in (1, 16):
+        rows = short_projection(torch.from_numpy(drawn).float(), clusters, 0).double().numpy()
+        assert rows.shape == (20, DIM)
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        np.testing.assert_allclose(unit @ unit.T, np.eye(20), atol=1e-4)
+        held[clusters] = (unit**2 @ truth).sum() / np.sort(truth)[-20:].sum()
+    assert held[16] > 0.98 and held[1] < 0.96
 
 
 def test_nothing_is_removed_where_it_does_not_help():

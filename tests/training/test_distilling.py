@@ -1,6 +1,7 @@
 """Training a student on what a teacher finds alike: its loss and batches, one process against several, a resumed
 training, and cosines of images that it has not seen."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -230,6 +231,25 @@ def test_the_mode_is_a_training_by_its_recipe():
     assert flags_of(found) == flags_of(typed) and (found.loss, found.lr, found.batchSize) == ("distill", 0.5, 64)
     found = parse_options(["distill", "--teacher=runs/RUN", "--margin=0.2"])
     assert found.notes[0] == "without effect in --mode=distill: --margin" and found.margin == 0.1
+
+
+@pytest.mark.slow
+def test_another_teacher_in_the_same_place_is_refused_when_a_run_is_resumed(call, teacher, tmp_path, capsys):
+    """Nothing of the run changes."""
+    mine = tmp_path / "teacher"
+    shutil.copytree(teacher, mine)
+    assert main.main(call("run", f"--teacher={mine}", "--nEpochs=1")) == 0
+    (run,) = (tmp_path / "run").iterdir()
+    for file in (mine / "checkpoints").glob("*.pth.tar"):
+        state = torch.load(file, weights_only=True)
+        next(iter(state["state_dict"].values())).add_(0.1)
+        torch.save(state, file)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    assert main.main(["--mode=train", f"--resume={run}", "--nEpochs=2", "--threads=1"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: the teacher of {run} has weights_hash ") and "train anew" in error
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.slow

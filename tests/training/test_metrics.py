@@ -76,6 +76,21 @@ def test_curves_show_the_rows(resumed, tmp_path, figures):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("batch_accuracy", "nothing mined"),
+        ("cosines_apart", "teacher"),
+        ("violating_per_tuple", "negatives in a tuple"),
+    ],
+)
+def test_the_middle_curve_is_that_of_the_objective(tmp_path, figures, name, label):
+    rows = [{"epoch": 1, "loss": 1.0, "violating_per_tuple": 9.0, name: 0.5, "recall_at_1": 0.25}]
+    draw_training(tmp_path / "training.png", rows)
+    ((_, middle, _),) = (figure.axes for figure in figures)
+    assert middle.get_lines()[0].get_xydata().tolist() == [[1, 0.5]] and label in middle.get_ylabel()
+
+
 def test_rows_of_an_epoch_trained_again_are_replaced(tmp_path):
     first = Metrics(tmp_path, 1)
     for epoch in (1, 2, 3):

@@ -14,6 +14,7 @@ from vpr.common.progress import say
 from vpr.data.places import PlaceImages, is_plain_folder, load_database, load_places, training_set
 from vpr.descriptors.describe import describe, describe_sizes
 from vpr.models.place_model import PlaceModel
+from vpr.models.poolings.base import ClusterPooling
 from vpr.models.whitening import StoredWhitening, save_whitening
 from vpr.report.plots import draw_adaptation
 from vpr.runs.pytorch_model import whitening_recipe
@@ -38,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
     described, sizes = describe(model, reader, range(len(reader)), options.cacheBatchSize, "descriptors of views")
     views = torch.from_numpy(described).float().view(len(chosen), len(VIEWS) + 1, -1)
     at = np.concatenate([images.places.database_positions, images.places.query_positions])[chosen]
-    found = adapt(views, at, images.places.positive_radius, options.seed)
+    clusters = model.pool.num_clusters if isinstance(model.pool, ClusterPooling) else 1
+    found = adapt(views, at, images.places.positive_radius, options.seed, clusters)
     size = describe_sizes(sizes, resized=options.imageSize is not None)
     say(f"{model.name}; images {size}")
     folder = results_folder(loaded, options) / f"adapted_{images.places.name}"

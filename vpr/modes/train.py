@@ -22,7 +22,7 @@ from vpr.runs.pytorch_model import restore_model, start_from
 from vpr.runs.run import create_run, load_checkpoint, read_flags
 from vpr.training.distilling import with_teacher
 from vpr.training.places.walk import grow_by_model
-from vpr.training.state import TrainingState, load_state, new_state, splits_of
+from vpr.training.state import TEACHER, TrainingState, load_state, new_state, splits_of
 from vpr.training.trainer import Sources, Trainer
 from vpr.training.training_set import TrainingSet, load_training_set
 from vpr.training.validation import ValidationReranking, ValidationSet, open_sets, open_test_split
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     say(device_line(device))
     training = with_teacher(training, rules, reading(options, device), options.cacheBatchSize)
     splits = splits_of(training.images, validation)
+    splits |= {TEACHER: training.teacher} if training.teacher else {}
     splits |= {f"{name}/val": each for name, images in others.items() for each in splits_of(images).values()}
     state, folder = (
         _resume(options, splits, device) if options.run else _start(options, splits, device, training.images)

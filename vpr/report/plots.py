@@ -20,6 +20,11 @@ MOST_LINES = 1000  # to wrong hits; more hide the map
 LONGEST_SHAPE = 4  # length over breadth of a map drawn to scale
 GAINED, LOST, BOTH = "#0072b2", "#d55e00", "#8c8c8c"  # of Okabe and Ito's colours, which all can tell apart
 LIGHT = "#b4b4b4"
+SHOWN = {  # of a training's metrics the first that it has, beside loss and recalls
+    "batch_accuracy": "images with nothing mined in a batch, share",
+    "cosines_apart": "cosines, apart from the teacher's",
+    "violating_per_tuple": "violating negatives in a tuple",
+}
 
 
 @contextmanager
@@ -191,15 +196,16 @@ def recall_columns(rows: list[dict[str, float]]) -> list[str]:
 
 
 def draw_training(path: Path, rows: list[dict[str, float]]) -> None:
-    """Loss, violating negatives and recalls over the epochs."""
+    """Loss, what is left to learn and recalls over the epochs."""
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in rows]
-    labels = ("training loss", "violating negatives in a tuple", "validation recall, percent")
+    shown = next(name for name in SHOWN if name in rows[-1])
+    labels = ("training loss", SHOWN[shown], "validation recall, percent")
     with _plot(path, (12, 3.6), axes=3, dpi=110) as (_, panels):
         left, middle, right = panels
         left.plot(epochs, [row["loss"] for row in rows], "o-")
-        middle.plot(epochs, [row["violating_per_tuple"] for row in rows], "o-", color="#b92c2c")
+        middle.plot(epochs, [row[shown] for row in rows], "o-", color="#b92c2c")
         for name in recall_columns(rows):
             validated = [row for row in rows if name in row]
             recalls = [100 * row[name] for row in validated]

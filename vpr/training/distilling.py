@@ -85,4 +85,5 @@ def with_teacher(training: TrainingSet, rules: TrainingRules, read: Reading, bat
     teacher.infer_by("auto", count)
     say(f"teacher: {teacher.name}")
     taught, _ = describe(teacher, training.images.reader(read), range(count), batch_size, "teacher: descriptors")
-    return replace(training, taught=processes.broadcast(taught))
+    known = {name: teacher.recipe[name] for name in ("weights_hash", "dimension")}
+    return replace(training, taught=processes.broadcast(taught), teacher=known)

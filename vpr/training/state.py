@@ -20,6 +20,7 @@ from vpr.training.rules import TrainingRules
 Weights = dict[str, torch.Tensor]  # by their names
 # The paper selects by R@5; ties go to R@1, then R@10.
 SELECTED_BY = (5, 1, 10)
+TEACHER = "teacher"  # among the splits, what tells a run's teacher from others
 
 
 @dataclass
@@ -227,6 +228,11 @@ def _require_same_splits(stored: dict[str, dict], found: dict[str, dict], run: P
         have = found.get(split, wanted)
         if have == wanted:
             continue
+        if split == TEACHER:
+            changed = [
+                f"{name} {have.get(name)}, not {value}" for name, value in wanted.items() if have.get(name) != value
+            ]
+            raise UserError(f"the teacher of {run} has {', '.join(changed)}: restore it, or train anew")
         counts = [f"{each['database']} database images and {each['queries']} queries" for each in (wanted, have)]
         difference = "as many with other names or positions" if counts[0] == counts[1] else counts[1]
         hint = "; --skipBroken leaves out images that cannot be decoded: get them again" if skip_broken else ""

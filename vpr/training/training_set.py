@@ -30,6 +30,7 @@ class TrainingSet:
     usable: np.ndarray  # queries that have a positive
     places: PlaceSet | None = None  # for objectives that go by place, which ask for no queries
     taught: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [N, dim], a teacher's of all images
+    teacher: dict[str, str] = field(default_factory=dict)  # what tells it from others
 
 
 def load_training_set(places: PlacesSpec, rules: TrainingRules) -> TrainingSet:

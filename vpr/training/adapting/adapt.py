@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from vpr.common.errors import UserError
-from vpr.models.whitening import Whitening, learn_whitening
+from vpr.models.whitening import Whitening
 from vpr.training.adapting.held_out import Questions, hold_out, questions_of, recalls
+from vpr.training.adapting.short import short_projection
 from vpr.training.adapting.variation import differences, directions, pairs_of_places, weighted, without
 
 VIEWS = ("night", "homography", "night")  # the last is of questions alone
@@ -17,7 +18,6 @@ CANDIDATES = (2, 4, 8, 16, 32, 64, 128)  # directions that lose more than half
 ROWS = 4  # times as many are taken, the others of which lose less
 MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
-SHORT = 512  # dimensions of the projection that is learnt beside
 LARGEST_LOSS = 0.005  # of plain recall
 CHANCE = 0.01  # of the score: of trials so near to the best the strongest is kept: val splits gained more by it
 
@@ -48,13 +48,14 @@ class Adaptation:
     pairs: int  # of images of one place that it was learnt from
 
 
-def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) -> Adaptation:
+def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int, clusters: int = 1) -> Adaptation:
     """Learn what varies within places, and keep it if held-out images are found better without.
 
     Args:
         views: [N, V, D] descriptors of length 1 of N images: as they are, and in VIEWS.
         positions: [N, 2] in metres, NaN where unknown.
         radius: metres within which images are of one place.
+        clusters: rows that a descriptor is made of, for short ones.
 
     Raises:
         UserError: there are too few images or dimensions.
@@ -77,7 +78,7 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int) 
     highest = max((each.score for each in usable), default=before.score)
     near = [each for each in usable if each.score >= highest - CHANCE]
     best = max(near, key=lambda each: each.removed, default=before)
-    whitening = _whitening(views, positions, radius, best.removed, seed) if best.removed else None
+    whitening = _whitening(views, positions, radius, best.removed, seed, clusters) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
 
 
@@ -96,11 +97,13 @@ def _trial(views: torch.Tensor, questions: Questions, removed: torch.Tensor, cou
     return Trial(count, plain, night)
 
 
-def _whitening(views: torch.Tensor, positions: np.ndarray, radius: float, count: int, seed: int) -> Whitening:
-    """The same, learnt on all images; and the projection to SHORT dimensions of what is left."""
+def _whitening(
+    views: torch.Tensor, positions: np.ndarray, radius: float, count: int, seed: int, clusters: int
+) -> Whitening:
+    """The same, learnt on all images; and the projection of what is left to short descriptors."""
     rows = differences(views[:, :STYLED], pairs_of_places(views[:, 0], positions, radius), seed)
     removed = weighted(directions(rows, ROWS * count, seed), rows, count)
-    removal = Whitening(torch.zeros(views.shape[2]), None, removed=removed)
     known = views[:, : STYLED - 1].flatten(0, 1)  # as they are and by night
-    short = learn_whitening(removal.linear(known), SHORT)
-    return Whitening(known.mean(dim=0), short.projection, removed=removed)
+    mean = known.mean(dim=0)
+    left = Whitening(mean, None, removed=removed).linear(known - mean)
+    return Whitening(mean, short_projection(left, clusters, seed), removed=removed)
