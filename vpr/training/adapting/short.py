@@ -3,8 +3,8 @@
 Fewer images than dimensions say nothing of directions outside their span, in which images of other places differ. But
 a descriptor of NetVLAD is a matrix, of K clusters' rows of D_l numbers, and each image shows K times how the columns
 vary, and D_l times how the rows do. With both moments, A [K, K] and B [D_l, D_l], the covariance A (x) B / tr A is that
-of a matrix normal distribution (Dutilleul, 1999), of full rank. Directions are those of its mean with the images' own
-covariance, which is shrunk so to a target with structure (Ledoit and Wolf, 2004).
+of a matrix normal distribution (Dutilleul, 1999). Directions are those of its mean with the images' own covariance,
+which is shrunk so to a target with structure (Ledoit and Wolf, 2003).
 """
 
 import torch
