@@ -23,7 +23,7 @@ from vpr.training.adapting.adapt import VIEWS, adapt
 from vpr.training.views.choices import styled
 
 COUNT, DIM, SEED = 24, 256, 123
-ALL_FOUND = {1: 1.0, 5: 1.0}
+FIRST_RIGHT = "vpr.training.adapting.adapt.first_right"
 
 
 def draw_photos(folder, count=COUNT):
@@ -52,10 +52,10 @@ def locate(call_on, photos):
 
 
 def adapted_by(call_on, root, *words, model=FP32):
-    """What is said of an adaptation that was written, since each trial is better than the one before."""
+    """What is said of an adaptation that was written, since all is found by each trial, and nothing before."""
     with pytest.MonkeyPatch.context() as patch:
-        better = itertools.count()
-        patch.setattr("vpr.training.adapting.adapt.recalls", lambda *_: dict.fromkeys((1, 5), next(better) / 100))
+        calls = itertools.count()
+        patch.setattr(FIRST_RIGHT, lambda _, asked, __: np.full(len(asked.images), next(calls) >= 2, int))
         call = call_on(root, "adapt", *words, model=model)
     assert call.code == 0 and "test, index, locate and serve take it by themselves" in call.out, call
     return call.out
@@ -67,7 +67,7 @@ def whitenings(tmp_path):
 
 def nothing_helps(monkeypatch):
     """All images are found as they are, whatever is removed."""
-    monkeypatch.setattr("vpr.training.adapting.adapt.recalls", lambda *_: ALL_FOUND)
+    monkeypatch.setattr(FIRST_RIGHT, lambda _, asked, __: np.ones(len(asked.images), int))
 
 
 def test_a_model_without_what_varies_is_written_and_taken(call_on, locate, photos, tmp_path):
@@ -112,9 +112,10 @@ def test_what_is_reported_is_of_the_images_in_their_views(call_on, photos, tmp_p
     for trial, found in zip((wanted.before, *wanted.trials), figures["trials"], strict=True):
         text = [f"R@1 {100 * each[1]:.1f}, R@5 {100 * each[5]:.1f}" for each in (trial.plain, trial.night)]
         kept = " <- kept\n" if 0 < trial.removed == figures["kept"] else "\n"
+        kept = f", {trial.won} won and {trial.lost} lost{kept}" if trial.removed else kept
         assert f"less of {trial.removed:2} directions: as they are {text[0]}; by night {text[1]}{kept}" in out
         recalls = {name: {str(n): recall for n, recall in getattr(trial, name).items()} for name in ("plain", "night")}
-        assert found == {"removed": trial.removed, **recalls}
+        assert found == {"removed": trial.removed, **recalls, "won": trial.won, "lost": trial.lost}
     with Image.open(tmp_path / "adapted_photos" / "adapted.png") as picture:
         assert picture.format == "PNG" and min(picture.size) >= 300 and np.asarray(picture).std() > 5
 

@@ -1,5 +1,7 @@
 """What varies within places, against brute force, exact decompositions and places whose variation is known."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,16 @@ from vpr.common.errors import UserError
 from vpr.models.whitening import Whitening
 from vpr.training.adapting import variation
 from vpr.training.adapting.adapt import LEAST_IMAGES, Trial, adapt
-from vpr.training.adapting.held_out import LEAST, PARTS, SHARE, Questions, hold_out, questions_of, recalls
+from vpr.training.adapting.held_out import (
+    LEAST,
+    PARTS,
+    SHARE,
+    Questions,
+    first_right,
+    hold_out,
+    questions_of,
+    recalls,
+)
 from vpr.training.adapting.short import short_projection
 from vpr.training.adapting.variation import differences, directions, pairs_of_places, weighted, without
 
@@ -151,6 +162,13 @@ def test_a_quarter_is_held_out_in_parts(count, kind):
         assert starts.sum() <= PARTS, "neighbours in the order of names"
 
 
+def test_a_spot_is_held_out_whole_or_not_at_all():
+    """Twelve images of each of 40 spots: of none some are held out, some learnt from."""
+    positions = np.repeat(scattered(40, 1000), 12, axis=0)
+    held = hold_out(positions, seed=5).reshape(40, 12)
+    assert (held.all(axis=1) | ~held.any(axis=1)).all() and 0.25 <= held.mean() <= 0.45
+
+
 def test_parts_are_neighbours_in_space_whatever_their_order():
     """Held-out images have more held-out images among their nearest than images have that are chosen one by one."""
     positions = scattered(400, 1000)
@@ -194,12 +212,14 @@ def test_recalls_are_those_of_a_loop(database):
     images = np.array([3, 9, 10, 31, 39])
     right = [random.choice(40, 3, replace=False) for _ in images]
     excluded = [np.setdiff1d([image, 1, 2, 3, 4, 5], answers) for image, answers in zip(images, right, strict=True)]
-    found = recalls(views, Questions(images, right, excluded, database, ""), 3)
+    first = first_right(views, Questions(images, right, excluded, database, ""), 3)
     ranks = []
     for image, answers, barred in zip(images, right, excluded, strict=True):
         scores = {n: float(views[n, database] @ views[image, 3]) for n in range(40) if n not in barred}
         order = sorted(scores, key=lambda n: -scores[n])
         ranks.append(min(order.index(n) for n in answers))
+    assert first.tolist() == [rank + 1 if rank < 5 else 0 for rank in ranks]
+    found = recalls(first)
     assert found == {n: np.mean([rank < n for rank in ranks]) for n in (1, 5)} and 0 < found[5] < 1
 
 
@@ -207,7 +227,7 @@ def test_recalls_of_a_database_smaller_than_n():
     views = torch.eye(3)[:, None].repeat(1, 2, 1)
     nothing = [np.empty(0, np.int64)] * 3
     asked = Questions(np.arange(3), [np.array([0]), np.array([1]), np.array([0])], nothing, 0, "")
-    assert recalls(views, asked, 1) == {1: pytest.approx(2 / 3), 5: 1.0}
+    assert recalls(first_right(views, asked, 1)) == {1: pytest.approx(2 / 3), 5: 1.0}
 
 
 # All of it on places whose variation is known
@@ -328,30 +348,69 @@ def test_nothing_is_removed_where_it_does_not_help():
     assert found.before.plain[1] < 1
 
 
-def test_what_costs_recall_of_images_as_they_are_is_not_kept(monkeypatch):
-    """The night gains in all trials; as they are, images lose a tenth, a hundredth, and a thousandth."""
-    plain = {0: 0.9, 4: 0.8, 8: 0.8, 16: 0.889, 32: 0.896}
-    night = {0: 0.1, 4: 0.9, 8: 0.9, 16: 0.7, 32: 0.3}
-
-    def trial(_views, _questions, _removed, count):
-        return Trial(count, {1: plain[count]}, {1: night[count]})
-
-    monkeypatch.setattr("vpr.training.adapting.adapt._trial", trial)
-    views, positions, _ = street(nuisance=1.0)
-    assert adapt(views, positions, 25, seed=0).best.removed == 32
-    plain[32] = 0.894
-    assert adapt(views, positions, 25, seed=0).whitening is None
-
-
-@pytest.mark.parametrize(("last", "kept"), [(0.901, 32), (0.895, 32), (0.889, 8)])
-def test_of_trials_that_differ_by_chance_the_strongest_is_kept(monkeypatch, last, kept):
-    """Within a hundredth of the best, 8; the one of 16 is far behind."""
-    night = {0: 0.1, 4: 0.895, 8: 0.9, 16: 0.8, 32: last}
+def kept_of(monkeypatch, answers):
+    """How many directions are kept where of 100 questions, as they are and by night, so many first ones are answered,
+    by directions; those of before are answered where more are."""
+    plain, night = [*zip(*answers.values(), strict=True)]
+    counts = iter([count for each in zip(plain, night, strict=True) for count in each])
     monkeypatch.setattr(
-        "vpr.training.adapting.adapt._trial", lambda *given: Trial(given[3], {1: 0.5}, {1: night[given[3]]})
+        "vpr.training.adapting.adapt.first_right", lambda *_: (np.arange(100) < next(counts)).astype(int)
     )
     views, positions, _ = street(nuisance=1.0)
-    assert adapt(views, positions, 25, seed=0).best.removed == kept
+    found = adapt(views, positions, 25, seed=0)
+    assert [each.removed for each in (found.before, *found.trials)] == [*answers]
+    assert (found.whitening is None) == (found.best.removed == 0)
+    return found.best.removed
+
+
+def test_what_costs_recall_of_images_as_they_are_is_not_kept(monkeypatch):
+    """The night gains in all trials; as they are, images lose a tenth, a hundredth, and nothing."""
+    answers = {0: (90, 10), 4: (80, 90), 8: (80, 90), 16: (89, 70), 32: (90, 30)}
+    assert kept_of(monkeypatch, answers) == 32
+    assert kept_of(monkeypatch, {**answers, 32: (89, 30)}) == 0
+
+
+@pytest.mark.parametrize(("last", "kept"), [(90, 32), (89, 32), (88, 8)])
+def test_of_trials_that_differ_by_chance_the_strongest_is_kept(monkeypatch, last, kept):
+    """Within a hundredth of the best, 8; the one of 16 is far behind."""
+    assert kept_of(monkeypatch, {0: (50, 10), 4: (50, 89), 8: (50, 90), 16: (50, 80), 32: (50, last)}) == kept
+
+
+@pytest.mark.parametrize(("won", "kept"), [(6, 0), (7, 32)])
+def test_a_gain_that_chance_explains_is_not_kept(monkeypatch, won, kept):
+    """Of four trials each may seem better by chance in one case of eighty: 7 heads of 7 are rarer, 6 of 6 not."""
+    assert kept_of(monkeypatch, dict.fromkeys((0, 4, 8, 16), (50, 10)) | {32: (50, 10 + won)}) == kept
+
+
+def test_won_and_lost_are_counted_by_question():
+    views, positions, _ = street(nuisance=1.0)
+    found = adapt(views, positions, 25, seed=0)
+    for trial in found.trials:
+        assert trial.won - trial.lost == round(len(found.questions.images) * (trial.score - found.before.score))
+        tosses = trial.won + trial.lost
+        heads = sum(math.comb(tosses, n) for n in range(trial.won, tosses + 1))
+        assert trial.chance == pytest.approx(heads / 2**tosses)
+    assert Trial(4, {}, {}, 0, 0).chance == 1.0
+
+
+def test_little_is_kept_of_noise():
+    """Where nothing is to be learnt: at most 1 in 20 by chance, so of 20 more than 4 in one case of 400."""
+    kept = 0
+    for seed in range(20):
+        found = adapt(unit_rows(60, 4, DIM, seed=seed), np.full((60, 2), np.nan), 25, seed)
+        kept += found.whitening is not None
+    assert kept <= 4
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_trials_are_compared_with_the_whitening_that_the_model_has(shift):
+    """One that takes away all that varies leaves nothing to gain; one that does nothing leaves all."""
+    views, positions, disturbing = street(nuisance=1.0)
+    removal = Whitening(torch.zeros(DIM), torch.eye(DIM) - shift * torch.from_numpy(disturbing.T @ disturbing).float())
+    found = adapt(views, positions, 25, 0, own=removal)
+    assert (found.whitening is None) == (shift == 1)
+    wanted = adapt(views, positions, 25, 0).before
+    assert (found.before == wanted) == (shift == 0) and found.before.score >= wanted.score
 
 
 def test_few_images_and_few_dimensions():

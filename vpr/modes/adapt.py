@@ -28,19 +28,21 @@ def run(options: argparse.Namespace) -> None:
     """Write the adapted model's whitening where test, index, locate and serve look for it, if it helps."""
     device = device_of(options)
     places, read = places_spec(options), reading(options, device)
-    images = load_database(places, options.split) if is_plain_folder(places) else load_places(places, "train")
+    images = load_database(places, options.split) if is_plain_folder(places) else load_places(places, "train", False)
     require_images(len(images.files))
-    loaded = model_of(options, device, whitened=False, database=images)
+    loaded = model_of(options, device, database=images)
     chosen = np.random.default_rng(options.seed).permutation(len(images.files))[:MOST_IMAGES]
     chosen.sort()
     model = computing(loaded.model, options, device, len(chosen) * (len(VIEWS) + 1))
     assert isinstance(model, PlaceModel)  # the command line refuses exported files, whose whitening is inside
+    before, model.whitening = model.whitening, None
+    own = before if before is not None and before.removed is None else None  # not what images held out now taught
     reader = ViewedReader.of(read.of([images.files[each] for each in chosen]), VIEWS, options.seed)
     described, sizes = describe(model, reader, range(len(reader)), options.cacheBatchSize, "descriptors of views")
     views = torch.from_numpy(described).float().view(len(chosen), len(VIEWS) + 1, -1)
     at = np.concatenate([images.places.database_positions, images.places.query_positions])[chosen]
     clusters = model.pool.num_clusters if isinstance(model.pool, ClusterPooling) else 1
-    found = adapt(views, at, images.places.positive_radius, options.seed, clusters)
+    found = adapt(views, at, images.places.positive_radius, options.seed, clusters, own)
     size = describe_sizes(sizes, resized=options.imageSize is not None)
     say(f"{model.name}; images {size}")
     folder = results_folder(loaded, options) / f"adapted_{images.places.name}"
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     path = recipe.path(loaded.folder)
     if found.whitening is None:
         stays = f"as it was, with {path} of before" if path.is_file() else "as it was, nothing is written for it"
-        say(f"nothing that was learnt finds held-out images better: the model stays {stays}")
+        say(f"nothing that was learnt finds held-out images better by more than chance: the model stays {stays}")
         return
     if path.is_file():
         say(f"{path}, of --mode=whiten or of images of before, is replaced")
@@ -67,7 +69,8 @@ def _report(found: Adaptation, images: PlaceImages, model: str, folder: Path) ->
     say(f"learnt from {found.pairs} pairs of images of one place and views ({', '.join(VIEWS[:-1])})\n{asked}")
     for trial in (found.before, *found.trials):
         kept = " <- kept" if trial is found.best and trial.removed else ""
-        say(f"  less of {trial.removed:2} directions: {_recall_text(trial)}{kept}")
+        changed = f", {trial.won} won and {trial.lost} lost" if trial.removed else ""
+        say(f"  less of {trial.removed:2} directions: {_recall_text(trial)}{changed}{kept}")
     folder.mkdir(parents=True, exist_ok=True)
     trials = [found.before, *found.trials]
     curves = {"as they are": [each.plain[1] for each in trials], "by night": [each.night[1] for each in trials]}

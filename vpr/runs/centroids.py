@@ -158,8 +158,9 @@ def init_pooling(
     wanted = recipe_for(model, *_training_set(where, places, own), image_size)
     path = _existing(where, wanted)
     if own is not None and not path.is_file():
-        wanted = recipe_for(model, own.images.places.name, folder_hash(places.root), image_size)
-        path = centroids_path(where, wanted)
+        if own.images.split != "train":  # whose clusters are those of the training set
+            wanted = recipe_for(model, own.images.places.name, folder_hash(places.root), image_size)
+            path = centroids_path(where, wanted)
         if not path.is_file():
             own.learn(model, wanted, path)
     if not path.is_file():

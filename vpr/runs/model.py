@@ -38,7 +38,9 @@ class WhiteningChoice:
 def load_exported(path: Path, whitened: bool) -> LoadedModel:
     """An exported file's model, as of `load_model`."""
     model = OnnxModel(path)
-    if not whitened and (model.dim != model.pooled_dim or "-D adapted to " in model.name):
+    if not whitened and (
+        model.dim != model.pooled_dim or any(f"-D {word} to " in model.name for word in ("adapted", "whitened"))
+    ):
         raise UserError(f"{path} holds its whitening inside: export the run with --noWhiten, or name the run")
     return LoadedModel(model, {"model": path.name}, path.parent, path.parent, model.card["flags"])
 

@@ -137,15 +137,17 @@ def _choose(
         else:
             usable.append((stored, stored.recipe))
     usable.sort(key=lambda one: one[1].precision != wanted.precision)
-    if len(usable) == 1 and loaded.results and loaded.trained_on in ("", usable[0][1].dataset_hash):
+    is_adapted = any(stored.whitening.removed is not None for stored, _ in usable)
+    unsaid = [] if is_adapted else [""]  # what was adapted to one place is not taken for another
+    if len(usable) == 1 and loaded.results and loaded.trained_on in (usable[0][1].dataset_hash, *unsaid):
         return usable[0][0], ""  # whatever other sets are on this machine
     sets, all_known = _training_sets(choice.places, loaded) if usable else ([], False)
     for _, known in sets:
         for stored, recipe in usable:
             if recipe.dataset_hash == known:
                 return stored, ""
-    if not all_known and len(usable) == 1 and (usable[0][0].whitening.removed is None or not sets):
-        return usable[0][0], ""  # but what was adapted to one place is not taken for another
+    if not all_known and len(usable) == 1 and not is_adapted:
+        return usable[0][0], ""
     for stored, recipe in usable:
         if recipe.image_size == ANY_SIZE:  # it came with the model
             return stored, ""

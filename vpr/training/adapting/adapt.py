@@ -7,7 +7,7 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.models.whitening import Whitening
-from vpr.training.adapting.held_out import Questions, hold_out, questions_of, recalls
+from vpr.training.adapting.held_out import Questions, first_right, hold_out, questions_of, recalls
 from vpr.training.adapting.short import short_projection
 from vpr.training.adapting.variation import differences, directions, pairs_of_places, weighted, without
 
@@ -19,6 +19,7 @@ ROWS = 4  # times as many are taken, the others of which lose less
 MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
 LARGEST_LOSS = 0.005  # of plain recall
+BY_CHANCE = 0.05  # how likely the trials are at most together to seem so much better by chance, by the sign test
 CHANCE = 0.01  # of the score: of trials so near to the best the strongest is kept: val splits gained more by it
 
 
@@ -29,11 +30,21 @@ class Trial:
     removed: int  # directions that lose more than half
     plain: dict[int, float]
     night: dict[int, float]
+    won: int = 0  # questions, of both, whose first answer is right now and was wrong before
+    lost: int = 0
 
     @property
     def score(self) -> float:
         """By which trials are compared."""
         return self.plain[1] + self.night[1]
+
+    @property
+    def chance(self) -> float:
+        """How likely so many or more are won if each that changed were won or lost by the toss of a coin."""
+        from scipy.stats import binomtest  # scipy takes a while to import
+
+        changed = self.won + self.lost
+        return float(binomtest(self.won, changed, alternative="greater").pvalue) if changed else 1.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,14 @@ class Adaptation:
     pairs: int  # of images of one place that it was learnt from
 
 
-def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int, clusters: int = 1) -> Adaptation:
+def adapt(
+    views: torch.Tensor,
+    positions: np.ndarray,
+    radius: float,
+    seed: int,
+    clusters: int = 1,
+    own: Whitening | None = None,
+) -> Adaptation:
     """Learn what varies within places, and keep it if held-out images are found better without.
 
     Args:
@@ -56,6 +74,7 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int, 
         positions: [N, 2] in metres, NaN where unknown.
         radius: metres within which images are of one place.
         clusters: rows that a descriptor is made of, for short ones.
+        own: the whitening that the model has so far, with which it is what trials are compared with.
 
     Raises:
         UserError: there are too few images or dimensions.
@@ -72,12 +91,14 @@ def adapt(views: torch.Tensor, positions: np.ndarray, radius: float, seed: int, 
         least = CANDIDATES[0] * LARGEST_SHARE
         raise UserError(f"found {dim} dimensions, wanted {least} at least to adapt a model: take one with more")
     basis = directions(rows, ROWS * most[-1], seed)
-    before = _trial(views, questions, basis[:0], 0)
-    trials = [_trial(views, questions, weighted(basis[: ROWS * each], rows, each), each) for each in most]
-    usable = [each for each in trials if each.plain[1] >= before.plain[1] - LARGEST_LOSS and each.score > before.score]
-    highest = max((each.score for each in usable), default=before.score)
-    near = [each for each in usable if each.score >= highest - CHANCE]
-    best = max(near, key=lambda each: each.removed, default=before)
+    as_it_is = views if own is None else torch.nn.functional.normalize(own.linear(views - own.mean), dim=-1)
+    answers = _answers(as_it_is, questions)
+    before = _trial(0, answers, answers)
+    trials = [
+        _trial(each, answers, _answers(without(views, weighted(basis[: ROWS * each], rows, each)), questions))
+        for each in most
+    ]
+    best = _best(before, trials)
     whitening = _whitening(views, positions, radius, best.removed, seed, clusters) if best.removed else None
     return Adaptation(before, trials, best, whitening, questions, len(pairs))
 
@@ -90,11 +111,25 @@ def require_images(count: int) -> None:
         )
 
 
-def _trial(views: torch.Tensor, questions: Questions, removed: torch.Tensor, count: int) -> Trial:
-    """Recalls where directions [r, D] are weakened."""
-    kept = without(views, removed)
-    plain, night = (recalls(kept, questions, view) for view in (0, STYLED))
-    return Trial(count, plain, night)
+def _best(before: Trial, trials: list[Trial]) -> Trial:
+    """The trial that is kept: what was before where none is better by more than chance."""
+    least, likely = before.plain[1] - LARGEST_LOSS, BY_CHANCE / len(trials)
+    usable = [each for each in trials if each.plain[1] >= least and each.chance <= likely]
+    highest = max((each.score for each in usable), default=0)
+    near = [each for each in usable if each.score >= highest - CHANCE]
+    return max(near, key=lambda each: each.removed, default=before)
+
+
+def _answers(views: torch.Tensor, questions: Questions) -> list[np.ndarray]:
+    """The places of first right answers [Q] to questions as they are, and by night."""
+    return [first_right(views, questions, view) for view in (0, STYLED)]
+
+
+def _trial(removed: int, before: list[np.ndarray], now: list[np.ndarray]) -> Trial:
+    """Recalls of answers, and how many first ones are others than before."""
+    was, found = (np.concatenate(each) == 1 for each in (before, now))
+    plain, night = map(recalls, now)
+    return Trial(removed, plain, night, int((found & ~was).sum()), int((was & ~found).sum()))
 
 
 def _whitening(

@@ -9,6 +9,7 @@ from vpr.training.adapting.variation import STANDING
 
 SHARE = 0.25  # of the images is held out
 PARTS = 8  # in which they lie: neighbours in space, or in the order of names
+MOST = 0.5  # is held out where it is more for all images of a spot
 LEAST = 20  # questions that are worth counting
 RECALLS = (1, 5)
 
@@ -26,7 +27,9 @@ class Questions:
 
 def hold_out(positions: np.ndarray, seed: int) -> np.ndarray:
     """bool [N], the images that are held out: PARTS random images with their nearest that are not yet, by position, or
-    by order where images have none."""
+    by order where images have none. All images of a spot go with one of them, unless that were most of all."""
+    from scipy.spatial import cKDTree  # scipy takes a while to import
+
     count, generator = len(positions), np.random.default_rng(seed)
     known = np.isfinite(positions).all(axis=1)
     where = positions if known.all() else np.column_stack([np.arange(count)] * 2)
@@ -34,7 +37,10 @@ def hold_out(positions: np.ndarray, seed: int) -> np.ndarray:
     for centre in generator.choice(count, min(PARTS, count), replace=False):
         away = np.where(held, np.inf, np.hypot(*(where - where[centre]).T))
         held[np.argsort(away, kind="stable")[:most]] = True
-    return held
+    whole = held.copy()
+    for spot in cKDTree(where).query_ball_point(where[held], STANDING if known.all() else 0):
+        whole[spot] = True
+    return whole if whole.mean() <= MOST else held
 
 
 def questions_of(held: np.ndarray, positions: np.ndarray, radius: float, turned: int) -> Questions:
@@ -61,11 +67,20 @@ def questions_of(held: np.ndarray, positions: np.ndarray, radius: float, turned:
     return Questions(images, [images[[at]] for at in range(len(images))], nothing, turned, protocol)
 
 
-def recalls(views: torch.Tensor, questions: Questions, view: int) -> dict[int, float]:
-    """Recall@N by N, between 0 and 1, of questions asked in a view, of descriptors [N, V, D] of length 1."""
+def first_right(views: torch.Tensor, questions: Questions, view: int) -> np.ndarray:
+    """Of questions asked in a view the place of the first right answer, from 1; 0 where it is none of the first five.
+
+    Args:
+        views: [N, V, D] descriptors of length 1.
+    """
     similar = views[questions.images, view] @ views[:, questions.database].T  # [Q, N]
     for row, images in zip(similar, questions.excluded, strict=True):
         row[images] = -2
     best = similar.topk(min(max(RECALLS), similar.shape[1]), dim=1).indices.numpy()  # [Q, 5]
     hits = np.array([np.isin(row, right) for row, right in zip(best, questions.right, strict=True)])
-    return {n: float(hits[:, :n].any(axis=1).mean()) for n in RECALLS}
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+
+
+def recalls(first: np.ndarray) -> dict[int, float]:
+    """Recall@N by N, between 0 and 1, of the places of first right answers."""
+    return {n: float(((first > 0) & (first <= n)).mean()) for n in RECALLS}
