@@ -254,6 +254,17 @@ def test_a_run_that_begins_from_another_has_its_flags_but_for_those_typed(make_r
     assert (options.root, options.lr) == (parse("--mode=train").root, 0.25), "the images are not the run's"
 
 
+@pytest.mark.parametrize("source", [{"placeFolders": ["a", "b"]}, {"walk": "once"}])
+def test_where_places_of_a_run_that_is_begun_from_come_from_is_of_its_images(make_run, source):
+    """It goes where other images are typed, or what it leaves unread."""
+    run, (name, value) = make_run(loss="multi-similarity", **source), *source.items()
+    begun = ["--mode=train", f"--startFrom={run}"]
+    assert getattr(parse(*begun), name) == value
+    for words in (["--root=own"], ["--dataset=pitts250k"], ["--placeDistance=50"]):
+        assert getattr(parse(*begun, *words), name) is None
+    assert getattr(parse("--mode=train", f"--resume={run}"), name) == value
+
+
 def test_a_recipe_wins_over_the_run_that_is_begun_from_but_not_over_its_model(make_run):
     run = make_run(longSide=320, nNegSample=50)
     options = parse("--mode=train", f"--startFrom={run}", "--recipe=dinov2", "--nEpochs=2")

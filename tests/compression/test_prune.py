@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,10 +190,12 @@ def accumulate(tiny_city, toy_run, monkeypatch):
     checkpoint = load_checkpoint(toy_run.run, "checkpoints", "latest")
     spec = ModelSpec.from_flags(read_flags(toy_run.run))
 
-    def accumulated(precision, prepare=lambda model: None):
+    def accumulated(precision, prepare=lambda model: None, **changes):
         model = restore_model(checkpoint, spec, toy_run.run).to_device(CPU, precision)
         prepare(model)
-        pruning.accumulate_gradients(model, rules, training, training.images.reader(Reading((60, 80))))
+        pruning.accumulate_gradients(
+            model, replace(rules, **changes), training, training.images.reader(Reading((60, 80)))
+        )
         return model
 
     return accumulated
@@ -227,6 +230,20 @@ def test_gradients_below_the_least_float16_number_are_found(accumulate, monkeypa
     for wanted, gradient in zip(single, half, strict=True):
         assert gradient.dtype == torch.float32 and wanted.norm() > 0
         assert (gradient - wanted).norm() < 0.1 * wanted.norm()
+
+
+def test_gradients_of_few_images_at_a_time_are_those_of_all(accumulate):
+    """By --gradientCache."""
+    at_once = []
+
+    def count(model):
+        model.pool.register_forward_hook(lambda _, given, __: at_once.append(len(given[0])))
+
+    whole, parts = ([value.grad for value in accumulate("fp32", count, gradient_cache=n).encoder.parameters()]
+                    for n in (0, 2))  # fmt: skip
+    assert max(at_once) > 2 and set(at_once[-6:]) <= {1, 2}
+    for wanted, gradient in zip(whole, parts, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 def test_a_gradients_scale_falls_until_nothing_overflows():

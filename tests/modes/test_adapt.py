@@ -11,10 +11,12 @@ from drawing import draw_image
 from own_images import FP32, MODEL, image_name
 from PIL import Image
 
+import main
 import vpr
 from vpr.cli.options import parse_options
 from vpr.cli.specs import model_spec
 from vpr.common.errors import UserError
+from vpr.common.provenance import open_hdf5
 from vpr.models.place_model import build_model
 from vpr.models.whitening import load_whitening
 from vpr.report.plots import draw_adaptation
@@ -252,6 +254,71 @@ def test_a_training_split_is_what_is_learnt_from(call_on, split, results, tmp_pa
     assert (found["whitening"]["dataset"], found["whitening"]["photos"]) == ("town_train", 28)
 
 
+def test_clusters_of_a_training_split_are_those_that_all_modes_take(call_on, split, tmp_path):
+    """Adapted before `cluster`: the model is the one that is tested and located with, and that `cluster` makes."""
+    model = [*FP32, "--pooling=netvlad", "--num_clusters=4"]
+    assert "learning 4 from 20 images of town_train (once)" in adapted_by(call_on, split, model=model)
+    (centroids,) = (tmp_path / "model").glob("*.hdf5")
+    written = centroids.read_bytes()
+    query = next((split / "val" / "queries").iterdir())
+    for call in (call_on(split, "test", model=model), call_on(split, "locate", query, model=model)):
+        assert call.code == 0 and "1024-D adapted to 1024-D by 28 images of town_train" in call.out
+    assert [*(tmp_path / "model").glob("*.hdf5")] == [centroids] and centroids.read_bytes() == written
+    with open_hdf5(centroids, "centroids", "") as file:
+        learnt = file["centroids"][:]
+    assert call_on(split, "cluster", model=model).code == 0
+    with open_hdf5(centroids, "centroids", "") as file:
+        np.testing.assert_allclose(file["centroids"][:], learnt, atol=1e-5)
+
+
+def test_a_training_split_needs_no_positions(call_on, tmp_path):
+    draw_photos(tmp_path / "town" / "train" / "database")
+    out = adapted_by(call_on, tmp_path / "town")
+    assert "learnt from 0 pairs" in out and "the image itself among all, seen from another angle" in out
+
+
+def test_an_adaptation_is_not_taken_for_a_data_set_without_a_training_split(photos, call_on, tmp_path, capsys):
+    """As St Lucia has none: nothing says that it is the place."""
+    adapted_by(call_on, photos)
+    for kind in ("database", "queries"):
+        for n in range(6):
+            name = image_name(30 * n, f"@@@@@{n}")
+            draw_image(tmp_path / "stlucia" / "images" / "test" / kind / name, (96, 72), [5, n])
+    flags = [f"--root={tmp_path / 'stlucia'}", f"--dataPath={tmp_path / 'model'}", f"--runsPath={tmp_path}"]
+    assert main.main(["test", "--dataset=stlucia", "--split=test", *FP32, *flags, "--panels=0"]) == 0
+    out = capsys.readouterr().out
+    assert "is not used: one was learnt on photos" in out and "adapted to" not in out and "avg, 256-D" in out
+
+
+def test_an_imported_run_that_is_adapted_stays_as_it_is_for_other_places(call_on, copy_toy_run, photos, tmp_path):
+    """It does not say what it was trained on, as one of an earlier version."""
+    copied = copy_toy_run(tmp_path / "toy")
+    for file in (copied.run / "checkpoints").glob("*.pth.tar"):
+        state = torch.load(file, weights_only=True)
+        state.pop("splits", None)
+        torch.save(state, file)
+    named = [f"--resume={copied.run}", "--device=cpu", "--threads=0", "--precision=fp32"]
+    adapted_by(call_on, photos, model=named)
+    asked = ["--panels=0", photos / "IMG_03.png"]
+    assert "adapted to 1024-D by 24 images of photos" in call_on(photos, "locate", *asked, model=named).out
+    call = call_on(draw_photos(tmp_path / "others"), "locate", *asked, model=named)
+    assert call.code == 0 and "adapted to" not in call.out
+
+
+def test_what_adapting_gains_is_over_the_whitening_that_the_model_has(call_on, split, tmp_path):
+    """The first row is of descriptors whitened to 5 dimensions; all others are of 256."""
+    assert call_on(split, "adapt", model=FP32).code == 0
+    figures = tmp_path / "adapted_town_train" / "adapted.json"
+    plain = json.loads(figures.read_text())["trials"]
+    for each in whitenings(tmp_path):
+        each.unlink()
+    assert call_on(split, "whiten", "--pcaDim=2", model=FP32).code == 0
+    assert call_on(split, "adapt", model=FP32).code == 0
+    whitened = json.loads(figures.read_text())["trials"]
+    recalls = [[(each["plain"], each["night"]) for each in trials] for trials in (plain, whitened)]
+    assert recalls[0][1:] == recalls[1][1:] and recalls[0][0] != recalls[1][0]
+
+
 def test_the_later_of_whiten_and_adapt_is_what_the_model_has(call_on, split, results, tmp_path):
     assert call_on(split, "whiten", "--pcaDim=6", model=FP32).code == 0
     (path,) = whitenings(tmp_path)
@@ -318,5 +385,16 @@ def test_models_that_hold_all_inside_are_refused(call_on, photos, tmp_path, onnx
     wanted /= wanted.norm(dim=1, keepdim=True)
     found = torch.from_numpy(vpr.load_describer(file, device="cpu").describe_files(asked))
     assert (found - wanted).abs().max() < 1e-4 < (found - plain).abs().max()
+    with pytest.raises(UserError, match="holds its whitening inside"):
+        vpr.load_describer(file, whitened=False)
+
+
+def test_a_file_that_is_whitened_to_as_many_dimensions_holds_its_whitening_inside(call_on, tmp_path, onnx_packages):
+    root, file = tmp_path / "town", tmp_path / "whitened.onnx"
+    for n in range(DIM + 4):
+        draw_image(root / "train" / "database" / image_name(9 * n, n), (96, 72), [3, n])
+    assert call_on(root, "whiten", f"--pcaDim={DIM}", model=FP32).code == 0
+    call = call_on(root, "export", f"--out={file}", model=MODEL)
+    assert call.code == 0 and f"256-D whitened to {DIM}-D" in call.out
     with pytest.raises(UserError, match="holds its whitening inside"):
         vpr.load_describer(file, whitened=False)

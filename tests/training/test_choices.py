@@ -13,8 +13,11 @@ import main
 import vpr.training.place_batches
 import vpr.training.trainer
 from vpr.data.reader import SizeGroup
+from vpr.models.place_model import build_model
+from vpr.models.spec import ModelSpec
 from vpr.training.choices import OPTIMIZERS
 from vpr.training.rules import TrainingRules
+from vpr.training.state import new_state
 from vpr.training.trainer import BatchDescriber
 
 
@@ -167,6 +170,25 @@ def test_the_mean_of_the_weights_follows_them_and_is_what_is_validated_and_kept(
         assert not all(torch.equal(value, seen[name]) for name, value in state["trained"].items())
     wanted = [0.01 * min(1, (n + 1) / 3) * (1 + math.cos(math.pi * n / 4)) / 2 for n in range(4)]
     assert [state["optimizer"]["param_groups"][0]["lr"] for state in steps] == pytest.approx(wanted)
+
+
+def test_the_mean_has_the_means_of_the_statistics_that_are_trained():
+    """Those of a weight and those of a layer's inputs follow alike; without --trainBatchNorm there are none."""
+    for trains in (True, False):
+        spec = ModelSpec("resnet18", weights="none", pooling="gem", train_batch_norm=trains)
+        model, rules = build_model(spec), TrainingRules(ema=0.75)
+        state = new_state(model, rules, {"train": {"queries": 0}})
+        layer = next(each for each in reversed([*model.encoder.modules()]) if isinstance(each, nn.BatchNorm2d))
+        name = next(key for key, value in model.state_dict().items() if value is layer.running_mean or
+                    value.data_ptr() == layer.running_mean.data_ptr())  # fmt: skip
+        before, moved = layer.running_mean.clone(), torch.arange(len(layer.running_mean), dtype=torch.float32)
+        layer.running_mean.copy_(moved)
+        state.follow(0.75)
+        wanted = 0.75 * before + 0.25 * moved if trains else moved
+        with state.averaged():
+            torch.testing.assert_close(layer.running_mean, wanted)
+        assert torch.equal(layer.running_mean, moved)
+        torch.testing.assert_close(state.checkpoint()["state_dict"][name], wanted)
 
 
 def test_training_from_the_pooling_on_leaves_the_backbone_as_it_is(trained, tmp_path):

@@ -12,6 +12,7 @@ import vpr.training.place_batches
 from vpr.common.errors import UserError
 from vpr.data.places import PlacesSpec
 from vpr.training.place_batches import PlaceBatches
+from vpr.training.places.cliques import hard_batches
 from vpr.training.places.place_set import PlaceSet, joined
 from vpr.training.rules import TrainingRules
 from vpr.training.state import Position
@@ -138,19 +139,19 @@ def draw(root, names):
         draw_image(root / name, (8, 6), [number])
 
 
-def gsv_cities(root, metres=(0, 100)):
-    """GSV-Cities' layout: places of two images each, so many metres north of 45 degrees."""
+def gsv_cities(root, metres=(0, 100), city="Rome"):
+    """GSV-Cities' layout: places of a city of two images each, so many metres north of 45 degrees."""
     rows, names = [], []
     for place, north in enumerate(metres):
         for heading in (10, 200):
             latitude = f"{45 + north / 111_132:.6f}"
-            rows.append(f"{place},2019,5,{heading},Rome,{latitude},9.5,p{heading}")
-            names.append(f"Images/Rome/Rome_{place:07d}_2019_05_{heading:03d}_{latitude}_9.5_p{heading}.jpg")
-    table = root / "Dataframes" / "Rome.csv"
-    table.parent.mkdir(parents=True)
+            rows.append(f"{place},2019,5,{heading},{city},{latitude},9.5,p{heading}")
+            names.append(f"Images/{city}/{city}_{place:07d}_2019_05_{heading:03d}_{latitude}_9.5_p{heading}.jpg")
+    table = root / "Dataframes" / f"{city}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text("\n".join(["place_id,year,month,northdeg,city_id,lat,lon,panoid", *rows]))
     draw(root, names)
-    return [[names[0], names[1]], [names[2], names[3]]]
+    return [names[at : at + 2] for at in range(0, len(names), 2)]
 
 
 OWN = [["a/1.jpg", "a/2.jpg"], ["b/c/1.jpg", "b/c/2.jpg"], ["d/1.jpg", "d/2.jpg", "d/3.jpg"]]
@@ -202,7 +203,8 @@ def test_images_that_cannot_be_decoded_are_left_out_where_that_is_asked_for(tmp_
 @pytest.mark.parametrize(
     ("prepare", "rules", "said"),
     [
-        (lambda root: None, {}, ("0 images", "a folder for each place")),
+        (lambda root: None, {}, ("own is no folder", "wanted a folder of places")),
+        (lambda root: root.mkdir(), {}, ("0 images", "a folder for each place")),
         (lambda root: draw(root, OWN[0]), {}, ("own has 1 places", "add images of other places")),
         (lambda root: draw(root, itertools.chain(*OWN)), {"images_per_place": 4}, ("place of 4", "--imagesPerPlace")),
         (lambda root: gsv_cities(root, (0, 44)), {}, ("own: no two of its 2 places lie 45 m", "--placeRadius")),
@@ -217,6 +219,33 @@ def test_folders_without_places_for_a_batch_are_refused_in_a_line(tmp_path, load
         with pytest.raises(UserError) as caught:
             load(*folders, **rules)
         assert "\n" not in str(caught.value) and all(words in str(caught.value) for words in said), str(caught.value)
+
+
+def test_a_batch_is_of_one_city(tmp_path, load):
+    """As GSV-Cities' own training has them: places of another city are too easily told apart."""
+    for city in ("Oslo", "Rome"):
+        gsv_cities(tmp_path / "gsv", (0, 100), city)
+    for name in ("own", "other"):
+        draw(tmp_path / name, itertools.chain(*OWN))
+    assert load("gsv").places.sets.tolist() == [0, 0, 1, 1]
+    found = load("own", "gsv", "other").places
+    assert found.sets.tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3, 3]
+    batches = hard_batches(found, np.random.default_rng(0).random((10, 1)), 9, np.random.default_rng(1))
+    assert sorted(sorted(batch.tolist()) for batch in batches) == [[0, 1, 2], [3, 4], [5, 6], [7, 8, 9]]
+
+
+def test_cities_of_one_place_each_make_no_batch(tmp_path, load):
+    for city in ("Oslo", "Rome"):
+        gsv_cities(tmp_path / "gsv", (0,), city)
+    with pytest.raises(UserError, match="no two of its 2 places lie 45 m apart"):
+        load("gsv")
+
+
+def test_a_part_of_gsv_cities_is_refused(tmp_path, load):
+    """Its folder of images has cities, which are no places."""
+    gsv_cities(tmp_path / "gsv", (0, 100))
+    with pytest.raises(UserError, match=r"Images is a folder that GSV-Cities has beside its tables.*name .*gsv or"):
+        load("gsv/Images")
 
 
 # Walks

@@ -1,6 +1,7 @@
 """Places to train on against loops over all pairs, and walks of which the places are known."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +101,9 @@ def test_the_order_of_files_changes_numbers_alone():
 
 def test_views_of_a_spot_are_places_of_their_own():
     positions = np.repeat([[0.0, 0.0], [3.0, 0.0], [60.0, 0.0]], 3, axis=0)
-    views = np.array([7, -2, 7, 7, -2, 5, 5, 5, 7])
-    assert [each.tolist() for each in places_of(split_of(positions), views=views).images] == [[1, 4], [0, 2, 3], [6, 7]]
+    for views, first in (([7, 2, 7, 7, 2, 5, 5, 5, 7], [[1, 4]]), ([7, -1, 7, 7, -1, 5, 5, 5, 7], [])):  # -1: unknown
+        found = places_of(split_of(positions), views=np.array(views))
+        assert [each.tolist() for each in found.images] == [*first, [0, 2, 3], [6, 7]]
 
 
 def test_names_tell_headings():
@@ -206,6 +208,18 @@ def test_each_place_comes_once_and_equal_seeds_give_equal_batches():
     assert [batch.tolist() for batch in runs[0]] != [batch.tolist() for batch in runs[2]]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_batches_are_the_same_however_many_places_and_rows_are_compared_at_once(monkeypatch, dtype):
+    descriptors, group = looks(each=9)
+    found = []
+    for seeds, rows in ((32, 1024), (1, 5), (3, 200)):
+        monkeypatch.setattr("vpr.training.places.cliques.SEEDS", seeds)
+        monkeypatch.setattr("vpr.training.places.cliques.ROWS", rows)
+        batches = hard_batches(set_of(len(group)), descriptors.astype(dtype), 7, np.random.default_rng(3))
+        found.append([batch.tolist() for batch in batches])
+    assert found[0] == found[1] == found[2] and len(found[0]) == 16
+
+
 def test_places_of_a_batch_lie_apart_and_those_near_come_later():
     descriptors, group = looks()
     positions = np.column_stack([30.0 * np.arange(len(group)), np.zeros(len(group))])
@@ -271,8 +285,8 @@ def test_a_second_round_becomes_the_places_of_the_first():
         return -abs((metres[one] - metres[other] + 20) % 40 - 20)
 
     found = grow(places, on_a_ring(metres, 40), score, least=0, visit=10)
-    # Both rounds have what the places of the two have together.
-    expected = [np.flatnonzero((metres >= 8 * n) & (metres <= 8 * n + 3)).tolist() for n in range(5)]
+    first = [np.arange(8 * n, 8 * n + 3) for n in range(5)]
+    expected = [[*frames, *(frames + 40)] for frames in first]
     assert [each.tolist() for each in found.images] == expected
     assert len(set(asked)) == len(asked) and all(one < other for one, other in asked)
     assert len(grow(places, on_a_ring(metres, 40), score, least=0.1, visit=10)) == len(places) == 10
@@ -293,15 +307,48 @@ def visits():
     return places, descriptors, score
 
 
-def test_places_join_those_that_they_have_most_pairs_with_and_frames_their_partners(visits):
+def test_places_join_those_that_they_have_most_pairs_with(visits):
     # 30 speaks for places 0 and 2, 31 and 32 for 2 and 3; 41 and 15 are both of no place; 2 prefers 45 to 50, which
     # has nobody else: 45 is of its visit.
     found = grow(*visits, least=0.5)
-    assert [each.tolist() for each in found.images] == [[0, 1, 2, 40, 45], [5, 6], [30, 31, 32, 60, 61, 62]]
+    assert [each.tolist() for each in found.images] == [[0, 1, 2], [5, 6], [30, 31, 32, 60, 61, 62]]
+
+
+@pytest.mark.parametrize(
+    ("alike", "left"),
+    [
+        ([(3, 31), (4, 30)], [[0, 1, 2], [5, 6], [60, 61, 62]]),
+        ([(3, 31), (1, 30), (2, 32)], [[0, 1, 2, 30, 31, 32], [5, 6], [60, 61, 62]]),  # more with a place
+        ([(31, 55), (32, 56)], [[0, 1, 2], [5, 6], [30, 31, 32], [60, 61, 62]]),  # later frames: of no visit before
+    ],
+)
+def test_a_place_that_lies_between_earlier_ones_is_left_out(visits, alike, left):
+    """Frames 30 to 32 are a place; 3, 4, 55 and 56 are of none."""
+    descriptors = np.eye(63)
+    for one, other in alike:
+        descriptors[other] = descriptors[one]
+    found = grow(visits[0], descriptors, lambda one, other: float((one, other) in alike), least=0.5)
+    assert [each.tolist() for each in found.images] == left
+
+
+@pytest.mark.parametrize("ahead", range(10))
+def test_places_of_two_visits_stay_apart_wherever_the_second_begins(ahead):
+    """100 frames twice, of which the second begins some frames further on: no place is nearer than 4 to another."""
+    where = np.concatenate([np.arange(100), np.arange(100) + ahead])
+    places = places_of_walk("walk", [100, 100])
+    found = grow(places, np.eye(110)[where], lambda one, other: float(where[one] == where[other]), least=0.5)
+    spots = [where[images] for images in found.images]
+    assert len(found) == 10 and all(np.ptp(each) <= 4 + 2 for each in spots)
+    for number, each in enumerate(spots):
+        others = np.concatenate([other for at, other in enumerate(spots) if at != number])
+        assert np.abs(each[:, None] - others).min() >= 4
 
 
 def test_frames_of_one_visit_do_not_confirm_each_other(visits):
-    assert [each.tolist() for each in grow(*visits, least=0.5, visit=10).images][1] == [5, 6, 20]
+    """With a visit of 10 frames 20 shows what 5 shows, so that a place of it would lie between."""
+    places, descriptors, score = visits
+    places = replace(places, images=[np.array([0, 1, 2]), np.array([20, 21])])
+    assert [len(grow(places, descriptors, score, least=0.5, visit=visit)) for visit in (10, 20)] == [1, 2]
 
 
 def test_scores_below_the_least_confirm_nothing(visits):

@@ -40,6 +40,7 @@ from vpr.models.poolings import pooling_entry
 from vpr.models.spec import ModelSpec
 from vpr.runs.run import FLAGS_FILE, newest_run
 from vpr.runs.stored import is_exported
+from vpr.training.choices import UNREAD
 
 Flags = dict[str, Any]  # values by their names in options
 
@@ -232,6 +233,8 @@ def _taken_over(run: Path, mode: str, given: Flags) -> Flags:
     if mode in MODES_OF_OTHER_IMAGES and given.get("dataset", stored.get("dataset")) != stored.get("dataset"):
         kept -= {"root"}  # the run's images are not those of the dataset that was asked for
     kept -= {"valSets", "bestBy"} if mode == "prune" else set()  # which measures the run's own split alone
+    if "startFrom" in given:  # where places come from is of the images, and others may be typed
+        kept -= {each for each, idle in UNREAD.items() if {"root", "dataset", *idle} & given.keys()}
     return {name: value for name, value in stored.items() if name in kept and INSTEAD.get(name) not in given}
 
 

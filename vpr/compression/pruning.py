@@ -103,7 +103,7 @@ def accumulate_gradients(
     if not block.batches:
         raise UserError("no query has a negative within the margin: raise --margin, or use --importance=magnitude")
     weights, scale = list(model.backbone.parameters()), LARGEST_SCALE if model.dtype == torch.float16 else 1.0
-    describer = BatchDescriber(model)
+    describer = BatchDescriber(model, rules.gradient_cache)
     with model.backbone.wholly_trained(), Progress("pruning: gradients", sum(block.sizes), block.unit) as progress:
         loaded = source.batches([batch.images for batch in block.batches])
         for batch, size, images in zip(block.batches, block.sizes, loaded, strict=True):

@@ -99,7 +99,7 @@ class TrainingRules:
     )  # fmt: skip
     walk: str | None = _place(
         None, "the database images of train are frames of walks, without positions: five in a row are a place; again: "
-        "frames of another visit that the model, as it starts, takes for the same place join it",
+        "places of another visit that the model, as it starts, takes for the same are joined",
         choices=("once", "again"), nargs="?", const="once",
     )  # fmt: skip
     views: tuple[str, ...] | None = _place(

@@ -124,8 +124,10 @@ class TrainingState:
 
 
 def trained_weights(model: PlaceModel) -> Weights:
-    """The weights of a model that are trained, by their names."""
-    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    """The weights of a model that are trained, by their names, and the statistics that --trainBatchNorm trains."""
+    found = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    moving = model.encoder.named_buffers(prefix="encoder") if model.encoder.train_batch_norm else ()
+    return {**found, **{name: value for name, value in moving if value.is_floating_point()}}
 
 
 def build_optimizer(model: PlaceModel, rules: TrainingRules) -> torch.optim.Optimizer:

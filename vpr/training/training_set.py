@@ -111,7 +111,10 @@ def _require_batches(places: PlaceSet, rules: TrainingRules, apart: float) -> No
             "wanted two of each at least; raise --batchSize, or add images of other places"
         )
     centres = places.positions  # of which mostly the first has another far away
-    if centres is not None and all(np.hypot(*(centres - each).T).max() < apart for each in centres):
+    sets = np.zeros(len(places)) if places.sets is None else places.sets
+    if centres is not None and all(
+        np.hypot(*(centres[sets == own] - each).T).max() < apart for each, own in zip(centres, sets, strict=True)
+    ):
         raise UserError(
             f"{places.name}: no two of its {len(places)} places lie {apart:g} m apart, which a batch takes two "
             "of at least: add images of other places, or lower --placeRadius"

@@ -6,6 +6,8 @@ near a chosen one. Here they are made before, and those near a chosen one are le
 are drawn from, for of thousands of places all would have nearly the same chance; each comes once an epoch at most.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.random import Generator
@@ -14,6 +16,7 @@ from vpr.training.places.place_set import PlaceSet
 
 APART = 45.0  # metres between places of a batch: the 25 within which images match, and two radii of 10
 DRAWN_FROM = 3  # times as many places as are drawn, the most alike
+SEEDS, ROWS = 32, 1024  # places that others are compared with at once, and rows of descriptors
 
 
 def most_alike(descriptors: torch.Tensor, spots: np.ndarray, image: int) -> np.ndarray:
@@ -34,15 +37,11 @@ def hard_batches(
     [P, dim], on any device, are the mean of a place's images', or a random one's. Places of a batch lie `apart` metres
     apart at least, where positions are known, and are of one set.
     """
-    where, known = places.positions, torch.as_tensor(descriptors).float()
+    where, left, batches = places.positions, np.ones(len(places), bool), []
     sets = np.zeros(len(places)) if places.sets is None else places.sets
-    squares, left, batches = known.square().sum(dim=1), np.ones(len(places), bool), []
-    for seed in generator.permutation(len(places)).tolist():
-        if not left[seed]:
-            continue
+    for seed, from_seed in _distances(torch.as_tensor(descriptors), generator.permutation(len(places)), left):
         others = np.flatnonzero(left & (sets == sets[seed]) & (np.arange(len(left)) != seed))
-        squared = squares + squares[seed] - 2 * (known @ known[seed])
-        distance = squared.clamp(min=0).sqrt().cpu().numpy()[others]
+        distance = from_seed[others]
         drawn, rest = np.split(np.argsort(distance, kind="stable"), [DRAWN_FROM * batch])
         # The order of exponential times at these rates is a draw without putting back.
         rates = distance[drawn].max(initial=0) - distance[drawn] + np.finfo(np.float32).eps
@@ -57,3 +56,18 @@ def hard_batches(
         if len(chosen) > 1:
             batches.append(np.array(chosen))
     return batches
+
+
+def _distances(descriptors: torch.Tensor, order: np.ndarray, left: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Of the places of `order` that are `left` [P] when their turn comes, the distances [P] of descriptors [P, dim] to
+    theirs. Several are computed at once, by few rows at a time: of 60,000 places a float32 copy has 8 GB."""
+    tiles = descriptors.split(ROWS)
+    squares = torch.cat([tile.float().square().sum(dim=1) for tile in tiles])
+    while len(order := order[left[order]]):
+        seeds, order = order[:SEEDS], order[SEEDS:]
+        own = descriptors[seeds].float()
+        products = torch.cat([tile.float() @ own.T for tile in tiles])  # [P, seeds]
+        squared = squares[:, None] + squares[seeds] - 2 * products
+        for seed, column in zip(seeds.tolist(), squared.clamp(min=0).sqrt().T.cpu().numpy(), strict=True):
+            if left[seed]:
+                yield seed, column

@@ -21,8 +21,8 @@ def places_of(
     at least `distance` - 2 `radius` apart, nearer than positives may be: `hard_batches` keeps such places apart.
 
     Of a place whose images differ in `views` [N], such as sectors of headings, each view is a place around the same
-    centre; without, what was taken to opposite sides of a spot is one place. Raises a UserError: images have no
-    position, places would overlap, or no place has two images.
+    centre, and what is of none (-1) is left out; without, what was taken to opposite sides of a spot is one place.
+    Raises a UserError: images have no position, places would overlap, or no place has two images.
     """
     places = images.places
     positions = np.concatenate([places.database_positions, places.query_positions])
@@ -41,7 +41,7 @@ def places_of(
     labels, centres = _nearest_centres(np.column_stack([positions, cities]), distance, radius)
     if views is not None:
         _, kind = np.unique(views, return_inverse=True)
-        labels = np.where(labels < 0, -1, labels * len(kind) + kind)
+        labels = np.where((labels < 0) | (views < 0), -1, labels * len(kind) + kind)
     found = grouped(places.name, labels, centres[:, :2])  # the mean of images may lie nearer to another place's
     if not len(found):
         raise UserError(

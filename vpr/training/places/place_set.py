@@ -31,7 +31,10 @@ def grouped(name: str, labels: np.ndarray, positions: np.ndarray | None = None, 
 
 
 def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
-    """Sets of the same split's files as one, of which a batch is of one set's places."""
+    """Sets of the same split's files as one, of which a batch is of one set's places, and of one of its own sets'."""
     where = [np.full((len(one), 2), np.nan) if one.positions is None else one.positions for one in sets]
-    images, of = [each for one in sets for each in one.images], np.repeat(np.arange(len(sets)), [*map(len, sets)])
-    return PlaceSet("+".join(one.name for one in sets), images, np.concatenate(where), of)
+    images, of, first = [each for one in sets for each in one.images], list[np.ndarray](), 0
+    for one in sets:
+        of.append(first + (np.zeros(len(one), np.int64) if one.sets is None else one.sets))
+        first = int(of[-1].max(initial=first)) + 1
+    return PlaceSet("+".join(one.name for one in sets), images, np.concatenate(where), np.concatenate(of))

@@ -6,6 +6,7 @@ DIR/Dataframes/CITY.csv, DIR/Images/CITY/*.jpg        DIR/.../PLACE/*.jpg
 import functools
 import itertools
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,11 @@ def read_place_files(root: Path, least: int = 4, spec: PlacesSpec | None = None)
     that it lists are missing, or no place has enough.
     """
     skip_broken = spec is not None and spec.skip_broken
+    if not root.is_dir() or (root.parent / "Dataframes").is_dir():
+        what = "a folder that GSV-Cities has beside its tables" if root.is_dir() else "no folder"
+        raise UserError(
+            f"{root} is {what}, wanted a folder of places, or GSV-Cities whole: name {root.parent} or another"
+        )
     if (root / "Dataframes").is_dir():
         files, of, metres = _read_gsv_cities(root)
     else:
@@ -42,6 +48,9 @@ def read_place_files(root: Path, least: int = 4, spec: PlacesSpec | None = None)
     if spec and skip_broken:
         labels[np.setdiff1d(range(len(files)), decodable(files, spec.workers, str(root), spec.max_pixels))] = -1
     places = grouped(root.resolve().name, labels, metres, least)
+    if metres is not None:  # a batch is of one city, as where they are from
+        cities = np.unique([file.parent.name for file in files], return_inverse=True)[1]
+        places = replace(places, sets=np.array([cities[each[0]] for each in places.images], np.int64))
     if not len(places):
         raise UserError(
             f"{root} has {len(files)} images and no place of {least} or more, wanted a folder for each place, or "

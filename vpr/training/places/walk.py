@@ -53,8 +53,8 @@ def grow(
     As TF-VPR expands places by neighbours of descriptors and contracts them by geometry. But along a path frames verify
     over a hundred metres: all that pass a threshold would be one place, where what scores best is nearby. Each frame
     takes the best by `score`, from `least` on, of the NEAREST by descriptors over `visit` frames away; two that take
-    each other are a pair. A frame of no place joins its partner's; two places that have more pairs with each other than
-    with any other become one.
+    each other are a pair. Two places that have more pairs with each other than with any other become one. One that has
+    more pairs with earlier frames of no place lies between places of that visit, too near to both, and is left out.
 
     Descriptors [N, dim] are of length 1; under different light, each walk's want their mean taken away before.
     """
@@ -76,11 +76,11 @@ def grow(
     for one, other in favourite.items():
         if favourite[other] == one:
             into[max(one, other)] = min(one, other)
-    labels = np.where(place_of < 0, -1, into[place_of])
-    for one, other in pairs:
-        if place_of[one] < 0:
-            labels[one] = labels[other]
-    return grouped(places.name, labels)
+    between = Counter(int(place_of[one]) for one, other in pairs if other < one and place_of[other] < 0)
+    for place, count in between.items():
+        if place >= 0 and count > votes[place, favourite.get(place, place)]:
+            into[place] = -1
+    return grouped(places.name, np.where(place_of < 0, -1, into[place_of]))
 
 
 def grow_by_model(
