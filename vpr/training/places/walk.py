@@ -22,8 +22,8 @@ from vpr.training.places.place_set import PlaceSet, grouped
 NEAREST = 5  # frames by descriptors that are scored for each
 VISIT = 20  # frames to either side of one that are of the same visit to a place
 CHANCE = 200  # random pairs of frames, whose scores are those of different places
-# Median deviations above their median from which on a score tells one place. Of 39 places joined along a path, by day,
-# by night and on its other side, none spans 100 m; of 86 in a tower of like floors 52 are of several.
+# Median deviations above their median from which on a score tells one place. Of 20 places joined along a path, by day,
+# by night and on its other side, none is longer than a place; the 21 in a tower of like floors are of several.
 DEVIATIONS = 10
 
 
