@@ -125,10 +125,8 @@ def flags_of(options: argparse.Namespace) -> Flags:
 
 
 def run_flags(options: argparse.Namespace, precision: str) -> Flags:
-    """What a run stores of its flags: all, and the number format that --precision=auto meant when it began.
-
-    A resumed training computes in that format on any machine; other modes take what auto means where they run.
-    """
+    """What a run stores of its flags: all, and the number format that --precision=auto meant when it began, in which a
+    resumed training computes on any machine."""
     return {**flags_of(options), AUTO_PRECISION: precision}
 
 
@@ -189,8 +187,7 @@ def _contradict(one: str, other: str) -> NoReturn:
 
 
 def _spelled_as_stored(given: Flags, stored: Flags) -> Flags:
-    """What was typed for a run, where it means the same as what the run stores: the case of names, blocks counted
-    from the end."""
+    """What was typed for a run, as the run spells it where both mean the same: case of names, blocks from the end."""
     given = dict(given)
     if "weights" in stored and str(given.get("weights")).upper() == str(stored["weights"]).upper():
         given["weights"] = stored["weights"]
