@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from vpr.training.adapting.adapt import VIEWS, adapt
 from vpr.training.views.choices import styled
 
 COUNT, DIM, SEED = 24, 256, 123
-FIRST_RIGHT = "vpr.training.adapting.adapt.first_right"
+ANSWERS = "vpr.training.adapting.adapt.answers"
 
 
 def draw_photos(folder, count=COUNT):
@@ -53,11 +54,16 @@ def locate(call_on, photos):
     return ask
 
 
+def all_at(place, asked):
+    """Answers of which each is at a place, and the clearer the nearer."""
+    return np.full(len(asked.images), place), np.full(len(asked.images), 1 / place)
+
+
 def adapted_by(call_on, root, *words, model=FP32):
     """What is said of an adaptation that was written, since all is found by each trial, and nothing before."""
     with pytest.MonkeyPatch.context() as patch:
         calls = itertools.count()
-        patch.setattr(FIRST_RIGHT, lambda _, asked, __: np.full(len(asked.images), next(calls) >= 2, int))
+        patch.setattr(ANSWERS, lambda _, asked, __: all_at(1 if next(calls) >= 2 else 2, asked))
         call = call_on(root, "adapt", *words, model=model)
     assert call.code == 0 and "test, index, locate and serve take it by themselves" in call.out, call
     return call.out
@@ -69,7 +75,7 @@ def whitenings(tmp_path):
 
 def nothing_helps(monkeypatch):
     """All images are found as they are, whatever is removed."""
-    monkeypatch.setattr(FIRST_RIGHT, lambda _, asked, __: np.ones(len(asked.images), int))
+    monkeypatch.setattr(ANSWERS, lambda _, asked, __: all_at(1, asked))
 
 
 def test_a_model_without_what_varies_is_written_and_taken(call_on, locate, photos, tmp_path):
@@ -114,10 +120,11 @@ def test_what_is_reported_is_of_the_images_in_their_views(call_on, photos, tmp_p
     for trial, found in zip((wanted.before, *wanted.trials), figures["trials"], strict=True):
         text = [f"R@1 {100 * each[1]:.1f}, R@5 {100 * each[5]:.1f}" for each in (trial.plain, trial.night)]
         kept = " <- kept\n" if 0 < trial.removed == figures["kept"] else "\n"
-        kept = f", {trial.won} won and {trial.lost} lost{kept}" if trial.removed else kept
+        changed = f"; {trial.won} won, {trial.lost} lost, {trial.clearer} of {trial.asked} clearer"
+        kept = f"{changed}{kept}" if trial.removed else kept
         assert f"less of {trial.removed:2} directions: as they are {text[0]}; by night {text[1]}{kept}" in out
         recalls = {name: {str(n): recall for n, recall in getattr(trial, name).items()} for name in ("plain", "night")}
-        assert found == {"removed": trial.removed, **recalls, "won": trial.won, "lost": trial.lost}
+        assert found == asdict(trial) | recalls
     with Image.open(tmp_path / "adapted_photos" / "adapted.png") as picture:
         assert picture.format == "PNG" and min(picture.size) >= 300 and np.asarray(picture).std() > 5
 

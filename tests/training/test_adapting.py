@@ -1,5 +1,6 @@
 """What varies within places, against brute force, exact decompositions and places whose variation is known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch
 from vpr.common.errors import UserError
 from vpr.models.whitening import Whitening
 from vpr.training.adapting import variation
-from vpr.training.adapting.adapt import LEAST_IMAGES, Trial, adapt
+from vpr.training.adapting.adapt import LEAST_IMAGES, adapt
 from vpr.training.adapting.held_out import (
     LEAST,
     PARTS,
     SHARE,
     Questions,
-    first_right,
+    answers,
     hold_out,
     questions_of,
     recalls,
@@ -207,27 +208,33 @@ def test_without_positions_an_image_is_its_own_answer_from_another_angle(known):
 
 
 @pytest.mark.parametrize("database", [0, 2])
-def test_recalls_are_those_of_a_loop(database):
+def test_answers_are_those_of_a_loop(database):
     views, random = unit_rows(40, 4, 3), np.random.default_rng(2)
     images = np.array([3, 9, 10, 31, 39])
     right = [random.choice(40, 3, replace=False) for _ in images]
-    excluded = [np.setdiff1d([image, 1, 2, 3, 4, 5], answers) for image, answers in zip(images, right, strict=True)]
-    first = first_right(views, Questions(images, right, excluded, database, ""), 3)
+    excluded = [np.setdiff1d([image, 1, 2, 3, 4, 5], kept) for image, kept in zip(images, right, strict=True)]
+    places, clear = answers(views, Questions(images, right, excluded, database, ""), 3)
     ranks = []
-    for image, answers, barred in zip(images, right, excluded, strict=True):
+    for at, (image, kept, barred) in enumerate(zip(images, right, excluded, strict=True)):
         scores = {n: float(views[n, database] @ views[image, 3]) for n in range(40) if n not in barred}
         order = sorted(scores, key=lambda n: -scores[n])
-        ranks.append(min(order.index(n) for n in answers))
-    assert first.tolist() == [rank + 1 if rank < 5 else 0 for rank in ranks]
-    found = recalls(first)
+        ranks.append(min(order.index(n) for n in kept))
+        wrong = [score for n, score in scores.items() if n not in kept]
+        wanted = (max(scores[n] for n in kept) - max(wrong)) / np.std(wrong)
+        assert clear[at] == pytest.approx(wanted, rel=1e-4)
+    assert places.tolist() == [rank + 1 for rank in ranks]
+    found = recalls(places)
     assert found == {n: np.mean([rank < n for rank in ranks]) for n in (1, 5)} and 0 < found[5] < 1
 
 
-def test_recalls_of_a_database_smaller_than_n():
+def test_answers_of_which_none_is_wrong_and_of_which_all_are_alike():
     views = torch.eye(3)[:, None].repeat(1, 2, 1)
-    nothing = [np.empty(0, np.int64)] * 3
-    asked = Questions(np.arange(3), [np.array([0]), np.array([1]), np.array([0])], nothing, 0, "")
-    assert recalls(first_right(views, asked, 1)) == {1: pytest.approx(2 / 3), 5: 1.0}
+    everything = Questions(np.arange(3), [np.arange(3)] * 3, [np.empty(0, np.int64)] * 3, 0, "")
+    assert [each.tolist() for each in answers(views, everything, 1)] == [[1, 1, 1], [0, 0, 0]]
+    asked = Questions(np.arange(3), [np.array([n]) for n in range(3)], [np.empty(0, np.int64)] * 3, 0, "")
+    assert answers(views, asked, 1)[0].tolist() == [1, 1, 1]
+    places, clear = answers(torch.ones(3, 2, 1), asked, 1)
+    assert places.tolist() == [3, 3, 3] and clear.tolist() == [0, 0, 0]
 
 
 # All of it on places whose variation is known
@@ -348,26 +355,28 @@ def test_nothing_is_removed_where_it_does_not_help():
     assert found.before.plain[1] < 1
 
 
-def kept_of(monkeypatch, answers):
-    """How many directions are kept where of 100 questions, as they are and by night, so many first ones are answered,
-    by directions; those of before are answered where more are."""
-    plain, night = [*zip(*answers.values(), strict=True)]
-    counts = iter([count for each in zip(plain, night, strict=True) for count in each])
+def kept_of(monkeypatch, found, clearer=200):
+    """How many directions are kept where of 100 questions, as they are and by night, so many have a right first answer,
+    by directions; and so many answers of these 200 are clearer than before."""
+    counts = iter([count for both in found.values() for count in both])
+    clear = itertools.chain([0, 0], itertools.cycle([min(clearer, 100), clearer - min(clearer, 100)]))
+    first = np.arange(100)
     monkeypatch.setattr(
-        "vpr.training.adapting.adapt.first_right", lambda *_: (np.arange(100) < next(counts)).astype(int)
+        "vpr.training.adapting.adapt.answers",
+        lambda *_: (np.where(first < next(counts), 1, 2), (first < next(clear)).astype(float)),
     )
     views, positions, _ = street(nuisance=1.0)
-    found = adapt(views, positions, 25, seed=0)
-    assert [each.removed for each in (found.before, *found.trials)] == [*answers]
-    assert (found.whitening is None) == (found.best.removed == 0)
-    return found.best.removed
+    made = adapt(views, positions, 25, seed=0)
+    assert [each.removed for each in (made.before, *made.trials)] == [*found]
+    assert (made.whitening is None) == (made.best.removed == 0)
+    return made.best.removed
 
 
 def test_what_costs_recall_of_images_as_they_are_is_not_kept(monkeypatch):
     """The night gains in all trials; as they are, images lose a tenth, a hundredth, and nothing."""
-    answers = {0: (90, 10), 4: (80, 90), 8: (80, 90), 16: (89, 70), 32: (90, 30)}
-    assert kept_of(monkeypatch, answers) == 32
-    assert kept_of(monkeypatch, {**answers, 32: (89, 30)}) == 0
+    found = {0: (90, 10), 4: (80, 90), 8: (80, 90), 16: (89, 70), 32: (90, 30)}
+    assert kept_of(monkeypatch, found) == 32
+    assert kept_of(monkeypatch, {**found, 32: (89, 30)}) == 0
 
 
 @pytest.mark.parametrize(("last", "kept"), [(90, 32), (89, 32), (88, 8)])
@@ -376,21 +385,28 @@ def test_of_trials_that_differ_by_chance_the_strongest_is_kept(monkeypatch, last
     assert kept_of(monkeypatch, {0: (50, 10), 4: (50, 89), 8: (50, 90), 16: (50, 80), 32: (50, last)}) == kept
 
 
-@pytest.mark.parametrize(("won", "kept"), [(6, 0), (7, 32)])
-def test_a_gain_that_chance_explains_is_not_kept(monkeypatch, won, kept):
-    """Of four trials each may seem better by chance in one case of eighty: 7 heads of 7 are rarer, 6 of 6 not."""
-    assert kept_of(monkeypatch, dict.fromkeys((0, 4, 8, 16), (50, 10)) | {32: (50, 10 + won)}) == kept
+@pytest.mark.parametrize(("clearer", "kept"), [(115, 0), (116, 0), (117, 32), (200, 32)])
+def test_answers_that_are_clearer_by_chance_are_not_kept(monkeypatch, clearer, kept):
+    """Of four trials each may be so by chance in one case of eighty: 117 heads of 200 are that rare, 116 are not."""
+    heads = [sum(math.comb(200, n) for n in range(least, 201)) / 2**200 for least in (116, 117)]
+    assert heads[0] > 1 / 80 > heads[1]
+    assert kept_of(monkeypatch, dict.fromkeys((0, 4, 8, 16, 32), (50, 10)), clearer) == kept
 
 
-def test_won_and_lost_are_counted_by_question():
+def test_clearer_answers_are_not_kept_where_more_are_lost_than_won(monkeypatch):
+    assert kept_of(monkeypatch, dict.fromkeys((0, 4, 8, 16, 32), (50, 10)) | {0: (50, 11)}) == 0
+
+
+def test_won_lost_and_clearer_are_counted_by_question():
     views, positions, _ = street(nuisance=1.0)
     found = adapt(views, positions, 25, seed=0)
+    count = len(found.questions.images)
     for trial in found.trials:
-        assert trial.won - trial.lost == round(len(found.questions.images) * (trial.score - found.before.score))
-        tosses = trial.won + trial.lost
-        heads = sum(math.comb(tosses, n) for n in range(trial.won, tosses + 1))
-        assert trial.chance == pytest.approx(heads / 2**tosses)
-    assert Trial(4, {}, {}, 0, 0).chance == 1.0
+        assert trial.won - trial.lost == round(count * (trial.score - found.before.score))
+        assert trial.asked == 2 * count and trial.won <= trial.clearer <= trial.asked
+        heads = sum(math.comb(trial.asked, n) for n in range(trial.clearer, trial.asked + 1))
+        assert trial.chance == pytest.approx(heads / 2**trial.asked)
+    assert (found.before.won, found.before.lost, found.before.clearer) == (0, 0, 0)
 
 
 def test_little_is_kept_of_noise():

@@ -69,7 +69,9 @@ def _report(found: Adaptation, images: PlaceImages, model: str, folder: Path) ->
     say(f"learnt from {found.pairs} pairs of images of one place and views ({', '.join(VIEWS[:-1])})\n{asked}")
     for trial in (found.before, *found.trials):
         kept = " <- kept" if trial is found.best and trial.removed else ""
-        changed = f", {trial.won} won and {trial.lost} lost" if trial.removed else ""
+        changed = (
+            f"; {trial.won} won, {trial.lost} lost, {trial.clearer} of {trial.asked} clearer" if trial.removed else ""
+        )
         say(f"  less of {trial.removed:2} directions: {_recall_text(trial)}{changed}{kept}")
     folder.mkdir(parents=True, exist_ok=True)
     trials = [found.before, *found.trials]

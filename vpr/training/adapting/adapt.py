@@ -7,7 +7,7 @@ import torch
 
 from vpr.common.errors import UserError
 from vpr.models.whitening import Whitening
-from vpr.training.adapting.held_out import Questions, first_right, hold_out, questions_of, recalls
+from vpr.training.adapting.held_out import Questions, answers, hold_out, questions_of, recalls
 from vpr.training.adapting.short import short_projection
 from vpr.training.adapting.variation import differences, directions, pairs_of_places, weighted, without
 
@@ -19,7 +19,7 @@ ROWS = 4  # times as many are taken, the others of which lose less
 MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
 LARGEST_LOSS = 0.005  # of plain recall
-BY_CHANCE = 0.05  # how likely the trials are at most together to seem so much better by chance, by the sign test
+BY_CHANCE = 0.05  # how likely it is at most that chance makes answers of one of the trials so much clearer
 CHANCE = 0.01  # of the score: of trials so near to the best the strongest is kept: val splits gained more by it
 
 
@@ -32,6 +32,8 @@ class Trial:
     night: dict[int, float]
     won: int = 0  # questions, of both, whose first answer is right now and was wrong before
     lost: int = 0
+    clearer: int = 0  # of which the right answer is farther ahead of all wrong ones, in standard deviations of theirs
+    asked: int = 0
 
     @property
     def score(self) -> float:
@@ -40,11 +42,10 @@ class Trial:
 
     @property
     def chance(self) -> float:
-        """How likely so many or more are won if each that changed were won or lost by the toss of a coin."""
+        """How likely so many answers or more are clearer if each is so by the toss of a coin (sign test)."""
         from scipy.stats import binomtest  # scipy takes a while to import
 
-        changed = self.won + self.lost
-        return float(binomtest(self.won, changed, alternative="greater").pvalue) if changed else 1.0
+        return float(binomtest(self.clearer, max(self.asked, 1), alternative="greater").pvalue)
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,10 @@ def adapt(
         raise UserError(f"found {dim} dimensions, wanted {least} at least to adapt a model: take one with more")
     basis = directions(rows, ROWS * most[-1], seed)
     as_it_is = views if own is None else torch.nn.functional.normalize(own.linear(views - own.mean), dim=-1)
-    answers = _answers(as_it_is, questions)
-    before = _trial(0, answers, answers)
+    was = _answers(as_it_is, questions)
+    before = _trial(0, was, was)
     trials = [
-        _trial(each, answers, _answers(without(views, weighted(basis[: ROWS * each], rows, each)), questions))
+        _trial(each, was, _answers(without(views, weighted(basis[: ROWS * each], rows, each)), questions))
         for each in most
     ]
     best = _best(before, trials)
@@ -112,24 +113,25 @@ def require_images(count: int) -> None:
 
 
 def _best(before: Trial, trials: list[Trial]) -> Trial:
-    """The trial that is kept: what was before where none is better by more than chance."""
+    """The trial that is kept: what was before where none has clearer answers than chance would give."""
     least, likely = before.plain[1] - LARGEST_LOSS, BY_CHANCE / len(trials)
-    usable = [each for each in trials if each.plain[1] >= least and each.chance <= likely]
+    usable = [each for each in trials if each.plain[1] >= least and each.won >= each.lost and each.chance <= likely]
     highest = max((each.score for each in usable), default=0)
     near = [each for each in usable if each.score >= highest - CHANCE]
     return max(near, key=lambda each: each.removed, default=before)
 
 
-def _answers(views: torch.Tensor, questions: Questions) -> list[np.ndarray]:
-    """The places of first right answers [Q] to questions as they are, and by night."""
-    return [first_right(views, questions, view) for view in (0, STYLED)]
+def _answers(views: torch.Tensor, questions: Questions) -> np.ndarray:
+    """Places of first right answers, and how clear they are [2, 2, Q], to questions as they are and by night."""
+    return np.stack([answers(views, questions, view) for view in (0, STYLED)], axis=1)
 
 
-def _trial(removed: int, before: list[np.ndarray], now: list[np.ndarray]) -> Trial:
-    """Recalls of answers, and how many first ones are others than before."""
-    was, found = (np.concatenate(each) == 1 for each in (before, now))
-    plain, night = map(recalls, now)
-    return Trial(removed, plain, night, int((found & ~was).sum()), int((was & ~found).sum()))
+def _trial(removed: int, before: np.ndarray, now: np.ndarray) -> Trial:
+    """Recalls of answers [2, 2, Q], and how many are others than before, and clearer."""
+    (was, was_clear), (found, clear) = before, now
+    plain, night = map(recalls, found)
+    won, lost = ((found == 1) & (was > 1)).sum(), ((found > 1) & (was == 1)).sum()
+    return Trial(removed, plain, night, int(won), int(lost), int((clear > was_clear).sum()), clear.size)
 
 
 def _whitening(

@@ -12,6 +12,7 @@ PARTS = 8  # in which they lie: neighbours in space, or in the order of names
 MOST = 0.5  # is held out where it is more for all images of a spot
 LEAST = 20  # questions that are worth counting
 RECALLS = (1, 5)
+SMALLEST_SPREAD = 1e-6  # of similarities that differ
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,23 @@ def questions_of(held: np.ndarray, positions: np.ndarray, radius: float, turned:
     return Questions(images, [images[[at]] for at in range(len(images))], nothing, turned, protocol)
 
 
-def first_right(views: torch.Tensor, questions: Questions, view: int) -> np.ndarray:
-    """Of questions asked in a view the place of the first right answer, from 1; 0 where it is none of the first five.
+def answers(views: torch.Tensor, questions: Questions, view: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of questions asked in a view the place of the first right answer [Q], from 1, and how clear it is [Q]: how far
+    ahead it is of all wrong ones, in standard deviations of theirs.
 
     Args:
         views: [N, V, D] descriptors of length 1.
     """
-    similar = views[questions.images, view] @ views[:, questions.database].T  # [Q, N]
-    for row, images in zip(similar, questions.excluded, strict=True):
-        row[images] = -2
-    best = similar.topk(min(max(RECALLS), similar.shape[1]), dim=1).indices.numpy()  # [Q, 5]
-    hits = np.array([np.isin(row, right) for row, right in zip(best, questions.right, strict=True)])
-    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    similar = (views[questions.images, view] @ views[:, questions.database].T).numpy()  # [Q, N]
+    places, clear = np.ones(len(similar), np.int64), np.zeros(len(similar))
+    for at, (row, right, excluded) in enumerate(zip(similar, questions.right, questions.excluded, strict=True)):
+        best, wrong = row[right].max(), np.delete(row, np.union1d(right, excluded))
+        if len(wrong):
+            places[at] += (wrong >= best).sum()
+            clear[at] = (best - wrong.max()) / max(wrong.std(), SMALLEST_SPREAD)
+    return places, clear
 
 
 def recalls(first: np.ndarray) -> dict[int, float]:
     """Recall@N by N, between 0 and 1, of the places of first right answers."""
-    return {n: float(((first > 0) & (first <= n)).mean()) for n in RECALLS}
+    return {n: float((first <= n).mean()) for n in RECALLS}
