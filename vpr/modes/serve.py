@@ -13,6 +13,7 @@ from vpr.cli.specs import device_of, engine_wanted, places_spec, reading
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
+from vpr.common.settings import values_of
 from vpr.data.places import load_database
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
@@ -60,22 +61,13 @@ def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path])
     """How the server behaves, beside the index of some image files."""
     from vpr.serve.settings import Settings, limits_for
 
+    values = {**values_of(Settings, vars(options)), **limits_for(database)}
+    values |= {"token": token_of(options.token), "read_token": token_of(options.readToken, READ_TOKEN, "--readToken")}
     return Settings(
-        host=options.host,
-        port=options.port,
-        token=token_of(options.token),
-        read_token=token_of(options.readToken, READ_TOKEN, "--readToken"),
-        rate=options.rate,
-        writable=options.writable,
+        **values,
         uploads=path.with_name(f"{path.stem}_added") if options.writable else None,
-        tiles=options.tiles,
-        access_log=options.accessLog,
-        batch_wait=options.batchWait,
-        queue=options.queue,
-        max_megabytes=options.maxMegabytes,
         max_pixels=int(1e6 * (SENT_MEGAPIXELS if options.maxPixels is None else options.maxPixels)),
         decoders=max(2, available_cores() // 2),
-        **limits_for(database),
     )
 
 
