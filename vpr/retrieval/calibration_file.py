@@ -145,8 +145,7 @@ def load_calibration(path: Path, recipe_names: Sequence[str]) -> StoredCalibrati
             if any(each.shape != (of.queries,) for each in kept) or [each.dtype.kind for each in kept] != [*"fbf"]:
                 raise ValueError(f"a guarantee of {[each.shape for each in kept]} numbers of {of.queries} queries")
             guarantee = Guarantee(*kept)
-    unknown = [name for name in names if name not in FEATURES]
-    if unknown:
+    if unknown := [name for name in names if name not in FEATURES]:
         raise UserError(f"{path} uses the features {', '.join(unknown)}, which this version does not have: {REMEDY}")
     mean, scale, weights = values
     calibration = Calibration(names, mean, scale, weights, float(found["bias"]), float(found["slope"]))

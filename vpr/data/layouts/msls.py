@@ -44,8 +44,7 @@ def read_msls(root: Path, split: str, cities: Sequence[str], official: bool) -> 
     `official`: take images of the subtask `all` only, and of the queries only those that have a positive.
     Raises a UserError: cities are missing, or tables are missing, damaged or contradict each other."""
     base = base_of_cities(root, split)
-    missing = [city for city in cities if not (base / city).is_dir()]
-    if missing:
+    if missing := [city for city in cities if not (base / city).is_dir()]:
         raise UserError(
             f"{base} has no folder {', '.join(missing)}: unpack Mapillary Street-Level Sequences there, or name the "
             f"folder that holds {base.name} with --root"

@@ -78,8 +78,7 @@ def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path
     if not any(map(by_name, files)):
         return
     count = Counter(plain(image.name) for image in look_through(root).images if by_name(image))
-    several = sorted({plain(file.name) for file in files if count[plain(file.name)] > 1})
-    if several:
+    if several := sorted({plain(file.name) for file in files if count[plain(file.name)] > 1}):
         raise UserError(
             f"{root / TABLE}: {several[0]} may be any of {count[several[0]]} images under {root} (and so for "
             f"{len(several)} names): write their paths below {root} instead"
