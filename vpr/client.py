@@ -18,7 +18,6 @@ from typing import Any
 
 VERSION = "/v1"
 MOST_TRIES, LONGEST_PAUSE = 5, 30.0  # while the server is busy; seconds
-BUSY = (429, 503)
 AT_ONCE = 16  # images of a request
 RAW = "application/octet-stream"
 Image = bytes | str | os.PathLike  # the bytes of an image file, or the file
@@ -136,7 +135,7 @@ class Client:
                 if isinstance(error, ConnectionRefusedError) or not left:
                     raise
                 continue
-            if status in BUSY and left:
+            if status in (429, 503) and left:
                 time.sleep(min(LONGEST_PAUSE, float(response.headers.get("retry-after", 1))))
                 continue
             return _checked(status, content)

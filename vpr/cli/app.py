@@ -27,7 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
             if not is_text(word):
                 raise UserError(f"found the name {word}, wanted one of UTF-8: rename it (convmv -f latin1 -t utf8)")
         options = parse_options(arguments)
-        require_one_process(options.mode)
+        if processes.launched() > 1 and options.mode not in PARALLEL_MODES:
+            raise UserError(
+                f"--mode={options.mode} runs in one process, found {processes.launched()}: start it without torchrun, "
+                f"which is for {', '.join(PARALLEL_MODES[:-1])} and {PARALLEL_MODES[-1]}"
+            )
         for note in options.notes if processes.launched_rank() == 0 else ():
             print(note, file=sys.stderr if options.json else sys.stdout, flush=True)
         # Imported here, not above: torch and FAISS take seconds, `--help` must not.
@@ -69,12 +73,3 @@ def of_two_builds(error: RuntimeError) -> str:
 def module_of(mode: str) -> str:
     """The module of a mode: its name in `vpr.modes`, or of the one that does its work."""
     return f"vpr.modes.{ {'import': 'import_model', 'distill': 'train'}.get(mode, mode) }"
-
-
-def require_one_process(mode: str) -> None:
-    """Raise a UserError where torchrun started several processes of a mode that works in one."""
-    if processes.launched() > 1 and mode not in PARALLEL_MODES:
-        raise UserError(
-            f"--mode={mode} runs in one process, found {processes.launched()}: start it without torchrun, which is for "
-            f"{', '.join(PARALLEL_MODES[:-1])} and {PARALLEL_MODES[-1]}"
-        )

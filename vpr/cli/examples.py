@@ -9,23 +9,14 @@ _WORDS = {
     "adapt": ("--root photos", "--model=fast --root photos", "--resume"),
     "prune": ("--resume", "--resume --pruneRatio=0.3", "--resume --distill=0"),
     "export": ("--resume", "--resume --quantize=int8 --localDescriptors", "--model=fast --out=fast.onnx"),
-    "compare": (
-        "runs/RUN model.onnx",
-        "model.onnx --split=test --rerank 50",
-        "model.onnx --root photos --dataset=folder",
-    ),
+    "compare": ("runs/RUN model.onnx", "model.onnx --split=test --rerank 50",
+                "model.onnx --root photos --dataset=folder"),
     "spec": ("--dataset=folder --root photos", "--dataset=toy", "--dataset=msls --root msls"),
     "index": ("--root photos", "--resume --add /media/card/DCIM", "--root photos --localDescriptors"),
-    "locate": (
-        "--root photos image.jpg",
-        "--resume --near=40.4393,-79.9967,500 image.jpg",
-        "--resume=model.onnx --root photos --json frames/",
-    ),
-    "serve": (
-        "--root photos",
-        "--resume --writable",
-        "--resume=model.onnx --root photos --host=0.0.0.0 --token=word.txt",
-    ),
+    "locate": ("--root photos image.jpg", "--resume --near=40.4393,-79.9967,500 image.jpg",
+               "--resume=model.onnx --root photos --json frames/"),
+    "serve": ("--root photos", "--resume --writable",
+              "--resume=model.onnx --root photos --host=0.0.0.0 --token=word.txt"),
     "import": ("model.mat", "model.mat --runsPath=runs", "model.mat --seed=1"),
-}
+}  # fmt: skip
 EXAMPLES = {mode: tuple(f"{{}} {mode} {words}" for words in lines) for mode, lines in _WORDS.items()}

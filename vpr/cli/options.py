@@ -9,15 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vpr.cli.choice import (
-    of_recipe,
-    of_short_name,
-    own_images,
-    refuse_for_hub,
-    refuse_of_other_losses,
-    remembered,
-    require_normalization,
-)  # fmt: skip
+from vpr.cli import choice
 from vpr.cli.flags import (
     AUTO_PRECISION,
     CARD_FLAGS,
@@ -80,9 +72,9 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     """The options of a call with some flags, by their names as argparse has them; as of `parse_options`."""
     typed, idle = as_train(typed)
-    chosen, remark = remembered(typed)
-    typed = {**of_short_name(typed), **chosen, **typed}
-    recipe, told = of_recipe(typed)
+    chosen, remark = choice.remembered(typed)
+    typed = {**choice.of_short_name(typed), **chosen, **typed}
+    recipe, told = choice.of_recipe(typed)
     wished = {"inputs": [], **defaults(), **recipe, **typed}
     mode = wished["mode"]
     if mode is None:
@@ -100,12 +92,12 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
     run = _resumed(wished, notes)
     source, wins = (Path(typed["startFrom"]), recipe) if "startFrom" in typed else (run, {})
     stored = _taken_over(source, mode, {**wins, **given}) if source else {}
-    refuse_for_hub(given)
-    if own := own_images(given, stored, mode):
+    choice.refuse_for_hub(given)
+    if own := choice.own_images(given, stored, mode):
         given["dataset"] = "folder"
         notes += [] if remark else [own]
     if source is None:
-        require_normalization(given)
+        choice.require_normalization(given)
     else:
         given = _spelled_as_stored(given, stored)
         _refuse_contradictions(given, stored, source)
@@ -115,7 +107,7 @@ def settle(typed: Mapping[str, Any]) -> argparse.Namespace:
         notes.append(f"{run} was exported without its --root: images are sought in the project's folder")
     merged = _fill_in({**wished, **stored, **wins, **given}, exported)
     if mode == "train":
-        refuse_of_other_losses(typed, merged)
+        choice.refuse_of_other_losses(typed, merged)
     return argparse.Namespace(**merged, given=given, run=run, notes=notes)
 
 

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,20 +91,14 @@ def _reading(flag: Flag) -> dict[str, Any]:
     """How argparse reads a flag."""
     if flag.switch:
         return {"action": "store_true"}
-    read = flag.type and _as_argparse_wants(flag.type)
-    return {"nargs": flag.nargs, "metavar": flag.metavar, "const": flag.const, "type": read, "choices": flag.allowed}
 
-
-def _as_argparse_wants(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """What says why a word is wrong by the one exception whose text argparse prints."""
-
-    def read_word(text: str) -> Any:
+    def read(text: str) -> Any:
         try:
-            return read(text)
-        except ValueError as error:
+            return flag.type(text) if flag.type else text
+        except ValueError as error:  # the one exception whose text argparse prints
             raise argparse.ArgumentTypeError(str(error)) from error
 
-    return read_word
+    return {"nargs": flag.nargs, "metavar": flag.metavar, "const": flag.const, "type": read, "choices": flag.allowed}
 
 
 def _help_line(flag: Flag) -> str:
@@ -132,13 +126,12 @@ def wanted_help(arguments: list[str]) -> str | None:
         return None
     inputs = {"inputs"} if mode in MODES_WITH_INPUTS else set()
     parser = build_parser(inputs | {*names(lambda flag: mode in flag.modes if mode else flag.common)})
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     if mode:
         parser.usage = f"{program()} {mode} [flags]{' INPUT ...' if inputs else ''}"
         parser.description = f"{mode}: {MODES[mode]}"
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.epilog = "\n".join(["examples:", *(f"  {line.format(command())}" for line in EXAMPLES[mode])])
     else:
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         modes = "\n".join(f"  {each:<8} {line}" for each, line in MODES.items())
         parser.description = f"NetVLAD for visual place recognition. Modes:\n\n{modes}"
         parser.epilog = "--mode=MODE --help lists the flags of a mode, --help-all lists all."

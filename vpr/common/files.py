@@ -45,9 +45,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:
         reason = error if isinstance(error, OSError) else "writing broke off"  # their texts help nobody
         kept = "; the file that was there is unchanged" if path.exists() else ""
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(existing).free / 1e6  # libraries often do not say that the disk is full
         raise UserError(
-            f"cannot write {path} ({reason}; {_free_megabytes(path)} MB are free){kept}: "
-            "make room or choose another folder"
+            f"cannot write {path} ({reason}; {free:.0f} MB are free){kept}: make room or choose another folder"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -144,12 +145,6 @@ def flock(file: IO, wait: bool = False) -> bool | None:
     except (ImportError, OSError):  # Windows; a file system without locks
         return None
     return True
-
-
-def _free_megabytes(path: Path) -> str:
-    """Room on the disk of `path`: libraries often do not say that it is full."""
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return f"{shutil.disk_usage(existing).free / 1e6:.0f}"
 
 
 def write_json(path: Path, content: object) -> None:

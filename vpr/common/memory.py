@@ -45,11 +45,9 @@ def available_bytes() -> int:
     except OSError:  # not Linux: half of what is built in
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     group = Path("/sys/fs/cgroup")
-    try:
+    with contextlib.suppress(OSError, ValueError):  # of no container, or of one without a limit
         fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         available = min(available, int((group / "memory.max").read_text()) - int(fields["anon"]))
-    except (OSError, ValueError):  # no container, or one without a limit
-        pass
     return available
 
 

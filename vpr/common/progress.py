@@ -21,10 +21,9 @@ def say(text: str) -> None:
 
     With several processes only the first prints.
     """
-    if not is_main():
-        return
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    if is_main():
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
 
 @contextlib.contextmanager

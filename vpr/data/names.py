@@ -41,11 +41,7 @@ def _listed(folder: str, _modified: int) -> dict[str, str]:
 
 def is_text(name: str) -> bool:
     """Whether a name can be written as UTF-8; where its bytes are of another encoding, Python reads surrogates."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return as_text(name) == name
 
 
 def as_text(name: str) -> str:

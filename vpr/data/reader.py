@@ -175,7 +175,6 @@ class Reading:
     max_pixels: int = MAX_PIXELS
 
     def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> ImageReader:
-        """A reader of image files."""
         if self.size and len(self.size) == 1:
             longest_sides = dict.fromkeys(range(len(files)), self.size[0])
             return ImageReader(files, None, self.workers, self.device, longest_sides, self.max_pixels)
@@ -229,8 +228,7 @@ def decodable(files: Sequence[Path], workers: int, name: str, max_pixels: int = 
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         whole = list(track(pool.map(is_whole, files), "looking for broken images", len(files)))
-    broken = [str(file) for file, good in zip(files, whole, strict=True) if not good]
-    if broken:
+    if broken := [str(file) for file, good in zip(files, whole, strict=True) if not good]:
         say(f"{len(broken)} of the {len(files)} images of {name} cannot be decoded, first {', '.join(broken[:5])}")
     return [index for index, good in enumerate(whole) if good]
 

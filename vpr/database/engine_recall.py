@@ -25,7 +25,6 @@ class EngineRecall:
     milliseconds: float
 
     def line(self) -> str:
-        """In words."""
         return (
             f"{100 * self.found:.2f} % of the exact first {self.count} hits, {self.milliseconds:.2f} ms a query "
             f"({self.queries} of the stored descriptors as queries, all at once)"

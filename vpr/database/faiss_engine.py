@@ -223,8 +223,7 @@ def _accept(engine: FaissEngine) -> None:
     path, meta, wanted = engine.source.path, engine.meta, engine.wanted
     if engine.state is None:
         return
-    reason = _other_model(meta, engine.source.provenance)
-    if reason is not None:
+    if (reason := _other_model(meta, engine.source.provenance)) is not None:
         raise UserError(f"{path} {reason}: {REMEDY}")
     if wanted.factory and meta["index"] != wanted.factory:
         raise UserError(

@@ -72,8 +72,7 @@ def folder_to_add(folder: Path, base: Path, skip_broken: bool = False) -> Folder
     if not files:
         raise UserError(f"--add: {folder} has no images ({USUAL}): name another folder")
     places = find_positions(files, folder)
-    missing = without_position(files, places)
-    if missing:
+    if missing := without_position(files, places):
         say(f"{missing}: only their names are known ({WANTED} if they should have one)")
     values, zone = in_one_zone(files, places, folder)
     say_doubts(files, folder)

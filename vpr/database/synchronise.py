@@ -36,7 +36,6 @@ class Done:
         return bool(self.added or self.replaced or self.moved or self.removed or self.updated)
 
     def line(self) -> str:
-        """In words."""
         parts = [
             (self.added, "added"), (self.replaced, "replaced"), (self.moved, "found again under another name"),
             (self.removed, "removed"), (self.updated, "with another place or table row"), (self.unchanged, "unchanged"),
@@ -68,7 +67,6 @@ class Changes:
 
     @property
     def anything(self) -> bool:
-        """Whether there is any difference."""
         return bool(self.new or self.touched or self.gone)
 
 

@@ -104,14 +104,20 @@ class LocalSink(Protocol):
 
 
 class MemorySink:
-    """Keeps the local descriptors of `images` images in memory."""
+    """Keeps the local descriptors of `images` images in memory, half of which may be taken, else a UserError."""
 
     def __init__(self, images: int) -> None:
         self._images, self._parts = images, list[QuantizedMap]()
 
     def write(self, maps: Sequence[QuantizedMap]) -> None:
         if not self._parts and maps:
-            require_room(self._images, maps[0][0])
+            needed, free = self._images * maps[0][0].nbytes, available_bytes()
+            if needed > free // 2:  # they are joined at the end
+                raise UserError(
+                    f"local descriptors of {self._images} images take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of "
+                    "memory are free, of which half may be taken: keep them in a file by --saveDescriptors, or lower "
+                    "--localDim"
+                )
         self._parts += maps
 
     def finished(self) -> LocalMaps:
@@ -130,16 +136,3 @@ def joined(parts: Sequence[QuantizedMap]) -> LocalMaps:
 def starts_of(lengths: Iterable[int]) -> np.ndarray:
     """Where each of several pieces begins, and where the last ends; int64 [N + 1]."""
     return np.concatenate([[0], np.cumsum(list(lengths), dtype=np.int64)])
-
-
-def require_room(images: int, first: np.ndarray) -> None:
-    """Raise a UserError where the local descriptors of so many images, like those of the first, do not fit into memory.
-
-    Half of what is free is taken: they are joined at the end.
-    """
-    needed, free = images * first.nbytes, available_bytes()
-    if needed > free // 2:
-        raise UserError(
-            f"local descriptors of {images} images take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are "
-            "free, of which half may be taken: keep them in a file by --saveDescriptors, or lower --localDim"
-        )

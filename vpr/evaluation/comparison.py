@@ -64,20 +64,16 @@ def measure_model(
     descriptors = describe_split(model, images, images.reader(reading), batch_size, keeping)
     stages = measure_each(descriptors, model, images, recall_values, ask, keypoints=keypoints)
     evaluation, answers = next(stages)
-    singles = _single_images(images, Reading(reading.size))
+    reader, count = images.reader(Reading(reading.size)), len(images.database_files)
+    queries = range(count, min(count + TIMED_IMAGES, len(reader.files)))
+    singles = [group.values for (group,) in reader.batches([[index] for index in queries])]
     milliseconds = milliseconds_per_image(model.describe, singles)
     height, width = singles[0].shape[2:]
     row = Row(
-        name=label,
-        evaluation=evaluation,
-        curve=answers.curve,
-        megabytes=model.megabytes,
-        parameters=model.parameter_count,
-        gflop=model.gflop(height, width),
-        milliseconds=milliseconds,
-        device=str(model.runs_on),
-        path=str(path.resolve()),
-    )
+        name=label, evaluation=evaluation, curve=answers.curve, megabytes=model.megabytes,
+        parameters=model.parameter_count, gflop=model.gflop(height, width), milliseconds=milliseconds,
+        device=str(model.runs_on), path=str(path.resolve()),
+    )  # fmt: skip
     rows, start = [row], time.perf_counter()
     for again, answers in stages:
         both = milliseconds + 1000 * (time.perf_counter() - start) / len(images.query_files)
@@ -113,9 +109,3 @@ def table(rows: list[Row]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _single_images(images: PlaceImages, reading: Reading) -> list[np.ndarray]:
-    reader, count = images.reader(reading), len(images.database_files)
-    queries = range(count, min(count + TIMED_IMAGES, len(reader.files)))
-    return [group.values for (group,) in reader.batches([[index] for index in queries])]

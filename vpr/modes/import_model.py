@@ -10,9 +10,8 @@ from vpr.common.device import choose_device, compute_dtype, precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.models.matlab.network import import_network
-from vpr.models.place_model import PlaceModel
 from vpr.models.weights import weights_hash
-from vpr.models.whitening import ANY_SIZE, StoredWhitening, Whitening, WhiteningRecipe, save_whitening
+from vpr.models.whitening import ANY_SIZE, StoredWhitening, WhiteningRecipe, save_whitening
 from vpr.runs.run import create_run
 from vpr.training.state import Position
 
@@ -30,7 +29,11 @@ def run(options: argparse.Namespace) -> None:
 
     def add_whitening(checkpoints: Path) -> None:
         if whitening is not None:
-            store_whitening(whitening, model, checkpoints, path.name)
+            recipe = WhiteningRecipe(
+                weights_hash(model), spec.arch, spec.pooling, spec.normalization or "", precision="fp32",
+                image_size=ANY_SIZE, dataset=f"the set of {path.name}",
+            )  # fmt: skip
+            save_whitening(recipe.path(checkpoints), StoredWhitening(whitening, whitening.dim, recipe))
 
     folder = create_run(
         Path(options.runsPath), spec.arch, f"{spec.pooling}_matlab", flags, options.savePath, state, best=True,
@@ -42,13 +45,3 @@ def run(options: argparse.Namespace) -> None:
     if whitening is not None:
         say(f"whitening of the file: {model.pooled_dim}-D -> {whitening.dim}-D")
     say(f"run: {folder}\ntest it: {command()} --mode=test --resume={folder}")
-
-
-def store_whitening(whitening: Whitening, model: PlaceModel, folder: Path, file: str) -> None:
-    """Write the whitening of a file where every mode looks for it."""
-    spec = model.spec
-    recipe = WhiteningRecipe(
-        weights_hash(model), spec.arch, spec.pooling, spec.normalization or "", precision="fp32", image_size=ANY_SIZE,
-        dataset=f"the set of {file}",
-    )  # fmt: skip
-    save_whitening(recipe.path(folder), StoredWhitening(whitening, whitening.dim, recipe))

@@ -4,13 +4,12 @@ import argparse
 from pathlib import Path
 
 from vpr.cli.load import computing, database_of, keypoints_of, model_of
-from vpr.cli.locating import index_wanted
+from vpr.cli.locating import database_images, index_wanted
 from vpr.cli.specs import device_of, engine_wanted, hloc_files, places_spec, reading
 from vpr.common import processes
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.data.image_files import find_images
-from vpr.data.places import load_database
 from vpr.data.reader import Reading
 from vpr.database.folder import folder_to_add
 from vpr.database.location import file_to_write
@@ -27,7 +26,7 @@ from vpr.runs.model import LoadedModel
 def run(options: argparse.Namespace) -> None:
     """Bring the index of the database of --split to what its folder holds; write the files of hloc and COLMAP."""
     places = places_spec(options)
-    images = load_database(places, options.split, split_required="split" in options.given)
+    images = database_images(options)
     hloc = hloc_files(options)
     hloc.check(images, places.root)
     device = device_of(options)

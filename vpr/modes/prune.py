@@ -11,14 +11,14 @@ from vpr.common.device import precision_name
 from vpr.common.errors import UserError
 from vpr.common.progress import say
 from vpr.compression.pruning import prune
-from vpr.data.places import PlaceImages, load_places, require_queries
+from vpr.data.places import load_places, require_queries
 from vpr.models.backbones import BACKBONES
 from vpr.models.card import INSTALL
 from vpr.modes.train import train
 from vpr.runs.pytorch_model import restore_model
 from vpr.runs.run import create_run, load_checkpoint
 from vpr.training.distilling import with_teacher
-from vpr.training.state import TrainingState, new_state, splits_of
+from vpr.training.state import new_state, splits_of
 from vpr.training.training_set import load_training_set
 from vpr.training.validation import OWN, find_split, measure_split, open_test_split, select
 
@@ -46,8 +46,11 @@ def run(options: argparse.Namespace) -> None:
     )  # fmt: skip
     splits = splits_of(training.images, *([validation] if validation else []))
     state = new_state(pruned, rules, splits, options.start_epoch)
-    if validation is not None:
-        measure_first(state, validation, options)
+    if validation is not None:  # a training has to better these recalls to replace the model
+        reader = validation.reader(read)
+        evaluation, _ = measure_split(pruned, validation, reader, options.recallValues, options.cacheBatchSize)
+        select(state.position, {OWN: evaluation.recalls}, state.position.epoch - 1)
+        say(f"pruned, before any training: {evaluation.lines()}")
     spec = pruned.spec.flags()
     flags = {**run_flags(options, precision_name(pruned.dtype)), "channels": spec["channels"], "trainFrom": train_from}
     folder = create_run(
@@ -64,11 +67,3 @@ def run(options: argparse.Namespace) -> None:
         train(options, state, training, validation, open_test_split(places), folder)
     else:
         say(f"train it: {command()} --mode=train --resume={folder}")
-
-
-def measure_first(state: TrainingState, validation: PlaceImages, options: argparse.Namespace) -> None:
-    """Take the model's recalls on val as the best so far: a training has to better them to replace it."""
-    reader = validation.reader(reading(options, state.model.device))
-    evaluation, _ = measure_split(state.model, validation, reader, options.recallValues, options.cacheBatchSize)
-    select(state.position, {OWN: evaluation.recalls}, state.position.epoch - 1)
-    say(f"pruned, before any training: {evaluation.lines()}")

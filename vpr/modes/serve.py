@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpr.cli.load import computing, database_of, model_of
-from vpr.cli.locating import index_wanted, opened_locator
+from vpr.cli.locating import database_images, index_wanted, opened_locator
 from vpr.cli.specs import device_of, engine_wanted, places_spec, reading
 from vpr.common.errors import UserError
 from vpr.common.memory import available_cores
 from vpr.common.progress import say
-from vpr.data.places import load_database
+from vpr.common.settings import values_of
 from vpr.database.location import index_file
 from vpr.database.open import load_engine
 from vpr.retrieval.calibration_file import NO_PROMISE, calibrated_orders
@@ -29,13 +29,12 @@ TOKEN, READ_TOKEN = "VPR_TOKEN", "VPR_READ_TOKEN"  # in the environment
 
 def run(options: argparse.Namespace) -> None:
     """Serve until a signal comes, then finish what has begun."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"--mode=serve needs {', '.join(missing)}: {INSTALL}")
     from vpr.serve.server import run as serve
 
     places = places_spec(options)
-    images = load_database(places, options.split, split_required="split" in options.given)
+    images = database_images(options)
     device = device_of(options)
     loaded, read = model_of(options, device, database=images), reading(options, device)
     model = computing(loaded.model, options, device, len(images.database_files))
@@ -60,22 +59,13 @@ def _settings(options: argparse.Namespace, path: Path, database: Sequence[Path])
     """How the server behaves, beside the index of some image files."""
     from vpr.serve.settings import Settings, limits_for
 
+    values = {**values_of(Settings, vars(options)), **limits_for(database)}
+    values |= {"token": token_of(options.token), "read_token": token_of(options.readToken, READ_TOKEN, "--readToken")}
     return Settings(
-        host=options.host,
-        port=options.port,
-        token=token_of(options.token),
-        read_token=token_of(options.readToken, READ_TOKEN, "--readToken"),
-        rate=options.rate,
-        writable=options.writable,
+        **values,
         uploads=path.with_name(f"{path.stem}_added") if options.writable else None,
-        tiles=options.tiles,
-        access_log=options.accessLog,
-        batch_wait=options.batchWait,
-        queue=options.queue,
-        max_megabytes=options.maxMegabytes,
         max_pixels=int(1e6 * (SENT_MEGAPIXELS if options.maxPixels is None else options.maxPixels)),
         decoders=max(2, available_cores() // 2),
-        **limits_for(database),
     )
 
 

@@ -104,14 +104,8 @@ def _start(
     state = new_state(model, training_rules(options), splits, options.start_epoch)
     folder: Path | None = None
     if processes.is_main():
-        folder = create_run(
-            Path(options.runsPath),
-            options.arch,
-            options.pooling,
-            run_flags(options, precision_name(model.dtype)),
-            options.savePath,
-            state.checkpoint(),
-        )
+        flags, runs = run_flags(options, precision_name(model.dtype)), Path(options.runsPath)
+        folder = create_run(runs, options.arch, options.pooling, flags, options.savePath, state.checkpoint())
     folder = processes.broadcast(folder)
     assert folder is not None  # process 0 made it
     return state, folder

@@ -90,14 +90,10 @@ def learnt_on(images: PlaceImages) -> LearntOn:
     """What a calibration of a split's queries is learnt on."""
     places = images.places
     return LearntOn(
-        dataset=data_set(images),
-        split=images.split,
-        spec=f"{places.name}, {images.left_out}" if images.left_out else places.name,
-        spec_hash=places.fingerprint(),
-        queries_hash=queries_hash(images),
-        queries=len(places.query_names),
-        right=tolerance(images),
-    )
+        dataset=data_set(images), split=images.split,
+        spec=f"{places.name}, {images.left_out}" if images.left_out else places.name, spec_hash=places.fingerprint(),
+        queries_hash=queries_hash(images), queries=len(places.query_names), right=tolerance(images),
+    )  # fmt: skip
 
 
 def data_set(images: PlaceImages) -> str:
@@ -149,8 +145,7 @@ def load_calibration(path: Path, recipe_names: Sequence[str]) -> StoredCalibrati
             if any(each.shape != (of.queries,) for each in kept) or [each.dtype.kind for each in kept] != [*"fbf"]:
                 raise ValueError(f"a guarantee of {[each.shape for each in kept]} numbers of {of.queries} queries")
             guarantee = Guarantee(*kept)
-    unknown = [name for name in names if name not in FEATURES]
-    if unknown:
+    if unknown := [name for name in names if name not in FEATURES]:
         raise UserError(f"{path} uses the features {', '.join(unknown)}, which this version does not have: {REMEDY}")
     mean, scale, weights = values
     calibration = Calibration(names, mean, scale, weights, float(found["bias"]), float(found["slope"]))

@@ -11,16 +11,9 @@ from vpr.common.progress import Progress
 from vpr.data.frames import find_sequences, usual_step
 from vpr.database.records import Records
 from vpr.descriptors.local_maps import LocalMaps
+from vpr.retrieval import answer_features
 from vpr.retrieval.answer import Answer, match_of
-from vpr.retrieval.answer_features import (
-    ELSEWHERE,
-    LIMITED,
-    UNPLACED,
-    Answers,
-    first_is_placed,
-    place_uncertainty,
-    uncalibrated,
-)
+from vpr.retrieval.answer_features import Answers
 from vpr.retrieval.ask import Ask, NotServed
 from vpr.retrieval.calibration_file import StoredCalibration
 from vpr.retrieval.conditions.centring import MapConditions
@@ -71,7 +64,7 @@ class Ranking:
     def drawn_elsewhere(self, row: int) -> list[int]:
         """The images that were drawn and lie over ELSEWHERE metres from a row, as far as positions are known."""
         positions, drawn = self.records.positions, np.array(self.drawn, np.int64)
-        near = np.linalg.norm(positions[drawn] - positions[row], axis=1) <= ELSEWHERE
+        near = np.linalg.norm(positions[drawn] - positions[row], axis=1) <= answer_features.ELSEWHERE
         return [int(each) for each in drawn[~near] if each != row]
 
     def only(self, row: int) -> np.ndarray:
@@ -215,13 +208,14 @@ def confidences(ranking: Ranking, stored: StoredCalibration | None) -> tuple[np.
     """
     answers, unknown = ranking.answers, np.full(len(ranking.answers.found), np.nan)
     if ranking.filtered:
-        return unknown, LIMITED
+        return unknown, answer_features.LIMITED
     if stored:
         return stored.calibration.probability(answers), stored.label
-    ratio, kind = uncalibrated(answers)
-    placed = first_is_placed(answers)
-    found_any = (answers.found >= 0).any()
-    return np.where(placed, ratio, unknown), UNPLACED if found_any and not placed.any() else kind
+    ratio, kind = answer_features.uncalibrated(answers)
+    placed = answer_features.first_is_placed(answers)
+    if (answers.found >= 0).any() and not placed.any():
+        kind = answer_features.UNPLACED
+    return np.where(placed, ratio, unknown), kind
 
 
 def with_threshold(ask: Ask, stored: StoredCalibration | None) -> Ask:
@@ -252,5 +246,6 @@ def answer(ranking: Ranking, number: int, ask: Ask, confidence: float, kind: str
         verification = first.verification
         agreement = beyond_chance(first.matches, [compare(number, n).matches for n in others])
     usual = None if ranking.usual_distances is None else float(ranking.usual_distances[number])
-    files, off = [records.file(int(row), root) for row in rows], place_uncertainty(ranking.answers, number)
+    files = [records.file(int(row), root) for row in rows]
+    off = answer_features.place_uncertainty(ranking.answers, number)
     return Answer(matches, files, sure, kind, refused, agreement, verification, usual, off)

@@ -84,12 +84,7 @@ def rerank(
 
 
 def local_scores(
-    query: int,
-    hits: np.ndarray,
-    queries: LocalMaps,
-    database: LocalMaps,
-    by: str = "soft",
-    pause: Pause = no_pause,
+    query: int, hits: np.ndarray, queries: LocalMaps, database: LocalMaps, by: str = "soft", pause: Pause = no_pause
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well the positions in a query's map match those of each of its hits.
 

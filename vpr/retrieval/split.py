@@ -40,7 +40,6 @@ class SplitEngine:
         return Records(names, positions, None, nothing, nothing, hashes, [""] * count)
 
     def rows(self) -> np.ndarray:
-        """All."""
         return np.arange(len(self.database))
 
     def descriptors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -44,8 +44,7 @@ class HlocFiles:
     def check(self, images: PlaceImages, root: Path) -> None:
         """Raises UserError where the names of images cannot stand in the files; before they are described."""
         names = image_names(images.files, root) if self.features or self.pairs else []
-        wrong = [name for name in names if self.pairs and len(name.split()) != 1]
-        if wrong:
+        if wrong := [name for name in names if self.pairs and len(name.split()) != 1]:
             raise UserError(
                 f"--pairs: {len(wrong)} names of images have spaces, first {wrong[0]!r}, which the readers of such a "
                 "list take for two names: rename these files"
@@ -152,8 +151,7 @@ def load_hloc(path: Path, images: PlaceImages, root: Path) -> SplitDescriptors:
     try:
         with h5py.File(path) as file:
             names = [_name_in(file, name) for name in names]
-            missing = [name for name in names if f"{name}/{DESCRIPTOR}" not in file]
-            if missing:
+            if missing := [name for name in names if f"{name}/{DESCRIPTOR}" not in file]:
                 known = file.visit(lambda name: name if name.rpartition("/")[2] == DESCRIPTOR else None)
                 raise UserError(
                     f"{path} has no descriptor of {len(missing)} of {len(names)} images, first {missing[0]} (it has "

@@ -131,8 +131,7 @@ def _choose(
                 continue
             say(f"{file} was written by an earlier version: whether it was learnt for these flags cannot be told")
             return stored, ""
-        difference = stored.recipe.difference(wanted)
-        if difference:
+        if difference := stored.recipe.difference(wanted):
             reasons.append(f"{file.name} was learnt with {difference}")
         else:
             usable.append((stored, stored.recipe))

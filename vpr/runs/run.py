@@ -84,7 +84,6 @@ def load_checkpoint(run: Path, checkpoint_folder: str, which: str) -> dict:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = sorted(map(str, state))[:4] if isinstance(state, dict) else type(state).__name__
         raise UserError(f"{path} was written by another program (found {found}): train with this one")
-    missing = [name for name in STATE if name not in state]
-    if missing:
+    if missing := [name for name in STATE if name not in state]:
         raise UserError(f"{path} lacks {', '.join(missing)}: restore it, or train anew")
     return state

@@ -45,8 +45,7 @@ def build_index(factory: str, database: Descriptors, seed: int, nprobe: int = 1)
             f"--index={factory} cannot be built and searched, of {count} descriptors, {dim}-D; FAISS says: "
             f"{faiss_reason(error)}"
         ) from error
-    lists = faiss.try_extract_index_ivf(index)
-    if lists is not None:
+    if (lists := faiss.try_extract_index_ivf(index)) is not None:
         lists.nprobe = nprobe
     return index
 

@@ -18,21 +18,11 @@ from vpr.common.progress import say
 from vpr.report.html import rendered
 from vpr.retrieval.ask import Ask
 from vpr.retrieval.locator import Locator
+from vpr.serve import schemas
 from vpr.serve.guard import OPEN, SECURITY_HEADERS, VERSION, Guard, client_of
 from vpr.serve.image_routes import image_routes
 from vpr.serve.page import DOCS, page_routes
 from vpr.serve.problems import Problem, wrong
-from vpr.serve.schemas import (
-    BINARY,
-    Health,
-    Located,
-    LocatedBatch,
-    Ready,
-    body_of,
-    errors,
-    one_of_several,
-    search_filter,
-)
 from vpr.serve.service import Service
 from vpr.serve.settings import Settings
 from vpr.serve.uploads import while_there
@@ -41,9 +31,9 @@ MOST_MATCHES, DEEPEST = 1000, 200  # matches of an answer, and hits that are re-
 TITLE, ABOUT = "Where was this image taken?", "Finds the images of a database that show the same place."
 SESSION = "A camera's name: its frames come in order, and each is searched by those before it."
 ShortText = Annotated[str, StringConstraints(max_length=200)]
-BODY = body_of({"image": BINARY})
-SEVERAL = body_of({"image": {"type": "array", "items": BINARY}}, raw=False)
-LOCATE_ERRORS = errors(400, 401, 403, 408, 413, 415, 422, 429, 503)
+BODY = schemas.body_of({"image": schemas.BINARY})
+SEVERAL = schemas.body_of({"image": {"type": "array", "items": schemas.BINARY}}, raw=False)
+LOCATE_ERRORS = schemas.errors(400, 401, 403, 408, 413, 415, 422, 429, 503)
 
 
 def make_app(locator: Locator, settings: Settings) -> FastAPI:
@@ -100,7 +90,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
         rerank: Annotated[int | None, Query(ge=0, le=DEEPEST, description="Hits that are re-ranked.")] = None,
         agreement: Annotated[bool, Query(description="Points that agree with the first match.")] = False,
     ) -> Ask:
-        wanted = search_filter(near, box, where, service.locator.records)
+        wanted = schemas.search_filter(near, box, where, service.locator.records)
         return replace(service.locator.usual, top=top, filter=wanted, rerank=rerank, agreement=agreement)
 
     Question = Annotated[Ask, Depends(asked)]
@@ -114,7 +104,7 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
                 located = [service.locate(image, question, slots, client, began) for image in form.images]
                 return await while_there(request, asyncio.gather(*located, return_exceptions=True))
 
-    @app.post("/locate", openapi_extra=BODY, response_model=Located, responses=LOCATE_ERRORS)
+    @app.post("/locate", openapi_extra=BODY, response_model=schemas.Located, responses=LOCATE_ERRORS)
     async def locate(
         request: Request,
         question: Question,
@@ -127,27 +117,27 @@ def _locate_routes(app: FastAPI, service: Service) -> None:
             raise answer
         return JSONResponse(answer)
 
-    @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=LocatedBatch, responses=LOCATE_ERRORS)
+    @app.post("/locate/batch", openapi_extra=SEVERAL, response_model=schemas.LocatedBatch, responses=LOCATE_ERRORS)
     async def locate_batch(request: Request, question: Question) -> Response:
         """Where were these images taken? Send them as parts of a form; answers come in their order."""
         found = await answers(request, question, service.settings.batch_requests)
-        return JSONResponse({"answers": list(map(one_of_several, found))})
+        return JSONResponse({"answers": list(map(schemas.one_of_several, found))})
 
 
 def _health_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/health", responses=errors(403))
-    async def health() -> Health:
+    @app.get("/health", responses=schemas.errors(403))
+    async def health() -> schemas.Health:
         """Whether the server runs."""
-        return Health(status="ok")
+        return schemas.Health(status="ok")
 
-    @app.get("/ready", responses=errors(403, 503))
-    async def ready() -> Ready:
+    @app.get("/ready", responses=schemas.errors(403, 503))
+    async def ready() -> schemas.Ready:
         """Whether it answers; 503 while it starts and ends, and while the search engine does not answer."""
         await service.require_ready()
-        return Ready(status="ready", images=service.locator.images)
+        return schemas.Ready(status="ready", images=service.locator.images)
 
     @app.get("/metrics", response_class=PlainTextResponse, response_description="Counters by name.",
-                responses=errors(401, 403, 429))  # fmt: skip
+                responses=schemas.errors(401, 403, 429))  # fmt: skip
     async def metrics() -> Response:
         """What was counted, in Prometheus's text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

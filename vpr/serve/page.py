@@ -33,7 +33,6 @@ ASSETS = {
     "answer.js": (SCRIPT, HERE / "answer.js"),
     "page.js": (SCRIPT, HERE / "page.js"),
 }
-BOKEH = "bokeh.min.js"
 COORDINATES = ("{z}", "{x}", "{y}")  # of a tile, in an address
 
 
@@ -87,7 +86,7 @@ def page_html(tiles: Tiles | None = None) -> str:
 
 def asset(name: str) -> tuple[str, bytes] | None:
     """The type and the content of a file of the page; None where there is none of this name."""
-    if name == BOKEH and (script := interactive.bokeh_script()) is not None:
+    if name == "bokeh.min.js" and (script := interactive.bokeh_script()) is not None:
         return SCRIPT, script.encode()
     if name not in ASSETS:
         return None

@@ -38,7 +38,8 @@ class Service:
     def __init__(self, locator: Locator, settings: Settings) -> None:
         """Nothing runs before `start`."""
         self.locator, self.settings = locator, settings
-        self.bodies, self.pixels = Bodies(settings.max_bytes, settings.body_seconds), Room(PIXELS_BYTES)
+        self.bodies = Bodies(int(settings.max_megabytes * 1e6), settings.body_seconds)
+        self.pixels = Room(PIXELS_BYTES)
         self.metrics = Metrics(lambda: self.batcher.underway if self.ready else 0, lambda: locator.images)
         self.sessions, self.ready = Sessions(locator.loaded.model.dim), False
         self._checked: asyncio.Future[None] | None = None

@@ -72,11 +72,6 @@ class Settings:
         return max(self.queue // 4, self.batch_requests)
 
     @property
-    def max_bytes(self) -> int:
-        """Of a request's body."""
-        return int(self.max_megabytes * 1e6)
-
-    @property
     def is_local(self) -> bool:
         """Whether only programs of this machine reach the server."""
         if self.host == "localhost":

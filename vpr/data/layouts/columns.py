@@ -11,8 +11,7 @@ def read_columns(path: Path, columns: tuple[str, ...], remedy: str) -> list[dict
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
+            if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
                 raise UserError(f"{path} has no column {', '.join(missing)} (it has {reader.fieldnames}): {remedy}")
             rows = [{column: row[column] for column in columns} for row in reader]
     except (OSError, UnicodeError, csv.Error) as error:

@@ -79,8 +79,7 @@ def read_database(root: Path, split: str, skip_broken: bool = False) -> tuple[Fo
     if not found:
         raise UserError(f"{root} has no images ({USUAL}): name the folder that has with --root")
     positions = find_positions(found, root)
-    missing = without_position(found, positions)
-    if missing:
+    if missing := without_position(found, positions):
         none = f"no image of {root} has a position" if not any(positions) and "GPS says" not in missing else missing
         say(f"{none}: only their names are known ({WANTED} if they should have one)")
     return _places_of(found, [], positions, root, base or root, f"{name}_{split}" if base else name), base or root

@@ -19,7 +19,6 @@ from vpr.common.errors import UserError
 from vpr.data.layouts.columns import read_columns
 from vpr.data.layouts.folders import POSITIVE_RADIUS, TRAINING_POSITIVE_RADIUS
 
-SUBTASK = "all"
 REMEDY = "get metadata.zip of Mapillary Street-Level Sequences again"
 
 
@@ -45,8 +44,7 @@ def read_msls(root: Path, split: str, cities: Sequence[str], official: bool) -> 
     `official`: take images of the subtask `all` only, and of the queries only those that have a positive.
     Raises a UserError: cities are missing, or tables are missing, damaged or contradict each other."""
     base = base_of_cities(root, split)
-    missing = [city for city in cities if not (base / city).is_dir()]
-    if missing:
+    if missing := [city for city in cities if not (base / city).is_dir()]:
         raise UserError(
             f"{base} has no folder {', '.join(missing)}: unpack Mapillary Street-Level Sequences there, or name the "
             f"folder that holds {base.name} with --root"
@@ -73,7 +71,7 @@ def _read_role(base: Path, city: str, role: str, official: bool) -> tuple[list[s
     # The test cities were given out without raw.csv, which says what is a panorama.
     filters = [("raw.csv", "pano", "False")] if base.name != "test" or (folder / "raw.csv").is_file() else []
     if official:
-        filters.append(("subtask_index.csv", SUBTASK, "True"))
+        filters.append(("subtask_index.csv", "all", "True"))
     for name, column, wanted in filters:
         rows = read_columns(folder / name, ("key", column), REMEDY)
         if [row["key"] for row in rows] != keys:

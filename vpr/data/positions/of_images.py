@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WANTED = "wanted @easting@northing@ in the name, a line in positions.csv, or GPS in the EXIF"
-GPS_FOLDER = 0x8825  # EXIF
 
 
 def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
@@ -79,8 +78,7 @@ def _refuse_several_of_one_name(table: dict[str, Position], files: Sequence[Path
     if not any(map(by_name, files)):
         return
     count = Counter(plain(image.name) for image in look_through(root).images if by_name(image))
-    several = sorted({plain(file.name) for file in files if count[plain(file.name)] > 1})
-    if several:
+    if several := sorted({plain(file.name) for file in files if count[plain(file.name)] > 1}):
         raise UserError(
             f"{root / TABLE}: {several[0]} may be any of {count[several[0]]} images under {root} (and so for "
             f"{len(several)} names): write their paths below {root} instead"
@@ -116,7 +114,7 @@ def degrees_in_exif(image: "Image.Image") -> tuple[float, float] | None:
 
 def _gps_in(image: "Image.Image") -> tuple[float, float] | None:
     try:
-        gps = image.getexif().get_ifd(GPS_FOLDER)
+        gps = image.getexif().get_ifd(0x8825)  # its folder of GPS
         degrees = _degrees(gps[2], gps[1], "S"), _degrees(gps[4], gps[3], "W")
     except Exception:
         return None

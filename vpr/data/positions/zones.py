@@ -100,8 +100,7 @@ def moved(positions: np.ndarray, zone: str, wanted: str, middle: np.ndarray) -> 
 
 
 def _refuse_no_places(known: Known, of: str) -> None:
-    wrong = [(file, position) for file, position in known if not is_place(position)]
-    if wrong:
+    if wrong := [(file, position) for file, position in known if not is_place(position)]:
         file, position = wrong[0]
         raise UserError(
             f"{len(wrong)} {of} have metres that are no place in their UTM zone, the first {file} with easting "
@@ -146,8 +145,7 @@ def _say_which_s(known: Known, zone: str) -> None:
 def _refuse_local(known: Known, zone: str, zones: int, of: str) -> None:
     """Refuse metres without a zone beside those of a zone where they are local, or may be of any of several zones."""
     bare = [(file, position) for file, position in known if not position.zone]
-    local = [position for _, position in bare if not may_be_utm(position)]
-    if local:
+    if local := [position for _, position in bare if not may_be_utm(position)]:
         raise UserError(
             f"{len(local)} {of} have local metres, the first {local[0].easting:g} {local[0].northing:g}, the others "
             f"UTM metres of zone {zone}: give all of them the one or the other"

@@ -51,10 +51,6 @@ def _integers(rows: list[tuple]) -> np.ndarray:
     return np.array(rows, np.int64)[:, 0] if rows else np.empty(0, np.int64)
 
 
-def _positions(rows: list[tuple]) -> np.ndarray:
-    return np.array(rows, np.float64).reshape(-1, 2)  # None, which is unknown, becomes NaN
-
-
 def _unchanged(rows: list[tuple]) -> list:
     return [row[0] if len(row) == 1 else row for row in rows]
 
@@ -64,7 +60,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[list[tuple]], Any]]] = {
     "names": (("name",), _texts),
     "folders": (("folder",), _texts),
     "columns": (("columns",), _unchanged),
-    "positions": (("easting", "northing"), _positions),
+    # None, which is unknown, becomes NaN.
+    "positions": (("easting", "northing"), lambda rows: np.array(rows, np.float64).reshape(-1, 2)),
     "sizes": (("size",), _integers),
     "modified": (("modified",), _integers),
     "hashes": (("hash",), lambda rows: hashes_of(_unchanged(rows))),

@@ -92,8 +92,7 @@ class TimmBackbone(Backbone):
     def _say_of_more_layers(self, state: State, wanted: State) -> None:
         """A line where a file has layers that this network lacks: one of a deeper network fits by its names."""
         whole, stages = _network(self.arch, "meta").state_dict(), {name.partition(".")[0] for name in wanted}
-        more = [name for name in state if name.partition(".")[0] in stages and name not in whole]
-        if more:
+        if more := [name for name in state if name.partition(".")[0] in stages and name not in whole]:
             say(
                 f"the weights have {len(more)} values that {self.arch} lacks, such as {more[0]}: they are ignored; "
                 "are they of a larger network?"

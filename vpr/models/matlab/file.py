@@ -87,8 +87,7 @@ def read_network(path: Path) -> tuple[list[Layer], tuple[float, ...]]:
         if not isinstance(layer, dict):
             found = type(layer).__name__
             raise UserError(f"{path}: layer {number + 1} is {found}, wanted a struct or an object: name another")
-    foreign = sorted({layer.get(CLASS, "layerVLAD") for layer in layers} - {*CLASSES})
-    if foreign:
+    if foreign := sorted({layer.get(CLASS, "layerVLAD") for layer in layers} - {*CLASSES}):
         raise UserError(
             f"{path} has layers of the classes {', '.join(foreign)}, known are {', '.join(CLASSES)}: it is no model of "
             "the NetVLAD release; name another file"
