@@ -20,6 +20,7 @@ from vpr.serve.guard import CROWDED, HEAD_BYTES
 from vpr.serve.settings import Settings
 
 HEAD_SECONDS = 10.0  # in which a request's head must have come
+KEEP_ALIVE = 30  # seconds that an idle connection is kept
 CONNECTIONS = 4  # for each image that may be underway, and as many for the rest
 
 
@@ -31,7 +32,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app, http=PatientProtocol, ws="none", lifespan="on", log_level="warning", access_log=False,
             server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEAD_BYTES,
-            timeout_keep_alive=30, timeout_graceful_shutdown=settings.stop_seconds,
+            timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=settings.stop_seconds,
             limit_concurrency=CONNECTIONS * settings.queue + CONNECTIONS, backlog=256,
         )  # fmt: skip
         super().__init__(config)
