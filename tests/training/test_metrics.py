@@ -79,7 +79,7 @@ def test_curves_show_the_rows(resumed, tmp_path, figures):
 @pytest.mark.parametrize(
     ("name", "label"),
     [
-        ("batch_accuracy", "nothing mined"),
+        ("batch_accuracy", "batch accuracy"),
         ("cosines_apart", "teacher"),
         ("violating_per_tuple", "negatives in a tuple"),
     ],

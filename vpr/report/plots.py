@@ -21,7 +21,7 @@ LONGEST_SHAPE = 4  # length over breadth of a map drawn to scale
 GAINED, LOST, BOTH = "#0072b2", "#d55e00", "#8c8c8c"  # of Okabe and Ito's colours, which all can tell apart
 LIGHT = "#b4b4b4"
 SHOWN = {  # of a training's metrics the first that it has, beside loss and recalls
-    "batch_accuracy": "images with nothing mined in a batch, share",
+    "batch_accuracy": "batch accuracy",
     "cosines_apart": "cosines, apart from the teacher's",
     "violating_per_tuple": "violating negatives in a tuple",
 }
