@@ -9,11 +9,12 @@ which takes as long. On one processor both trainings end with the same losses; o
 
 import argparse
 import csv
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from campaigns.killing import call, start
 
 STEPS = 100
 SIDE = 224  # pixels of images and of what the model sees
@@ -35,13 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
             f"--recipe={options.recipe}", f"--nEpochs={options.epochs}", f"--batchSize={options.places}",
             f"--imagesPerPlace={options.images}", "--placeFolders", f"{folder}/places", "--patience=0", *options.flags,
         ]  # fmt: skip
-        _run(["cluster", *common])
+        call(["cluster", *common])
         print("| training | epoch |", " | ".join(SHOWN), "|\n|---|---|" + "---|" * len(SHOWN), flush=True)
         runs = folder / "alone", folder / "killed"
-        _run(["train", *common, *flags, f"--runsPath={runs[0]}"])
+        call(["train", *common, *flags, f"--runsPath={runs[0]}"])
         alone = _show("left alone", runs[0])
         _killed_in_the_second_epoch(["train", *common, *flags, f"--runsPath={runs[1]}"], runs[1])
-        _run(["train", "--resume", f"--runsPath={runs[1]}", f"--device={options.device}"])
+        call(["train", "--resume", f"--runsPath={runs[1]}", f"--device={options.device}"])
         resumed = _show("killed, resumed", runs[1])
     apart = max(abs(float(one["loss"]) - float(other["loss"])) for one, other in zip(alone, resumed, strict=True))
     print(f"losses of both differ by {apart:.2g} at most")
@@ -65,12 +66,6 @@ def draw(folder: Path, places: int, images: int) -> None:
         Image.fromarray(small).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, quality=90)
 
 
-def _run(words: list[str]) -> None:
-    done = subprocess.run([sys.executable, "main.py", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise SystemExit(done.stdout.decode(errors="replace")[-3000:])
-
-
 def _rows(runs: Path) -> list[dict[str, str]]:
     """Of metrics.csv of the only run in a folder; none where there is no file yet."""
     for file in runs.glob("*/metrics.csv"):
@@ -88,7 +83,7 @@ def _show(title: str, runs: Path) -> list[dict[str, str]]:
 
 def _killed_in_the_second_epoch(words: list[str], runs: Path) -> None:
     """SIGKILL once the first epoch is in metrics.csv, a fifth of its time later."""
-    process = subprocess.Popen([sys.executable, "main.py", *words], stdout=subprocess.DEVNULL)
+    process = start(words)
     while not (rows := _rows(runs)) and process.poll() is None:
         time.sleep(POLL)
     if rows:

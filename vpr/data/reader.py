@@ -175,6 +175,7 @@ class Reading:
     max_pixels: int = MAX_PIXELS
 
     def of(self, files: Sequence[Path], longest_sides: Mapping[int, int] | None = None) -> ImageReader:
+        """A reader of image files."""
         if self.size and len(self.size) == 1:
             longest_sides = dict.fromkeys(range(len(files)), self.size[0])
             return ImageReader(files, None, self.workers, self.device, longest_sides, self.max_pixels)

@@ -68,9 +68,13 @@ def sample_of_map(feature: np.ndarray, seed: list[int]) -> np.ndarray:
 def cluster(descriptors: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
     """FAISS k-means on all descriptors [N, D]: centroids [num_clusters, D]."""
     kmeans = faiss.Kmeans(
-        descriptors.shape[1], num_clusters, niter=ITERATIONS, seed=seed, min_points_per_centroid=1,
+        descriptors.shape[1],
+        num_clusters,
+        niter=ITERATIONS,
+        seed=seed,
+        min_points_per_centroid=1,
         max_points_per_centroid=len(descriptors),  # FAISS would quietly take 256 per centroid
-    )  # fmt: skip
+    )
     with Progress("k-means", ITERATIONS, "iterations") as progress:
         kmeans.train(descriptors)
         progress.advance(ITERATIONS)

@@ -70,10 +70,16 @@ def measure_model(
     milliseconds = milliseconds_per_image(model.describe, singles)
     height, width = singles[0].shape[2:]
     row = Row(
-        name=label, evaluation=evaluation, curve=answers.curve, megabytes=model.megabytes,
-        parameters=model.parameter_count, gflop=model.gflop(height, width), milliseconds=milliseconds,
-        device=str(model.runs_on), path=str(path.resolve()),
-    )  # fmt: skip
+        name=label,
+        evaluation=evaluation,
+        curve=answers.curve,
+        megabytes=model.megabytes,
+        parameters=model.parameter_count,
+        gflop=model.gflop(height, width),
+        milliseconds=milliseconds,
+        device=str(model.runs_on),
+        path=str(path.resolve()),
+    )
     rows, start = [row], time.perf_counter()
     for again, answers in stages:
         both = milliseconds + 1000 * (time.perf_counter() - start) / len(images.query_files)

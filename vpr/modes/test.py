@@ -154,9 +154,13 @@ def _measure(subject: Subject, hloc: HlocFiles) -> None:
     interchange = hloc, images, Path(options.root), descriptors.database, descriptors.queries
     try:
         all_of(
-            write_results, lambda: _keep(judged, loaded, options.maxFalseRate), lambda: write_hloc_files(*interchange),
-            subject.write_matches, draw, search_by_index,
-        )  # fmt: skip
+            write_results,
+            lambda: _keep(judged, loaded, options.maxFalseRate),
+            lambda: write_hloc_files(*interchange),
+            subject.write_matches,
+            draw,
+            search_by_index,
+        )
     finally:
         say(result)  # last, and also where something could not be written
 

@@ -16,6 +16,8 @@ from vpr.models.place_model import PlaceModel
 from vpr.models.whitening import StoredWhitening, learn_whitening, load_whitening, save_whitening
 from vpr.runs.pytorch_model import whitening_recipe
 
+DEFAULT_DIM = 4096  # the paper's
+
 
 def run(options: argparse.Namespace) -> None:
     """Write the whitening of the run of --resume, or of the off-the-shelf model, where test looks for it."""
@@ -32,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     descriptors, sizes = describe(model, reader, np.sort(chosen).tolist(), options.cacheBatchSize, "descriptors")
     if not processes.is_main():
         return
-    wanted = options.pcaDim or 4096  # the paper's
+    wanted = options.pcaDim or DEFAULT_DIM
     recipe = whitening_recipe(model, whitening_choice(options, device), *training_set(places))
     path = recipe.path(loaded.folder)
     # Fewer dimensions than before are a wish for tests to come: the others stay in the file.

@@ -57,7 +57,8 @@ def draw_recall(path: Path, curves: dict[str, dict[int, float]], title: str) -> 
 
 def draw_map(path: Path, places: Places, outcomes: Sequence[Outcome], title: str) -> None:
     """The map of a test: database, queries found and missed by their first hit, and where wrong hits lie."""
-    missed, found = ([outcome for outcome in outcomes if (outcome.rank == 1) == right] for right in (False, True))
+    missed = [outcome for outcome in outcomes if outcome.rank != 1]
+    found = [outcome for outcome in outcomes if outcome.rank == 1]
     kinds = [
         Kind("query, missed by its first hit", missed, WRONG, "X"),
         Kind("query, found by its first hit", found, RIGHT, "o"),

@@ -90,10 +90,14 @@ def learnt_on(images: PlaceImages) -> LearntOn:
     """What a calibration of a split's queries is learnt on."""
     places = images.places
     return LearntOn(
-        dataset=data_set(images), split=images.split,
-        spec=f"{places.name}, {images.left_out}" if images.left_out else places.name, spec_hash=places.fingerprint(),
-        queries_hash=queries_hash(images), queries=len(places.query_names), right=tolerance(images),
-    )  # fmt: skip
+        dataset=data_set(images),
+        split=images.split,
+        spec=f"{places.name}, {images.left_out}" if images.left_out else places.name,
+        spec_hash=places.fingerprint(),
+        queries_hash=queries_hash(images),
+        queries=len(places.query_names),
+        right=tolerance(images),
+    )
 
 
 def data_set(images: PlaceImages) -> str:

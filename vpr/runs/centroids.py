@@ -81,12 +81,16 @@ def recipe_for(model: PlaceModel, dataset: str, dataset_hash: str, image_size: t
     `image_size`: (height, width) in pixels that images are resized to; None is their own."""
     spec = model.spec
     return Recipe(
-        arch=spec.backbone_name, weights=weights_label(spec.arch, spec.weights),
+        arch=spec.backbone_name,
+        weights=weights_label(spec.arch, spec.weights),
         weights_hash=weights_hash(model.backbone),
         normalization=normalization_of(spec.arch, spec.weights, spec.normalization)[0],
-        num_clusters=spec.clusters, dataset=dataset, dataset_hash=dataset_hash, image_size=size_text(image_size),
+        num_clusters=spec.clusters,
+        dataset=dataset,
+        dataset_hash=dataset_hash,
+        image_size=size_text(image_size),
         seed=spec.seed,
-    )  # fmt: skip
+    )
 
 
 def centroids_path(where: Path, recipe: Recipe) -> Path:

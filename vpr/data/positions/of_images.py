@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WANTED = "wanted @easting@northing@ in the name, a line in positions.csv, or GPS in the EXIF"
+GPS_FOLDER = 0x8825  # EXIF
 
 
 def read_positions(files: Sequence[Path], root: Path) -> list[Position]:
@@ -114,7 +115,7 @@ def degrees_in_exif(image: "Image.Image") -> tuple[float, float] | None:
 
 def _gps_in(image: "Image.Image") -> tuple[float, float] | None:
     try:
-        gps = image.getexif().get_ifd(0x8825)  # its folder of GPS
+        gps = image.getexif().get_ifd(GPS_FOLDER)
         degrees = _degrees(gps[2], gps[1], "S"), _degrees(gps[4], gps[3], "W")
     except Exception:
         return None

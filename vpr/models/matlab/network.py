@@ -52,10 +52,14 @@ def import_network(path: Path) -> tuple[PlaceModel, Whitening | None]:
         raise UserError(f"{core.where} has {clusters} cluster, wanted 2 or more")
     arch, channels = _backbone_of(trunk, path)
     spec = ModelSpec(
-        arch=arch, weights=path.with_suffix(".mat").name, normalization=",".join(map(repr, colour)),
-        channels=channels, pooling="netvlad" if is_vlad else core.role, clusters=clusters,
+        arch=arch,
+        weights=path.with_suffix(".mat").name,
+        normalization=",".join(map(repr, colour)),
+        channels=channels,
+        pooling="netvlad" if is_vlad else core.role,
+        clusters=clusters,
         vladv2=core.role == "vladv2",
-    )  # fmt: skip
+    )
     model = build_model(spec, pretrained=False)
     whitens = any(layer.role == "conv" for layer in head)
     _require_layers([*_relu_first(trunk), core, *head], _wanted_layers(model, core.role, whitens), path)

@@ -37,4 +37,5 @@ class GeM(Pooling):
 
 
 def build(name: str, dim: int, spec: ModelSpec) -> GeM:
+    """GeM with the paper's start."""
     return GeM(dim)

@@ -28,4 +28,5 @@ class GlobalPooling(Pooling):
 
 
 def build(name: str, dim: int, spec: ModelSpec) -> GlobalPooling:
+    """`max`, `avg` or `cls`."""
     return GlobalPooling(name, dim)

@@ -53,4 +53,5 @@ class HardVLAD(ClusterPooling):
 
 
 def build(name: str, dim: int, spec: ModelSpec) -> HardVLAD:
+    """VLAD with the clusters of the spec."""
     return HardVLAD(spec.clusters, dim)

@@ -127,4 +127,5 @@ def _softmax_in_place(logits: torch.Tensor) -> torch.Tensor:
 
 
 def build(name: str, dim: int, spec: ModelSpec) -> NetVLADPooling:
+    """NetVLAD with the clusters and the version of the spec."""
     return NetVLADPooling(spec.clusters, dim, spec.vladv2)

@@ -19,8 +19,8 @@ ROWS = 4  # times as many are taken, the others of which lose less
 MOST_TRIALS = 4  # of the largest that images and dimensions allow
 LARGEST_SHARE = 8  # at most one in so many dimensions loses more than half
 LARGEST_LOSS = 0.005  # of plain recall
-BY_CHANCE = 0.05  # how likely it is at most that chance makes answers of one of the trials so much clearer
-CHANCE = 0.01  # of the score: of trials so near to the best the strongest is kept: val splits gained more by it
+SIGNIFICANCE = 0.05  # how likely it is at most that chance makes answers of one of the trials so much clearer
+NEAR = 0.01  # of the score: of trials so near to the best the strongest is kept: val splits gained more by it
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Trial:
     removed: int  # directions that lose more than half
     plain: dict[int, float]
     night: dict[int, float]
-    won: int = 0  # questions, of both, whose first answer is right now and was wrong before
-    lost: int = 0
-    clearer: int = 0  # of which the right answer is farther ahead of all wrong ones, in standard deviations of theirs
-    asked: int = 0
+    won: int  # questions, of both, whose first answer is right now and was wrong before
+    lost: int
+    clearer: int  # of which the right answer is farther ahead of all wrong ones, in standard deviations of theirs
+    asked: int
 
     @property
     def score(self) -> float:
@@ -114,10 +114,10 @@ def require_images(count: int) -> None:
 
 def _best(before: Trial, trials: list[Trial]) -> Trial:
     """The trial that is kept: what was before where none has clearer answers than chance would give."""
-    least, likely = before.plain[1] - LARGEST_LOSS, BY_CHANCE / len(trials)
+    least, likely = before.plain[1] - LARGEST_LOSS, SIGNIFICANCE / len(trials)
     usable = [each for each in trials if each.plain[1] >= least and each.won >= each.lost and each.chance <= likely]
     highest = max((each.score for each in usable), default=0)
-    near = [each for each in usable if each.score >= highest - CHANCE]
+    near = [each for each in usable if each.score >= highest - NEAR]
     return max(near, key=lambda each: each.removed, default=before)
 
 
